@@ -1,0 +1,172 @@
+"""What a user can set about a reconstruction and about stopping, checked once and sent to every process.
+
+Both structs travel in the run's start document and in the wire's ``OpenRun``. Every field that is refused says
+what came and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import msgspec
+
+from bluesky_streamrecon.errors import ConfigError
+
+__all__ = ["ReconSettings", "SteeringSettings", "settings_from"]
+
+T = TypeVar("T", bound=msgspec.Struct)
+Option = float | int | str | bool
+
+
+class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the image is made.
+
+    Parameters
+    ----------
+    algorithm : str
+        Registered name, for instance ``"mlem"`` or ``"sirt"``.
+    window : int or None
+        Newest projections kept (l); None keeps all.
+    step : int
+        New projections between two updates (s), at most `window`.
+    iterations : int
+        Updates per step.
+    axis : float or None
+        Detector column of the rotation axis; None finds it from the projections.
+    size : int or None
+        Side of the square image, pixels; None: detector columns.
+    disc : bool
+        Update only the inscribed disc.
+    threads : int or None
+        Threads per rank; None: the cores that the rank may use.
+    ranks : int
+        MPI ranks of a job that is started for the run.
+    share : int
+        Ranks that share one block of rows.
+    coalesce : bool
+        Let a job that falls behind by more than a window take several steps at once (fewer images, no
+        projection lost).
+    stripe_removal : bool
+        Remove ring stripes from the window's sinograms before they are used.
+    checkpoint_every : int
+        Images between two checkpoints of the job; 0: none.
+    options : dict
+        Passed to the algorithm (relaxation, regularisation, …).
+    """
+
+    algorithm: str = "mlem"
+    window: int | None = 24
+    step: int = 1
+    iterations: int = 1
+    axis: float | None = None
+    size: int | None = None
+    disc: bool = False
+    threads: int | None = None
+    ranks: int = 2
+    share: int = 1
+    coalesce: bool = True
+    stripe_removal: bool = False
+    checkpoint_every: int = 0
+    options: dict[str, Option] = {}
+
+    def __post_init__(self) -> None:
+        _at_least("step", self.step, 1)
+        _at_least("iterations", self.iterations, 1)
+        _at_least("ranks", self.ranks, 1)
+        _at_least("share", self.share, 1)
+        _at_least("checkpoint_every", self.checkpoint_every, 0)
+        if self.window is not None:
+            _at_least("window", self.window, 1)
+            if self.window < self.step:
+                raise ConfigError(
+                    f"window={self.window} is shorter than step={self.step}: projections would never be used; "
+                    "expected window >= step (window=None keeps all)"
+                )
+        if self.size is not None:
+            _at_least("size", self.size, 2)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        if self.axis is not None and not math.isfinite(self.axis):
+            raise ConfigError(f"axis: got {self.axis}, expected a finite detector column or None to find it")
+        if self.share > self.ranks:
+            raise ConfigError(f"share={self.share} is more than ranks={self.ranks}; expected share <= ranks")
+        if not self.algorithm:
+            raise ConfigError("algorithm: got an empty name, expected for instance 'mlem'")
+
+
+class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the image is good enough, and what happens then.
+
+    Parameters
+    ----------
+    policy : str
+        Registered name of the stopping policy.
+    threshold : float
+        Score at which the image is good enough, in (0, 1]; 1 is never reached.
+    patience : int
+        Times running that the score must reach the threshold.
+    minimum_projections : int
+        No stop before so many projections.
+    minimum_coverage : float
+        No stop before the largest angular gap is below this many degrees; 0: no such condition.
+    compare_to : int or None
+        Image i is compared with the image that was made this many projections earlier (k); None: the window.
+    scales : int
+        Scales of MS-SSIM, 1 to 5.
+    preview_rows : tuple of int or None
+        Detector rows that are scored; None: the job chooses up to three, evenly spread.
+    advisory : bool
+        Record the verdicts, but never end the scan.
+    options : dict
+        Passed to the policy.
+    """
+
+    policy: str = "ms-ssim"
+    threshold: float = 0.95
+    patience: int = 1
+    minimum_projections: int = 0
+    minimum_coverage: float = 0.0
+    compare_to: int | None = None
+    scales: int = 5
+    preview_rows: tuple[int, ...] | None = None
+    advisory: bool = False
+    options: dict[str, Option] = {}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(
+                f"threshold: got {self.threshold}, expected 0 < threshold <= 1 (an MS-SSIM score; 0.95 is usual, "
+                "1 never stops)"
+            )
+        _at_least("patience", self.patience, 1)
+        _at_least("minimum_projections", self.minimum_projections, 0)
+        if not 0 <= self.minimum_coverage <= 360:
+            raise ConfigError(f"minimum_coverage: got {self.minimum_coverage}, expected 0 to 360 degrees")
+        if self.compare_to is not None:
+            _at_least("compare_to", self.compare_to, 1)
+        if not 1 <= self.scales <= 5:
+            raise ConfigError(f"scales: got {self.scales}, expected 1 to 5")
+        if self.preview_rows is not None and (not self.preview_rows or min(self.preview_rows) < 0):
+            raise ConfigError(f"preview_rows: got {self.preview_rows}, expected detector rows, 0 or more")
+        if not self.policy:
+            raise ConfigError("policy: got an empty name, expected for instance 'ms-ssim'")
+
+
+def settings_from(kind: type[T], values: dict[str, Any]) -> T:
+    """Build settings from plain values, as from a start document or a TOML table.
+
+    Raises
+    ------
+    ConfigError
+        If a field is unknown, has the wrong type, or a value that can not work.
+    """
+    try:
+        return msgspec.convert(values, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")

@@ -1,0 +1,54 @@
+"""Every error of ours, so that a caller can tell them from all others.
+
+A message says where, what came, what was expected, and what to look at.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "GeometryError",
+    "JobError",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "StorageError",
+    "StreamReconError",
+]
+
+
+class StreamReconError(Exception):
+    """Root of all errors raised on purpose by bluesky_streamrecon."""
+
+
+class ConfigError(StreamReconError, ValueError):
+    """A setting or an argument has a value that can not work."""
+
+
+class GeometryError(StreamReconError, ValueError):
+    """Shapes, angles or the rotation axis do not fit together."""
+
+
+class DataError(StreamReconError, ValueError):
+    """Measured data (a file, a frame, a document) is not what it says it is."""
+
+
+class ProtocolError(StreamReconError):
+    """Something that the wire protocol forbids; one of the two subclasses tells whose fault it is."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to break the protocol: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent what the protocol forbids."""
+
+
+class JobError(StreamReconError, RuntimeError):
+    """The reconstruction job could not be started, was lost, or failed."""
+
+
+class StorageError(StreamReconError):
+    """A run or an image could not be written or read back."""

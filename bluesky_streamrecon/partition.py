@@ -1,0 +1,90 @@
+"""Which detector rows each rank reconstructs. Arithmetic on (rows, ranks), no MPI.
+
+Slices are independent, so rows are dealt in contiguous blocks. With more ranks than rows, or on request, a
+group of ranks shares one block and splits the window's projections between its members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bluesky_streamrecon.errors import ConfigError
+
+__all__ = ["RowBlock", "partition_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Detector rows ``[first, stop)`` of one rank, and its place in the group that shares them.
+
+    Parameters
+    ----------
+    first, stop : int
+        Half-open range of detector rows.
+    group : int
+        Number of the block, 0-based from the top of the detector.
+    member, members : int
+        This rank is number `member` (0-based) of the `members` ranks that share the block.
+    """
+
+    first: int
+    stop: int
+    group: int
+    member: int
+    members: int
+
+    @property
+    def rows(self) -> int:
+        """Number of detector rows in the block."""
+        return self.stop - self.first
+
+
+def partition_rows(rows: int, ranks: int, *, share: int = 1) -> tuple[RowBlock, ...]:
+    """Deal detector rows to ranks.
+
+    Parameters
+    ----------
+    rows : int
+        Detector rows, at least 1.
+    ranks : int
+        Number of ranks, at least 1.
+    share : int, optional
+        Ranks that share one block, at least 1. More than asked share where there are more ranks than rows.
+
+    Returns
+    -------
+    tuple of RowBlock
+        One per rank, in rank order. Blocks are contiguous, cover every row once per group, and differ in size
+        by at most one row; so do the groups in number of members.
+
+    Raises
+    ------
+    ConfigError
+        If a number is not positive, or `share` is larger than `ranks`.
+
+    Examples
+    --------
+    >>> [(b.first, b.stop) for b in partition_rows(5, 2)]
+    [(0, 3), (3, 5)]
+    >>> [(b.first, b.stop, b.member, b.members) for b in partition_rows(1, 3)]
+    [(0, 1, 0, 3), (0, 1, 1, 3), (0, 1, 2, 3)]
+    """
+    for name, value in (("rows", rows), ("ranks", ranks), ("share", share)):
+        if value < 1:
+            raise ConfigError(f"partition: got {name}={value}, expected at least 1")
+    if share > ranks:
+        raise ConfigError(f"partition: got share={share} with {ranks} ranks, expected share <= ranks")
+    groups = min(rows, ranks // share)
+    edges = _even_edges(rows, groups)
+    first_rank = _even_edges(ranks, groups)
+    return tuple(
+        RowBlock(edges[g], edges[g + 1], g, rank - first_rank[g], first_rank[g + 1] - first_rank[g])
+        for g in range(groups)
+        for rank in range(first_rank[g], first_rank[g + 1])
+    )
+
+
+def _even_edges(total: int, parts: int) -> list[int]:
+    """Split `total` into `parts` runs, the longer ones first; give their edges."""
+    size, longer = divmod(total, parts)
+    return [i * size + min(i, longer) for i in range(parts + 1)]
