@@ -167,6 +167,6 @@ def settings_from(kind: type[T], values: dict[str, Any]) -> T:
         raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")

@@ -1,0 +1,35 @@
+"""Partition: every row reconstructed, in rank order, evenly."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.partition import partition_rows
+
+
+@given(st.integers(1, 3000), st.integers(1, 300), st.data())
+def test_every_row_belongs_to_exactly_one_group_and_every_rank_has_one(rows, ranks, data):
+    share = data.draw(st.integers(1, ranks))
+    blocks = partition_rows(rows, ranks, share=share)
+    assert len(blocks) == ranks
+    firsts = [b for b in blocks if b.member == 0]
+    assert [r for b in firsts for r in range(b.first, b.stop)] == list(range(rows))
+    assert max(b.rows for b in blocks) - min(b.rows for b in blocks) <= 1
+    for group in {b.group for b in blocks}:
+        members = [b for b in blocks if b.group == group]
+        assert [b.member for b in members] == list(range(len(members)))
+        assert {(b.first, b.stop, b.members) for b in members} == {(members[0].first, members[0].stop, len(members))}
+        assert len(members) >= share
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_groups_of_ranks_form_only_where_ranks_exceed_rows(rows, ranks):
+    sharing = any(b.members > 1 for b in partition_rows(rows, ranks))
+    assert sharing == (ranks > rows)
+
+
+@pytest.mark.parametrize("bad", [{"rows": 0}, {"ranks": 0}, {"share": 0}, {"share": 9}])
+def test_impossible_partitions_are_refused(bad):
+    with pytest.raises(ConfigError, match="partition"):
+        partition_rows(**{"rows": 4, "ranks": 2} | bad)
