@@ -1,1 +1,1 @@
-"""The evaluation room."""
+"""Ways to try and judge the software: the demo, its pictures, benchmarks and the paper's figures."""

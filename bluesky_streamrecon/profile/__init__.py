@@ -1,1 +1,7 @@
-"""The profile room."""
+"""The installed beamline: an IPython profile whose startup files are readable and can be changed by hand."""
+
+from __future__ import annotations
+
+from bluesky_streamrecon.profile._install import ProfileReport, install_profile, remove_profile
+
+__all__ = ["ProfileReport", "install_profile", "remove_profile"]

@@ -1,0 +1,89 @@
+"""The program itself: global options, the subcommands' registration, and what happens to errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated, NoReturn
+
+import typer
+
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
+
+__all__ = ["app", "main"]
+
+
+class LogLevel(StrEnum):
+    """Levels of ``--log-level``."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+app = typer.Typer(
+    name="streamrecon",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import bluesky_streamrecon
+
+        typer.echo(f"streamrecon {bluesky_streamrecon.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What is logged to stderr; `debug` also shows tracebacks.")
+    ] = LogLevel.WARNING,
+    version: Annotated[  # noqa: ARG001 - typer needs the parameter, the callback uses it
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """See a sample while it is being scanned, and stop when it has been seen well enough.
+
+    `streamrecon demo` runs the whole loop on this computer: scan, stream, reconstruct, score, stop.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def _fail(error: BaseException, code: int) -> NoReturn:
+    if logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger(__name__).debug("failed", exc_info=error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"streamrecon: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the program and exit with 0 (success), 1 (failure) or 2 (wrong usage)."""
+    from bluesky_streamrecon.cli import _commands
+
+    _commands.register(app)
+    try:
+        app(prog_name="streamrecon")
+    except KeyboardInterrupt:
+        _fail(KeyboardInterrupt("interrupted"), 1)
+    except ConfigError as error:
+        _fail(error, 2)
+    except BrokenPipeError:  # `streamrecon orders | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (StreamReconError, OSError) as error:
+        _fail(error, 1)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one clear line, traceback on debug
+        _fail(RuntimeError(f"unexpected {type(error).__name__}: {error} (run with --log-level debug for more)"), 1)
+    sys.exit(0)

@@ -1,0 +1,63 @@
+"""``streamrecon demo``: the main job, headless, from the first exposure to the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from bluesky_streamrecon.cli._output import console, print_json
+
+__all__ = ["demo"]
+
+
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A recorded scan (DXfile) to replay by angle.")
+    ] = None,
+    sample: Annotated[str, typer.Option(help="Simulated sample, without --data: foam, shepp-logan or discs.")] = "foam",
+    num: Annotated[int, typer.Option(min=2, help="Projections planned (--data: those recorded).")] = 180,
+    order: Annotated[str, typer.Option(help="Angle order; see `streamrecon orders`.")] = "optimized-interleaved",
+    algorithm: Annotated[str, typer.Option(help="Reconstruction algorithm.")] = "mlem",
+    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks of the reconstruction job.")] = 2,
+    threshold: Annotated[float, typer.Option(help="Score at which the scan ends; 1 takes all.")] = 0.95,
+    window: Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")] = 24,
+    step: Annotated[int, typer.Option(min=1, help="New projections between two images.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Scan a sample, see it grow, stop when it is good enough: the whole loop on this computer.
+
+    Leaves in --out a picture (demo.png), the raw data, the reconstruction, and the catalogue of both.
+
+    Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`
+    """
+    from bluesky_streamrecon.evaluation.demo import DemoProgress, run_demo
+
+    def show(progress: DemoProgress) -> None:
+        console.print(escape(str(progress)), highlight=False)
+
+    result = run_demo(
+        data=data,
+        sample=sample,
+        num=num,
+        order=order,
+        algorithm=algorithm,
+        ranks=ranks,
+        threshold=threshold,
+        window=window,
+        step=step,
+        seed=seed,
+        out=out,
+        on_progress=show,
+    )
+    console.print(escape(f"{result.exit_status}: {result.reason}"), highlight=False)
+    if json:
+        print_json(result.as_json())
+    else:
+        print(f"picture: {result.picture}")
+    if result.exit_status != "success":
+        raise typer.Exit(1)

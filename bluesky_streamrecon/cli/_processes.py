@@ -1,0 +1,88 @@
+"""The long-running processes (``job``, ``control``) and the keys that they connect with (``keygen``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bluesky_streamrecon.cli._output import print_json
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire import ClientSecurity
+
+__all__ = ["control", "job", "keygen"]
+
+Address = Annotated[str, typer.Option(help="The beamline's address, as in tcp://beamline:5555.")]
+JobId = Annotated[str, typer.Option(help="Id of the job, as the beamline shows it.")]
+KeyFile = Annotated[Path | None, typer.Option(help="Our secret key file (see `streamrecon keygen`).")]
+ServerKey = Annotated[Path | None, typer.Option(help="The beamline's public key file.")]
+Lifeline = Annotated[bool, typer.Option(help="Exit when standard input is closed (set by the launcher).")]
+
+
+def job(
+    address: Address,
+    job_id: JobId,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads per rank; default: its cores.")] = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    lifeline: Lifeline = False,
+) -> None:
+    """Reconstruct what a beamline streams; this is what `mpiexec` starts, once per rank.
+
+    Example: `mpiexec -n 16 streamrecon job --address tcp://beamline:5555 --job-id tomo-1`
+    """
+    from bluesky_streamrecon.recon.job import run_job
+
+    raise typer.Exit(
+        run_job(address, job_id, security=_client_security(key, server_key), threads=threads, lifeline=lifeline)
+    )
+
+
+def control(
+    address: Address,
+    job_id: JobId,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    lifeline: Lifeline = False,
+) -> None:
+    """Score the images of a running job and tell the beamline when they are good enough.
+
+    Example: `streamrecon control --address tcp://beamline:5555 --job-id tomo-1`
+    """
+    from bluesky_streamrecon.quality.controller import run_controller
+
+    raise typer.Exit(run_controller(address, job_id, security=_client_security(key, server_key), lifeline=lifeline))
+
+
+def keygen(
+    name: Annotated[str, typer.Argument(help="Whose keys: for instance 'beamline' or 'cluster'.")],
+    directory: Annotated[Path, typer.Option(help="Where the two files go.")] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Make a pair of CURVE keys: NAME.key (public) and NAME.key_secret (private, mode 0600).
+
+    Existing files are never overwritten.
+
+    Example: `streamrecon keygen beamline --directory ~/.streamrecon`
+    """
+    from bluesky_streamrecon.wire import generate_keys
+
+    public, secret = generate_keys(directory, name)
+    if json:
+        print_json({"public": str(public), "secret": str(secret)})
+    else:
+        print(f"public key (give it to the other side): {public}\nsecret key (keep it here):              {secret}")
+
+
+def _client_security(key: Path | None, server_key: Path | None) -> ClientSecurity | None:
+    from bluesky_streamrecon.errors import ConfigError
+
+    if key is None and server_key is None:
+        return None
+    if key is None or server_key is None:
+        raise ConfigError("--key and --server-key: got one of them, expected both or none")
+    from bluesky_streamrecon.wire import ClientSecurity
+
+    return ClientSecurity(key, server_key)

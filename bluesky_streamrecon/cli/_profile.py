@@ -1,0 +1,56 @@
+"""``streamrecon profile``: write an IPython profile in which ``RE(stream_tomo_plan())`` just works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bluesky_streamrecon.cli._output import console, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Install or remove the IPython profile of the beamline.")
+
+Name = Annotated[str, typer.Argument(help="Profile name, as in `ipython --profile=NAME`.")]
+Directory = Annotated[
+    Path | None, typer.Option("--ipython-dir", help="IPython's directory, if not the usual one ($IPYTHONDIR).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command("install")
+def install(name: Name, ipython_dir: Directory = None, json: Json = False) -> None:
+    """Write the profile's startup files; a file that was changed by hand is never overwritten.
+
+    Example: `streamrecon profile install tomo && ipython --profile=tomo`
+    """
+    from bluesky_streamrecon.profile import install_profile
+
+    done = install_profile(name, ipython_dir)
+    for path, what in done.files.items():
+        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
+    if json:
+        print_json({"profile": name, "directory": str(done.directory), "files": done.as_json()})
+    else:
+        print(f"profile ready: ipython --profile={name}")
+
+
+@app.command("remove")
+def remove(name: Name, ipython_dir: Directory = None, json: Json = False) -> None:
+    """Take the profile's startup files away; files that were changed or added by hand stay.
+
+    Example: `streamrecon profile remove tomo`
+    """
+    from bluesky_streamrecon.profile import remove_profile
+
+    done = remove_profile(name, ipython_dir)
+    for path, what in done.files.items():
+        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
+    if json:
+        print_json({"profile": name, "directory": str(done.directory), "files": done.as_json()})
+    elif done.directory.exists():
+        print(f"{done.directory} still holds files that are not ours")
+    else:
+        print(f"profile {name} removed")

@@ -1,0 +1,13 @@
+"""The devices: a simulated beamline until you put your own here, and the reconstruction job, which is a device too."""
+
+import atexit
+
+from bluesky_streamrecon.beamline import BacklogSuspender, ReconJob  # noqa: F401 - for use at the prompt
+from bluesky_streamrecon.sim_devices import sim_beamline
+
+beamline = sim_beamline(directory=storage.detector_directory)  # noqa: F821 - made in 10-streamrecon-storage.py
+stage, detector = beamline.stage, beamline.detector
+
+recon_job = ReconJob(name="recon_job")
+recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
+atexit.register(recon_job.close)

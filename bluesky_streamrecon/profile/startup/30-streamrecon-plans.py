@@ -1,0 +1,11 @@
+"""The plans, and what they use when they are called without devices.
+
+Now: ``RE(stream_tomo_plan())``.
+"""
+
+import bluesky.plan_stubs as bps  # noqa: F401
+import bluesky.plans as bp  # noqa: F401
+
+from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper, use_beamline  # noqa: F401
+
+use_beamline(beamline, recon_job)  # noqa: F821 - made in 20-streamrecon-devices.py
