@@ -1,0 +1,73 @@
+"""The program as scripts see it: exit codes, one clear line on stderr, JSON on the last line of stdout."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def streamrecon(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "bluesky_streamrecon", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        **options,
+    )
+
+
+def test_help_names_every_command_with_an_example():
+    top = streamrecon("--help")
+    assert top.returncode == 0
+    for command in ("demo", "orders", "job", "control", "keygen", "profile"):
+        assert command in top.stdout
+        if command != "profile":
+            assert "Example" in streamrecon(command, "--help").stdout
+
+
+def test_orders_prints_the_contracts_fields_on_the_last_line():
+    done = streamrecon("orders", "--num", 180, "--velocity", 90, "--exposure", 0.1, "--json")
+    assert done.returncode == 0
+    rows = {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])["orders"]}
+    assert rows["optimized-interleaved"]["travel"] == 2159
+    assert set(rows["fixed"]) == {"name", "worst_gap_ratio", "travel", "seconds"}
+
+
+def test_orders_draws_its_picture(tmp_path):
+    picture = tmp_path / "orders.png"
+    done = streamrecon("orders", "--num", 30, "--out", picture)
+    assert done.returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("orders", "--order", "spiral"), ("orders", "--num", "many"), ("orders", "--span", 9, 1), ("nonsense",)],
+)
+def test_wrong_usage_exits_with_2_and_no_traceback(arguments):
+    done = streamrecon(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_exits_with_1_and_one_line(tmp_path):
+    done = streamrecon("orders", "--num", 3, "--out", tmp_path / "no" / "such" / "folder.png")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "folder.png" in done.stderr
+
+
+def test_debug_shows_where_it_failed(tmp_path):
+    done = streamrecon("--log-level", "debug", "orders", "--num", 3, "--out", tmp_path / "no" / "folder.png")
+    assert "Traceback" in done.stderr
+
+
+def test_import_is_light():
+    code = (
+        "import sys, bluesky_streamrecon; print([m for m in ('numba', 'bluesky', 'zmq', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,81 @@
+"""The profile's files: written once, brought up to date, and never taken from a person who changed them."""
+
+import pytest
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.profile import install_profile, remove_profile
+
+
+def startup_files(report):
+    return sorted((report.directory / "startup").glob("*.py"))
+
+
+def test_install_writes_readable_numbered_files_that_compile(tmp_path):
+    report = install_profile("tomo", tmp_path)
+    assert set(report.files.values()) == {"written"}
+    files = startup_files(report)
+    assert [f.name[:2] for f in files] == sorted(f.name[:2] for f in files)
+    for file in files:
+        compile(file.read_text(), str(file), "exec")
+
+
+def test_installing_twice_changes_nothing(tmp_path):
+    install_profile("tomo", tmp_path)
+    report = install_profile("tomo", tmp_path)
+    assert set(report.files.values()) == {"unchanged"}
+
+
+def test_a_changed_file_is_never_overwritten_and_ours_lies_beside_it(tmp_path):
+    changed = startup_files(install_profile("tomo", tmp_path))[0]
+    ours = changed.read_text()
+    changed.write_text("my_own = True\n")
+    report = install_profile("tomo", tmp_path)
+    assert changed.read_text() == "my_own = True\n"
+    assert report.files[changed] == "kept"
+    assert changed.with_suffix(".py.new").read_text() == ours
+
+
+def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path, monkeypatch):
+    first = startup_files(install_profile("tomo", tmp_path))[0]
+    current = first.read_text()
+    manifest = first.parent.parent / "streamrecon-files.json"
+    import hashlib
+
+    old = b"# what an older version wrote\n"
+    first.write_bytes(old)
+    text = manifest.read_text().replace(hashlib.sha256(current.encode()).hexdigest(), hashlib.sha256(old).hexdigest())
+    manifest.write_text(text)
+    assert install_profile("tomo", tmp_path).files[first] == "updated"
+    assert first.read_text() == current
+
+
+def test_remove_takes_all_of_ours_away(tmp_path):
+    report = install_profile("tomo", tmp_path)
+    (report.directory / "history.sqlite").touch()  # IPython leaves this one
+    assert set(remove_profile("tomo", tmp_path).files.values()) == {"removed"}
+    assert not report.directory.exists()
+
+
+def test_remove_leaves_what_a_person_changed_or_added(tmp_path):
+    report = install_profile("tomo", tmp_path)
+    changed, *others = startup_files(report)
+    changed.write_text("mine = 1\n")
+    added = changed.parent / "99-mine.py"
+    added.write_text("mine = 2\n")
+    remove_profile("tomo", tmp_path)
+    assert startup_files(report) == [changed, added]
+    assert not any(f.exists() for f in others)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])
+def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="profile"):
+        install_profile(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_that_is_not_ours_is_not_removed(tmp_path):
+    (tmp_path / "profile_other").mkdir()
+    with pytest.raises(ConfigError, match="other"):
+        remove_profile("other", tmp_path)
+    assert (tmp_path / "profile_other").exists()
