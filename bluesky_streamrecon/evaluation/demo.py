@@ -1,0 +1,174 @@
+"""The main job from a script: a simulated or replayed scan, streamed, reconstructed, scored and stopped.
+
+Everything is as at a beamline (a real RunEngine, real processes, a real catalogue); only the devices are simulated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import JobError
+
+__all__ = ["DemoProgress", "DemoResult", "run_demo"]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoProgress:
+    """One projection: its number, angle (degrees), the newest score (NaN: none yet) and the job's lag (projections)."""
+
+    projection: int
+    planned: int
+    angle: float
+    score: float
+    lag: int
+
+    def __str__(self) -> str:
+        score = "     -" if math.isnan(self.score) else f"{self.score:6.4f}"
+        return f"projection {self.projection:4d}/{self.planned}  angle {self.angle:8.3f}  score {score}  lag {self.lag:3d}"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What a demo gave; the fields are those of the command line's JSON."""
+
+    run_uid: str
+    recon_uid: str
+    exit_status: str
+    reason: str
+    projections_used: int
+    projections_planned: int
+    score: float
+    axis: float
+    ranks: int
+    seconds: float
+    seconds_to_first_image: float
+    picture: Path
+    ledger: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields as plain values."""
+        return asdict(self) | {"picture": str(self.picture)}
+
+
+def run_demo(
+    *,
+    data: Path | None = None,
+    sample: str = "foam",
+    num: int = 180,
+    order: str = "optimized-interleaved",
+    algorithm: str = "mlem",
+    ranks: int = 2,
+    threshold: float = 0.95,
+    window: int = 24,
+    step: int = 1,
+    seed: int = 0,
+    out: Path = Path("streamrecon-demo"),
+    on_progress: Callable[[DemoProgress], None] | None = None,
+) -> DemoResult:
+    """Run `stream_tomo_plan` once and keep everything that it gave in one directory.
+
+    Parameters
+    ----------
+    data : Path, optional
+        Recorded scan (DXfile) to replay by angle instead of a simulated sample; it says which angles there are.
+    sample : str, optional
+        Name of the simulated sample.
+    num : int, optional
+        Projections planned, for a simulated sample.
+    order, algorithm, ranks, threshold, window, step
+        As for `stream_tomo_plan`.
+    seed : int, optional
+        Seed of the simulated noise.
+    out : Path, optional
+        Directory for the picture, the raw data, the reconstruction and the catalogue; made if missing.
+    on_progress : callable, optional
+        Called with a `DemoProgress` after each projection.
+
+    Returns
+    -------
+    DemoResult
+        Uids, counts, times and the picture's path.
+
+    Raises
+    ------
+    ConfigError
+        If an argument can not work.
+    JobError
+        If the reconstruction job can not be started.
+    """
+    from bluesky import RunEngine
+
+    from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
+    from bluesky_streamrecon.ordering import listed, make_order
+    from bluesky_streamrecon.plans import stream_tomo_plan
+    from bluesky_streamrecon.sim_devices import sim_beamline
+    from bluesky_streamrecon.storage import open_storage
+
+    if data is None:
+        angle_order = make_order(order, num=num)
+    else:
+        angle_order = None
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    engine = RunEngine({}, call_returns_result=True)
+    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector")
+    if angle_order is None:
+        assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
+        recorded = np.sort(beamline.angles)
+        grid = make_order(order, num=len(recorded), start=0, stop=len(recorded))
+        angle_order = listed(recorded[np.asarray(grid.angles, int)])
+    recon_directory = out / "reconstruction"
+    recon_directory.mkdir(exist_ok=True)
+    began = time.monotonic()
+    job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
+    with open_storage(directory=out / "catalogue", readable=[out]) as storage:
+        job.subscribe(storage.writer)
+        engine.subscribe(storage.writer)
+        if on_progress is not None:
+            engine.subscribe(_Reporter(on_progress, len(angle_order), beamline.stage.name, job.name))
+        result = engine(
+            stream_tomo_plan(
+                [beamline.detector],
+                beamline.stage,
+                order=angle_order,
+                window=window,
+                step=step,
+                algorithm=algorithm,
+                threshold=threshold,
+                ranks=ranks,
+                job=job,
+                shutter=beamline.shutter,
+                sample_table=beamline.table,
+                md={"sample": str(data.name if data else sample), "angle_order": order},
+            )
+        )
+    job.close()
+    record = job.last_run
+    if record is None or not result.run_start_uids:
+        raise JobError(f"demo: the plan ended as {result.exit_status!r} without a run: {result.reason}")
+    picture = out / "demo.png"
+    _draw(picture, record, recon_directory, str(data.name if data else sample), order)
+    return DemoResult(
+        run_uid=record.run_uid,
+        recon_uid=record.recon_uid,
+        exit_status=record.exit_status,
+        reason=record.reason,
+        projections_used=record.used,
+        projections_planned=record.planned,
+        score=math.nan if record.score is None else record.score,
+        axis=math.nan if record.axis is None else record.axis,
+        ranks=record.ranks,
+        seconds=time.monotonic() - began,
+        seconds_to_first_image=math.nan if record.seconds_to_first_image is None else record.seconds_to_first_image,
+        picture=picture,
+        ledger=record.ledger_totals(),
+    )

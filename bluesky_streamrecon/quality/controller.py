@@ -1,0 +1,294 @@
+"""The controller's process: takes previews from the ranks, judges them, and tells the beamline.
+
+What is decided is in ``session``; here is the loop around it, which never lets an image go by for want of a run that
+is announced later, and ends when the beamline says so or is gone. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.quality.msssim import warm_up
+from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
+from bluesky_streamrecon.quality.snapshots import Snapshots
+from bluesky_streamrecon.wire import (
+    ControllerEvent,
+    LinkLost,
+    LinkRestored,
+    PreviewReceived,
+    ProblemReported,
+    Refused,
+    RunAbandoned,
+    RunClosed,
+    RunOpened,
+    ShutdownRequested,
+)
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire import ClientSecurity, ServerSecurity
+
+__all__ = ["Controller", "Link", "run_controller"]
+
+logger = logging.getLogger(__name__)
+
+AT_A_TIME = 256
+"""Events that are taken before the next image is judged."""
+
+EARLY_PREVIEWS = 64
+"""Previews held of a run that the beamline has not announced to us yet."""
+
+PAST_RUNS = 64
+
+
+class Link(Protocol):
+    """What the controller needs of its end of the wire; `ControllerEndpoint` has it."""
+
+    def next(self, timeout: float | None = None) -> ControllerEvent | None:
+        """Take the next event, or None after `timeout` seconds."""
+
+    def unlinked_seconds(self) -> float:
+        """Seconds since the beamline was last heard of."""
+
+    def score(
+        self,
+        run_uid: str,
+        *,
+        image_number: int,
+        projections: int,
+        score: float | None,
+        metrics: Mapping[str, float | None] | None = None,
+        verdict: Literal["continue", "enough"] = "continue",
+        policy: str = "",
+        text: str = "",
+    ) -> None:
+        """Report the judgement of one image."""
+
+    def finalize(
+        self,
+        run_uid: str,
+        *,
+        reason: str,
+        score: float | None = None,
+        threshold: float | None = None,
+        projections: int = 0,
+        image_number: int = 0,
+    ) -> None:
+        """Ask for the end of a run."""
+
+    def problem(self, where: str, text: str, *, fault: Literal["local", "remote"] = "local") -> None:
+        """Report a problem."""
+
+
+class Controller:
+    """Judge run after run until told to end.
+
+    Parameters
+    ----------
+    link : Link
+        Connected end of the wire; closed by the caller.
+    link_limit : float, optional
+        Seconds without a sign of life from the beamline after which the controller gives up.
+    poll : float, optional
+        Longest wait for an event, seconds: how soon `stop` is seen.
+    memory_limit : int, optional
+        Bytes of images held per run.
+    """
+
+    def __init__(self, link: Link, *, link_limit: float = 60.0, poll: float = 0.2, memory_limit: int = 2**30) -> None:
+        self.session: SteeringSession | None = None
+        self._link = link
+        self._link_limit = link_limit
+        self._poll = poll
+        self._memory_limit = memory_limit
+        self._early: deque[PreviewReceived] = deque(maxlen=EARLY_PREVIEWS)
+        self._past: deque[str] = deque(maxlen=PAST_RUNS)
+
+    def run(self, stop: threading.Event) -> int:
+        """Work until the beamline asks to end, is gone, or `stop` is set; give the exit code of the process.
+
+        Returns
+        -------
+        int
+            0 if asked to end; 1 if the beamline refused us or was lost.
+        """
+        while not stop.is_set():
+            for _ in range(AT_A_TIME):
+                event = self._link.next(0.0 if self._busy else self._poll)
+                if event is None:
+                    break
+                code = self.handle(event)
+                if code is not None:
+                    return code
+            self.judge_next()
+            silent = self._link.unlinked_seconds()
+            if silent > self._link_limit:
+                logger.error(
+                    "nothing heard of the beamline for %.0f s (limit %.0f s): the controller ends; "
+                    "is the beamline's process still running?",
+                    silent,
+                    self._link_limit,
+                )
+                return 1
+        return 0
+
+    def handle(self, event: ControllerEvent) -> int | None:
+        """Act on one event; an exit code ends the process."""
+        match event:
+            case RunOpened(run=run):
+                if self.session is None or self.session.run.run_uid != run.run_uid:
+                    self._open(event)
+            case PreviewReceived():
+                self._take(event)
+            case RunClosed(close=close):
+                if self.session is not None and self.session.run.run_uid == close.run_uid:
+                    self.session.close()
+            case RunAbandoned(run_uid=run_uid):
+                if self.session is not None and self.session.run.run_uid == run_uid:
+                    self.session = None
+            case ShutdownRequested(reason=reason):
+                logger.info("the beamline asks the controller to end: %s", reason)
+                return 0
+            case Refused(text=text):
+                logger.error("the beamline refused the controller: %s", text)
+                return 1
+            case LinkLost(reason=reason):
+                logger.warning("link to the beamline lost: %s", reason)
+            case LinkRestored():
+                logger.info("linked to the beamline")
+            case ProblemReported(problem=problem):
+                logger.warning("problem reported by %s: %s", problem.where, problem.text)
+        return None
+
+    def judge_next(self) -> None:
+        """Judge one image, if one waits, and report it."""
+        if self.session is None:
+            return
+        judged = self.session.judge()
+        if judged is None:
+            return
+        score, finalize = judged
+        self._link.score(
+            score.run_uid,
+            image_number=score.image_number,
+            projections=score.projections,
+            score=score.score,
+            metrics=score.metrics,
+            verdict=score.verdict,
+            policy=score.policy,
+            text=score.text,
+        )
+        if finalize is not None:
+            logger.info("run %s: enough: %s", finalize.run_uid, finalize.reason)
+            self._link.finalize(
+                finalize.run_uid,
+                reason=finalize.reason,
+                score=finalize.score,
+                threshold=finalize.threshold,
+                projections=finalize.projections,
+                image_number=finalize.image_number,
+            )
+
+    @property
+    def _busy(self) -> bool:
+        return self.session is not None and self.session.waiting > 0
+
+    def _open(self, event: RunOpened) -> None:
+        run = event.run
+        while self._busy:  # what the last run still has to judge
+            self.judge_next()
+        self.session = None
+        self._past.append(run.run_uid)
+        early, self._early = self._early, deque(maxlen=EARLY_PREVIEWS)
+        try:
+            self.session = SteeringSession(run, memory_limit=self._memory_limit, on_image=Snapshots(run).offer)
+        except StreamReconError as error:
+            self._report("steering", f"run {run.run_uid} will not be judged: {error}")
+            return
+        for preview in early:
+            self._take(preview)
+
+    def _take(self, event: PreviewReceived) -> None:
+        run_uid = event.preview.run_uid
+        if self.session is not None and run_uid == self.session.run.run_uid:
+            try:
+                self.session.accept(event.preview, event.pixels)
+            except StreamReconError as error:
+                self._report("previews", str(error), fault="remote")
+        elif run_uid not in self._past:
+            # Ranks may learn of a run before we do.
+            self._early.append(event)
+
+    def _report(self, where: str, text: str, fault: Literal["local", "remote"] = "local") -> None:
+        logger.error("%s: %s", where, text)
+        self._link.problem(where, text[:LONGEST_TEXT], fault=fault)
+
+
+def run_controller(
+    address: str,
+    job_id: str,
+    *,
+    security: ClientSecurity | None = None,
+    preview_bind: str = "tcp://127.0.0.1:*",
+    preview_security: ServerSecurity | None = None,
+    insecure: bool = False,
+    lifeline: bool = False,
+    link_limit: float = 60.0,
+) -> int:
+    """Run the controller in this process until it is told to end.
+
+    Parameters
+    ----------
+    address : str
+        Of the beamline.
+    job_id : str
+        The beamline's.
+    security, preview_bind, preview_security, insecure : optional
+        As for `ControllerEndpoint`.
+    lifeline : bool, optional
+        End when standard input is closed, as it is when the process that started us is gone.
+    link_limit : float, optional
+        Seconds without a sign of life from the beamline after which the controller gives up.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if asked to end, 1 if the beamline refused us or was lost, 130 after Ctrl-C.
+    """
+    from bluesky_streamrecon.wire import ControllerEndpoint
+
+    stop = threading.Event()
+    if lifeline:
+        threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()
+    # The first score does not wait for the compiler, and the hello does not either.
+    warming = threading.Thread(target=warm_up, name="warm-up-ms-ssim")
+    warming.start()
+    try:
+        link = ControllerEndpoint(
+            address,
+            job_id=job_id,
+            preview_bind=preview_bind,
+            security=security,
+            preview_security=preview_security,
+            insecure=insecure,
+        )
+        try:
+            return Controller(link, link_limit=link_limit).run(stop)
+        finally:
+            link.close()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        warming.join()
+
+
+def _watch_lifeline(stop: threading.Event) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    logger.info("standard input was closed: the controller ends")
+    stop.set()

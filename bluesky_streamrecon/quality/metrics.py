@@ -1,0 +1,258 @@
+"""What is measured on the images of a run: preview slices, their history, and metrics on it.
+
+A metric is a number per image, made from this image and earlier ones of the same run. It says None as long as there
+is nothing to compare with, and raises `DataError` where the images can not tell anything.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.quality._registry import Registry
+from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
+
+__all__ = [
+    "ImageHistory",
+    "Metric",
+    "MetricFactory",
+    "MsSsimMetric",
+    "PreviewImage",
+    "comparison_distance",
+    "make_metric",
+    "metric_names",
+    "register_metric",
+]
+
+WITHOUT_WINDOW = 24
+"""Projections between compared images where a run neither says so nor has a window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreviewImage:
+    """The preview slices of one image.
+
+    Parameters
+    ----------
+    image_number : int
+        1, 2, 3, ...; numbers are left out where the job took several steps at once.
+    projections : int
+        How many projections went into the image.
+    rows : tuple of int
+        Detector rows of the slices.
+    stack : ndarray of float32, shape (len(rows), N, N)
+        Attenuation per pixel.
+    """
+
+    image_number: int
+    projections: int
+    rows: tuple[int, ...]
+    stack: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageHistory:
+    """Images of one run, in ascending order of image number and of projections. A value: methods give a new one."""
+
+    images: tuple[PreviewImage, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def newest(self) -> PreviewImage:
+        """The image that is judged."""
+        if not self.images:
+            raise DataError("image history: got no image yet, expected at least one")
+        return self.images[-1]
+
+    def made_of(self, projections: int) -> PreviewImage | None:
+        """Give the newest image made of at most so many projections, or None."""
+        found = bisect.bisect_right(self.images, projections, key=lambda image: image.projections)
+        return self.images[found - 1] if found else None
+
+    def upto(self, image_number: int) -> ImageHistory:
+        """Leave out all images after this one."""
+        return ImageHistory(tuple(image for image in self.images if image.image_number <= image_number))
+
+    def appended(self, image: PreviewImage) -> ImageHistory:
+        """Add the next image.
+
+        Raises
+        ------
+        DataError
+            If the image is not newer than the newest, or its slices are not those of the run.
+        """
+        if self.images:
+            last = self.images[-1]
+            if image.image_number <= last.image_number or image.projections < last.projections:
+                raise DataError(
+                    f"image {image.image_number} of {image.projections} projections follows image {last.image_number} "
+                    f"of {last.projections}; expected both numbers to grow"
+                )
+            if image.stack.shape != last.stack.shape or image.rows != last.rows:
+                raise DataError(
+                    f"image {image.image_number}: got rows {image.rows} as {image.stack.shape}, expected "
+                    f"{last.rows} as {last.stack.shape} like image {last.image_number} of the same run"
+                )
+        return ImageHistory((*self.images, image))
+
+    def trimmed(self, oldest: int, *, most: int, keep: int = 2) -> ImageHistory:
+        """Forget what is no longer needed.
+
+        Parameters
+        ----------
+        oldest : int
+            Images of fewer projections are not asked for any more, except the newest of them.
+        most : int
+            Images to hold at most; where that is less, they are thinned out evenly, the `keep` newest excepted.
+        keep : int, optional
+            See `most`.
+        """
+        first = max(bisect.bisect_right(self.images, oldest, key=lambda image: image.projections) - 1, 0)
+        images = list(self.images[first:])
+        while len(images) > max(most, keep + 1):
+            inner = range(1, len(images) - keep)
+            if not inner:
+                break
+            least = min(inner, key=lambda i: images[i + 1].projections - images[i - 1].projections)
+            del images[least]
+        return ImageHistory(tuple(images))
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A number per image."""
+
+    @property
+    def name(self) -> str:
+        """Under which its values are stored, and asked for by policies."""
+
+    @property
+    def reach(self) -> int:
+        """How many projections back it needs images."""
+
+    def __call__(self, history: ImageHistory) -> float | None:
+        """Measure the newest image of the history; None: not yet.
+
+        Raises
+        ------
+        DataError
+            If the images can not tell anything (the message says why); the scan goes on.
+        """
+
+
+MetricFactory = Callable[[SteeringSettings, int], Metric]
+"""Makes a metric for one run, from its settings and the distance k (projections) of compared images."""
+
+_metrics: Registry[MetricFactory] = Registry("metric", "bluesky_streamrecon.metrics")
+
+
+def register_metric(name: str, factory: MetricFactory) -> None:
+    """Make a metric available by name; packages do the same with an entry point in ``bluesky_streamrecon.metrics``."""
+    _metrics.register(name, factory)
+
+
+def metric_names() -> tuple[str, ...]:
+    """Names of all metrics, those of installed packages among them."""
+    return _metrics.names()
+
+
+def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric:
+    """Make the metric of this name for one run; `compare_to` is the distance k of compared images, projections.
+
+    Raises
+    ------
+    ConfigError
+        If there is no metric of this name; the message lists those there are.
+    """
+    return _metrics.get(name)(settings, compare_to)
+
+
+def comparison_distance(recon: ReconSettings, steering: SteeringSettings) -> int:
+    """Give k, how many projections lie between compared images: as asked for, or else the window.
+
+    A run that keeps all projections has no window; there it is 24, or one step if that is more.
+    """
+    if steering.compare_to is not None:
+        return steering.compare_to
+    return recon.window if recon.window is not None else max(WITHOUT_WINDOW, recon.step)
+
+
+@dataclass(frozen=True, slots=True)
+class MsSsimMetric:
+    """MS-SSIM of the newest image and the newest one that had at least `compare_to` projections fewer.
+
+    It is the mean over slices that show anything: a slice that is one constant in both images, as one above the
+    sample, is like itself and would only raise the score. Images smaller than 176 pixels are compared with a
+    pyramid of fewer levels.
+
+    Parameters
+    ----------
+    compare_to : int
+        Distance k of compared images, projections.
+    scales : int
+        How fine the comparison is, 1 to 5, see `ms_ssim`.
+    """
+
+    compare_to: int
+    scales: int = 5
+
+    @property
+    def name(self) -> str:
+        """``"ms-ssim"``."""
+        return "ms-ssim"
+
+    @property
+    def reach(self) -> int:
+        """As far back as it compares."""
+        return self.compare_to
+
+    def __call__(self, history: ImageHistory) -> float | None:
+        """Compare; None before there is an image so much older.
+
+        Raises
+        ------
+        DataError
+            If no slice shows anything, no pixel has changed, the image is too small, or values are not finite.
+        """
+        image = history.newest
+        older = history.made_of(image.projections - self.compare_to)
+        if older is None:
+            return None
+        levels = deepest_pyramid(image.stack.shape)
+        if not levels:
+            raise DataError(
+                f"image {image.image_number}: got {image.stack.shape[1]} x {image.stack.shape[2]} pixels, expected at "
+                f"least {smallest_side(1)} x {smallest_side(1)} for MS-SSIM"
+            )
+        shown = [row for row in range(len(image.rows)) if not (_flat(image.stack[row]) and _flat(older.stack[row]))]
+        if not shown:
+            raise DataError(
+                f"images {older.image_number} and {image.image_number} are empty (each slice is one constant); "
+                "is the beam on, and is the sample in the preview rows?"
+            )
+        if np.array_equal(image.stack, older.stack):
+            raise DataError(
+                f"image {image.image_number} is bit for bit image {older.image_number}: "
+                f"{image.projections - older.projections} projections changed nothing; is the beam on?"
+            )
+        return ms_ssim(image.stack[shown], older.stack[shown], scales=min(self.scales, levels), levels=levels)
+
+
+def _flat(piece: NDArray[np.float32]) -> bool:
+    return bool(piece.min() == piece.max())
+
+
+def _ms_ssim_metric(settings: SteeringSettings, compare_to: int) -> MsSsimMetric:
+    return MsSsimMetric(compare_to, settings.scales)
+
+
+register_metric("ms-ssim", _ms_ssim_metric)

@@ -1,0 +1,276 @@
+"""The controller's decisions for one run, without sockets and clocks: previews in, scores and one finalize out.
+
+Slices of one image come from several ranks and are put together here. Images are judged in the order of their
+numbers; where judging is slower than the job, images are left out of judging, but stay available to be compared with.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.quality.metrics import (
+    ImageHistory,
+    Metric,
+    PreviewImage,
+    comparison_distance,
+    make_metric,
+)
+from bluesky_streamrecon.quality.policy import Evidence, Policy, Reading, Verdict, get_policy
+from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
+
+__all__ = ["SteeringSession", "largest_gap"]
+
+logger = logging.getLogger(__name__)
+
+INCOMPLETE = 64
+"""Images that may wait for the slices of a slow rank before the oldest is given up."""
+
+LONGEST_TEXT = 2000
+"""Characters; the wire takes no text of more than 4096."""
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """Slices of one image, as far as they have come."""
+
+    projections: int
+    size: int
+    slices: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class SteeringSession:
+    """Judge the images of one run.
+
+    Parameters
+    ----------
+    run : OpenRun
+        The run, with its steering settings.
+    memory_limit : int, optional
+        Bytes of images held to compare with. Above it older ones are thinned out; a comparison then reaches back
+        a little further than asked.
+    backlog : int, optional
+        Images that may wait to be judged. When there are more, all but the newest are left unjudged.
+    on_image : callable, optional
+        Called with every complete image, before it is judged.
+
+    Raises
+    ------
+    ConfigError
+        If there is no policy or metric of the name that is asked for, or no preview rows to judge by.
+    """
+
+    def __init__(
+        self,
+        run: OpenRun,
+        *,
+        memory_limit: int = 2**30,
+        backlog: int = 8,
+        on_image: Callable[[PreviewImage], None] | None = None,
+    ) -> None:
+        if not run.preview_rows:
+            raise ConfigError(f"run {run.run_uid}: got no preview rows, expected at least one to judge the image by")
+        self.run = run
+        self.skipped = 0
+        self._rows = tuple(dict.fromkeys(run.preview_rows))
+        self._compare_to = comparison_distance(run.recon, run.steering)
+        self._policy: Policy = get_policy(run.steering.policy)(run.steering)
+        self._metrics: tuple[Metric, ...] = tuple(
+            make_metric(name, run.steering, self._compare_to) for name in self._policy.metrics
+        )
+        self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
+        self._memory_limit = memory_limit
+        self._backlog = backlog
+        self._on_image = on_image
+        self._pieces: dict[int, _Pieces] = {}
+        self._history = ImageHistory()
+        self._waiting: deque[PreviewImage] = deque()
+        self._left_out = 0
+        self._readings: list[Reading] = []
+        self._angles: set[float] = set()
+        self._finalized = False
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Complete images that are not judged yet."""
+        return len(self._waiting)
+
+    @property
+    def images_held(self) -> int:
+        """Images held to compare with, those that wait among them."""
+        return len(self._history)
+
+    def close(self) -> None:
+        """No more projections come: images are still judged, but there is nothing to end any more."""
+        self._closed = True
+
+    def accept(self, preview: Preview, pixels: NDArray[np.float32]) -> None:
+        """Take one rank's slices of one image.
+
+        Slices that have come before (as after a restart of a rank) are left aside.
+
+        Raises
+        ------
+        DataError
+            If they do not fit the run, or what other ranks sent of the same image; they are left aside, too.
+        """
+        number = preview.image_number
+        where = f"preview of image {number} from rank {preview.rank}"
+        if pixels.shape != (len(preview.rows), preview.size, preview.size):
+            raise DataError(
+                f"{where}: got pixels {pixels.shape}, expected {(len(preview.rows), preview.size, preview.size)}"
+            )
+        self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
+        if len(self._history) and number <= self._history.newest.image_number:
+            return
+        pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.size))
+        if (preview.projections, preview.size) != (pieces.projections, pieces.size):
+            raise DataError(
+                f"{where}: got {preview.projections} projections and size {preview.size}, expected "
+                f"{pieces.projections} and {pieces.size} as from the other ranks; are they of one job?"
+            )
+        for row, piece in zip(preview.rows, pixels, strict=True):
+            if row in self._rows:
+                pieces.slices[row] = piece
+        if len(pieces.slices) == len(self._rows):
+            self._complete(number, pieces)
+        elif len(self._pieces) > INCOMPLETE:
+            oldest = min(self._pieces)
+            missing = sorted(set(self._rows) - set(self._pieces.pop(oldest).slices))
+            logger.warning("image %d is given up: rows %s have not come; is a rank stuck?", oldest, missing)
+
+    def judge(self) -> tuple[Score, Finalize | None] | None:
+        """Judge the next image that waits; None if there is none.
+
+        A finalize comes at most once, never after `close`, and never where the steering is only advisory.
+        """
+        if len(self._waiting) > self._backlog:
+            self._left_out += len(self._waiting) - 1
+            self.skipped += len(self._waiting) - 1
+            self._waiting = deque([self._waiting[-1]])
+        if not self._waiting:
+            return None
+        image = self._waiting.popleft()
+        verdict, values = self._verdict(image)
+        self._trim()
+        enough = verdict.verdict == "enough"
+        reason = verdict.text[:LONGEST_TEXT]
+        text = f"advisory: {reason}" if enough and self.run.steering.advisory else reason
+        if self._left_out:
+            text += f" ({self._left_out} images before it were not judged: the controller is behind)"
+            self._left_out = 0
+        score = Score(
+            run_uid=self.run.run_uid,
+            image_number=image.image_number,
+            projections=image.projections,
+            score=_finite(verdict.score),
+            metrics={name: _finite(value) for name, value in values.items()},
+            verdict=verdict.verdict,
+            policy=self.run.steering.policy,
+            text=text,
+        )
+        if not enough or self._finalized or self._closed or self.run.steering.advisory:
+            return score, None
+        self._finalized = True
+        return score, Finalize(
+            run_uid=self.run.run_uid,
+            reason=reason,
+            score=score.score,
+            threshold=self.run.steering.threshold,
+            projections=image.projections,
+            image_number=image.image_number,
+        )
+
+    def _complete(self, number: int, pieces: _Pieces) -> None:
+        stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)
+        # Each rank sends in order: what is missing of an earlier image by now will not come any more.
+        self._pieces = {other: kept for other, kept in self._pieces.items() if other > number}
+        image = PreviewImage(number, pieces.projections, self._rows, stack)
+        self._history = self._history.appended(image)
+        self._waiting.append(image)
+        if self._on_image is not None:
+            self._on_image(image)
+        self._trim()
+
+    def _trim(self) -> None:
+        oldest = self._waiting[0] if self._waiting else self._history.newest
+        self._history = self._history.trimmed(
+            oldest.projections - self._reach,
+            most=self._memory_limit // max(oldest.stack.nbytes, 1),
+            keep=min(len(self._waiting), self._backlog) + 1,
+        )
+
+    def _verdict(self, image: PreviewImage) -> tuple[Verdict, dict[str, float | None]]:
+        history = self._history.upto(image.image_number)
+        values: dict[str, float | None] = {metric.name: None for metric in self._metrics}
+        problem = _nothing_to_see(image)
+        for metric in self._metrics:
+            if problem is not None:
+                break
+            try:
+                values[metric.name] = metric(history)
+            except StreamReconError as error:
+                problem = str(error)
+            except Exception as error:
+                logger.exception("metric %r failed on image %d", metric.name, image.image_number)
+                problem = f"metric {metric.name!r} failed: {type(error).__name__}: {error}"
+        if problem is not None:
+            values = dict.fromkeys(values)
+        self._readings.append(Reading(image.image_number, image.projections, values))
+        evidence = Evidence(self._readings, self.run.planned, self._compare_to, largest_gap(self._angles))
+        if problem is not None:
+            return Verdict("continue", None, f"not judged at {evidence.progress}: {problem}"), values
+        try:
+            verdict = self._policy.judge(evidence)
+            if verdict.verdict not in ("continue", "enough"):
+                raise DataError(f"got verdict {verdict.verdict!r}, expected 'continue' or 'enough'")
+            if verdict.score is not None and not math.isfinite(verdict.score):
+                raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
+        except Exception as error:
+            logger.exception("policy %r failed on image %d", self._policy.name, image.image_number)
+            text = f"policy {self._policy.name!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
+            return Verdict("continue", None, text), values
+        return verdict, values
+
+
+def largest_gap(angles: Iterable[float]) -> float | None:
+    """Give the largest gap between angles (radians) of parallel-beam views, in degrees; None without angles.
+
+    A view from the back sees what the view from the front saw, so angles count modulo 180 degrees.
+
+    >>> largest_gap([0.0, math.pi / 2, math.pi])
+    90.0
+    """
+    at = np.unique(np.asarray([*angles], dtype=np.float64) % math.pi)
+    if not at.size:
+        return None
+    return math.degrees(max(float(np.max(np.diff(at), initial=0.0)), float(at[0] + math.pi - at[-1])))
+
+
+def _nothing_to_see(image: PreviewImage) -> str | None:
+    """Say why an image can not tell anything, whatever is measured on it; None if it can."""
+    flat = []
+    for row, piece in zip(image.rows, image.stack, strict=True):
+        low, high = float(piece.min()), float(piece.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            bad = int(piece.size - np.isfinite(piece).sum())
+            return f"detector row {row} of image {image.image_number} has {bad} values that are not finite"
+        flat.append(low == high)
+    if all(flat):
+        return (
+            f"image {image.image_number} is empty (each slice is one constant); is the beam on, and is the sample "
+            "in the preview rows?"
+        )
+    return None
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

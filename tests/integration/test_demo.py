@@ -1,0 +1,92 @@
+"""The main job from the command line: real RunEngine, MPI, ZeroMQ, HDF5 and Tiled."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(110)]
+
+TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
+
+
+def demo(out, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bluesky_streamrecon", "demo", "--out", str(out), "--json", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def tooth(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tooth")
+    done = demo(out, "--data", TOOTH)
+    assert done.returncode == 0, done.stderr
+    return out, done, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_tooth_ends_by_quality_before_all_projections_are_taken(tooth):
+    _, _, result = tooth
+    assert result["exit_status"] == "success"
+    assert result["projections_planned"] == 181
+    assert 48 <= result["projections_used"] < 181
+    assert result["score"] >= 0.95
+    for word in ("MS-SSIM", "0.95", str(result["projections_used"]), "181"):
+        assert word in result["reason"]
+
+
+def test_tooth_axis_is_found_within_a_pixel(tooth):
+    assert abs(tooth[2]["axis"] - 295.65) < 1
+
+
+def test_tooth_ledger_adds_up(tooth):
+    ledger = tooth[2]["ledger"]
+    assert ledger["balanced"]
+    assert ledger["sent"] == ledger["acknowledged"] == ledger["applied"]
+    assert ledger["dropped"] == ledger["duplicate"] == 0
+
+
+def test_demo_leaves_a_picture_and_prints_a_line_per_projection(tooth):
+    _, done, result = tooth
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("projection ")]
+    assert len(lines) >= result["projections_used"]
+    assert all(word in lines[-1] for word in ("angle", "score", "lag"))
+
+
+def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
+    from bluesky_streamrecon.storage import load_reconstruction, load_run, open_storage
+
+    out, _, result = tooth
+    with open_storage(directory=out / "catalogue", readable=[out]) as storage:
+        scan = load_run(storage.catalog, result["run_uid"])
+        volume = load_reconstruction(storage.catalog, result["recon_uid"])
+        assert scan.projections.shape[1:] == (2, 640)
+        assert len(scan.angles) == scan.projections.shape[0] >= result["projections_used"]
+        assert volume.shape == (2, 640, 640)
+        assert volume.max() > 0
+        start = storage.databroker[result["recon_uid"]].metadata["start"]
+        assert start["raw_run_uid"] == result["run_uid"]
+
+
+def test_a_scan_that_never_reaches_the_threshold_takes_all_angles_and_says_so(tmp_path):
+    done = demo(tmp_path, "--threshold", 1, "--num", 20, "--window", 6, "--ranks", 1)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["projections_used"] == result["projections_planned"] == 20
+    assert result["exit_status"] == "success"
+    assert "all 20 projections" in result["reason"]
+
+
+def test_a_file_that_is_no_scan_is_refused_with_one_line(tmp_path):
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(b"this is not HDF5")
+    done = demo(tmp_path / "out", "--data", bad)
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "bad.h5" in done.stderr

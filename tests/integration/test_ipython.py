@@ -1,0 +1,104 @@
+"""The installed profile at a real IPython prompt, driven as a person would."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from bluesky_streamrecon.profile import install_profile
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(110)]
+
+PROMPT = re.compile(r"In \[\d+\]: ")
+OURS = "bluesky_streamrecon"
+
+
+def job_processes(session: str) -> dict[int, str]:
+    """Give pid and command of every process of ours that carries this session's mark in its environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if session.encode() in environment and OURS in command:
+            found[int(entry.name)] = command
+    return found
+
+
+@pytest.fixture
+def ipython(tmp_path):
+    """Give a started IPython with the profile, and the mark that its processes carry; nothing survives it."""
+    install_profile("tomo", tmp_path / "ipython")
+    mark = f"streamrecon-test-{os.getpid()}-{tmp_path.name}"
+    environment = os.environ | {
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "STREAMRECON_DATA": str(tmp_path / "data"),
+        "STREAMRECON_TEST_MARK": mark,
+        "COLUMNS": "200",
+        "PYTHONWARNINGS": "default",
+    }
+    environment.pop("DISPLAY", None)
+    with (tmp_path / "prompt.log").open("w") as log:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "IPython", "--profile=tomo", "--no-banner", "--simple-prompt", "--no-confirm-exit"],
+            env=environment,
+            cwd=str(tmp_path),
+            encoding="utf-8",
+            timeout=55,
+            dimensions=(50, 200),
+            logfile=log,
+        )
+        try:
+            child.expect(PROMPT)
+            yield child, mark
+        finally:
+            child.close(force=True)
+    assert job_processes(mark) == {}
+
+
+def say(child: pexpect.spawn, line: str) -> str:
+    """Type a line and give what was printed before the next prompt."""
+    child.sendline(line)
+    child.expect(PROMPT)
+    return child.before
+
+
+def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
+    child, _ = ipython
+    printed = say(child, "result = RE(stream_tomo_plan())")
+    assert "recon_job-score" in printed
+    assert re.search(r"\|\s+0\.\d{4}\s+\|", printed), "no score in the table"
+    assert "Traceback" not in printed
+    reason = say(child, "print(catalog.values().last().metadata['stop']['reason'])")
+    assert re.search(r"quality: MS-SSIM 0\.\d+ >= 0\.95 at \d+ of 180 projections", reason)
+    uid = say(child, "print(len(db), catalog.values().last().metadata['start']['streamrecon']['recon_uid'] in db)")
+    assert re.search(r"2 True", uid)
+
+
+def test_abort_after_a_pause_leaves_no_process_and_the_next_run_works(ipython):
+    child, mark = ipython
+    child.sendline("RE(stream_tomo_plan())")
+    child.expect(r"\|\s+5 \|")  # the fifth projection's line in the table
+    assert len(job_processes(mark)) >= 3  # mpiexec's ranks and the controller
+    child.sendintr()
+    child.expect("Ctrl.C again|deferred pause|A 'deferred pause'")
+    child.sendintr()
+    child.expect(PROMPT)
+    assert "paused" in say(child, "RE.state")
+    assert job_processes(mark), "the job must stay while the scan is paused"
+    say(child, "RE.abort()")
+    assert job_processes(mark) == {}
+    assert "idle" in say(child, "RE.state")
+    printed = say(child, "RE(stream_tomo_plan(num=12, window=4, threshold=1.0))")
+    assert "Traceback" not in printed
+    assert "success" in say(child, "catalog.values().last().metadata['stop']['exit_status']")
+    child.sendline("exit()")
+    child.expect(pexpect.EOF)

@@ -1,0 +1,179 @@
+"""The paper's rule stops when it should, says why, and can be replaced."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesky_streamrecon.config import SteeringSettings
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.quality import (
+    Evidence,
+    ImageHistory,
+    MsSsimPolicy,
+    Policy,
+    PreviewImage,
+    Reading,
+    Verdict,
+    get_policy,
+    make_metric,
+    policy_names,
+)
+from bluesky_streamrecon.quality import metrics as metrics_module
+from bluesky_streamrecon.quality import policy as policy_module
+from bluesky_streamrecon.quality.session import SteeringSession
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-policy.md"
+
+
+def evidence(*scores, projections=57, planned=180, gap=None):
+    first = projections - len(scores) + 1
+    readings = [Reading(first + i, first + i, {"ms-ssim": score}) for i, score in enumerate(scores)]
+    return Evidence(readings, planned, compare_to=24, largest_gap=gap)
+
+
+def test_stops_with_score_threshold_and_counts_in_words():
+    verdict = MsSsimPolicy().judge(evidence(0.9, 0.95312))
+    assert verdict == Verdict("enough", 0.95312, "MS-SSIM 0.953 >= 0.95 at 57 of 180 projections")
+
+
+def test_goes_on_below_the_threshold_and_says_so():
+    verdict = MsSsimPolicy().judge(evidence(0.99, 0.912))
+    assert verdict == Verdict("continue", 0.912, "MS-SSIM 0.912 < 0.95 at 57 of 180 projections")
+
+
+def test_stops_at_the_first_score_when_it_is_high_enough_already():
+    assert MsSsimPolicy(threshold=0.5).judge(evidence(0.51)).verdict == "enough"
+    assert MsSsimPolicy(threshold=0.95).judge(evidence(0.95)).verdict == "enough"
+
+
+def test_says_nothing_before_there_is_an_image_to_compare_with():
+    verdict = MsSsimPolicy().judge(evidence(None, projections=12))
+    assert verdict == Verdict(
+        "continue", None, "no MS-SSIM yet at 12 of 180 projections: no image 24 projections older"
+    )
+
+
+def test_threshold_of_one_never_stops_even_for_equal_images():
+    verdict = MsSsimPolicy(threshold=1.0).judge(evidence(1.0, 1.0))
+    assert verdict.verdict == "continue"
+    assert "a threshold of 1 never stops" in verdict.text
+
+
+def test_patience_asks_for_so_many_images_running():
+    policy = MsSsimPolicy(patience=3)
+    said = [policy.judge(evidence(*scores)).verdict for scores in ([0.96] * 2, [0.96, 0.9, 0.96, 0.96], [0.96] * 3)]
+    assert said == ["continue", "continue", "enough"]
+    assert policy.judge(evidence(0.96, 0.97)).text.endswith("at 57 of 180 projections, 2 of 3 times running")
+    assert policy.judge(evidence(*[0.96] * 9)).text.endswith("3 of 3 times running")
+
+
+@pytest.mark.parametrize("gap_in_scores", [None, math.nan])
+def test_image_without_a_score_begins_the_count_anew(gap_in_scores):
+    assert MsSsimPolicy(patience=2).judge(evidence(0.99, gap_in_scores, 0.99)).verdict == "continue"
+
+
+def test_never_stops_before_the_minimum_of_projections():
+    policy = MsSsimPolicy(minimum_projections=58)
+    assert (
+        policy.judge(evidence(0.99)).text == "MS-SSIM 0.990 >= 0.95 at 57 of 180 projections; not before 58 projections"
+    )
+    assert policy.judge(evidence(0.99)).verdict == "continue"
+    assert policy.judge(evidence(0.99, projections=58)).verdict == "enough"
+
+
+def test_never_stops_before_the_angles_cover_enough():
+    policy = MsSsimPolicy(minimum_coverage=5)
+    assert [policy.judge(evidence(0.99, gap=gap)).verdict for gap in (None, 5.625, 5.0, 2.8)] == [
+        "continue",
+        "continue",
+        "enough",
+        "enough",
+    ]
+    assert "largest gap 5.625 deg, not before it is at most 5 deg" in policy.judge(evidence(0.99, gap=5.625)).text
+    assert "angles not known" in policy.judge(evidence(0.99)).text
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_score_that_is_no_number_never_stops(score):
+    verdict = MsSsimPolicy(threshold=0.1).judge(evidence(score))
+    assert (verdict.verdict, verdict.score) == ("continue", None)
+    assert "not a number to judge by" in verdict.text
+
+
+@given(st.floats(0, 1), st.floats(0.001, 0.999))
+def test_text_never_contradicts_the_verdict(score, threshold):
+    verdict = MsSsimPolicy(threshold=threshold).judge(evidence(score))
+    shown = float(re.match(r"MS-SSIM (\S+) ", verdict.text)[1])
+    assert (shown >= threshold) == (score >= threshold) == (verdict.verdict == "enough")
+
+
+def test_unknown_number_of_planned_projections_is_left_out_of_the_text():
+    assert MsSsimPolicy().judge(evidence(0.96, planned=0)).text == "MS-SSIM 0.960 >= 0.95 at 57 projections"
+
+
+def test_policy_is_made_from_the_settings_of_the_run():
+    settings = SteeringSettings(threshold=0.9, patience=2, minimum_projections=30, minimum_coverage=10.0)
+    policy = get_policy("ms-ssim")(settings)
+    assert policy == MsSsimPolicy(0.9, 2, 30, 10.0)
+    assert isinstance(policy, Policy)
+
+
+def test_settings_that_can_not_work_are_refused():
+    with pytest.raises(ConfigError, match="threshold"):
+        MsSsimPolicy(threshold=1.5)
+    with pytest.raises(ConfigError, match="patience"):
+        MsSsimPolicy(patience=0)
+    with pytest.raises(ConfigError, match="options tolerance, but it takes none"):
+        get_policy("ms-ssim")(SteeringSettings(options={"tolerance": 0.02}))
+
+
+def test_unknown_policy_is_refused_with_the_names_there_are():
+    with pytest.raises(ConfigError, match=r"stopping policy: got 'ms-sim', expected one of ms-ssim"):
+        get_policy("ms-sim")
+
+
+def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
+    source = "def make(settings):\n    return settings.threshold\n"
+    installed_package("bluesky_streamrecon.policies", "their-policy", "their_policies", source, "make")
+    assert policy_names() == ("ms-ssim", "their-policy")
+    assert get_policy("their-policy")(SteeringSettings(threshold=0.7)) == 0.7
+
+
+def test_package_that_can_not_be_imported_is_named(installed_package):
+    installed_package("bluesky_streamrecon.policies", "broken", "broken_package", "import no_such_module", "make")
+    with pytest.raises(ConfigError, match=r"'broken' of broken_package .* ModuleNotFoundError"):
+        get_policy("broken")
+
+
+def test_example_of_the_how_to_works_as_printed(tmp_path, monkeypatch, open_run, preview, image):
+    monkeypatch.setattr(policy_module._policies, "_factories", dict(policy_module._policies._factories))
+    blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
+    assert len(blocks[0].splitlines()) <= 30
+    (tmp_path / "example_of_a_policy.py").write_text(blocks[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("example_of_a_policy")
+    session = SteeringSession(open_run(policy="settled", window=4, planned=12, options={"tolerance": 0.5}))
+    judged = []
+    for number in range(1, 13):
+        session.accept(preview(number), image(number))
+        judged.append(session.judge())
+    finalized = [finalize for _, finalize in judged if finalize]
+    assert len(finalized) == 1
+    assert "changed by" in finalized[0].reason
+
+
+def test_metric_of_the_how_to_works_as_printed(tmp_path, monkeypatch, image):
+    monkeypatch.setattr(metrics_module._metrics, "_factories", dict(metrics_module._metrics._factories))
+    blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
+    (tmp_path / "example_of_a_metric.py").write_text(blocks[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("example_of_a_metric")
+    history = ImageHistory((PreviewImage(1, 1, (3, 7), image(1)),))
+    assert make_metric("contrast", SteeringSettings(), 24)(history) == pytest.approx(float(image(1).std()))
