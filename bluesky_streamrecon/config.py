@@ -7,13 +7,15 @@ what came and what was expected.
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["ReconSettings", "SteeringSettings", "settings_from"]
+__all__ = ["ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
@@ -106,8 +108,9 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Score at which the image is good enough, in (0, 1]; 1 is never reached.
     patience : int
         Times running that the score must reach the threshold.
-    minimum_projections : int
-        No stop before so many projections.
+    minimum_projections : int or None
+        No stop before so many projections; None: before every projection of both compared images' windows has been
+        replaced once (window + compare_to), since early images still change for other reasons than the sample.
     minimum_coverage : float
         No stop before the largest angular gap is below this many degrees; 0: no such condition.
     compare_to : int or None
@@ -125,7 +128,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     policy: str = "ms-ssim"
     threshold: float = 0.95
     patience: int = 1
-    minimum_projections: int = 0
+    minimum_projections: int | None = None
     minimum_coverage: float = 0.0
     compare_to: int | None = None
     scales: int = 5
@@ -140,7 +143,8 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "1 never stops)"
             )
         _at_least("patience", self.patience, 1)
-        _at_least("minimum_projections", self.minimum_projections, 0)
+        if self.minimum_projections is not None:
+            _at_least("minimum_projections", self.minimum_projections, 0)
         if not 0 <= self.minimum_coverage <= 360:
             raise ConfigError(f"minimum_coverage: got {self.minimum_coverage}, expected 0 to 360 degrees")
         if self.compare_to is not None:
@@ -165,6 +169,15 @@ def settings_from(kind: type[T], values: dict[str, Any]) -> T:
         return msgspec.convert(values, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
+
+
+def data_directory() -> Path:
+    """Give where data go unless told otherwise: ``$STREAMRECON_DATA``, or the user's data directory (XDG)."""
+    given = os.environ.get("STREAMRECON_DATA")
+    if given:
+        return Path(given).expanduser().resolve()
+    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(share) / "bluesky-streamrecon"
 
 
 def _at_least(name: str, value: object, least: int) -> None:

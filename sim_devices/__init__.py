@@ -1,1 +1,39 @@
-"""The sim_devices room."""
+"""A beamline without a beam: sample, stage, detector, shutter, all simulated or replayed from a recording."""
+
+from bluesky_streamrecon.sim_devices.camera import (
+    Camera,
+    Exposure,
+    FrameKind,
+    Noise,
+    RecordedCamera,
+    SimulatedCamera,
+)
+from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, TomoDetector
+from bluesky_streamrecon.sim_devices.ellipses import Ellipses
+from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLogan, sample_named
+from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
+from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
+
+__all__ = [
+    "Camera",
+    "Discs",
+    "Ellipses",
+    "Exposure",
+    "Faults",
+    "Foam",
+    "FrameKind",
+    "InlineTomoDetector",
+    "Noise",
+    "RecordedCamera",
+    "RotaryStage",
+    "Sample",
+    "SampleTable",
+    "SheppLogan",
+    "Shutter",
+    "SimBeamline",
+    "SimulatedCamera",
+    "TomoDetector",
+    "sample_named",
+    "sim_beamline",
+]

@@ -1,1 +1,37 @@
-"""The beamline room."""
+"""What lives in the RunEngine's process: publisher, reconstruction job as a device, suspenders, launcher.
+
+Nothing here imports MPI or Numba. Angles are degrees at the stage and radians on the wire, times seconds.
+"""
+
+from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout, read_block, read_descriptor
+from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
+from bluesky_streamrecon.beamline.link import Launcher
+from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord, ledger_totals
+from bluesky_streamrecon.beamline.publisher import Publisher, Sink, choose_preview_rows
+from bluesky_streamrecon.beamline.recon_job import JobState, ReconJob
+from bluesky_streamrecon.beamline.steering import Steering
+from bluesky_streamrecon.beamline.suspender import BacklogSuspender, QualityReached, QualitySuspender, SuspendMode
+
+__all__ = [
+    "BLOCK",
+    "BacklogSuspender",
+    "JobState",
+    "Launcher",
+    "MpiLauncher",
+    "Publisher",
+    "QualityReached",
+    "QualitySuspender",
+    "ReconJob",
+    "RunBlock",
+    "RunProgress",
+    "RunRecord",
+    "Sink",
+    "Steering",
+    "StreamLayout",
+    "SuspendMode",
+    "choose_preview_rows",
+    "find_mpiexec",
+    "ledger_totals",
+    "read_block",
+    "read_descriptor",
+]

@@ -10,13 +10,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.evaluation.pictures import draw_run
+from bluesky_streamrecon.quality.snapshots import snapshots_path
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.beamline import RunRecord
 
 __all__ = ["DemoProgress", "DemoResult", "run_demo"]
 
@@ -33,7 +38,9 @@ class DemoProgress:
 
     def __str__(self) -> str:
         score = "     -" if math.isnan(self.score) else f"{self.score:6.4f}"
-        return f"projection {self.projection:4d}/{self.planned}  angle {self.angle:8.3f}  score {score}  lag {self.lag:3d}"
+        return (
+            f"projection {self.projection:4d}/{self.planned}  angle {self.angle:8.3f}  score {score}  lag {self.lag:3d}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +120,7 @@ def run_demo(
     from bluesky_streamrecon.sim_devices import sim_beamline
     from bluesky_streamrecon.storage import open_storage
 
-    if data is None:
-        angle_order = make_order(order, num=num)
-    else:
-        angle_order = None
+    angle_order = make_order(order, num=num) if data is None else None
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     engine = RunEngine({}, call_returns_result=True)
@@ -171,4 +175,61 @@ def run_demo(
         seconds_to_first_image=math.nan if record.seconds_to_first_image is None else record.seconds_to_first_image,
         picture=picture,
         ledger=record.ledger_totals(),
+    )
+
+
+class _Reporter:
+    """Document callback that turns each projection's event into a `DemoProgress`."""
+
+    def __init__(self, tell: Callable[[DemoProgress], None], planned: int, stage: str, job: str) -> None:
+        self._tell = tell
+        self._planned = planned
+        self._stage = stage
+        self._job = job
+        self._primary: str | None = None
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        if name == "descriptor" and doc.get("name") == "primary":
+            self._primary = doc["uid"]
+        elif name == "event" and doc["descriptor"] == self._primary:
+            data = doc["data"]
+            self._tell(
+                DemoProgress(
+                    doc["seq_num"],
+                    self._planned,
+                    float(data.get(self._stage, math.nan)),
+                    float(data.get(f"{self._job}-score", math.nan)),
+                    int(data.get(f"{self._job}-lag", 0)),
+                )
+            )
+
+
+def _draw(picture: Path, record: RunRecord, directory: Path, sample: str, order: str) -> None:
+    snapshots: list[tuple[int, NDArray[np.float32]]] = []
+    row = 0
+    kept = snapshots_path(directory, record.recon_uid)
+    if kept.exists():
+        with h5py.File(kept) as file:
+            middle = len(file["rows"]) // 2
+            row = int(file["rows"][middle])
+            # Evenly spread over what was kept; the final slice has a place of its own.
+            chosen = np.unique(np.linspace(0, len(file["projections"]) - 1, 5).round().astype(int))
+            snapshots = [(int(file["projections"][i]), file["images"][i, middle]) for i in chosen]
+    if record.result is None:
+        if not snapshots:
+            raise JobError(f"demo: the job made no image: {'; '.join(record.problems) or record.reason}")
+        final = snapshots[-1][1]
+    else:
+        with h5py.File(record.result) as file:
+            final = file["exchange/data"][row]
+    stopped = record.used if record.used < record.planned else None
+    draw_run(
+        picture,
+        title=f"{sample}, {order}: {record.reason}",
+        final=final,
+        snapshots=snapshots,
+        scores=record.scores,
+        threshold=record.threshold,
+        stopped_at=stopped,
+        planned=record.planned,
     )

@@ -62,12 +62,15 @@ class Evidence:
         Distance k of compared images, projections.
     largest_gap : float or None
         Largest gap between the angles so far, degrees, modulo 180; None: not known.
+    settled : int
+        Projections from which on both compared images were made of full windows.
     """
 
     readings: Sequence[Reading]
     planned: int = 0
     compare_to: int = 0
     largest_gap: float | None = None
+    settled: int = 0
 
     @property
     def newest(self) -> Reading:
@@ -149,8 +152,8 @@ class MsSsimPolicy:
         Smallest score that is good enough, in (0, 1]. 1 never stops, not even for a score of 1.
     patience : int
         How many images running must reach it. An image without a score begins the count anew.
-    minimum_projections : int
-        Never before so many projections.
+    minimum_projections : int or None
+        Never before so many projections; None: never before `Evidence.settled`.
     minimum_coverage : float
         Never before the largest gap between angles is so small, degrees; 0: no such condition. Where the angles are
         not known, a run with this condition is not stopped.
@@ -162,7 +165,7 @@ class MsSsimPolicy:
 
     threshold: float = 0.95
     patience: int = 1
-    minimum_projections: int = 0
+    minimum_projections: int | None = None
     minimum_coverage: float = 0.0
 
     def __post_init__(self) -> None:
@@ -198,8 +201,9 @@ class MsSsimPolicy:
         if self.patience > 1:
             text += f", {min(running, self.patience)} of {self.patience} times running"
         missing = []
-        if evidence.newest.projections < self.minimum_projections:
-            missing.append(f"not before {self.minimum_projections} projections")
+        least = evidence.settled if self.minimum_projections is None else self.minimum_projections
+        if evidence.newest.projections < least:
+            missing.append(f"not before {least} projections")
         if self.minimum_coverage > 0:
             gap = evidence.largest_gap
             if gap is None:

@@ -225,7 +225,8 @@ class SteeringSession:
         if problem is not None:
             values = dict.fromkeys(values)
         self._readings.append(Reading(image.image_number, image.projections, values))
-        evidence = Evidence(self._readings, self.run.planned, self._compare_to, largest_gap(self._angles))
+        settled = (self.run.recon.window or self._compare_to) + self._compare_to
+        evidence = Evidence(self._readings, self.run.planned, self._compare_to, largest_gap(self._angles), settled)
         if problem is not None:
             return Verdict("continue", None, f"not judged at {evidence.progress}: {problem}"), values
         try:

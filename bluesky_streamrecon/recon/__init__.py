@@ -1,1 +1,57 @@
-"""The recon room."""
+"""Reconstruction: from line integrals to images, updated while projections arrive.
+
+Knows no Bluesky and no sockets. Importing this package compiles nothing, and imports neither numba nor MPI;
+names are looked up when they are used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.recon.algorithms import Algorithm, algorithm_names, get_algorithm
+    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer, warm_up
+    from bluesky_streamrecon.recon.offline import reconstruct
+    from bluesky_streamrecon.recon.problem import Problem
+    from bluesky_streamrecon.recon.projector import Projector, get_projector, projector_names
+
+__all__ = [
+    "Algorithm",
+    "Engine",
+    "HaloExchange",
+    "Problem",
+    "Projector",
+    "Reducer",
+    "algorithm_names",
+    "get_algorithm",
+    "get_projector",
+    "projector_names",
+    "reconstruct",
+    "warm_up",
+]
+
+_HOMES = {
+    "Algorithm": "algorithms",
+    "Engine": "engine",
+    "HaloExchange": "engine",
+    "Problem": "problem",
+    "Projector": "projector",
+    "Reducer": "engine",
+    "algorithm_names": "algorithms",
+    "get_algorithm": "algorithms",
+    "get_projector": "projector",
+    "projector_names": "projector",
+    "reconstruct": "offline",
+    "warm_up": "engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,42 @@
-"""The storage room."""
+"""Where scans and images are kept: DXfile and NXtomo files, and a Tiled catalogue.
+
+Tiled is imported when it is first used.
+"""
+
+from bluesky_streamrecon.storage.catalog import (
+    EmbeddedTiled,
+    Storage,
+    data_directory,
+    databroker_client,
+    open_catalog,
+    open_storage,
+)
+from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.nxtomo import read_nxtomo, write_nxtomo
+from bluesky_streamrecon.storage.reconstruction import FinishedReconstruction, ReconstructionRun, compose_reconstruction
+from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
+from bluesky_streamrecon.storage.scan import Frames, LazyFrames, TomoScan
+from bluesky_streamrecon.storage.writer import CatalogWriter
+
+__all__ = [
+    "CatalogWriter",
+    "EmbeddedTiled",
+    "FinishedReconstruction",
+    "Frames",
+    "LazyFrames",
+    "ReconstructionRun",
+    "Storage",
+    "TomoScan",
+    "compose_reconstruction",
+    "data_directory",
+    "databroker_client",
+    "load_reconstruction",
+    "load_run",
+    "load_scores",
+    "open_catalog",
+    "open_storage",
+    "read_dxfile",
+    "read_nxtomo",
+    "write_dxfile",
+    "write_nxtomo",
+]

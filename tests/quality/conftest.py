@@ -26,7 +26,7 @@ def open_run() -> Callable[..., OpenRun]:
             dtype="<u2",
             block=RowBlock(0, 10, 0, 0, 1),
             recon=ReconSettings(window=window, step=step),
-            steering=SteeringSettings(**steering),
+            steering=SteeringSettings(**({"minimum_projections": 0} | steering)),
             preview_rows=rows,
         )
 

@@ -66,7 +66,7 @@ class Beamline:
                 detector_shape=(10, SIDE),
                 dtype="<u2",
                 recon=ReconSettings(window=3),
-                steering=SteeringSettings(**steering),
+                steering=SteeringSettings(**({"minimum_projections": 0} | steering)),
                 preview_rows=ROWS,
             )
         )

@@ -177,3 +177,16 @@ def test_metric_of_the_how_to_works_as_printed(tmp_path, monkeypatch, image):
     importlib.import_module("example_of_a_metric")
     history = ImageHistory((PreviewImage(1, 1, (3, 7), image(1)),))
     assert make_metric("contrast", SteeringSettings(), 24)(history) == pytest.approx(float(image(1).std()))
+
+
+def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
+    def judge(policy, projections):
+        reading = Reading(projections, projections, {"ms-ssim": 0.99})
+        return policy.judge(Evidence([reading], planned=180, compare_to=24, settled=48))
+
+    early = judge(MsSsimPolicy(), 47)
+    assert early.verdict == "continue"
+    assert "not before 48 projections" in early.text
+    assert judge(MsSsimPolicy(), 48).verdict == "enough"
+    assert judge(MsSsimPolicy(minimum_projections=0), 25).verdict == "enough"
+    assert judge(MsSsimPolicy(minimum_projections=60), 59).verdict == "continue"

@@ -1,0 +1,226 @@
+"""What a run's documents say about its projections: which data key is the image, which is the angle, and in what unit.
+
+Pure functions of documents; they keep nothing and touch no device. Angles leave here in radians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_streamrecon.beamline.frames import wire_dtype
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.wire.messages import ItemKind
+
+__all__ = ["BLOCK", "KINDS", "RunBlock", "StreamLayout", "read_block", "read_descriptor"]
+
+BLOCK = "streamrecon"
+"""Key of the start document under which a run says that, and how, it wants to be reconstructed."""
+
+KINDS: dict[str, ItemKind] = {"primary": "projection", "flat": "flat", "dark": "dark"}
+"""Which stream holds what."""
+
+UNITS = {"deg": math.pi / 180, "degree": math.pi / 180, "degrees": math.pi / 180, "°": math.pi / 180}
+UNITS |= {"rad": 1.0, "radian": 1.0, "radians": 1.0, "mrad": 1e-3, "arcsec": math.pi / 648_000}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBlock:
+    """The ``streamrecon`` block of a start document.
+
+    Parameters
+    ----------
+    recon_uid : str
+        Uid of the run that the reconstruction will be stored as.
+    planned : int
+        Projections planned.
+    detector, angle : str or None
+        Name of the detector (or its data key), and of the stage (or its data key).
+    recon, steering : ReconSettings, SteeringSettings
+        What the user asked for.
+    """
+
+    recon_uid: str
+    planned: int
+    detector: str | None
+    angle: str | None
+    recon: ReconSettings
+    steering: SteeringSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLayout:
+    """Where one stream's events keep the image and the angle.
+
+    Parameters
+    ----------
+    stream : str
+        Name of the stream.
+    kind : {"projection", "flat", "dark"}
+        What its frames are.
+    image_key : str
+        Data key of the image.
+    in_file : bool
+        Frames are in a file (StreamResource, StreamDatum), not in the event.
+    frames : int
+        Frames per event, averaged into one projection.
+    shape : (int, int)
+        Rows and columns.
+    dtype : str or None
+        Pixel type on the wire; None: not told before the first frame.
+    angle_key : str or None
+        Data key of the angle; None where a stream needs none.
+    radians : float
+        Radians per unit of the angle.
+    """
+
+    stream: str
+    kind: ItemKind
+    image_key: str
+    in_file: bool
+    frames: int
+    shape: tuple[int, int]
+    dtype: str | None
+    angle_key: str | None
+    radians: float
+
+    def angle(self, data: Mapping[str, Any]) -> float:
+        """Give the angle of an event, radians; 0 where there is none to give.
+
+        Raises
+        ------
+        DataError
+            If it is not a finite number.
+        """
+        if self.angle_key is None:
+            return 0.0
+        value = data[self.angle_key]
+        try:
+            angle = float(value) * self.radians
+        except (TypeError, ValueError) as error:
+            raise DataError(f"angle {self.angle_key!r}: got {value!r}, expected a number") from error
+        if not math.isfinite(angle):
+            raise DataError(f"angle {self.angle_key!r}: got {value!r}, expected a finite number")
+        return angle
+
+
+def read_block(start: Mapping[str, Any]) -> RunBlock | None:
+    """Give a start document's ``streamrecon`` block, or None if it has none.
+
+    Raises
+    ------
+    DataError, ConfigError
+        If a part is missing or can not be understood.
+    """
+    block = start.get(BLOCK)
+    if block is None:
+        return None
+    try:
+        recon_uid, planned = str(block["recon_uid"]), int(block["projections"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"start document {start['uid']}: block {BLOCK!r} lacks {error}, expected recon_uid and projections; "
+            "use stream_tomo_plan or streaming_wrapper"
+        ) from error
+    dimensions = start.get("hints", {}).get("dimensions") or []
+    hinted = dimensions[0][0][0] if dimensions and dimensions[0][0] else None
+    return RunBlock(
+        recon_uid=recon_uid,
+        planned=planned,
+        detector=block.get("detector"),
+        angle=block.get("angle") or hinted,
+        recon=settings_from(ReconSettings, dict(block.get("recon", {}))),
+        steering=settings_from(SteeringSettings, dict(block.get("steering", {}))),
+    )
+
+
+def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLayout | None:
+    """Find image and angle of a stream, or give None for a stream without projections, flats or darks.
+
+    The image is the data key that the block names, or the named detector's 2-D key; of several, the hinted one,
+    else the first.
+
+    Raises
+    ------
+    DataError
+        If the image, or a projection's angle, can not be found.
+    """
+    stream = descriptor["name"]
+    if stream not in KINDS:
+        return None
+    kind = KINDS[stream]
+    keys: Mapping[str, Mapping[str, Any]] = descriptor["data_keys"]
+    image_key = _image_key(descriptor, block.detector)
+    image = keys[image_key]
+    external = image.get("external")
+    if external and external != "STREAM:":
+        raise DataError(
+            f"stream {stream!r}, image {image_key!r}: it is stored as {external!r}, expected StreamResource documents or "
+            "frames in the event; ophyd detectors with file plugins need ophyd-async's StandardDetector"
+        )
+    shape = [int(n) for n in image["shape"]]
+    frames = math.prod(shape[:-2])
+    told = image.get("dtype_numpy")
+    dtype = wire_dtype(told, averaged=frames > 1) if isinstance(told, str) and told else None
+    if external and dtype is None:
+        raise DataError(f"stream {stream!r}, image {image_key!r}: the data key lacks dtype_numpy, expected as '<u2'")
+    angle_key, radians = (None, 0.0) if kind != "projection" else _angle_key(descriptor, block.angle)
+    return StreamLayout(
+        stream=stream,
+        kind=kind,
+        image_key=image_key,
+        in_file=bool(external),
+        frames=frames,
+        shape=(shape[-2], shape[-1]),
+        dtype=dtype,
+        angle_key=angle_key,
+        radians=radians,
+    )
+
+
+def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
+    keys = descriptor["data_keys"]
+    images = [key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]]
+    if detector in images:
+        return str(detector)
+    if detector is not None:
+        mine = descriptor.get("object_keys", {}).get(detector, [])
+        images = [key for key in images if key in mine]
+    if not images:
+        whose = f"detector {detector!r}" if detector else "any detector"
+        raise DataError(
+            f"stream {descriptor['name']!r}: no image of {whose} among the data keys {_listed(keys)}; expected one with "
+            "two or three dimensions; give the detector's name or its data key"
+        )
+    hinted = [field for hint in descriptor.get("hints", {}).values() for field in hint.get("fields", [])]
+    return str(next((key for key in images if key in hinted), images[0]))
+
+
+def _angle_key(descriptor: Mapping[str, Any], angle: str | None) -> tuple[str, float]:
+    keys = descriptor["data_keys"]
+    found = angle if angle in keys else None
+    if found is None and angle is not None:
+        mine = [key for key in descriptor.get("object_keys", {}).get(angle, []) if _is_number(keys[key])]
+        hinted = descriptor.get("hints", {}).get(angle, {}).get("fields", [])
+        found = next((key for key in mine if key in hinted), mine[0] if mine else None)
+    if found is None or not _is_number(keys[found]):
+        raise DataError(
+            f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected the "
+            "rotation stage's name or the data key of its readback; does the plan read the stage?"
+        )
+    units = str(keys[found].get("units") or "deg").strip().lower()
+    if units not in UNITS:
+        raise DataError(f"angle {found!r}: got units {units!r}, expected one of {', '.join(UNITS)}")
+    return found, UNITS[units]
+
+
+def _is_number(key: Mapping[str, Any]) -> bool:
+    return key.get("dtype") in ("number", "integer")
+
+
+def _listed(keys: Mapping[str, Any]) -> str:
+    return ", ".join(repr(key) for key in keys) or "(none)"
+

@@ -1,0 +1,236 @@
+"""Where the pixels of a projection are: in a detector's HDF5 file, or in the event itself.
+
+A frame is read when the wire needs it, in the wire's threads, maybe more than once; making one costs nothing.
+Every frame comes out as a 2-D array (rows, columns) in a pixel type of the wire; the frames of one event are
+averaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.wire.messages import PIXEL_TYPES
+
+__all__ = ["FileFrame", "FrameFile", "InlineFrame", "wire_dtype"]
+
+logger = logging.getLogger(__name__)
+
+HDF5_TYPES = ("application/x-hdf5", "application/x-hdf", "application/x-hdf5;type=swmr")
+
+
+def wire_dtype(dtype: Any, *, averaged: bool = False) -> str:
+    """Give the pixel type that frames of `dtype` travel in.
+
+    Parameters
+    ----------
+    dtype : dtype or str
+        As in a data key's ``dtype_numpy``.
+    averaged : bool, optional
+        Several frames are averaged into one.
+
+    Returns
+    -------
+    str
+        One of `PIXEL_TYPES`: the same type in little-endian where there is one, else one that holds all values
+        (64-bit integers go as float64); float32 for averaged integers.
+
+    Raises
+    ------
+    DataError
+        If pixels of this type are not intensities (complex numbers, text, records).
+    """
+    kind = np.dtype(dtype)
+    if kind.kind not in "biuf":
+        raise DataError(f"pixels of type {kind}: expected integers or floats; does the detector write intensities?")
+    if averaged and kind.kind != "f":
+        return "<f4"
+    name = {"b": "|u1", "i1": "<i2", "i8": "<f8", "u8": "<f8", "f2": "<f4"}.get(
+        kind.kind if kind.kind == "b" else f"{kind.kind}{kind.itemsize}"
+    )
+    name = name or kind.newbyteorder("<").str
+    return name if name in PIXEL_TYPES else "<f8"
+
+
+class FrameFile:
+    """One dataset of a detector's HDF5 file, read while it is being written.
+
+    Parameters
+    ----------
+    uri : str
+        ``file://host/path`` as in a StreamResource; the host is not looked at.
+    mimetype : str
+        Only HDF5 is known.
+    dataset : str
+        Path of the dataset inside the file; its first axis counts frames.
+    patience : float, optional
+        How long a frame that is not there yet is waited for (file systems over a network are late), seconds.
+    clock, wait : callable, optional
+        Time in seconds and how to wait for it.
+
+    Raises
+    ------
+    DataError
+        If the file is of another kind, or not a local file.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        mimetype: str,
+        dataset: str,
+        *,
+        patience: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        if mimetype not in HDF5_TYPES:
+            raise DataError(
+                f"detector file {uri}: got mimetype {mimetype!r}, expected HDF5 ({HDF5_TYPES[0]}); "
+                "set the detector to write HDF5, or to put its frames into the event"
+            )
+        parts = urlparse(uri)
+        if parts.scheme != "file":
+            raise DataError(f"detector file {uri}: got scheme {parts.scheme!r}, expected file://; is it on this computer?")
+        self.path = Path(unquote(parts.path))
+        self.dataset = dataset
+        self._patience = patience
+        self._clock = clock
+        self._wait = wait or threading.Event().wait
+        self._lock = threading.Lock()
+        self._file: Any = None
+        self._data: Any = None
+
+    def read(self, first: int, stop: int) -> NDArray[np.generic]:
+        """Read frames ``[first, stop)`` of the dataset, shape (stop - first, rows, columns).
+
+        Raises
+        ------
+        DataError
+            If the file can not be opened, or the frames have not come after `patience` seconds.
+        """
+        deadline = self._clock() + self._patience
+        with self._lock:
+            while True:
+                try:
+                    data = self._open()
+                    if data.shape[0] >= stop:
+                        return np.asarray(data[first:stop])
+                    found = f"has {data.shape[0]} frames"
+                except (OSError, KeyError) as error:
+                    self._close()
+                    found = f"can not be read: {error}"
+                if self._clock() >= deadline:
+                    raise DataError(
+                        f"frames {first} to {stop - 1} of {self.path}:{self.dataset}: the file {found} after "
+                        f"{self._patience:g} s; is the detector's file system mounted here, and does it write in SWMR mode?"
+                    )
+                self._wait(0.01)
+
+    def close(self) -> None:
+        """Close the file; a later `read` opens it again."""
+        with self._lock:
+            self._close()
+
+    def _open(self) -> Any:
+        import h5py
+
+        if self._data is None:
+            try:
+                self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
+            except (OSError, ValueError):  # not written in SWMR mode: closed already, or opened here by the writer
+                self._file = h5py.File(self.path, "r")
+            self._data = self._file[self.dataset]
+        else:
+            self._data.id.refresh()
+        return self._data
+
+    def _close(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(Exception):
+                self._file.close()
+        self._file = self._data = None
+
+
+class FileFrame:
+    """A projection in a detector's file; only its place is kept in memory.
+
+    Parameters
+    ----------
+    file : FrameFile
+        Where it is.
+    index : int
+        Number of the event's frames in the file, from 0 (``indices`` of a StreamDatum).
+    shape : (int, int)
+        Rows and columns that it must have.
+    dtype : str
+        Pixel type to give.
+    frames : int, optional
+        Frames per event; they are averaged.
+    """
+
+    __slots__ = ("_dtype", "_file", "_frames", "_index", "_shape")
+    in_file = True
+
+    def __init__(self, file: FrameFile, index: int, shape: tuple[int, int], dtype: str, frames: int = 1) -> None:
+        self._file, self._index, self._shape, self._dtype, self._frames = file, index, shape, dtype, frames
+
+    def __repr__(self) -> str:
+        return f"FileFrame({self._file.path}, {self._index})"
+
+    def read(self) -> NDArray[np.generic]:
+        """Read the frame, shape (rows, columns).
+
+        Raises
+        ------
+        DataError
+            If it is not there, or has another shape than was announced.
+        """
+        first = self._index * self._frames
+        return _one_frame(self._file.read(first, first + self._frames), self._shape, self._dtype, str(self._file.path))
+
+
+class InlineFrame:
+    """A projection that came in the event and needs work before it can be sent (averaging, another type).
+
+    Parameters
+    ----------
+    pixels : array_like, shape (rows, columns) or (frames, rows, columns)
+        As the event has them.
+    shape : (int, int)
+        Rows and columns.
+    dtype : str
+        Pixel type to give.
+    """
+
+    __slots__ = ("_dtype", "_pixels", "_shape")
+    in_file = False
+
+    def __init__(self, pixels: Any, shape: tuple[int, int], dtype: str) -> None:
+        self._pixels, self._shape, self._dtype = pixels, shape, dtype
+
+    def read(self) -> NDArray[np.generic]:
+        """Give the frame, shape (rows, columns)."""
+        return _one_frame(np.asarray(self._pixels), self._shape, self._dtype, "the event")
+
+
+def _one_frame(pixels: NDArray[np.generic], shape: tuple[int, int], dtype: str, where: str) -> NDArray[np.generic]:
+    if pixels.shape[-2:] != shape:
+        raise DataError(
+            f"frame of {where}: got shape {pixels.shape[-2:]}, expected {shape} as announced; was the detector's region "
+            "of interest changed during the run?"
+        )
+    stack: NDArray[Any] = pixels.reshape((-1, *shape))
+    if len(stack) != 1:
+        return np.ascontiguousarray(stack.mean(axis=0, dtype=np.float64), dtype=dtype)
+    return np.ascontiguousarray(stack[0], dtype=dtype)

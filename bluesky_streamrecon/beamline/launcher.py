@@ -1,0 +1,202 @@
+"""Starts a reconstruction job on this computer: the ranks under mpiexec, and the controller beside them.
+
+Both are processes of their own, started at the same time, supervised, and gone when they are no longer wanted: after
+`stop`, after `close`, or when this interpreter ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bluesky_streamrecon.beamline.processes import Child, ProcessExit
+from bluesky_streamrecon.errors import ConfigError, JobError
+
+__all__ = ["MpiLauncher", "find_mpiexec"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_mpiexec(given: str | Path | None = None) -> str:
+    """Find the program that starts MPI ranks.
+
+    Parameters
+    ----------
+    given : str or path, optional
+        What the user wants; else the one beside this Python (where the ``mpich`` package puts it), else the first
+        on the PATH.
+
+    Raises
+    ------
+    JobError
+        If there is none.
+    """
+    if given is not None:
+        found = shutil.which(str(given))
+        if found is None:
+            raise JobError(f"mpiexec: {str(given)!r} is not a program that can be started")
+        return found
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = shutil.which(str(beside)) or shutil.which("mpiexec")
+    if found is None:
+        raise JobError(
+            f"mpiexec: found neither beside {sys.executable} nor on the PATH; `pip install mpich`, load your site's MPI "
+            "module, or name it: MpiLauncher(mpiexec=...)"
+        )
+    return found
+
+
+class MpiLauncher:
+    """Starts and ends the processes of a local job.
+
+    Parameters
+    ----------
+    mpiexec : str or path, optional
+        See `find_mpiexec`; may be ``srun`` or the like.
+    arguments : sequence of str, optional
+        More arguments for it, for instance ``("-bind-to", "core")``.
+    count_option : str, optional
+        How it is told the number of ranks.
+    threads : int, optional
+        Threads per rank; by default this computer's cores are shared by the ranks.
+    log_directory : path, optional
+        Where the processes' output goes; a new temporary directory by default, which is removed if all went well.
+    environment : mapping, optional
+        More variables for the processes.
+    security_options : sequence of str, optional
+        ``("--key", …, "--server-key", …)`` for a beamline that wants keys.
+
+    Raises
+    ------
+    ConfigError
+        If `threads` is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        mpiexec: str | Path | None = None,
+        arguments: Sequence[str] = (),
+        count_option: str = "-n",
+        threads: int | None = None,
+        log_directory: str | Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        security_options: Sequence[str] = (),
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads per rank: got {threads}, expected at least 1")
+        self._mpiexec = mpiexec
+        self._arguments = tuple(arguments)
+        self._count_option = count_option
+        self._threads = threads
+        self._log_directory = Path(log_directory) if log_directory is not None else None
+        self._environment = dict(environment or {})
+        self._security = tuple(security_options)
+        self._lock = threading.Lock()
+        self._children: list[Child] = []
+        self._temporary: Path | None = None
+        self._end: weakref.finalize[..., MpiLauncher] | None = None
+
+    @property
+    def running(self) -> bool:
+        """All processes of the job are there."""
+        return bool(self._children) and all(child.running for child in self._children)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that were started: mpiexec, then the controller."""
+        return tuple(child.pid for child in self._children)
+
+    def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
+        """Start ranks and controller; they say hello at `address` when they are ready.
+
+        Parameters
+        ----------
+        address, job_id : str
+            The beamline's.
+        ranks : int
+            MPI ranks.
+        on_exit : callable
+            Called, in a thread of ours, with each process that ends unasked.
+
+        Raises
+        ------
+        JobError
+            If a process can not be started; nothing is left running then.
+        """
+        with self._lock:
+            if self._children:
+                raise JobError("reconstruction job: got start, but it has been started already; stop it first")
+            mpiexec = find_mpiexec(self._mpiexec)
+            directory = self._log_directory
+            if directory is None:
+                directory = self._temporary = Path(tempfile.mkdtemp(prefix="streamrecon-job-"))
+            directory.mkdir(parents=True, exist_ok=True)
+            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+            us = (sys.executable, "-m", "bluesky_streamrecon")
+            common = ("--address", address, "--job-id", job_id, "--lifeline", *self._security)
+            job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)
+            children: list[Child] = []
+            try:
+                for role, command, count in (
+                    (f"job of {ranks} ranks", (*job, "--threads", str(threads)), threads),
+                    ("controller", (*us, "control", *common), 1),
+                ):
+                    log = directory / f"{role.partition(' ')[0]}.log"
+                    variables = {**_thread_variables(count), **self._environment}
+                    children.append(Child(role, command, log, environment=variables, on_exit=on_exit))
+            except JobError:
+                _end(children, 0.0)
+                raise
+            self._children = children
+            self._end = weakref.finalize(self, _end, children, 1.0)
+            logger.info("job %s: started, logs in %s", job_id, directory)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End all processes; they have `grace` seconds to go by themselves, before signals are sent."""
+        with self._lock:
+            children, self._children = self._children, []
+            if self._end is not None:
+                self._end.detach()
+                self._end = None
+            for child in children:
+                child.expect_exit()
+            if children and children[0].wait(grace):
+                children[1].wait(1.0)
+            _end(children, 0.5)
+            if self._temporary is not None and all(child.code == 0 for child in children):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(self._temporary)
+            self._temporary = None
+
+    def logs(self) -> str:
+        """Tell where the processes' output is, and its last lines."""
+        from bluesky_streamrecon.beamline.processes import log_tail
+
+        told = []
+        for child in self._children:
+            tail = log_tail(child.log)
+            told.append(f"log of the {child.role}: {child.log}" + (f", last lines:\n{tail}" if tail else " (empty)"))
+        return "\n".join(told)
+
+
+def _end(children: Sequence[Child], grace: float) -> None:
+    """End processes together: each is let go before any is waited for."""
+    for child in children:
+        child.release()
+    for child in children:
+        child.stop(grace)
+
+
+def _thread_variables(threads: int) -> dict[str, str]:
+    """One pool of threads per rank, of one size, whoever makes it."""
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))

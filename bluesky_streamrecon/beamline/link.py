@@ -1,0 +1,150 @@
+"""The beamline's hold on a job: the endpoint that it connects to and, for a local job, the launcher of its processes.
+
+Opened and closed as one. No method belongs in the RunEngine's thread: they wait for processes and threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
+
+__all__ = ["JobLink", "Launcher", "LinkEvent"]
+
+LinkEvent = BeamlineEvent | ProcessExit
+
+
+class Launcher(Protocol):
+    """Starts and ends the processes of a job; `MpiLauncher` is one."""
+
+    def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
+        """Start `ranks` ranks and a controller that connect to `address`; tell of each that ends unasked."""
+        ...
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End all of them, whatever they are doing; idempotent."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """All processes are there."""
+        ...
+
+    def logs(self) -> str:
+        """Tell a person where to look, and what is there."""
+        ...
+
+
+class JobLink:
+    """An endpoint, and perhaps a launcher.
+
+    Parameters
+    ----------
+    make_endpoint : callable
+        Makes the endpoint, given what to call with its events.
+    launcher : Launcher or None
+        None: somebody else starts the job.
+    on_event : callable
+        Called, in other threads, with what happens.
+    """
+
+    def __init__(
+        self,
+        make_endpoint: Callable[[Callable[[BeamlineEvent], None]], BeamlineEndpoint],
+        launcher: Launcher | None,
+        on_event: Callable[[LinkEvent], None],
+    ) -> None:
+        self._launcher = launcher
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._closed = False
+        self.endpoint = make_endpoint(on_event)
+        _close_at_exit(self)
+
+    def launch(self, ranks: int) -> None:
+        """Start the job's processes, if they are ours to start.
+
+        Raises
+        ------
+        JobError
+            If they can not be started.
+        """
+        with self._lock:
+            if self._launcher is not None and not self._closed:
+                self._launcher.start(self.endpoint.address, self.endpoint.job_id, ranks, self._on_event)
+
+    @property
+    def local(self) -> bool:
+        """The job's processes are ours."""
+        return self._launcher is not None
+
+    @property
+    def usable(self) -> bool:
+        """The job can take another run."""
+        return not self._closed and (self._launcher is None or self._launcher.running)
+
+    def ranks_linked(self) -> int:
+        """Ranks that are connected now."""
+        return sum(peer.linked for peer in self.endpoint.peers() if peer.role == "rank")
+
+    def who_is_there(self, ranks: int | None) -> str:
+        """Tell in words who has said hello and, if `ranks` is known, who has not."""
+        here = [peer for peer in self.endpoint.peers() if peer.linked]
+        told = f"at {self.endpoint.address} (job id {self.endpoint.job_id}) "
+        told += "heard of " + (", ".join(_name(peer) for peer in here) or "nobody")
+        missing: list[str] = []
+        if ranks is not None:
+            there = {peer.rank for peer in here if peer.role == "rank"}
+            missing += [f"rank {rank} of {ranks}" for rank in range(ranks) if rank not in there]
+        if not any(peer.role == "controller" for peer in here):
+            missing.append("the controller")
+        told += f", not of {', '.join(missing)}" if missing else ""
+        logs = self._launcher.logs() if self._launcher is not None else ""
+        return f"{told}\n{logs}".rstrip()
+
+    def close(self, reason: str = "the beamline has no further runs", grace: float = 5.0) -> None:
+        """Ask the job to end, see that it does, and close the endpoint; idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._launcher is not None:
+                    self.endpoint.shutdown_peers(reason)
+                    self._launcher.stop(grace)
+            finally:
+                self.endpoint.close(0.5)
+                _open_links.discard(self)
+
+
+def _name(peer: PeerInfo) -> str:
+    who = "the controller" if peer.role == "controller" else f"rank {peer.rank} of {peer.size}"
+    return f"{who} ({peer.host}, pid {peer.pid})"
+
+
+_open_links: weakref.WeakSet[JobLink] = weakref.WeakSet()
+_guard_lock = threading.Lock()
+_guard: threading.Thread | None = None
+
+
+def _close_at_exit(link: JobLink) -> None:
+    """Close the link when the main thread ends: the interpreter joins the endpoint's thread before it runs atexit."""
+    global _guard  # noqa: PLW0603 - one thread watches for all links of the process
+    with _guard_lock:
+        _open_links.add(link)
+        if _guard is None or not _guard.is_alive():
+            _guard = threading.Thread(target=_close_links, name="streamrecon-exit", daemon=True)
+            _guard.start()
+
+
+def _close_links() -> None:
+    threading.main_thread().join()
+    for link in list(_open_links):
+        link.close("the beamline's program ended", grace=2.0)

@@ -1,0 +1,236 @@
+"""How one run is coming along, told by the wire's events: a tally while it goes on, a frozen record when it is over.
+
+No device, socket or clock in here; whoever feeds the tally says what time it is (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from bluesky_streamrecon.wire.events import (
+    Acked,
+    BeamlineEvent,
+    FinalizeReceived,
+    ProblemReported,
+    RunFinished,
+    ScoreReceived,
+    StatusReceived,
+    StreamFailed,
+)
+from bluesky_streamrecon.wire.messages import Finalize, ItemKind, OpenRunSpec, RunDone, Score, Status
+from bluesky_streamrecon.wire.sessions import Ledger
+
+__all__ = ["RunProgress", "RunRecord", "ledger_totals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What became of one run's reconstruction.
+
+    Parameters
+    ----------
+    run_uid, recon_uid : str
+        Raw run, and the run that the reconstruction is stored as.
+    exit_status, reason : str
+        As in the stop document, as far as known; the reason tells what ended the run.
+    planned, taken, used : int
+        Projections planned, published, and used in the last image by every rank.
+    score : float or None
+        The last one.
+    threshold : float
+        What it was compared with.
+    verdicts : tuple of Score
+        Every judgement, in order.
+    axis : float or None
+        Detector column of the rotation axis that was used.
+    image_number : int
+        Images made.
+    result : str or None
+        File with the final image.
+    ledger : dict of int to Ledger
+        Per rank, what became of the run's items.
+    ranks : int
+        MPI ranks.
+    seconds, seconds_to_first_image : float or None
+        From staging the job to the run's end and to its first image.
+    problems : tuple of str
+        Everything that went wrong, in order.
+    lost : bool
+        The job was lost in the middle of the run.
+    counts : dict of str to int
+        Pixels and frames that the job had to correct, summed over ranks.
+    spec : OpenRunSpec
+        What the job was asked to do.
+    """
+
+    run_uid: str
+    recon_uid: str
+    exit_status: str
+    reason: str
+    planned: int
+    taken: int
+    used: int
+    score: float | None
+    threshold: float
+    verdicts: tuple[Score, ...]
+    axis: float | None
+    image_number: int
+    result: str | None
+    ledger: dict[int, Ledger]
+    ranks: int
+    seconds: float | None
+    seconds_to_first_image: float | None
+    problems: tuple[str, ...]
+    lost: bool
+    counts: dict[str, int]
+    spec: OpenRunSpec
+
+    @property
+    def scores(self) -> list[tuple[int, float]]:
+        """Projections and score of every image that could be compared."""
+        return [(verdict.projections, verdict.score) for verdict in self.verdicts if verdict.score is not None]
+
+    @property
+    def balanced(self) -> bool:
+        """Every rank's ledger adds up, and the job finished the run."""
+        return bool(self.ledger) and all(ledger.balanced for ledger in self.ledger.values())
+
+    def ledger_totals(self) -> dict[str, int | bool]:
+        """Sum the ledger over ranks: sent, acknowledged, applied, duplicate, dropped, resent, spilled, balanced."""
+        return ledger_totals(self.ledger)
+
+
+@dataclass
+class RunProgress:
+    """Tally of one run.
+
+    Parameters
+    ----------
+    spec : OpenRunSpec
+        As the run was opened.
+    staged_at : float
+        When the job was staged.
+    """
+
+    spec: OpenRunSpec
+    staged_at: float
+    taken: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
+    applied: dict[int, int] = field(default_factory=dict)  # projections, by rank
+    statuses: dict[int, Status] = field(default_factory=dict)
+    verdicts: list[Score] = field(default_factory=list)
+    finalize: Finalize | None = None
+    results: tuple[RunDone, ...] | None = None
+    problems: list[str] = field(default_factory=list)
+    first_image_at: float | None = None
+    exit_status: str | None = None
+    reason: str = ""
+    lost: bool = False
+
+    def handle(self, event: BeamlineEvent, now: float) -> bool:
+        """Take an event; tell whether it was about this run."""
+        match event:
+            case Acked(run_uid=uid, rank=rank, projections=projections) if uid == self.spec.run_uid:
+                self.applied[rank] = projections
+            case StatusReceived(status) if status.run_uid == self.spec.run_uid:
+                self.statuses[status.rank] = status
+                if status.image_number and self.first_image_at is None:
+                    self.first_image_at = now
+            case ScoreReceived(score) if score.run_uid == self.spec.run_uid:
+                self.verdicts.append(score)
+                if self.first_image_at is None:
+                    self.first_image_at = now
+            case FinalizeReceived(finalize) if finalize.run_uid == self.spec.run_uid:
+                if self.finalize is None and self.exit_status is None:
+                    self.finalize = finalize
+            case RunFinished(run_uid=uid, results=results) if uid == self.spec.run_uid:
+                self.results = results
+            case ProblemReported(problem, peer):
+                who = f"{peer.role} {peer.rank}: " if peer is not None and peer.role == "rank" else "controller: "
+                self.problems.append(f"{who if peer else ''}{problem.where}: {problem.text}")
+            case StreamFailed(run_uid=uid, text=text) if uid == self.spec.run_uid:
+                self.problems.append(f"streaming: {text}")
+            case _:
+                return False
+        return True
+
+    @property
+    def used(self) -> int:
+        """Projections that every rank has applied; 0 before all ranks have said so."""
+        if self.results:
+            return min(max(self.applied.get(done.rank, 0), self._images(done.rank)[1]) for done in self.results)
+        ranks = self.applied.keys() | self.statuses.keys()
+        return min((max(self.applied.get(rank, 0), self._images(rank)[1]) for rank in ranks), default=0)
+
+    @property
+    def image_number(self) -> int:
+        """Images that every rank has made."""
+        if self.results:
+            return min(done.image_number for done in self.results)
+        return min((status.image_number for status in self.statuses.values()), default=0)
+
+    @property
+    def lag(self) -> int:
+        """Projections that were published and are not applied yet by the slowest rank."""
+        return max(0, self.taken["projection"] - self.used)
+
+    @property
+    def score(self) -> float | None:
+        """The newest score; None before there is anything to compare."""
+        return next((verdict.score for verdict in reversed(self.verdicts) if verdict.score is not None), None)
+
+    @property
+    def best(self) -> float | None:
+        """The highest score."""
+        return max((v.score for v in self.verdicts if v.score is not None and math.isfinite(v.score)), default=None)
+
+    def record(self, ledger: dict[int, Ledger], ranks: int, now: float) -> RunRecord:
+        """Freeze what is known."""
+        results = self.results or ()
+        counts: dict[str, int] = {}
+        for done in results:
+            for name, count in done.counts.items():
+                counts[name] = counts.get(name, 0) + count
+        first = None if self.first_image_at is None else self.first_image_at - self.staged_at
+        return RunRecord(
+            run_uid=self.spec.run_uid,
+            recon_uid=self.spec.recon_uid,
+            exit_status=self.exit_status or "",
+            reason=self.reason,
+            planned=self.spec.planned,
+            taken=self.taken["projection"],
+            used=self.used,
+            score=self.score,
+            threshold=self.spec.steering.threshold,
+            verdicts=tuple(self.verdicts),
+            axis=next((done.axis for done in results if done.axis is not None), None),
+            image_number=self.image_number,
+            result=next((done.result for done in results if done.result is not None), None),
+            ledger=ledger,
+            ranks=len(results) or ranks,
+            seconds=now - self.staged_at,
+            seconds_to_first_image=first,
+            problems=tuple(self.problems),
+            lost=self.lost,
+            counts=counts,
+            spec=self.spec,
+        )
+
+    def _images(self, rank: int) -> tuple[int, int]:
+        status = self.statuses.get(rank)
+        return (status.image_number, status.projections) if status is not None else (0, 0)
+
+
+def ledger_totals(ledger: dict[int, Ledger]) -> dict[str, Any]:
+    """Sum a ledger over ranks; `balanced` only if every rank's is, and there are ranks.
+
+    Examples
+    --------
+    >>> ledger_totals({0: Ledger(items=2, sent=2, acknowledged=2, applied=2)})["balanced"]
+    True
+    """
+    names = ("sent", "acknowledged", "applied", "duplicate", "dropped", "resent", "spilled", "restarts")
+    totals: dict[str, Any] = {name: sum(getattr(entry, name) for entry in ledger.values()) for name in names}
+    totals["balanced"] = bool(ledger) and all(entry.balanced for entry in ledger.values())
+    return totals

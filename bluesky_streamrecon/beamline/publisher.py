@@ -1,0 +1,312 @@
+"""Turns a run's documents into the stream of flats, darks and projections that the reconstruction job gets.
+
+A callback never blocks the RunEngine and never raises into it: it only notes where a frame is and queues that; the
+wire's threads read and send. What goes wrong is logged with the run's uid, told to `on_problem`, and ends the
+stream of that run; the scan goes on. Angles are radians from here on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline.documents import RunBlock, StreamLayout, read_block, read_descriptor
+from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
+
+__all__ = ["Frame", "Publisher", "Sink", "choose_preview_rows"]
+
+logger = logging.getLogger(__name__)
+
+NO_BLOCK = RunBlock(
+    recon_uid="", planned=0, detector=None, angle=None, recon=ReconSettings(), steering=SteeringSettings()
+)
+
+
+class Frame(Protocol):
+    """A frame that is read when it is needed; ``in_file`` tells that it can be read again."""
+
+    @property
+    def in_file(self) -> bool:
+        """The frame is kept elsewhere: it need not be held in memory."""
+        ...
+
+    def read(self) -> NDArray[np.generic]:
+        """Give the pixels, shape (rows, columns)."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the publisher puts a run; `BeamlineEndpoint` is one. No method may wait."""
+
+    def open_run(self, spec: OpenRunSpec) -> None:
+        """Begin a run."""
+        ...
+
+    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
+        """Queue one frame."""
+        ...
+
+    def close_run(self, exit_status: str = "success", reason: str = "") -> None:
+        """Tell that no frames follow."""
+        ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of the run that is being published."""
+
+    uid: str
+    block: RunBlock
+    metadata: dict[str, str]
+    layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
+    files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
+    frames: dict[tuple[str, int], FileFrame] = field(default_factory=dict)  # waiting for their event
+    angles: dict[tuple[str, int], float] = field(default_factory=dict)  # waiting for their frame
+    sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
+    counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
+    format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
+    over: str | None = None  # why nothing is published any more
+
+
+class Publisher:
+    """Document callback that publishes one run at a time: the one whose start document has a ``streamrecon`` block.
+
+    Parameters
+    ----------
+    sink : Sink
+        Where frames go.
+    on_problem : callable, optional
+        Called with a text when something can not be published; in the RunEngine's thread.
+    on_open : callable, optional
+        Called with the `OpenRunSpec` when a run is opened.
+    output : str, optional
+        Directory for the reconstruction's file.
+
+    Notes
+    -----
+    A StreamDatum and its event are paired by number, whichever comes first. A number that comes twice (a plan that was
+    rewound after it had saved the event) is published once: the second exposure is of the same angle. Where an
+    exposure was repeated before its event was saved, the file has a frame that no StreamDatum names; the one
+    that is named is published.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        on_problem: Callable[[str], None] | None = None,
+        on_open: Callable[[OpenRunSpec], None] | None = None,
+        output: str | None = None,
+    ) -> None:
+        self._sink = sink
+        self._on_problem = on_problem or (lambda text: None)
+        self._on_open = on_open or (lambda spec: None)
+        self._output = output
+        self._run: _Run | None = None
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document; never raises."""
+        try:
+            handler = getattr(self, f"_{name}", None)
+            if handler is not None:
+                handler(doc)
+        except Exception as error:  # noqa: BLE001 - the scan must go on, whatever it is
+            self._fail(error)
+
+    @property
+    def counts(self) -> dict[ItemKind, int]:
+        """Flats, darks and projections of the run that were published so far."""
+        return dict(self._run.counts) if self._run else {"flat": 0, "dark": 0, "projection": 0}
+
+    def detach(self, reason: str) -> None:
+        """Publish nothing more of this run: nobody takes it any more."""
+        if self._run is not None and self._run.over is None:
+            self._run.over = reason
+
+    def end(self, exit_status: str, reason: str) -> bool:
+        """End the stream before the run's stop document comes; tell whether there was one to end."""
+        run = self._run
+        if run is None or run.over is not None:
+            return False
+        run.over = "ended"
+        if run.frames or run.angles:
+            lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
+            self._tell(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
+        if run.format is None:
+            return False
+        self._sink.close_run(exit_status, reason)
+        return True
+
+    # ------------------------------------------------------------------------------------- documents
+
+    def _start(self, doc: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            return
+        known = {key: str(doc[key]) for key in ("plan_name", "scan_id", "sample") if key in doc}
+        try:
+            block = read_block(doc)
+        except Exception:
+            self._run = _Run(doc["uid"], NO_BLOCK, known)
+            raise
+        if block is not None:
+            self._run = _Run(doc["uid"], block, known)
+
+    def _descriptor(self, doc: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None or run.over is not None or doc["run_start"] != run.uid:
+            return
+        layout = run.layouts[doc["uid"]] = read_descriptor(doc, run.block)
+        if layout is not None and layout.dtype is not None:
+            self._open(run, layout.shape, layout.dtype)
+
+    def _stream_resource(self, doc: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None or run.over is not None or doc.get("run_start") not in (None, run.uid):
+            return
+        if any(layout and layout.image_key == doc["data_key"] for layout in run.layouts.values()):
+            parameters = doc["parameters"]
+            dataset = parameters.get("dataset") or parameters.get("path")
+            if not dataset:
+                raise DataError(f"stream_resource {doc['uid']}: parameters {parameters} name no dataset")
+            run.files[doc["uid"]] = (doc["data_key"], FrameFile(doc["uri"], doc["mimetype"], str(dataset)))
+
+    def _stream_datum(self, doc: Mapping[str, Any]) -> None:
+        run = self._run
+        layout = run.layouts.get(doc["descriptor"]) if run else None
+        if run is None or layout is None or run.over is not None:
+            return
+        data_key, file = run.files.get(doc["stream_resource"], ("", None))
+        if file is None or data_key != layout.image_key or layout.dtype is None:
+            return
+        indices, numbers = doc["indices"], doc["seq_nums"]
+        for index, seq in zip(
+            range(indices["start"], indices["stop"]), range(numbers["start"], numbers["stop"]), strict=False
+        ):
+            frame = FileFrame(file, index, layout.shape, layout.dtype, layout.frames)
+            if layout.angle_key is None:
+                self._publish(run, layout, seq, 0.0, frame)
+            elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
+                self._publish(run, layout, seq, angle, frame)
+            else:
+                run.frames[layout.stream, seq] = frame
+
+    def _event(self, doc: Mapping[str, Any]) -> None:
+        run = self._run
+        layout = run.layouts.get(doc["descriptor"]) if run else None
+        if run is None or layout is None or run.over is not None:
+            return
+        seq, data = doc["seq_num"], doc["data"]
+        if layout.in_file:
+            if layout.angle_key is None:
+                return
+            angle = layout.angle(data)
+            if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
+                self._publish(run, layout, seq, angle, frame)
+            elif seq not in run.sent.get(layout.stream, ()):
+                run.angles[layout.stream, seq] = angle
+            return
+        pixels = data[layout.image_key]
+        dtype = layout.dtype or wire_dtype(np.asarray(pixels).dtype, averaged=layout.frames > 1)
+        self._open(run, layout.shape, dtype)
+        source: NDArray[np.generic] | Frame = InlineFrame(pixels, layout.shape, dtype)
+        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and layout.frames == 1:
+            source = pixels.reshape(pixels.shape[-2:])
+        self._publish(run, layout, seq, layout.angle(data), source)
+
+    def _event_page(self, doc: Mapping[str, Any]) -> None:
+        for i, seq in enumerate(doc["seq_num"]):
+            data = {key: values[i] for key, values in doc["data"].items()}
+            self._event({"descriptor": doc["descriptor"], "seq_num": seq, "data": data})
+
+    def _stop(self, doc: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None or doc["run_start"] != run.uid:
+            return
+        try:
+            self.end(doc["exit_status"], doc.get("reason") or "")
+        finally:
+            self._run = None
+
+    # -------------------------------------------------------------------------------------- publishing
+
+    def _open(self, run: _Run, shape: tuple[int, int], dtype: str) -> None:
+        if run.format is not None:
+            if run.format != (shape, dtype):
+                raise DataError(
+                    f"frames of shape {shape} and type {dtype}, but the run was opened with {run.format[0]} and "
+                    f"{run.format[1]}; was the detector's region of interest or binning changed between flats, darks and "
+                    "projections?"
+                )
+            return
+        rows = shape[0]
+        preview = run.block.steering.preview_rows or choose_preview_rows(rows)
+        if max(preview) >= rows:
+            raise DataError(f"preview rows: got {preview}, expected rows below {rows}, as the detector has")
+        spec = OpenRunSpec(
+            run_uid=run.uid,
+            recon_uid=run.block.recon_uid,
+            planned=run.block.planned,
+            detector_shape=shape,
+            dtype=dtype,
+            recon=run.block.recon,
+            steering=run.block.steering,
+            preview_rows=preview,
+            output=self._output,
+            metadata=run.metadata,
+        )
+        self._sink.open_run(spec)
+        run.format = (shape, dtype)
+        self._on_open(spec)
+
+    def _publish(
+        self, run: _Run, layout: StreamLayout, seq: int, angle: float, source: NDArray[np.generic] | Frame
+    ) -> None:
+        sent = run.sent.setdefault(layout.stream, set())
+        if seq in sent:
+            logger.info("run %s: event %d of stream %r came again, published once", run.uid, seq, layout.stream)
+            return
+        index = run.counts[layout.kind] + 1
+        self._sink.append(layout.kind, index, angle, source)
+        run.counts[layout.kind] = index
+        sent.add(seq)
+
+    def _fail(self, error: Exception) -> None:
+        """End the stream of this run, loudly; the scan goes on."""
+        run = self._run
+        if run is None or run.over is not None:
+            logger.error("run %s: %s", run.uid if run else "(none)", error, exc_info=error)
+            return
+        text = f"{error}" if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        after = f"after {run.counts['projection']} projections"
+        run.over = text
+        logger.error("run %s: streaming stopped %s: %s", run.uid, after, text, exc_info=error)
+        if run.format is not None:
+            try:
+                self._sink.close_run("fail", text)
+            except Exception:
+                logger.exception("run %s: the stream could not be closed", run.uid)
+        self._on_problem(f"streaming stopped {after}: {text}")
+
+    def _tell(self, run: _Run, text: str) -> None:
+        logger.error("run %s: %s", run.uid, text)
+        self._on_problem(text)
+
+
+def choose_preview_rows(rows: int) -> tuple[int, ...]:
+    """Choose up to three detector rows, evenly spread, away from the edges.
+
+    Examples
+    --------
+    >>> choose_preview_rows(16), choose_preview_rows(1)
+    ((4, 8, 12), (0,))
+    """
+    return tuple(sorted({min(rows - 1, round(rows * part)) for part in (0.25, 0.5, 0.75)}))
+

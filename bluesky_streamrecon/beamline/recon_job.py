@@ -1,0 +1,596 @@
+"""The reconstruction job as a device: staged, it is there; read, it tells how good the image is; unstaged, it has ended.
+
+All state changes in the RunEngine's loop; the wire's threads only post to it. Counts are projections, times seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bluesky.protocols import Reading
+from numpy.typing import NDArray
+from ophyd_async.core import AsyncStatus, StandardReadable, soft_signal_r_and_setter
+from ophyd_async.core import StandardReadableFormat as Format
+
+from bluesky_streamrecon.beamline.launcher import MpiLauncher
+from bluesky_streamrecon.beamline.link import JobLink, Launcher, LinkEvent
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord
+from bluesky_streamrecon.beamline.publisher import Frame, Publisher
+from bluesky_streamrecon.beamline.steering import Steering
+from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.wire.events import (
+    AllRanksReady,
+    BeamlineEvent,
+    FinalizeReceived,
+    PeerJoined,
+    PeerLost,
+    ProblemReported,
+    RunFinished,
+    ScoreReceived,
+    StreamFailed,
+)
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Score
+from bluesky_streamrecon.wire.sessions import Ledger
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
+    from bluesky_streamrecon.wire.security import ServerSecurity
+
+__all__ = ["JobState", "ReconJob"]
+
+logger = logging.getLogger(__name__)
+
+Documents = Iterable[tuple[str, dict[str, Any]]]
+NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not linked
+VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
+
+
+class JobState(StrEnum):
+    """What the signal ``state`` can say."""
+
+    IDLE = "idle"
+    STARTING = "starting"
+    READY = "ready"
+    RUNNING = "running"
+    DISCONNECTED = "disconnected"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+    LOST = "lost"
+
+
+class ReconJob(StandardReadable):
+    """A reconstruction job that follows a scan.
+
+    Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
+    (published, not used yet), ``state`` (see `JobState`) and ``problem`` (what went wrong, or nothing); they are
+    read with each event. ``finalize_requested`` turns true when the image is good enough. The child device
+    ``steering`` reads as the last verdict. Settings of the run are configuration.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the device.
+    ranks : int, optional
+        MPI ranks of a local job; a job that is started elsewhere has as many as it says.
+    local : bool, optional
+        Start the job on this computer; otherwise somebody else starts it, with our `address` and `job_id`.
+    launcher : Launcher, optional
+        Starts a local job; `MpiLauncher` by default.
+    address : str, optional
+        Where the job connects to; any other host than loopback needs `security`.
+    job_id : str, optional
+        What the job must say; made up for each job by default.
+    security : ServerSecurity, optional
+        Own secret key and the public keys that are let in.
+    insecure : bool, optional
+        Bind another host than loopback without keys all the same.
+    output : path, optional
+        Directory where the job writes the reconstruction; None: it writes none.
+    keep_alive : bool, optional
+        Keep the job when it is unstaged, so that the next run starts at once; `close` ends it then.
+    wait_for_job : bool, optional
+        `stage` waits until every rank and the controller has said hello. False is for a job that may come later.
+    start_timeout : float, optional
+        Longest wait for that.
+    finish_timeout : float, optional
+        Longest wait for the last image without any progress.
+    memory_limit : int, optional
+        Bytes of frames held in memory.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+    """
+
+    def __init__(
+        self,
+        name: str = "recon_job",
+        *,
+        ranks: int = 2,
+        local: bool = True,
+        launcher: Launcher | None = None,
+        address: str = "tcp://127.0.0.1:*",
+        job_id: str | None = None,
+        security: ServerSecurity | None = None,
+        insecure: bool = False,
+        output: str | Path | None = None,
+        keep_alive: bool = False,
+        wait_for_job: bool = True,
+        start_timeout: float = 60.0,
+        finish_timeout: float = 120.0,
+        memory_limit: int = 2**30,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if ranks < 1:
+            raise ConfigError(f"reconstruction job: got ranks={ranks}, expected at least 1")
+        if min(start_timeout, finish_timeout) <= 0:
+            raise ConfigError(f"reconstruction job: got timeouts {start_timeout} and {finish_timeout} s, expected > 0")
+        self.score, self._set_score = soft_signal_r_and_setter(float, math.nan, precision=4)
+        self.lag, self._set_lag = soft_signal_r_and_setter(int, 0)
+        self.image_number, self._set_image_number = soft_signal_r_and_setter(int, 0)
+        self.projections, self._set_projections = soft_signal_r_and_setter(int, 0)
+        self.state, self._set_state_signal = soft_signal_r_and_setter(str, JobState.IDLE.value)
+        self.problem, self._set_problem_signal = soft_signal_r_and_setter(str, "")
+        self.add_readables([self.score, self.lag], Format.HINTED_SIGNAL)  # in this order, so that tables have it
+        self.add_readables([self.image_number, self.projections, self.state, self.problem], Format.UNCACHED_SIGNAL)
+        self.ranks, self._set_ranks = soft_signal_r_and_setter(int, ranks)
+        self.algorithm, self._set_algorithm = soft_signal_r_and_setter(str, "")
+        self.window, self._set_window = soft_signal_r_and_setter(int, 0)
+        self.step, self._set_step = soft_signal_r_and_setter(int, 0)
+        self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
+        self.threshold, self._set_threshold = soft_signal_r_and_setter(float, math.nan)
+        self.recon_uid, self._set_recon_uid = soft_signal_r_and_setter(str, "")
+        settings = [self.ranks, self.algorithm, self.window, self.step, self.policy, self.threshold, self.recon_uid]
+        self.add_readables(settings, Format.CONFIG_SIGNAL)
+        self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)  # noqa: FBT003
+        self.steering = Steering()
+        self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
+        self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
+        self._memory_limit = memory_limit
+        self.keep_alive = keep_alive
+        self.wait_for_job = wait_for_job
+        self.start_timeout = start_timeout
+        self.finish_timeout = finish_timeout
+        self.output = Path(output) if output is not None else None
+        self._clock = clock
+        self._wanted_ranks = ranks
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link: JobLink | None = None
+        self._run: RunProgress | None = None
+        self._ready = asyncio.Event()
+        self._over = asyncio.Event()
+        self._judged = asyncio.Event()
+        self._ranks_ready = 0
+        self._controller_ready = False
+        self._failure: str | None = None
+        self._problem = ""
+        self._staged_at = 0.0
+        self._progress_at = 0.0
+        self._verdicts: deque[Score] = deque()
+        self._subscribers: dict[int, Callable[[str, dict[str, Any]], object]] = {}
+        self._tokens = count()
+        self.publisher = Publisher(self, on_problem=self._tell_problem, on_open=self._opened)
+        self.last_run: RunRecord | None = None
+        super().__init__(name=name)
+
+    # ------------------------------------------------------------------------------------- the device
+
+    @AsyncStatus.wrap
+    async def stage(self) -> None:
+        """Start or attach the job, and wait until everyone has said hello.
+
+        Raises
+        ------
+        JobError
+            If the job can not be started, ends, or has not said hello in time.
+        """
+        await super().stage()
+        self._loop = asyncio.get_running_loop()
+        self._staged_at = self._clock()
+        self._reset()
+        if self._link is not None and not self._link.usable:
+            await self._stop()
+        if self._link is None:
+            await self._start()
+        self._set_state(JobState.READY)
+
+    @AsyncStatus.wrap
+    async def unstage(self) -> None:
+        """End the stream, wait for the last image if the run is a success, and end the job unless it is to be kept."""
+        try:
+            await self.end_run()
+        finally:
+            if not self.keep_alive or self._link is None or not self._link.usable:
+                await self._stop()
+            self._set_state(JobState.IDLE)
+            await super().unstage()
+
+    async def read(self) -> dict[str, Reading[Any]]:
+        """Give the signals of one moment; without a pause in between, so that no interruption can cut it short."""
+        readings: dict[str, Reading[Any]] = {}
+        for signal in (self.score, self.lag, self.image_number, self.projections, self.state, self.problem):
+            backend: Any = signal._connector.backend  # noqa: SLF001 - signal.read() would yield to the loop
+            readings[signal.name] = backend.reading
+        return readings
+
+    def close(self) -> None:
+        """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    # ---------------------------------------------------------------------------------------- the run
+
+    def prepare_run(self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str) -> None:
+        """Show the settings of the next run as configuration; a local job is started with ``recon.ranks``."""
+        if recon.ranks != self._wanted_ranks and self._launcher is not None:
+            self._wanted_ranks = recon.ranks
+            self._set_ranks(recon.ranks)
+        self._set_algorithm(recon.algorithm)
+        self._set_window(recon.window or 0)
+        self._set_step(recon.step)
+        self._set_policy(steering.policy)
+        self._set_threshold(steering.threshold)
+        self._set_recon_uid(recon_uid)
+
+    def open_run(self, spec: OpenRunSpec) -> None:
+        """Begin a run (the publisher calls this)."""
+        endpoint = self._endpoint()
+        if self.output is not None and spec.output is None:
+            import msgspec
+
+            self.output.mkdir(parents=True, exist_ok=True)
+            spec = msgspec.structs.replace(spec, output=str(self.output.resolve()))
+        endpoint.open_run(spec)
+        self._run = RunProgress(spec, self._staged_at)
+
+    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
+        """Queue a frame (the publisher calls this)."""
+        number = self._endpoint().append(kind, index, angle, source)
+        if self._run is not None:
+            self._run.taken[kind] = index
+            self._set_lag(self._run.lag)
+        return number
+
+    def close_run(self, exit_status: str = "success", reason: str = "") -> None:
+        """Tell the job that no frames follow (the publisher calls this)."""
+        run = self._run
+        if run is None or run.exit_status is not None:
+            return
+        run.exit_status, run.reason = exit_status, reason
+        self._progress_at = self._clock()
+        if not run.lost:
+            self._endpoint().close_run(exit_status, reason)
+            self._set_state(JobState.FINISHING)
+
+    async def finished(self) -> bool:
+        """Wait for the last image and its verdict of a run that was closed; tell whether they came.
+
+        Gives up when the job is lost, when nothing was heard of it for `finish_timeout`, and soon if no rank is there.
+        """
+        run = self._run
+        if run is None or run.exit_status is None:
+            return False
+        while not self._over.is_set():
+            link = self._link
+            linked = link is not None and link.ranks_linked() > 0
+            limit = self.finish_timeout if linked else min(NOBODY_SECONDS, self.finish_timeout)
+            left = self._progress_at + limit - self._clock()
+            if left <= 0:
+                who = link.who_is_there(None) if link is not None else "the job has been closed"
+                self._tell_problem(f"no last image: nothing heard of the job for {limit:g} s; {who}")
+                return False
+            try:
+                await asyncio.wait_for(self._over.wait(), min(left, 1.0))
+            except TimeoutError:
+                continue
+        if run.results is None:
+            return False
+        until = self._clock() + VERDICT_SECONDS
+        while self._controller_ready and self._last_judged(run) < run.image_number and self._clock() < until:
+            self._judged.clear()
+            try:
+                await asyncio.wait_for(self._judged.wait(), max(0.01, until - self._clock()))
+            except TimeoutError:
+                break
+        return True
+
+    async def end_run(self) -> None:
+        """See the open run to its end, if there is one, and keep its record as `last_run`."""
+        run = self._run
+        if run is None:
+            return
+        if run.exit_status is None:
+            self.publisher.detach("unstaged")
+            self.close_run("abort", "the job was unstaged before the run was closed")
+        if run.exit_status == "success":
+            await self.finished()
+        self.keep_record()
+        if run.results is None and not run.lost and self._link is not None:
+            self._link.endpoint.abandon_run("nobody waits for it any more")
+        self._run = None
+        self._set_lag(0)
+
+    def keep_record(self, exit_status: str | None = None, reason: str | None = None) -> RunRecord | None:
+        """Freeze what is known of the run as `last_run` and give it; the stop document's words may be told."""
+        run = self._run
+        if run is not None:
+            if exit_status is not None:
+                run.exit_status = exit_status
+            if reason is not None:
+                run.reason = reason
+            self.last_run = run.record(self.ledger(), self._ranks_ready, self._clock())
+        return self.last_run
+
+    @property
+    def progress(self) -> RunProgress | None:
+        """Tally of the open run."""
+        return self._run
+
+    def ledger(self) -> dict[int, Ledger]:
+        """Per rank, what became of the newest run's items; empty while no job is there."""
+        return self._link.endpoint.ledger() if self._link is not None else {}
+
+    @property
+    def address(self) -> str | None:
+        """Where a job connects to, with the real port; None before the device is staged."""
+        return self._link.endpoint.address if self._link is not None else None
+
+    @property
+    def job_id(self) -> str | None:
+        """What a job must say; None before the device is staged, if it was not given."""
+        return self._link.endpoint.job_id if self._link is not None else self._job_id
+
+    @property
+    def wanted_ranks(self) -> int:
+        """MPI ranks that a local job is started with."""
+        return self._wanted_ranks
+
+    @property
+    def problem_text(self) -> str:
+        """What went wrong last, or nothing."""
+        return self._problem
+
+    def quality_reached(self) -> QualityReached:
+        """Make the exception that ends the run, with the reason for the stop document."""
+        run = self._run
+        finalize = run.finalize if run is not None else None
+        if run is None or finalize is None:
+            return QualityReached("quality: the image is good enough")
+        reason = f"quality: {finalize.reason.removeprefix('quality: ')}"
+        taken = run.taken["projection"]
+        if finalize.projections and taken > finalize.projections:
+            reason += f"; {taken} taken"
+        return QualityReached(
+            reason,
+            score=finalize.score,
+            threshold=finalize.threshold,
+            projections=finalize.projections,
+            planned=run.spec.planned,
+        )
+
+    def take_verdicts(self) -> list[Score]:
+        """Give the verdicts that came since the last call, for the ``steering`` stream."""
+        verdicts = list(self._verdicts)
+        self._verdicts.clear()
+        return verdicts
+
+    # ----------------------------------------------------------------- the reconstruction's own documents
+
+    def subscribe(self, callback: Callable[[str, dict[str, Any]], object]) -> int:
+        """Have `callback` given the documents of each reconstruction, as of a run of its own; gives a token."""
+        token = next(self._tokens)
+        self._subscribers[token] = callback
+        return token
+
+    def unsubscribe(self, token: int) -> None:
+        """Undo `subscribe`."""
+        self._subscribers.pop(token, None)
+
+    async def publish_reconstruction(self, compose: Callable[[RunRecord], Documents]) -> bool:
+        """Give the documents of the last run's reconstruction to the subscribers, in a thread; never raises.
+
+        Parameters
+        ----------
+        compose : callable
+            Makes the documents.
+
+        Returns
+        -------
+        bool
+            Everything was taken; if not, `problem` says why.
+        """
+        record = self.last_run
+        if record is None or record.result is None or not self._subscribers:
+            return False
+
+        def publish() -> None:
+            for name, doc in compose(record):
+                for callback in list(self._subscribers.values()):
+                    callback(name, doc)
+
+        try:
+            await asyncio.to_thread(publish)
+        except Exception as error:  # noqa: BLE001 - the scan is over and complete; this must not undo it
+            logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
+            self._tell_problem(f"reconstruction {record.recon_uid} was not stored: {type(error).__name__}: {error}")
+            return False
+        return True
+
+    # --------------------------------------------------------------------------------------- the insides
+
+    def _make_endpoint(self, on_event: Callable[[BeamlineEvent], None]) -> BeamlineEndpoint:
+        from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
+
+        return BeamlineEndpoint(
+            self._address,
+            on_event=on_event,
+            security=self._security,
+            insecure=self._insecure,
+            job_id=self._job_id,
+            memory_limit=self._memory_limit,
+        )
+
+    def _endpoint(self) -> BeamlineEndpoint:
+        if self._link is None:
+            raise JobError(f"{self.name}: not staged, so there is no job to send to; stage it, or use streaming_wrapper")
+        return self._link.endpoint
+
+    async def _start(self) -> None:
+        self._set_state(JobState.STARTING)
+        self._ready = asyncio.Event()
+        self._ranks_ready, self._controller_ready, self._failure = 0, False, None
+        try:
+            link = self._link = await asyncio.to_thread(JobLink, self._make_endpoint, self._launcher, self._post)
+            await asyncio.to_thread(link.launch, self._wanted_ranks)
+            if link.local or self.wait_for_job:
+                try:
+                    await asyncio.wait_for(self._ready.wait(), self.start_timeout)
+                except TimeoutError:
+                    who = link.who_is_there(self._wanted_ranks if link.local else None)
+                    raise JobError(
+                        f"reconstruction job: not everyone had said hello after {self.start_timeout:g} s: {who}"
+                    ) from None
+            if self._failure is not None:
+                raise JobError(f"reconstruction job: {self._failure}")
+        except BaseException:
+            await self._stop()
+            self._set_state(JobState.IDLE)
+            raise
+
+    async def _stop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await asyncio.to_thread(link.close)
+
+    def _reset(self) -> None:
+        self._run = None
+        self._over.clear()
+        self._verdicts.clear()
+        self._set_score(math.nan)
+        self._set_lag(0)
+        self._set_image_number(0)
+        self._set_projections(0)
+        self._set_problem("")
+        self._set_finalize(False)  # noqa: FBT003 - a signal's setter
+        self.steering.show(Score(run_uid="-", image_number=0, projections=0))
+
+    def _opened(self, spec: OpenRunSpec) -> None:
+        staged_at = self._staged_at
+        run = self._run
+        self._reset()
+        self._run = run if run is not None else RunProgress(spec, staged_at)
+        self._set_state(JobState.RUNNING)
+
+    def _post(self, event: LinkEvent) -> None:
+        """Bring an event from another thread to the loop; when that is gone, nobody is interested."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._handle, event)
+            except RuntimeError:
+                logger.debug("after the event loop was closed: %s", event)
+
+    def _handle(self, event: LinkEvent) -> None:
+        match event:
+            case ProcessExit():
+                self._process_ended(event)
+                return
+            case AllRanksReady(size):
+                self._ranks_ready = size
+                self._set_ranks(size)
+                if self._run is not None and self._run.exit_status is None and not self._run.lost:
+                    self._set_state(JobState.RUNNING)
+            case PeerJoined(peer) if peer.role == "controller":
+                self._controller_ready = True
+            case PeerLost(peer, reason):
+                self._peer_lost(peer.role, f"{peer.role} {peer.rank} at {peer.host}: {reason}")
+            case ProblemReported(problem):
+                logger.error("run %s: %s reports: %s", problem.run_uid, problem.where, problem.text)
+                self._set_problem(f"{problem.where}: {problem.text}")
+            case StreamFailed(uid, text):
+                logger.error("run %s: %s", uid, text)
+                self._set_problem(text)
+        if self._ranks_ready and self._controller_ready:
+            self._ready.set()
+        run = self._run
+        if run is not None and run.handle(event, self._clock()):
+            self._progress_at = self._clock()
+            self._show(run, event)
+
+    def _show(self, run: RunProgress, event: LinkEvent) -> None:
+        self._set_lag(run.lag)
+        self._set_projections(run.used)
+        self._set_image_number(run.image_number)
+        match event:
+            case ScoreReceived(score):
+                self._verdicts.append(score)
+                self._judged.set()
+                if score.score is not None:
+                    self._set_score(score.score)
+            case FinalizeReceived() if run.finalize is not None and not run.spec.steering.advisory:
+                self._set_finalize(True)  # noqa: FBT003 - a signal's setter
+            case RunFinished():
+                self._set_state(JobState.FINISHED)
+                self._over.set()
+
+    def _peer_lost(self, role: str, text: str) -> None:
+        run = self._run
+        if role == "controller":
+            self._controller_ready = False
+        if run is None or self._over.is_set():
+            return
+        logger.warning("run %s: lost %s", run.spec.run_uid, text)
+        if role == "rank":
+            self._set_state(JobState.DISCONNECTED)
+
+    def _process_ended(self, exited: ProcessExit) -> None:
+        if not self._ready.is_set():
+            self._failure = str(exited)
+            self._ready.set()
+            return
+        run = self._run
+        logger.error("run %s: %s", run.spec.run_uid if run else "(none)", exited)
+        if run is None or self._over.is_set():
+            return
+        if exited.role == "controller":
+            self._tell_problem(f"the scan can not end by quality any more: {exited}")
+            return
+        run.lost = True
+        after = f"after {run.taken['projection']} of {run.spec.planned} projections"
+        self._tell_problem(f"reconstruction job lost {after}, {run.used} of them used: {exited}")
+        self.publisher.detach("the reconstruction job was lost")
+        self._set_state(JobState.LOST)
+        self._over.set()
+
+    def _tell_problem(self, text: str) -> None:
+        run = self._run
+        logger.error("run %s: %s", run.spec.run_uid if run else "(none)", text)
+        if run is not None:
+            run.problems.append(text)
+        self._set_problem(text)
+
+    def _set_problem(self, text: str) -> None:
+        self._problem = text
+        self._set_problem_signal(text)
+
+    def _set_state(self, state: JobState) -> None:
+        self._set_state_signal(state.value)
+
+    @staticmethod
+    def _last_judged(run: RunProgress) -> int:
+        return run.verdicts[-1].image_number if run.verdicts else 0

@@ -1,0 +1,303 @@
+"""Suspenders that also watch ophyd-async signals, and the exception that ends a run because its image is good enough.
+
+`QualitySuspender` does not suspend: it ends the run. By default it only arms, and the streaming wrapper raises
+`QualityReached` at the plan's next checkpoint, so that nothing half-taken is lost. `BacklogSuspender` really
+suspends. Nothing here knows what made the signal change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Literal
+
+from bluesky.suspenders import SuspenderBase
+from bluesky.utils import Msg
+
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
+__all__ = ["BacklogSuspender", "QualityReached", "QualitySuspender", "SuspendMode"]
+
+logger = logging.getLogger(__name__)
+
+SuspendMode = Literal["after-projection", "at-once"]
+CALL_TIMEOUT = 5.0  # seconds that the RunEngine's loop may take to (un)subscribe a signal
+
+
+class QualityReached(StreamReconError):  # noqa: N818 - it is news, not an error
+    """The image is good enough: ends a run as a success, from inside.
+
+    Parameters
+    ----------
+    reason : str
+        For the stop document.
+    score, threshold : float or None
+        What was compared.
+    projections, planned : int
+        Projections that the judged image was made of, and those planned.
+    """
+
+    def __init__(
+        self,
+        reason: str = "the image is good enough",
+        *,
+        score: float | None = None,
+        threshold: float | None = None,
+        projections: int = 0,
+        planned: int = 0,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.score = score
+        self.threshold = threshold
+        self.projections = projections
+        self.planned = planned
+
+
+class _SignalSuspender(SuspenderBase):  # type: ignore[misc]
+    """What stock suspenders lack: ophyd-async signals, and any thread to install them from.
+
+    A stock suspender passes ``event_type`` to ``subscribe``, which ophyd-async refuses, and subscribes in the
+    caller's thread, where ophyd-async finds no event loop.
+    """
+
+    def install(self, RE: RunEngine, *, event_type: str | None = None) -> None:
+        """Watch the signal on behalf of this RunEngine.
+
+        Parameters
+        ----------
+        RE : RunEngine
+            Who is asked to suspend.
+        event_type : str, optional
+            As for the stock suspenders; only classic ophyd signals take it.
+        """
+        with self._lock:
+            self.RE = RE
+        if _is_async(self._sig):
+            self._in_loop(RE, lambda: self._sig.subscribe(self))
+        else:
+            self._sig.subscribe(self, event_type=event_type, run=True)
+
+    def remove(self) -> None:
+        """Watch no more, and release the plan if it is held."""
+        RE = self.RE
+        if RE is None:
+            return
+        if _is_async(self._sig):
+            self._in_loop(RE, lambda: self._sig.clear_sub(self))
+        else:
+            self._sig.clear_sub(self)
+        with self._lock:
+            self.RE = None
+        self._forget(RE)
+
+    def __call__(self, value: Any = None, **kwargs: Any) -> None:  # noqa: ARG002 - classic ophyd sends its all
+        """Take a new value; ophyd-async sends ``{name: reading}``, classic ophyd ``value=...``."""
+        RE = self.RE
+        if RE is None:
+            return
+        if isinstance(value, dict):
+            value = next(iter(value.values()))["value"]
+        self._update(RE, value)
+
+    def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
+        """Give what a plan has to wait for before it may start; nothing here."""
+        return [], ""
+
+    def _update(self, RE: RunEngine, value: Any) -> None:
+        raise NotImplementedError
+
+    def _forget(self, RE: RunEngine) -> None:
+        self._tripped = False
+
+    def _should_suspend(self, value: Any) -> bool:
+        return bool(value)
+
+    def _should_resume(self, value: Any) -> bool:
+        return not value
+
+    @staticmethod
+    def _in_loop(RE: RunEngine, call: Callable[[], None]) -> None:
+        """Run `call` where ophyd-async wants it, in the RunEngine's loop; errors come back to the caller."""
+        loop = RE.loop
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is loop:
+            call()
+            return
+
+        async def run() -> None:
+            call()
+
+        asyncio.run_coroutine_threadsafe(run(), loop).result(CALL_TIMEOUT)
+
+
+class QualitySuspender(_SignalSuspender):
+    """End the run when a signal says that the image is good enough.
+
+    Parameters
+    ----------
+    signal : Signal of bool
+        ``ReconJob.finalize_requested``, or any signal (ophyd-async or ophyd) that turns true.
+    mode : {"after-projection", "at-once"}
+        ``"after-projection"``: only arm; `streaming_wrapper` raises `QualityReached` at the plan's next
+        checkpoint. ``"at-once"``: have the RunEngine raise `QualityReached` at the plan's current message, in
+        the middle of a move if need be; the event in flight is lost. That is the one for plans outside our
+        wrapper, and it fires once per run. Where the plan has cleared its checkpoint (fly scans) it only arms,
+        because a suspension would fail the run.
+    reached : callable, optional
+        Makes the exception when it is needed.
+
+    Raises
+    ------
+    ConfigError
+        If the mode is unknown.
+    """
+
+    def __init__(
+        self,
+        signal: Any,
+        *,
+        mode: SuspendMode = "after-projection",
+        reached: Callable[[], QualityReached] = QualityReached,
+    ) -> None:
+        if mode not in ("after-projection", "at-once"):
+            raise ConfigError(f"suspender mode: got {mode!r}, expected 'after-projection' or 'at-once'")
+        super().__init__(signal, tripped_message="the image is good enough")
+        self.mode: SuspendMode = mode
+        self._reached = reached
+        self._fired = False
+        self._in_run = False
+        self._token: int | None = None
+
+    @property
+    def armed(self) -> bool:
+        """The signal is true: the plan should end at its next checkpoint."""
+        return bool(self._tripped)
+
+    def reached(self) -> QualityReached:
+        """Make the exception that ends the run."""
+        return self._reached()
+
+    def install(self, RE: RunEngine, *, event_type: str | None = None) -> None:
+        """Watch the signal on behalf of this RunEngine; a signal that is true already counts."""
+        super().install(RE, event_type=event_type)
+        if self.mode == "at-once" and self._token is None:
+            self._token = RE.subscribe(self._document)
+
+    def remove(self) -> None:
+        """Watch no more."""
+        if self.RE is not None and self._token is not None:
+            self.RE.unsubscribe(self._token)
+        self._token = None
+        super().remove()
+
+    def _update(self, RE: RunEngine, value: Any) -> None:
+        self._tripped = bool(value)
+        if self._tripped:
+            self._fire(RE)
+
+    def _document(self, name: str, doc: dict[str, Any]) -> None:  # noqa: ARG002
+        """Follow the runs: a signal that tripped before the run fires with the run's first event."""
+        if name == "start":
+            self._fired, self._in_run = False, True
+        elif name == "stop":
+            self._in_run = False
+        elif name in ("event", "event_page") and self._tripped and self.RE is not None:
+            self._fire(self.RE)
+
+    def _fire(self, RE: RunEngine) -> None:
+        if self.mode != "at-once" or self._fired or not self._in_run or RE.state not in ("running", "paused"):
+            return
+        if not RE.resumable:
+            logger.info("image good enough, but the plan has no checkpoint: left to the plan to end the run")
+            return
+        self._fired = True
+        RE.request_suspend(
+            asyncio.Event().wait, pre_plan=lambda: self._raise(RE.rewindable), justification=self._get_justification()
+        )
+
+    def _raise(self, rewindable: bool) -> Generator[Msg, Any, None]:
+        """Raise from inside the plan; the RunEngine has made itself non-rewindable and would stay so for ever."""
+        yield Msg("rewindable", None, rewindable)
+        raise self._reached()
+
+
+class BacklogSuspender(_SignalSuspender):
+    """Hold the scan while the reconstruction is too far behind, and let it go on when it has caught up.
+
+    Parameters
+    ----------
+    signal : Signal of number
+        ``ReconJob.lag``: projections that were taken and are not in the image yet.
+    limit : float
+        Suspend when the signal is above this.
+    resume : float, optional
+        Go on when it is at or below this; half the limit by default.
+
+    Raises
+    ------
+    ConfigError
+        If `resume` is above `limit`.
+    """
+
+    def __init__(self, signal: Any, limit: float, *, resume: float | None = None) -> None:
+        resume = limit / 2 if resume is None else resume
+        if not 0 <= resume <= limit:
+            raise ConfigError(f"backlog: got resume={resume} and limit={limit}, expected 0 <= resume <= limit")
+        super().__init__(signal, tripped_message=f"the reconstruction is more than {limit:g} projections behind")
+        self.limit = limit
+        self.resume = resume
+        self._released: asyncio.Event | None = None  # set: the plan may go on
+        self._requested = False  # the RunEngine was not running when the signal tripped: ask again later
+        self._guard = threading.Lock()
+
+    def _update(self, RE: RunEngine, value: Any) -> None:
+        with self._guard:
+            if self._should_suspend(value):
+                self._tripped = True
+            elif self._should_resume(value):
+                self._release(RE)
+            if self._tripped and self._released is None:
+                self._released = asyncio.Event()
+                self._requested = False
+            if self._tripped and not self._requested and RE.state in ("running", "paused") and RE.resumable:
+                self._requested = True
+                RE.request_suspend(self._released.wait, justification=self._get_justification())
+
+    def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
+        """Give what a plan has to wait for before it may start."""
+        with self._guard:
+            if self._tripped and self._released is not None:
+                self._requested = True
+                return [self._released.wait], self._get_justification()
+            return [], ""
+
+    def _forget(self, RE: RunEngine) -> None:
+        with self._guard:
+            self._release(RE)
+
+    def _release(self, RE: RunEngine) -> None:
+        self._tripped = False
+        if self._released is not None:
+            RE.loop.call_soon_threadsafe(self._released.set)
+            self._released = None
+
+    def _should_suspend(self, value: Any) -> bool:
+        return bool(value > self.limit)
+
+    def _should_resume(self, value: Any) -> bool:
+        return bool(value <= self.resume)
+
+
+def _is_async(signal: Any) -> bool:
+    from ophyd_async.core import Device
+
+    return isinstance(signal, Device)

@@ -1,0 +1,92 @@
+"""What an algorithm is, and the names of those there are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.registry import Registry
+
+__all__ = ["Algorithm", "algorithm_names", "algorithms", "get_algorithm", "make_algorithm"]
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """A way to improve an image, given projections. Its fields are its options; it has no other state.
+
+    Attributes
+    ----------
+    positive : bool
+        Start from a uniform image with the measured mass (multiplicative algorithms need it), not from zero.
+    coupled : bool
+        A pass looks at neighbouring slices, so all slabs take a pass together.
+    """
+
+    positive: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
+
+    def passes(self, projections: int) -> int:  # noqa: ARG002
+        """Give the number of subsets into which a window of so many projections is cut."""
+        return 1
+
+    @abstractmethod
+    def step(self, problem: Problem) -> None:
+        """Improve ``problem.image`` once, in place, from the projections of one pass."""
+
+
+_HERE = "bluesky_streamrecon.recon.algorithms"
+
+algorithms: Registry[type[Algorithm]] = Registry(
+    "algorithm",
+    "bluesky_streamrecon.algorithms",
+    {
+        "mlem": f"{_HERE}.mlem:MLEM",
+        "osem": f"{_HERE}.mlem:OSEM",
+        "pml-quadratic": f"{_HERE}.pml:QuadraticPML",
+        "pml-hybrid": f"{_HERE}.pml:HybridPML",
+        "ospml-quadratic": f"{_HERE}.pml:OrderedQuadraticPML",
+        "ospml-hybrid": f"{_HERE}.pml:OrderedHybridPML",
+        "sirt": f"{_HERE}.sirt:SIRT",
+        "art": f"{_HERE}.sirt:ART",
+        "fbp": "bluesky_streamrecon.recon.fbp:FBP",
+    },
+)
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """Give the names of all algorithms, ours and those of installed packages."""
+    return algorithms.names()
+
+
+def get_algorithm(name: str) -> type[Algorithm]:
+    """Give the algorithm registered as `name`.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message lists those there are.
+    """
+    return algorithms.get(name)
+
+
+def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
+    """Give the algorithm `name` with `options` set.
+
+    Raises
+    ------
+    ConfigError
+        If the name or an option is unknown, or an option has a value that can not work.
+    """
+    kind = get_algorithm(name)
+    known = {field.name: field for field in fields(kind)}
+    for option in options:
+        if option not in known:
+            listed = ", ".join(
+                f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
+            )
+            raise ConfigError(f"algorithm {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
+    return kind(**options)

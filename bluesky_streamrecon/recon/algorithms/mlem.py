@@ -1,0 +1,62 @@
+"""Maximum likelihood by expectation maximization, with and without ordered subsets.
+
+References
+----------
+.. [1] L. A. Shepp and Y. Vardi, IEEE Trans. Med. Imaging 1(2), 113-122, 1982, :doi:`10.1109/TMI.1982.4307558`.
+.. [2] H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13(4), 601-609, 1994, :doi:`10.1109/42.363108`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above
+from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.problem import Problem
+
+__all__ = ["MLEM", "OSEM"]
+
+
+@dataclass(frozen=True)
+class MLEM(Algorithm):
+    """MLEM [1]_: each pixel times the mean over its rays of measured / predicted.
+
+    Parameters
+    ----------
+    floor : float, optional
+        Smallest predicted line integral that is divided by (unitless).
+    """
+
+    positive: ClassVar[bool] = True
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        number_above("floor", self.floor, 0)
+
+    def step(self, problem: Problem) -> None:
+        """Improve the image once."""
+        problem.multiply(problem.ratio(self.floor))
+
+
+@dataclass(frozen=True)
+class OSEM(MLEM):
+    """OSEM [2]_: an MLEM step for each of several subsets of the window in turn.
+
+    Parameters
+    ----------
+    floor : float, optional
+        Smallest predicted line integral that is divided by (unitless).
+    subsets : int, optional
+        Subsets of the window, each spread evenly over the half turn; never more than projections.
+    """
+
+    subsets: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one("subsets", self.subsets)
+
+    def passes(self, projections: int) -> int:
+        """Give the number of subsets."""
+        return min(self.subsets, projections)

@@ -1,0 +1,64 @@
+"""Algebraic reconstruction: all projections at once (SIRT) or one after the other (ART).
+
+References
+----------
+.. [1] P. Gilbert, J. Theor. Biol. 36(1), 105-117, 1972, :doi:`10.1016/0022-5193(72)90180-4`.
+.. [2] R. Gordon, R. Bender and G. T. Herman, J. Theor. Biol. 29(3), 471-481, 1970,
+   :doi:`10.1016/0022-5193(70)90109-8`.
+.. [3] A. H. Andersen and A. C. Kak, Ultrasonic Imaging 6(1), 81-94, 1984, :doi:`10.1177/016173468400600107`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon.algorithms._checks import number_above
+from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.problem import Problem
+
+__all__ = ["ART", "SIRT"]
+
+
+@dataclass(frozen=True)
+class SIRT(Algorithm):
+    """SIRT [1]_: residuals divided by their ray's length, spread back, divided by how well each pixel is seen.
+
+    Parameters
+    ----------
+    relaxation : float, optional
+        Gain of each step, 0 to 2 (it can diverge at 2).
+    nonnegative : bool, optional
+        Set what becomes negative to zero.
+    """
+
+    relaxation: float = 1.0
+    nonnegative: bool = True
+
+    def __post_init__(self) -> None:
+        number_above("relaxation", self.relaxation, 0, 2)
+        if not isinstance(self.nonnegative, bool):
+            raise ConfigError(f"nonnegative: got {self.nonnegative!r}, expected True or False")
+
+    def step(self, problem: Problem) -> None:
+        """Improve the image once."""
+        problem.add(problem.residual(per_length=True), gain=self.relaxation, nonnegative=self.nonnegative)
+
+
+@dataclass(frozen=True)
+class ART(SIRT):
+    """ART [2]_: a step for each projection, all its rays at once (they hardly overlap; [3]_).
+
+    Parameters
+    ----------
+    relaxation : float, optional
+        Gain of each step, 0 to 2; less than 1 averages noise over projections.
+    nonnegative : bool, optional
+        Set what becomes negative to zero.
+    """
+
+    relaxation: float = 0.5
+
+    def passes(self, projections: int) -> int:
+        """Give one pass per projection."""
+        return projections

@@ -1,0 +1,319 @@
+"""Where the rotation axis meets the detector, found from projections in any order.
+
+A projection turned by 180 degrees is its own mirror image about the axis, so views taken over [0, 180) stand for
+the whole circle once the axis is known. Of an object that fits into the detector's width, a low spatial frequency
+changes with the angle only slowly: at frequency w (radians per pixel) the angular harmonics above w times the
+object's radius vanish. Views that are mirrored about a wrong axis break this. We count, at the lowest
+frequencies, what no permitted harmonic explains, and take the axis for which that is least. Nothing is assumed about
+the order or spacing of the angles, no pair at 180 degrees is needed, and about 16 views spread over the half turn
+suffice.
+
+What a rank contributes is a sum over rows of a few numbers per frequency, so ranks agree by adding them up, and the
+result does not depend on how many ranks there are. Angles are radians, lengths detector pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bluesky_streamrecon.errors import DataError, GeometryError
+
+__all__ = ["AxisEstimate", "AxisFinder", "axis_checkpoint", "axis_rows", "find_axis", "locate_axis"]
+
+FREQUENCIES = 32
+"""Lowest frequencies that are looked at; they carry nearly all that is known about the axis."""
+
+_PADDING = 2
+_SPARE_HARMONICS = 3
+_MOST_ROWS = 128
+_GRID_STEP = 0.05
+_RIVAL_DISTANCE = 3.0
+_ENOUGH_UNCERTAINTY = 0.25
+_ENOUGH_SEPARATION = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class AxisEstimate:
+    """A rotation axis and how much to trust it.
+
+    Parameters
+    ----------
+    axis : float
+        Detector column, sub-pixel.
+    uncertainty : float
+        Standard error from the noise that the fit leaves, pixels; infinite when nothing could be fitted.
+    separation : float
+        How much worse the best other axis (more than 3 pixels away) explains the data, in standard deviations of
+        the noise that the fit leaves.
+    projections : int
+        Projections that were used.
+    """
+
+    axis: float
+    uncertainty: float
+    separation: float
+    projections: int
+
+    @property
+    def confident(self) -> bool:
+        """Whether the axis is known to a quarter of a pixel and nothing else explains the data."""
+        return self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
+
+    def __str__(self) -> str:
+        trust = "" if self.confident else ", not certain"
+        return f"column {self.axis:.2f} ± {self.uncertainty:.2g} from {self.projections} projections{trust}"
+
+
+def axis_checkpoint(projections: int, planned: int) -> bool:
+    """Tell whether the axis is looked for when so many projections have arrived.
+
+    The numbers are fixed, so that the same projections give the same axis whatever the timing.
+
+    Parameters
+    ----------
+    projections : int
+        Projections that have arrived.
+    planned : int
+        Projections that the scan will take at most.
+
+    Examples
+    --------
+    >>> [n for n in range(200) if axis_checkpoint(n, 180)]
+    [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 180]
+    >>> [n for n in range(20) if axis_checkpoint(n, 20)]
+    [10, 16]
+    """
+    if projections == planned:
+        return True
+    if planned < 32 and projections == max(8, planned // 2):
+        return True
+    if projections < 16:
+        return False
+    stride = 8 if projections <= 64 else 16 * 2 ** max(0, int(math.log2(projections / 128)))
+    return projections % stride == 0
+
+
+def axis_rows(detector_rows: int) -> range:
+    """Give the detector rows that are looked at: all, or 128 evenly spread ones of a tall detector.
+
+    Examples
+    --------
+    >>> axis_rows(4), axis_rows(1000)
+    (range(0, 4), range(4, 1000, 8))
+    """
+    stride = -(-detector_rows // _MOST_ROWS)
+    return range(stride // 2, detector_rows, stride)
+
+
+class AxisFinder:
+    """Gather what a rank's rows say about the rotation axis.
+
+    Parameters
+    ----------
+    columns : int
+        Detector columns C, at least 8.
+
+    Notes
+    -----
+    Kept per projection: 32 complex numbers per row.
+    """
+
+    def __init__(self, columns: int) -> None:
+        if columns < 8:
+            raise GeometryError(f"rotation axis: got {columns} detector columns, expected at least 8; give the axis")
+        self._columns = columns
+        self._omega = _frequencies(columns)
+        # Differences between neighbours, without the step from the field's edge to nothing: a sample or a background
+        # that reaches over the edge then does less harm. Dividing by their response gives the projection's spectrum.
+        middle = np.arange(columns - 1) + 0.5
+        response = 2j * np.sin(self._omega / 2)
+        self._transform = np.exp(-1j * np.outer(middle, self._omega)) / response
+        self._angles: list[float] = []
+        self._spectra: list[NDArray[np.complex128]] = []
+
+    @property
+    def projections(self) -> int:
+        """Projections added."""
+        return len(self._angles)
+
+    def add(self, projection: NDArray[np.float32], angle: float) -> None:
+        """Add a view.
+
+        Parameters
+        ----------
+        projection : ndarray of float32, shape (R, C)
+            Line integrals of the rows that are looked at; R may be 0. A row with NaN counts as not measured.
+        angle : float
+            Radians.
+        """
+        if projection.ndim != 2 or projection.shape[1] != self._columns:
+            raise GeometryError(
+                f"rotation axis: got a projection of shape {projection.shape}, expected (rows, {self._columns})"
+            )
+        differences = np.diff(projection.astype(np.float64), axis=1)
+        self._spectra.append(differences @ self._transform.real + 1j * (differences @ self._transform.imag))
+        self._angles.append(float(angle))
+
+    def evidence(self) -> NDArray[np.float64]:
+        """Give what may be added up over ranks and handed to `locate_axis`.
+
+        Returns
+        -------
+        ndarray of float64, shape (4, 32)
+            Per frequency: the part of the misfit that is the same for every axis, the part that turns with the axis
+            (real, imaginary), and the number of independent values that the misfit is a sum over.
+        """
+        found = np.zeros((4, FREQUENCIES))
+        if not self._angles or not self._spectra[0].shape[0]:
+            return found
+        angles = np.asarray(self._angles)
+        spectra = np.stack(self._spectra)
+        # Rows may have missed some views; those that have the same ones are taken together.
+        seen = np.isfinite(spectra[:, :, 0].real)
+        for pattern in np.unique(seen, axis=1).T:
+            rows = (seen == pattern[:, None]).all(axis=0)
+            found += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._columns / 2)
+        return found
+
+
+def _misfit(
+    spectra: NDArray[np.complex128], angles: NDArray[np.float64], frequencies: NDArray[np.float64], radius: float
+) -> NDArray[np.float64]:
+    """Give the evidence of rows that have all these views.
+
+    Parameters
+    ----------
+    spectra : ndarray of complex128, shape (A, R, 32)
+        Of each view and row.
+    angles : ndarray of float64, shape (A,)
+        Radians.
+    frequencies : ndarray of float64, shape (32,)
+        Radians per pixel.
+    radius : float
+        Of the object at most, pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (4, 32)
+    """
+    found = np.zeros((4, len(frequencies)))
+    views = len(angles)
+    for m, omega in enumerate(frequencies):
+        reach = math.ceil(omega * radius) + _SPARE_HARMONICS
+        if 2 * reach + 1 >= 2 * views - 2:
+            break
+        # Seen from the opposite side the value is the conjugate one. So about the true axis, of e = exp(i w axis)
+        # times the spectrum the real part has even harmonics only, and the imaginary part odd ones.
+        even, odd = _harmonics(angles, range(0, reach + 1, 2)), _harmonics(angles, range(1, reach + 1, 2))
+        seen = spectra[:, :, m]
+        in_even, in_odd = even.T @ seen, odd.T @ seen
+        found[0, m] = 2 * np.vdot(seen, seen).real - np.vdot(in_even, in_even).real - np.vdot(in_odd, in_odd).real
+        turning = np.conj((in_odd**2).sum() - (in_even**2).sum())
+        found[1:3, m] = turning.real, turning.imag
+        found[3, m] = (2 * views - 2 * reach - 1) * seen.shape[1]
+    return found
+
+
+def _harmonics(angles: NDArray[np.float64], orders: range) -> NDArray[np.float64]:
+    """Give an orthonormal basis of what harmonics of these orders can be at these angles."""
+    turns = np.outer(angles, np.asarray(orders, dtype=np.float64))
+    basis = np.hstack([np.cos(turns), np.sin(turns[:, 1:] if orders.start == 0 else turns)])
+    return np.linalg.qr(basis)[0]
+
+
+def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -> AxisEstimate:
+    """Find the axis that explains the evidence of all rows best.
+
+    Parameters
+    ----------
+    evidence : ndarray of float64, shape (4, 32)
+        Sum over rows of what `AxisFinder.evidence` gives.
+    columns : int
+        Detector columns C.
+    projections : int
+        Views that it comes from; only reported.
+
+    Returns
+    -------
+    AxisEstimate
+        The middle of the detector with infinite uncertainty when there are too few views.
+    """
+    constant, real, imaginary, freedom = evidence
+    used = freedom > 0
+    middle = (columns - 1) / 2
+    if not used.any() or not constant.any():
+        return AxisEstimate(middle, math.inf, 0.0, projections)
+    omega = _frequencies(columns)[used]
+    turning = (real + 1j * imaginary)[used]
+    total = float(constant.sum())
+
+    grid = np.arange(0.0, columns - 1 + _GRID_STEP / 2, _GRID_STEP)
+    misfit = total + (turning[:, None] * np.exp(-2j * omega[:, None] * grid)).real.sum(axis=0)
+    best = int(misfit.argmin())
+    axis = float(grid[best])
+    for _ in range(4):
+        wave = turning * np.exp(-2j * omega * axis)
+        slope = float((2 * omega * wave.imag).sum())
+        curvature = float(-(4 * omega**2 * wave.real).sum())
+        if curvature <= 0:
+            break
+        axis = min(max(axis - slope / curvature, grid[best] - _GRID_STEP), grid[best] + _GRID_STEP)
+    wave = turning * np.exp(-2j * omega * axis)
+    curvature = float(-(4 * omega**2 * wave.real).sum())
+    # Rounding leaves a misfit of about 1e-12 of the total even where data are perfect.
+    least = max(total + float(wave.real.sum()), 1e-12 * total)
+    variance = least / float(freedom.sum())
+    uncertainty = math.sqrt(2 * variance / curvature) if curvature > 0 else math.inf
+
+    inner = misfit[1:-1]
+    valleys = np.flatnonzero((inner < misfit[:-2]) & (inner <= misfit[2:])) + 1
+    rivals = valleys[np.abs(grid[valleys] - axis) > _RIVAL_DISTANCE]
+    rival = float(misfit[rivals].min()) if rivals.size else float(misfit.max())
+    # A thousandth of a pixel is far below what matters, and hides in which order ranks were added up.
+    return AxisEstimate(round(axis, 3), uncertainty, math.sqrt(max(rival - least, 0.0) / variance), projections)
+
+
+def find_axis(projections: ArrayLike, angles: ArrayLike) -> AxisEstimate:
+    """Find the rotation axis of a whole set of projections.
+
+    Parameters
+    ----------
+    projections : array_like, shape (A, rows, C)
+        Line integrals, in any order of angles.
+    angles : array_like, shape (A,)
+        Radians.
+
+    Returns
+    -------
+    AxisEstimate
+        Where the axis is; see `AxisEstimate.confident`.
+
+    Raises
+    ------
+    DataError
+        If the numbers of projections and angles differ.
+    GeometryError
+        If the detector has fewer than 8 columns.
+    """
+    stack = np.asarray(projections, dtype=np.float32)
+    turns = np.asarray(angles, dtype=np.float64)
+    if stack.ndim != 3 or turns.shape != stack.shape[:1]:
+        raise DataError(
+            f"rotation axis: got projections of shape {stack.shape} and angles of shape {turns.shape}, expected "
+            "(A, rows, columns) and (A,)"
+        )
+    finder = AxisFinder(stack.shape[2])
+    rows = axis_rows(stack.shape[1])
+    for projection, angle in zip(stack, turns, strict=True):
+        finder.add(projection[rows.start :: rows.step], float(angle))
+    return locate_axis(finder.evidence(), stack.shape[2], len(turns))
+
+
+def _frequencies(columns: int) -> NDArray[np.float64]:
+    """Give the frequencies that are looked at, radians per pixel, shape (32,)."""
+    lowest = 2 * math.pi / (_PADDING * columns)
+    return lowest * np.arange(1, FREQUENCIES + 1, dtype=np.float64)

@@ -1,0 +1,156 @@
+"""What a rank saves now and then, so that a job that is started again need not begin from the first projection.
+
+A checkpoint holds a rank's rows of one image and all that the next image depends on: the window, the dark and gain,
+the axis. Ranks save at the same images. The last two are kept, because a job may die while some ranks have saved and
+others have not; the newest that all ranks have is the one to go on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.recon.communicator import Communicator
+
+__all__ = ["Checkpoint", "CheckpointStore", "run_key"]
+
+_KEPT = 2
+
+
+def run_key(run_uid: str) -> int:
+    """Give a number that stands for a run, above 0 and small enough for MPI's integers."""
+    return int.from_bytes(hashlib.blake2b(run_uid.encode(), digest_size=7).digest(), "little") + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A rank's part of a run, right after an image.
+
+    Parameters
+    ----------
+    run_uid : str
+        Which run.
+    seq : int
+        Last item that is in the image.
+    image_number : int
+        Images made.
+    axis, axis_uncertainty : float
+        Detector column of the rotation axis, and how well it is known.
+    angles : ndarray of float64, shape (projections,)
+        All used so far, radians.
+    image : ndarray of float32, shape (rows, N, N)
+        Attenuation, 1/pixel.
+    window : ndarray of float32, shape (A, rows, C)
+        Newest line integrals, oldest first; their angles are the last of `angles`.
+    arrays : mapping of str to ndarray
+        Dark, gain and whatever else the preparation and the engine go on from.
+    counts : mapping of str to int
+        See `Preparation`.
+    """
+
+    run_uid: str
+    seq: int
+    image_number: int
+    axis: float
+    axis_uncertainty: float
+    angles: NDArray[np.float64]
+    image: NDArray[np.float32]
+    window: NDArray[np.float32]
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class CheckpointStore:
+    """A rank's checkpoints in a directory; those of other ranks and jobs there are not touched.
+
+    Parameters
+    ----------
+    directory : Path
+        Where; made when needed.
+    job_id : str
+        The beamline's name for the job, the same after it was started again.
+    rank, size : int
+        Whose they are. A job of another size does not see them: its ranks have other rows.
+    """
+
+    def __init__(self, directory: Path, job_id: str, rank: int, size: int) -> None:
+        job = "".join(character if character.isalnum() or character in "-_" else "_" for character in job_id)
+        self._directory = directory
+        self._stem = f"checkpoint_{job}_{rank}of{size}_"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, and remove all but the last two.
+
+        Raises
+        ------
+        StorageError
+            If it can not be written.
+        """
+        path = self._directory / f"{self._stem}{checkpoint.seq:012d}.h5"
+        part = path.with_suffix(".part")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with h5py.File(part, "w") as file:
+                for name in ("run_uid", "seq", "image_number", "axis", "axis_uncertainty"):
+                    file.attrs[name] = getattr(checkpoint, name)
+                for name in ("angles", "image", "window"):
+                    file[name] = getattr(checkpoint, name)
+                for name, array in checkpoint.arrays.items():
+                    file[f"arrays/{name}"] = array
+                for name, count in checkpoint.counts.items():
+                    file.require_group("counts").attrs[name] = count
+            part.replace(path)
+        except OSError as error:
+            raise StorageError(f"could not write the checkpoint {path}: {error}; is the disk full?") from error
+        for old in self._saved()[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def newest_common(self, communicator: Communicator) -> Checkpoint | None:
+        """Load the newest checkpoint that every rank has; all ranks call this together."""
+        mine = {self._seq(path): path for path in self._saved()}
+        newest = max(mine, default=0)
+        seq = communicator.minimum([newest])[0]
+        found = self._load(mine[seq]) if seq in mine else None
+        key = 0 if found is None else run_key(found.run_uid)
+        lowest, minus_highest = communicator.minimum([key, -key])
+        return found if lowest == -minus_highest and lowest > 0 else None
+
+    def clear(self) -> None:
+        """Remove this rank's checkpoints."""
+        for path in self._saved():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _saved(self) -> Sequence[Path]:
+        return sorted(self._directory.glob(f"{self._stem}*.h5")) if self._directory.is_dir() else []
+
+    def _seq(self, path: Path) -> int:
+        return int(path.stem.removeprefix(self._stem))
+
+    @staticmethod
+    def _load(path: Path) -> Checkpoint | None:
+        """Read a checkpoint; None if it is damaged, for then the run is just done again."""
+        try:
+            with h5py.File(path) as file:
+                return Checkpoint(
+                    run_uid=str(file.attrs["run_uid"]),
+                    seq=int(file.attrs["seq"]),
+                    image_number=int(file.attrs["image_number"]),
+                    axis=float(file.attrs["axis"]),
+                    axis_uncertainty=float(file.attrs["axis_uncertainty"]),
+                    angles=file["angles"][:],
+                    image=file["image"][:],
+                    window=file["window"][:],
+                    arrays={name: value[()] for name, value in file["arrays"].items()},
+                    counts={name: int(value) for name, value in file["counts"].attrs.items()},
+                )
+        except (OSError, KeyError, ValueError):
+            return None

@@ -1,0 +1,356 @@
+"""How ranks agree, add up and exchange edges; the only module that imports mpi4py, and only when it is used.
+
+MPI's blocking calls keep a core busy while they wait, and a job waits for the detector most of its life. So every
+operation here is started without blocking and looked at again after pauses that grow from nothing to a few
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.partition import RowBlock
+
+__all__ = [
+    "Agreement",
+    "Communicator",
+    "Group",
+    "MpiCommunicator",
+    "Neighbours",
+    "SingleCommunicator",
+    "core_share",
+    "neighbours",
+]
+
+_BUSY_LOOKS = 200
+_SHORTEST_PAUSE = 1e-4
+_LONGEST_PAUSE = 5e-3
+
+_MOST_CORES = 4096
+_HALO_UP, _HALO_DOWN = 11, 12
+
+
+class Agreement(Protocol):
+    """Minimum over all ranks that is being found."""
+
+    def done(self) -> bool:
+        """Tell whether every rank has contributed; does not wait."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The minima; valid once `done` said so."""
+
+
+class Group(Protocol):
+    """Ranks that share rows or hold neighbouring rows; is a Reducer and a HaloExchange to the engine."""
+
+    @property
+    def member(self) -> int:
+        """Number of this rank among those that share its rows, 0-based."""
+
+    @property
+    def members(self) -> int:
+        """Ranks that share these rows."""
+
+    def sum(self, array: NDArray[np.float32]) -> None:
+        """Add up over the ranks that share these rows, in place."""
+
+    def exchange(
+        self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Give the slices just above and just below this rank's; None at the detector's edge."""
+
+    def free(self) -> None:
+        """Give its channels back; all ranks do so together."""
+
+
+class Communicator(Protocol):
+    """What the job needs of the other ranks. All ranks make the same calls in the same order."""
+
+    check: Callable[[], None]
+    """Called now and then while something is waited for; may raise."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, 0-based."""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+
+    @property
+    def cores(self) -> int:
+        """Cores that this rank may use for itself."""
+
+    def begin_minimum(self, values: Sequence[int]) -> Agreement:
+        """Start to find the minimum of each value over all ranks."""
+
+    def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Find the minimum of each value over all ranks."""
+
+    def sum(self, array: NDArray[np.float64]) -> None:
+        """Add up over all ranks, in place."""
+
+    def group(self, blocks: Sequence[RowBlock]) -> Group | None:
+        """Connect ranks that share rows or hold neighbouring ones; None if this one is alone."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once."""
+
+
+def core_share(mine: Collection[int], users: Sequence[int] | NDArray[np.int64]) -> int:
+    """Give the number of threads for a rank, where ranks of a host may use the same cores.
+
+    Parameters
+    ----------
+    mine : collection of int
+        Cores that this rank may use.
+    users : sequence of int
+        For each core of the host, how many ranks may use it.
+
+    Examples
+    --------
+    >>> core_share({0, 1, 2, 3}, [2, 2, 2, 2]), core_share({0, 1}, [1, 1, 1, 1]), core_share({0}, [3])
+    (2, 2, 1)
+    """
+    return max(1, int(sum(1 / users[core] for core in mine) + 1e-9))
+
+
+def _own_cores() -> set[int]:
+    try:
+        return set(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return set(range(os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Ranks whose edge slices this rank needs (`above`, `below`), and those that need its own."""
+
+    above: int | None
+    below: int | None
+    need_first: tuple[int, ...]
+    need_last: tuple[int, ...]
+
+
+def neighbours(blocks: Sequence[RowBlock], rank: int) -> Neighbours:
+    """Find who exchanges edge slices with `rank`.
+
+    Where groups of ranks share rows, all members hold the same image, so each asks one member of the neighbouring
+    group.
+
+    Parameters
+    ----------
+    blocks : sequence of RowBlock
+        One per rank, in rank order.
+    rank : int
+        Whose neighbours are wanted.
+
+    Examples
+    --------
+    >>> from bluesky_streamrecon.partition import partition_rows
+    >>> neighbours(partition_rows(6, 3), 1)
+    Neighbours(above=0, below=2, need_first=(0,), need_last=(2,))
+    """
+
+    def source(of: int, step: int) -> int | None:
+        group = blocks[of].group + step
+        there = [r for r, block in enumerate(blocks) if block.group == group]
+        return there[blocks[of].member % len(there)] if there else None
+
+    return Neighbours(
+        above=source(rank, -1),
+        below=source(rank, +1),
+        need_first=tuple(r for r in range(len(blocks)) if source(r, +1) == rank),
+        need_last=tuple(r for r in range(len(blocks)) if source(r, -1) == rank),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """An agreement of one."""
+
+    values: tuple[int, ...]
+
+    def done(self) -> bool:
+        return True
+
+
+class SingleCommunicator:
+    """One rank, no MPI.
+
+    Raises
+    ------
+    SystemExit
+        By `abort`.
+    """
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self.cores = len(_own_cores())
+        self.check: Callable[[], None] = _nothing
+
+    def begin_minimum(self, values: Sequence[int]) -> Agreement:
+        """Give the values back."""
+        return _Agreed(tuple(values))
+
+    def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Give the values back."""
+        return tuple(values)
+
+    def sum(self, array: NDArray[np.float64]) -> None:
+        """Leave the array as it is."""
+
+    def group(self, blocks: Sequence[RowBlock]) -> Group | None:  # noqa: ARG002 - the protocol's signature
+        """Give None: there is nobody else."""
+        return None
+
+    def abort(self, code: int) -> NoReturn:
+        """End this process."""
+        raise SystemExit(code)
+
+
+class MpiCommunicator:
+    """All ranks of the MPI job that this process belongs to.
+
+    Parameters
+    ----------
+    sleep : callable, optional
+        Pauses for so many seconds.
+    """
+
+    def __init__(self, *, sleep: Callable[[float], object] = time.sleep) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._world = MPI.COMM_WORLD
+        # Agreements may be under way while something else is exchanged; each needs a channel of its own.
+        self._agreements = self._world.Dup()
+        self._work = self._world.Dup()
+        self._sleep = sleep
+        self.check: Callable[[], None] = _nothing
+        here = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        mine = _own_cores()
+        users = np.zeros(_MOST_CORES, dtype=np.int64)
+        users[[core for core in mine if core < _MOST_CORES]] = 1
+        here.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
+        here.Free()
+        self._cores = core_share([core for core in mine if core < _MOST_CORES], users)
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, 0-based."""
+        return int(self._world.Get_rank())
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return int(self._world.Get_size())
+
+    @property
+    def cores(self) -> int:
+        """Cores that this rank may use for itself."""
+        return self._cores
+
+    def begin_minimum(self, values: Sequence[int]) -> Agreement:
+        """Start to find the minimum of each value over all ranks."""
+        return _MpiMinimum(self._mpi, self._agreements, values)
+
+    def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Find the minimum of each value over all ranks."""
+        agreement = _MpiMinimum(self._mpi, self._work, values)
+        self.wait(agreement.done)
+        return agreement.values
+
+    def sum(self, array: NDArray[np.float64]) -> None:
+        """Add up over all ranks, in place."""
+        self.wait(self._work.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM).Test)
+
+    def group(self, blocks: Sequence[RowBlock]) -> Group | None:
+        """Connect ranks that share rows or hold neighbouring ones; None if this one is alone."""
+        return _MpiGroup(self, self._mpi, self._work, blocks) if self.size > 1 else None
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once."""
+        self._world.Abort(code)
+        raise SystemExit(code)
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        """Look until `done`, first often, then every few milliseconds."""
+        for _ in range(_BUSY_LOOKS):
+            if done():
+                return
+        pause = _SHORTEST_PAUSE
+        while not done():
+            self.check()
+            self._sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+class _MpiMinimum:
+    """A minimum over ranks that is being found."""
+
+    def __init__(self, mpi: Any, channel: Any, values: Sequence[int]) -> None:
+        self._mine = np.asarray(values, dtype=np.int64)
+        self._least = np.empty_like(self._mine)
+        self._request = channel.Iallreduce(self._mine, self._least, op=mpi.MIN)
+
+    def done(self) -> bool:
+        return bool(self._request.Test())
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(int(value) for value in self._least)
+
+
+class _MpiGroup:
+    """Channel among the ranks that share rows, and to the ranks above and below."""
+
+    def __init__(self, owner: MpiCommunicator, mpi: Any, channel: Any, blocks: Sequence[RowBlock]) -> None:
+        self._owner = owner
+        self._mpi = mpi
+        self._channel = channel
+        block = blocks[owner.rank]
+        self.member = block.member
+        self.members = block.members
+        self._sharing = channel.Split(block.group, block.member) if block.members > 1 else None
+        self._near = neighbours(blocks, owner.rank)
+
+    def sum(self, array: NDArray[np.float32]) -> None:
+        if self._sharing is not None:
+            self._owner.wait(self._sharing.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM).Test)
+
+    def exchange(
+        self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        near = self._near
+        first, last = np.ascontiguousarray(first_slice), np.ascontiguousarray(last_slice)
+        above = None if near.above is None else np.empty_like(first)
+        below = None if near.below is None else np.empty_like(last)
+        requests = []
+        if above is not None:
+            requests.append(self._channel.Irecv(above, source=near.above, tag=_HALO_DOWN))
+        if below is not None:
+            requests.append(self._channel.Irecv(below, source=near.below, tag=_HALO_UP))
+        requests += [self._channel.Isend(first, dest=rank, tag=_HALO_UP) for rank in near.need_first]
+        requests += [self._channel.Isend(last, dest=rank, tag=_HALO_DOWN) for rank in near.need_last]
+        self._owner.wait(lambda: self._mpi.Request.Testall(requests))
+        return above, below
+
+    def free(self) -> None:
+        if self._sharing is not None:
+            self._sharing.Free()
+            self._sharing = None
+
+
+def _nothing() -> None:
+    """Check nothing."""

@@ -1,0 +1,427 @@
+"""The reconstruction of one block of rows: window, slabs, threads. It knows no rank and no network.
+
+Line integrals are unitless, images 1/pixel, angles radians. Memory per voxel of the image (rows x N x N): 4 bytes,
+a few per cent of margins, and 1 byte more for penalised algorithms (edge slices); nothing per thread grows with
+the image's area. The window takes 4 bytes x rows x C per projection, and each thread 64 bytes x (2 N + C) per
+projection of a pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.algorithms.base import make_algorithm
+from bluesky_streamrecon.recon.plain import PlainBackend
+from bluesky_streamrecon.recon.projector import get_projector
+from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Reducer, Slab
+from bluesky_streamrecon.recon.window import Window
+
+__all__ = ["Engine", "HaloExchange", "Reducer", "warm_up"]
+
+_DARK = 1e-6
+_KEPT_PASSES = 8
+
+
+class HaloExchange(Protocol):
+    """Swaps outermost slices with the blocks above and below. The communicator's module implements it."""
+
+    def exchange(
+        self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Give the last slice of the block above and the first of the block below, each (N, N).
+
+        Called by every rank once per pass, in the same order; None where there is no such block.
+        """
+
+
+class Engine:
+    """Reconstructs a block of rows from the newest projections.
+
+    The result depends only on the projections appended and the updates made: not on how rows are dealt to
+    engines, nor on the number of threads.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Detector, axis, image size and mask, shared by all rows.
+    rows : int
+        Rows of the block.
+    algorithm : str, optional
+        Registered name.
+    window : int or None, optional
+        Newest projections kept (l); None keeps all.
+    threads : int, optional
+        Threads that compute.
+    options : mapping, optional
+        Options of the algorithm, and of the engine: ``projector`` (registered name, ``"shear"``) and ``initial``
+        (attenuation at the start, 1/pixel; by default the uniform image with the mass of the first window's
+        line integrals, slice by slice, for multiplicative algorithms, and zero for others).
+    halo : HaloExchange, optional
+        Where to find the slices above and below the block.
+    reducer : Reducer, optional
+        Sums back-projections with the other members of a group that shares these rows: each is given all
+        projections and uses its share of them.
+
+    Raises
+    ------
+    ConfigError
+        If the algorithm, the projector or an option is unknown or can not work.
+    GeometryError
+        If there are no rows.
+    """
+
+    def __init__(
+        self,
+        geometry: TomoGeometry,
+        rows: int,
+        *,
+        algorithm: str = "mlem",
+        window: int | None = 24,
+        threads: int = 1,
+        options: Mapping[str, Any] | None = None,
+        halo: HaloExchange | None = None,
+        reducer: Reducer | None = None,
+    ) -> None:
+        if rows < 1:
+            raise GeometryError(f"rows: got {rows}, expected at least 1")
+        if threads < 1:
+            raise ConfigError(f"threads: got {threads}, expected at least 1")
+        remaining = dict(options or {})
+        projector = _projector(remaining)
+        remaining.pop("projector", None)
+        self._initial = _initial(remaining.pop("initial", None))
+        self._algorithm = make_algorithm(algorithm, remaining)
+        self._geometry = geometry
+        self._rows = rows
+        self._halo = halo
+        self._reducer = reducer if reducer is not None and reducer.members > 1 else None
+        self._backend = _backend(geometry, projector)
+        layout = self._backend.layout(rows)
+        self._slabs: list[Slab] = [self._backend.slab(part) for part in layout]
+        self._window = Window(window, geometry.columns, layout)
+        self._executor = ThreadPoolExecutor(threads, "recon") if threads > 1 else None
+        self._solo = [Crew() for _ in range(threads)]
+        self._crew = Crew(threads, self._executor) if threads > 1 else self._solo[0]
+        self._operators: dict[tuple[int, int], Operators] = {}
+        self._typical: NDArray[np.float32] | None = None
+        self._image_number = 0
+        self._projections = 0
+        self._blank = True
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._executor is not None:
+            self._executor.shutdown()
+
+    @property
+    def image_number(self) -> int:
+        """Updates made, counting those before `load`."""
+        return self._image_number
+
+    @property
+    def projections(self) -> int:
+        """Projections appended, counting those before `load`."""
+        return self._projections
+
+    @property
+    def window_angles(self) -> NDArray[np.float64]:
+        """Angles in the window, oldest first, radians."""
+        return self._window.angles
+
+    @property
+    def typical(self) -> NDArray[np.float32] | None:
+        """Scale of each slice, shape (rows,), 1/pixel: part of the state, for `load`; None before an update."""
+        return self._typical
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by images, window and the threads' working memory."""
+        crews = {id(crew): crew.nbytes for crew in (*self._solo, self._crew)}
+        return (
+            sum(slab.nbytes for slab in self._slabs)
+            + sum(data.nbytes for data in self._window.data)
+            + sum(crews.values())
+        )
+
+    def append(self, projection: NDArray[np.float32], angle: float) -> None:
+        """Take in one projection.
+
+        Parameters
+        ----------
+        projection : ndarray of float32, shape (rows, C)
+            Line integrals, unitless. What is not finite counts as not measured.
+        angle : float
+            Radians.
+
+        Raises
+        ------
+        DataError
+            If the projection has another shape.
+        GeometryError
+            If the angle is not finite.
+        """
+        self._window.append(projection, angle)
+        self._projections += 1
+        self._release()
+
+    def update(self, iterations: int = 1) -> None:
+        """Make the next image from the whole window, starting from the last one.
+
+        Parameters
+        ----------
+        iterations : int, optional
+            Times the algorithm goes over the window.
+
+        Raises
+        ------
+        DataError
+            If there is no projection yet.
+        """
+        if len(self._window) == 0:
+            raise DataError("update: got no projection yet, expected at least one; append projections first")
+        self._start()
+        passes = self._algorithm.passes(len(self._window))
+        for _ in range(iterations):
+            for number in range(passes):
+                self._take(number, passes)
+        self._image_number += 1
+
+    def slices(self, local_rows: Iterable[int]) -> NDArray[np.float32]:
+        """Give a copy of some slices.
+
+        Parameters
+        ----------
+        local_rows : iterable of int
+            Rows, counted within the block.
+
+        Returns
+        -------
+        ndarray of float32, shape (k, N, N)
+            Attenuation, 1/pixel.
+
+        Raises
+        ------
+        GeometryError
+            If a row is not in the block.
+        """
+        wanted = list(local_rows)
+        size = self._geometry.size
+        images = np.empty((len(wanted), size, size), np.float32)
+        for image, row in zip(images, wanted, strict=True):
+            slab = self._slab_of(row)
+            image[...] = slab.read(row - slab.rows.first)
+        return images
+
+    def image(self) -> NDArray[np.float32]:
+        """Give a copy of all slices, shape (rows, N, N), 1/pixel."""
+        return self.slices(range(self._rows))
+
+    def load(
+        self,
+        image: NDArray[np.float32],
+        image_number: int,
+        projections: int,
+        *,
+        typical: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Continue from an image made earlier. The window is left as it is.
+
+        Parameters
+        ----------
+        image : ndarray of float32, shape (rows, N, N)
+            Attenuation, 1/pixel.
+        image_number, projections : int
+            What had been reached.
+        typical : ndarray of float32, shape (rows,), optional
+            `Engine.typical` at that time; without it penalised algorithms take their scale from the window
+            of the next update.
+
+        Raises
+        ------
+        DataError
+            If the image has another shape or is not finite.
+        """
+        size = self._geometry.size
+        if image.shape != (self._rows, size, size):
+            raise DataError(f"image: got shape {image.shape}, expected {(self._rows, size, size)} (rows, N, N)")
+        if not np.isfinite(image).all():
+            raise DataError("image: got values that are not finite; is the checkpoint complete?")
+        for row in range(self._rows):
+            slab = self._slab_of(row)
+            slab.write(row - slab.rows.first, image[row])
+        self._typical = None if typical is None else np.asarray(typical, np.float32)
+        self._image_number = image_number
+        self._projections = projections
+        self._blank = False
+
+    def _slab_of(self, row: int) -> Slab:
+        if not 0 <= row < self._rows:
+            raise GeometryError(f"row: got {row}, expected 0 to {self._rows - 1}, counted within this block")
+        return next(slab for slab in self._slabs if slab.rows.first <= row < slab.rows.first + slab.rows.count)
+
+    def _start(self) -> None:
+        """Fix each slice's scale, and fill images that are still blank."""
+        if self._typical is None:
+            self._typical = self._uniform()
+        if not self._blank:
+            return
+        self._blank = False
+        size = self._geometry.size
+        if self._initial is not None:
+            start = np.full(self._rows, self._initial, np.float32)
+        else:
+            start = self._typical if self._algorithm.positive else np.zeros(self._rows, np.float32)
+        for slab in self._slabs:
+            for row in range(slab.rows.count):
+                slab.write(row, np.full((size, size), start[slab.rows.first + row], np.float32))
+
+    def _uniform(self) -> NDArray[np.float32]:
+        """Give the attenuation of the uniform image with the window's mass, slice by slice, shape (rows,)."""
+        subset = self._window.subset(0, 1, 0, 1)
+        lengths = self._backend.operators(subset).ray_lengths.astype(np.float64)[:, :, None]
+        typical = np.empty(self._rows, np.float32)
+        for slab, data in zip(self._slabs, self._window.data, strict=True):
+            first, count = slab.rows.first, slab.rows.count
+            measured = data[subset.slots, :, :count].astype(np.float64)
+            known = np.isfinite(measured) & (lengths > 0)
+            mass = np.where(known, np.maximum(measured, 0), 0).sum(axis=(0, 1))
+            path = np.where(known, lengths, 0).sum(axis=(0, 1))
+            typical[first : first + count] = np.maximum(mass / np.maximum(path, 1), _DARK)
+        return typical
+
+    def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Give the slices above and below each slab; its own outermost where the sample ends."""
+        edges = [slab.edges() for slab in self._slabs]
+        above, below = self._halo.exchange(edges[0][0], edges[-1][1]) if self._halo is not None else (None, None)
+        firsts = [first for first, _ in edges[1:]] + [edges[-1][1] if below is None else below]
+        lasts = [edges[0][0] if above is None else above] + [last for _, last in edges[:-1]]
+        return list(zip(lasts, firsts, strict=True))
+
+    def _take(self, number: int, passes: int) -> None:
+        """Take pass `number` of `passes` on every slab."""
+        operators = self._prepared(number, passes)
+        neighbours = self._neighbours() if self._algorithm.coupled else None
+        typical = self._typical
+        assert typical is not None  # noqa: S101
+
+        def work(index: int, crew: Crew) -> None:
+            slab = self._slabs[index]
+            first, count = slab.rows.first, slab.rows.count
+            measurement = Measurement(
+                self._window.data[index],
+                typical[first : first + count],
+                None if neighbours is None else neighbours[index],
+                self._reducer,
+            )
+            self._algorithm.step(self._backend.problem(slab, operators, measurement, crew))
+
+        threads = len(self._solo)
+        alone = 0 if self._reducer is not None or threads == 1 else len(self._slabs) // threads * threads
+        if alone:
+
+            def share(thread: int) -> None:
+                for index in range(thread, alone, threads):
+                    work(index, self._solo[thread])
+
+            self._crew.run(share)
+        for index in range(alone, len(self._slabs)):
+            work(index, self._crew)
+
+    def _prepared(self, number: int, passes: int) -> Operators:
+        """Give the operators of a pass; they are kept until the window changes, unless there are many."""
+        key = (number, passes)
+        if key not in self._operators:
+            if len(self._operators) >= _KEPT_PASSES:
+                self._release()
+            member, members = (self._reducer.member, self._reducer.members) if self._reducer is not None else (0, 1)
+            self._operators[key] = self._backend.operators(self._window.subset(number, passes, member, members))
+        return self._operators[key]
+
+    def _release(self) -> None:
+        for operators in self._operators.values():
+            operators.release()
+        self._operators.clear()
+
+
+def warm_up(
+    geometry: TomoGeometry,
+    rows: int,
+    *,
+    algorithm: str = "mlem",
+    options: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    shared: bool = False,
+) -> float:
+    """Compile, or load from disk, the kernels that such an `Engine` uses, on an image of a few pixels.
+
+    Parameters
+    ----------
+    geometry, rows, algorithm, options, threads
+        As for `Engine`; how large the image is does not matter.
+    shared : bool, optional
+        Whether rows will be shared with other members (a reducer).
+
+    Returns
+    -------
+    float
+        Seconds it took.
+    """
+    start = time.perf_counter()
+    small = TomoGeometry(columns=8, disc=geometry.disc)
+    reducer = _Alone() if shared else None
+    layout = _backend(small, _projector(options)).layout(rows)
+    for count in {part.width: part.count for part in layout}.values():
+        with Engine(
+            small, count, algorithm=algorithm, window=2, threads=threads, options=options, reducer=reducer
+        ) as engine:
+            for angle in (0.0, 1.5):
+                engine.append(np.ones((count, 8), np.float32), angle)
+            engine.update()
+    return time.perf_counter() - start
+
+
+class _Alone:
+    """The first of two members, the other of which adds nothing."""
+
+    member = 0
+    members = 2
+
+    def sum(self, array: NDArray[np.float32]) -> None:
+        """Leave the array."""
+
+
+def _projector(options: Mapping[str, Any] | None) -> str:
+    return str((options or {}).get("projector", "shear"))
+
+
+def _backend(geometry: TomoGeometry, projector: str) -> Backend:
+    if projector == "shear":
+        from bluesky_streamrecon.recon.shear_slab import ShearBackend
+
+        return ShearBackend(geometry)
+    return PlainBackend(geometry, get_projector(projector))
+
+
+def _initial(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"initial: got {value!r}, expected an attenuation of at least 0, 1/pixel")
+    return float(value)

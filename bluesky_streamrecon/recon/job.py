@@ -1,0 +1,441 @@
+"""The reconstruction job: what each MPI rank does from its start until the beamline asks it to end.
+
+Ranks receive on their own and compute together. Between them there is one agreement at a time, the minimum over
+ranks of how much has arrived, and after it all ranks do the same work, whatever has come to one of them since.
+Whoever has more than was last agreed asks for the next agreement, so ranks that wait for the detector exchange
+nothing and use no core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
+from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
+from bluesky_streamrecon.recon.lifeline import Interrupted, Watch
+from bluesky_streamrecon.recon.rank_run import RankRun
+from bluesky_streamrecon.recon.stepping import preview_rows_of
+from bluesky_streamrecon.wire import (
+    ClientSecurity,
+    ItemLost,
+    ItemReceived,
+    LinkLost,
+    LinkRestored,
+    OpenRun,
+    PreviewMoved,
+    PreviewSender,
+    ProblemReported,
+    RankEndpoint,
+    RankEvent,
+    Refused,
+    RunAbandoned,
+    RunClosed,
+    RunOpened,
+    ShutdownRequested,
+)
+
+__all__ = ["main", "run_job"]
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_WAIT = 2e-4
+_LONGEST_WAIT = 5e-3
+_IDLE_WAIT = 0.1
+_PREVIEW_BYTES = 2**28
+
+
+def run_job(
+    address: str,
+    job_id: str,
+    *,
+    security: ClientSecurity | None = None,
+    threads: int | None = None,
+    lifeline: bool = False,
+    communicator: Communicator | None = None,
+    link_limit: float = 300.0,
+    checkpoints: str | Path | None = None,
+) -> int:
+    """Be one rank of a reconstruction job: serve run after run until the beamline asks to end.
+
+    Parameters
+    ----------
+    address : str
+        Of the beamline, ``tcp://host:port``.
+    job_id : str
+        The beamline's name for this job.
+    security : ClientSecurity, optional
+        Keys, needed where the beamline is not on this host.
+    threads : int, optional
+        Threads of this rank where a run's settings do not say; the cores that it may use by default.
+    lifeline : bool, optional
+        End when the standard input of rank 0 is closed, as happens when the process that started the job dies.
+    communicator : Communicator, optional
+        To the other ranks; the MPI job that this process belongs to by default.
+    link_limit : float, optional
+        Seconds without a word from the beamline after which the job ends.
+    checkpoints : path, optional
+        Directory for checkpoints, which runs ask for by ``checkpoint_every``. A job of the same name and size that
+        is started again goes on from there.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if the beamline asked for the end.
+
+    Notes
+    -----
+    A run that can not be reconstructed (settings, data) is reported and the job goes on with the next one. Anything
+    else that goes wrong on one rank is reported, and ends all ranks.
+    """
+    ranks = MpiCommunicator() if communicator is None else communicator
+    endpoint: RankEndpoint | None = None
+    code = 1
+    try:
+        store = None if checkpoints is None else CheckpointStore(Path(checkpoints), job_id, ranks.rank, ranks.size)
+        saved = None if store is None else store.newest_common(ranks)
+        endpoint = RankEndpoint(
+            address,
+            job_id=job_id,
+            rank=ranks.rank,
+            size=ranks.size,
+            security=security,
+            resume=None if saved is None else (saved.run_uid, saved.seq),
+            software=_software(),
+        )
+        watch = Watch(endpoint.unlinked_seconds, link_limit)
+        ranks.check = watch.check
+        with watch.signals():
+            if lifeline and ranks.rank == 0:
+                watch.follow(0)
+            job = _Job(ranks, endpoint, watch, job_id, security, threads or ranks.cores, store, saved)
+            try:
+                code = job.serve()
+            finally:
+                job.close()
+                watch.ended()
+    except Interrupted as interruption:
+        log.warning("rank %d ends: %s", ranks.rank, interruption.reason)
+        code = interruption.code
+    except Exception as error:
+        log.exception("rank %d failed", ranks.rank)
+        if endpoint is not None:
+            endpoint.problem(f"rank {ranks.rank} of {ranks.size}", _told(error))
+    finally:
+        if endpoint is not None:
+            endpoint.close(linger_s=1.0 if code == 0 else 3.0)
+    if code != 0 and ranks.size > 1:
+        # The others may be waiting for this rank; without it there is nothing left for them to do.
+        ranks.abort(code)
+    return code
+
+
+class _State(NamedTuple):
+    """What a rank puts into an agreement; of each the minimum over ranks counts."""
+
+    run: int = 0
+    minus_run: int = 0
+    prepared: int = 0
+    closed: int = 0
+    shutdown: int = 0
+    abandoned: int = 0
+    failed: int = 0
+
+    @property
+    def same_run(self) -> bool:
+        return self.run == -self.minus_run
+
+
+class _Job:
+    """The loop of one rank."""
+
+    def __init__(
+        self,
+        communicator: Communicator,
+        endpoint: RankEndpoint,
+        watch: Watch,
+        job_id: str,
+        security: ClientSecurity | None,
+        threads: int,
+        checkpoints: CheckpointStore | None,
+        saved: Checkpoint | None,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._saved = saved
+        self._communicator = communicator
+        self._endpoint = endpoint
+        self._watch = watch
+        self._job_id = job_id
+        self._security = security
+        self._threads = threads
+        self._previews: PreviewSender | None = None
+        self._preview_at: tuple[str | None, str | None] = (None, None)
+        self._run: RankRun | None = None
+        self._next: OpenRun | None = None
+        self._dropping = False
+        self._abandoned = False
+        self._shutdown: str | None = None
+
+    def close(self) -> None:
+        """Let the last previews out."""
+        if self._previews is not None:
+            self._previews.close()
+
+    def serve(self) -> int:
+        """Serve run after run; give the exit status."""
+        log.info("rank %d of %d serves job %s", self._communicator.rank, self._communicator.size, self._job_id)
+        agreed = _State()
+        while True:
+            self._hear(0.0)
+            if self._dropping:
+                self._drop_rest()
+                agreed = _State()
+                continue
+            if not self._has_news(agreed):
+                self._hear(_IDLE_WAIT)
+                continue
+            agreed = self._agree()
+            if agreed.shutdown:
+                log.info("rank %d ends: %s", self._communicator.rank, self._shutdown or "another rank was asked to")
+                return 0
+            if not agreed.same_run:
+                # One of us has not heard yet that a run was abandoned, or that the next one began.
+                if self._abandoned:
+                    self._leave()
+                self._hear(_IDLE_WAIT)
+                agreed = _State()
+            elif self._run is not None:
+                agreed = self._work(self._run, agreed)
+
+    def _work(self, run: RankRun, agreed: _State) -> _State:
+        """Do what was agreed; give what the next agreement has to go beyond."""
+        if agreed.abandoned:
+            run.release()
+            self._leave()
+            return _State()
+        while not agreed.failed and run.advance(agreed.prepared, bool(agreed.closed)):
+            self._watch.check()
+        if agreed.failed or run.broken:
+            run.fail("another rank could not go on; its own report says why", here=False)
+            run.release()
+            self._dropping = True
+            return _State()
+        if not agreed.closed:
+            return agreed
+        self._report(run)
+        run.release()
+        self._leave()
+        return _State()
+
+    def _agree(self) -> _State:
+        """Find what all ranks have; keep on listening meanwhile."""
+        agreement = self._communicator.begin_minimum(self._state())
+        wait = _SHORTEST_WAIT
+        while not agreement.done():
+            wait = _SHORTEST_WAIT if self._hear(wait) else min(2 * wait, _LONGEST_WAIT)
+        least = _State(*agreement.values)
+        return least._replace(shutdown=-least.shutdown, abandoned=-least.abandoned, failed=-least.failed)
+
+    def _state(self) -> _State:
+        run = self._run
+        if run is None:
+            return _State(shutdown=-int(self._shutdown is not None))
+        key = run_key(run.run.run_uid)
+        return _State(
+            run=key,
+            minus_run=-key,
+            prepared=run.prepared,
+            closed=int(run.closed is not None),
+            shutdown=-int(self._shutdown is not None),
+            abandoned=-int(self._abandoned),
+            failed=-int(run.failure is not None),
+        )
+
+    def _has_news(self, agreed: _State) -> bool:
+        if self._shutdown is not None:
+            return True
+        run = self._run
+        if run is None:
+            return False
+        if self._abandoned or run.failure is not None:
+            return True
+        return run.prepared > agreed.prepared or (run.closed is not None) > agreed.closed
+
+    def _hear(self, timeout: float) -> bool:
+        """Take all events that have come, waiting for the first; tell whether there was one."""
+        self._watch.check()
+        if self._next is not None:
+            # Events from here on belong to the next run, which begins when all ranks have left this one.
+            if timeout:
+                time.sleep(timeout)
+            return False
+        heard = False
+        while (event := self._endpoint.next(0.0 if heard else timeout)) is not None:
+            heard = True
+            self._take(event)
+            if isinstance(event, RunOpened):
+                break
+        return heard
+
+    def _take(self, event: RankEvent) -> None:
+        run = self._run
+        match event:
+            case ItemReceived(item=item, pixels=pixels):
+                if run is not None and item.run_uid == run.run.run_uid:
+                    run.take(item, pixels)
+            case ItemLost(item=lost):
+                if run is not None and lost.run_uid == run.run.run_uid:
+                    run.take_lost(lost)
+            case RunOpened(run=opened):
+                if run is None:
+                    self._open(opened)
+                else:
+                    self._next = opened
+                    self._abandoned = run.superseded = True
+            case RunClosed(close=close):
+                if run is not None and close.run_uid == run.run.run_uid:
+                    run.close(close)
+            case RunAbandoned(run_uid=uid, reason=reason):
+                if run is not None and uid == run.run.run_uid:
+                    log.warning("run %s was abandoned: %s", uid, reason)
+                    self._abandoned = run.superseded = True
+            case PreviewMoved(address=address, key=key):
+                self._preview_at = (address, key)
+                if self._previews is not None:
+                    self._previews.connect(address, key)
+            case ShutdownRequested(reason=reason):
+                self._shutdown = reason or "the beamline asked for it"
+            case Refused(text=text):
+                raise Interrupted(f"the beamline refuses this rank: {text}", 1)
+            case LinkLost(reason=reason):
+                log.warning("the link to the beamline is lost: %s", reason)
+            case LinkRestored():
+                log.info("linked to the beamline")
+            case ProblemReported(problem=problem):
+                log.error("the beamline reports a problem in %s: %s", problem.where, problem.text)
+
+    def _open(self, run: OpenRun) -> None:
+        if run.preview_address is not None:
+            self._preview_at = (run.preview_address, run.preview_key)
+        self._begin_previews(run)
+        assert self._previews is not None  # noqa: S101 - just made
+        log.info("run %s: rows %d to %d of %s", run.run_uid, *run.rows, run.detector_shape)
+        self._abandoned = False
+        saved, self._saved = self._saved, None
+        self._run = RankRun(
+            run,
+            self._communicator,
+            self._endpoint,
+            self._previews,
+            threads=self._threads,
+            checkpoints=self._checkpoints,
+            resume=saved if saved is not None and saved.run_uid == run.run_uid else None,
+        )
+        if self._run.failure is None:
+            self._endpoint.status("waiting for projections")
+
+    def _begin_previews(self, run: OpenRun) -> None:
+        """Keep only as many previews for a late controller as memory allows."""
+        if self._previews is not None:
+            self._previews.close(linger_s=0.1)
+        side = run.recon.size or run.detector_shape[1]
+        each = 4 * side * side * len(preview_rows_of(run))
+        self._previews = PreviewSender(
+            job_id=self._job_id,
+            rank=self._communicator.rank,
+            security=self._security,
+            retain=min(max(_PREVIEW_BYTES // each, 4), 64),
+        )
+        self._previews.begin(run.run_uid)
+        self._previews.connect(*self._preview_at)
+
+    def _drop_rest(self) -> None:
+        """Take the rest of a run that can not be reconstructed, and report it when it is over."""
+        run = self._run
+        if run is None or self._abandoned or self._shutdown is not None:
+            self._leave()
+        elif run.closed is not None:
+            self._report(run)
+            self._leave()
+        else:
+            self._hear(_IDLE_WAIT)
+
+    def _report(self, run: RankRun) -> None:
+        result = run.finish()
+        if result.problem:
+            self._endpoint.problem(f"rank {self._communicator.rank}, run {run.run.run_uid}", result.problem)
+        if run.superseded:
+            return
+        if self._previews is not None and self._preview_at[0] is not None:
+            self._previews.flush(2.0)
+        self._endpoint.done(
+            image_number=result.image_number,
+            axis=result.axis,
+            counts=result.counts,
+            result=result.path,
+            text=result.text,
+        )
+        if self._checkpoints is not None:
+            self._checkpoints.clear()
+        log.info("run %s is done: %s", run.run.run_uid, result)
+
+    def _leave(self) -> None:
+        """Forget the run; begin the next one if it has already been opened."""
+        self._run = None
+        self._dropping = False
+        self._abandoned = False
+        following, self._next = self._next, None
+        if following is not None:
+            self._open(following)
+
+
+def _told(error: Exception) -> str:
+    """Give an error as one text: what it says, and where it was raised unless it is one of ours."""
+    if isinstance(error, StreamReconError):
+        return str(error)[:4000]
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.name}, line {where.lineno} of {where.filename})"[:4000]
+
+
+def _software() -> str:
+    from bluesky_streamrecon import __version__
+
+    return f"bluesky-streamrecon {__version__}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a rank from the command line: ``mpiexec -n 2 python -m bluesky_streamrecon.recon.job --address …``."""
+    parser = argparse.ArgumentParser(prog="python -m bluesky_streamrecon.recon.job", description=main.__doc__)
+    parser.add_argument("--address", required=True, help="of the beamline, tcp://host:port")
+    parser.add_argument("--job-id", required=True, help="the beamline's name for this job")
+    parser.add_argument("--threads", type=int, help="threads of this rank; by default the cores that it may use")
+    parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--link-limit", type=float, default=300.0, help="seconds without the beamline to end after")
+    parser.add_argument("--checkpoints", help="directory for checkpoints")
+    parser.add_argument("--log-level", default="info")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=given.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with suppress(KeyboardInterrupt):
+        return run_job(
+            given.address,
+            given.job_id,
+            threads=given.threads,
+            lifeline=given.lifeline,
+            link_limit=given.link_limit,
+            checkpoints=given.checkpoints,
+        )
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""How kernels are compiled, and where their machine code is kept.
+
+Compiled code is kept on disk, so that only the first process on a machine compiles. The directory is
+``$NUMBA_CACHE_DIR`` where set, else ``$XDG_CACHE_HOME/bluesky-streamrecon`` (``~/.cache/…``), else one below the
+system's temporary directory: never the package itself, which may be read-only or on a slow file system.
+
+Numba's own cache keeps one index per function and numbers the data files, so two processes that add different
+signatures at once can give both the same number. Here every signature has an index of its own: processes that
+start together write the same bytes to the same files, each by an atomic rename. The key covers the source
+of all kernels, since a kernel contains code of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
+
+__all__ = ["cache_directory", "helper", "kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def cache_directory() -> Path | None:
+    """Give the writable directory for compiled kernels; None if there is none, so that each process compiles."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    candidates = [Path(home) / "bluesky-streamrecon", Path(tempfile.gettempdir()) / f"bluesky-streamrecon-{_user()}"]
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"]) / "bluesky-streamrecon")
+    for candidate in candidates:
+        try:
+            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if candidate.stat().st_uid == _user():
+                tempfile.TemporaryFile(dir=candidate).close()
+                return candidate
+        except OSError:
+            continue
+    return None
+
+
+def kernel(function: F) -> F:
+    """Compile `function` when it is first called, without holding the interpreter's lock, and keep the result."""
+    compiled = njit(nogil=True, error_model="numpy")(function)
+    if cache_directory() is not None:
+        compiled._cache = _KernelCache(function)
+    return compiled  # type: ignore[no-any-return]
+
+
+def helper(function: F) -> F:
+    """Mark a small function that becomes part of the kernels that call it."""
+    return njit(nogil=True, error_model="numpy", inline="always")(function)  # type: ignore[no-any-return]
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+@cache
+def _sources() -> str:
+    """Give a digest of everything that the machine code depends on, apart from signature and processor."""
+    digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    """Tells Numba our directory and our idea of freshness."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._py_file = py_file
+        self._line = py_func.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return _sources()
+
+    def get_disambiguator(self) -> str:
+        return f"{self._line}-{_sources()[:12]}"
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+
+class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = [_Locator]  # noqa: RUF012
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    """Numba's function cache with one index file per signature and processor."""
+
+    _impl_class = _Impl
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        self._choose(sig, target_context.codegen())
+        return super()._load_overload(sig, target_context)
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        self._choose(sig, data.codegen)
+        super()._save_overload(sig, data)
+
+    def _choose(self, sig: Any, codegen: Any) -> None:
+        entry = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()[:12]
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=f"{self._impl.filename_base}-{entry}",
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )

@@ -1,0 +1,264 @@
+"""What depends on the angles only: shifts, weights, detector bins, and how much of each pixel is seen.
+
+Angles come sorted: first those that shift rows (steep rays, abs(cos) >= abs(sin)), then those that shift columns.
+Line r of the first is image row r, of the others image column r. For angle theta with d the larger of cos and sin,
+and slope the smaller over the larger, line r is shifted by p = (r - h) slope = k + rest; its pixels, whose
+own height smears them over p -+ slope / 2, fall to coordinates k and k + 1 with weights 1 - w and w. Coordinate
+j then lies at detector column axis + (j - h) d, and its cell of width abs(d) overlaps at most two detector bins.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bluesky_streamrecon.recon.kernels.jit import kernel
+from bluesky_streamrecon.recon.kernels.simd import address_of, broadcast, fma, load, store, width
+
+__all__ = ["sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]
+
+Array = np.ndarray[Any, Any]
+
+
+@kernel
+def shear_tables(
+    cosines: Array,
+    sines: Array,
+    steep: int,
+    half: float,
+    axis: float,
+    columns: int,
+    stride: int,
+    origin: int,
+    group: int,
+    shifts: Array,
+    offsets: Array,
+    weights: Array,
+    middle: Array,
+    back_offsets: Array,
+    back_weights: Array,
+    bins: Array,
+    bin_weights: Array,
+    seen: Array,
+    complete: Array,
+) -> None:
+    """Fill all tables.
+
+    Parameters
+    ----------
+    cosines, sines : float64 (A,)
+        Of the sorted angles, the first `steep` of which shift rows.
+    half : float
+        h, middle of the image.
+    axis : float
+        Detector column of the rotation axis.
+    columns : int
+        C.
+    stride : int
+        Vectors between image rows.
+    origin : int
+        Index of coordinate 0.
+    group : int
+        Lines per group of the forward projection.
+    shifts : int32 (A, L)
+        k.
+    offsets, weights : int32, float32 (A, L)
+        Start of each shifted line, and w, for the forward projection.
+    middle : int32 (A, L / group)
+        Shift of the middle line of each group.
+    back_offsets, back_weights : int32, float32 (L, A)
+        Vector in the sheared lines that image pixel 0 of line r comes from, and w, for the back projection.
+    bins : int32 (A, J)
+        First of a coordinate's two detector bins, plus 1: 0 is a bin before the detector.
+    bin_weights : float32 (A, J, 2)
+        Fractions of the cell in both; 0 where there is no detector.
+    seen : int32 (A, 2)
+        Half-open range of indices that reach the detector at all.
+    complete : int32 (A, 2)
+        Half-open range of indices that fall on the detector completely.
+    """
+    angles, lines = shifts.shape
+    length = bins.shape[1]
+    for a in range(angles):
+        if a < steep:
+            large, small, line_step, pixel_step = cosines[a], sines[a], stride, 1
+        else:
+            large, small, line_step, pixel_step = sines[a], cosines[a], 1, stride
+        slope = small / large
+        spread = max(abs(slope), 1e-9)
+        for r in range(lines):
+            p = (r - half) * slope
+            k = math.floor(p)
+            w = min(max((p - k - 0.5) / spread + 0.5, 0.0), 1.0)
+            shifts[a, r] = k
+            offsets[a, r] = r * line_step - k * pixel_step
+            weights[a, r] = w
+            back_offsets[r, a] = a * length + k + origin
+            back_weights[r, a] = w
+            if r % group == group // 2:
+                middle[a, r // group] = k
+        cell = abs(large)
+        first_seen = length
+        stop_seen = 0
+        first_complete = length
+        stop_complete = 0
+        for j in range(length):
+            left = axis + (j - origin - half) * large - cell / 2
+            k = math.floor(left + 0.5)
+            second = min(max((left + cell - (k + 0.5)) / cell, 0.0), 1.0)
+            inside = 0 <= k < columns
+            inside_next = 0 <= k + 1 < columns
+            weight0 = 1.0 - second if inside else 0.0
+            weight1 = second if inside_next else 0.0
+            bins[a, j] = min(max(k, -1), columns - 1) + 1
+            bin_weights[a, j, 0] = weight0
+            bin_weights[a, j, 1] = weight1
+            if weight0 + weight1 > 0:
+                first_seen = min(first_seen, j)
+                stop_seen = j + 1
+            if inside and inside_next:
+                first_complete = min(first_complete, j)
+                stop_complete = j + 1
+        seen[a, 0] = min(first_seen, stop_seen)
+        seen[a, 1] = stop_seen
+        complete[a, 0] = min(first_complete, stop_complete)
+        complete[a, 1] = stop_complete
+
+
+@kernel
+def unseen_share(
+    lanes: Any,
+    steep: int,
+    shifts: Array,
+    weights: Array,
+    bin_weights: Array,
+    complete: Array,
+    origin: int,
+    chords: Array,
+    by_rows: Array,
+    by_columns: Array,
+) -> None:
+    """Add up, for each pixel and over all angles, the part of it that misses the detector.
+
+    Parameters
+    ----------
+    lanes : Lanes
+        Vector width: here along the line.
+    steep, shifts, weights, bin_weights, complete, origin
+        As for `shear_tables`.
+    chords : int64 (N, 2)
+        Half-open range of pixels of each line that are reconstructed.
+    by_rows : float32 (L, L + W)
+        Share lost by steep angles, at [row, column]; added to. What is outside the chord has no meaning.
+    by_columns : float32 (L, L + W)
+        Share lost by flat angles, at [column, row]; added to.
+    """
+    angles = shifts.shape[0]
+    length = bin_weights.shape[1]
+    count = width(lanes) // 4
+    missing = np.empty((angles, length), np.float32)
+    for a in range(angles):
+        for j in range(length):
+            missing[a, j] = np.float32(1) - (bin_weights[a, j, 0] + bin_weights[a, j, 1])
+    for r in range(len(chords)):
+        first, stop = chords[r]
+        for a in range(angles):
+            line = address_of(by_rows if a < steep else by_columns) + r * by_rows.shape[1] * 4
+            base = shifts[a, r] + origin
+            source = address_of(missing) + (a * length + base) * 4
+            weight = broadcast(lanes, weights[a, r])
+            before = min(max(complete[a, 0] - base, first), stop)
+            after = max(min(complete[a, 1] - 1 - base, stop), before)
+            if after - before < count:
+                before = after = stop
+            for part in range(2):
+                begin, end = (first, before) if part == 0 else (after, stop)
+                for at in range(begin * 4, end * 4, count * 4):
+                    here = load(lanes, source + at)
+                    further = load(lanes, source + at + 4)
+                    store(line + at, load(lanes, line + at) + fma(weight, further - here, here))
+
+
+@kernel
+def sensitivity_gains(
+    angles: int,
+    half: float,
+    radius: float,
+    chords: Array,
+    by_rows: Array,
+    by_columns: Array,
+    least: float,
+    gains: Array,
+) -> None:
+    """Invert the sensitivity: gains = 1 / (angles - by_rows - by_columns'), 0 where it is not above `least`.
+
+    Pixels closer than `radius` to the rotation axis are seen completely from everywhere.
+    """
+    size = len(chords)
+    block = 32
+    inner = np.float32(1) / np.float32(angles) if angles > 0 else np.float32(0)
+    turned = np.empty((block, block), np.float32)
+    for y0 in range(0, size, block):
+        rows = min(block, size - y0)
+        farthest = max(abs(y0 - half), abs(y0 + rows - 1 - half))
+        for x0 in range(0, size, block):
+            columns = min(block, size - x0)
+            far = max(abs(x0 - half), abs(x0 + columns - 1 - half))
+            if far * far + farthest * farthest < radius * radius:
+                for y in range(y0, y0 + rows):
+                    gains[y, x0 : x0 + columns] = inner
+                continue
+            for x in range(columns):
+                column = by_columns[x0 + x, y0 : y0 + rows]
+                for y in range(rows):
+                    turned[y, x] = column[y]
+            for y in range(rows):
+                lost = by_rows[y0 + y, x0 : x0 + columns]
+                also_lost = turned[y]
+                result = gains[y0 + y, x0 : x0 + columns]
+                for x in range(columns):
+                    sensitivity = np.float32(angles) - lost[x] - also_lost[x]
+                    result[x] = np.float32(1) / sensitivity if sensitivity > np.float32(least) else np.float32(0)
+        for y in range(y0, y0 + rows):
+            gains[y, : chords[y, 0]] = 0
+            gains[y, chords[y, 1] :] = 0
+
+
+@kernel
+def shear_path(
+    shifts: Array,
+    weights: Array,
+    bins: Array,
+    bin_weights: Array,
+    seen: Array,
+    origin: int,
+    chords: Array,
+    path: Array,
+) -> None:
+    """Project an image of ones: path (A, C + 2), with a bin before and one after the detector, is overwritten.
+
+    A line of ones, shifted, is a box; the sum of boxes is the running sum of where they begin and end.
+    """
+    length = bins.shape[1]
+    changes = np.empty(length + 2, np.float64)
+    for a in range(shifts.shape[0]):
+        changes[:] = 0
+        for r in range(len(chords)):
+            first, stop = chords[r]
+            if stop <= first:
+                continue
+            base = shifts[a, r] + origin
+            w = float(weights[a, r])
+            changes[base + first] += 1 - w
+            changes[base + first + 1] += w
+            changes[base + stop] -= 1 - w
+            changes[base + stop + 1] -= w
+        path[a, :] = 0
+        total = 0.0
+        for j in range(length):
+            total += changes[j]
+            if seen[a, 0] <= j < seen[a, 1]:
+                path[a, bins[a, j]] += bin_weights[a, j, 0] * total
+                path[a, bins[a, j] + 1] += bin_weights[a, j, 1] * total

@@ -1,0 +1,98 @@
+"""Reconstruction in one call, without sockets or MPI."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.engine import Engine
+from bluesky_streamrecon.recon.projector import check_angles
+
+__all__ = ["reconstruct", "usable_cores"]
+
+Option = float | int | str | bool
+
+
+def usable_cores() -> int:
+    """Give the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def reconstruct(
+    projections: NDArray[np.float32],
+    angles: NDArray[np.float64],
+    *,
+    axis: float | None = None,
+    algorithm: str = "mlem",
+    iterations: int | None = None,
+    window: int | None = None,
+    step: int | None = None,
+    size: int | None = None,
+    disc: bool = False,
+    threads: int | None = None,
+    **options: Option,
+) -> NDArray[np.float32]:
+    """Reconstruct a scan, at once or as it would be done live.
+
+    Parameters
+    ----------
+    projections : ndarray of float32, shape (n, rows, C)
+        Line integrals (unitless), in the order in which they were taken. What is not finite counts as not measured.
+    angles : ndarray of float64, shape (n,)
+        Radians, any order and range.
+    axis : float, optional
+        Detector column of the rotation axis; the middle of the detector by default.
+    algorithm : str, optional
+        Registered name, see `algorithm_names`.
+    iterations : int, optional
+        Times the algorithm goes over the projections. By default 20 where all are used at once, and 1 for each step
+        of a live reconstruction and for FBP.
+    window, step : int, optional
+        Reconstruct as live: after every `step` projections (by default 1) from the newest `window` (by default all).
+    size : int, optional
+        Side N of the image in pixels; by default C.
+    disc : bool, optional
+        Update only the inscribed disc.
+    threads : int, optional
+        By default as many as this process may use.
+    **options
+        Options of the algorithm and of the engine.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, N, N)
+        Attenuation, 1/pixel.
+
+    Raises
+    ------
+    DataError
+        If `projections` is not three-dimensional or empty, or there are not as many angles.
+    ConfigError
+        If a setting can not work.
+    """
+    if projections.ndim != 3 or 0 in projections.shape:
+        raise DataError(f"projections: got shape {projections.shape}, expected (projections, rows, columns)")
+    count, rows, columns = projections.shape
+    angles = check_angles(angles)
+    if len(angles) != count:
+        raise DataError(f"angles: got {len(angles)} for {count} projections, expected one each")
+    live = window is not None or step is not None
+    every = count if not live else (step or 1)
+    if every < 1 or (window is not None and window < every):
+        raise ConfigError(f"step={step}, window={window}: expected 1 <= step <= window")
+    times = iterations if iterations is not None else 1 if live or algorithm == "fbp" else 20
+    geometry = TomoGeometry(columns, float("nan") if axis is None else axis, size or 0, disc)
+    with Engine(
+        geometry, rows, algorithm=algorithm, window=window, threads=threads or usable_cores(), options=options
+    ) as engine:
+        for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
+            engine.append(projection, float(angle))
+            if number % every == 0 or number == count:
+                engine.update(times)
+        return engine.image()

@@ -1,0 +1,149 @@
+"""Slabs for any projector, a user's own included: plain arrays, NumPy between projections."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.projector import Projector, ProjectorFactory
+from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
+from bluesky_streamrecon.recon.window import SlabRows, Subset
+
+__all__ = ["PlainBackend"]
+
+_WIDTH = 8
+
+
+class PlainSlab(Slab):
+    """Image as one array (N, N, count)."""
+
+    def __init__(self, rows: SlabRows, mask: NDArray[np.bool_]) -> None:
+        self.rows = rows
+        self._mask = mask
+        self.image = np.zeros((*mask.shape, rows.count), np.float32)
+
+    def read(self, row: int) -> NDArray[np.float32]:
+        return self.image[:, :, row].copy()
+
+    def write(self, row: int, image: NDArray[np.float32]) -> None:
+        self.image[:, :, row] = np.where(self._mask, image, 0)
+
+    def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.read(0), self.read(self.rows.count - 1)
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes
+
+
+class PlainOperators:
+    """A projector, and what it gives for an image and a sinogram of ones."""
+
+    def __init__(self, factory: ProjectorFactory, geometry: TomoGeometry, subset: Subset) -> None:
+        self.subset = subset
+        self.projector: Projector = factory(geometry, subset.angles)
+        expected = ((geometry.size, geometry.size), (len(subset.angles), geometry.columns))
+        got = (self.projector.domain_shape, self.projector.range_shape)
+        if got != expected:
+            raise ConfigError(
+                f"projector {factory!r}: got domain and range shape {got}, expected {expected} for image and sinogram"
+            )
+        shared = len(subset.all_angles) != len(subset.angles)
+        everyone = factory(geometry, subset.all_angles) if shared else self.projector
+        ones = np.ones((len(subset.all_angles), geometry.columns, 1), np.float32)
+        self.mask = geometry.mask()
+        self.sensitivity = everyone.back(ones)[:, :, 0] * self.mask
+        self.ray_lengths: NDArray[np.float32] = self.projector.forward(self.mask[:, :, None].astype(np.float32))[..., 0]
+
+    def release(self) -> None:
+        """Nothing is kept for reuse."""
+
+
+class PlainProblem(Problem):
+    """One pass over a plain slab."""
+
+    def __init__(self, slab: PlainSlab, operators: PlainOperators, measurement: Measurement) -> None:
+        self._slab = slab
+        self._operators = operators
+        self._measurement = measurement
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        return self._slab.image
+
+    @property
+    def angles(self) -> NDArray[np.float64]:
+        return self._operators.subset.angles
+
+    @property
+    def all_angles(self) -> NDArray[np.float64]:
+        return self._operators.subset.all_angles
+
+    @property
+    def measured(self) -> NDArray[np.float32]:
+        return self._measurement.data[self._operators.subset.slots, :, : self._slab.rows.count]
+
+    @property
+    def sensitivity(self) -> NDArray[np.float32]:
+        return self._operators.sensitivity
+
+    @property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        return self._operators.ray_lengths
+
+    @property
+    def typical(self) -> NDArray[np.float32]:
+        return self._measurement.typical
+
+    def forward(self) -> NDArray[np.float32]:
+        return self._operators.projector.forward(self.image)
+
+    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = self._operators.projector.back(sinogram) * self._operators.mask[:, :, None]
+        if self._measurement.reducer is not None:
+            image = np.ascontiguousarray(image)
+            self._measurement.reducer.sum(image)
+        return image
+
+    def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._measurement.neighbours or self._slab.edges()
+
+
+class PlainBackend(Backend):
+    """Any projector, applied to plain arrays.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Shared by all slices.
+    factory : callable
+        Makes the projector for a list of angles.
+    """
+
+    def __init__(self, geometry: TomoGeometry, factory: ProjectorFactory) -> None:
+        self._geometry = geometry
+        self._factory = factory
+        self._mask = geometry.mask()
+
+    def layout(self, rows: int) -> tuple[SlabRows, ...]:
+        """Group `rows` rows into slabs."""
+        return tuple(
+            SlabRows(first, min(_WIDTH, rows - first), min(_WIDTH, rows - first)) for first in range(0, rows, _WIDTH)
+        )
+
+    def slab(self, rows: SlabRows) -> PlainSlab:
+        """Make an image of zeros."""
+        return PlainSlab(rows, self._mask)
+
+    def operators(self, subset: Subset) -> PlainOperators:
+        """Prepare projection at the angles of `subset`."""
+        return PlainOperators(self._factory, self._geometry, subset)
+
+    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> PlainProblem:  # noqa: ARG002
+        """Put together what an algorithm works with in one pass."""
+        assert isinstance(slab, PlainSlab)  # noqa: S101
+        assert isinstance(operators, PlainOperators)  # noqa: S101
+        return PlainProblem(slab, operators, measurement)

@@ -1,0 +1,387 @@
+"""From detector counts to line integrals: dark and flat correction, -log, bad pixels, stripes. One rank's rows.
+
+Bad values never reach the image: a pixel that measured nothing usable takes the value between its neighbours in the
+row, and every such pixel is counted by kind. Counts are detector units, transmissions and line integrals unitless,
+angles radians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import DataError
+
+__all__ = ["PixelValues", "Preparation", "StripeFilter"]
+
+PixelValues = Literal["counts", "transmission", "line-integrals"]
+"""What pixels stand for: detector counts, I/I0 already, or -log(I/I0) already."""
+
+LEAST_TRANSMISSION = 1e-6
+"""Transmissions are clipped to this from below, so line integrals stay below 13.8."""
+
+_DEAD_GAIN = 0.02
+_DARK_SHARE = 0.9
+_DARK_TRANSMISSION = 1e-3
+_LONGEST_GAP = 16
+
+
+class Preparation:
+    """Turn raw rows into line integrals, with the flats and darks of the same rows.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Shape of the rank's part of a frame.
+    values : {"counts", "transmission", "line-integrals"}, optional
+        What the pixels of the projections stand for.
+    saturation : float, optional
+        Counts from which a pixel is saturated; the largest value of an integer dtype by default, never for floats.
+    name : str, optional
+        Run, for messages.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        ``flats``, ``darks``, ``late_flats_darks`` (came after the first projection was prepared; not used),
+        ``dead_pixels`` (pixels without signal in the flat), and over all projections: ``not_finite_values``,
+        ``not_positive_values`` (zero or negative after the dark was taken off), ``saturated_values``,
+        ``dark_rows`` (rows of a projection without light) and ``dark_projections`` (all rows without light).
+    warnings : list of str
+        What the user should know, a line each.
+
+    Raises
+    ------
+    DataError
+        If `values` is not known.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        values: str = "counts",
+        saturation: float | None = None,
+        name: str = "",
+    ) -> None:
+        if values not in get_args(PixelValues):
+            raise DataError(
+                f"run {name}: got pixel values {values!r}, expected one of {', '.join(get_args(PixelValues))}"
+            )
+        self._shape = (rows, columns)
+        self._values = values
+        self._saturation = saturation
+        self._name = name
+        self._sums = {kind: np.zeros(self._shape) for kind in ("flat", "dark")}
+        self._finite = {kind: np.zeros(self._shape, dtype=np.int64) for kind in ("flat", "dark")}
+        self._number = {"flat": 0, "dark": 0}
+        self._dark: NDArray[np.float32] | None = None
+        self._scale: NDArray[np.float32] | None = None
+        self._dead: NDArray[np.bool_] | None = None
+        self._frozen = False
+        self.warnings: list[str] = []
+        self.counts: dict[str, int] = dict.fromkeys(
+            (
+                "flats",
+                "darks",
+                "late_flats_darks",
+                "dead_pixels",
+                "not_finite_values",
+                "not_positive_values",
+                "saturated_values",
+                "dark_rows",
+                "dark_projections",
+            ),
+            0,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether a projection can be prepared: there is a flat, or none is needed."""
+        return self._frozen or self._values != "counts" or self._number["flat"] > 0
+
+    def add_reference(self, kind: Literal["flat", "dark"], frame: NDArray[np.generic]) -> None:
+        """Take a flat or a dark into its average.
+
+        Values that are not finite are left out of the average. What comes after the first projection was prepared
+        is counted and not used, so that all projections are treated alike.
+        """
+        self._check(frame, kind)
+        if self._frozen:
+            self.counts["late_flats_darks"] += 1
+            return
+        self.counts[f"{kind}s"] += 1
+        self._number[kind] += 1
+        values = frame.astype(np.float64)
+        finite = np.isfinite(values)
+        self._sums[kind] += np.where(finite, values, 0)
+        self._finite[kind] += finite
+
+    def prepare(self, frame: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Give the line integrals of one projection.
+
+        Parameters
+        ----------
+        frame : ndarray, shape (rows, columns)
+            As it came from the detector.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, columns)
+            Finite, but for rows that got no light: these are NaN throughout, which means not measured. What is done
+            to a row depends on that row alone.
+
+        Raises
+        ------
+        DataError
+            If there is no flat although the pixels are counts, or the shape is another.
+        """
+        self._check(frame, "projection")
+        if not self._frozen:
+            self._freeze()
+        values = frame.astype(np.float32)
+        if self._values == "line-integrals":
+            bad = ~np.isfinite(values)
+            self.counts["not_finite_values"] += int(np.count_nonzero(bad))
+            return _mend(values, bad) if bad.any() else values
+        if self._dark is not None and self._scale is not None:
+            values -= self._dark
+            values *= self._scale
+
+        limit = self._limit(frame.dtype)
+        usable = values > 0
+        np.less(values, np.inf, out=usable, where=usable)
+        saturated = None if limit is None else np.greater_equal(frame, limit)
+        if self._dead is None and usable.all() and (saturated is None or not saturated.any()):
+            unlit = values.mean(axis=1) < _DARK_TRANSMISSION
+            if not unlit.any():
+                return self._minus_log(values)
+        return self._mended(values, usable, saturated)
+
+    def _mended(
+        self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Find, count and replace what was not measured, and take the logarithm; `values` are transmissions."""
+        live = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead
+        finite = np.isfinite(values)
+        dark = finite & live & ~usable
+        self.counts["not_finite_values"] += int(np.count_nonzero(~finite & live))
+        bad = ~usable | ~live
+        if saturated is not None:
+            self.counts["saturated_values"] += int(np.count_nonzero(saturated & live & finite))
+            bad |= saturated
+
+        measured = live & finite
+        number = np.count_nonzero(measured, axis=1)
+        light = np.where(measured, values, 0).sum(axis=1, dtype=np.float64)
+        unlit = (light <= _DARK_TRANSMISSION * number) | (np.count_nonzero(dark, axis=1) >= _DARK_SHARE * number)
+        self.counts["dark_rows"] += int(np.count_nonzero(unlit & (number > 0)))
+        self.counts["dark_projections"] += bool(unlit.all())
+        not_positive = int(np.count_nonzero(dark[~unlit]))
+        self.counts["not_positive_values"] += not_positive
+
+        values[~usable] = LEAST_TRANSMISSION
+        if not_positive > _LONGEST_GAP:
+            # Wide shadows are real: there nothing comes through. Single pixels are the detector's fault.
+            bad &= ~_long_runs(dark, _LONGEST_GAP)
+        _mend(self._minus_log(values), bad)
+        values[unlit] = np.nan
+        return values
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Give dark and inverse gain, as far as there are any, for `restore`."""
+        known = {"dark": self._dark, "scale": self._scale, "dead": self._dead}
+        return {name: array for name, array in known.items() if array is not None}
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
+        """Go on with what `arrays` gave, and these counts; flats and darks that still come are late."""
+        self._frozen = True
+        if "dark" in arrays:
+            self._dark = arrays["dark"].astype(np.float32)
+            self._scale = arrays["scale"].astype(np.float32)
+        if "dead" in arrays:
+            self._dead = arrays["dead"].astype(bool)
+        self.counts.update({name: counts[name] for name in self.counts if name in counts})
+
+    def _freeze(self) -> None:
+        """Make dark and gain of what has come."""
+        self._frozen = True
+        if self._values != "counts":
+            return
+        if not self._number["flat"]:
+            raise DataError(
+                f"run {self._name}: got a projection and no flat field, expected at least one flat before (or pixels "
+                "that are said to be transmission or line integrals); were flats taken?"
+            )
+        if not self._number["dark"]:
+            self.warnings.append("no dark field came; a dark of zero is used")
+        number = self._finite["dark"]
+        dark = np.divide(self._sums["dark"], number, out=np.zeros(self._shape), where=number > 0)
+        number = self._finite["flat"]
+        flat = np.divide(self._sums["flat"], number, out=np.zeros(self._shape), where=number > 0)
+        gain = flat - dark
+        # Judged row by row, so that it does not matter which rows a rank has.
+        usual = np.median(np.maximum(gain, 0), axis=1, keepdims=True)
+        dead = gain <= _DEAD_GAIN * usual
+        if dead.all():
+            self.warnings.append(
+                f"in no pixel of these {self._shape[0]} rows is the flat brighter than the dark; was the shutter open "
+                "for the flats, were flats and darks swapped?"
+            )
+        gain[dead] = 1.0
+        self._dark = dark.astype(np.float32)
+        self._scale = (1.0 / gain).astype(np.float32)
+        found = int(np.count_nonzero(dead))
+        self._dead = dead if found else None
+        self.counts["dead_pixels"] = found
+
+    def _limit(self, dtype: np.dtype[np.generic]) -> float | None:
+        if self._saturation is not None:
+            return self._saturation
+        if self._values == "counts" and np.issubdtype(dtype, np.integer):
+            return float(np.iinfo(dtype).max)  # type: ignore[type-var]
+        return None
+
+    @staticmethod
+    def _minus_log(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        np.maximum(values, np.float32(LEAST_TRANSMISSION), out=values)
+        np.log(values, out=values)
+        return np.negative(values, out=values)
+
+    def _check(self, frame: NDArray[np.generic], kind: str) -> None:
+        if frame.shape != self._shape:
+            raise DataError(
+                f"run {self._name}: got a {kind} of shape {frame.shape}, expected {self._shape}; was the detector's "
+                "region changed after the run was opened?"
+            )
+
+
+class StripeFilter:
+    """Take the constant error of each detector pixel, which would draw rings, off the line integrals.
+
+    The sample's own structure moves over the detector while it turns; what stays in place, over a half turn, is the
+    pixel's fault. The error is the average over the window of what a wide median along the row leaves, each
+    projection weighted by the gap in angle that it stands for: projections are sorted by angle for this, since
+    interleaved orders crowd some angles at almost every moment.
+
+    Parameters
+    ----------
+    window : int or None
+        Newest projections that the error is estimated from; None: all.
+    width : int, optional
+        Columns that the median spans, odd; wider than any stripe.
+    least : int, optional
+        Projections below which nothing is taken off: too few would take the sample away.
+
+    Notes
+    -----
+    A projection is corrected once, with what is known when it arrives, so the result does not depend on timing.
+    """
+
+    def __init__(self, window: int | None, *, width: int = 21, least: int = 12) -> None:
+        self._high: deque[NDArray[np.float32]] = deque(maxlen=None if window is None else max(window, least))
+        self._angles: deque[float] = deque(maxlen=self._high.maxlen)
+        self._lit: deque[NDArray[np.bool_]] = deque(maxlen=self._high.maxlen)
+        self._width = width | 1
+        self._least = least
+
+    def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+        """Give the projection without its stripes.
+
+        Parameters
+        ----------
+        projection : ndarray of float32, shape (rows, columns)
+            Line integrals; left as they are. Rows that are NaN stay so, and say nothing about stripes.
+        angle : float
+            Radians.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, columns)
+        """
+        from scipy.ndimage import median_filter
+
+        width = min(self._width, projection.shape[1] | 1)
+        lit: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(projection), axis=1)
+        known = np.where(lit[:, None], projection, 0)
+        self._high.append(known - median_filter(known, size=(1, width), mode="nearest"))
+        self._angles.append(angle)
+        self._lit.append(lit)
+        if len(self._angles) < self._least:
+            return projection
+        weights = angular_weights(np.asarray(self._angles))
+        if weights.max() > 3.0 / self._least:
+            return projection
+        shares = weights[:, None] * np.stack(self._lit)
+        shares /= np.maximum(shares.sum(axis=0), 0.5)
+        stripes: NDArray[np.float32] = np.einsum("ar,arc->rc", shares.astype(np.float32), np.stack(self._high))
+        return projection - stripes
+
+
+def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the share of the half turn that each angle stands for: half the gaps to its neighbours, sorted, cyclic.
+
+    Parameters
+    ----------
+    angles : ndarray of float64, shape (A,)
+        Radians, in any order.
+
+    Returns
+    -------
+    ndarray of float64, shape (A,)
+        In the order of `angles`; the sum is 1.
+
+    Examples
+    --------
+    >>> angular_weights(np.deg2rad([90.0, 0.0, 45.0, 135.0])).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    turned = np.mod(angles, np.pi)
+    order = np.argsort(turned, kind="stable")
+    ordered = turned[order]
+    gaps = np.diff(ordered, append=ordered[0] + np.pi)
+    weights = np.empty(len(angles))
+    weights[order] = (gaps + np.roll(gaps, 1)) / (2 * math.pi)
+    return weights
+
+
+def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Give row, first and stop column of each horizontal run of True, in reading order."""
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask
+    steps = np.diff(padded, axis=1)
+    rows, first = np.nonzero(steps == 1)
+    _, stop = np.nonzero(steps == -1)
+    return rows, first, stop
+
+
+def _mend(values: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Replace bad pixels, in place, by the line between their good neighbours in the row; a bad row by zeros."""
+    columns = values.shape[1]
+    rows, first, stop = _runs(bad)
+    before = values[rows, np.maximum(first - 1, 0)]
+    after = values[rows, np.minimum(stop, columns - 1)]
+    at_start, at_end = first == 0, stop == columns
+    before = np.where(at_start, np.where(at_end, np.float32(0), after), before)
+    after = np.where(at_end, before, after)
+    length = stop - first
+    run = np.repeat(np.arange(len(rows)), length)
+    place = np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length)
+    share = ((place + 1) / (length[run] + 1)).astype(np.float32)
+    values[rows[run], first[run] + place] = before[run] + share * (after[run] - before[run])
+    return values
+
+
+def _long_runs(mask: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
+    """Mark the members of horizontal runs of True that are longer than `longest`."""
+    marked = np.zeros_like(mask)
+    rows, first, stop = _runs(mask)
+    for i in np.flatnonzero(stop - first > longest):
+        marked[rows[i], first[i] : stop[i]] = True
+    return marked

@@ -1,0 +1,197 @@
+"""What an algorithm works with: a slab's image, the line integrals it should agree with, and the projector pair.
+
+Images are (N, N, S) float32 in 1/pixel, sinograms (A, C, S) float32 and unitless, slices innermost. The operations
+here are plain NumPy and work with any projector; the fast projector replaces each by a kernel. An algorithm
+that is written with them is as fast as those that come with the package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "Problem", "inverse", "smoothed"]
+
+LEAST_VIEW = 1e-3
+"""A pixel that all projections together see with less weight than this is left as it is."""
+
+LEAST_LENGTH = 1e-3
+"""A ray whose path through the image is shorter than this, in pixels, says nothing about it."""
+
+LEAST_ATTENUATION = 1e-12
+"""Smallest value of a multiplicative algorithm, 1/pixel: zero could never grow again, less is slow to compute with."""
+
+
+class Problem(ABC):
+    """One pass over one slab."""
+
+    @property
+    @abstractmethod
+    def image(self) -> NDArray[np.float32]:
+        """The image itself, shape (N, N, S), 1/pixel; write into it to change it."""
+
+    @property
+    @abstractmethod
+    def angles(self) -> NDArray[np.float64]:
+        """Angles of `measured`, shape (A,), radians."""
+
+    @property
+    @abstractmethod
+    def all_angles(self) -> NDArray[np.float64]:
+        """Angles of this pass over all members, radians; as many as `angles` where rows are not shared."""
+
+    @property
+    @abstractmethod
+    def measured(self) -> NDArray[np.float32]:
+        """Line integrals of this pass, shape (A, C, S); NaN where the detector has no value."""
+
+    @property
+    @abstractmethod
+    def sensitivity(self) -> NDArray[np.float32]:
+        """How strongly each pixel is seen, A' 1, shape (N, N); of all members where rows are shared."""
+
+    @property
+    @abstractmethod
+    def ray_lengths(self) -> NDArray[np.float32]:
+        """Path of each ray through the image, A 1, shape (A, C), pixels."""
+
+    @property
+    @abstractmethod
+    def typical(self) -> NDArray[np.float32]:
+        """Attenuation of the uniform image with the measured mass, shape (S,), 1/pixel."""
+
+    @abstractmethod
+    def forward(self) -> NDArray[np.float32]:
+        """Predict line integrals from the image, shape (A, C, S). Valid until the next call of `forward`."""
+
+    @abstractmethod
+    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Back-project (A, C, S) to (N, N, S), summed over members. Valid until the next call of `back`."""
+
+    @abstractmethod
+    def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Slices next to this slab, above and below, each (N, N); its own outermost where the sample ends."""
+
+    def ratio(self, floor: float) -> NDArray[np.float32]:
+        """Divide measured by predicted, both at least 0 and `floor`; 1 where nothing was measured."""
+        quotient = np.maximum(self.measured, 0) / np.maximum(self.forward(), np.float32(floor))
+        return np.where(np.isnan(quotient), np.float32(1), quotient)
+
+    def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
+        """Subtract predicted from measured, shape (A, C, S); 0 where nothing was measured.
+
+        Parameters
+        ----------
+        per_length : bool, optional
+            Divide by the ray's path through the image.
+        """
+        difference = np.nan_to_num(self.measured - self.forward(), nan=0.0)
+        if per_length:
+            difference *= inverse(self.ray_lengths, LEAST_LENGTH)[:, :, None]
+        return np.asarray(difference, np.float32)
+
+    def multiply(self, ratio: NDArray[np.float32]) -> None:
+        """Multiply each pixel by the mean of its rays' `ratio`: x <- x A' ratio / A' 1."""
+        correction = self.back(ratio) * inverse(self.sensitivity, LEAST_VIEW)[:, :, None]
+        seen = self.sensitivity[:, :, None] > LEAST_VIEW
+        self.image[...] = np.where(seen, np.maximum(self.image * correction, LEAST_ATTENUATION), self.image)
+
+    def add(self, residual: NDArray[np.float32], *, gain: float = 1.0, nonnegative: bool = True) -> None:
+        """Add the mean of its rays' `residual` to each pixel: x <- x + gain A' residual / A' 1."""
+        gains = np.float32(gain) * inverse(self.sensitivity, LEAST_VIEW)
+        changed = self.image + self.back(residual) * gains[:, :, None]
+        self.image[...] = np.maximum(changed, 0) if nonnegative else changed
+
+    def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
+        """Multiply like `multiply`, but pull each pixel towards its ten neighbours.
+
+        Parameters
+        ----------
+        ratio : ndarray of float32, shape (A, C, S)
+            Measured over predicted.
+        strength : float
+            Unitless: a pixel that differs from its neighbours' mean by the typical attenuation is pulled as hard
+            as by rays whose measured and predicted values differ by this fraction.
+        edge : float or None
+            Difference, as a fraction of the typical attenuation, beyond which the pull no longer grows; None:
+            it always grows (quadratic penalty).
+        """
+        old = self.image.copy()
+        self.multiply(ratio)
+        above, below = self.neighbours()
+        seen = (self.sensitivity > LEAST_VIEW)[:, :, None]
+        smooth = smoothed(old, self.image, above, below, self.typical, strength, edge)
+        self.image[...] = np.where(seen, np.maximum(smooth, LEAST_ATTENUATION), old)
+
+
+def inverse(values: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Give 1 / values, and 0 where they are not above `least`."""
+    large = values > least
+    return np.where(large, 1 / np.where(large, values, 1), 0).astype(np.float32)
+
+
+def smoothed(
+    old: NDArray[np.float32],
+    wanted: NDArray[np.float32],
+    above: NDArray[np.float32],
+    below: NDArray[np.float32],
+    typical: NDArray[np.float32],
+    strength: float,
+    edge: float | None,
+) -> NDArray[np.float32]:
+    """Solve De Pierro's decoupled penalised step for every pixel.
+
+    With w_j the neighbours' weights (1 over distance, summing to 1), g_j = 1 or 1 / (1 + |x - x_j| / (edge * typical))
+    and f = strength / typical, the new value v > 0 solves 2 F v^2 + G v = wanted with F = f sum w_j g_j and
+    G = 1 - f sum w_j g_j (x + x_j).
+
+    Parameters
+    ----------
+    old : ndarray of float32, shape (N, N, S)
+        Image before the step; neighbours outside it are zero.
+    wanted : ndarray of float32, shape (N, N, S)
+        What the step without penalty gives.
+    above, below : ndarray of float32, shape (N, N)
+        Neighbouring slices.
+    typical : ndarray of float32, shape (S,)
+        Scale of each slice, 1/pixel.
+    strength, edge : float
+        See `Problem.multiply_smoothly`.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, N, S)
+        The new image.
+    """
+    size = old.shape[0]
+    padded = np.pad(old, ((1, 1), (1, 1), (0, 0)))
+    padded = np.concatenate(
+        (np.pad(above, 1)[:, :, None], padded, np.pad(below, 1)[:, :, None]), axis=2, dtype=np.float32
+    )
+    per_typical = (1 / typical).astype(np.float32)
+    penalty = np.zeros_like(old)
+    pull = np.zeros_like(old)
+    for dy, dx, dz, weight in NEIGHBOURS:
+        other = padded[1 + dy : 1 + dy + size, 1 + dx : 1 + dx + size, 1 + dz : 1 + dz + old.shape[2]]
+        share = np.float32(weight * strength) * per_typical
+        if edge is not None:
+            share = share / (1 + np.abs(old - other) * (per_typical / np.float32(edge)))
+        penalty += share
+        pull += share * (old + other)
+    slope = 1 - pull
+    root = np.sqrt(slope * slope + 8 * penalty * wanted)
+    steep = np.abs(slope) + root
+    return np.where(slope >= 0, 2 * wanted / steep, steep / np.maximum(4 * penalty, np.float32(1e-30)))
+
+
+_NEAR = 1 / (6 + 4 / 2**0.5)
+_DIAGONAL = _NEAR / 2**0.5
+NEIGHBOURS = (
+    *((dy, dx, 0, _NEAR) for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1))),
+    *((dy, dx, 0, _DIAGONAL) for dy, dx in ((-1, -1), (-1, 1), (1, -1), (1, 1))),
+    (0, 0, -1, _NEAR),
+    (0, 0, 1, _NEAR),
+)
+"""Neighbours (row, column, slice) of a pixel and their weights: 1 over distance, summing to 1."""

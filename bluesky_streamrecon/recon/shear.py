@@ -1,0 +1,402 @@
+"""The fast projector: shear the image, then bin the sheared lines onto the detector. Exactly matched pair.
+
+An image row at height y is seen, from a steep angle, like the row at height 0 shifted by y tan(angle). So A = R S: S
+shifts whole lines by k + w pixels (linear interpolation with weights that are constant along the line) and adds
+them up; R bins the sums onto the detector. Both preserve mass, so that A' 1 is the number of angles wherever
+a pixel is seen completely. Flat angles shift columns.
+
+Slices are innermost, 16, 8 or 4 of them in a vector. This module holds layout and tables; `shear_slab` puts
+them to work in the engine. Lengths are detector pixels, angles radians.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import GeometryError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, shear_back
+from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, shear_forward
+from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
+from bluesky_streamrecon.recon.kernels.simd import LANES
+from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
+from bluesky_streamrecon.recon.problem import LEAST_VIEW
+from bluesky_streamrecon.recon.projector import check_angles
+from bluesky_streamrecon.recon.slab import Crew, aligned_zeros
+from bluesky_streamrecon.recon.window import SlabRows
+
+__all__ = ["ShearLayout", "ShearProjector", "ShearTables", "slab_rows"]
+
+_MARGIN = OVERHANG + GROUP // 2 + 4
+_PADDING = 40
+_FOOTPRINT = 2.0
+
+
+def slab_rows(rows: int) -> tuple[SlabRows, ...]:
+    """Group rows into slabs of 16, and the rest into the narrowest of 16, 8 or 4 that holds it.
+
+    Examples
+    --------
+    >>> slab_rows(18)
+    (SlabRows(first=0, count=16, width=16), SlabRows(first=16, count=2, width=4))
+    """
+    slabs = []
+    for first in range(0, rows, 16):
+        count = min(16, rows - first)
+        slabs.append(SlabRows(first, count, next(width for width in sorted(LANES) if width >= count)))
+    return tuple(slabs)
+
+
+class ShearLayout:
+    """Where pixels and sheared coordinates lie in memory.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Detector, axis, image size and mask.
+
+    Attributes
+    ----------
+    side : int
+        L, image size rounded up to whole tiles; what is beyond the image stays zero.
+    stride : int
+        Vectors from one image row to the next. One margin of zeros serves the end of one row and the beginning of
+        the next; the stride spreads rows over the cache's sets.
+    origin, length : int
+        Index of sheared coordinate 0, and number of coordinates J.
+    chords : ndarray of int64, shape (N, 2)
+        Half-open range of reconstructed pixels of each row; for columns it is the same.
+    """
+
+    def __init__(self, geometry: TomoGeometry) -> None:
+        self.geometry = geometry
+        size = geometry.size
+        self.side = -(-size // TILE) * TILE
+        self.margin = _MARGIN
+        stride = self.side + _MARGIN
+        while stride % 64 not in {8, 24, 40, 56}:
+            stride += 1
+        self.stride = stride
+        self.origin = math.ceil(self.side - geometry.half) + _PADDING
+        self.length = self.side + 2 * self.origin
+        mask = geometry.mask()
+        inside = mask.any(axis=1)
+        first = np.where(inside, mask.argmax(axis=1), 0)
+        stop = np.where(inside, size - mask[:, ::-1].argmax(axis=1), 0)
+        self.mask = mask
+        self.chords = np.stack((first, stop), axis=1).astype(np.int64)
+        self._free: list[NDArray[np.float32]] = []
+        self.forward_tiles = self._tiles(TILE, TILE)
+        self.back_tiles = self._tiles(BACK_ROWS, BACK_COLUMNS)
+
+    def _tiles(self, rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give first and stop of the tiles that hold reconstructed pixels, for each band of rows."""
+        whole = np.zeros((self.side, self.side), bool)
+        whole[: len(self.mask), : len(self.mask)] = self.mask
+        tiles = whole.reshape(self.side // rows, rows, self.side // columns, columns)
+        used = np.asarray(tiles.any(axis=(1, 3)))
+        some = np.asarray(used.any(axis=1))
+        first = np.where(some, used.argmax(axis=1), 0)
+        stop = np.where(some, used.shape[1] - used[:, ::-1].argmax(axis=1), 0)
+        return first.astype(np.int64), stop.astype(np.int64)
+
+    def borrow(self) -> NDArray[np.float32]:
+        """Give an array of zeros for a scalar per pixel, shape (L, L + 16); fresh memory is slow to touch."""
+        try:
+            array = self._free.pop()
+        except IndexError:
+            return np.zeros((self.side, self.side + LANES[16].count), np.float32)
+        array.fill(0)
+        return array
+
+    def give_back(self, array: NDArray[np.float32]) -> None:
+        """Take back what `borrow` gave."""
+        self._free.append(array)
+
+    def bands(self, parts: int) -> list[tuple[int, int]]:
+        """Cut the image rows into `parts` bands of whole tiles with about the same number of pixels."""
+        first, stop = self.forward_tiles
+        done = np.concatenate(([0], np.cumsum(stop - first)))
+        cuts = [int(np.searchsorted(done, done[-1] * part / parts)) * TILE for part in range(parts)]
+        return list(zip(cuts, [*cuts[1:], self.side], strict=True))
+
+    def image(self, width: int) -> NDArray[np.float32]:
+        """Give a slab of zeros, shape (rows, stride, width)."""
+        return aligned_zeros((self.side + 2 * self.margin + 1, self.stride, width))
+
+    def view(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the N x N pixels of a slab, shape (N, N, width)."""
+        size, margin = self.geometry.size, self.margin
+        return image[margin : margin + size, margin : margin + size]
+
+
+@dataclass(frozen=True, slots=True)
+class AngleRanges:
+    """Share of the sorted angles that one thread projects: steep ones and flat ones."""
+
+    values: NDArray[np.int64]
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Half-open ranges."""
+        a, b, c, d = (int(value) for value in self.values)
+        return ((a, b), (c, d))
+
+
+class ShearTables:
+    """What the kernels look up, for one set of angles; shared by all slabs, whatever their width.
+
+    Parameters
+    ----------
+    layout : ShearLayout
+        Memory layout.
+    angles : ndarray of float64, shape (A,)
+        Radians, any order and range.
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (A,)
+        Place of each sorted angle in `angles`: steep ones come first.
+    steep : int
+        Number of steep angles.
+    """
+
+    def __init__(self, layout: ShearLayout, angles: NDArray[np.float64]) -> None:
+        self.layout = layout
+        cosines, sines = np.cos(angles), np.sin(angles)
+        flat = np.abs(cosines) < np.abs(sines)
+        self.order = np.argsort(flat, kind="stable").astype(np.int64)
+        self.angles = angles[self.order]
+        self.count = len(angles)
+        self.steep = int(self.count - flat.sum())
+        count, side, length = self.count, layout.side, layout.length
+        self.shifts = np.empty((count, side), np.int32)
+        self.offsets = np.empty((count, side), np.int32)
+        self.weights = np.empty((count, side), np.float32)
+        self.middle = np.empty((count, side // GROUP), np.int32)
+        self.back_offsets = np.empty((side, count), np.int32)
+        self.back_weights = np.empty((side, count), np.float32)
+        self.bins = np.empty((count, length), np.int32)
+        self.bin_weights = np.empty((count, length, 2), np.float32)
+        self.seen = np.empty((count, 2), np.int32)
+        self.complete = np.empty((count, 2), np.int32)
+        geometry = layout.geometry
+        shear_tables(
+            cosines[self.order],
+            sines[self.order],
+            self.steep,
+            geometry.half,
+            float(geometry.axis),
+            geometry.columns,
+            layout.stride,
+            layout.origin,
+            GROUP,
+            self.shifts,
+            self.offsets,
+            self.weights,
+            self.middle,
+            self.back_offsets,
+            self.back_weights,
+            self.bins,
+            self.bin_weights,
+            self.seen,
+            self.complete,
+        )
+
+    def gains(self) -> NDArray[np.float32]:
+        """Compute the inverse of the sensitivity A' 1; 0 for pixels that are not seen or not reconstructed.
+
+        Returns
+        -------
+        ndarray of float32, shape (L, L + 16)
+            Borrowed from the layout: give it back when it is no longer used.
+        """
+        geometry = self.layout.geometry
+        gains = self.layout.borrow()
+        radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
+        by_rows, by_columns = self._unseen()
+        sensitivity_gains(self.count, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
+        self.layout.give_back(by_rows)
+        self.layout.give_back(by_columns)
+        return gains
+
+    def sensitivity(self) -> NDArray[np.float32]:
+        """Compute A' 1, shape (N, N)."""
+        size = self.layout.geometry.size
+        by_rows, by_columns = self._unseen()
+        seen = self.count - by_rows[:size, :size] - by_columns[:size, :size].T
+        return np.where(self.layout.mask, seen, 0).astype(np.float32)
+
+    def _unseen(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        by_rows, by_columns = self.layout.borrow(), self.layout.borrow()
+        unseen_share(
+            LANES[16],
+            self.steep,
+            self.shifts,
+            self.weights,
+            self.bin_weights,
+            self.complete,
+            self.layout.origin,
+            self.layout.chords,
+            by_rows,
+            by_columns,
+        )
+        return by_rows, by_columns
+
+    @cached_property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        """A 1, shape (A, C), for the sorted angles."""
+        path = np.zeros((self.count, self.layout.geometry.columns + 2), np.float64)
+        shear_path(
+            self.shifts,
+            self.weights,
+            self.bins,
+            self.bin_weights,
+            self.seen,
+            self.layout.origin,
+            self.layout.chords,
+            path,
+        )
+        return path[:, 1:-1].astype(np.float32)
+
+    def ranges(self, parts: int) -> list[AngleRanges]:
+        """Deal steep and flat angles to `parts` threads."""
+        flat = self.count - self.steep
+        cut = [
+            (
+                self.steep * part // parts,
+                self.steep * (part + 1) // parts,
+                self.steep + flat * part // parts,
+                self.steep + flat * (part + 1) // parts,
+            )
+            for part in range(parts)
+        ]
+        return [AngleRanges(np.array(values, np.int64)) for values in cut]
+
+    def project(
+        self,
+        image: NDArray[np.float32],
+        ranges: AngleRanges,
+        lines: NDArray[np.float32],
+        predicted: NDArray[np.float32],
+    ) -> None:
+        """Project a slab at some angles into ``predicted``, (A, C + 2, W), by way of `lines`, (A, J, W)."""
+        lanes = LANES[image.shape[2]]
+        shear_forward(
+            lanes,
+            image,
+            self.layout.margin,
+            *self.layout.forward_tiles,
+            ranges.values,
+            self.offsets,
+            self.weights,
+            self.middle,
+            self.layout.origin,
+            lines,
+        )
+        for first, stop in ranges.spans:
+            lines_to_bins(lanes, lines, self.bins, self.bin_weights, self.seen, first, stop, predicted)
+
+    def spread(self, predicted: NDArray[np.float32], ranges: AngleRanges, lines: NDArray[np.float32]) -> None:
+        """Spread ``predicted``, (A, C + 2, W), back to `lines`, (A, J, W)."""
+        lanes = LANES[lines.shape[2]]
+        for first, stop in ranges.spans:
+            bins_to_lines(lanes, predicted, self.bins, self.bin_weights, self.seen, first, stop, lines)
+
+    def gather(self, lines: NDArray[np.float32], band: tuple[int, int], target: NDArray[np.float32]) -> None:
+        """Back-project `lines` to image rows `band`, written to ``target``, (rows, L, W)."""
+        shear_back(
+            LANES[lines.shape[2]],
+            *band,
+            *self.layout.back_tiles,
+            self.steep,
+            self.back_offsets,
+            self.back_weights,
+            lines,
+            target,
+        )
+
+
+class ShearProjector:
+    """Fast projector and its exact adjoint.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Detector, axis, image size and mask.
+    angles : ndarray of float64, shape (A,)
+        Radians, any order and range.
+
+    Raises
+    ------
+    GeometryError
+        If the angles are not finite.
+    """
+
+    def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
+        self.geometry = geometry
+        self.angles = check_angles(angles)
+        self._layout = ShearLayout(geometry)
+        self._tables = ShearTables(self._layout, self.angles)
+        self._crew = Crew()
+
+    @property
+    def domain_shape(self) -> tuple[int, int]:
+        """Shape of one slice's image, (N, N)."""
+        return (self.geometry.size, self.geometry.size)
+
+    @property
+    def range_shape(self) -> tuple[int, int]:
+        """Shape of one slice's line integrals, (A, C)."""
+        return (len(self.angles), self.geometry.columns)
+
+    def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project (N, N, S), 1/pixel, to line integrals (A, C, S); pixels outside the mask count as zero.
+
+        Raises
+        ------
+        GeometryError
+            If the image has another shape.
+        """
+        if image.ndim != 3 or image.shape[:2] != self.domain_shape:
+            raise GeometryError(f"image: got shape {image.shape}, expected {(*self.domain_shape, 'slices')}")
+        tables, layout = self._tables, self._layout
+        sinogram = np.empty((*self.range_shape, image.shape[2]), np.float32)
+        for rows in slab_rows(image.shape[2]):
+            first, count, width = rows.first, rows.count, rows.width
+            slab = layout.image(width)
+            layout.view(slab)[layout.mask, :count] = image[layout.mask, first : first + count]
+            lines = self._crew.scratch("lines", (tables.count, layout.length, width))
+            predicted = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
+            tables.project(slab, tables.ranges(1)[0], lines, predicted)
+            sinogram[tables.order, :, first : first + count] = predicted[:, 1:-1, :count]
+        return sinogram
+
+    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Apply the adjoint to (A, C, S), giving (N, N, S), zero outside the mask.
+
+        Raises
+        ------
+        GeometryError
+            If the sinogram has another shape.
+        """
+        if sinogram.ndim != 3 or sinogram.shape[:2] != self.range_shape:
+            raise GeometryError(f"sinogram: got shape {sinogram.shape}, expected {(*self.range_shape, 'slices')}")
+        tables, layout, size = self._tables, self._layout, self.geometry.size
+        image = np.zeros((size, size, sinogram.shape[2]), np.float32)
+        for rows in slab_rows(sinogram.shape[2]):
+            first, count, width = rows.first, rows.count, rows.width
+            bins = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
+            bins[...] = 0
+            bins[:, 1:-1, :count] = sinogram[tables.order, :, first : first + count]
+            lines = self._crew.scratch("lines", (tables.count, layout.length, width))
+            tables.spread(bins, tables.ranges(1)[0], lines)
+            gathered = np.zeros((layout.side, layout.side, width), np.float32)
+            tables.gather(lines, (0, layout.side), gathered)
+            image[layout.mask, first : first + count] = gathered[:size, :size][layout.mask, :count]
+        return image

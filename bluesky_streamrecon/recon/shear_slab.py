@@ -1,0 +1,369 @@
+"""Slabs of the fast projector, in the engine: every operation of `Problem` as kernels, spread over threads.
+
+Forward projection deals angles to the threads of a crew, back projection deals image rows: nothing is added up
+across threads, so the result has the same bits for any number of them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, apply_update, shear_back_update
+from bluesky_streamrecon.recon.kernels.blocks import INCREASE, MULTIPLY, Rule
+from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_ratio
+from bluesky_streamrecon.recon.kernels.simd import LANES
+from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
+from bluesky_streamrecon.recon.problem import LEAST_ATTENUATION, LEAST_LENGTH, Problem, inverse
+from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
+from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
+from bluesky_streamrecon.recon.window import SlabRows, Subset
+
+__all__ = ["ShearBackend"]
+
+Edges = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class ShearSlab(Slab):
+    """Image with slices innermost and a margin of zeros, shape (rows, stride, width)."""
+
+    def __init__(self, rows: SlabRows, layout: ShearLayout) -> None:
+        self.rows = rows
+        self.pixels = layout.image(rows.width)
+        self.image = layout.view(self.pixels)[:, :, : rows.count]
+        self._mask = layout.mask
+        self._edges: Edges | None = None
+        self._spare: Edges | None = None
+
+    def read(self, row: int) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self.image[:, :, row])
+
+    def write(self, row: int, image: NDArray[np.float32]) -> None:
+        self._edges = None
+        self.image[:, :, row] = np.where(self._mask, image, 0)
+
+    def edges(self) -> Edges:
+        if self._edges is None:
+            self._edges = (self.read(0), self.read(self.rows.count - 1))
+        return self._edges
+
+    def forget_edges(self) -> None:
+        """Note that the image is about to change in a way that does not keep track of its edges."""
+        self._edges = None
+
+    def next_edges(self) -> Edges:
+        """Give two arrays for the edges after a pass, while the present ones are still in use."""
+        if self._spare is None:
+            self._spare = (np.zeros(self._mask.shape, np.float32), np.zeros(self._mask.shape, np.float32))
+        return self._spare
+
+    def take_next_edges(self) -> None:
+        """Make the arrays of `next_edges` the edges."""
+        self._edges, self._spare = self._spare, self._edges
+
+    @property
+    def nbytes(self) -> int:
+        pairs = (self._edges, self._spare)
+        return self.pixels.nbytes + sum(edge.nbytes for pair in pairs if pair is not None for edge in pair)
+
+
+class ShearOperators:
+    """Tables of one subset, and what is derived from them once for all slabs."""
+
+    def __init__(self, layout: ShearLayout, subset: Subset) -> None:
+        self.subset = subset
+        self.tables = ShearTables(layout, subset.angles)
+        self.slots = subset.slots[self.tables.order]
+        shared = len(subset.all_angles) != len(subset.angles)
+        self._everyone = ShearTables(layout, subset.all_angles) if shared else self.tables
+        self._gains: NDArray[np.float32] | None = None
+        self._lock = Lock()
+
+    @property
+    def gains(self) -> NDArray[np.float32]:
+        """Inverse sensitivity over all members, shape (L, L + 16)."""
+        with self._lock:
+            if self._gains is None:
+                self._gains = self._everyone.gains()
+            return self._gains
+
+    def release(self) -> None:
+        """Give memory back for the next window; do not use these operators any more."""
+        if self._gains is not None:
+            self._everyone.layout.give_back(self._gains)
+            self._gains = None
+
+    @cached_property
+    def sensitivity(self) -> NDArray[np.float32]:
+        """A' 1 over all members, shape (N, N)."""
+        return self._everyone.sensitivity()
+
+    @cached_property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        """A 1 in the order of the subset's angles, shape (A, C)."""
+        lengths = np.empty_like(self.tables.ray_lengths)
+        lengths[self.tables.order] = self.tables.ray_lengths
+        return lengths
+
+    @cached_property
+    def per_length(self) -> NDArray[np.float32]:
+        """1 / (A 1) in table order, shape (A, C); 0 for rays that miss the image."""
+        return inverse(self.tables.ray_lengths, LEAST_LENGTH)
+
+    @cached_property
+    def ones(self) -> NDArray[np.float32]:
+        """Ones, shape (A, C)."""
+        return np.ones_like(self.tables.ray_lengths)
+
+
+class ShearProblem(Problem):
+    """One pass over a slab, with kernels. Sinograms are in the order of the tables: steep angles first."""
+
+    def __init__(
+        self, layout: ShearLayout, slab: ShearSlab, operators: ShearOperators, measurement: Measurement, crew: Crew
+    ) -> None:
+        self._layout = layout
+        self._slab = slab
+        self._operators = operators
+        self._tables = operators.tables
+        self._measurement = measurement
+        self._crew = crew
+        self._width = slab.rows.width
+        self._lanes = LANES[self._width]
+        self._ranges = self._tables.ranges(crew.size)
+        self._bands = layout.bands(crew.size)
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        self._slab.forget_edges()
+        return self._slab.image
+
+    @property
+    def angles(self) -> NDArray[np.float64]:
+        return self._tables.angles
+
+    @property
+    def all_angles(self) -> NDArray[np.float64]:
+        return self._operators.subset.all_angles
+
+    @property
+    def measured(self) -> NDArray[np.float32]:
+        return self._measurement.data[self._operators.slots, :, : self._slab.rows.count]
+
+    @property
+    def sensitivity(self) -> NDArray[np.float32]:
+        return self._operators.sensitivity
+
+    @property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        return self._tables.ray_lengths
+
+    @property
+    def typical(self) -> NDArray[np.float32]:
+        return self._measurement.typical
+
+    @property
+    def _lines(self) -> NDArray[np.float32]:
+        return self._crew.scratch("lines", (self._tables.count, self._layout.length, self._width))
+
+    @property
+    def _bins(self) -> NDArray[np.float32]:
+        return self._crew.scratch("bins", (self._tables.count, self._layout.geometry.columns + 2, self._width))
+
+    def _inner(self, bins: NDArray[np.float32]) -> NDArray[np.float32]:
+        return bins[:, 1:-1, : self._slab.rows.count]
+
+    def forward(self) -> NDArray[np.float32]:
+        lines, bins, pixels = self._lines, self._bins, self._slab.pixels
+        self._crew.run(lambda part: self._tables.project(pixels, self._ranges[part], lines, bins))
+        return self._inner(bins)
+
+    def ratio(self, floor: float) -> NDArray[np.float32]:
+        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._measurement.data
+
+        def share(part: int) -> None:
+            ranges = self._ranges[part]
+            self._tables.project(pixels, ranges, lines, bins)
+            for first, stop in ranges.spans:
+                compare_ratio(self._lanes, bins, data, self._operators.slots, floor, first, stop)
+
+        self._crew.run(share)
+        return self._inner(bins)
+
+    def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
+        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._measurement.data
+        weights = self._operators.per_length if per_length else self._operators.ones
+
+        def share(part: int) -> None:
+            ranges = self._ranges[part]
+            self._tables.project(pixels, ranges, lines, bins)
+            for first, stop in ranges.spans:
+                compare_difference(self._lanes, bins, data, self._operators.slots, weights, first, stop)
+
+        self._crew.run(share)
+        return self._inner(bins)
+
+    def _spread(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the sheared lines of a sinogram; free of charge to put in if it came from here."""
+        lines, bins = self._lines, self._bins
+        if not np.shares_memory(sinogram, bins):
+            bins[...] = 0
+            self._inner(bins)[...] = sinogram
+        self._crew.run(lambda part: self._tables.spread(bins, self._ranges[part], lines))
+        return lines
+
+    def _gathered(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the whole back projection, summed over members, shape (L, L, width)."""
+        lines = self._spread(sinogram)
+        side = self._layout.side
+        gathered = self._crew.scratch("gathered", (side, side, self._width))
+        gathered[...] = 0
+
+        def share(part: int) -> None:
+            begin, end = self._bands[part]
+            self._tables.gather(lines, (begin, end), gathered[begin:end])
+
+        self._crew.run(share)
+        if self._measurement.reducer is not None:
+            self._measurement.reducer.sum(gathered)
+        return gathered
+
+    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        size = self._layout.geometry.size
+        gathered = self._gathered(sinogram)[:size, :size, : self._slab.rows.count]
+        return np.where(self._layout.mask[:, :, None], gathered, np.float32(0))
+
+    def neighbours(self) -> Edges:
+        return self._measurement.neighbours or self._slab.edges()
+
+    def multiply(self, ratio: NDArray[np.float32]) -> None:
+        self._update(MULTIPLY, ratio, 1.0, LEAST_ATTENUATION)
+
+    def add(self, residual: NDArray[np.float32], *, gain: float = 1.0, nonnegative: bool = True) -> None:
+        self._update(INCREASE, residual, gain, 0.0 if nonnegative else -np.inf)
+
+    def _update(self, rule: Rule, sinogram: NDArray[np.float32], factor: float, least: float) -> None:
+        self._slab.forget_edges()
+        tables, layout, pixels, gains = self._tables, self._layout, self._slab.pixels, self._operators.gains
+        if self._measurement.reducer is not None:
+            gathered = self._gathered(sinogram)
+            self._crew.run(
+                lambda part: apply_update(
+                    self._lanes, rule, *self._bands[part], gathered, pixels, layout.margin, gains, factor, least
+                )
+            )
+            return
+        lines = self._spread(sinogram)
+        buffers = self._crew.scratch("tile", (self._crew.size, BACK_ROWS, BACK_COLUMNS + 1, self._width))
+        self._crew.run(
+            lambda part: shear_back_update(
+                self._lanes,
+                rule,
+                *self._bands[part],
+                *layout.back_tiles,
+                tables.steep,
+                tables.back_offsets,
+                tables.back_weights,
+                lines,
+                pixels,
+                layout.margin,
+                gains,
+                factor,
+                least,
+                buffers[part],
+            )
+        )
+
+    def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
+        layout, tables, slab, width = self._layout, self._tables, self._slab, self._width
+        above, below = self.neighbours()
+        new_first, new_last = slab.next_edges()
+        scale, sharpness = np.zeros(width, np.float32), np.zeros(width, np.float32)
+        scale[: slab.rows.count] = strength / self.typical
+        if edge is not None:
+            sharpness[: slab.rows.count] = 1 / (edge * self.typical)
+        size = layout.geometry.size
+        kept = self._crew.scratch("kept", (self._crew.size, 2, size + 2, width))
+        bottom = self._crew.scratch("bottom", (self._crew.size, size + 2, width))
+        for part, (begin, end) in enumerate(self._bands):
+            copy_row(self._lanes, slab.pixels, layout.margin, min(begin, size) - 1, kept[part, (begin - 1) % 2])
+            copy_row(self._lanes, slab.pixels, layout.margin, min(end, size), bottom[part])
+        gains, last = self._operators.gains, slab.rows.count - 1
+        rest: tuple[Any, ...] = (
+            *(layout.chords, gains, scale, edge is not None, sharpness, LEAST_ATTENUATION),
+            *(above, below, new_first, new_last, last),
+        )
+
+        if self._measurement.reducer is not None:
+            gathered = self._gathered(ratio)
+
+            def share(part: int) -> None:
+                begin, end = (min(row, size) for row in self._bands[part])
+                rows = gathered[begin:end]
+                smooth_rows(
+                    self._lanes,
+                    begin,
+                    end,
+                    end,
+                    rows,
+                    slab.pixels,
+                    layout.margin,
+                    *(*rest, kept[part], bottom[part]),
+                )
+        else:
+            lines = self._spread(ratio)
+            bands = self._crew.scratch("band", (self._crew.size, BACK_ROWS, layout.side, width))
+
+            def share(part: int) -> None:
+                shear_back_smooth(
+                    self._lanes,
+                    *self._bands[part],
+                    *layout.back_tiles,
+                    tables.steep,
+                    tables.back_offsets,
+                    tables.back_weights,
+                    lines,
+                    bands[part],
+                    slab.pixels,
+                    layout.margin,
+                    *(*rest, kept[part], bottom[part]),
+                )
+
+        self._crew.run(share)
+        slab.take_next_edges()
+
+
+class ShearBackend(Backend):
+    """The fast projector on slabs.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Shared by all slices.
+    """
+
+    def __init__(self, geometry: TomoGeometry) -> None:
+        self._layout = ShearLayout(geometry)
+
+    def layout(self, rows: int) -> tuple[SlabRows, ...]:
+        """Group `rows` rows into slabs."""
+        return slab_rows(rows)
+
+    def slab(self, rows: SlabRows) -> ShearSlab:
+        """Make an image of zeros."""
+        return ShearSlab(rows, self._layout)
+
+    def operators(self, subset: Subset) -> ShearOperators:
+        """Prepare projection at the angles of `subset`."""
+        return ShearOperators(self._layout, subset)
+
+    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> ShearProblem:
+        """Put together what an algorithm works with in one pass."""
+        assert isinstance(slab, ShearSlab)  # noqa: S101
+        assert isinstance(operators, ShearOperators)  # noqa: S101
+        return ShearProblem(self._layout, slab, operators, measurement, crew)

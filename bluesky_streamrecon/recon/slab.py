@@ -1,0 +1,168 @@
+"""Slabs: rows of a block that are reconstructed together, and who computes with them.
+
+A backend knows how a slab's image is stored and how a projector is applied to it. The engine only deals slabs
+to threads. Images are float32, 1/pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.window import SlabRows, Subset
+
+__all__ = ["Backend", "Crew", "Measurement", "Operators", "Reducer", "Slab"]
+
+_ALIGNMENT = 64
+
+
+class Reducer(Protocol):
+    """Sums arrays over the ranks that share a block of rows. The communicator's module implements it."""
+
+    @property
+    def member(self) -> int:
+        """Number of this rank in its group, 0-based."""
+
+    @property
+    def members(self) -> int:
+        """Ranks in the group."""
+
+    def sum(self, array: NDArray[np.float32]) -> None:
+        """Replace a C-contiguous `array` by its sum over the group, the same bits on every member."""
+
+
+class Crew:
+    """Threads that work on one slab together, and the memory they work in.
+
+    Parameters
+    ----------
+    size : int
+        Threads.
+    executor : Executor or None
+        Runs all but the first share; None where the crew is one thread.
+    """
+
+    def __init__(self, size: int = 1, executor: Executor | None = None) -> None:
+        self.size = size
+        self._executor = executor
+        self._memory: dict[str, NDArray[np.float32]] = {}
+
+    def run(self, share: Callable[[int], None]) -> None:
+        """Call ``share(0) .. share(size - 1)``, side by side, and wait for all."""
+        if self._executor is None or self.size == 1:
+            for number in range(self.size):
+                share(number)
+            return
+        others = [self._executor.submit(share, number) for number in range(1, self.size)]
+        try:
+            share(0)
+        finally:
+            errors = [other.exception() for other in others]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def scratch(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
+        """Give aligned memory of `shape` that keeps its content until `name` is asked for again, larger."""
+        count = math.prod(shape)
+        memory = self._memory.get(name)
+        if memory is None or memory.size < count:
+            memory = self._memory[name] = aligned_zeros((count,))
+        return memory[:count].reshape(shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(memory.nbytes for memory in self._memory.values())
+
+
+def aligned_zeros(shape: Sequence[int]) -> NDArray[np.float32]:
+    """Give a float32 array of zeros whose first element starts a cache line."""
+    count = math.prod(shape)
+    memory = np.zeros(count * 4 + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + count * 4].view(np.float32).reshape(shape)
+
+
+class Slab(ABC):
+    """The image of some neighbouring rows."""
+
+    rows: SlabRows
+
+    @abstractmethod
+    def read(self, row: int) -> NDArray[np.float32]:
+        """Give a copy of the image of `row` (counted within the slab), shape (N, N)."""
+
+    @abstractmethod
+    def write(self, row: int, image: NDArray[np.float32]) -> None:
+        """Replace the image of `row`; outside the mask it becomes zero."""
+
+    @abstractmethod
+    def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give first and last slice, shape (N, N), as they are now: not changed by the next pass."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+class Operators(Protocol):
+    """A projector for one subset of the window, shared by all slabs."""
+
+    @property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
+
+    def release(self) -> None:
+        """Give memory back; these operators will not be used again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """What a pass compares one slab with.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (slots, C, width)
+        The window's line integrals.
+    typical : ndarray of float32, shape (count,)
+        Scale of each slice, 1/pixel.
+    neighbours : tuple of ndarray of float32, shape (N, N), or None
+        Slices above and below the slab; None where the algorithm does not look at them.
+    reducer : Reducer or None
+        Sums back-projections where rows are shared.
+    """
+
+    data: NDArray[np.float32]
+    typical: NDArray[np.float32]
+    neighbours: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    reducer: Reducer | None
+
+
+class Backend(ABC):
+    """How images are stored and projected."""
+
+    @abstractmethod
+    def layout(self, rows: int) -> tuple[SlabRows, ...]:
+        """Group `rows` rows into slabs."""
+
+    @abstractmethod
+    def slab(self, rows: SlabRows) -> Slab:
+        """Make an image of zeros."""
+
+    @abstractmethod
+    def operators(self, subset: Subset) -> Operators:
+        """Prepare projection at the angles of `subset`."""
+
+    @abstractmethod
+    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> Problem:
+        """Put together what an algorithm works with in one pass."""

@@ -1,0 +1,242 @@
+"""The Tiled catalogue: a server in this process or somewhere else, and the clients to read and write it.
+
+Runs live in a container named ``raw`` whose spec makes Tiled's and databroker's clients treat it as a catalogue of
+Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage.writer import CatalogWriter
+
+__all__ = ["EmbeddedTiled", "Storage", "data_directory", "databroker_client", "open_catalog", "open_storage"]
+
+CONTAINER = "raw"
+
+
+class EmbeddedTiled:
+    """A Tiled server in a thread of this process, on loopback, behind a key of its own.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Where the catalogue lives; made if missing, found again the next time.
+    readable : sequence of Path, optional
+        Directories whose files the server may read: the detectors' and the reconstructions'.
+    port : int, optional
+        TCP port; a free one by default.
+
+    Raises
+    ------
+    StorageError
+        If the server does not start, for instance because another process has this catalogue open.
+    """
+
+    def __init__(self, directory: str | Path, *, readable: Sequence[str | Path] = (), port: int = 0) -> None:
+        from bluesky_tiled_plugins.exporters import json_seq_exporter
+        from tiled.media_type_registration import default_serialization_registry
+        from tiled.server import SimpleTiledServer
+
+        # Without it the server can not give a run as documents, which databroker asks for.
+        default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)
+        self.directory = Path(directory).resolve()
+        folders = [Path(folder).resolve() for folder in readable]
+        try:
+            for folder in (self.directory, *folders):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._server: Any = SimpleTiledServer(self.directory, readable_storage=folders, port=port)
+        except Exception as error:
+            raise StorageError(
+                f"Tiled server for {self.directory}: did not start ({error}); is another process using this catalogue?"
+            ) from error
+        self.uri: str = self._server.uri
+
+    def close(self) -> None:
+        """Stop the server; closing twice does nothing."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def __enter__(self) -> EmbeddedTiled:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Storage:
+    """A catalogue and what reads and writes it; made by `open_storage`.
+
+    Parameters
+    ----------
+    uri : str
+        Of the Tiled server.
+    directory : Path
+        For what the catalogue itself does not hold: ``not_stored``, runs that it would not take.
+    detector_directory : Path
+        Where detectors may write files that the embedded server can read.
+    server : EmbeddedTiled, optional
+        Closed with the rest.
+    """
+
+    def __init__(
+        self, uri: str, directory: Path, detector_directory: Path, *, server: EmbeddedTiled | None = None
+    ) -> None:
+        self.uri = uri
+        self.directory = directory
+        self.detector_directory = detector_directory
+        self._server = server
+        self._clients: list[Any] = []
+        self._closed = False
+        self.catalog = self._open()
+
+    @cached_property
+    def writer(self) -> CatalogWriter:
+        """Callback that stores runs: ``RE.subscribe(storage.writer)``; one for all who have runs to store."""
+        return CatalogWriter(self._open(), backup_directory=self.directory / "not_stored")
+
+    @cached_property
+    def databroker(self) -> Any:
+        """The catalogue through databroker 2: ``storage.databroker[uid].table()``."""
+        from databroker import Broker
+
+        return Broker(self._open())
+
+    def close(self) -> None:
+        """Store what is still on its way, and stop an embedded server; closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if "writer" in self.__dict__:
+            self.writer.close()
+        for client in self._clients:
+            client.context.close()
+        if self._server is not None:
+            self._server.close()
+
+    def _open(self) -> Any:
+        # A client for each: databroker changes how the one it is given presents runs.
+        client = open_catalog(self.uri)
+        self._clients.append(client)
+        return client
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_storage(
+    uri: str | None = None, *, directory: str | Path | None = None, readable: Sequence[str | Path] = ()
+) -> Storage:
+    """Open a catalogue: that of a Tiled server somewhere, or one in a directory, served by this process.
+
+    Parameters
+    ----------
+    uri : str, optional
+        Of a Tiled server, with its key where it needs one; a server in this process by default.
+    directory : str or Path, optional
+        Of the embedded server's catalogue; `data_directory` by default.
+    readable : sequence of Path, optional
+        More directories that the embedded server may read: the detectors' and the reconstructions'.
+
+    Returns
+    -------
+    Storage
+        To be closed, or used in a ``with`` statement.
+
+    Raises
+    ------
+    StorageError
+        If the catalogue can not be opened.
+
+    Examples
+    --------
+    ::
+
+        with open_storage(directory="catalogue", readable=["frames"]) as storage:
+            RE.subscribe(storage.writer)
+            (uid,) = RE(stream_tomo_plan())
+            run = storage.catalog[uid]
+    """
+    folder = data_directory() if directory is None else Path(directory).resolve()
+    frames = folder / "detector"
+    if uri is not None:
+        return Storage(uri, folder, frames)
+    server = EmbeddedTiled(folder, readable=[frames, *readable])
+    try:
+        return Storage(server.uri, folder, frames, server=server)
+    except BaseException:
+        server.close()
+        raise
+
+
+def data_directory() -> Path:
+    """Give where this user's data goes unless told otherwise: ``$XDG_DATA_HOME/streamrecon``."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "streamrecon"
+
+
+def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
+    """Connect to a catalogue of runs on a Tiled server, making the container if it is missing.
+
+    Parameters
+    ----------
+    uri : str
+        Of the server, with its key where it needs one: ``http://host:8000/api/v1?api_key=…``.
+    container : str, optional
+        Name of the container.
+
+    Returns
+    -------
+    bluesky_tiled_plugins.CatalogOfBlueskyRuns
+        ``catalog[uid]`` is a run.
+
+    Raises
+    ------
+    StorageError
+        If the server can not be reached or does not let us in.
+    """
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+    from tiled.client import from_uri
+    from tiled.structures.core import Spec
+
+    where = uri.split("?", maxsplit=1)[0]
+    try:
+        root = from_uri(uri)
+        if container not in root:
+            root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+        catalog = root[container]
+    except Exception as error:
+        raise StorageError(f"Tiled at {where}: no catalogue ({error}); is the server up, and the key right?") from error
+    if not isinstance(catalog, CatalogOfBlueskyRuns):
+        raise StorageError(
+            f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
+        )
+    return catalog
+
+
+def databroker_client(uri: str, *, container: str = CONTAINER) -> Any:
+    """Connect databroker 2 to the catalogue; see `open_catalog`.
+
+    Returns
+    -------
+    databroker.Broker
+        ``db[uid].table()``, ``db[uid].data("detector")`` and the rest of its interface. It has a Tiled client of its
+        own, because databroker changes how the client it is given presents runs.
+    """
+    from databroker import Broker
+
+    return Broker(open_catalog(uri, container=container))

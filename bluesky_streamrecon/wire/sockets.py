@@ -1,0 +1,320 @@
+"""Everything that touches zmq: sockets, keys on the connection, and the wakeup of a thread that polls.
+
+A `Transport` belongs to one thread once it runs; only `wake` may be called from another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import socket
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import zmq
+import zmq.utils.monitor
+import zmq.utils.z85
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.wire.security import KeyPair, ServerSecurity, check_bind, write_keys
+from bluesky_streamrecon.wire.tally import Tally
+
+__all__ = ["Sent", "Transport", "generate_keys", "make_keys"]
+
+log = logging.getLogger(__name__)
+
+MOST_FRAMES: Final = 3
+CLOSED_AFTER_MS: Final = 30_000
+KEYS_REMEMBERED: Final = 1024
+HIGH_WATER: Final = 1000
+
+
+class Sent(enum.Enum):
+    """What became of a message that was to be sent."""
+
+    DONE = "done"
+    FULL = "full"
+    NOBODY = "nobody"
+
+
+def make_keys() -> KeyPair:
+    """Make a CURVE key pair.
+
+    Raises
+    ------
+    ConfigError
+        If this libzmq was built without CURVE.
+    """
+    if not zmq.has("curve"):
+        raise ConfigError("keys: this libzmq was built without CURVE; install pyzmq from its wheel")
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public=public.decode("ascii"), secret=secret.decode("ascii"))
+
+
+def generate_keys(directory: str | Path, name: str) -> tuple[Path, Path]:
+    """Make a CURVE key pair in ``NAME.public`` and ``NAME.secret`` (mode 0600) and give their paths.
+
+    Raises
+    ------
+    ConfigError
+        If one of the files exists (nothing is overwritten), or they can not be written.
+    """
+    return write_keys(directory, name, make_keys())
+
+
+class Transport:
+    """Named sockets with one poller, a wakeup, and for servers the check of keys.
+
+    Parameters
+    ----------
+    frame_limit : int
+        Longest frame that is taken in, bytes; a connection that sends a longer one is closed.
+    """
+
+    def __init__(self, *, frame_limit: int) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._frame_limit = frame_limit
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._routers: set[str] = set()
+        self._monitors: dict[str, zmq.Socket[bytes]] = {}
+        self._guard: zmq.Socket[bytes] | None = None
+        self._allowed: dict[bytes, frozenset[bytes]] = {}
+        self._refused: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
+        self._refusals = Tally(log, "connection refused, its key is not on the list")
+        self._handshakes = Tally(log, "handshake failed: no key, or made for another server's key")
+        self._overlong = Tally(log, "message with too many frames ignored")
+        self._poller = zmq.Poller()
+        self._ear, self._bell = socket.socketpair()
+        self._ear.setblocking(False)
+        self._bell.setblocking(False)
+        self._poller.register(self._ear, zmq.POLLIN)
+
+    # ------------------------------------------------------------------ sockets
+
+    def bind(self, name: str, address: str, security: ServerSecurity | None, *, insecure: bool) -> str:
+        """Open a ROUTER and give its address with the real port.
+
+        Raises
+        ------
+        ConfigError
+            If the address may not or can not be bound.
+        """
+        check_bind(address, security, insecure=insecure)
+        router = self._socket(zmq.ROUTER)
+        try:
+            router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            router.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+            if security is not None:
+                self._guard_door()
+                router.setsockopt(zmq.CURVE_SERVER, 1)
+                router.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode("ascii"))
+                router.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
+                self._allowed[name.encode("ascii")] = frozenset(zmq.utils.z85.decode(key) for key in security.allowed)
+                self._monitors[name] = router.get_monitor_socket(
+                    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+                )
+                self._poller.register(self._monitors[name], zmq.POLLIN)
+            router.bind(address)
+        except zmq.ZMQError as error:
+            router.disable_monitor()
+            monitor = self._monitors.pop(name, None)
+            if monitor is not None:
+                self._poller.unregister(monitor)
+                monitor.close(linger=0)
+            router.close(linger=0)
+            raise ConfigError(f"address {address}: can not be bound: {error}; is the port taken?") from error
+        self._sockets[name] = router
+        self._routers.add(name)
+        self._poller.register(router, zmq.POLLIN)
+        return router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def connect(self, name: str, address: str, keys: KeyPair | None, server: str | None) -> None:
+        """Open a DEALER (in the place of an older one of this name); it keeps on trying by itself.
+
+        Raises
+        ------
+        ConfigError
+            If the address can not be used at all.
+        """
+        self.disconnect(name)
+        dealer = self._socket(zmq.DEALER)
+        try:
+            if server is not None:
+                keys = keys or make_keys()
+                dealer.setsockopt(zmq.CURVE_SERVERKEY, server.encode("ascii"))
+                dealer.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode("ascii"))
+                dealer.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode("ascii"))
+            dealer.setsockopt(zmq.RECONNECT_IVL, 100)
+            dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+            dealer.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+            dealer.connect(address)
+        except zmq.ZMQError as error:
+            dealer.close(linger=0)
+            raise ConfigError(f"address {address}: can not be connected to: {error}") from error
+        self._sockets[name] = dealer
+        self._poller.register(dealer, zmq.POLLIN)
+
+    def disconnect(self, name: str, linger_ms: int = 0) -> None:
+        """Close the socket of this name, if there is one."""
+        old = self._sockets.pop(name, None)
+        if old is not None:
+            self._poller.unregister(old)
+            old.close(linger=linger_ms)
+
+    def send(self, name: str, link: bytes | None, header: bytes, pixels: NDArray[np.generic] | None = None) -> Sent:
+        """Send one message without waiting; `pixels` are not copied if they are contiguous."""
+        there = self._sockets.get(name)
+        if there is None:
+            return Sent.NOBODY
+        more = zmq.SNDMORE if pixels is not None else 0
+        try:
+            if link is not None:
+                there.send(link, zmq.SNDMORE | zmq.NOBLOCK)
+            there.send(header, more | zmq.NOBLOCK)
+            if pixels is not None:
+                there.send(np.ascontiguousarray(pixels).view(np.uint8).data, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.NOBODY
+            raise
+        return Sent.DONE
+
+    def receive(self, name: str) -> tuple[bytes, list[memoryview]] | None:
+        """Take one message without waiting: the link it came by (empty for a DEALER) and its frames."""
+        there = self._sockets.get(name)
+        if there is None:
+            return None
+        frames: list[zmq.Frame] = []
+        surplus = False
+        try:
+            while True:
+                frame = there.recv(zmq.NOBLOCK, copy=False)
+                if len(frames) < MOST_FRAMES:
+                    frames.append(frame)
+                else:
+                    surplus = True
+                if not frame.more:
+                    break
+        except zmq.Again:
+            return None
+        link = frames.pop(0).bytes if name in self._routers else b""
+        if surplus:
+            self._overlong.add(f"more than {MOST_FRAMES}")
+            frames = []
+        return link, [frame.buffer for frame in frames]
+
+    # ------------------------------------------------------------------ waiting
+
+    def poll(self, timeout_s: float) -> set[str]:
+        """Wait for messages or `wake`, and give the names of the sockets that have something."""
+        ready = {id(key): None for key, _ in self._poller.poll(max(0, int(timeout_s * 1000)))}
+        if not ready:
+            return set()
+        with contextlib.suppress(BlockingIOError):
+            while self._ear.recv(4096):
+                pass
+        if self._guard is not None and id(self._guard) in ready:
+            self._check_keys(self._guard)
+        for monitor in self._monitors.values():
+            if id(monitor) in ready:
+                self._read_monitor(monitor)
+        return {name for name, there in self._sockets.items() if id(there) in ready}
+
+    def wake(self) -> None:
+        """End the present or the next `poll` at once; may be called from any thread, also after `close`."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is asleep
+            self._bell.send(b"!")
+
+    def close(self, linger_s: float) -> None:
+        """Close all sockets, waiting at most this long for what is on its way out."""
+        linger = max(0, int(linger_s * 1000))
+        for name in self._monitors:
+            self._sockets[name].disable_monitor()
+        for monitor in self._monitors.values():
+            self._poller.unregister(monitor)
+            monitor.close(linger=0)
+        self._monitors.clear()
+        for name in list(self._sockets):
+            self.disconnect(name, linger)
+        if self._guard is not None:
+            self._poller.unregister(self._guard)
+            self._guard.close(linger=0)
+        self._context.term()
+        self._poller.unregister(self._ear)
+        self._ear.close()
+        self._bell.close()
+
+    # ------------------------------------------------------------------ insides
+
+    def _socket(self, kind: int) -> zmq.Socket[Any]:
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.LINGER, 0)
+        made.setsockopt(zmq.MAXMSGSIZE, self._frame_limit)
+        made.setsockopt(zmq.SNDHWM, HIGH_WATER)
+        made.setsockopt(zmq.RCVHWM, HIGH_WATER)
+        made.setsockopt(zmq.HEARTBEAT_IVL, CLOSED_AFTER_MS // 3)
+        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, CLOSED_AFTER_MS)
+        made.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+        return made
+
+    def _guard_door(self) -> None:
+        """Answer libzmq's questions about keys (ZAP, RFC 27) in the thread that polls."""
+        if self._guard is None:
+            self._guard = self._context.socket(zmq.ROUTER)
+            self._guard.bind("inproc://zeromq.zap.01")
+            self._poller.register(self._guard, zmq.POLLIN)
+
+    def _check_keys(self, guard: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frames = guard.recv_multipart(zmq.NOBLOCK)
+                cut = frames.index(b"") + 1
+                route, (version, request, domain, address, _identity, mechanism, *rest) = frames[:cut], frames[cut:]
+                key = rest[0] if rest else b""
+                good = version == b"1.0" and mechanism == b"CURVE" and key in self._allowed.get(domain, frozenset())
+                if not good:
+                    self._note_refusal(address, key)
+                status = [b"200", b"OK"] if good else [b"400", b"not on the list"]
+                guard.send_multipart([*route, b"1.0", request, *status, b"", b""], zmq.NOBLOCK)
+
+    def _note_refusal(self, address: bytes, key: bytes) -> None:
+        if (address, key) in self._refused:
+            return
+        self._refused[address, key] = None
+        if len(self._refused) > KEYS_REMEMBERED:
+            self._refused.popitem(last=False)
+        text = zmq.utils.z85.encode(key).decode("ascii") if len(key) == 32 else "none"
+        if len(self._refused) < KEYS_REMEMBERED // 8:
+            log.warning("connection from %s refused: its key %s is not on the list", address.decode("latin-1"), text)
+        else:
+            self._refusals.add(f"{address.decode('latin-1')}, {text}")
+
+    def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
+                self._handshakes.add(f"{event['endpoint'].decode('latin-1')}, error {event['value']:#x}")
+
+
+def local_host_towards(address: str) -> str:
+    """Tell which of this machine's addresses faces a ``tcp://host:port``; nothing is sent."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host.strip("[]"), int(port)))
+            return str(probe.getsockname()[0])
+        except (OSError, ValueError):
+            return socket.gethostname()
+
+
+def process_info() -> tuple[str, int]:
+    """Give host name and process id, for hellos."""
+    return socket.gethostname(), os.getpid()

@@ -1,0 +1,299 @@
+"""Frames of the open run, kept so that they can be sent, and sent again, within a bound of memory.
+
+Frames that are in a file are only read when they are needed. Inline frames stay in memory up to a limit and go
+to a temporary file above it. Reading and writing happen in a thread of the store's own, so a slow disk holds
+nobody up. The temporary file has no name: it is gone when the process is, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FrameSource", "FrameStore", "Gone"]
+
+Frame = NDArray[np.generic]
+
+WANTED_KEPT = 4
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Where a frame can be read from, now and again. Called from one thread at a time, never the RunEngine's."""
+
+    @property
+    def in_file(self) -> bool:
+        """True if the frame stays readable, so that it need not be kept in memory or spilled."""
+        ...
+
+    def read(self) -> Frame:
+        """Give the frame, shape (rows, columns); may wait until it is written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The frame can not be had any more, and why."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class _Slot:
+    source: FrameSource | None
+    frame: Frame | None = None
+    offset: int | None = None  # in the temporary file
+    gone: Gone | None = None
+    busy: bool = False  # the store's thread is at it
+    wanted: bool = False  # loaded on request, not taken yet
+
+    @property
+    def readable(self) -> bool:
+        return self.offset is not None or (self.source is not None and self.source.in_file)
+
+
+class FrameStore:
+    """Frames by sequence number.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of every frame.
+    dtype : dtype
+        Of every frame, little-endian.
+    limit : int
+        Bytes held in memory (what is on its way to a rank comes on top).
+    directory : path or None
+        Of the temporary file.
+    notify : callable
+        Called from the store's thread when a frame was loaded, moved or lost.
+    name : str
+        Of the run, for messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        limit: int,
+        directory: str | Path | None,
+        notify: Callable[[], None],
+        name: str = "",
+    ) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._limit = limit
+        self._directory = directory
+        self._notify = notify
+        self._name = name
+        self._bytes = shape[0] * shape[1] * dtype.itemsize
+        self._slots: dict[int, _Slot] = {}
+        self._held: OrderedDict[int, None] = OrderedDict()  # numbers with a frame in memory, oldest use first
+        self._tasks: deque[int] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._file: IO[bytes] | None = None
+        self._end = 0
+        self._failures: deque[str] = deque(maxlen=16)
+        self.spilled = 0
+        self._thread = threading.Thread(target=self._work, name=f"streamrecon-frames-{name[:8]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of frames in memory now."""
+        return len(self._held) * self._bytes
+
+    def add(self, seq: int, source: Frame | FrameSource) -> None:
+        """Keep a frame, or where it is read from."""
+        with self._ready:
+            if self._closed:
+                return
+            if isinstance(source, np.ndarray):
+                self._slots[seq] = _Slot(None, frame=self._normal(source))
+                self._held[seq] = None
+                self._shrink()
+            else:
+                self._slots[seq] = _Slot(source)
+
+    def get(self, seq: int) -> Frame | Gone | None:
+        """Give a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
+        with self._ready:
+            slot = self._slots.get(seq)
+            if slot is None or slot.gone is not None:
+                return Gone("the run is over") if slot is None else slot.gone
+            frame = slot.frame
+            if frame is None:
+                self._request(seq, slot)
+                return None
+            self._held.move_to_end(seq)
+            if slot.wanted:
+                slot.wanted = False
+                self._shrink()
+            return frame
+
+    def prefetch(self, seq: int) -> None:
+        """Ask for a frame that will be wanted soon, if there is room for it."""
+        with self._ready:
+            slot = self._slots.get(seq)
+            room = self.memory + (len(self._tasks) + 1) * self._bytes <= self._limit
+            if room and slot is not None and slot.frame is None and slot.gone is None:
+                self._request(seq, slot)
+
+    def failures(self) -> list[str]:
+        """Take what went wrong since the last call."""
+        with self._ready:
+            texts = list(self._failures)
+            self._failures.clear()
+            return texts
+
+    @property
+    def alive(self) -> bool:
+        """The store's thread still runs."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Drop everything and have the thread delete the temporary file and end; does not wait; idempotent."""
+        with self._ready:
+            self._closed = True
+            self._slots.clear()
+            self._held.clear()
+            self._tasks.clear()
+            self._ready.notify_all()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread; one that waits in a `FrameSource` for longer is left to end by itself."""
+        self._thread.join(timeout)
+
+    # ------------------------------------------------------------------ under the lock
+
+    def _normal(self, frame: Frame) -> Frame:
+        return np.ascontiguousarray(frame, dtype=self._dtype)
+
+    def _request(self, seq: int, slot: _Slot) -> None:
+        if not slot.busy:
+            slot.busy = True
+            slot.wanted = True
+            self._tasks.append(seq)
+            self._ready.notify_all()
+
+    def _shrink(self) -> None:
+        """Bring memory under the limit.
+
+        What can be read again goes at once, the oldest of the rest is written first; what somebody waits for goes
+        last, and never the newest few of it: they would only be read in circles.
+        """
+        surplus = self.memory - self._limit
+        if surplus <= 0:
+            return
+        wanted: list[int] = []
+        for seq in list(self._held):
+            slot = self._slots[seq]
+            if surplus <= 0:
+                break
+            if not slot.readable:
+                if not slot.busy:
+                    slot.busy = True
+                    self._tasks.append(seq)
+            elif slot.wanted:
+                wanted.append(seq)
+                continue
+            else:
+                self._let_go(seq, slot)
+            surplus -= self._bytes
+        self._ready.notify_all()
+        for seq in wanted[:-WANTED_KEPT]:
+            if surplus > 0:
+                self._let_go(seq, self._slots[seq])
+                surplus -= self._bytes
+
+    def _let_go(self, seq: int, slot: _Slot) -> None:
+        slot.frame, slot.wanted = None, False
+        del self._held[seq]
+
+    # ------------------------------------------------------------------ the store's thread
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._ready:
+                    self._ready.wait_for(lambda: self._closed or self._tasks)
+                    if self._closed:
+                        return
+                    seq = self._tasks.popleft()
+                    slot = self._slots[seq]
+                    frame, offset, source = slot.frame, slot.offset, slot.source
+                if frame is not None:
+                    self._spill(seq, slot, frame)
+                else:
+                    self._load(seq, slot, offset, source)
+                self._notify()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def _spill(self, seq: int, slot: _Slot, frame: Frame) -> None:
+        why = None
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="streamrecon-", dir=self._directory)  # noqa: SIM115
+            left, at = frame.reshape(-1).view(np.uint8).data, self._end
+            while left:
+                written = os.pwrite(self._file.fileno(), left, at)
+                left, at = left[written:], at + written
+        except OSError as error:
+            where = self._directory or tempfile.gettempdir()
+            why = (
+                f"frame {seq} of run {self._name[:8]}: {self._bytes} bytes could not be written to a temporary file "
+                f"in {where}: {error.strerror or error}; free some space there, or raise memory_limit"
+            )
+        with self._ready:
+            slot.busy = False
+            if why is None:
+                slot.offset = self._end
+                self._end += self._bytes
+                self.spilled += 1
+                self._shrink()
+            else:
+                slot.gone, slot.frame = Gone(why), None
+                self._held.pop(seq, None)
+                self._failures.append(why)
+
+    def _load(self, seq: int, slot: _Slot, offset: int | None, source: FrameSource | None) -> None:
+        why, frame = None, None
+        try:
+            if offset is not None and self._file is not None:
+                flat = np.empty(self._bytes, dtype=np.uint8)
+                got = os.preadv(self._file.fileno(), [flat.data], offset)
+                if got != self._bytes:
+                    raise OSError(f"got {got} bytes of the temporary file, expected {self._bytes}")
+                frame = flat.view(self._dtype).reshape(self._shape)
+            elif source is not None:
+                frame = np.asarray(source.read())
+                if frame.shape != self._shape or frame.dtype.newbyteorder("=") != self._dtype.newbyteorder("="):
+                    raise ValueError(
+                        f"got {frame.dtype.str} {frame.shape}, expected {self._dtype.str} {self._shape}; was the "
+                        "detector ROI changed after the run was opened?"
+                    )
+                frame = self._normal(frame)
+        except Exception as error:  # noqa: BLE001 - whatever a source raises, the scan must go on
+            why = f"frame {seq} of run {self._name[:8]} could not be read: {type(error).__name__}: {error}"
+        with self._ready:
+            slot.busy = False
+            if why is not None:
+                slot.gone = Gone(why)
+                self._failures.append(why)
+            elif not self._closed and frame is not None:
+                slot.frame = frame
+                self._held[seq] = None
+                self._shrink()

@@ -1,0 +1,102 @@
+"""The beamline and the job that plans use when they are called without devices; made at first use, never at import."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from bluesky_streamrecon.beamline import ReconJob, RunRecord
+from bluesky_streamrecon.errors import ConfigError
+
+__all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline"]
+
+logger = logging.getLogger(__name__)
+
+
+class Beamline(Protocol):
+    """What a plan needs to take a tomogram; `bluesky_streamrecon.sim_devices.SimBeamline` is one.
+
+    It may also have ``angles`` (degrees, of a recorded scan), ``directory`` (of the detector's files) and
+    ``devices`` (to be connected).
+    """
+
+    @property
+    def stage(self) -> Any:
+        """Rotation stage; degrees."""
+
+    @property
+    def detector(self) -> Any:
+        """Sees the sample."""
+
+    @property
+    def shutter(self) -> Any:
+        """Takes ``"open"`` and ``"closed"``."""
+
+    @property
+    def table(self) -> Any:
+        """Takes the sample ``"in"`` and ``"out"``."""
+
+
+_beamline: Beamline | None = None
+_job: ReconJob | None = None
+
+
+def use_beamline(beamline: Beamline | None, job: ReconJob | None = None) -> None:
+    """Have plans that are called without devices use these; None for what is made at first use.
+
+    A job that has no directory for its results gets one beside the detector's files.
+
+    Examples
+    --------
+    >>> use_beamline(None)
+    """
+    global _beamline, _job  # noqa: PLW0603 - this is what the module is for
+    _beamline, _job = beamline, job
+    if beamline is not None and job is not None:
+        _place_results(job, beamline)
+
+
+def current_beamline() -> Beamline:
+    """Give the beamline in use: the one that was set, or a simulated one that is made now."""
+    global _beamline  # noqa: PLW0603
+    if _beamline is None:
+        from bluesky_streamrecon.sim_devices import sim_beamline
+
+        _beamline = sim_beamline()
+    return _beamline
+
+
+def current_job(beamline: Beamline | None = None) -> ReconJob:
+    """Give the job in use: the one that was set, or a local one that is made now."""
+    global _job  # noqa: PLW0603
+    if _job is None:
+        _job = ReconJob()
+        atexit.register(_job.close)
+    if beamline is not None:
+        _place_results(_job, beamline)
+    return _job
+
+
+def compose_with_storage(record: RunRecord) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make the documents of a reconstruction, as a run of its own that names the raw run."""
+    from bluesky_streamrecon import storage
+
+    documents: Iterable[tuple[str, dict[str, Any]]] = storage.compose_reconstruction(record)
+    yield from documents
+
+
+def recorded_angles(beamline: Beamline) -> tuple[float, ...] | None:
+    """Give the angles that a beamline can show, degrees, if it replays a recording."""
+    angles = getattr(beamline, "angles", None)
+    return None if angles is None else tuple(float(angle) for angle in angles)
+
+
+def _place_results(job: ReconJob, beamline: Beamline) -> None:
+    directory = getattr(beamline, "directory", None)
+    if job.output is None and directory is not None:
+        job.output = Path(directory) / "reconstructions"
+        if not Path(directory).exists():
+            raise ConfigError(f"beamline: its directory {directory} does not exist; where are the detector's files to go?")

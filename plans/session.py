@@ -1,0 +1,326 @@
+"""What `streaming_wrapper` does to each message of a plan that it streams.
+
+The plan is driven, not rewritten: every message passes through `StreamSession`, which adds to some, changes a few and
+answers the plan. Nothing here talks to the job other than through its device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from bluesky.run_engine import WaitForTimeoutError
+from bluesky.utils import Msg, MsgGenerator, ensure_generator
+
+from bluesky_streamrecon.beamline import (
+    BLOCK,
+    QualityReached,
+    QualitySuspender,
+    ReconJob,
+    RunRecord,
+    SuspendMode,
+)
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+
+__all__ = ["Compose", "StreamSession"]
+
+logger = logging.getLogger(__name__)
+
+Compose = Callable[[RunRecord], Any]
+Steps = Generator[Msg, Any, Any]
+EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
+
+
+class StreamSession:
+    """Streams the runs of one plan to a job, and ends the plan when the image is good enough.
+
+    Parameters
+    ----------
+    job : ReconJob
+        Staged by whoever runs the session.
+    detector, angle : str
+        Names of the detector and the rotation stage, or their data keys.
+    recon, steering : ReconSettings, SteeringSettings
+        For each run.
+    planned : int or None
+        Projections planned; None: ``num_points`` of the plan's metadata.
+    suspend : {"after-projection", "at-once"}
+        How the plan is ended.
+    md : mapping
+        Added to the ``streamrecon`` block of each run.
+    compose : callable or None
+        Makes the documents of a reconstruction of its record; None: none are made.
+    """
+
+    def __init__(
+        self,
+        job: ReconJob,
+        *,
+        detector: str,
+        angle: str,
+        recon: ReconSettings,
+        steering: SteeringSettings,
+        planned: int | None,
+        suspend: SuspendMode,
+        md: Mapping[str, Any],
+        compose: Compose | None,
+    ) -> None:
+        self.job = job
+        self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.quality_reached)
+        self.run_uid: str | None = None
+        self.reached: QualityReached | None = None
+        self.shielded = False
+        self._detector, self._angle = detector, angle
+        self.recon, self.steering, self._planned = recon, steering, planned
+        self._md = dict(md)
+        self._compose = compose
+        self._run_key: object = None
+        self._open = False
+        self._rewindable = True  # what the plan wants
+        self._bundle: str | None = None
+        self._read: list[Any] = []  # in the open bundle
+        self._triggered: dict[object, list[Any]] = {}  # statuses, by group
+
+    def drive(self, plan: MsgGenerator[Any]) -> Steps:
+        """Run a plan to its end, or to where it is good enough, and give what it returns."""
+        inner = ensure_generator(plan)
+        response: Any = None
+        error: Exception | None = None
+        while True:
+            try:
+                msg = inner.throw(error) if error is not None else inner.send(response)
+            except StopIteration as stop:
+                return stop.value
+            error, response = None, None
+            try:
+                response = yield from self._handle(msg)
+            except GeneratorExit:
+                inner.close()
+                raise
+            except QualityReached as reached:
+                self.reached = self.reached or reached
+                if self.suspender.mode == "at-once":
+                    self._bundle = None  # the RunEngine has dropped it
+                error = reached
+            except Exception as raised:  # the plan is to handle it
+                error = raised
+
+    def release(self) -> Steps:
+        """Give the RunEngine back its rewindable state."""
+        if self.shielded:
+            self.shielded = False
+            yield Msg("rewindable", None, True)
+
+    def abandon(self) -> None:
+        """Clean up where no message can be sent any more: the RunEngine was halted."""
+        RE = self.suspender.RE
+        if RE is not None:
+            if self.shielded:
+                RE.rewindable = True
+            RE.remove_suspender(self.suspender)
+
+    # ------------------------------------------------------------------------------------- messages
+
+    def _handle(self, msg: Msg) -> Steps:
+        if msg.command == "open_run" and not self._open:
+            return (yield from self._open_run(msg))
+        if msg.command == "rewindable" and msg.args and msg.args[0] is not None:
+            self._rewindable = bool(msg.args[0])
+        handler = getattr(self, f"_on_{msg.command}", None)
+        if handler is None or not self._open or msg.run != self._run_key:
+            return (yield msg)
+        return (yield from handler(msg))
+
+    def _open_run(self, msg: Msg) -> Steps:
+        planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
+        block = {
+            **self._md,
+            "recon_uid": str(uuid4()),
+            "projections": planned,
+            "detector": self._detector,
+            "angle": self._angle,
+            "recon": msgspec.to_builtins(self.recon),
+            "steering": msgspec.to_builtins(self.steering),
+            "suspend": self.suspender.mode,
+            "job_ranks": self.recon.ranks,
+        }
+        self.job.prepare_run(self.recon, self.steering, block["recon_uid"])
+        self.run_uid = yield msg._replace(kwargs={**msg.kwargs, BLOCK: block})
+        self._run_key, self._open = msg.run, True
+        self._bundle, self._triggered = None, {}
+        return self.run_uid
+
+    def _on_checkpoint(self, msg: Msg) -> Steps:
+        yield from self.release()
+        yield from self._steering_events()
+        if self.suspender.armed and self.reached is None:
+            raise self.suspender.reached()
+        return (yield msg)
+
+    def _on_trigger(self, msg: Msg) -> Steps:
+        """Shield an exposure from being rewound: its frame is in the file, and taken again it would be there twice."""
+        if self._rewindable and not self.shielded and getattr(msg.obj, "name", None) == self._detector:
+            yield Msg("rewindable", None, False)
+            self.shielded = True
+        status = yield msg
+        self._triggered.setdefault(msg.kwargs.get("group"), []).append(status)
+        return status
+
+    def _on_wait(self, msg: Msg) -> Steps:
+        group = msg.args[0] if msg.args else msg.kwargs.get("group")
+        response = yield msg
+        if response is None and self.shielded:
+            yield from self._settle(self._triggered.get(group, []))
+            response = True
+        self._triggered.pop(group, None)
+        return response
+
+    def _on_unstage(self, msg: Msg) -> Steps:
+        """Let an exposure that was begun come to its end, where a plan is ended in the middle of it."""
+        for statuses in self._triggered.values():
+            yield from self._settle(statuses, EXPOSURE_SECONDS)
+        self._triggered.clear()
+        return (yield msg)
+
+    @staticmethod
+    def _settle(statuses: list[Any], timeout: float | None = None) -> Steps:
+        """Wait until exposures are over, however often the plan is paused meanwhile."""
+        for status in statuses:
+            while not status.done:
+                try:
+                    yield Msg("wait_for", None, [_settled(status)], timeout=timeout)
+                except WaitForTimeoutError:
+                    logger.warning("an exposure in flight did not end within %s s: %r", timeout, status)
+                    break
+
+    def _on_create(self, msg: Msg) -> Steps:
+        self._bundle = msg.kwargs.get("name") or (msg.args[0] if msg.args else "")
+        self._read = []
+        return (yield msg)
+
+    def _on_read(self, msg: Msg) -> Steps:
+        response = yield msg
+        while response is None and self.shielded and self._bundle is not None:
+            response = yield from self._read_again(msg)
+        if self._bundle is not None:
+            self._read.append(msg.obj)
+        return response
+
+    def _read_again(self, msg: Msg) -> Steps:
+        """Repeat a reading that a pause cut short; one of a file writer may have got into the bundle already."""
+        if hasattr(msg.obj, "collect_asset_docs"):
+            yield Msg("drop", run=self._run_key)
+            yield Msg("create", None, name=self._bundle, run=self._run_key)
+            for obj in self._read:
+                if (yield Msg("read", obj, run=self._run_key)) is None:
+                    return None
+        return (yield msg)
+
+    def _on_save(self, msg: Msg) -> Steps:
+        if self._bundle == "primary" and self._read and self.job not in self._read:
+            reading = None
+            while reading is None:
+                reading = yield Msg("read", self.job, run=self._run_key)
+                if not self.shielded:
+                    break
+        self._bundle = None
+        response = yield msg
+        yield from self.release()
+        return response
+
+    def _on_drop(self, msg: Msg) -> Steps:
+        if self._bundle is None:
+            return None
+        self._bundle = None
+        response = yield msg
+        yield from self.release()
+        return response
+
+    def _on_close_run(self, msg: Msg) -> Steps:
+        exit_status = "success" if self.reached else msg.kwargs.get("exit_status") or "success"
+        reason = self.reached.reason if self.reached else msg.kwargs.get("reason")
+        job = self.job
+        if exit_status == "success":
+            yield from self.release()
+            if job.publisher.end(exit_status, reason or ""):
+                yield from self._until(job.finished)
+            yield from self._steering_events()
+            reason = self._reason(reason)
+        record = job.keep_record(exit_status, reason)
+        self._open = False
+        response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
+        if exit_status == "success" and record is not None and self._compose is not None:
+            compose = self._compose
+            yield from self._until(lambda: job.publish_reconstruction(compose))
+        return response
+
+    # ------------------------------------------------------------------------------------- the insides
+
+    def _steering_events(self) -> Steps:
+        if self._bundle is not None or not self._open:
+            return
+        for verdict in self.job.take_verdicts():
+            self.job.steering.show(verdict)
+            yield Msg("create", None, name="steering", run=self._run_key)
+            yield Msg("read", self.job.steering, run=self._run_key)
+            yield Msg("save", run=self._run_key)
+
+    @staticmethod
+    def _until(work: Callable[[], Awaitable[Any]]) -> Steps:
+        """Have `work` done once, however often the plan is paused meanwhile."""
+        tasks: list[asyncio.Future[Any]] = []
+
+        def started() -> asyncio.Future[Any]:
+            if not tasks:
+                tasks.append(asyncio.ensure_future(work()))
+            return tasks[0]
+
+        while not (tasks and tasks[0].done()):
+            yield Msg("wait_for", None, [started])
+
+    def _reason(self, given: str | None) -> str:
+        """Tell in the stop document how the run ended, and whatever went wrong with its reconstruction."""
+        run = self.job.progress
+        told = [given] if given else []
+        if run is not None:
+            taken, planned = run.taken["projection"], run.spec.planned
+            if not given and run.lost:
+                told.append(f"{taken} of {planned} projections streamed before the reconstruction job was lost")
+            elif not given:
+                told.append(f"all {taken} projections taken" if taken >= planned else f"{taken} of {planned} taken")
+                told.append(self._how_good())
+            if run.results is not None:
+                uneven = {rank: entry for rank, entry in self.job.ledger().items() if not entry.balanced}
+                told += [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven.items()]
+            elif not run.lost:
+                told.append("no final image")
+            told += [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)][:4]
+        elif (problem := self.job.problem_text) and not told:
+            told.append(f"not reconstructed: {problem.splitlines()[0]}")
+        elif not told:
+            told.append("not reconstructed: no projections were streamed")
+        return "; ".join(told)
+
+    def _how_good(self) -> str:
+        run = self.job.progress
+        if run is None or run.best is None:
+            return "no image was scored"
+        if run.finalize is not None:
+            return run.finalize.reason
+        return f"best score {run.best:.3f}, threshold {run.spec.steering.threshold:g} not reached"
+
+
+def _settled(status: Any) -> Callable[[], Awaitable[None]]:
+    """Give what waits until a status is done, successful or not (a failure comes out of the RunEngine itself)."""
+
+    async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        status.add_callback(lambda _: loop.call_soon_threadsafe(done.set))
+        await done.wait()
+
+    return wait

@@ -1,0 +1,289 @@
+"""What a detector's pixels hold: frames as a function of what stands in the beam, and of nothing else.
+
+Nothing here moves, waits or writes. A frame depends on the camera's seed and the exposure alone, so that a scan
+that is taken again gives the same data however fast it went. Angles are degrees, as at the stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.sim_devices.ellipses import Ellipses
+from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.storage import TomoScan
+
+__all__ = ["Camera", "Exposure", "FrameKind", "Noise", "RecordedCamera", "SimulatedCamera", "faulty_exposure"]
+
+FULL_SCALE = 65535
+FLAT_LEVEL = 40000.0
+
+
+class FrameKind(Enum):
+    """What stands between source and detector."""
+
+    PROJECTION = "projection"
+    FLAT = "flat"
+    DARK = "dark"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Everything that decides what a frame shows.
+
+    Parameters
+    ----------
+    kind : FrameKind
+        Sample in the beam, beam alone, or no beam.
+    angle : float
+        Of the sample, degrees.
+    index : int
+        Frames taken before since the detector was staged.
+    beam : float, optional
+        Share of the usual beam.
+    shift : (float, float), optional
+        Displacement of the sample on its mount, (u, v) in pixels.
+    """
+
+    kind: FrameKind
+    angle: float
+    index: int
+    beam: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+class Camera(Protocol):
+    """A sensor of fixed shape that turns exposures into frames."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Detector (rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Pixel type of each frame."""
+        ...
+
+    def frame(self, exposure: Exposure) -> NDArray[Any]:
+        """Take one frame, shape (rows, columns), detector counts.
+
+        Raises
+        ------
+        DataError
+            If this camera has nothing to show for the exposure.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How imperfect the simulated sensor and beam are; all of it follows from the camera's seed.
+
+    Parameters
+    ----------
+    counts : float
+        Photons per pixel and frame in the open beam.
+    poisson : bool
+        Whether photons arrive at random.
+    readout : float
+        Standard deviation of the readout, detector counts.
+    dark : float
+        Mean dark level, detector counts; each pixel has its own.
+    stripes : float
+        Relative spread of the columns' gains (what makes rings in an image that is not flat-corrected).
+    gain : float
+        Relative spread of the pixels' gains.
+    dead : float
+        Share of pixels that see no light.
+    hot : float
+        Share of pixels that read near full scale, light or not.
+    """
+
+    counts: float = 1e4
+    poisson: bool = True
+    readout: float = 3.0
+    dark: float = 100.0
+    stripes: float = 0.03
+    gain: float = 0.01
+    dead: float = 2e-4
+    hot: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.counts <= 1e9:
+            raise ConfigError(f"counts: got {self.counts}, expected 1 to 1e9 photons per pixel and frame")
+        for name in ("readout", "dark", "stripes", "gain", "dead", "hot"):
+            if not 0 <= getattr(self, name) < (10000 if name in {"readout", "dark"} else 0.5):
+                raise ConfigError(f"{name}: got {getattr(self, name)}, which is negative or too large")
+
+
+class SimulatedCamera:
+    """Sees ellipses in a beam with structure, on a sensor with faults.
+
+    Parameters
+    ----------
+    sample : Ellipses
+        What stands on the stage.
+    columns : int
+        Detector columns.
+    axis : float
+        Detector column of the rotation axis.
+    noise : Noise, optional
+        Imperfections.
+    seed : int, optional
+        Of all that is random.
+
+    Raises
+    ------
+    GeometryError
+        If the sample would leave the field of view.
+    """
+
+    def __init__(self, sample: Ellipses, columns: int, axis: float, *, noise: Noise | None = None, seed: int = 0):
+        room = min(axis + 0.5, columns - 0.5 - axis)
+        if sample.radius > room:
+            raise GeometryError(
+                f"sample: reaches {sample.radius:.1f} pixels from the axis at column {axis}, but the nearer "
+                f"edge of the {columns} columns is {room:.1f} away; make the sample smaller or the axis nearer to "
+                "the middle"
+            )
+        self.sample = sample
+        self.axis = axis
+        self.noise = noise or Noise()
+        self.seed = seed
+        self._shape = (sample.rows, columns)
+        rng = np.random.default_rng([seed, 0])
+        self._flat = _beam_profile(rng, self._shape, self.noise)
+        self._offset = rng.normal(self.noise.dark, 0.1 * self.noise.dark, self._shape)
+        self.dead_pixels = rng.random(self._shape) < self.noise.dead
+        self.hot_pixels = (rng.random(self._shape) < self.noise.hot) & ~self.dead_pixels
+        self._flat[self.dead_pixels] = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Detector (rows, columns)."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Pixel type, little-endian unsigned 16 bit."""
+        return np.dtype("<u2")
+
+    def frame(self, exposure: Exposure) -> NDArray[Any]:
+        """Take one frame; see `Camera.frame`."""
+        kinds = list(FrameKind)
+        micro_degrees = round(exposure.angle * 1e6) % 2**62
+        rng = np.random.default_rng([self.seed, 1, kinds.index(exposure.kind), micro_degrees, exposure.index])
+        counts = self._offset.copy()
+        if exposure.kind is not FrameKind.DARK:
+            photons = self.noise.counts * exposure.beam * self._flat
+            if exposure.kind is FrameKind.PROJECTION:
+                angle = np.deg2rad(exposure.angle)
+                photons *= np.exp(
+                    -self.sample.projection(angle, self._shape[1], self.axis, shift=exposure.shift), dtype=np.float64
+                )
+            if self.noise.poisson:
+                photons = rng.poisson(photons).astype(np.float64)
+            counts += photons * (FLAT_LEVEL / self.noise.counts)
+        if self.noise.readout:
+            counts += rng.normal(0.0, self.noise.readout, self._shape)
+        counts[self.hot_pixels] = 0.98 * FULL_SCALE
+        return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
+
+
+class RecordedCamera:
+    """Replays a scan that was measured: the frame at the recorded angle nearest to the stage's.
+
+    Flats and darks are replayed one after the other, from the first again when the last has been shown.
+
+    Parameters
+    ----------
+    scan : TomoScan
+        With at least one flat and one dark.
+    tolerance : float, optional
+        Largest distance between the stage's angle and a recorded one, degrees; a twentieth of the recording's
+        smallest step by default.
+
+    Raises
+    ------
+    DataError
+        If the recording has no flats or no darks.
+    """
+
+    def __init__(self, scan: TomoScan, *, tolerance: float | None = None):
+        if not len(scan.flats) or not len(scan.darks):
+            raise DataError(
+                f"recorded scan: got {len(scan.flats)} flats and {len(scan.darks)} darks, expected at least one of "
+                "each; was the file written without exchange/data_white or exchange/data_dark?"
+            )
+        self._projections = np.asarray(scan.projections[:])
+        self._flats = np.asarray(scan.flats[:])
+        self._darks = np.asarray(scan.darks[:])
+        self.angles = np.array(scan.angles_deg, dtype=np.float64)
+        if tolerance is None:
+            steps = np.diff(np.unique(self.angles))
+            tolerance = 0.05 * float(steps.min()) if steps.size else 0.01
+        self.tolerance = tolerance
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Detector (rows, columns)."""
+        return self._projections.shape[1], self._projections.shape[2]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Pixel type that the recording has."""
+        return self._projections.dtype.newbyteorder("<")
+
+    def frame(self, exposure: Exposure) -> NDArray[Any]:
+        """Give the recorded frame; see `Camera.frame`."""
+        dark = self._darks[exposure.index % len(self._darks)]
+        if exposure.kind is FrameKind.DARK:
+            return np.asarray(dark, dtype=self.dtype)
+        if exposure.kind is FrameKind.FLAT:
+            lit = self._flats[exposure.index % len(self._flats)]
+        else:
+            lit = self._projections[self._nearest(exposure.angle)]
+        if exposure.beam != 1.0:
+            lit = np.maximum(dark + (lit.astype(np.float64) - dark) * exposure.beam, 0)
+        return np.asarray(lit, dtype=self.dtype)
+
+    def _nearest(self, angle: float) -> int:
+        away = np.abs((self.angles - angle + 180.0) % 360.0 - 180.0)
+        nearest = int(np.argmin(away))
+        if away[nearest] > self.tolerance:
+            raise DataError(
+                f"recorded scan: no projection at {angle:.6f} degrees, the nearest of {self.angles.size} between "
+                f"{self.angles.min():.4f} and {self.angles.max():.4f} is {self.angles[nearest]:.6f}, expected one "
+                f"within {self.tolerance:.4f}; scan the angles of SimBeamline.angles"
+            )
+        return nearest
+
+
+def faulty_exposure(exposure: Exposure, faults: Faults) -> Exposure:
+    """Give `exposure` as the faults leave it; flats and darks are taken before anything fails."""
+    if exposure.kind is not FrameKind.PROJECTION:
+        return exposure
+    k = exposure.index
+    kind = FrameKind(exposure.kind)
+    if faults.empty_from is not None and k >= faults.empty_from:
+        kind = FrameKind.FLAT
+    if faults.dark_from is not None and k >= faults.dark_from:
+        kind = FrameKind.DARK
+    return Exposure(kind, exposure.angle, k, exposure.beam * faults.beam(k), faults.shift(k))
+
+
+def _beam_profile(rng: np.random.Generator, shape: tuple[int, int], noise: Noise) -> NDArray[np.float64]:
+    """Make the open beam: a smooth profile, stripes along the columns' direction, and pixels of unequal gain."""
+    rows, columns = shape
+    x = np.linspace(-1, 1, columns)[None, :]
+    y = np.linspace(-1, 1, rows)[:, None] if rows > 1 else np.zeros((1, 1))
+    smooth = (1 - 0.12 * (x - 0.1) ** 2) * (1 - 0.1 * (y + 0.15) ** 2) * (1 + 0.015 * np.sin(2 * np.pi * (1.7 * x + y)))
+    stripes = 1 + noise.stripes * rng.standard_normal((1, columns))
+    gain = 1 + noise.gain * rng.standard_normal(shape)
+    return np.maximum(smooth * stripes * gain, 0.2)

@@ -1,0 +1,221 @@
+"""A whole beamline in one call: stage, detector, shutter and sample table around a sample.
+
+Angles are degrees, lengths detector pixels, times seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from bluesky import plan_stubs as bps
+from bluesky.run_engine import call_in_bluesky_event_loop, in_bluesky_event_loop
+from bluesky.utils import MsgGenerator
+from numpy.typing import NDArray
+from ophyd_async.core import Device, StaticPathProvider, UUIDFilenameProvider, wait_for_connection
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
+from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, Scene, TomoDetector
+from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
+from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
+from bluesky_streamrecon.storage import read_dxfile
+
+__all__ = ["SimBeamline", "sim_beamline"]
+
+
+@dataclass(frozen=True, slots=True)
+class SimBeamline:
+    """What `sim_beamline` makes; a plan needs nothing else to take a tomogram.
+
+    Parameters
+    ----------
+    stage : RotaryStage
+        Turns the sample; degrees.
+    detector : TomoDetector or InlineTomoDetector
+        Sees it.
+    shutter : Shutter
+        ``"open"`` or ``"closed"``; open to begin with.
+    table : SampleTable
+        Sample ``"in"`` or ``"out"``; in to begin with.
+    camera : Camera
+        Gives the detector its pixels; for checks against the model.
+    directory : Path
+        Where the detector's files go.
+    axis : float or None
+        Detector column of the rotation axis, as built; None for a recorded scan, where nobody told.
+    angles : tuple of float or None
+        Angles of a recorded scan, degrees; None where any angle can be seen.
+    """
+
+    stage: RotaryStage
+    detector: TomoDetector | InlineTomoDetector
+    shutter: Shutter
+    table: SampleTable
+    camera: Camera
+    directory: Path
+    axis: float | None = None
+    angles: tuple[float, ...] | None = None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All devices, for ``ophyd_async.plan_stubs.ensure_connected``."""
+        return self.stage, self.detector, self.shutter, self.table
+
+    def sample_in(self) -> MsgGenerator[None]:
+        """Plan stub: bring the sample into the open beam."""
+        yield from bps.mv(self.table, "in", self.shutter, "open")
+
+    def sample_out(self) -> MsgGenerator[None]:
+        """Plan stub: leave nothing in the open beam, for flats."""
+        yield from bps.mv(self.table, "out", self.shutter, "open")
+
+    def beam_off(self) -> MsgGenerator[None]:
+        """Plan stub: close the shutter, for darks."""
+        yield from bps.mv(self.shutter, "closed")
+
+
+def sim_beamline(
+    sample: str | Path | Sample = "foam",
+    *,
+    rows: int = 16,
+    columns: int = 256,
+    directory: str | Path | None = None,
+    instant: bool = False,
+    exposure: float = 0.05,
+    seed: int = 0,
+    inline: bool = False,
+    counts: float = 1e4,
+    noise: Noise | None = None,
+    axis_offset: float = 3.3,
+    velocity: float = 90.0,
+    acceleration_time: float = 0.1,
+    backlash: float = 0.0,
+    limits: tuple[float, float] = (-36000.0, 36000.0),
+    faults: Faults | None = None,
+    prefix: str = "",
+) -> SimBeamline:
+    """Make a simulated tomography beamline.
+
+    It can be called anywhere: with or without a RunEngine, and in a plan (where the devices are connected by
+    ``yield from ensure_connected(*beamline.devices)``, which does no harm elsewhere).
+
+    Parameters
+    ----------
+    sample : str, Path or Sample, optional
+        ``"foam"``, ``"discs"``, ``"shepp-logan"``, a `Sample`, or the path of a DXfile to replay by angle.
+    rows, columns : int, optional
+        Detector shape; a recorded scan has its own.
+    directory : path, optional
+        Where the detector's files go; made if missing. A new temporary directory by default, which is kept.
+    instant : bool, optional
+        Moves and exposures take no time.
+    exposure : float, optional
+        Seconds.
+    seed : int, optional
+        Of sample, beam, sensor and noise.
+    inline : bool, optional
+        Put frames into events instead of files.
+    counts : float, optional
+        Photons per pixel and frame in the open beam.
+    noise : Noise, optional
+        All imperfections; overrides `counts`.
+    axis_offset : float, optional
+        Distance of the rotation axis from the detector's middle ``(columns - 1) / 2``, pixels.
+    velocity, acceleration_time, backlash, limits : optional
+        Of the stage; degrees and seconds.
+    faults : Faults, optional
+        What goes wrong.
+    prefix : str, optional
+        Put before the devices' names ``stage``, ``detector``, ``shutter`` and ``table``.
+
+    Returns
+    -------
+    SimBeamline
+        Its devices connected, unless this was called in a plan.
+
+    Raises
+    ------
+    ConfigError
+        If an argument can not work.
+    DataError
+        If the recording is not a DXfile with flats, darks and angles.
+    """
+    faults = faults or Faults()
+    camera: Camera
+    axis: float | None = None
+    angles: Sequence[float] | NDArray[np.float64] | None = None
+    if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
+        if faults.moves_sample:
+            raise ConfigError("faults: a recorded scan can not drift or jump; give a simulated sample")
+        if not Path(sample).is_file():
+            raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a DXfile")
+        recorded = RecordedCamera(read_dxfile(sample))
+        camera, angles = recorded, recorded.angles
+    else:
+        if rows < 1 or columns < 16:
+            raise ConfigError(f"detector: got {rows} rows and {columns} columns, expected at least 1 and 16")
+        axis = (columns - 1) / 2 + axis_offset
+        radius = 0.92 * min(axis + 0.5, columns - 0.5 - axis)
+        if radius < 4:
+            raise ConfigError(f"axis_offset: got {axis_offset}, which leaves no room for a sample in {columns} columns")
+        if isinstance(sample, str):
+            sample = sample_named(sample, seed=seed)
+        camera = SimulatedCamera(
+            sample.ellipses(rows, radius), columns, axis, noise=noise or Noise(counts=counts), seed=seed
+        )
+    folder = Path(tempfile.mkdtemp(prefix="streamrecon-")) if directory is None else Path(directory).resolve()
+    stage = RotaryStage(
+        f"{prefix}stage",
+        velocity=velocity,
+        acceleration_time=acceleration_time,
+        backlash=backlash,
+        limits=limits,
+        instant=instant,
+        faults=faults,
+    )
+    shutter, table = Shutter(f"{prefix}shutter"), SampleTable(f"{prefix}table")
+    scene = Scene(camera, stage, table, shutter, faults)
+    detector: TomoDetector | InlineTomoDetector
+    if inline:
+        detector = InlineTomoDetector(scene, exposure=exposure, instant=instant, name=f"{prefix}detector")
+    else:
+        paths = StaticPathProvider(UUIDFilenameProvider(), folder)
+        detector = TomoDetector(scene, paths, exposure=exposure, instant=instant, name=f"{prefix}detector")
+    beamline = SimBeamline(
+        stage=stage,
+        detector=detector,
+        shutter=shutter,
+        table=table,
+        camera=camera,
+        directory=folder,
+        axis=axis,
+        angles=None if angles is None else tuple(float(angle) for angle in angles),
+    )
+    _connect(beamline.devices)
+    return beamline
+
+
+def _connect(devices: Sequence[Device]) -> None:
+    """Connect on the RunEngine's loop if there is one, else on a short-lived one; soft signals do not mind."""
+
+    async def connect() -> None:
+        await wait_for_connection(**{device.name: device.connect() for device in devices})
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return
+    if in_bluesky_event_loop():
+        return
+    try:
+        call_in_bluesky_event_loop(connect())
+    except RuntimeError:
+        asyncio.run(connect())

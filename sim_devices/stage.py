@@ -1,0 +1,320 @@
+"""A rotary stage that takes its time, and the two things that open the beam: shutter and sample table.
+
+Angles are degrees, velocities degrees per second, times seconds. Positions beyond 360 are positions like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from ophyd_async.core import (
+    MovableLogic,
+    StandardMovable,
+    StandardReadable,
+    StrictEnum,
+    TimeoutCalculator,
+    soft_signal_r_and_setter,
+    soft_signal_rw,
+)
+from ophyd_async.core import StandardReadableFormat as Format
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.sim_devices.faults import Faults
+
+__all__ = ["Motion", "RotaryStage", "SamplePosition", "SampleTable", "Shutter", "ShutterState"]
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """One move: speed rises evenly, holds, and falls evenly.
+
+    Parameters
+    ----------
+    start, stop : float
+        Positions, degrees.
+    velocity : float
+        Highest speed, degrees per second, positive.
+    acceleration_time : float
+        Time from rest to `velocity`, seconds; 0 for none.
+    """
+
+    start: float
+    stop: float
+    velocity: float
+    acceleration_time: float
+
+    @property
+    def _ramp(self) -> float:
+        """Time spent speeding up, seconds; shorter than the stage's where it never gets to full speed."""
+        distance = abs(self.stop - self.start)
+        return min(self.acceleration_time, math.sqrt(distance * self.acceleration_time / self.velocity))
+
+    @property
+    def duration(self) -> float:
+        """From rest to rest, seconds."""
+        distance = abs(self.stop - self.start)
+        if distance <= self.velocity * self.acceleration_time:
+            return 2 * self._ramp
+        return distance / self.velocity + self.acceleration_time
+
+    def position(self, elapsed: float) -> float:
+        """Give where the stage is `elapsed` seconds after it started, degrees."""
+        duration, ramp = self.duration, self._ramp
+        if elapsed >= duration:
+            return self.stop
+        peak = self.velocity * ramp / self.acceleration_time if ramp else self.velocity
+        if elapsed < ramp:
+            done = peak * elapsed**2 / (2 * ramp)
+        elif elapsed > duration - ramp:
+            done = abs(self.stop - self.start) - peak * (duration - elapsed) ** 2 / (2 * ramp)
+        else:
+            done = peak * (elapsed - ramp / 2)
+        return self.start + math.copysign(done, self.stop - self.start)
+
+
+@dataclass
+class _RotaryLogic(MovableLogic[float]):
+    """Moves the readback along a `Motion`."""
+
+    stage: RotaryStage
+
+    async def check_move(self, new_position: float) -> None:
+        low, high = await asyncio.gather(
+            self.stage.low_limit_travel.get_value(), self.stage.high_limit_travel.get_value()
+        )
+        if not low <= new_position <= high:
+            raise ConfigError(
+                f"{self.stage.name}: got {new_position} degrees, expected {low} to {high}, the limits of its travel; "
+                f"look at {self.stage.name}.low_limit_travel and .high_limit_travel"
+            )
+
+    async def calculate_timeout(self, old_position: float, new_position: float) -> float | None:
+        backlash = await self.stage.backlash_distance.get_value()
+        motion = await self.stage.motion(old_position, new_position)
+        return float(10.0 + 2 * motion.duration + backlash)
+
+    async def stop(self) -> None:
+        await self.setpoint.set(self.stage.angle)
+
+    async def move(self, new_position: float, timeout: TimeoutCalculator) -> None:
+        await asyncio.wait_for(self.stage.travel(new_position), timeout())
+
+
+class RotaryStage(StandardReadable, StandardMovable[float]):
+    """A simulated rotary stage.
+
+    It has the attributes of an EPICS motor: ``user_readback``, ``user_setpoint``, ``velocity``,
+    ``acceleration_time``, ``low_limit_travel`` and ``high_limit_travel``.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the device; its readback is called the same.
+    velocity : float, optional
+        Degrees per second.
+    acceleration_time : float, optional
+        From rest to full speed, seconds.
+    limits : (float, float), optional
+        Travel, degrees.
+    backlash : float, optional
+        Moves downwards go this far beyond the target and come back, degrees.
+    instant : bool, optional
+        Arrive at once, whatever the velocity.
+    update_period : float, optional
+        Time between two readbacks during a move, seconds.
+    faults : Faults, optional
+        Of which the stage heeds ``slips_from`` and ``stalls_from``.
+    clock, sleep : callable, optional
+        Time in seconds and how to wait for it.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        velocity: float = 90.0,
+        acceleration_time: float = 0.1,
+        limits: tuple[float, float] = (-36000.0, 36000.0),
+        backlash: float = 0.0,
+        instant: bool = False,
+        update_period: float = 0.05,
+        faults: Faults | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        if velocity <= 0 or acceleration_time < 0 or backlash < 0 or update_period <= 0:
+            raise ConfigError(
+                f"stage: got velocity {velocity}, acceleration time {acceleration_time}, backlash {backlash} and "
+                f"update period {update_period}, expected positive ones (acceleration time and backlash may be 0)"
+            )
+        if not limits[0] < limits[1]:
+            raise ConfigError(f"stage limits: got {limits}, expected the lower first")
+        with self.add_children_as_readables(Format.HINTED_SIGNAL):
+            self.user_readback, self._set_readback = soft_signal_r_and_setter(float, 0.0, units="deg", precision=4)
+        with self.add_children_as_readables(Format.CONFIG_SIGNAL):
+            self.velocity = soft_signal_rw(float, velocity, units="deg/s")
+            self.acceleration_time = soft_signal_rw(float, acceleration_time, units="s")
+            self.backlash_distance = soft_signal_rw(float, backlash, units="deg")
+            self.low_limit_travel = soft_signal_rw(float, limits[0], units="deg")
+            self.high_limit_travel = soft_signal_rw(float, limits[1], units="deg")
+        self.user_setpoint = soft_signal_rw(float, 0.0, units="deg", precision=4)
+        self.instant = instant
+        self._update_period = update_period
+        self._faults = faults or Faults()
+        self._clock = clock
+        self._sleep = sleep
+        self._moves = 0
+        self._leg: tuple[Motion, float] | None = None
+        self._at = 0.0
+        self._sample_at: float | None = None
+        super().__init__(name=name)
+
+    @cached_property
+    def movable_logic(self) -> MovableLogic[float]:
+        """How the stage moves."""
+        return _RotaryLogic(setpoint=self.user_setpoint, readback=self.user_readback, stage=self)
+
+    @property
+    def angle(self) -> float:
+        """Where the stage is at this moment, degrees; between two readbacks too."""
+        if self._leg is None:
+            return self._at
+        motion, started = self._leg
+        return motion.position(self._clock() - started)
+
+    @property
+    def sample_angle(self) -> float:
+        """Where the sample is, degrees: not where the stage is, once it slips."""
+        return self.angle if self._sample_at is None else self._sample_at
+
+    async def motion(self, start: float, stop: float) -> Motion:
+        """Give the move from `start` to `stop` at the present velocity."""
+        velocity, acceleration_time = await asyncio.gather(
+            self.velocity.get_value(), self.acceleration_time.get_value()
+        )
+        if velocity <= 0 or acceleration_time < 0:
+            raise ConfigError(
+                f"{self.name}: got velocity {velocity} and acceleration time {acceleration_time}, "
+                "expected positive ones"
+            )
+        return Motion(start, stop, velocity, acceleration_time)
+
+    async def travel(self, target: float) -> None:
+        """Go to `target`; a later call takes over from an earlier one, which then fails."""
+        move, self._moves = self._moves, self._moves + 1
+        await self.user_setpoint.set(target)
+        faults = self._faults
+        if faults.stalls_from is not None and move >= faults.stalls_from:
+            raise RuntimeError(f"{self.name}: stalled at {self.angle:.4f} degrees on the way to {target:.4f}")
+        if faults.slips_from is not None and move >= faults.slips_from and self._sample_at is None:
+            self._sample_at = self.angle
+        backlash = await self.backlash_distance.get_value()
+        if backlash and target < self.angle:
+            await self._go(target - backlash, move)
+        await self._go(target, move)
+
+    async def _go(self, target: float, move: int) -> None:
+        if self.instant:
+            self._arrive(target)
+            return
+        motion = await self.motion(self.angle, target)
+        if motion.duration == 0:
+            self._arrive(target)
+            return
+        started = self._clock()
+        self._leg = (motion, started)
+        try:
+            while (left := motion.duration - (self._clock() - started)) > 1e-9:
+                await self._sleep(min(left, self._update_period))
+                if self._moves != move + 1:
+                    raise RuntimeError(f"{self.name}: the move to {target:.4f} degrees was overtaken by another")
+                self._set_readback(self.angle)
+            self._arrive(target)
+        except asyncio.CancelledError:
+            self._arrive(self.angle)
+            raise
+
+    def _arrive(self, position: float) -> None:
+        self._leg = None
+        self._at = position
+        self._set_readback(position)
+
+
+class ShutterState(StrictEnum):
+    """Positions of the shutter."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class SamplePosition(StrictEnum):
+    """Positions of the sample table."""
+
+    IN = "in"
+    OUT = "out"
+
+
+State = TypeVar("State", bound=StrictEnum)
+
+
+@dataclass
+class _SwitchLogic(MovableLogic[State]):
+    """Arrives at once, at one of the positions there are."""
+
+    positions: type[State]
+
+    async def check_move(self, new_position: State) -> None:
+        if new_position not in list(self.positions):
+            expected = " or ".join(repr(position.value) for position in self.positions)
+            raise ConfigError(f"{self.readback.name}: got {new_position!r}, expected {expected}")
+
+    async def move(self, new_position: State, timeout: TimeoutCalculator) -> None:
+        await self.setpoint.set(new_position, timeout=timeout())
+
+
+class Shutter(StandardReadable, StandardMovable[ShutterState]):
+    """The beam's shutter: set it to ``"open"`` or ``"closed"``; darks are taken with it closed.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the device and its reading.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        with self.add_children_as_readables(Format.HINTED_SIGNAL):
+            self.state = soft_signal_rw(ShutterState, ShutterState.OPEN)
+        super().__init__(name=name)
+
+    @cached_property
+    def movable_logic(self) -> MovableLogic[ShutterState]:
+        """How the shutter moves."""
+        return _SwitchLogic(setpoint=self.state, readback=self.state, positions=ShutterState)
+
+
+class SampleTable(StandardReadable, StandardMovable[SamplePosition]):
+    """Takes the sample ``"in"`` to the beam or ``"out"`` of it; flats are taken with it out.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the device and its reading.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        with self.add_children_as_readables(Format.HINTED_SIGNAL):
+            self.position = soft_signal_rw(SamplePosition, SamplePosition.IN)
+        super().__init__(name=name)
+
+    @cached_property
+    def movable_logic(self) -> MovableLogic[SamplePosition]:
+        """How the table moves."""
+        return _SwitchLogic(setpoint=self.position, readback=self.position, positions=SamplePosition)

@@ -1,0 +1,355 @@
+"""Fixtures for all rooms: a RunEngine that leaves nothing behind, and a job that lives in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bluesky import RunEngine
+
+BOUND = 20.0  # seconds that anything in a test may take
+
+
+@pytest.fixture
+def run_engine() -> Iterator[RunEngine]:
+    """Give a RunEngine on a loop of its own, and fail the test that leaves a task running."""
+    loop = asyncio.new_event_loop()
+    engine = RunEngine({}, call_returns_result=True, loop=loop, context_managers=[])
+    yield engine
+    if engine.state not in ("idle", "panicked"):
+        engine.halt()
+
+    async def unfinished() -> list[str]:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=BOUND)
+        return [repr(task) for task in tasks if not task.done()]
+
+    left = asyncio.run_coroutine_threadsafe(unfinished(), loop).result(2 * BOUND)
+    loop.call_soon_threadsafe(loop.stop)
+    engine._th.join(BOUND)
+    loop.close()
+    assert not left, f"still running after the test: {left}"
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    """Fail the test that leaves a process running; processes that are on their way out have a moment."""
+    before = descendants()
+    yield
+    pause = threading.Event()
+    for _ in range(500):
+        left = descendants() - before
+        if not left:
+            return
+        pause.wait(0.02)
+    raise AssertionError(f"processes left behind: {[command_of(pid) for pid in left]}")
+
+
+def descendants() -> set[int]:
+    """Give the processes that descend from this one, and those that were adopted from it and name this package."""
+    parents: dict[int, int] = {}
+    ours: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if fields[0] in ("Z", "X"):
+            continue
+        parents[int(entry.name)] = int(fields[1])
+        if f"STREAMRECON_TEST={os.getpid()}".encode() in environment:
+            ours.add(int(entry.name))
+    found = ours - {os.getpid()}
+    frontier = {os.getpid()}
+    while frontier:
+        frontier = {pid for pid, parent in parents.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return f"{pid}: {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()}"
+    except OSError:
+        return f"{pid}: gone"
+
+
+@pytest.fixture(autouse=True)
+def _mark_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mark what is started from here, so that it is found even when it was adopted by another process."""
+    monkeypatch.setenv("STREAMRECON_TEST", str(os.getpid()))
+
+
+class Script:
+    """What the pretended job does. `score` gives the score after so many projections; events wait for `gate`."""
+
+    def __init__(self) -> None:
+        self.score: Callable[[int], float | None] = lambda projections: None
+        self.lost_at: int | None = None
+        self.refuse_start = False
+        self.silent = False  # starts, but never says hello
+        self.gate = threading.Event()
+        self.gate.set()
+        self.dropped: set[int] = set()
+        self.finalize_uid: str | None = None
+        self.never_done = False
+        self.frames: list[tuple[str, int, float, np.ndarray]] = []
+        self.specs: list[Any] = []
+        self.closed: list[tuple[str, str]] = []
+        self.abandoned: list[str] = []
+        self.launched: list[int] = []
+        self.stopped = 0
+        self.endpoints = 0
+        self.on_frame: Callable[[int], None] = lambda projections: None
+
+
+class PretendEndpoint:
+    """Stands for the wire and the job behind it: takes frames in a thread, and answers as a job of two ranks would."""
+
+    address = "tcp://127.0.0.1:1"
+    job_id = "pretended"
+
+    def __init__(self, script: Script, on_event: Callable[[Any], None]) -> None:
+        self._script, self._on_event = script, on_event
+        self._queue: queue.Queue[Any] = queue.Queue()
+        self._linked = False
+        self._items = self._applied = self._dropped = 0
+        self._spec: Any = None
+        self._state: str | None = None
+        self.on_exit: Callable[[Any], None] = lambda exited: None
+        script.endpoints += 1
+        self._thread = threading.Thread(target=self._work, name="pretended-job")
+        self._thread.start()
+
+    def join(self, ranks: int) -> None:
+        from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerJoined
+
+        self._linked = True
+        self._peers = tuple(
+            PeerInfo(role=role, rank=rank, size=ranks, host="here", pid=1, software="", instance=f"{role}{rank}", linked=True)
+            for role, rank in [*(("rank", r) for r in range(ranks)), ("controller", 0)]
+        )
+        for peer in self._peers:
+            self._on_event(PeerJoined(peer))
+        self._on_event(AllRanksReady(ranks))
+
+    def peers(self) -> tuple[Any, ...]:
+        return self._peers if self._linked else ()
+
+    def open_run(self, spec: Any) -> None:
+        assert self._state != "open", "the earlier run was not closed"
+        self._spec, self._state = spec, "open"
+        self._items = self._applied = self._dropped = 0
+        self._script.specs.append(spec)
+
+    def append(self, kind: str, index: int, angle: float, source: Any) -> int:
+        assert self._state == "open"
+        self._items += 1
+        self._queue.put(("item", kind, index, angle, source))
+        return self._items
+
+    def close_run(self, exit_status: str = "success", reason: str = "") -> None:
+        assert self._state == "open"
+        self._state = "closed"
+        self._script.closed.append((exit_status, reason))
+        self._queue.put(("close",))
+
+    def abandon_run(self, reason: str = "") -> None:
+        self._state = None
+        self._script.abandoned.append(reason)
+
+    def shutdown_peers(self, reason: str = "") -> None:
+        self._linked = False
+
+    def ledger(self) -> dict[int, Any]:
+        from bluesky_streamrecon.wire.sessions import Ledger
+
+        if not self._linked or self._spec is None:
+            return {}
+        sent = self._items - self._dropped
+        entry = Ledger(
+            items=self._items, sent=sent, acknowledged=sent, applied=self._applied, dropped=self._dropped, why="a test"
+        )
+        return {0: entry, 1: entry}
+
+    def close(self, linger_s: float = 1.0) -> None:
+        self._linked = False
+        self._script.gate.set()
+        self._queue.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(BOUND)
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            self._script.gate.wait(BOUND)
+            (self._take if work[0] == "item" else self._finish)(*work[1:])
+
+    def _take(self, kind: str, index: int, angle: float, source: Any) -> None:
+        from bluesky_streamrecon.beamline.processes import ProcessExit
+        from bluesky_streamrecon.wire.events import Acked, FinalizeReceived, ScoreReceived, StatusReceived, StreamFailed
+        from bluesky_streamrecon.wire.messages import Finalize, Score, Status
+
+        script, uid = self._script, self._spec.run_uid
+        if kind == "projection" and script.lost_at is not None and index > script.lost_at:
+            if index == script.lost_at + 1:
+                self.on_exit(ProcessExit("job of 2 ranks", -9, Path("/nowhere/job.log"), "MPI said nothing"))
+            return
+        try:
+            pixels = source if isinstance(source, np.ndarray) else source.read()
+        except Exception as error:
+            self._dropped += 1
+            self._on_event(StreamFailed(uid, str(error)))
+            return
+        if kind == "projection" and index in script.dropped:
+            self._dropped += 1
+            return
+        script.frames.append((kind, index, angle, pixels))
+        self._applied += 1
+        count = index if kind == "projection" else 0
+        for rank in (0, 1):
+            self._on_event(Acked(uid, rank, self._items, count))
+        if kind != "projection":
+            return
+        for rank in (0, 1):
+            self._on_event(
+                StatusReceived(Status(run_uid=uid, rank=rank, state="running", projections=index, image_number=index))
+            )
+        score = script.score(index)
+        threshold = self._spec.steering.threshold
+        enough = score is not None and score >= threshold and threshold < 1
+        self._on_event(
+            ScoreReceived(
+                Score(
+                    run_uid=uid,
+                    image_number=index,
+                    projections=index,
+                    score=score,
+                    verdict="enough" if enough else "continue",
+                    policy="ms-ssim",
+                )
+            )
+        )
+        target = script.finalize_uid or uid
+        if enough and target == uid:  # the wire tells of no other run's
+            text = f"MS-SSIM {score:.3f} >= {threshold:g} at {index} of {self._spec.planned} projections"
+            self._on_event(
+                FinalizeReceived(
+                    Finalize(run_uid=uid, reason=text, score=score, threshold=threshold, projections=index)
+                )
+            )
+        script.on_frame(index)
+
+    def _finish(self) -> None:
+        from bluesky_streamrecon.wire.events import RunFinished
+        from bluesky_streamrecon.wire.messages import RunDone
+
+        if self._script.never_done or self._state != "closed":
+            return
+        images = max((index for kind, index, _, _ in self._script.frames if kind == "projection"), default=0)
+        done = tuple(
+            RunDone(run_uid=self._spec.run_uid, rank=rank, applied=self._applied, image_number=images, axis=7.5)
+            for rank in (0, 1)
+        )
+        self._on_event(RunFinished(self._spec.run_uid, done))
+
+
+class PretendLauncher:
+    """Starts nothing, and ends it."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.endpoint: PretendEndpoint | None = None
+        self._running = False
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[Any], None]) -> None:
+        from bluesky_streamrecon.beamline.processes import ProcessExit
+
+        self._running = True
+        self._script.launched.append(ranks)
+        assert self.endpoint is not None
+        self.endpoint.on_exit = on_exit
+        if self._script.refuse_start:
+            on_exit(ProcessExit("job of 2 ranks", 1, Path("/nowhere/job.log"), "no such program"))
+        elif not self._script.silent:
+            self.endpoint.join(ranks)
+
+    def stop(self, grace: float = 5.0) -> None:
+        if self._running:
+            self._script.stopped += 1
+        self._running = False
+
+    def logs(self) -> str:
+        return "log of the job: /nowhere/job.log"
+
+
+@pytest.fixture
+def script() -> Script:
+    """What the job of `pretend_job` does."""
+    return Script()
+
+
+@pytest.fixture
+def pretend_job(script: Script) -> Iterator[Any]:
+    """Give a ReconJob whose ranks and controller are a thread of this process; closed at the end."""
+    from bluesky_streamrecon.beamline import ReconJob
+
+    class PretendJob(ReconJob):
+        def _make_endpoint(self, on_event: Any) -> Any:
+            launcher: Any = self._launcher
+            launcher.endpoint = PretendEndpoint(script, on_event)
+            return launcher.endpoint
+
+    job = PretendJob(name="job", launcher=PretendLauncher(script), start_timeout=5.0, finish_timeout=BOUND)
+    yield job
+    job.close()
+
+
+@pytest.fixture
+def documents(run_engine: RunEngine) -> list[tuple[str, dict[str, Any]]]:
+    """Everything that the RunEngine emits."""
+    kept: list[tuple[str, dict[str, Any]]] = []
+    run_engine.subscribe(lambda name, doc: kept.append((name, doc)))
+    return kept
+
+
+class Caught(list[BaseException]):
+    """What threads raised."""
+
+
+@pytest.fixture
+def in_thread() -> Iterator[Callable[[Callable[[], Any]], threading.Thread]]:
+    """Run things in threads that the test waits for, and whose errors are its own."""
+    threads: list[threading.Thread] = []
+    caught = Caught()
+
+    def start(work: Callable[[], Any]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=run)
+        threads.append(thread)
+        thread.start()
+        return thread
+
+    yield start
+    for thread in threads:
+        thread.join(BOUND)
+        assert not thread.is_alive()
+    if caught:
+        raise caught[0]

@@ -1,0 +1,306 @@
+"""A beamline's end without a beamline: it feeds projections to real jobs and listens to what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.ordering import optimized_interleaved
+from bluesky_streamrecon.wire import (
+    AllRanksReady,
+    BeamlineEndpoint,
+    BeamlineEvent,
+    OpenRunSpec,
+    ProblemReported,
+    RunFinished,
+    StatusReceived,
+)
+
+E = TypeVar("E")
+
+WAIT_S = 25.0
+
+
+@dataclass
+class Scan:
+    """Counts of a small phantom: flats, darks and projections in the order in which they are taken."""
+
+    flats: NDArray[np.uint16]
+    darks: NDArray[np.uint16]
+    projections: NDArray[np.uint16]
+    angles: NDArray[np.float64]
+    axis: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.projections.shape[1:]  # type: ignore[return-value]
+
+    def line_integrals(self) -> NDArray[np.float64]:
+        """What a few lines of float64 NumPy make of the counts."""
+        dark = self.darks.mean(axis=0)
+        gain = self.flats.mean(axis=0) - dark
+        return -np.log(np.clip((self.projections - dark) / gain, 1e-6, None))
+
+
+def discs(columns: int, angles: NDArray[np.float64], axis: float, rows: int, scale: float) -> NDArray[np.float64]:
+    """Line integrals (A, rows, columns) of a few discs that differ from row to row."""
+    t = np.arange(columns) - axis
+    image = np.zeros((len(angles), rows, columns))
+    for row in range(rows):
+        parts = [(0.0, 0.0, 0.8, 1.0), (0.3, 0.2, 0.15, 1.0), (-0.4, 0.1 * row, 0.2, -0.7), (0.1, -0.45, 0.1, 1.5)]
+        for x, y, radius, value in parts:
+            centre = scale * (x * np.cos(angles) + y * np.sin(angles))
+            inside = (scale * radius) ** 2 - (t[None, :] - centre[:, None]) ** 2
+            image[:, row] += value * 2 * np.sqrt(np.maximum(inside, 0))
+    return 2.0 * image / image.max()
+
+
+def make_scan(rows: int = 4, columns: int = 40, num: int = 24, seed: int = 0, counts: float = 2e4) -> Scan:
+    rng = np.random.default_rng(seed)
+    axis = (columns - 1) / 2 + 1.3
+    order = np.array(optimized_interleaved(num))
+    angles = np.deg2rad(order)
+    clean = discs(columns, angles, axis, rows, scale=columns / 2 - 3)
+    gain = counts * (1 + 0.2 * np.sin(np.arange(columns) / 7))
+    return Scan(
+        flats=rng.poisson(gain, (3, rows, columns)).astype(np.uint16) + np.uint16(100),
+        darks=np.full((2, rows, columns), 100, np.uint16),
+        projections=rng.poisson(gain * np.exp(-clean)).astype(np.uint16) + np.uint16(100),
+        angles=angles,
+        axis=axis,
+    )
+
+
+@dataclass
+class Beamline:
+    """A `BeamlineEndpoint` whose events can be waited for."""
+
+    events: queue.Queue[BeamlineEvent] = field(default_factory=queue.Queue)
+    seen: list[BeamlineEvent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.endpoint = BeamlineEndpoint(on_event=self.events.put)
+
+    def wait_for(self, kind: type[E], accept: Callable[[Any], bool] = lambda event: True) -> E:
+        """Give the next event of a kind; a problem that is not waited for fails the test."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            event = self.events.get(timeout=max(deadline - time.monotonic(), 0.01))
+            self.seen.append(event)
+            if isinstance(event, kind) and accept(event):
+                return event
+            assert not isinstance(event, ProblemReported), event
+
+    def listen(self, seconds: float) -> None:
+        """Take what comes for so long."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while (left := deadline - time.monotonic()) > 0:
+                self.seen.append(self.events.get(timeout=left))
+
+    def wait_for_images(self, ranks: int, number: int) -> None:
+        """Wait until every rank has made so many images."""
+        reached = dict.fromkeys(range(ranks), 0)
+        while min(reached.values()) < number:
+            status = self.wait_for(StatusReceived).status
+            reached[status.rank] = status.image_number
+
+    def wait_for_ranks(self, size: int) -> None:
+        self.wait_for(AllRanksReady, lambda event: event.size == size)
+
+    def open(
+        self, scan: Scan, settings: ReconSettings, output: Path | None, uid: str = "run-1", **metadata: str
+    ) -> None:
+        self.endpoint.open_run(
+            OpenRunSpec(
+                run_uid=uid,
+                recon_uid=f"recon-of-{uid}",
+                planned=len(scan.angles),
+                detector_shape=scan.shape,
+                dtype="<u2",
+                recon=settings,
+                output=None if output is None else str(output),
+                metadata=metadata,
+            )
+        )
+
+    def references(self, scan: Scan) -> None:
+        for index, dark in enumerate(scan.darks, 1):
+            self.endpoint.append("dark", index, 0.0, dark)
+        for index, flat in enumerate(scan.flats, 1):
+            self.endpoint.append("flat", index, 0.0, flat)
+
+    def projections(self, scan: Scan, first: int = 0, stop: int | None = None) -> None:
+        for index in range(first, len(scan.angles) if stop is None else stop):
+            self.endpoint.append("projection", index + 1, float(scan.angles[index]), scan.projections[index])
+
+    def finish(self) -> RunFinished:
+        self.endpoint.close_run()
+        return self.wait_for(RunFinished)
+
+    def feed(self, scan: Scan, settings: ReconSettings, output: Path | None, uid: str = "run-1") -> RunFinished:
+        """Give a job a whole scan."""
+        self.open(scan, settings, output, uid)
+        self.references(scan)
+        self.projections(scan)
+        return self.finish()
+
+
+@pytest.fixture
+def beamline() -> Iterator[Beamline]:
+    made = Beamline()
+    yield made
+    made.endpoint.close()
+
+
+class ThreadJob:
+    """A job of one rank in a thread of this process."""
+
+    def __init__(self, beamline: Beamline) -> None:
+        from bluesky_streamrecon.recon.communicator import SingleCommunicator
+        from bluesky_streamrecon.recon.job import run_job
+
+        self.code: int | None = None
+
+        def work() -> None:
+            self.code = run_job(
+                beamline.endpoint.address,
+                beamline.endpoint.job_id,
+                threads=1,
+                communicator=SingleCommunicator(),
+                link_limit=WAIT_S,
+            )
+
+        self._beamline = beamline
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def end(self) -> int | None:
+        self._beamline.endpoint.shutdown_peers("the test is over")
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        return self.code
+
+
+@pytest.fixture
+def job(beamline: Beamline) -> Iterator[ThreadJob]:
+    started = ThreadJob(beamline)
+    beamline.wait_for_ranks(1)
+    yield started
+    started.end()
+
+
+class MpiJob:
+    """A job under mpiexec, with a lifeline."""
+
+    def __init__(self, beamline: Beamline, ranks: int, *arguments: str) -> None:
+        mpiexec = Path(sys.executable).with_name("mpiexec")
+        self._handles: list[int] = []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        self.process = subprocess.Popen(
+            [
+                *(str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(ranks)),
+                *(sys.executable, "-m", "bluesky_streamrecon.recon.job"),
+                *("--address", beamline.endpoint.address, "--job-id", beamline.endpoint.job_id),
+                *("--threads", "1", "--lifeline", *arguments),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        beamline.wait_for_ranks(ranks)
+        self.pids = [peer.pid for peer in beamline.endpoint.peers() if peer.role == "rank"]
+        # A handle that becomes readable when the process ends; unlike a number it can not come to mean another one.
+        self._handles = [os.pidfd_open(pid) for pid in self.pids]
+
+    def wait(self) -> int:
+        """Wait for the end of mpiexec, and see that no rank outlives it."""
+        self.process.wait(WAIT_S)
+        for handle in self._handles:
+            ended, _, _ = select.select([handle], [], [], WAIT_S)
+            assert ended, f"a rank outlives mpiexec:\n{self.said}"
+        return self.process.returncode
+
+    @property
+    def said(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode()
+
+    def hang_up(self) -> None:
+        """Close the job's standard input, as the death of the process that started it does."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(WAIT_S)
+        self.hang_up()
+        self._errors.close()
+        for handle in self._handles:
+            os.close(handle)
+
+
+@pytest.fixture
+def mpi_job(beamline: Beamline) -> Iterator[Callable[..., MpiJob]]:
+    started: list[MpiJob] = []
+
+    def start(ranks: int, *arguments: str) -> MpiJob:
+        started.append(MpiJob(beamline, ranks, *arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture(scope="session")
+def scan() -> Scan:
+    return make_scan()
+
+
+@pytest.fixture
+def reference_mlem() -> Callable[..., NDArray[np.float64]]:
+    """Give MLEM over a sliding window, in dense float64 NumPy; only the matrix is the package's own."""
+    return _reference_mlem
+
+
+def _reference_mlem(
+    scan: Scan, *, window: int, step: int, initial: float, projector: str = "shear"
+) -> NDArray[np.float64]:
+    from bluesky_streamrecon.geometry import TomoGeometry
+    from bluesky_streamrecon.recon import get_projector
+
+    rows, columns = scan.shape
+    pixels = columns**2
+    unit_images = np.eye(pixels, dtype=np.float32).reshape(columns, columns, pixels)
+    matrix = get_projector(projector)(TomoGeometry(columns, scan.axis), scan.angles).forward(unit_images)
+    matrix = matrix.reshape(len(scan.angles), columns, pixels).astype(np.float64)
+    measured = scan.line_integrals()
+    image = np.full((rows, pixels), initial)
+    for stop in range(step, len(scan.angles) + 1, step):
+        chosen = slice(max(0, stop - window), stop)
+        a = matrix[chosen].reshape(-1, pixels)
+        p = np.maximum(measured[chosen].transpose(1, 0, 2).reshape(rows, -1), 0)
+        seen = a.sum(axis=0)
+        correction = (p / np.maximum(image @ a.T, 1e-6)) @ a
+        image = np.where(seen > 1e-3, np.maximum(image * correction / np.maximum(seen, 1e-3), 1e-12), image)
+    return image.reshape(rows, columns, columns)

@@ -1,0 +1,159 @@
+"""The rotation axis is found from few projections, and said to be unknown when it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.errors import DataError, GeometryError
+from bluesky_streamrecon.ordering import fixed, golden_angle, interleaved, optimized_interleaved
+from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows, find_axis, locate_axis
+
+TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
+
+SHEPP_LOGAN = (
+    (1.0, 0.69, 0.92, 0, 0, 0),
+    (-0.8, 0.6624, 0.874, 0, -0.0184, 0),
+    (-0.2, 0.11, 0.31, 0.22, 0, -18),
+    (-0.2, 0.16, 0.41, -0.22, 0, 18),
+    (0.1, 0.21, 0.25, 0, 0.35, 0),
+    (0.1, 0.046, 0.023, -0.08, -0.605, 0),
+)
+
+
+def foam(seed=3):
+    rng = np.random.default_rng(seed)
+    parts = [(1.0, 0.9, 0.9, 0, 0, 0)]
+    for radius in rng.uniform(0.02, 0.15, 60):
+        distance, turn = rng.uniform(0, 0.88 - radius), rng.uniform(0, 2 * np.pi)
+        parts.append((-1.0, radius, radius, distance * np.cos(turn), distance * np.sin(turn), 0))
+    return parts
+
+
+def project(ellipses, angles, columns, axis, radius):
+    """Exact line integrals (A, columns) of ellipses (value, a, b, x, y, degrees) in units of `radius` pixels."""
+    t = np.arange(columns) - axis
+    image = np.zeros((len(angles), columns))
+    for value, a, b, x, y, degrees in ellipses:
+        centre = radius * (x * np.cos(angles) + y * np.sin(angles))
+        turned = angles - np.deg2rad(degrees)
+        width = radius**2 * ((a * np.cos(turned)) ** 2 + (b * np.sin(turned)) ** 2)
+        inside = np.maximum(width[:, None] - (t - centre[:, None]) ** 2, 0)
+        image += 2 * value * a * b * radius**2 * np.sqrt(inside) / width[:, None]
+    return 2.5 * image / image.max()
+
+
+def noisy(image, counts, seed=0):
+    return -np.log(np.maximum(np.random.default_rng(seed).poisson(counts * np.exp(-image)), 1) / counts)
+
+
+def sample(name):
+    return SHEPP_LOGAN if name == "shepp-logan" else foam()
+
+
+@pytest.mark.parametrize("name", ["shepp-logan", "foam"])
+@pytest.mark.parametrize("axis", [131.3, 120.7, 90.2])
+@pytest.mark.parametrize("order", [optimized_interleaved(180), golden_angle(180)])
+def test_axis_is_found_within_half_a_pixel_from_24_noisy_projections(name, axis, order):
+    angles = np.deg2rad(np.array(order))[:24]
+    image = noisy(project(sample(name), angles, 256, axis, axis - 10), 1e4)
+    estimate = find_axis(image[:, None], angles)
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(axis, abs=0.5)
+
+
+@pytest.mark.parametrize("order", [fixed(180), interleaved(180, 5), optimized_interleaved(180), fixed(360, 0, 360)])
+def test_whole_scan_gives_the_axis_in_any_order(order):
+    angles = np.deg2rad(np.array(order))
+    image = noisy(project(SHEPP_LOGAN, angles, 128, 66.2, 55), 1e4)
+    estimate = find_axis(image[:, None], angles)
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(66.2, abs=0.3)
+
+
+@pytest.mark.parametrize("order", [fixed(180), interleaved(180, 5)])
+def test_few_projections_from_one_side_are_not_trusted(order):
+    angles = np.deg2rad(np.array(order))[:16]
+    image = noisy(project(SHEPP_LOGAN, angles, 128, 66.2, 55), 1e4)
+    assert not find_axis(image[:, None], angles).confident
+
+
+def test_sample_that_is_wider_than_the_detector_gives_the_axis_or_an_honest_doubt():
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))
+    image = noisy(project(foam(), angles, 256, 131.3, 180), 1e4)
+    for views in (16, 32, 64):
+        estimate = find_axis(image[:views, None], angles[:views])
+        assert not estimate.confident or estimate.axis == pytest.approx(131.3, abs=0.5)
+
+
+def test_background_that_does_not_vanish_does_not_move_the_axis():
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))[:32]
+    image = noisy(project(SHEPP_LOGAN, angles, 256, 120.7, 105), 1e4) + 0.05
+    assert find_axis(image[:, None], angles).axis == pytest.approx(120.7, abs=0.3)
+
+
+@pytest.mark.skipif(not TOOTH.exists(), reason="the recorded scan is not in tests/data")
+@pytest.mark.parametrize("views", [16, 24, 32, 48, 90, 181])
+def test_axis_of_the_recorded_tooth_is_found_from_16_projections_on(views):
+    with h5py.File(TOOTH) as file:
+        exchange = file["exchange"]
+        dark = exchange["data_dark"][:].mean(axis=0)
+        transmission = (exchange["data"][:] - dark) / (exchange["data_white"][:].mean(axis=0) - dark)
+        theta = np.deg2rad(exchange["theta"][:])
+    order = np.rint(np.array(optimized_interleaved(181, 0, 181))).astype(int)[:views]
+    estimate = find_axis(-np.log(np.clip(transmission[order], 1e-6, None)), theta[order])
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(295.65, abs=0.3)
+
+
+def test_evidence_of_parts_adds_up_to_the_same_axis():
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))[:24]
+    clean = project(foam(), angles, 128, 60.4, 50)
+    stack = np.stack([noisy(clean, 1e3, seed) for seed in range(5)], axis=1).astype(np.float32)
+    total = np.zeros((4, 32))
+    for rows in (slice(0, 2), slice(2, 5), slice(5, 5)):
+        finder = AxisFinder(128)
+        for projection, angle in zip(stack, angles, strict=True):
+            finder.add(projection[rows], float(angle))
+        total += finder.evidence()
+    together, whole = locate_axis(total, 128, 24), find_axis(stack, angles)
+    assert together.axis == whole.axis
+    assert together.uncertainty == pytest.approx(whole.uncertainty, rel=1e-6)
+
+
+def test_rows_without_light_are_left_out():
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))[:32]
+    stack = np.stack([project(foam(), angles, 128, 60.4, 50)] * 4, axis=1)
+    stack[5] = np.nan
+    stack[:, 2] = np.nan
+    stack[7, 1] = np.nan
+    assert find_axis(stack, angles).axis == pytest.approx(60.4, abs=0.1)
+
+
+def test_nothing_seen_gives_the_middle_and_no_confidence():
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))[:16]
+    estimate = find_axis(np.zeros((16, 2, 64)), angles)
+    assert estimate.axis == 31.5
+    assert not estimate.confident
+    assert "not certain" in str(estimate)
+
+
+def test_axis_is_looked_for_at_fixed_numbers_and_at_the_last():
+    assert [n for n in range(100) if axis_checkpoint(n, 90)] == [16, 24, 32, 40, 48, 56, 64, 80, 90, 96]
+
+
+def test_tall_detectors_are_sampled_by_rows_that_do_not_depend_on_ranks():
+    assert len(axis_rows(2160)) <= 128
+    assert list(axis_rows(3)) == [0, 1, 2]
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match=r"expected \(A, rows, columns\)"):
+        find_axis(np.zeros((3, 4)), [0, 1, 2])
+    with pytest.raises(GeometryError, match="at least 8"):
+        AxisFinder(4)
+    with pytest.raises(GeometryError, match=r"expected \(rows, 64\)"):
+        AxisFinder(64).add(np.zeros((2, 32), np.float32), 0.0)

@@ -1,0 +1,209 @@
+"""The job of one rank in this process, fed over real sockets."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.recon.communicator import SingleCommunicator
+from bluesky_streamrecon.recon.job import run_job
+from bluesky_streamrecon.wire import (
+    ControllerEndpoint,
+    PeerJoined,
+    PreviewReceived,
+    ProblemReported,
+    RunFinished,
+    StatusReceived,
+)
+
+
+def settings(scan, **changes):
+    values = {"window": 8, "axis": scan.axis, "ranks": 1, "coalesce": False}
+    return ReconSettings(**(values | changes))
+
+
+def image_of(finished):
+    with h5py.File(finished.results[0].result) as file:
+        return file["/exchange/data"][:]
+
+
+def test_full_scan_ends_with_an_image_in_a_file(beamline, job, scan, tmp_path):
+    finished = beamline.feed(scan, settings(scan, step=2), tmp_path)
+    (result,) = finished.results
+    assert result.counts["projections"] == len(scan.angles)
+    assert result.image_number == len(scan.angles) // 2
+    with h5py.File(result.result) as file:
+        assert file["/exchange/data"].shape == (*scan.shape, scan.shape[1])
+        assert file.attrs["axis"] == scan.axis
+        assert file.attrs["raw_run_uid"] == "run-1"
+        assert file.attrs["recon_uid"] == "recon-of-run-1"
+        np.testing.assert_allclose(file["/exchange/theta"][:], np.rad2deg(scan.angles))
+    assert [path.name for path in tmp_path.iterdir()] == ["recon_recon-of-run-1.h5"]
+    assert beamline.endpoint.ledger()[0].balanced
+
+
+def test_image_equals_an_independent_loop(beamline, job, scan, tmp_path, reference_mlem):
+    finished = beamline.feed(scan, settings(scan, step=3, options={"initial": 0.02}), tmp_path)
+    expected = reference_mlem(scan, window=8, step=3, initial=0.02)
+    assert np.abs(image_of(finished) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_last_partial_step_is_made_when_the_run_is_closed(beamline, job, scan, tmp_path):
+    finished = beamline.feed(scan, settings(scan, step=5), tmp_path)
+    assert len(scan.angles) == 24
+    assert finished.results[0].image_number == 5
+    assert finished.results[0].counts["projections"] == 24
+
+
+def test_job_serves_one_run_after_another(beamline, job, scan, tmp_path):
+    first = beamline.feed(scan, settings(scan), tmp_path, uid="first")
+    second = beamline.feed(scan, settings(scan), tmp_path, uid="second")
+    np.testing.assert_array_equal(image_of(first), image_of(second))
+
+
+def test_run_without_projections_ends_without_an_image(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan), tmp_path)
+    beamline.references(scan)
+    (result,) = beamline.finish().results
+    assert result.result is None
+    assert "no projection" in result.text
+
+
+def test_unknown_algorithm_is_refused_and_the_job_lives_on(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan, algorithm="magic"), tmp_path, uid="refused")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.endpoint.close_run()
+    problem = beamline.wait_for(ProblemReported).problem
+    assert "magic" in problem.text
+    assert "mlem" in problem.text
+    (result,) = beamline.wait_for(RunFinished).results
+    assert result.result is None
+    assert result.text.startswith("failed")
+    assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
+
+
+def test_unknown_option_is_refused_and_the_job_lives_on(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan, options={"charm": 3}), tmp_path, uid="refused")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.endpoint.close_run()
+    assert "charm" in beamline.wait_for(ProblemReported).problem.text
+    beamline.wait_for(RunFinished)
+    assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
+
+
+def test_flats_taken_after_the_scan_give_the_same_image(beamline, job, scan, tmp_path):
+    first = beamline.feed(scan, settings(scan), tmp_path, uid="flats-first")
+    beamline.open(scan, settings(scan), tmp_path, uid="flats-last")
+    beamline.projections(scan)
+    beamline.references(scan)
+    np.testing.assert_array_equal(image_of(first), image_of(beamline.finish()))
+
+
+def test_run_without_flats_is_reported_by_what_is_missing(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan), tmp_path)
+    beamline.projections(scan)
+    beamline.endpoint.close_run()
+    assert "no flat field" in beamline.wait_for(ProblemReported).problem.text
+    assert beamline.wait_for(RunFinished).results[0].result is None
+
+
+def test_axis_is_found_and_the_image_is_that_of_the_axis_given(beamline, job, scan, tmp_path):
+    found = beamline.feed(scan, settings(scan, axis=None), tmp_path, uid="found")
+    axis = found.results[0].axis
+    assert axis == pytest.approx(scan.axis, abs=0.25)
+    assert found.results[0].image_number == len(scan.angles)
+    given = beamline.feed(scan, settings(scan, axis=axis), tmp_path, uid="given")
+    np.testing.assert_array_equal(image_of(found), image_of(given))
+
+
+def test_axis_that_can_not_be_known_is_said_so(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan, axis=None), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan, 0, 6)
+    (result,) = beamline.finish().results
+    assert result.result is not None
+    assert "not certain" in result.text
+
+
+def test_abandoned_run_gives_way_to_the_next(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan), tmp_path, uid="abandoned")
+    beamline.references(scan)
+    beamline.projections(scan, 0, 10)
+    beamline.wait_for(StatusReceived, lambda event: event.status.image_number >= 3)
+    beamline.endpoint.abandon_run("changed my mind")
+    finished = beamline.feed(scan, settings(scan), tmp_path, uid="next")
+    assert finished.run_uid == "next"
+    assert finished.results[0].counts["projections"] == len(scan.angles)
+
+
+def test_controller_sees_every_image_and_which_one_is_the_last(beamline, job, scan, tmp_path):
+    controller = ControllerEndpoint(beamline.endpoint.address, job_id=beamline.endpoint.job_id)
+    try:
+        beamline.wait_for(PeerJoined, lambda event: event.peer.role == "controller")
+        beamline.feed(scan, settings(scan, step=4), tmp_path)
+        shown = []
+        while not shown or not shown[-1].preview.final:
+            event = controller.next(10.0)
+            assert event is not None
+            if isinstance(event, PreviewReceived):
+                shown.append(event)
+    finally:
+        controller.close()
+    numbers = [(event.preview.image_number, event.preview.projections) for event in shown]
+    assert list(dict.fromkeys(numbers)) == [(i, 4 * i) for i in range(1, 7)]
+    assert shown[0].preview.rows == (1, 2, 3)
+    assert shown[-1].pixels.shape == (3, scan.shape[1], scan.shape[1])
+
+
+def test_bad_pixels_are_counted_and_the_image_is_finite(beamline, job, scan, tmp_path):
+    from dataclasses import replace
+
+    counts = scan.projections.copy()
+    counts[:, :, 20] = 0
+    counts[3, 1, 5] = 65535
+    counts[4] = scan.darks[0]
+    flats = scan.flats.copy()
+    flats[:, :, 20] = 100
+    finished = beamline.feed(replace(scan, projections=counts, flats=flats), settings(scan), tmp_path)
+    (result,) = finished.results
+    assert result.counts["dead_pixels"] == scan.shape[0]
+    assert result.counts["saturated_values"] == 1
+    assert result.counts["dark_projections"] == 1
+    assert np.isfinite(image_of(finished)).all()
+
+
+def test_unwritable_output_is_reported_and_the_job_lives_on(beamline, job, scan, tmp_path):
+    blocked = tmp_path / "a-file"
+    blocked.write_text("no directory")
+    beamline.open(scan, settings(scan), blocked, uid="blocked")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.endpoint.close_run()
+    assert str(blocked) in beamline.wait_for(ProblemReported).problem.text
+    assert beamline.wait_for(RunFinished).results[0].result is None
+    assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
+
+
+def test_job_that_falls_behind_takes_several_steps_at_once_and_loses_nothing(beamline, job, scan, tmp_path):
+    # All projections are there before the flats that they wait for, so the job starts 24 behind a window of 8.
+    beamline.open(scan, settings(scan, coalesce=True), tmp_path)
+    beamline.projections(scan)
+    beamline.references(scan)
+    (result,) = beamline.finish().results
+    assert result.counts["projections"] == len(scan.angles)
+    assert result.counts["coalesced_steps"] == 2
+    assert result.image_number == 2 + 8
+
+
+def test_job_ends_as_asked(beamline, job):
+    assert job.end() == 0
+
+
+def test_job_ends_when_the_beamline_is_not_heard_of_any_more(beamline):
+    address, job_id = beamline.endpoint.address, beamline.endpoint.job_id
+    beamline.endpoint.close()
+    assert run_job(address, job_id, communicator=SingleCommunicator(), link_limit=1.0) == 1

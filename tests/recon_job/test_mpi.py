@@ -1,0 +1,139 @@
+"""The job as it is really run: several processes under mpiexec, fed over sockets, ended in all the ways there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.preparation import Preparation
+
+pytestmark = pytest.mark.mpi
+
+
+def settings(scan, ranks, **changes):
+    values = {"window": 8, "step": 2, "axis": scan.axis, "ranks": ranks, "coalesce": False}
+    return ReconSettings(**(values | changes))
+
+
+def image_of(finished):
+    with h5py.File(finished.results[0].result) as file:
+        return file["/exchange/data"][:]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_gives_the_image_of_an_independent_loop(
+    beamline, mpi_job, scan, tmp_path, reference_mlem, ranks
+):
+    started = mpi_job(ranks)
+    finished = beamline.feed(scan, settings(scan, ranks, options={"initial": 0.02}), tmp_path)
+    expected = reference_mlem(scan, window=8, step=2, initial=0.02)
+    assert len(finished.results) == ranks
+    assert np.abs(image_of(finished) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+    results = beamline.feed(scan, settings(scan, ranks, axis=None), tmp_path, uid="axis").results
+    assert {result.axis for result in results} == {results[0].axis}
+    assert results[0].axis == pytest.approx(scan.axis, abs=0.25)
+
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert started.wait() == 0
+
+
+def alone(scan, algorithm):
+    """The same run by one engine, with no job around it."""
+    preparation = Preparation(*scan.shape)
+    for flat in scan.flats:
+        preparation.add_reference("flat", flat)
+    for dark in scan.darks:
+        preparation.add_reference("dark", dark)
+    with Engine(TomoGeometry(scan.shape[1], scan.axis), scan.shape[0], algorithm=algorithm, window=8) as engine:
+        for number, (projection, angle) in enumerate(zip(scan.projections, scan.angles, strict=True), 1):
+            engine.append(preparation.prepare(projection), float(angle))
+            if number % 2 == 0:
+                engine.update()
+        return engine.image()
+
+
+def test_neighbouring_and_shared_rows_do_not_change_the_image(beamline, mpi_job, scan, tmp_path):
+    started = mpi_job(3)
+    for algorithm, share in (("pml-quadratic", 1), ("mlem", 3), ("pml-quadratic", 2)):
+        finished = beamline.feed(
+            scan, settings(scan, 3, algorithm=algorithm, share=share), tmp_path, uid=f"{algorithm}-{share}"
+        )
+        expected = alone(scan, algorithm)
+        assert np.abs(image_of(finished) - expected).max() <= 1e-5 * expected.max()
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert started.wait() == 0
+
+
+def test_job_ends_when_the_process_that_started_it_is_gone(beamline, mpi_job, scan):
+    started = mpi_job(2)
+    started.hang_up()
+    assert started.wait() != 0
+    assert "standard input closed" in started.said
+
+
+def test_death_of_one_rank_ends_all(beamline, mpi_job, scan, tmp_path):
+    started = mpi_job(3)
+    beamline.open(scan, settings(scan, 3), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan, 0, 10)
+    beamline.wait_for_images(3, 2)
+    os.kill(started.pids[1], signal.SIGKILL)
+    assert started.wait() != 0
+
+
+def test_sigterm_ends_all_ranks(beamline, mpi_job, scan):
+    started = mpi_job(2)
+    started.process.terminate()
+    assert started.wait() != 0
+
+
+def test_job_that_was_killed_goes_on_from_its_checkpoint_to_the_same_image(beamline, mpi_job, scan, tmp_path):
+    chosen = settings(scan, 2, checkpoint_every=2)
+    undisturbed = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
+    expected = image_of(beamline.feed(scan, chosen, tmp_path, uid="undisturbed"))
+    assert not list((tmp_path / "saved").iterdir())
+
+    beamline.open(scan, chosen, tmp_path, uid="disturbed")
+    beamline.references(scan)
+    beamline.projections(scan, 0, 14)
+    beamline.wait_for_images(2, 7)
+    os.kill(undisturbed.pids[0], signal.SIGKILL)
+    undisturbed.wait()
+    beamline.projections(scan, 14)
+    again = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
+    finished = beamline.finish()
+    assert "goes on after image 6" in again.said
+    assert [result.image_number for result in finished.results] == [12, 12]
+    assert finished.results[0].counts["flats"] == len(scan.flats)
+    np.testing.assert_array_equal(image_of(finished), expected)
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert again.wait() == 0
+
+
+def test_job_that_waits_for_the_detector_uses_hardly_any_core(beamline, mpi_job, scan, tmp_path):
+    started = mpi_job(2)
+    beamline.open(scan, settings(scan, 2), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan, 0, 9)
+    beamline.wait_for_images(2, 4)
+    before = [core_seconds(pid) for pid in started.pids]
+    beamline.listen(2.0)
+    assert max(core_seconds(pid) - was for pid, was in zip(started.pids, before, strict=True)) < 0.4
+    beamline.endpoint.abandon_run("the test is over")
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert started.wait() == 0
+
+
+def core_seconds(pid):
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,248 @@
+"""Counts become line integrals, and what was not measured does no harm."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter, angular_weights
+
+SHAPE = (3, 64)
+
+
+def prepared(dtype=np.float32, flat=1000.0, dark=100.0, **arguments):
+    preparation = Preparation(*SHAPE, **arguments)
+    preparation.add_reference("dark", np.full(SHAPE, dark, dtype))
+    preparation.add_reference("flat", np.full(SHAPE, flat, dtype))
+    return preparation
+
+
+def test_line_integrals_are_minus_log_of_dark_corrected_transmission():
+    rng = np.random.default_rng(1)
+    flats = rng.uniform(900, 1100, (4, *SHAPE))
+    darks = rng.uniform(90, 110, (3, *SHAPE))
+    raw = rng.uniform(200, 800, SHAPE)
+    preparation = Preparation(*SHAPE)
+    for frame in flats:
+        preparation.add_reference("flat", frame)
+    for frame in darks:
+        preparation.add_reference("dark", frame)
+    dark = darks.mean(axis=0)
+    expected = -np.log((raw - dark) / (flats.mean(axis=0) - dark))
+    result = preparation.prepare(raw)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert preparation.counts["flats"] == 4
+    assert preparation.counts["darks"] == 3
+
+
+def test_averages_of_many_bright_frames_do_not_overflow():
+    preparation = Preparation(*SHAPE)
+    for _ in range(300):
+        preparation.add_reference("flat", np.full(SHAPE, 65000, np.uint16))
+    np.testing.assert_allclose(preparation.prepare(np.full(SHAPE, 32500, np.uint16)), np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(np.nan, "not_finite_values"), (np.inf, "not_finite_values"), (100.0, "not_positive_values"), (-5.0, None)],
+)
+def test_single_bad_value_becomes_that_of_its_neighbours_and_is_counted(value, kind):
+    raw = np.full(SHAPE, 550.0, np.float32)
+    raw[1, 10] = value
+    preparation = prepared()
+    np.testing.assert_allclose(preparation.prepare(raw), np.log(2), rtol=1e-6)
+    assert preparation.counts[kind or "not_positive_values"] == 1
+
+
+def test_bad_values_at_the_edge_take_the_nearest_good_one():
+    raw = np.full(SHAPE, 550.0, np.float32)
+    raw[0, :3] = np.nan
+    raw[2, -2:] = np.nan
+    np.testing.assert_allclose(prepared().prepare(raw), np.log(2), rtol=1e-6)
+
+
+def test_bad_values_between_different_neighbours_lie_on_the_line_between_them():
+    raw = np.full(SHAPE, 1000.0, np.float32)
+    raw[1, 30:] = 100 + 900 * np.exp(-1.0)
+    raw[1, 27:30] = np.nan
+    np.testing.assert_allclose(prepared().prepare(raw)[1, 26:31], [0, 0.25, 0.5, 0.75, 1.0], atol=1e-5)
+
+
+def test_saturated_counts_are_replaced_and_counted():
+    raw = np.full(SHAPE, 550, np.uint16)
+    raw[2, 5:8] = 65535
+    preparation = prepared(np.uint16)
+    np.testing.assert_allclose(preparation.prepare(raw), np.log(2), rtol=1e-6)
+    assert preparation.counts["saturated_values"] == 3
+
+
+def test_detector_may_saturate_below_its_largest_number():
+    raw = np.full(SHAPE, 550, np.uint16)
+    raw[2, 5] = 4095
+    preparation = prepared(np.uint16, saturation=4095)
+    np.testing.assert_allclose(preparation.prepare(raw), np.log(2), rtol=1e-6)
+    assert preparation.counts["saturated_values"] == 1
+
+
+def test_dead_column_is_filled_from_its_neighbours_and_counted_once_per_pixel():
+    preparation = Preparation(*SHAPE)
+    flat = np.full(SHAPE, 1000.0)
+    flat[:, 20] = 100
+    preparation.add_reference("dark", np.full(SHAPE, 100.0))
+    preparation.add_reference("flat", flat)
+    raw = np.full(SHAPE, 550.0)
+    raw[:, 20] = 100
+    for _ in range(2):
+        np.testing.assert_allclose(preparation.prepare(raw), np.log(2), rtol=1e-6)
+    assert preparation.counts["dead_pixels"] == SHAPE[0]
+    assert preparation.counts["not_positive_values"] == 0
+
+
+def test_wide_shadow_stays_dark():
+    raw = np.full(SHAPE, 1000.0, np.float32)
+    raw[1, 20:50] = 100
+    result = prepared().prepare(raw)
+    assert result[1, 20:50].min() > 10
+    assert np.isfinite(result).all()
+
+
+def test_row_without_light_is_not_measured_and_counted():
+    raw = np.full(SHAPE, 550.0, np.float32)
+    raw[1] = 100 + np.where(np.arange(SHAPE[1]) % 2, 0.5, -0.5)
+    preparation = prepared()
+    result = preparation.prepare(raw)
+    assert np.isnan(result[1]).all()
+    np.testing.assert_allclose(result[[0, 2]], np.log(2), rtol=1e-6)
+    assert preparation.counts["dark_rows"] == 1
+    assert preparation.counts["dark_projections"] == 0
+
+
+def test_projection_without_light_is_counted():
+    preparation = prepared()
+    assert np.isnan(preparation.prepare(np.full(SHAPE, 100.0, np.float32))).all()
+    assert preparation.counts["dark_projections"] == 1
+
+
+def test_what_is_done_to_a_row_does_not_depend_on_the_rows_beside_it():
+    rng = np.random.default_rng(2)
+    raw = rng.uniform(50, 900, SHAPE).astype(np.float32)
+    raw[0] = 100
+    raw[1, ::7] = np.nan
+    together = prepared().prepare(raw)
+    for row in range(SHAPE[0]):
+        alone = Preparation(1, SHAPE[1])
+        alone.add_reference("dark", np.full((1, SHAPE[1]), 100.0))
+        alone.add_reference("flat", np.full((1, SHAPE[1]), 1000.0))
+        np.testing.assert_array_equal(alone.prepare(raw[row : row + 1])[0], together[row])
+
+
+def test_flats_that_are_nowhere_bright_are_said_so():
+    preparation = prepared(flat=100.0)
+    assert np.isnan(preparation.prepare(np.full(SHAPE, 550.0, np.float32))).all()
+    assert "swapped" in preparation.warnings[0]
+
+
+def test_missing_darks_mean_zero_and_are_said_so():
+    preparation = Preparation(*SHAPE)
+    preparation.add_reference("flat", np.full(SHAPE, 1000.0))
+    np.testing.assert_allclose(preparation.prepare(np.full(SHAPE, 500.0)), np.log(2), rtol=1e-6)
+    assert "no dark" in preparation.warnings[0]
+
+
+def test_missing_flats_are_an_error_that_says_what_is_missing():
+    preparation = Preparation(*SHAPE, name="9123")
+    assert not preparation.ready
+    with pytest.raises(DataError, match=r"run 9123: .*no flat field"):
+        preparation.prepare(np.full(SHAPE, 500.0))
+
+
+def test_normalised_data_need_no_flats():
+    np.testing.assert_allclose(
+        Preparation(*SHAPE, values="transmission").prepare(np.full(SHAPE, 0.5)), np.log(2), rtol=1e-6
+    )
+    raw = np.full(SHAPE, -0.25)
+    raw[0, 3] = np.nan
+    np.testing.assert_array_equal(Preparation(*SHAPE, values="line-integrals").prepare(raw), np.float32(-0.25))
+
+
+def test_late_flat_changes_nothing_and_is_counted():
+    preparation = prepared()
+    raw = np.full(SHAPE, 550.0, np.float32)
+    before = preparation.prepare(raw)
+    preparation.add_reference("flat", np.full(SHAPE, 9.0))
+    np.testing.assert_array_equal(preparation.prepare(raw), before)
+    assert preparation.counts["late_flats_darks"] == 1
+
+
+def test_frame_is_left_as_it_was():
+    raw = np.full(SHAPE, 550.0, np.float32)
+    raw[1, 1] = np.nan
+    copy = raw.copy()
+    prepared().prepare(raw)
+    np.testing.assert_array_equal(raw, copy)
+
+
+@pytest.mark.parametrize("kind", ["flat", "projection"])
+def test_frame_of_another_shape_is_refused(kind):
+    preparation = prepared()
+    take = preparation.prepare if kind == "projection" else partial(preparation.add_reference, "flat")
+    with pytest.raises(DataError, match=rf"got a {kind} of shape \(2, 2\), expected \(3, 64\)"):
+        take(np.ones((2, 2)))
+
+
+def test_unknown_pixel_values_are_refused():
+    with pytest.raises(DataError, match="counts, transmission, line-integrals"):
+        Preparation(*SHAPE, values="volts")
+
+
+def test_angular_weights_do_not_depend_on_the_order():
+    angles = np.deg2rad([0.0, 10.0, 20.0, 90.0, 170.0])
+    order = [3, 0, 4, 2, 1]
+    np.testing.assert_allclose(angular_weights(angles)[order], angular_weights(angles[order]))
+    assert angular_weights(angles).sum() == pytest.approx(1)
+
+
+def moving_sample(num: int, columns: int):
+    """Line integrals of a disc that moves, in an interleaved order, and the angles."""
+    angles = np.deg2rad(np.array([*range(0, 180, 12), *range(6, 180, 12)], float))[:num]
+    t = np.arange(columns) - columns / 2
+    clean = np.stack(
+        [
+            np.sqrt(np.maximum(0.4 - ((t - 0.2 * columns * np.cos(a)) / columns * 4) ** 2, 0))[None].repeat(2, 0)
+            for a in angles
+        ]
+    )
+    return clean.astype(np.float32), angles
+
+
+def test_stripes_go_and_the_sample_stays():
+    clean, angles = moving_sample(30, 128)
+    stripes = np.zeros((2, 128), np.float32)
+    stripes[0, 40], stripes[1, 77] = 0.2, -0.15
+    remover = StripeFilter(24)
+    result = np.stack([remover.apply(p + stripes, a) for p, a in zip(clean, angles, strict=True)])
+    before = np.abs(stripes).max()
+    assert np.abs(result[-1] - clean[-1])[stripes != 0].max() < 0.25 * before
+    assert np.sqrt(np.mean((result[-1] - clean[-1]) ** 2)) < 0.5 * np.sqrt(np.mean(stripes**2))
+
+
+def test_stripes_are_left_alone_while_angles_crowd_one_side():
+    clean, _ = moving_sample(30, 128)
+    remover = StripeFilter(24)
+    for projection, angle in zip(clean, np.deg2rad(np.arange(30.0)), strict=True):
+        np.testing.assert_array_equal(remover.apply(projection, angle), projection)
+
+
+def test_row_without_light_says_nothing_about_stripes():
+    clean, angles = moving_sample(30, 128)
+    remover = StripeFilter(24)
+    for number, (projection, angle) in enumerate(zip(clean, angles, strict=True)):
+        given = projection.copy()
+        if number == 20:
+            given[0] = np.nan
+        result = remover.apply(given, angle)
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(given))

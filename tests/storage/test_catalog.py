@@ -1,0 +1,240 @@
+"""A real embedded Tiled server: runs in, runs out, through Tiled and through databroker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import uuid
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.sim_devices import Exposure, FrameKind, sim_beamline
+from bluesky_streamrecon.storage import (
+    CatalogWriter,
+    ReconstructionRun,
+    databroker_client,
+    load_reconstruction,
+    load_run,
+    load_scores,
+    open_catalog,
+)
+
+BOUND = 20.0
+ANGLES = [0.0, 90.0, 45.0, 22.5]
+
+
+def tomogram(beamline, md=None):
+    """Two flats, two darks, and a projection per angle; each stream in a file of its own."""
+
+    def take(name, number):
+        @bpp.stage_decorator([beamline.detector])
+        def inner():
+            for _ in range(number):
+                yield from bps.trigger_and_read([beamline.detector], name=name)
+
+        yield from inner()
+
+    @bpp.run_decorator(md={"detectors": ["detector"], "motors": ["stage"], **(md or {})})
+    @bpp.stage_decorator([beamline.stage])
+    def plan():
+        yield from beamline.sample_out()
+        yield from take("flat", 2)
+        yield from beamline.beam_off()
+        yield from take("dark", 2)
+        yield from beamline.sample_in()
+        yield from bps.stage(beamline.detector, wait=True)
+        for angle in ANGLES:
+            yield from bps.mv(beamline.stage, angle)
+            yield from bps.trigger_and_read([beamline.detector, beamline.stage])
+        yield from bps.unstage(beamline.detector, wait=True)
+
+    yield from plan()
+
+
+@pytest.fixture(params=[False, True], ids=["files", "inline"])
+def beamline(request, storage):
+    return sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True, inline=request.param)
+
+
+def test_raw_run_is_read_back_as_a_scan(run_engine, storage, beamline):
+    run_engine.subscribe(storage.writer)
+    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+    scan = load_run(storage.catalog, uid)
+    np.testing.assert_array_equal(scan.angles_deg, ANGLES)
+    for frames, kind in (
+        (scan.projections, FrameKind.PROJECTION),
+        (scan.flats, FrameKind.FLAT),
+        (scan.darks, FrameKind.DARK),
+    ):
+        angles = ANGLES if kind is FrameKind.PROJECTION else [0.0, 0.0]
+        expected = np.stack([beamline.camera.frame(Exposure(kind, a, i)) for i, a in enumerate(angles)])
+        assert (frames.shape, frames.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_array_equal(frames[:], expected)
+        np.testing.assert_array_equal(frames[1], expected[1])
+        np.testing.assert_array_equal(frames[-1, 1:], expected[-1, 1:])
+        np.testing.assert_array_equal(frames[1:2, :, 5:9], expected[1:2, :, 5:9])
+        assert frames[2:2].shape == (0, 3, 48)
+    assert storage.writer.failed == {}
+
+
+def test_same_run_is_read_by_databroker(run_engine, storage, beamline):
+    run_engine.subscribe(storage.writer)
+    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+    header = storage.databroker[uid]
+    assert header.start["uid"] == uid
+    assert header.stop["exit_status"] == "success"
+    np.testing.assert_array_equal(header.table(fields=["stage"])["stage"], ANGLES)
+    frames = [np.squeeze(frame) for frame in header.data("detector")]
+    expected = [beamline.camera.frame(Exposure(FrameKind.PROJECTION, a, i)) for i, a in enumerate(ANGLES)]
+    np.testing.assert_array_equal(frames, expected)
+    assert {name for name, _ in header.documents()} >= {"start", "descriptor", "event", "stop"}
+    assert databroker_client(storage.uri)[uid].start["uid"] == uid
+    assert "v3" in repr(storage.catalog[uid])  # databroker has a client of its own, so ours is as it was
+
+
+def test_reconstruction_is_a_run_that_names_its_raw_run(run_engine, storage, beamline):
+    run_engine.subscribe(storage.writer)
+    recon_uid = str(uuid.uuid4())
+    (uid,) = run_engine(tomogram(beamline, {"streamrecon": {"recon_uid": recon_uid}})).run_start_uids
+    image = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32)
+    path = storage.detector_directory / f"recon_{recon_uid}.h5"
+    with h5py.File(path, "w") as file:
+        file["/exchange/data"] = image
+    scores = [{"image_number": 1, "score": None}, {"image_number": 2, "score": 0.75}]
+    run = ReconstructionRun(recon_uid=recon_uid, raw_run_uid=uid, file=path, shape=image.shape, scores=scores)
+    for name, doc in run.documents():
+        storage.writer(name, doc)
+    assert storage.writer.failed == {}
+    for name in (recon_uid, uid, recon_uid[:8]):
+        np.testing.assert_array_equal(load_reconstruction(storage.catalog, name), image)
+    client = storage.catalog[recon_uid]
+    assert client.metadata["start"]["raw_run_uid"] == uid
+    assert client["image"]["image"].shape == (3, 16, 16)
+    np.testing.assert_array_equal(client["image"]["image"][1], image[1])
+    np.testing.assert_array_equal(client["image"].read()["row"], [0, 1, 2])
+    np.testing.assert_array_equal(load_scores(storage.catalog, uid)["score"], [np.nan, 0.75])
+    np.testing.assert_array_equal(list(storage.databroker[recon_uid].data("image", stream_name="image")), image)
+
+
+def test_run_that_was_broken_off_is_read_as_far_as_it_went(run_engine, storage):
+    beamline = sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True)
+    run_engine.subscribe(storage.writer)
+    uids = []
+
+    def broken():
+        uids.append((yield from bps.open_run({"detectors": ["detector"], "motors": ["stage"]})))
+        yield from bps.stage(beamline.detector, wait=True)
+        for angle in ANGLES[:2]:
+            yield from bps.mv(beamline.stage, angle)
+            yield from bps.trigger_and_read([beamline.detector, beamline.stage])
+        raise RuntimeError("beam lost")
+
+    with pytest.raises(RuntimeError, match="beam lost"):
+        run_engine(broken())
+    scan = load_run(storage.catalog, uids[0])
+    assert scan.projections.shape == (2, 3, 48)
+    assert len(scan.flats) == 0
+    assert storage.catalog[uids[0]].metadata["stop"]["exit_status"] == "fail"
+
+
+def test_what_is_not_there_is_said(run_engine, storage):
+    with pytest.raises(StorageError, match="not in the catalogue"):
+        load_run(storage.catalog, str(uuid.uuid4()))
+    beamline = sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True)
+    run_engine.subscribe(storage.writer)
+    (uid,) = run_engine(bp.count([beamline.detector])).run_start_uids
+    with pytest.raises(StorageError, match="neither a reconstruction nor a run that names one"):
+        load_reconstruction(storage.catalog, uid)
+
+
+def test_server_that_is_not_there_is_said_without_the_key():
+    with pytest.raises(StorageError, match=r"Tiled at http://127\.0\.0\.1:9/api/v1: no catalogue") as caught:
+        open_catalog("http://127.0.0.1:9/api/v1?api_key=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_run_that_the_catalogue_refuses_is_kept_and_said(run_engine, documents, storage, tmp_path, caplog):
+    beamline = sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True, inline=True)
+    (uid,) = run_engine(bp.list_scan([beamline.detector], beamline.stage, [0, 1])).run_start_uids
+    catalog = open_catalog(storage.uri)
+    writer = CatalogWriter(catalog, backup_directory=tmp_path / "kept")
+    for _ in range(2):  # the second time, the catalogue has it already
+        for name, doc in documents:
+            writer(name, doc)
+    writer.close()
+    catalog.context.close()
+    assert list(writer.failed) == [uid]
+    assert f"run {uid} can not be stored" in caplog.text
+    kept = [json.loads(line) for line in (tmp_path / "kept" / f"{uid}.jsonl").read_text().splitlines()]
+    assert [entry["name"] for entry in kept] == ["start", "descriptor", "event", "event", "stop"]
+    np.testing.assert_array_equal(kept[2]["doc"]["data"]["detector"], documents[2][1]["data"]["detector"])
+
+
+def test_writer_waits_for_a_stop_only_so_long(storage, tmp_path, caplog):
+    going_on, entered = threading.Event(), threading.Event()
+
+    class Slow:
+        def include_data_sources(self):
+            return self
+
+        def create_container(self, **arguments):
+            entered.set()
+            assert going_on.wait(BOUND)
+            raise RuntimeError("too late")
+
+    writer = CatalogWriter(Slow(), backup_directory=tmp_path, wait=0.0)
+    run = ReconstructionRun(recon_uid=str(uuid.uuid4()), raw_run_uid="raw", file=tmp_path / "r.h5", shape=(1, 2, 2))
+    for name, doc in run.documents():
+        writer(name, doc)
+    assert "still trying" in caplog.text
+    assert entered.wait(BOUND)
+    going_on.set()
+    assert writer.flush(BOUND)
+    writer.close()
+    writer.close()
+    assert list(writer.failed) == [run.recon_uid]
+    with pytest.raises(StorageError, match="after it was closed"):
+        writer("start", {"uid": "x"})
+
+
+def test_catalogue_is_there_again_after_a_restart_and_closes_cleanly(tmp_path):
+    script = """
+import sys, threading
+from pathlib import Path
+from bluesky_streamrecon.storage import ReconstructionRun, open_storage
+step, directory = sys.argv[1], Path(sys.argv[2])
+with open_storage(directory=directory) as storage:
+    if step == "write":
+        run = ReconstructionRun(recon_uid="one-run", raw_run_uid="raw", file=directory / "r.h5", shape=(1, 2, 2))
+        for name, doc in run.documents():
+            storage.writer(name, doc)
+    print(list(storage.catalog))
+print([thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
+"""
+    for step in ("write", "read"):
+        command = [sys.executable, "-W", "error", "-c", script, step, str(tmp_path / "catalogue")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+        assert (done.stdout.splitlines(), done.stderr) == (["['one-run']", "[]"], "")
+
+
+def test_catalogue_in_use_by_another_process_is_said(storage):
+    script = """
+import sys
+from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage import open_storage
+try:
+    open_storage(directory=sys.argv[1]).close()
+except StorageError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(storage.directory)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert "is another process using this catalogue?" in done.stdout, done.stderr

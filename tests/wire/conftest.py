@@ -1,0 +1,154 @@
+"""Hypothesis profiles, and endpoints that are closed and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from bluesky_streamrecon.wire import (
+    BeamlineEndpoint,
+    ControllerEndpoint,
+    ItemLost,
+    ItemReceived,
+    LinkLost,
+    LinkRestored,
+    OpenRunSpec,
+    PreviewMoved,
+    PreviewSender,
+    RankEndpoint,
+    RunClosed,
+    RunOpened,
+)
+
+settings.register_profile("short", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+BOUND = 20.0
+E = TypeVar("E")
+
+
+class Collector:
+    """Takes the beamline's events, and waits for them."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, event: object) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def of(self, kind: type[E]) -> list[E]:
+        with self._changed:
+            return [event for event in self.events if isinstance(event, kind)]
+
+    def wait(self, kind: type[E], match: Callable[[E], bool] = lambda _: True, count: int = 1) -> E:
+        """Give the `count`-th event of this kind that matches, waiting for it at most BOUND seconds."""
+
+        def found() -> list[E]:
+            return [event for event in self.events if isinstance(event, kind) and match(event)]
+
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(found()) >= count, BOUND), (kind.__name__, self.events)
+            return found()[count - 1]
+
+
+class Wires:
+    """Makes endpoints, and closes what the test left open."""
+
+    def __init__(self, directory: Path) -> None:
+        self.seen = Collector()
+        self._directory = directory
+        self._open: list[Any] = []
+
+    def beamline(self, **options: Any) -> BeamlineEndpoint:
+        options = {"heartbeat_seconds": 0.1, "peer_timeout": 5.0, "spill_directory": self._directory, **options}
+        return self._keep(BeamlineEndpoint(on_event=self.seen, **options))
+
+    def rank(self, beamline: BeamlineEndpoint, rank: int = 0, size: int = 1, **options: Any) -> RankEndpoint:
+        options = {"job_id": beamline.job_id, **options}
+        return self._keep(RankEndpoint(beamline.address, rank=rank, size=size, **options))
+
+    def controller(self, beamline: BeamlineEndpoint, **options: Any) -> ControllerEndpoint:
+        return self._keep(ControllerEndpoint(beamline.address, job_id=beamline.job_id, **options))
+
+    def previews(self, beamline: BeamlineEndpoint, rank: int = 0, **options: Any) -> PreviewSender:
+        return self._keep(PreviewSender(job_id=beamline.job_id, rank=rank, **options))
+
+    @staticmethod
+    def frame(index: int, shape: tuple[int, int] = (6, 8), dtype: str = "<u2") -> np.ndarray:
+        """Make a frame that shows its number and its rows."""
+        rows, columns = np.indices(shape)
+        return (100 * index + 10 * rows + columns % 10).astype(dtype)
+
+    @staticmethod
+    def take(endpoint: Any, kind: Any, skip: tuple[type, ...] = (LinkRestored, PreviewMoved)) -> Any:
+        """Give the next event, which must be of this kind; pass over those to be skipped."""
+        limit = time.monotonic() + BOUND
+        while True:
+            event = endpoint.next(max(0.0, limit - time.monotonic()))
+            assert event is not None, f"waited {BOUND} s for {kind}"
+            if isinstance(event, kind):
+                return event
+            assert isinstance(event, skip), f"got {event}, expected {kind}"
+
+    def follow(self, rank: RankEndpoint, skip: tuple[type, ...] = ()) -> list[int]:
+        """Be a job: apply every item of the next run, report it done, and give the items' numbers."""
+        run = self.take(rank, RunOpened, (LinkRestored, PreviewMoved, *skip)).run
+        seen: list[int] = []
+        while True:
+            event = self.take(rank, (ItemReceived, ItemLost, RunClosed), (LinkLost, LinkRestored, PreviewMoved, *skip))
+            if isinstance(event, RunClosed):
+                rank.done(image_number=len(seen))
+                return seen
+            if isinstance(event, ItemReceived):
+                first, stop = run.rows
+                number = event.item.index if event.item.kind == "projection" else 0
+                np.testing.assert_array_equal(event.pixels, self.frame(number, run.detector_shape)[first:stop])
+                seen.append(event.item.seq)
+            rank.applied(event.item.seq)
+
+    def _keep(self, endpoint: Any) -> Any:
+        self._open.append(endpoint)
+        return endpoint
+
+    def close(self) -> None:
+        for endpoint in reversed(self._open):
+            endpoint.close(0.0)
+
+
+@pytest.fixture
+def wires(tmp_path: Path) -> Iterator[Wires]:
+    """Give a maker of endpoints, and fail the test that leaves a thread of theirs running."""
+    made = Wires(tmp_path)
+    yield made
+    made.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("streamrecon-")]
+    assert not left, f"still running after the test: {left}"
+
+
+@pytest.fixture
+def spec() -> Callable[..., OpenRunSpec]:
+    """Give a maker of runs with small frames."""
+
+    def make(run_uid: str = "run-1", **options: Any) -> OpenRunSpec:
+        options = {
+            "recon_uid": f"recon-of-{run_uid}",
+            "planned": 10,
+            "detector_shape": (6, 8),
+            "dtype": "<u2",
+            **options,
+        }
+        return OpenRunSpec(run_uid=run_uid, **options)
+
+    return make

@@ -1,0 +1,212 @@
+"""Frames are checked before they are believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.wire import messages as m
+from bluesky_streamrecon.wire.codec import (
+    MAXIMUM_HEADER_BYTES,
+    PREAMBLE,
+    UnknownVersionError,
+    decode_down,
+    decode_preview_down,
+    decode_preview_up,
+    decode_up,
+    encode,
+)
+
+HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
+OPEN = m.OpenRun(
+    run_uid="run",
+    recon_uid="recon",
+    planned=180,
+    detector_shape=(4, 8),
+    dtype="<u2",
+    block=RowBlock(0, 2, 0, 0, 1),
+    recon=ReconSettings(window=None, options={"delta": 0.1}),
+    steering=SteeringSettings(),
+    preview_rows=(0, 3),
+    metadata={"sample": "tooth"},
+)
+ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
+PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+
+UP = [
+    HELLO,
+    m.Ack(run_uid="run", applied=1, received=2, credit=3),
+    m.Heartbeat(time=1.5),
+    m.Status(run_uid="run", rank=0, state="busy"),
+    m.Report(number=1, body=m.Score(run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0})),
+    m.Report(number=2, body=m.Finalize(run_uid="run", reason="good")),
+    m.Report(number=3, body=m.RunDone(run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1})),
+    m.Problem(fault="local", where="here", text="broken"),
+]
+DOWN = [
+    m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0),
+    m.Noted(number=3),
+    OPEN,
+    m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
+    m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),
+    m.AbandonRun(run_uid="run"),
+    m.PreviewAt(address=None),
+    m.Heartbeat(),
+    m.Shutdown(reason="bye"),
+    m.Problem(fault="remote", where="there", text="yours"),
+]
+
+
+@pytest.mark.parametrize("message", UP, ids=lambda m: type(m).__name__)
+def test_messages_up_come_back_as_they_were(message: msgspec.Struct) -> None:
+    assert decode_up([encode(message)]) == message
+
+
+@pytest.mark.parametrize("message", DOWN, ids=lambda m: type(m).__name__)
+def test_messages_down_come_back_as_they_were(message: msgspec.Struct) -> None:
+    assert decode_down([encode(message)]) == (message, None)
+
+
+def test_preview_messages_come_back_as_they_were() -> None:
+    hello = m.PreviewHello(job_id="job", instance="i", rank=0, run_uid="run", first=3)
+    assert decode_preview_up([encode(hello)]) == (hello, None)
+    welcome = m.PreviewWelcome(
+        job_id="job", run_uid="run", rank=0, last_applied=1, last_received=2, credit=5, heartbeat_seconds=1.0
+    )
+    assert decode_preview_down([encode(welcome)]) == welcome
+
+
+@pytest.mark.parametrize("dtype", m.PIXEL_TYPES)
+def test_pixels_are_a_read_only_view_of_what_came(dtype: str) -> None:
+    pixels = np.arange(16).reshape(2, 8).astype(dtype)
+    raw = pixels.tobytes()
+    message, got = decode_down([encode(msgspec.structs.replace(ITEM, dtype=dtype)), raw])
+    assert got is not None
+    assert (message.dtype, got.dtype.str) == (dtype, np.dtype(dtype).str)
+    np.testing.assert_array_equal(got, pixels)
+    assert np.shares_memory(got, np.frombuffer(raw, np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        got[0, 0] = 1
+
+
+def test_preview_pixels_have_rows_and_a_square() -> None:
+    pixels = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
+    message, got = decode_preview_up([encode(PREVIEW), pixels.tobytes()])
+    assert message == PREVIEW
+    np.testing.assert_array_equal(got, pixels)
+
+
+def test_other_version_is_refused_naming_both() -> None:
+    frame = bytearray(encode(HELLO))
+    frame[3] = 9
+    with pytest.raises(UnknownVersionError, match="got 9, expected 1") as caught:
+        decode_up([frame])
+    assert caught.value.version == 9
+
+
+def test_version_inside_hello_counts_as_well() -> None:
+    with pytest.raises(UnknownVersionError):
+        decode_up([encode(msgspec.structs.replace(HELLO, version=2))])
+
+
+def bare(**fields: Any) -> bytes:
+    return PREAMBLE + msgspec.msgpack.encode(fields)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b""],
+        [b"SR"],
+        [PREAMBLE],
+        [b"GET / HTTP/1.1\r\n"],
+        [encode(HELLO), b"more"],
+        [encode(OPEN)],
+        [encode(HELLO)[:-1]],
+        [PREAMBLE + b"\x91" * 5000],
+        [PREAMBLE + b"\xdd\xff\xff\xff\xff"],
+        [PREAMBLE + b"\xdb\xff\xff\xff\xff"],
+        [PREAMBLE + bytes(MAXIMUM_HEADER_BYTES)],
+        [bare(type="unheard-of")],
+        [bare(type="hello", job_id="job", role="admin", instance="i")],
+        [bare(type="hello", job_id="", role="rank", instance="i")],
+        [bare(type="hello", job_id="job", role="rank", instance="i", rank=2, size=2)],
+        [bare(type="hello", job_id="job", role="rank", instance="i", rank=-1)],
+        [bare(type="hello", job_id="j" * 1000, role="rank", instance="i")],
+        [bare(type="ack", run_uid="run", applied=-1, received=0, credit=0)],
+        [bare(type="ack", run_uid="run", applied=2**63, received=0, credit=0)],
+    ],
+    ids=lambda frames: repr(frames)[:40],
+)
+def test_what_is_not_a_message_up_raises_only_the_protocols_error(frames: list[bytes]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_up(frames)
+
+
+@pytest.mark.parametrize(
+    ("change", "payload", "told"),
+    [
+        ({}, None, "no pixels"),
+        ({}, b"", "got 0 bytes, expected 32"),
+        ({}, bytes(31), "got 31 bytes"),
+        ({}, bytes(33), "got 33 bytes"),
+        ({"shape": (65536, 65536), "rows": (0, 65536), "dtype": "<f8"}, bytes(8), "at most"),
+        ({"shape": (3, 8)}, bytes(48), "for rows"),
+        ({"rows": (2, 0)}, bytes(32), "for rows"),
+        ({"dtype": "|O"}, bytes(128), "dtype"),
+        ({"dtype": ">u2"}, bytes(32), "dtype"),
+        ({"shape": (0, 8), "rows": (1, 1)}, b"", "shape"),
+        ({"angle": float("nan")}, bytes(32), "angle"),
+        ({"angle": float("inf")}, bytes(32), "angle"),
+        ({"seq": 0}, bytes(32), "seq"),
+        ({"index": 0}, bytes(32), "index"),
+        ({"kind": "ghost"}, bytes(32), "kind"),
+    ],
+)
+def test_item_that_does_not_add_up_is_refused(change: dict[str, Any], payload: bytes | None, told: str) -> None:
+    frames = [encode(msgspec.structs.replace(ITEM, **change))] + ([] if payload is None else [payload])
+    with pytest.raises(RemoteProtocolError, match=told):
+        decode_down(frames)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": RowBlock(0, 5, 0, 0, 1)},
+        {"block": RowBlock(2, 2, 0, 0, 1)},
+        {"block": RowBlock(-1, 2, 0, 0, 1)},
+        {"block": RowBlock(0, 2, 0, 1, 1)},
+        {"preview_rows": (4,)},
+        {"detector_shape": (0, 8)},
+        {"detector_shape": (4, 100_000)},
+        {"dtype": "<c8"},
+    ],
+)
+def test_run_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_down([encode(msgspec.structs.replace(OPEN, **change))])
+
+
+def test_settings_that_can_not_work_are_refused_on_decoding() -> None:
+    fields = msgspec.to_builtins(OPEN)
+    fields["recon"]["window"] = -3
+    with pytest.raises(RemoteProtocolError, match="window"):
+        decode_down([bare(**fields)])
+
+
+@pytest.mark.parametrize("change", [{"rows": ()}, {"rows": (1,)}, {"size": 5}, {"size": 0}, {"size": 65536}])
+def test_preview_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_preview_up([encode(msgspec.structs.replace(PREVIEW, **change)), bytes(128)])
+
+
+def test_header_that_nobody_would_take_is_not_made() -> None:
+    with pytest.raises(LocalProtocolError, match="header has"):
+        encode(msgspec.structs.replace(OPEN, metadata={str(n): "x" * 4096 for n in range(100)}))

@@ -1,0 +1,423 @@
+"""Whatever the network does, each rank applies each item exactly once and in order.
+
+Both ends of the protocol stand in memory here, with a network between them that does what it is told.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.wire import OpenRunSpec
+from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.hub import Hub, Outgoing
+from bluesky_streamrecon.wire.members import LinkState, Member
+from bluesky_streamrecon.wire.messages import Hello, RunDone, Score
+from bluesky_streamrecon.wire.run import Entry, Run
+
+ROWS, COLUMNS = 4, 3
+WINDOW = 3
+CREDIT = 4
+
+
+def pixels_of(seq: int) -> np.ndarray:
+    return np.full((ROWS, COLUMNS), seq, dtype="<u2")
+
+
+class Shelf:
+    """Frames that are always there."""
+
+    spilled = 0
+
+    def get(self, seq: int) -> np.ndarray:
+        return pixels_of(seq)
+
+    def prefetch(self, seq: int) -> None:
+        """There already."""
+
+
+@dataclass
+class Channel:
+    """One direction of one link: messages on their way."""
+
+    flying: deque[list[bytes]] = field(default_factory=deque)
+
+    def put(self, frames: list[bytes]) -> None:
+        self.flying.append(frames)
+
+    def take(self, which: int) -> list[bytes] | None:
+        if not self.flying:
+            return None
+        which %= len(self.flying)
+        frames = self.flying[which]
+        del self.flying[which]
+        return frames
+
+
+class Party:
+    """One peer with its user, who applies what comes and reports the run as done."""
+
+    def __init__(self, world: World, role: str, rank: int, size: int) -> None:
+        self.world, self.role, self.rank, self.size = world, role, rank, size
+        self.life = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin a new life as a new process."""
+        self.life += 1
+        hello = Hello(
+            job_id="job",
+            role=self.role,
+            instance=f"{self.role}-{self.rank}-{self.life}",
+            rank=self.rank,
+            size=self.size,
+        )
+        self.member = Member(hello, credit=CREDIT, greeting_seconds=3.0, resend_seconds=2.0)
+        self.member._credit = CREDIT
+        self.link = b""
+        self.up, self.down = Channel(), Channel()
+        self.waiting: deque[Any] = deque()
+        self.applied: list[int] = []
+        self.opened = self.closed = self.reported = False
+        self.scores = 0
+
+    def cut(self) -> None:
+        """The connection breaks; what is on its way is lost, and neither side is told."""
+        self.up, self.down = Channel(), Channel()
+        self.link = b""
+
+    def turn(self) -> None:
+        """Do what an endpoint's thread does."""
+        now, member = self.world.now, self.member
+        member.tick(now)
+        if member.reconnect:
+            self.cut()
+            self.world.links += 1
+            self.link = b"link-%d" % self.world.links
+            member.connected(now)
+        member.flush(now)
+        while member.outbox:
+            frames = [encode(member.outbox.popleft())]
+            if self.link:
+                self.up.put(frames)
+        while member.events:
+            self.take(member.events.popleft())
+
+    def take(self, event: Any) -> None:
+        """Check what the endpoint promises its user."""
+        assert not isinstance(event, ev.Refused), event
+        if isinstance(event, ev.RunOpened):
+            assert not self.opened, "a run is opened once in the life of a process"
+            self.opened = True
+        elif isinstance(event, ev.ItemReceived):
+            self.waiting.append(event)
+            assert len(self.waiting) <= self.member.receiver.credit
+            first, stop = event.item.rows
+            assert np.array_equal(event.pixels, pixels_of(event.item.seq)[first:stop])
+        elif isinstance(event, ev.RunClosed):
+            assert not self.closed
+            self.closed = True
+
+    def work(self, most: int) -> None:
+        """The user applies some of what is waiting, and reports the run once it is through."""
+        for _ in range(min(most, len(self.waiting))):
+            item = self.waiting.popleft().item
+            assert item.seq == len(self.applied) + 1, "exactly once and in order"
+            self.applied.append(item.seq)
+            self.member.applied("run", item.seq)
+        if self.role == "controller" and self.opened and not self.closed:
+            self.scores += 1
+            self.member.report(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
+        if self.closed and not self.waiting and not self.reported and self.role == "rank":
+            self.reported = True
+            self.member.done(RunDone(run_uid="run", rank=self.rank, applied=0, image_number=len(self.applied)))
+
+
+class World:
+    """A beamline, some ranks, and a clock that only moves when told."""
+
+    def __init__(self, ranks: int, *, controller: bool = False) -> None:
+        self.now = 100.0
+        self.links = 0
+        self.hub = Hub(
+            job_id="job",
+            session="session",
+            heartbeat_seconds=1.0,
+            peer_timeout=5.0,
+            resend_seconds=2.0,
+            window_items=WINDOW,
+            window_bytes=2 * ROWS * COLUMNS * 2,
+        )
+        self.parties = [Party(self, "rank", rank, ranks) for rank in range(ranks)]
+        if controller:
+            self.parties.append(Party(self, "controller", 0, 1))
+        self.events: list[Any] = []
+        spec = OpenRunSpec(
+            run_uid="run",
+            recon_uid="recon",
+            planned=9,
+            detector_shape=(ROWS, COLUMNS),
+            dtype="<u2",
+            recon=ReconSettings(window=2),
+        )
+        self.run = Run(spec, Shelf())
+
+    @property
+    def ranks(self) -> list[Party]:
+        return [party for party in self.parties if party.role == "rank"]
+
+    def open(self) -> None:
+        if self.hub.run is None:
+            self.hub.open_run(self.run, self.now)
+
+    def append(self) -> None:
+        if self.hub.run is not None and self.run.close is None:
+            self.run.append(Entry("projection", len(self.run.log) + 1, 0.1))
+
+    def close(self) -> None:
+        if self.hub.run is not None and self.run.close is None:
+            self.run.finish_log("success", "")
+
+    def turn(self) -> None:
+        """Let everyone do what is due."""
+        for party in self.parties:
+            party.turn()
+        self.hub.tick(self.now)
+        self.drain()
+        self.hub.pump(self.send, self.now, budget=8)
+        self.drain()
+        self.events += self.hub.events
+        self.hub.events.clear()
+
+    def drain(self) -> None:
+        while self.hub.outbox:
+            self.send(self.hub.outbox.popleft())
+
+    def send(self, outgoing: Outgoing) -> bool:
+        frames = [encode(outgoing.message)]
+        if outgoing.pixels is not None:
+            frames.append(outgoing.pixels.tobytes())
+        for party in self.parties:
+            if party.link == outgoing.link:
+                party.down.put(frames)
+        return True
+
+    def deliver(self, party: Party, *, up: bool, which: int = 0, copies: int = 1) -> None:
+        """Bring one message of a channel (0: the oldest) to its end, or lose it (no copies)."""
+        frames = (party.up if up else party.down).take(which)
+        if frames is None:
+            return
+        for _ in range(copies):
+            if up and party.link:
+                self.hub.receive(party.link, frames, self.now)
+            elif not up:
+                party.member.receive(frames, self.now)
+
+    def round(self) -> None:
+        """Everyone acts, and all that is on its way arrives."""
+        self.turn()
+        for party in self.parties:
+            for up in (True, False):
+                for _ in range(len((party.up if up else party.down).flying)):
+                    self.deliver(party, up=up)
+            party.turn()
+
+    def storm(self, seed: int) -> None:
+        """Everyone acts; of what is on its way, some is lost, some comes twice, some late and out of order."""
+        fate = random.Random(seed)
+        self.turn()
+        for party in self.parties:
+            for up in (True, False):
+                late = 0
+                for _ in range(len((party.up if up else party.down).flying)):
+                    copies = fate.choice((1, 1, 1, 1, 1, 1, 0, 2, -1))
+                    if copies < 0:
+                        late += 1
+                    else:
+                        self.deliver(party, up=up, which=late, copies=copies)
+            party.turn()
+
+    def heal(self, rounds: int = 400) -> None:
+        """Let the network work again until everything is done."""
+        self.open()
+        self.close()
+        for _ in range(rounds):
+            self.round()
+            for party in self.parties:
+                party.work(99)
+            self.now += 0.5
+            if self.done:
+                return
+        raise AssertionError(f"not done after {rounds} rounds: {self.hub.ledger()}, {self.parties[0].member.state}")
+
+    @property
+    def done(self) -> bool:
+        reported = all(party.reported or party.role != "rank" for party in self.parties)
+        settled = all(party.member.unsettled == 0 and party.closed for party in self.parties)
+        linked = all(party.member.state is LinkState.LINKED for party in self.parties)
+        return self.run.finished and reported and settled and linked
+
+
+FAULTS = (
+    "append append turn storm storm storm storm storm storm flow flow deliver lose lose repeat reorder reorder "
+    "work work cut restart relink wait wait long-wait open"
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(FAULTS.split()), st.integers(0, 7), st.integers(0, 2**16)), min_size=20, max_size=120
+)
+
+
+def do(world: World, what: str, who: int, number: int) -> None:
+    party = world.parties[who % len(world.parties)]
+    few = number % 6
+    up = bool(who & 4)
+    if what in ("lose", "repeat", "reorder"):
+        world.turn()  # so that there is something on its way
+    if what == "append":
+        for _ in range(few + 1):
+            world.append()
+    elif what == "open":
+        world.open()
+    elif what == "turn":
+        world.turn()
+    elif what == "storm":
+        world.storm(number)
+        party.work(number % 4)
+        world.now += 0.3
+    elif what == "flow":
+        for _ in range(number % 4):
+            world.round()
+    elif what == "deliver":
+        for _ in range(few + 1):
+            world.deliver(party, up=up)
+    elif what == "lose":
+        world.deliver(party, up=up, which=few, copies=0)
+    elif what == "repeat":
+        world.deliver(party, up=up, which=0, copies=2)
+    elif what == "reorder":
+        world.deliver(party, up=up, which=few)
+    elif what == "work":
+        party.turn()
+        party.work(few)
+    elif what == "cut":
+        party.cut()
+    elif what == "relink":
+        if party.member.state.value != "refused":
+            party.member.reconnect = True
+    elif what == "restart":
+        party.cut()
+        party.start()
+    elif what == "wait":
+        world.now += 0.3 * (few + 1)
+    elif what == "long-wait":
+        world.now += 3.0 * (few + 1)
+
+
+@given(steps=STEPS, ranks=st.integers(1, 2), early=st.booleans())
+def test_each_rank_applies_each_item_exactly_once_in_order(
+    steps: list[tuple[str, int, int]], ranks: int, early: bool
+) -> None:
+    world = World(ranks)
+    if early:
+        world.open()
+    for step in steps:
+        do(world, *step)
+        for ledger in world.hub.ledger().values():
+            assert ledger.applied <= ledger.acknowledged <= ledger.sent <= ledger.items
+    world.heal()
+    items = len(world.run.log)
+    ledgers = world.hub.ledger().values()
+    for what in ("resent", "duplicate", "gaps", "restarts", "reconnects"):
+        event(f"{what}: {'some' if any(getattr(ledger, what) for ledger in ledgers) else 'none'}")
+    event(f"items: {min(items, 10) // 5 * 5} or more")
+    for party in world.ranks:
+        assert party.applied == list(range(1, items + 1))
+    assert len([e for e in world.events if isinstance(e, ev.RunFinished)]) == 1
+    for ledger in world.hub.ledger().values():
+        assert ledger.balanced, ledger.explain()
+        assert ledger.items == items
+        assert ledger.done
+
+
+@given(steps=STEPS)
+def test_controller_learns_the_end_and_each_score_arrives_once(steps: list[tuple[str, int, int]]) -> None:
+    world = World(1, controller=True)
+    world.open()
+    for step in steps:
+        do(world, *step)
+    world.heal()
+    controller = world.parties[1]
+    assert controller.closed
+    scores = [e.score.image_number for e in world.events if isinstance(e, ev.ScoreReceived)]
+    assert scores == sorted(set(scores))
+    first = 1000 * controller.life + 1
+    assert [n for n in scores if n >= first] == list(range(first, first + controller.scores))
+    assert world.ranks[0].applied == list(range(1, len(world.run.log) + 1))
+
+
+@given(appends=st.integers(0, 30), ranks=st.integers(1, 3))
+def test_quiet_network_resends_nothing(appends: int, ranks: int) -> None:
+    world = World(ranks)
+    world.open()
+    for _ in range(appends):
+        world.append()
+    world.heal()
+    for ledger in world.hub.ledger().values():
+        assert (ledger.resent, ledger.duplicate, ledger.gaps, ledger.restarts, ledger.reconnects) == (0, 0, 0, 0, 0)
+        assert ledger.balanced
+
+
+def test_job_that_starts_after_the_scan_gets_everything() -> None:
+    world = World(2)
+    world.open()
+    for _ in range(10):
+        world.append()
+    world.close()
+    world.heal()
+    assert [party.applied for party in world.ranks] == [list(range(1, 11))] * 2
+
+
+def test_rank_that_restarts_in_the_middle_begins_with_the_first_item() -> None:
+    world = World(1)
+    world.open()
+    for _ in range(6):
+        world.append()
+    party = world.ranks[0]
+    while len(party.applied) < 4:
+        world.turn()
+        for up in (True, False):
+            world.deliver(party, up=up)
+        party.turn()
+        party.work(1)
+    party.cut()
+    party.start()
+    world.heal()
+    assert party.applied == [1, 2, 3, 4, 5, 6]
+    ledger = world.hub.ledger()[0]
+    assert (ledger.restarts, ledger.balanced) == (1, True)
+    assert ledger.resent >= 4
+
+
+def test_no_more_than_the_window_is_on_its_way() -> None:
+    world = World(1)
+    world.open()
+    for _ in range(20):
+        world.append()
+    party = world.ranks[0]
+    for _ in range(12):
+        world.turn()
+        for _ in range(len(party.up.flying)):
+            world.deliver(party, up=True)
+        while len(party.down.flying) and len(party.down.flying[0]) == 1:
+            world.deliver(party, up=False)
+        party.turn()
+    pixels = [frames for frames in party.down.flying if len(frames) == 2]
+    assert 1 <= len(pixels) <= WINDOW

@@ -1,0 +1,159 @@
+"""Random and mutated frames raise only the protocol's own error, and the cores survive them.
+
+``WIRE_FUZZ=1000000 pytest tests/wire/test_fuzz.py --timeout 0`` is the long way.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.wire import messages as m
+from bluesky_streamrecon.wire.codec import (
+    PREAMBLE,
+    decode_down,
+    decode_preview_down,
+    decode_preview_up,
+    decode_up,
+    encode,
+)
+from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.members import Member
+from bluesky_streamrecon.wire.previews import PreviewIn
+
+ROUNDS = int(os.environ.get("WIRE_FUZZ", "4000"))
+
+OPEN = m.OpenRun(
+    run_uid="run",
+    recon_uid="recon",
+    planned=9,
+    detector_shape=(4, 8),
+    dtype="<u2",
+    block=RowBlock(0, 4, 0, 0, 1),
+    recon=ReconSettings(),
+    steering=SteeringSettings(),
+)
+ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4), dtype="<u2", shape=(4, 8))
+PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
+WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
+PREVIEW_HELLO = m.PreviewHello(job_id="job", instance="i", rank=0, run_uid="run")
+
+SEEDS: list[list[bytes]] = [
+    [encode(HELLO)],
+    [encode(m.Ack(run_uid="run", applied=1, received=2, credit=3))],
+    [encode(m.Report(number=1, body=m.Score(run_uid="run", image_number=1, projections=2, metrics={"a": 1.0})))],
+    [encode(m.Report(number=1, body=m.RunDone(run_uid="run", rank=0, applied=2, image_number=2)))],
+    [encode(WELCOME)],
+    [encode(OPEN)],
+    [encode(ITEM), bytes(64)],
+    [encode(m.CloseRun(run_uid="run", seq=2, projections=0, flats=1, darks=0, exit_status="success"))],
+    [encode(PREVIEW_HELLO)],
+    [encode(PREVIEW), bytes(128)],
+    [encode(m.PreviewAck(run_uid="run", rank=0, applied=0, received=0, credit=3))],
+]
+
+
+def mutated(fate: random.Random) -> list[bytes]:
+    """Make frames that are random, or almost right."""
+    kind = fate.randrange(4)
+    if kind == 0:
+        return [fate.randbytes(fate.randrange(64)) for _ in range(fate.randrange(4))]
+    if kind == 1:
+        return [PREAMBLE + fate.randbytes(fate.randrange(200)), *([bytes(64)] if fate.random() < 0.3 else [])]
+    frames = [bytearray(frame) for frame in fate.choice(SEEDS)]
+    for _ in range(fate.randrange(1, 4)):
+        frame = frames[0] if fate.random() < 0.8 else fate.choice(frames)
+        where = fate.randrange(max(1, len(frame)))
+        what = fate.randrange(5)
+        if what == 0 and frame:
+            frame[where] = fate.randrange(256)
+        elif what == 1:
+            del frame[where:]
+        elif what == 2:
+            frame[where:where] = fate.randbytes(fate.randrange(8))
+        elif what == 3 and frame:
+            frame[where] ^= 1 << fate.randrange(8)
+        else:
+            frames.append(bytearray(fate.randbytes(fate.randrange(70))))
+    return [bytes(frame) for frame in frames]
+
+
+@pytest.mark.parametrize("decode", [decode_up, decode_down, decode_preview_up, decode_preview_down])
+def test_decoders_raise_only_the_protocols_error(decode: Callable[[list[bytes]], Any]) -> None:
+    fate = random.Random(decode.__name__)
+    good = 0
+    for _ in range(ROUNDS):
+        frames = mutated(fate)
+        try:
+            decode(frames)
+            good += 1
+        except RemoteProtocolError:
+            pass
+    assert good < ROUNDS
+
+
+def test_hub_survives_and_does_not_grow() -> None:
+    hub = Hub(job_id="job", session="s")
+    fate = random.Random(1)
+    for number in range(ROUNDS):
+        hub.receive(b"link-%d" % (number % 50), mutated(fate), float(number) / 1000)
+        hub.outbox.clear()
+        hub.events.clear()
+    assert hub.garbage.count > 0
+    assert len(hub.peers()) <= 4
+
+
+def test_member_survives_garbage_and_still_takes_the_next_item() -> None:
+    member = Member(HELLO)
+    member.connected(0.0)
+    member.receive([encode(WELCOME)], 0.0)
+    member.receive([encode(OPEN)], 0.0)
+    fate = random.Random(2)
+    for _ in range(ROUNDS):
+        member.receive([b"\x00" + frame for frame in mutated(fate)], 0.0)
+    member.events.clear()
+    member.receive([encode(ITEM), np.zeros((4, 8), "<u2").tobytes()], 0.0)
+    assert [type(event).__name__ for event in member.events] == ["ItemReceived"]
+    assert member.garbage.count == ROUNDS
+
+
+def test_member_survives_a_beamline_that_talks_nonsense() -> None:
+    fate = random.Random(3)
+    member = Member(HELLO)
+    for number in range(ROUNDS):
+        if number % 500 == 0:
+            member = Member(HELLO)
+            member.connected(0.0)
+            member.receive([encode(WELCOME)], 0.0)
+        member.receive(mutated(fate), 0.0)
+        if member.state.value != "refused":
+            member.tick(0.0)
+            member.reconnect = False
+        member.outbox.clear()
+        member.events.clear()
+
+
+def test_preview_side_survives_and_does_not_grow() -> None:
+    into = PreviewIn(job_id="job", credit=4)
+    fate = random.Random(4)
+    for number in range(ROUNDS):
+        into.receive(b"link-%d" % (number % 50), mutated(fate), 0.0)
+        into.outbox.clear()
+        into.events.clear()
+    assert into.garbage.count > 0
+
+
+def test_unknown_fields_of_a_later_version_are_passed_over() -> None:
+    fields = msgspec.to_builtins(m.Ack(run_uid="run", applied=1, received=2, credit=3)) | {"colour": "blue"}
+    message = decode_up([PREAMBLE + msgspec.msgpack.encode(fields)])
+    assert message == m.Ack(run_uid="run", applied=1, received=2, credit=3)
