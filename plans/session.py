@@ -26,7 +26,7 @@ from bluesky_streamrecon.beamline import (
 )
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 
-__all__ = ["Compose", "StreamSession"]
+__all__ = ["Compose", "StreamSession", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class StreamSession:
         group = msg.args[0] if msg.args else msg.kwargs.get("group")
         response = yield msg
         if response is None and self.shielded:
-            yield from self._settle(self._triggered.get(group, []))
+            yield from settle(self._triggered.get(group, []))
             response = True
         self._triggered.pop(group, None)
         return response
@@ -182,20 +182,9 @@ class StreamSession:
     def _on_unstage(self, msg: Msg) -> Steps:
         """Let an exposure that was begun come to its end, where a plan is ended in the middle of it."""
         for statuses in self._triggered.values():
-            yield from self._settle(statuses, EXPOSURE_SECONDS)
+            yield from settle(statuses, EXPOSURE_SECONDS)
         self._triggered.clear()
         return (yield msg)
-
-    @staticmethod
-    def _settle(statuses: list[Any], timeout: float | None = None) -> Steps:
-        """Wait until exposures are over, however often the plan is paused meanwhile."""
-        for status in statuses:
-            while not status.done:
-                try:
-                    yield Msg("wait_for", None, [_settled(status)], timeout=timeout)
-                except WaitForTimeoutError:
-                    logger.warning("an exposure in flight did not end within %s s: %r", timeout, status)
-                    break
 
     def _on_create(self, msg: Msg) -> Steps:
         self._bundle = msg.kwargs.get("name") or (msg.args[0] if msg.args else "")
@@ -244,9 +233,10 @@ class StreamSession:
         exit_status = "success" if self.reached else msg.kwargs.get("exit_status") or "success"
         reason = self.reached.reason if self.reached else msg.kwargs.get("reason")
         job = self.job
+        streamed = job.publisher.end(exit_status, reason or "")
         if exit_status == "success":
             yield from self.release()
-            if job.publisher.end(exit_status, reason or ""):
+            if streamed:
                 yield from self._until(job.finished)
             yield from self._steering_events()
             reason = self._reason(reason)
@@ -309,9 +299,24 @@ class StreamSession:
         run = self.job.progress
         if run is None or run.best is None:
             return "no image was scored"
-        if run.finalize is not None:
-            return run.finalize.reason
-        return f"best score {run.best:.3f}, threshold {run.spec.steering.threshold:g} not reached"
+        threshold = f"threshold {run.spec.steering.threshold:g}"
+        enough = next((verdict for verdict in run.verdicts if verdict.verdict == "enough"), None)
+        if enough is None:
+            missed = "not reached" if run.best < run.spec.steering.threshold else "not all conditions of the policy met"
+            return f"best score {run.best:.3f}, {threshold} {missed}"
+        when = "advisory only" if run.spec.steering.advisory else "known too late to end the scan"
+        return f"quality reached, {when}: {enough.text}"
+
+
+def settle(statuses: list[Any], timeout: float | None = None) -> Steps:
+    """Wait until statuses are done, however often the plan is paused meanwhile; for each at most `timeout` seconds."""
+    for status in statuses:
+        while not status.done:
+            try:
+                yield Msg("wait_for", None, [_settled(status)], timeout=timeout)
+            except WaitForTimeoutError:
+                logger.warning("not done within %s s, left to itself: %r", timeout, status)
+                break
 
 
 def _settled(status: Any) -> Callable[[], Awaitable[None]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import QualityReached, ReconJob, SuspendMode
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.plans.session import Compose, Steps, StreamSession
+from bluesky_streamrecon.plans.session import Compose, Steps, StreamSession, settle
 
 __all__ = ["streaming_wrapper"]
 
@@ -84,7 +83,7 @@ def streaming_wrapper(
 
     def body() -> Steps:
         job.prepare_run(session.recon, session.steering, "")
-        yield from bps.stage(job)
+        yield from _staged(job)
         tokens.append((yield Msg("subscribe", None, job.publisher, "all")))
         yield Msg("install_suspender", None, session.suspender)
         try:
@@ -100,6 +99,16 @@ def streaming_wrapper(
         yield Msg("remove_suspender", None, session.suspender)
         for token in tokens:
             yield Msg("unsubscribe", None, token=token)
-        yield from bps.unstage(job)
+        status = yield Msg("unstage", job)
+        yield from settle([status])
 
     return (yield from bpp.finalize_wrapper(body(), cleanup))
+
+
+def _staged(job: ReconJob) -> Steps:
+    """Stage the job and wait for it, paused or not; give its own error in place of the RunEngine's."""
+    status = yield Msg("stage", job)
+    try:
+        yield from settle([status])
+    except FailedStatus as failed:
+        raise status.exception() or failed from None

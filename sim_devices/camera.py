@@ -178,7 +178,8 @@ class SimulatedCamera:
         """Take one frame; see `Camera.frame`."""
         kinds = list(FrameKind)
         micro_degrees = round(exposure.angle * 1e6) % 2**62
-        rng = np.random.default_rng([self.seed, 1, kinds.index(exposure.kind), micro_degrees, exposure.index])
+        key = [self.seed, 1, kinds.index(exposure.kind), micro_degrees, exposure.index]
+        rng = np.random.Generator(np.random.SFC64(key))
         counts = self._offset.copy()
         if exposure.kind is not FrameKind.DARK:
             photons = self.noise.counts * exposure.beam * self._flat
@@ -191,7 +192,7 @@ class SimulatedCamera:
                 photons = rng.poisson(photons).astype(np.float64)
             counts += photons * (FLAT_LEVEL / self.noise.counts)
         if self.noise.readout:
-            counts += rng.normal(0.0, self.noise.readout, self._shape)
+            counts += self.noise.readout * rng.standard_normal(self._shape, dtype=np.float32)
         counts[self.hot_pixels] = 0.98 * FULL_SCALE
         return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
 

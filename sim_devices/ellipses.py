@@ -102,14 +102,16 @@ class Ellipses:
         last = np.clip(np.floor(centre + half_width + 0.5), -1, columns - 1).astype(np.intp)
         width = np.maximum(last - first + 1, 0)
 
-        # One flat list of (ellipse, column) pairs: only the columns in an ellipse's shadow are computed.
-        owner = np.repeat(np.arange(width.size), width)
-        column = np.arange(owner.size) - np.repeat(np.cumsum(width) - width - first, width)
-        left = (column - centre[owner] - 0.5) / half_width[owner]
-        step = 1.0 / half_width[owner]
-        chords = _circle_area(np.clip(left + step, -1, 1)) - _circle_area(np.clip(left, -1, 1))
-        values = chords * (2.0 * self.density * self.a * self.b)[owner]
-        flat = np.bincount(self.row[owner] * columns + column, weights=values, minlength=self.rows * columns)
+        # One flat list of pixel edges, ellipse after ellipse: only the columns in an ellipse's shadow are computed.
+        edges = width + 1
+        owner = np.repeat(np.arange(width.size), edges)
+        begin = np.cumsum(edges) - edges
+        column = np.arange(owner.size) - (begin - first)[owner]
+        area = _circle_area(np.clip((column - 0.5 - centre[owner]) / half_width[owner], -1.0, 1.0))
+        values = np.diff(area, append=0.0) * (2.0 * self.density * self.a * self.b)[owner]
+        values[begin + width] = 0.0  # an ellipse's last edge begins no pixel
+        pixels = self.rows * columns
+        flat = np.bincount(self.row[owner] * columns + column, weights=values, minlength=pixels + 1)[:pixels]
         return flat.reshape(self.rows, columns).astype(np.float32)
 
     def image(self, size: int, *, oversample: int = 4) -> NDArray[np.float32]:

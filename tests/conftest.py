@@ -109,6 +109,8 @@ class Script:
         self.launched: list[int] = []
         self.stopped = 0
         self.endpoints = 0
+        self.result: str | None = None
+        self.before_finalize: Callable[[int], None] = lambda projections: None
         self.on_frame: Callable[[int], None] = lambda projections: None
 
 
@@ -238,6 +240,7 @@ class PretendEndpoint:
                 )
             )
         )
+        script.before_finalize(index)
         target = script.finalize_uid or uid
         if enough and target == uid:  # the wire tells of no other run's
             text = f"MS-SSIM {score:.3f} >= {threshold:g} at {index} of {self._spec.planned} projections"
@@ -256,7 +259,7 @@ class PretendEndpoint:
             return
         images = max((index for kind, index, _, _ in self._script.frames if kind == "projection"), default=0)
         done = tuple(
-            RunDone(run_uid=self._spec.run_uid, rank=rank, applied=self._applied, image_number=images, axis=7.5)
+            RunDone(run_uid=self._spec.run_uid, rank=rank, applied=self._applied, image_number=images, axis=7.5, result=self._script.result)
             for rank in (0, 1)
         )
         self._on_event(RunFinished(self._spec.run_uid, done))

@@ -170,6 +170,7 @@ class ReconJob(StandardReadable):
         self._wanted_ranks = ranks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: JobLink | None = None
+        self._last_link: JobLink | None = None
         self._run: RunProgress | None = None
         self._ready = asyncio.Event()
         self._over = asyncio.Event()
@@ -229,9 +230,9 @@ class ReconJob(StandardReadable):
 
     def close(self) -> None:
         """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again."""
-        link, self._link = self._link, None
+        link, self._link = self._link or self._last_link, None
         if link is not None:
-            link.close()
+            link.close()  # waits for the one who is closing it already
 
     # ---------------------------------------------------------------------------------------- the run
 
@@ -455,7 +456,8 @@ class ReconJob(StandardReadable):
         self._ready = asyncio.Event()
         self._ranks_ready, self._controller_ready, self._failure = 0, False, None
         try:
-            link = self._link = await asyncio.to_thread(JobLink, self._make_endpoint, self._launcher, self._post)
+            link = await asyncio.to_thread(JobLink, self._make_endpoint, self._launcher, self._post)
+            self._link = self._last_link = link
             await asyncio.to_thread(link.launch, self._wanted_ranks)
             if link.local or self.wait_for_job:
                 try:

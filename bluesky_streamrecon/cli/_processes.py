@@ -25,6 +25,12 @@ def job(
     address: Address,
     job_id: JobId,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per rank; default: its cores.")] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Directory for checkpoints, from which a restarted job goes on.")
+    ] = None,
+    link_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds without the beamline after which the job gives up.")
+    ] = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
     lifeline: Lifeline = False,
@@ -36,7 +42,15 @@ def job(
     from bluesky_streamrecon.recon.job import run_job
 
     raise typer.Exit(
-        run_job(address, job_id, security=_client_security(key, server_key), threads=threads, lifeline=lifeline)
+        run_job(
+            address,
+            job_id,
+            security=_client_security(key, server_key),
+            threads=threads,
+            lifeline=lifeline,
+            link_limit=link_limit,
+            checkpoints=checkpoints,
+        )
     )
 
 
@@ -61,7 +75,7 @@ def keygen(
     directory: Annotated[Path, typer.Option(help="Where the two files go.")] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Make a pair of CURVE keys: NAME.key (public) and NAME.key_secret (private, mode 0600).
+    """Make a pair of CURVE keys: NAME.public and NAME.secret (mode 0600).
 
     Existing files are never overwritten.
 
@@ -85,4 +99,4 @@ def _client_security(key: Path | None, server_key: Path | None) -> ClientSecurit
         raise ConfigError("--key and --server-key: got one of them, expected both or none")
     from bluesky_streamrecon.wire import ClientSecurity
 
-    return ClientSecurity(key, server_key)
+    return ClientSecurity.from_files(key, server_key)

@@ -113,6 +113,7 @@ def run_demo(
         If the reconstruction job can not be started.
     """
     from bluesky import RunEngine
+    from bluesky.run_engine import RunEngineResult
 
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.ordering import listed, make_order
@@ -157,6 +158,7 @@ def run_demo(
         )
     job.close()
     record = job.last_run
+    assert isinstance(result, RunEngineResult)  # noqa: S101 - as asked for with call_returns_result
     if record is None or not result.run_start_uids:
         raise JobError(f"demo: the plan ended as {result.exit_status!r} without a run: {result.reason}")
     picture = out / "demo.png"

@@ -82,7 +82,7 @@ def axis_checkpoint(projections: int, planned: int) -> bool:
 
     Examples
     --------
-    >>> [n for n in range(200) if axis_checkpoint(n, 180)]
+    >>> [n for n in range(181) if axis_checkpoint(n, 180)]
     [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 180]
     >>> [n for n in range(20) if axis_checkpoint(n, 20)]
     [10, 16]

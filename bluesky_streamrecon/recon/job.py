@@ -339,8 +339,6 @@ class _Job:
             checkpoints=self._checkpoints,
             resume=saved if saved is not None and saved.run_uid == run.run_uid else None,
         )
-        if self._run.failure is None:
-            self._endpoint.status("waiting for projections")
 
     def _begin_previews(self, run: OpenRun) -> None:
         """Keep only as many previews for a late controller as memory allows."""

@@ -26,7 +26,7 @@ from bluesky_streamrecon.recon.axis import AxisEstimate
 from bluesky_streamrecon.recon.axis_search import AxisSearch
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator, Group
-from bluesky_streamrecon.recon.engine import Engine
+from bluesky_streamrecon.recon.engine import Engine, warm_up
 from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import PreviewSink, RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
@@ -123,10 +123,26 @@ class RankRun:
                 self._acknowledged = resume.seq
             elif run.recon.axis is None:
                 self._search = AxisSearch(run, communicator)
+            self._compile()
         except StreamReconError as error:
             self.fail(str(error))
 
     # ------------------------------------------------------------------------------- this rank's own business
+
+    def _compile(self) -> None:
+        """Have the kernels ready before projections come: from disk in a second, or compiled in some more."""
+        run = self.run
+        self._link.status("compiling kernels", text="or loading them from disk, if this was done before")
+        seconds = warm_up(
+            self._geometry(None),
+            self._block.rows,
+            algorithm=run.recon.algorithm,
+            options=run.recon.options,
+            threads=self._threads,
+            shared=self._block.members > 1,
+        )
+        log.info("run %s: kernels are ready after %.1f s", run.run_uid, seconds)
+        self._link.status("waiting for projections")
 
     @property
     def prepared(self) -> int:
@@ -222,8 +238,6 @@ class RankRun:
             self._remember(pixels)
             self._angles.append(view.angle)
         self._coalesced += take > settings.step
-        if self._engine.image_number == 0:
-            self._link.status("compiling kernels", projections=0, lag=self._lag())
         self._engine.update(settings.iterations)
         seconds = self._clock() - began
         self._show(final=closed and self.applied == agreed)

@@ -6,12 +6,17 @@ Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
+import socket
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage.writer import CatalogWriter
@@ -20,9 +25,19 @@ __all__ = ["EmbeddedTiled", "Storage", "data_directory", "databroker_client", "o
 
 CONTAINER = "raw"
 
+# Tiled keeps the key of a server in a place that all servers of a process share, so they share the key as well.
+_API_KEY = secrets.token_hex(32)
+
+
+class CatalogInUseError(StorageError):
+    """Another process serves this catalogue."""
+
 
 class EmbeddedTiled:
     """A Tiled server in a thread of this process, on loopback, behind a key of its own.
+
+    One process at a time serves a catalogue: its database is not made for two. The address, with the key, stands in the
+    file ``server`` for the same user's other processes.
 
     Parameters
     ----------
@@ -36,7 +51,7 @@ class EmbeddedTiled:
     Raises
     ------
     StorageError
-        If the server does not start, for instance because another process has this catalogue open.
+        If the server does not start, or another process serves this catalogue.
     """
 
     def __init__(self, directory: str | Path, *, readable: Sequence[str | Path] = (), port: int = 0) -> None:
@@ -51,18 +66,37 @@ class EmbeddedTiled:
         try:
             for folder in (self.directory, *folders):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._server: Any = SimpleTiledServer(self.directory, readable_storage=folders, port=port)
+            self._lock = (self.directory / "server").open("a")
+        except OSError as error:
+            raise StorageError(f"catalogue {self.directory}: can not be made ({error})") from error
+        try:
+            self._take_lock()
+            self._server: Any = SimpleTiledServer(self.directory, api_key=_API_KEY, readable_storage=folders, port=port)
+        except StorageError:
+            self._lock.close()
+            raise
         except Exception as error:
-            raise StorageError(
-                f"Tiled server for {self.directory}: did not start ({error}); is another process using this catalogue?"
-            ) from error
+            self._lock.close()
+            raise StorageError(f"Tiled server for {self.directory}: did not start ({error})") from error
         self.uri: str = self._server.uri
+        self._lock.write(self.uri)
+        self._lock.flush()
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CatalogInUseError(f"catalogue {self.directory}: another process serves it") from error
+        self._lock.truncate(0)
+        (self.directory / "server").chmod(0o600)
 
     def close(self) -> None:
         """Stop the server; closing twice does nothing."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
+            self._lock.truncate(0)
+            self._lock.close()
 
     def __enter__(self) -> EmbeddedTiled:
         return self
@@ -143,6 +177,8 @@ def open_storage(
 ) -> Storage:
     """Open a catalogue: that of a Tiled server somewhere, or one in a directory, served by this process.
 
+    If another process of this user serves the directory's catalogue already, that one is used; it has to live on.
+
     Parameters
     ----------
     uri : str, optional
@@ -175,7 +211,13 @@ def open_storage(
     frames = folder / "detector"
     if uri is not None:
         return Storage(uri, folder, frames)
-    server = EmbeddedTiled(folder, readable=[frames, *readable])
+    try:
+        server = EmbeddedTiled(folder, readable=[frames, *readable])
+    except CatalogInUseError as error:
+        address = (folder / "server").read_text().strip()
+        if not address:
+            raise StorageError(f"{error}, and is not ready yet; try again in a few seconds") from error
+        return Storage(address, folder, frames)
     try:
         return Storage(server.uri, folder, frames, server=server)
     except BaseException:
@@ -212,16 +254,25 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
     from tiled.client import from_uri
     from tiled.structures.core import Spec
+    from tiled.utils import OneShotCachedMap
 
     where = uri.split("?", maxsplit=1)[0]
+    _check_listening(where)
+    root: Any = None
     try:
         root = from_uri(uri)
         if container not in root:
             root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-        catalog = root[container]
+        # Its own table of clients, because databroker writes into the one it finds, which is otherwise everyone's.
+        known = root.structure_clients
+        own = OneShotCachedMap({name: lambda name=name: known[name] for name in known})
+        catalog = root.new_variation(structure_clients=own)[container]
     except Exception as error:
+        if root is not None:
+            root.context.close()
         raise StorageError(f"Tiled at {where}: no catalogue ({error}); is the server up, and the key right?") from error
     if not isinstance(catalog, CatalogOfBlueskyRuns):
+        catalog.context.close()
         raise StorageError(
             f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
         )
@@ -240,3 +291,16 @@ def databroker_client(uri: str, *, container: str = CONTAINER) -> Any:
     from databroker import Broker
 
     return Broker(open_catalog(uri, container=container))
+
+
+def _check_listening(uri: str) -> None:
+    """Find out at once that a server is down; Tiled's client would try for most of a minute."""
+    parts = urlsplit(uri)
+    if parts.hostname is None:
+        raise StorageError(f"Tiled at {uri}: expected an address such as http://host:8000/api/v1?api_key=…")
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
+    except OSError as error:
+        raise StorageError(f"Tiled at {uri}: no catalogue ({error}); is the server up?") from error

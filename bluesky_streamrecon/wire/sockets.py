@@ -93,6 +93,7 @@ class Transport:
         self._ear.setblocking(False)
         self._bell.setblocking(False)
         self._poller.register(self._ear, zmq.POLLIN)
+        self._rung = False
 
     # ------------------------------------------------------------------ sockets
 
@@ -215,6 +216,7 @@ class Transport:
     def poll(self, timeout_s: float) -> set[str]:
         """Wait for messages or `wake`, and give the names of the sockets that have something."""
         ready = {id(key): None for key, _ in self._poller.poll(max(0, int(timeout_s * 1000)))}
+        self._rung = False
         if not ready:
             return set()
         with contextlib.suppress(BlockingIOError):
@@ -228,7 +230,13 @@ class Transport:
         return {name for name, there in self._sockets.items() if id(there) in ready}
 
     def wake(self) -> None:
-        """End the present or the next `poll` at once; may be called from any thread, also after `close`."""
+        """End the present or the next `poll` at once; may be called from any thread, also after `close`.
+
+        What the caller wants seen after that `poll` it must have put in place before.
+        """
+        if self._rung:
+            return
+        self._rung = True
         with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is asleep
             self._bell.send(b"!")
 

@@ -99,7 +99,8 @@ class FrameStore:
         self._bytes = shape[0] * shape[1] * dtype.itemsize
         self._slots: dict[int, _Slot] = {}
         self._held: OrderedDict[int, None] = OrderedDict()  # numbers with a frame in memory, oldest use first
-        self._tasks: deque[int] = deque()
+        self._loads: deque[int] = deque()
+        self._spills: deque[int] = deque()
         self._ready = threading.Condition()
         self._closed = False
         self._file: IO[bytes] | None = None
@@ -146,7 +147,7 @@ class FrameStore:
         """Ask for a frame that will be wanted soon, if there is room for it."""
         with self._ready:
             slot = self._slots.get(seq)
-            room = self.memory + (len(self._tasks) + 1) * self._bytes <= self._limit
+            room = self.memory + (len(self._loads) + 1) * self._bytes <= self._limit
             if room and slot is not None and slot.frame is None and slot.gone is None:
                 self._request(seq, slot)
 
@@ -168,7 +169,8 @@ class FrameStore:
             self._closed = True
             self._slots.clear()
             self._held.clear()
-            self._tasks.clear()
+            self._loads.clear()
+            self._spills.clear()
             self._ready.notify_all()
 
     def join(self, timeout: float) -> None:
@@ -184,7 +186,7 @@ class FrameStore:
         if not slot.busy:
             slot.busy = True
             slot.wanted = True
-            self._tasks.append(seq)
+            self._loads.append(seq)
             self._ready.notify_all()
 
     def _shrink(self) -> None:
@@ -196,22 +198,22 @@ class FrameStore:
         surplus = self.memory - self._limit
         if surplus <= 0:
             return
-        wanted: list[int] = []
-        for seq in list(self._held):
-            slot = self._slots[seq]
+        readable = [seq for seq in self._held if self._slots[seq].readable]
+        idle = [seq for seq in readable if not self._slots[seq].wanted]
+        for seq in idle[: -(-surplus // self._bytes)]:
+            self._let_go(seq, self._slots[seq])
+            surplus -= self._bytes
+        for seq in self._held:
             if surplus <= 0:
-                break
+                return
+            slot = self._slots[seq]
             if not slot.readable:
                 if not slot.busy:
                     slot.busy = True
-                    self._tasks.append(seq)
-            elif slot.wanted:
-                wanted.append(seq)
-                continue
-            else:
-                self._let_go(seq, slot)
-            surplus -= self._bytes
-        self._ready.notify_all()
+                    self._spills.append(seq)
+                    self._ready.notify_all()
+                surplus -= self._bytes
+        wanted = [seq for seq in readable if self._slots[seq].wanted]
         for seq in wanted[:-WANTED_KEPT]:
             if surplus > 0:
                 self._let_go(seq, self._slots[seq])
@@ -227,10 +229,10 @@ class FrameStore:
         try:
             while True:
                 with self._ready:
-                    self._ready.wait_for(lambda: self._closed or self._tasks)
+                    self._ready.wait_for(lambda: self._closed or self._loads or self._spills)
                     if self._closed:
                         return
-                    seq = self._tasks.popleft()
+                    seq = (self._loads or self._spills).popleft()  # somebody waits for a load
                     slot = self._slots[seq]
                     frame, offset, source = slot.frame, slot.offset, slot.source
                 if frame is not None:

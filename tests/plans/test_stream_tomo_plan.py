@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import h5py
 import numpy as np
 import pytest
+from bluesky.utils import FailedStatus
 
-from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans import stream_tomo_plan
-from bluesky_streamrecon.sim_devices import sim_beamline
+from bluesky_streamrecon.beamline.frames import FileFrame
+from bluesky_streamrecon.errors import ConfigError, DataError, JobError
+from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline
+from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 
 
 @pytest.fixture
@@ -154,23 +157,172 @@ def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
     assert beamline.stage.angle == 0.0
 
 
-def test_job_is_stopped_and_shutter_closed_after_every_end(run_engine, tomo, script, beamline):
+def value_of(run_engine, signal):
+    return asyncio.run_coroutine_threadsafe(signal.get_value(), run_engine.loop).result(20)
+
+
+def test_job_is_stopped_and_shutter_closed_after_a_success(run_engine, tomo, script, beamline):
     run_engine(tomo())
     assert script.stopped == 1
-    states = []
-    beamline_state = beamline.shutter.state
-
-    def look():
-        states.append((yield from_signal(beamline_state)))
-
-    run_engine(look())
-    assert states == ["closed"]
+    assert value_of(run_engine, beamline.shutter.state) == "closed"
+    assert value_of(run_engine, beamline.table.position) == "in"
 
 
-def from_signal(signal):
-    from bluesky.utils import Msg
+def test_job_is_stopped_and_shutter_closed_after_a_failure(run_engine, documents, pretend_job, script, tmp_path):
+    beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True, faults=Faults(stalls_from=4))
+    plan = stream_tomo_plan(
+        beamline.detector,
+        beamline.stage,
+        num=12,
+        flats=2,
+        darks=2,
+        shutter=beamline.shutter,
+        sample_table=beamline.table,
+        job=pretend_job,
+        compose=None,
+    )
+    with pytest.raises(FailedStatus):
+        run_engine(plan)
+    (stop,) = of(documents, "stop")
+    assert stop["exit_status"] == "fail"
+    assert script.stopped == 1
+    assert value_of(run_engine, beamline.shutter.state) == "closed"
 
-    async def get():
-        return await signal.get_value()
 
-    return Msg("wait_for", None, [get])
+def test_quality_that_is_known_only_after_the_last_projection_is_told(run_engine, documents, tomo, script):
+    script.gate.clear()
+    script.score = lambda n: 0.97
+    done = script.closed
+
+    class Closed(list):
+        def append(self, item):
+            super().append(item)
+            script.gate.set()
+
+    script.closed = Closed(done)
+    run_engine(tomo(num=4, flats=0, darks=0))
+    (stop,) = of(documents, "stop")
+    assert stop["reason"].startswith("all 4 projections taken; quality reached, known too late to end the scan")
+
+
+def test_advisory_verdicts_never_end_the_scan(run_engine, documents, tomo, script):
+    script.score = lambda n: 0.97
+    run_engine(tomo(advisory=True))
+    (stop,) = of(documents, "stop")
+    assert stop["num_events"]["primary"] == 12
+    assert "advisory only" in stop["reason"]
+
+
+def test_threshold_of_one_takes_all_angles(run_engine, documents, tomo, script):
+    script.score = lambda n: 1.0
+    run_engine(tomo(threshold=1.0))
+    (stop,) = of(documents, "stop")
+    assert stop["num_events"]["primary"] == 12
+
+
+def test_score_above_threshold_at_the_first_comparison_ends_the_run_at_once(run_engine, documents, tomo, script):
+    script.score = lambda n: 0.99
+    run_engine(tomo())
+    (stop,) = of(documents, "stop")
+    assert "at 1 of 12 projections" in stop["reason"]
+    assert stop["num_events"]["primary"] < 12
+
+
+def test_finalize_for_another_run_does_nothing(run_engine, documents, tomo, script):
+    script.score = lambda n: 0.99
+    script.finalize_uid = "another"
+    run_engine(tomo())
+    assert of(documents, "stop")[0]["num_events"]["primary"] == 12
+
+
+def test_second_run_starts_without_the_first_ones_verdict(run_engine, documents, tomo, script):
+    script.score = lambda n: 0.99
+    run_engine(tomo())
+    script.score = lambda n: 0.5
+    run_engine(tomo())
+    first, second = of(documents, "stop")
+    assert first["num_events"]["primary"] < 12
+    assert second["num_events"]["primary"] == 12
+    assert script.stopped == 2
+
+
+def test_job_that_is_lost_leaves_a_complete_scan_and_a_precise_reason(
+    run_engine, documents, tomo, script, pretend_job, caplog
+):
+    script.lost_at = 5
+    result = run_engine(tomo())
+    (stop,) = of(documents, "stop")
+    assert (result.exit_status, stop["exit_status"]) == ("success", "success")
+    assert stop["num_events"]["primary"] == 12
+    assert "reconstruction job lost after" in stop["reason"]
+    assert "job of 2 ranks ended (killed by SIGKILL); log: /nowhere/job.log" in stop["reason"]
+    assert pretend_job.last_run.lost
+    assert any("reconstruction job lost" in record.message for record in caplog.records if record.levelname == "ERROR")
+    last = of(documents, "event", "primary")[-1]["data"]
+    assert last["job-state"] in ("lost", "running")
+    assert script.stopped == 1
+
+
+def test_ledger_that_does_not_add_up_is_told_in_the_stop_document(run_engine, documents, tomo, script, pretend_job):
+    script.dropped = {3}
+    run_engine(tomo())
+    (stop,) = of(documents, "stop")
+    assert "ledger of rank 0 not balanced" in stop["reason"]
+    assert stop["exit_status"] == "success"
+    assert not pretend_job.last_run.ledger_totals()["balanced"]
+
+
+def test_job_that_does_not_start_is_an_error_before_anything_moves(run_engine, documents, tomo, script, beamline):
+    script.refuse_start = True
+    with pytest.raises(JobError, match="no such program"):
+        run_engine(tomo())
+    assert documents == []
+    assert beamline.stage.angle == 0.0
+    script.refuse_start = False
+    assert run_engine(tomo()).exit_status == "success"
+
+
+def test_frames_that_can_not_be_read_are_told_and_the_scan_goes_on(
+    run_engine, documents, tomo, script, monkeypatch
+):
+    monkeypatch.setattr(FileFrame, "read", unreadable)
+    run_engine(tomo())
+    (stop,) = of(documents, "stop")
+    assert stop["num_events"]["primary"] == 12
+    assert "the disk is on fire" in stop["reason"]
+
+
+def unreadable(self):
+    raise DataError("the disk is on fire")
+
+
+def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, pretend_job):
+    from bluesky_streamrecon.plans.tomography import _over_recording
+
+    assert _over_recording("interleaved(2)", (0.0, 0.5, 1.0, 1.5)).angles == (0.0, 1.0, 0.5, 1.5)
+    with pytest.raises(ConfigError, match="not on a grid"):
+        _over_recording("golden", (0.0, 0.5, 1.0, 1.5))
+
+
+def test_beamline_and_job_in_use_are_taken_when_none_are_given(run_engine, documents, beamline, pretend_job, script):
+    use_beamline(beamline, pretend_job)
+    try:
+        run_engine(stream_tomo_plan(num=6, window=4, flats=1, darks=1, compose=None))
+    finally:
+        use_beamline(None)
+    assert len(of(documents, "event", "primary")) == 6
+    assert script.specs[0].output == str(beamline.directory / "reconstructions")
+
+
+def test_steering_ledger_and_reason_are_in_the_record(run_engine, documents, tomo, script, pretend_job):
+    script.score = lambda n: 0.953 if n >= 5 else None
+    run_engine(tomo())
+    record = pretend_job.last_run
+    (start,), (stop,) = of(documents, "start"), of(documents, "stop")
+    assert (record.run_uid, record.recon_uid) == (start["uid"], start["streamrecon"]["recon_uid"])
+    assert (record.exit_status, record.reason) == ("success", stop["reason"])
+    assert (record.planned, record.axis, record.ranks) == (12, 7.5, 2)
+    assert record.taken == stop["num_events"]["primary"] == record.used
+    assert record.score == pytest.approx(0.953)
+    assert record.ledger_totals()["balanced"]
+    assert record.seconds >= record.seconds_to_first_image > 0

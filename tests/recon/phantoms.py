@@ -52,11 +52,11 @@ def sinogram(ellipses, size, angles, columns, axis, oversampling=4):
     t = (fine - axis) / (size / 2)
     result = np.zeros((len(angles), len(t)))
     for value, a, b, x0, y0, tilt in ellipses:
-        for row, angle in zip(result, angles, strict=True):
+        for number, angle in enumerate(angles):
             turned = angle - np.deg2rad(tilt)
             width = (a * np.cos(turned)) ** 2 + (b * np.sin(turned)) ** 2
             offset = t - (x0 * np.cos(angle) + y0 * np.sin(angle))
-            row += 2 * value * a * b * np.sqrt(np.maximum(width - offset**2, 0)) / width
+            result[number] += 2 * value * a * b * np.sqrt(np.maximum(width - offset**2, 0)) / width
     return result.reshape(len(angles), columns, oversampling).mean(axis=2)
 
 

@@ -49,7 +49,7 @@ class ReferenceProjector:
             along, line, large, slope = y, x, sine, cosine / sine
         shift = (line - half) * slope
         whole = np.floor(shift)
-        w = np.clip((shift - whole - 0.5) / max(abs(slope), 1e-9) + 0.5, 0, 1)
+        w = np.clip((shift - whole - 0.5) / max(abs(slope), 0.5) + 0.5, 0, 1)
         cell = abs(large)
         taps = []
         for step, share in ((0, 1 - w), (1, w)):
@@ -176,7 +176,4 @@ def stream(geometry, projections, angles, *, algorithm="mlem", window=24, step=1
 
 def last(images):
     """Give the last of an iterator."""
-    image = None
-    for image in images:
-        pass
-    return image
+    return list(images)[-1]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-import subprocess
-import sys
 import threading
 import uuid
 
@@ -25,6 +24,7 @@ from bluesky_streamrecon.storage import (
     load_run,
     load_scores,
     open_catalog,
+    open_storage,
 )
 
 BOUND = 20.0
@@ -96,7 +96,9 @@ def test_same_run_is_read_by_databroker(run_engine, storage, beamline):
     expected = [beamline.camera.frame(Exposure(FrameKind.PROJECTION, a, i)) for i, a in enumerate(ANGLES)]
     np.testing.assert_array_equal(frames, expected)
     assert {name for name, _ in header.documents()} >= {"start", "descriptor", "event", "stop"}
-    assert databroker_client(storage.uri)[uid].start["uid"] == uid
+    other = databroker_client(storage.uri)
+    assert other[uid].start["uid"] == uid
+    other.v2.context.close()
     assert "v3" in repr(storage.catalog[uid])  # databroker has a client of its own, so ours is as it was
 
 
@@ -205,36 +207,32 @@ def test_writer_waits_for_a_stop_only_so_long(storage, tmp_path, caplog):
         writer("start", {"uid": "x"})
 
 
-def test_catalogue_is_there_again_after_a_restart_and_closes_cleanly(tmp_path):
-    script = """
-import sys, threading
-from pathlib import Path
-from bluesky_streamrecon.storage import ReconstructionRun, open_storage
-step, directory = sys.argv[1], Path(sys.argv[2])
-with open_storage(directory=directory) as storage:
-    if step == "write":
-        run = ReconstructionRun(recon_uid="one-run", raw_run_uid="raw", file=directory / "r.h5", shape=(1, 2, 2))
+def test_catalogue_is_there_again_after_a_restart_and_leaves_no_thread(tmp_path):
+    before = set(threading.enumerate())
+    run = ReconstructionRun(recon_uid="one-run", raw_run_uid="raw", file=tmp_path / "r.h5", shape=(1, 2, 2))
+    with open_storage(directory=tmp_path / "catalogue") as storage:
         for name, doc in run.documents():
             storage.writer(name, doc)
-    print(list(storage.catalog))
-print([thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
-"""
-    for step in ("write", "read"):
-        command = [sys.executable, "-W", "error", "-c", script, step, str(tmp_path / "catalogue")]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
-        assert (done.stdout.splitlines(), done.stderr) == (["['one-run']", "[]"], "")
+    assert (tmp_path / "catalogue" / "server").read_text() == ""
+    with open_storage(directory=tmp_path / "catalogue") as storage:
+        assert list(storage.catalog) == ["one-run"]
+        storage.close()
+    assert set(threading.enumerate()) == before
 
 
-def test_catalogue_in_use_by_another_process_is_said(storage):
-    script = """
-import sys
-from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.storage import open_storage
-try:
-    open_storage(directory=sys.argv[1]).close()
-except StorageError as error:
-    print(error)
-"""
-    command = [sys.executable, "-c", script, str(storage.directory)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
-    assert "is another process using this catalogue?" in done.stdout, done.stderr
+def test_catalogue_that_is_being_served_is_joined(run_engine, storage):
+    server_file = storage.directory / "server"
+    assert server_file.stat().st_mode & 0o077 == 0
+    with open_storage(directory=storage.directory) as joined:
+        assert joined.uri == storage.uri
+        beamline = sim_beamline(rows=3, columns=48, directory=joined.detector_directory, instant=True)
+        run_engine.subscribe(joined.writer)
+        (uid,) = run_engine(tomogram(beamline)).run_start_uids
+    assert load_run(storage.catalog, uid).projections.shape == (4, 3, 48)
+
+
+def test_catalogue_whose_server_is_starting_is_said(tmp_path):
+    with (tmp_path / "server").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="not ready yet"):
+            open_storage(directory=tmp_path)

@@ -338,8 +338,10 @@ def test_each_rank_applies_each_item_exactly_once_in_order(
     for what in ("resent", "duplicate", "gaps", "restarts", "reconnects"):
         event(f"{what}: {'some' if any(getattr(ledger, what) for ledger in ledgers) else 'none'}")
     event(f"items: {min(items, 10) // 5 * 5} or more")
+    assert world.hub.garbage.count == 0
     for party in world.ranks:
         assert party.applied == list(range(1, items + 1))
+        assert party.member.garbage.count == 0, "nobody accuses the other side of breaking the protocol"
     assert len([e for e in world.events if isinstance(e, ev.RunFinished)]) == 1
     for ledger in world.hub.ledger().values():
         assert ledger.balanced, ledger.explain()
@@ -404,6 +406,24 @@ def test_rank_that_restarts_in_the_middle_begins_with_the_first_item() -> None:
     ledger = world.hub.ledger()[0]
     assert (ledger.restarts, ledger.balanced) == (1, True)
     assert ledger.resent >= 4
+
+
+def test_no_more_than_the_credit_is_sent_to_a_user_who_does_nothing() -> None:
+    world = World(1)
+    world.open()
+    for _ in range(20):
+        world.append()
+    party = world.ranks[0]
+    for _ in range(50):
+        world.round()
+        world.now += 0.1
+    assert len(party.waiting) == CREDIT
+    assert world.hub.ledger()[0].sent == CREDIT
+    assert party.member.garbage.count == 0
+    party.work(2)
+    world.round()
+    world.round()
+    assert world.hub.ledger()[0].sent == CREDIT + 2
 
 
 def test_no_more_than_the_window_is_on_its_way() -> None:

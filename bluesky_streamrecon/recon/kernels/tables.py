@@ -21,6 +21,10 @@ __all__ = ["sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]
 
 Array = np.ndarray[Any, Any]
 
+_LEAST_SPREAD = 0.5
+"""Exact would be the slope itself. But where it is small, neighbouring lines would all be shifted by the same whole
+number of pixels, and what is seen at such angles would be off by up to half a pixel; so it is a quarter at most."""
+
 
 @kernel
 def shear_tables(
@@ -87,7 +91,7 @@ def shear_tables(
         else:
             large, small, line_step, pixel_step = sines[a], cosines[a], 1, stride
         slope = small / large
-        spread = max(abs(slope), 1e-9)
+        spread = max(abs(slope), _LEAST_SPREAD)
         for r in range(lines):
             p = (r - half) * slope
             k = math.floor(p)

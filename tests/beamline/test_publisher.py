@@ -1,0 +1,427 @@
+"""The publisher, fed with documents: what it pairs, what it ignores, and how it fails."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import h5py
+import numpy as np
+import pytest
+from event_model import compose_run
+
+from bluesky_streamrecon.beamline import Publisher, choose_preview_rows
+
+ROWS, COLUMNS = 3, 5
+
+
+class Kept:
+    """A sink that keeps everything."""
+
+    def __init__(self):
+        self.specs, self.items, self.closed = [], [], []
+        self.fails = None
+
+    def open_run(self, spec):
+        self.specs.append(spec)
+
+    def append(self, kind, index, angle, source):
+        if self.fails:
+            raise self.fails
+        self.items.append((kind, index, angle, source))
+        return len(self.items)
+
+    def close_run(self, exit_status="success", reason=""):
+        self.closed.append((exit_status, reason))
+
+    def frames(self):
+        return [np.asarray(s) if isinstance(s, np.ndarray) else s.read() for *_, s in self.items]
+
+
+class Run:
+    """Documents of a run as a detector with a file, or frames in events, would have them."""
+
+    def __init__(self, publisher, tmp_path=None, *, block=None, metadata=None, hints=True):
+        self.publisher = publisher
+        self.path = tmp_path / "frames.h5" if tmp_path else None
+        block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot"} if block is None else block
+        self.run = compose_run(metadata={"streamrecon": block, **(metadata or {})} if block else metadata)
+        self.hints = hints
+        self.streams = {}
+        publisher("start", self.run.start_doc)
+
+    @property
+    def uid(self):
+        return self.run.start_doc["uid"]
+
+    def describe(self, stream="primary", *, keys=None, angle=True, units="deg", shape=(1, ROWS, COLUMNS), dtype="<u2"):
+        image = {"source": "x", "dtype": "array", "shape": list(shape), "dtype_numpy": dtype}
+        if self.path:
+            image["external"] = "STREAM:"
+        data_keys = {"det": {**image, "object_name": "det"}}
+        if angle:
+            data_keys["rot"] = {"source": "y", "dtype": "number", "shape": [], "units": units, "object_name": "rot"}
+        data_keys |= keys or {}
+        objects = {}
+        for key, value in data_keys.items():
+            objects.setdefault(value["object_name"], []).append(key)
+        bundle = self.run.compose_descriptor(
+            name=stream, data_keys=data_keys, object_keys=objects, hints={"rot": {"fields": ["rot"]}} if self.hints else {}
+        )
+        self.streams[stream] = bundle
+        self.publisher("descriptor", bundle.descriptor_doc)
+        return bundle
+
+    def resource(self, stream="primary", data_key="det", **changes):
+        self.files = self.run.compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=f"file://localhost{self.path}",
+            data_key=data_key,
+            parameters={"dataset": "/d", "chunk_shape": [1, ROWS, COLUMNS]},
+        )
+        doc = {**self.files.stream_resource_doc, **changes}
+        self.publisher("stream_resource", doc)
+
+    def datum(self, index, seq, count=1, stream="primary"):
+        doc = self.files.compose_stream_datum(
+            indices={"start": index, "stop": index + count},
+            seq_nums={"start": seq, "stop": seq + count},
+            descriptor=self.streams[stream].descriptor_doc,
+        )
+        self.publisher("stream_datum", doc)
+
+    def event(self, seq, angle=None, stream="primary", **data):
+        values = {**({} if angle is None else {"rot": angle}), **data}
+        doc = {"descriptor": self.streams[stream].descriptor_doc["uid"], "seq_num": seq, "data": values}
+        self.publisher("event", doc)
+
+    def stop(self, exit_status="success", reason=""):
+        self.publisher("stop", {"run_start": self.uid, "exit_status": exit_status, "reason": reason, "uid": "s"})
+
+
+@pytest.fixture
+def sink():
+    return Kept()
+
+
+@pytest.fixture
+def problems():
+    return []
+
+
+@pytest.fixture
+def publisher(sink, problems):
+    return Publisher(sink, on_problem=problems.append)
+
+
+@pytest.fixture
+def written(tmp_path):
+    frames = np.arange(12 * ROWS * COLUMNS, dtype="<u2").reshape(12, ROWS, COLUMNS)
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["d"] = frames
+    return frames
+
+
+def test_frames_of_the_file_go_out_in_radians_and_order(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    for i, angle in enumerate((0.0, 90.0, 45.0)):
+        run.datum(i, i + 1)
+        run.event(i + 1, angle)
+    run.stop(reason="done")
+    assert [(kind, index, angle) for kind, index, angle, _ in sink.items] == [
+        ("projection", 1, 0.0),
+        ("projection", 2, math.pi / 2),
+        ("projection", 3, math.pi / 4),
+    ]
+    np.testing.assert_array_equal(sink.frames(), written[:3])
+    assert all(source.in_file for *_, source in sink.items)
+    assert sink.closed == [("success", "done")]
+    (spec,) = sink.specs
+    assert (spec.run_uid, spec.recon_uid, spec.planned) == (run.uid, "r1", 4)
+    assert (spec.detector_shape, spec.dtype, spec.preview_rows) == ((ROWS, COLUMNS), "<u2", (1, 2))
+    assert problems == []
+
+
+def test_event_and_datum_are_paired_by_number_whichever_comes_first(publisher, sink, written, tmp_path):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    run.event(1, 10.0)
+    run.event(2, 20.0)
+    run.datum(0, 1, count=3)
+    run.event(3, 30.0)
+    assert [round(math.degrees(angle)) for _, _, angle, _ in sink.items] == [10, 20, 30]
+    np.testing.assert_array_equal(sink.frames(), written[:3])
+
+
+def test_orphan_frame_in_the_file_is_passed_over(publisher, sink, written, tmp_path):
+    """The bundle with index 1 was dropped after a pause; the event has the frame that was taken again."""
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    run.datum(0, 1)
+    run.event(1, 0.0)
+    run.datum(2, 2)
+    run.event(2, 1.0)
+    np.testing.assert_array_equal(sink.frames(), written[[0, 2]])
+
+
+def test_event_that_is_repeated_is_published_once(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    for index, seq in ((0, 1), (1, 2), (2, 2), (3, 3)):
+        run.datum(index, seq)
+        run.event(seq, 10.0 * seq)
+    run.stop()
+    assert [index for _, index, _, _ in sink.items] == [1, 2, 3]
+    np.testing.assert_array_equal(sink.frames(), written[[0, 1, 3]])
+    assert problems == []
+
+
+def test_frame_that_is_taken_again_before_its_event_replaces_the_first(publisher, sink, written, tmp_path):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    run.datum(0, 1)
+    run.datum(1, 1)
+    run.event(1, 0.0)
+    np.testing.assert_array_equal(sink.frames(), written[[1]])
+
+
+def test_several_frames_of_one_event_are_averaged(publisher, sink, written, tmp_path):
+    run = Run(publisher, tmp_path)
+    run.describe(shape=(4, ROWS, COLUMNS))
+    run.resource()
+    run.datum(1, 1)
+    run.event(1, 0.0)
+    assert sink.specs[0].dtype == "<f4"
+    np.testing.assert_array_equal(sink.frames()[0], written[4:8].mean(axis=0, dtype=np.float64).astype("f4"))
+
+
+def test_flats_and_darks_need_no_angle(publisher, sink, written, tmp_path):
+    run = Run(publisher, tmp_path)
+    for stream in ("dark", "flat"):
+        run.describe(stream, angle=False)
+        run.resource(stream)
+        run.datum(0, 1, stream=stream)
+        run.event(1, stream=stream)
+    run.describe()
+    run.resource()
+    run.datum(0, 1)
+    run.event(1, 5.0)
+    assert [(kind, index) for kind, index, *_ in sink.items] == [("dark", 1), ("flat", 1), ("projection", 1)]
+    assert len(sink.specs) == 1
+
+
+def test_inline_frames_are_not_copied(publisher, sink):
+    run = Run(publisher)
+    run.describe(shape=(ROWS, COLUMNS))
+    pixels = np.arange(ROWS * COLUMNS, dtype="<u2").reshape(ROWS, COLUMNS)
+    run.event(1, 0.0, det=pixels)
+    assert np.shares_memory(sink.items[0][3], pixels)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "dtype"),
+    [
+        ([[1, 2], [3, 4]], "<f8"),
+        (np.array([[1, 2], [3, 4]], dtype=">u2"), "<u2"),
+        (np.array([[True, False], [False, True]]), "|u1"),
+        (np.ones((2, 2), dtype="f2"), "<f4"),
+    ],
+)
+def test_inline_frames_of_other_types_go_in_one_that_holds_them(publisher, sink, pixels, dtype):
+    run = Run(publisher)
+    run.describe(shape=(2, 2), dtype="")
+    run.event(1, 0.0, det=pixels)
+    frame = sink.frames()[0]
+    assert sink.specs[0].dtype == dtype == frame.dtype.str
+    np.testing.assert_array_equal(frame, np.asarray(pixels))
+
+
+def test_event_pages_are_unpacked(publisher, sink):
+    run = Run(publisher)
+    bundle = run.describe(shape=(ROWS, COLUMNS))
+    frames = np.zeros((2, ROWS, COLUMNS), dtype="<u2")
+    page = {"descriptor": bundle.descriptor_doc["uid"], "seq_num": [1, 2], "data": {"det": frames, "rot": [1.0, 2.0]}}
+    publisher("event_page", page)
+    assert [round(math.degrees(angle)) for _, _, angle, _ in sink.items] == [1, 2]
+
+
+@pytest.mark.parametrize(("units", "value", "radians"), [("rad", 1.0, 1.0), ("deg", 180.0, math.pi), ("mrad", 5, 0.005)])
+def test_angle_is_taken_in_the_units_of_its_data_key(publisher, sink, units, value, radians):
+    run = Run(publisher)
+    run.describe(shape=(ROWS, COLUMNS), units=units)
+    run.event(1, value, det=np.zeros((ROWS, COLUMNS), dtype="<u2"))
+    assert sink.items[0][2] == pytest.approx(radians)
+
+
+def test_named_detector_and_hinted_key_are_chosen_among_several_images(publisher, sink, written, tmp_path):
+    image = {"source": "x", "dtype": "array", "shape": [1, 7, 7], "dtype_numpy": "<u2", "external": "STREAM:"}
+    run = Run(publisher, tmp_path)
+    run.describe(keys={"other": {**image, "object_name": "other"}, "det-mask": {**image, "object_name": "det"}})
+    run.resource(data_key="other")
+    run.datum(0, 1)
+    run.resource()
+    run.datum(0, 1)
+    run.event(1, 0.0)
+    assert sink.specs[0].detector_shape == (ROWS, COLUMNS)
+    np.testing.assert_array_equal(sink.frames(), written[:1])
+
+
+def test_run_without_a_block_is_none_of_its_business(publisher, sink, problems):
+    run = Run(publisher, block={})
+    run.stop()
+    assert (sink.specs, sink.closed, problems) == ([], [], [])
+
+
+def test_other_streams_and_other_runs_pass_by(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    other = Run(publisher, tmp_path, block={"recon_uid": "r2", "projections": 1})
+    other.describe()
+    run.describe("baseline")
+    other.stop()
+    run.stop()
+    assert (sink.specs, sink.closed, problems) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("describe", "words"),
+    [
+        ({"angle": False}, "angle 'rot' not found among the data keys 'det'"),
+        ({"units": "mm"}, "got units 'mm'"),
+        ({"dtype": "<c8"}, "expected integers or floats"),
+        ({"shape": (3,)}, "no image of detector 'det'"),
+    ],
+)
+def test_what_can_not_be_published_is_told_once_and_never_raised(publisher, sink, problems, describe, words, caplog):
+    run = Run(publisher)
+    run.describe(**describe)
+    run.event(1, 0.0, det=np.zeros((ROWS, COLUMNS)))
+    run.stop()
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert any(run.uid in record.getMessage() for record in caplog.records)
+
+
+def test_block_that_can_not_be_understood_is_told(publisher, problems):
+    Run(publisher, block={"projections": 4}).stop()
+    Run(publisher, block={"recon_uid": "r", "projections": 4, "recon": {"speed": 3}}).stop()
+    assert "lacks 'recon_uid'" in problems[0]
+    assert "speed" in problems[1]
+
+
+def test_failing_sink_ends_the_stream_with_its_reason(publisher, sink, problems):
+    run = Run(publisher)
+    run.describe(shape=(ROWS, COLUMNS))
+    run.event(1, 0.0, det=np.zeros((ROWS, COLUMNS), dtype="<u2"))
+    sink.fails = OSError("no space left")
+    run.event(2, 1.0, det=np.zeros((ROWS, COLUMNS), dtype="<u2"))
+    sink.fails = None
+    run.event(3, 2.0, det=np.zeros((ROWS, COLUMNS), dtype="<u2"))
+    run.stop()
+    assert len(sink.items) == 1
+    assert sink.closed == [("fail", "OSError: no space left")]
+    assert problems == ["streaming stopped after 1 projections: OSError: no space left"]
+    Run(publisher).stop()
+
+
+def test_region_that_changes_between_streams_is_told(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    run.describe("flat", angle=False, shape=(1, 4, 4))
+    run.describe()
+    assert "was the detector's region of interest" in problems[0]
+
+
+def test_frames_that_never_got_an_event_are_told_at_the_end(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource()
+    run.datum(0, 1)
+    run.stop()
+    assert "events [1] had a frame and no angle" in problems[0]
+
+
+def test_file_of_another_kind_is_refused_with_what_to_do(publisher, sink, written, tmp_path, problems):
+    run = Run(publisher, tmp_path)
+    run.describe()
+    run.resource(mimetype="multipart/related;type=image/tiff")
+    assert "expected HDF5" in problems[0]
+
+
+def test_publishing_takes_less_than_a_millisecond_of_the_run_engine_thread(publisher, sink):
+    run = Run(publisher)
+    run.describe(shape=(2048, 2048))
+    pixels = np.zeros((2048, 2048), dtype="<u2")
+    times = []
+    for seq in range(1, 201):
+        begun = time.perf_counter()
+        run.event(seq, 1.0, det=pixels)
+        times.append(time.perf_counter() - begun)
+    assert np.median(times) < 1e-3
+
+
+def test_preview_rows_are_spread_and_inside():
+    assert choose_preview_rows(1) == (0,)
+    assert choose_preview_rows(2) == (0, 1)
+    assert choose_preview_rows(2160) == (540, 1080, 1620)
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def test_frame_that_is_late_is_waited_for(tmp_path):
+    from bluesky_streamrecon.beamline.frames import FrameFile
+
+    path = tmp_path / "late.h5"
+    turns = []
+
+    def wait(seconds):
+        turns.append(seconds)
+        with h5py.File(path, "w") as file:
+            file["d"] = np.arange(len(turns) * 4).reshape(len(turns), 2, 2)
+
+    frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", wait=wait)
+    np.testing.assert_array_equal(frames.read(1, 2), [[[4, 5], [6, 7]]])
+    assert len(turns) == 2
+    frames.close()
+
+
+def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
+    from bluesky_streamrecon.beamline.frames import FrameFile
+    from bluesky_streamrecon.errors import DataError
+
+    now = [0.0]
+
+    def wait(seconds):
+        now[0] += seconds
+
+    frames = FrameFile(f"file:///{tmp_path}/none.h5", "application/x-hdf5", "/d", clock=lambda: now[0], wait=wait)
+    with pytest.raises(DataError, match="frames 0 to 0 of .*none.h5:/d: the file can not be read"):
+        frames.read(0, 1)
+    with pytest.raises(DataError, match="is it on this computer"):
+        FrameFile("http://elsewhere/none.h5", "application/x-hdf5", "/d")
+
+
+def test_frames_are_read_while_the_detector_writes(tmp_path):
+    from bluesky_streamrecon.beamline.frames import FrameFile
+
+    path = tmp_path / "growing.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        data = file.create_dataset("d", shape=(0, 2, 2), maxshape=(None, 2, 2), chunks=(1, 2, 2), dtype="<u2")
+        file.swmr_mode = True
+        frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d")
+        for i in range(3):
+            data.resize(i + 1, axis=0)
+            data[i] = i
+            data.flush()
+            read = []
+            thread = threading.Thread(target=lambda i=i, read=read: read.append(frames.read(i, i + 1)))
+            thread.start()
+            thread.join(20)
+            np.testing.assert_array_equal(read[0], np.full((1, 2, 2), i))
+        frames.close()

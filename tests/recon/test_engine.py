@@ -1,0 +1,305 @@
+"""Engine: window, threads, shared rows, neighbouring blocks, state."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon import Engine, warm_up
+from bluesky_streamrecon.recon.window import SlabRows, Window, pass_order
+
+COLUMNS = 40
+GEOMETRY = TomoGeometry(columns=COLUMNS, axis=18.7)
+
+
+def scan(rows, count=20, seed=0):
+    random = np.random.default_rng(seed)
+    return random.random((count, rows, COLUMNS)).astype(np.float32) + 0.5, random.uniform(-4, 4, count)
+
+
+def run(engine, projections, angles, every=4):
+    for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
+        engine.append(projection, angle)
+        if number % every == 0:
+            engine.update()
+    return engine.image()
+
+
+def test_window_drops_oldest_projection_when_full():
+    projections, angles = scan(3)
+    with Engine(GEOMETRY, 3, window=6) as engine:
+        for projection, angle in zip(projections, angles, strict=True):
+            engine.append(projection, angle)
+        np.testing.assert_array_equal(engine.window_angles, angles[-6:])
+        assert engine.projections == 20
+        engine.update()
+        image = engine.image()
+    with Engine(GEOMETRY, 3, window=6) as engine:
+        np.testing.assert_allclose(run(engine, projections[-6:], angles[-6:], every=6), image, rtol=1e-5)
+
+
+def test_window_without_length_keeps_all():
+    window = Window(None, COLUMNS, [SlabRows(0, 3, 4)])
+    projections, angles = scan(3, count=70)
+    for projection, angle in zip(projections, angles, strict=True):
+        window.append(projection, angle)
+    np.testing.assert_array_equal(window.angles, angles)
+    np.testing.assert_array_equal(window.data[0][window.slots][:, :, :3], projections.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize(("passes", "members"), [(1, 1), (4, 1), (24, 1), (1, 3), (5, 2)])
+def test_subsets_use_every_projection_once(passes, members):
+    window = Window(24, COLUMNS, [SlabRows(0, 1, 4)])
+    for projection, angle in zip(*scan(1, count=30), strict=True):
+        window.append(projection, angle)
+    used = [
+        slot
+        for number in range(passes)
+        for member in range(members)
+        for slot in window.subset(number, passes, member, members).slots
+    ]
+    assert sorted(used) == list(range(24))
+
+
+@pytest.mark.parametrize("passes", range(1, 40))
+def test_pass_order_visits_each_subset_once(passes):
+    assert sorted(pass_order(passes)) == list(range(passes))
+
+
+@pytest.mark.parametrize("algorithm", ["mlem", "sirt", "art", "ospml-hybrid", "fbp"])
+@pytest.mark.parametrize("rows", [2, 35])
+def test_threads_do_not_change_a_bit(algorithm, rows):
+    projections, angles = scan(rows)
+    images = []
+    for threads in (1, 2, 3):
+        with Engine(GEOMETRY, rows, algorithm=algorithm, window=8, threads=threads) as engine:
+            images.append(run(engine, projections, angles))
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+@pytest.mark.parametrize("algorithm", ["mlem", "osem", "sirt", "fbp"])
+def test_blocks_do_not_change_a_bit(algorithm):
+    projections, angles = scan(21)
+    with Engine(GEOMETRY, 21, algorithm=algorithm, window=8) as engine:
+        whole = run(engine, projections, angles)
+    for first, stop in ((0, 7), (7, 21)):
+        with Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8) as engine:
+            part = run(engine, projections[:, first:stop], angles)
+        np.testing.assert_array_equal(part, whole[first:stop])
+
+
+class Group:
+    """What MPI does, between threads."""
+
+    def __init__(self, members):
+        self.members = members
+        self.barrier = threading.Barrier(members, timeout=20)
+        self.places = [None] * members
+
+    def together(self, jobs):
+        results, errors = [None] * len(jobs), []
+
+        def work(number):
+            try:
+                results[number] = jobs[number]()
+            except Exception as error:  # noqa: BLE001
+                self.barrier.abort()
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return results
+
+
+class Member:
+    """A reducer of a group."""
+
+    def __init__(self, group, member):
+        self.group, self.member, self.members = group, member, group.members
+
+    def sum(self, array):
+        assert array.flags.c_contiguous
+        self.group.places[self.member] = array.copy()
+        self.group.barrier.wait()
+        array[...] = np.sum(self.group.places, axis=0)
+        self.group.barrier.wait()
+
+
+class Neighbour:
+    """A halo exchange of a column of blocks."""
+
+    def __init__(self, group, block):
+        self.group, self.block = group, block
+
+    def exchange(self, first_slice, last_slice):
+        self.group.places[self.block] = (first_slice.copy(), last_slice.copy())
+        self.group.barrier.wait()
+        above = self.group.places[self.block - 1][1] if self.block > 0 else None
+        below = self.group.places[self.block + 1][0] if self.block + 1 < self.group.members else None
+        self.group.barrier.wait()
+        return above, below
+
+
+@pytest.mark.parametrize("projector", ["shear", "siddon"])
+@pytest.mark.parametrize("algorithm", ["mlem", "sirt", "osem", "pml-hybrid", "fbp"])
+@pytest.mark.parametrize("members", [2, 3])
+def test_members_that_share_rows_get_the_image_of_one(members, algorithm, projector):
+    projections, angles = scan(3)
+    options = {"projector": projector}
+    with Engine(GEOMETRY, 3, algorithm=algorithm, window=8, options=options) as engine:
+        alone = run(engine, projections, angles, every=2)
+    group = Group(members)
+    engines = [
+        Engine(GEOMETRY, 3, algorithm=algorithm, window=8, options=options, reducer=Member(group, member))
+        for member in range(members)
+    ]
+    images = group.together([lambda engine=engine: run(engine, projections, angles, every=2) for engine in engines])
+    for image in images:
+        np.testing.assert_allclose(image, alone, atol=1e-5 * alone.max(), rtol=0)
+        np.testing.assert_array_equal(image, images[0])
+
+
+@pytest.mark.parametrize("algorithm", ["pml-quadratic", "pml-hybrid", "ospml-quadratic"])
+def test_blocks_that_swap_edges_get_the_image_of_one(algorithm):
+    projections, angles = scan(22)
+    with Engine(GEOMETRY, 22, algorithm=algorithm, window=8) as engine:
+        whole = run(engine, projections, angles)
+    cuts = [(0, 5), (5, 6), (6, 22)]
+    group = Group(len(cuts))
+    engines = [
+        Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8, halo=Neighbour(group, block), threads=2)
+        for block, (first, stop) in enumerate(cuts)
+    ]
+    images = group.together(
+        [
+            lambda engine=engine, first=first, stop=stop: run(engine, projections[:, first:stop], angles)
+            for engine, (first, stop) in zip(engines, cuts, strict=True)
+        ]
+    )
+    for engine in engines:
+        engine.close()
+    np.testing.assert_array_equal(np.concatenate(images), whole)
+
+
+def test_slices_are_copies_in_the_order_asked_for():
+    projections, angles = scan(19)
+    with Engine(GEOMETRY, 19, window=8) as engine:
+        assert not engine.image().any()
+        image = run(engine, projections, angles)
+        got = engine.slices((17, 0, 16))
+        np.testing.assert_array_equal(got, image[[17, 0, 16]])
+        assert got.dtype == np.float32
+        got[:] = 7
+        np.testing.assert_array_equal(engine.image(), image)
+        with pytest.raises(GeometryError, match="row: got 19, expected 0 to 18"):
+            engine.slices([19])
+
+
+@pytest.mark.parametrize("algorithm", ["mlem", "pml-hybrid"])
+def test_loaded_engine_continues_as_if_nothing_happened(algorithm):
+    projections, angles = scan(5)
+    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8) as engine:
+        run(engine, projections[:12], angles[:12])
+        image, typical, number, seen = engine.image(), engine.typical, engine.image_number, engine.projections
+        expected = run(engine, projections[12:], angles[12:])
+    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8) as engine:
+        for projection, angle in zip(projections[:12], angles[:12], strict=True):
+            engine.append(projection, angle)
+        engine.load(image, number, seen, typical=typical)
+        assert (engine.image_number, engine.projections) == (3, 12)
+        np.testing.assert_array_equal(run(engine, projections[12:], angles[12:]), expected)
+        assert (engine.image_number, engine.projections) == (5, 20)
+
+
+def test_initial_image_has_the_mass_of_the_first_window():
+    geometry = TomoGeometry(columns=30)
+    with Engine(geometry, 2, window=4) as engine:
+        engine.append(np.full((2, 30), 3.0, np.float32) * [[1], [2]], 0.0)
+        engine.update()
+        np.testing.assert_allclose(engine.typical, [0.1, 0.2], rtol=1e-5)
+        np.testing.assert_allclose(engine.image()[1], 0.2, rtol=1e-5)
+    with Engine(geometry, 2, algorithm="sirt", options={"initial": 0.5}) as engine:
+        engine.append(np.full((2, 30), 15.0, np.float32), 0.0)
+        engine.update()
+        np.testing.assert_allclose(engine.image(), 0.5, rtol=1e-5)
+
+
+def test_pixels_that_no_projection_sees_are_left():
+    geometry = TomoGeometry(columns=10, axis=4.5, size=40)
+    projections, angles = np.ones((6, 2, 10), np.float32), np.linspace(-0.1, 0.1, 6)
+    for algorithm in ("mlem", "sirt", "pml-quadratic"):
+        with Engine(geometry, 2, algorithm=algorithm, options={"initial": 0.25}) as engine:
+            image = run(engine, projections, angles, every=2)
+            assert (image[:, :, :8] == 0.25).all()
+            assert (image[:, :, 17:22] < 0.2).all()
+
+
+def test_memory_per_voxel_is_as_stated():
+    size, rows = 256, 32
+    per_voxel = {}
+    for algorithm, threads in (("mlem", 1), ("mlem", 4), ("pml-quadratic", 1)):
+        with Engine(TomoGeometry(columns=size), rows, algorithm=algorithm, window=4, threads=threads) as engine:
+            before = engine.nbytes
+            engine.append(np.ones((rows, size), np.float32), 0.3)
+            engine.update()
+            window = 4 * rows * size * 4
+            working = threads * 4 * (2 * size + 2 * size + 200) * 64 + threads * 10 * (size + 2) * 64 * 2
+            state = engine.nbytes - window
+            per_voxel[algorithm, threads] = (state - min(working, engine.nbytes - before)) / (rows * size * size)
+    margins = (1 + 60 / size) * (1 + 60 / size)
+    assert per_voxel["mlem", 1] <= 4 * margins
+    assert per_voxel["mlem", 4] <= 4 * margins
+    assert per_voxel["pml-quadratic", 1] <= 5 * margins
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda e: e.append(np.zeros((3, 41), np.float32), 0.0), DataError, r"got shape \(3, 41\), expected \(3, 40\)"),
+        (lambda e: e.append(np.zeros((3, 40), np.float32), np.nan), GeometryError, "projection 1: got angle nan"),
+        (lambda e: e.update(), DataError, "got no projection yet"),
+        (lambda e: e.load(np.zeros((3, 9, 9), np.float32), 1, 1), DataError, r"expected \(3, 40, 40\)"),
+        (lambda e: e.load(np.full((3, 40, 40), np.nan, np.float32), 1, 1), DataError, "not finite"),
+    ],
+)
+def test_what_can_not_work_is_refused(call, error, message):
+    with Engine(GEOMETRY, 3) as engine, pytest.raises(error, match=message):
+        call(engine)
+
+
+def test_engine_refuses_impossible_settings():
+    with pytest.raises(GeometryError, match="rows: got 0"):
+        Engine(GEOMETRY, 0)
+    with pytest.raises(ConfigError, match="threads: got 0"):
+        Engine(GEOMETRY, 1, threads=0)
+    with pytest.raises(ConfigError, match="window: got 0"):
+        Engine(GEOMETRY, 1, window=0)
+
+
+def test_warm_engine_compiles_nothing_more():
+    from bluesky_streamrecon.recon.kernels import back, forward, lines, smooth, tables
+
+    kernels = [
+        kernel
+        for module in (back, forward, lines, smooth, tables)
+        for kernel in (getattr(module, name) for name in module.__all__)
+        if hasattr(kernel, "signatures")
+    ]
+    assert len(kernels) > 8
+    for algorithm, shared in (("mlem", False), ("sirt", True), ("pml-hybrid", False)):
+        warm_up(GEOMETRY, 21, algorithm=algorithm, shared=shared)
+        before = [len(kernel.signatures) for kernel in kernels]
+        reducer = Member(Group(1), 0) if shared else None
+        with Engine(GEOMETRY, 21, algorithm=algorithm, window=8, reducer=reducer) as engine:
+            run(engine, *scan(21))
+        assert [len(kernel.signatures) for kernel in kernels] == before

@@ -1,0 +1,66 @@
+"""Machine code on disk: found by the next process, safe when several start at once, and never needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate, update_rate
+
+PROGRAM = """
+import json, numpy as np
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.kernels import jit
+from bluesky_streamrecon.recon.kernels.tables import shear_path
+path = np.zeros((1, 12))
+tables = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32)
+shear_path(tables[0], tables[1], np.zeros((1, 200), np.int32), np.zeros((1, 200, 2), np.float32),
+           np.zeros((1, 2), np.int32), 60, np.zeros((8, 2), np.int64), path)
+stats = shear_path.stats
+print(json.dumps([sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), str(jit.cache_directory())]))
+"""
+
+
+def start(**environment):
+    inherited = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env={**inherited, **environment}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    import json
+
+    output, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+def test_second_process_does_not_compile_and_simultaneous_ones_agree(tmp_path):
+    first = [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
+    for process in first:
+        hits, misses, directory = finish(process)
+        assert hits + misses == 1
+        assert directory == str(tmp_path / "bluesky-streamrecon")
+    hits, misses, _ = finish(start(XDG_CACHE_HOME=str(tmp_path)))
+    assert (hits, misses) == (1, 0)
+    assert not list(tmp_path.rglob("*.tmp.*"))
+
+
+@pytest.mark.parametrize("case", ["numba", "unwritable"])
+def test_cache_goes_where_it_can(tmp_path, case):
+    if case == "numba":
+        process = start(XDG_CACHE_HOME="/proc/none", NUMBA_CACHE_DIR=str(tmp_path))
+        expected = str(tmp_path / "bluesky-streamrecon")
+    else:
+        process = start(XDG_CACHE_HOME="/proc/none", TMPDIR=str(tmp_path))
+        expected = str(tmp_path / f"bluesky-streamrecon-{os.getuid()}")
+    assert finish(process)[2] == expected
+
+
+def test_probes_measure_something():
+    assert multiply_add_rate(seconds=0.002) > 0.1
+    assert update_rate(16_384, 8, seconds=0.002) > 0.05
