@@ -53,7 +53,7 @@ def use_beamline(beamline: Beamline | None, job: ReconJob | None = None) -> None
     --------
     >>> use_beamline(None)
     """
-    global _beamline, _job  # noqa: PLW0603 - this is what the module is for
+    global _beamline, _job
     _beamline, _job = beamline, job
     if beamline is not None and job is not None:
         _place_results(job, beamline)
@@ -99,4 +99,6 @@ def _place_results(job: ReconJob, beamline: Beamline) -> None:
     if job.output is None and directory is not None:
         job.output = Path(directory) / "reconstructions"
         if not Path(directory).exists():
-            raise ConfigError(f"beamline: its directory {directory} does not exist; where are the detector's files to go?")
+            raise ConfigError(
+                f"beamline: its directory {directory} does not exist; where are the detector's files to go?"
+            )

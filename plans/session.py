@@ -106,7 +106,7 @@ class StreamSession:
                 if self.suspender.mode == "at-once":
                     self._bundle = None  # the RunEngine has dropped it
                 error = reached
-            except Exception as raised:  # the plan is to handle it
+            except Exception as raised:  # noqa: BLE001 - the plan is to handle it
                 error = raised
 
     def release(self) -> Steps:

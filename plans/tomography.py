@@ -153,9 +153,8 @@ def stream_tomo_plan(
     At the prompt: ``RE(stream_tomo_plan())``, or
     ``RE(stream_tomo_plan([camera], rotation, num=1500, shutter=shutter, sample_table=table, threshold=0.98))``.
     """
-    for name, value in (("flats", flats), ("darks", darks)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{name}: got {value!r}, expected an integer of 0 or more")
+    _check_count("flats", flats)
+    _check_count("darks", darks)
     steering = SteeringSettings(
         policy=policy,
         threshold=threshold,
@@ -171,7 +170,7 @@ def stream_tomo_plan(
     if (detectors is None) != (stage is None):
         raise ConfigError("detectors and stage: got one of them, expected both, or none for the beamline in use")
     beamline = None
-    if detectors is None or stage is None:
+    if detectors is None:
         beamline = current_beamline()
         detectors, stage = [beamline.detector], beamline.stage
         shutter = shutter if shutter is not None else beamline.shutter
@@ -201,6 +200,8 @@ def stream_tomo_plan(
         checkpoint_every=checkpoint_every,
         options=dict(options or {}),
     )
+    if job.local:
+        _check_names(recon, steering)
     recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
     if recorded is not None and isinstance(order, str):
         visiting = _over_recording(order, recorded)
@@ -254,6 +255,21 @@ def stream_tomo_plan(
         compose=compose,
     )
     return uid
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name}: got {value!r}, expected an integer of 0 or more")
+
+
+def _check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
+    """Refuse what a job with our own installation could only refuse once it has been started."""
+    from bluesky_streamrecon.quality import get_policy
+    from bluesky_streamrecon.recon import algorithm_names
+
+    if recon.algorithm not in algorithm_names():
+        raise ConfigError(f"algorithm: got {recon.algorithm!r}, expected one of {', '.join(algorithm_names())}")
+    get_policy(steering.policy)(steering)
 
 
 def _tomogram(
@@ -324,7 +340,9 @@ def _over_recording(order: str, recorded: tuple[float, ...]) -> AngleOrder:
     angles = sorted(recorded)
     places = make_order(order, num=len(angles), start=0.0, stop=float(len(angles)))
     if any(place != int(place) or not 0 <= place < len(angles) for place in places):
-        raise ConfigError(f"order: {order!r} is not on a grid, and a recorded scan has only its own {len(angles)} angles")
+        raise ConfigError(
+            f"order: {order!r} is not on a grid, and a recorded scan has only its own {len(angles)} angles"
+        )
     spacing = (angles[-1] - angles[0]) / (len(angles) - 1)
     return AngleOrder(places.name, tuple(angles[int(place)] for place in places), angles[0], angles[-1] + spacing)
 
@@ -342,7 +360,7 @@ def _within_limits(stage: Any, order: AngleOrder) -> MsgGenerator[None]:
                 answer = check(angle)
                 if inspect.isawaitable(answer):
                     await answer
-            except Exception as error:  # the stage's own kind of error
+            except Exception as error:  # noqa: BLE001 - the stage's own kind of error
                 failed.append(error)
 
         yield Msg("wait_for", None, [ask])

@@ -122,7 +122,7 @@ class Scene:
 
     async def exposure(self, index: int) -> Exposure:
         """Describe an exposure that begins now; `index` counts frames since the detector was staged."""
-        shutter, position = await asyncio.gather(self.shutter.state.get_value(), self.table.position.get_value())
+        shutter, position = await asyncio.gather(self.shutter.position.get_value(), self.table.position.get_value())
         if shutter == ShutterState.CLOSED:
             kind = FrameKind.DARK
         elif position == SamplePosition.OUT:

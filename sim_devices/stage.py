@@ -11,9 +11,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from bluesky.protocols import Location
 from ophyd_async.core import (
+    AsyncStatus,
     MovableLogic,
     StandardMovable,
     StandardReadable,
@@ -265,22 +267,48 @@ class SamplePosition(StrictEnum):
 State = TypeVar("State", bound=StrictEnum)
 
 
-@dataclass
-class _SwitchLogic(MovableLogic[State]):
-    """Arrives at once, at one of the positions there are."""
+class _Switch(StandardReadable, Generic[State]):
+    """Arrives at once, at one of the positions there are.
 
-    positions: type[State]
+    Its status is a plain one: a progress bar can not subtract ``"open"`` from ``"closed"``.
+    """
 
-    async def check_move(self, new_position: State) -> None:
-        if new_position not in list(self.positions):
-            expected = " or ".join(repr(position.value) for position in self.positions)
-            raise ConfigError(f"{self.readback.name}: got {new_position!r}, expected {expected}")
+    def __init__(self, positions: type[State], initial: State, name: str) -> None:
+        self._positions = positions
+        with self.add_children_as_readables(Format.HINTED_SIGNAL):
+            self.position = soft_signal_rw(positions, initial)
+        super().__init__(name=name)
 
-    async def move(self, new_position: State, timeout: TimeoutCalculator) -> None:
-        await self.setpoint.set(new_position, timeout=timeout())
+    def set_name(self, name: str, *, child_name_separator: str | None = None) -> None:
+        """Name the device; its one reading has the same name."""
+        super().set_name(name, child_name_separator=child_name_separator)
+        self.position.set_name(name)
+
+    async def check_value(self, value: State) -> None:
+        """Refuse what is not a position.
+
+        Raises
+        ------
+        ConfigError
+            Naming the positions there are.
+        """
+        if value not in list(self._positions):
+            expected = " or ".join(repr(position.value) for position in self._positions)
+            raise ConfigError(f"{self.name}: got {value!r}, expected {expected}")
+
+    @AsyncStatus.wrap
+    async def set(self, value: State) -> None:
+        """Go to a position."""
+        await self.check_value(value)
+        await self.position.set(value)
+
+    async def locate(self) -> Location[State]:
+        """Give where it is, which is where it was told to go."""
+        position = await self.position.get_value()
+        return Location(setpoint=position, readback=position)
 
 
-class Shutter(StandardReadable, StandardMovable[ShutterState]):
+class Shutter(_Switch[ShutterState]):
     """The beam's shutter: set it to ``"open"`` or ``"closed"``; darks are taken with it closed.
 
     Parameters
@@ -290,17 +318,10 @@ class Shutter(StandardReadable, StandardMovable[ShutterState]):
     """
 
     def __init__(self, name: str = "") -> None:
-        with self.add_children_as_readables(Format.HINTED_SIGNAL):
-            self.state = soft_signal_rw(ShutterState, ShutterState.OPEN)
-        super().__init__(name=name)
-
-    @cached_property
-    def movable_logic(self) -> MovableLogic[ShutterState]:
-        """How the shutter moves."""
-        return _SwitchLogic(setpoint=self.state, readback=self.state, positions=ShutterState)
+        super().__init__(ShutterState, ShutterState.OPEN, name)
 
 
-class SampleTable(StandardReadable, StandardMovable[SamplePosition]):
+class SampleTable(_Switch[SamplePosition]):
     """Takes the sample ``"in"`` to the beam or ``"out"`` of it; flats are taken with it out.
 
     Parameters
@@ -310,11 +331,4 @@ class SampleTable(StandardReadable, StandardMovable[SamplePosition]):
     """
 
     def __init__(self, name: str = "") -> None:
-        with self.add_children_as_readables(Format.HINTED_SIGNAL):
-            self.position = soft_signal_rw(SamplePosition, SamplePosition.IN)
-        super().__init__(name=name)
-
-    @cached_property
-    def movable_logic(self) -> MovableLogic[SamplePosition]:
-        """How the table moves."""
-        return _SwitchLogic(setpoint=self.position, readback=self.position, positions=SamplePosition)
+        super().__init__(SamplePosition, SamplePosition.IN, name)

@@ -137,7 +137,9 @@ class PretendEndpoint:
 
         self._linked = True
         self._peers = tuple(
-            PeerInfo(role=role, rank=rank, size=ranks, host="here", pid=1, software="", instance=f"{role}{rank}", linked=True)
+            PeerInfo(
+                role=role, rank=rank, size=ranks, host="here", pid=1, software="", instance=f"{role}{rank}", linked=True
+            )
             for role, rank in [*(("rank", r) for r in range(ranks)), ("controller", 0)]
         )
         for peer in self._peers:
@@ -207,7 +209,7 @@ class PretendEndpoint:
             return
         try:
             pixels = source if isinstance(source, np.ndarray) else source.read()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._dropped += 1
             self._on_event(StreamFailed(uid, str(error)))
             return
@@ -259,7 +261,14 @@ class PretendEndpoint:
             return
         images = max((index for kind, index, _, _ in self._script.frames if kind == "projection"), default=0)
         done = tuple(
-            RunDone(run_uid=self._spec.run_uid, rank=rank, applied=self._applied, image_number=images, axis=7.5, result=self._script.result)
+            RunDone(
+                run_uid=self._spec.run_uid,
+                rank=rank,
+                applied=self._applied,
+                image_number=images,
+                axis=7.5,
+                result=self._script.result,
+            )
             for rank in (0, 1)
         )
         self._on_event(RunFinished(self._spec.run_uid, done))
@@ -342,7 +351,7 @@ def in_thread() -> Iterator[Callable[[Callable[[], Any]], threading.Thread]]:
         def run() -> None:
             try:
                 work()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 caught.append(error)
 
         thread = threading.Thread(target=run)

@@ -158,8 +158,8 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     external = image.get("external")
     if external and external != "STREAM:":
         raise DataError(
-            f"stream {stream!r}, image {image_key!r}: it is stored as {external!r}, expected StreamResource documents or "
-            "frames in the event; ophyd detectors with file plugins need ophyd-async's StandardDetector"
+            f"stream {stream!r}, image {image_key!r}: it is stored as {external!r}, expected StreamResource "
+            "documents or frames in the event; ophyd detectors with file plugins need ophyd-async's StandardDetector"
         )
     shape = [int(n) for n in image["shape"]]
     frames = math.prod(shape[:-2])
@@ -183,7 +183,9 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
 
 def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
     keys = descriptor["data_keys"]
-    images = [key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]]
+    images = [
+        key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]
+    ]
     if detector in images:
         return str(detector)
     if detector is not None:
@@ -192,8 +194,8 @@ def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
     if not images:
         whose = f"detector {detector!r}" if detector else "any detector"
         raise DataError(
-            f"stream {descriptor['name']!r}: no image of {whose} among the data keys {_listed(keys)}; expected one with "
-            "two or three dimensions; give the detector's name or its data key"
+            f"stream {descriptor['name']!r}: no image of {whose} among the data keys {_listed(keys)}; expected one "
+            "with two or three dimensions; give the detector's name or its data key"
         )
     hinted = [field for hint in descriptor.get("hints", {}).values() for field in hint.get("fields", [])]
     return str(next((key for key in images if key in hinted), images[0]))
@@ -208,8 +210,8 @@ def _angle_key(descriptor: Mapping[str, Any], angle: str | None) -> tuple[str, f
         found = next((key for key in mine if key in hinted), mine[0] if mine else None)
     if found is None or not _is_number(keys[found]):
         raise DataError(
-            f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected the "
-            "rotation stage's name or the data key of its readback; does the plan read the stage?"
+            f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected "
+            "the rotation stage's name or the data key of its readback; does the plan read the stage?"
         )
     units = str(keys[found].get("units") or "deg").strip().lower()
     if units not in UNITS:
@@ -223,4 +225,3 @@ def _is_number(key: Mapping[str, Any]) -> bool:
 
 def _listed(keys: Mapping[str, Any]) -> str:
     return ", ".join(repr(key) for key in keys) or "(none)"
-

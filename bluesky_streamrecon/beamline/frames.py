@@ -101,7 +101,9 @@ class FrameFile:
             )
         parts = urlparse(uri)
         if parts.scheme != "file":
-            raise DataError(f"detector file {uri}: got scheme {parts.scheme!r}, expected file://; is it on this computer?")
+            raise DataError(
+                f"detector file {uri}: got scheme {parts.scheme!r}, expected file://; is it on this computer?"
+            )
         self.path = Path(unquote(parts.path))
         self.dataset = dataset
         self._patience = patience
@@ -127,13 +129,16 @@ class FrameFile:
                     if data.shape[0] >= stop:
                         return np.asarray(data[first:stop])
                     found = f"has {data.shape[0]} frames"
+                    del data
+                    self._close()  # where it is not written in SWMR mode, only opening it anew shows more
                 except (OSError, KeyError) as error:
                     self._close()
                     found = f"can not be read: {error}"
                 if self._clock() >= deadline:
                     raise DataError(
                         f"frames {first} to {stop - 1} of {self.path}:{self.dataset}: the file {found} after "
-                        f"{self._patience:g} s; is the detector's file system mounted here, and does it write in SWMR mode?"
+                        f"{self._patience:g} s; is the detector's file system mounted here, and does it "
+                        "write in SWMR mode?"
                     )
                 self._wait(0.01)
 
@@ -227,8 +232,8 @@ class InlineFrame:
 def _one_frame(pixels: NDArray[np.generic], shape: tuple[int, int], dtype: str, where: str) -> NDArray[np.generic]:
     if pixels.shape[-2:] != shape:
         raise DataError(
-            f"frame of {where}: got shape {pixels.shape[-2:]}, expected {shape} as announced; was the detector's region "
-            "of interest changed during the run?"
+            f"frame of {where}: got shape {pixels.shape[-2:]}, expected {shape} as announced; was the detector's "
+            "region of interest changed during the run?"
         )
     stack: NDArray[Any] = pixels.reshape((-1, *shape))
     if len(stack) != 1:

@@ -48,8 +48,8 @@ def find_mpiexec(given: str | Path | None = None) -> str:
     found = shutil.which(str(beside)) or shutil.which("mpiexec")
     if found is None:
         raise JobError(
-            f"mpiexec: found neither beside {sys.executable} nor on the PATH; `pip install mpich`, load your site's MPI "
-            "module, or name it: MpiLauncher(mpiexec=...)"
+            f"mpiexec: found neither beside {sys.executable} nor on the PATH; `pip install mpich`, load your site's "
+            "MPI module, or name it: MpiLauncher(mpiexec=...)"
         )
     return found
 

@@ -107,8 +107,8 @@ class Publisher:
         output: str | None = None,
     ) -> None:
         self._sink = sink
-        self._on_problem = on_problem or (lambda text: None)
-        self._on_open = on_open or (lambda spec: None)
+        self._on_problem = on_problem or _ignore
+        self._on_open = on_open or _ignore
         self._output = output
         self._run: _Run | None = None
 
@@ -242,8 +242,8 @@ class Publisher:
             if run.format != (shape, dtype):
                 raise DataError(
                     f"frames of shape {shape} and type {dtype}, but the run was opened with {run.format[0]} and "
-                    f"{run.format[1]}; was the detector's region of interest or binning changed between flats, darks and "
-                    "projections?"
+                    f"{run.format[1]}; was the detector's region of interest or binning changed between flats, "
+                    "darks and projections?"
                 )
             return
         rows = shape[0]
@@ -300,6 +300,10 @@ class Publisher:
         self._on_problem(text)
 
 
+def _ignore(_: object) -> None:
+    """Nobody wants to know."""
+
+
 def choose_preview_rows(rows: int) -> tuple[int, ...]:
     """Choose up to three detector rows, evenly spread, away from the edges.
 
@@ -309,4 +313,3 @@ def choose_preview_rows(rows: int) -> tuple[int, ...]:
     ((4, 8, 12), (0,))
     """
     return tuple(sorted({min(rows - 1, round(rows * part)) for part in (0.25, 0.5, 0.75)}))
-

@@ -1,4 +1,4 @@
-"""The reconstruction job as a device: staged, it is there; read, it tells how good the image is; unstaged, it has ended.
+"""The reconstruction job as a device: staged, it is there; read, it tells how good the image is; unstaged, it is gone.
 
 All state changes in the RunEngine's loop; the wire's threads only post to it. Counts are projections, times seconds.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bluesky.protocols import Reading
 from numpy.typing import NDArray
-from ophyd_async.core import AsyncStatus, StandardReadable, soft_signal_r_and_setter
+from ophyd_async.core import AsyncStatus, Device, StandardReadable, soft_signal_r_and_setter
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
@@ -100,7 +100,8 @@ class ReconJob(StandardReadable):
     output : path, optional
         Directory where the job writes the reconstruction; None: it writes none.
     keep_alive : bool, optional
-        Keep the job when it is unstaged, so that the next run starts at once; `close` ends it then.
+        Keep the job when it is unstaged, so that the next run starts at once; `close` ends it then. By default a local
+        job is ended, and one that is started elsewhere keeps its connection.
     wait_for_job : bool, optional
         `stage` waits until every rank and the controller has said hello. False is for a job that may come later.
     start_timeout : float, optional
@@ -128,7 +129,7 @@ class ReconJob(StandardReadable):
         security: ServerSecurity | None = None,
         insecure: bool = False,
         output: str | Path | None = None,
-        keep_alive: bool = False,
+        keep_alive: bool | None = None,
         wait_for_job: bool = True,
         start_timeout: float = 60.0,
         finish_timeout: float = 120.0,
@@ -154,14 +155,22 @@ class ReconJob(StandardReadable):
         self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
         self.threshold, self._set_threshold = soft_signal_r_and_setter(float, math.nan)
         self.recon_uid, self._set_recon_uid = soft_signal_r_and_setter(str, "")
-        settings = [self.ranks, self.algorithm, self.window, self.step, self.policy, self.threshold, self.recon_uid]
+        settings: list[Device] = [
+            self.ranks,
+            self.algorithm,
+            self.window,
+            self.step,
+            self.policy,
+            self.threshold,
+            self.recon_uid,
+        ]
         self.add_readables(settings, Format.CONFIG_SIGNAL)
-        self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)  # noqa: FBT003
+        self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)
         self.steering = Steering()
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
         self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
         self._memory_limit = memory_limit
-        self.keep_alive = keep_alive
+        self.keep_alive = self._launcher is None if keep_alive is None else keep_alive
         self.wait_for_job = wait_for_job
         self.start_timeout = start_timeout
         self.finish_timeout = finish_timeout
@@ -224,7 +233,7 @@ class ReconJob(StandardReadable):
         """Give the signals of one moment; without a pause in between, so that no interruption can cut it short."""
         readings: dict[str, Reading[Any]] = {}
         for signal in (self.score, self.lag, self.image_number, self.projections, self.state, self.problem):
-            backend: Any = signal._connector.backend  # noqa: SLF001 - signal.read() would yield to the loop
+            backend: Any = signal._connector.backend
             readings[signal.name] = backend.reading
         return readings
 
@@ -357,6 +366,11 @@ class ReconJob(StandardReadable):
         return self._link.endpoint.job_id if self._link is not None else self._job_id
 
     @property
+    def local(self) -> bool:
+        """The job's processes are started by us."""
+        return self._launcher is not None
+
+    @property
     def wanted_ranks(self) -> int:
         """MPI ranks that a local job is started with."""
         return self._wanted_ranks
@@ -426,7 +440,7 @@ class ReconJob(StandardReadable):
 
         try:
             await asyncio.to_thread(publish)
-        except Exception as error:  # noqa: BLE001 - the scan is over and complete; this must not undo it
+        except Exception as error:
             logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
             self._tell_problem(f"reconstruction {record.recon_uid} was not stored: {type(error).__name__}: {error}")
             return False
@@ -448,7 +462,9 @@ class ReconJob(StandardReadable):
 
     def _endpoint(self) -> BeamlineEndpoint:
         if self._link is None:
-            raise JobError(f"{self.name}: not staged, so there is no job to send to; stage it, or use streaming_wrapper")
+            raise JobError(
+                f"{self.name}: not staged, so there is no job to send to; stage it, or use streaming_wrapper"
+            )
         return self._link.endpoint
 
     async def _start(self) -> None:
@@ -488,7 +504,7 @@ class ReconJob(StandardReadable):
         self._set_image_number(0)
         self._set_projections(0)
         self._set_problem("")
-        self._set_finalize(False)  # noqa: FBT003 - a signal's setter
+        self._set_finalize(False)
         self.steering.show(Score(run_uid="-", image_number=0, projections=0))
 
     def _opened(self, spec: OpenRunSpec) -> None:
@@ -545,7 +561,7 @@ class ReconJob(StandardReadable):
                 if score.score is not None:
                     self._set_score(score.score)
             case FinalizeReceived() if run.finalize is not None and not run.spec.steering.advisory:
-                self._set_finalize(True)  # noqa: FBT003 - a signal's setter
+                self._set_finalize(True)
             case RunFinished():
                 self._set_state(JobState.FINISHED)
                 self._over.set()

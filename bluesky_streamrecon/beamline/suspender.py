@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,12 +60,15 @@ class QualityReached(StreamReconError):  # noqa: N818 - it is news, not an error
         self.planned = planned
 
 
-class _SignalSuspender(SuspenderBase):  # type: ignore[misc]
+class _SignalSuspender(SuspenderBase):
     """What stock suspenders lack: ophyd-async signals, and any thread to install them from.
 
     A stock suspender passes ``event_type`` to ``subscribe``, which ophyd-async refuses, and subscribes in the
     caller's thread, where ophyd-async finds no event loop.
     """
+
+    def __init__(self, signal: Any, tripped_message: str) -> None:
+        super().__init__(signal, tripped_message=tripped_message)  # type: ignore[no-untyped-call]
 
     def install(self, RE: RunEngine, *, event_type: str | None = None) -> None:
         """Watch the signal on behalf of this RunEngine.
@@ -109,11 +113,15 @@ class _SignalSuspender(SuspenderBase):  # type: ignore[misc]
         """Give what a plan has to wait for before it may start; nothing here."""
         return [], ""
 
+    @abstractmethod
     def _update(self, RE: RunEngine, value: Any) -> None:
-        raise NotImplementedError
+        """Take a new value of the signal."""
 
-    def _forget(self, RE: RunEngine) -> None:
+    def _forget(self, RE: RunEngine) -> None:  # noqa: ARG002 - for subclasses
         self._tripped = False
+
+    def _get_justification(self) -> str:
+        return f"{type(self).__name__} on {self._sig.name}: {self._tripped_message}" if self._tripped else ""
 
     def _should_suspend(self, value: Any) -> bool:
         return bool(value)
@@ -170,7 +178,7 @@ class QualitySuspender(_SignalSuspender):
     ) -> None:
         if mode not in ("after-projection", "at-once"):
             raise ConfigError(f"suspender mode: got {mode!r}, expected 'after-projection' or 'at-once'")
-        super().__init__(signal, tripped_message="the image is good enough")
+        super().__init__(signal, "the image is good enough")
         self.mode: SuspendMode = mode
         self._reached = reached
         self._fired = False
@@ -252,7 +260,7 @@ class BacklogSuspender(_SignalSuspender):
         resume = limit / 2 if resume is None else resume
         if not 0 <= resume <= limit:
             raise ConfigError(f"backlog: got resume={resume} and limit={limit}, expected 0 <= resume <= limit")
-        super().__init__(signal, tripped_message=f"the reconstruction is more than {limit:g} projections behind")
+        super().__init__(signal, f"the reconstruction is more than {limit:g} projections behind")
         self.limit = limit
         self.resume = resume
         self._released: asyncio.Event | None = None  # set: the plan may go on
@@ -265,10 +273,12 @@ class BacklogSuspender(_SignalSuspender):
                 self._tripped = True
             elif self._should_resume(value):
                 self._release(RE)
-            if self._tripped and self._released is None:
+            if not self._tripped:
+                return
+            if self._released is None:
                 self._released = asyncio.Event()
                 self._requested = False
-            if self._tripped and not self._requested and RE.state in ("running", "paused") and RE.resumable:
+            if not self._requested and RE.state in ("running", "paused") and RE.resumable:
                 self._requested = True
                 RE.request_suspend(self._released.wait, justification=self._get_justification())
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,9 +137,16 @@ def run_demo(
     recon_directory.mkdir(exist_ok=True)
     began = time.monotonic()
     job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-    with open_storage(directory=out / "catalogue", readable=[out]) as storage:
-        job.subscribe(storage.writer)
-        engine.subscribe(storage.writer)
+    # The catalogue's server starts while the job does; the first document waits for it if it must.
+    with ThreadPoolExecutor(1) as starting, ExitStack() as stack:
+        opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
+        stack.callback(lambda: opening.result().close())
+
+        def store(name: str, document: dict[str, Any]) -> None:
+            opening.result().writer(name, document)
+
+        job.subscribe(store)
+        engine.subscribe(store)
         if on_progress is not None:
             engine.subscribe(_Reporter(on_progress, len(angle_order), beamline.stage.name, job.name))
         result = engine(

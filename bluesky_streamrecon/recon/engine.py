@@ -1,9 +1,12 @@
 """The reconstruction of one block of rows: window, slabs, threads. It knows no rank and no network.
 
-Line integrals are unitless, images 1/pixel, angles radians. Memory per voxel of the image (rows x N x N): 4 bytes,
-a few per cent of margins, and 1 byte more for penalised algorithms (edge slices); nothing per thread grows with
-the image's area. The window takes 4 bytes x rows x C per projection, and each thread 64 bytes x (2 N + C) per
-projection of a pass.
+Line integrals are unitless, images 1/pixel, angles radians.
+
+Memory, with the fast projector: 4 bytes per voxel (rows x N x N) and a margin of about 30 pixels around each slice;
+penalised algorithms 1 byte per voxel more, for edge slices. Once, not per slice: 4 bytes x N x N for each subset
+in use (at most 8). The window takes 4 bytes x rows x C per projection. Each thread takes 64 bytes x (2 N + C)
+per projection of a pass, but nothing that grows with the image's area; except that FBP, shared rows and a user's
+algorithm that asks for a whole back projection take that of one slab (at most 16 slices) per thread.
 """
 
 from __future__ import annotations

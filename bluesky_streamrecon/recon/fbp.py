@@ -128,7 +128,7 @@ class FBP(Algorithm):
     def step(self, problem: Problem) -> None:
         """Replace the image."""
         weights = angular_weights(problem.angles, problem.all_angles).astype(np.float32)
-        problem.image[...] = problem.back(filter_sinogram(problem.measured, self.filter) * weights[:, None, None])
+        problem.image = problem.back(filter_sinogram(problem.measured, self.filter) * weights[:, None, None])
 
 
 def _filled(sinogram: NDArray[np.float32]) -> NDArray[np.float32]:

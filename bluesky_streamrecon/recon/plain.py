@@ -70,8 +70,7 @@ class PlainProblem(Problem):
         self._operators = operators
         self._measurement = measurement
 
-    @property
-    def image(self) -> NDArray[np.float32]:
+    def _image(self) -> NDArray[np.float32]:
         return self._slab.image
 
     @property

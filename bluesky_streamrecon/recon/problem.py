@@ -28,9 +28,19 @@ class Problem(ABC):
     """One pass over one slab."""
 
     @property
-    @abstractmethod
     def image(self) -> NDArray[np.float32]:
-        """The image itself, shape (N, N, S), 1/pixel; write into it to change it."""
+        """The image itself, shape (N, N, S), 1/pixel; write into it, or assign, to change it."""
+        return self._image()
+
+    @image.setter
+    def image(self, value: NDArray[np.float32]) -> None:
+        own = self._image()
+        if value is not own:
+            own[...] = value
+
+    @abstractmethod
+    def _image(self) -> NDArray[np.float32]:
+        """Give the writable view of the image."""
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, shear_back
 from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, shear_forward
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
-from bluesky_streamrecon.recon.kernels.simd import LANES
+from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
 from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
 from bluesky_streamrecon.recon.problem import LEAST_VIEW
 from bluesky_streamrecon.recon.projector import check_angles
@@ -37,17 +37,25 @@ _PADDING = 40
 _FOOTPRINT = 2.0
 
 
-def slab_rows(rows: int) -> tuple[SlabRows, ...]:
-    """Group rows into slabs of 16, and the rest into the narrowest of 16, 8 or 4 that holds it.
+def slab_rows(rows: int, widest: int | None = None) -> tuple[SlabRows, ...]:
+    """Group rows into slabs of `widest`, and the rest into the narrowest of 16, 8 or 4 that holds it.
+
+    Parameters
+    ----------
+    rows : int
+        Rows to group.
+    widest : int, optional
+        16, 8 or 4; by default 16 where the processor has registers for it, else 8.
 
     Examples
     --------
-    >>> slab_rows(18)
+    >>> slab_rows(18, 16)
     (SlabRows(first=0, count=16, width=16), SlabRows(first=16, count=2, width=4))
     """
     slabs = []
-    for first in range(0, rows, 16):
-        count = min(16, rows - first)
+    widest = widest or widest_lanes()
+    for first in range(0, rows, widest):
+        count = min(widest, rows - first)
         slabs.append(SlabRows(first, count, next(width for width in sorted(LANES) if width >= count)))
     return tuple(slabs)
 
@@ -209,7 +217,7 @@ class ShearTables:
         )
 
     def gains(self) -> NDArray[np.float32]:
-        """Compute the inverse of the sensitivity A' 1; 0 for pixels that are not seen or not reconstructed.
+        """Compute the inverse of the sensitivity A' 1; NaN for pixels that are not seen or not reconstructed.
 
         Returns
         -------
@@ -218,6 +226,7 @@ class ShearTables:
         """
         geometry = self.layout.geometry
         gains = self.layout.borrow()
+        gains.fill(np.nan)
         radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
         by_rows, by_columns = self._unseen()
         sensitivity_gains(self.count, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
@@ -296,6 +305,7 @@ class ShearTables:
             self.offsets,
             self.weights,
             self.middle,
+            self.seen,
             self.layout.origin,
             lines,
         )

@@ -138,8 +138,7 @@ class ShearProblem(Problem):
         self._ranges = self._tables.ranges(crew.size)
         self._bands = layout.bands(crew.size)
 
-    @property
-    def image(self) -> NDArray[np.float32]:
+    def _image(self) -> NDArray[np.float32]:
         self._slab.forget_edges()
         return self._slab.image
 
@@ -209,11 +208,13 @@ class ShearProblem(Problem):
         return self._inner(bins)
 
     def _spread(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the sheared lines of a sinogram; free of charge to put in if it came from here."""
+        """Give the sheared lines of a sinogram, which need not be copied if it is what `forward` gave."""
         lines, bins = self._lines, self._bins
-        if not np.shares_memory(sinogram, bins):
+        inner = self._inner(bins)
+        if sinogram.__array_interface__ != inner.__array_interface__:
+            values = np.array(sinogram)
             bins[...] = 0
-            self._inner(bins)[...] = sinogram
+            inner[...] = values
         self._crew.run(lambda part: self._tables.spread(bins, self._ranges[part], lines))
         return lines
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,12 @@ class EmbeddedTiled:
         self.uri: str = self._server.uri
         self._lock.write(self.uri)
         self._lock.flush()
+        threading.Thread(target=self._close_with_the_interpreter, name="tiled-end", daemon=True).start()
+
+    def _close_with_the_interpreter(self) -> None:
+        # Python waits for the server's thread before it runs atexit functions, so they are too late to stop it.
+        threading.main_thread().join()
+        self.close()
 
     def _take_lock(self) -> None:
         try:

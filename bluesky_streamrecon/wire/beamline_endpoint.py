@@ -158,7 +158,7 @@ class BeamlineEndpoint:
         self._front = threading.Lock()
         self._open: _OpenRun | None = None
         self._closed = False
-        transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES)
+        transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES, io_threads=2)
         try:
             self._address = transport.bind(PEERS, address, security, insecure=insecure)
         except BaseException:

@@ -251,11 +251,11 @@ class Hub:
     # ------------------------------------------------------------------ hello
 
     def _hello(self, link: bytes, hello: Hello, now: float) -> None:
-        why = self._why_not(hello)
-        if why is not None:
+        where, why = self._why_not(hello)
+        if why:
             who = f"{hello.role} {hello.rank} of {hello.size} at {hello.host[:64]}:{hello.pid}"
             self._refused.add(f"{who}: {why}")
-            self._reply(link, Problem(fault="remote", where="hello", text=why))
+            self._reply(link, Problem(fault="remote", where=where, text=why))
             return
         key = (hello.role, hello.rank if hello.role == "rank" else 0)
         old_owner = self._links.get(link)
@@ -296,18 +296,19 @@ class Hub:
         if self._shutdown is not None:
             self._send(link, Shutdown(reason=self._shutdown), now)
 
-    def _why_not(self, hello: Hello) -> str | None:
+    def _why_not(self, hello: Hello) -> tuple[str, str]:
         if hello.job_id != self.job_id:
-            return (
+            return "hello", (
                 f"job id: got {hello.job_id[:64]!r}, expected that of this beamline; is the job left over from an "
                 "earlier session, or meant for another address?"
             )
-        if hello.role != "rank" or self.size in (None, hello.size):
-            return None
         others = [p for p in self._links.values() if p.hello.role == "rank" and p.hello.size != hello.size]
-        if others:
-            return f"size: got a rank of {hello.size}, expected {self.size}, as its {len(others)} linked ranks say"
-        return None
+        if hello.role == "rank" and others:
+            return "size", (
+                f"size: got a rank of {hello.size}, expected {self.size}, as its {len(others)} linked ranks say; "
+                "does another job still run?"
+            )
+        return "", ""
 
     def _rank_joined(self, peer: _Peer, now: float, *, restarted: bool, again: bool) -> None:
         hello = peer.hello

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 MemberEvent = ev.RankEvent | ev.ControllerEvent
 
 REPORTS_KEPT: Final = 100_000
+SIZE_TRIES: Final = 3
 REFUSALS: Final = frozenset({"hello", "version", "superseded"})
 
 
@@ -128,6 +129,7 @@ class Member:
         self._gone: set[int] = set()
         self._close: CloseRun | None = None
         self._preview: tuple[str | None, str | None] = (None, None)
+        self._turned_away = 0
 
     # ------------------------------------------------------------------ asked by the user
 
@@ -271,6 +273,7 @@ class Member:
             self._refuse("the beamline welcomed us with another job id than ours")
             return
         restored = self.state is not LinkState.LINKED
+        self._turned_away = 0
         self._move("welcome")
         self.seen = self._reported = now
         self._heartbeat, self._timeout = message.heartbeat_seconds, message.peer_timeout
@@ -283,6 +286,10 @@ class Member:
     def _problem(self, message: Problem) -> None:
         if message.where in REFUSALS:
             self._refuse(message.text)
+        elif message.where == "size" and self.state is LinkState.GREETING:
+            self._turned_away += 1  # ranks of a job that has just died may be taken for linked
+            if self._turned_away >= SIZE_TRIES:
+                self._refuse(message.text)
         elif message.where == "link":
             if self.state is LinkState.LINKED:
                 self._lost("the beamline does not know this link any more")

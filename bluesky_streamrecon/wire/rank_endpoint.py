@@ -39,7 +39,8 @@ class RankEndpoint:
     security : ClientSecurity, optional
         Own key files and the beamline's public key.
     credit : int
-        Items held that are not applied yet; raised to twice the run's window or step where that is more.
+        Items held that are not applied yet; raised to twice the run's window or step where that is more. A user who
+        takes so many without reporting any as applied gets no more.
     resume : (str, int), optional
         Run uid and last applied item of a checkpoint: that run's items are sent from the one after it.
     software : str

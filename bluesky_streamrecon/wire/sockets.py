@@ -32,6 +32,7 @@ MOST_FRAMES: Final = 3
 CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 1024
 HIGH_WATER: Final = 1000
+STRANGERS_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
 
 
 class Sent(enum.Enum):
@@ -74,10 +75,12 @@ class Transport:
     ----------
     frame_limit : int
         Longest frame that is taken in, bytes; a connection that sends a longer one is closed.
+    io_threads : int
+        Of libzmq, which encrypt and copy.
     """
 
-    def __init__(self, *, frame_limit: int) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    def __init__(self, *, frame_limit: int, io_threads: int = 1) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
         self._frame_limit = frame_limit
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._routers: set[str] = set()
@@ -109,6 +112,7 @@ class Transport:
         router = self._socket(zmq.ROUTER)
         try:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            router.setsockopt(zmq.RCVHWM, STRANGERS_HIGH_WATER)
             router.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
             if security is not None:
                 self._guard_door()

@@ -92,7 +92,9 @@ class Worker:
             wait = self._guarded(self._once, wait)
             deadline = self._deadline
             if deadline is None:
-                continue
+                if threading.main_thread().is_alive():
+                    continue
+                deadline = 0.0  # nobody is left to close us, and we must not keep the process
             left = deadline - time.monotonic()
             if left <= 0 or (not self._commands and self._core.settled):
                 break

@@ -56,7 +56,9 @@ class Run:
         return self.run.start_doc["uid"]
 
     def describe(self, stream="primary", *, keys=None, angle=True, units="deg", shape=(1, ROWS, COLUMNS), dtype="<u2"):
-        image = {"source": "x", "dtype": "array", "shape": list(shape), "dtype_numpy": dtype}
+        image = {"source": "x", "dtype": "array", "shape": list(shape)}
+        if dtype:
+            image["dtype_numpy"] = dtype
         if self.path:
             image["external"] = "STREAM:"
         data_keys = {"det": {**image, "object_name": "det"}}
@@ -67,7 +69,10 @@ class Run:
         for key, value in data_keys.items():
             objects.setdefault(value["object_name"], []).append(key)
         bundle = self.run.compose_descriptor(
-            name=stream, data_keys=data_keys, object_keys=objects, hints={"rot": {"fields": ["rot"]}} if self.hints else {}
+            name=stream,
+            data_keys=data_keys,
+            object_keys=objects,
+            hints={"rot": {"fields": ["rot"]}} if self.hints else {},
         )
         self.streams[stream] = bundle
         self.publisher("descriptor", bundle.descriptor_doc)
@@ -252,7 +257,9 @@ def test_event_pages_are_unpacked(publisher, sink):
     assert [round(math.degrees(angle)) for _, _, angle, _ in sink.items] == [1, 2]
 
 
-@pytest.mark.parametrize(("units", "value", "radians"), [("rad", 1.0, 1.0), ("deg", 180.0, math.pi), ("mrad", 5, 0.005)])
+@pytest.mark.parametrize(
+    ("units", "value", "radians"), [("rad", 1.0, 1.0), ("deg", 180.0, math.pi), ("mrad", 5, 0.005)]
+)
 def test_angle_is_taken_in_the_units_of_its_data_key(publisher, sink, units, value, radians):
     run = Run(publisher)
     run.describe(shape=(ROWS, COLUMNS), units=units)
@@ -382,11 +389,17 @@ def test_frame_that_is_late_is_waited_for(tmp_path):
 
     def wait(seconds):
         turns.append(seconds)
-        with h5py.File(path, "w") as file:
-            file["d"] = np.arange(len(turns) * 4).reshape(len(turns), 2, 2)
+        with h5py.File(path, "a") as file:  # no SWMR: what was opened before does not see it
+            data = (
+                file.require_dataset("d", (1, 2, 2), dtype="<u2", maxshape=(None, 2, 2), exact=True)
+                if len(turns) == 1
+                else file["d"]
+            )
+            data.resize(len(turns), axis=0)
+            data[-1] = len(turns)
 
     frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", wait=wait)
-    np.testing.assert_array_equal(frames.read(1, 2), [[[4, 5], [6, 7]]])
+    np.testing.assert_array_equal(frames.read(1, 2), [[[2, 2], [2, 2]]])
     assert len(turns) == 2
     frames.close()
 
@@ -401,7 +414,7 @@ def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
         now[0] += seconds
 
     frames = FrameFile(f"file:///{tmp_path}/none.h5", "application/x-hdf5", "/d", clock=lambda: now[0], wait=wait)
-    with pytest.raises(DataError, match="frames 0 to 0 of .*none.h5:/d: the file can not be read"):
+    with pytest.raises(DataError, match=r"frames 0 to 0 of .*none\.h5:/d: the file can not be read"):
         frames.read(0, 1)
     with pytest.raises(DataError, match="is it on this computer"):
         FrameFile("http://elsewhere/none.h5", "application/x-hdf5", "/d")

@@ -202,9 +202,7 @@ def suspended(run_engine, monkeypatch):
     return happened
 
 
-def test_backlog_holds_the_scan_above_the_limit_and_lets_it_go_below(
-    run_engine, documents, lag, suspended, in_thread
-):
+def test_backlog_holds_the_scan_above_the_limit_and_lets_it_go_below(run_engine, documents, lag, suspended, in_thread):
     signal, put = lag
     suspender = BacklogSuspender(signal, 10, resume=4)
     run_engine.install_suspender(suspender)

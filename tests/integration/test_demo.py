@@ -70,7 +70,7 @@ def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
         assert len(scan.angles) == scan.projections.shape[0] >= result["projections_used"]
         assert volume.shape == (2, 640, 640)
         assert volume.max() > 0
-        start = storage.databroker[result["recon_uid"]].metadata["start"]
+        start = storage.databroker[result["recon_uid"]].start
         assert start["raw_run_uid"] == result["run_uid"]
 
 

@@ -77,10 +77,11 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     assert "recon_job-score" in printed
     assert re.search(r"\|\s+0\.\d{4}\s+\|", printed), "no score in the table"
     assert "Traceback" not in printed
-    reason = say(child, "print(catalog.values().last().metadata['stop']['reason'])")
+    reason = say(child, "raw = catalog[result[0]].metadata; print(raw['stop']['reason'])")
     assert re.search(r"quality: MS-SSIM 0\.\d+ >= 0\.95 at \d+ of 180 projections", reason)
-    uid = say(child, "print(len(db), catalog.values().last().metadata['start']['streamrecon']['recon_uid'] in db)")
-    assert re.search(r"2 True", uid)
+    say(child, "recon_uid = raw['start']['streamrecon']['recon_uid']")
+    assert "True" in say(child, "print(catalog[recon_uid].metadata['start']['raw_run_uid'] == result[0])")
+    assert "True" in say(child, "print(db[recon_uid].start['raw_run_uid'] == result[0])")
 
 
 def test_abort_after_a_pause_leaves_no_process_and_the_next_run_works(ipython):
@@ -97,8 +98,8 @@ def test_abort_after_a_pause_leaves_no_process_and_the_next_run_works(ipython):
     say(child, "RE.abort()")
     assert job_processes(mark) == {}
     assert "idle" in say(child, "RE.state")
-    printed = say(child, "RE(stream_tomo_plan(num=12, window=4, threshold=1.0))")
+    printed = say(child, "result = RE(stream_tomo_plan(num=12, window=4, threshold=1.0))")
     assert "Traceback" not in printed
-    assert "success" in say(child, "catalog.values().last().metadata['stop']['exit_status']")
+    assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
     child.sendline("exit()")
     child.expect(pexpect.EOF)

@@ -70,9 +70,7 @@ def test_frames_and_angles_that_arrive_are_those_in_the_detector_file(run_engine
 
 def test_inline_frames_arrive_as_they_are(run_engine, documents, pretend_job, script, tmp_path):
     beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True, inline=True)
-    run_engine(
-        stream_tomo_plan(beamline.detector, beamline.stage, num=5, window=4, flats=0, darks=0, job=pretend_job)
-    )
+    run_engine(stream_tomo_plan(beamline.detector, beamline.stage, num=5, window=4, flats=0, darks=0, job=pretend_job))
     events = of(documents, "event", "primary")
     for doc, (_, _, _, pixels) in zip(events, script.frames, strict=True):
         np.testing.assert_array_equal(doc["data"]["detector"], pixels)
@@ -144,12 +142,14 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"shutter": None, "flats": 0}, "need shutter="),
         ({"ranks": 0}, "ranks"),
         ({"suspend": "soon"}, "suspender mode"),
+        ({"algorithm": "magic"}, "algorithm: got 'magic', expected one of"),
+        ({"policy": "gut feeling"}, "gut feeling"),
     ],
 )
 def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
     run_engine, documents, tomo, script, beamline, arguments, words
 ):
-    with pytest.raises(ConfigError, match="^.*") as refused:
+    with pytest.raises(ConfigError) as refused:
         run_engine(tomo(**arguments))
     assert words in str(refused.value)
     assert documents == []
@@ -157,15 +157,15 @@ def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
     assert beamline.stage.angle == 0.0
 
 
-def value_of(run_engine, signal):
-    return asyncio.run_coroutine_threadsafe(signal.get_value(), run_engine.loop).result(20)
+def value_of(run_engine, device):
+    return asyncio.run_coroutine_threadsafe(device.read(), run_engine.loop).result(20)[device.name]["value"]
 
 
 def test_job_is_stopped_and_shutter_closed_after_a_success(run_engine, tomo, script, beamline):
     run_engine(tomo())
     assert script.stopped == 1
-    assert value_of(run_engine, beamline.shutter.state) == "closed"
-    assert value_of(run_engine, beamline.table.position) == "in"
+    assert value_of(run_engine, beamline.shutter) == "closed"
+    assert value_of(run_engine, beamline.table) == "in"
 
 
 def test_job_is_stopped_and_shutter_closed_after_a_failure(run_engine, documents, pretend_job, script, tmp_path):
@@ -186,7 +186,7 @@ def test_job_is_stopped_and_shutter_closed_after_a_failure(run_engine, documents
     (stop,) = of(documents, "stop")
     assert stop["exit_status"] == "fail"
     assert script.stopped == 1
-    assert value_of(run_engine, beamline.shutter.state) == "closed"
+    assert value_of(run_engine, beamline.shutter) == "closed"
 
 
 def test_quality_that_is_known_only_after_the_last_projection_is_told(run_engine, documents, tomo, script):
@@ -282,9 +282,7 @@ def test_job_that_does_not_start_is_an_error_before_anything_moves(run_engine, d
     assert run_engine(tomo()).exit_status == "success"
 
 
-def test_frames_that_can_not_be_read_are_told_and_the_scan_goes_on(
-    run_engine, documents, tomo, script, monkeypatch
-):
+def test_frames_that_can_not_be_read_are_told_and_the_scan_goes_on(run_engine, documents, tomo, script, monkeypatch):
     monkeypatch.setattr(FileFrame, "read", unreadable)
     run_engine(tomo())
     (stop,) = of(documents, "stop")

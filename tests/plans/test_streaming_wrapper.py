@@ -25,16 +25,12 @@ def beamline(run_engine, tmp_path):
 @pytest.fixture
 def wrapped(pretend_job):
     def wrap(plan, beamline, **kwargs):
-        return streaming_wrapper(
-            plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage, **kwargs
-        )
+        return streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage, **kwargs)
 
     return wrap
 
 
-def test_scan_of_the_user_is_streamed_with_the_job_in_its_events(
-    run_engine, documents, wrapped, beamline, script, of
-):
+def test_scan_of_the_user_is_streamed_with_the_job_in_its_events(run_engine, documents, wrapped, beamline, script, of):
     uid = run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 7), beamline)).plan_result
     (start,), (stop,) = of(documents, "start"), of(documents, "stop")
     assert start["uid"] == uid
@@ -46,9 +42,7 @@ def test_scan_of_the_user_is_streamed_with_the_job_in_its_events(
     assert [angle for _, _, angle, _ in script.frames] == pytest.approx(np.deg2rad(np.linspace(0, 90, 7)))
 
 
-def test_scan_of_the_user_ends_as_success_when_quality_is_reached(
-    run_engine, documents, wrapped, beamline, script, of
-):
+def test_scan_of_the_user_ends_as_success_when_quality_is_reached(run_engine, documents, wrapped, beamline, script, of):
     script.score = lambda n: 0.96 if n >= 3 else 0.1
     plan = bp.list_scan([beamline.detector], beamline.stage, [float(a) for a in range(0, 120, 4)])
     result = run_engine(wrapped(plan, beamline))
@@ -155,7 +149,7 @@ def test_failure_of_the_plan_stays_a_failure(run_engine, documents, wrapped, bea
 def test_job_that_says_no_hello_is_named_in_the_error(run_engine, documents, wrapped, beamline, script, pretend_job):
     script.silent = True
     pretend_job.start_timeout = 0.05
-    with pytest.raises(JobError, match="not everyone had said hello after 0.05 s") as refused:
+    with pytest.raises(JobError, match=r"not everyone had said hello after 0\.05 s") as refused:
         run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline))
     assert "rank 0 of 2, rank 1 of 2, the controller" in str(refused.value)
     assert "/nowhere/job.log" in str(refused.value)
@@ -222,10 +216,17 @@ def test_at_once_ends_the_run_in_the_middle_of_a_move(
     script.before_finalize = when_moving
     result = run_engine(
         stream_tomo_plan(
-            beamline.detector, beamline.stage, num=12, order="fixed", flats=0, darks=0, job=pretend_job,
-            suspend="at-once", compose=None,
+            beamline.detector,
+            beamline.stage,
+            num=12,
+            order="fixed",
+            flats=0,
+            darks=0,
+            job=pretend_job,
+            suspend="at-once",
+            compose=None,
         )
-    )  # fmt: skip
+    )
     (stop,) = of(documents, "stop")
     assert (result.exit_status, stop["exit_status"]) == ("success", "success")
     assert stop["reason"].startswith("quality: MS-SSIM 0.960 >= 0.95 at 3 of 12 projections")
@@ -257,10 +258,13 @@ def test_at_once_between_create_and_save_drops_the_event_and_nothing_else(
     script.before_finalize = when_reading
     run_engine(
         streaming_wrapper(
-            bp.scan([beamline.detector], beamline.stage, 0, 90, 12), job=pretend_job, detector="detector", angle="stage",
+            bp.scan([beamline.detector], beamline.stage, 0, 90, 12),
+            job=pretend_job,
+            detector="detector",
+            angle="stage",
             suspend="at-once",
         )
-    )  # fmt: skip
+    )
     (stop,) = of(documents, "stop")
     assert stop["exit_status"] == "success"
     assert stop["num_events"]["primary"] == 3
@@ -281,9 +285,7 @@ def test_after_projection_waits_for_the_event_in_flight(
     script.before_finalize = when_exposing
     script.on_frame = lambda projections: exposing.release() if projections == 3 else None
     run_engine(
-        stream_tomo_plan(
-            beamline.detector, beamline.stage, num=12, flats=0, darks=0, job=pretend_job, compose=None
-        )
+        stream_tomo_plan(beamline.detector, beamline.stage, num=12, flats=0, darks=0, job=pretend_job, compose=None)
     )
     (stop,) = of(documents, "stop")
     assert stop["num_events"]["primary"] == 4

@@ -18,10 +18,10 @@ DEFAULTS = {
     "osem": {"floor": 1e-6, "subsets": 4},
     "sirt": {"relaxation": 1.0, "nonnegative": True},
     "art": {"relaxation": 0.5, "nonnegative": True},
-    "pml-quadratic": {"floor": 1e-6, "strength": 0.05},
-    "pml-hybrid": {"floor": 1e-6, "strength": 0.2, "edge": 0.1},
-    "ospml-quadratic": {"floor": 1e-6, "strength": 0.05, "subsets": 4},
-    "ospml-hybrid": {"floor": 1e-6, "strength": 0.2, "edge": 0.1, "subsets": 4},
+    "pml-quadratic": {"floor": 1e-6, "strength": 0.02},
+    "pml-hybrid": {"floor": 1e-6, "strength": 0.1, "edge": 0.1},
+    "ospml-quadratic": {"floor": 1e-6, "strength": 0.02, "subsets": 4},
+    "ospml-hybrid": {"floor": 1e-6, "strength": 0.1, "edge": 0.1, "subsets": 4},
 }
 
 

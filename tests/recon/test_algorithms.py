@@ -145,7 +145,7 @@ def test_users_algorithm_is_a_few_lines():
         """Plain gradient descent."""
 
         def step(self, problem):
-            problem.image[...] += problem.back(problem.residual()) / (problem.sensitivity.max() * len(problem.image))
+            problem.image += problem.back(problem.residual()) / (problem.sensitivity.max() * len(problem.image))
 
     algorithms.add("landweber-of-a-test", Landweber)
     geometry = TomoGeometry(columns=40)
@@ -156,6 +156,34 @@ def test_users_algorithm_is_a_few_lines():
         predicted = ShearProjector(geometry, angles).forward(image.transpose(1, 2, 0).copy())
         errors.append(np.abs(predicted - projections.transpose(0, 2, 1)).mean())
     assert errors[0] > 1.5 * errors[1] > 3 * errors[2]
+
+
+@pytest.mark.parametrize("projector", ["shear", "siddon"])
+def test_operations_take_any_sinogram_and_give_arrays(projector):
+    geometry = TomoGeometry(columns=30)
+    seen = {}
+
+    class Probe(Algorithm):
+        """Looks at everything a problem offers."""
+
+        def step(self, problem):
+            forward = problem.forward()
+            straight, turned = forward.copy(), forward[:, ::-1].copy()
+            seen["turned"] = problem.back(forward[:, ::-1]).copy(), problem.back(turned).copy()
+            seen["same"] = problem.back(problem.forward()).copy(), problem.back(straight).copy()
+            assert problem.measured.shape == forward.shape == (13, 30, 3)
+            assert problem.ray_lengths.shape == (13, 30)
+            assert problem.sensitivity.shape == (30, 30)
+            assert sorted(problem.angles) == sorted(problem.all_angles)
+            problem.image = 2 * problem.image
+
+    algorithms.add(f"probe-of-a-test-{projector}", Probe)
+    projections, angles = measured(geometry, rows=3)
+    options = {"projector": projector, "initial": 0.5}
+    image = made(geometry, projections, angles, algorithm=f"probe-of-a-test-{projector}", options=options)
+    assert (image == 1).all()
+    for one, other in seen.values():
+        np.testing.assert_array_equal(one, other)
 
 
 def test_algorithms_are_found_by_name():

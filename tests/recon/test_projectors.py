@@ -79,8 +79,8 @@ def test_sensitivity_and_ray_lengths_are_projections_of_ones(geometry, angles):
     gains = tables.gains()[:size, :size]
     well = geometry.mask() & (seen > 0.01)
     np.testing.assert_allclose(gains[well] * seen[well], 1, rtol=1e-3)
-    assert (gains[~geometry.mask()] == 0).all()
-    assert (gains[seen < 5e-4] == 0).all()
+    assert np.isnan(gains[~geometry.mask()]).all()
+    assert np.isnan(gains[seen < 5e-4]).all()
     paths = projector.forward(np.ones((*projector.domain_shape, 1), np.float32))[tables.order, :, 0]
     np.testing.assert_allclose(tables.ray_lengths, paths, atol=1e-5 * size)
 
@@ -160,7 +160,7 @@ def test_slab_width_does_not_change_a_slice():
     ("rows", "lanes"), [(1, 4), (2, 4), (5, 8), (16, 16), (18, 20), (24, 24), (100, 100), (30, 32)]
 )
 def test_rows_waste_few_lanes(rows, lanes):
-    slabs = slab_rows(rows)
+    slabs = slab_rows(rows, 16)
     assert sum(slab.width for slab in slabs) == lanes
     assert [slab.first for slab in slabs] == list(np.cumsum([0, *(slab.count for slab in slabs)])[:-1])
     assert sum(slab.count for slab in slabs) == rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +62,6 @@ def test_dead_pixels_see_nothing_and_hot_ones_always_read_high():
     assert cam.hot_pixels.any()
     assert flat[cam.dead_pixels].max() < 500
     assert dark[cam.hot_pixels].min() > 60000
-
-
-def test_frames_are_made_fast_enough_not_to_be_what_is_measured():
-    for rows, columns, bound in ((16, 256, 0.010), (100, 1024, 0.150)):
-        cam = camera(rows=rows, columns=columns)
-        times = []
-        for index in range(5):
-            began = time.perf_counter()
-            cam.frame(expose(index=index))
-            times.append(time.perf_counter() - began)
-        assert min(times) < bound
 
 
 def test_sample_larger_than_the_field_of_view_is_refused():

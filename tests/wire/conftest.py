@@ -85,6 +85,11 @@ class Wires:
     def previews(self, beamline: BeamlineEndpoint, rank: int = 0, **options: Any) -> PreviewSender:
         return self._keep(PreviewSender(job_id=beamline.job_id, rank=rank, **options))
 
+    def fill(self, beamline: BeamlineEndpoint, first: int, last: int) -> None:
+        """Append projections with these numbers."""
+        for index in range(first, last + 1):
+            beamline.append("projection", index, 0.1 * index, self.frame(index))
+
     @staticmethod
     def frame(index: int, shape: tuple[int, int] = (6, 8), dtype: str = "<u2") -> np.ndarray:
         """Make a frame that shows its number and its rows."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import socket
 import statistics
 import threading
 import time
@@ -14,37 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire import (
     Acked,
     AllRanksReady,
-    FinalizeReceived,
     ItemReceived,
-    LinkLost,
     LinkRestored,
     OpenRunSpec,
     PeerJoined,
     PeerLost,
-    PreviewMoved,
-    PreviewReceived,
     ProblemReported,
-    Refused,
     RunAbandoned,
     RunClosed,
     RunFinished,
     RunOpened,
-    ScoreReceived,
-    ShutdownRequested,
     StatusReceived,
     StreamFailed,
 )
-from bluesky_streamrecon.wire.codec import decode_down, encode
-from bluesky_streamrecon.wire.messages import Hello, Problem
-
-HOSTILE = int(os.environ.get("WIRE_HOSTILE", "20"))  # connections with garbage
 
 Spec = Callable[..., OpenRunSpec]
 
@@ -65,16 +51,6 @@ class Source:
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
-
-
-def resident() -> int:
-    """Give the bytes of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def fill(wires: Any, beamline: Any, first: int, last: int) -> None:
-    for index in range(first, last + 1):
-        beamline.append("projection", index, 0.1 * index, wires.frame(index))
 
 
 def test_each_rank_gets_its_rows_of_every_item(wires: Any, spec: Spec) -> None:
@@ -105,7 +81,7 @@ def test_closing_mark_carries_the_totals(wires: Any, spec: Spec) -> None:
     rank = wires.rank(beamline)
     beamline.open_run(spec())
     beamline.append("flat", 1, 0.0, wires.frame(0))
-    fill(wires, beamline, 1, 2)
+    wires.fill(beamline, 1, 2)
     beamline.close_run("success", "quality")
     opened = wires.take(rank, RunOpened).run
     assert (opened.rows, opened.planned, opened.recon_uid) == ((0, 6), 10, "recon-of-run-1")
@@ -119,7 +95,7 @@ def test_closing_mark_carries_the_totals(wires: Any, spec: Spec) -> None:
 def test_job_that_starts_after_the_scan_gets_everything(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 8)
+    wires.fill(beamline, 1, 8)
     beamline.close_run()
     assert beamline.ledger() == {}
     ranks = [wires.rank(beamline, rank, 3) for rank in range(3)]
@@ -132,7 +108,7 @@ def test_rank_that_dies_and_comes_back_gets_everything_again(wires: Any, spec: S
     beamline = wires.beamline()
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 4)
+    wires.fill(beamline, 1, 4)
     wires.take(ranks[1], RunOpened)
     for seq in (1, 2, 3):
         assert wires.take(ranks[1], ItemReceived).item.seq == seq
@@ -142,7 +118,7 @@ def test_rank_that_dies_and_comes_back_gets_everything_again(wires: Any, spec: S
     wires.seen.wait(PeerLost, lambda e: e.peer.rank == 1)
     again = wires.rank(beamline, 1, 2)
     wires.seen.wait(PeerJoined, lambda e: e.peer.rank == 1, count=2)
-    fill(wires, beamline, 5, 6)
+    wires.fill(beamline, 5, 6)
     beamline.close_run()
     assert wires.follow(ranks[0]) == [1, 2, 3, 4, 5, 6]
     assert wires.follow(again) == [1, 2, 3, 4, 5, 6]
@@ -156,7 +132,7 @@ def test_rank_that_dies_and_comes_back_gets_everything_again(wires: Any, spec: S
 def test_rank_with_a_checkpoint_goes_on_after_it(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 6)
+    wires.fill(beamline, 1, 6)
     beamline.close_run()
     rank = wires.rank(beamline, resume=("run-1", 4))
     assert wires.follow(rank) == [5, 6]
@@ -168,7 +144,7 @@ def test_same_job_serves_one_run_after_another(wires: Any, spec: Spec) -> None:
     rank = wires.rank(beamline)
     for number in (1, 2, 3):
         beamline.open_run(spec(f"run-{number}"))
-        fill(wires, beamline, 1, number)
+        wires.fill(beamline, 1, number)
         beamline.close_run()
         assert wires.follow(rank) == list(range(1, number + 1))
         wires.seen.wait(RunFinished, lambda e, uid=f"run-{number}": e.run_uid == uid)
@@ -178,7 +154,7 @@ def test_slow_rank_does_not_hold_up_the_other(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     slow, quick = wires.rank(beamline, 0, 2, credit=4), wires.rank(beamline, 1, 2)
     beamline.open_run(spec(recon=ReconSettings(window=2)))
-    fill(wires, beamline, 1, 50)
+    wires.fill(beamline, 1, 50)
     beamline.close_run()
     assert wires.follow(quick) == list(range(1, 51))
     wires.seen.wait(Acked, lambda e: e.rank == 1 and e.applied == 50)
@@ -217,9 +193,9 @@ def test_frame_that_can_not_be_read_is_told_to_all_and_the_run_goes_on(wires: An
     beamline.open_run(spec())
     broken = Source(OSError("the file was moved"))
     broken.allowed.set()
-    fill(wires, beamline, 1, 2)
+    wires.fill(beamline, 1, 2)
     beamline.append("projection", 3, 0.3, broken)
-    fill(wires, beamline, 4, 5)
+    wires.fill(beamline, 4, 5)
     beamline.close_run()
     for rank in ranks:
         assert wires.follow(rank, skip=(ProblemReported,)) == [1, 2, 4, 5]
@@ -236,7 +212,7 @@ def test_inline_frames_above_the_memory_limit_reach_a_late_job(wires: Any, spec:
     limit = 4 * 6 * 8 * 2
     beamline = wires.beamline(memory_limit=limit)
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 60)
+    wires.fill(beamline, 1, 60)
     beamline.close_run()
     rank = wires.rank(beamline)
     assert wires.follow(rank) == list(range(1, 61))
@@ -259,94 +235,11 @@ def test_append_takes_far_less_than_a_millisecond(wires: Any, spec: Spec) -> Non
     assert statistics.median(taken) < 1e-3
 
 
-def test_score_and_finalize_of_the_open_run_arrive_and_of_others_do_not(wires: Any, spec: Spec) -> None:
-    beamline = wires.beamline()
-    controller = wires.controller(beamline)
-    beamline.open_run(spec())
-    run = wires.take(controller, RunOpened).run
-    assert (run.run_uid, run.rows) == ("run-1", (0, 6))
-    controller.finalize("another-run", reason="not ours")
-    controller.score("another-run", image_number=1, projections=1, score=1.0)
-    controller.score("run-1", image_number=3, projections=5, score=0.96, metrics={"ms_ssim": 0.96}, verdict="enough")
-    controller.finalize("run-1", reason="good enough", score=0.96, threshold=0.95, projections=5, image_number=3)
-    assert wires.seen.wait(FinalizeReceived).finalize.reason == "good enough"
-    assert [e.score.image_number for e in wires.seen.of(ScoreReceived)] == [3]
-    assert len(wires.seen.of(FinalizeReceived)) == 1
-    beamline.close_run("success", "quality")
-    assert wires.take(controller, RunClosed).close.reason == "quality"
-    controller.finalize("run-1", reason="too late")
-    controller.score("run-1", image_number=4, projections=5, score=0.97)
-    wires.seen.wait(ScoreReceived, count=2)
-    assert len(wires.seen.of(FinalizeReceived)) == 1
-
-
-def test_previews_reach_a_controller_that_comes_back(wires: Any, spec: Spec) -> None:
-    beamline = wires.beamline()
-    first = wires.controller(beamline)
-    wires.take(first, LinkRestored)
-    rank = wires.rank(beamline)
-    beamline.open_run(spec())
-    run = wires.take(rank, RunOpened).run
-    assert run.preview_address == first.preview_address
-    previews = wires.previews(beamline)
-    previews.begin("run-1")
-    previews.connect(run.preview_address, run.preview_key)
-    for number in (1, 2, 3):
-        pixels = np.full((2, 8, 8), number, np.float32)
-        previews.send(image_number=number, projections=number, rows=(1, 4), pixels=pixels, angles_used=(0.1,))
-    for number in (1, 2, 3):
-        event = wires.take(first, PreviewReceived, (RunOpened, LinkRestored))
-        assert (event.preview.image_number, event.preview.rows) == (number, (1, 4))
-        assert np.all(event.pixels == number)
-    assert previews.flush(20.0)
-    first.close(0)
-    second = wires.controller(beamline)
-    moved = wires.take(rank, PreviewMoved)
-    assert moved.address == second.preview_address
-    previews.connect(moved.address, moved.key)
-    for number in (1, 2, 3):
-        assert wires.take(second, PreviewReceived, (RunOpened, LinkRestored)).preview.image_number == number
-    previews.send(image_number=4, projections=4, rows=(1,), pixels=np.zeros((1, 8, 8), np.float32), final=True)
-    assert wires.take(second, PreviewReceived, (RunOpened,)).preview.final
-    assert previews.flush(20.0)
-    assert previews.dropped == 0
-
-
-def test_previews_without_a_controller_make_nobody_wait(wires: Any) -> None:
-    beamline = wires.beamline()
-    previews = wires.previews(beamline, retain=2)
-    with pytest.raises(LocalProtocolError, match="begin"):
-        previews.send(image_number=1, projections=1, rows=(1,), pixels=np.zeros((1, 8, 8), np.float32))
-    previews.begin("run-1")
-    for number in range(1, 6):
-        pixels = np.zeros((1, 8, 8), np.float32)
-        assert previews.send(image_number=number, projections=1, rows=(1,), pixels=pixels) == number
-    assert not previews.flush(20.0)
-    with pytest.raises(LocalProtocolError, match="square"):
-        previews.send(image_number=1, projections=1, rows=(1,), pixels=np.zeros((1, 8, 7), np.float32))
-    with pytest.raises(LocalProtocolError, match="float32"):
-        previews.send(image_number=1, projections=1, rows=(1, 2), pixels=np.zeros((1, 8, 8), np.float32))
-
-
-def test_peer_of_another_job_is_refused_with_a_reason(wires: Any) -> None:
-    beamline = wires.beamline()
-    rank = wires.rank(beamline, job_id="another")
-    assert "job id: got 'another'" in wires.take(rank, Refused).text
-    assert not wires.seen.of(PeerJoined)
-
-
-def test_rank_of_another_size_is_refused_while_ranks_are_linked(wires: Any) -> None:
-    beamline = wires.beamline()
-    wires.rank(beamline, 0, 2)
-    wires.seen.wait(PeerJoined)
-    assert "got a rank of 3, expected 2" in wires.take(wires.rank(beamline, 1, 3), Refused).text
-
-
 def test_job_of_another_size_may_take_over_when_the_first_is_gone(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     first = wires.rank(beamline)
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 4)
+    wires.fill(beamline, 1, 4)
     wires.take(first, RunOpened)
     first.close(0)
     wires.seen.wait(PeerLost)
@@ -357,61 +250,11 @@ def test_job_of_another_size_may_take_over_when_the_first_is_gone(wires: Any, sp
     assert len(wires.seen.wait(RunFinished).results) == 2
 
 
-def test_newer_process_takes_the_place_of_an_older_one(wires: Any) -> None:
-    beamline = wires.beamline()
-    old = wires.rank(beamline)
-    wires.take(old, LinkRestored)
-    new = wires.rank(beamline)
-    wires.take(new, LinkRestored)
-    assert "newer process" in wires.take(old, Refused).text
-
-
-def test_unknown_version_is_refused_naming_both(wires: Any) -> None:
-    beamline = wires.beamline()
-    frame = bytearray(encode(Hello(job_id=beamline.job_id, role="rank", instance="i")))
-    frame[3] = 200
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.linger = 0
-        dealer.connect(beamline.address)
-        dealer.send(bytes(frame))
-        assert dealer.poll(20_000)
-        answer, _ = decode_down(dealer.recv_multipart())
-    assert isinstance(answer, Problem)
-    assert "got 200, expected 1" in answer.text
-    assert beamline.peers() == ()
-
-
-def test_garbage_on_the_port_changes_nothing(wires: Any, spec: Spec) -> None:
-    beamline = wires.beamline()
-    rank = wires.rank(beamline)
-    beamline.open_run(spec())
-    fill(wires, beamline, 1, 3)
-    before = resident()
-    host, port = beamline.address.removeprefix("tcp://").split(":")
-    with zmq.Context() as context:
-        for number in range(HOSTILE):
-            with context.socket(zmq.DEALER) as dealer:
-                dealer.linger = 1000
-                dealer.connect(beamline.address)
-                dealer.send_multipart([b"SRW\x01" + os.urandom(40)] * (number % 5 + 1))
-                dealer.send_multipart([b"", b"x" * 1000])
-    for number in range(HOSTILE):
-        with socket.create_connection((host, int(port)), timeout=20) as raw:
-            raw.sendall(os.urandom(number % 20 * 20))
-    fill(wires, beamline, 4, 5)
-    beamline.close_run()
-    assert wires.follow(rank) == [1, 2, 3, 4, 5]
-    wires.seen.wait(RunFinished)
-    assert beamline.ledger()[0].balanced
-    assert len(beamline.peers()) == 1
-    assert resident() - before < 50 * 2**20
-
-
 def test_abandoned_run_ends_at_the_ranks_and_the_next_one_begins(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    fill(wires, beamline, 1, 3)
+    wires.fill(beamline, 1, 3)
     wires.take(rank, RunOpened)
     wires.take(rank, ItemReceived)
     beamline.abandon_run("the user gave up")
@@ -420,7 +263,7 @@ def test_abandoned_run_ends_at_the_ranks_and_the_next_one_begins(wires: Any, spe
     rank.applied(1)
     rank.done(image_number=0)
     beamline.open_run(spec("run-2"))
-    fill(wires, beamline, 1, 2)
+    wires.fill(beamline, 1, 2)
     beamline.close_run()
     assert wires.follow(rank) == [1, 2]
     assert wires.seen.wait(RunFinished).run_uid == "run-2"
@@ -435,44 +278,6 @@ def test_run_opened_before_the_last_is_finished_abandons_it(wires: Any, spec: Sp
     beamline.open_run(spec("run-2"))
     assert wires.take(rank, RunAbandoned, (RunClosed,)).run_uid == "run-1"
     assert wires.take(rank, RunOpened).run.run_uid == "run-2"
-
-
-def test_shutdown_reaches_who_is_there_and_who_comes_later(wires: Any) -> None:
-    beamline = wires.beamline()
-    rank = wires.rank(beamline)
-    wires.take(rank, LinkRestored)
-    beamline.shutdown_peers("going home")
-    assert wires.take(rank, ShutdownRequested).reason == "going home"
-    late = wires.controller(beamline)
-    assert wires.take(late, ShutdownRequested).reason == "going home"
-
-
-def test_status_and_problems_come_up(wires: Any, spec: Spec) -> None:
-    beamline = wires.beamline()
-    rank = wires.rank(beamline)
-    beamline.open_run(spec())
-    wires.take(rank, RunOpened)
-    rank.status("updating", projections=4, image_number=2, lag=1, step_seconds=0.5)
-    status = wires.seen.wait(StatusReceived).status
-    assert (status.state, status.projections, status.lag) == ("updating", 4, 1)
-    rank.problem("engine", "out of memory")
-    problem = wires.seen.wait(ProblemReported)
-    assert (problem.problem.where, problem.problem.text, problem.problem.run_uid) == (
-        "engine",
-        "out of memory",
-        "run-1",
-    )
-    assert problem.peer is not None
-    assert problem.peer.role == "rank"
-
-
-def test_problem_reported_just_before_the_end_still_arrives(wires: Any) -> None:
-    beamline = wires.beamline()
-    rank = wires.rank(beamline)
-    wires.take(rank, LinkRestored)
-    rank.problem("job", "last words")
-    rank.close(20.0)
-    assert wires.seen.wait(ProblemReported).problem.text == "last words"
 
 
 def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> None:
@@ -523,25 +328,13 @@ def test_listener_that_raises_does_not_stop_the_stream(
     try:
         rank = wires.rank(beamline)
         beamline.open_run(spec())
-        fill(wires, beamline, 1, 2)
+        wires.fill(beamline, 1, 2)
         beamline.close_run()
         assert wires.follow(rank) == [1, 2]
         wires.seen.wait(RunFinished)
     finally:
         beamline.close()
     assert "on_event raised for RunFinished" in caplog.text
-
-
-def test_rank_says_when_the_beamline_is_gone_and_when_it_is_back(wires: Any) -> None:
-    first = wires.beamline(job_id="job", peer_timeout=0.5)
-    rank = wires.rank(first)
-    wires.take(rank, LinkRestored)
-    address = first.address
-    first.close(0)
-    assert "nothing heard" in wires.take(rank, LinkLost).reason
-    assert rank.unlinked_seconds() > 0.4
-    wires.beamline(address=address, job_id="job")
-    wires.take(rank, LinkRestored)
 
 
 def test_closing_leaves_no_file_descriptors(wires: Any, spec: Spec) -> None:

@@ -37,7 +37,7 @@ class QuadraticPML(Algorithm):
 
     positive: ClassVar[bool] = True
     coupled: ClassVar[bool] = True
-    strength: float = 0.05
+    strength: float = 0.02
     floor: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class HybridPML(QuadraticPML):
         Difference, as a fraction of the typical attenuation, around which the pull stops growing.
     """
 
-    strength: float = 0.2
+    strength: float = 0.1
     edge: float = 0.1
 
     def __post_init__(self) -> None:

@@ -116,7 +116,7 @@ def shear_back_update(
     margin : int
         P.
     gains : float32 (L, L)
-        Inverse sensitivity, 0 for pixels to leave.
+        Inverse sensitivity, NaN for pixels to leave.
     factor, least : float
         See the rules.
     buffer : float32 (8, 17, W)

@@ -25,6 +25,7 @@ from bluesky_streamrecon.recon.kernels.simd import (
     broadcast_ir,
     call_ir,
     load_ir,
+    maximum_ir,
     prefetch_ir,
     register_as_name,
     store_ir,
@@ -145,27 +146,20 @@ class RuleType(types.Type):
 
 
 MULTIPLY = Rule("multiply")
-"""x <- max(least, x gain gathered); pixels whose gain is 0 are left."""
+"""x <- max(least, x gain gathered); what would be NaN is left as it was: pixels whose gain is NaN."""
 
 INCREASE = Rule("increase")
-"""x <- max(least, x + factor gain gathered)."""
+"""x <- max(least, x + factor gain gathered); what would be NaN is left as it was: pixels whose gain is NaN."""
 
 register_as_name(Rule, RuleType, lambda rule: rule.name)
 
 
-def _multiplied(builder: Any, n: int, old: Any, gathered: Any, gain: Any, _factor: Any, least: Any) -> Any:
-    unseen = builder.fcmp_ordered("==", gain, FLOAT(0.0))
-    keep = builder.select(unseen, FLOAT(1.0), FLOAT(0.0))
-    bound = builder.select(unseen, FLOAT(0.0), least)
-    change = call_ir(builder, "fmuladd", gathered, broadcast_ir(builder, gain, n), broadcast_ir(builder, keep, n))
-    return call_ir(builder, "maxnum", builder.fmul(old, change), broadcast_ir(builder, bound, n))
+def _multiplied(builder: Any, n: int, old: Any, gathered: Any, gain: Any, _factor: Any) -> Any:
+    return builder.fmul(old, builder.fmul(gathered, broadcast_ir(builder, gain, n)))
 
 
-def _increased(builder: Any, n: int, old: Any, gathered: Any, gain: Any, factor: Any, least: Any) -> Any:
-    weight = broadcast_ir(builder, builder.fmul(gain, factor), n)
-    return call_ir(
-        builder, "maxnum", call_ir(builder, "fmuladd", gathered, weight, old), broadcast_ir(builder, least, n)
-    )
+def _increased(builder: Any, n: int, old: Any, gathered: Any, gain: Any, factor: Any) -> Any:
+    return call_ir(builder, "fmuladd", gathered, broadcast_ir(builder, builder.fmul(gain, factor), n), old)
 
 
 _NEW_VALUE = {"multiply": _multiplied, "increase": _increased}
@@ -199,13 +193,16 @@ def back_update(
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         _, _, lines_, offsets_, weights_, count_, *places, factor_, least_ = args
         partial_, partial_step_, image_, image_step_, gains_, gains_step_ = places
+        bound = broadcast_ir(builder, least_, n)
         for i, value in enumerate(_gathered(builder, n, lines_, offsets_, weights_, count_)):
             first = load_ir(builder, builder.add(partial_, builder.mul(partial_step_, INT64(i))), n)
             place = builder.add(image_, builder.mul(image_step_, INT64(i)))
             gain_place = builder.add(gains_, builder.mul(gains_step_, INT64(i)))
             gain = builder.load(builder.inttoptr(gain_place, FLOAT.as_pointer()))
             old = load_ir(builder, place, n)
-            store_ir(builder, place, new_value(builder, n, old, builder.fadd(first, value), gain, factor_, least_))
+            new = new_value(builder, n, old, builder.fadd(first, value), gain, factor_)
+            kept = builder.fcmp_unordered("uno", new, new)
+            store_ir(builder, place, builder.select(kept, old, maximum_ir(builder, new, bound)))
         return context.get_dummy_value()
 
     return types.void(lanes, rule, *[types.intp] * 10, types.float32, types.float32), code

@@ -40,6 +40,7 @@ def shear_forward(
     offsets: Array,
     weights: Array,
     middle: Array,
+    seen: Array,
     origin: int,
     lines: Array,
 ) -> None:
@@ -63,6 +64,8 @@ def shear_forward(
         Fraction of a line that goes one further.
     middle : int32 (A, groups)
         Shift of the middle line of each group.
+    seen : int32 (A, 2)
+        Half-open range of indices of `lines` that reach the detector; others may be left out.
     origin : int
         Index of coordinate 0 in `lines`.
     lines : float32 (A, J, W)
@@ -115,6 +118,8 @@ def shear_forward(
                             if fetched >= TILE * tile_lines:
                                 fetched = 0
                             at = pixel + middle[a, line // GROUP]
+                            if at + origin + BLOCK < seen[a, 0] or at + origin >= seen[a, 1]:
+                                continue
                             table = (a * count + line) * 4
                             forward_add(
                                 lanes,

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel.models import OpaqueModel, PrimitiveModel
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, intrinsic, lower_builtin, register_model, typeof_impl, unbox
 
@@ -38,6 +40,7 @@ __all__ = [
     "shift_up",
     "sqrt",
     "store",
+    "widest_lanes",
     "width",
     "zeros",
 ]
@@ -58,6 +61,12 @@ class Lanes:
 
 
 LANES = {count: Lanes(count) for count in (4, 8, 16)}
+
+
+@cache
+def widest_lanes() -> int:
+    """Give the number of slices that is fastest here: 16 with 32 registers of 16 values (AVX-512), else 8."""
+    return 16 if "+avx512f" in ",".join(map(str, cpu_target.target_context.codegen().magic_tuple())) else 8
 
 
 class LanesType(types.Type):
@@ -121,6 +130,11 @@ def call_ir(builder: ir.IRBuilder, name: str, *values: ir.Value) -> ir.Value:
         builder.module, ir.FunctionType(kind, [kind] * len(values)), f"llvm.{name}.v{kind.count}f32"
     )
     return builder.call(function, values)
+
+
+def maximum_ir(builder: ir.IRBuilder, value: ir.Value, bound: ir.Value) -> ir.Value:
+    """Emit the larger one, `bound` where `value` is NaN: one instruction on most processors."""
+    return builder.select(builder.fcmp_ordered(">", value, bound), value, bound)
 
 
 def _define(symbol: Any, opcode: str) -> None:
@@ -202,9 +216,14 @@ def _function(name: str, arguments: int) -> Any:
 
 
 fma = _function("fmuladd", 3)
-maximum = _function("maxnum", 2)
 sqrt = _function("sqrt", 1)
 absolute = _function("fabs", 1)
+
+
+@intrinsic
+def maximum(typing: Any, value: Vector, bound: Vector) -> Any:
+    """Lane by lane, the larger one; `bound` where `value` is NaN."""
+    return value(value, bound), lambda _context, builder, _sig, args: maximum_ir(builder, *args)
 
 
 @intrinsic

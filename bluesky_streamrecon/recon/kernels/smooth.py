@@ -111,7 +111,7 @@ def smooth_rows(
     chords : int64 (N, 2)
         Half-open range of pixels of each row that are reconstructed.
     gains : float32 (L, L)
-        Inverse sensitivity; pixels with 0 are left.
+        Inverse sensitivity; pixels with NaN are left.
     scale : float32 (W,)
         Strength over the slices' typical attenuation.
     hybrid : bool

@@ -196,7 +196,7 @@ def sensitivity_gains(
     least: float,
     gains: Array,
 ) -> None:
-    """Invert the sensitivity: gains = 1 / (angles - by_rows - by_columns'), 0 where it is not above `least`.
+    """Invert the sensitivity: gains = 1 / (angles - by_rows - by_columns'), NaN where it is not above `least`.
 
     Pixels closer than `radius` to the rotation axis are seen completely from everywhere.
     """
@@ -224,10 +224,10 @@ def sensitivity_gains(
                 result = gains[y0 + y, x0 : x0 + columns]
                 for x in range(columns):
                     sensitivity = np.float32(angles) - lost[x] - also_lost[x]
-                    result[x] = np.float32(1) / sensitivity if sensitivity > np.float32(least) else np.float32(0)
+                    result[x] = np.float32(1) / sensitivity if sensitivity > np.float32(least) else np.float32(np.nan)
         for y in range(y0, y0 + rows):
-            gains[y, : chords[y, 0]] = 0
-            gains[y, chords[y, 1] :] = 0
+            gains[y, : chords[y, 0]] = np.nan
+            gains[y, chords[y, 1] :] = np.nan
 
 
 @kernel

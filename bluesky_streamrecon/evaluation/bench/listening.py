@@ -1,0 +1,111 @@
+"""Hears what a beamline's endpoint and the processes around it tell, and waits for it. Times are seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from bluesky_streamrecon.beamline.link import LinkEvent
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.wire.events import (
+    Acked,
+    AllRanksReady,
+    PeerJoined,
+    ProblemReported,
+    RunFinished,
+    ScoreReceived,
+    StatusReceived,
+    StreamFailed,
+)
+
+__all__ = ["Ear"]
+
+
+class Ear:
+    """Callable that takes events from any thread and notes when they came.
+
+    Attributes
+    ----------
+    ranks : int
+        Ranks that were all linked; 0 before that.
+    controller : bool
+        The controller has said hello.
+    applied : dict of int to int
+        Last item that each rank acknowledged as applied, in the present run.
+    imaged_at : dict of int to float
+        When every rank had these many projections in the image.
+    judged_at : dict of int to float
+        When the score of the image from these many projections came.
+    finished : bool
+        Every rank has reported the present run as done.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._failure: str | None = None
+        self._images: dict[int, int] = {}
+        self._run_uid = ""
+        self.ranks = 0
+        self.controller = False
+        self.applied: dict[int, int] = {}
+        self.imaged_at: dict[int, float] = {}
+        self.judged_at: dict[int, float] = {}
+        self.finished = False
+
+    def begin(self, run_uid: str) -> None:
+        """Forget the last run; from now on this one counts."""
+        with self._changed:
+            self._run_uid = run_uid
+            self._images, self.applied, self.imaged_at, self.judged_at = {}, {}, {}, {}
+            self.finished = False
+
+    def __call__(self, event: LinkEvent) -> None:
+        """Take one event."""
+        now = self._clock()
+        with self._changed:
+            match event:
+                case AllRanksReady(size=size):
+                    self.ranks = size
+                case PeerJoined(peer=peer) if peer.role == "controller":
+                    self.controller = True
+                case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
+                    self.applied[rank] = applied
+                case StatusReceived(status=status) if status.run_uid == self._run_uid:
+                    self._images[status.rank] = status.projections
+                    if len(self._images) == self.ranks:
+                        self.imaged_at.setdefault(min(self._images.values()), now)
+                case ScoreReceived(score=score) if score.run_uid == self._run_uid:
+                    self.judged_at.setdefault(score.projections, now)
+                case RunFinished(run_uid=uid) if uid == self._run_uid:
+                    self.finished = True
+                case ProblemReported(problem=problem):
+                    self._failure = self._failure or f"{problem.where}: {problem.text}"
+                case StreamFailed(text=text) | ProcessExit(tail=text):
+                    self._failure = self._failure or (str(event) if isinstance(event, ProcessExit) else text)
+                case _:
+                    return
+            self._changed.notify_all()
+
+    def fail(self, text: str) -> None:
+        """End every wait with this problem."""
+        with self._changed:
+            self._failure = self._failure or text
+            self._changed.notify_all()
+
+    def wait(self, what: str, done: Callable[[], bool], timeout: float) -> None:
+        """Wait until `done`, which may look at the attributes.
+
+        Raises
+        ------
+        JobError
+            If a problem was told, or it took longer than `timeout`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or done(), timeout)
+            if self._failure is not None:
+                raise JobError(f"benchmark: while it waited for {what}: {self._failure}")
+            if not done():
+                raise JobError(f"benchmark: {what}: did not come within {timeout:g} s; is the machine overloaded?")

@@ -1,0 +1,174 @@
+"""The main job with everything real: processes, MPI, sockets, HDF5."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import numpy as np
+import pytest
+from bluesky.run_engine import RunEngineInterrupted
+
+from bluesky_streamrecon.beamline import ReconJob
+from bluesky_streamrecon.plans import stream_tomo_plan
+from bluesky_streamrecon.sim_devices import sim_beamline
+
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def beamline(run_engine, tmp_path):
+    return sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
+
+
+@pytest.fixture
+def job(tmp_path):
+    made = ReconJob("job", ranks=2, output=tmp_path / "recon")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tomo(beamline, job):
+    def plan(**kwargs):
+        given = {"num": 40, "window": 8, "flats": 2, "darks": 2, "compose": None}
+        return stream_tomo_plan(
+            beamline.detector,
+            beamline.stage,
+            shutter=beamline.shutter,
+            sample_table=beamline.table,
+            job=job,
+            **{**given, **kwargs},
+        )
+
+    return plan
+
+
+def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
+    run_engine, documents, tomo, job, beamline, of
+):
+    assert run_engine(tomo(threshold=1.0)).exit_status == "success"
+    record = job.last_run
+    assert (record.taken, record.used, record.ranks) == (40, 40, 2)
+    totals = record.ledger_totals()
+    assert totals["balanced"]
+    assert (totals["sent"], totals["applied"], totals["dropped"]) == (88, 88, 0)
+    assert record.axis == pytest.approx(beamline.axis, abs=1.0)
+    assert record.problems == ()
+    with h5py.File(record.result) as file:
+        image = file["/exchange/data"][:]
+    assert image.shape == (4, 64, 64)
+    assert np.isfinite(image).all()
+    assert record.image_number == record.verdicts[-1].image_number
+    assert of(documents, "stop")[0]["num_events"]["steering"] == len(record.verdicts)
+
+
+def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
+    job.keep_alive = True
+    for _ in range(2):
+        # Each projection waits until the one before is in the image, as at a detector that is slower than the job.
+        run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
+        stop = of(documents, "stop")[-1]
+        assert stop["exit_status"] == "success"
+        assert stop["reason"].startswith("quality: MS-SSIM")
+        assert stop["num_events"]["primary"] < 40
+        assert job.last_run.ledger_totals()["balanced"]
+
+
+def held_back(plan, job):
+    """Pause at each checkpoint until the job has caught up."""
+    import asyncio
+
+    from bluesky.preprocessors import plan_mutator
+    from bluesky.utils import Msg
+
+    async def caught_up():
+        for _ in range(2000):
+            run = job.progress
+            judged = run.verdicts[-1].projections if run is not None and run.verdicts else 0
+            if run is None or run.exit_status or judged >= run.taken["projection"] - 8:
+                return
+            await asyncio.wait([asyncio.ensure_future(tick())])
+
+    async def tick():
+        ticked = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.01, ticked.set)
+        await ticked.wait()
+
+    def wait_before(msg):
+        if msg.command == "checkpoint":
+            return single(Msg("wait_for", None, [caught_up]), msg), None
+        return None, None
+
+    def single(*messages):
+        response = None
+        for message in messages:
+            response = yield message
+        return response
+
+    return plan_mutator(plan, wait_before)
+
+
+@pytest.mark.parametrize("victim", ["mpiexec", "rank"])
+def test_job_that_is_killed_leaves_a_complete_scan_and_a_loud_message(
+    run_engine, documents, tomo, job, of, victim, caplog
+):
+    def kill(name, doc):
+        if doc["seq_num"] == 10 and "stage" in doc["data"]:
+            pid = job._launcher.pids[0]
+            if victim == "rank":
+                pid = next(peer.pid for peer in job._link.endpoint.peers() if peer.role == "rank")
+            os.kill(pid, signal.SIGKILL)
+            assert job._launcher._children[0].wait(30)
+
+    run_engine.subscribe(kill, "event")
+    result = run_engine(tomo(num=20))
+    (stop,) = of(documents, "stop")
+    assert (result.exit_status, stop["exit_status"]) == ("success", "success")
+    assert stop["num_events"]["primary"] == 20
+    assert "reconstruction job lost after" in stop["reason"]
+    assert "log: " in stop["reason"]
+    assert job.last_run.lost
+    assert any(record.levelname == "ERROR" and "lost after" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("end", ["abort", "stop", "halt"])
+def test_no_process_survives_a_scan_that_is_ended_by_hand(run_engine, documents, tomo, job, of, in_thread, end):
+    def pause(name, doc):
+        if doc["seq_num"] == 5 and "stage" in doc["data"]:
+            in_thread(lambda: run_engine.request_pause(defer=False))
+
+    token = run_engine.subscribe(pause, "event")
+    with pytest.raises(RunEngineInterrupted):
+        run_engine(tomo(threshold=1.0))
+    run_engine.unsubscribe(token)
+    getattr(run_engine, end)()
+    assert of(documents, "stop")[0]["exit_status"] == ("success" if end == "stop" else "abort")
+
+
+def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan(tmp_path):
+    source = textwrap.dedent(f"""
+        import threading
+        from bluesky import RunEngine
+        from bluesky_streamrecon.beamline import ReconJob
+        from bluesky_streamrecon.plans import stream_tomo_plan
+        from bluesky_streamrecon.sim_devices import sim_beamline
+        RE = RunEngine({{}})
+        b = sim_beamline(rows=4, columns=64, directory={str(tmp_path)!r}, instant=True)
+        def pause(name, doc):
+            if doc["seq_num"] == 5:
+                threading.Thread(target=RE.request_pause).start()
+        RE.subscribe(pause, "event")
+        try:
+            RE(stream_tomo_plan(b.detector, b.stage, flats=0, darks=0, job=ReconJob(), compose=None))
+        except Exception as error:
+            print(type(error).__name__, RE.state)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", source], timeout=60, check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert "RunEngineInterrupted paused" in done.stdout
