@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.wire.events import (
     Acked,
     BeamlineEvent,
@@ -184,6 +185,28 @@ class RunProgress:
     def best(self) -> float | None:
         """The highest score."""
         return max((v.score for v in self.verdicts if v.score is not None and math.isfinite(v.score)), default=None)
+
+    @property
+    def judged(self) -> int:
+        """Number of the last image that was judged."""
+        return self.verdicts[-1].image_number if self.verdicts else 0
+
+    def quality_reached(self) -> QualityReached:
+        """Make the exception that ends the run, with the reason for the stop document."""
+        finalize = self.finalize
+        if finalize is None:
+            return QualityReached("quality: the image is good enough")
+        reason = f"quality: {finalize.reason.removeprefix('quality: ')}"
+        taken = self.taken["projection"]
+        if finalize.projections and taken > finalize.projections:
+            reason += f"; {taken} taken"
+        return QualityReached(
+            reason,
+            score=finalize.score,
+            threshold=finalize.threshold,
+            projections=finalize.projections,
+            planned=self.spec.planned,
+        )
 
     def record(self, ledger: dict[int, Ledger], ranks: int, now: float) -> RunRecord:
         """Freeze what is known."""

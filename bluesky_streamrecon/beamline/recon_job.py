@@ -6,28 +6,25 @@ All state changes in the RunEngine's loop; the wire's threads only post to it. C
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from enum import StrEnum
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from bluesky.protocols import Reading
 from numpy.typing import NDArray
-from ophyd_async.core import AsyncStatus, Device, StandardReadable, soft_signal_r_and_setter
-from ophyd_async.core import StandardReadableFormat as Format
+from ophyd_async.core import AsyncStatus
 
+from bluesky_streamrecon.beamline.feed import DocumentCallback, Documents, Feed
+from bluesky_streamrecon.beamline.job_signals import JobSignals, JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.link import JobLink, Launcher, LinkEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
-from bluesky_streamrecon.beamline.steering import Steering
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
@@ -53,25 +50,11 @@ __all__ = ["JobState", "ReconJob"]
 
 logger = logging.getLogger(__name__)
 
-Documents = Iterable[tuple[str, dict[str, Any]]]
 NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not linked
 VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
 
 
-class JobState(StrEnum):
-    """What the signal ``state`` can say."""
-
-    IDLE = "idle"
-    STARTING = "starting"
-    READY = "ready"
-    RUNNING = "running"
-    DISCONNECTED = "disconnected"
-    FINISHING = "finishing"
-    FINISHED = "finished"
-    LOST = "lost"
-
-
-class ReconJob(StandardReadable):
+class ReconJob(JobSignals):
     """A reconstruction job that follows a scan.
 
     Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
@@ -140,33 +123,7 @@ class ReconJob(StandardReadable):
             raise ConfigError(f"reconstruction job: got ranks={ranks}, expected at least 1")
         if min(start_timeout, finish_timeout) <= 0:
             raise ConfigError(f"reconstruction job: got timeouts {start_timeout} and {finish_timeout} s, expected > 0")
-        self.score, self._set_score = soft_signal_r_and_setter(float, math.nan, precision=4)
-        self.lag, self._set_lag = soft_signal_r_and_setter(int, 0)
-        self.image_number, self._set_image_number = soft_signal_r_and_setter(int, 0)
-        self.projections, self._set_projections = soft_signal_r_and_setter(int, 0)
-        self.state, self._set_state_signal = soft_signal_r_and_setter(str, JobState.IDLE.value)
-        self.problem, self._set_problem_signal = soft_signal_r_and_setter(str, "")
-        self.add_readables([self.score, self.lag], Format.HINTED_SIGNAL)  # in this order, so that tables have it
-        self.add_readables([self.image_number, self.projections, self.state, self.problem], Format.UNCACHED_SIGNAL)
-        self.ranks, self._set_ranks = soft_signal_r_and_setter(int, ranks)
-        self.algorithm, self._set_algorithm = soft_signal_r_and_setter(str, "")
-        self.window, self._set_window = soft_signal_r_and_setter(int, 0)
-        self.step, self._set_step = soft_signal_r_and_setter(int, 0)
-        self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
-        self.threshold, self._set_threshold = soft_signal_r_and_setter(float, math.nan)
-        self.recon_uid, self._set_recon_uid = soft_signal_r_and_setter(str, "")
-        settings: list[Device] = [
-            self.ranks,
-            self.algorithm,
-            self.window,
-            self.step,
-            self.policy,
-            self.threshold,
-            self.recon_uid,
-        ]
-        self.add_readables(settings, Format.CONFIG_SIGNAL)
-        self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)
-        self.steering = Steering()
+        super().__init__(name, ranks)
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
         self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
         self._memory_limit = memory_limit
@@ -187,15 +144,13 @@ class ReconJob(StandardReadable):
         self._ranks_ready = 0
         self._controller_ready = False
         self._failure: str | None = None
-        self._problem = ""
         self._staged_at = 0.0
         self._progress_at = 0.0
         self._verdicts: deque[Score] = deque()
-        self._subscribers: dict[int, Callable[[str, dict[str, Any]], object]] = {}
-        self._tokens = count()
+        self._feed = Feed()
+        self._link_ranks = 0
         self.publisher = Publisher(self, on_problem=self._tell_problem, on_open=self._opened)
         self.last_run: RunRecord | None = None
-        super().__init__(name=name)
 
     # ------------------------------------------------------------------------------------- the device
 
@@ -212,7 +167,8 @@ class ReconJob(StandardReadable):
         self._loop = asyncio.get_running_loop()
         self._staged_at = self._clock()
         self._reset()
-        if self._link is not None and not self._link.usable:
+        link = self._link
+        if link is not None and (not link.usable or (link.local and self._link_ranks != self._wanted_ranks)):
             await self._stop()
         if self._link is None:
             await self._start()
@@ -229,14 +185,6 @@ class ReconJob(StandardReadable):
             self._set_state(JobState.IDLE)
             await super().unstage()
 
-    async def read(self) -> dict[str, Reading[Any]]:
-        """Give the signals of one moment; without a pause in between, so that no interruption can cut it short."""
-        readings: dict[str, Reading[Any]] = {}
-        for signal in (self.score, self.lag, self.image_number, self.projections, self.state, self.problem):
-            backend: Any = signal._connector.backend
-            readings[signal.name] = backend.reading
-        return readings
-
     def close(self) -> None:
         """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again."""
         link, self._link = self._link or self._last_link, None
@@ -250,12 +198,7 @@ class ReconJob(StandardReadable):
         if recon.ranks != self._wanted_ranks and self._launcher is not None:
             self._wanted_ranks = recon.ranks
             self._set_ranks(recon.ranks)
-        self._set_algorithm(recon.algorithm)
-        self._set_window(recon.window or 0)
-        self._set_step(recon.step)
-        self._set_policy(steering.policy)
-        self._set_threshold(steering.threshold)
-        self._set_recon_uid(recon_uid)
+        self._show_settings(recon, steering, recon_uid)
 
     def open_run(self, spec: OpenRunSpec) -> None:
         """Begin a run (the publisher calls this)."""
@@ -303,20 +246,14 @@ class ReconJob(StandardReadable):
             if left <= 0:
                 who = link.who_is_there(None) if link is not None else "the job has been closed"
                 self._tell_problem(f"no last image: nothing heard of the job for {limit:g} s; {who}")
-                return False
-            try:
-                await asyncio.wait_for(self._over.wait(), min(left, 1.0))
-            except TimeoutError:
-                continue
+                self._over.set()
+            await _wait(self._over, min(left, 1.0))
         if run.results is None:
             return False
         until = self._clock() + VERDICT_SECONDS
-        while self._controller_ready and self._last_judged(run) < run.image_number and self._clock() < until:
+        while self._controller_ready and run.judged < run.image_number and self._clock() < until:
             self._judged.clear()
-            try:
-                await asyncio.wait_for(self._judged.wait(), max(0.01, until - self._clock()))
-            except TimeoutError:
-                break
+            await _wait(self._judged, until - self._clock())
         return True
 
     async def end_run(self) -> None:
@@ -375,28 +312,9 @@ class ReconJob(StandardReadable):
         """MPI ranks that a local job is started with."""
         return self._wanted_ranks
 
-    @property
-    def problem_text(self) -> str:
-        """What went wrong last, or nothing."""
-        return self._problem
-
     def quality_reached(self) -> QualityReached:
         """Make the exception that ends the run, with the reason for the stop document."""
-        run = self._run
-        finalize = run.finalize if run is not None else None
-        if run is None or finalize is None:
-            return QualityReached("quality: the image is good enough")
-        reason = f"quality: {finalize.reason.removeprefix('quality: ')}"
-        taken = run.taken["projection"]
-        if finalize.projections and taken > finalize.projections:
-            reason += f"; {taken} taken"
-        return QualityReached(
-            reason,
-            score=finalize.score,
-            threshold=finalize.threshold,
-            projections=finalize.projections,
-            planned=run.spec.planned,
-        )
+        return self._run.quality_reached() if self._run is not None else QualityReached()
 
     def take_verdicts(self) -> list[Score]:
         """Give the verdicts that came since the last call, for the ``steering`` stream."""
@@ -406,15 +324,13 @@ class ReconJob(StandardReadable):
 
     # ----------------------------------------------------------------- the reconstruction's own documents
 
-    def subscribe(self, callback: Callable[[str, dict[str, Any]], object]) -> int:
+    def subscribe(self, callback: DocumentCallback) -> int:
         """Have `callback` given the documents of each reconstruction, as of a run of its own; gives a token."""
-        token = next(self._tokens)
-        self._subscribers[token] = callback
-        return token
+        return self._feed.subscribe(callback)
 
     def unsubscribe(self, token: int) -> None:
         """Undo `subscribe`."""
-        self._subscribers.pop(token, None)
+        self._feed.unsubscribe(token)
 
     async def publish_reconstruction(self, compose: Callable[[RunRecord], Documents]) -> bool:
         """Give the documents of the last run's reconstruction to the subscribers, in a thread; never raises.
@@ -430,16 +346,10 @@ class ReconJob(StandardReadable):
             Everything was taken; if not, `problem` says why.
         """
         record = self.last_run
-        if record is None or record.result is None or not self._subscribers:
+        if record is None or record.result is None or not self._feed:
             return False
-
-        def publish() -> None:
-            for name, doc in compose(record):
-                for callback in list(self._subscribers.values()):
-                    callback(name, doc)
-
         try:
-            await asyncio.to_thread(publish)
+            await asyncio.to_thread(lambda: self._feed.publish(compose(record)))
         except Exception as error:
             logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
             self._tell_problem(f"reconstruction {record.recon_uid} was not stored: {type(error).__name__}: {error}")
@@ -474,15 +384,14 @@ class ReconJob(StandardReadable):
         try:
             link = await asyncio.to_thread(JobLink, self._make_endpoint, self._launcher, self._post)
             self._link = self._last_link = link
+            self._link_ranks = self._wanted_ranks
             await asyncio.to_thread(link.launch, self._wanted_ranks)
             if link.local or self.wait_for_job:
-                try:
-                    await asyncio.wait_for(self._ready.wait(), self.start_timeout)
-                except TimeoutError:
+                await _wait(self._ready, self.start_timeout)
+                if not self._ready.is_set():
                     who = link.who_is_there(self._wanted_ranks if link.local else None)
-                    raise JobError(
-                        f"reconstruction job: not everyone had said hello after {self.start_timeout:g} s: {who}"
-                    ) from None
+                    told = f"not everyone had said hello after {self.start_timeout:g} s"
+                    raise JobError(f"reconstruction job: {told}: {who}")
             if self._failure is not None:
                 raise JobError(f"reconstruction job: {self._failure}")
         except BaseException:
@@ -499,19 +408,12 @@ class ReconJob(StandardReadable):
         self._run = None
         self._over.clear()
         self._verdicts.clear()
-        self._set_score(math.nan)
-        self._set_lag(0)
-        self._set_image_number(0)
-        self._set_projections(0)
-        self._set_problem("")
-        self._set_finalize(False)
-        self.steering.show(Score(run_uid="-", image_number=0, projections=0))
+        self._clear_signals()
 
-    def _opened(self, spec: OpenRunSpec) -> None:
-        staged_at = self._staged_at
+    def _opened(self, _: OpenRunSpec) -> None:
         run = self._run
         self._reset()
-        self._run = run if run is not None else RunProgress(spec, staged_at)
+        self._run = run
         self._set_state(JobState.RUNNING)
 
     def _post(self, event: LinkEvent) -> None:
@@ -551,9 +453,7 @@ class ReconJob(StandardReadable):
             self._show(run, event)
 
     def _show(self, run: RunProgress, event: LinkEvent) -> None:
-        self._set_lag(run.lag)
-        self._set_projections(run.used)
-        self._set_image_number(run.image_number)
+        self._show_progress(run)
         match event:
             case ScoreReceived(score):
                 self._verdicts.append(score)
@@ -589,8 +489,8 @@ class ReconJob(StandardReadable):
             self._tell_problem(f"the scan can not end by quality any more: {exited}")
             return
         run.lost = True
-        after = f"after {run.taken['projection']} of {run.spec.planned} projections"
-        self._tell_problem(f"reconstruction job lost {after}, {run.used} of them used: {exited}")
+        after = f"after {run.taken['projection']} of {run.spec.planned} projections, {run.used} of them used"
+        self._tell_problem(f"reconstruction job lost {after}: {exited}")
         self.publisher.detach("the reconstruction job was lost")
         self._set_state(JobState.LOST)
         self._over.set()
@@ -602,13 +502,8 @@ class ReconJob(StandardReadable):
             run.problems.append(text)
         self._set_problem(text)
 
-    def _set_problem(self, text: str) -> None:
-        self._problem = text
-        self._set_problem_signal(text)
 
-    def _set_state(self, state: JobState) -> None:
-        self._set_state_signal(state.value)
-
-    @staticmethod
-    def _last_judged(run: RunProgress) -> int:
-        return run.verdicts[-1].image_number if run.verdicts else 0
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but not longer."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

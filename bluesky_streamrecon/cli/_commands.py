@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bluesky_streamrecon.cli import _demo, _orders, _processes, _profile
+from bluesky_streamrecon.cli import _bench, _demo, _orders, _processes, _profile
 
 __all__ = ["register"]
 
@@ -18,4 +18,5 @@ def register(app: typer.Typer) -> None:
     app.command("job")(_processes.job)
     app.command("control")(_processes.control)
     app.command("keygen")(_processes.keygen)
+    app.add_typer(_bench.app, name="bench")
     app.add_typer(_profile.app, name="profile")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from bluesky_streamrecon.quality.snapshots import snapshots_path
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline import RunRecord
+    from bluesky_streamrecon.storage import Storage
 
 __all__ = ["DemoProgress", "DemoResult", "run_demo"]
 
@@ -127,7 +128,7 @@ def run_demo(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     engine = RunEngine({}, call_returns_result=True)
-    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector")
+    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", velocity=180.0)
     if angle_order is None:
         assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
         recorded = np.sort(beamline.angles)
@@ -137,14 +138,11 @@ def run_demo(
     recon_directory.mkdir(exist_ok=True)
     began = time.monotonic()
     job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-    # The catalogue's server starts while the job does; the first document waits for it if it must.
+    # The catalogue's server takes seconds to start; the scan does not wait for it.
     with ThreadPoolExecutor(1) as starting, ExitStack() as stack:
         opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
         stack.callback(lambda: opening.result().close())
-
-        def store(name: str, document: dict[str, Any]) -> None:
-            opening.result().writer(name, document)
-
+        store = _StoreWhenOpen(opening)
         job.subscribe(store)
         engine.subscribe(store)
         if on_progress is not None:
@@ -187,6 +185,22 @@ def run_demo(
         picture=picture,
         ledger=record.ledger_totals(),
     )
+
+
+class _StoreWhenOpen:
+    """Document callback that holds documents back until the catalogue is open, and waits for it only at a run's end."""
+
+    def __init__(self, opening: Future[Storage]) -> None:
+        self._opening = opening
+        self._held: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, name: str, document: dict[str, Any]) -> None:
+        self._held.append((name, document))
+        if name == "stop" or self._opening.done():
+            writer = self._opening.result().writer
+            held, self._held = self._held, []
+            for item in held:
+                writer(*item)
 
 
 class _Reporter:

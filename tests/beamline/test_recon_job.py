@@ -218,7 +218,8 @@ def test_job_can_be_staged_again_after_it_was_closed(run_engine, pretend_job, sc
 def test_other_number_of_ranks_is_started_anew(run_engine, pretend_job, script, beamline):
     from bluesky_streamrecon.config import ReconSettings
 
-    for ranks in (2, 3):
+    pretend_job.keep_alive = True
+    for ranks in (2, 3, 3):
         plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 2)
         recon = ReconSettings(ranks=ranks)
         run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", recon=recon))

@@ -72,8 +72,11 @@ def receiving_ranks(size: int, directory: Path, *, curve: bool, memory: int) -> 
         to = ("rank", "--address", endpoint.address, "--job-id", endpoint.job_id, "--size", str(size))
         with_keys = () if keys is None else ("--keys", str(keys))
         with receiving([(*to, "--rank", str(rank), *with_keys) for rank in range(size)], directory, ear):
-            ear.wait(f"hello of {size} ranks", lambda: ear.ranks == size, START_SECONDS)
-            yield endpoint, ear
-            endpoint.shutdown_peers("the benchmark is over")
+            try:
+                ear.wait(f"hello of {size} ranks", lambda: ear.ranks == size, START_SECONDS)
+                yield endpoint, ear
+            finally:
+                endpoint.shutdown_peers("the benchmark is over")
+                endpoint.close(0.5)
     finally:
         endpoint.close(0.0)

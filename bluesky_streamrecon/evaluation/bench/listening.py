@@ -62,6 +62,11 @@ class Ear:
             self._images, self.applied, self.imaged_at, self.judged_at = {}, {}, {}, {}
             self.finished = False
 
+    @property
+    def used(self) -> int:
+        """Last item that every rank has acknowledged as applied."""
+        return min(self.applied.values()) if len(self.applied) == self.ranks else 0
+
     def __call__(self, event: LinkEvent) -> None:
         """Take one event."""
         now = self._clock()

@@ -170,11 +170,7 @@ def _send(endpoint: BeamlineEndpoint, ear: Ear, pool: list[Frame], frames: int) 
     start = time.perf_counter()
     for index in range(1, frames + 1):
         endpoint.append("projection", index, 0.0, pool[index % len(pool)])
-    ear.wait(
-        f"{frames} acknowledged frames",
-        lambda: len(ear.applied) == ear.ranks and min(ear.applied.values()) >= frames,
-        timeout,
-    )
+    ear.wait(f"{frames} acknowledged frames", lambda: ear.used >= frames, timeout)
     seconds = time.perf_counter() - start
     endpoint.close_run()
     ear.wait("the end of a run", lambda: ear.finished, timeout)

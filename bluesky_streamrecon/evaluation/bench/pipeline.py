@@ -1,0 +1,347 @@
+"""How fast projections get all the way, and how much of the kernels' speed is left of it.
+
+Everything is as in a scan but the devices: documents go through the publisher, the link and the MPI ranks of a real
+job, previews to the controller, its scores back. In turns with that, one `Engine` in this process works on the same
+projections with as many threads as all ranks have. The first images, whose window is not full, are not counted.
+Rates are projections per second, times seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline.launcher import MpiLauncher
+from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
+from bluesky_streamrecon.evaluation.bench.listening import Ear
+from bluesky_streamrecon.evaluation.bench.sample import (
+    DARK_COUNT,
+    FLAT_COUNT,
+    counts_of,
+    disc_projections,
+    scan_angles,
+)
+from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, percentile, silent
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.wire import BeamlineEndpoint
+
+__all__ = ["PipelineResult", "measure_pipeline"]
+
+START_SECONDS = 120.0
+IMAGE_SECONDS = 300.0
+SCORE_SECONDS = 30.0
+PACE = 0.8
+"""Share of the sustained rate at which projections come while latency is measured: nothing piles up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """The whole road, against the kernels alone.
+
+    Parameters
+    ----------
+    projections_per_second : float
+        Sustained, every step made; median.
+    spread : float
+        Of its samples, as a fraction of the median.
+    kernel_projections_per_second : float
+        Of the engine alone, median.
+    kernel_share : float
+        Their ratio, median over turns.
+    latency_median, latency_p99 : float
+        From handing the publisher the projection that completes a step, to the score of that image.
+    image_latency_median, image_latency_p99 : float
+        From the same moment until every rank has told that the image is made.
+    images, scores : int
+        Images made while latency was measured, and those that were scored.
+    rows, columns, window, step, ranks, threads, projections : int
+        What was measured; `threads` per rank.
+    algorithm : str
+        Registered name.
+    disc : bool
+        Only the inscribed disc was reconstructed.
+    """
+
+    projections_per_second: float
+    spread: float
+    kernel_projections_per_second: float
+    kernel_share: float
+    latency_median: float
+    latency_p99: float
+    image_latency_median: float
+    image_latency_p99: float
+    images: int
+    scores: int
+    rows: int
+    columns: int
+    window: int
+    step: int
+    ranks: int
+    threads: int
+    projections: int
+    algorithm: str
+    disc: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is measured, and the projections for it."""
+
+    geometry: TomoGeometry
+    rows: int
+    recon: ReconSettings
+    angles: NDArray[np.float64]
+    integrals: NDArray[np.float32]
+    counts: NDArray[np.uint16]
+
+    @property
+    def first(self) -> int:
+        """Projections after which the window is full, in whole steps."""
+        window, step = self.recon.window or 1, self.recon.step
+        return -(-window // step) * step
+
+    @property
+    def last(self) -> int:
+        """Projections in whole steps."""
+        return len(self.angles) // self.recon.step * self.recon.step
+
+
+def measure_pipeline(
+    *,
+    rows: int,
+    columns: int,
+    window: int = 24,
+    step: int = 1,
+    ranks: int = 2,
+    threads: int | None = None,
+    projections: int = 180,
+    algorithm: str = "mlem",
+    disc: bool = False,
+    repeats: int = 3,
+    tell: Tell = silent,
+) -> PipelineResult:
+    """Measure one case.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of the detector (uint16).
+    window, step, algorithm, disc
+        As for a reconstruction.
+    ranks, threads : int, optional
+        MPI ranks, and threads of each; by default this computer's cores are shared by the ranks.
+    projections : int, optional
+        Of a run.
+    repeats : int, optional
+        Turns.
+    tell : callable, optional
+        Told how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+    JobError
+        If the job can not be started, or reports a problem.
+    """
+    check_repeats(repeats)
+    if threads is None:
+        threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    geometry = TomoGeometry(columns, disc=disc)
+    recon = ReconSettings(
+        algorithm=algorithm,
+        window=window,
+        step=step,
+        axis=geometry.axis,
+        disc=disc,
+        threads=threads,
+        ranks=ranks,
+        coalesce=False,
+    )
+    if rows < 1 or projections < window + 2 * step:
+        raise ConfigError(
+            f"rows={rows}, projections={projections}: expected at least 1 row, and at least window + 2 * step = "
+            f"{window + 2 * step} projections, so that full windows can be timed"
+        )
+    angles = scan_angles(projections)
+    integrals = disc_projections(geometry, angles, rows)
+    case = _Case(geometry, rows, recon, angles, integrals, counts_of(integrals))
+    with ExitStack() as stack:
+        alone = stack.enter_context(_Alone(case, ranks * threads))
+        road = stack.enter_context(_Road(case, threads, tell))
+        tell("both warm up")
+        alone.rate()
+        road.run(case.first + step)
+        kernel, whole = [], []
+        for turn in range(repeats):
+            tell(f"turn {turn + 1} of {repeats}: kernels alone")
+            kernel.append(alone.rate())
+            tell(f"turn {turn + 1} of {repeats}: the whole road")
+            whole.append(road.rate())
+        sustained = Summary.of(whole)
+        tell(f"latency, at {PACE * sustained.median:.3g} projections per second")
+        images, scores = road.latencies(PACE * sustained.median)
+    return PipelineResult(
+        projections_per_second=sustained.median,
+        spread=sustained.spread,
+        kernel_projections_per_second=Summary.of(kernel).median,
+        kernel_share=Summary.of([a / b for a, b in zip(whole, kernel, strict=True)]).median,
+        latency_median=percentile(scores, 50),
+        latency_p99=percentile(scores, 99),
+        image_latency_median=percentile(images, 50),
+        image_latency_p99=percentile(images, 99),
+        images=len(images),
+        scores=len(scores),
+        rows=rows,
+        columns=columns,
+        window=window,
+        step=step,
+        ranks=ranks,
+        threads=threads,
+        projections=projections,
+        algorithm=algorithm,
+        disc=disc,
+    )
+
+
+class _Alone:
+    """The engine in this process, with the threads of all ranks."""
+
+    def __init__(self, case: _Case, threads: int) -> None:
+        from bluesky_streamrecon.recon import Engine
+
+        self._case = case
+        recon = case.recon
+        self._engine = Engine(
+            case.geometry, case.rows, algorithm=recon.algorithm, window=recon.window, threads=threads
+        )
+
+    def __enter__(self) -> _Alone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.close()
+
+    def rate(self) -> float:
+        """Take in all projections; give how many of those with a full window per second."""
+        case, engine = self._case, self._engine
+        start = 0.0
+        for number, (integrals, angle) in enumerate(zip(case.integrals, case.angles, strict=True), 1):
+            engine.append(integrals, float(angle))
+            if number % case.recon.step == 0:
+                engine.update()
+            if number == case.first:
+                start = time.perf_counter()
+            if number == case.last:
+                break
+        return (case.last - case.first) / (time.perf_counter() - start)
+
+
+class _Road:
+    """Publisher, link, job and controller, from the first hello to the last process's end."""
+
+    def __init__(self, case: _Case, threads: int, tell: Tell) -> None:
+        self._case = case
+        self._threads = threads
+        self._tell = tell
+        self._ear = Ear()
+        self._held = ExitStack()
+        self._publisher: Publisher | None = None
+
+    def __enter__(self) -> _Road:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
+            launcher = MpiLauncher(threads=self._threads, log_directory=directory)
+            link = JobLink(_make_endpoint, launcher, self._ear)
+            stack.callback(link.close, "the benchmark is over")
+            ranks = self._case.recon.ranks
+            self._tell(f"job of {ranks} ranks and controller start")
+            link.launch(ranks)
+            self._ear.wait(
+                "hello of the job and its controller",
+                lambda: self._ear.ranks == ranks and self._ear.controller,
+                START_SECONDS,
+            )
+            self._publisher = Publisher(link.endpoint, on_problem=self._ear.fail)
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def rate(self) -> float:
+        """Stream all projections as fast as they are taken; give how many with a full window per second."""
+        case, ear = self._case, self._ear
+        self.run(len(case.angles))
+        return (case.last - case.first) / (ear.imaged_at[case.last] - ear.imaged_at[case.first])
+
+    def latencies(self, rate: float) -> tuple[list[float], list[float]]:
+        """Stream all projections at this rate; give the seconds until each image, and until each score."""
+        case, ear = self._case, self._ear
+        handed = self.run(len(case.angles), rate)
+        counted = range(case.first, case.last + 1, case.recon.step)
+        images = [ear.imaged_at[number] - handed[number - 1] for number in counted if number in ear.imaged_at]
+        scores = [ear.judged_at[number] - handed[number - 1] for number in counted if number in ear.judged_at]
+        return images, scores
+
+    def run(self, projections: int, rate: float | None = None) -> list[float]:
+        """Publish one run and wait for its last score; give when each projection was handed to the publisher."""
+        case, ear, publisher = self._case, self._ear, self._publisher
+        assert publisher is not None  # noqa: S101 - entered
+        # Advisory: the scan must go on to its end, however good the image is.
+        steering = SteeringSettings(threshold=1.0, advisory=True)
+        scan = ScanDocuments((case.rows, case.geometry.columns), projections, case.recon, steering)
+
+        def publish(documents: list[Document]) -> None:
+            for name, document in documents:
+                publisher(name, document)
+
+        ear.begin(scan.uid)
+        publish(scan.start())
+        for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
+            publish(scan.stream(stream))
+            publish(scan.frame(stream, 0.0, np.full(case.counts.shape[1:], count, np.uint16)))
+        publish(scan.stream("primary"))
+        handed = _paced(
+            projections,
+            rate,
+            lambda i: publish(scan.frame("primary", float(case.angles[i]), case.counts[i])),
+        )
+        last = projections // case.recon.step * case.recon.step
+        ear.wait("the last image", lambda: last in ear.imaged_at, IMAGE_SECONDS)
+        publish(scan.stop())
+        ear.wait("the end of the run", lambda: ear.finished, IMAGE_SECONDS)
+        ear.wait("the last image's score", lambda: projections in ear.judged_at, SCORE_SECONDS)
+        return handed
+
+
+def _make_endpoint(on_event: Callable[[LinkEvent], None]) -> BeamlineEndpoint:
+    return BeamlineEndpoint(on_event=on_event)
+
+
+def _paced(count: int, rate: float | None, hand: Callable[[int], None]) -> list[float]:
+    """Call ``hand(0) .. hand(count - 1)`` at this rate, or without a pause; give when each call began."""
+    pause = threading.Event()
+    start = time.perf_counter()
+    began = []
+    for i in range(count):
+        if rate is not None:
+            wait = start + i / rate - time.perf_counter()
+            if wait > 0:
+                pause.wait(wait)
+        began.append(time.perf_counter())
+        hand(i)
+    return began
