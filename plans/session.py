@@ -103,8 +103,8 @@ class StreamSession:
                 raise
             except QualityReached as reached:
                 self.reached = self.reached or reached
-                if self.suspender.mode == "at-once":
-                    self._bundle = None  # the RunEngine has dropped it
+                if self.suspender.mode == "at-once" and self._rewindable and not self.shielded:
+                    self._bundle = None  # the RunEngine has rewound, and dropped it
                 error = reached
             except Exception as raised:  # noqa: BLE001 - the plan is to handle it
                 error = raised
@@ -235,6 +235,9 @@ class StreamSession:
         job = self.job
         streamed = job.publisher.end(exit_status, reason or "")
         if exit_status == "success":
+            if self._bundle is not None:
+                yield Msg("drop", run=self._run_key)
+                self._bundle = None
             yield from self.release()
             if streamed:
                 yield from self._until(job.finished)

@@ -66,7 +66,7 @@ def kernels(
     """Forward and back projection of a window, in 1e9 updates per second (GUPS).
 
     GUPS is slices x window x columns² x 2 / seconds / 1e9; *moving* is with a new projection before each update, as in
-    a scan; *per GFMA* is the ratio to this processor's multiply-adds, taken in turns.
+    a scan; */ GFMA* is the ratio to this processor's multiply-adds, taken in turns.
 
     Example: `streamrecon bench kernels --columns 256 1024 --threads 1 2`
     """
@@ -90,8 +90,8 @@ def kernels(
         [(row.level, row.kibibytes, row.gupdates) for row in result.streams],
     )
     names = ("algorithm", "columns", "window", "slices", "threads", "gups", "spread", "gups_moving", "gups_per_gfma")
-    headings = ["algorithm", "columns", "window", "slices", "threads", "GUPS", "spread", "moving", "per GFMA"]
-    _table("Kernels", names, headings, result.rows)
+    headings = ["algorithm", "C", "l", "slices", "threads", "GUPS", "spread", "moving", "/ GFMA"]
+    _table("Kernels: C columns, window l", names, headings, result.rows)
 
 
 @app.command(cls=_ListCommand)
@@ -109,7 +109,7 @@ def peers(
 ) -> None:
     """The same iterations by other codes, on one core, in turns with ours.
 
-    Needs `pip install 'bluesky-streamrecon[bench]'`. *Ours over this* compares with our SIRT.
+    Needs `pip install 'bluesky-streamrecon[bench]'`. *ours / this* compares with our SIRT.
 
     Example: `streamrecon bench peers --columns 512 1024`
     """
@@ -121,8 +121,8 @@ def peers(
         print_json({"rows": [asdict(row) for row in rows], "ratio_to_astra": ratios})
         return
     names = ("code", "version", "method", "columns", "threads", "gups", "spread", "ratio")
-    headings = ["code", "version", "method", "columns", "threads", "GUPS", "spread", "ours over this"]
-    _table("The same work on one core", names, headings, rows)
+    headings = ["code", "version", "method", "C", "threads", "GUPS", "spread", "ours / this"]
+    _table("The same work on one core, C columns", names, headings, rows)
 
 
 @app.command()
@@ -225,7 +225,12 @@ def wire(
         ["", "link (GB/s)", "plain sockets (GB/s)", "share"],
         [
             ("open", result.gigabytes_per_second, result.gigabytes_per_second_bare, result.share_of_bare),
-            ("CURVE", result.gigabytes_per_second_curve, result.gigabytes_per_second_bare_curve, result.share_of_bare_curve),
+            (
+                "CURVE",
+                result.gigabytes_per_second_curve,
+                result.gigabytes_per_second_bare_curve,
+                result.share_of_bare_curve,
+            ),
         ],
     )
 
@@ -255,10 +260,12 @@ def memory(
 
 
 def _table(title: str, names: Sequence[str], headings: Sequence[str], rows: Sequence[object]) -> None:
-    print_table(title, headings, [[getattr(row, name) for name in names] for row in rows])
+    def cell(row: object, name: str) -> object:
+        value = getattr(row, name)
+        return f"{value:.0%}" if name == "spread" else value
+
+    print_table(title, headings, [[cell(row, name) for name in names] for row in rows])
 
 
 def _tell(text: str) -> None:
     console.print(escape(text), highlight=False)
-
-

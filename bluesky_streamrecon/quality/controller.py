@@ -7,7 +7,7 @@ is announced later, and ends when the beamline says so or is gone. Times are sec
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -288,7 +288,8 @@ def run_controller(
 
 
 def _watch_lifeline(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    # Not sys.stdin: its lock, held by this thread when the interpreter ends, would be a fatal error.
+    while os.read(0, 4096):
         pass
     logger.info("standard input was closed: the controller ends")
     stop.set()

@@ -396,7 +396,10 @@ class Hub:
 
     def _lose(self, peer: _Peer, reason: str) -> None:
         self._unlink(peer)
-        log.warning("%s: lost: %s", peer.name, reason)
+        if self._shutdown is None:
+            log.warning("%s: lost: %s", peer.name, reason)
+        else:
+            log.info("%s: gone, as asked: %s", peer.name, reason)
         self.events.append(ev.PeerLost(peer.info, reason))
 
     def _unlink(self, peer: _Peer | None) -> None:

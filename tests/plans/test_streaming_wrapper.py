@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
@@ -250,10 +253,19 @@ def test_at_once_between_create_and_save_drops_the_event_and_nothing_else(
 
     monkeypatch.setattr(kind, "read", slow)
     script.score = lambda n: 0.96 if n >= 3 else 0.1
+    verdict_is_told = threading.Event()  # so that there is a steering event to make when the run ends
+
+    async def tell():
+        while not pretend_job._verdicts or pretend_job._verdicts[-1].projections < 3:
+            await asyncio.sleep(0)
+        verdict_is_told.set()
+
+    reading.on_reached = lambda: asyncio.ensure_future(tell())
 
     def when_reading(projections):
         if projections == 3:
             assert reading.reached.wait(BOUND)
+            verdict_is_told.wait(BOUND)
 
     script.before_finalize = when_reading
     run_engine(

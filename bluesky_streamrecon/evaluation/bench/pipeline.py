@@ -159,7 +159,7 @@ def measure_pipeline(
     """
     check_repeats(repeats)
     if threads is None:
-        threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+        threads = max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
     geometry = TomoGeometry(columns, disc=disc)
     recon = ReconSettings(
         algorithm=algorithm,
@@ -225,9 +225,7 @@ class _Alone:
 
         self._case = case
         recon = case.recon
-        self._engine = Engine(
-            case.geometry, case.rows, algorithm=recon.algorithm, window=recon.window, threads=threads
-        )
+        self._engine = Engine(case.geometry, case.rows, algorithm=recon.algorithm, window=recon.window, threads=threads)
 
     def __enter__(self) -> _Alone:
         return self

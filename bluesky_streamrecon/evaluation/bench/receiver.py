@@ -22,7 +22,14 @@ _LOOK = 0.2
 
 def rank(address: str, job_id: str, number: int, size: int, keys: Path | None, stop: threading.Event) -> None:
     """Be one rank of a job: acknowledge every item at once, and report every run as done."""
-    from bluesky_streamrecon.wire import ClientSecurity, ItemReceived, RankEndpoint, Refused, RunClosed, ShutdownRequested
+    from bluesky_streamrecon.wire import (
+        ClientSecurity,
+        ItemReceived,
+        RankEndpoint,
+        Refused,
+        RunClosed,
+        ShutdownRequested,
+    )
 
     security = None
     if keys is not None:

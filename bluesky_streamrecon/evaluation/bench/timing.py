@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["LEAST_REPEATS", "Summary", "Tell", "check_repeats", "one_thread", "percentile", "seconds_per_call", "silent"]
+__all__ = [
+    "LEAST_REPEATS",
+    "Summary",
+    "Tell",
+    "check_repeats",
+    "one_thread",
+    "percentile",
+    "seconds_per_call",
+    "silent",
+]
 
 LEAST_REPEATS = 3
 """A median of fewer samples says nothing."""
