@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from bluesky_streamrecon.beamline import ReconJob, RunRecord
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.registry import Registry
 
 __all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline"]
 
@@ -40,6 +41,9 @@ class Beamline(Protocol):
         """Takes the sample ``"in"`` and ``"out"``."""
 
 
+beamlines: Registry[Callable[[], Beamline]] = Registry("beamline", "bluesky_streamrecon.beamlines")
+"""What makes a beamline, by entry point: plans know no devices; `bluesky_streamrecon.sim_devices` has registered one."""
+
 _beamline: Beamline | None = None
 _job: ReconJob | None = None
 
@@ -63,9 +67,7 @@ def current_beamline() -> Beamline:
     """Give the beamline in use: the one that was set, or a simulated one that is made now."""
     global _beamline  # noqa: PLW0603
     if _beamline is None:
-        from bluesky_streamrecon.sim_devices import sim_beamline
-
-        _beamline = sim_beamline()
+        _beamline = beamlines.get("simulated")()
     return _beamline
 
 

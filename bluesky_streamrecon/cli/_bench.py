@@ -63,7 +63,7 @@ def kernels(
     repeats: Repeats = 5,
     json: Json = False,
 ) -> None:
-    """Forward and back projection of a window, in 1e9 updates per second (GUPS).
+    """Measure projection of a window, forward and back, in 1e9 updates per second (GUPS).
 
     GUPS is slices x window x columns² x 2 / seconds / 1e9; *moving* is with a new projection before each update, as in
     a scan; */ GFMA* is the ratio to this processor's multiply-adds, taken in turns.
@@ -107,7 +107,7 @@ def peers(
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """The same iterations by other codes, on one core, in turns with ours.
+    """Compare iterations of other codes with ours, on one core, in turns.
 
     Needs `pip install 'bluesky-streamrecon[bench]'`. *ours / this* compares with our SIRT.
 
@@ -139,9 +139,10 @@ def pipeline(
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """Publisher, link, MPI ranks, window, previews, score: projections per second, and how late the score comes.
+    """Measure projections per second all the way: publisher, link, MPI ranks, window, previews, score.
 
-    The kernels alone, with as many threads, are measured in turns with it. The defaults are the case of Bicer et al. 2017.
+    The kernels alone, with as many threads, are measured in turns with it. The defaults are the case of Bicer et al.
+    2017.
 
     Example: `streamrecon bench pipeline --rows 100 --columns 1024 --window 12 --step 12 --ranks 2`
     """
@@ -186,7 +187,7 @@ def publisher(
     num: Annotated[int, typer.Option(min=1, help="Projections for each kind of detector.")] = 200,
     json: Json = False,
 ) -> None:
-    """How long the publisher holds the RunEngine's thread, per projection of 16-bit pixels.
+    """Measure how long the publisher holds the RunEngine's thread, per projection of 16-bit pixels.
 
     Example: `streamrecon bench publisher --rows 2048 --columns 2048`
     """
@@ -210,7 +211,7 @@ def wire(
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """The link to ranks that compute nothing, against plain ZeroMQ sockets with the same frames.
+    """Compare the link, to ranks that compute nothing, with plain ZeroMQ sockets and the same frames.
 
     Example: `streamrecon bench wire --num 100 --receivers 2`
     """
@@ -220,18 +221,12 @@ def wire(
     if json:
         print_json(asdict(result))
         return
+    plain = (result.gigabytes_per_second_bare, result.share_of_bare)
+    curve = (result.gigabytes_per_second_bare_curve, result.share_of_bare_curve)
     print_table(
         f"{num} frames of {result.frame_bytes:,} bytes to {receivers} processes",
         ["", "link (GB/s)", "plain sockets (GB/s)", "share"],
-        [
-            ("open", result.gigabytes_per_second, result.gigabytes_per_second_bare, result.share_of_bare),
-            (
-                "CURVE",
-                result.gigabytes_per_second_curve,
-                result.gigabytes_per_second_bare_curve,
-                result.share_of_bare_curve,
-            ),
-        ],
+        [("open", result.gigabytes_per_second, *plain), ("CURVE", result.gigabytes_per_second_curve, *curve)],
     )
 
 
@@ -244,7 +239,7 @@ def memory(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Peak memory per voxel and per thread, beside what is documented (without margins).
+    """Measure peak memory per voxel and per thread, beside what is documented (without margins).
 
     Example: `streamrecon bench memory --columns 1024 --algorithm mlem pml-quadratic`
     """

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.quality._registry import Registry
 from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
+from bluesky_streamrecon.registry import Registry
 
 __all__ = [
     "ImageHistory",
@@ -157,7 +157,7 @@ _metrics: Registry[MetricFactory] = Registry("metric", "bluesky_streamrecon.metr
 
 def register_metric(name: str, factory: MetricFactory) -> None:
     """Make a metric available by name; packages do the same with an entry point in ``bluesky_streamrecon.metrics``."""
-    _metrics.register(name, factory)
+    _metrics.add(name, factory)
 
 
 def metric_names() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.quality._registry import Registry
+from bluesky_streamrecon.registry import Registry
 
 __all__ = [
     "Evidence",
@@ -117,7 +117,7 @@ _policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_stream
 
 def register_policy(name: str, factory: PolicyFactory) -> None:
     """Make a policy available by name; packages do the same with an entry point in ``bluesky_streamrecon.policies``."""
-    _policies.register(name, factory)
+    _policies.add(name, factory)
 
 
 def policy_names() -> tuple[str, ...]:

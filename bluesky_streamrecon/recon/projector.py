@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.registry import Registry
+from bluesky_streamrecon.registry import Registry
 
 __all__ = ["Projector", "ProjectorFactory", "check_angles", "get_projector", "projector_names", "projectors"]
 

@@ -1,7 +1,7 @@
 """Frames and messages: how a message is cut into frames, and what is checked before any memory is taken.
 
 A message is a header frame, and for `Item` and `Preview` a frame of raw pixels after it (C order,
-little-endian). A header is ``b"SRW"``, one byte of protocol version, then a msgpack map. Decoders raise
+little-endian); a `Preview` may have one more frame, of line integrals. A header is ``b"SRW"``, one byte of protocol version, then a msgpack map. Decoders raise
 `RemoteProtocolError` and nothing else, whatever they are fed.
 """
 
@@ -130,25 +130,35 @@ def decode_down(frames: Sequence[Buffer]) -> tuple[DownMessage, Pixels | None]:
     return message, None
 
 
-def decode_preview_up(frames: Sequence[Buffer]) -> tuple[PreviewUpMessage, NDArray[np.float32] | None]:
-    """Read what a rank sends to the controller; a `Preview` comes with its pixels, not copied.
+def decode_preview_up(
+    frames: Sequence[Buffer],
+) -> tuple[PreviewUpMessage, NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Read what a rank sends to the controller; a `Preview` comes with its pixels and line integrals, not copied.
 
     Raises
     ------
     RemoteProtocolError
         As `decode_down`.
     """
-    message: PreviewUpMessage = _decode(frames, _preview_up, 2, MAXIMUM_PREVIEW_HEADER_BYTES)
+    message: PreviewUpMessage = _decode(frames, _preview_up, 3, MAXIMUM_PREVIEW_HEADER_BYTES)
     if isinstance(message, Preview):
         shape = (len(message.rows), message.size, message.size)
         if not message.rows:
             raise RemoteProtocolError(f"preview {message.seq}: got no rows, expected at least one")
-        pixels = _pixels(frames, np.dtype("<f4"), shape, f"preview {message.seq} of rank {message.rank}")
-        return message, pixels  # type: ignore[return-value]
+        where = f"preview {message.seq} of rank {message.rank}"
+        pixels = _pixels(frames[:2], np.dtype("<f4"), shape, where)
+        lines = None
+        if message.columns:
+            _check_lines(message, where)
+            shape = (len(message.angles_used), len(message.rows), message.columns)
+            lines = _pixels((frames[0], *frames[2:]), np.dtype("<f4"), shape, f"line integrals of {where}")
+        elif len(frames) != 2:
+            raise RemoteProtocolError(f"{where}: got {len(frames)} frames, expected 2 where no line integrals come")
+        return message, pixels, lines  # type: ignore[return-value]
     _no_pixels(frames, message)
     if isinstance(message, PreviewHello):
         _check_version(message.version)
-    return message, None
+    return message, None, None
 
 
 def decode_preview_down(frames: Sequence[Buffer]) -> PreviewDownMessage:
@@ -169,7 +179,7 @@ def _decode(
     frames: Sequence[Buffer], decoder: msgspec.msgpack.Decoder[Any], most: int, limit: int = MAXIMUM_HEADER_BYTES
 ) -> Any:
     if not 1 <= len(frames) <= most:
-        raise RemoteProtocolError(f"message: got {len(frames)} frames, expected {'1' if most == 1 else '1 or 2'}")
+        raise RemoteProtocolError(f"message: got {len(frames)} frames, expected {'1' if most == 1 else f'1 to {most}'}")
     header = memoryview(frames[0])
     if header.nbytes > limit:
         raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {limit}")
@@ -192,6 +202,18 @@ def _check_version(version: int) -> None:
 def _check_angle(angle: float, where: str) -> None:
     if not math.isfinite(angle):
         raise RemoteProtocolError(f"{where}: got angle {angle}, expected finite radians")
+
+
+def _check_lines(message: Preview, where: str) -> None:
+    for angle in message.angles_used:
+        _check_angle(angle, where)
+    if message.axis is not None and not math.isfinite(message.axis):
+        raise RemoteProtocolError(f"{where}: got axis {message.axis}, expected a finite detector column")
+    if message.lines_first + len(message.angles_used) > message.projections:
+        raise RemoteProtocolError(
+            f"{where}: got line integrals of projections {message.lines_first + 1} to "
+            f"{message.lines_first + len(message.angles_used)}, expected none after {message.projections}"
+        )
 
 
 def _check_open(message: OpenRun) -> None:

@@ -141,7 +141,7 @@ class ControllerEndpoint:
         projections: int,
         score: float | None,
         metrics: Mapping[str, float | None] | None = None,
-        verdict: Literal["continue", "enough"] = "continue",
+        verdict: Literal["continue", "enough", "invalid"] = "continue",
         policy: str = "",
         text: str = "",
     ) -> None:

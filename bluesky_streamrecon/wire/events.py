@@ -207,10 +207,14 @@ class PreviewMoved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviewReceived:
-    """One rank's slices of one image; `pixels` is float32, read-only, shape (len(rows), size, size)."""
+    """One rank's slices of one image; `pixels` is float32, read-only, shape (len(rows), size, size).
+
+    `lines` are the line integrals that came with it, shape (len(angles_used), len(rows), columns), or None.
+    """
 
     preview: Preview
     pixels: NDArray[np.float32]
+    lines: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Controller's judgement of one image.
 
-    `score` is None before there is anything to compare with. `metrics` holds everything that was measured.
+    `score` is None before there is anything to compare with. `metrics` holds everything that was measured. A verdict
+    of ``"invalid"`` says that the data are not a scan of one still sample, so that no score means anything.
     """
 
     run_uid: Uid
@@ -195,7 +196,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     projections: Count
     score: float | None = None
     metrics: Metrics = {}
-    verdict: Literal["continue", "enough"] = "continue"
+    verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""
     text: Text = ""
 
@@ -391,8 +392,25 @@ class PreviewHello(msgspec.Struct, frozen=True, kw_only=True, tag="preview-hello
 class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     """Header of some slices of one image; pixels follow: float32, shape ``(len(rows), size, size)``.
 
-    `rows` are detector rows. `projections` is how many went into the image. `final` marks the run's last image.
-    `angles_used` (radians, in order of arrival) may be left empty.
+    Parameters
+    ----------
+    run_uid, seq, rank : str, int, int
+        Which preview of which rank.
+    image_number, projections : int
+        Which image, and how many projections went into it.
+    final : bool
+        It is the run's last image.
+    rows, size : tuple of int, int
+        Detector rows of the slices, and their side.
+    angles_used : tuple of float
+        Radians, in order of arrival; of the projections whose line integrals come along.
+    columns : int
+        0, or the columns of a second frame: the line integrals of these rows that no preview before this one
+        brought, float32, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
+    lines_first : int
+        Projections before the first of them.
+    axis : float or None
+        Detector column of the rotation axis.
     """
 
     run_uid: Uid
@@ -404,6 +422,9 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     rows: PreviewRows
     size: Side
     angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
+    columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
+    lines_first: Count = 0
+    axis: float | None = None
 
 
 PreviewUpMessage = PreviewHello | Preview | Heartbeat | Problem

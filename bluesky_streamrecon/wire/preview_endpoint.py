@@ -60,7 +60,7 @@ class _PreviewLoop:
             what = self.out.next(now)
             if what is None:
                 return PATIENCE_S
-            self.transport.send(CONTROLLER, None, encode(what[0]), what[1])
+            self.transport.send(CONTROLLER, None, encode(what[0]), what[1], what[2])
 
     @property
     def hopeless(self) -> bool:
@@ -142,6 +142,8 @@ class PreviewSender:
         pixels: NDArray[np.float32],
         final: bool = False,
         angles_used: tuple[float, ...] = (),
+        lines: NDArray[np.float32] | None = None,
+        axis: float | None = None,
     ) -> int:
         """Queue the slices of one image and give their sequence number.
 
@@ -151,6 +153,13 @@ class PreviewSender:
             Detector rows that the slices are of.
         pixels : ndarray of float32, shape (len(rows), N, N)
             Not to be changed any more.
+        angles_used : tuple of float, optional
+            Radians, of the newest projections.
+        lines : ndarray of float32, shape (len(angles_used), len(rows), columns), optional
+            Line integrals of these projections: all that went into the image and were not sent before. They are
+            kept for the whole run, and are not to be changed any more.
+        axis : float, optional
+            Detector column of the rotation axis.
 
         Raises
         ------
@@ -161,6 +170,13 @@ class PreviewSender:
             raise LocalProtocolError(
                 f"preview of image {image_number}: got {pixels.dtype.str} {pixels.shape}, expected float32 "
                 f"({len(rows)}, N, N) for rows {rows}"
+            )
+        if lines is not None and (
+            lines.dtype != np.float32 or lines.ndim != 3 or lines.shape[:2] != (len(angles_used), len(rows))
+        ):
+            raise LocalProtocolError(
+                f"preview of image {image_number}: got line integrals {lines.dtype.str} {lines.shape}, expected float32 "
+                f"({len(angles_used)}, {len(rows)}, columns)"
             )
         if pixels.shape[1] != pixels.shape[2] or pixels.nbytes > MAXIMUM_PIXEL_BYTES:
             raise LocalProtocolError(
@@ -183,9 +199,12 @@ class PreviewSender:
                 rows=rows,
                 size=pixels.shape[1],
                 angles_used=angles_used,
+                columns=0 if lines is None else lines.shape[2],
+                lines_first=0 if lines is None else projections - len(angles_used),
+                axis=axis,
             )
             self._loop.quiet.clear()
-            self._worker.post(lambda: self._loop.out.append(preview, pixels, self._clock()))
+            self._worker.post(lambda: self._loop.out.append(preview, pixels, self._clock(), lines))
             return seq
 
     @property

@@ -26,8 +26,37 @@ log = logging.getLogger(__name__)
 Slices = NDArray[np.float32]
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A preview that can still be sent, with the line integrals that no preview before it brings."""
+
+    preview: Preview
+    pixels: Slices
+    angles: list[float]
+    lines: list[Slices]
+
+    def take_over(self, older: _Kept) -> None:
+        """Bring the line integrals of a preview that will not be sent any more, too: previews may go, these not."""
+        if not older.preview.columns:
+            return
+        older.angles.extend(self.angles)
+        older.lines.extend(self.lines)
+        self.angles, self.lines = older.angles, older.lines
+        first = older.preview.lines_first
+        self.preview = msgspec.structs.replace(self.preview, lines_first=first, columns=older.preview.columns)
+
+    def message(self) -> tuple[Preview, Slices, Slices | None]:
+        """Give header and frames."""
+        if not self.preview.columns:
+            return self.preview, self.pixels, None
+        header = msgspec.structs.replace(self.preview, angles_used=tuple(self.angles))
+        return header, self.pixels, np.concatenate(self.lines)
+
+
 class PreviewOut:
     """A rank's side: keeps the newest previews of a run, and sends them as the controller's credit allows.
+
+    Line integrals are all kept, until the next run: the oldest preview that is left brings those of all before it.
 
     When `reconnect` is true, the connection is to be made anew, and `connected` called.
     """
@@ -56,7 +85,7 @@ class PreviewOut:
         self._timeout = peer_timeout
         self._resend = resend_seconds
         self._connected = False
-        self._kept: dict[int, tuple[Preview, Slices]] = {}
+        self._kept: dict[int, _Kept] = {}
         self._seen = 0.0
         self._sent = 0.0
 
@@ -73,16 +102,17 @@ class PreviewOut:
         if self._connected:
             self.session.link(now)
 
-    def append(self, preview: Preview, pixels: Slices, now: float) -> None:
+    def append(self, preview: Preview, pixels: Slices, now: float, lines: Slices | None = None) -> None:
         """Keep one more preview, and let go the oldest if there are too many."""
         if self.session is None or preview.run_uid != self.run_uid:
             return
         seq = self.session.append(pixels.nbytes)
         if seq != preview.seq:
             raise LocalProtocolError(f"preview {preview.seq} of run {preview.run_uid[:8]}: expected {seq}")
-        self._kept[seq] = (preview, pixels)
+        self._kept[seq] = _Kept(preview, pixels, list(preview.angles_used), [] if lines is None else [lines])
         while len(self._kept) > self._retain:
-            del self._kept[next(iter(self._kept))]
+            oldest, following, *_ = self._kept
+            self._kept[following].take_over(self._kept.pop(oldest))
         self.session.forget(next(iter(self._kept)), now)
 
     def connected(self, now: float) -> None:
@@ -124,8 +154,8 @@ class PreviewOut:
             return
         self.session.tick(now)
 
-    def next(self, now: float) -> tuple[msgspec.Struct, Slices | None] | None:
-        """Take what is to be sent next, or None."""
+    def next(self, now: float) -> tuple[msgspec.Struct, Slices | None, Slices | None] | None:
+        """Take what is to be sent next (header, pixels, line integrals), or None."""
         session = self.session
         if session is None or not self._connected or self.refused:
             return None
@@ -134,11 +164,11 @@ class PreviewOut:
             session.advance(now)
             self._sent = now
             if isinstance(what, SendOpen):
-                return self._hello(session), None
-            return self._kept[what.seq]
+                return self._hello(session), None, None
+            return self._kept[what.seq].message()
         if session.state is SenderState.STREAMING and now - self._sent >= self._heartbeat:
             self._sent = now
-            return Heartbeat(time=now), None
+            return Heartbeat(time=now), None, None
         return None
 
     def _hello(self, session: SenderSession) -> PreviewHello:
@@ -207,7 +237,7 @@ class PreviewIn:
     def receive(self, link: bytes, frames: Sequence[Buffer], now: float) -> None:
         """Take one message of a rank; whatever it is, nothing is raised."""
         try:
-            message, pixels = decode_preview_up(frames)
+            message, pixels, lines = decode_preview_up(frames)
             if isinstance(message, PreviewHello):
                 self._hello(link, message, now)
                 return
@@ -226,7 +256,7 @@ class PreviewIn:
                         f"rank {rank} of run {source.run_uid[:8]}, as its hello said"
                     )
                 if source.receiver.offer(message.seq) is Verdict.ACCEPT:
-                    self.events.append(PreviewReceived(message, pixels))
+                    self.events.append(PreviewReceived(message, pixels, lines))
         except RemoteProtocolError as error:
             self.garbage.add(error)
             if isinstance(error, UnknownVersionError):

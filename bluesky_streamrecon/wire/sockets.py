@@ -171,18 +171,19 @@ class Transport:
             self._poller.unregister(old)
             old.close(linger=linger_ms)
 
-    def send(self, name: str, link: bytes | None, header: bytes, pixels: NDArray[np.generic] | None = None) -> Sent:
-        """Send one message without waiting; `pixels` are not copied if they are contiguous."""
+    def send(self, name: str, link: bytes | None, header: bytes, *frames: NDArray[np.generic] | None) -> Sent:
+        """Send one message without waiting; `frames` (None: left out) are not copied if they are contiguous."""
         there = self._sockets.get(name)
         if there is None:
             return Sent.NOBODY
-        more = zmq.SNDMORE if pixels is not None else 0
+        pixels = [frame for frame in frames if frame is not None]
         try:
             if link is not None:
                 there.send(link, zmq.SNDMORE | zmq.NOBLOCK)
-            there.send(header, more | zmq.NOBLOCK)
-            if pixels is not None:
-                there.send(np.ascontiguousarray(pixels).view(np.uint8).data, zmq.NOBLOCK, copy=False)
+            there.send(header, (zmq.SNDMORE if pixels else 0) | zmq.NOBLOCK)
+            for left, frame in zip(range(len(pixels) - 1, -1, -1), pixels, strict=True):
+                more = zmq.SNDMORE if left else 0
+                there.send(np.ascontiguousarray(frame).view(np.uint8).data, more | zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:

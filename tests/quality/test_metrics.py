@@ -134,7 +134,7 @@ class Brightness:
 
 
 def test_own_metric_is_found_by_its_name(monkeypatch):
-    monkeypatch.setattr("bluesky_streamrecon.quality.metrics._metrics._factories", {})
+    monkeypatch.setattr("bluesky_streamrecon.quality.metrics._metrics._added", {})
     register_metric("brightness", lambda settings, compare_to: Brightness())
     metric = make_metric("brightness", SteeringSettings(), 24)
     assert isinstance(metric, Metric)

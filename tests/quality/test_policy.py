@@ -148,12 +148,12 @@ def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
 
 def test_package_that_can_not_be_imported_is_named(installed_package):
     installed_package("bluesky_streamrecon.policies", "broken", "broken_package", "import no_such_module", "make")
-    with pytest.raises(ConfigError, match=r"'broken' of broken_package .* ModuleNotFoundError"):
+    with pytest.raises(ConfigError, match=r"'broken' is registered as broken_package:make .*ModuleNotFoundError"):
         get_policy("broken")
 
 
 def test_example_of_the_how_to_works_as_printed(tmp_path, monkeypatch, open_run, preview, image):
-    monkeypatch.setattr(policy_module._policies, "_factories", dict(policy_module._policies._factories))
+    monkeypatch.setattr(policy_module._policies, "_added", dict(policy_module._policies._added))
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
     assert len(blocks[0].splitlines()) <= 30
     (tmp_path / "example_of_a_policy.py").write_text(blocks[0])
@@ -170,7 +170,7 @@ def test_example_of_the_how_to_works_as_printed(tmp_path, monkeypatch, open_run,
 
 
 def test_metric_of_the_how_to_works_as_printed(tmp_path, monkeypatch, image):
-    monkeypatch.setattr(metrics_module._metrics, "_factories", dict(metrics_module._metrics._factories))
+    monkeypatch.setattr(metrics_module._metrics, "_added", dict(metrics_module._metrics._added))
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
     (tmp_path / "example_of_a_metric.py").write_text(blocks[1])
     monkeypatch.syspath_prepend(str(tmp_path))

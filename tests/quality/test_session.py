@@ -288,7 +288,7 @@ class Strange:
     ],
 )
 def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, image, answer, said):
-    monkeypatch.setitem(policy._policies._factories, "strange", lambda settings: Strange(answer))
+    monkeypatch.setitem(policy._policies._added, "strange", lambda settings: Strange(answer))
     session = SteeringSession(open_run(policy="strange"))
     session.accept(preview(1), image(1))
     score, finalize = session.judge()
@@ -298,7 +298,7 @@ def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, 
 
 def test_text_of_a_policy_always_fits_the_wire(monkeypatch, open_run, preview, image):
     monkeypatch.setitem(
-        policy._policies._factories, "strange", lambda settings: Strange(Verdict("enough", 1.0, "x" * 9999))
+        policy._policies._added, "strange", lambda settings: Strange(Verdict("enough", 1.0, "x" * 9999))
     )
     session = SteeringSession(open_run(policy="strange"))
     session.accept(preview(1), image(1))

@@ -88,9 +88,7 @@ class BareSender:
         """
         for _ in self._pushers:
             if not self._replies.poll(timeout * 1000):
-                raise JobError(
-                    f"bench wire: a receiver did not answer within {timeout:g} s; is the machine overloaded?"
-                )
+                raise JobError(f"bench wire: a receiver did not answer within {timeout:g} s; has it ended?")
             self._replies.recv()
 
     def _socket(self, kind: int, secret: bytes | None) -> Any:

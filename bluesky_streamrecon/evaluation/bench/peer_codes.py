@@ -48,9 +48,9 @@ class Peer(Protocol):
 
 
 class OurPeer:
-    """This package, with one of its algorithms."""
+    """Our own code, with one of its algorithms."""
 
-    code = "bluesky-streamrecon"
+    code = "streamrecon"
 
     def __init__(
         self, algorithm: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]

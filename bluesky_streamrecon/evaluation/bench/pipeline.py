@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+from bluesky_streamrecon.beamline.link import JobLink
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
@@ -36,7 +36,7 @@ from bluesky_streamrecon.evaluation.bench.sample import (
 )
 from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, percentile, silent
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.wire import BeamlineEndpoint
+from bluesky_streamrecon.wire import BeamlineEndpoint, BeamlineEvent
 
 __all__ = ["PipelineResult", "measure_pipeline"]
 
@@ -326,7 +326,7 @@ class _Road:
         return handed
 
 
-def _make_endpoint(on_event: Callable[[LinkEvent], None]) -> BeamlineEndpoint:
+def _make_endpoint(on_event: Callable[[BeamlineEvent], None]) -> BeamlineEndpoint:
     return BeamlineEndpoint(on_event=on_event)
 
 

@@ -91,8 +91,8 @@ def measure_publisher(
     """
     if min(projections, receivers, columns) < 1 or rows < receivers:
         raise ConfigError(
-            f"projections={projections}, receivers={receivers}, frame {rows} x {columns}: expected at least 1 of each, and "
-            "a row for every receiver"
+            f"projections={projections}, receivers={receivers}, frame {rows} x {columns}: expected 1 or more of each, "
+            "and a row for every receiver"
         )
     random = np.random.default_rng(0)
     pool = [random.integers(0, 2**16, (rows, columns), np.uint16) for _ in range(DIFFERENT_FRAMES)]

@@ -43,9 +43,8 @@ def disc_projections(geometry: TomoGeometry, angles: NDArray[np.float64], rows: 
     columns = np.arange(geometry.columns)
     total = np.zeros((len(angles), geometry.columns))
     for x, y, radius, density in _DISCS:
-        middle = np.array(
-            [geometry.detector_column(geometry.half + x * size, geometry.half + y * size, a) for a in angles]
-        )
+        at = (geometry.half + x * size, geometry.half + y * size)
+        middle = np.array([geometry.detector_column(*at, angle) for angle in angles])
         inside = (radius * size) ** 2 - (columns - middle[:, None]) ** 2
         total += density * 2 * np.sqrt(np.maximum(inside, 0))
     total *= _THICKEST / total.max()

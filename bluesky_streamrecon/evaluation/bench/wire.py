@@ -102,8 +102,8 @@ def measure_wire(
     check_repeats(repeats)
     if min(frames, receivers, columns) < 1 or rows < receivers:
         raise ConfigError(
-            f"frames={frames}, receivers={receivers}, frame {rows} x {columns}: expected at least 1 of each, and a row for "
-            "every receiver"
+            f"frames={frames}, receivers={receivers}, frame {rows} x {columns}: expected 1 or more of each, "
+            "and a row for every receiver"
         )
     random = np.random.default_rng(0)
     pool = [random.integers(0, 2**16, (rows, columns), np.uint16) for _ in range(DIFFERENT_FRAMES)]

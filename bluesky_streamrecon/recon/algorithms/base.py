@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.problem import Problem
-from bluesky_streamrecon.recon.registry import Registry
+from bluesky_streamrecon.registry import Registry
 
 __all__ = ["Algorithm", "algorithm_names", "algorithms", "get_algorithm", "make_algorithm"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -23,14 +23,14 @@ class Registry(Generic[T]):
         What is registered, for error messages: ``"algorithm"``.
     group : str
         Entry-point group in which other packages register theirs.
-    ours : dict of str to str
-        Name to ``"module:attribute"`` of what comes with this package.
+    ours : mapping of str to str, optional
+        Name to ``"module:attribute"`` of what comes with this package and is imported when it is asked for.
     """
 
-    def __init__(self, what: str, group: str, ours: dict[str, str]) -> None:
+    def __init__(self, what: str, group: str, ours: Mapping[str, str] | None = None) -> None:
         self._what = what
         self._group = group
-        self._ours = dict(ours)
+        self._ours = dict(ours or {})
         self._added: dict[str, T] = {}
 
     def add(self, name: str, value: T) -> None:
@@ -39,8 +39,10 @@ class Registry(Generic[T]):
         Raises
         ------
         ConfigError
-            If the name is one of ours.
+            If the name is empty or one of ours.
         """
+        if not name:
+            raise ConfigError(f"{self._what}: got an empty name, expected one to find it by")
         if name in self._ours:
             raise ConfigError(f"{self._what} {name!r} comes with the package; expected a name of your own")
         self._added[name] = value
@@ -74,8 +76,9 @@ class Registry(Generic[T]):
     def _load(self, load: Callable[[], T], name: str, target: str) -> T:
         try:
             return load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise ConfigError(
-                f"{self._what} {name!r} is registered as {target} but can not be imported ({error}); "
+                f"{self._what} {name!r} is registered as {target} but can not be imported "
+                f"({type(error).__name__}: {error}); "
                 "is the package that provides it installed completely?"
             ) from error
