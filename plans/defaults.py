@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bluesky_streamrecon.beamline import ReconJob, RunRecord
-from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.registry import Registry
 
 __all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline"]
@@ -42,7 +41,7 @@ class Beamline(Protocol):
 
 
 beamlines: Registry[Callable[[], Beamline]] = Registry("beamline", "bluesky_streamrecon.beamlines")
-"""What makes a beamline, by entry point: plans know no devices; `bluesky_streamrecon.sim_devices` has registered one."""
+"""What makes a beamline, by entry point: plans know no devices; our simulated ones have registered theirs."""
 
 _beamline: Beamline | None = None
 _job: ReconJob | None = None
@@ -100,7 +99,3 @@ def _place_results(job: ReconJob, beamline: Beamline) -> None:
     directory = getattr(beamline, "directory", None)
     if job.output is None and directory is not None:
         job.output = Path(directory) / "reconstructions"
-        if not Path(directory).exists():
-            raise ConfigError(
-                f"beamline: its directory {directory} does not exist; where are the detector's files to go?"
-            )

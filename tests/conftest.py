@@ -110,7 +110,7 @@ class Script:
         self.stopped = 0
         self.endpoints = 0
         self.result: str | None = None
-        self.before_finalize: Callable[[int], None] = lambda projections: None
+        self.before_verdict: Callable[[int], None] = lambda projections: None
         self.on_frame: Callable[[int], None] = lambda projections: None
 
 
@@ -227,6 +227,7 @@ class PretendEndpoint:
             self._on_event(
                 StatusReceived(Status(run_uid=uid, rank=rank, state="running", projections=index, image_number=index))
             )
+        script.before_verdict(index)
         score = script.score(index)
         threshold = self._spec.steering.threshold
         enough = score is not None and score >= threshold and threshold < 1
@@ -242,7 +243,6 @@ class PretendEndpoint:
                 )
             )
         )
-        script.before_finalize(index)
         target = script.finalize_uid or uid
         if enough and target == uid:  # the wire tells of no other run's
             text = f"MS-SSIM {score:.3f} >= {threshold:g} at {index} of {self._spec.planned} projections"

@@ -73,6 +73,9 @@ class MpiLauncher:
         More variables for the processes.
     security_options : sequence of str, optional
         ``("--key", …, "--server-key", …)`` for a beamline that wants keys.
+    checkpoints : path, optional
+        Where ranks keep their checkpoints, if a run asks for some (``checkpoint_every``), so that a job that is started
+        again goes on from there; a directory beside the logs by default, which goes with the job.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class MpiLauncher:
         log_directory: str | Path | None = None,
         environment: Mapping[str, str] | None = None,
         security_options: Sequence[str] = (),
+        checkpoints: str | Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads per rank: got {threads}, expected at least 1")
@@ -100,6 +104,9 @@ class MpiLauncher:
         self._log_directory = Path(log_directory) if log_directory is not None else None
         self._environment = dict(environment or {})
         self._security = tuple(security_options)
+        self._checkpoints = Path(checkpoints) if checkpoints is not None else None
+        self._own_checkpoints: Path | None = None
+        self._on_exit: Callable[[ProcessExit], None] | None = None
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._temporary: Path | None = None
@@ -140,14 +147,19 @@ class MpiLauncher:
             if directory is None:
                 directory = self._temporary = Path(tempfile.mkdtemp(prefix="streamrecon-job-"))
             directory.mkdir(parents=True, exist_ok=True)
+            checkpoints = self._checkpoints
+            if checkpoints is None:
+                checkpoints = self._own_checkpoints = directory / "checkpoints"
             threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
             us = (sys.executable, "-m", "bluesky_streamrecon")
             common = ("--address", address, "--job-id", job_id, "--lifeline", *self._security)
             job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)
+            kept = ("--checkpoints", str(checkpoints))
+            self._on_exit = on_exit
             children: list[Child] = []
             try:
                 for role, command, count in (
-                    (f"job of {ranks} ranks", (*job, "--threads", str(threads)), threads),
+                    (f"job of {ranks} ranks", (*job, "--threads", str(threads), *kept), threads),
                     ("controller", (*us, "control", *common), 1),
                 ):
                     log = directory / f"{role.partition(' ')[0]}.log"
@@ -159,6 +171,33 @@ class MpiLauncher:
             self._children = children
             self._end = weakref.finalize(self, _end, children, 1.0)
             logger.info("job %s: started, logs in %s", job_id, directory)
+
+    def restart(self, exited: ProcessExit) -> None:
+        """Start a process that has ended once more, with the same command; its log goes on.
+
+        Parameters
+        ----------
+        exited : ProcessExit
+            As `on_exit` was given it. Nothing happens if that process runs, or the job was stopped.
+
+        Raises
+        ------
+        JobError
+            If it can not be started.
+        """
+        with self._lock:
+            for i, old in enumerate(self._children):
+                if old.role == exited.role and not old.running:
+                    old.stop(0.0)  # and whatever it has left behind
+                    again = Child(
+                        old.role,
+                        old.command,
+                        old.log,
+                        environment=old.environment,
+                        on_exit=self._on_exit,
+                        append=True,
+                    )
+                    self._children[i] = again  # in place: the list is what is ended with the interpreter
 
     def stop(self, grace: float = 5.0) -> None:
         """End all processes; they have `grace` seconds to go by themselves, before signals are sent."""
@@ -172,6 +211,9 @@ class MpiLauncher:
             if children and children[0].wait(grace):
                 children[1].wait(1.0)
             _end(children, 0.5)
+            if self._own_checkpoints is not None:
+                shutil.rmtree(self._own_checkpoints, ignore_errors=True)
+                self._own_checkpoints = None
             if self._temporary is not None and all(child.code == 0 for child in children):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(self._temporary)

@@ -38,12 +38,15 @@ class ProcessExit:
         Where its output is.
     tail : str
         The last lines of it.
+    expected : bool
+        A scheduler ended it at its time limit, or to make room; it did not fail.
     """
 
     role: str
     code: int
     log: Path
     tail: str
+    expected: bool = False
 
     def __str__(self) -> str:
         how = f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit status {self.code}"
@@ -66,6 +69,8 @@ class Child:
         Variables added to ours.
     on_exit : callable, optional
         Called, in a thread of ours, with a `ProcessExit` if it ends before `stop` is called.
+    append : bool, optional
+        Keep what is in the log.
 
     Raises
     ------
@@ -81,21 +86,23 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         on_exit: Callable[[ProcessExit], None] | None = None,
+        append: bool = False,
     ) -> None:
         self.role = role
         self.command = tuple(command)
         self.log = log
+        self.environment = dict(environment or {})
         self._on_exit = on_exit
         self._stopping = threading.Event()
         self._ended = threading.Event()
         try:
-            with log.open("wb") as output:
+            with log.open("ab" if append else "wb") as output:
                 self._process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
                     start_new_session=True,
                 )
         except OSError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from ophyd_async.core import AsyncStatus
@@ -68,18 +69,15 @@ class ReconJob(JobSignals):
         Of the device.
     ranks : int, optional
         MPI ranks of a local job; a job that is started elsewhere has as many as it says.
-    local : bool, optional
-        Start the job on this computer; otherwise somebody else starts it, with our `address` and `job_id`.
-    launcher : Launcher, optional
-        Starts a local job; `MpiLauncher` by default.
+    local, launcher : bool and Launcher, optional
+        Start the job on this computer, by an `MpiLauncher` if there is no other; else somebody else starts it, with our
+        `address` and `job_id`.
     address : str, optional
         Where the job connects to; any other host than loopback needs `security`.
     job_id : str, optional
         What the job must say; made up for each job by default.
-    security : ServerSecurity, optional
-        Own secret key and the public keys that are let in.
-    insecure : bool, optional
-        Bind another host than loopback without keys all the same.
+    security, insecure : ServerSecurity and bool, optional
+        Own secret key and the public keys that are let in; or do without them on other hosts than loopback.
     output : path, optional
         Directory where the job writes the reconstruction; None: it writes none.
     keep_alive : bool, optional
@@ -87,12 +85,10 @@ class ReconJob(JobSignals):
         job is ended, and one that is started elsewhere keeps its connection.
     wait_for_job : bool, optional
         `stage` waits until every rank and the controller has said hello. False is for a job that may come later.
-    start_timeout : float, optional
-        Longest wait for that.
-    finish_timeout : float, optional
-        Longest wait for the last image without any progress.
+    start_timeout, finish_timeout : float, optional
+        Longest wait for that, and for the last image without any progress.
     memory_limit : int, optional
-        Bytes of frames held in memory.
+        Bytes of frames held in memory; above it, those of files are read again and others go to a temporary file.
 
     Raises
     ------
@@ -119,10 +115,9 @@ class ReconJob(JobSignals):
         memory_limit: int = 2**30,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if ranks < 1:
-            raise ConfigError(f"reconstruction job: got ranks={ranks}, expected at least 1")
-        if min(start_timeout, finish_timeout) <= 0:
-            raise ConfigError(f"reconstruction job: got timeouts {start_timeout} and {finish_timeout} s, expected > 0")
+        if ranks < 1 or min(start_timeout, finish_timeout) <= 0:
+            numbers = f"ranks={ranks}, start_timeout={start_timeout} and finish_timeout={finish_timeout}"
+            raise ConfigError(f"reconstruction job: got {numbers}, expected positive ones")
         super().__init__(name, ranks)
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
         self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
@@ -204,8 +199,6 @@ class ReconJob(JobSignals):
         """Begin a run (the publisher calls this)."""
         endpoint = self._endpoint()
         if self.output is not None and spec.output is None:
-            import msgspec
-
             self.output.mkdir(parents=True, exist_ok=True)
             spec = msgspec.structs.replace(spec, output=str(self.output.resolve()))
         endpoint.open_run(spec)
@@ -467,14 +460,12 @@ class ReconJob(JobSignals):
                 self._over.set()
 
     def _peer_lost(self, role: str, text: str) -> None:
-        run = self._run
         if role == "controller":
             self._controller_ready = False
-        if run is None or self._over.is_set():
-            return
-        logger.warning("run %s: lost %s", run.spec.run_uid, text)
-        if role == "rank":
-            self._set_state(JobState.DISCONNECTED)
+        if self._run is not None and not self._over.is_set():
+            logger.warning("run %s: lost %s", self._run.spec.run_uid, text)
+            if role == "rank":
+                self._set_state(JobState.DISCONNECTED)
 
     def _process_ended(self, exited: ProcessExit) -> None:
         if not self._ready.is_set():

@@ -1,11 +1,6 @@
 """Filtered back projection, the reference that people know.
 
 Line integrals are unitless, images 1/pixel, angles radians.
-
-References
-----------
-.. [1] A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, IEEE Press, 1988, chapter 3,
-   :doi:`10.1137/1.9780898719277`.
 """
 
 from __future__ import annotations
@@ -52,6 +47,11 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp") -> NDArra
     Notes
     -----
     The ramp is that of the band-limited impulse response [1]_, so that the mean value is kept.
+
+    References
+    ----------
+    .. [1] A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, IEEE Press, 1988, chapter 3,
+       :doi:`10.1137/1.9780898719277`.
     """
     if name not in FILTERS:
         raise ConfigError(f"filter: got {name!r}, expected one of {', '.join(FILTERS)}")
@@ -117,6 +117,11 @@ class FBP(Algorithm):
     ----------
     filter : str, optional
         One of ``"ramp"``, ``"shepp-logan"``, ``"cosine"``, ``"hann"``.
+
+    References
+    ----------
+    .. [1] A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, IEEE Press, 1988, chapter 3,
+       :doi:`10.1137/1.9780898719277`.
     """
 
     filter: str = "ramp"

@@ -44,8 +44,11 @@ class PreviewSink(Protocol):
         rows: tuple[int, ...],
         pixels: NDArray[np.float32],
         final: bool = False,
+        angles_used: tuple[float, ...] = (),
+        lines: NDArray[np.float32] | None = None,
+        axis: float | None = None,
     ) -> object:
-        """Queue the slices of one image."""
+        """Queue the slices of one image, and the line integrals that no image before it was sent with."""
 
     @property
     def dropped(self) -> int:

@@ -30,6 +30,7 @@ from bluesky_streamrecon.recon.engine import Engine, warm_up
 from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import PreviewSink, RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
+from bluesky_streamrecon.recon.shown import ShownLines
 from bluesky_streamrecon.recon.stepping import preview_rows_of, step_size
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun
 
@@ -108,6 +109,7 @@ class RankRun:
         self._warnings: list[str] = []
         shown = preview_rows_of(run) if run.block.member == 0 else ()
         self._shown = tuple(row for row in shown if self._block.first <= row < self._block.stop)
+        self._shown_lines = ShownLines([row - self._block.first for row in self._shown])
         self._checkpoints = checkpoints
         self._resume = resume
         # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
@@ -120,6 +122,7 @@ class RankRun:
             self._geometry(run.recon.axis)
             if resume is not None:
                 self._angles = resume.angles.tolist()
+                self._shown_lines.restore(resume.arrays, len(self._angles))
                 self._acknowledged = resume.seq
             elif run.recon.axis is None:
                 self._search = AxisSearch(run, communicator)
@@ -236,6 +239,7 @@ class RankRun:
             pixels = self._blank() if view.pixels is None else view.pixels
             self._engine.append(pixels, view.angle)
             self._remember(pixels)
+            self._shown_lines.append(pixels)
             self._angles.append(view.angle)
         self._coalesced += take > settings.step
         self._engine.update(settings.iterations)
@@ -319,7 +323,7 @@ class RankRun:
         every = self.run.recon.checkpoint_every
         if self._checkpoints is None or self._recent is None or engine.image_number % every or self._intake is None:
             return
-        arrays = dict(self._intake.arrays())
+        arrays = {**self._intake.arrays(), **self._shown_lines.arrays()}
         if engine.typical is not None:
             arrays["typical"] = engine.typical
         try:
@@ -390,12 +394,16 @@ class RankRun:
     def _show(self, *, final: bool) -> None:
         self._final_sent = final
         if self._shown and self._engine is not None:
+            lines = self._shown_lines.take()
             self._previews.send(
                 image_number=self._engine.image_number,
                 projections=self.applied,
                 rows=self._shown,
                 pixels=self._engine.slices(row - self._block.first for row in self._shown),
                 final=final,
+                angles_used=() if lines is None else tuple(self._angles[-len(lines) :]),
+                lines=lines,
+                axis=self._axis_or_none(),
             )
 
     def _write(self, engine: Engine) -> tuple[str | None, str, str]:

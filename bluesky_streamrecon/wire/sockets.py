@@ -28,7 +28,7 @@ __all__ = ["Sent", "Transport", "generate_keys", "make_keys"]
 
 log = logging.getLogger(__name__)
 
-MOST_FRAMES: Final = 3
+MOST_FRAMES: Final = 4
 CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 1024
 HIGH_WATER: Final = 1000

@@ -25,13 +25,11 @@ class Hold:
         self._go: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = False
-        self.on_reached: Callable[[], object] = lambda: None
 
     async def __call__(self, seconds: float = 0.0) -> None:
         self.passes += 1
         if self.passes == self.at and not self._free:
             self._go, self._loop = asyncio.Event(), asyncio.get_running_loop()
-            self.on_reached()
             self.reached.set()
             await self._go.wait()
 

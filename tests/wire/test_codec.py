@@ -75,7 +75,7 @@ def test_messages_down_come_back_as_they_were(message: msgspec.Struct) -> None:
 
 def test_preview_messages_come_back_as_they_were() -> None:
     hello = m.PreviewHello(job_id="job", instance="i", rank=0, run_uid="run", first=3)
-    assert decode_preview_up([encode(hello)]) == (hello, None)
+    assert decode_preview_up([encode(hello)]) == (hello, None, None)
     welcome = m.PreviewWelcome(
         job_id="job", run_uid="run", rank=0, last_applied=1, last_received=2, credit=5, heartbeat_seconds=1.0
     )
@@ -97,9 +97,40 @@ def test_pixels_are_a_read_only_view_of_what_came(dtype: str) -> None:
 
 def test_preview_pixels_have_rows_and_a_square() -> None:
     pixels = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
-    message, got = decode_preview_up([encode(PREVIEW), pixels.tobytes()])
-    assert message == PREVIEW
+    message, got, lines = decode_preview_up([encode(PREVIEW), pixels.tobytes()])
+    assert (message, lines) == (PREVIEW, None)
     np.testing.assert_array_equal(got, pixels)
+
+
+WITH_LINES = msgspec.structs.replace(
+    PREVIEW, projections=9, lines_first=6, angles_used=(0.1, 0.2, 0.3), columns=5, axis=2.1
+)
+
+
+def test_line_integrals_come_as_a_third_frame() -> None:
+    pixels = np.zeros((2, 4, 4), np.float32)
+    lines = np.arange(30, dtype=np.float32).reshape(3, 2, 5)
+    message, _, got = decode_preview_up([encode(WITH_LINES), pixels.tobytes(), lines.tobytes()])
+    assert message == WITH_LINES
+    np.testing.assert_array_equal(got, lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "nbytes", "said"),
+    [
+        ({}, 119, "line integrals of preview .*: got 119 bytes, expected 120"),
+        ({}, None, "line integrals of preview .*: got no pixels"),
+        ({"columns": 0}, 120, "got 3 frames, expected 2"),
+        ({"lines_first": 7}, 120, "projections 8 to 10, expected none after 9"),
+        ({"angles_used": (0.1, float("nan"), 0.3)}, 120, "got angle nan"),
+        ({"axis": float("inf")}, 120, "got axis inf"),
+    ],
+)
+def test_line_integrals_that_do_not_fit_their_header_are_refused(change, nbytes, said) -> None:
+    header = encode(msgspec.structs.replace(WITH_LINES, **change))
+    frames = [header, bytes(2 * 4 * 4 * 4)] + ([] if nbytes is None else [bytes(nbytes)])
+    with pytest.raises(RemoteProtocolError, match=said):
+        decode_preview_up(frames)
 
 
 def test_other_version_is_refused_naming_both() -> None:

@@ -59,6 +59,7 @@ SEEDS: list[list[bytes]] = [
     [encode(m.CloseRun(run_uid="run", seq=2, projections=0, flats=1, darks=0, exit_status="success"))],
     [encode(PREVIEW_HELLO)],
     [encode(PREVIEW), bytes(128)],
+    [encode(msgspec.structs.replace(PREVIEW, projections=3, angles_used=(0.5,), columns=4)), bytes(128), bytes(32)],
     [encode(m.PreviewAck(run_uid="run", rank=0, applied=0, received=0, credit=3))],
 ]
 

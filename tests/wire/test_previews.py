@@ -20,8 +20,24 @@ RETAIN = 5
 
 
 def preview(seq: int, run_uid: str = "run") -> tuple[Preview, np.ndarray]:
-    header = Preview(run_uid=run_uid, seq=seq, rank=0, image_number=seq, projections=seq, rows=(1,), size=2)
+    """Image `seq`, of 2 * seq projections; it brings the line integrals of the last two."""
+    header = Preview(
+        run_uid=run_uid,
+        seq=seq,
+        rank=0,
+        image_number=seq,
+        projections=2 * seq,
+        rows=(1,),
+        size=2,
+        angles_used=(2.0 * seq - 1, 2.0 * seq),
+        columns=3,
+        lines_first=2 * seq - 2,
+    )
     return header, np.full((1, 2, 2), seq, dtype=np.float32)
+
+
+def lines_of(seq: int) -> np.ndarray:
+    return np.repeat(np.array([2 * seq - 1, 2 * seq], np.float32), 3).reshape(2, 1, 3)
 
 
 class Pair:
@@ -43,6 +59,7 @@ class Pair:
         self.down: deque[list[bytes]] = deque()
         self.made = 0
         self.lives: list[list[int]] = []
+        self.lines: list[int] = []  # projections whose line integrals this life of the controller has
         self.restart_controller()
         self.out.begin("run", self.now)
         self.relink()
@@ -50,6 +67,7 @@ class Pair:
     def restart_controller(self) -> None:
         self.into = PreviewIn(job_id="job", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
         self.lives.append([])
+        self.lines = []
         self.up.clear()
         self.down.clear()
 
@@ -61,7 +79,7 @@ class Pair:
 
     def make(self) -> None:
         self.made += 1
-        self.out.append(*preview(self.made), self.now)
+        self.out.append(*preview(self.made), self.now, lines_of(self.made))
 
     def act(self, user: bool = True) -> None:
         """Both sides do what is due, and the controller's user takes what has come."""
@@ -69,11 +87,15 @@ class Pair:
         if self.out.reconnect:
             self.relink()
         while (what := self.out.next(self.now)) is not None:
-            self.up.append([encode(what[0])] + ([] if what[1] is None else [what[1].tobytes()]))
+            self.up.append([encode(what[0]), *(frame.tobytes() for frame in what[1:] if frame is not None)])
         while user and self.into.events:
             event = self.into.events.popleft()
             assert np.all(event.pixels == event.preview.seq)
             self.lives[-1].append(event.preview.seq)
+            told = range(event.preview.lines_first + 1, event.preview.projections + 1)
+            assert event.preview.angles_used == tuple(told)
+            np.testing.assert_array_equal(event.lines, np.repeat(told, 3).reshape(-1, 1, 3))
+            self.lines += [projection for projection in told if projection not in self.lines]
             self.into.applied(event.preview)
         self.into.flush(self.now)
         while self.into.outbox:
@@ -138,6 +160,21 @@ def test_previews_arrive_in_order_and_once_and_the_newest_always_do(steps: list[
         assert life == sorted(set(life))
     kept = list(range(max(1, pair.made - RETAIN + 1), pair.made + 1))
     assert pair.lives[-1][-len(kept) :] == kept if kept else not pair.lives[-1]
+    if pair.lives[-1]:
+        assert pair.lines == list(range(1, 2 * pair.made + 1))
+
+
+def test_line_integrals_of_previews_that_were_dropped_are_not_lost() -> None:
+    pair = Pair()
+    pair.heal()
+    for _ in range(20):
+        pair.make()
+    pair.heal()
+    assert pair.lives == [[16, 17, 18, 19, 20]]
+    assert pair.lines == list(range(1, 41))
+    pair.restart_controller()
+    pair.heal()
+    assert pair.lines == list(range(1, 41))
 
 
 def test_controller_that_comes_late_gets_what_is_kept() -> None:
@@ -166,7 +203,7 @@ def test_next_run_begins_with_preview_one() -> None:
     pair.heal()
     pair.out.begin("other", pair.now)
     header, pixels = preview(1, "other")
-    pair.out.append(header, pixels, pair.now)
+    pair.out.append(header, pixels, pair.now, lines_of(1))
     pair.heal()
     assert pair.lives == [[1, 1]]
 
@@ -177,7 +214,7 @@ def test_controller_does_not_take_previews_of_another_job() -> None:
     into.receive(b"1", [encode(hello)], 0.0)
     answer = into.outbox.popleft().message
     assert "job id" in answer.text
-    into.receive(b"1", [encode(preview(1)[0]), preview(1)[1].tobytes()], 0.0)
+    into.receive(b"1", [encode(preview(1)[0]), preview(1)[1].tobytes(), lines_of(1).tobytes()], 0.0)
     assert not into.events
 
 
@@ -186,6 +223,8 @@ def test_preview_that_does_not_match_its_hello_is_ignored(change: dict[str, obje
     pair = Pair()
     pair.heal()
     header, pixels = preview(1)
-    pair._to_controller([encode(msgspec.structs.replace(header, **change)), pixels.tobytes()])
+    pair._to_controller(
+        [encode(msgspec.structs.replace(header, **change)), pixels.tobytes(), lines_of(1).tobytes()]
+    )
     assert not pair.into.events
     assert pair.into.garbage.count == 1

@@ -88,8 +88,10 @@ class Ear:
                     self.finished = True
                 case ProblemReported(problem=problem):
                     self._failure = self._failure or f"{problem.where}: {problem.text}"
-                case StreamFailed(text=text) | ProcessExit(tail=text):
-                    self._failure = self._failure or (str(event) if isinstance(event, ProcessExit) else text)
+                case StreamFailed(text=text):
+                    self._failure = self._failure or text
+                case ProcessExit():
+                    self._failure = self._failure or str(event)
                 case _:
                     return
             self._changed.notify_all()

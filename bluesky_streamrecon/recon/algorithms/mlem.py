@@ -1,10 +1,4 @@
-"""Maximum likelihood by expectation maximization, with and without ordered subsets.
-
-References
-----------
-.. [1] L. A. Shepp and Y. Vardi, IEEE Trans. Med. Imaging 1(2), 113-122, 1982, :doi:`10.1109/TMI.1982.4307558`.
-.. [2] H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13(4), 601-609, 1994, :doi:`10.1109/42.363108`.
-"""
+"""Maximum likelihood by expectation maximization, with and without ordered subsets."""
 
 from __future__ import annotations
 
@@ -26,6 +20,10 @@ class MLEM(Algorithm):
     ----------
     floor : float, optional
         Smallest predicted line integral that is divided by (unitless).
+
+    References
+    ----------
+    .. [1] L. A. Shepp and Y. Vardi, IEEE Trans. Med. Imaging 1(2), 113-122, 1982, :doi:`10.1109/TMI.1982.4307558`.
     """
 
     positive: ClassVar[bool] = True
@@ -41,7 +39,7 @@ class MLEM(Algorithm):
 
 @dataclass(frozen=True)
 class OSEM(MLEM):
-    """OSEM [2]_: an MLEM step for each of several subsets of the window in turn.
+    """OSEM [1]_: an MLEM step for each of several subsets of the window in turn.
 
     Parameters
     ----------
@@ -49,6 +47,10 @@ class OSEM(MLEM):
         Smallest predicted line integral that is divided by (unitless).
     subsets : int, optional
         Subsets of the window, each spread evenly over the half turn; never more than projections.
+
+    References
+    ----------
+    .. [1] H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13(4), 601-609, 1994, :doi:`10.1109/42.363108`.
     """
 
     subsets: int = 4

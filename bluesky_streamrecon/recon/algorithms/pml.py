@@ -3,11 +3,6 @@
 The penalty of a pixel is on its differences from ten neighbours: eight in its slice, and those above and below
 it along the rotation axis, each weighted by 1 over distance. Its strength has no unit: differences count
 in units of the slice's typical attenuation, and the pull is relative to how well the pixel is seen.
-
-References
-----------
-.. [1] A. R. De Pierro, IEEE Trans. Med. Imaging 14(1), 132-137, 1995, :doi:`10.1109/42.370409`.
-.. [2] K. Lange, IEEE Trans. Med. Imaging 9(4), 439-446, 1990, :doi:`10.1109/42.61759`.
 """
 
 from __future__ import annotations
@@ -33,6 +28,10 @@ class QuadraticPML(Algorithm):
         by rays whose measured and predicted values differ by this fraction. 0 is MLEM.
     floor : float, optional
         Smallest predicted line integral that is divided by (unitless).
+
+    References
+    ----------
+    .. [1] A. R. De Pierro, IEEE Trans. Med. Imaging 14(1), 132-137, 1995, :doi:`10.1109/42.370409`.
     """
 
     positive: ClassVar[bool] = True
@@ -51,7 +50,7 @@ class QuadraticPML(Algorithm):
 
 @dataclass(frozen=True)
 class HybridPML(QuadraticPML):
-    """PML with a penalty that is quadratic for small and linear for large differences [2]_: it keeps edges.
+    """PML with a penalty that is quadratic for small and linear for large differences [1]_: it keeps edges.
 
     Parameters
     ----------
@@ -61,6 +60,10 @@ class HybridPML(QuadraticPML):
         Smallest predicted line integral that is divided by (unitless).
     edge : float, optional
         Difference, as a fraction of the typical attenuation, around which the pull stops growing.
+
+    References
+    ----------
+    .. [1] K. Lange, IEEE Trans. Med. Imaging 9(4), 439-446, 1990, :doi:`10.1109/42.61759`.
     """
 
     strength: float = 0.1

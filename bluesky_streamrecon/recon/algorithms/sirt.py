@@ -1,12 +1,4 @@
-"""Algebraic reconstruction: all projections at once (SIRT) or one after the other (ART).
-
-References
-----------
-.. [1] P. Gilbert, J. Theor. Biol. 36(1), 105-117, 1972, :doi:`10.1016/0022-5193(72)90180-4`.
-.. [2] R. Gordon, R. Bender and G. T. Herman, J. Theor. Biol. 29(3), 471-481, 1970,
-   :doi:`10.1016/0022-5193(70)90109-8`.
-.. [3] A. H. Andersen and A. C. Kak, Ultrasonic Imaging 6(1), 81-94, 1984, :doi:`10.1177/016173468400600107`.
-"""
+"""Algebraic reconstruction: all projections at once (SIRT) or one after the other (ART)."""
 
 from __future__ import annotations
 
@@ -30,6 +22,10 @@ class SIRT(Algorithm):
         Gain of each step, 0 to 2 (it can diverge at 2).
     nonnegative : bool, optional
         Set what becomes negative to zero.
+
+    References
+    ----------
+    .. [1] P. Gilbert, J. Theor. Biol. 36(1), 105-117, 1972, :doi:`10.1016/0022-5193(72)90180-4`.
     """
 
     relaxation: float = 1.0
@@ -47,7 +43,7 @@ class SIRT(Algorithm):
 
 @dataclass(frozen=True)
 class ART(SIRT):
-    """ART [2]_: a step for each projection, all its rays at once (they hardly overlap; [3]_).
+    """ART [1]_: a step for each projection, all its rays at once (they hardly overlap; [2]_).
 
     Parameters
     ----------
@@ -55,6 +51,12 @@ class ART(SIRT):
         Gain of each step, 0 to 2; less than 1 averages noise over projections.
     nonnegative : bool, optional
         Set what becomes negative to zero.
+
+    References
+    ----------
+    .. [1] R. Gordon, R. Bender and G. T. Herman, J. Theor. Biol. 29(3), 471-481, 1970,
+       :doi:`10.1016/0022-5193(70)90109-8`.
+    .. [2] A. H. Andersen and A. C. Kak, Ultrasonic Imaging 6(1), 81-94, 1984, :doi:`10.1177/016173468400600107`.
     """
 
     relaxation: float = 0.5

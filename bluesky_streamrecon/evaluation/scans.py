@@ -1,0 +1,176 @@
+"""Scans to evaluate on, as line integrals with angles, and the truth where it is known. No devices, no processes.
+
+Simulated samples are projected in closed form, so that what a reconstruction is judged against was made by no projector
+of ours. A measured scan is prepared as the job prepares it. Lengths are detector pixels, angles radians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.ordering import AngleOrder, listed, make_order
+from bluesky_streamrecon.sim_devices import Ellipses, Sample
+from bluesky_streamrecon.storage import TomoScan, read_dxfile
+
+__all__ = ["LineScan", "measured_scan", "order_of", "prepared", "simulated_scan"]
+
+FILL = 0.94
+"""Share of the detector's width that a simulated sample fills."""
+
+LEAST_COUNT = 0.5
+"""Photons that a pixel which saw none is taken to have seen, before the logarithm."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LineScan:
+    """A scan, in the order in which it was taken.
+
+    Parameters
+    ----------
+    name : str
+        Of the sample.
+    angles : ndarray of float64, shape (n,)
+        Radians.
+    integrals : ndarray of float32, shape (n, rows, C)
+        Line integrals, unitless; noise may make them negative.
+    axis : float
+        Detector column of the rotation axis.
+    truth : ndarray of float32, shape (rows, C, C), or None
+        The sample itself, 1/pixel.
+    """
+
+    name: str
+    angles: NDArray[np.float64]
+    integrals: NDArray[np.float32]
+    axis: float
+    truth: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.angles)
+
+    @property
+    def rows(self) -> int:
+        """Detector rows."""
+        return int(self.integrals.shape[1])
+
+    @property
+    def geometry(self) -> TomoGeometry:
+        """Detector, axis, and an image as wide as the detector."""
+        return TomoGeometry(int(self.integrals.shape[2]), self.axis)
+
+    def first(self, count: int) -> LineScan:
+        """Give the scan as it was after `count` projections."""
+        return replace(self, angles=self.angles[:count], integrals=self.integrals[:count])
+
+    def in_order(self, order: Iterable[int]) -> LineScan:
+        """Give the same projections, taken in another order."""
+        chosen = np.fromiter(order, np.intp)
+        return replace(self, angles=self.angles[chosen], integrals=self.integrals[chosen])
+
+
+@lru_cache(maxsize=8)
+def _cut(sample: Sample, rows: int, columns: int) -> tuple[Ellipses, NDArray[np.float32]]:
+    ellipses = sample.ellipses(rows, FILL * columns / 2)
+    return ellipses, ellipses.image(columns)
+
+
+def simulated_scan(
+    name: str,
+    sample: Sample,
+    *,
+    columns: int,
+    order: AngleOrder,
+    counts: float | None = 1e4,
+    seed: int = 0,
+    rows: int = 1,
+) -> LineScan:
+    """Project a sample.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    sample : Sample
+        What stands on the stage.
+    columns : int
+        Detector columns C; the axis is in their middle.
+    order : AngleOrder
+        Degrees.
+    counts : float or None, optional
+        Photons per pixel in the open beam; None: no noise.
+    seed : int, optional
+        Of the noise.
+    rows : int, optional
+        Detector rows.
+    """
+    axis = (columns - 1) / 2
+    angles = np.radians(np.asarray(order.angles, np.float64))
+    ellipses, truth = _cut(sample, rows, columns)
+    integrals = np.stack([ellipses.projection(float(angle), columns, axis) for angle in angles])
+    if counts is not None:
+        photons = np.random.default_rng(seed).poisson(counts * np.exp(-integrals.astype(np.float64)))
+        integrals = -np.log(np.maximum(photons, LEAST_COUNT) / counts).astype(np.float32)
+    return LineScan(name, angles, integrals.astype(np.float32, copy=False), axis, truth)
+
+
+def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:
+    """Read a recorded scan (DXfile), prepare it, and put it into the order in which it might have been taken.
+
+    The detector is cropped so that the axis is in its middle.
+
+    Raises
+    ------
+    StorageError, DataError
+        If the file can not be used.
+    """
+    scan = prepared(read_dxfile(path), name or Path(path).stem)
+    grid = make_order(order, num=len(scan), start=0, stop=len(scan))
+    by_angle = np.argsort(scan.angles, kind="stable")
+    return centred(scan.in_order(by_angle[np.asarray(grid.angles, int)]))
+
+
+def prepared(raw: TomoScan, name: str, *, axis: float | None = None) -> LineScan:
+    """Make line integrals of a scan's frames, and find the axis unless it is given.
+
+    Raises
+    ------
+    DataError
+        If there are no flats, or no light at all.
+    """
+    from bluesky_streamrecon.recon.axis import find_axis
+    from bluesky_streamrecon.recon.preparation import Preparation
+
+    _, rows, columns = raw.projections.shape
+    preparation = Preparation(rows, columns, name=name)
+    for frame in np.asarray(raw.darks[:]):
+        preparation.add_reference("dark", frame)
+    for frame in np.asarray(raw.flats[:]):
+        preparation.add_reference("flat", frame)
+    if not preparation.ready:
+        raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
+    integrals = np.stack([preparation.prepare(frame) for frame in np.asarray(raw.projections[:])])
+    if axis is None:
+        axis = find_axis(integrals, raw.angles).axis
+    return LineScan(name, raw.angles, integrals, axis)
+
+
+def centred(scan: LineScan) -> LineScan:
+    """Crop the detector so that the axis is in its middle, to within half a pixel."""
+    columns = scan.integrals.shape[2]
+    half = min(scan.axis, columns - 1 - scan.axis)
+    first = max(0, round(scan.axis - half))
+    width = min(columns - first, 2 * int(half) + 2)
+    return replace(scan, integrals=np.ascontiguousarray(scan.integrals[:, :, first : first + width]), axis=scan.axis - first)
+
+
+def order_of(scan: LineScan) -> AngleOrder:
+    """Give the angles as an order, to tell what it covers."""
+    return listed(np.degrees(scan.angles))

@@ -1,0 +1,142 @@
+"""``streamrecon bench``: the fields that scripts rely on, from tiny cases, and nothing left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from bluesky_streamrecon.cli._bench import app
+
+COMMANDS = ("kernels", "peers", "pipeline", "publisher", "wire", "memory")
+pytestmark = pytest.mark.timeout(150)
+
+
+def bench(*arguments):
+    done = CliRunner().invoke(app, [str(word) for word in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout.splitlines()[-1]) if "--json" in arguments else done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    assert f"Example: streamrecon bench {command}" in " ".join(bench(command, "--help").replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    "columns", [("--columns", 16, 24), ("--columns", 16, "--columns", 24), ("--columns=16", "--columns", 24)]
+)
+def test_kernels_take_lists_and_print_the_contracts_fields(columns):
+    result = bench("kernels", *columns, "--window", 3, "--slices", 2, "--algorithm", "mlem", "--repeats", 3, "--json")
+    assert result["probe_gfma"] > 0
+    assert [row["columns"] for row in result["rows"]] == [16, 24]
+    wanted = {"algorithm", "columns", "window", "slices", "threads", "gups", "spread", "gups_per_gfma"}
+    assert all(wanted <= set(row) for row in result["rows"])
+    assert all(row["window"] == 3 and row["slices"] == 2 and row["gups"] > 0 for row in result["rows"])
+
+
+def test_kernels_print_a_table_for_people():
+    text = bench("kernels", "--columns", 16, "--window", 3, "--slices", 2, "--algorithm", "sirt", "--repeats", 3)
+    for word in ("GFMA/s", "sirt", "GUPS"):
+        assert word in text
+
+
+def test_peers_print_the_contracts_fields_with_ours_among_them():
+    pytest.importorskip("astra")
+    result = bench("peers", "--columns", 32, "--code", "astra", "--window", 6, "--json")
+    assert [row["code"] for row in result["rows"]] == ["streamrecon", "streamrecon", "astra", "astra"]
+    for row in result["rows"]:
+        assert {"code", "version", "columns", "threads", "gups"} <= set(row)
+        assert row["threads"] == 1
+        assert row["gups"] > 0
+    assert result["rows"][0]["ratio"] == 1
+    assert result["ratio_to_astra"]["32"] == min(row["ratio"] for row in result["rows"][2:])
+
+
+def test_memory_is_near_what_is_documented():
+    (row,) = bench("memory", "--columns", 256, "--window", 24, "--algorithm", "mlem", "--json")["rows"]
+    assert {"algorithm", "bytes_per_voxel", "bytes_per_thread"} <= set(row)
+    # Margins are a fifth of so small an image.
+    assert 0.95 * row["documented_per_voxel"] < row["bytes_per_voxel"] < 1.4 * row["documented_per_voxel"]
+    assert row["bytes_per_thread"] < 2 * row["documented_per_thread"]
+
+
+@pytest.mark.mpi
+def test_pipeline_makes_every_image_and_prints_the_contracts_fields(no_orphans):
+    case = ("--rows", 4, "--columns", 48, "--window", 4, "--step", 2, "--ranks", 2, "--threads", 1, "--num", 17)
+    result = bench("pipeline", *case, "--json")
+    wanted = (
+        "projections_per_second",
+        "kernel_projections_per_second",
+        "kernel_share",
+        "latency_median",
+        "latency_p99",
+    )
+    for name in wanted:
+        assert result[name] > 0
+    assert result["latency_median"] <= result["latency_p99"]
+    assert result["images"] == 7  # after 4, 6, ..., 16 projections
+    assert 1 <= result["scores"] <= 7
+    assert 0 < result["image_latency_median"] <= result["image_latency_p99"]
+
+
+def test_publisher_prints_the_contracts_fields(no_orphans):
+    result = bench("publisher", "--rows", 32, "--columns", 16, "--num", 12, "--json")
+    assert result["frame_bytes"] == 32 * 16 * 2
+    assert 0 < result["median_ms"] <= result["p99_ms"]
+    assert [row["detector"] for row in result["rows"]] == ["frames in events", "frames in a file"]
+    assert all(row["projections"] == 12 for row in result["rows"])
+
+
+def test_wire_prints_the_contracts_fields(no_orphans):
+    result = bench("wire", "--rows", 33, "--columns", 64, "--num", 10, "--json")
+    for name in ("share_of_bare", "share_of_bare_curve", "gigabytes_per_second"):
+        assert result[name] > 0
+    assert (result["receivers"], result["frames"], result["frame_bytes"]) == (2, 10, 33 * 64 * 2)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pipeline", "--rows", "4", "--columns", "64", "--window", "4", "--step", "1", "--repeats", "10000"),
+        ("wire", "--rows", "64", "--columns", "64", "--repeats", "100000"),
+    ],
+)
+def test_nothing_is_left_running_after_ctrl_c(arguments, no_orphans):
+    program = subprocess.Popen(
+        [sys.executable, "-m", "bluesky_streamrecon", "bench", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    kill = threading.Timer(100, program.kill)
+    kill.start()
+    try:
+        heard = next((line for line in program.stderr if "turn 2" in line), None)
+        assert heard is not None
+        program.send_signal(signal.SIGINT)
+        rest = program.stderr.read()
+        assert program.wait(60) in (1, 130)
+        assert "Traceback" not in rest
+    finally:
+        kill.cancel()
+        program.kill()
+        program.stderr.close()
+        program.wait()
+
+
+def test_a_missing_peer_is_wrong_usage_with_one_clear_line():
+    code = (
+        "import sys; sys.modules['astra'] = None; from bluesky_streamrecon.cli import main; "
+        "sys.argv = ['streamrecon', 'bench', 'peers', '--columns', '16']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "pip install 'bluesky-streamrecon[bench]'" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

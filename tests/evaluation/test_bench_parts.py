@@ -1,0 +1,226 @@
+"""The benchmarks' own parts: what they count, compare with and refuse. Never how fast anything is."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.beamline.processes import Child, ProcessExit
+from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
+from bluesky_streamrecon.evaluation.bench.kernels import measure_kernels
+from bluesky_streamrecon.evaluation.bench.listening import Ear
+from bluesky_streamrecon.evaluation.bench.peer_codes import OurPeer, make_peer
+from bluesky_streamrecon.evaluation.bench.peers import PeerRow, compare_peers, ratio_to
+from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
+from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.timing import one_thread, seconds_per_call
+from bluesky_streamrecon.evaluation.bench.wire import measure_wire
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.wire import (
+    Acked,
+    AllRanksReady,
+    Problem,
+    ProblemReported,
+    Score,
+    ScoreReceived,
+    Status,
+    StatusReceived,
+)
+
+BOUND = 20.0
+
+
+def test_time_of_a_call_is_the_mean_over_whole_calls():
+    ticks = iter([0.0, 0.4, 0.8, 1.2])
+    calls = []
+    assert seconds_per_call(lambda: calls.append(1), at_least=1.0, clock=lambda: next(ticks)) == pytest.approx(0.4)
+    assert len(calls) == 3
+
+
+def test_thread_variables_are_put_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with one_thread():
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_kernel_rows_come_in_the_order_that_was_asked_for():
+    result = measure_kernels(
+        columns=(16, 32), threads=(1, 2), windows=(3,), algorithms=("mlem", "fbp"), slices=4, repeats=3, seconds=0.001
+    )
+    asked = [(c, t, a) for c in (16, 32) for t in (1, 2) for a in ("mlem", "fbp")]
+    assert [(row.columns, row.threads, row.algorithm) for row in result.rows] == asked
+    assert all(
+        row.gups > 0 and row.gups_moving > 0 and row.gups_per_gfma > 0 and row.spread >= 0 for row in result.rows
+    )
+    assert result.probe_gfma > 0
+    assert [stream.level for stream in result.streams] == ["level 1", "level 2", "level 3", "memory"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "arguments", "expected"),
+    [
+        (measure_kernels, {"algorithms": ("mlme",)}, "mlem"),
+        (measure_kernels, {"repeats": 2}, "at least 3"),
+        (measure_kernels, {"threads": (0,)}, "at least 1"),
+        (compare_peers, {"codes": ("astro",)}, "astra"),
+        (measure_pipeline, {"rows": 4, "columns": 32, "window": 12, "projections": 12}, "14"),
+        (measure_pipeline, {"rows": 4, "columns": 32, "ranks": 0}, "ranks"),
+        (measure_wire, {"rows": 1, "receivers": 2}, "a row for every receiver"),
+    ],
+)
+def test_a_case_that_can_not_be_measured_is_refused_before_anything_starts(measure, arguments, expected, no_orphans):
+    with pytest.raises(ConfigError, match=expected):
+        measure(**arguments)
+
+
+def test_sample_is_what_the_reconstruction_finds():
+    geometry = TomoGeometry(64)
+    angles = scan_angles(90)
+    projections = disc_projections(geometry, angles, 2)
+    image = reconstruct(projections, angles, algorithm="sirt", iterations=30)
+    inside, hollow, outside = image[0, 31, 40], image[0, 45, 22], image[0, 2, 2]
+    assert inside > 2 * abs(hollow) > 0
+    assert outside < 0.1 * inside
+    np.testing.assert_allclose(image[1], 0.85 * image[0], rtol=0.05, atol=0.01 * image.max())
+    counts = counts_of(projections).astype(float)
+    np.testing.assert_allclose(-np.log((counts - DARK_COUNT) / (FLAT_COUNT - DARK_COUNT)), projections, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("code", "method"), [("astra", "line"), ("astra", "linear"), ("svmbir", "mbir"), ("tomopy", "sirt")]
+)
+def test_peers_reconstruct_the_same_image(code, method):
+    pytest.importorskip(code)
+    geometry = TomoGeometry(48)
+    angles = scan_angles(45)
+    projections = disc_projections(geometry, angles, 4)
+    ours = OurPeer("sirt", geometry, angles, projections)
+    theirs = make_peer(code, method, geometry, angles, projections)
+    try:
+        ours.iterate(20)
+        theirs.iterate(20)
+        image = theirs.image()
+        assert image.shape == (theirs.slices, 48, 48)
+        reference = ours.image()[: theirs.slices]
+        assert np.corrcoef(image.ravel(), reference.ravel())[0, 1] > 0.97
+        assert image.mean() == pytest.approx(reference.mean(), rel=0.05)
+    finally:
+        theirs.close()
+        ours.close()
+
+
+@pytest.mark.parametrize("code", ["astra", "svmbir"])
+def test_a_missing_peer_is_named_with_the_way_to_install_it(code, monkeypatch):
+    monkeypatch.setitem(sys.modules, code, None)
+    with pytest.raises(ConfigError, match=r"pip install 'bluesky-streamrecon\[bench\]'"):
+        compare_peers(columns=(16,), codes=(code,))
+
+
+def test_ratio_is_to_the_fastest_method_of_a_code():
+    rows = [
+        PeerRow("astra", "2", method, 512, 24, 1, 1, gups, 0.0, ratio)
+        for method, gups, ratio in (("line", 0.2, 100.0), ("linear", 0.25, 80.0))
+    ]
+    assert ratio_to(rows, "astra") == {512: 80.0}
+    assert ratio_to(rows, "svmbir") == {}
+
+
+class Sink:
+    def __init__(self):
+        self.spec, self.frames, self.closed = None, [], None
+
+    def open_run(self, spec):
+        self.spec = spec
+
+    def append(self, kind, index, angle, source):
+        pixels = source if isinstance(source, np.ndarray) else source.read()
+        self.frames.append((kind, index, round(angle, 12), int(pixels[0, 0])))
+        return len(self.frames)
+
+    def close_run(self, exit_status="success", reason=""):
+        self.closed = exit_status
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_documents_are_such_that_the_publisher_takes_them(in_file, tmp_path):
+    pool = [np.full((2, 3), value, np.uint16) for value in (5, 6)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.stack(pool)
+    place = ((tmp_path / "a.h5").as_uri(), "data") if in_file else None
+    scan = ScanDocuments((2, 3), 2, ReconSettings(), SteeringSettings(), file=place)
+    sink, problems = Sink(), []
+    publisher = Publisher(sink, on_problem=problems.append)
+    documents = [*scan.start(), *scan.stream("primary")]
+    for i, angle in enumerate((0.0, 1.5)):
+        documents += scan.frame("primary", angle, i if in_file else pool[i])
+    for name, document in [*documents, *scan.stop()]:
+        publisher(name, document)
+    assert problems == []
+    assert (sink.spec.run_uid, sink.spec.detector_shape, sink.spec.dtype) == (scan.uid, (2, 3), "<u2")
+    assert sink.frames == [("projection", 1, 0.0, 5), ("projection", 2, 1.5, 6)]
+    assert sink.closed == "success"
+
+
+def test_an_image_counts_when_every_rank_has_it():
+    clock = iter(range(100))
+    ear = Ear(clock=lambda: float(next(clock)))
+    ear.begin("now")
+    ear(AllRanksReady(2))  # at 0
+    for rank, projections in ((0, 4), (0, 8), (1, 4), (1, 8)):  # at 1 to 4
+        ear(StatusReceived(Status(run_uid="now", rank=rank, state="", projections=projections)))
+    ear(ScoreReceived(Score(run_uid="now", image_number=2, projections=8)))
+    ear(ScoreReceived(Score(run_uid="before", image_number=1, projections=4)))
+    assert ear.imaged_at == {4: 3.0, 8: 4.0}
+    assert ear.judged_at == {8: 5.0}
+    ear(Acked("now", 0, 9, 8))
+    assert ear.used == 0
+    ear(Acked("now", 1, 7, 6))
+    assert ear.used == 7
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (ProblemReported(Problem(fault="local", where="rank 1", text="no flat field")), "no flat field"),
+        (ProcessExit("job of 2 ranks", -9, Path("job.log"), "ouch"), "(?s)SIGKILL.*ouch"),
+    ],
+)
+def test_a_problem_ends_every_wait_with_its_words(event, text):
+    ear = Ear()
+    threading.Thread(target=ear, args=(event,)).start()
+    with pytest.raises(JobError, match=text):
+        ear.wait("the last image", lambda: False, BOUND)
+
+
+def test_a_wait_is_bounded_and_says_what_for():
+    with pytest.raises(JobError, match="hello of 2 ranks: did not come within"):
+        Ear().wait("hello of 2 ranks", lambda: False, 0.01)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rank", "--address", "tcp://127.0.0.1:9", "--job-id", "none", "--rank", "0", "--size", "1"),
+        ("bare", "--address", "tcp://127.0.0.1:9", "--replies", "tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_receiver_ends_when_its_lifeline_is_cut(arguments, tmp_path, no_orphans):
+    command = (sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.receiver", *arguments)
+    child = Child("receiver", command, tmp_path / "log")
+    child.release()
+    try:
+        assert child.wait(BOUND)
+        assert child.code == 0, (tmp_path / "log").read_text()
+    finally:
+        child.stop(0)
