@@ -14,14 +14,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.quality._jit import kernel
+from bluesky_streamrecon.jit import loops
 
 __all__ = ["halve", "level_deficits", "means", "sum_and_difference"]
 
 Array = NDArray[np.floating]
 
 
-@kernel
+@loops
 def means(x: Array, y: Array) -> tuple[float, float]:
     """Give the mean of each image, summed row by row."""
     rows, columns = x.shape
@@ -39,7 +39,7 @@ def means(x: Array, y: Array) -> tuple[float, float]:
     return total_x / count, total_y / count
 
 
-@kernel
+@loops
 def sum_and_difference(
     x: Array, y: Array, mean_x: float, mean_y: float, scale: float, total: Array, difference: Array
 ) -> None:
@@ -53,7 +53,7 @@ def sum_and_difference(
             difference[i, j] = u - v
 
 
-@kernel
+@loops
 def halve(image: Array, half: Array) -> None:
     """Write the means of 2 x 2 pixels; an odd last row or column has no partner and is left out."""
     rows, columns = half.shape
@@ -65,7 +65,7 @@ def halve(image: Array, half: Array) -> None:
             half[i, j] = quarter * ((upper[2 * j] + upper[2 * j + 1]) + (lower[2 * j] + lower[2 * j + 1]))
 
 
-@kernel
+@loops
 def _filter_down(image: Array, i: int, taps: Array, mean: Array, square: Array) -> None:
     """Filter rows i to i + 10 of the image, and of its square, into one row each."""
     g0, g1, g2, g3, g4, g5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
@@ -81,7 +81,7 @@ def _filter_down(image: Array, i: int, taps: Array, mean: Array, square: Array) 
         square[j] = s
 
 
-@kernel
+@loops
 def _filter_across(row: Array, taps: Array, out: Array) -> None:
     """Filter one row; `out` is 10 pixels shorter."""
     n = out.shape[0]
@@ -94,7 +94,7 @@ def _filter_across(row: Array, taps: Array, out: Array) -> None:
         out[j] = m + g3 * (c3[j] + c7[j]) + g4 * (c4[j] + c6[j]) + g5 * c5[j]
 
 
-@kernel
+@loops
 def level_deficits(
     total: Array,
     difference: Array,

@@ -13,7 +13,7 @@ from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate, update_r
 PROGRAM = """
 import json, numpy as np
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.kernels import jit
+from bluesky_streamrecon import jit
 from bluesky_streamrecon.recon.kernels.tables import shear_path
 path = np.zeros((1, 12))
 tables = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.blocks import BLOCK, back_add, back_set, back_update
-from bluesky_streamrecon.recon.kernels.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import address_of, width
 
 __all__ = ["BACK_COLUMNS", "BACK_ROWS", "apply_update", "shear_back", "shear_back_update"]

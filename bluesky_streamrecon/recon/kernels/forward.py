@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.blocks import BLOCK, forward_add
-from bluesky_streamrecon.recon.kernels.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import address_of, prefetch, store, width, zeros
 
 __all__ = ["GROUP", "OVERHANG", "TILE", "shear_forward"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_streamrecon.recon.kernels.jit import kernel
+from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import (
     address_of,
     broadcast,

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from bluesky_streamrecon.recon.kernels.jit import kernel
+from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import INT64, LANES, Vector, address_of, call_ir, lane, load_ir, vector_ir
 
 __all__ = ["multiply_add_rate", "update_rate"]

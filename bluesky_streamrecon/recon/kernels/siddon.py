@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_streamrecon.recon.kernels.jit import kernel
+from bluesky_streamrecon.jit import kernel
 
 __all__ = ["siddon_back", "siddon_forward"]
 

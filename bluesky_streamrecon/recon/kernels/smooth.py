@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_streamrecon.jit import helper, kernel
 from bluesky_streamrecon.recon.kernels.back import BACK_ROWS, shear_back
-from bluesky_streamrecon.recon.kernels.jit import helper, kernel
 from bluesky_streamrecon.recon.kernels.simd import (
     absolute,
     address_of,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_streamrecon.recon.kernels.jit import kernel
+from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import address_of, broadcast, fma, load, store, width
 
 __all__ = ["sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]

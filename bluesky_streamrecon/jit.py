@@ -7,7 +7,7 @@ system's temporary directory: never the package itself, which may be read-only o
 Numba's own cache keeps one index per function and numbers the data files, so two processes that add different
 signatures at once can give both the same number. Here every signature has an index of its own: processes that
 start together write the same bytes to the same files, each by an atomic rename. The key covers the source
-of all kernels, since a kernel contains code of the others.
+of all kernels in the same folder, since a kernel contains code of the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
-__all__ = ["cache_directory", "helper", "kernel"]
+__all__ = ["cache_directory", "helper", "kernel", "loops"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Sums may be reordered, and NaN need not be looked after.
+_FAST = frozenset({"contract", "reassoc", "nsz", "arcp", "nnan", "ninf"})
 
 
 @cache
@@ -50,10 +53,12 @@ def cache_directory() -> Path | None:
 
 def kernel(function: F) -> F:
     """Compile `function` when it is first called, without holding the interpreter's lock, and keep the result."""
-    compiled = njit(nogil=True, error_model="numpy")(function)
-    if cache_directory() is not None:
-        compiled._cache = _KernelCache(function)
-    return compiled  # type: ignore[no-any-return]
+    return _kept(njit(nogil=True, error_model="numpy")(function), function)
+
+
+def loops(function: F) -> F:
+    """Compile plain loops as `kernel` does, for the vectoriser: sums may be reordered, and no value is NaN."""
+    return _kept(njit(nogil=True, fastmath=set(_FAST))(function), function)
 
 
 def helper(function: F) -> F:
@@ -61,15 +66,21 @@ def helper(function: F) -> F:
     return njit(nogil=True, error_model="numpy", inline="always")(function)  # type: ignore[no-any-return]
 
 
+def _kept(compiled: Any, function: F) -> F:
+    if cache_directory() is not None:
+        compiled._cache = _KernelCache(function)
+    return compiled  # type: ignore[no-any-return]
+
+
 def _user() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
 @cache
-def _sources() -> str:
+def _sources(folder: Path) -> str:
     """Give a digest of everything that the machine code depends on, apart from signature and processor."""
     digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (Path(__file__), *sorted(folder.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -78,17 +89,17 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
     """Tells Numba our directory and our idea of freshness."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._py_file = py_file
+        self._folder = Path(py_file).parent
         self._line = py_func.__code__.co_firstlineno
 
     def get_cache_path(self) -> str:
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        return _sources()
+        return _sources(self._folder)
 
     def get_disambiguator(self) -> str:
-        return f"{self._line}-{_sources()[:12]}"
+        return f"{self._line}-{_sources(self._folder)[:12]}"
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
