@@ -102,15 +102,19 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Parameters
     ----------
-    policy : str
-        Registered name of the stopping policy.
-    threshold : float
-        Score at which the image is good enough, in (0, 1]; 1 is never reached.
+    policy : str or None
+        Registered name of the stopping policy; ``"a+b"``: when both say so, ``"a|b"``: when one does. None: see `rule`.
+    threshold : float or None
+        Score (MS-SSIM of an image and an earlier one) at which ``"ms-ssim"`` has enough, in (0, 1]; 1 is never
+        reached. None: see `least_score`.
+    tolerance : float
+        Gain in MS-SSIM that ``"predicted-gain"`` gives up for an earlier end, in (0, 1).
     patience : int
-        Times running that the score must reach the threshold.
+        Times running that the policy must be content.
     minimum_projections : int or None
-        No stop before so many projections; None: before every projection of both compared images' windows has been
-        replaced once (window + compare_to), since early images still change for other reasons than the sample.
+        No stop before so many projections; None: as many as the policy needs. ``"ms-ssim"`` then waits until every
+        projection of both compared images' windows has been replaced once (window + compare_to), since early images
+        still change for other reasons than the sample; ``"predicted-gain"`` for 24 and a fifth of the plan.
     minimum_coverage : float
         No stop before the largest angular gap is below this many degrees; 0: no such condition.
     compare_to : int or None
@@ -125,8 +129,9 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Passed to the policy.
     """
 
-    policy: str = "ms-ssim"
-    threshold: float = 0.95
+    policy: str | None = None
+    threshold: float | None = None
+    tolerance: float = 0.02
     patience: int = 1
     minimum_projections: int | None = None
     minimum_coverage: float = 0.0
@@ -137,7 +142,11 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
+        if not 0 < self.tolerance < 1:
+            raise ConfigError(
+                f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"
+            )
+        if not 0 < self.least_score <= 1:
             raise ConfigError(
                 f"threshold: got {self.threshold}, expected 0 < threshold <= 1 (an MS-SSIM score; 0.95 is usual, "
                 "1 never stops)"
@@ -153,8 +162,20 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(f"scales: got {self.scales}, expected 1 to 5")
         if self.preview_rows is not None and (not self.preview_rows or min(self.preview_rows) < 0):
             raise ConfigError(f"preview_rows: got {self.preview_rows}, expected detector rows, 0 or more")
-        if not self.policy:
+        if not self.rule:
             raise ConfigError("policy: got an empty name, expected for instance 'ms-ssim'")
+
+    @property
+    def rule(self) -> str:
+        """Policy to stop by: the one asked for, else ``"ms-ssim"`` if a threshold was given, else the default."""
+        if self.policy is not None:
+            return self.policy
+        return "predicted-gain" if self.threshold is None else "ms-ssim"
+
+    @property
+    def least_score(self) -> float:
+        """Threshold of ``"ms-ssim"``: the one asked for, else the paper's 0.95."""
+        return 0.95 if self.threshold is None else self.threshold
 
 
 def settings_from(kind: type[T], values: dict[str, Any]) -> T:

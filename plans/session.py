@@ -302,11 +302,15 @@ class StreamSession:
         run = self.job.progress
         if run is None or run.best is None:
             return "no image was scored"
-        threshold = f"threshold {run.spec.steering.threshold:g}"
         enough = next((verdict for verdict in run.verdicts if verdict.verdict == "enough"), None)
+        if run.verdicts and run.verdicts[-1].verdict == "invalid":
+            return f"no quality: {run.verdicts[-1].text}"
         if enough is None:
-            missed = "not reached" if run.best < run.spec.steering.threshold else "not all conditions of the policy met"
-            return f"best score {run.best:.3f}, {threshold} {missed}"
+            steering = run.spec.steering
+            if steering.rule != "ms-ssim":
+                return f"not enough by {steering.rule}: {run.verdicts[-1].text}"
+            missed = "not reached" if run.best < steering.least_score else "not all conditions of the policy met"
+            return f"best score {run.best:.3f}, threshold {steering.least_score:g} {missed}"
         when = "advisory only" if run.spec.steering.advisory else "known too late to end the scan"
         return f"quality reached, {when}: {enough.text}"
 

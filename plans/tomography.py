@@ -59,7 +59,7 @@ def stream_tomo_plan(
     window: int | None = 24,
     step: int = 1,
     algorithm: str = "mlem",
-    threshold: float = 0.95,
+    threshold: float | None = None,
     iterations: int = 1,
     axis: float | None = None,
     size: int | None = None,
@@ -71,7 +71,8 @@ def stream_tomo_plan(
     stripe_removal: bool = False,
     checkpoint_every: int = 0,
     options: Mapping[str, Option] | None = None,
-    policy: str = "ms-ssim",
+    policy: str | None = None,
+    tolerance: float = 0.02,
     patience: int = 1,
     minimum_projections: int | None = None,
     minimum_coverage: float = 0.0,
@@ -116,8 +117,11 @@ def stream_tomo_plan(
         For the algorithm.
     ranks : int, optional
         MPI ranks; the job's own number by default.
-    threshold, policy, patience, minimum_projections, minimum_coverage, compare_to, scales, preview_rows, advisory
-        When the image is good enough, see `SteeringSettings`.
+    threshold, policy, tolerance, patience, minimum_projections, minimum_coverage, compare_to, scales, preview_rows, \
+advisory
+        When the image is good enough, see `SteeringSettings`. By default the scan ends when all that is left of it
+        would make the image better by less than `tolerance` (policy ``"predicted-gain"``); with a `threshold`, when
+        the image no longer changes by more than that (policy ``"ms-ssim"``).
     policy_options : mapping, optional
         For the policy.
     suspend : {"after-projection", "at-once"}, optional
@@ -158,6 +162,7 @@ def stream_tomo_plan(
     steering = SteeringSettings(
         policy=policy,
         threshold=threshold,
+        tolerance=tolerance,
         patience=patience,
         minimum_projections=minimum_projections,
         minimum_coverage=minimum_coverage,
@@ -234,7 +239,9 @@ def stream_tomo_plan(
                 "order": visiting.name,
                 "flats": flats,
                 "darks": darks,
-                "threshold": threshold,
+                "policy": steering.rule,
+                "threshold": steering.least_score,
+                "tolerance": tolerance,
                 "window": window,
                 "step": step,
                 "algorithm": algorithm,
@@ -269,7 +276,7 @@ def _check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
 
     if recon.algorithm not in algorithm_names():
         raise ConfigError(f"algorithm: got {recon.algorithm!r}, expected one of {', '.join(algorithm_names())}")
-    get_policy(steering.policy)(steering)
+    get_policy(steering.rule)(steering)
 
 
 def _tomogram(

@@ -45,7 +45,7 @@ def no_orphans() -> Iterator[None]:
     before = descendants()
     yield
     pause = threading.Event()
-    for _ in range(500):
+    for _ in range(1500):
         left = descendants() - before
         if not left:
             return
@@ -107,6 +107,7 @@ class Script:
         self.closed: list[tuple[str, str]] = []
         self.abandoned: list[str] = []
         self.launched: list[int] = []
+        self.restarted: list[str] = []
         self.stopped = 0
         self.endpoints = 0
         self.result: str | None = None
@@ -229,7 +230,7 @@ class PretendEndpoint:
             )
         script.before_verdict(index)
         score = script.score(index)
-        threshold = self._spec.steering.threshold
+        threshold = self._spec.steering.least_score
         enough = score is not None and score >= threshold and threshold < 1
         self._on_event(
             ScoreReceived(
@@ -298,6 +299,10 @@ class PretendLauncher:
         elif not self._script.silent:
             self.endpoint.join(ranks)
 
+    def restart(self, exited: Any) -> None:
+        assert self.endpoint is not None
+        self._script.restarted.append(exited.role)
+
     def stop(self, grace: float = 5.0) -> None:
         if self._running:
             self._script.stopped += 1
@@ -324,7 +329,7 @@ def pretend_job(script: Script) -> Iterator[Any]:
             launcher.endpoint = PretendEndpoint(script, on_event)
             return launcher.endpoint
 
-    job = PretendJob(name="job", launcher=PretendLauncher(script), start_timeout=5.0, finish_timeout=BOUND)
+    job = PretendJob(name="job", launcher=PretendLauncher(script), start_timeout=5.0, finish_timeout=BOUND, restarts=0)
     yield job
     job.close()
 

@@ -3,12 +3,14 @@
 Nothing here imports MPI or Numba. Angles are degrees at the stage and radians on the wire, times seconds.
 """
 
+from bluesky_streamrecon.beamline.configured import make_job, make_launcher
 from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout, read_block, read_descriptor
 from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
 from bluesky_streamrecon.beamline.link import Launcher
 from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.publisher import Publisher, Sink, choose_preview_rows
 from bluesky_streamrecon.beamline.recon_job import JobState, ReconJob
+from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 from bluesky_streamrecon.beamline.steering import Steering
 from bluesky_streamrecon.beamline.suspender import BacklogSuspender, QualityReached, QualitySuspender, SuspendMode
 
@@ -26,12 +28,15 @@ __all__ = [
     "RunProgress",
     "RunRecord",
     "Sink",
+    "SlurmLauncher",
     "Steering",
     "StreamLayout",
     "SuspendMode",
     "choose_preview_rows",
     "find_mpiexec",
     "ledger_totals",
+    "make_job",
+    "make_launcher",
     "read_block",
     "read_descriptor",
 ]

@@ -29,6 +29,7 @@ class JobState(StrEnum):
     READY = "ready"
     RUNNING = "running"
     DISCONNECTED = "disconnected"
+    RESTARTING = "restarting"
     FINISHING = "finishing"
     FINISHED = "finished"
     LOST = "lost"
@@ -85,8 +86,8 @@ class JobSignals(StandardReadable):
         self._set_algorithm(recon.algorithm)
         self._set_window(recon.window or 0)
         self._set_step(recon.step)
-        self._set_policy(steering.policy)
-        self._set_threshold(steering.threshold)
+        self._set_policy(steering.rule)
+        self._set_threshold(steering.least_score)
         self._set_recon_uid(recon_uid)
 
     def _show_progress(self, run: RunProgress) -> None:

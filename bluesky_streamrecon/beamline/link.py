@@ -6,11 +6,13 @@ Opened and closed as one. No method belongs in the RunEngine's thread: they wait
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.supervision import Restarted, RestartFailed
+from bluesky_streamrecon.ending import close_at_end
+from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobLink", "Launcher", "LinkEvent"]
 
-LinkEvent = BeamlineEvent | ProcessExit
+LinkEvent = BeamlineEvent | ProcessExit | Restarted | RestartFailed
 
 
 class Launcher(Protocol):
@@ -26,6 +28,10 @@ class Launcher(Protocol):
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
         """Start `ranks` ranks and a controller that connect to `address`; tell of each that ends unasked."""
+        ...
+
+    def restart(self, exited: ProcessExit) -> None:
+        """Start once more what `on_exit` told of; after `stop`, do nothing."""
         ...
 
     def stop(self, grace: float = 5.0) -> None:
@@ -65,8 +71,9 @@ class JobLink:
         self._on_event = on_event
         self._lock = threading.Lock()
         self._closed = False
+        self._closing = threading.Event()
         self.endpoint = make_endpoint(on_event)
-        _close_at_exit(self)
+        close_at_end(self)
 
     def launch(self, ranks: int) -> None:
         """Start the job's processes, if they are ours to start.
@@ -79,6 +86,27 @@ class JobLink:
         with self._lock:
             if self._launcher is not None and not self._closed:
                 self._launcher.start(self.endpoint.address, self.endpoint.job_id, ranks, self._on_event)
+
+    def restart(self, exited: ProcessExit, delay: float) -> None:
+        """Start a process that has died once more, `delay` seconds from now; does not wait.
+
+        `Restarted` or `RestartFailed` tells how it went; neither comes if the link is closed before.
+        """
+        name = f"streamrecon-restart-{exited.role.partition(' ')[0]}"
+        threading.Thread(target=self._restart, args=(exited, delay), name=name, daemon=True).start()
+
+    def _restart(self, exited: ProcessExit, delay: float) -> None:
+        if self._closing.wait(delay):
+            return
+        with self._lock:
+            if self._closed or self._launcher is None:
+                return
+            outcome: Restarted | RestartFailed = Restarted(exited.role)
+            try:
+                self._launcher.restart(exited)
+            except (JobError, OSError) as error:
+                outcome = RestartFailed(exited, str(error))
+        self._on_event(outcome)
 
     @property
     def local(self) -> bool:
@@ -111,6 +139,7 @@ class JobLink:
 
     def close(self, reason: str = "the beamline has no further runs", grace: float = 5.0) -> None:
         """Ask the job to end, see that it does, and close the endpoint; idempotent."""
+        self._closing.set()
         with self._lock:
             if self._closed:
                 return
@@ -121,30 +150,8 @@ class JobLink:
                     self._launcher.stop(grace)
             finally:
                 self.endpoint.close(0.5)
-                _open_links.discard(self)
 
 
 def _name(peer: PeerInfo) -> str:
     who = "the controller" if peer.role == "controller" else f"rank {peer.rank} of {peer.size}"
     return f"{who} ({peer.host}, pid {peer.pid})"
-
-
-_open_links: weakref.WeakSet[JobLink] = weakref.WeakSet()
-_guard_lock = threading.Lock()
-_guard: threading.Thread | None = None
-
-
-def _close_at_exit(link: JobLink) -> None:
-    """Close the link when the main thread ends: the interpreter joins the endpoint's thread before it runs atexit."""
-    global _guard  # noqa: PLW0603 - one thread watches for all links of the process
-    with _guard_lock:
-        _open_links.add(link)
-        if _guard is None or not _guard.is_alive():
-            _guard = threading.Thread(target=_close_links, name="streamrecon-exit", daemon=True)
-            _guard.start()
-
-
-def _close_links() -> None:
-    threading.main_thread().join()
-    for link in list(_open_links):
-        link.close("the beamline's program ended", grace=2.0)

@@ -48,10 +48,15 @@ class ProcessExit:
     tail: str
     expected: bool = False
 
+    @property
+    def how(self) -> str:
+        """How it ended, in words."""
+        by = f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit status {self.code}"
+        return f"ended ({by})"
+
     def __str__(self) -> str:
-        how = f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit status {self.code}"
         said = f"its last lines:\n{self.tail}" if self.tail else "it said nothing"
-        return f"{self.role} ended ({how}); log: {self.log}; {said}"
+        return f"{self.role} {self.how}; log: {self.log}; {said}"
 
 
 class Child:

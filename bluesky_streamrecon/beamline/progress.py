@@ -139,7 +139,8 @@ class RunProgress:
                 if status.image_number and self.first_image_at is None:
                     self.first_image_at = now
             case ScoreReceived(score) if score.run_uid == self.spec.run_uid:
-                self.verdicts.append(score)
+                if score.image_number > self.judged:  # a controller that was started again judges some once more
+                    self.verdicts.append(score)
                 if self.first_image_at is None:
                     self.first_image_at = now
             case FinalizeReceived(finalize) if finalize.run_uid == self.spec.run_uid:
@@ -155,6 +156,16 @@ class RunProgress:
             case _:
                 return False
         return True
+
+    @property
+    def reached(self) -> str:
+        """How far the scan is, in words."""
+        return f"after {self.taken['projection']} of {self.spec.planned} projections"
+
+    @property
+    def newest(self) -> Score | None:
+        """The last verdict."""
+        return self.verdicts[-1] if self.verdicts else None
 
     @property
     def used(self) -> int:
@@ -225,7 +236,7 @@ class RunProgress:
             taken=self.taken["projection"],
             used=self.used,
             score=self.score,
-            threshold=self.spec.steering.threshold,
+            threshold=self.spec.steering.least_score,
             verdicts=tuple(self.verdicts),
             axis=next((done.axis for done in results if done.axis is not None), None),
             image_number=self.image_number,

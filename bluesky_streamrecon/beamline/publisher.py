@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.documents import RunBlock, StreamLayout, read_block, read_descriptor
+from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout, read_block, read_descriptor
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
@@ -151,6 +151,9 @@ class Publisher:
         if self._run is not None:
             return
         known = {key: str(doc[key]) for key in ("plan_name", "scan_id", "sample") if key in doc}
+        visited = doc.get(BLOCK) or {}
+        # Degrees: what a scan is going to cover decides what it still lacks.
+        known |= {f"angle_{key}": str(visited[key]) for key in ("start", "stop") if key in visited}
         try:
             block = read_block(doc)
         except Exception:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,25 +19,18 @@ from numpy.typing import NDArray
 from ophyd_async.core import AsyncStatus
 
 from bluesky_streamrecon.beamline.feed import DocumentCallback, Documents, Feed
-from bluesky_streamrecon.beamline.job_signals import JobSignals, JobState
+from bluesky_streamrecon.beamline.job_events import JobEvents
+from bluesky_streamrecon.beamline.job_signals import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, Launcher, LinkEvent
-from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.link import JobLink, Launcher
 from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
+from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.wire.events import (
-    AllRanksReady,
     BeamlineEvent,
-    FinalizeReceived,
-    PeerJoined,
-    PeerLost,
-    ProblemReported,
-    RunFinished,
-    ScoreReceived,
-    StreamFailed,
 )
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Score
 from bluesky_streamrecon.wire.sessions import Ledger
@@ -55,7 +47,7 @@ NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not li
 VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
 
 
-class ReconJob(JobSignals):
+class ReconJob(JobEvents):
     """A reconstruction job that follows a scan.
 
     Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
@@ -112,13 +104,15 @@ class ReconJob(JobSignals):
         wait_for_job: bool = True,
         start_timeout: float = 60.0,
         finish_timeout: float = 120.0,
+        restarts: int = 3,
+        backoff: float = 1.0,
         memory_limit: int = 2**30,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if ranks < 1 or min(start_timeout, finish_timeout) <= 0:
             numbers = f"ranks={ranks}, start_timeout={start_timeout} and finish_timeout={finish_timeout}"
             raise ConfigError(f"reconstruction job: got {numbers}, expected positive ones")
-        super().__init__(name, ranks)
+        super().__init__(name, ranks, Supervision(restarts, backoff), clock)
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
         self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
         self._memory_limit = memory_limit
@@ -127,21 +121,9 @@ class ReconJob(JobSignals):
         self.start_timeout = start_timeout
         self.finish_timeout = finish_timeout
         self.output = Path(output) if output is not None else None
-        self._clock = clock
         self._wanted_ranks = ranks
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._link: JobLink | None = None
         self._last_link: JobLink | None = None
-        self._run: RunProgress | None = None
-        self._ready = asyncio.Event()
-        self._over = asyncio.Event()
-        self._judged = asyncio.Event()
-        self._ranks_ready = 0
-        self._controller_ready = False
-        self._failure: str | None = None
         self._staged_at = 0.0
-        self._progress_at = 0.0
-        self._verdicts: deque[Score] = deque()
         self._feed = Feed()
         self._link_ranks = 0
         self.publisher = Publisher(self, on_problem=self._tell_problem, on_open=self._opened)
@@ -233,8 +215,9 @@ class ReconJob(JobSignals):
             return False
         while not self._over.is_set():
             link = self._link
-            linked = link is not None and link.ranks_linked() > 0
-            limit = self.finish_timeout if linked else min(NOBODY_SECONDS, self.finish_timeout)
+            hope = link is not None and (link.ranks_linked() > 0 or (link.local and link.usable))
+            hope = hope or bool(self._restarting)
+            limit = self.finish_timeout if hope else min(NOBODY_SECONDS, self.finish_timeout)
             left = self._progress_at + limit - self._clock()
             if left <= 0:
                 who = link.who_is_there(None) if link is not None else "the job has been closed"
@@ -379,7 +362,9 @@ class ReconJob(JobSignals):
             self._link = self._last_link = link
             self._link_ranks = self._wanted_ranks
             await asyncio.to_thread(link.launch, self._wanted_ranks)
-            if link.local or self.wait_for_job:
+            if not self.wait_for_job:
+                self._ready.set()
+            else:
                 await _wait(self._ready, self.start_timeout)
                 if not self._ready.is_set():
                     who = link.who_is_there(self._wanted_ranks if link.local else None)
@@ -399,6 +384,7 @@ class ReconJob(JobSignals):
 
     def _reset(self) -> None:
         self._run = None
+        self._supervision.reset()
         self._over.clear()
         self._verdicts.clear()
         self._clear_signals()
@@ -408,90 +394,6 @@ class ReconJob(JobSignals):
         self._reset()
         self._run = run
         self._set_state(JobState.RUNNING)
-
-    def _post(self, event: LinkEvent) -> None:
-        """Bring an event from another thread to the loop; when that is gone, nobody is interested."""
-        loop = self._loop
-        if loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._handle, event)
-            except RuntimeError:
-                logger.debug("after the event loop was closed: %s", event)
-
-    def _handle(self, event: LinkEvent) -> None:
-        match event:
-            case ProcessExit():
-                self._process_ended(event)
-                return
-            case AllRanksReady(size):
-                self._ranks_ready = size
-                self._set_ranks(size)
-                if self._run is not None and self._run.exit_status is None and not self._run.lost:
-                    self._set_state(JobState.RUNNING)
-            case PeerJoined(peer) if peer.role == "controller":
-                self._controller_ready = True
-            case PeerLost(peer, reason):
-                self._peer_lost(peer.role, f"{peer.role} {peer.rank} at {peer.host}: {reason}")
-            case ProblemReported(problem):
-                logger.error("run %s: %s reports: %s", problem.run_uid, problem.where, problem.text)
-                self._set_problem(f"{problem.where}: {problem.text}")
-            case StreamFailed(uid, text):
-                logger.error("run %s: %s", uid, text)
-                self._set_problem(text)
-        if self._ranks_ready and self._controller_ready:
-            self._ready.set()
-        run = self._run
-        if run is not None and run.handle(event, self._clock()):
-            self._progress_at = self._clock()
-            self._show(run, event)
-
-    def _show(self, run: RunProgress, event: LinkEvent) -> None:
-        self._show_progress(run)
-        match event:
-            case ScoreReceived(score):
-                self._verdicts.append(score)
-                self._judged.set()
-                if score.score is not None:
-                    self._set_score(score.score)
-            case FinalizeReceived() if run.finalize is not None and not run.spec.steering.advisory:
-                self._set_finalize(True)
-            case RunFinished():
-                self._set_state(JobState.FINISHED)
-                self._over.set()
-
-    def _peer_lost(self, role: str, text: str) -> None:
-        if role == "controller":
-            self._controller_ready = False
-        if self._run is not None and not self._over.is_set():
-            logger.warning("run %s: lost %s", self._run.spec.run_uid, text)
-            if role == "rank":
-                self._set_state(JobState.DISCONNECTED)
-
-    def _process_ended(self, exited: ProcessExit) -> None:
-        if not self._ready.is_set():
-            self._failure = str(exited)
-            self._ready.set()
-            return
-        run = self._run
-        logger.error("run %s: %s", run.spec.run_uid if run else "(none)", exited)
-        if run is None or self._over.is_set():
-            return
-        if exited.role == "controller":
-            self._tell_problem(f"the scan can not end by quality any more: {exited}")
-            return
-        run.lost = True
-        after = f"after {run.taken['projection']} of {run.spec.planned} projections, {run.used} of them used"
-        self._tell_problem(f"reconstruction job lost {after}: {exited}")
-        self.publisher.detach("the reconstruction job was lost")
-        self._set_state(JobState.LOST)
-        self._over.set()
-
-    def _tell_problem(self, text: str) -> None:
-        run = self._run
-        logger.error("run %s: %s", run.spec.run_uid if run else "(none)", text)
-        if run is not None:
-            run.problems.append(text)
-        self._set_problem(text)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -87,9 +87,14 @@ class Supervision:
         self._count[exited.role] = count + 1
         return float(self.backoff * 2**count)
 
-    def count(self, role: str) -> int:
-        """Restarts of this process so far."""
-        return self._count.get(role, 0)
+    def ordinal(self, exited: ProcessExit) -> str:
+        """Tell which restart this is, for people."""
+        return "its time was up" if exited.expected else f"restart {self._count[exited.role]} of {self.restarts}"
+
+    def told(self, exited: ProcessExit) -> str:
+        """Tell how it ended for good, for people."""
+        count = self._count.get(exited.role, 0)
+        return f"{exited} (after {count} restarts, the limit)" if count else str(exited)
 
     def reset(self) -> None:
         """Begin to count anew, as for the next run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bluesky_streamrecon.cli import _bench, _demo, _orders, _processes, _profile
+from bluesky_streamrecon.cli import _advise, _bench, _check, _demo, _evaluate, _orders, _processes, _profile, _replay
 
 __all__ = ["register"]
 
@@ -18,5 +18,10 @@ def register(app: typer.Typer) -> None:
     app.command("job")(_processes.job)
     app.command("control")(_processes.control)
     app.command("keygen")(_processes.keygen)
+    app.command("check")(_check.check)
+    app.add_typer(_check.app, name="config")
+    app.command("advise")(_advise.advise)
+    app.command("replay")(_replay.replay)
     app.add_typer(_bench.app, name="bench")
+    app.add_typer(_evaluate.app, name="evaluate")
     app.add_typer(_profile.app, name="profile")

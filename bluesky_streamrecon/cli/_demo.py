@@ -22,7 +22,16 @@ def demo(
     order: Annotated[str, typer.Option(help="Angle order; see `streamrecon orders`.")] = "optimized-interleaved",
     algorithm: Annotated[str, typer.Option(help="Reconstruction algorithm.")] = "mlem",
     ranks: Annotated[int, typer.Option(min=1, help="MPI ranks of the reconstruction job.")] = 2,
-    threshold: Annotated[float, typer.Option(help="Score at which the scan ends; 1 takes all.")] = 0.95,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Score (MS-SSIM to an earlier image) at which the scan ends; 1 takes all. Default: by --tolerance."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Gain in MS-SSIM, of all projections that are left, below which the scan ends.")
+    ] = 0.02,
+    policy: Annotated[str | None, typer.Option(help="Stopping policy; 'a+b': both, 'a|b': one of them.")] = None,
     window: Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")] = 24,
     step: Annotated[int, typer.Option(min=1, help="New projections between two images.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
@@ -48,6 +57,8 @@ def demo(
         algorithm=algorithm,
         ranks=ranks,
         threshold=threshold,
+        tolerance=tolerance,
+        policy=policy,
         window=window,
         step=step,
         seed=seed,

@@ -10,7 +10,7 @@ import typer
 from bluesky_streamrecon.cli._output import print_json
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.wire import ClientSecurity
+    from bluesky_streamrecon.wire import ClientSecurity, ServerSecurity
 
 __all__ = ["control", "job", "keygen"]
 
@@ -57,6 +57,16 @@ def job(
 def control(
     address: Address,
     job_id: JobId,
+    preview_bind: Annotated[
+        str, typer.Option(help="Where ranks bring their previews; tcp://*:* where they are on other hosts.")
+    ] = "tcp://127.0.0.1:*",
+    preview_allow: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key file (or folder of such) of the ranks; needed with keys and other hosts."),
+    ] = None,
+    link_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds without the beamline after which the controller gives up.")
+    ] = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
     lifeline: Lifeline = False,
@@ -66,8 +76,20 @@ def control(
     Example: `streamrecon control --address tcp://beamline:5555 --job-id tomo-1`
     """
     from bluesky_streamrecon.quality.controller import run_controller
+    from bluesky_streamrecon.recon.quick import QuickReconstructor
 
-    raise typer.Exit(run_controller(address, job_id, security=_client_security(key, server_key), lifeline=lifeline))
+    raise typer.Exit(
+        run_controller(
+            address,
+            job_id,
+            security=_client_security(key, server_key),
+            preview_bind=preview_bind,
+            preview_security=_preview_security(key, preview_allow),
+            link_limit=link_limit,
+            lifeline=lifeline,
+            reconstructor=QuickReconstructor(),
+        )
+    )
 
 
 def keygen(
@@ -88,6 +110,18 @@ def keygen(
         print_json({"public": str(public), "secret": str(secret)})
     else:
         print(f"public key (give it to the other side): {public}\nsecret key (keep it here):              {secret}")
+
+
+def _preview_security(key: Path | None, allowed: list[Path] | None) -> ServerSecurity | None:
+    from bluesky_streamrecon.errors import ConfigError
+
+    if not allowed:
+        return None
+    if key is None:
+        raise ConfigError("--preview-allow: got it without --key, expected both: the controller needs keys of its own")
+    from bluesky_streamrecon.wire import ServerSecurity
+
+    return ServerSecurity.from_files(key, allowed)
 
 
 def _client_security(key: Path | None, server_key: Path | None) -> ClientSecurity | None:

@@ -77,7 +77,9 @@ def run_demo(
     order: str = "optimized-interleaved",
     algorithm: str = "mlem",
     ranks: int = 2,
-    threshold: float = 0.95,
+    threshold: float | None = None,
+    tolerance: float = 0.02,
+    policy: str | None = None,
     window: int = 24,
     step: int = 1,
     seed: int = 0,
@@ -94,7 +96,7 @@ def run_demo(
         Name of the simulated sample.
     num : int, optional
         Projections planned, for a simulated sample.
-    order, algorithm, ranks, threshold, window, step
+    order, algorithm, ranks, threshold, tolerance, policy, window, step
         As for `stream_tomo_plan`.
     seed : int, optional
         Seed of the simulated noise.
@@ -156,6 +158,8 @@ def run_demo(
                 step=step,
                 algorithm=algorithm,
                 threshold=threshold,
+                tolerance=tolerance,
+                policy=policy,
                 ranks=ranks,
                 job=job,
                 shutter=beamline.shutter,
@@ -229,6 +233,16 @@ class _Reporter:
             )
 
 
+def _gains(record: RunRecord) -> list[tuple[int, float, float]]:
+    """Give each prediction of the gain that was left: projections, gain, upper end of its band."""
+    found = {}
+    for verdict in record.verdicts:
+        at, gain, upper = (verdict.metrics.get(f"predicted-gain{part}") for part in ("-at", "", "-high"))
+        if at is not None and gain is not None and upper is not None:
+            found[int(at)] = (int(at), gain, upper)
+    return sorted(found.values())
+
+
 def _draw(picture: Path, record: RunRecord, directory: Path, sample: str, order: str) -> None:
     snapshots: list[tuple[int, NDArray[np.float32]]] = []
     row = 0
@@ -254,7 +268,9 @@ def _draw(picture: Path, record: RunRecord, directory: Path, sample: str, order:
         final=final,
         snapshots=snapshots,
         scores=record.scores,
-        threshold=record.threshold,
+        threshold=record.threshold if "ms-ssim" in record.spec.steering.rule else None,
+        gains=_gains(record),
+        tolerance=record.spec.steering.tolerance,
         stopped_at=stopped,
         planned=record.planned,
     )

@@ -1,72 +1,62 @@
-"""The image finished offline: what a scientist gets from the projections that were taken, whatever the window was.
-
-Expectation maximization over ordered subsets, in which each projection counts with the square root of the angular gap
-that it stands for: a scan that ends between two rounds of an interleaved order is otherwise unevenly sharp.
-"""
+"""The image finished offline: what a scientist gets from the projections that were taken, whatever the window was."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.scans import LineScan
+from bluesky_streamrecon.evaluation.score import Truth
+from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.quick import QuickReconstructor
 
-__all__ = ["finish", "view_weights"]
+__all__ = ["best_image", "finish"]
 
-UPDATES = 60
-SUBSETS = 6
-LEAST_VIEWS = 4
-
-
-def view_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give each projection's weight: the square root of its share of the half turn, with mean 1.
-
-    >>> view_weights(np.radians([0, 90, 45, 135])).tolist()
-    [1.0, 1.0, 1.0, 1.0]
-    """
-    turned = np.mod(angles, math.pi)
-    order = np.argsort(turned, kind="stable")
-    gaps = np.diff(np.append(turned[order], turned[order[0]] + math.pi))
-    weights = np.empty(len(gaps))
-    weights[order] = np.sqrt((gaps + np.roll(gaps, 1)) / 2)
-    return np.asarray(weights / weights.mean(), np.float64)
+BEST_SUBSETS = 6
+BEST_PASSES = 50
+"""Times that the image which stands for the truth of a measured scan goes over all projections."""
 
 
-def finish(scan: LineScan, *, updates: int = UPDATES, threads: int = 1) -> NDArray[np.float32]:
-    """Reconstruct from all projections of `scan`.
+def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) -> NDArray[np.float32]:
+    """Reconstruct from all projections of `scan`, by the recipe that the default policy predicts for.
 
     Parameters
     ----------
     scan : LineScan
         As far as it was taken.
-    updates : int, optional
-        Updates of the image, at least; each sees one subset of the projections.
     threads : int, optional
-        Threads that compute.
+        That compute.
+    over : AngularRange, optional
+        Angles that the whole scan visits.
 
     Returns
     -------
     ndarray of float32, shape (rows, C, C)
         Attenuation, 1/pixel.
+
+    Raises
+    ------
+    DataError
+        If there is no projection.
     """
-    count = len(scan)
-    if count == 0:
+    if not len(scan):
         raise DataError(f"{scan.name}: got no projection to reconstruct from, expected at least one")
-    passes = max(1, min(SUBSETS, count // LEAST_VIEWS))
-    weights = view_weights(scan.angles)
-    by_angle = np.argsort(np.mod(scan.angles, math.pi), kind="stable")
-    for first in range(passes):  # mean 1 in each subset, or subsets would disagree about the mass
-        weights[by_angle[first::passes]] /= weights[by_angle[first::passes]].mean()
-    measured = np.maximum(scan.integrals, 0) * weights[:, None, None].astype(np.float32)
-    options = {"subsets": passes}
-    with Engine(
-        scan.geometry, scan.rows, algorithm="osem", window=None, threads=threads, options=options
-    ) as engine:
-        for projection, angle in zip(measured, scan.angles, strict=True):
+    measured = np.maximum(scan.integrals, 0)
+    return QuickReconstructor(threads).reconstruct(
+        measured, scan.angles, over.view_weights(scan.angles), axis=scan.axis
+    )
+
+
+def best_image(scan: LineScan, *, threads: int = 1) -> Truth:
+    """Give the reconstruction of a whole measured scan by many updates, in place of the truth.
+
+    It shares the noise of the data, so what is finished from nearly all of them looks a little better than it is.
+    """
+    options = {"subsets": BEST_SUBSETS}
+    with Engine(scan.geometry, scan.rows, algorithm="osem", window=None, threads=threads, options=options) as engine:
+        for projection, angle in zip(scan.integrals, scan.angles, strict=True):
             engine.append(projection, float(angle))
-        engine.update(-(-updates // passes))
-        return engine.image()
+        engine.update(BEST_PASSES)
+        return Truth.measured(engine.image())

@@ -26,9 +26,7 @@ def live_engine(scan: LineScan, recon: ReconSettings, *, threads: int = 1) -> En
     )
 
 
-def live_images(
-    scan: LineScan, recon: ReconSettings, *, threads: int = 1
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def live_images(scan: LineScan, recon: ReconSettings, *, threads: int = 1) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Give each image, shape (rows, C, C), 1/pixel, with the number of projections that it was made from."""
     with live_engine(scan, recon, threads=threads) as engine:
         for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):

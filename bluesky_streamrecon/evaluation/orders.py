@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings
-from bluesky_streamrecon.evaluation.finish import finish
+from bluesky_streamrecon.evaluation.finish import best_image, finish
 from bluesky_streamrecon.evaluation.live import live_images
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.evaluation.score import Truth
@@ -23,12 +23,10 @@ from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, wr
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
 
-__all__ = ["ORDERS", "OrderRow", "best_image", "compare_orders", "evaluate_orders"]
+__all__ = ["ORDERS", "OrderRow", "compare_orders", "evaluate_orders"]
 
 ORDERS = ("fixed", "interleaved(5)", "optimized-interleaved", "golden")
 SHOWN_AT = 30
-BEST_UPDATES = 300
-"""Updates of the image that stands for the truth of a measured scan."""
 
 Tell = Callable[[str], None]
 
@@ -64,11 +62,6 @@ class Comparison:
     rows: list[OrderRow]
     images: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     truth: Truth
-
-
-def best_image(scan: LineScan, *, threads: int = 1) -> Truth:
-    """Give the reconstruction of a whole measured scan by many updates, in place of the truth."""
-    return Truth.measured(finish(scan, updates=BEST_UPDATES, threads=threads))
 
 
 def compare_orders(
@@ -174,7 +167,9 @@ def evaluate_orders(
     compared = [compare_orders(source, recon, threads=threads, tell=tell) for source in sources]
     rows = [row for one in compared for row in one.rows]
     write_csv(out / "orders.csv", [asdict(row) for row in rows])
-    save_figure(draw_first_images([(one.rows[0].sample, one.images, one.truth) for one in compared]), out / "orders_images.png")
+    save_figure(
+        draw_first_images([(one.rows[0].sample, one.images, one.truth) for one in compared]), out / "orders_images.png"
+    )
     save_figure(draw_order_curves(rows), out / "orders_curves.png")
     return rows
 

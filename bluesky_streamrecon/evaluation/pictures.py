@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ def draw_run(
     final: NDArray[np.float32],
     snapshots: Sequence[tuple[int, NDArray[np.float32]]],
     scores: Sequence[tuple[int, float]],
-    threshold: float,
+    threshold: float | None,
     stopped_at: int | None,
     planned: int,
+    gains: Sequence[tuple[int, float, float]] = (),
+    tolerance: float = 0.0,
 ) -> None:
     """Draw what a run gave: the final slice, the image as it grew, and the score.
 
@@ -43,16 +46,20 @@ def draw_run(
         Number of projections, and the slice as it then was.
     scores : sequence of (int, float)
         Number of projections, and the score.
-    threshold : float
-        Score at which the scan ends.
+    threshold : float or None
+        Score at which the scan ends; None: it is not the score that ends it.
     stopped_at : int or None
         Projections after which the scan was ended by quality, if it was.
     planned : int
         Projections planned.
+    gains : sequence of (int, float, float), optional
+        Number of projections, the gain predicted from them, and the upper end of its band.
+    tolerance : float, optional
+        Gain below which the scan ends.
     """
     figure = Figure(figsize=(13, 6.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(textwrap.fill(title, 150), fontsize=12)
     columns = max(len(snapshots), 1)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.05, 1.2], height_ratios=[1, 1.35])
     low, high = _grey_range(final)
@@ -67,17 +74,21 @@ def draw_run(
         axes.imshow(image, cmap="gray", vmin=low, vmax=high)
         axes.set_title(f"{projections}", fontsize=10)
         axes.set_axis_off()
-    _draw_scores(figure.add_subplot(grid[1, 1]), scores, threshold, stopped_at, planned)
+    axes = figure.add_subplot(grid[1, 1])
+    _draw_scores(axes, scores, threshold, stopped_at, planned)
+    if gains:
+        _draw_gains(axes.twinx(), gains, tolerance)
     figure.savefig(path, dpi=110)
 
 
 def _draw_scores(
-    axes: Any, scores: Sequence[tuple[int, float]], threshold: float, stopped_at: int | None, planned: int
+    axes: Any, scores: Sequence[tuple[int, float]], threshold: float | None, stopped_at: int | None, planned: int
 ) -> None:
     if scores:
         at, value = zip(*scores, strict=True)
         axes.plot(at, value, ".-", lw=1.2, ms=4, color="C0", label="score (MS-SSIM)")
-    axes.axhline(threshold, color="C3", lw=1, ls="--", label=f"threshold {threshold:g}")
+    if threshold is not None:
+        axes.axhline(threshold, color="C3", lw=1, ls="--", label=f"threshold {threshold:g}")
     if stopped_at is not None:
         axes.axvline(stopped_at, color="C2", lw=1.5, label=f"stopped at {stopped_at}")
         axes.axvspan(stopped_at, planned, color=_GREY, alpha=0.15, lw=0, label="not taken")
@@ -85,6 +96,15 @@ def _draw_scores(
     axes.set_ylim(top=1.005)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
+
+
+def _draw_gains(axes: Any, gains: Sequence[tuple[int, float, float]], tolerance: float) -> None:
+    at, gain, upper = zip(*gains, strict=True)
+    axes.plot(at, gain, "s-", lw=1, ms=4, color="C1", label="predicted gain")
+    axes.plot(at, upper, "^:", lw=1, ms=4, color="C1", label="upper bound")
+    axes.axhline(tolerance, color="C1", lw=1, ls="--", label=f"threshold {tolerance:g}")
+    axes.set(ylabel="gain of what is left, predicted (MS-SSIM)", yscale="log")
+    axes.legend(loc="center left", fontsize=8)
 
 
 def draw_orders(orders: Sequence[AngleOrder], path: Path) -> None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.ordering import AngleOrder, listed, make_order
+from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
 from bluesky_streamrecon.storage import TomoScan, read_dxfile
 
-__all__ = ["LineScan", "measured_scan", "order_of", "prepared", "simulated_scan"]
+__all__ = ["LineScan", "centred", "measured_scan", "prepared", "simulated_scan"]
 
 FILL = 0.94
 """Share of the detector's width that a simulated sample fills."""
@@ -63,8 +63,8 @@ class LineScan:
 
     @property
     def geometry(self) -> TomoGeometry:
-        """Detector, axis, and an image as wide as the detector."""
-        return TomoGeometry(int(self.integrals.shape[2]), self.axis)
+        """Detector, axis, and the disc that every projection sees."""
+        return TomoGeometry(int(self.integrals.shape[2]), self.axis, disc=True)
 
     def first(self, count: int) -> LineScan:
         """Give the scan as it was after `count` projections."""
@@ -137,7 +137,7 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     return centred(scan.in_order(by_angle[np.asarray(grid.angles, int)]))
 
 
-def prepared(raw: TomoScan, name: str, *, axis: float | None = None) -> LineScan:
+def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str = "counts") -> LineScan:
     """Make line integrals of a scan's frames, and find the axis unless it is given.
 
     Raises
@@ -149,7 +149,7 @@ def prepared(raw: TomoScan, name: str, *, axis: float | None = None) -> LineScan
     from bluesky_streamrecon.recon.preparation import Preparation
 
     _, rows, columns = raw.projections.shape
-    preparation = Preparation(rows, columns, name=name)
+    preparation = Preparation(rows, columns, values=values, name=name)
     for frame in np.asarray(raw.darks[:]):
         preparation.add_reference("dark", frame)
     for frame in np.asarray(raw.flats[:]):
@@ -168,9 +168,6 @@ def centred(scan: LineScan) -> LineScan:
     half = min(scan.axis, columns - 1 - scan.axis)
     first = max(0, round(scan.axis - half))
     width = min(columns - first, 2 * int(half) + 2)
-    return replace(scan, integrals=np.ascontiguousarray(scan.integrals[:, :, first : first + width]), axis=scan.axis - first)
-
-
-def order_of(scan: LineScan) -> AngleOrder:
-    """Give the angles as an order, to tell what it covers."""
-    return listed(np.degrees(scan.angles))
+    return replace(
+        scan, integrals=np.ascontiguousarray(scan.integrals[:, :, first : first + width]), axis=scan.axis - first
+    )

@@ -8,20 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
+from bluesky_streamrecon.quality.study import display_range
 
-__all__ = ["Truth", "display_range"]
-
-
-def display_range(image: NDArray[np.float32]) -> float:
-    """Give the range of a stack's values without its noise: of 5-medians along columns and rows.
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape (rows, N, N)
-        Attenuation, 1/pixel.
-    """
-    smooth = _median5(_median5(image, 1), 2)
-    return float(smooth.max() - smooth.min())
+__all__ = ["Truth"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +36,7 @@ class Truth:
     @classmethod
     def measured(cls, image: NDArray[np.float32]) -> Truth:
         """Take the best image that there is, which has some."""
-        return cls(image, display_range(image))
+        return cls(image, max(display_range(piece) for piece in image))
 
     def similarity(self, image: NDArray[np.float32], *, scales: int = 5) -> float:
         """Give MS-SSIM to the truth, mean over slices; images below 176 pixels have a pyramid of fewer levels."""
@@ -58,11 +47,3 @@ class Truth:
         """Give the root mean square difference, as a fraction of the truth's range."""
         difference = image.astype(np.float64) - self.image
         return float(np.sqrt(np.mean(difference**2))) / self.value_range
-
-
-def _median5(image: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    length = image.shape[axis]
-    padding = [(2, 2) if i == axis else (0, 0) for i in range(image.ndim)]
-    padded = np.pad(image, padding, mode="symmetric")
-    shifted = [np.take(padded, range(k, k + length), axis) for k in range(5)]
-    return np.asarray(np.median(np.stack(shifted), axis=0), np.float32)

@@ -17,6 +17,7 @@ from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.quality.msssim import warm_up
 from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
 from bluesky_streamrecon.quality.snapshots import Snapshots
+from bluesky_streamrecon.quality.study import Reconstructor
 from bluesky_streamrecon.wire import (
     ControllerEvent,
     LinkLost,
@@ -63,7 +64,7 @@ class Link(Protocol):
         projections: int,
         score: float | None,
         metrics: Mapping[str, float | None] | None = None,
-        verdict: Literal["continue", "enough"] = "continue",
+        verdict: Literal["continue", "enough", "invalid"] = "continue",
         policy: str = "",
         text: str = "",
     ) -> None:
@@ -98,14 +99,29 @@ class Controller:
         Longest wait for an event, seconds: how soon `stop` is seen.
     memory_limit : int, optional
         Bytes of images held per run.
+    reconstructor : Reconstructor, optional
+        For predictions from line integrals.
+    background : bool, optional
+        Make predictions in a thread of their own.
     """
 
-    def __init__(self, link: Link, *, link_limit: float = 60.0, poll: float = 0.2, memory_limit: int = 2**30) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        link_limit: float = 60.0,
+        poll: float = 0.2,
+        memory_limit: int = 2**30,
+        reconstructor: Reconstructor | None = None,
+        background: bool = False,
+    ) -> None:
         self.session: SteeringSession | None = None
         self._link = link
         self._link_limit = link_limit
         self._poll = poll
         self._memory_limit = memory_limit
+        self._reconstructor = reconstructor
+        self._background = background
         self._early: deque[PreviewReceived] = deque(maxlen=EARLY_PREVIEWS)
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
 
@@ -117,6 +133,12 @@ class Controller:
         int
             0 if asked to end; 1 if the beamline refused us or was lost.
         """
+        try:
+            return self._run(stop)
+        finally:
+            self._leave()
+
+    def _run(self, stop: threading.Event) -> int:
         while not stop.is_set():
             for _ in range(AT_A_TIME):
                 event = self._link.next(0.0 if self._busy else self._poll)
@@ -150,7 +172,7 @@ class Controller:
                     self.session.close()
             case RunAbandoned(run_uid=run_uid):
                 if self.session is not None and self.session.run.run_uid == run_uid:
-                    self.session = None
+                    self._leave()
             case ShutdownRequested(reason=reason):
                 logger.info("the beamline asks the controller to end: %s", reason)
                 return 0
@@ -202,22 +224,33 @@ class Controller:
         run = event.run
         while self._busy:  # what the last run still has to judge
             self.judge_next()
-        self.session = None
+        self._leave()
         self._past.append(run.run_uid)
         early, self._early = self._early, deque(maxlen=EARLY_PREVIEWS)
         try:
-            self.session = SteeringSession(run, memory_limit=self._memory_limit, on_image=Snapshots(run).offer)
+            self.session = SteeringSession(
+                run,
+                memory_limit=self._memory_limit,
+                on_image=Snapshots(run).offer,
+                reconstructor=self._reconstructor,
+                background=self._background,
+            )
         except StreamReconError as error:
             self._report("steering", f"run {run.run_uid} will not be judged: {error}")
             return
         for preview in early:
             self._take(preview)
 
+    def _leave(self) -> None:
+        if self.session is not None:
+            self.session.close()
+        self.session = None
+
     def _take(self, event: PreviewReceived) -> None:
         run_uid = event.preview.run_uid
         if self.session is not None and run_uid == self.session.run.run_uid:
             try:
-                self.session.accept(event.preview, event.pixels)
+                self.session.accept(event.preview, event.pixels, event.lines)
             except StreamReconError as error:
                 self._report("previews", str(error), fault="remote")
         elif run_uid not in self._past:
@@ -239,6 +272,7 @@ def run_controller(
     insecure: bool = False,
     lifeline: bool = False,
     link_limit: float = 60.0,
+    reconstructor: Reconstructor | None = None,
 ) -> int:
     """Run the controller in this process until it is told to end.
 
@@ -254,6 +288,8 @@ def run_controller(
         End when standard input is closed, as it is when the process that started us is gone.
     link_limit : float, optional
         Seconds without a sign of life from the beamline after which the controller gives up.
+    reconstructor : Reconstructor, optional
+        For predictions from line integrals; without it, policies that need them never have enough.
 
     Returns
     -------
@@ -278,7 +314,8 @@ def run_controller(
             insecure=insecure,
         )
         try:
-            return Controller(link, link_limit=link_limit).run(stop)
+            controller = Controller(link, link_limit=link_limit, reconstructor=reconstructor, background=True)
+            return controller.run(stop)
         finally:
             link.close()
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
+from bluesky_streamrecon.quality.study import Study
 from bluesky_streamrecon.registry import Registry
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MetricFactory",
     "MsSsimMetric",
     "PreviewImage",
+    "StudyMetric",
     "comparison_distance",
     "make_metric",
     "metric_names",
@@ -149,10 +151,28 @@ class Metric(Protocol):
         """
 
 
-MetricFactory = Callable[[SteeringSettings, int], Metric]
+@runtime_checkable
+class StudyMetric(Protocol):
+    """A number that is measured now and then on reconstructions from all line integrals so far."""
+
+    @property
+    def name(self) -> str:
+        """Under which its values are stored, and asked for by policies."""
+
+    def measure(self, study: Study) -> float | None:
+        """Measure; None: not yet."""
+
+
+MetricFactory = Callable[[SteeringSettings, int], Metric | StudyMetric]
 """Makes a metric for one run, from its settings and the distance k (projections) of compared images."""
 
-_metrics: Registry[MetricFactory] = Registry("metric", "bluesky_streamrecon.metrics")
+_HERE = "bluesky_streamrecon.quality.study_metrics"
+
+_metrics: Registry[MetricFactory] = Registry(
+    "metric",
+    "bluesky_streamrecon.metrics",
+    {"held-out-residual": f"{_HERE}:held_out_residual", "half-set-frc": f"{_HERE}:half_set_frc"},
+)
 
 
 def register_metric(name: str, factory: MetricFactory) -> None:
@@ -165,7 +185,7 @@ def metric_names() -> tuple[str, ...]:
     return _metrics.names()
 
 
-def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric:
+def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric | StudyMetric:
     """Make the metric of this name for one run; `compare_to` is the distance k of compared images, projections.
 
     Raises

@@ -8,25 +8,34 @@ says is never acted on for an image that shows nothing: the controller sees to t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
+from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
+from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.registry import Registry
 
 __all__ = [
+    "PREDICTED_GAIN",
+    "Combination",
     "Evidence",
     "MsSsimPolicy",
     "Policy",
     "PolicyFactory",
+    "PredictedGainPolicy",
     "Reading",
     "Verdict",
     "get_policy",
     "policy_names",
     "register_policy",
 ]
+
+PREDICTED_GAIN = "predicted-gain"
+"""A policy, and what it asks for as if it were a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,14 @@ class Evidence:
         Largest gap between the angles so far, degrees, modulo 180; None: not known.
     settled : int
         Projections from which on both compared images were made of full windows.
+    forecasts : sequence of Forecast
+        What was found out from line integrals, the oldest first; each says of how many projections. Only for
+        policies that ask for a metric of line integrals, or for ``"predicted-gain"``, is there more in them than
+        whether data are sound.
+    columns : int
+        Of the detector.
+    over : AngularRange
+        Angles that the scan is going to visit.
     """
 
     readings: Sequence[Reading]
@@ -71,6 +88,9 @@ class Evidence:
     compare_to: int = 0
     largest_gap: float | None = None
     settled: int = 0
+    forecasts: Sequence[Forecast] = ()
+    columns: int = 0
+    over: AngularRange = HALF_TURN
 
     @property
     def newest(self) -> Reading:
@@ -86,9 +106,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a policy says: whether to go on, the number that it went by, and why."""
+    """What a policy says: whether to go on, the number that it went by, and why.
 
-    verdict: Literal["continue", "enough"]
+    ``"invalid"``, for data that can not be a scan of one still sample, is said by the controller for all policies.
+    """
+
+    verdict: Literal["continue", "enough", "invalid"]
     score: float | None
     text: str
 
@@ -128,6 +151,8 @@ def policy_names() -> tuple[str, ...]:
 def get_policy(name: str) -> PolicyFactory:
     """Give what makes the policy of this name for a run's settings.
 
+    ``"a+b"`` has enough when both have, ``"a|b"`` when one has; ``+`` binds closer.
+
     Raises
     ------
     ConfigError
@@ -138,8 +163,46 @@ def get_policy(name: str) -> PolicyFactory:
     >>> policy = get_policy("ms-ssim")(SteeringSettings(threshold=0.9))
     >>> policy.judge(Evidence([Reading(33, 57, {"ms-ssim": 0.953})], planned=180)).text
     'MS-SSIM 0.953 >= 0.9 at 57 of 180 projections'
+    >>> get_policy("ms-ssim+predicted-gain")(SteeringSettings()).metrics
+    ('ms-ssim', 'predicted-gain')
     """
+    for sign, needed in (("|", any), ("+", all)):
+        if sign in name:
+            factories = [get_policy(part.strip()) for part in name.split(sign)]
+            return lambda settings: Combination(name, tuple(make(settings) for make in factories), needed)
     return _policies.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """Several policies that judge the same evidence.
+
+    Parameters
+    ----------
+    name : str
+        As asked for.
+    policies : tuple of Policy
+        At least two.
+    needed : callable
+        `all` or `any`: how many must have enough.
+    """
+
+    name: str
+    policies: tuple[Policy, ...]
+    needed: Callable[[Iterable[bool]], bool]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What any of them needs."""
+        return tuple(dict.fromkeys(metric for policy in self.policies for metric in policy.metrics))
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judge the newest reading; the score is that of the first which has one."""
+        verdicts = [policy.judge(evidence) for policy in self.policies]
+        enough = self.needed(verdict.verdict == "enough" for verdict in verdicts)
+        told = [verdict.text for verdict in verdicts if verdict.verdict == "enough" or not enough]
+        score = next((verdict.score for verdict in verdicts if verdict.score is not None), None)
+        return Verdict("enough" if enough else "continue", score, "; ".join(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +263,8 @@ class MsSsimPolicy:
         text = f"MS-SSIM {_at_least(score, self.threshold)} >= {self.threshold:g} {at}"
         if self.patience > 1:
             text += f", {min(running, self.patience)} of {self.patience} times running"
-        missing = []
         least = evidence.settled if self.minimum_projections is None else self.minimum_projections
-        if evidence.newest.projections < least:
-            missing.append(f"not before {least} projections")
-        if self.minimum_coverage > 0:
-            gap = evidence.largest_gap
-            if gap is None:
-                missing.append(f"angles not known, not before gaps are at most {self.minimum_coverage:g} deg")
-            elif gap > self.minimum_coverage + 1e-6:
-                missing.append(f"largest gap {gap:.4g} deg, not before it is at most {self.minimum_coverage:g} deg")
+        missing = _missing(evidence, least, self.minimum_coverage)
         if running < self.patience or missing:
             return Verdict("continue", score, "; ".join([text, *missing]))
         return Verdict("enough", score, text)
@@ -222,6 +277,20 @@ class MsSsimPolicy:
                 break
             running += 1
         return running
+
+
+def _missing(evidence: Evidence, least: int, coverage: float) -> list[str]:
+    """Say what is still to come before a run may be ended, whatever its quality."""
+    missing = []
+    if evidence.newest.projections < least:
+        missing.append(f"not before {least} projections")
+    if coverage > 0:
+        gap = evidence.largest_gap
+        if gap is None:
+            missing.append(f"angles not known, not before gaps are at most {coverage:g} deg")
+        elif gap > coverage + 1e-6:
+            missing.append(f"largest gap {gap:.4g} deg, not before it is at most {coverage:g} deg")
+    return missing
 
 
 def _below(score: float, threshold: float) -> str:
@@ -237,7 +306,7 @@ def _ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
     if settings.options:
         raise ConfigError(f"policy 'ms-ssim': got options {', '.join(settings.options)}, but it takes none")
     return MsSsimPolicy(
-        threshold=settings.threshold,
+        threshold=settings.least_score,
         patience=settings.patience,
         minimum_projections=settings.minimum_projections,
         minimum_coverage=settings.minimum_coverage,
@@ -245,3 +314,99 @@ def _ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
 
 
 register_policy("ms-ssim", _ms_ssim_policy)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedGainPolicy:
+    """Enough when the projections that are left would hardly make the image better.
+
+    The gain in MS-SSIM that they would add is predicted, with a 95 % band, from all projections so far (see
+    `bluesky_streamrecon.quality.gain`). A prediction is made every 5 % of the scan, and holds until the next one.
+
+    Parameters
+    ----------
+    tolerance : float
+        Gain that is given up: the upper end of the band must be below it.
+    patience : int
+        How many predictions running must say so.
+    minimum_projections : int or None
+        Never before so many projections; None: 24, and a fifth of the plan.
+    minimum_coverage : float
+        As for `MsSsimPolicy`.
+    """
+
+    tolerance: float = 0.02
+    patience: int = 1
+    minimum_projections: int | None = None
+    minimum_coverage: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """``"predicted-gain"``."""
+        return PREDICTED_GAIN
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The prediction, and MS-SSIM to tell beside it."""
+        return ("ms-ssim", PREDICTED_GAIN)
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judge by the newest prediction."""
+        score = evidence.newest.metrics.get("ms-ssim")
+        beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
+        made = [forecast for forecast in evidence.forecasts if forecast.gain is not None]
+        if not made or made[-1].gain is None:
+            last = evidence.forecasts[-1] if evidence.forecasts else None
+            why = last.why_not if last is not None and last.why_not else "its first is still to come"
+            return Verdict("continue", score, f"no prediction at {evidence.progress}: {why}{beside}")
+        gain = made[-1].gain
+        left = gain.planned - gain.projections
+        text = (
+            f"{gain.projections} of {gain.planned} projections; the remaining {left} would gain {gain.gain:.3f} ± "
+            f"{gain.upper - gain.gain:.3f} MS-SSIM"
+        )
+        if evidence.newest.projections > gain.projections:
+            beside += f" (now at {evidence.newest.projections})"
+        if gain.upper >= self.tolerance:
+            return Verdict(
+                "continue", score, f"{text}, threshold {self.tolerance:g}; {self._when(gain, evidence)}{beside}"
+            )
+        text += f", less than the threshold of {self.tolerance:g}"
+        running = self._running(made)
+        if self.patience > 1:
+            text += f", {min(running, self.patience)} of {self.patience} times running"
+        least = fewest_views(evidence.planned, self.minimum_projections)
+        missing = _missing(evidence, least, self.minimum_coverage)
+        if running < self.patience or missing:
+            return Verdict("continue", score, "; ".join([text, *missing]) + beside)
+        return Verdict("enough", score, text + beside)
+
+    def _when(self, gain: Gain, evidence: Evidence) -> str:
+        if not evidence.columns:
+            return "not enough yet"
+        enough = gain.enough_at(self.tolerance, evidence.over, evidence.columns)
+        if enough is None or enough >= gain.planned:
+            return "all of them are needed"
+        return f"about {enough - gain.projections} more will do"
+
+    def _running(self, made: Sequence[Forecast]) -> int:
+        running = 0
+        for forecast in reversed(made):
+            if forecast.gain is None or forecast.gain.upper >= self.tolerance:
+                break
+            running += 1
+        return running
+
+
+def _predicted_gain_policy(settings: SteeringSettings) -> PredictedGainPolicy:
+    if settings.options:
+        raise ConfigError(f"policy 'predicted-gain': got options {', '.join(settings.options)}, but it takes none")
+    return PredictedGainPolicy(
+        tolerance=settings.tolerance,
+        patience=settings.patience,
+        minimum_projections=settings.minimum_projections,
+        minimum_coverage=settings.minimum_coverage,
+    )
+
+
+register_policy(PREDICTED_GAIN, _predicted_gain_policy)

@@ -9,29 +9,41 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.quality.coverage import largest_gap
+from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, Inline, fewest_views
+from bluesky_streamrecon.quality.guards import FEWEST, find_fault
+from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
     PreviewImage,
+    StudyMetric,
     comparison_distance,
     make_metric,
 )
-from bluesky_streamrecon.quality.policy import Evidence, Policy, Reading, Verdict, get_policy
+from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, Reading, Verdict, get_policy
+from bluesky_streamrecon.quality.study import Reconstructor
 from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
 
-__all__ = ["SteeringSession", "largest_gap"]
+__all__ = ["SteeringSession"]
 
 logger = logging.getLogger(__name__)
 
 INCOMPLETE = 64
 """Images that may wait for the slices of a slow rank before the oldest is given up."""
+
+FORECAST_SHARE = 0.05
+"""Share of the planned projections between two forecasts."""
+
+FORECAST_STEP = 12
+"""Projections between two forecasts where the number planned is not known."""
 
 LONGEST_TEXT = 2000
 """Characters; the wire takes no text of more than 4096."""
@@ -60,6 +72,10 @@ class SteeringSession:
         Images that may wait to be judged. When there are more, all but the newest are left unjudged.
     on_image : callable, optional
         Called with every complete image, before it is judged.
+    reconstructor : Reconstructor, optional
+        For what is found out from line integrals; without it only whether they are sound.
+    background : bool, optional
+        Find that out in a thread of its own, so that judging does not wait for it; call `close` in the end.
 
     Raises
     ------
@@ -74,6 +90,8 @@ class SteeringSession:
         memory_limit: int = 2**30,
         backlog: int = 8,
         on_image: Callable[[PreviewImage], None] | None = None,
+        reconstructor: Reconstructor | None = None,
+        background: bool = False,
     ) -> None:
         if not run.preview_rows:
             raise ConfigError(f"run {run.run_uid}: got no preview rows, expected at least one to judge the image by")
@@ -81,10 +99,24 @@ class SteeringSession:
         self.skipped = 0
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._compare_to = comparison_distance(run.recon, run.steering)
-        self._policy: Policy = get_policy(run.steering.policy)(run.steering)
-        self._metrics: tuple[Metric, ...] = tuple(
-            make_metric(name, run.steering, self._compare_to) for name in self._policy.metrics
+        self._policy: Policy = get_policy(run.steering.rule)(run.steering)
+        wanted = dict.fromkeys(("ms-ssim", *self._policy.metrics))
+        metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
+        self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, StudyMetric))
+        forecaster = Forecaster(
+            reconstructor,
+            gain=PREDICTED_GAIN in wanted,
+            metrics=[metric for metric in metrics if isinstance(metric, StudyMetric)],
+            fewest=fewest_views(run.planned, run.steering.minimum_projections),
         )
+        begin = None if reconstructor is None else reconstructor.warm_up
+        self._worker: Background | Inline = Background(forecaster, begin) if background else Inline(forecaster)
+        self._forecasts: list[Forecast] = []
+        self._lines = LineStore(run)
+        self._step = max(1, math.ceil(FORECAST_SHARE * run.planned)) if run.planned else FORECAST_STEP
+        self._next_forecast = FEWEST
+        self._checked: tuple[int, str | None] = (0, None)
+        self._said = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
         self._backlog = backlog
@@ -111,11 +143,12 @@ class SteeringSession:
     def close(self) -> None:
         """No more projections come: images are still judged, but there is nothing to end any more."""
         self._closed = True
+        self._worker.close()
 
-    def accept(self, preview: Preview, pixels: NDArray[np.float32]) -> None:
-        """Take one rank's slices of one image.
+    def accept(self, preview: Preview, pixels: NDArray[np.float32], lines: NDArray[np.float32] | None = None) -> None:
+        """Take one rank's slices of one image, and the line integrals that came with them.
 
-        Slices that have come before (as after a restart of a rank) are left aside.
+        What has come before (as after a restart of a rank) is left aside.
 
         Raises
         ------
@@ -129,6 +162,8 @@ class SteeringSession:
                 f"{where}: got pixels {pixels.shape}, expected {(len(preview.rows), preview.size, preview.size)}"
             )
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
+        if lines is not None:
+            self._take_lines(preview, lines)
         if len(self._history) and number <= self._history.newest.image_number:
             return
         pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.size))
@@ -156,6 +191,7 @@ class SteeringSession:
             self._left_out += len(self._waiting) - 1
             self.skipped += len(self._waiting) - 1
             self._waiting = deque([self._waiting[-1]])
+        self._look_ahead()
         if not self._waiting:
             return None
         image = self._waiting.popleft()
@@ -174,7 +210,7 @@ class SteeringSession:
             score=_finite(verdict.score),
             metrics={name: _finite(value) for name, value in values.items()},
             verdict=verdict.verdict,
-            policy=self.run.steering.policy,
+            policy=self.run.steering.rule,
             text=text,
         )
         if not enough or self._finalized or self._closed or self.run.steering.advisory:
@@ -184,10 +220,54 @@ class SteeringSession:
             run_uid=self.run.run_uid,
             reason=reason,
             score=score.score,
-            threshold=self.run.steering.threshold,
+            threshold=self._threshold,
             projections=image.projections,
             image_number=image.image_number,
         )
+
+    @property
+    def _threshold(self) -> float:
+        """What the policy compares with."""
+        steering = self.run.steering
+        return steering.tolerance if steering.rule == PREDICTED_GAIN else steering.least_score
+
+    def _take_lines(self, preview: Preview, lines: NDArray[np.float32]) -> None:
+        try:
+            self._lines.add(preview, lines)
+        except DataError as error:  # the image can be judged all the same
+            if not self._said:
+                logger.error("run %s: %s", self.run.run_uid, error)
+            self._said = True
+
+    def _look_ahead(self) -> None:
+        """Have a forecast made if it is time for one, and take those that are done."""
+        self._forecasts += self._worker.take()
+        if self._closed or self._worker.busy or self._lines.projections < self._next_forecast:
+            return
+        lines = self._lines.scan()
+        if lines is not None:
+            self._next_forecast = lines.projections + self._step
+            self._worker.submit(lines)
+            self._forecasts += self._worker.take()
+
+    def _fault(self, *, now: bool) -> str | None:
+        """Say why the data are not a scan of one still sample; None if they are, as far as known.
+
+        Parameters
+        ----------
+        now : bool
+            Look at all that has come, since the run is about to be ended; else the newest forecast tells.
+        """
+        if not now:
+            return self._forecasts[-1].fault if self._forecasts else None
+        at, fault = self._checked
+        settled = fault is not None or self._finalized or self._closed or self.run.steering.advisory
+        if at and settled and self._lines.projections < at + self._step:
+            return fault
+        lines = self._lines.scan()
+        if lines is not None:
+            self._checked = (lines.projections, find_fault(lines))
+        return self._checked[1]
 
     def _complete(self, number: int, pieces: _Pieces) -> None:
         stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)
@@ -224,11 +304,25 @@ class SteeringSession:
                 problem = f"metric {metric.name!r} failed: {type(error).__name__}: {error}"
         if problem is not None:
             values = dict.fromkeys(values)
+        if self._forecasts:
+            values |= _told_by(self._forecasts)
         self._readings.append(Reading(image.image_number, image.projections, values))
         settled = (self.run.recon.window or self._compare_to) + self._compare_to
-        evidence = Evidence(self._readings, self.run.planned, self._compare_to, largest_gap(self._angles), settled)
+        evidence = Evidence(
+            self._readings,
+            self.run.planned,
+            self._compare_to,
+            largest_gap(self._angles, self._lines.over),
+            settled,
+            tuple(self._forecasts),
+            self.run.detector_shape[1],
+            self._lines.over,
+        )
+        score = values.get("ms-ssim")
+        if (fault := self._fault(now=False)) is not None:
+            return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
         if problem is not None:
-            return Verdict("continue", None, f"not judged at {evidence.progress}: {problem}"), values
+            return Verdict("invalid", None, f"not judged at {evidence.progress}: {problem}"), values
         try:
             verdict = self._policy.judge(evidence)
             if verdict.verdict not in ("continue", "enough"):
@@ -239,21 +333,20 @@ class SteeringSession:
             logger.exception("policy %r failed on image %d", self._policy.name, image.image_number)
             text = f"policy {self._policy.name!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
             return Verdict("continue", None, text), values
+        if verdict.verdict == "enough" and (fault := self._fault(now=True)) is not None:
+            return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
         return verdict, values
 
 
-def largest_gap(angles: Iterable[float]) -> float | None:
-    """Give the largest gap between angles (radians) of parallel-beam views, in degrees; None without angles.
-
-    A view from the back sees what the view from the front saw, so angles count modulo 180 degrees.
-
-    >>> largest_gap([0.0, math.pi / 2, math.pi])
-    90.0
-    """
-    at = np.unique(np.asarray([*angles], dtype=np.float64) % math.pi)
-    if not at.size:
-        return None
-    return math.degrees(max(float(np.max(np.diff(at), initial=0.0)), float(at[0] + math.pi - at[-1])))
+def _told_by(forecasts: list[Forecast]) -> dict[str, float | None]:
+    """Give what forecasts measured as values of metrics, each the newest there is."""
+    values: dict[str, float | None] = dict(forecasts[-1].metrics)
+    gain = next((forecast.gain for forecast in reversed(forecasts) if forecast.gain is not None), None)
+    if gain is not None:
+        values[PREDICTED_GAIN] = gain.gain
+        values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}
+        values[f"{PREDICTED_GAIN}-at"] = float(gain.projections)
+    return values
 
 
 def _nothing_to_see(image: PreviewImage) -> str | None:

@@ -109,7 +109,6 @@ def run_job(
             size=ranks.size,
             security=security,
             resume=None if saved is None else (saved.run_uid, saved.seq),
-            software=_software(),
         )
         watch = Watch(endpoint.unlinked_seconds, link_limit)
         ranks.check = watch.check
@@ -401,12 +400,6 @@ def _told(error: Exception) -> str:
         return str(error)[:4000]
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({where.name}, line {where.lineno} of {where.filename})"[:4000]
-
-
-def _software() -> str:
-    from bluesky_streamrecon import __version__
-
-    return f"bluesky-streamrecon {__version__}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import PreviewSink, RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
 from bluesky_streamrecon.recon.shown import ShownLines
-from bluesky_streamrecon.recon.stepping import preview_rows_of, step_size
+from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun
 
 __all__ = ["RankRun"]
@@ -105,6 +105,7 @@ class RankRun:
         self._search: AxisSearch | None = None
         self._angles: list[float] = []
         self._coalesced = 0
+        self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
         self._final_sent = False
         self._warnings: list[str] = []
         shown = preview_rows_of(run) if run.block.member == 0 else ()
@@ -224,11 +225,14 @@ class RankRun:
         if self._engine is None:
             return False
         settings = self.run.recon
+        pending = agreed - self.applied
+        if self._redo is not None and self.applied >= self._redo and pending <= (settings.window or USUAL_WINDOW):
+            self._redo = None
         take = step_size(
-            agreed - self.applied,
+            pending,
             step=settings.step,
             window=settings.window,
-            coalesce=settings.coalesce,
+            coalesce=settings.coalesce and self._redo is None,
             closed=closed,
         )
         if not take:
@@ -372,7 +376,9 @@ class RankRun:
         except StreamReconError as error:
             problem = str(error)
         # Settings that can not work fail on all ranks alike, and then the job goes on with the next run.
-        if self._communicator.minimum([0 if problem else 1])[0] == 0:
+        good, minus_redo = self._communicator.minimum([0 if problem else 1, -(self._redo or 0)])
+        self._redo = -minus_redo or None  # ranks joined one after the other, while projections were taken
+        if not good:
             self.broken = True
             self.fail(problem or "another rank could not begin the image", here=bool(problem))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["preview_rows_of", "step_size"]
+__all__ = ["USUAL_WINDOW", "preview_rows_of", "step_size"]
 
 USUAL_WINDOW = 24
 

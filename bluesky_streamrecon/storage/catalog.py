@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import socket
-import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
@@ -82,12 +82,7 @@ class EmbeddedTiled:
         self.uri: str = self._server.uri
         self._lock.write(self.uri)
         self._lock.flush()
-        threading.Thread(target=self._close_with_the_interpreter, name="tiled-end", daemon=True).start()
-
-    def _close_with_the_interpreter(self) -> None:
-        # Python waits for the server's thread before it runs atexit functions, so they are too late to stop it.
-        threading.main_thread().join()
-        self.close()
+        close_at_end(self)
 
     def _take_lock(self) -> None:
         try:

@@ -1,8 +1,8 @@
 """Frames and messages: how a message is cut into frames, and what is checked before any memory is taken.
 
-A message is a header frame, and for `Item` and `Preview` a frame of raw pixels after it (C order,
-little-endian); a `Preview` may have one more frame, of line integrals. A header is ``b"SRW"``, one byte of protocol version, then a msgpack map. Decoders raise
-`RemoteProtocolError` and nothing else, whatever they are fed.
+A message is a header frame, and for `Item` and `Preview` a frame of raw pixels after it (C order, little-endian); a
+`Preview` may have one more frame, of line integrals. A header is ``b"SRW"``, one byte of protocol version, then a
+msgpack map. Decoders raise `RemoteProtocolError` and nothing else, whatever they are fed.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from bluesky_streamrecon.wire.members import Member
 from bluesky_streamrecon.wire.messages import Finalize, Hello, Problem, Score
 from bluesky_streamrecon.wire.previews import PreviewIn
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
-from bluesky_streamrecon.wire.sockets import Sent, Transport, local_host_towards, process_info
+from bluesky_streamrecon.wire.sockets import Sent, Transport, local_host_towards, own_software, process_info
 from bluesky_streamrecon.wire.worker import EventQueue
 
 __all__ = ["ControllerEndpoint"]
@@ -104,7 +104,7 @@ class ControllerEndpoint:
             instance=uuid.uuid4().hex,
             host=host,
             pid=pid,
-            software=software,
+            software=software or own_software(),
             preview_address=self._preview_address,
             preview_key=None if preview_security is None else preview_security.keys.public,
         )

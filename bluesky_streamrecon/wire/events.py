@@ -52,7 +52,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerInfo:
-    """Who is at the other end. `linked` is False while its link is lost; `rank` is 0 for the controller."""
+    """Who is at the other end. `linked` is False while its link is lost; `rank` is 0 for the controller.
+
+    `ahead` is how many seconds its clock was ahead of ours (and its hello on its way); None: it did not tell.
+    """
 
     role: Literal["rank", "controller"]
     rank: int
@@ -62,6 +65,7 @@ class PeerInfo:
     software: str
     instance: str
     linked: bool
+    ahead: float | None = None
 
 
 # ----------------------------------------------------------------------------------- to the beamline

@@ -7,8 +7,9 @@ they are taken. Time is passed in. A link is whatever bytes the transport names 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +70,7 @@ class _Peer:
     seen: float
     sent: float
     noted: int = 0
+    ahead: float | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +90,7 @@ class _Peer:
             software=hello.software,
             instance=hello.instance,
             linked=self.link is not None,
+            ahead=self.ahead,
         )
 
 
@@ -106,6 +109,8 @@ class Hub:
         See `SenderSession`.
     window_items, window_bytes : int
         See `SenderSession`.
+    wall : callable
+        Seconds since the epoch, to compare with the peers'.
     """
 
     def __init__(
@@ -118,7 +123,9 @@ class Hub:
         resend_seconds: float = 10.0,
         window_items: int = 256,
         window_bytes: int = 64 * 2**20,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._wall = wall
         self.job_id = job_id
         self.session = session
         self.events: deque[ev.BeamlineEvent] = deque()
@@ -274,6 +281,7 @@ class Hub:
                 self._unlink(peer)
             again = True
             peer.hello, peer.link, peer.seen, peer.noted = hello, link, now, max(peer.noted, hello.noted)
+        peer.ahead = hello.time - self._wall() if hello.time else None
         self._peers[key] = peer
         self._links[link] = peer
         log.info("%s: %s (%s)", peer.name, "joined again" if again else "joined", hello.software)
@@ -356,6 +364,7 @@ class Hub:
                     self.events.append(ev.Acked(run.uid, hello.rank, applied, run.projections_up_to(applied)))
         elif isinstance(message, Status):
             if run is not None and message.run_uid == run.uid:
+                run.note(message)
                 self.events.append(ev.StatusReceived(message))
         elif isinstance(message, Report):
             if message.number == peer.noted + 1:
@@ -395,6 +404,8 @@ class Hub:
     # ------------------------------------------------------------------ links
 
     def _lose(self, peer: _Peer, reason: str) -> None:
+        if peer.link is None:
+            return
         self._unlink(peer)
         if self._shutdown is None:
             log.warning("%s: lost: %s", peer.name, reason)

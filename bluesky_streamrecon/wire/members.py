@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -94,6 +95,8 @@ class Member:
     greeting_seconds, resend_seconds : float
         After how long without a welcome the connection is made anew; after how long without a note reports are
         sent again.
+    wall : callable
+        Seconds since the epoch, for the hello.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Member:
         resume: tuple[str, int] | None = None,
         greeting_seconds: float = 5.0,
         resend_seconds: float = 10.0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.state = LinkState.DOWN
         self.reconnect = True
@@ -118,6 +122,7 @@ class Member:
         self._resume = resume
         self._greeting_seconds = greeting_seconds
         self._resend_seconds = resend_seconds
+        self._wall = wall
         self._heartbeat = 1.0
         self._timeout = 10.0
         self._since = 0.0
@@ -377,7 +382,7 @@ class Member:
         uid, last = (None, 0)
         if self.run is not None and self.receiver is not None:
             uid, last = self.run.run_uid, self.receiver.applied
-        return msgspec.structs.replace(self._hello, run_uid=uid, last_applied=last, noted=base)
+        return msgspec.structs.replace(self._hello, run_uid=uid, last_applied=last, noted=base, time=self._wall())
 
     def _settle(self, number: int) -> None:
         while self._reports and self._reports[0].number <= number:

@@ -125,6 +125,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         Reports of this instance up to this number are settled.
     preview_address, preview_key : str or None
         Where the controller takes previews, and the public key (Z85) of that socket.
+    time : float
+        The peer's clock when it said so; 0: it does not tell. Only compared with ours, for people.
     """
 
     version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
@@ -141,6 +143,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     noted: Count = 0
     preview_address: Address | None = None
     preview_key: Key | None = None
+    time: float = 0.0
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
@@ -289,6 +292,9 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag="open-run"):
         Directory for the result's file.
     metadata : dict of str
         Anything else worth keeping with the result.
+    redo : int
+        A process before this one died when so many projections had been taken: the same images are to be made again, so
+        steps are not taken together before these are in the image and it has been caught up.
     """
 
     run_uid: Uid
@@ -304,6 +310,7 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag="open-run"):
     preview_key: Key | None = None
     output: Text | None = None
     metadata: Annotated[dict[Name, Text], Meta(max_length=256)] = {}
+    redo: Count = 0
 
     @property
     def rows(self) -> tuple[int, int]:

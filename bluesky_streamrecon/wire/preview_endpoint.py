@@ -175,8 +175,8 @@ class PreviewSender:
             lines.dtype != np.float32 or lines.ndim != 3 or lines.shape[:2] != (len(angles_used), len(rows))
         ):
             raise LocalProtocolError(
-                f"preview of image {image_number}: got line integrals {lines.dtype.str} {lines.shape}, expected float32 "
-                f"({len(angles_used)}, {len(rows)}, columns)"
+                f"preview of image {image_number}: got line integrals {lines.dtype.str} {lines.shape}, expected "
+                f"float32 ({len(angles_used)}, {len(rows)}, columns)"
             )
         if pixels.shape[1] != pixels.shape[2] or pixels.nbytes > MAXIMUM_PIXEL_BYTES:
             raise LocalProtocolError(

@@ -17,7 +17,7 @@ from bluesky_streamrecon.wire.member_loop import MemberLoop
 from bluesky_streamrecon.wire.members import Member
 from bluesky_streamrecon.wire.messages import Hello, Problem, RunDone, Status
 from bluesky_streamrecon.wire.security import ClientSecurity
-from bluesky_streamrecon.wire.sockets import Transport, process_info
+from bluesky_streamrecon.wire.sockets import Transport, own_software, process_info
 from bluesky_streamrecon.wire.worker import EventQueue
 
 __all__ = ["RankEndpoint"]
@@ -80,7 +80,7 @@ class RankEndpoint:
             size=size,
             host=host,
             pid=pid,
-            software=software,
+            software=software or own_software(),
         )
         transport = Transport(frame_limit=MAXIMUM_PIXEL_BYTES)
         member = Member(hello, credit=credit, resume=resume)

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
-from bluesky_streamrecon.wire.messages import Ack, CloseRun, Item, ItemGone, ItemKind, OpenRun, OpenRunSpec, RunDone
+from bluesky_streamrecon.wire.messages import (
+    Ack,
+    CloseRun,
+    Item,
+    ItemGone,
+    ItemKind,
+    OpenRun,
+    OpenRunSpec,
+    RunDone,
+    Status,
+)
 from bluesky_streamrecon.wire.sessions import (
     AckNumbers,
     Ledger,
@@ -65,6 +75,8 @@ class _Stream:
     resent: int = 0
     restarts: int = 0
     reconnects: int = 0
+    coalesced: bool = False  # took steps together, so its images depend on what had arrived when
+    redo: int = 0  # projections taken when its last process came
     gone: set[int] = field(default_factory=set)
     why: str = ""
 
@@ -157,6 +169,7 @@ class Run:
             stream.reconnects += 1
             return
         stream.restarts += 1
+        stream.redo = 0 if stream.coalesced else self._projections[-1]
         stream.done = None
         stream.gone.clear()
         if stream.ack is not None:
@@ -173,6 +186,12 @@ class Run:
         if role == "rank":
             self._streams[rank].ack = ack
         return changed
+
+    def note(self, status: Status) -> None:
+        """Remember whether a rank has left out images."""
+        stream = self._streams.get(status.rank)
+        if stream is not None and status.projections > status.image_number * self.spec.recon.step:
+            stream.coalesced = True
 
     def done(self, report: RunDone) -> bool:
         """Take a rank's last report; tell whether it was the last one missing."""
@@ -324,4 +343,5 @@ class Run:
             preview_key=preview[1],
             output=spec.output,
             metadata=spec.metadata,
+            redo=self._streams[rank].redo if role == "rank" else 0,
         )

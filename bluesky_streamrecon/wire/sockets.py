@@ -328,6 +328,13 @@ def local_host_towards(address: str) -> str:
             return socket.gethostname()
 
 
+def own_software() -> str:
+    """Name this package and its version, for hellos."""
+    from bluesky_streamrecon import __version__
+
+    return f"bluesky-streamrecon {__version__}"
+
+
 def process_info() -> tuple[str, int]:
     """Give host name and process id, for hellos."""
     return socket.gethostname(), os.getpid()

@@ -147,7 +147,16 @@ def test_ranks_are_started_with_what_they_need_to_know(launcher, exits, tmp_path
     until("\n", ranks)
     said = ranks.log.read_text()
     assert "['-n', '4', '-bind-to', 'core'" in said
-    for word in ("job", "--address", "tcp://127.0.0.1:5", "--job-id", "job-7", "--lifeline", "--threads", "'3'] 3"):
+    for word in (
+        "'job'",
+        "--address",
+        "tcp://127.0.0.1:5",
+        "--job-id",
+        "job-7",
+        "--lifeline",
+        "'--threads', '3'",
+        "] 3",
+    ):
         assert word in said
     assert len(launcher.pids) == 2
     assert str(tmp_path / "logs" / "job.log") in launcher.logs()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.beamline import JobState, ReconJob
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import streaming_wrapper
 from bluesky_streamrecon.sim_devices import sim_beamline
@@ -112,7 +113,8 @@ def test_job_that_somebody_else_starts_is_waited_for_and_served(
         ),
     )
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 5)
-    run_engine(streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage))
+    steering = SteeringSettings(policy="ms-ssim", threshold=0.95)
+    run_engine(streaming_wrapper(plan, job=attached, detector="detector", angle="stage", steering=steering))
     assert of_stop(documents)["reason"] == "all 5 projections taken; best score 0.800, threshold 0.95 not reached"
     record = attached.last_run
     assert (record.used, record.ranks, record.axis) == (5, 2, 15.5)
@@ -216,8 +218,6 @@ def test_job_can_be_staged_again_after_it_was_closed(run_engine, pretend_job, sc
 
 
 def test_other_number_of_ranks_is_started_anew(run_engine, pretend_job, script, beamline):
-    from bluesky_streamrecon.config import ReconSettings
-
     pretend_job.keep_alive = True
     for ranks in (2, 3, 3):
         plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 2)

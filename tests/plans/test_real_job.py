@@ -34,7 +34,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def tomo(beamline, job):
-    def plan(**kwargs):
+    def plan(beamline=beamline, **kwargs):
         given = {"num": 40, "window": 8, "flats": 2, "darks": 2, "compose": None}
         return stream_tomo_plan(
             beamline.detector,
@@ -79,8 +79,8 @@ def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo
         assert job.last_run.ledger_totals()["balanced"]
 
 
-def held_back(plan, job):
-    """Pause at each checkpoint until the job has caught up."""
+def held_back(plan, job, ahead=8):
+    """Pause at each checkpoint until the job has caught up to `ahead` projections."""
     import asyncio
 
     from bluesky.preprocessors import plan_mutator
@@ -90,7 +90,7 @@ def held_back(plan, job):
         for _ in range(2000):
             run = job.progress
             judged = run.verdicts[-1].projections if run is not None and run.verdicts else 0
-            if run is None or run.exit_status or judged >= run.taken["projection"] - 8:
+            if run is None or run.exit_status or judged >= run.taken["projection"] - ahead:
                 return
             await asyncio.wait([asyncio.ensure_future(tick())])
 
@@ -113,19 +113,31 @@ def held_back(plan, job):
     return plan_mutator(plan, wait_before)
 
 
-@pytest.mark.parametrize("victim", ["mpiexec", "rank"])
-def test_job_that_is_killed_leaves_a_complete_scan_and_a_loud_message(
-    run_engine, documents, tomo, job, of, victim, caplog
-):
-    def kill(name, doc):
-        if doc["seq_num"] == 10 and "stage" in doc["data"]:
-            pid = job._launcher.pids[0]
-            if victim == "rank":
-                pid = next(peer.pid for peer in job._link.endpoint.peers() if peer.role == "rank")
-            os.kill(pid, signal.SIGKILL)
-            assert job._launcher._children[0].wait(30)
+@pytest.fixture
+def killed(run_engine, job):
+    """Have one process of the job killed at a projection of each scan from now on."""
 
-    run_engine.subscribe(kill, "event")
+    def at(victim, projection):
+        def kill(name, doc):
+            if doc["seq_num"] == projection and "stage" in doc["data"]:
+                children = dict(zip(("mpiexec", "controller"), job._launcher._children, strict=True))
+                pid = children[victim].pid if victim in children else None
+                if victim == "rank":
+                    pid = next(peer.pid for peer in job._link.endpoint.peers() if peer.role == "rank")
+                os.kill(pid, signal.SIGKILL)
+                assert children.get(victim, children["mpiexec"]).wait(30)  # one rank's death is the death of all
+
+        return run_engine.subscribe(kill, "event")
+
+    return at
+
+
+@pytest.mark.parametrize("victim", ["mpiexec", "rank"])
+def test_job_that_is_killed_and_not_started_again_leaves_a_complete_scan_and_a_loud_message(
+    run_engine, documents, tomo, job, of, victim, caplog, killed
+):
+    job._supervision.restarts = 0
+    killed(victim, 10)
     result = run_engine(tomo(num=20))
     (stop,) = of(documents, "stop")
     assert (result.exit_status, stop["exit_status"]) == ("success", "success")
@@ -134,6 +146,35 @@ def test_job_that_is_killed_leaves_a_complete_scan_and_a_loud_message(
     assert "log: " in stop["reason"]
     assert job.last_run.lost
     assert any(record.levelname == "ERROR" and "lost after" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(("victim", "checkpoint_every"), [("rank", 0), ("rank", 3), ("controller", 0)])
+def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
+    run_engine, documents, tomo, job, of, victim, checkpoint_every, killed, tmp_path
+):
+    """With the default settings: steps are taken together where the job is behind, but not to catch up."""
+    job.keep_alive = True
+    chosen = {"num": 30, "threshold": 1.0, "axis": 34.8, "checkpoint_every": checkpoint_every}
+    run_engine(held_back(tomo(**chosen), job, ahead=4))
+    with h5py.File(job.last_run.result) as file:
+        expected = file["/exchange/data"][:]
+    assert job.last_run.image_number == 30
+    token = killed(victim, 15)
+    job._supervision.backoff = 0.05
+    same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # down to the noise
+    result = run_engine(held_back(tomo(same, **chosen), job, ahead=4))
+    run_engine.unsubscribe(token)
+    record, stop = job.last_run, of(documents, "stop")[-1]
+    assert (result.exit_status, stop["exit_status"], record.used) == ("success", "success", 30)
+    assert "is started again (restart 1 of 3)" in stop["reason"]
+    assert record.ledger_totals()["balanced"]
+    assert [entry.restarts for entry in record.ledger.values()] == ([0, 0] if victim == "controller" else [1, 1])
+    images = [verdict.image_number for verdict in record.verdicts]
+    assert images == sorted(set(images))
+    assert images[-1] == record.image_number == 30
+    with h5py.File(record.result) as file:
+        image = file["/exchange/data"][:]
+    assert np.abs(image - expected).max() <= 1e-4 * expected.max()
 
 
 @pytest.mark.parametrize("end", ["abort", "stop", "halt"])

@@ -48,7 +48,7 @@ def test_all_angles_are_taken_and_the_reason_says_so_when_the_threshold_is_not_r
     run_engine, documents, tomo, script
 ):
     script.score = lambda n: 0.5 + n / 100
-    result = run_engine(tomo())
+    result = run_engine(tomo(threshold=0.95))
     (stop,) = of(documents, "stop")
     assert result.exit_status == "success"
     assert stop["exit_status"] == "success"
@@ -121,7 +121,8 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
     assert (block["projections"], block["flats"], block["darks"]) == (6, 2, 3)
     assert block["angles"] == [0.0, 90.0, 30.0, 120.0, 60.0, 150.0]
     assert block["recon"]["window"] == 4
-    assert block["steering"]["threshold"] == 0.95
+    assert (block["steering"]["policy"], block["steering"]["tolerance"]) == (None, 0.02)
+    assert (start["plan_args"]["policy"], start["plan_args"]["tolerance"]) == ("predicted-gain", 0.02)
     assert block["recon_uid"]
 
 

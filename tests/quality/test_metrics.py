@@ -146,5 +146,5 @@ def test_own_metric_is_found_by_its_name(monkeypatch):
 def test_metric_of_an_installed_package_is_found_by_its_name(installed_package):
     source = "def make(settings, compare_to):\n    return (settings.scales, compare_to)\n"
     installed_package("bluesky_streamrecon.metrics", "their-metric", "their_metrics", source, "make")
-    assert metric_names() == ("ms-ssim", "their-metric")
+    assert metric_names() == ("half-set-frc", "held-out-residual", "ms-ssim", "their-metric")
     assert make_metric("their-metric", SteeringSettings(scales=2), 12) == (2, 12)

@@ -14,7 +14,8 @@ from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, ms_ssim, policy
-from bluesky_streamrecon.quality.session import SteeringSession, largest_gap
+from bluesky_streamrecon.quality.coverage import largest_gap
+from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
 
 
@@ -97,7 +98,8 @@ def test_advisory_says_enough_and_finalizes_nothing(run_through):
 def test_garbage_is_never_enough_and_says_why(run_through, garbage, said):
     scores, finalized = run_through(40, pixels=garbage, threshold=0.01)
     assert finalized == []
-    assert {score.verdict for score in scores} == {"continue"}
+    assert {score.verdict for score in scores} <= {"continue", "invalid"}
+    assert scores[-1].verdict == "invalid"
     assert {score.score for score in scores} == {None}
     assert re.match(f"not judged at 40 of 180 projections: .*{said}", scores[-1].text)
 
@@ -259,7 +261,7 @@ def test_ranks_that_disagree_about_an_image_are_told_apart(open_run, preview, im
 
 
 def test_run_that_can_not_be_judged_is_refused_when_it_opens(open_run):
-    with pytest.raises(ConfigError, match="got 'no-such', expected one of ms-ssim"):
+    with pytest.raises(ConfigError, match="got 'no-such', expected one of ms-ssim, predicted-gain"):
         SteeringSession(open_run(policy="no-such"))
     with pytest.raises(ConfigError, match="no preview rows"):
         SteeringSession(open_run(rows=()))

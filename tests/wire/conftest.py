@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bluesky_streamrecon.ending import GUARD
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     ControllerEndpoint,
@@ -138,7 +139,11 @@ def wires(tmp_path: Path) -> Iterator[Wires]:
     made = Wires(tmp_path)
     yield made
     made.close()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("streamrecon-")]
+    left = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("streamrecon-") and thread.name != GUARD
+    ]
     assert not left, f"still running after the test: {left}"
 
 

@@ -223,8 +223,6 @@ def test_preview_that_does_not_match_its_hello_is_ignored(change: dict[str, obje
     pair = Pair()
     pair.heal()
     header, pixels = preview(1)
-    pair._to_controller(
-        [encode(msgspec.structs.replace(header, **change)), pixels.tobytes(), lines_of(1).tobytes()]
-    )
+    pair._to_controller([encode(msgspec.structs.replace(header, **change)), pixels.tobytes(), lines_of(1).tobytes()])
     assert not pair.into.events
     assert pair.into.garbage.count == 1

@@ -21,7 +21,8 @@ __all__ = ["ALGORITHMS", "KernelBench", "KernelRow", "StreamRow", "giga_updates"
 
 ALGORITHMS = ("mlem", "pml-quadratic", "pml-hybrid", "sirt")
 STREAMS = (("level 1", 16), ("level 2", 256), ("level 3", 4 * 1024), ("memory", 128 * 1024))
-PROBE_SECONDS = 0.02
+PROBE_SECONDS = 0.002
+PROBES = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def measure_kernels(
         StreamRow(
             level,
             size,
-            Summary.of([update_rate(size * 1024, seconds=PROBE_SECONDS) for _ in range(repeats)]).median,
+            Summary.of([update_rate(size * 1024, seconds=PROBE_SECONDS) for _ in range(PROBES)]).median,
         )
         for level, size in STREAMS
     )
@@ -211,9 +212,14 @@ def _measure(
 
 def _multiply_adds(threads: int) -> float:
     """Measure 1e9 multiply-adds per second on so many threads together."""
+    if threads == 1:
+        return _probe(0)
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(_probe, range(threads)))
+
+
+def _probe(_thread: int) -> float:
+    """Take several short samples, most of which nobody interrupts; give their median."""
     from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate
 
-    if threads == 1:
-        return multiply_add_rate(seconds=PROBE_SECONDS)
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(lambda _: multiply_add_rate(seconds=PROBE_SECONDS), range(threads)))
+    return Summary.of([multiply_add_rate(seconds=PROBE_SECONDS) for _ in range(PROBES)]).median

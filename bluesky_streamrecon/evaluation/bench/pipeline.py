@@ -299,8 +299,8 @@ class _Road:
         """Publish one run and wait for its last score; give when each projection was handed to the publisher."""
         case, ear, publisher = self._case, self._ear, self._publisher
         assert publisher is not None  # noqa: S101 - entered
-        # Advisory: the scan must go on to its end, however good the image is.
-        steering = SteeringSettings(threshold=1.0, advisory=True)
+        # Advisory, since the scan must go on to its end; by name, since figures must stay comparable.
+        steering = SteeringSettings(policy="ms-ssim", threshold=1.0, advisory=True)
         scan = ScanDocuments((case.rows, case.geometry.columns), projections, case.recon, steering)
 
         def publish(documents: list[Document]) -> None:

@@ -89,15 +89,19 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 def seconds_per_call(
     work: Callable[[], object], *, at_least: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Call `work` over and over for `at_least` seconds, and give the mean time of a call."""
-    calls = 0
-    start = clock()
+    """Call `work` over and over for `at_least` seconds, and give the median time of a call.
+
+    On a busy machine a few calls are interrupted by other programs; the median is that of the others.
+    """
+    taken = []
+    first = before = clock()
     while True:
         work()
-        calls += 1
-        taken = clock() - start
-        if taken >= at_least:
-            return taken / calls
+        now = clock()
+        taken.append(now - before)
+        before = now
+        if now - first >= at_least:
+            return statistics.median(taken)
 
 
 @contextmanager

@@ -1,0 +1,299 @@
+"""Submits a reconstruction job to Slurm, and follows it: ``sbatch``, ``squeue``, ``scancel``.
+
+Ranks and controller run in the batch job and connect to the beamline, which therefore listens on an address that the
+cluster can reach. A job that the scheduler ends at its time limit, or to make room, is submitted again. Times are
+seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from bluesky_streamrecon.beamline.processes import ProcessExit, log_tail
+from bluesky_streamrecon.errors import ConfigError, JobError
+
+__all__ = ["SlurmLauncher"]
+
+logger = logging.getLogger(__name__)
+
+ALIVE: Final = frozenset(
+    {
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "SUSPENDED",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "RESIZING",
+        "STAGE_OUT",
+    }
+)
+"""States of a job that has not ended."""
+
+EXPECTED: Final = frozenset({"TIMEOUT", "PREEMPTED", "DEADLINE", "NODE_FAIL", "BOOT_FAIL"})
+"""Ends that are not the job's own fault."""
+
+COMMAND_SECONDS: Final = 30.0
+MISSES: Final = 3  # failed looks at the queue, one after the other, before a job is taken for gone
+
+
+class SlurmLauncher:
+    """Starts and ends a job by a batch system.
+
+    Parameters
+    ----------
+    options : sequence of str, optional
+        For ``sbatch``, as ``("--partition=short", "--time=02:00:00")``; the number of ranks is added.
+    setup : sequence of str, optional
+        Lines of shell before anything is started, as ``("module load mpi",)``.
+    run : sequence of str, optional
+        What starts the ranks in the job, as ``("srun", "--mpi=pmix")`` or ``("mpiexec",)``.
+    python : str, optional
+        Interpreter on the cluster that has this package.
+    threads : int, optional
+        Threads per rank; else what Slurm gives to a task.
+    directory : path, optional
+        For scripts and logs; beamline and cluster must both see it.
+    security_options : sequence of str, optional
+        ``("--key", …, "--server-key", …)`` as the cluster sees the files.
+    control_options : sequence of str, optional
+        More for the controller, as ``("--preview-bind", "tcp://*:*", …)`` where ranks are on several hosts.
+    checkpoints : path, optional
+        Where ranks keep checkpoints, as the cluster sees it; by default in `directory`.
+    poll : float, optional
+        Between two looks at the queue.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Sequence[str] = (),
+        setup: Sequence[str] = (),
+        run: Sequence[str] = ("srun",),
+        python: str = "python3",
+        threads: int | None = None,
+        directory: str | Path = ".",
+        security_options: Sequence[str] = (),
+        control_options: Sequence[str] = (),
+        checkpoints: str | Path | None = None,
+        poll: float = 5.0,
+    ) -> None:
+        if poll <= 0 or (threads is not None and threads < 1):
+            raise ConfigError(f"slurm: got poll={poll} s and threads={threads}, expected positive ones")
+        self._options, self._setup, self._run = tuple(options), tuple(setup), tuple(run)
+        self._python, self._threads = python, threads
+        self._directory = Path(directory)
+        self._security, self._control = tuple(security_options), tuple(control_options)
+        self._checkpoints = checkpoints
+        self._poll = poll
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._ended.set()
+        self._id: str | None = None
+        self._role = "job"
+        self._script: Path | None = None
+        self._on_exit: Callable[[ProcessExit], None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """The job is in the queue, waiting or running."""
+        return self._id is not None and not self._ended.is_set()
+
+    @property
+    def job_number(self) -> str | None:
+        """Slurm's number of the job that was submitted last."""
+        return self._id
+
+    def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
+        """Submit the job; ranks and controller say hello at `address` when Slurm has started them.
+
+        Parameters
+        ----------
+        address, job_id : str
+            The beamline's.
+        ranks : int
+            Tasks of the job.
+        on_exit : callable
+            Called, in a thread of ours, when the job ends unasked.
+
+        Raises
+        ------
+        JobError
+            If it can not be submitted.
+        """
+        with self._lock:
+            if self._script is not None:
+                raise JobError("reconstruction job: got start, but it has been submitted already; stop it first")
+            self._directory.mkdir(parents=True, exist_ok=True)
+            safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in job_id)
+            script = self._directory.resolve() / f"streamrecon-{safe}.sh"
+            script.write_text(self._text(address, job_id, ranks, script.with_suffix("")))
+            self._role, self._on_exit = f"job of {ranks} ranks", on_exit
+            self._stopping.clear()
+            self._submit(script)
+            self._script = script
+
+    def restart(self, exited: ProcessExit) -> None:  # noqa: ARG002 - there is only one job
+        """Submit the job once more, if it is not in the queue.
+
+        Raises
+        ------
+        JobError
+            If it can not be submitted.
+        """
+        with self._lock:
+            if self._script is not None and self._ended.is_set():
+                self._submit(self._script)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Take the job out of the queue, after `grace` seconds to end by itself; idempotent."""
+        with self._lock:
+            script, self._script = self._script, None
+            self._stopping.set()
+            if script is None or self._id is None:
+                return
+            if not self._gone_within(grace):
+                try:
+                    _command("scancel", self._id)
+                except JobError as error:
+                    logger.error("job %s is left in the queue: %s", self._id, error)
+            self._ended.set()
+
+    def logs(self) -> str:
+        """Tell where the job's output is, and its last lines."""
+        if self._id is None:
+            return ""
+        tail = log_tail(self._log)
+        state = "" if self._ended.is_set() else f", state {self._state() or 'unknown'}"
+        told = f"Slurm job {self._id}{state}; log: {self._log}"
+        return told + (f", last lines:\n{tail}" if tail else " (empty)")
+
+    @property
+    def _log(self) -> Path:
+        return self._directory.resolve() / f"streamrecon-{self._id}.log"
+
+    def _text(self, address: str, job_id: str, ranks: int, stem: Path) -> str:
+        """Give the batch script: the controller in the background, the ranks in front of it."""
+        us = (self._python, "-m", "bluesky_streamrecon")
+        common = ("--address", address, "--job-id", job_id, *self._security)
+        threads = str(self._threads) if self._threads is not None else '"${SLURM_CPUS_PER_TASK:-1}"'
+        kept = str(self._checkpoints) if self._checkpoints is not None else f"{stem}-checkpoints"
+        job = shlex.join((*self._run, "-n", str(ranks), *us, "job", *common, "--checkpoints", kept))
+        lines = [
+            "#!/bin/bash",
+            f"#SBATCH --ntasks={ranks}",
+            "#SBATCH --job-name=streamrecon",
+            *(f"#SBATCH {option}" for option in self._options),
+            *self._setup,
+            f"{shlex.join((*us, 'control', *common, *self._control))} &",
+            f"{job} --threads {threads}",
+            "code=$?",
+            "kill %1 2>/dev/null",
+            "exit $code",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _submit(self, script: Path) -> None:
+        log = self._directory.resolve() / "streamrecon-%j.log"
+        said = _command("sbatch", "--parsable", f"--output={log}", f"--chdir={self._directory.resolve()}", str(script))
+        number = said.strip().partition(";")[0]
+        if not number.isdigit():
+            raise JobError(f"sbatch: got {said.strip()!r}, expected the number of a job")
+        self._id = number
+        self._ended.clear()
+        logger.info("job submitted to Slurm as %s: %s", number, script)
+        threading.Thread(target=self._follow, args=(number,), name=f"streamrecon-slurm-{number}", daemon=True).start()
+
+    def _follow(self, number: str) -> None:
+        """Look at the queue until the job has ended, and tell how if nobody asked it to."""
+        misses = 0
+        state = "UNKNOWN"
+        while not self._stopping.wait(self._poll):
+            try:
+                found = _state_of(number)
+            except JobError as error:
+                misses += 1
+                logger.warning("job %s: the queue can not be seen (%d of %d): %s", number, misses, MISSES, error)
+                if misses < MISSES:
+                    continue
+                found = None
+            if found in ALIVE:
+                misses = 0
+                continue
+            state = found or state
+            break
+        if self._stopping.is_set() or number != self._id:
+            return
+        self._ended.set()
+        log = self._log
+        tail = log_tail(log)
+        told = f"Slurm says {state}" + (f"\n{tail}" if tail else "")
+        logger.warning("job %s ended: Slurm says %s", number, state)
+        if self._on_exit is not None:
+            self._on_exit(ProcessExit(self._role, 1, log, told, expected=state in EXPECTED))
+
+    def _gone_within(self, seconds: float) -> bool:
+        """Wait until the job has left the queue by itself, as it does when the beamline asks its ranks to end."""
+        pause = threading.Event()
+        step = min(self._poll, 0.5)
+        for _ in range(max(1, round(seconds / step))):
+            if self._ended.is_set() or self._state() not in ALIVE:
+                return True
+            pause.wait(step)
+        return False
+
+    def _state(self) -> str | None:
+        try:
+            return _state_of(self._id or "")
+        except JobError:
+            return "RUNNING"  # not known: it has to be taken for alive
+
+
+def _state_of(number: str) -> str | None:
+    """Give the state of a job, None if Slurm does not know it any more.
+
+    Raises
+    ------
+    JobError
+        If the queue can not be seen.
+    """
+    try:
+        said = _command("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}").split()
+    except JobError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    return said[0] if said else None
+
+
+def _command(*words: str) -> str:
+    """Run one of Slurm's commands and give what it says.
+
+    Raises
+    ------
+    JobError
+        If it is not there, fails, or takes too long.
+    """
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    except OSError as error:
+        raise JobError(f"{words[0]}: can not be started: {error}; is Slurm installed on this computer?") from error
+    except subprocess.TimeoutExpired as error:
+        raise JobError(f"{words[0]}: no answer for {COMMAND_SECONDS:g} s; is slurmctld up?") from error
+    if done.returncode != 0:
+        said = done.stderr.strip() or "it said nothing"
+        raise JobError(f"{shlex.join(words)}: exit status {done.returncode}: {said}")
+    return done.stdout

@@ -1,0 +1,75 @@
+"""``streamrecon check`` and ``streamrecon config``: what is set, and whether it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bluesky_streamrecon.cli._output import console, print_json, print_table
+
+__all__ = ["app", "check"]
+
+app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="Configuration; default: $STREAMRECON_CONFIG, then ~/.config/bluesky-streamrecon/config.toml."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+COLOURS = {"OK": "green", "TIMEOUT": "yellow", "ERROR": "red"}
+
+
+def check(
+    config: Config = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for any one thing.")] = 60.0,
+    json: Json = False,
+) -> None:
+    """Try every piece that a scan needs: packages, keys, ports, MPI, the job, its link and clock, disk, Tiled.
+
+    Each is OK, TIMEOUT or ERROR, with what to do. Exit status 1 if anything is not OK.
+
+    Example: `streamrecon check --config beamline.toml`
+    """
+    from dataclasses import asdict
+
+    from rich.markup import escape
+
+    from bluesky_streamrecon.diagnosis import check_setup
+
+    items = []
+    with console.status("") as status:
+        for item in check_setup(config, patience=timeout, on_begin=lambda name: status.update(f"{name} …")):
+            items.append(item)
+            colour = COLOURS[item.status]
+            console.print(f"[{colour}]{item.status:>7}[/]  {item.name:<13}  {escape(item.hint)}", highlight=False, soft_wrap=True)
+    if json:
+        print_json({"items": [asdict(item) for item in items]})
+    bad = [item.name for item in items if item.status != "OK"]
+    if bad:
+        console.print(f"streamrecon: not in order: {', '.join(bad)}", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def show(config: Config = None, json: Json = False) -> None:
+    """Show every setting, and where its value comes from.
+
+    Example: `streamrecon config show --config beamline.toml`
+    """
+    from bluesky_streamrecon.configuration import load_configuration
+
+    configuration = load_configuration(config)
+    rows = list(configuration.rows())
+    if json:
+        settings = [{"name": name, "value": value, "origin": origin} for name, value, origin in rows]
+        print_json({"path": str(configuration.path) if configuration.path else None, "settings": settings})
+    else:
+        print_table(
+            f"configuration: {configuration.path or 'no file'}",
+            ("setting", "value", "from"),
+            ((name, "" if value is None else str(value), origin) for name, value, origin in rows),
+        )

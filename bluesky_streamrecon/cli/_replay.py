@@ -1,0 +1,78 @@
+"""``streamrecon replay``: what another policy would have made of a past run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from bluesky_streamrecon.cli._output import console, print_json
+
+__all__ = ["replay"]
+
+
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a DXfile.")],
+    policy: Annotated[str | None, typer.Option(help="Stopping policy; default: that of the run.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score at which 'ms-ssim' has enough.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Gain that 'predicted-gain' gives up.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Times running that the policy must be content.")] = None,
+    order: Annotated[str | None, typer.Option(help="DXfile: take its projections in this order instead.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")] = None,
+    uri: Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")] = None,
+    readable: Annotated[
+        list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Picture (PNG) of what would have been.")] = Path("replay.png"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Run a policy over a past run, from its stored data: where it would have stopped, and what would have been lost.
+
+    Nothing is started: preparation, window and policy run here, on the run's preview rows.
+
+    Example: `streamrecon replay 3f2a91 --policy ms-ssim --directory streamrecon-demo/catalogue --readable streamrecon-demo`
+    """
+    from bluesky_streamrecon.errors import ConfigError
+    from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run
+    from bluesky_streamrecon.evaluation.replay import replay as judge_again
+
+    path = Path(run)
+    if path.is_file():
+        recorded, close = recorded_file(path, order=order), None
+    elif order is not None:
+        raise ConfigError("order: a stored run was taken in its own order; --order is for DXfiles")
+    else:
+        recorded, close = recorded_run(run, uri=uri, directory=directory, readable=readable or ())
+    changes: dict[str, Any] = {
+        "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
+    }  # fmt: skip
+    steering = msgspec.structs.replace(recorded.steering, **{k: v for k, v in changes.items() if v is not None})
+    try:
+        result = judge_again(recorded, steering, picture=out, threads=threads, tell=_tell)
+    finally:
+        if close is not None:
+            close()
+    if json:
+        print_json(result.as_json())
+        return
+    said = ""
+    for verdict in result.verdicts:
+        if verdict.verdict != said or verdict.projections == result.stopped_at:
+            print(f"{verdict.projections:5d}  {verdict.verdict:8s}  {verdict.text}")
+        said = verdict.verdict
+    if result.stopped_at is None:
+        print(f"{result.policy} would have gone on to the end ({result.taken} of {result.planned} are stored)")
+    else:
+        print(
+            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from these, the "
+            f"image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
+        )
+    print(f"picture: {out}")
+
+
+def _tell(text: str) -> None:
+    console.print(escape(text), highlight=False)

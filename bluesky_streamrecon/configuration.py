@@ -1,0 +1,283 @@
+"""The configuration file: one TOML file that says where the job runs, how images are made, and where data go.
+
+Tables are ``[job]`` (with ``[job.slurm]``), ``[recon]``, ``[steering]`` and ``[storage]``; what is left out has its
+default. Paths in it are relative to the file. Nothing here starts or opens anything but the file. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings, data_directory, settings_from
+from bluesky_streamrecon.errors import ConfigError
+
+__all__ = [
+    "Configuration",
+    "JobSection",
+    "SlurmSection",
+    "StorageSection",
+    "configuration_path",
+    "load_configuration",
+]
+
+VARIABLE = "STREAMRECON_CONFIG"
+
+
+class SlurmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[job.slurm]``: how ranks are submitted.
+
+    Parameters
+    ----------
+    options : tuple of str
+        For ``sbatch``: ``["--partition=gpu", "--time=04:00:00"]``.
+    setup : tuple of str
+        Shell lines before the ranks are started: ``["module load mpi"]``.
+    run : tuple of str
+        What starts the ranks inside the job.
+    python : str
+        Interpreter on the cluster that has this package.
+    control : tuple of str
+        More for the controller, as ``["--preview-bind", "tcp://*:*"]`` where ranks are on several hosts.
+    directory : str
+        Shared by the beamline and the cluster: script and logs; the current directory by default.
+    poll : float
+        Between two looks at the queue.
+    """
+
+    options: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    run: tuple[str, ...] = ("srun",)
+    python: str = "python3"
+    control: tuple[str, ...] = ()
+    directory: str = "."
+    poll: float = 5.0
+
+
+class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[job]``: who starts the job, and how it connects.
+
+    Parameters
+    ----------
+    launcher : {"mpi", "slurm", "none"}
+        On this computer; by a batch system; by somebody else.
+    ranks : int
+        MPI ranks.
+    address : str
+        Where the beamline listens.
+    job_id : str or None
+        What the job must say; None makes one up.
+    key, allowed : str, tuple of str
+        Our secret key file, and the public key files (or folders of them) that are let in.
+    job_key, server_key : str
+        The job's secret key file and our public key file, as the job sees them; for a job that we start.
+    insecure : bool
+        Listen on the network without keys all the same.
+    mpiexec, arguments : str, tuple of str
+        Program that starts local ranks, and more arguments for it.
+    threads : int or None
+        Per rank.
+    checkpoints, logs : str or None
+        Directories.
+    restarts, backoff : int, float
+        See `ReconJob`.
+    keep_alive : bool or None
+        See `ReconJob`.
+    start_timeout, finish_timeout : float
+        See `ReconJob`.
+    memory_limit : int
+        Bytes of frames held in memory.
+    slurm : SlurmSection
+        For ``launcher = "slurm"``.
+    """
+
+    launcher: Literal["mpi", "slurm", "none"] = "mpi"
+    ranks: int = 2
+    address: str = "tcp://127.0.0.1:*"
+    job_id: str | None = None
+    key: str | None = None
+    allowed: tuple[str, ...] = ()
+    job_key: str | None = None
+    server_key: str | None = None
+    insecure: bool = False
+    mpiexec: str | None = None
+    arguments: tuple[str, ...] = ()
+    threads: int | None = None
+    checkpoints: str | None = None
+    logs: str | None = None
+    restarts: int = 3
+    backoff: float = 1.0
+    keep_alive: bool | None = None
+    start_timeout: float = 60.0
+    finish_timeout: float = 120.0
+    memory_limit: int = 2**30
+    slurm: SlurmSection = SlurmSection()
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ConfigError(f"ranks: got {self.ranks}, expected at least 1")
+        if (self.key is None) != (not self.allowed):
+            raise ConfigError("key and allowed: got one of them, expected both or none (see `streamrecon keygen`)")
+        if (self.job_key is None) != (self.server_key is None):
+            raise ConfigError("job_key and server_key: got one of them, expected both or none")
+        if self.launcher != "none" and (self.key is None) != (self.job_key is None):
+            who = "the beamline has keys and the job" if self.key else "the job has keys and the beamline"
+            raise ConfigError(
+                f"launcher = {self.launcher!r}: {who} has none; expected key, allowed, job_key and server_key, or none"
+            )
+
+
+class StorageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[storage]``: where data go.
+
+    Parameters
+    ----------
+    directory : str or None
+        For everything that has no place of its own; None: the user's data directory.
+    uri : str or None
+        Of a Tiled server; None: one of our own.
+    """
+
+    directory: str | None = None
+    uri: str | None = None
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "job": JobSection,
+    "recon": ReconSettings,
+    "steering": SteeringSettings,
+    "storage": StorageSection,
+}
+
+PATHS = {"job.key", "job.job_key", "job.server_key", "job.checkpoints", "job.logs", "job.slurm.directory"}
+PATHS |= {"storage.directory"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What the configuration file says, with defaults where it says nothing.
+
+    Parameters
+    ----------
+    job, recon, steering, storage
+        Its tables; paths are absolute.
+    path : Path or None
+        The file; None: there is none.
+    given : frozenset of str
+        What the file says itself, as ``"job.ranks"``.
+    """
+
+    job: JobSection = field(default_factory=JobSection)
+    recon: ReconSettings = field(default_factory=ReconSettings)
+    steering: SteeringSettings = field(default_factory=SteeringSettings)
+    storage: StorageSection = field(default_factory=StorageSection)
+    path: Path | None = None
+    given: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def data(self) -> Path:
+        """Where data go."""
+        return Path(self.storage.directory) if self.storage.directory is not None else data_directory()
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Give every setting, its value, and where that came from, in order."""
+        for section in SECTIONS:
+            yield from self._rows(section, getattr(self, section))
+
+    def _rows(self, prefix: str, values: msgspec.Struct) -> Iterator[tuple[str, Any, str]]:
+        for name in values.__struct_fields__:
+            value, full = getattr(values, name), f"{prefix}.{name}"
+            if isinstance(value, msgspec.Struct):
+                yield from self._rows(full, value)
+            elif full == "recon.ranks" and full not in self.given and "job.ranks" in self.given:
+                yield full, value, "job.ranks"
+            else:
+                yield full, msgspec.to_builtins(value), str(self.path) if full in self.given else "default"
+
+
+def configuration_path(given: str | Path | None = None) -> Path | None:
+    """Find the configuration file.
+
+    Parameters
+    ----------
+    given : str or path, optional
+        What the user wants; else ``$STREAMRECON_CONFIG``; else ``bluesky-streamrecon/config.toml`` in the user's
+        configuration directory (XDG), if it is there.
+
+    Returns
+    -------
+    Path or None
+        None: there is none, and defaults hold.
+    """
+    told = given or os.environ.get(VARIABLE)
+    if told:
+        return Path(told).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    usual = Path(base) / "bluesky-streamrecon" / "config.toml"
+    return usual if usual.is_file() else None
+
+
+def load_configuration(path: str | Path | None = None) -> Configuration:
+    """Read the configuration file.
+
+    Parameters
+    ----------
+    path : str or path, optional
+        See `configuration_path`.
+
+    Raises
+    ------
+    ConfigError
+        If it can not be read, is not TOML, or says something that is not known or can not work.
+    """
+    found = configuration_path(path)
+    if found is None:
+        return Configuration()
+    try:
+        tables = msgspec.toml.decode(found.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"configuration {found}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {found}: not TOML: {error}") from error
+    unknown = sorted(set(tables) - set(SECTIONS))
+    if unknown:
+        raise ConfigError(f"configuration {found}: unknown table [{unknown[0]}]; known: {', '.join(SECTIONS)}")
+    given = frozenset(_names(tables))
+    tables = _absolute(tables, found.resolve().parent)
+    if "job.ranks" in given and "recon.ranks" not in given:
+        tables.setdefault("recon", {})["ranks"] = tables["job"]["ranks"]
+    sections: dict[str, Any] = {}
+    for name, kind in SECTIONS.items():
+        try:
+            sections[name] = settings_from(kind, tables.get(name, {}))
+        except ConfigError as error:
+            raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
+    return Configuration(**sections, path=found, given=given)
+
+
+def _names(tables: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tables.items():
+        if isinstance(value, dict) and name != "options":
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _absolute(tables: dict[str, Any], base: Path, prefix: str = "") -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in tables.items():
+        full = f"{prefix}{name}"
+        if isinstance(value, dict):
+            made[name] = _absolute(value, base, f"{full}.")
+        elif full in PATHS and isinstance(value, str):
+            made[name] = str(base / Path(value).expanduser())
+        elif full == "job.allowed" and isinstance(value, list):
+            made[name] = [str(base / Path(item).expanduser()) if isinstance(item, str) else item for item in value]
+        else:
+            made[name] = value
+    return made

@@ -1,0 +1,239 @@
+"""What a step of the live reconstruction costs, and which settings keep up with a detector.
+
+One update of a window visits every pixel of every slice once per projection in the window, forward and back. Its time is
+therefore one number of the machine, its GUPS (1e9 updates per second and core), times what is asked for::
+
+    seconds per step       t = slices * l * C**2 * 2 / (GUPS * 1e9 * threads)
+    projections per second   = s / t
+    share of the machine   u = P * t / s          for a detector that takes P projections per second
+
+u depends on the window l and the step s only as l / s: a machine that can not keep up with s = l, where each projection
+is used once, can not keep up at all. Slices are computed 16 at a time, so a rank's rows count in steps of the narrowest
+group that they fill (4, 8 or 16), at least. Two cores that share a memory bus, small images whose tables cost as much
+as their pixels, and the link are not in the model; `RESERVE` is kept for them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bench.kernels import giga_updates
+from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.timing import seconds_per_call
+from bluesky_streamrecon.geometry import TomoGeometry
+
+__all__ = ["Advice", "CostModel", "advise", "kernel_speed"]
+
+RESERVE = 0.8
+"""Share of the kernels' rate that is counted on for the whole road."""
+
+USUAL_WINDOW = 24
+MOST_SUBSETS = 6
+PROBE_COLUMNS = 1024
+PROBE_SECONDS = 0.3
+GROUPS = (4, 8, 16)
+"""Slices that are computed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Time of a step on a machine.
+
+    Parameters
+    ----------
+    gups : float
+        1e9 updates per second of one core, with full groups of slices.
+
+    Examples
+    --------
+    >>> model = CostModel(gups=10.0)
+    >>> round(model.step_seconds(rows=16, columns=1024, window=24), 4)
+    0.0805
+    >>> round(model.rate(rows=16, columns=1024, window=24, step=1), 2)
+    12.42
+    """
+
+    gups: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gups < math.inf:
+            raise ConfigError(f"gups: got {self.gups}, expected a positive number of 1e9 updates per second and core")
+
+    def step_seconds(self, *, rows: int, columns: int, window: int, threads: int = 1, members: int = 1) -> float:
+        """Give the time of one update of one rank.
+
+        Parameters
+        ----------
+        rows, columns : int
+            Of the rank's part of the detector.
+        window : int
+            Projections in the window.
+        threads : int, optional
+            That the rank computes on.
+        members : int, optional
+            Ranks that share these rows, and deal the window's projections among themselves.
+        """
+        return giga_updates("mlem", _computed(rows), window, columns) / (self.gups * threads * members)
+
+    def rate(self, *, rows: int, columns: int, window: int, step: int, threads: int = 1, members: int = 1) -> float:
+        """Give the projections per second that are sustained; see `step_seconds`."""
+        return step / self.step_seconds(rows=rows, columns=columns, window=window, threads=threads, members=members)
+
+    @classmethod
+    def from_rate(cls, rate: float, *, rows: int, columns: int, window: int, step: int, threads: int = 1) -> CostModel:
+        """Make the model of one measured rate (projections per second)."""
+        return cls(giga_updates("mlem", _computed(rows), window, columns) * rate / step / threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Settings for a detector, and whether they keep up with it.
+
+    Parameters
+    ----------
+    window, step : int
+        l and s. A step of more than 1 is best taken in `subsets`.
+    ranks, threads : int
+        MPI ranks, and threads of each.
+    share : int
+        Ranks that share one block of rows (more ranks than rows).
+    subsets : int
+        Of ``"osem"`` or ``"ospml-quadratic"``; 1: plain ``"mlem"``.
+    sustained : float
+        Projections per second of these settings.
+    feasible : bool
+        Whether that is as fast as the detector.
+    ranks_needed : int
+        Fewest ranks with which it would be; 0: none would do.
+    gups : float
+        Speed of a core that was counted with.
+    bytes_per_second : float
+        That the detector sends, 16-bit pixels.
+    memory_per_rank : float
+        Bytes of image and window.
+    """
+
+    window: int
+    step: int
+    ranks: int
+    threads: int
+    share: int
+    subsets: int
+    sustained: float
+    feasible: bool
+    ranks_needed: int
+    gups: float
+    bytes_per_second: float
+    memory_per_rank: float
+
+
+def advise(
+    *, rows: int, columns: int, rate: float, ranks: int, gups: float, threads: int = 1, window: int = USUAL_WINDOW
+) -> Advice:
+    """Find the settings that make the best image while keeping up: the shortest step that can be sustained.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of the detector.
+    rate : float
+        Projections per second.
+    ranks, threads : int
+        There are.
+    gups : float
+        See `CostModel`.
+    window : int, optional
+        To keep to; shorter windows cost less per step, but not per projection.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+
+    Examples
+    --------
+    >>> found = advise(rows=2048, columns=2048, rate=10, ranks=64, gups=10.0)
+    >>> found.window, found.step, found.subsets, found.feasible
+    (24, 11, 6, True)
+    """
+    least = min(rows, columns, ranks, threads, window)
+    if least < 1 or not 0 < rate < math.inf:
+        raise ConfigError(
+            f"rows={rows}, columns={columns}, ranks={ranks}, threads={threads}, window={window}, rate={rate}: expected "
+            "whole numbers of at least 1, and a rate above 0"
+        )
+    model = CostModel(gups)
+
+    def load(number: int) -> float:
+        """Projections that come in the time in which one is used once."""
+        share, block = _dealt(rows, number)
+        seconds = model.step_seconds(rows=block, columns=columns, window=1, threads=threads, members=share)
+        return rate * seconds / RESERVE
+
+    share, block = _dealt(rows, ranks)
+    step = min(max(1, math.ceil(load(ranks) * window)), window)
+    sustained = RESERVE * model.rate(
+        rows=block, columns=columns, window=window, step=step, threads=threads, members=share
+    )
+    needed = next((number for number in _candidates(rows, window) if load(number) <= 1), 0)
+    return Advice(
+        window=window,
+        step=step,
+        ranks=ranks,
+        threads=threads,
+        share=share,
+        subsets=min(step, MOST_SUBSETS),
+        sustained=sustained,
+        feasible=sustained >= rate,
+        ranks_needed=needed,
+        gups=gups,
+        bytes_per_second=2.0 * rows * columns * rate,
+        memory_per_rank=4.0 * block * columns * (columns + window),
+    )
+
+
+def kernel_speed(columns: int, *, slices: int = 16, algorithm: str = "mlem", window: int = USUAL_WINDOW) -> float:
+    """Measure this machine's GUPS per core in about a second, on an image of at most 1024 columns.
+
+    Each update follows a new projection, as in a scan.
+    """
+    from bluesky_streamrecon.recon import Engine
+
+    columns = min(columns, PROBE_COLUMNS)
+    geometry = TomoGeometry(columns)
+    angles = scan_angles(180)
+    projections = disc_projections(geometry, angles[:window], slices)
+    with Engine(geometry, slices, algorithm=algorithm, window=window) as engine:
+
+        def move() -> None:
+            number = engine.projections
+            engine.append(projections[number % window], float(angles[number % len(angles)]))
+            engine.update()
+
+        for _ in range(window):
+            engine.append(projections[engine.projections], float(angles[engine.projections]))
+        move()
+        samples = [seconds_per_call(move, at_least=PROBE_SECONDS) for _ in range(3)]
+    return giga_updates(algorithm, slices, window, columns) / float(np.median(samples))
+
+
+def _computed(rows: int) -> int:
+    """Give the slices that are computed for so many rows."""
+    whole, rest = divmod(rows, GROUPS[-1])
+    return whole * GROUPS[-1] + (next(group for group in GROUPS if group >= rest) if rest else 0)
+
+
+def _dealt(rows: int, ranks: int) -> tuple[int, int]:
+    """Give how many ranks share a block of rows, and the rows of the largest block."""
+    share = max(1, ranks // rows)
+    return share, math.ceil(rows / max(1, ranks // share))
+
+
+def _candidates(rows: int, window: int) -> list[int]:
+    """Give numbers of ranks that make a difference, ascending; a group can not have more members than projections."""
+    few = {math.ceil(rows / block) for block in range(1, rows + 1)}
+    return sorted(few | {rows * share for share in range(1, window + 1)})

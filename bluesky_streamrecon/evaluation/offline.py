@@ -1,0 +1,154 @@
+"""Steering without a beamline: a scan's line integrals go through the job's engine and the controller's session.
+
+Nothing is started and nothing waits; what is decided, and when, is what the running system would have decided if it had
+kept up with the detector. The one difference is that forecasts are made at once, not beside the scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.evaluation.live import live_engine
+from bluesky_streamrecon.evaluation.scans import LineScan
+from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.quality.session import SteeringSession
+from bluesky_streamrecon.recon.quick import QuickReconstructor
+from bluesky_streamrecon.recon.stepping import preview_rows_of
+from bluesky_streamrecon.wire import OpenRun, Preview, Score
+
+__all__ = ["Judgement", "judge_offline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one policy said to a scan.
+
+    Parameters
+    ----------
+    policy : str
+        Registered name.
+    scores : tuple of Score
+        A verdict for each image, in order; also of images after the one that would have been the last.
+    planned : int
+        Projections planned.
+    """
+
+    policy: str
+    scores: tuple[Score, ...]
+    planned: int
+
+    @property
+    def stopped_at(self) -> int | None:
+        """Projections after which the scan would have ended; None: it would have gone on to its end."""
+        return next((score.projections for score in self.scores if score.verdict == "enough"), None)
+
+    @property
+    def used(self) -> int:
+        """Projections that would have been taken."""
+        return self.planned if (at := self.stopped_at) is None else at
+
+
+def judge_offline(
+    scan: LineScan,
+    recon: ReconSettings,
+    steering: Sequence[SteeringSettings],
+    *,
+    planned: int | None = None,
+    span: tuple[float, float] = (0.0, 180.0),
+    threads: int = 1,
+    on_image: Callable[[int], None] | None = None,
+) -> list[Judgement]:
+    """Reconstruct a scan live, and have each of several policies judge the same images.
+
+    Parameters
+    ----------
+    scan : LineScan
+        All projections, or those that were taken.
+    recon : ReconSettings
+        Of the live image.
+    steering : sequence of SteeringSettings
+        One for each policy.
+    planned : int, optional
+        Projections planned; as many as there are by default.
+    span : (float, float), optional
+        Angles that the scan was going to visit, degrees.
+    threads : int, optional
+        That compute.
+    on_image : callable, optional
+        Told how many projections were judged.
+
+    Returns
+    -------
+    list of Judgement
+        In the order of `steering`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no policy of a name, or settings can not work.
+    """
+    planned = planned or len(scan)
+    runs = [_opened(scan, recon, each, planned, span) for each in steering]
+    sessions = [SteeringSession(run, reconstructor=QuickReconstructor(threads)) for run in runs]
+    scores: list[list[Score]] = [[] for _ in sessions]
+    rows = runs[0].preview_rows
+    told = 0
+    with live_engine(scan, recon, threads=threads) as engine:
+        for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
+            engine.append(projection, float(angle))
+            if number % recon.step and number != len(scan):
+                continue
+            engine.update(recon.iterations)
+            pixels = engine.slices(rows)
+            lines = np.ascontiguousarray(scan.integrals[told:number][:, list(rows)])
+            preview = Preview(
+                run_uid=runs[0].run_uid,
+                seq=engine.image_number,
+                rank=0,
+                image_number=engine.image_number,
+                projections=number,
+                rows=rows,
+                size=pixels.shape[1],
+                angles_used=tuple(float(a) for a in scan.angles[told:number]),
+                columns=lines.shape[2],
+                lines_first=told,
+                axis=scan.axis,
+            )
+            told = number
+            for session, found in zip(sessions, scores, strict=True):
+                session.accept(preview, pixels, lines)
+                found += _judged(session)
+            if on_image is not None:
+                on_image(number)
+    for session in sessions:
+        session.close()
+    return [Judgement(run.steering.rule, tuple(found), planned) for run, found in zip(runs, scores, strict=True)]
+
+
+def _judged(session: SteeringSession) -> Iterable[Score]:
+    while (judged := session.judge()) is not None:
+        yield judged[0]
+
+
+def _opened(
+    scan: LineScan, recon: ReconSettings, steering: SteeringSettings, planned: int, span: tuple[float, float]
+) -> OpenRun:
+    """Make the message that would have opened the run. Advisory, so that judging goes on to the end."""
+    run = OpenRun(
+        run_uid=scan.name or "offline",
+        recon_uid="offline",
+        planned=planned,
+        detector_shape=(scan.rows, int(scan.integrals.shape[2])),
+        dtype="<f4",
+        block=RowBlock(0, scan.rows, 0, 0, 1),
+        recon=recon,
+        steering=msgspec.structs.replace(steering, advisory=True),
+        preview_rows=steering.preview_rows or (),
+        metadata={"angle_start": str(span[0]), "angle_stop": str(span[1])},
+    )
+    return msgspec.structs.replace(run, preview_rows=preview_rows_of(run))

@@ -1,0 +1,283 @@
+"""A past run judged again by any policy, from its stored data: no beamline, no job, no sockets.
+
+Preparation, window and engine, and the controller's session are those of the running system, on the preview rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.evaluation.finish import finish
+from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
+from bluesky_streamrecon.evaluation.scans import LineScan, centred, prepared
+from bluesky_streamrecon.evaluation.score import Truth
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_dxfile
+
+__all__ = ["Recorded", "ReplayResult", "VerdictRow", "recorded_file", "recorded_run", "replay"]
+
+BLOCK = "streamrecon"
+MOST_ROWS = 3
+"""Preview rows where the run does not say which."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A past run, as far as it is needed.
+
+    Parameters
+    ----------
+    name : str
+        Uid or file.
+    frames : TomoScan
+        All that was taken.
+    planned : int
+        Projections planned.
+    span : (float, float)
+        Angles that the scan was going to visit, degrees.
+    recon, steering : ReconSettings, SteeringSettings
+        What the run was taken with.
+    values : str
+        What its pixels stand for, see `Preparation`.
+    """
+
+    name: str
+    frames: TomoScan
+    planned: int
+    span: tuple[float, float] = (0.0, 180.0)
+    recon: ReconSettings = ReconSettings()
+    steering: SteeringSettings = SteeringSettings()
+    values: str = "counts"
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """One verdict, with the numbers that it went by."""
+
+    projections: int
+    verdict: str
+    score: float | None
+    metrics: dict[str, float | None]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What a policy would have done.
+
+    Parameters
+    ----------
+    policy : str
+        Registered name.
+    stopped_at : int or None
+        Projections after which the scan would have ended; None: never.
+    planned, taken : int
+        Projections planned, and those that are stored.
+    verdicts : tuple of VerdictRow
+        One for each image.
+    lost : float
+        1 - MS-SSIM between the images finished from the projections until then and from all that are stored; 0 where
+        it would not have ended. The truth is not known: this is how much the image would still have changed.
+    picture : str or None
+        PNG.
+    """
+
+    policy: str
+    stopped_at: int | None
+    planned: int
+    taken: int
+    verdicts: tuple[VerdictRow, ...]
+    lost: float
+    picture: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields as plain values."""
+        return asdict(self)
+
+
+def recorded_file(path: Path, *, order: str | None = None) -> Recorded:
+    """Open a DXfile.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    order : str, optional
+        Take its projections in this order instead of that in the file.
+
+    Raises
+    ------
+    StorageError, DataError
+        If it can not be read.
+    """
+    frames = read_dxfile(path)
+    count = len(frames.angles_deg)
+    if order is not None:
+        grid = make_order(order, num=count, start=0, stop=count)
+        chosen = np.argsort(frames.angles_deg, kind="stable")[np.asarray(grid.angles, int)]
+        frames = TomoScan(
+            np.asarray(frames.projections[:])[chosen], frames.flats, frames.darks, frames.angles_deg[chosen]
+        )
+    return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
+
+
+def recorded_run(
+    uid: str, *, uri: str | None = None, directory: Path | None = None, readable: Sequence[Path] = ()
+) -> tuple[Recorded, Callable[[], None]]:
+    """Open a stored run; the second value closes the catalogue again.
+
+    Parameters
+    ----------
+    uid : str
+        Of the raw run, or its first characters.
+    uri : str, optional
+        Of a Tiled server.
+    directory : Path, optional
+        Of an embedded catalogue; the user's own by default.
+    readable : sequence of Path, optional
+        Directories that the embedded server may read.
+
+    Raises
+    ------
+    StorageError
+        If there is no such catalogue or run.
+    DataError, ConfigError
+        If the run can not be understood.
+    """
+    storage = open_storage(uri, directory=directory, readable=readable)
+    try:
+        frames = load_run(storage.catalog, uid)
+        start: Mapping[str, Any] = storage.catalog[uid].metadata["start"]
+        block: Mapping[str, Any] = start.get(BLOCK, {})
+        planned = int(block.get("projections") or 0) or len(frames.angles_deg)
+        ends = block.get("angle_start"), block.get("angle_stop")
+        span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
+        recon = settings_from(ReconSettings, _plain(block.get("recon", {})))
+        steering = settings_from(SteeringSettings, _plain(block.get("steering", {})))
+        values = str(block.get("pixel_values", "counts"))
+        return Recorded(uid, frames, planned, span, recon, steering, values), storage.close
+    except BaseException:
+        storage.close()
+        raise
+
+
+def replay(
+    recorded: Recorded,
+    steering: SteeringSettings | None = None,
+    *,
+    picture: Path | None = None,
+    threads: int = 1,
+    tell: Callable[[str], None] | None = None,
+) -> ReplayResult:
+    """Judge a past run again.
+
+    Parameters
+    ----------
+    recorded : Recorded
+        The run.
+    steering : SteeringSettings, optional
+        Policy and its settings; those of the run by default.
+    picture : Path, optional
+        PNG to draw into.
+    threads : int, optional
+        That compute.
+    tell : callable, optional
+        Told how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such policy, or the run can not be reconstructed as it was.
+    DataError
+        If there are no flats, or no projections.
+    """
+    steering = steering or recorded.steering
+    scan = _shown_rows(recorded, steering)
+    every = max(1, len(scan) // 10)
+
+    def on_image(number: int) -> None:
+        if tell is not None and number % every == 0:
+            tell(f"{number} of {len(scan)} projections judged")
+
+    alone = msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1)
+    (judgement,) = judge_offline(
+        scan,
+        alone,
+        [msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows)))],
+        planned=recorded.planned,
+        span=recorded.span,
+        threads=threads,
+        on_image=on_image,
+    )
+    over = AngularRange(*np.radians(recorded.span).tolist())
+    whole = finish(scan, threads=threads, over=over)
+    stopped = judgement.stopped_at
+    early: NDArray[np.float32] | None = None
+    lost = 0.0
+    if stopped is not None and stopped < len(scan):
+        early = finish(scan.first(stopped), threads=threads, over=over)
+        lost = 1 - Truth.measured(whole).similarity(early)
+    result = ReplayResult(
+        policy=judgement.policy,
+        stopped_at=stopped,
+        planned=recorded.planned,
+        taken=len(scan),
+        verdicts=_verdicts(judgement),
+        lost=lost,
+        picture=None if picture is None else str(picture),
+    )
+    if picture is not None:
+        from bluesky_streamrecon.evaluation.study_figures import draw_replay
+        from bluesky_streamrecon.evaluation.tables import new_directory, save_figure
+
+        new_directory(picture.resolve().parent)
+        save_figure(draw_replay(recorded.name, result, steering, early, whole), picture)
+    return result
+
+
+def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
+    """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere."""
+    frames = recorded.frames
+    height = frames.projections.shape[1]
+    rows = steering.preview_rows or tuple(sorted({min(height - 1, height * k // 4) for k in range(1, MOST_ROWS + 1)}))
+    if max(rows) >= height:
+        raise ConfigError(f"preview_rows: got {rows}, but {recorded.name} has {height} detector rows")
+    if not len(frames.angles_deg):
+        raise DataError(f"{recorded.name}: got no projections, expected at least one")
+    first, stop = min(rows), max(rows) + 1
+    inner = [row - first for row in rows]
+    part = TomoScan(
+        *(np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)),
+        frames.angles_deg,
+    )
+    scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.values)
+    return centred(replace(scan, name=recorded.name))
+
+
+def _verdicts(judgement: Judgement) -> tuple[VerdictRow, ...]:
+    return tuple(
+        VerdictRow(s.projections, s.verdict, s.score, dict(s.metrics), s.text.removeprefix("advisory: "))
+        for s in judgement.scores
+    )
+
+
+def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
+    """Give the range of a scan that does not say it: a half turn if it comes near to one, else what there is."""
+    low, high = float(angles.min()), float(angles.max())
+    step = (high - low) / max(len(angles) - 1, 1)
+    return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)
+
+
+def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a part of a start document with tuples' lists as they were written."""
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in block.items()}

@@ -1,0 +1,132 @@
+"""Figures of the policy study: where each case was stopped, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.evaluation.figures import new_figure, show
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.config import SteeringSettings
+    from bluesky_streamrecon.evaluation.policy_study import CaseResult
+    from bluesky_streamrecon.evaluation.replay import ReplayResult
+
+__all__ = ["draw_cases", "draw_replay"]
+
+MARKS = {"policy": ("o", "C0"), "paper": ("x", "C3"), "oracle": ("|", "C2")}
+
+
+def draw_cases(cases: Sequence[CaseResult], tolerance: float) -> Figure:
+    """Draw a line for each kind of case: where the policy, the paper's rule and the oracle stopped, and their loss."""
+    kinds = list(dict.fromkeys((c.sample, c.noise, c.columns) for c in sorted(cases, key=_kind)))
+    figure = new_figure(9.6, 1.4 + 0.27 * len(kinds))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, kind in enumerate(kinds):
+        for case in cases:
+            if (case.sample, case.noise, case.columns) != kind:
+                continue
+            found = {
+                "oracle": (case.oracle_stop, case.oracle_loss),
+                "paper": (case.paper_stop, case.paper_loss),
+                "policy": (case.stopped_at, case.quality_loss),
+            }
+            for name, (at, loss) in found.items():
+                mark, color = MARKS[name]
+                left.plot(at / case.planned, y, mark, color=color, ms=6)
+                right.plot(max(loss, 1e-4), y, mark, color=color, ms=6)
+    several = len({c.columns for c in cases if c.noise is not None}) > 1
+    labels = [
+        name + (f", {columns} px" if several else "") + (f", {noise:g} photons" if noise else ", measured")
+        for name, noise, columns in kinds
+    ]
+    left.set_yticks(range(len(kinds)), labels, fontsize=8)
+    left.set(xlim=(0, 1.02), xlabel="stopped at (share of the plan)")
+    right.axvline(tolerance, color="0.3", lw=1, ls="--")
+    right.set(xlabel="what the rest would have added (MS-SSIM)", xscale="log")
+    right.text(tolerance, len(kinds) - 0.4, f" tolerance {tolerance:g}", fontsize=8, va="bottom")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    for name, (mark, color) in MARKS.items():
+        left.plot(
+            [],
+            [],
+            mark,
+            color=color,
+            label={"policy": "predicted gain", "paper": "MS-SSIM 0.95", "oracle": "oracle"}[name],
+        )
+    left.legend(fontsize=8, loc="lower left")
+    return figure
+
+
+def draw_replay(
+    name: str,
+    result: ReplayResult,
+    steering: SteeringSettings,
+    early: NDArray[np.float32] | None,
+    whole: NDArray[np.float32],
+) -> Figure:
+    """Draw what a policy went by, where it would have ended the run, and the image finished from then and from all.
+
+    Parameters
+    ----------
+    name : str
+        Of the run.
+    result : ReplayResult
+        What it would have done.
+    steering : SteeringSettings
+        With which thresholds.
+    early, whole : ndarray of float32, shape (rows, N, N)
+        Finished from the projections until the stop (None: there was none) and from all, 1/pixel.
+    """
+    figure = new_figure(12, 4.2)
+    grid = figure.add_gridspec(1, 4, width_ratios=[1.6, 1, 1, 1])
+    axes = figure.add_subplot(grid[0, 0])
+    scored = [(v.projections, v.metrics["ms-ssim"]) for v in result.verdicts if v.metrics.get("ms-ssim") is not None]
+    if scored:
+        axes.plot(*zip(*scored, strict=True), lw=1.2, color="C0", label="MS-SSIM to an earlier image")
+        axes.axhline(steering.least_score, color="C0", lw=0.8, ls="--")
+    axes.set(xlabel="projections", ylabel="MS-SSIM", xlim=(0, result.planned))
+    gains = {v.metrics.get("predicted-gain-at"): v.metrics for v in result.verdicts}
+    found = [
+        (at, *(m[f"predicted-gain{end}"] for end in ("", "-low", "-high"))) for at, m in gains.items() if at is not None
+    ]
+    if found:
+        at, gain, low, high = zip(*found, strict=True)
+        twin = axes.twinx()
+        twin.plot(at, gain, ".-", color="C1", lw=1.2)
+        twin.fill_between(at, low, high, color="C1", alpha=0.25, lw=0)
+        twin.axhline(steering.tolerance, color="C1", lw=0.8, ls="--")
+        twin.set_ylim(0, max(4 * steering.tolerance, 1.2 * min(max(high), 0.2)))
+        twin.set_ylabel("predicted gain of the rest")
+        axes.plot([], [], ".-", color="C1", label="predicted gain, 95 % band")
+    if result.stopped_at is not None:
+        axes.axvline(result.stopped_at, color="C2", lw=1.5, label=f"would have ended at {result.stopped_at}")
+    axes.legend(fontsize=8, loc="center right")
+    axes.set_title(f"{name}: {result.policy}", fontsize=10)
+    middle = len(whole) // 2
+    high_grey = float(np.percentile(whole[middle], 99.8))
+    panels = [figure.add_subplot(grid[0, i]) for i in (1, 2, 3)]
+    show(panels[1], whole[middle], f"finished from all {result.taken}", 0, high_grey)
+    if early is None:
+        panels[0].set_axis_off()
+        panels[2].set_axis_off()
+        panels[0].set_title("would have gone on to the end", fontsize=9)
+    else:
+        show(panels[0], early[middle], f"finished from {result.stopped_at}", 0, high_grey)
+        show(
+            panels[2],
+            early[middle] - whole[middle],
+            f"difference (1 - MS-SSIM = {result.lost:.3f})",
+            -high_grey / 4,
+            high_grey / 4,
+        )
+    return figure
+
+
+def _kind(case: CaseResult) -> tuple[str, float, int]:
+    return case.sample, -(case.noise or 0.0), case.columns

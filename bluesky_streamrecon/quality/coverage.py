@@ -1,0 +1,130 @@
+"""How evenly a set of views covers the angles of a scan, and what that means for noise and aliasing of the image.
+
+Parallel beam: a view from the back sees what the view from the front saw, so angles count modulo a half turn. Angles
+are radians, sizes pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["HALF_TURN", "AngularRange", "largest_gap"]
+
+ARC = 5.0
+"""Arc between neighbouring views at the image's edge, pixels, at which aliasing goes from a^4 over to a."""
+
+NEARLY_ALL = 0.95
+"""Share of a half turn from which on a scan is taken for a whole one: its two ends are neighbours."""
+
+
+@dataclass(frozen=True, slots=True)
+class AngularRange:
+    """Angles that a scan is going to visit; of a half turn or more, its ends are neighbours.
+
+    Parameters
+    ----------
+    start, stop : float
+        Half-open range, radians.
+
+    Examples
+    --------
+    >>> AngularRange().span == math.pi
+    True
+    >>> wedge = AngularRange(math.radians(-60), math.radians(60))
+    >>> round(math.degrees(wedge.span))
+    120
+    """
+
+    start: float = 0.0
+    stop: float = math.pi
+
+    @classmethod
+    def told(cls, metadata: Mapping[str, str]) -> AngularRange:
+        """Read it from a run's metadata (``angle_start``, ``angle_stop``, degrees); a half turn if it is not told."""
+        try:
+            start, stop = (math.radians(float(metadata[name])) for name in ("angle_start", "angle_stop"))
+        except (KeyError, ValueError):
+            return cls()
+        return cls(start, stop) if math.isfinite(start) and 0 < stop - start < math.inf else cls()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the two ends are neighbours."""
+        return self.stop - self.start >= NEARLY_ALL * math.pi
+
+    @property
+    def span(self) -> float:
+        """Angle that there is to cover, radians, at most a half turn."""
+        return math.pi if self.whole else self.stop - self.start
+
+    def folded(self, angles: ArrayLike) -> NDArray[np.float64]:
+        """Give angles as seen from the start, in ``[0, span]``."""
+        turned = np.mod(np.asarray(angles, np.float64) - self.start, math.pi)
+        return np.asarray(turned if self.whole else np.minimum(turned, self.span))
+
+    def sorted_gaps(self, angles: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Give the order of views by angle, and the gap after each of them in that order, radians.
+
+        The last gap holds what is left at both ends.
+        """
+        folded = self.folded(angles)
+        order = np.argsort(folded, kind="stable")
+        ordered = folded[order]
+        return order, np.diff(ordered, append=ordered[0] + self.span)
+
+    def view_weights(self, angles: ArrayLike) -> NDArray[np.float64]:
+        """Give each view's weight in a reconstruction, mean 1: the square root of the angle that it stands for.
+
+        The square root lies between ignoring gaps (uneven sharpness) and filling them (noise of single views).
+        """
+        order, gaps = self.sorted_gaps(angles)
+        weights = np.empty(len(order))
+        weights[order] = np.sqrt((gaps + np.roll(gaps, 1)) / 2)
+        return np.asarray(weights / weights.mean())
+
+    def unevenness(self, angles: ArrayLike) -> float:
+        """Give the mean squared gap over the squared mean gap: 1 for even views, more where they crowd."""
+        _, gaps = self.sorted_gaps(angles)
+        return float(len(gaps) * (gaps**2).sum() / gaps.sum() ** 2)
+
+    def variance(self, angles: ArrayLike) -> float:
+        """Give what the variance of the image's noise is proportional to: 1 over the number of views, if even."""
+        weights = self.view_weights(angles)
+        return float((weights**2).sum() / weights.sum() ** 2)
+
+    def aliasing(self, angles: ArrayLike, size: int) -> float:
+        """Give what the loss by missing angles is proportional to, for an image of `size` pixels.
+
+        It is the mean over angle of b(a), a the arc between neighbouring views at the image's edge. While the arc is
+        shorter than a few pixels there is hardly any loss: b(a) = a^4 / (a + 5)^3.
+        """
+        _, gaps = self.sorted_gaps(angles)
+        arcs = gaps * size / 2
+        return float((gaps * arcs**4 / (arcs + ARC) ** 3).sum() / self.span)
+
+    def even(self, number: int) -> NDArray[np.float64]:
+        """Give so many angles, evenly spread over the range."""
+        return np.asarray(self.start + (self.stop - self.start) * np.arange(number) / number)
+
+
+HALF_TURN = AngularRange()
+
+
+def largest_gap(angles: Iterable[float], over: AngularRange = HALF_TURN) -> float | None:
+    """Give the largest gap between angles (radians) of parallel-beam views, in degrees; None without angles.
+
+    In a scan of less than a half turn, what is left at an end counts as a gap, too.
+
+    >>> largest_gap([0.0, math.pi / 2, math.pi])
+    90.0
+    """
+    at = np.unique(over.folded([*angles]))
+    if not at.size:
+        return None
+    ends = [float(at[0] + over.span - at[-1])] if over.whole else [float(at[0]), float(over.span - at[-1])]
+    return math.degrees(max(float(np.max(np.diff(at), initial=0.0)), *ends))

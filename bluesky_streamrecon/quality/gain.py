@@ -1,0 +1,134 @@
+"""How much better an image would still get: MS-SSIM that the projections not taken yet would add.
+
+What the last doubling of views has brought (half of the projections against all) is split into noise and missing
+angles; each falls in its own known way with more views, so the rest of the scan can be told. ``docs/explanations/
+steering.md`` has the reasons and the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.quality.study import NOISE_OF_BINNING, Study, display_range, similarity
+
+__all__ = ["Gain", "predict_gain"]
+
+BAND = 0.43
+"""Half width of the 95 % band, in the natural logarithm."""
+
+FLOOR = 0.0015
+"""Half width that is left where nothing is gained, MS-SSIM."""
+
+FOLLOWED = 1.25
+"""Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Predicted gain in MS-SSIM of all projections that are planned and not taken.
+
+    Parameters
+    ----------
+    gain, lower, upper : float
+        Mean over slices, and its 95 % band.
+    projections, planned : int
+        Projections that it was predicted from, and those of the whole scan.
+    noise_share : float
+        Share of the last doubling's gain that is noise; the rest is missing angles.
+    doubling : float
+        What the last doubling of views has brought, MS-SSIM.
+    by_variance, by_aliasing : float
+        Loss per `AngularRange.variance` and per `AngularRange.aliasing`.
+    """
+
+    gain: float
+    lower: float
+    upper: float
+    projections: int
+    planned: int
+    noise_share: float
+    doubling: float
+    by_variance: float
+    by_aliasing: float
+
+    def enough_at(self, tolerance: float, over: AngularRange, size: int) -> int | None:
+        """Predict, roughly, at how many projections the upper end falls below `tolerance`; None: never."""
+        last = over.even(self.planned)
+        low, high = self.projections, self.planned
+
+        def upper(count: int) -> float:
+            views = over.even(count)
+            left = self.by_variance * (over.variance(views) - over.variance(last))
+            left += self.by_aliasing * (over.aliasing(views, size) - over.aliasing(last, size))
+            return band(max(left, 0.0))[1]
+
+        if upper(high) >= tolerance:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if upper(middle) < tolerance else (middle, high)
+        return high
+
+
+def band(gain: float) -> tuple[float, float]:
+    """Give the 95 % band of a predicted gain."""
+    return max(gain * math.exp(-BAND) - FLOOR, 0.0), gain * math.exp(BAND) + FLOOR
+
+
+def predict_gain(study: Study) -> Gain:
+    """Predict what the rest of the scan would add.
+
+    Parameters
+    ----------
+    study : Study
+        Of at least eight views.
+
+    Returns
+    -------
+    Gain
+        Mean over the rows of the study.
+
+    Raises
+    ------
+    DataError
+        If the images show nothing.
+    """
+    lines, over, size = study.lines, study.lines.over, study.columns
+    now, last, half = study.angles, lines.planned_angles, study.angles[study.by_angle[0::2]]
+    steps = [(over.variance(a), over.aliasing(a, size)) for a in (half, now, last)]
+    (half_variance, half_aliasing), (variance, aliasing), (last_variance, last_aliasing) = steps
+    parts = [_one_row(study, row) for row in range(len(study.rows))]
+    doubling, share = (np.array(each) for each in zip(*parts, strict=True))
+    by_variance = float(np.mean(doubling * share)) / (half_variance - variance)
+    by_aliasing = float(np.mean(doubling * (1 - share))) / (half_aliasing - aliasing)
+    if study.binning > 1:
+        by_variance, by_aliasing = by_variance * NOISE_OF_BINNING, by_aliasing * NOISE_OF_BINNING
+    gain = max(by_variance * (variance - last_variance) + by_aliasing * (aliasing - last_aliasing), 0.0)
+    lower, upper = band(gain)
+    return Gain(
+        gain=gain,
+        lower=lower,
+        upper=upper,
+        projections=lines.projections,
+        planned=max(lines.planned, lines.projections),
+        noise_share=float(np.mean(share)),
+        doubling=float(np.mean(doubling)),
+        by_variance=by_variance,
+        by_aliasing=by_aliasing,
+    )
+
+
+def _one_row(study: Study, row: int) -> tuple[float, float]:
+    """Give what the last doubling has brought in one row, and the share of it that is noise."""
+    full, binned = study.full[row], study.binning > 1
+    shown = display_range(full) if np.isfinite(full).all() else 0.0
+    if shown <= 0:
+        raise DataError(f"reconstruction from {study.lines.projections} projections: nothing to see in row {row}")
+    doubling = 1 - float(np.mean([similarity(half[row], full, shown, binned=binned) for half in study.halves]))
+    noisier = 1 - similarity(study.noisier[row], full, shown, binned=binned)
+    return doubling, min(max(FOLLOWED * noisier / max(doubling, 1e-12), 0.0), 1.0)

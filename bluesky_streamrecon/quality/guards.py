@@ -1,0 +1,229 @@
+"""Whether line integrals can be a scan of one still sample at all: what is measured on anything else is not quality.
+
+Each way to fail has its own words. Statistics are compared with the noise of the same data, so that a weak beam is
+not taken for a fault. Line integrals are unitless, lengths detector pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.quality.lines import ScanLines
+
+__all__ = ["find_fault", "structured_rows"]
+
+NEWEST = 12
+"""Projections that are also looked at on their own: what fails, fails during the scan."""
+
+FEWEST = 8
+"""Projections below which only what is plain is said."""
+
+UNMEASURED = 0.05
+"""Share of projections that may be lost."""
+
+CHANGE = 1.5
+"""Power of the difference of frames over that of white noise, below which there is nothing but noise."""
+
+SMOOTH = 9
+"""Columns that are averaged to find differences wider than noise."""
+
+MASS_SPREAD = 0.03
+"""Relative spread of the total attenuation, beyond its noise."""
+
+CENTRE_MISFIT = 0.25
+"""Distance of the centre of mass from a sinusoid, beyond its noise, pixels."""
+
+AT_THE_EDGE = 0.05
+"""Attenuation at the detector's edge, relative to the strongest, from which on the sample may reach out of view."""
+
+Row = NDArray[np.float64]
+
+
+def find_fault(lines: ScanLines) -> str | None:
+    """Say why these projections can not be a scan of one still sample; None if they can.
+
+    A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: nothing tells it from
+    a stage that does not turn.
+    """
+    if lines.projections == 0:
+        return None
+    measured: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(lines.values), axis=2)
+    dark = _not_measured(measured)
+    if dark is not None:
+        return dark
+    kept = np.logical_and.reduce(measured, axis=1)
+    values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
+    if np.all(values == values[:1]) and len(values) > 1:
+        return "all frames are equal, to the last bit; does the detector take new ones?"
+    if len(values) < FEWEST:
+        return None
+    faults = [_Look(values[:, row], angles, lines.axis).fault() for row in range(values.shape[1])]
+    empty = [fault for fault in faults if fault is not None and fault.empty]
+    if len(empty) == len(faults):
+        return empty[0].text
+    return next((fault.text for fault in faults if fault is not None and not fault.empty), None)
+
+
+def structured_rows(lines: ScanLines) -> list[int]:
+    """Give the rows (counted within the preview rows) in which there is anything to see."""
+    kept = np.isfinite(lines.values).all(axis=(1, 2))
+    values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
+    if not len(values):
+        return []
+    looks = (_Look(values[:, row], angles, lines.axis) for row in range(values.shape[1]))
+    return [row for row, look in enumerate(looks) if look.change >= CHANGE]
+
+
+def _not_measured(measured: NDArray[np.bool_]) -> str | None:
+    missing = ~np.logical_or.reduce(measured, axis=1)
+    count, lost = len(missing), int(missing.sum())
+    newest = int(np.argmin(missing[::-1])) if not missing.all() else count
+    if newest >= min(3, count):
+        since = f"projections {count - newest + 1} to {count}" if newest < count else f"all {count} projections"
+        return f"no light in {since}: the shutter is closed, or something blocks the detector"
+    if lost > max(2, UNMEASURED * count):
+        return f"no light in {lost} of {count} projections: the shutter or the beam fails now and then"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a row; `empty`: there is nothing to see in it, which is no fault if others show something."""
+
+    text: str
+    empty: bool = False
+
+
+class _Look:
+    """Statistics of one detector row, projections (m, columns) in the order of arrival."""
+
+    def __init__(self, row: Row, angles: Row, axis: float) -> None:
+        self.row, self.angles, self.axis = row, angles, axis
+        turned = np.abs(np.mod(angles[:, None] - angles[None, :], math.pi) - math.pi / 2)
+        # Views a right angle apart differ most, whatever the order of angles.
+        difference = row - row[np.argmin(turned, axis=1)]
+        self.noise = _white(difference) / 2
+        self.change = _change(difference)
+
+    def fault(self) -> _Fault | None:
+        """Look for one thing after the other."""
+        columns = self.row.shape[1]
+        mass = self.row.sum(axis=1)
+        mass_noise = math.sqrt(self.noise * columns)
+        nothing = abs(float(np.median(mass))) <= 3 * mass_noise + 1e-3 * columns
+        if self.change < CHANGE:
+            what = (
+                "nothing absorbs: no sample in the beam, or flat frames in place of projections"
+                if nothing
+                else "the stage does not turn the sample, the frames are pure noise, or the sample looks the same from "
+                "all sides"
+            )
+            return _Fault(f"frames differ by no more than noise (x{self.change:.2f}): {what}", empty=True)
+        if abs(float(np.median(mass[-NEWEST:]))) <= 3 * mass_noise + 1e-3 * columns:
+            return _Fault(f"nothing absorbs in the newest {NEWEST} frames: the sample is no longer in the beam")
+        if self._stuck():
+            return _Fault(f"the newest {NEWEST} frames differ by no more than noise: is the stage stuck?")
+        if self._reaches_out():
+            return None
+        return self._mass_fault(mass, mass_noise) or self._centre_fault(mass)
+
+    def _stuck(self) -> bool:
+        """Whether the newest frames are all one view, although others say that views differ.
+
+        Frames at neighbouring angles may differ too little to be seen. Then they are like older frames near by, too,
+        and earlier groups of as many frames say that less was to be expected: for small angles the power of the
+        difference grows with the square of the angle.
+        """
+        if len(self.row) < 2 * NEWEST or self._within(len(self.row) - NEWEST) >= CHANGE:
+            return False
+        old, new = slice(None, -NEWEST), slice(-NEWEST, None)
+        away = np.abs(np.mod(self.angles[new, None] - self.angles[None, old] + math.pi / 2, math.pi) - math.pi / 2)
+        if _change(self.row[new] - self.row[old][np.argmin(away, axis=1)]) > 2 * CHANGE:
+            return True
+        expected = 0.0
+        for first in range(len(self.row) - 2 * NEWEST, -1, -NEWEST):
+            share = np.ptp(self.angles[new]) / max(np.ptp(self.angles[first : first + NEWEST]), 1e-9)
+            if share <= 1.1:
+                expected = max(expected, (self._within(first) - 1) * share**2)
+        return expected > CHANGE
+
+    def _within(self, first: int) -> float:
+        """Give by how much more than noise consecutive frames from `first` on differ among themselves."""
+        group = self.row[first : first + NEWEST]
+        return _change(group - np.roll(group, NEWEST // 2, axis=0))
+
+    def _reaches_out(self) -> bool:
+        """Whether the sample may be wider than the detector, so that its mass in view is not constant.
+
+        Only the first frames tell: later a beam that dims looks like something at the edges.
+        """
+        mean = self.row[:FEWEST].mean(axis=0)
+        edge = max(float(mean[:3].mean()), float(mean[-3:].mean()))
+        return edge > AT_THE_EDGE * float(np.percentile(mean, 95))
+
+    def _mass_fault(self, mass: Row, noise: float) -> _Fault | None:
+        usual = float(np.median(mass))
+        if usual <= 0:
+            return _Fault(
+                "nothing absorbs: projections are brighter than the flats; were flats and projections swapped?"
+            )
+        spread = float(np.std(mass))
+        if spread <= MASS_SPREAD * usual + 3 * noise:
+            return None
+        number = np.arange(len(mass))
+        trend = abs(float(np.corrcoef(number, mass)[0, 1]))
+        what = (
+            "it changes steadily, as when the beam dims"
+            if trend > 0.8
+            else "was the beam or the shutter off for a while, or did the sample leave the view?"
+        )
+        return _Fault(
+            f"total attenuation varies by {spread / usual:.1%} between frames, but a still sample's does not: {what}"
+        )
+
+    def _centre_fault(self, mass: Row) -> _Fault | None:
+        """Compare the centre of mass with the sinusoid that it follows if nothing moves but the stage."""
+        x = np.arange(self.row.shape[1]) - self.axis
+        centre = self.row @ x / mass
+        turning = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=1)
+        still = np.concatenate([np.ones((len(centre), 1)), turning], axis=1)
+        misfit = _misfit(still, centre)
+        noise = math.sqrt(self.noise * float((x**2).sum())) / float(np.median(mass))
+        if misfit <= CENTRE_MISFIT + 2 * noise:
+            return None
+        number = np.arange(len(centre))[:, None]
+        creeping = _misfit(np.concatenate([still, turning * number], axis=1), centre)
+        at = range(2, len(centre) - 1, max(1, len(centre) // 60))
+        jumps = [_misfit(np.concatenate([still, turning * (number >= k)], axis=1), centre) for k in at]
+        best = int(np.argmin(jumps)) if jumps else 0
+        if jumps and jumps[best] < 0.5 * misfit and jumps[best] < creeping:
+            what = f"it sits elsewhere since about projection {at[best] + 1}"
+        elif creeping < 0.5 * misfit:
+            what = "it drifts"
+        else:
+            what = "it moves, or the stage is not where it says"
+        return _Fault(
+            f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}"
+        )
+
+
+def _white(difference: Row) -> float:
+    """Give the power of white noise, from second differences along the row."""
+    second = difference[:, :-2] - 2 * difference[:, 1:-1] + difference[:, 2:]
+    return float(np.mean(second**2)) / 6
+
+
+def _change(difference: Row) -> float:
+    """Give by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
+    sums = np.cumsum(np.pad(difference, ((0, 0), (1, 0))), axis=1)
+    smooth = float(np.mean(((sums[:, SMOOTH:] - sums[:, :-SMOOTH]) / SMOOTH) ** 2)) * SMOOTH
+    return smooth / max(_white(difference), 1e-300)
+
+
+def _misfit(model: Row, values: Row) -> float:
+    fit, *_ = np.linalg.lstsq(model, values, rcond=None)
+    return float(np.std(values - model @ fit))

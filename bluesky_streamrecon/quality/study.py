@@ -1,0 +1,192 @@
+"""What is reconstructed, beside the image that streams, to find out what a scan can still gain.
+
+All is made anew from all projections so far, by the recipe that a finished scan would be reconstructed with: from all
+of them, from every other one by angle (two half-sets), and from all with one more helping of their noise. Line
+integrals are unitless, angles radians, lengths detector pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
+
+__all__ = ["Reconstructor", "Study", "display_range", "similarity"]
+
+UNBINNED = 512
+"""Widest detector, columns, that is studied pixel by pixel; above it two pixels are taken together."""
+
+NOISE_OF_BINNING = 1.2
+"""What the gain of binned data is multiplied with: the finest level, where there is most to gain, is missing."""
+
+LARGEST_EXPONENT = 20.0
+
+Images = NDArray[np.float32]
+
+
+class Reconstructor(Protocol):
+    """Makes images from line integrals, and line integrals from images. It is given to this room by its user."""
+
+    def warm_up(self) -> None:
+        """Compile what there is to compile."""
+
+    def reconstruct(
+        self,
+        projections: NDArray[np.float32],
+        angles: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        *,
+        axis: float,
+    ) -> Images:
+        """Reconstruct rows from weighted views.
+
+        Parameters
+        ----------
+        projections : ndarray of float32, shape (m, rows, C)
+            Line integrals.
+        angles, weights : ndarray of float64, shape (m,)
+            Radians, and how much each view counts, mean 1.
+        axis : float
+            Detector column of the rotation axis.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, C, C)
+            Attenuation, 1/pixel, never negative.
+        """
+
+    def project(self, images: Images, angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:
+        """Give the line integrals, shape (m, rows, C), of images (rows, C, C)."""
+
+
+class Study:
+    """Reconstructions from the first m projections of a scan; each is made when it is asked for.
+
+    Parameters
+    ----------
+    lines : ScanLines
+        The projections; those that were not measured are left out.
+    rows : sequence of int
+        Rows to study, counted within the preview rows.
+    reconstructor : Reconstructor
+        The recipe.
+    before : Study, optional
+        An earlier study of the same scan and rows.
+    """
+
+    def __init__(
+        self, lines: ScanLines, rows: Sequence[int], reconstructor: Reconstructor, before: Study | None = None
+    ) -> None:
+        kept = np.isfinite(lines.values).all(axis=(1, 2))
+        values = lines.values[kept][:, list(rows)]
+        self.lines = lines
+        self.rows = tuple(rows)
+        self.columns = values.shape[2]
+        self.binning = 2 if self.columns > UNBINNED else 1
+        self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
+        if self.binning == 2:
+            even = self.columns // 2 * 2
+            values = (values[:, :, 0:even:2] + values[:, :, 1:even:2]) / np.float32(2)
+        self.projections: NDArray[np.float32] = np.maximum(values, 0)
+        self.angles = lines.angles[kept]
+        self._reconstructor = reconstructor
+        self._earlier = None
+        if before is not None and before.rows == self.rows and before.axis == self.axis:
+            self._earlier = (before.lines.projections, before.full)
+
+    def _made_of(self, views: NDArray[np.intp], projections: NDArray[np.float32]) -> Images:
+        angles = self.angles[views]
+        weights = self.lines.over.view_weights(angles)
+        return self._reconstructor.reconstruct(projections[views], angles, weights, axis=self.axis)
+
+    @cached_property
+    def by_angle(self) -> NDArray[np.intp]:
+        """Views in the order of their angles."""
+        return self.lines.over.sorted_gaps(self.angles)[0]
+
+    @cached_property
+    def full(self) -> Images:
+        """Images from all views, shape (rows, N, N)."""
+        return self._made_of(self.by_angle, self.projections)
+
+    @cached_property
+    def halves(self) -> tuple[Images, Images]:
+        """Images from every other view by angle, and from those between: each an evenly coarser scan."""
+        return self._made_of(self.by_angle[0::2], self.projections), self._made_of(
+            self.by_angle[1::2], self.projections
+        )
+
+    @cached_property
+    def model(self) -> NDArray[np.float32]:
+        """Line integrals of `full`, shape (m, rows, C)."""
+        return self._reconstructor.project(self.full, self.angles, axis=self.axis)
+
+    @cached_property
+    def noisier(self) -> Images:
+        """Images from all views with one more helping of noise, as much as is in them already."""
+        # The same data give the same verdict: the seed is the number of projections.
+        rng = np.random.default_rng(self.lines.projections)
+        deviation = np.empty_like(self.projections)
+        for row in range(len(self.rows)):
+            model = self.model[:, row]
+            level = noise_level(self.projections[:, row], model)
+            deviation[:, row] = np.sqrt(level * np.exp(np.minimum(model, LARGEST_EXPONENT)))
+        noise = rng.standard_normal(self.projections.shape, dtype=np.float32)
+        return self._made_of(self.by_angle, np.maximum(self.projections + deviation * noise, 0))
+
+    def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Give the projections since the earlier study, and what its images predict of them; None without one."""
+        if self._earlier is None:
+            return None
+        count, images = self._earlier
+        new = slice(int(np.isfinite(self.lines.values[:count]).all(axis=(1, 2)).sum()), None)
+        if not len(self.angles[new]):
+            return None
+        return self.projections[new], self._reconstructor.project(images, self.angles[new], axis=self.axis)
+
+
+def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) -> float:
+    """Estimate a in variance = a exp(p) of line integrals (m, C), from what differs between neighbouring columns.
+
+    Of two estimates the smaller one counts: from the data, where structure may pass for noise, and from what the
+    model leaves. Only columns in the shadow of the sample count.
+    """
+    levels = []
+    for rest, mean in ((projections - model, model), (projections, projections)):
+        smooth = (mean[:, :-2] + mean[:, 1:-1] + mean[:, 2:]) / 3
+        inside = smooth > 0.15 * np.percentile(smooth, 99.5)
+        second = rest[:, :-2] - 2 * rest[:, 1:-1] + rest[:, 2:]
+        if inside.any():
+            scaled = second[inside] ** 2 / (6 * np.exp(np.minimum(smooth[inside], LARGEST_EXPONENT)))
+            levels.append(float(np.median(scaled)) / 0.4549)  # median of a chi-squared variable
+    return min(levels, default=0.0)
+
+
+def display_range(image: NDArray[np.float32]) -> float:
+    """Give the range of an image (N, N) that counts as full contrast: largest minus smallest value of its 5-medians.
+
+    Medians along columns, then rows, leave out single noisy pixels.
+    """
+    from scipy.ndimage import median_filter
+
+    smooth = median_filter(median_filter(image, size=(5, 1), mode="reflect"), size=(1, 5), mode="reflect")
+    return float(smooth.max() - smooth.min())
+
+
+def similarity(a: NDArray[np.float32], b: NDArray[np.float32], data_range: float, *, binned: bool = False) -> float:
+    """Compare two images (N, N) by MS-SSIM with a given range.
+
+    Binned images are compared by what they share with the full ones: all levels but the finest, with the same weights.
+    """
+    levels = deepest_pyramid(a.shape, 4 if binned else 5)
+    terms = ms_ssim_terms(a, b, scales=levels, levels=levels, data_range=data_range)
+    if not binned or levels < 4:
+        return float(terms.values[0])
+    factors = np.maximum([*terms.contrast_structure[0, :-1], terms.coarsest[0]], 0.0)
+    return float(np.prod(factors ** np.asarray(WEIGHTS[1:])))

@@ -1,0 +1,107 @@
+"""Metrics of line integrals: how well the next projections are predicted, and how far two half-sets agree.
+
+They are measured with each forecast, on reconstructions that the forecast makes anyhow. Lengths are detector pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import SteeringSettings
+from bluesky_streamrecon.quality.study import Study
+
+__all__ = ["HalfSetResolution", "HeldOutResidual", "half_set_frc", "held_out_residual", "ring_correlation"]
+
+AGREEMENT = 1 / 7
+"""Correlation of half-sets at which the whole image's signal is as strong as its noise over three, as is usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutResidual:
+    """Error of predicting projections before they are used: root mean square of the residual, relative to the data.
+
+    The image of the forecast before this one is projected to the angles that came since. What is left in the end is
+    the noise of the projections.
+    """
+
+    name: str = "held-out-residual"
+
+    def measure(self, study: Study) -> float | None:
+        """Measure on the projections since the study before; None for the first one."""
+        held_out = study.held_out()
+        if held_out is None:
+            return None
+        measured, predicted = held_out
+        strength = float(np.mean(np.square(measured, dtype=np.float64)))
+        residual = float(np.mean(np.square(measured - predicted, dtype=np.float64)))
+        return math.sqrt(residual / strength) if strength > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSetResolution:
+    """Resolution in pixels: the period at which Fourier rings of two half-sets' images no longer agree.
+
+    Half-sets are every other view by angle; they agree while their ring correlation is above 1/7 [1]_. The value is
+    the mean over slices, at best 2 (the finest period that pixels can show; 4 where pixels were binned).
+
+    References
+    ----------
+    .. [1] Rosenthal and Henderson, J. Mol. Biol. 333(4), 721-745, 2003, :doi:`10.1016/j.jmb.2003.07.013`.
+    """
+
+    name: str = "half-set-frc"
+
+    def measure(self, study: Study) -> float | None:
+        """Measure on the half-sets of all projections so far."""
+        first, second = study.halves
+        periods = [_resolution(ring_correlation(a, b), a.shape[0]) for a, b in zip(first, second, strict=True)]
+        return float(np.mean(periods)) * study.binning
+
+
+def ring_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Correlate two images (N, N) ring by ring in Fourier space; ring r holds r periods per N pixels.
+
+    Edges are faded out with a Hann window in both directions.
+
+    Returns
+    -------
+    ndarray of float64, shape (N // 2 + 1,)
+        -1 to 1; 0 for rings without power.
+    """
+    size = a.shape[0]
+    fade = np.hanning(size)
+    window = fade[:, None] * fade[None, :]
+    first, second = (np.fft.rfft2((image - image.mean()) * window) for image in (a, b))
+    y, x = np.fft.fftfreq(size, 1 / size)[:, None], np.arange(first.shape[1])[None, :]
+    ring = np.rint(np.hypot(y, x)).astype(np.intp).ravel()
+
+    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(ring, values.ravel(), minlength=size // 2 + 1)[: size // 2 + 1], np.float64)
+
+    power = np.sqrt(summed(np.abs(first) ** 2) * summed(np.abs(second) ** 2))
+    return np.divide(summed((first * second.conj()).real), power, out=np.zeros_like(power), where=power > 0)
+
+
+def _resolution(correlation: NDArray[np.float64], size: int) -> float:
+    below = np.flatnonzero(correlation[1:] < AGREEMENT)
+    if not below.size:
+        return 2.0
+    ring = int(below[0]) + 1
+    if ring == 1:
+        return float(size)
+    above, under = float(correlation[ring - 1]), float(correlation[ring])
+    return max(size / (ring - 1 + (above - AGREEMENT) / (above - under)), 2.0)
+
+
+def held_out_residual(settings: SteeringSettings, compare_to: int) -> HeldOutResidual:  # noqa: ARG001
+    """Make the metric ``"held-out-residual"``."""
+    return HeldOutResidual()
+
+
+def half_set_frc(settings: SteeringSettings, compare_to: int) -> HalfSetResolution:  # noqa: ARG001
+    """Make the metric ``"half-set-frc"``."""
+    return HalfSetResolution()

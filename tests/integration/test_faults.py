@@ -1,0 +1,42 @@
+"""A scan that can not be trusted, with everything real: it goes on to its end, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bluesky_streamrecon.beamline import ReconJob
+from bluesky_streamrecon.plans import stream_tomo_plan
+from bluesky_streamrecon.sim_devices import Faults, sim_beamline
+
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
+
+
+def test_sample_that_moves_is_told_in_the_reason_and_ends_nothing_early(run_engine, documents, tmp_path):
+    beamline = sim_beamline(
+        rows=4, columns=64, directory=tmp_path, instant=True, faults=Faults(jump_at=20, jump=(4.0, 3.0))
+    )
+    job = ReconJob("job", ranks=2, output=tmp_path / "recon")
+    try:
+        run_engine(
+            stream_tomo_plan(
+                beamline.detector,
+                beamline.stage,
+                shutter=beamline.shutter,
+                sample_table=beamline.table,
+                job=job,
+                num=60,
+                window=8,
+                axis=beamline.axis,
+                threshold=0.5,  # what any two images reach
+                minimum_projections=40,
+                compose=None,
+            )
+        )
+    finally:
+        job.close()
+    stop = next(document for name, document in documents if name == "stop")
+    assert stop["num_events"]["primary"] == 60
+    assert stop["reason"].startswith("all 60 projections taken; no quality: not judged at 60 of 60 projections: ")
+    assert "the sample moves on its mount" in stop["reason"]
+    assert job.last_run.verdicts[-1].verdict == "invalid"
+    assert job.last_run.score > 0.5

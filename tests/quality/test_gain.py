@@ -1,0 +1,326 @@
+"""The predicted gain: right about what is left of a simulated scan, and said in words that a person can act on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import SteeringSettings
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.ordering import make_order, optimized_interleaved
+from bluesky_streamrecon.quality import Evidence, Reading, get_policy, make_metric
+from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
+from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, fewest_views
+from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
+from bluesky_streamrecon.quality.study import Study, display_range, similarity
+from bluesky_streamrecon.recon.quick import QuickReconstructor
+from bluesky_streamrecon.sim_devices.samples import Discs, Foam
+
+COLUMNS = 192
+WEDGE = AngularRange(math.radians(-60), math.radians(60))
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    reconstructor = QuickReconstructor()
+    reconstructor.warm_up()
+    return reconstructor
+
+
+def loss(simulated, truth, count, recipe):
+    """What the projections after the first `count` add, MS-SSIM to the truth, mean over rows."""
+    shown = np.ptp(truth, axis=(1, 2))
+
+    def quality(projections):
+        images = Study(simulated.upto(projections), range(len(truth)), recipe).full
+        return np.mean([similarity(*pair) for pair in zip(images, truth, shown, strict=True)])
+
+    return quality(simulated.lines.planned) - quality(count)
+
+
+@pytest.mark.parametrize(
+    ("sample", "counts", "order"),
+    [
+        (Foam(pores=90), 1e3, optimized_interleaved(120)),
+        (Discs(), 1e4, optimized_interleaved(120)),
+        (Foam(pores=90), 1e5, make_order("golden", num=120)),
+    ],
+    ids=["noisy foam", "discs", "golden foam"],
+)
+def test_true_gain_is_inside_the_band(simulate, recipe, sample, counts, order):
+    simulated = simulate(sample, counts=counts, order=order, columns=COLUMNS)
+    truth = sample.ellipses(2, 0.43 * COLUMNS).image(COLUMNS)
+    for count in (48, 84):
+        gain = predict_gain(Study(simulated.upto(count), [0, 1], recipe))
+        assert gain.lower <= loss(simulated, truth, count, recipe) <= gain.upper
+
+
+def test_more_photons_and_more_views_leave_less_to_gain(simulate, recipe):
+    gains = [
+        predict_gain(Study(simulate(counts=counts).upto(count), [0], recipe))
+        for counts, count in ((1e3, 48), (1e5, 48), (1e5, 96))
+    ]
+    assert gains[0].gain > gains[1].gain > gains[2].gain
+    assert gains[0].noise_share > gains[1].noise_share
+
+
+def test_complete_scan_has_nothing_to_gain(simulate, recipe):
+    gain = predict_gain(Study(simulate().lines, [0, 1], recipe))
+    assert (gain.gain, gain.lower) == (pytest.approx(0, abs=1e-6), 0)
+    assert gain.upper < 0.002
+
+
+def test_same_data_give_the_same_prediction_however_often(simulate, recipe):
+    lines = simulate().upto(60)
+    assert predict_gain(Study(lines, [0], recipe)) == predict_gain(Study(lines, [0], recipe))
+
+
+def test_wide_detectors_are_studied_in_pairs_of_pixels(simulate, recipe, monkeypatch):
+    simulated = simulate(columns=193)
+    whole = predict_gain(Study(simulated.upto(60), [0], recipe))
+    monkeypatch.setattr("bluesky_streamrecon.quality.study.UNBINNED", 128)
+    study = Study(simulated.upto(60), [0], recipe)
+    assert (study.binning, study.full.shape, study.axis) == (
+        2,
+        (1, 96, 96),
+        pytest.approx((simulated.lines.axis - 0.5) / 2),
+    )
+    assert predict_gain(study).gain == pytest.approx(whole.gain, rel=0.5)
+
+
+def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, recipe):
+    scores, finalize = drive(simulate(counts=1e5), reconstructor=recipe)
+    assert finalize is not None
+    assert 24 <= finalize.projections < 120
+    assert (finalize.threshold, finalize.score) == (0.02, scores[-1].score)
+    counts = f"{scores[-1].metrics['predicted-gain-at']:.0f} of 120 projections; the remaining "
+    assert finalize.reason.startswith(counts)
+    assert "less than the threshold of 0.02; MS-SSIM 0.9" in finalize.reason
+    assert scores[-1].metrics["predicted-gain"] < scores[-1].metrics["predicted-gain-high"] < 0.02
+    assert scores[-1].policy == "predicted-gain"
+
+
+def test_noisy_scan_goes_on_longer_than_a_clean_one(simulate, drive, recipe):
+    ends = []
+    for counts in (1e3, 1e5):
+        scores, finalize = drive(simulate(counts=counts), reconstructor=recipe)
+        ends.append(finalize.projections if finalize else 121)
+        assert any("more will do" in score.text or "all of them are needed" in score.text for score in scores)
+    assert ends[0] > ends[1]
+
+
+def test_ms_ssim_is_the_score_whatever_the_policy(simulate, drive, recipe):
+    scores, _ = drive(simulate(counts=1e5), reconstructor=recipe)
+    assert all(score.score == score.metrics["ms-ssim"] for score in scores)
+    assert scores[-1].score > 0.5
+
+
+def test_fixed_order_is_not_predicted_before_it_is_through(simulate, drive, recipe):
+    scores, finalize = drive(simulate(order=make_order("fixed", num=60)), reconstructor=recipe)
+    assert finalize is None or finalize.projections > 50
+    assert any("angles so far are too uneven" in score.text for score in scores)
+
+
+def test_controller_without_a_recipe_says_so_and_never_stops(simulate, drive):
+    scores, finalize = drive(simulate())
+    assert finalize is None
+    assert "this controller has nothing to reconstruct with" in scores[-1].text
+
+
+# ------------------------------------------------------------------------------------------------- policies
+
+
+def gain(projections, upper, planned=180, value=None):
+    return Gain(upper / 1.7 if value is None else value, 0.0, upper, projections, planned, 0.5, 0.05, 1.0, 0.01)
+
+
+def evidence(*forecasts, projections=None, planned=180, score=0.97, **more):
+    at = projections or forecasts[-1].projections
+    readings = [Reading(at, at, {"ms-ssim": score})]
+    return Evidence(readings, planned, 24, forecasts=forecasts, columns=256, **more)
+
+
+def judge(given, **settings):
+    settings = SteeringSettings(**settings)
+    return get_policy(settings.rule)(settings).judge(given)
+
+
+def test_words_of_the_policy():
+    verdict = judge(evidence(Forecast(140, gain=gain(140, 0.0121, value=0.0081))))
+    assert verdict.verdict == "enough"
+    assert verdict.text == (
+        "140 of 180 projections; the remaining 40 would gain 0.008 ± 0.004 MS-SSIM, less than the threshold of 0.02; "
+        "MS-SSIM 0.970 to the image 24 projections before"
+    )
+    verdict = judge(evidence(Forecast(90, gain=gain(90, 0.03)), projections=95))
+    assert verdict.verdict == "continue"
+    assert verdict.text.startswith(
+        "90 of 180 projections; the remaining 90 would gain 0.018 ± 0.012 MS-SSIM, threshold 0.02; about "
+    )
+    assert verdict.text.endswith(" more will do; MS-SSIM 0.970 to the image 24 projections before (now at 95)")
+
+
+def test_tolerance_patience_minimum_and_coverage_all_count():
+    low, high = Forecast(60, gain=gain(60, 0.015)), Forecast(50, gain=gain(50, 0.03))
+    assert judge(evidence(low)).verdict == "enough"
+    assert judge(evidence(low), tolerance=0.01).verdict == "continue"
+    assert judge(evidence(high, low), patience=2).verdict == "continue"
+    assert judge(evidence(low, low), patience=2).verdict == "enough"
+    assert "not before 70 projections" in judge(evidence(low), minimum_projections=70).text
+    assert judge(evidence(low, planned=600)).verdict == "continue"
+    assert judge(evidence(low, largest_gap=4.0), minimum_coverage=3.0).verdict == "continue"
+    assert judge(evidence(low, largest_gap=3.0), minimum_coverage=3.0).verdict == "enough"
+
+
+def test_prediction_holds_until_the_next_one_can_be_made():
+    made, not_made = Forecast(60, gain=gain(60, 0.015)), Forecast(69, why_not="the prediction failed: x")
+    assert judge(evidence(made, not_made)).verdict == "enough"
+    assert judge(evidence(not_made)).text.startswith("no prediction at 69 of 180 projections: the prediction failed: x")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "upper", "verdict"),
+    [
+        ("ms-ssim+predicted-gain", 0.97, 0.015, "enough"),
+        ("ms-ssim+predicted-gain", 0.90, 0.015, "continue"),
+        ("ms-ssim+predicted-gain", 0.97, 0.03, "continue"),
+        ("ms-ssim|predicted-gain", 0.90, 0.015, "enough"),
+        ("ms-ssim | predicted-gain", 0.97, 0.03, "enough"),
+        ("ms-ssim|predicted-gain", 0.90, 0.03, "continue"),
+        ("ms-ssim+ms-ssim|predicted-gain", 0.90, 0.015, "enough"),
+    ],
+)
+def test_policies_are_combined_by_plus_and_bar(name, score, upper, verdict):
+    judged = judge(evidence(Forecast(60, gain=gain(60, upper)), score=score), policy=name)
+    assert (judged.verdict, judged.score) == (verdict, score)
+    if verdict == "continue":
+        assert "MS-SSIM" in judged.text
+        assert "remaining" in judged.text
+
+
+def test_part_of_a_combination_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="got 'no-such', expected one of ms-ssim, predicted-gain"):
+        get_policy("ms-ssim+no-such")
+
+
+def test_threshold_alone_means_the_papers_rule_and_nothing_the_predicted_gain():
+    assert SteeringSettings().rule == "predicted-gain"
+    assert (SteeringSettings(threshold=0.9).rule, SteeringSettings(threshold=0.9).least_score) == ("ms-ssim", 0.9)
+    both = SteeringSettings(policy="predicted-gain", threshold=0.9)
+    assert both.rule == "predicted-gain"
+    assert SteeringSettings(policy="ms-ssim").least_score == 0.95
+    with pytest.raises(ConfigError, match="tolerance: got 0"):
+        SteeringSettings(tolerance=0.0)
+
+
+@pytest.mark.parametrize(("planned", "asked", "fewest"), [(60, None, 24), (180, None, 36), (180, 10, 10), (180, 0, 8)])
+def test_fewest_views_to_predict_from(planned, asked, fewest):
+    assert fewest_views(planned, asked) == fewest
+
+
+def test_predicted_end_is_where_the_band_falls_below_the_tolerance():
+    made = Gain(0.02, 0.01, 0.03, 60, 180, 1.0, 0.06, by_variance=0.02 / (1 / 60 - 1 / 180), by_aliasing=0.0)
+    end = made.enough_at(0.02, AngularRange(), 256)
+    left = made.by_variance * (1 / end - 1 / 180)
+    assert band(left)[1] < 0.02 <= band(made.by_variance * (1 / (end - 1) - 1 / 180))[1]
+    assert made.enough_at(0.001, AngularRange(), 256) is None
+
+
+# ------------------------------------------------------------------------------------------------- coverage
+
+
+def test_views_of_a_limited_scan_are_weighted_and_spread_over_its_own_range():
+    angles = np.radians([-60, -20, 20])
+    assert WEDGE.unevenness(angles) == pytest.approx(1)
+    assert AngularRange().unevenness(angles) > 1.05
+    assert WEDGE.variance(angles) == pytest.approx(1 / 3)
+    np.testing.assert_allclose(np.degrees(WEDGE.even(3)), [-60, -20, 20])
+    assert largest_gap(angles, WEDGE) == pytest.approx(40)
+    assert largest_gap(np.radians([-10, 10]), WEDGE) == pytest.approx(50)
+
+
+def test_full_turn_counts_views_from_the_back_as_views():
+    turn = AngularRange(0, 2 * math.pi)
+    assert turn.span == math.pi
+    assert turn.variance(turn.even(360)) == pytest.approx(1 / 360)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"angle_start": "-60.0", "angle_stop": "60"}, WEDGE),
+        ({"angle_start": "0", "angle_stop": "nonsense"}, AngularRange()),
+        ({"angle_start": "10", "angle_stop": "10"}, AngularRange()),
+        ({}, AngularRange()),
+    ],
+)
+def test_range_is_read_from_the_runs_metadata(metadata, expected):
+    assert AngularRange.told(metadata) == expected
+
+
+def test_minimum_coverage_of_a_limited_scan_counts_its_own_range(simulate, drive):
+    order = make_order("optimized-interleaved", num=48, start=-60, stop=60)
+    told = {"angle_start": "-60", "angle_stop": "60"}
+    simulated = simulate(order=order, over=WEDGE)
+    _, finalize = drive(
+        simulated, policy="ms-ssim", minimum_projections=0, minimum_coverage=6.0, metadata=told, threshold=0.5
+    )
+    assert finalize is not None
+    assert drive(simulated, policy="ms-ssim", minimum_projections=0, minimum_coverage=6.0, threshold=0.5)[1] is None
+
+
+# -------------------------------------------------------------------------------------- metrics, background
+
+
+def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe, monkeypatch):
+    from bluesky_streamrecon.quality import policy
+
+    class Curious(policy.PredictedGainPolicy):
+        metrics = ("held-out-residual", "half-set-frc")
+
+    monkeypatch.setattr(policy._policies, "_added", {**policy._policies._added, "curious": lambda settings: Curious()})
+    scores, _ = drive(simulate(counts=1e4), policy="curious", reconstructor=recipe)
+    measured = [score.metrics for score in scores if score.metrics.get("half-set-frc") is not None]
+    assert measured[0]["held-out-residual"] is None
+    assert 0 < measured[-1]["held-out-residual"] < measured[2]["held-out-residual"] < 0.2
+    assert 2.0 <= measured[-1]["half-set-frc"] < measured[0]["half-set-frc"] < 30
+
+
+def test_identical_half_sets_agree_to_the_finest_period(simulate, recipe):
+    study = Study(simulate().upto(48), [0], recipe)
+    study.__dict__["halves"] = (study.full, study.full)
+    assert make_metric("half-set-frc", SteeringSettings(), 24).measure(study) == 2.0
+
+
+def test_display_range_leaves_out_single_pixels():
+    image = np.zeros((40, 40), np.float32)
+    image[10:30, 10:30] = 1.0
+    image[5, 5] = 100.0
+    assert display_range(image) == 1.0
+
+
+def test_forecasts_in_the_background_come_when_they_are_done(simulate):
+    lines = simulate().upto(24)
+    worker = Background(Forecaster(None, gain=False, fewest=24))
+    assert (worker.busy, worker.take()) == (False, [])
+    worker.submit(lines)
+    assert worker.wait(20)
+    assert worker.take() == [Forecast(24)]
+    assert worker.take() == []
+    worker.close()
+    worker._thread.join(20)
+    assert not worker._thread.is_alive()
+
+
+def test_forecast_that_fails_says_so_and_the_next_is_made(simulate):
+    def fails(lines):
+        raise RuntimeError("boom")
+
+    worker = Background(fails)
+    for _ in range(2):
+        worker.submit(simulate().upto(8))
+        assert worker.wait(20)
+        assert worker.take()[0].why_not == "the prediction failed: RuntimeError: boom"
+    worker.close()

@@ -1,0 +1,105 @@
+"""Garbage is never a success: each way in which a scan goes wrong is named, whatever the policy says of the images."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.quality.guards import find_fault, structured_rows
+from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.samples import Discs, Foam, SheppLogan
+
+FAULTS = {
+    "drift": (Faults(drift=(0.06, 0.03)), "the sample moves on its mount: .* it drifts"),
+    "step": (Faults(jump_at=50, jump=(4.0, 2.0)), r"the sample moves .* elsewhere since about projection 5\d"),
+    "dimming": (Faults(dimming=0.003), "total attenuation varies .* as when the beam dims"),
+    "all dark": (Faults(dark_from=0), "no light in all 120 projections"),
+    "blocked later": (Faults(dark_from=50), "no light in projections 51 to 120"),
+    "all flat": (Faults(empty_from=0), "nothing absorbs: no sample in the beam, or flat frames"),
+    "sample lost": (Faults(empty_from=50), "nothing absorbs in the newest 12 frames"),
+    "stuck stage": (Faults(slips_from=0), "the stage does not turn the sample"),
+    "stuck later": (Faults(slips_from=50), "newest 12 frames differ by no more than noise: is the stage stuck"),
+}
+
+
+@pytest.mark.parametrize(("faults", "said"), FAULTS.values(), ids=FAULTS)
+def test_every_fault_has_its_own_words(simulate, faults, said):
+    assert re.match(f".*{said}", find_fault(simulate(faults=faults).lines))
+
+
+@pytest.mark.parametrize("rule", ["ms-ssim", "predicted-gain", "ms-ssim|predicted-gain"])
+@pytest.mark.parametrize("faults", [faults for faults, _ in FAULTS.values()], ids=FAULTS)
+def test_no_fault_ends_as_success_under_any_policy(simulate, drive, faults, rule, stand_in):
+    scores, finalize = drive(simulate(faults=faults), policy=rule, reconstructor=stand_in, minimum_projections=75)
+    assert finalize is None
+    assert scores[-1].verdict == "invalid"
+    assert scores[-1].text.startswith("not judged at 120 of 120 projections: ")
+
+
+def test_scan_that_goes_well_ends_by_the_papers_rule(simulate, drive):
+    scores, finalize = drive(simulate(), policy="ms-ssim", minimum_projections=60)
+    assert finalize is not None
+    assert finalize.projections == 60
+    assert {score.verdict for score in scores[:-1]} == {"continue"}
+
+
+@pytest.mark.parametrize(
+    "sample", [Foam(), Foam(pores=90), Discs(), SheppLogan()], ids=["foam", "pores", "discs", "head"]
+)
+@pytest.mark.parametrize("counts", [300, 1e3, 1e5])
+def test_sound_scans_are_never_called_faulty(simulate, sample, counts):
+    scan = simulate(sample, counts=counts)
+    assert {count: find_fault(scan.upto(count)) for count in (3, 8, 12, 24, 36, 60, 90, 120)} == dict.fromkeys(
+        (3, 8, 12, 24, 36, 60, 90, 120)
+    )
+    assert structured_rows(scan.lines) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["fixed", "interleaved", "golden"])
+def test_sound_scans_are_not_called_faulty_in_any_order(simulate, name):
+    scan = simulate(order=make_order(name, num=90))
+    assert [find_fault(scan.upto(count)) for count in (12, 24, 45, 60, 90)] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda rng, shape: rng.random(shape), "frames differ by no more than noise"),
+        (lambda rng, shape: rng.standard_normal(shape), "frames differ by no more than noise"),
+        (lambda rng, shape: 1 + 0.01 * rng.standard_normal(shape), "frames differ by no more than noise"),
+        (lambda rng, shape: np.zeros(shape), "all frames are equal"),
+        (lambda rng, shape: np.ones(shape), "all frames are equal"),
+    ],
+    ids=["uniform", "normal", "constant and noise", "zeros", "ones"],
+)
+def test_pure_noise_and_nothing_at_all_are_named_and_divide_by_nothing(simulate, drive, make, said):
+    scan = simulate()
+    values = make(np.random.default_rng(0), scan.lines.values.shape).astype(np.float32)
+    lines = ScanLines(values, scan.lines.angles, scan.lines.axis, scan.lines.rows, 120)
+    assert find_fault(lines).startswith(said)
+
+
+def test_row_above_the_sample_does_not_make_a_scan_faulty(simulate):
+    scan, air = simulate(), simulate(faults=Faults(empty_from=0))
+    values = np.stack([scan.lines.values[:, 0], air.lines.values[:, 1]], axis=1)
+    lines = ScanLines(values, scan.lines.angles, scan.lines.axis, (3, 4), 120)
+    assert find_fault(lines) is None
+    assert structured_rows(lines) == [0]
+
+
+def test_lost_projections_are_no_fault_unless_they_are_many(simulate):
+    lines = simulate().lines
+    lines.values[[5, 30]] = np.nan
+    assert find_fault(lines) is None
+    lines.values[::10] = np.nan
+    assert find_fault(lines) == "no light in 13 of 120 projections: the shutter or the beam fails now and then"
+
+
+def test_sample_wider_than_the_detector_may_change_its_mass_in_view(simulate):
+    lines = simulate().lines
+    cut = ScanLines(np.ascontiguousarray(lines.values[:, :, 30:60]), lines.angles, lines.axis - 30, lines.rows, 120)
+    assert find_fault(cut) is None
