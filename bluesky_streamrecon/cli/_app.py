@@ -58,6 +58,9 @@ def _program(
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    if log_level is not LogLevel.DEBUG:
+        # The RunEngine logs a traceback of whatever ends a plan; we say it in one line.
+        logging.getLogger("bluesky").setLevel(logging.CRITICAL)
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:

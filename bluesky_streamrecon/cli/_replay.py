@@ -34,7 +34,7 @@ def replay(
 
     Nothing is started: preparation, window and policy run here, on the run's preview rows.
 
-    Example: `streamrecon replay 3f2a91 --policy ms-ssim --directory streamrecon-demo/catalogue --readable streamrecon-demo`
+    Example: `streamrecon replay 3f2a91 --policy ms-ssim --directory demo/catalogue --readable demo`
     """
     from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run
@@ -68,8 +68,8 @@ def replay(
         print(f"{result.policy} would have gone on to the end ({result.taken} of {result.planned} are stored)")
     else:
         print(
-            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from these, the "
-            f"image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
+            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from these, "
+            f"the image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
         )
     print(f"picture: {out}")
 

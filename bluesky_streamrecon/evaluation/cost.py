@@ -1,15 +1,15 @@
 """What a step of the live reconstruction costs, and which settings keep up with a detector.
 
-One update of a window visits every pixel of every slice once per projection in the window, forward and back. Its time is
-therefore one number of the machine, its GUPS (1e9 updates per second and core), times what is asked for::
+One update of a window visits every pixel of every slice once per projection in the window, forward and back. Its time
+is therefore one number of the machine, its GUPS (1e9 updates per second and core), times what is asked for::
 
     seconds per step       t = slices * l * C**2 * 2 / (GUPS * 1e9 * threads)
     projections per second   = s / t
     share of the machine   u = P * t / s          for a detector that takes P projections per second
 
 u depends on the window l and the step s only as l / s: a machine that can not keep up with s = l, where each projection
-is used once, can not keep up at all. Slices are computed 16 at a time, so a rank's rows count in steps of the narrowest
-group that they fill (4, 8 or 16), at least. Two cores that share a memory bus, small images whose tables cost as much
+is used once, can not keep up at all. Slices are computed 16 at a time; a rest of 8 or 4 costs more than its share
+(`GROUPS`). Two cores that share a memory bus, small images whose tables cost as much
 as their pixels, and the link are not in the model; `RESERVE` is kept for them.
 """
 
@@ -35,8 +35,8 @@ USUAL_WINDOW = 24
 MOST_SUBSETS = 6
 PROBE_COLUMNS = 1024
 PROBE_SECONDS = 0.3
-GROUPS = (4, 8, 16)
-"""Slices that are computed together."""
+GROUPS = {4: 7, 8: 10, 16: 16}
+"""Slices that are computed together, and as how many of a full group they count: geometry is worked out for all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +222,10 @@ def kernel_speed(columns: int, *, slices: int = 16, algorithm: str = "mlem", win
 
 
 def _computed(rows: int) -> int:
-    """Give the slices that are computed for so many rows."""
-    whole, rest = divmod(rows, GROUPS[-1])
-    return whole * GROUPS[-1] + (next(group for group in GROUPS if group >= rest) if rest else 0)
+    """Give as how many slices of full groups so many rows count."""
+    widest = max(GROUPS)
+    whole, rest = divmod(rows, widest)
+    return whole * widest + (next(cost for group, cost in GROUPS.items() if group >= rest) if rest else 0)
 
 
 def _dealt(rows: int, ranks: int) -> tuple[int, int]:

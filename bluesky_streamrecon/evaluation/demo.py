@@ -118,7 +118,7 @@ def run_demo(
         If the reconstruction job can not be started.
     """
     from bluesky import RunEngine
-    from bluesky.run_engine import RunEngineResult
+    from bluesky.run_engine import RunEngineInterrupted, RunEngineResult
 
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.ordering import listed, make_order
@@ -149,24 +149,27 @@ def run_demo(
         engine.subscribe(store)
         if on_progress is not None:
             engine.subscribe(_Reporter(on_progress, len(angle_order), beamline.stage.name, job.name))
-        result = engine(
-            stream_tomo_plan(
-                [beamline.detector],
-                beamline.stage,
-                order=angle_order,
-                window=window,
-                step=step,
-                algorithm=algorithm,
-                threshold=threshold,
-                tolerance=tolerance,
-                policy=policy,
-                ranks=ranks,
-                job=job,
-                shutter=beamline.shutter,
-                sample_table=beamline.table,
-                md={"sample": str(data.name if data else sample), "angle_order": order},
-            )
+        plan = stream_tomo_plan(
+            [beamline.detector],
+            beamline.stage,
+            order=angle_order,
+            window=window,
+            step=step,
+            algorithm=algorithm,
+            threshold=threshold,
+            tolerance=tolerance,
+            policy=policy,
+            ranks=ranks,
+            job=job,
+            shutter=beamline.shutter,
+            sample_table=beamline.table,
+            md={"sample": str(data.name if data else sample), "angle_order": order},
         )
+        try:
+            result = engine(plan)
+        except RunEngineInterrupted:
+            engine.abort("interrupted at the keyboard")
+            raise JobError(f"demo: interrupted; the scan was aborted, and what was taken is in {out}") from None
     job.close()
     record = job.last_run
     assert isinstance(result, RunEngineResult)  # noqa: S101 - as asked for with call_returns_result
@@ -192,7 +195,10 @@ def run_demo(
 
 
 class _StoreWhenOpen:
-    """Document callback that holds documents back until the catalogue is open, and waits for it only at a run's end."""
+    """Document callback that holds documents back until the catalogue is open, and waits for it only at a run's end.
+
+    A catalogue that can not be opened does not end the scan; it is told when it is closed.
+    """
 
     def __init__(self, opening: Future[Storage]) -> None:
         self._opening = opening
@@ -201,6 +207,8 @@ class _StoreWhenOpen:
     def __call__(self, name: str, document: dict[str, Any]) -> None:
         self._held.append((name, document))
         if name == "stop" or self._opening.done():
+            if self._opening.exception() is not None:
+                return
             writer = self._opening.result().writer
             held, self._held = self._held, []
             for item in held:

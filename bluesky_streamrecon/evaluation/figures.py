@@ -90,9 +90,8 @@ def draw_similarity(curves: Sequence[tuple[str, SimilarityCurve]], threshold: fl
     for column, (title, curve) in enumerate(curves):
         axes = figure.add_subplot(grid[0, column])
         scored = [p for p in curve.points if p.self_similarity is not None]
-        axes.plot(
-            [p.projections for p in scored], [p.self_similarity for p in scored], lw=1.3, label="to the image 24 before"
-        )
+        values = [float("nan") if p.self_similarity is None else p.self_similarity for p in scored]
+        axes.plot([p.projections for p in scored], values, lw=1.3, label="to the image 24 before")
         axes.plot(
             [p.projections for p in curve.points], [p.ms_ssim for p in curve.points], lw=1.3, label="to the truth"
         )
@@ -153,14 +152,10 @@ def draw_rate_map(rows: Sequence[RateRow]) -> Figure:
         place = windows.index(row.window), steps.index(row.step)
         measured[place], ratio[place] = row.measured, row.ratio
     figure = new_figure(9.2, 3.9)
+    styles: tuple[dict[str, Any], ...] = ({"cmap": "viridis"}, {"cmap": "RdBu", "vmin": 0.5, "vmax": 1.5})
+    box = {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 1}
     titles = (f"measured, C = {rows[0].columns}, {rows[0].rows} rows (projections/s)", "predicted / measured")
-    for axes, values, title, style in zip(
-        figure.subplots(1, 2),
-        (measured, ratio),
-        titles,
-        ({"cmap": "viridis"}, {"cmap": "RdBu", "vmin": 0.5, "vmax": 1.5}),
-        strict=True,
-    ):
+    for axes, values, title, style in zip(figure.subplots(1, 2), (measured, ratio), titles, styles, strict=True):
         axes.imshow(values, origin="lower", aspect="auto", **style)
         axes.set(xlabel="step s", ylabel="window l", title=title)
         axes.set_xticks(range(len(steps)), [str(s) for s in steps])
@@ -168,14 +163,5 @@ def draw_rate_map(rows: Sequence[RateRow]) -> Figure:
         axes.title.set_fontsize(10)
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                axes.text(
-                    j,
-                    i,
-                    f"{value:.3g}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="black",
-                    bbox={"fc": "white", "alpha": 0.6, "lw": 0, "pad": 1},
-                )
+                axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, bbox=box)
     return figure

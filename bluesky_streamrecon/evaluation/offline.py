@@ -122,7 +122,7 @@ def judge_offline(
             told = number
             for session, found in zip(sessions, scores, strict=True):
                 session.accept(preview, pixels, lines)
-                found += _judged(session)
+                found.extend(_judged(session))
             if on_image is not None:
                 on_image(number)
     for session in sessions:

@@ -1,8 +1,8 @@
 """How well a policy stops: cases with known truth, judged by the product's own policies, against an oracle.
 
 Of every scan the image is finished offline from the first m projections and from all of them. What the rest would have
-added, the *loss* at m, is what a policy has to guess. The oracle knows the truth, and stops at the first m from which on
-the loss stays within the tolerance. Losses are MS-SSIM, noise is photons per pixel of the open beam.
+added, the *loss* at m, is what a policy has to guess. The oracle knows the truth, and stops at the first m from which
+on the loss stays within the tolerance. Losses are MS-SSIM, noise is photons per pixel of the open beam.
 """
 
 from __future__ import annotations
@@ -170,13 +170,8 @@ HELD_OUT = ((160, 120), (224, 200), (256, 240), (320, 160))
 """Detector columns and projections of the scans that nothing was tuned on."""
 
 
-def held_out_cases(
-    *, sizes: Sequence[tuple[int, int]] = HELD_OUT, seeds: Iterable[int] = (7001,), data: Path | None = None
-) -> list[Case]:
-    """Give other seeds, pore sizes, absorptions, image sizes and numbers of projections than `required_cases` has.
-
-    Of a measured scan, every other projection is left out.
-    """
+def held_out_cases(*, sizes: Sequence[tuple[int, int]] = HELD_OUT, seeds: Iterable[int] = (7001,)) -> list[Case]:
+    """Give other seeds, pore sizes, absorptions, image sizes and numbers of projections than `required_cases` has."""
     cases = []
     for columns, num in sizes:
         for seed in seeds:

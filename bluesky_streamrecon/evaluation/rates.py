@@ -25,7 +25,11 @@ MAP_WINDOWS = (12, 18, 24, 30, 36, 42)
 MAP_STEPS = (1, 2, 4, 6, 8, 12)
 WINDOW = 24
 TIMED = 24
-"""Projections that are timed after the first window, at least."""
+"""Projections that are timed of the engine alone, at least."""
+
+WIDE = 1024
+FEW, MANY = 72, 180
+"""Projections of a run through sockets, from `WIDE` columns on and below: a few images in flight must not matter."""
 
 Tell = Callable[[str], None]
 
@@ -125,7 +129,7 @@ def evaluate_rates(
                         step=1,
                         ranks=ranks,
                         threads=threads,
-                        projections=WINDOW + TIMED,
+                        projections=FEW if c >= WIDE else MANY,
                         algorithm=algorithm,
                         repeats=repeats,
                     )

@@ -6,7 +6,7 @@ Preparation, window and engine, and the controller's session are those of the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class Recorded:
     frames: TomoScan
     planned: int
     span: tuple[float, float] = (0.0, 180.0)
-    recon: ReconSettings = ReconSettings()
-    steering: SteeringSettings = SteeringSettings()
+    recon: ReconSettings = field(default_factory=ReconSettings)
+    steering: SteeringSettings = field(default_factory=SteeringSettings)
     values: str = "counts"
 
 
@@ -256,10 +256,10 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         raise DataError(f"{recorded.name}: got no projections, expected at least one")
     first, stop = min(rows), max(rows) + 1
     inner = [row - first for row in rows]
-    part = TomoScan(
-        *(np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)),
-        frames.angles_deg,
+    projections, flats, darks = (
+        np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
     )
+    part = TomoScan(projections, flats, darks, frames.angles_deg)
     scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.values)
     return centred(replace(scan, name=recorded.name))
 

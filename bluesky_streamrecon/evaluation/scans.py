@@ -6,10 +6,11 @@ of ours. A measured scan is prepared as the job prepares it. Lengths are detecto
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +78,8 @@ class LineScan:
 
 
 @lru_cache(maxsize=8)
-def _cut(sample: Sample, rows: int, columns: int) -> tuple[Ellipses, NDArray[np.float32]]:
-    ellipses = sample.ellipses(rows, FILL * columns / 2)
+def _cut(sample: Hashable, rows: int, columns: int) -> tuple[Ellipses, NDArray[np.float32]]:
+    ellipses = cast("Sample", sample).ellipses(rows, FILL * columns / 2)
     return ellipses, ellipses.image(columns)
 
 
@@ -113,7 +114,7 @@ def simulated_scan(
     """
     axis = (columns - 1) / 2
     angles = np.radians(np.asarray(order.angles, np.float64))
-    ellipses, truth = _cut(sample, rows, columns)
+    ellipses, truth = _cut(cast("Hashable", sample), rows, columns)
     integrals = np.stack([ellipses.projection(float(angle), columns, axis) for angle in angles])
     if counts is not None:
         photons = np.random.default_rng(seed).poisson(counts * np.exp(-integrals.astype(np.float64)))

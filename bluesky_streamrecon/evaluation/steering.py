@@ -125,11 +125,7 @@ def evaluate_steering(
         threads=threads,
         tell=tell,
     )
-    others = (
-        study(held_out_cases(data=data), tolerance=tolerance, recon=recon, threads=threads, tell=tell)
-        if held_out
-        else []
-    )
+    others = study(held_out_cases(), tolerance=tolerance, recon=recon, threads=threads, tell=tell) if held_out else []
     write_csv(out / "steering_cases.csv", [asdict(case) for case in cases])
     save_figure(draw_cases(cases, tolerance), out / "steering_cases.png")
     if others:

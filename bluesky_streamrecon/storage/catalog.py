@@ -78,7 +78,8 @@ class EmbeddedTiled:
             raise
         except Exception as error:
             self._lock.close()
-            raise StorageError(f"Tiled server for {self.directory}: did not start ({error})") from error
+            why = f"{type(error).__name__}: {error}"
+            raise StorageError(f"Tiled server for {self.directory}: did not start ({why})") from error
         self.uri: str = self._server.uri
         self._lock.write(self.uri)
         self._lock.flush()
