@@ -20,6 +20,9 @@ __all__ = ["ReconSettings", "SteeringSettings", "data_directory", "settings_from
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
 
+WINDOW_POLICIES = ("newest", "spread")
+"""Which projections an update uses: the newest, or half of them with as many of all others."""
+
 
 class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the image is made.
@@ -29,7 +32,10 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     algorithm : str
         Registered name, for instance ``"mlem"`` or ``"sirt"``.
     window : int or None
-        Newest projections kept (l); None keeps all.
+        Projections that an update uses (l); None: all.
+    window_policy : str
+        ``"spread"``: the newest half of the window, and as many others from all angles so far, which are kept for it.
+        ``"newest"``: the newest projections only, as in the paper.
     step : int
         New projections between two updates (s), at most `window`.
     iterations : int
@@ -59,6 +65,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     algorithm: str = "mlem"
     window: int | None = 24
+    window_policy: str = "spread"
     step: int = 1
     iterations: int = 1
     axis: float | None = None
@@ -85,6 +92,10 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     f"window={self.window} is shorter than step={self.step}: projections would never be used; "
                     "expected window >= step (window=None keeps all)"
                 )
+        if self.window_policy not in WINDOW_POLICIES:
+            raise ConfigError(
+                f"window_policy: got {self.window_policy!r}, expected one of {', '.join(WINDOW_POLICIES)}"
+            )
         if self.size is not None:
             _at_least("size", self.size, 2)
         if self.threads is not None:

@@ -68,8 +68,8 @@ def replay(
         print(f"{result.policy} would have gone on to the end ({result.taken} of {result.planned} are stored)")
     else:
         print(
-            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from these, "
-            f"the image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
+            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from "
+            f"these, the image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
         )
     print(f"picture: {out}")
 

@@ -36,7 +36,7 @@ MOST_SUBSETS = 6
 PROBE_COLUMNS = 1024
 PROBE_SECONDS = 0.3
 GROUPS = {4: 7, 8: 10, 16: 16}
-"""Slices that are computed together, and as how many of a full group they count: geometry is worked out for all at once."""
+"""Slices that are computed together, and as how many of a full group they count: geometry is shared by all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def advise(
     --------
     >>> found = advise(rows=2048, columns=2048, rate=10, ranks=64, gups=10.0)
     >>> found.window, found.step, found.subsets, found.feasible
-    (24, 11, 6, True)
+    (24, 9, 6, True)
     """
     least = min(rows, columns, ranks, threads, window)
     if least < 1 or not 0 < rate < math.inf:

@@ -118,7 +118,8 @@ def run_demo(
         If the reconstruction job can not be started.
     """
     from bluesky import RunEngine
-    from bluesky.run_engine import RunEngineInterrupted, RunEngineResult
+    from bluesky.run_engine import RunEngineResult
+    from bluesky.utils import RunEngineInterrupted
 
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.ordering import listed, make_order

@@ -21,6 +21,7 @@ def live_engine(scan: LineScan, recon: ReconSettings, *, threads: int = 1) -> En
         scan.rows,
         algorithm=recon.algorithm,
         window=recon.window,
+        window_policy=recon.window_policy,
         threads=recon.threads or threads,
         options=recon.options,
     )

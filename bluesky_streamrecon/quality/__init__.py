@@ -1,16 +1,23 @@
 """How good an image is, and when that is enough: MS-SSIM, metrics, stopping policies, and the controller's loop.
 
-Knows no Bluesky. Images are float32 stacks ``(rows, N, N)`` in attenuation per pixel, angles degrees, lengths pixels.
+Knows no Bluesky, and makes no images of its own: who runs the controller gives it a `Reconstructor`. Images are float32
+stacks ``(rows, N, N)`` in attenuation per pixel, line integrals unitless, angles radians, lengths pixels.
 The controller itself is in ``bluesky_streamrecon.quality.controller``; Numba is imported with the first comparison.
 """
 
 from __future__ import annotations
 
+from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.quality.forecast import Forecast
+from bluesky_streamrecon.quality.gain import Gain, predict_gain
+from bluesky_streamrecon.quality.guards import find_fault
+from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
     MsSsimMetric,
     PreviewImage,
+    StudyMetric,
     make_metric,
     metric_names,
     register_metric,
@@ -24,34 +31,48 @@ from bluesky_streamrecon.quality.msssim import (
     warm_up,
 )
 from bluesky_streamrecon.quality.policy import (
+    Combination,
     Evidence,
     MsSsimPolicy,
     Policy,
+    PredictedGainPolicy,
     Reading,
     Verdict,
     get_policy,
     policy_names,
     register_policy,
 )
+from bluesky_streamrecon.quality.study import Reconstructor, Study
 
 __all__ = [
+    "AngularRange",
+    "Combination",
     "Evidence",
+    "Forecast",
+    "Gain",
     "ImageHistory",
     "Metric",
     "MsSsimMetric",
     "MsSsimPolicy",
     "MsSsimTerms",
     "Policy",
+    "PredictedGainPolicy",
     "PreviewImage",
     "Reading",
+    "Reconstructor",
+    "ScanLines",
+    "Study",
+    "StudyMetric",
     "Verdict",
     "deepest_pyramid",
+    "find_fault",
     "get_policy",
     "make_metric",
     "metric_names",
     "ms_ssim",
     "ms_ssim_terms",
     "policy_names",
+    "predict_gain",
     "register_metric",
     "register_policy",
     "smallest_side",

@@ -47,7 +47,7 @@ class HaloExchange(Protocol):
 
 
 class Engine:
-    """Reconstructs a block of rows from the newest projections.
+    """Reconstructs a block of rows from a window of its projections.
 
     The result depends only on the projections appended and the updates made: not on how rows are dealt to
     engines, nor on the number of threads.
@@ -61,7 +61,10 @@ class Engine:
     algorithm : str, optional
         Registered name.
     window : int or None, optional
-        Newest projections kept (l); None keeps all.
+        Projections of an update (l); None: all.
+    window_policy : str, optional
+        ``"newest"``: the window holds the newest projections. ``"spread"``: the newest half, and others from all
+        angles, see `spread_views`; all projections are kept for it.
     threads : int, optional
         Threads that compute.
     options : mapping, optional
@@ -89,6 +92,7 @@ class Engine:
         *,
         algorithm: str = "mlem",
         window: int | None = 24,
+        window_policy: str = "newest",
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
         halo: HaloExchange | None = None,
@@ -110,7 +114,7 @@ class Engine:
         self._backend = _backend(geometry, projector)
         layout = self._backend.layout(rows)
         self._slabs: list[Slab] = [self._backend.slab(part) for part in layout]
-        self._window = Window(window, geometry.columns, layout)
+        self._window = Window(window, geometry.columns, layout, policy=window_policy)
         self._executor = ThreadPoolExecutor(threads, "recon") if threads > 1 else None
         self._solo = [Crew() for _ in range(threads)]
         self._crew = Crew(threads, self._executor) if threads > 1 else self._solo[0]
@@ -118,6 +122,7 @@ class Engine:
         self._typical: NDArray[np.float32] | None = None
         self._image_number = 0
         self._projections = 0
+        self._fresh = 0
         self._blank = True
 
     def __enter__(self) -> Engine:
@@ -145,7 +150,7 @@ class Engine:
 
     @property
     def window_angles(self) -> NDArray[np.float64]:
-        """Angles in the window, oldest first, radians."""
+        """Angles in the window, in the order of arrival, radians."""
         return self._window.angles
 
     @property
@@ -182,6 +187,7 @@ class Engine:
         """
         self._window.append(projection, angle)
         self._projections += 1
+        self._fresh += 1
         self._release()
 
     def update(self, iterations: int = 1) -> None:
@@ -199,12 +205,15 @@ class Engine:
         """
         if len(self._window) == 0:
             raise DataError("update: got no projection yet, expected at least one; append projections first")
+        if self._window.choose(self._image_number, self._fresh):
+            self._release()
         self._start()
         passes = self._algorithm.passes(len(self._window))
         for _ in range(iterations):
             for number in range(passes):
                 self._take(number, passes)
         self._image_number += 1
+        self._fresh = 0
 
     def slices(self, local_rows: Iterable[int]) -> NDArray[np.float32]:
         """Give a copy of some slices.
@@ -244,7 +253,7 @@ class Engine:
         *,
         typical: NDArray[np.float32] | None = None,
     ) -> None:
-        """Continue from an image made earlier. The window is left as it is.
+        """Continue from an image made earlier. The window is left as it is, and none of it counts as fresh.
 
         Parameters
         ----------
@@ -272,6 +281,7 @@ class Engine:
         self._typical = None if typical is None else np.asarray(typical, np.float32)
         self._image_number = image_number
         self._projections = projections
+        self._fresh = 0
         self._blank = False
 
     def _slab_of(self, row: int) -> Slab:

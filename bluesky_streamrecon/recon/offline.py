@@ -32,6 +32,7 @@ def reconstruct(
     algorithm: str = "mlem",
     iterations: int | None = None,
     window: int | None = None,
+    window_policy: str = "newest",
     step: int | None = None,
     size: int | None = None,
     disc: bool = False,
@@ -54,7 +55,9 @@ def reconstruct(
         Times the algorithm goes over the projections. By default 20 where all are used at once, and 1 for each step
         of a live reconstruction and for FBP.
     window, step : int, optional
-        Reconstruct as live: after every `step` projections (by default 1) from the newest `window` (by default all).
+        Reconstruct as live: after every `step` projections (by default 1) from `window` projections (by default all).
+    window_policy : str, optional
+        Which these are, see `Engine`; live reconstructions take ``"spread"`` unless they are told otherwise.
     size : int, optional
         Side N of the image in pixels; by default C.
     disc : bool, optional
@@ -89,7 +92,8 @@ def reconstruct(
     times = iterations if iterations is not None else 1 if live or algorithm == "fbp" else 20
     geometry = TomoGeometry(columns, float("nan") if axis is None else axis, size or 0, disc)
     with Engine(
-        geometry, rows, algorithm=algorithm, window=window, threads=threads or usable_cores(), options=options
+        geometry, rows, algorithm=algorithm, window=window, window_policy=window_policy,
+        threads=threads or usable_cores(), options=options
     ) as engine:
         for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
             engine.append(projection, float(angle))

@@ -115,7 +115,7 @@ class RankRun:
         self._resume = resume
         # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
         saves = checkpoints is not None and run.recon.checkpoint_every > 0 and not run.recon.stripe_removal
-        self._recent: deque[NDArray[np.float32]] | None = deque(maxlen=run.recon.window) if saves else None
+        self._recent: deque[NDArray[np.float32]] | None = deque(maxlen=kept_for_restart(run.recon)) if saves else None
         self._intake: Intake | None = None
         try:
             self._intake = Intake(run, resume)
@@ -368,6 +368,7 @@ class RankRun:
                 self._block.rows,
                 algorithm=run.recon.algorithm,
                 window=run.recon.window,
+                window_policy=run.recon.window_policy,
                 threads=self._threads,
                 options=run.recon.options,
                 halo=self._group,

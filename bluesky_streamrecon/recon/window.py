@@ -1,4 +1,4 @@
-"""The newest projections, as the kernels want them: slices innermost, in a ring of slots.
+"""The window's projections, as the kernels want them: slices innermost, in slots. And which projections these are.
 
 Line integrals are unitless, angles radians. What is not finite is kept as NaN: a missing value.
 """
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.config import WINDOW_POLICIES
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 
-__all__ = ["SlabRows", "Subset", "Window", "pass_order"]
+__all__ = ["SlabRows", "Subset", "Window", "pass_order", "spread_views"]
+
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 _FIRST_CAPACITY = 16
 
@@ -48,16 +51,19 @@ class Subset:
 
 
 class Window:
-    """The newest projections of a block of rows.
+    """Projections of a block of rows.
 
     Parameters
     ----------
     length : int or None
-        Projections kept; None keeps all, doubling its memory as needed.
+        Projections used by an update; None uses all. Those that may be used again are kept: `length` of them, or all,
+        doubling the memory as needed.
     columns : int
         Detector columns C.
     slabs : sequence of SlabRows
         How the rows are grouped.
+    policy : str, optional
+        ``"newest"``, or ``"spread"`` (see `spread_views`), which keeps all projections.
 
     Attributes
     ----------
@@ -69,37 +75,46 @@ class Window:
     Raises
     ------
     ConfigError
-        If `length` is less than 1.
+        If `length` is less than 1, or there is no such policy.
     """
 
-    def __init__(self, length: int | None, columns: int, slabs: Sequence[SlabRows]) -> None:
+    def __init__(
+        self, length: int | None, columns: int, slabs: Sequence[SlabRows], *, policy: str = "newest"
+    ) -> None:
         if length is not None and length < 1:
             raise ConfigError(f"window: got {length}, expected at least 1 projection, or None to keep all")
+        if policy not in WINDOW_POLICIES:
+            raise ConfigError(f"window_policy: got {policy!r}, expected one of {', '.join(WINDOW_POLICIES)}")
         self._length = length
+        self._spread = policy == "spread" and length is not None
+        self._grows = self._spread or length is None
+        self._chosen: NDArray[np.int64] | None = None
         self._columns = columns
         self._slabs = tuple(slabs)
         self._rows = sum(slab.count for slab in slabs)
-        capacity = _FIRST_CAPACITY if length is None else length
+        capacity = _FIRST_CAPACITY if self._grows or length is None else length
         self._angles = np.zeros(capacity, np.float64)
         self.data = [np.zeros((capacity, columns, slab.width), np.float32) for slab in slabs]
         self.total = 0
 
     def __len__(self) -> int:
-        return min(self.total, len(self._angles))
+        return self.total if self._length is None else min(self.total, self._length)
 
     @property
     def angles(self) -> NDArray[np.float64]:
-        """Angles in the window, oldest first, radians."""
+        """Angles in the window, in the order of arrival, radians."""
         return self._angles[self.slots]
 
     @property
     def slots(self) -> NDArray[np.int64]:
-        """Slots in use, oldest first."""
+        """Slots in use, in the order of arrival."""
+        if self._chosen is not None:
+            return self._chosen
         capacity = len(self._angles)
         return np.arange(self.total - len(self), self.total, dtype=np.int64) % capacity
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
-        """Take a projection in; the oldest goes when the window is full.
+        """Take a projection in; the window moves on to the newest, until `choose` is called.
 
         Parameters
         ----------
@@ -122,7 +137,7 @@ class Window:
             )
         if not math.isfinite(angle):
             raise GeometryError(f"projection {self.total + 1}: got angle {angle}, expected finite radians")
-        if self._length is None and self.total == len(self._angles):
+        if self._grows and self.total == len(self._angles):
             self._grow()
         slot = self.total % len(self._angles)
         for slab, data in zip(self._slabs, self.data, strict=True):
@@ -132,6 +147,23 @@ class Window:
                 part[~np.isfinite(part)] = np.nan
         self._angles[slot] = angle
         self.total += 1
+        self._chosen = None
+
+    def choose(self, number: int, fresh: int) -> bool:
+        """Choose the projections of an update; say whether they are others than before.
+
+        Parameters
+        ----------
+        number : int
+            Updates before this one.
+        fresh : int
+            Projections since the last update: these are in the window, if it is long enough.
+        """
+        if not self._spread or self._length is None or self.total <= self._length:
+            return False
+        before = self.slots
+        self._chosen = spread_views(self._angles[: self.total], self._length, number, fresh)
+        return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
         """Give the projections of pass `number` of `passes`, and of them this member's share.
@@ -149,6 +181,47 @@ class Window:
     def _grow(self) -> None:
         self._angles = np.concatenate((self._angles, np.zeros_like(self._angles)))
         self.data = [np.concatenate((data, np.zeros_like(data))) for data in self.data]
+
+
+def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: int = 1) -> NDArray[np.int64]:
+    """Choose the newest half of a window, and fill it up with older projections from all angles.
+
+    The older ones are cut by angle into as many strata as are wanted, each as full as the others, and one is taken from
+    each; from update to update the place within the stratum moves on by the golden section, so that all have their turn.
+    What is chosen depends on nothing but the arguments: it is the same on all ranks, and after a restart.
+
+    Parameters
+    ----------
+    angles : ndarray of float64, shape (n,)
+        Angles of all projections so far, in the order of arrival, radians.
+    length : int
+        Projections wanted.
+    number : int
+        Updates before this one.
+    fresh : int, optional
+        Newest projections that no update has used yet.
+
+    Returns
+    -------
+    ndarray of int64, shape (min(n, length),)
+        Places in `angles`, ascending.
+
+    Examples
+    --------
+    >>> quarter_turns = np.radians([0, 90, 45, 135, 22, 67, 112, 157])
+    >>> spread_views(quarter_turns, 4, 0), spread_views(quarter_turns, 4, 1)
+    (array([0, 1, 6, 7]), array([1, 4, 6, 7]))
+    """
+    total = len(angles)
+    newest = min(max(length - length // 2, fresh), length, total)
+    older = np.arange(total - newest)
+    wanted = min(length - newest, len(older))
+    if wanted == 0:
+        return np.arange(total - newest, total)
+    by_angle = older[np.argsort(np.mod(angles[: total - newest], math.pi), kind="stable")]
+    edges = np.arange(wanted + 1) * len(older) // wanted
+    places = edges[:-1] + np.floor((number * GOLDEN) % 1 * np.diff(edges)).astype(np.int64)
+    return np.concatenate((np.sort(by_angle[places]), np.arange(total - newest, total)))
 
 
 def pass_order(passes: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Two hosts made of network namespaces, and the cable between them. Needs root and iproute2.
 
-The cable is a veth pair with ``tc netem``, or where the kernel has no netem, TUN devices with a process in between that does the same
-(``slow_link.py``). Only namespaces and devices that were made here are touched, and they are removed whatever happens.
+The cable is a veth pair with ``tc netem``, or where the kernel has no netem, TUN devices with a process in between that
+does the same (``slow_link.py``). Only namespaces and devices that were made here are touched, and they are removed
+whatever happens.
 """
 
 from __future__ import annotations
@@ -96,9 +97,10 @@ class TwoHosts:
         if self.kind == "tun":
             for host, device in zip(hosts, self._devices, strict=True):
                 self.at(host, "ip", "tuntap", "add", "dev", device, "mode", "tun")
+            ends = (self.beamline, a, self.cluster, b)
+            limits = ("--delay", str(self.delay), "--loss", str(self.loss), "--rate", str(self.rate))
             self._cable = subprocess.Popen(
-                [sys.executable, str(HERE / "slow_link.py"), self.beamline, a, self.cluster, b]
-                + ["--delay", str(self.delay), "--loss", str(self.loss), "--rate", str(self.rate)],
+                [sys.executable, str(HERE / "slow_link.py"), *ends, *limits],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--projections", type=int, default=60)
-    parser.add_argument("--exposure", type=float, default=0.1)
+    parser.add_argument("--exposure", type=float, default=0.1, help="seconds; the first of several scans is quick")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--columns", type=int, default=64)
     parser.add_argument("--scans", type=int, default=2)
@@ -63,7 +63,7 @@ def main() -> None:
             rows=given.rows,
             columns=given.columns,
             directory=given.directory / f"detector-{number}",
-            exposure=given.exposure,
+            exposure=given.exposure if number or given.scans == 1 else 0.01,
             velocity=36000.0,
             acceleration_time=0.0,
         )

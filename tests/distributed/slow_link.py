@@ -1,13 +1,14 @@
-"""A network cable in user space: carries packets between TUN devices of two network namespaces, late, and not all of them.
+"""A network cable in user space: packets between TUN devices of two network namespaces, late, and not all of them.
 
-For kernels without netem. Run as ``python slow_link.py NAMESPACE DEVICE NAMESPACE DEVICE --delay S --loss F --rate B``; each
-line on standard input (``cut``, ``mend``) is answered by itself on standard output, and it ends with the input.
+For kernels without netem. Run as ``python slow_link.py NAMESPACE DEVICE NAMESPACE DEVICE --delay S --loss F --rate B``;
+each line on standard input (``cut``, ``mend``) is answered by itself on standard output, and it ends with the input.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -53,10 +54,8 @@ class Way:
         """Deliver what is due; give the seconds until the next packet is."""
         while self._queue and self._queue[0][0] <= now:
             _, packet = self._queue.popleft()
-            try:
+            with contextlib.suppress(OSError):  # the device is down, or full: a packet that is lost
                 os.write(self._out, packet)
-            except OSError:
-                pass  # the device is down, or full: a packet that is lost
         return self._queue[0][0] - now if self._queue else None
 
 

@@ -142,7 +142,7 @@ def test_unknown_policy_is_refused_with_the_names_there_are():
 def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
     source = "def make(settings):\n    return settings.threshold\n"
     installed_package("bluesky_streamrecon.policies", "their-policy", "their_policies", source, "make")
-    assert policy_names() == ("ms-ssim", "their-policy")
+    assert policy_names() == ("ms-ssim", "predicted-gain", "their-policy")
     assert get_policy("their-policy")(SteeringSettings(threshold=0.7)) == 0.7
 
 

@@ -1,0 +1,147 @@
+"""What the soak scripts share: scans of a simulated beamline, what processes use, and a report as lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from bluesky import RunEngine
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline import ReconJob, RunRecord
+from bluesky_streamrecon.plans import stream_tomo_plan
+from bluesky_streamrecon.sim_devices import sim_beamline
+
+LEAST_ERROR = 1e-4
+
+
+def say(**what: Any) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(what, default=str), flush=True)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Give a parser with what all scripts take."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--directory", type=Path, required=True, help="for detector files, results and logs")
+    made.add_argument("--seed", type=int, default=0, help="of the random projections")
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Size of a scan: detector rows and columns, projections, exposure in seconds."""
+
+    rows: int = 8
+    columns: int = 64
+    projections: int = 60
+    exposure: float = 0.05
+
+
+class Scans:
+    """One RunEngine and one job that stays, for scan after scan of the same sample, down to the noise."""
+
+    def __init__(self, directory: Path, shape: Shape, **job: Any) -> None:
+        self.shape = shape
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.engine = RunEngine({}, call_returns_result=True, context_managers=[])
+        self.job = ReconJob("job", output=directory / "recon", keep_alive=True, **job)
+        self._number = 0
+
+    def run(self, on_projection: Callable[[int], None] | None = None, **plan: Any) -> tuple[RunRecord, list[float]]:
+        """Scan once; give what became of it, and when each projection was taken (monotonic seconds)."""
+        self._number += 1
+        shape = self.shape
+        beamline = sim_beamline(
+            rows=shape.rows,
+            columns=shape.columns,
+            directory=self.directory / f"detector-{self._number}",
+            exposure=shape.exposure,
+            instant=shape.exposure == 0,
+            velocity=36000.0,
+            acceleration_time=0.0,
+        )
+        times: list[float] = []
+
+        def taken(name: str, doc: dict[str, Any]) -> None:
+            if "stage" in doc["data"]:
+                times.append(time.monotonic())
+                if on_projection is not None:
+                    on_projection(doc["seq_num"])
+
+        token = self.engine.subscribe(taken, "event")
+        given = {"num": shape.projections, "window": 8, "flats": 2, "darks": 2, "threshold": 1.0, "compose": None}
+        given |= {"axis": (shape.columns - 1) / 2 + 3.3}
+        try:
+            result = self.engine(
+                stream_tomo_plan(
+                    beamline.detector,
+                    beamline.stage,
+                    shutter=beamline.shutter,
+                    sample_table=beamline.table,
+                    job=self.job,
+                    **{**given, **plan},
+                )
+            )
+        finally:
+            self.engine.unsubscribe(token)
+        record = self.job.last_run
+        if record is None or result.exit_status != "success":
+            raise SystemExit(f"the scan did not end as a success: {result.exit_status} {result.reason}")
+        return record, times
+
+
+def image_of(record: RunRecord) -> NDArray[np.float32] | None:
+    """Give the final image; None if there is none."""
+    if record.result is None:
+        return None
+    with h5py.File(record.result) as file:
+        return np.asarray(file["/exchange/data"][:])
+
+
+def difference(record: RunRecord, expected: NDArray[np.float32]) -> float:
+    """Give the largest difference of the final image from what was expected, relative to its maximum."""
+    image = image_of(record)
+    return float("inf") if image is None else float(np.abs(image - expected).max() / expected.max())
+
+
+def usage(pids: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Give resident memory (bytes) and open file descriptors of each process that is there."""
+    found = {}
+    for name, pid in pids.items():
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            found[name] = pages * os.sysconf("SC_PAGE_SIZE"), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        except OSError:
+            continue
+    return found
+
+
+def job_pids(job: ReconJob) -> dict[str, int]:
+    """Give the processes that say hello, and our own."""
+    peers = job._link.endpoint.peers() if job._link is not None else ()
+    named = {f"rank {peer.rank}" if peer.role == "rank" else "controller": peer.pid for peer in peers if peer.linked}
+    return {"beamline": os.getpid(), **named}
+
+
+def pace(times: list[float]) -> float:
+    """Give the median time from one projection to the next, seconds."""
+    return statistics.median(np.diff(times)) if len(times) > 1 else float("nan")
+
+
+def end(results: Iterable[bool], **what: Any) -> None:
+    """Print the summary, and exit with 1 if anything failed."""
+    told = list(results)
+    say(runs=len(told), good=sum(told), passed=bool(told) and all(told), **what)
+    sys.exit(0 if told and all(told) else 1)
