@@ -15,7 +15,7 @@ import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
+__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Compose = Callable[[RunRecord], Any]
 Steps = Generator[Msg, Any, Any]
+RANKS_TOLD = 4  # whose ledgers stand in the stop document if they do not add up
 EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
 
 
@@ -286,11 +287,12 @@ class StreamSession:
             elif not given:
                 told.append(f"all {taken} projections taken" if taken >= planned else f"{taken} of {planned} taken")
                 told.append(self._how_good())
-            if run.results is not None:
-                uneven = {rank: entry for rank, entry in self.job.ledger().items() if not entry.balanced}
-                told += [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven.items()]
-            elif not run.lost:
+            if run.results is None and not run.lost:
                 told.append("no final image")
+            uneven = [(rank, entry) for rank, entry in self.job.ledger().items() if not entry.balanced]
+            told += [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
+            if len(uneven) > RANKS_TOLD:
+                told.append(f"nor are those of {len(uneven) - RANKS_TOLD} more ranks")
             told += [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)][:4]
         elif (problem := self.job.problem_text) and not told:
             told.append(f"not reconstructed: {problem.splitlines()[0]}")

@@ -57,6 +57,7 @@ def stream_tomo_plan(
     stop: float = 180.0,
     order: str | AngleOrder | Iterable[float] = "optimized-interleaved",
     window: int | None = 24,
+    window_policy: str = "spread",
     step: int = 1,
     algorithm: str = "mlem",
     threshold: float | None = None,
@@ -111,8 +112,10 @@ def stream_tomo_plan(
     order : str, AngleOrder or iterable of float, optional
         In which order they are visited: a name (`bluesky_streamrecon.ordering.order_names`), an order, or a list of
         degrees. A beamline that replays a recording has its angles visited in the named order.
-    window, step, algorithm, iterations, axis, size, disc, threads, share, coalesce, stripe_removal, checkpoint_every
-        How the image is made, see `ReconSettings`. `axis` is a detector column; None finds it.
+    window, window_policy, step, iterations, coalesce
+        Which projections make the image, and when, see `ReconSettings`.
+    algorithm, axis, size, disc, threads, share, stripe_removal, checkpoint_every
+        How it is made, see `ReconSettings`. `axis` is a detector column; None finds it.
     options : mapping, optional
         For the algorithm.
     ranks : int, optional
@@ -192,6 +195,7 @@ advisory
     recon = ReconSettings(
         algorithm=algorithm,
         window=window,
+        window_policy=window_policy,
         step=step,
         iterations=iterations,
         axis=axis,
@@ -243,6 +247,7 @@ advisory
                 "threshold": steering.least_score,
                 "tolerance": tolerance,
                 "window": window,
+                "window_policy": window_policy,
                 "step": step,
                 "algorithm": algorithm,
             },

@@ -76,6 +76,8 @@ class MpiLauncher:
     checkpoints : path, optional
         Where ranks keep their checkpoints, if a run asks for some (``checkpoint_every``), so that a job that is started
         again goes on from there; a directory beside the logs by default, which goes with the job.
+    log_level : {"debug", "info", "warning", "error"}, optional
+        What the processes log.
 
     Raises
     ------
@@ -94,6 +96,7 @@ class MpiLauncher:
         environment: Mapping[str, str] | None = None,
         security_options: Sequence[str] = (),
         checkpoints: str | Path | None = None,
+        log_level: str = "info",
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads per rank: got {threads}, expected at least 1")
@@ -105,6 +108,7 @@ class MpiLauncher:
         self._environment = dict(environment or {})
         self._security = tuple(security_options)
         self._checkpoints = Path(checkpoints) if checkpoints is not None else None
+        self._log_level = log_level
         self._own_checkpoints: Path | None = None
         self._on_exit: Callable[[ProcessExit], None] | None = None
         self._lock = threading.Lock()
@@ -151,7 +155,7 @@ class MpiLauncher:
             if checkpoints is None:
                 checkpoints = self._own_checkpoints = directory / "checkpoints"
             threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
-            us = (sys.executable, "-m", "bluesky_streamrecon")
+            us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", self._log_level)
             common = ("--address", address, "--job-id", job_id, "--lifeline", *self._security)
             job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)
             kept = ("--checkpoints", str(checkpoints))

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
+from bluesky_streamrecon.logs import set_up_logging
 
 __all__ = ["app", "main"]
 
@@ -55,9 +56,7 @@ def _program(
 
     `streamrecon demo` runs the whole loop on this computer: scan, stream, reconstruct, score, stop.
     """
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    set_up_logging(log_level.upper())
     if log_level is not LogLevel.DEBUG:
         # The RunEngine logs a traceback of whatever ends a plan; we say it in one line.
         logging.getLogger("bluesky").setLevel(logging.CRITICAL)

@@ -24,7 +24,6 @@ Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
 Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (DXfile).")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small images and few cases: to see that it works.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
-Window = Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -136,6 +135,36 @@ def steering(
             )
             for name, s in summaries
         ],
+    )
+
+
+@app.command()
+def windows(
+    out: Out,
+    data: Data = None,
+    columns: Annotated[int, typer.Option(min=32, help="Detector columns of the simulated samples.")] = 192,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")] = 2,
+    quick: Quick = False,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Compare the window of newest projections with one that is spread over all angles so far, at the same cost.
+
+    Example: `streamrecon evaluate windows --out windows --data tooth.h5`
+    """
+    from bluesky_streamrecon.evaluation.windows import evaluate_windows, summary
+
+    rows = evaluate_windows(
+        out, data=data, columns=min(columns, 64) if quick else columns, seeds=1 if quick else seeds,
+        long=240 if quick else 720, threads=threads, tell=_tell,
+    )  # fmt: skip
+    if json:
+        print_json({"rows": [asdict(row) for row in rows]})
+        return
+    print_table(
+        f"MS-SSIM of the live image to the truth (all figures: {out})",
+        ["scans", "window", "n", "s", "cases", "mean over the scan", "last image", "largest dip"],
+        summary(rows),
     )
 
 

@@ -81,6 +81,7 @@ def run_demo(
     tolerance: float = 0.02,
     policy: str | None = None,
     window: int = 24,
+    window_policy: str = "spread",
     step: int = 1,
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),
@@ -96,7 +97,7 @@ def run_demo(
         Name of the simulated sample.
     num : int, optional
         Projections planned, for a simulated sample.
-    order, algorithm, ranks, threshold, tolerance, policy, window, step
+    order, algorithm, ranks, threshold, tolerance, policy, window, window_policy, step
         As for `stream_tomo_plan`.
     seed : int, optional
         Seed of the simulated noise.
@@ -155,6 +156,7 @@ def run_demo(
             beamline.stage,
             order=angle_order,
             window=window,
+            window_policy=window_policy,
             step=step,
             algorithm=algorithm,
             threshold=threshold,

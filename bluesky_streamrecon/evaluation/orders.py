@@ -136,7 +136,7 @@ def evaluate_orders(
     counts : float, optional
         Photons per pixel of the simulated scans.
     recon : ReconSettings, optional
-        Of the live image; MLEM, l = 24, s = 1 by default.
+        Of the live image; the paper's by default: MLEM, l = 24, s = 1, newest projections.
     threads, tell
         See `compare_orders`.
 
@@ -153,7 +153,7 @@ def evaluate_orders(
     from bluesky_streamrecon.evaluation.figures import draw_first_images, draw_order_curves
 
     new_directory(out)
-    recon = recon or ReconSettings()
+    recon = recon or ReconSettings(window_policy="newest")
 
     def simulated(kind: str) -> Callable[[str], LineScan]:
         sample = Foam(pores=90) if kind == "foam" else SheppLogan()

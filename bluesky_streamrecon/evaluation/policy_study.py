@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
@@ -78,7 +79,7 @@ class CaseResult:
     oracle_stop, oracle_loss : int, float
         Of the oracle.
     paper_stop, paper_loss : int, float
-        Of MS-SSIM >= 0.95 between live images.
+        Of MS-SSIM >= 0.95 between live images, with the window of the newest projections.
     decisions, in_band : int
         Predictions up to the stop, and those whose 95 % band holds the true loss.
     all_decisions, all_in_band : int
@@ -211,13 +212,14 @@ def study(
     """
     recon = recon or ReconSettings()
     steering = steering or SteeringSettings(tolerance=tolerance)
-    paper = SteeringSettings(policy="ms-ssim")
+    paper, papers = SteeringSettings(policy="ms-ssim"), msgspec.structs.replace(recon, window_policy="newest")
     results: list[CaseResult] = []
     judged: list[tuple[Judgement, Judgement]] = []
     for number, case in enumerate(cases, 1):
         if tell is not None:
             tell(f"case {number} of {len(cases)}: {case.sample}, noise {case.noise}, seed {case.seed}")
-        ours, theirs = judge_offline(case.scan, recon, [steering, paper], threads=threads)
+        (ours,) = judge_offline(case.scan, recon, [steering], threads=threads)
+        (theirs,) = judge_offline(case.scan, papers, [paper], threads=threads)
         judged.append((ours, theirs))
     if tell is not None:
         tell("finished offline from all prefixes that matter")

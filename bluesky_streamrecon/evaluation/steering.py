@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.evaluation.finish import best_image
 from bluesky_streamrecon.evaluation.policy_study import (
@@ -98,7 +100,7 @@ def evaluate_steering(
     tolerance : float, optional
         Loss of MS-SSIM that is allowed.
     recon : ReconSettings, optional
-        Of the live image; MLEM, l = 24, s = 1 by default.
+        Of the live image; MLEM, l = 24, s = 1 by default. The curves are of the paper's window all the same.
     threads : int, optional
         That compute.
     tell : callable, optional
@@ -114,7 +116,8 @@ def evaluate_steering(
 
     new_directory(out)
     recon = recon or ReconSettings()
-    curves = _curves(data, columns, recon, threads, tell)
+    papers = msgspec.structs.replace(recon, window_policy="newest")
+    curves = _curves(data, columns, papers, threads, tell)
     write_csv(out / "steering_curves.csv", [{"scan": name} | asdict(p) for name, curve in curves for p in curve.points])
     save_figure(draw_similarity(curves, THRESHOLD), out / "steering_curves.png")
 

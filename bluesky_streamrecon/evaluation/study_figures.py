@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.evaluation.policy_study import CaseResult
     from bluesky_streamrecon.evaluation.replay import ReplayResult
 
-__all__ = ["draw_cases", "draw_replay"]
+__all__ = ["draw_cases", "draw_replay", "draw_windows"]
 
 MARKS = {"policy": ("o", "C0"), "paper": ("x", "C3"), "oracle": ("|", "C2")}
 
@@ -125,6 +125,28 @@ def draw_replay(
             -high_grey / 4,
             high_grey / 4,
         )
+    return figure
+
+
+def draw_windows(
+    groups: Sequence[tuple[str, Sequence[tuple[str, float | None]], Mapping[str, NDArray[np.float64]]]],
+) -> Figure:
+    """Draw MS-SSIM to the truth against projections, for either policy of the window; scans alike share a colour."""
+    figure = new_figure(4.4 * len(groups), 4.2)
+    for axes, (title, names, curves) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        kinds = list(dict.fromkeys(names))
+        for color, kind in enumerate(kinds):
+            columns = [i for i, name in enumerate(names, 1) if name == kind]
+            for policy, style in (("newest", ":"), ("spread", "-")):
+                curve = curves[policy]
+                light = "" if kind[1] is None else f", {kind[1]:g} photons"
+                label = f"{kind[0]}{light}" if policy == "spread" else None
+                axes.plot(curve[:, 0], curve[:, columns].mean(axis=1), style, color=f"C{color}", lw=1.2, label=label)
+        axes.set(xlabel="projections", title=f"{title}: newest (dotted), spread (line)")
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, loc="lower right")
+    figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
     return figure
 
 

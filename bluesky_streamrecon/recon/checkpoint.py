@@ -49,7 +49,7 @@ class Checkpoint:
     image : ndarray of float32, shape (rows, N, N)
         Attenuation, 1/pixel.
     window : ndarray of float32, shape (A, rows, C)
-        Newest line integrals, oldest first; their angles are the last of `angles`.
+        Newest line integrals that are still needed, oldest first; their angles are the last of `angles`.
     arrays : mapping of str to ndarray
         Dark, gain and whatever else the preparation and the engine go on from.
     counts : mapping of str to int

@@ -92,8 +92,13 @@ def reconstruct(
     times = iterations if iterations is not None else 1 if live or algorithm == "fbp" else 20
     geometry = TomoGeometry(columns, float("nan") if axis is None else axis, size or 0, disc)
     with Engine(
-        geometry, rows, algorithm=algorithm, window=window, window_policy=window_policy,
-        threads=threads or usable_cores(), options=options
+        geometry,
+        rows,
+        algorithm=algorithm,
+        window=window,
+        window_policy=window_policy,
+        threads=threads or usable_cores(),
+        options=options,
     ) as engine:
         for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
             engine.append(projection, float(angle))

@@ -115,7 +115,8 @@ class RankRun:
         self._resume = resume
         # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
         saves = checkpoints is not None and run.recon.checkpoint_every > 0 and not run.recon.stripe_removal
-        self._recent: deque[NDArray[np.float32]] | None = deque(maxlen=kept_for_restart(run.recon)) if saves else None
+        kept = None if run.recon.window_policy == "spread" else run.recon.window
+        self._recent: deque[NDArray[np.float32]] | None = deque(maxlen=kept) if saves else None
         self._intake: Intake | None = None
         try:
             self._intake = Intake(run, resume)

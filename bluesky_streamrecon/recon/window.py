@@ -78,9 +78,7 @@ class Window:
         If `length` is less than 1, or there is no such policy.
     """
 
-    def __init__(
-        self, length: int | None, columns: int, slabs: Sequence[SlabRows], *, policy: str = "newest"
-    ) -> None:
+    def __init__(self, length: int | None, columns: int, slabs: Sequence[SlabRows], *, policy: str = "newest") -> None:
         if length is not None and length < 1:
             raise ConfigError(f"window: got {length}, expected at least 1 projection, or None to keep all")
         if policy not in WINDOW_POLICIES:
@@ -187,7 +185,7 @@ def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: i
     """Choose the newest half of a window, and fill it up with older projections from all angles.
 
     The older ones are cut by angle into as many strata as are wanted, each as full as the others, and one is taken from
-    each; from update to update the place within the stratum moves on by the golden section, so that all have their turn.
+    each; from update to update the place in the stratum moves on by the golden section, so that all have their turn.
     What is chosen depends on nothing but the arguments: it is the same on all ranks, and after a restart.
 
     Parameters
@@ -210,7 +208,7 @@ def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: i
     --------
     >>> quarter_turns = np.radians([0, 90, 45, 135, 22, 67, 112, 157])
     >>> spread_views(quarter_turns, 4, 0), spread_views(quarter_turns, 4, 1)
-    (array([0, 1, 6, 7]), array([1, 4, 6, 7]))
+    (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
     total = len(angles)
     newest = min(max(length - length // 2, fresh), length, total)

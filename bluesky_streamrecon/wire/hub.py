@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode_up
 from bluesky_streamrecon.wire.messages import (
@@ -155,6 +156,7 @@ class Hub:
         run.new_session = self._new_session
         if self.size is not None:
             run.deal(self.size)
+        set_run(run.uid)
         log.info("run %s: opened, %d projections planned", run.uid, run.spec.planned)
         for peer in self._links.values():
             self._link_stream(peer, now)

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.codec import Buffer, Pixels, UnknownVersionError, decode_down
 from bluesky_streamrecon.wire.messages import (
@@ -321,6 +322,7 @@ class Member:
         self._done = False
         self._gone = set()
         self._close = None
+        set_run(run.run_uid)
         log.info("run %s: opened, rows %d to %d", run.run_uid, *run.rows)
         self.events.append(ev.RunOpened(run))
 

@@ -86,9 +86,10 @@ def test_script_asks_for_the_ranks_and_starts_both_with_what_they_need_to_know(l
     for line in ("#SBATCH --partition=short", "#SBATCH --time=00:10:00", "module load mpi"):
         assert f"\n{line}\n" in text
     control, ranks = (line for line in text.splitlines() if "bluesky_streamrecon" in line)
-    assert control.startswith("/opt/python -m bluesky_streamrecon control --address tcp://10.0.0.1:5555 --job-id 'job 7'")
+    us = "/opt/python -m bluesky_streamrecon"
+    assert control.startswith(f"{us} control --address tcp://10.0.0.1:5555 --job-id 'job 7'")
     assert control.endswith("--preview-bind 'tcp://*:*' &")
-    assert ranks.startswith("srun --mpi=pmi2 -n 16 /opt/python -m bluesky_streamrecon job --address tcp://10.0.0.1:5555")
+    assert ranks.startswith(f"srun --mpi=pmi2 -n 16 {us} job --address tcp://10.0.0.1:5555")
     for words in ("--key /keys/cluster.secret", "--server-key /keys/beamline.public", "--checkpoints", "--threads"):
         assert words in ranks
     assert "state RUNNING; log: " in launcher.logs()

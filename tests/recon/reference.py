@@ -145,8 +145,28 @@ def uniform(geometry, projections, angles):
     return np.maximum(mass / np.maximum(path, 1), 1e-6)
 
 
-def stream(geometry, projections, angles, *, algorithm="mlem", window=24, step=1, iterations=1, **options):
-    """Reconstruct (n, rows, C) as the job does: after every `step` projections, from the newest `window`.
+def window_of(angles, window, policy, number, step):
+    """Give the places of the projections that update `number` (from 0) uses, in the order of arrival."""
+    total = len(angles)
+    if window is None or total <= window:
+        return list(range(total))
+    if policy == "newest":
+        return list(range(total - window, total))
+    newest = min(window, max(window - window // 2, step))
+    older = sorted(range(total - newest), key=lambda i: (angles[i] % math.pi, i))
+    wanted = window - newest
+    chosen = []
+    for k in range(wanted):
+        first, stop = k * len(older) // wanted, (k + 1) * len(older) // wanted
+        turn = number * (math.sqrt(5) - 1) / 2 % 1
+        chosen.append(older[first + int(turn * (stop - first))])
+    return sorted(chosen) + list(range(total - newest, total))
+
+
+def stream(
+    geometry, projections, angles, *, algorithm="mlem", window=24, step=1, iterations=1, policy="newest", **options
+):
+    """Reconstruct (n, rows, C) as the job does: after every `step` projections, from `window` of them.
 
     Yields the image (rows, N, N) after each step.
     """
@@ -155,9 +175,10 @@ def stream(geometry, projections, angles, *, algorithm="mlem", window=24, step=1
     rows, n = projections.shape[1], geometry.size
     image = typical = None
     mask = ReferenceProjector(geometry, []).mask
-    for stop in range(step, len(projections) + 1, step):
-        newest = slice(0 if window is None else max(0, stop - window), stop)
-        data, theta = projections[newest], np.asarray(angles, np.float64)[newest]
+    angles = np.asarray(angles, np.float64)
+    for number, stop in enumerate(range(step, len(projections) + 1, step)):
+        used = window_of(angles[:stop], window, policy, number, step)
+        data, theta = projections[used], angles[used]
         if image is None:
             typical = uniform(geometry, data, theta)
             image = np.broadcast_to(mask, (rows, n, n)) * typical[:, None, None]

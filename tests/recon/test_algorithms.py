@@ -59,17 +59,19 @@ def test_one_step_equals_numpy(name, projector, geometry, reference):
     np.testing.assert_allclose(got, expected, atol=1e-5 * expected.max(), rtol=0)
 
 
+@pytest.mark.parametrize("policy", ["newest", "spread"])
 @pytest.mark.parametrize("name", ["mlem", "osem", "sirt", "pml-quadratic", "pml-hybrid"])
-def test_a_scan_equals_numpy(name, reference):
+def test_a_scan_equals_numpy(name, policy, reference):
     geometry = TomoGeometry(columns=28, axis=13.1)
     projections, angles = measured(geometry, rows=3, count=30)
-    with Engine(geometry, 3, algorithm=name, window=8) as engine:
+    with Engine(geometry, 3, algorithm=name, window=8, window_policy=policy) as engine:
         for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
             engine.append(projection, angle)
             if number % 3 == 0:
                 engine.update()
         got = engine.image()
-    expected = reference.last(reference.stream(geometry, projections, angles, algorithm=name, window=8, step=3))
+    images = reference.stream(geometry, projections, angles, algorithm=name, window=8, step=3, policy=policy)
+    expected = reference.last(images)
     np.testing.assert_allclose(got, expected, atol=1e-4 * expected.max(), rtol=0)
 
 

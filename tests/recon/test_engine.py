@@ -6,11 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine, warm_up
-from bluesky_streamrecon.recon.window import SlabRows, Window, pass_order
+from bluesky_streamrecon.recon.window import SlabRows, Window, pass_order, spread_views
 
 COLUMNS = 40
 GEOMETRY = TomoGeometry(columns=COLUMNS, axis=18.7)
@@ -51,6 +53,49 @@ def test_window_without_length_keeps_all():
     np.testing.assert_array_equal(window.data[0][window.slots][:, :, :3], projections.transpose(0, 2, 1))
 
 
+views = st.lists(st.floats(-7, 7), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(views, st.integers(1, 30), st.integers(0, 1000), st.integers(0, 40))
+def test_spread_window_has_its_length_and_all_that_is_fresh(angles, length, number, fresh):
+    chosen = spread_views(np.array(angles), length, number, fresh)
+    total = len(angles)
+    assert len(chosen) == min(total, length)
+    assert list(chosen) == sorted(set(chosen.tolist()))
+    newest = min(total, length, max(fresh, length - length // 2))
+    assert list(chosen[-newest:]) == list(range(total - newest, total))
+
+
+@settings(deadline=None)
+@given(views, st.integers(2, 24), st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_spread_window_does_not_depend_on_the_order_of_older_projections(angles, length, number, random):
+    newest = length - length // 2
+    angles = list(dict.fromkeys(np.round(np.mod(angles, np.pi), 6)))
+    older, new = angles[:-newest], angles[-newest:]
+    shuffled = random.sample(older, len(older))
+    one, other = (np.array(part + new) for part in (older, shuffled))
+    first, second = (sorted(part[spread_views(part, length, number)]) for part in (one, other))
+    assert first == second
+
+
+def test_spread_window_gives_every_older_projection_its_turn():
+    angles = np.random.default_rng(0).uniform(0, np.pi, 100)
+    used = {int(place) for number in range(60) for place in spread_views(angles, 24, number)}
+    assert used == set(range(100))
+
+
+def test_spread_window_leaves_no_wide_gap_where_the_newest_do():
+    angles = np.radians(np.arange(180.0))
+    gaps = np.diff(np.sort(angles[spread_views(angles, 24, 5)]))
+    assert gaps.max() < 2.5 * np.pi / 12
+    with Engine(GEOMETRY, 3, window=6, window_policy="spread") as engine:
+        for projection, angle in zip(*scan(3), strict=True):
+            engine.append(projection, angle)
+        engine.update()
+        assert len(engine.window_angles) == 6
+
+
 @pytest.mark.parametrize(("passes", "members"), [(1, 1), (4, 1), (24, 1), (1, 3), (5, 2)])
 def test_subsets_use_every_projection_once(passes, members):
     window = Window(24, COLUMNS, [SlabRows(0, 1, 4)])
@@ -82,13 +127,14 @@ def test_threads_do_not_change_a_bit(algorithm, rows):
     np.testing.assert_array_equal(images[0], images[2])
 
 
+@pytest.mark.parametrize("policy", ["newest", "spread"])
 @pytest.mark.parametrize("algorithm", ["mlem", "osem", "sirt", "fbp"])
-def test_blocks_do_not_change_a_bit(algorithm):
+def test_blocks_do_not_change_a_bit(algorithm, policy):
     projections, angles = scan(21)
-    with Engine(GEOMETRY, 21, algorithm=algorithm, window=8) as engine:
+    with Engine(GEOMETRY, 21, algorithm=algorithm, window=8, window_policy=policy) as engine:
         whole = run(engine, projections, angles)
     for first, stop in ((0, 7), (7, 21)):
-        with Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8) as engine:
+        with Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8, window_policy=policy) as engine:
             part = run(engine, projections[:, first:stop], angles)
         np.testing.assert_array_equal(part, whole[first:stop])
 
@@ -205,14 +251,15 @@ def test_slices_are_copies_in_the_order_asked_for():
             engine.slices([19])
 
 
+@pytest.mark.parametrize("policy", ["newest", "spread"])
 @pytest.mark.parametrize("algorithm", ["mlem", "pml-hybrid"])
-def test_loaded_engine_continues_as_if_nothing_happened(algorithm):
+def test_loaded_engine_continues_as_if_nothing_happened(algorithm, policy):
     projections, angles = scan(5)
-    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8) as engine:
+    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8, window_policy=policy) as engine:
         run(engine, projections[:12], angles[:12])
         image, typical, number, seen = engine.image(), engine.typical, engine.image_number, engine.projections
         expected = run(engine, projections[12:], angles[12:])
-    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8) as engine:
+    with Engine(GEOMETRY, 5, algorithm=algorithm, window=8, window_policy=policy) as engine:
         for projection, angle in zip(projections[:12], angles[:12], strict=True):
             engine.append(projection, angle)
         engine.load(image, number, seen, typical=typical)

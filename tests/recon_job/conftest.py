@@ -283,8 +283,24 @@ def reference_mlem() -> Callable[..., NDArray[np.float64]]:
     return _reference_mlem
 
 
+def _window_of(angles: NDArray[np.float64], window: int, step: int, number: int, policy: str) -> list[int]:
+    """Give which projections update `number` uses: the newest, or half of them with one from each stratum of angles."""
+    total = len(angles)
+    if policy == "newest" or total <= window:
+        return list(range(max(0, total - window), total))
+    newest = max(window - window // 2, step)
+    older = sorted(range(total - newest), key=lambda i: float(angles[i] % np.pi))
+    strata = window - newest
+    turn = number * (5**0.5 - 1) / 2 % 1
+    chosen = []
+    for k in range(strata):
+        stratum = older[k * len(older) // strata : (k + 1) * len(older) // strata]
+        chosen.append(stratum[int(turn * len(stratum))])
+    return [*chosen, *range(total - newest, total)]
+
+
 def _reference_mlem(
-    scan: Scan, *, window: int, step: int, initial: float, projector: str = "shear"
+    scan: Scan, *, window: int, step: int, initial: float, policy: str = "spread", projector: str = "shear"
 ) -> NDArray[np.float64]:
     from bluesky_streamrecon.geometry import TomoGeometry
     from bluesky_streamrecon.recon import get_projector
@@ -296,8 +312,8 @@ def _reference_mlem(
     matrix = matrix.reshape(len(scan.angles), columns, pixels).astype(np.float64)
     measured = scan.line_integrals()
     image = np.full((rows, pixels), initial)
-    for stop in range(step, len(scan.angles) + 1, step):
-        chosen = slice(max(0, stop - window), stop)
+    for number, stop in enumerate(range(step, len(scan.angles) + 1, step)):
+        chosen = _window_of(scan.angles[:stop], window, step, number, policy)
         a = matrix[chosen].reshape(-1, pixels)
         p = np.maximum(measured[chosen].transpose(1, 0, 2).reshape(rows, -1), 0)
         seen = a.sum(axis=0)

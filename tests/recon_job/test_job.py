@@ -14,6 +14,7 @@ from bluesky_streamrecon.wire import (
     PeerJoined,
     PreviewReceived,
     ProblemReported,
+    RankEndpoint,
     RunFinished,
     StatusReceived,
 )
@@ -44,9 +45,11 @@ def test_full_scan_ends_with_an_image_in_a_file(beamline, job, scan, tmp_path):
     assert beamline.endpoint.ledger()[0].balanced
 
 
-def test_image_equals_an_independent_loop(beamline, job, scan, tmp_path, reference_mlem):
-    finished = beamline.feed(scan, settings(scan, step=3, options={"initial": 0.02}), tmp_path)
-    expected = reference_mlem(scan, window=8, step=3, initial=0.02)
+@pytest.mark.parametrize("policy", ["newest", "spread"])
+def test_image_equals_an_independent_loop(beamline, job, scan, tmp_path, reference_mlem, policy):
+    chosen = settings(scan, step=3, options={"initial": 0.02}, window_policy=policy)
+    finished = beamline.feed(scan, chosen, tmp_path)
+    expected = reference_mlem(scan, window=8, step=3, initial=0.02, policy=policy)
     assert np.abs(image_of(finished) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
@@ -197,6 +200,21 @@ def test_job_that_falls_behind_takes_several_steps_at_once_and_loses_nothing(bea
     assert result.counts["projections"] == len(scan.angles)
     assert result.counts["coalesced_steps"] == 2
     assert result.image_number == 2 + 8
+
+
+def test_job_that_takes_the_place_of_one_that_died_makes_the_same_images_before_it_takes_steps_together(
+    beamline, scan, tmp_path, request
+):
+    before = RankEndpoint(beamline.endpoint.address, job_id=beamline.endpoint.job_id, rank=0, size=1)
+    beamline.wait_for_ranks(1)
+    beamline.open(scan, settings(scan, coalesce=True), tmp_path)
+    beamline.projections(scan)
+    beamline.references(scan)
+    before.close(0)
+    request.getfixturevalue("job")
+    (result,) = beamline.finish().results
+    assert result.counts.get("coalesced_steps", 0) == 0
+    assert result.image_number == len(scan.angles)
 
 
 def test_job_ends_as_asked(beamline, job):

@@ -53,7 +53,8 @@ def alone(scan, algorithm):
         preparation.add_reference("flat", flat)
     for dark in scan.darks:
         preparation.add_reference("dark", dark)
-    with Engine(TomoGeometry(scan.shape[1], scan.axis), scan.shape[0], algorithm=algorithm, window=8) as engine:
+    geometry = TomoGeometry(scan.shape[1], scan.axis)
+    with Engine(geometry, scan.shape[0], algorithm=algorithm, window=8, window_policy="spread") as engine:
         for number, (projection, angle) in enumerate(zip(scan.projections, scan.angles, strict=True), 1):
             engine.append(preparation.prepare(projection), float(angle))
             if number % 2 == 0:

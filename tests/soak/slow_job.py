@@ -18,15 +18,19 @@ def main() -> None:
     given.add_argument("--columns", type=int, default=256)
     given.add_argument("--ratio", type=float, default=10.0, help="job's time per projection over the detector's")
     given.add_argument("--runs", type=int, default=1)
+    given.add_argument(
+        "--ranks", type=int, default=1, help="leave a core to the plan, or its pace is that of the cores"
+    )
     given.add_argument("--memory-limit", type=int, default=2**22, help="bytes")
     arguments = given.parse_args()
     sizes = {"rows": arguments.rows, "columns": arguments.columns}
-    trial = Scans(arguments.directory / "trial", Shape(**sizes, projections=60, exposure=0))
+    trial = Scans(arguments.directory / "trial", Shape(**sizes, projections=60, exposure=0), ranks=arguments.ranks)
     try:
-        record, _ = trial.run(window=24, iterations=8, coalesce=False)  # compiles, too
+        slow = {"window": 24, "iterations": 8, "ranks": arguments.ranks}
+        record, _ = trial.run(**slow, coalesce=False)  # compiles, too
         statuses: list[float] = []
         trial.engine.subscribe(lambda name, doc: statuses.extend(steps(trial)), "event")
-        trial.run(window=24, iterations=8, coalesce=False)
+        trial.run(**slow, coalesce=False)
     finally:
         trial.job.close()
     statuses.sort()
@@ -36,7 +40,8 @@ def main() -> None:
     shape = Shape(**sizes, projections=arguments.projections, exposure=exposure)
     results = []
     for number in range(arguments.runs):
-        scans = Scans(arguments.directory / f"run-{number}", shape, memory_limit=arguments.memory_limit)
+        job = {"memory_limit": arguments.memory_limit, "ranks": arguments.ranks}
+        scans = Scans(arguments.directory / f"run-{number}", shape, **job)
         lags, memory = [], []
 
         def look(projection: int, scans: Scans = scans, lags: list = lags, memory: list = memory) -> None:
@@ -44,8 +49,8 @@ def main() -> None:
             memory.append(scans.job._link.endpoint.memory())
 
         try:
-            record, times = scans.run(look, window=24, iterations=8, coalesce=True)
-            _, alone = scans.run(window=1, step=1, iterations=1, size=16, disc=True)
+            record, times = scans.run(look, **slow, coalesce=True)
+            _, alone = scans.run(window=1, step=1, iterations=1, size=16, disc=True, ranks=arguments.ranks)
         finally:
             scans.job.close()
         ratio = pace(times) / pace(alone)

@@ -1,7 +1,7 @@
 """Scans with a job that Slurm runs; started by ``slurm.sh``, or where there is a Slurm.
 
-What must hold: the scan is a success and the ledger adds up; with ``--walltime`` the job is ended by Slurm in the middle,
-at its limit of one minute, and submitted again; at the end nothing is left in the queue.
+What must hold: the scan is a success and the ledger adds up; with ``--walltime`` Slurm ends the job in the middle, at
+its limit of one minute, and it is submitted again; at the end nothing is left in the queue.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def main() -> None:
         first = launcher.job_number
     finally:
         scans.job.close()
-    queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout.strip()
+    queue = subprocess.run(
+        ["squeue", "--noheader", "--states=PENDING,RUNNING"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     restarts = sum(entry.restarts for entry in record.ledger.values())
     say(
         job=first, restarts=restarts, used=record.used, reason=record.reason, ledger=record.ledger_totals(), queue=queue

@@ -129,6 +129,22 @@ def test_rank_that_dies_and_comes_back_gets_everything_again(wires: Any, spec: S
     assert all(entry.balanced for entry in ledger.values())
 
 
+@pytest.mark.parametrize(("images", "redo"), [(3, 4), (1, 0)])
+def test_rank_that_comes_back_is_told_what_to_make_again_unless_it_had_left_out_images(
+    wires: Any, spec: Spec, images: int, redo: int
+) -> None:
+    beamline = wires.beamline()
+    rank = wires.rank(beamline)
+    beamline.open_run(spec())
+    wires.fill(beamline, 1, 4)
+    assert wires.take(rank, RunOpened).run.redo == 0
+    rank.status("reconstructing", projections=3, image_number=images)
+    wires.seen.wait(StatusReceived)
+    rank.close(0)
+    wires.seen.wait(PeerLost)
+    assert wires.take(wires.rank(beamline), RunOpened).run.redo == redo
+
+
 def test_rank_with_a_checkpoint_goes_on_after_it(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     beamline.open_run(spec())

@@ -1,0 +1,160 @@
+"""``streamrecon check`` and ``streamrecon config show``, with everything real."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bluesky_streamrecon import diagnosis
+from bluesky_streamrecon.diagnosis import CheckItem, check_setup
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.wire import generate_keys
+
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans")]
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("STREAMRECON_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("STREAMRECON_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def configured(tmp_path):
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def streamrecon(*arguments):
+    command = [sys.executable, "-m", "bluesky_streamrecon", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+
+
+@pytest.fixture
+def no_server(monkeypatch):
+    monkeypatch.setattr(diagnosis, "_tiled", lambda configuration: "not tried")
+
+
+def checked(path, patience=30.0):
+    return {item.name: item for item in check_setup(path, patience=patience)}
+
+
+def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(configured, tmp_path):
+    for name in ("beamline", "cluster"):
+        generate_keys(tmp_path, name)
+    path = configured(
+        '[job]\nkey = "beamline.secret"\nallowed = ["cluster.public"]\n'
+        'job_key = "cluster.secret"\nserver_key = "beamline.public"\n'
+    )
+    done = streamrecon("check", "--config", path, "--json")
+    items = {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
+    assert {name.replace(" ", "_"): item["status"] for name, item in items.items()} == dict.fromkeys(
+        "packages configuration keys disk mpi port job versions clocks round_trip rate tiled".split(), "OK"
+    )
+    assert done.returncode == 0
+    assert set(items["mpi"]) == {"name", "status", "hint"}
+    assert "mode 600" in items["keys"]["hint"]
+    assert " ms " in items["round trip"]["hint"]
+    assert "MB/s" in items["rate"]["hint"]
+
+
+def test_mpi_of_another_kind_is_found_out(configured, no_server, tmp_path):
+    program = tmp_path / "mpiexec"
+    program.write_text('#!/bin/bash\nshift 2\nMPI= "$@" & "$@" & wait\n')
+    program.chmod(0o755)
+    items = checked(configured(f'[job]\nmpiexec = "{program}"\n'))
+    assert items["mpi"].status == "ERROR"
+    assert "got ranks in worlds of 1, 1, expected 2 in one" in items["mpi"].hint
+    assert "job" not in items
+
+
+def test_job_that_never_comes_is_a_timeout_that_says_how_to_start_it(configured, no_server):
+    items = checked(configured('[job]\nlauncher = "none"\njob_id = "far-away"\n'), patience=0.2)
+    assert items["job"].status == "TIMEOUT"
+    assert "heard of nobody" in items["job"].hint
+    assert "start the job with --job-id far-away" in items["job"].hint
+    assert "mpi" not in items
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ('address = "tcp://0.0.0.0:*"', "keys", "other machines can reach it and there are no keys"),
+        ('key = "loose.secret"\nallowed = ["loose.public"]\n', "keys", "got mode 644, expected 600"),
+        ('address = "tcp://127.0.0.1:{taken}"', "port", "can not be bound"),
+        ("rank = 2", "configuration", "known fields"),
+    ],
+)
+def test_what_is_wrong_is_an_error_with_what_to_do(configured, no_server, tmp_path, text, name, said):
+    _, secret = generate_keys(tmp_path, "loose")
+    secret.chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        text = text.replace("{taken}", str(other.getsockname()[1]))
+        items = checked(configured(f'[job]\nlauncher = "none"\n{text}\n'), patience=0.1)
+    assert items[name].status == "ERROR"
+    assert said in items[name].hint
+
+
+def test_keys_that_do_not_belong_together_are_found_out(configured, no_server, tmp_path):
+    for name in ("beamline", "cluster", "other"):
+        generate_keys(tmp_path, name)
+    good = '[job]\nkey = "beamline.secret"\nallowed = ["cluster.public"]\nranks = 1\nmpiexec = "/none"\n'
+    stranger = checked(configured(good + 'job_key = "other.secret"\nserver_key = "beamline.public"\n'))
+    assert "its public key is not among `allowed`" in stranger["keys"].hint
+    mixed = checked(configured(good + 'job_key = "cluster.secret"\nserver_key = "other.public"\n'))
+    assert "not the public half of" in mixed["keys"].hint
+
+
+def test_versions_and_clocks_that_differ_are_told(monkeypatch):
+    from bluesky_streamrecon.wire.events import PeerInfo
+
+    peer = {"role": "rank", "rank": 0, "size": 1, "host": "far", "pid": 1, "instance": "i", "linked": True}
+
+    class Link:
+        class endpoint:
+            @staticmethod
+            def peers():
+                return (PeerInfo(**peer, software="bluesky-streamrecon 0.0.1", ahead=-90.0),)
+
+    probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
+    probe._link = Link
+    with pytest.raises(Exception, match=r"there bluesky-streamrecon 0\.0\.1; install the same version"):
+        probe.versions()
+    with pytest.raises(Exception, match=r"the clock of far differs by -90\.0 s"):
+        probe.clocks()
+
+
+def test_check_that_breaks_is_a_finding():
+    def broken():
+        raise ZeroDivisionError("oh")
+
+    def refused():
+        raise ConfigError("not so")
+
+    assert diagnosis._tried("a", broken) == CheckItem("a", "ERROR", "ZeroDivisionError: oh")
+    assert diagnosis._tried("b", refused) == CheckItem("b", "ERROR", "not so")
+
+
+def test_show_gives_every_setting_and_its_origin(configured):
+    path = configured("[recon]\nwindow = 30\n")
+    done = streamrecon("config", "show", "--config", path, "--json")
+    shown = json.loads(done.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in shown["settings"]}
+    assert rows["recon.window"] == {"name": "recon.window", "value": 30, "origin": str(path)}
+    assert rows["job.ranks"]["origin"] == "default"
+    assert "recon.window" in streamrecon("config", "show", "--config", path).stdout
+
+
+def test_wrong_file_exits_with_2_and_one_line(configured):
+    done = streamrecon("config", "show", "--config", configured("[nonsense]\n"))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,122 @@
+"""The configuration file: what it says, what it leaves out, and where each setting comes from."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bluesky_streamrecon.beamline import MpiLauncher, make_job, make_launcher
+from bluesky_streamrecon.configuration import Configuration, configuration_path, load_configuration
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.wire import generate_keys
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("STREAMRECON_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.delenv("STREAMRECON_DATA", raising=False)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text, name="config.toml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_without_a_file_defaults_hold():
+    assert configuration_path() is None
+    assert load_configuration() == Configuration()
+    assert {origin for _, _, origin in load_configuration().rows()} == {"default"}
+
+
+def test_file_is_found_by_option_then_variable_then_in_the_users_directory(written, monkeypatch):
+    usual = written("[job]\nranks = 3\n", "xdg/bluesky-streamrecon/config.toml")
+    assert load_configuration().path == usual
+    told = written("[job]\nranks = 4\n", "told.toml")
+    monkeypatch.setenv("STREAMRECON_CONFIG", str(told))
+    assert load_configuration().job.ranks == 4
+    assert load_configuration(written("[job]\nranks = 5\n")).job.ranks == 5
+
+
+def test_each_setting_tells_where_it_comes_from(written):
+    path = written("[job]\nranks = 3\n[job.slurm]\npoll = 2.5\n[recon]\nwindow = 30\n[steering]\nthreshold = 0.9\n")
+    rows = {name: (value, origin) for name, value, origin in load_configuration(path).rows()}
+    assert rows["job.ranks"] == (3, str(path))
+    assert rows["job.slurm.poll"] == (2.5, str(path))
+    assert rows["recon.ranks"] == (3, "job.ranks")
+    assert rows["recon.window"] == (30, str(path))
+    assert rows["steering.threshold"] == (0.9, str(path))
+    assert rows["job.restarts"] == (3, "default")
+    for name, kind in (("recon", Configuration().recon), ("storage", Configuration().storage)):
+        assert {f"{name}.{field}" for field in kind.__struct_fields__} <= set(rows)
+
+
+def test_paths_are_relative_to_the_file(written, tmp_path):
+    path = written(
+        '[job]\nlogs = "logs"\nkey = "k.secret"\nallowed = ["a.public", "/abs"]\njob_key="j"\nserver_key="s"\n'
+    )
+    job = load_configuration(path).job
+    assert (job.logs, job.key) == (str(tmp_path / "logs"), str(tmp_path / "k.secret"))
+    assert job.allowed == (str(tmp_path / "a.public"), "/abs")
+    assert load_configuration(written('[storage]\ndirectory = "d"\n')).data == tmp_path / "d"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[jobs]\n", r"unknown table \[jobs\]; known: job, recon, steering, storage"),
+        ("[job]\nrank = 2\n", r"\[job\]: JobSection: .*`rank`; known fields: launcher, ranks"),
+        ("[job]\nranks = 'two'\n", r"\[job\]: JobSection: Expected `int`, got `str` - at `\$.ranks`"),
+        ("[job]\nranks = 0\n", "got 0, expected at least 1"),
+        ("[recon]\nwindow = 2\nstep = 3\n", r"\[recon\]: .*window=2 is shorter than step=3"),
+        ("[job]\nkey = 'a'\n", "key and allowed: got one of them"),
+        ("[job]\njob_key = 'a'\n", "job_key and server_key: got one of them"),
+        ("[job]\nkey = 'a'\nallowed = ['b']\n", "the beamline has keys and the job has none"),
+        ("[job\n", "not TOML"),
+    ],
+)
+def test_what_can_not_work_is_refused_with_the_file_and_the_table(written, text, said):
+    path = written(text)
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_configuration(path)
+    assert str(path) in str(refused.value)
+
+
+def test_missing_file_that_was_asked_for_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_configuration(tmp_path / "none.toml")
+
+
+def test_job_is_made_as_described(run_engine, written, tmp_path):
+    generate_keys(tmp_path, "beamline")
+    generate_keys(tmp_path, "cluster")
+    text = """
+    [job]
+    launcher = "none"
+    address = "tcp://127.0.0.1:*"
+    job_id = "tomo-1"
+    key = "beamline.secret"
+    allowed = ["cluster.public"]
+    restarts = 1
+    finish_timeout = 33.0
+    """
+    configuration = load_configuration(written(text))
+    job = make_job(configuration, start_timeout=7.0)
+    assert (job.local, job.job_id, job.finish_timeout, job.start_timeout) == (False, "tomo-1", 33.0, 7.0)
+    assert job._supervision.restarts == 1
+    assert job._security.allowed
+    assert job.output == configuration.data / "reconstructions"
+    assert isinstance(make_launcher(Configuration()), MpiLauncher)
+    assert make_launcher(configuration) is None
+
+
+def test_settings_are_those_that_travel_with_a_run(written):
+    recon = load_configuration(written("[recon]\nalgorithm = 'sirt'\n[recon.options]\nrelaxation = 0.5\n")).recon
+    assert msgspec.to_builtins(recon)["options"] == {"relaxation": 0.5}

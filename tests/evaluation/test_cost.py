@@ -1,0 +1,76 @@
+"""The cost model, the advice made of it, and its predictions beside measurements."""
+
+from __future__ import annotations
+
+from math import isclose
+
+import pytest
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.cost import CostModel, advise
+from bluesky_streamrecon.evaluation.rates import RateRow, evaluate_rates, predicted
+
+DETECTOR = {"rows": 2048, "columns": 2048}
+
+
+def test_rate_goes_with_step_and_threads_and_against_window_and_area():
+    rate = CostModel(10.0).rate
+    case = {"rows": 64, "columns": 512, "window": 24, "step": 2}
+    for changed, factor in (({"step": 6}, 3), ({"window": 12}, 2), ({"columns": 1024}, 0.25), ({"threads": 4}, 4)):
+        assert isclose(rate(**(case | changed)), factor * rate(**case))
+
+
+def test_model_gives_back_the_rate_that_it_was_made_from():
+    case = {"rows": 16, "columns": 300, "window": 20, "step": 4}
+    assert isclose(CostModel.from_rate(55.0, **case).rate(**case), 55.0)
+
+
+@pytest.mark.parametrize("rate", [1, 5, 20, 60])
+@pytest.mark.parametrize("ranks", [4, 64, 4096])
+def test_advice_is_feasible_exactly_when_it_sustains_the_detector(rate, ranks):
+    found = advise(**DETECTOR, rate=rate, ranks=ranks, gups=10.0)
+    assert 1 <= found.step <= found.window == 24
+    assert found.feasible == (found.sustained >= rate)
+    if found.feasible and found.step > 1:
+        tighter = found.sustained * (found.step - 1) / found.step
+        assert tighter < rate  # no shorter step would do
+
+
+def test_ranks_that_are_said_to_be_needed_are_enough_and_fewer_are_not():
+    slow = advise(**DETECTOR, rate=20, ranks=1, gups=10.0)
+    assert not slow.feasible
+    assert advise(**DETECTOR, rate=20, ranks=slow.ranks_needed, gups=10.0).feasible
+    assert not advise(**DETECTOR, rate=20, ranks=slow.ranks_needed - 1, gups=10.0).feasible
+
+
+def test_no_number_of_ranks_is_promised_where_none_would_do():
+    assert advise(rows=1, columns=4096, rate=1e6, ranks=1, gups=1.0).ranks_needed == 0
+
+
+@pytest.mark.parametrize("bad", [{"rate": 0}, {"ranks": 0}, {"gups": 0.0}, {"gups": float("nan")}, {"window": 0}])
+def test_numbers_that_can_not_work_are_refused(bad):
+    with pytest.raises(ConfigError, match="got|expected"):
+        advise(**({**DETECTOR, "rate": 10, "ranks": 4, "gups": 10.0} | bad))
+
+
+def test_everything_is_predicted_from_one_point_of_the_same_algorithm():
+    sizes = [
+        RateRow("sizes", "co-located", "mlem", 16, c, 24, 1, 1, 1, measured) for c, measured in ((64, 90), (128, 20))
+    ]
+    mapped = RateRow("map", "co-located", "mlem", 16, 128, 12, 6, 1, 2, 400)
+    small, point, other = predicted([*sizes, mapped])
+    assert (small.reference, point.reference, other.reference) == (False, True, False)
+    assert isclose(point.predicted, 20)
+    assert isclose(small.predicted, 80)
+    assert isclose(other.predicted, 20 * 6 * 2 * 2)
+    assert isclose(other.ratio, other.predicted / 400)
+
+
+def test_rates_are_measured_drawn_and_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_WINDOWS", (4, 8))
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_STEPS", (1, 4))
+    rows = evaluate_rates(tmp_path, columns=(32, 48), rows=4, repeats=3, distributed=False)
+    assert all(row.measured > 0 and row.predicted > 0 for row in rows)
+    assert {row.figure for row in rows} == {"sizes", "map"}
+    for name in ("rates_sizes.png", "rates_map.png", "rates.csv"):
+        assert (tmp_path / name).stat().st_size > 100

@@ -1,0 +1,155 @@
+"""A past run judged again, from a file and from a catalogue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.evaluation.replay import Recorded, recorded_file, replay
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.sim_devices import Exposure, FrameKind, Noise, SheppLogan, SimulatedCamera
+from bluesky_streamrecon.storage import TomoScan, write_dxfile
+
+COLUMNS = 64
+ROWS = 4
+
+
+@pytest.fixture(scope="module")
+def frames():
+    noise = Noise(counts=1e5, dead=0, hot=0)
+    camera = SimulatedCamera(SheppLogan().ellipses(ROWS, 28), COLUMNS, 32.2, noise=noise)
+    angles = np.asarray(make_order("optimized-interleaved", num=60).angles)
+
+    def taken(kind, shown):
+        return np.stack([camera.frame(Exposure(kind, float(angle), i)) for i, angle in enumerate(shown)])
+
+    return TomoScan(
+        taken(FrameKind.PROJECTION, angles), taken(FrameKind.FLAT, range(3)), taken(FrameKind.DARK, range(3)), angles
+    )
+
+
+def recorded(frames, **changes):
+    given = {"name": "a-run", "frames": frames, "planned": 60, "recon": ReconSettings(axis=32.2)}
+    return Recorded(**(given | changes))
+
+
+def test_replay_tells_where_each_policy_would_have_stopped_and_what_would_have_been_lost(frames, tmp_path):
+    picture = tmp_path / "deeper" / "replay.png"
+    found = replay(recorded(frames), SteeringSettings(policy="ms-ssim"), picture=picture)
+    assert found.policy == "ms-ssim"
+    assert found.planned == found.taken == 60
+    assert found.stopped_at == 48
+    assert 0 < found.lost < 0.2
+    assert len(found.verdicts) == 60
+    assert [v.verdict for v in found.verdicts].index("enough") == 47
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    never = replay(recorded(frames), SteeringSettings(policy="ms-ssim", threshold=1.0))
+    assert (never.stopped_at, never.lost, never.picture) == (None, 0.0, None)
+
+
+def test_replay_takes_the_settings_of_the_run_unless_told_otherwise(frames):
+    steering = SteeringSettings(policy="ms-ssim", preview_rows=(1,), minimum_projections=55)
+    assert replay(recorded(frames, steering=steering)).stopped_at == 55
+
+
+def test_run_that_was_cut_short_is_judged_as_far_as_it_is_stored(frames):
+    part = replace(frames, projections=frames.projections[:30], angles_deg=frames.angles_deg[:30])
+    found = replay(recorded(part), SteeringSettings(policy="ms-ssim"))
+    assert (found.stopped_at, found.planned, found.taken) == (None, 60, 30)
+
+
+def test_file_is_replayed_as_stored_or_in_another_order(frames, tmp_path):
+    path = tmp_path / "scan.h5"
+    write_dxfile(path, frames)
+    assert np.array_equal(recorded_file(path).frames.angles_deg, frames.angles_deg)
+    again = recorded_file(path, order="fixed")
+    assert np.array_equal(again.frames.angles_deg, np.sort(frames.angles_deg))
+    assert again.span == (0.0, 180.0)
+    assert np.array_equal(again.frames.projections[1], frames.projections[np.argsort(frames.angles_deg)[1]])
+
+
+def test_run_without_flats_says_so(frames):
+    with pytest.raises(DataError, match="no flat field"):
+        replay(recorded(replace(frames, flats=frames.flats[:0])))
+
+
+def test_rows_that_the_detector_does_not_have_are_refused(frames):
+    with pytest.raises(ConfigError, match="4 detector rows"):
+        replay(recorded(frames), SteeringSettings(preview_rows=(4,)))
+
+
+@pytest.fixture
+def program():
+    import typer
+
+    from bluesky_streamrecon.cli import _commands
+
+    app = typer.Typer()
+    _commands.register(app)
+    return app
+
+
+def last_line(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_replay_command_prints_the_contracts_fields(program, frames, tmp_path):
+    path = tmp_path / "scan.h5"
+    write_dxfile(path, frames)
+    out = tmp_path / "replay.png"
+    found = last_line(
+        CliRunner().invoke(program, ["replay", str(path), "--policy", "ms-ssim", "--out", str(out), "--json"])
+    )
+    assert {"stopped_at", "planned", "verdicts"} <= set(found)
+    assert out.exists()
+
+
+def test_advise_command_prints_the_contracts_fields(program):
+    arguments = ["advise", "--rows", "2048", "--columns", "2048", "--rate", "5", "--ranks", "64", "--gups", "10"]
+    found = last_line(CliRunner().invoke(program, [*arguments, "--json"]))
+    assert {"window", "step", "ranks", "sustained", "feasible"} <= set(found)
+    assert "sustains" in CliRunner().invoke(program, arguments).stdout
+
+
+def test_evaluate_orders_command_prints_its_rows(program, tmp_path):
+    found = last_line(CliRunner().invoke(program, ["evaluate", "orders", "--out", str(tmp_path), "--quick", "--json"]))
+    assert {"sample", "order", "projections", "ms_ssim", "rmse"} <= set(found["rows"][0])
+
+
+def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
+    """The catalogue itself is tested in its own room: here a stand-in that answers like it."""
+    from bluesky_streamrecon.evaluation import replay as module
+
+    start = {
+        "streamrecon": {
+            "projections": 90, "start": 0.0, "stop": 180.0, "recon": {"window": 12, "axis": 32.2},
+            "steering": {"policy": "ms-ssim", "threshold": 0.9, "preview_rows": [0, 2]},
+        }
+    }  # fmt: skip
+    closed = []
+
+    class Run:
+        metadata = {"start": start}
+
+    class Stored:
+        catalog = {"1234": Run()}
+
+        def close(self):
+            closed.append(True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "open_storage", lambda uri, directory, readable: Stored())
+        patch.setattr(module, "load_run", lambda catalog, uid: frames)
+        found, close = module.recorded_run("1234", directory=Path(tmp_path))
+    assert (found.planned, found.span, found.recon.window, found.steering.threshold) == (90, (0.0, 180.0), 12, 0.9)
+    assert replay(found).stopped_at is not None
+    close()
+    assert closed == [True]

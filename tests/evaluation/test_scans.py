@@ -1,0 +1,84 @@
+"""Scans to evaluate on: simulated in closed form, measured as the job would prepare them, finished offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.evaluation.finish import best_image, finish
+from bluesky_streamrecon.evaluation.live import live_images
+from bluesky_streamrecon.evaluation.scans import centred, measured_scan, simulated_scan
+from bluesky_streamrecon.evaluation.score import Truth
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.sim_devices import Foam, SheppLogan
+
+TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
+ORDER = make_order("optimized-interleaved", num=40)
+
+
+def foam(**changes):
+    given = {"columns": 48, "order": ORDER, "counts": 1e5, "seed": 3}
+    return simulated_scan("foam", Foam(pores=12), **(given | changes))
+
+
+def test_simulated_scan_is_the_same_every_time_and_depends_on_its_seed():
+    assert np.array_equal(foam().integrals, foam().integrals)
+    assert not np.array_equal(foam().integrals, foam(seed=4).integrals)
+    assert np.abs(foam(counts=1e9).integrals - foam(counts=None).integrals).max() < 1e-3
+
+
+def test_prefix_and_order_of_a_scan_keep_angles_with_their_projections():
+    scan = foam()
+    turned = scan.first(10).in_order(range(9, -1, -1))
+    assert np.array_equal(turned.angles, scan.angles[9::-1])
+    assert np.array_equal(turned.integrals, scan.integrals[9::-1])
+
+
+def test_measured_scan_is_interleaved_and_cropped_about_its_axis():
+    scan = measured_scan(TOOTH)
+    assert scan.integrals.shape[:2] == (181, 2)
+    assert abs(scan.axis - (scan.integrals.shape[2] - 1) / 2) <= 0.5
+    gaps = np.diff(np.sort(scan.angles[:16]))
+    assert gaps.max() < 2.2 * np.pi / 16
+    again = centred(scan)
+    assert again.integrals.shape == scan.integrals.shape
+
+
+def test_more_projections_make_a_better_finished_image():
+    scan = simulated_scan(
+        "head", SheppLogan(), columns=64, order=make_order("optimized-interleaved", num=64), counts=1e4
+    )
+    truth = Truth.known(scan.truth)
+    found = [truth.similarity(finish(scan.first(count))) for count in (8, 16, 32, 64)]
+    assert found == sorted(found)
+    assert found[-1] > 0.9
+    errors = [truth.rmse(finish(scan.first(count))) for count in (8, 64)]
+    assert errors[1] < errors[0]
+
+
+def test_finished_image_does_not_depend_on_the_order_of_projections():
+    scan = foam()
+    image = finish(scan)
+    np.testing.assert_allclose(finish(scan.in_order(range(39, -1, -1))), image, atol=1e-5 * image.max())
+
+
+def test_best_image_stands_for_the_truth():
+    scan = foam(counts=1e6)
+    truth = best_image(scan)
+    assert truth.similarity(truth.image) == 1.0
+    assert truth.similarity(finish(scan)) > truth.similarity(finish(scan.first(10)))
+
+
+def test_nothing_can_not_be_finished():
+    with pytest.raises(DataError, match="no projection"):
+        finish(foam().first(0))
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_live_images_come_after_every_step_and_at_the_end(step):
+    numbers = [number for number, _ in live_images(foam(), ReconSettings(window=12, step=step))]
+    assert numbers == sorted({*range(step, 41, step), 40})

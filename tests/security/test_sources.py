@@ -1,0 +1,119 @@
+"""What the sources must not have in them: ways to run what somebody sent, and secrets in what is logged."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+import bluesky_streamrecon
+from bluesky_streamrecon.configuration import load_configuration
+from bluesky_streamrecon.logs import LineFormatter, set_run
+from bluesky_streamrecon.wire import (
+    BeamlineEndpoint,
+    ClientSecurity,
+    PeerJoined,
+    RankEndpoint,
+    ServerSecurity,
+    generate_keys,
+)
+
+ROOT = Path(bluesky_streamrecon.__file__).parent
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+CALLS = {"eval", "exec", "compile"}
+BOUND = 20.0
+
+
+def sources():
+    roots = [ROOT, ROOT.parent / "plans", ROOT.parent / "sim_devices"]
+    found = {path.resolve() for root in roots if root.exists() for path in root.rglob("*.py")}
+    assert len(found) > 50
+    return sorted(found)
+
+
+def test_nothing_unpickles_or_evaluates_what_it_was_given():
+    bad = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    bad += [f"{path}:{node.lineno}" for name in names if name.name.partition(".")[0] in MODULES]
+                case ast.ImportFrom(module=module) if module and module.partition(".")[0] in MODULES:
+                    bad.append(f"{path}:{node.lineno}")
+                case ast.Call(func=ast.Name(id=name)) if name in CALLS:
+                    bad.append(f"{path}:{node.lineno} {name}")
+                case ast.Call(func=ast.Attribute(attr="recv_pyobj" | "send_pyobj")):
+                    bad.append(f"{path}:{node.lineno}")
+                case ast.keyword(arg="allow_pickle", value=value):
+                    if not (isinstance(value, ast.Constant) and value.value is False):
+                        bad.append(f"{path}:{node.value.lineno} allow_pickle")
+    assert not bad
+
+
+def test_secret_keys_are_in_no_log_and_no_repr(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    for name in ("beamline", "cluster", "stranger"):
+        generate_keys(tmp_path, name)
+    security = ServerSecurity.from_files(tmp_path / "beamline.secret", tmp_path / "cluster.public")
+    joined = threading.Event()
+    beamline = BeamlineEndpoint(
+        security=security,
+        job_id="job",
+        on_event=lambda event: joined.set() if isinstance(event, PeerJoined) else None,
+    )
+    shown = [repr(security)]
+    ends = []
+    try:
+        for name in ("stranger", "cluster"):
+            client = ClientSecurity.from_files(tmp_path / f"{name}.secret", tmp_path / "beamline.public")
+            shown.append(repr(client))
+            ends.append(RankEndpoint(beamline.address, job_id="job", rank=0, size=1, security=client))
+        assert joined.wait(BOUND)
+    finally:
+        for end in ends:
+            end.close(0.1)
+        beamline.close(0.1)
+    (tmp_path / "config.toml").write_text(
+        '[job]\nkey="beamline.secret"\nallowed=["cluster.public"]\njob_key="cluster.secret"\nserver_key="beamline.public"\n'
+    )
+    shown += [str(row) for row in load_configuration(tmp_path / "config.toml").rows()]
+    text = caplog.text + "\n".join(shown)
+    for name in ("beamline", "cluster", "stranger"):
+        secret = (tmp_path / f"{name}.secret").read_text().split()[-1]
+        assert len(secret) == 40
+        assert secret not in text
+
+
+# ------------------------------------------------------------------------------------------------ logs
+
+
+@pytest.fixture
+def line():
+    def line(message, *arguments, **options):
+        record = logging.LogRecord("bluesky_streamrecon.recon.job", logging.ERROR, "", 0, message, arguments, None)
+        record.__dict__.update(options)
+        return LineFormatter().format(record)
+
+    yield line
+    set_run(None)
+
+
+def test_record_is_one_line_with_time_level_place_and_run(line):
+    moment, rest = line("run %s: the job\n  has ended", "9123df61").split(" ", 1)
+    assert moment.endswith("Z")
+    assert rest == "ERROR recon.job run=9123df61 the job | has ended"
+    assert line("nothing to do with runs").endswith("ERROR recon.job run=- nothing to do with runs")
+    set_run("77aa")
+    assert line("rank 1: lost").endswith("run=77aa rank 1: lost")
+
+
+def test_traceback_stays_on_the_line(line):
+    try:
+        raise ValueError("oh")
+    except ValueError as error:
+        told = line("failed", exc_info=(ValueError, error, error.__traceback__))
+    assert told.count("\n") == 0
+    assert told.endswith("ValueError: oh")
