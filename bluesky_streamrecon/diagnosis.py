@@ -311,7 +311,11 @@ class _JobProbe:
         """Send large frames as fast as they go."""
         (seconds,) = self._flats(BULK_SHAPE, BULK_FRAMES, together=True)
         rate = 2 * BULK_SHAPE[0] * BULK_SHAPE[1] * BULK_FRAMES / seconds
-        return f"{rate / 1e6:.0f} MB/s, the averaging on the ranks included: {rate / (2 * 2048 * 2048):.1f} frames of 2048 x 2048 uint16 per second"
+        frames = rate / (2 * 2048 * 2048)
+        return (
+            f"{rate / 1e6:.0f} MB/s, the averaging on the ranks included: {frames:.1f} frames of 2048 x 2048 uint16 "
+            "per second"
+        )
 
     def close(self) -> None:
         """End it all."""

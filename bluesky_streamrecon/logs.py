@@ -26,11 +26,11 @@ def set_run(run_uid: str | None) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """One line per record: time, level, where, run, and what.
+    r"""One line per record: time, level, where, run, and what.
 
     Examples
     --------
-    >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "run %s: opened\\nhere", ("9123",), None)
+    >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "run %s: opened\nhere", ("9123",), None)
     >>> LineFormatter().format(record).partition(" ")[2]
     'INFO wire.hub run=9123 opened | here'
     """

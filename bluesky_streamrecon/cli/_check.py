@@ -45,7 +45,8 @@ def check(
         for item in check_setup(config, patience=timeout, on_begin=lambda name: status.update(f"{name} …")):
             items.append(item)
             colour = COLOURS[item.status]
-            console.print(f"[{colour}]{item.status:>7}[/]  {item.name:<13}  {escape(item.hint)}", highlight=False, soft_wrap=True)
+            line = f"[{colour}]{item.status:>7}[/]  {item.name:<13}  {escape(item.hint)}"
+            console.print(line, highlight=False, soft_wrap=True)
     if json:
         print_json({"items": [asdict(item) for item in items]})
     bad = [item.name for item in items if item.status != "OK"]

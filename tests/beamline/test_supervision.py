@@ -93,8 +93,9 @@ def test_job_that_can_not_be_started_again_is_lost_at_once(dying, script, scan):
     dying._launcher.fails = JobError("no more cores")
     stop = scan(dying)
     assert script.restarted == ["job of 2 ranks"]
-    assert "could not be started again: no more cores; before that: job of 2 ranks ended (killed by SIGKILL)" in (
-        stop["reason"]
+    assert (
+        "could not be started again: no more cores; before that: job of 2 ranks ended (killed by SIGKILL)"
+        in (stop["reason"])
     )
     assert dying.last_run.lost
 

@@ -58,7 +58,21 @@ def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(configured, tmp_
     done = streamrecon("check", "--config", path, "--json")
     items = {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
     assert {name.replace(" ", "_"): item["status"] for name, item in items.items()} == dict.fromkeys(
-        "packages configuration keys disk mpi port job versions clocks round_trip rate tiled".split(), "OK"
+        [
+            "packages",
+            "configuration",
+            "keys",
+            "disk",
+            "mpi",
+            "port",
+            "job",
+            "versions",
+            "clocks",
+            "round_trip",
+            "rate",
+            "tiled",
+        ],
+        "OK",
     )
     assert done.returncode == 0
     assert set(items["mpi"]) == {"name", "status", "hint"}

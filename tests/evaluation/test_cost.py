@@ -49,7 +49,7 @@ def test_no_number_of_ranks_is_promised_where_none_would_do():
 
 @pytest.mark.parametrize("bad", [{"rate": 0}, {"ranks": 0}, {"gups": 0.0}, {"gups": float("nan")}, {"window": 0}])
 def test_numbers_that_can_not_work_are_refused(bad):
-    with pytest.raises(ConfigError, match="got|expected"):
+    with pytest.raises(ConfigError, match=r"got|expected"):
         advise(**({**DETECTOR, "rate": 10, "ranks": 4, "gups": 10.0} | bad))
 
 

@@ -137,10 +137,12 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     closed = []
 
     class Run:
-        metadata = {"start": start}
+        def __init__(self):
+            self.metadata = {"start": start}
 
     class Stored:
-        catalog = {"1234": Run()}
+        def __init__(self):
+            self.catalog = {"1234": Run()}
 
         def close(self):
             closed.append(True)

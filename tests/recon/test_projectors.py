@@ -180,5 +180,5 @@ def test_wrong_shapes_are_refused(kind):
 def test_projectors_are_found_by_name():
     assert {"shear", "siddon"} <= set(projector_names())
     assert get_projector("siddon") is SiddonProjector
-    with pytest.raises(ConfigError, match="expected one of .*shear, siddon"):
+    with pytest.raises(ConfigError, match=r"expected one of .*shear, siddon"):
         get_projector("joseph")

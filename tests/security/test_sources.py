@@ -92,6 +92,8 @@ def test_secret_keys_are_in_no_log_and_no_repr(tmp_path, caplog):
 
 @pytest.fixture
 def line():
+    set_run(None)
+
     def line(message, *arguments, **options):
         record = logging.LogRecord("bluesky_streamrecon.recon.job", logging.ERROR, "", 0, message, arguments, None)
         record.__dict__.update(options)

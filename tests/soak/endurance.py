@@ -17,6 +17,7 @@ def main() -> None:
     given.add_argument("--columns", type=int, default=512)
     given.add_argument("--step", type=int, default=24)
     given.add_argument("--memory-limit", type=int, default=2**28, help="bytes of frames held by the publisher")
+    given.add_argument("--window-policy", default="newest", help="'spread' keeps all projections, and grows with them")
     arguments = given.parse_args()
     shape = Shape(rows=arguments.rows, columns=arguments.columns, projections=arguments.projections, exposure=0)
     scans = Scans(arguments.directory, shape, memory_limit=arguments.memory_limit, finish_timeout=600.0)
@@ -29,7 +30,7 @@ def main() -> None:
             say(projection=projection, lag=scans.job.progress.lag, **seen[projection])
 
     try:
-        record, times = scans.run(look, window=24, step=arguments.step, coalesce=True)
+        record, times = scans.run(look, window=24, step=arguments.step, window_policy=arguments.window_policy)
     finally:
         scans.job.close()
     first = next(counts for projection, counts in seen.items() if projection >= begun)
