@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,19 +137,12 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     }  # fmt: skip
     closed = []
 
-    class Run:
-        def __init__(self):
-            self.metadata = {"start": start}
-
-    class Stored:
-        def __init__(self):
-            self.catalog = {"1234": Run()}
-
-        def close(self):
-            closed.append(True)
+    def opened(uri, directory, readable):
+        run = SimpleNamespace(metadata={"start": start})
+        return SimpleNamespace(catalog={"1234": run}, close=lambda: closed.append(True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "open_storage", lambda uri, directory, readable: Stored())
+        patch.setattr(module, "open_storage", opened)
         patch.setattr(module, "load_run", lambda catalog, uid: frames)
         found, close = module.recorded_run("1234", directory=Path(tmp_path))
     assert (found.planned, found.span, found.recon.window, found.steering.threshold) == (90, (0.0, 180.0), 12, 0.9)

@@ -11,7 +11,7 @@ from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.finish import best_image, finish
 from bluesky_streamrecon.evaluation.live import live_images
-from bluesky_streamrecon.evaluation.scans import centred, measured_scan, simulated_scan
+from bluesky_streamrecon.evaluation.scans import measured_scan, simulated_scan
 from bluesky_streamrecon.evaluation.score import Truth
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
@@ -44,8 +44,6 @@ def test_measured_scan_is_interleaved_and_cropped_about_its_axis():
     assert abs(scan.axis - (scan.integrals.shape[2] - 1) / 2) <= 0.5
     gaps = np.diff(np.sort(scan.angles[:16]))
     assert gaps.max() < 2.2 * np.pi / 16
-    again = centred(scan)
-    assert again.integrals.shape == scan.integrals.shape
 
 
 def test_more_projections_make_a_better_finished_image():
