@@ -16,6 +16,8 @@ from bluesky import RunEngine
 
 BOUND = 20.0  # seconds that anything in a test may take
 
+collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
+
 
 @pytest.fixture
 def run_engine() -> Iterator[RunEngine]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ class PipelineResult:
     kernel_share : float
         Their ratio, median over turns.
     latency_median, latency_p99 : float
-        From handing the publisher the projection that completes a step, to the score of that image.
+        From handing the publisher the projection that completes a step, to the first score of an image that has it.
     image_latency_median, image_latency_p99 : float
         From the same moment until every rank has told that the image is made.
     images, scores : int
@@ -193,7 +193,7 @@ def measure_pipeline(
             whole.append(road.rate())
         sustained = Summary.of(whole)
         tell(f"latency, at {PACE * sustained.median:.3g} projections per second")
-        images, scores = road.latencies(PACE * sustained.median)
+        images, scores, scored = road.latencies(PACE * sustained.median)
     return PipelineResult(
         projections_per_second=sustained.median,
         spread=sustained.spread,
@@ -204,7 +204,7 @@ def measure_pipeline(
         image_latency_median=percentile(images, 50),
         image_latency_p99=percentile(images, 99),
         images=len(images),
-        scores=len(scores),
+        scores=scored,
         rows=rows,
         columns=columns,
         window=window,
@@ -286,14 +286,16 @@ class _Road:
         self.run(len(case.angles))
         return (case.last - case.first) / (ear.imaged_at[case.last] - ear.imaged_at[case.first])
 
-    def latencies(self, rate: float) -> tuple[list[float], list[float]]:
-        """Stream all projections at this rate; give the seconds until each image, and until each score."""
+    def latencies(self, rate: float) -> tuple[list[float], list[float], int]:
+        """Stream all projections at this rate; give seconds to each image, to its score, and how many were scored."""
         case, ear = self._case, self._ear
         handed = self.run(len(case.angles), rate)
         counted = range(case.first, case.last + 1, case.recon.step)
         images = [ear.imaged_at[number] - handed[number - 1] for number in counted if number in ear.imaged_at]
-        scores = [ear.judged_at[number] - handed[number - 1] for number in counted if number in ear.judged_at]
-        return images, scores
+        # A controller that is behind leaves images out; what they would have shown comes with a later one.
+        judged = first_to_have(counted, ear.judged_at)
+        scores = [moment - handed[number - 1] for number, moment in zip(counted, judged, strict=True)]
+        return images, scores, sum(number in ear.judged_at for number in counted)
 
     def run(self, projections: int, rate: float | None = None) -> list[float]:
         """Publish one run and wait for its last score; give when each projection was handed to the publisher."""
@@ -324,6 +326,17 @@ class _Road:
         ear.wait("the end of the run", lambda: ear.finished, IMAGE_SECONDS)
         ear.wait("the last image's score", lambda: projections in ear.judged_at, SCORE_SECONDS)
         return handed
+
+
+def first_to_have(wanted: Sequence[int], moments: Mapping[int, float]) -> list[float]:
+    """Give, for each number of projections, when the first image came that has as many or more.
+
+    Examples
+    --------
+    >>> first_to_have([2, 4, 6], {2: 1.0, 6: 3.0})
+    [1.0, 3.0, 3.0]
+    """
+    return [min(moment for number, moment in moments.items() if number >= least) for least in wanted]
 
 
 def _make_endpoint(on_event: Callable[[BeamlineEvent], None]) -> BeamlineEndpoint:
