@@ -65,7 +65,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     algorithm: str = "mlem"
     window: int | None = 24
-    window_policy: str = "spread"
+    window_policy: str = "newest"
     step: int = 1
     iterations: int = 1
     axis: float | None = None

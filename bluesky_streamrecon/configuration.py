@@ -39,7 +39,7 @@ class SlurmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     setup : tuple of str
         Shell lines before the ranks are started: ``["module load mpi"]``.
     run : tuple of str
-        What starts the ranks inside the job.
+        What starts the ranks inside the job, and ends all of them when one dies.
     python : str
         Interpreter on the cluster that has this package.
     control : tuple of str
@@ -52,7 +52,7 @@ class SlurmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     options: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
-    run: tuple[str, ...] = ("srun",)
+    run: tuple[str, ...] = ("srun", "--kill-on-bad-exit=1")
     python: str = "python3"
     control: tuple[str, ...] = ()
     directory: str = "."

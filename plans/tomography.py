@@ -57,7 +57,7 @@ def stream_tomo_plan(
     stop: float = 180.0,
     order: str | AngleOrder | Iterable[float] = "optimized-interleaved",
     window: int | None = 24,
-    window_policy: str = "spread",
+    window_policy: str = "newest",
     step: int = 1,
     algorithm: str = "mlem",
     threshold: float | None = None,

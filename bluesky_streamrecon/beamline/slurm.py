@@ -54,7 +54,8 @@ class SlurmLauncher:
     setup : sequence of str, optional
         Lines of shell before anything is started, as ``("module load mpi",)``.
     run : sequence of str, optional
-        What starts the ranks in the job, as ``("srun", "--mpi=pmix")`` or ``("mpiexec",)``.
+        What starts the ranks in the job, as ``("mpiexec",)``. It has to end all of them when one dies, which ``srun``
+        does only when told.
     python : str, optional
         Interpreter on the cluster that has this package.
     threads : int, optional
@@ -81,7 +82,7 @@ class SlurmLauncher:
         *,
         options: Sequence[str] = (),
         setup: Sequence[str] = (),
-        run: Sequence[str] = ("srun",),
+        run: Sequence[str] = ("srun", "--kill-on-bad-exit=1"),
         python: str = "python3",
         threads: int | None = None,
         directory: str | Path = ".",

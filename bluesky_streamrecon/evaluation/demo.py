@@ -81,7 +81,7 @@ def run_demo(
     tolerance: float = 0.02,
     policy: str | None = None,
     window: int = 24,
-    window_policy: str = "spread",
+    window_policy: str = "newest",
     step: int = 1,
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_cases", "draw_replay", "draw_windows"]
 
 MARKS = {"policy": ("o", "C0"), "paper": ("x", "C3"), "oracle": ("|", "C2")}
+LABELS = {"policy": "predicted gain", "paper": "MS-SSIM 0.95", "oracle": "oracle"}
 
 
 def draw_cases(cases: Sequence[CaseResult], tolerance: float) -> Figure:
     """Draw a line for each kind of case: where the policy, the paper's rule and the oracle stopped, and their loss."""
     kinds = list(dict.fromkeys((c.sample, c.noise, c.columns) for c in sorted(cases, key=_kind)))
-    figure = new_figure(9.6, 1.4 + 0.27 * len(kinds))
+    figure = new_figure(9.6, 1.2 + 0.22 * len(kinds))
     left, right = figure.subplots(1, 2, sharey=True)
     for y, kind in enumerate(kinds):
         for case in cases:
@@ -38,7 +39,7 @@ def draw_cases(cases: Sequence[CaseResult], tolerance: float) -> Figure:
             for name, (at, loss) in found.items():
                 mark, color = MARKS[name]
                 left.plot(at / case.planned, y, mark, color=color, ms=6)
-                right.plot(max(loss, 1e-4), y, mark, color=color, ms=6)
+                right.plot(loss, y, mark, color=color, ms=6)
     several = len({c.columns for c in cases if c.noise is not None}) > 1
     labels = [
         name + (f", {columns} px" if several else "") + (f", {noise:g} photons" if noise else ", measured")
@@ -47,19 +48,14 @@ def draw_cases(cases: Sequence[CaseResult], tolerance: float) -> Figure:
     left.set_yticks(range(len(kinds)), labels, fontsize=8)
     left.set(xlim=(0, 1.02), xlabel="stopped at (share of the plan)")
     right.axvline(tolerance, color="0.3", lw=1, ls="--")
-    right.set(xlabel="what the rest would have added (MS-SSIM)", xscale="log")
-    right.text(tolerance, len(kinds) - 0.4, f" tolerance {tolerance:g}", fontsize=8, va="bottom")
+    right.set(xlabel="what the rest would have added (MS-SSIM)")
+    right.set_xlim(left=0)
     for axes in (left, right):
         axes.grid(alpha=0.3)
     for name, (mark, color) in MARKS.items():
-        left.plot(
-            [],
-            [],
-            mark,
-            color=color,
-            label={"policy": "predicted gain", "paper": "MS-SSIM 0.95", "oracle": "oracle"}[name],
-        )
-    left.legend(fontsize=8, loc="lower left")
+        left.plot([], [], mark, color=color, label=LABELS[name])
+    left.plot([], [], color="0.3", lw=1, ls="--", label=f"tolerance {tolerance:g}")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

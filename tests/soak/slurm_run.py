@@ -11,13 +11,15 @@ import sys
 
 from common import Scans, Shape, end, parser, say
 
-from bluesky_streamrecon.beamline import SlurmLauncher
+from bluesky_streamrecon.beamline import SlurmLauncher, find_mpiexec
+
+MPIEXEC = [find_mpiexec(), "-launcher", "fork"]  # on one host, whatever PMI this Slurm has
 
 
 def main() -> None:
     given = parser(__doc__)
     given.add_argument("--walltime", action="store_true")
-    given.add_argument("--run", nargs="+", default=["srun"], help="what starts the ranks in the job")
+    given.add_argument("--run", nargs="+", default=MPIEXEC, help="what starts the ranks in the job")
     arguments = given.parse_args()
     shared = arguments.directory / "shared"
     launcher = SlurmLauncher(
