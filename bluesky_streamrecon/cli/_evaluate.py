@@ -44,7 +44,7 @@ def orders(
     from bluesky_streamrecon.evaluation.orders import SHOWN_AT, evaluate_orders
 
     rows = evaluate_orders(
-        out, columns=min(columns, 64) if quick else columns, data=data, num=60 if quick else 180, counts=counts,
+        out, columns=min(columns, 64) if quick else columns, data=data, num=40 if quick else 180, counts=counts,
         threads=threads, tell=_tell,
     )  # fmt: skip
     if json:
