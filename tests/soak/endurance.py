@@ -2,7 +2,7 @@
 
 What must hold: resident memory grows by less than 5 % after the first tenth (2,000 of 20,000), descriptors do not grow.
 
-    python tests/soak/endurance.py --directory /tmp/soak
+    python tests/soak/endurance.py --directory soak-data
 """
 
 from __future__ import annotations

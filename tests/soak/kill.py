@@ -3,7 +3,7 @@
 What must hold: the scan is a success, the ledger adds up, the final image is that of the undisturbed run (1e-4
 relative).
 
-    python tests/soak/kill.py --directory /tmp/soak --runs 20
+    python tests/soak/kill.py --directory soak-data --runs 20
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What must hold: the scan is a success at its own pace, the ledger adds up, the final image is that of the undisturbed
 run (1e-4 relative).
 
-    python tests/soak/link.py --directory /tmp/soak --runs 5
+    python tests/soak/link.py --directory soak-data --runs 5
 """
 
 from __future__ import annotations

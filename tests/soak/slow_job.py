@@ -3,7 +3,7 @@
 What must hold: the plan's pace is what it is with an idle job, memory stays under its setting, the lag is told, steps
 are taken together, and every projection is in the final image.
 
-    python tests/soak/slow_job.py --directory /tmp/soak
+    python tests/soak/slow_job.py --directory soak-data
 """
 
 from __future__ import annotations

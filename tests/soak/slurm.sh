@@ -11,7 +11,7 @@ for program in munged slurmctld slurmd sbatch; do
 done
 [ "$(id -u)" = 0 ] || { echo "needs root" >&2; exit 77; }
 
-made=$(mktemp -d /tmp/streamrecon-slurm-XXXXXX)
+made=$(mktemp -d -t streamrecon-slurm-XXXXXX)
 pids=()
 finish() {
     for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null; done

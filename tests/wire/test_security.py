@@ -100,7 +100,7 @@ def test_missing_keys_are_told(tmp_path: Path) -> None:
         ("tcp://127.8.0.1:*", True),
         ("tcp://localhost:1", True),
         ("tcp://[::1]:5555", True),
-        ("ipc:///tmp/x", True),
+        ("ipc://x", True),
         ("tcp://0.0.0.0:5555", False),
         ("tcp://*:5555", False),
         ("tcp://[::]:5555", False),
