@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpi
 
 
 def settings(scan, ranks, **changes):
-    values = {"window": 8, "step": 2, "axis": scan.axis, "ranks": ranks, "coalesce": False}
+    values = {"window": 8, "step": 2, "axis": scan.axis, "ranks": ranks, "window_policy": "spread", "coalesce": False}
     return ReconSettings(**(values | changes))
 
 
