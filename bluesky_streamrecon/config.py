@@ -162,6 +162,11 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 f"threshold: got {self.threshold}, expected 0 < threshold <= 1 (an MS-SSIM score; 0.95 is usual, "
                 "1 never stops)"
             )
+        if self.policy == "predicted-gain" and self.threshold is not None:
+            raise ConfigError(
+                f"threshold: got {self.threshold} with policy='predicted-gain', which does not use it; expected "
+                "tolerance=, or policy='ms-ssim+predicted-gain' (both have to say so)"
+            )
         _at_least("patience", self.patience, 1)
         if self.minimum_projections is not None:
             _at_least("minimum_projections", self.minimum_projections, 0)

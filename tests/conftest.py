@@ -289,6 +289,13 @@ class PretendLauncher:
     def running(self) -> bool:
         return self._running
 
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse what no computer has."""
+        from bluesky_streamrecon.errors import ConfigError
+
+        if ranks > 1000:
+            raise ConfigError(f"ranks: got {ranks}, expected at most 1000")
+
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[Any], None]) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
 

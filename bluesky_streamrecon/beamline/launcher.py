@@ -24,6 +24,9 @@ __all__ = ["MpiLauncher", "find_mpiexec"]
 
 logger = logging.getLogger(__name__)
 
+_RANKS_PER_CORE = 4
+_ALWAYS_ALLOWED_RANKS = 16
+
 
 def find_mpiexec(given: str | Path | None = None) -> str:
     """Find the program that starts MPI ranks.
@@ -78,11 +81,14 @@ class MpiLauncher:
         again goes on from there; a directory beside the logs by default, which goes with the job.
     log_level : {"debug", "info", "warning", "error"}, optional
         What the processes log.
+    most_ranks : int, optional
+        More are refused; by default 4 for each core of this computer, and at least 16. Ranks that only wait for each
+        other are of no use, and a number with a zero too many would take all memory there is.
 
     Raises
     ------
     ConfigError
-        If `threads` is not positive.
+        If `threads` or `most_ranks` is not positive.
     """
 
     def __init__(
@@ -97,9 +103,12 @@ class MpiLauncher:
         security_options: Sequence[str] = (),
         checkpoints: str | Path | None = None,
         log_level: str = "info",
+        most_ranks: int | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads per rank: got {threads}, expected at least 1")
+        if most_ranks is not None and most_ranks < 1:
+            raise ConfigError(f"most_ranks: got {most_ranks}, expected at least 1")
         self._mpiexec = mpiexec
         self._arguments = tuple(arguments)
         self._count_option = count_option
@@ -109,6 +118,7 @@ class MpiLauncher:
         self._security = tuple(security_options)
         self._checkpoints = Path(checkpoints) if checkpoints is not None else None
         self._log_level = log_level
+        self._most_ranks = most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * len(os.sched_getaffinity(0)))
         self._own_checkpoints: Path | None = None
         self._on_exit: Callable[[ProcessExit], None] | None = None
         self._lock = threading.Lock()
@@ -126,6 +136,21 @@ class MpiLauncher:
         """Of the processes that were started: mpiexec, then the controller."""
         return tuple(child.pid for child in self._children)
 
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse more ranks than this computer can carry.
+
+        Raises
+        ------
+        ConfigError
+            If there are more than `most_ranks`.
+        """
+        if ranks > self._most_ranks:
+            raise ConfigError(
+                f"ranks: got {ranks}, expected at most {self._most_ranks} on this computer with "
+                f"{len(os.sched_getaffinity(0))} cores; start the job on a cluster, "
+                "or allow more with MpiLauncher(most_ranks=...)"
+            )
+
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
         """Start ranks and controller; they say hello at `address` when they are ready.
 
@@ -142,7 +167,10 @@ class MpiLauncher:
         ------
         JobError
             If a process can not be started; nothing is left running then.
+        ConfigError
+            See `check_ranks`.
         """
+        self.check_ranks(ranks)
         with self._lock:
             if self._children:
                 raise JobError("reconstruction job: got start, but it has been started already; stop it first")

@@ -26,6 +26,10 @@ LinkEvent = BeamlineEvent | ProcessExit | Restarted | RestartFailed
 class Launcher(Protocol):
     """Starts and ends the processes of a job; `MpiLauncher` is one."""
 
+    def check_ranks(self, ranks: int) -> None:
+        """Raise `ConfigError` for a number of ranks that can not be started, before anything is."""
+        ...
+
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
         """Start `ranks` ranks and a controller that connect to `address`; tell of each that ends unasked."""
         ...

@@ -171,7 +171,15 @@ class ReconJob(JobEvents):
     # ---------------------------------------------------------------------------------------- the run
 
     def prepare_run(self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str) -> None:
-        """Show the settings of the next run as configuration; a local job is started with ``recon.ranks``."""
+        """Show the settings of the next run as configuration; a local job is started with ``recon.ranks``.
+
+        Raises
+        ------
+        ConfigError
+            If the launcher can not start so many ranks.
+        """
+        if self._launcher is not None:
+            self._launcher.check_ranks(recon.ranks)
         if recon.ranks != self._wanted_ranks and self._launcher is not None:
             self._wanted_ranks = recon.ranks
             self._set_ranks(recon.ranks)

@@ -118,6 +118,9 @@ class SlurmLauncher:
         """Slurm's number of the job that was submitted last."""
         return self._id
 
+    def check_ranks(self, ranks: int) -> None:
+        """Accept any number: Slurm itself refuses what the cluster does not have."""
+
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
         """Submit the job; ranks and controller say hello at `address` when Slurm has started them.
 

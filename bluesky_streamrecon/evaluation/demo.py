@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.evaluation.pictures import draw_run
+from bluesky_streamrecon.evaluation.tables import new_directory
 from bluesky_streamrecon.quality.snapshots import snapshots_path
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ def run_demo(
     from bluesky_streamrecon.storage import open_storage
 
     angle_order = make_order(order, num=num) if data is None else None
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    out = new_directory(out.resolve())
     engine = RunEngine({}, call_returns_result=True)
     beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", velocity=180.0)
     if angle_order is None:

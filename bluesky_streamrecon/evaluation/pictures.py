@@ -95,14 +95,15 @@ def _draw_scores(
     axes.set(xlim=(0, planned), xlabel="projections", ylabel="score")
     axes.set_ylim(top=1.005)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", fontsize=9)
 
 
 def _draw_gains(axes: Any, gains: Sequence[tuple[int, float, float]], tolerance: float) -> None:
     at, gain, upper = zip(*gains, strict=True)
     axes.plot(at, gain, "s-", lw=1, ms=4, color="C1", label="predicted gain")
     axes.plot(at, upper, "^:", lw=1, ms=4, color="C1", label="upper bound")
-    axes.axhline(tolerance, color="C1", lw=1, ls="--", label=f"threshold {tolerance:g}")
+    axes.axhline(tolerance, color="C1", lw=1, ls="--", label=f"tolerance {tolerance:g}")
     axes.set(ylabel="gain of what is left, predicted (MS-SSIM)", yscale="log")
     axes.legend(loc="center left", fontsize=8)
 

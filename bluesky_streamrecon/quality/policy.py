@@ -369,9 +369,9 @@ class PredictedGainPolicy:
             beside += f" (now at {evidence.newest.projections})"
         if gain.upper >= self.tolerance:
             return Verdict(
-                "continue", score, f"{text}, threshold {self.tolerance:g}; {self._when(gain, evidence)}{beside}"
+                "continue", score, f"{text}, tolerance {self.tolerance:g}; {self._when(gain, evidence)}{beside}"
             )
-        text += f", less than the threshold of {self.tolerance:g}"
+        text += f", less than the threshold of {self.tolerance:g} (tolerance)"
         running = self._running(made)
         if self.patience > 1:
             text += f", {min(running, self.patience)} of {self.patience} times running"

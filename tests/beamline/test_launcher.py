@@ -196,3 +196,17 @@ def test_processes_end_with_the_interpreter_that_started_them(end, fake_mpiexec)
         {end}
     """)
     subprocess.run([sys.executable, "-c", source], timeout=BOUND * 2, check=False)
+
+
+def test_a_number_of_ranks_that_this_computer_can_not_carry_is_refused_before_anything_starts(tmp_path):
+    launcher = MpiLauncher(most_ranks=3, log_directory=tmp_path / "logs")
+    launcher.check_ranks(3)
+    with pytest.raises(ConfigError, match=r"ranks: got 4, expected at most 3 on this computer .*most_ranks"):
+        launcher.start("tcp://127.0.0.1:1", "job", 4, lambda _: None)
+    assert not launcher.pids
+    assert not (tmp_path / "logs").exists()
+    MpiLauncher().check_ranks(16)
+    with pytest.raises(ConfigError, match="got 100000"):
+        MpiLauncher().check_ranks(100_000)
+    with pytest.raises(ConfigError, match="most_ranks: got 0"):
+        MpiLauncher(most_ranks=0)

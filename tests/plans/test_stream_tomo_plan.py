@@ -142,6 +142,8 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"sample_table": None}, "need shutter= and sample_table="),
         ({"shutter": None, "flats": 0}, "need shutter="),
         ({"ranks": 0}, "ranks"),
+        ({"ranks": 10_000}, "ranks: got 10000, expected at most"),
+        ({"policy": "predicted-gain", "threshold": 0.9}, "which does not use it"),
         ({"suspend": "soon"}, "suspender mode"),
         ({"algorithm": "magic"}, "algorithm: got 'magic', expected one of"),
         ({"policy": "gut feeling"}, "gut feeling"),

@@ -97,7 +97,7 @@ def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, r
     assert (finalize.threshold, finalize.score) == (0.02, scores[-1].score)
     counts = f"{scores[-1].metrics['predicted-gain-at']:.0f} of 120 projections; the remaining "
     assert finalize.reason.startswith(counts)
-    assert "less than the threshold of 0.02; MS-SSIM 0.9" in finalize.reason
+    assert "less than the threshold of 0.02 (tolerance); MS-SSIM 0.9" in finalize.reason
     assert scores[-1].metrics["predicted-gain"] < scores[-1].metrics["predicted-gain-high"] < 0.02
     assert scores[-1].policy == "predicted-gain"
 
@@ -151,13 +151,13 @@ def test_words_of_the_policy():
     verdict = judge(evidence(Forecast(140, gain=gain(140, 0.0121, value=0.0081))))
     assert verdict.verdict == "enough"
     assert verdict.text == (
-        "140 of 180 projections; the remaining 40 would gain 0.008 ± 0.004 MS-SSIM, less than the threshold of 0.02; "
-        "MS-SSIM 0.970 to the image 24 projections before"
+        "140 of 180 projections; the remaining 40 would gain 0.008 ± 0.004 MS-SSIM, less than the threshold of "
+        "0.02 (tolerance); MS-SSIM 0.970 to the image 24 projections before"
     )
     verdict = judge(evidence(Forecast(90, gain=gain(90, 0.03)), projections=95))
     assert verdict.verdict == "continue"
     assert verdict.text.startswith(
-        "90 of 180 projections; the remaining 90 would gain 0.018 ± 0.012 MS-SSIM, threshold 0.02; about "
+        "90 of 180 projections; the remaining 90 would gain 0.018 ± 0.012 MS-SSIM, tolerance 0.02; about "
     )
     assert verdict.text.endswith(" more will do; MS-SSIM 0.970 to the image 24 projections before (now at 95)")
 
@@ -208,8 +208,9 @@ def test_part_of_a_combination_that_does_not_exist_is_named():
 def test_threshold_alone_means_the_papers_rule_and_nothing_the_predicted_gain():
     assert SteeringSettings().rule == "predicted-gain"
     assert (SteeringSettings(threshold=0.9).rule, SteeringSettings(threshold=0.9).least_score) == ("ms-ssim", 0.9)
-    both = SteeringSettings(policy="predicted-gain", threshold=0.9)
-    assert both.rule == "predicted-gain"
+    with pytest.raises(ConfigError, match=r"threshold: got 0\.9 with policy='predicted-gain', which does not use it"):
+        SteeringSettings(policy="predicted-gain", threshold=0.9)
+    assert SteeringSettings(policy="ms-ssim+predicted-gain", threshold=0.9).least_score == 0.9
     assert SteeringSettings(policy="ms-ssim").least_score == 0.95
     with pytest.raises(ConfigError, match="tolerance: got 0"):
         SteeringSettings(tolerance=0.0)
