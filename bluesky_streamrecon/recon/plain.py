@@ -31,6 +31,9 @@ class PlainSlab(Slab):
     def write(self, row: int, image: NDArray[np.float32]) -> None:
         self.image[:, :, row] = np.where(self._mask, image, 0)
 
+    def fill(self, values: NDArray[np.float32]) -> None:
+        self.image[...] = self._mask[:, :, None] * values
+
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.read(0), self.read(self.rows.count - 1)
 

@@ -83,7 +83,7 @@ class Preparation:
         self._number = {"flat": 0, "dark": 0}
         self._dark: NDArray[np.float32] | None = None
         self._scale: NDArray[np.float32] | None = None
-        self._dead: NDArray[np.bool_] | None = None
+        self._dead: _Dead | None = None
         self._frozen = False
         self.warnings: list[str] = []
         self.counts: dict[str, int] = dict.fromkeys(
@@ -155,20 +155,27 @@ class Preparation:
             values *= self._scale
 
         limit = self._limit(frame.dtype)
+        saturated = None if limit is None else np.greater_equal(frame, limit)
+        dead = self._dead
+        if dead is not None:
+            values.flat[dead.places] = 1.0
+            if saturated is not None:
+                saturated.flat[dead.places] = False
         usable = values > 0
         np.less(values, np.inf, out=usable, where=usable)
-        saturated = None if limit is None else np.greater_equal(frame, limit)
-        if self._dead is None and usable.all() and (saturated is None or not saturated.any()):
-            unlit = values.mean(axis=1) < _DARK_TRANSMISSION
+        if usable.all() and (saturated is None or not saturated.any()):
+            light, number = values.sum(axis=1), np.float32(values.shape[1])
+            unlit = light <= _DARK_TRANSMISSION * number if dead is None else dead.unlit(light)
             if not unlit.any():
-                return self._minus_log(values)
+                self._minus_log(values)
+                return values if dead is None else _bridge(values, *dead.runs)
         return self._mended(values, usable, saturated)
 
     def _mended(
         self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Find, count and replace what was not measured, and take the logarithm; `values` are transmissions."""
-        live = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead
+        live = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead.mask
         finite = np.isfinite(values)
         dark = finite & live & ~usable
         self.counts["not_finite_values"] += int(np.count_nonzero(~finite & live))
@@ -196,7 +203,7 @@ class Preparation:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Give dark and inverse gain, as far as there are any, for `restore`."""
-        known = {"dark": self._dark, "scale": self._scale, "dead": self._dead}
+        known = {"dark": self._dark, "scale": self._scale, "dead": None if self._dead is None else self._dead.mask}
         return {name: array for name, array in known.items() if array is not None}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
@@ -206,7 +213,7 @@ class Preparation:
             self._dark = arrays["dark"].astype(np.float32)
             self._scale = arrays["scale"].astype(np.float32)
         if "dead" in arrays:
-            self._dead = arrays["dead"].astype(bool)
+            self._dead = _Dead(arrays["dead"].astype(bool))
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
 
     def _freeze(self) -> None:
@@ -238,7 +245,7 @@ class Preparation:
         self._dark = dark.astype(np.float32)
         self._scale = (1.0 / gain).astype(np.float32)
         found = int(np.count_nonzero(dead))
-        self._dead = dead if found else None
+        self._dead = _Dead(dead) if found else None
         self.counts["dead_pixels"] = found
 
     def _limit(self, dtype: np.dtype[np.generic]) -> float | None:
@@ -260,6 +267,22 @@ class Preparation:
                 f"run {self._name}: got a {kind} of shape {frame.shape}, expected {self._shape}; was the detector's "
                 "region changed after the run was opened?"
             )
+
+
+class _Dead:
+    """Pixels that never measure anything, and what can be known of them before a projection comes."""
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        self.places = np.flatnonzero(mask)
+        self.runs = _runs(mask)
+        self._number = np.count_nonzero(mask, axis=1)
+
+    def unlit(self, light: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say which rows got no light, given each row's sum of transmissions, dead pixels counting 1."""
+        live = self.mask.shape[1] - self._number
+        dark: NDArray[np.bool_] = light - self._number <= _DARK_TRANSMISSION * live
+        return dark
 
 
 class StripeFilter:
@@ -363,8 +386,14 @@ def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], 
 
 def _mend(values: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Replace bad pixels, in place, by the line between their good neighbours in the row; a bad row by zeros."""
+    return _bridge(values, *_runs(bad))
+
+
+def _bridge(
+    values: NDArray[np.float32], rows: NDArray[np.intp], first: NDArray[np.intp], stop: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Replace runs of pixels as `_mend` does."""
     columns = values.shape[1]
-    rows, first, stop = _runs(bad)
     before = values[rows, np.maximum(first - 1, 0)]
     after = values[rows, np.minimum(stop, columns - 1)]
     at_start, at_end = first == 0, stop == columns

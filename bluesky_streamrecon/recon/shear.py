@@ -1,8 +1,8 @@
 """The fast projector: shear the image, then bin the sheared lines onto the detector. Exactly matched pair.
 
 An image row at height y is seen, from a steep angle, like the row at height 0 shifted by y tan(angle). So A = R S: S
-shifts whole lines by k + w pixels (linear interpolation with weights that are constant along the line) and adds
-them up; R bins the sums onto the detector. Both preserve mass, so that A' 1 is the number of angles wherever
+shifts whole lines by whole and half pixels, whichever is nearest, and adds them up, even and odd halves apart; R bins
+the sums onto the detector. Both preserve mass, so that A' 1 is the number of angles wherever
 a pixel is seen completely. Flat angles shift columns.
 
 Slices are innermost, 16, 8 or 4 of them in a vector. This module holds layout and tables; `shear_slab` puts
@@ -185,12 +185,11 @@ class ShearTables:
         count, side, length = self.count, layout.side, layout.length
         self.shifts = np.empty((count, side), np.int32)
         self.offsets = np.empty((count, side), np.int32)
-        self.weights = np.empty((count, side), np.float32)
+        self.odd = np.empty((count, side), np.float32)
         self.middle = np.empty((count, side // GROUP), np.int32)
         self.back_offsets = np.empty((side, count), np.int32)
-        self.back_weights = np.empty((side, count), np.float32)
-        self.bins = np.empty((count, length), np.int32)
-        self.bin_weights = np.empty((count, length, 2), np.float32)
+        self.bins = np.empty((count, 2, length), np.int32)
+        self.bin_weights = np.empty((count, 2, length, 2), np.float32)
         self.seen = np.empty((count, 2), np.int32)
         self.complete = np.empty((count, 2), np.int32)
         geometry = layout.geometry
@@ -206,10 +205,9 @@ class ShearTables:
             GROUP,
             self.shifts,
             self.offsets,
-            self.weights,
+            self.odd,
             self.middle,
             self.back_offsets,
-            self.back_weights,
             self.bins,
             self.bin_weights,
             self.seen,
@@ -247,7 +245,7 @@ class ShearTables:
             LANES[16],
             self.steep,
             self.shifts,
-            self.weights,
+            self.odd,
             self.bin_weights,
             self.complete,
             self.layout.origin,
@@ -263,7 +261,7 @@ class ShearTables:
         path = np.zeros((self.count, self.layout.geometry.columns + 2), np.float64)
         shear_path(
             self.shifts,
-            self.weights,
+            self.odd,
             self.bins,
             self.bin_weights,
             self.seen,
@@ -294,7 +292,7 @@ class ShearTables:
         lines: NDArray[np.float32],
         predicted: NDArray[np.float32],
     ) -> None:
-        """Project a slab at some angles into ``predicted``, (A, C + 2, W), by way of `lines`, (A, J, W)."""
+        """Project a slab at some angles into ``predicted``, (A, C + 2, W), by way of `lines`, (A, 2, J, W)."""
         lanes = LANES[image.shape[2]]
         shear_forward(
             lanes,
@@ -303,7 +301,7 @@ class ShearTables:
             *self.layout.forward_tiles,
             ranges.values,
             self.offsets,
-            self.weights,
+            self.odd,
             self.middle,
             self.seen,
             self.layout.origin,
@@ -313,20 +311,19 @@ class ShearTables:
             lines_to_bins(lanes, lines, self.bins, self.bin_weights, self.seen, first, stop, predicted)
 
     def spread(self, predicted: NDArray[np.float32], ranges: AngleRanges, lines: NDArray[np.float32]) -> None:
-        """Spread ``predicted``, (A, C + 2, W), back to `lines`, (A, J, W)."""
-        lanes = LANES[lines.shape[2]]
+        """Spread ``predicted``, (A, C + 2, W), back to `lines`, (A, 2, J, W)."""
+        lanes = LANES[lines.shape[3]]
         for first, stop in ranges.spans:
             bins_to_lines(lanes, predicted, self.bins, self.bin_weights, self.seen, first, stop, lines)
 
     def gather(self, lines: NDArray[np.float32], band: tuple[int, int], target: NDArray[np.float32]) -> None:
         """Back-project `lines` to image rows `band`, written to ``target``, (rows, L, W)."""
         shear_back(
-            LANES[lines.shape[2]],
+            LANES[lines.shape[3]],
             *band,
             *self.layout.back_tiles,
             self.steep,
             self.back_offsets,
-            self.back_weights,
             lines,
             target,
         )
@@ -381,7 +378,7 @@ class ShearProjector:
             first, count, width = rows.first, rows.count, rows.width
             slab = layout.image(width)
             layout.view(slab)[layout.mask, :count] = image[layout.mask, first : first + count]
-            lines = self._crew.scratch("lines", (tables.count, layout.length, width))
+            lines = self._crew.scratch("lines", (tables.count, 2, layout.length, width))
             predicted = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
             tables.project(slab, tables.ranges(1)[0], lines, predicted)
             sinogram[tables.order, :, first : first + count] = predicted[:, 1:-1, :count]
@@ -404,7 +401,7 @@ class ShearProjector:
             bins = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
             bins[...] = 0
             bins[:, 1:-1, :count] = sinogram[tables.order, :, first : first + count]
-            lines = self._crew.scratch("lines", (tables.count, layout.length, width))
+            lines = self._crew.scratch("lines", (tables.count, 2, layout.length, width))
             tables.spread(bins, tables.ranges(1)[0], lines)
             gathered = np.zeros((layout.side, layout.side, width), np.float32)
             tables.gather(lines, (0, layout.side), gathered)

@@ -47,6 +47,11 @@ class ShearSlab(Slab):
         self._edges = None
         self.image[:, :, row] = np.where(self._mask, image, 0)
 
+    def fill(self, values: NDArray[np.float32]) -> None:
+        self._edges = None
+        for line, inside in zip(self.image, self._mask, strict=True):
+            np.multiply(inside[:, None], values, out=line)
+
     def edges(self) -> Edges:
         if self._edges is None:
             self._edges = (self.read(0), self.read(self.rows.count - 1))
@@ -168,7 +173,7 @@ class ShearProblem(Problem):
 
     @property
     def _lines(self) -> NDArray[np.float32]:
-        return self._crew.scratch("lines", (self._tables.count, self._layout.length, self._width))
+        return self._crew.scratch("lines", (self._tables.count, 2, self._layout.length, self._width))
 
     @property
     def _bins(self) -> NDArray[np.float32]:
@@ -269,7 +274,6 @@ class ShearProblem(Problem):
                 *layout.back_tiles,
                 tables.steep,
                 tables.back_offsets,
-                tables.back_weights,
                 lines,
                 pixels,
                 layout.margin,
@@ -327,7 +331,6 @@ class ShearProblem(Problem):
                     *layout.back_tiles,
                     tables.steep,
                     tables.back_offsets,
-                    tables.back_weights,
                     lines,
                     bands[part],
                     slab.pixels,

@@ -106,6 +106,10 @@ class Slab(ABC):
         """Replace the image of `row`; outside the mask it becomes zero."""
 
     @abstractmethod
+    def fill(self, values: NDArray[np.float32]) -> None:
+        """Make every row uniform, with one of `values`, shape (count,), 1/pixel; outside the mask it becomes zero."""
+
+    @abstractmethod
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Give first and last slice, shape (N, N), as they are now: not changed by the next pass."""
 

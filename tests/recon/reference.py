@@ -26,7 +26,7 @@ DEFAULTS = {
 
 
 class ReferenceProjector:
-    """Each pixel falls on at most four detector bins per angle."""
+    """Each pixel falls on at most two detector bins per angle."""
 
     def __init__(self, geometry, angles):
         self.geometry = geometry
@@ -47,18 +47,15 @@ class ReferenceProjector:
             along, line, large, slope = x, y, cosine, sine / cosine
         else:
             along, line, large, slope = y, x, sine, cosine / sine
-        shift = (line - half) * slope
-        whole = np.floor(shift)
-        w = np.clip((shift - whole - 0.5) / max(abs(slope), 0.5) + 0.5, 0, 1)
+        rounded = np.floor(2 * (line - half) * slope + 0.5) / 2
         cell = abs(large)
+        left = self.geometry.axis + (along + rounded - half) * large - cell / 2
+        k = np.floor(left + 0.5)
+        second = np.clip((left + cell - (k + 0.5)) / cell, 0, 1)
         taps = []
-        for step, share in ((0, 1 - w), (1, w)):
-            left = self.geometry.axis + (along + whole + step - half) * large - cell / 2
-            k = np.floor(left + 0.5)
-            second = np.clip((left + cell - (k + 0.5)) / cell, 0, 1)
-            for bin_, part in ((k, 1 - second), (k + 1, second)):
-                inside = (bin_ >= 0) & (bin_ < columns) & self.mask
-                taps.append((np.where(inside, bin_, 0).astype(int), np.where(inside, share * part, 0)))
+        for bin_, part in ((k, 1 - second), (k + 1, second)):
+            inside = (bin_ >= 0) & (bin_ < columns) & self.mask
+            taps.append((np.where(inside, bin_, 0).astype(int), np.where(inside, part, 0)))
         return taps
 
     def forward(self, image):
@@ -152,7 +149,7 @@ def window_of(angles, window, policy, number, step):
         return list(range(total))
     if policy == "newest":
         return list(range(total - window, total))
-    newest = min(window, max(window - window // 2, step))
+    newest = min(window, max(window - window // (2 if step == 1 else 4), step))
     older = sorted(range(total - newest), key=lambda i: (angles[i] % math.pi, i))
     wanted = window - newest
     chosen = []
@@ -164,7 +161,7 @@ def window_of(angles, window, policy, number, step):
 
 
 def stream(
-    geometry, projections, angles, *, algorithm="mlem", window=24, step=1, iterations=1, policy="newest", **options
+    geometry, projections, angles, *, algorithm="mlem", window=24, step=1, iterations=1, policy="spread", **options
 ):
     """Reconstruct (n, rows, C) as the job does: after every `step` projections, from `window` of them.
 

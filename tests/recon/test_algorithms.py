@@ -59,6 +59,30 @@ def test_one_step_equals_numpy(name, projector, geometry, reference):
     np.testing.assert_allclose(got, expected, atol=1e-5 * expected.max(), rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sirt", {"relaxation": 0.3}),
+        ("sirt", {"relaxation": 1.7, "nonnegative": False}),
+        ("art", {"relaxation": 1.0, "nonnegative": False}),
+        ("osem", {"subsets": 7, "floor": 0.1}),
+        ("pml-quadratic", {"strength": 0.5}),
+        ("ospml-hybrid", {"strength": 0.3, "edge": 0.02, "subsets": 3}),
+    ],
+)
+def test_options_do_what_they_do_in_numpy(name, options, reference):
+    geometry = TomoGeometry(columns=33, axis=15.2)
+    projections, angles = measured(geometry, rows=3)
+    if name in {"sirt", "art"}:
+        projections -= projections.mean()  # so images would become negative
+    got = made(geometry, projections, angles, algorithm=name, options=options)
+    expected = reference.last(
+        reference.stream(geometry, projections, angles, algorithm=name, window=None, step=len(angles), **options)
+    )
+    assert (expected.min() < 0) == (options.get("nonnegative") is False)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
 @pytest.mark.parametrize("policy", ["newest", "spread"])
 @pytest.mark.parametrize("name", ["mlem", "osem", "sirt", "pml-quadratic", "pml-hybrid"])
 def test_a_scan_equals_numpy(name, policy, reference):
@@ -114,8 +138,8 @@ def test_fast_projector_converges_like_line_integrals(name, sample, phantoms):
         image = reconstruct(projections, angles, algorithm=name, iterations=times, projector=projector, threads=1)
         error[projector] = phantoms.nrmse(image[0], truth)
     assert error["shear"] < 0.6
-    # The shear's rounding to whole pixels blurs the head's thin skull, and a single projection; less so on finer grids.
-    assert error["shear"] < error["siddon"] * (1.03 if sample == "foam" and name != "art" else 1.08)
+    # Rounding to half pixels, and the detector's columns, blur the head's thin skull; less so on finer grids.
+    assert error["shear"] < error["siddon"] * (1.02 if sample == "foam" else 1.04)
 
 
 @pytest.mark.parametrize("name", ["pml-quadratic", "pml-hybrid"])

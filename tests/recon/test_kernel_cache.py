@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate, update_rate
 
 PROGRAM = """
@@ -17,7 +20,7 @@ from bluesky_streamrecon import jit
 from bluesky_streamrecon.recon.kernels.tables import shear_path
 path = np.zeros((1, 12))
 tables = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32)
-shear_path(tables[0], tables[1], np.zeros((1, 200), np.int32), np.zeros((1, 200, 2), np.float32),
+shear_path(tables[0], tables[1], np.zeros((1, 2, 200), np.int32), np.zeros((1, 2, 200, 2), np.float32),
            np.zeros((1, 2), np.int32), 60, np.zeros((8, 2), np.int64), path)
 stats = shear_path.stats
 print(json.dumps([sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), str(jit.cache_directory())]))
@@ -59,6 +62,31 @@ def test_cache_goes_where_it_can(tmp_path, case):
         process = start(XDG_CACHE_HOME="/proc/none", TMPDIR=str(tmp_path))
         expected = str(tmp_path / f"bluesky-streamrecon-{os.getuid()}")
     assert finish(process)[2] == expected
+
+
+OLD_PROCESSOR = """
+import sys
+import numpy as np
+from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.recon.kernels.simd import widest_lanes
+assert widest_lanes() == 8
+with np.load(sys.argv[1]) as data:
+    image = reconstruct(data["projections"], data["angles"], algorithm="pml-hybrid", iterations=3, threads=1)
+np.save(sys.argv[2], image)
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="the plain processor is one of this kind")
+def test_processor_without_wide_vectors_gives_the_same_image(tmp_path):
+    projections = np.random.default_rng(0).random((7, 9, 30)).astype(np.float32)
+    angles = np.linspace(0, 3, 7)
+    np.savez(tmp_path / "scan.npz", projections=projections, angles=angles)
+    plain = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-c", OLD_PROCESSOR, str(tmp_path / "scan.npz"), str(tmp_path / "image.npy")]
+    subprocess.run(command, env=plain, check=True, timeout=240)
+    expected = reconstruct(projections, angles, algorithm="pml-hybrid", iterations=3, threads=1)
+    np.testing.assert_allclose(np.load(tmp_path / "image.npy"), expected, atol=1e-5 * expected.max(), rtol=0)
 
 
 def test_probes_measure_something():

@@ -58,6 +58,28 @@ def test_single_bad_value_becomes_that_of_its_neighbours_and_is_counted(value, k
     assert preparation.counts[kind or "not_positive_values"] == 1
 
 
+def test_dead_column_is_mended_alike_with_and_without_other_bad_pixels():
+    flat = np.full(SHAPE, 1000, np.uint16)
+    flat[:, [0, 20, 21]] = 100
+    preparation = Preparation(*SHAPE)
+    preparation.add_reference("dark", np.full(SHAPE, 100, np.uint16))
+    preparation.add_reference("flat", flat)
+    raw = np.random.default_rng(3).integers(300, 900, SHAPE).astype(np.uint16)
+    raw[:, 20] = np.iinfo(np.uint16).max
+    alone = preparation.prepare(raw)
+    assert preparation.counts["saturated_values"] == 0
+    raw[2, 40] = 0
+    beside = preparation.prepare(raw)
+    np.testing.assert_array_equal(beside[:2], alone[:2])
+    np.testing.assert_array_equal(beside[2, :39], alone[2, :39])
+    np.testing.assert_allclose(alone[:, 0], alone[:, 1])
+    third = (alone[:, 22] - alone[:, 19]) / 3
+    np.testing.assert_allclose(alone[:, 20:22], alone[:, 19:20] + third[:, None] * [1, 2], rtol=1e-5)
+    raw[1] = 100
+    assert np.isnan(preparation.prepare(raw)[1]).all()
+    assert (preparation.counts["dead_pixels"], preparation.counts["dark_rows"]) == (9, 1)
+
+
 def test_bad_values_at_the_edge_take_the_nearest_good_one():
     raw = np.full(SHAPE, 550.0, np.float32)
     raw[0, :3] = np.nan

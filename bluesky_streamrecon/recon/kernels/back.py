@@ -32,7 +32,6 @@ def shear_back(
     tile_stop: Array,
     steep: int,
     offsets: Array,
-    weights: Array,
     lines: Array,
     target: Array,
 ) -> None:
@@ -48,9 +47,9 @@ def shear_back(
         For each band of 8 rows, the half-open range of tiles of 16 columns that are not empty; others are left.
     steep : int
         The first `steep` angles are along rows.
-    offsets, weights : int32, float32 (L, A)
+    offsets : int32 (L, A)
         From `shear_tables`.
-    lines : float32 (A, J, W)
+    lines : float32 (A, 2, J, W)
         Sheared lines.
     target : float32 (rows, columns, W)
         Result, without margins.
@@ -59,7 +58,6 @@ def shear_back(
     angles = offsets.shape[1]
     source = address_of(lines)
     all_offsets = address_of(offsets)
-    all_weights = address_of(weights)
     row = target.shape[1] * size
     for y in range(begin, end, BACK_ROWS):
         band = address_of(target) + (y - begin) * row
@@ -70,14 +68,13 @@ def shear_back(
                 table = (y + i) * angles * 4
                 for part in range(x, x + BACK_COLUMNS, BLOCK):
                     place = band + i * row + part * size
-                    back_set(lanes, source + part * size, all_offsets + table, all_weights + table, steep, place, place)
+                    back_set(lanes, source + part * size, all_offsets + table, steep, place, place)
             for i in range(x, x + BACK_COLUMNS):
                 table = (i * angles + steep) * 4
                 back_add(
                     lanes,
                     source + y * size,
                     all_offsets + table,
-                    all_weights + table,
                     angles - steep,
                     band + i * size,
                     row,
@@ -94,7 +91,6 @@ def shear_back_update(
     tile_stop: Array,
     steep: int,
     offsets: Array,
-    weights: Array,
     lines: Array,
     image: Array,
     margin: int,
@@ -107,7 +103,7 @@ def shear_back_update(
 
     Parameters
     ----------
-    lanes, begin, end, tile_first, tile_stop, steep, offsets, weights, lines
+    lanes, begin, end, tile_first, tile_stop, steep, offsets, lines
         As for `shear_back`.
     rule : Rule
         What becomes of a pixel.
@@ -126,7 +122,6 @@ def shear_back_update(
     angles = offsets.shape[1]
     source = address_of(lines)
     all_offsets = address_of(offsets)
-    all_weights = address_of(weights)
     partial = address_of(buffer)
     partial_row = buffer.shape[1] * size
     row = image.shape[1] * size
@@ -143,7 +138,6 @@ def shear_back_update(
                         lanes,
                         source + (x + part) * size,
                         all_offsets + table,
-                        all_weights + table,
                         steep,
                         partial + i * partial_row + part * size,
                         pixels + (y + i) * row + (x + part + _AHEAD) * size,
@@ -155,7 +149,6 @@ def shear_back_update(
                     rule,
                     source + y * size,
                     all_offsets + table,
-                    all_weights + table,
                     angles - steep,
                     partial + i * size,
                     partial_row,
@@ -191,7 +184,6 @@ def apply_update(
             back_update(
                 lanes,
                 rule,
-                0,
                 0,
                 0,
                 0,

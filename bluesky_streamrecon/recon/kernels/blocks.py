@@ -1,9 +1,8 @@
 """The innermost loops: eight pixels in registers while all lines (or angles) go by.
 
-Shifting a line of pixels by k + w, with 0 <= w <= 1, and adding it to a result r is r[j] += (1 - w) x[j - k]
-+ w x[j - k - 1]. Summed over lines with U[j] = sum x[j - k] and V[j] = sum w x[j - k], that is
-r[j] = U[j] - V[j] + V[j - 1]: one load, one addition and one fused multiply-add per value and line. The adjoint
-is b[x] = U[x] - V[x] + V[x + 1] with U and V gathered from the shifted lines.
+Lines of pixels are shifted by whole and half pixels and added to two results, one for the even and one for the odd
+halves. With U the sum of all lines and V that of the odd ones, these are U - V and V: one load, one addition and
+one fused multiply-add with 0 or 1 per value and line, and no branch. The adjoint needs one load and one addition.
 
 The blocks are emitted as LLVM code because Numba would not keep eighteen vectors in registers across a loop.
 """
@@ -12,6 +11,7 @@ The blocks are emitted as LLVM code because Numba would not keep eighteen vector
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -40,92 +40,105 @@ BLOCK = 8
 Values = list[Any]
 
 
-def _sums(
-    builder: Any, lanes: int, base: Any, offsets: Any, weights: Any, count: Any, step: Any, *, beyond: bool
-) -> tuple[Values, Values]:
-    """Emit the loop over `count` lines and give U[0..7] and V[0..7], or V[0..8] with `beyond`.
+def _loop(
+    builder: Any, lanes: int, base: Any, offsets: Any, count: Any, step: Any, use: Callable[[Any, int, Any], None]
+) -> None:
+    """Emit a loop over `count` lines that gives each of 8 pixels to `use`: line, place in the block, value.
 
-    Line i starts `offsets[i]` (int32, vectors) after `base` and has weight `weights[i]`; its pixels are `step`
-    bytes apart.
+    Line i starts `offsets[i]` (int32, vectors) after `base`; its pixels are `step` bytes apart.
     """
-    kind = vector_ir(lanes)
-    zero = ir.Constant(kind, [0.0] * lanes)
-    steps = [builder.mul(step, INT64(i)) for i in range(BLOCK + 1)]
-    plain = [cgutils.alloca_once_value(builder, zero) for _ in range(BLOCK)]
-    weighted = [cgutils.alloca_once_value(builder, zero) for _ in range(BLOCK + beyond)]
+    steps = [builder.mul(step, INT64(i)) for i in range(BLOCK)]
     first_offset = builder.inttoptr(offsets, INT32.as_pointer())
-    first_weight = builder.inttoptr(weights, FLOAT.as_pointer())
     with cgutils.for_range(builder, count) as loop:
         offset = builder.sext(builder.load(builder.gep(first_offset, [loop.index])), INT64)
         line = builder.add(base, builder.mul(offset, INT64(4 * lanes)))
-        weight = broadcast_ir(builder, builder.load(builder.gep(first_weight, [loop.index])), lanes)
-        for i in range(BLOCK + beyond):
-            value = load_ir(builder, builder.add(line, steps[i]), lanes)
-            if i < BLOCK:
-                builder.store(builder.fadd(builder.load(plain[i]), value), plain[i])
-            builder.store(call_ir(builder, "fmuladd", weight, value, builder.load(weighted[i])), weighted[i])
-    return [builder.load(place) for place in plain], [builder.load(place) for place in weighted]
+        for i in range(BLOCK):
+            use(loop.index, i, load_ir(builder, builder.add(line, steps[i]), lanes))
+
+
+def _zeros(builder: Any, lanes: int) -> Values:
+    zero = ir.Constant(vector_ir(lanes), [0.0] * lanes)
+    return [cgutils.alloca_once_value(builder, zero) for _ in range(BLOCK)]
 
 
 @intrinsic
 def forward_add(
-    typing: Any, lanes: Any, image: Any, offsets: Any, weights: Any, count: Any, step: Any, target: Any
+    typing: Any, lanes: Any, image: Any, offsets: Any, odd: Any, count: Any, step: Any, target: Any, apart: Any
 ) -> Any:
-    """Shift and add 8 pixels of `count` lines; add the 9 results to consecutive vectors at `target`."""
+    """Add 8 pixels of `count` lines to consecutive vectors at `target`, and to those `apart` bytes on if a line is odd.
+
+    Where the next block's results go is prefetched.
+    """
     n = lanes.count
 
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        _, image_, offsets_, weights_, count_, step_, target_ = args
-        u, v = _sums(builder, n, image_, offsets_, weights_, count_, step_, beyond=False)
-        moved = [builder.fsub(u[i], v[i]) for i in range(BLOCK)]
-        results = [moved[0], *(builder.fadd(moved[i], v[i - 1]) for i in range(1, BLOCK)), v[-1]]
-        for i, result in enumerate(results):
-            place = builder.add(target_, INT64(i * 4 * n))
-            store_ir(builder, place, builder.fadd(load_ir(builder, place, n), result))
+        _, image_, offsets_, odd_, count_, step_, target_, apart_ = args
+        both, late = _zeros(builder, n), _zeros(builder, n)
+        first_odd = builder.inttoptr(odd_, FLOAT.as_pointer())
+        weight: list[Any] = []
+
+        def use(index: Any, i: int, value: Any) -> None:
+            if i == 0:
+                weight[:] = [broadcast_ir(builder, builder.load(builder.gep(first_odd, [index])), n)]
+            builder.store(builder.fadd(builder.load(both[i]), value), both[i])
+            builder.store(call_ir(builder, "fmuladd", weight[0], value, builder.load(late[i])), late[i])
+
+        further = builder.add(target_, apart_)
+        for plane in (target_, further):
+            for i in range(BLOCK, 2 * BLOCK, max(1, 16 // n)):
+                prefetch_ir(builder, builder.add(plane, INT64(i * 4 * n)))
+        _loop(builder, n, image_, offsets_, count_, step_, use)
+        for i in range(BLOCK):
+            odd_sum = builder.load(late[i])
+            even_sum = builder.fsub(builder.load(both[i]), odd_sum)
+            for plane, value in ((target_, even_sum), (further, odd_sum)):
+                place = builder.add(plane, INT64(i * 4 * n))
+                store_ir(builder, place, builder.fadd(load_ir(builder, place, n), value))
         return context.get_dummy_value()
 
-    return types.void(lanes, *[types.intp] * 6), code
+    return types.void(lanes, *[types.intp] * 7), code
 
 
-def _gathered(builder: Any, n: int, lines: Any, offsets: Any, weights: Any, count: Any) -> Values:
+def _gathered(builder: Any, n: int, lines: Any, offsets: Any, count: Any) -> Values:
     """Emit the adjoint for 8 consecutive pixels."""
-    u, v = _sums(builder, n, lines, offsets, weights, count, INT64(4 * n), beyond=True)
-    return [builder.fadd(u[i], builder.fsub(v[i + 1], v[i])) for i in range(BLOCK)]
+    sums = _zeros(builder, n)
+
+    def use(_index: Any, i: int, value: Any) -> None:
+        builder.store(builder.fadd(builder.load(sums[i]), value), sums[i])
+
+    _loop(builder, n, lines, offsets, count, INT64(4 * n), use)
+    return [builder.load(place) for place in sums]
 
 
 @intrinsic
-def back_set(
-    typing: Any, lanes: Any, lines: Any, offsets: Any, weights: Any, count: Any, target: Any, ahead: Any
-) -> Any:
+def back_set(typing: Any, lanes: Any, lines: Any, offsets: Any, count: Any, target: Any, ahead: Any) -> Any:
     """Gather 8 pixels from `count` lines into consecutive vectors at `target`; prefetch as many at `ahead`."""
     n = lanes.count
 
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        _, lines_, offsets_, weights_, count_, target_, ahead_ = args
+        _, lines_, offsets_, count_, target_, ahead_ = args
         for i in range(0, BLOCK, max(1, 16 // n)):
             prefetch_ir(builder, builder.add(ahead_, INT64(i * 4 * n)))
-        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, weights_, count_)):
+        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, count_)):
             store_ir(builder, builder.add(target_, INT64(i * 4 * n)), value)
         return context.get_dummy_value()
 
-    return types.void(lanes, *[types.intp] * 6), code
+    return types.void(lanes, *[types.intp] * 5), code
 
 
 @intrinsic
-def back_add(
-    typing: Any, lanes: Any, lines: Any, offsets: Any, weights: Any, count: Any, target: Any, step: Any
-) -> Any:
+def back_add(typing: Any, lanes: Any, lines: Any, offsets: Any, count: Any, target: Any, step: Any) -> Any:
     """Gather 8 pixels from `count` lines and add them to vectors `step` bytes apart at `target`."""
     n = lanes.count
 
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        _, lines_, offsets_, weights_, count_, target_, step_ = args
-        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, weights_, count_)):
+        _, lines_, offsets_, count_, target_, step_ = args
+        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, count_)):
             place = builder.add(target_, builder.mul(step_, INT64(i)))
             store_ir(builder, place, builder.fadd(load_ir(builder, place, n), value))
         return context.get_dummy_value()
 
-    return types.void(lanes, *[types.intp] * 6), code
+    return types.void(lanes, *[types.intp] * 5), code
 
 
 class Rule:
@@ -172,7 +185,6 @@ def back_update(
     rule: Any,
     lines: Any,
     offsets: Any,
-    weights: Any,
     count: Any,
     partial: Any,
     partial_step: Any,
@@ -191,10 +203,10 @@ def back_update(
     new_value = _NEW_VALUE[rule.rule]
 
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        _, _, lines_, offsets_, weights_, count_, *places, factor_, least_ = args
+        _, _, lines_, offsets_, count_, *places, factor_, least_ = args
         partial_, partial_step_, image_, image_step_, gains_, gains_step_ = places
         bound = broadcast_ir(builder, least_, n)
-        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, weights_, count_)):
+        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, count_)):
             first = load_ir(builder, builder.add(partial_, builder.mul(partial_step_, INT64(i))), n)
             place = builder.add(image_, builder.mul(image_step_, INT64(i)))
             gain_place = builder.add(gains_, builder.mul(gains_step_, INT64(i)))
@@ -205,4 +217,4 @@ def back_update(
             store_ir(builder, place, builder.select(kept, old, maximum_ir(builder, new, bound)))
         return context.get_dummy_value()
 
-    return types.void(lanes, rule, *[types.intp] * 10, types.float32, types.float32), code
+    return types.void(lanes, rule, *[types.intp] * 9, types.float32, types.float32), code

@@ -1,7 +1,7 @@
 """Forward half of the shear: image to sheared lines.
 
 The image slab is (rows, Q, W): pixel (y, x) is at [P + y, P + x] of it seen as vectors, rows Q vectors apart, zeros
-around. Sheared lines are (A, J, W), coordinate j at [j + origin].
+around. Sheared lines are (A, 2, J, W), even and odd ones, coordinate j at [j + origin].
 
 Tiles of 32 x 32 pixels stay in the first- and second-level cache while all angles go by. In each tile, groups of 16
 lines are shifted together: a block takes the 8 results that the group's middle line would bring from
@@ -38,7 +38,7 @@ def shear_forward(
     tile_stop: Array,
     ranges: Array,
     offsets: Array,
-    weights: Array,
+    odd: Array,
     middle: Array,
     seen: Array,
     origin: int,
@@ -60,30 +60,31 @@ def shear_forward(
         Half-open ranges of steep angles, which shift rows, and of flat ones, which shift columns.
     offsets : int32 (A, lines)
         Vectors from pixel (0, 0) to where line r starts after its shift.
-    weights : float32 (A, lines)
-        Fraction of a line that goes one further.
+    odd : float32 (A, lines)
+        1 for a line that is shifted half a pixel further, else 0.
     middle : int32 (A, groups)
         Shift of the middle line of each group.
     seen : int32 (A, 2)
-        Half-open range of indices of `lines` that reach the detector; others may be left out.
+        Half-open range of indices of `lines` that reach the detector; what is in the others has no meaning.
     origin : int
         Index of coordinate 0 in `lines`.
-    lines : float32 (A, J, W)
+    lines : float32 (A, 2, J, W)
         Result.
     """
     size = width(lanes)
     stride = image.shape[1]
-    length = lines.shape[1]
+    length = lines.shape[2]
     count = offsets.shape[1]
     pixels = address_of(image) + (margin * stride + margin) * size
     results = address_of(lines)
     all_offsets = address_of(offsets)
-    all_weights = address_of(weights)
+    all_odd = address_of(odd)
     for part in range(2):
-        for place in range(
-            results + ranges[2 * part] * length * size, results + ranges[2 * part + 1] * length * size, size
-        ):
-            store(place, zeros(lanes))
+        for a in range(ranges[2 * part], ranges[2 * part + 1]):
+            for late in range(2):
+                line_start = results + (2 * a + late) * length * size
+                for place in range(line_start + seen[a, 0] * size, line_start + seen[a, 1] * size, size):
+                    store(place, zeros(lanes))
     angles = ranges[1] - ranges[0] + ranges[3] - ranges[2]
     if angles == 0:
         return
@@ -125,8 +126,9 @@ def shear_forward(
                                 lanes,
                                 pixels + at * step,
                                 all_offsets + table,
-                                all_weights + table,
+                                all_odd + table,
                                 GROUP,
                                 step,
-                                results + (a * length + at + origin) * size,
+                                results + (2 * a * length + at + origin) * size,
+                                length * size,
                             )

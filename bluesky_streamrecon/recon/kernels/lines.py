@@ -1,4 +1,4 @@
-"""Between sheared lines (A, J, W) and the detector (A, C + 2, W), and what is compared there.
+"""Between sheared lines (A, 2, J, W) and the detector (A, C + 2, W), and what is compared there.
 
 The detector has one bin more at each end that takes what misses it; both are kept at zero. Coordinates map to at
 most two bins each (`tables`). Each function works on the half-open range `first` to `stop` of angles.
@@ -34,7 +34,7 @@ def lines_to_bins(
 ) -> None:
     """Overwrite `predicted` by the sheared lines, binned."""
     size = width(lanes)
-    length = lines.shape[1]
+    length = lines.shape[2]
     columns = predicted.shape[1]
     source = address_of(lines)
     target = address_of(predicted)
@@ -42,12 +42,13 @@ def lines_to_bins(
         row = target + a * columns * size
         for place in range(row, row + columns * size, size):
             store(place, zeros(lanes))
-        for j in range(seen[a, 0], seen[a, 1]):
-            value = load(lanes, source + (a * length + j) * size)
-            place = row + bins[a, j] * size
-            store(place, fma(value, broadcast(lanes, bin_weights[a, j, 0]), load(lanes, place)))
-            place += size
-            store(place, fma(value, broadcast(lanes, bin_weights[a, j, 1]), load(lanes, place)))
+        for late in range(2):
+            for j in range(seen[a, 0], seen[a, 1]):
+                value = load(lanes, source + ((2 * a + late) * length + j) * size)
+                place = row + bins[a, late, j] * size
+                store(place, fma(value, broadcast(lanes, bin_weights[a, late, j, 0]), load(lanes, place)))
+                place += size
+                store(place, fma(value, broadcast(lanes, bin_weights[a, late, j, 1]), load(lanes, place)))
         store(row, zeros(lanes))
         store(row + (columns - 1) * size, zeros(lanes))
 
@@ -58,20 +59,22 @@ def bins_to_lines(
 ) -> None:
     """Overwrite `lines` by the adjoint of `lines_to_bins`."""
     size = width(lanes)
-    length = lines.shape[1]
+    length = lines.shape[2]
     columns = predicted.shape[1]
     source = address_of(predicted)
     target = address_of(lines)
     for a in range(first, stop):
-        row = target + a * length * size
-        for j in range(seen[a, 0]):
-            store(row + j * size, zeros(lanes))
-        for j in range(seen[a, 1], length):
-            store(row + j * size, zeros(lanes))
-        for j in range(seen[a, 0], seen[a, 1]):
-            place = source + (a * columns + bins[a, j]) * size
-            value = load(lanes, place) * broadcast(lanes, bin_weights[a, j, 0])
-            store(row + j * size, fma(load(lanes, place + size), broadcast(lanes, bin_weights[a, j, 1]), value))
+        for late in range(2):
+            row = target + (2 * a + late) * length * size
+            for j in range(seen[a, 0]):
+                store(row + j * size, zeros(lanes))
+            for j in range(seen[a, 1], length):
+                store(row + j * size, zeros(lanes))
+            for j in range(seen[a, 0], seen[a, 1]):
+                place = source + (a * columns + bins[a, late, j]) * size
+                value = load(lanes, place) * broadcast(lanes, bin_weights[a, late, j, 0])
+                further = broadcast(lanes, bin_weights[a, late, j, 1])
+                store(row + j * size, fma(load(lanes, place + size), further, value))
 
 
 @kernel

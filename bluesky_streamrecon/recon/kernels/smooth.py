@@ -191,7 +191,6 @@ def shear_back_smooth(
     tile_stop: Array,
     steep: int,
     offsets: Array,
-    weights: Array,
     lines: Array,
     band: Array,
     image: Array,
@@ -213,7 +212,7 @@ def shear_back_smooth(
     """Back-project and update rows `begin` to `end`, eight at a time, through `band`, (8, L, W)."""
     rows = len(chords)
     for y in range(begin, end, BACK_ROWS):
-        shear_back(lanes, y, y + BACK_ROWS, tile_first, tile_stop, steep, offsets, weights, lines, band)
+        shear_back(lanes, y, y + BACK_ROWS, tile_first, tile_stop, steep, offsets, lines, band)
         smooth_rows(
             lanes,
             y,

@@ -2,9 +2,9 @@
 
 Angles come sorted: first those that shift rows (steep rays, abs(cos) >= abs(sin)), then those that shift columns.
 Line r of the first is image row r, of the others image column r. For angle theta with d the larger of cos and sin,
-and slope the smaller over the larger, line r is shifted by p = (r - h) slope = k + rest; its pixels, whose
-own height smears them over p -+ slope / 2, fall to coordinates k and k + 1 with weights 1 - w and w. Coordinate
-j then lies at detector column axis + (j - h) d, and its cell of width abs(d) overlaps at most two detector bins.
+and slope the smaller over the larger, line r is shifted by (r - h) slope, rounded to k whole pixels and `odd` halves.
+Coordinate j of the odd lines, halves apart from the even ones, lies at detector column axis + (j + odd / 2 - h) d,
+and its cell of width abs(d) overlaps at most two detector bins.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 
 from bluesky_streamrecon.jit import kernel
-from bluesky_streamrecon.recon.kernels.simd import address_of, broadcast, fma, load, store, width
+from bluesky_streamrecon.recon.kernels.simd import address_of, load, store, width
 
 __all__ = ["sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]
 
 Array = np.ndarray[Any, Any]
-
-_LEAST_SPREAD = 0.5
-"""Exact would be the slope itself. But where it is small, neighbouring lines would all be shifted by the same whole
-number of pixels, and what is seen at such angles would be off by up to half a pixel; so it is a quarter at most."""
 
 
 @kernel
@@ -39,10 +35,9 @@ def shear_tables(
     group: int,
     shifts: Array,
     offsets: Array,
-    weights: Array,
+    odd: Array,
     middle: Array,
     back_offsets: Array,
-    back_weights: Array,
     bins: Array,
     bin_weights: Array,
     seen: Array,
@@ -68,15 +63,15 @@ def shear_tables(
         Lines per group of the forward projection.
     shifts : int32 (A, L)
         k.
-    offsets, weights : int32, float32 (A, L)
-        Start of each shifted line, and w, for the forward projection.
+    offsets, odd : int32, float32 (A, L)
+        Start of each shifted line, and whether it is an odd one (1 or 0), for the forward projection.
     middle : int32 (A, L / group)
         Shift of the middle line of each group.
-    back_offsets, back_weights : int32, float32 (L, A)
-        Vector in the sheared lines that image pixel 0 of line r comes from, and w, for the back projection.
-    bins : int32 (A, J)
-        First of a coordinate's two detector bins, plus 1: 0 is a bin before the detector.
-    bin_weights : float32 (A, J, 2)
+    back_offsets : int32 (L, A)
+        Vector in the sheared lines that image pixel 0 of line r comes from, for the back projection.
+    bins : int32 (A, 2, J)
+        First of a coordinate's two detector bins, plus 1: 0 is a bin before the detector. Even lines come first.
+    bin_weights : float32 (A, 2, J, 2)
         Fractions of the cell in both; 0 where there is no detector.
     seen : int32 (A, 2)
         Half-open range of indices that reach the detector at all.
@@ -84,51 +79,52 @@ def shear_tables(
         Half-open range of indices that fall on the detector completely.
     """
     angles, lines = shifts.shape
-    length = bins.shape[1]
+    length = bins.shape[2]
     for a in range(angles):
         if a < steep:
             large, small, line_step, pixel_step = cosines[a], sines[a], stride, 1
         else:
             large, small, line_step, pixel_step = sines[a], cosines[a], 1, stride
         slope = small / large
-        spread = max(abs(slope), _LEAST_SPREAD)
         for r in range(lines):
-            p = (r - half) * slope
-            k = math.floor(p)
-            w = min(max((p - k - 0.5) / spread + 0.5, 0.0), 1.0)
+            halves = math.floor(2 * (r - half) * slope + 0.5)
+            k = halves // 2
             shifts[a, r] = k
             offsets[a, r] = r * line_step - k * pixel_step
-            weights[a, r] = w
-            back_offsets[r, a] = a * length + k + origin
-            back_weights[r, a] = w
+            odd[a, r] = halves % 2
+            back_offsets[r, a] = (2 * a + halves % 2) * length + k + origin
             if r % group == group // 2:
                 middle[a, r // group] = k
         cell = abs(large)
         first_seen = length
         stop_seen = 0
-        first_complete = length
-        stop_complete = 0
-        for j in range(length):
-            left = axis + (j - origin - half) * large - cell / 2
-            k = math.floor(left + 0.5)
-            second = min(max((left + cell - (k + 0.5)) / cell, 0.0), 1.0)
-            inside = 0 <= k < columns
-            inside_next = 0 <= k + 1 < columns
-            weight0 = 1.0 - second if inside else 0.0
-            weight1 = second if inside_next else 0.0
-            bins[a, j] = min(max(k, -1), columns - 1) + 1
-            bin_weights[a, j, 0] = weight0
-            bin_weights[a, j, 1] = weight1
-            if weight0 + weight1 > 0:
-                first_seen = min(first_seen, j)
-                stop_seen = j + 1
-            if inside and inside_next:
-                first_complete = min(first_complete, j)
-                stop_complete = j + 1
+        complete[a, 0] = 0
+        complete[a, 1] = length
+        for late in range(2):
+            first_complete = length
+            stop_complete = 0
+            for j in range(length):
+                left = axis + (j + 0.5 * late - origin - half) * large - cell / 2
+                k = math.floor(left + 0.5)
+                second = min(max((left + cell - (k + 0.5)) / cell, 0.0), 1.0)
+                inside = 0 <= k < columns
+                inside_next = 0 <= k + 1 < columns
+                weight0 = 1.0 - second if inside else 0.0
+                weight1 = second if inside_next else 0.0
+                bins[a, late, j] = min(max(k, -1), columns - 1) + 1
+                bin_weights[a, late, j, 0] = weight0
+                bin_weights[a, late, j, 1] = weight1
+                if weight0 + weight1 > 0:
+                    first_seen = min(first_seen, j)
+                    stop_seen = max(stop_seen, j + 1)
+                if inside and inside_next:
+                    first_complete = min(first_complete, j)
+                    stop_complete = j + 1
+            complete[a, 0] = max(complete[a, 0], min(first_complete, stop_complete))
+            complete[a, 1] = min(complete[a, 1], stop_complete)
+        complete[a, 1] = max(complete[a, 1], complete[a, 0])
         seen[a, 0] = min(first_seen, stop_seen)
         seen[a, 1] = stop_seen
-        complete[a, 0] = min(first_complete, stop_complete)
-        complete[a, 1] = stop_complete
 
 
 @kernel
@@ -136,7 +132,7 @@ def unseen_share(
     lanes: Any,
     steep: int,
     shifts: Array,
-    weights: Array,
+    odd: Array,
     bin_weights: Array,
     complete: Array,
     origin: int,
@@ -150,7 +146,7 @@ def unseen_share(
     ----------
     lanes : Lanes
         Vector width: here along the line.
-    steep, shifts, weights, bin_weights, complete, origin
+    steep, shifts, odd, bin_weights, complete, origin
         As for `shear_tables`.
     chords : int64 (N, 2)
         Half-open range of pixels of each line that are reconstructed.
@@ -160,29 +156,27 @@ def unseen_share(
         Share lost by flat angles, at [column, row]; added to.
     """
     angles = shifts.shape[0]
-    length = bin_weights.shape[1]
+    length = bin_weights.shape[2]
     count = width(lanes) // 4
-    missing = np.empty((angles, length), np.float32)
+    missing = np.empty((angles, 2, length), np.float32)
     for a in range(angles):
-        for j in range(length):
-            missing[a, j] = np.float32(1) - (bin_weights[a, j, 0] + bin_weights[a, j, 1])
+        for late in range(2):
+            for j in range(length):
+                missing[a, late, j] = np.float32(1) - (bin_weights[a, late, j, 0] + bin_weights[a, late, j, 1])
     for r in range(len(chords)):
         first, stop = chords[r]
         for a in range(angles):
             line = address_of(by_rows if a < steep else by_columns) + r * by_rows.shape[1] * 4
             base = shifts[a, r] + origin
-            source = address_of(missing) + (a * length + base) * 4
-            weight = broadcast(lanes, weights[a, r])
+            source = address_of(missing) + ((2 * a + int(odd[a, r])) * length + base) * 4
             before = min(max(complete[a, 0] - base, first), stop)
-            after = max(min(complete[a, 1] - 1 - base, stop), before)
+            after = max(min(complete[a, 1] - base, stop), before)
             if after - before < count:
                 before = after = stop
             for part in range(2):
                 begin, end = (first, before) if part == 0 else (after, stop)
                 for at in range(begin * 4, end * 4, count * 4):
-                    here = load(lanes, source + at)
-                    further = load(lanes, source + at + 4)
-                    store(line + at, load(lanes, line + at) + fma(weight, further - here, here))
+                    store(line + at, load(lanes, line + at) + load(lanes, source + at))
 
 
 @kernel
@@ -233,7 +227,7 @@ def sensitivity_gains(
 @kernel
 def shear_path(
     shifts: Array,
-    weights: Array,
+    odd: Array,
     bins: Array,
     bin_weights: Array,
     seen: Array,
@@ -245,24 +239,22 @@ def shear_path(
 
     A line of ones, shifted, is a box; the sum of boxes is the running sum of where they begin and end.
     """
-    length = bins.shape[1]
-    changes = np.empty(length + 2, np.float64)
+    length = bins.shape[2]
+    changes = np.empty((2, length + 1), np.float64)
     for a in range(shifts.shape[0]):
-        changes[:] = 0
+        changes[:, :] = 0
         for r in range(len(chords)):
             first, stop = chords[r]
             if stop <= first:
                 continue
-            base = shifts[a, r] + origin
-            w = float(weights[a, r])
-            changes[base + first] += 1 - w
-            changes[base + first + 1] += w
-            changes[base + stop] -= 1 - w
-            changes[base + stop + 1] -= w
+            late = int(odd[a, r])
+            changes[late, shifts[a, r] + origin + first] += 1
+            changes[late, shifts[a, r] + origin + stop] -= 1
         path[a, :] = 0
-        total = 0.0
-        for j in range(length):
-            total += changes[j]
-            if seen[a, 0] <= j < seen[a, 1]:
-                path[a, bins[a, j]] += bin_weights[a, j, 0] * total
-                path[a, bins[a, j] + 1] += bin_weights[a, j, 1] * total
+        for late in range(2):
+            total = 0.0
+            for j in range(length):
+                total += changes[late, j]
+                if seen[a, 0] <= j < seen[a, 1]:
+                    path[a, bins[a, late, j]] += bin_weights[a, late, j, 0] * total
+                    path[a, bins[a, late, j] + 1] += bin_weights[a, late, j, 1] * total
