@@ -21,7 +21,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
 
 WINDOW_POLICIES = ("newest", "spread")
-"""Which projections an update uses: the newest, or half of them with as many of all others."""
+"""Which projections an update uses: the newest, or part of them with others from all angles."""
 
 
 class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +34,8 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     window : int or None
         Projections that an update uses (l); None: all.
     window_policy : str
-        ``"spread"``: the newest half of the window, and as many others from all angles so far, which are kept for it.
+        ``"spread"``: the newest projections fill half of the window (three quarters where `step` is above 1), older
+        ones from all angles the rest; up to pi / 2 projections per detector column are kept for it.
         ``"newest"``: the newest projections only, as in the paper.
     step : int
         New projections between two updates (s), at most `window`.
@@ -65,7 +66,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     algorithm: str = "mlem"
     window: int | None = 24
-    window_policy: str = "newest"
+    window_policy: str = "spread"
     step: int = 1
     iterations: int = 1
     axis: float | None = None

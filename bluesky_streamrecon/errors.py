@@ -13,6 +13,7 @@ __all__ = [
     "LocalProtocolError",
     "ProtocolError",
     "RemoteProtocolError",
+    "SteeringError",
     "StorageError",
     "StreamReconError",
 ]
@@ -48,6 +49,10 @@ class RemoteProtocolError(ProtocolError):
 
 class JobError(StreamReconError, RuntimeError):
     """The reconstruction job could not be started, was lost, or failed."""
+
+
+class SteeringError(StreamReconError, RuntimeError):
+    """An order of a person can not be carried out: there is no such run, or it makes no sense for it."""
 
 
 class StorageError(StreamReconError):

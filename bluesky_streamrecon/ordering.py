@@ -114,6 +114,26 @@ class AngleOrder(Sequence[float]):
         ratios = self.gap_ratios()
         return float(ratios[min(first, len(self)) - 1 :].max())
 
+    def between(self) -> Iterator[float]:
+        """Give further angles without end: the middles of the gaps, then of the gaps that are left, and so on.
+
+        In each round the widest gaps come first, and gaps of one width in optimized-interleaved order. All lie inside
+        the angles of this order; an order of one angle has none.
+
+        Examples
+        --------
+        >>> from itertools import islice
+        >>> list(islice(fixed(5, stop=5).between(), 6))
+        [0.5, 2.5, 1.5, 3.5, 0.25, 2.25]
+        """
+        at = sorted(set(self.angles))
+        while len(at) > 1:
+            widths = [round(b - a, 9) for a, b in pairwise(at)]
+            places = [int(place) for place in optimized_interleaved(len(widths), 0.0, float(len(widths)))]
+            middles = [(at[i] + at[i + 1]) / 2 for i in sorted(places, key=lambda i: -widths[i])]
+            yield from middles
+            at = sorted({*at, *middles})
+
     def travel(self, *, backlash: float = 0.0) -> float:
         """Give the stage travel from the first to the last angle, degrees.
 

@@ -55,6 +55,8 @@ class StreamSession:
         Added to the ``streamrecon`` block of each run.
     compose : callable or None
         Makes the documents of a reconstruction of its record; None: none are made.
+    lengthens : bool
+        The plan asks `ReconJob.more_wanted` when it is through, and takes more projections.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class StreamSession:
         suspend: SuspendMode,
         md: Mapping[str, Any],
         compose: Compose | None,
+        lengthens: bool = False,
     ) -> None:
         self.job = job
         self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.quality_reached)
@@ -79,6 +82,7 @@ class StreamSession:
         self.recon, self.steering, self._planned = recon, steering, planned
         self._md = dict(md)
         self._compose = compose
+        self._lengthens = lengthens
         self._run_key: object = None
         self._open = False
         self._rewindable = True  # what the plan wants
@@ -148,7 +152,9 @@ class StreamSession:
             "steering": msgspec.to_builtins(self.steering),
             "suspend": self.suspender.mode,
             "job_ranks": self.recon.ranks,
+            "extendable": self._lengthens,
         }
+        self.job.allow_more(self._lengthens)
         self.job.prepare_run(self.recon, self.steering, block["recon_uid"])
         self.run_uid = yield msg._replace(kwargs={**msg.kwargs, BLOCK: block})
         self._run_key, self._open = msg.run, True
@@ -244,6 +250,9 @@ class StreamSession:
                 yield from self._until(job.finished)
             yield from self._steering_events()
             reason = self._reason(reason)
+        elif streamed:
+            # Nobody waits for the job any more: this is how far it was when the run ended.
+            reason = "; ".join(([reason] if reason else []) + self._ledger_told()) or None
         record = job.keep_record(exit_status, reason)
         self._open = False
         response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
@@ -257,8 +266,8 @@ class StreamSession:
     def _steering_events(self) -> Steps:
         if self._bundle is not None or not self._open:
             return
-        for verdict in self.job.take_verdicts():
-            self.job.steering.show(verdict)
+        for decision in self.job.take_decisions():
+            self.job.steering.show(decision)
             yield Msg("create", None, name="steering", run=self._run_key)
             yield Msg("read", self.job.steering, run=self._run_key)
             yield Msg("save", run=self._run_key)
@@ -287,18 +296,28 @@ class StreamSession:
             elif not given:
                 told.append(f"all {taken} projections taken" if taken >= planned else f"{taken} of {planned} taken")
                 told.append(self._how_good())
+            if run.overrule.added:
+                who = ", ".join(dict.fromkeys(o.who for o in run.overrule.orders if o.action == "extend"))
+                told.append(f"{planned} planned, extended to {run.overrule.total} by {who}")
+            if run.overrule.held is not None and run.overrule.finish is None:
+                told.append(f"held by {run.overrule.held.who}")
             if run.results is None and not run.lost:
                 told.append("no final image")
-            uneven = [(rank, entry) for rank, entry in self.job.ledger().items() if not entry.balanced]
-            told += [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
-            if len(uneven) > RANKS_TOLD:
-                told.append(f"nor are those of {len(uneven) - RANKS_TOLD} more ranks")
+            told += self._ledger_told()
             told += [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)][:4]
         elif (problem := self.job.problem_text) and not told:
             told.append(f"not reconstructed: {problem.splitlines()[0]}")
         elif not told:
             told.append("not reconstructed: no projections were streamed")
         return "; ".join(told)
+
+    def _ledger_told(self) -> list[str]:
+        """Say which ranks' ledgers do not add up."""
+        uneven = [(rank, entry) for rank, entry in self.job.ledger().items() if not entry.balanced]
+        told = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
+        if len(uneven) > RANKS_TOLD:
+            told.append(f"nor are those of {len(uneven) - RANKS_TOLD} more ranks")
+        return told
 
     def _how_good(self) -> str:
         run = self.job.progress

@@ -27,6 +27,7 @@ def streaming_wrapper(
     suspend: SuspendMode = "after-projection",
     md: Mapping[str, Any] | None = None,
     compose: Compose | None = None,
+    lengthens: bool = False,
 ) -> MsgGenerator[Any]:
     """Stream the projections of a plan to a reconstruction job, and end the plan when the image is good enough.
 
@@ -57,6 +58,9 @@ def streaming_wrapper(
         Added to the ``streamrecon`` block.
     compose : callable, optional
         Makes the documents of a reconstruction from its `RunRecord`, for `ReconJob.subscribe`.
+    lengthens : bool, optional
+        The plan asks ``job.more_wanted(taken)`` when it has taken what was planned, and goes on while that is true, so
+        that people may extend the run. Any other plan can not be made longer.
 
     Returns
     -------
@@ -78,6 +82,7 @@ def streaming_wrapper(
         suspend=suspend,
         md=md or {},
         compose=compose,
+        lengthens=lengthens,
     )
     tokens: list[int] = []
 

@@ -25,6 +25,7 @@ from bluesky_streamrecon.plans.streaming import streaming_wrapper
 __all__ = ["stream_tomo_plan", "take_frames"]
 
 TakeFrames = Callable[[Sequence[Any], int], MsgGenerator[Any]]
+TakeOne = Callable[[float], MsgGenerator[None]]
 
 
 def take_frames(detectors: Sequence[Any], stream: str, num: int) -> MsgGenerator[None]:
@@ -57,7 +58,7 @@ def stream_tomo_plan(
     stop: float = 180.0,
     order: str | AngleOrder | Iterable[float] = "optimized-interleaved",
     window: int | None = 24,
-    window_policy: str = "newest",
+    window_policy: str = "spread",
     step: int = 1,
     algorithm: str = "mlem",
     threshold: float | None = None,
@@ -233,6 +234,7 @@ advisory
         darks=(darks, take_darks),
         shutter=shutter,
         sample_table=sample_table,
+        more=_more_between(visiting, stage, job) if recorded is None else _no_more,
         md={
             "plan_args": {
                 "detectors": [repr(device) for device in devices],
@@ -265,6 +267,7 @@ advisory
         suspend=suspend,
         md=block,
         compose=compose,
+        lengthens=recorded is None and len(visiting) > 1,
     )
     return uid
 
@@ -293,9 +296,10 @@ def _tomogram(
     darks: tuple[int, TakeFrames | None],
     shutter: Any | None,
     sample_table: Any | None,
+    more: Callable[[TakeOne], MsgGenerator[None]],
     md: Mapping[str, Any],
 ) -> MsgGenerator[str | None]:
-    """One run: darks, flats, projections; knows nothing of streaming."""
+    """One run: darks, flats, projections, and more of them if asked for; knows nothing of streaming."""
     fields = getattr(stage, "hints", {}).get("fields") or [stage.name]
     metadata = {
         "detectors": [device.name for device in devices],
@@ -306,6 +310,11 @@ def _tomogram(
         "hints": {"dimensions": [(fields, "primary")]},
         **md,
     }
+
+    def take(angle: float) -> MsgGenerator[None]:
+        yield from bps.checkpoint()
+        yield from bps.mv(stage, angle)
+        yield from bps.trigger_and_read([*devices, stage])
 
     def run() -> MsgGenerator[None]:
         if darks[0]:
@@ -331,9 +340,8 @@ def _tomogram(
 
     def projections() -> MsgGenerator[None]:
         for angle in order:
-            yield from bps.checkpoint()
-            yield from bps.mv(stage, angle)
-            yield from bps.trigger_and_read([*devices, stage])
+            yield from take(angle)
+        yield from more(take)
 
     def cleanup() -> MsgGenerator[None]:
         if shutter is not None:
@@ -379,6 +387,28 @@ def _within_limits(stage: Any, order: AngleOrder) -> MsgGenerator[None]:
         if failed or not math.isfinite(angle):
             why = failed[0] if failed else "it is not a finite angle"
             raise ConfigError(f"angle {angle:g} degrees: {stage.name} can not go there: {why}")
+
+
+def _no_more(take: TakeOne) -> MsgGenerator[None]:  # noqa: ARG001 - as _more_between
+    """Take nothing: a recording has no other angles than its own."""
+    yield from ()
+
+
+def _more_between(order: AngleOrder, stage: Any, job: ReconJob) -> Callable[[TakeOne], MsgGenerator[None]]:
+    """Make a plan that takes projections between the planned ones, as long as people want more."""
+
+    def more(take: TakeOne) -> MsgGenerator[None]:
+        for number, angle in enumerate(order.between(), len(order)):
+            if not job.more_wanted(number):
+                return
+            try:
+                yield from _within_limits(stage, AngleOrder(order.name, (angle,), order.start, order.stop))
+            except ConfigError as error:
+                job.no_more(f"the run can not be extended any further: {error}")
+                return
+            yield from take(angle)
+
+    return more
 
 
 def _connected(devices: Iterable[Any]) -> MsgGenerator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.progress import RunProgress
 from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Restarted, RestartFailed, Supervision
 from bluesky_streamrecon.wire.events import (
     AllRanksReady,
@@ -26,7 +28,6 @@ from bluesky_streamrecon.wire.events import (
     ScoreReceived,
     StreamFailed,
 )
-from bluesky_streamrecon.wire.messages import Score
 
 __all__ = ["JobEvents"]
 
@@ -63,7 +64,8 @@ class JobEvents(JobSignals):
         self._controller_ready = False
         self._failure: str | None = None
         self._progress_at = 0.0
-        self._verdicts: deque[Score] = deque()
+        self._decisions: deque[Decision] = deque()
+        self._lengthens = False
         self._restarting: set[str] = set()
         super().__init__(name, ranks)
 
@@ -117,15 +119,47 @@ class JobEvents(JobSignals):
             case ScoreReceived(score):
                 if score is not run.newest:
                     return
-                self._verdicts.append(score)
+                self._decisions.append(Decision.of(score, time.time()))
                 self._judged.set()
                 if score.score is not None:
                     self._set_score(score.score)
-            case FinalizeReceived() if run.finalize is not None and not run.spec.steering.advisory:
-                self._set_finalize(True)
+                if run.finalize is not None and score.verdict == "enough" and not run.stopping:
+                    run.take_as_reason(score)  # what kept it from ending may be over
+                    self._stop_by_quality(run)
+            case FinalizeReceived() if run.finalize is not None:
+                self._stop_by_quality(run)
             case RunFinished():
                 self._set_state(JobState.FINISHED)
                 self._over.set()
+
+    def _stop_by_quality(self, run: RunProgress) -> None:
+        """End the run, unless a person is against it; that it would have ended is noted once per order."""
+        if run.spec.steering.advisory or run.stopping or run.exit_status is not None:
+            return
+        if run.overrule.against_stop(run.taken["projection"]):
+            self._would_stop(run)
+            return
+        run.stopping = True
+        self._set_finalize(True)
+
+    def _would_stop(self, run: RunProgress) -> None:
+        finalize, orders = run.finalize, run.overrule.orders
+        if finalize is None or run.told_of == orders:
+            return
+        run.told_of = orders
+        why = run.overrule.against_stop(run.taken["projection"])
+        logger.info("run %s: would stop, %s: %s", self._run_uid, why, finalize.reason)
+        self._decisions.append(
+            Decision(
+                image_number=finalize.image_number,
+                projections=finalize.projections,
+                verdict="would stop",
+                score=finalize.score,
+                policy=run.spec.steering.rule,
+                text=f"would stop, {why}: {finalize.reason}",
+                time=time.time(),
+            )
+        )
 
     def _peer_lost(self, role: str, text: str) -> None:
         if role == "controller":

@@ -14,9 +14,8 @@ from ophyd_async.core import Device, StandardReadable, soft_signal_r_and_setter
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.beamline.progress import RunProgress
-from bluesky_streamrecon.beamline.steering import Steering
+from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire.messages import Score
 
 __all__ = ["JobSignals", "JobState"]
 
@@ -67,6 +66,7 @@ class JobSignals(StandardReadable):
         self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)
         self.steering = Steering()
         self._problem = ""
+        self._state = JobState.IDLE
         super().__init__(name=name)
 
     async def read(self) -> dict[str, Reading[Any]]:
@@ -102,11 +102,12 @@ class JobSignals(StandardReadable):
         self._set_projections(0)
         self._set_problem("")
         self._set_finalize(False)
-        self.steering.show(Score(run_uid="-", image_number=0, projections=0))
+        self.steering.show(Decision())
 
     def _set_problem(self, text: str) -> None:
         self._problem = text
         self._set_problem_signal(text)
 
     def _set_state(self, state: JobState) -> None:
+        self._state = state
         self._set_state_signal(state.value)

@@ -6,9 +6,13 @@ No device, socket or clock in here; whoever feeds the tally says what time it is
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
+from bluesky_streamrecon.beamline.overrule import Overrule
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.wire.events import (
     Acked,
@@ -21,6 +25,7 @@ from bluesky_streamrecon.wire.events import (
     StreamFailed,
 )
 from bluesky_streamrecon.wire.messages import Finalize, ItemKind, OpenRunSpec, RunDone, Score, Status
+from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.sessions import Ledger
 
 __all__ = ["RunProgress", "RunRecord", "ledger_totals"]
@@ -64,6 +69,10 @@ class RunRecord:
         Pixels and frames that the job had to correct, summed over ranks.
     spec : OpenRunSpec
         What the job was asked to do.
+    orders : tuple of Order
+        What people have said, in order.
+    update_seconds : float or None
+        Median time of an update of the image, of all ranks.
     """
 
     run_uid: str
@@ -87,6 +96,8 @@ class RunRecord:
     lost: bool
     counts: dict[str, int]
     spec: OpenRunSpec
+    orders: tuple[Order, ...] = ()
+    update_seconds: float | None = None
 
     @property
     def scores(self) -> list[tuple[int, float]]:
@@ -121,6 +132,7 @@ class RunProgress:
     applied: dict[int, int] = field(default_factory=dict)  # projections, by rank
     statuses: dict[int, Status] = field(default_factory=dict)
     verdicts: list[Score] = field(default_factory=list)
+    updates: list[float] = field(default_factory=list)  # seconds of each, of any rank
     finalize: Finalize | None = None
     results: tuple[RunDone, ...] | None = None
     problems: list[str] = field(default_factory=list)
@@ -128,6 +140,10 @@ class RunProgress:
     exit_status: str | None = None
     reason: str = ""
     lost: bool = False
+    overrule: Overrule = field(default_factory=Overrule)
+    stopping: bool = False  # to be ended by quality at the plan's next checkpoint
+    ending: str = ""  # why, once the plan has been told
+    told_of: tuple[Order, ...] | None = None  # orders against a stop that was noted
 
     def handle(self, event: BeamlineEvent, now: float) -> bool:
         """Take an event; tell whether it was about this run."""
@@ -136,6 +152,8 @@ class RunProgress:
                 self.applied[rank] = projections
             case StatusReceived(status) if status.run_uid == self.spec.run_uid:
                 self.statuses[status.rank] = status
+                if status.step_seconds > 0:
+                    self.updates.append(status.step_seconds)
                 if status.image_number and self.first_image_at is None:
                     self.first_image_at = now
             case ScoreReceived(score) if score.run_uid == self.spec.run_uid:
@@ -193,6 +211,12 @@ class RunProgress:
         return next((verdict.score for verdict in reversed(self.verdicts) if verdict.score is not None), None)
 
     @property
+    def axis(self) -> float | None:
+        """Detector column of the rotation axis, as far as it was given or told."""
+        found = (done.axis for done in self.results or () if done.axis is not None)
+        return next(found, self.spec.recon.axis)
+
+    @property
     def best(self) -> float | None:
         """The highest score."""
         return max((v.score for v in self.verdicts if v.score is not None and math.isfinite(v.score)), default=None)
@@ -204,7 +228,30 @@ class RunProgress:
 
     def quality_reached(self) -> QualityReached:
         """Make the exception that ends the run, with the reason for the stop document."""
-        finalize = self.finalize
+        reached = self._reached()
+        self.ending = reached.reason
+        return reached
+
+    def take_as_reason(self, verdict: Score) -> None:
+        """Let a later verdict be what the run is ended for."""
+        if self.finalize is not None:
+            self.finalize = msgspec.structs.replace(
+                self.finalize,
+                reason=verdict.text,
+                score=verdict.score,
+                projections=verdict.projections,
+                image_number=verdict.image_number,
+            )
+
+    def _reached(self) -> QualityReached:
+        finish, finalize = self.overrule.finish, self.finalize
+        if finish is not None:
+            return QualityReached(
+                f"operator {finish.who}: {finish.reason}",
+                score=self.score,
+                projections=self.used,
+                planned=self.overrule.total or self.spec.planned,
+            )
         if finalize is None:
             return QualityReached("quality: the image is good enough")
         reason = f"quality: {finalize.reason.removeprefix('quality: ')}"
@@ -249,6 +296,8 @@ class RunProgress:
             lost=self.lost,
             counts=counts,
             spec=self.spec,
+            orders=self.overrule.orders,
+            update_seconds=statistics.median(self.updates) if self.updates else None,
         )
 
     def _images(self, rank: int) -> tuple[int, int]:

@@ -19,20 +19,23 @@ from numpy.typing import NDArray
 from ophyd_async.core import AsyncStatus
 
 from bluesky_streamrecon.beamline.feed import DocumentCallback, Documents, Feed
-from bluesky_streamrecon.beamline.job_events import JobEvents
+from bluesky_streamrecon.beamline.job_orders import JobOrders
 from bluesky_streamrecon.beamline.job_signals import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.link import JobLink, Launcher
+from bluesky_streamrecon.beamline.overrule import Overrule
 from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
+from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.wire.announcement import announce, withdraw
 from bluesky_streamrecon.wire.events import (
     BeamlineEvent,
 )
-from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Score
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.sessions import Ledger
 
 if TYPE_CHECKING:
@@ -47,13 +50,14 @@ NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not li
 VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
 
 
-class ReconJob(JobEvents):
+class ReconJob(JobOrders):
     """A reconstruction job that follows a scan.
 
     Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
     (published, not used yet), ``state`` (see `JobState`) and ``problem`` (what went wrong, or nothing); they are
     read with each event. ``finalize_requested`` turns true when the image is good enough. The child device
-    ``steering`` reads as the last verdict. Settings of the run are configuration.
+    ``steering`` reads as the last decision. Settings of the run are configuration. People may ask and overrule it at
+    any time: `status`, `finish_now`, `hold`, `release`, `extend`.
 
     Parameters
     ----------
@@ -126,6 +130,7 @@ class ReconJob(JobEvents):
         self._staged_at = 0.0
         self._feed = Feed()
         self._link_ranks = 0
+        self._announced: Path | None = None
         self.publisher = Publisher(self, on_problem=self._tell_problem, on_open=self._opened)
         self.last_run: RunRecord | None = None
 
@@ -165,6 +170,7 @@ class ReconJob(JobEvents):
     def close(self) -> None:
         """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again."""
         link, self._link = self._link or self._last_link, None
+        self._withdraw()
         if link is not None:
             link.close()  # waits for the one who is closing it already
 
@@ -192,7 +198,8 @@ class ReconJob(JobEvents):
             self.output.mkdir(parents=True, exist_ok=True)
             spec = msgspec.structs.replace(spec, output=str(self.output.resolve()))
         endpoint.open_run(spec)
-        self._run = RunProgress(spec, self._staged_at)
+        overrule = Overrule(planned=spec.planned, lengthens=self._lengthens)
+        self._run = RunProgress(spec, self._staged_at, overrule=overrule)
 
     def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
         """Queue a frame (the publisher calls this)."""
@@ -300,11 +307,11 @@ class ReconJob(JobEvents):
         """Make the exception that ends the run, with the reason for the stop document."""
         return self._run.quality_reached() if self._run is not None else QualityReached()
 
-    def take_verdicts(self) -> list[Score]:
-        """Give the verdicts that came since the last call, for the ``steering`` stream."""
-        verdicts = list(self._verdicts)
-        self._verdicts.clear()
-        return verdicts
+    def take_decisions(self) -> list[Decision]:
+        """Give what was decided since the last call, for the ``steering`` stream."""
+        decisions = list(self._decisions)
+        self._decisions.clear()
+        return decisions
 
     # ----------------------------------------------------------------- the reconstruction's own documents
 
@@ -368,6 +375,7 @@ class ReconJob(JobEvents):
         try:
             link = await asyncio.to_thread(JobLink, self._make_endpoint, self._launcher, self._post)
             self._link = self._last_link = link
+            self._announce(link)
             self._link_ranks = self._wanted_ranks
             await asyncio.to_thread(link.launch, self._wanted_ranks)
             if not self.wait_for_job:
@@ -387,14 +395,24 @@ class ReconJob(JobEvents):
 
     async def _stop(self) -> None:
         link, self._link = self._link, None
+        self._withdraw()
         if link is not None:
             await asyncio.to_thread(link.close)
+
+    def _announce(self, link: JobLink) -> None:
+        """Let programs of this user on this computer find the job."""
+        server = None if self._security is None else self._security.keys.public
+        self._announced = announce(link.endpoint.address, link.endpoint.job_id, server)
+
+    def _withdraw(self) -> None:
+        announced, self._announced = self._announced, None
+        withdraw(announced)
 
     def _reset(self) -> None:
         self._run = None
         self._supervision.reset()
         self._over.clear()
-        self._verdicts.clear()
+        self._decisions.clear()
         self._clear_signals()
 
     def _opened(self, _: OpenRunSpec) -> None:

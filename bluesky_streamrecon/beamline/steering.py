@@ -1,23 +1,79 @@
-"""The last verdict of the controller, as a readable device: the ``steering`` stream is made of its readings."""
+"""The last decision about a run, as a readable device: the ``steering`` stream is made of its readings."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ophyd_async.core import StandardReadable, soft_signal_r_and_setter
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.wire.messages import Score
 
-__all__ = ["Steering"]
+__all__ = ["OPERATOR", "Decision", "Steering"]
+
+OPERATOR = "operator"
+"""Stands as the policy of what a person has decided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One row of the ``steering`` stream: a verdict of the controller, or an order of a person.
+
+    Parameters
+    ----------
+    image_number, projections : int
+        Newest image that was known, and the projections in it; of an order, projections taken.
+    verdict : str
+        ``"continue"``, ``"enough"`` or ``"invalid"`` of the controller; ``"finish"``, ``"hold"``, ``"release"`` or
+        ``"extend"`` of a person; ``"would stop"`` where a person's order kept the run from being ended.
+    score : float or None
+        The newest.
+    policy : str
+        What decided; ``"operator"``: a person.
+    text : str
+        Why.
+    metrics : mapping
+        Everything that was measured.
+    who, place : str
+        The person, and from where; empty for the controller.
+    time : float
+        When it reached the beamline, seconds (UTC).
+    """
+
+    image_number: int = 0
+    projections: int = 0
+    verdict: str = "continue"
+    score: float | None = None
+    policy: str = ""
+    text: str = ""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    who: str = ""
+    place: str = ""
+    time: float = 0.0
+
+    @classmethod
+    def of(cls, score: Score, time: float) -> Decision:
+        """Take over a verdict of the controller."""
+        return cls(
+            image_number=score.image_number,
+            projections=score.projections,
+            verdict=score.verdict,
+            score=score.score,
+            policy=score.policy,
+            text=score.text,
+            metrics=score.metrics,
+            time=time,
+        )
 
 
 class Steering(StandardReadable):
-    """What the controller said of an image.
+    """What was decided last, and by whom.
 
-    Its signals are ``image_number``, ``projections``, ``score`` (NaN: nothing to compare with yet), ``verdict``
-    (``"continue"`` or ``"enough"``), ``policy``, ``text`` and ``metrics`` (a JSON object of everything measured).
+    Its signals are the fields of `Decision`: ``score`` is NaN where there was nothing to compare with yet, ``metrics``
+    a JSON object, and ``when`` the time.
 
     Parameters
     ----------
@@ -34,14 +90,20 @@ class Steering(StandardReadable):
             self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
             self.text, self._set_text = soft_signal_r_and_setter(str, "")
             self.metrics, self._set_metrics = soft_signal_r_and_setter(str, "{}")
+            self.who, self._set_who = soft_signal_r_and_setter(str, "")
+            self.place, self._set_place = soft_signal_r_and_setter(str, "")
+            self.when, self._set_when = soft_signal_r_and_setter(float, 0.0, units="s")
         super().__init__(name=name)
 
-    def show(self, verdict: Score) -> None:
-        """Set all signals to one verdict; in the RunEngine's loop, as plans are."""
-        self._set_image_number(verdict.image_number)
-        self._set_projections(verdict.projections)
-        self._set_score(math.nan if verdict.score is None else verdict.score)
-        self._set_verdict(verdict.verdict)
-        self._set_policy(verdict.policy)
-        self._set_text(verdict.text)
-        self._set_metrics(json.dumps(verdict.metrics, sort_keys=True))
+    def show(self, decision: Decision) -> None:
+        """Set all signals to one decision; in the RunEngine's loop, as plans are."""
+        self._set_image_number(decision.image_number)
+        self._set_projections(decision.projections)
+        self._set_score(math.nan if decision.score is None else decision.score)
+        self._set_verdict(decision.verdict)
+        self._set_policy(decision.policy)
+        self._set_text(decision.text)
+        self._set_metrics(json.dumps(dict(decision.metrics), sort_keys=True))
+        self._set_who(decision.who)
+        self._set_place(decision.place)
+        self._set_when(decision.time)

@@ -173,9 +173,82 @@ def pipeline(
             ("sustained", result.projections_per_second, f"projections/s, spread {result.spread:.0%}"),
             ("kernels alone", result.kernel_projections_per_second, "projections/s"),
             ("share of the kernels", result.kernel_share, ""),
+            ("the same in processor time", result.processor_share, ""),
             ("projection to image", result.image_latency_median, f"s, 99 %: {result.image_latency_p99:.3g}"),
             ("projection to score", result.latency_median, f"s, 99 %: {result.latency_p99:.3g}"),
             ("images scored", f"{result.scores} of {result.images}", ""),
+        ],
+    )
+
+
+@app.command()
+def latency(
+    rows: Annotated[int, typer.Option(min=1, help="Detector rows.")] = 16,
+    columns: Annotated[int, typer.Option(min=2, help="Detector columns.")] = 512,
+    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks.")] = 2,
+    num: Annotated[int, typer.Option(min=50, help="Projections of a scan.")] = 120,
+    exposure: Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")] = 0.1,
+    repeats: Repeats = 3,
+    json: Json = False,
+) -> None:
+    """Measure the time from the end of an exposure to the decision whether to end the scan.
+
+    With default settings; documents go through publisher, job and controller as in a scan, without a RunEngine.
+    *In updates* is the ratio to one update of the image in the same scan.
+
+    Example: `streamrecon bench latency --columns 512 --rows 16 --ranks 2`
+    """
+    from bluesky_streamrecon.evaluation.bench.latency import measure_latency
+
+    result = measure_latency(
+        rows=rows, columns=columns, ranks=ranks, num=num, exposure=exposure, repeats=repeats, tell=_tell
+    )
+    if json:
+        print_json(asdict(result))
+        return
+    print_table(
+        f"{num} projections of {rows} x {columns}, {exposure:g} s each, {ranks} ranks",
+        ["what", "value", "unit"],
+        [
+            ("exposure to decision", result.latency_median, f"s, 99 %: {result.latency_p99:.3g}"),
+            ("one update of the image", result.update_seconds, "s"),
+            ("in updates", result.updates_per_latency, f"spread {result.spread:.0%}"),
+            ("images judged", f"{result.judged} of {result.images}", ""),
+        ],
+    )
+
+
+@app.command()
+def view(
+    viewers: Annotated[int, typer.Option(min=1, help="Pages that watch.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Detector rows.")] = 16,
+    columns: Annotated[int, typer.Option(min=16, help="Detector columns.")] = 256,
+    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks.")] = 2,
+    num: Annotated[int, typer.Option(min=24, help="Projections of a scan.")] = 360,
+    repeats: Repeats = 3,
+    json: Json = False,
+) -> None:
+    """Measure how old the live view's pictures are, and what it costs a scan that is as fast as it can be.
+
+    The page's server and its viewers are processes of this computer, and take of its cores what they need.
+
+    Example: `streamrecon bench view --viewers 3`
+    """
+    from bluesky_streamrecon.evaluation.bench.view import measure_view
+
+    result = measure_view(
+        viewers=viewers, rows=rows, columns=columns, ranks=ranks, num=num, repeats=repeats, tell=_tell
+    )
+    if json:
+        print_json(asdict(result))
+        return
+    print_table(
+        f"{num} projections of {rows} x {columns}, {ranks} ranks, {viewers} viewers",
+        ["what", "value", "unit"],
+        [
+            ("image to viewer", result.median_delay, f"s, 99 %: {result.p99_delay:.3g}, {result.pictures} pictures"),
+            ("not watched", result.projections_per_second, "projections/s"),
+            ("watched / not watched", result.rate_ratio, f"spread {result.spread:.0%}"),
         ],
     )
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from bluesky_streamrecon.cli import _advise, _bench, _check, _demo, _evaluate, _orders, _processes, _profile, _replay
+from bluesky_streamrecon.cli import (
+    _advise,
+    _bench,
+    _check,
+    _demo,
+    _evaluate,
+    _orders,
+    _processes,
+    _profile,
+    _replay,
+    _steer,
+    _view,
+)
 
 __all__ = ["register"]
 
@@ -22,6 +34,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_check.app, name="config")
     app.command("advise")(_advise.advise)
     app.command("replay")(_replay.replay)
+    app.command("view")(_view.view)
+    app.add_typer(_steer.app, name="steer")
     app.add_typer(_bench.app, name="bench")
     app.add_typer(_evaluate.app, name="evaluate")
     app.add_typer(_profile.app, name="profile")

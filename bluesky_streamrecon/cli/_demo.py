@@ -34,8 +34,8 @@ def demo(
     policy: Annotated[str | None, typer.Option(help="Stopping policy; 'a+b': both, 'a|b': one of them.")] = None,
     window: Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")] = 24,
     window_policy: Annotated[
-        str, typer.Option(help="'spread': half newest, half from all angles so far; 'newest' only, as in the paper.")
-    ] = "newest",
+        str, typer.Option(help="'spread': the newest, and older ones from all angles; 'newest' only, as in the paper.")
+    ] = "spread",
     step: Annotated[int, typer.Option(min=1, help="New projections between two images.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),

@@ -168,6 +168,38 @@ def windows(
     )
 
 
+@app.command()
+def projector(
+    out: Out,
+    data: Data = None,
+    columns: Annotated[int, typer.Option(min=32, help="Detector columns of the simulated samples.")] = 256,
+    num: Annotated[int, typer.Option(min=2, help="Projections of the simulated scans.")] = 180,
+    quick: Quick = False,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Compare the fast projector with exact line integrals, in all algorithms, after 20 iterations.
+
+    *averaged* line integrals are the mean of three rays in each column. Line integrals are slow: minutes.
+
+    Example: `streamrecon evaluate projector --out projector --data tooth.h5`
+    """
+    from bluesky_streamrecon.evaluation.projector import evaluate_projector
+
+    rows = evaluate_projector(
+        out, data=data, columns=min(columns, 48) if quick else columns, projections=min(num, 40) if quick else num,
+        threads=threads, tell=_tell,
+    )  # fmt: skip
+    if json:
+        print_json({"rows": [asdict(row) for row in rows]})
+        return
+    print_table(
+        f"Error over the truth's size (as data: {out})",
+        ["sample", "photons", "algorithm", "fast", "lines", "averaged", "fast / lines - 1"],
+        [(r.sample, r.noise, r.algorithm, r.fast, r.lines, r.averaged, f"{r.excess:+.1%}") for r in rows],
+    )
+
+
 @app.command(cls=_ListCommand)
 def rates(
     out: Out,

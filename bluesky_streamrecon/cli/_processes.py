@@ -12,7 +12,7 @@ from bluesky_streamrecon.cli._output import print_json
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire import ClientSecurity, ServerSecurity
 
-__all__ = ["control", "job", "keygen"]
+__all__ = ["KeyFile", "ServerKey", "client_security", "control", "job", "keygen"]
 
 Address = Annotated[str, typer.Option(help="The beamline's address, as in tcp://beamline:5555.")]
 JobId = Annotated[str, typer.Option(help="Id of the job, as the beamline shows it.")]
@@ -45,7 +45,7 @@ def job(
         run_job(
             address,
             job_id,
-            security=_client_security(key, server_key),
+            security=client_security(key, server_key),
             threads=threads,
             lifeline=lifeline,
             link_limit=link_limit,
@@ -82,7 +82,7 @@ def control(
         run_controller(
             address,
             job_id,
-            security=_client_security(key, server_key),
+            security=client_security(key, server_key),
             preview_bind=preview_bind,
             preview_security=_preview_security(key, preview_allow),
             link_limit=link_limit,
@@ -124,7 +124,14 @@ def _preview_security(key: Path | None, allowed: list[Path] | None) -> ServerSec
     return ServerSecurity.from_files(key, allowed)
 
 
-def _client_security(key: Path | None, server_key: Path | None) -> ClientSecurity | None:
+def client_security(key: Path | None, server_key: Path | None) -> ClientSecurity | None:
+    """Read the keys that two options name; None if there are none.
+
+    Raises
+    ------
+    ConfigError
+        If only one is given, or a file can not be used.
+    """
     from bluesky_streamrecon.errors import ConfigError
 
     if key is None and server_key is None:

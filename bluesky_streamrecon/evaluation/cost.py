@@ -25,6 +25,7 @@ from bluesky_streamrecon.evaluation.bench.kernels import giga_updates
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.bench.timing import seconds_per_call
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.window import kept_views
 
 __all__ = ["Advice", "CostModel", "advise", "kernel_speed"]
 
@@ -114,7 +115,7 @@ class Advice:
     bytes_per_second : float
         That the detector sends, 16-bit pixels.
     memory_per_rank : float
-        Bytes of image and window.
+        Bytes of the image, and of as many projections as are kept in a long scan.
     """
 
     window: int
@@ -180,6 +181,7 @@ def advise(
         rows=block, columns=columns, window=window, step=step, threads=threads, members=share
     )
     needed = next((number for number in _candidates(rows, window) if load(number) <= 1), 0)
+    kept = kept_views(columns, window)
     return Advice(
         window=window,
         step=step,
@@ -192,7 +194,7 @@ def advise(
         ranks_needed=needed,
         gups=gups,
         bytes_per_second=2.0 * rows * columns * rate,
-        memory_per_rank=4.0 * block * columns * (columns + window),
+        memory_per_rank=4.0 * block * columns * (columns + kept),
     )
 
 
@@ -207,7 +209,7 @@ def kernel_speed(columns: int, *, slices: int = 16, algorithm: str = "mlem", win
     geometry = TomoGeometry(columns)
     angles = scan_angles(180)
     projections = disc_projections(geometry, angles[:window], slices)
-    with Engine(geometry, slices, algorithm=algorithm, window=window) as engine:
+    with Engine(geometry, slices, algorithm=algorithm, window=window, planned=len(angles)) as engine:
 
         def move() -> None:
             number = engine.projections

@@ -82,7 +82,7 @@ def run_demo(
     tolerance: float = 0.02,
     policy: str | None = None,
     window: int = 24,
-    window_policy: str = "newest",
+    window_policy: str = "spread",
     step: int = 1,
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),

@@ -55,7 +55,9 @@ def best_image(scan: LineScan, *, threads: int = 1) -> Truth:
     It shares the noise of the data, so what is finished from nearly all of them looks a little better than it is.
     """
     options = {"subsets": BEST_SUBSETS}
-    with Engine(scan.geometry, scan.rows, algorithm="osem", window=None, threads=threads, options=options) as engine:
+    with Engine(
+        scan.geometry, scan.rows, algorithm="osem", window=None, planned=len(scan), threads=threads, options=options
+    ) as engine:
         for projection, angle in zip(scan.integrals, scan.angles, strict=True):
             engine.append(projection, float(angle))
         engine.update(BEST_PASSES)

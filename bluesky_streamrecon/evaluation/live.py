@@ -22,6 +22,7 @@ def live_engine(scan: LineScan, recon: ReconSettings, *, threads: int = 1) -> En
         algorithm=recon.algorithm,
         window=recon.window,
         window_policy=recon.window_policy,
+        planned=len(scan),
         threads=recon.threads or threads,
         options=recon.options,
     )

@@ -6,6 +6,7 @@ the whole road: publisher, sockets, MPI ranks, controller. Both are measured in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ TIMED = 24
 """Projections that are timed of the engine alone, at least."""
 
 WIDE = 1024
-FEW, MANY = 72, 180
+FEW, MANY = 60, 180
 """Projections of a run through sockets, from `WIDE` columns on and below: a few images in flight must not matter."""
 
 Tell = Callable[[str], None]
@@ -116,6 +117,11 @@ def evaluate_rates(
     tell = tell or (lambda _text: None)
     cores = usable_cores()
     found: list[RateRow] = []
+
+    def note(row: RateRow) -> None:
+        tell(f"{row.mode}: {row.measured:.4g} projections per second")
+        found.append(row)
+
     for algorithm in algorithms:
         for c in columns:
             for ranks in sorted({1, cores}):
@@ -132,21 +138,24 @@ def evaluate_rates(
                         projections=FEW if c >= WIDE else MANY,
                         algorithm=algorithm,
                         repeats=repeats,
+                        latency=False,
                     )
                     rate = result.projections_per_second
-                    found.append(RateRow("sizes", "distributed", algorithm, rows, c, WINDOW, 1, ranks, threads, rate))
-                if ranks == 1:
-                    tell(f"{algorithm}, {c} columns, engine alone")
-                    for count in sorted({1, cores}):
-                        rate = engine_rate(algorithm, rows, c, WINDOW, 1, count, repeats)
-                        found.append(RateRow("sizes", "co-located", algorithm, rows, c, WINDOW, 1, 1, count, rate))
+                    note(RateRow("sizes", "distributed", algorithm, rows, c, WINDOW, 1, ranks, threads, rate))
+                    if ranks == 1:
+                        rate = result.kernel_projections_per_second
+                        note(RateRow("sizes", "co-located", algorithm, rows, c, WINDOW, 1, 1, threads, rate))
+            for count in sorted({1, cores} - ({cores} if distributed else set())):
+                tell(f"{algorithm}, {c} columns, engine alone on {count}")
+                rate = engine_rate(algorithm, rows, c, WINDOW, 1, count, repeats)
+                note(RateRow("sizes", "co-located", algorithm, rows, c, WINDOW, 1, 1, count, rate))
     c = map_columns or columns[min(1, len(columns) - 1)]
     for window in MAP_WINDOWS:
         for step in MAP_STEPS:
             if step <= window:
                 tell(f"map: {c} columns, window {window}, step {step}")
                 rate = engine_rate("mlem", rows, c, window, step, cores, repeats)
-                found.append(RateRow("map", "co-located", "mlem", rows, c, window, step, 1, cores, rate))
+                note(RateRow("map", "co-located", "mlem", rows, c, window, step, 1, cores, rate))
     table = predicted(found)
     write_csv(out / "rates.csv", [asdict(row) for row in table])
     save_figure(draw_rates(table), out / "rates_sizes.png")
@@ -163,7 +172,7 @@ def engine_rate(
     geometry = TomoGeometry(columns)
     angles = scan_angles(180)
     projections = disc_projections(geometry, angles[:window], rows)
-    with Engine(geometry, rows, algorithm=algorithm, window=window, threads=threads) as engine:
+    with Engine(geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads) as engine:
 
         def append(count: int) -> None:
             for _ in range(count):
@@ -202,8 +211,7 @@ def predicted(rows: Sequence[RateRow]) -> list[RateRow]:
         model = CostModel.from_rate(
             point.measured, rows=point.rows, columns=point.columns, window=point.window, step=point.step
         )
-        rate = model.rate(
-            rows=row.rows, columns=row.columns, window=row.window, step=row.step, threads=row.ranks * row.threads
-        )
+        block = math.ceil(row.rows / row.ranks)
+        rate = model.rate(rows=block, columns=row.columns, window=row.window, step=row.step, threads=row.threads)
         table.append(replace(row, predicted=rate, ratio=rate / row.measured, reference=row is point))
     return table

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from bluesky_streamrecon.allocator import give_back
 from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.quality.metrics import PreviewImage
 from bluesky_streamrecon.quality.msssim import warm_up
+from bluesky_streamrecon.quality.pictures import Pictures
 from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
 from bluesky_streamrecon.quality.snapshots import Snapshots
 from bluesky_streamrecon.quality.study import Reconstructor
@@ -22,6 +27,7 @@ from bluesky_streamrecon.wire import (
     ControllerEvent,
     LinkLost,
     LinkRestored,
+    PictureWanted,
     PreviewReceived,
     ProblemReported,
     Refused,
@@ -32,7 +38,7 @@ from bluesky_streamrecon.wire import (
 )
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.wire import ClientSecurity, ServerSecurity
+    from bluesky_streamrecon.wire import ClientSecurity, OpenRun, Picture, ServerSecurity
 
 __all__ = ["Controller", "Link", "run_controller"]
 
@@ -45,6 +51,12 @@ EARLY_PREVIEWS = 64
 """Previews held of a run that the beamline has not announced to us yet."""
 
 PAST_RUNS = 64
+
+TRIM_SECONDS = 5.0
+"""Between two moments at which freed memory is given back; images come and go."""
+
+SWITCH_SECONDS = 5e-4
+"""How long Python's threads wait for one another: previews and verdicts pass through several beside a forecast."""
 
 
 class Link(Protocol):
@@ -85,6 +97,9 @@ class Link(Protocol):
     def problem(self, where: str, text: str, *, fault: Literal["local", "remote"] = "local") -> None:
         """Report a problem."""
 
+    def show(self, picture: Picture) -> None:
+        """Send a picture to those who watch."""
+
 
 class Controller:
     """Judge run after run until told to end.
@@ -124,6 +139,7 @@ class Controller:
         self._background = background
         self._early: deque[PreviewReceived] = deque(maxlen=EARLY_PREVIEWS)
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
+        self._pictures = Pictures(link.show)
 
     def run(self, stop: threading.Event) -> int:
         """Work until the beamline asks to end, is gone, or `stop` is set; give the exit code of the process.
@@ -139,6 +155,7 @@ class Controller:
             self._leave()
 
     def _run(self, stop: threading.Event) -> int:
+        trimmed = time.monotonic()
         while not stop.is_set():
             for _ in range(AT_A_TIME):
                 event = self._link.next(0.0 if self._busy else self._poll)
@@ -148,6 +165,10 @@ class Controller:
                 if code is not None:
                     return code
             self.judge_next()
+            self._pictures.turn()
+            if time.monotonic() >= trimmed + TRIM_SECONDS:
+                give_back()
+                trimmed = time.monotonic()
             silent = self._link.unlinked_seconds()
             if silent > self._link_limit:
                 logger.error(
@@ -167,6 +188,8 @@ class Controller:
                     self._open(event)
             case PreviewReceived():
                 self._take(event)
+            case PictureWanted(wish=wish):
+                self._pictures.wanted(wish)
             case RunClosed(close=close):
                 if self.session is not None and self.session.run.run_uid == close.run_uid:
                     self.session.close()
@@ -231,7 +254,7 @@ class Controller:
             self.session = SteeringSession(
                 run,
                 memory_limit=self._memory_limit,
-                on_image=Snapshots(run).offer,
+                on_image=self._keepers(run),
                 reconstructor=self._reconstructor,
                 background=self._background,
             )
@@ -241,6 +264,16 @@ class Controller:
         for preview in early:
             self._take(preview)
 
+    def _keepers(self, run: OpenRun) -> Callable[[PreviewImage], None]:
+        snapshots = Snapshots(run)
+        self._pictures.begin()
+
+        def keep(image: PreviewImage) -> None:
+            snapshots.offer(image)
+            self._pictures.offer(run.run_uid, image)
+
+        return keep
+
     def _leave(self) -> None:
         if self.session is not None:
             self.session.close()
@@ -249,6 +282,7 @@ class Controller:
     def _take(self, event: PreviewReceived) -> None:
         run_uid = event.preview.run_uid
         if self.session is not None and run_uid == self.session.run.run_uid:
+            self._pictures.note_axis(event.preview.axis)
             try:
                 self.session.accept(event.preview, event.pixels, event.lines)
             except StreamReconError as error:
@@ -298,6 +332,7 @@ def run_controller(
     """
     from bluesky_streamrecon.wire import ControllerEndpoint
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     if lifeline:
         threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()

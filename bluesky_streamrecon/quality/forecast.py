@@ -6,12 +6,15 @@ says of how many projections it is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bluesky_streamrecon.allocator import give_back
 from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.guards import FEWEST, find_fault, structured_rows
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 MOST_UNEVEN = 1.21
 """Mean squared gap over squared mean gap, from which on views are too crowded for a prediction."""
+
+FORECAST_NICE = 10
+"""How much a forecast gives way to everything else on its computer."""
 
 LEAST_SHARE = 0.2
 LEAST_VIEWS = 24
@@ -131,6 +137,14 @@ def _safely(forecaster: Callable[[ScanLines], Forecast], lines: ScanLines) -> Fo
         return Forecast(lines.projections, why_not=f"the prediction failed: {type(error).__name__}: {error}")
 
 
+def _give_way() -> None:
+    """Let everything else on this computer go before this thread: a forecast can wait, an update or a verdict not."""
+    thread = threading.get_native_id()
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux, or not allowed
+        os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, thread, FORECAST_NICE)
+
+
 class Inline:
     """Makes each forecast while its caller waits, as for a stored run."""
 
@@ -207,6 +221,7 @@ class Background:
             return self._changed.wait_for(lambda: not self._busy, timeout)
 
     def _work(self) -> None:
+        _give_way()
         if self._begin is not None:
             self._begin()
         while True:
@@ -216,6 +231,8 @@ class Background:
                 if self._closed or lines is None:
                     return
             forecast = _safely(self._forecaster, lines)
+            lines = None
+            give_back()  # a forecast takes many times what is kept
             with self._changed:
                 self._done.append(forecast)
                 self._busy = False

@@ -118,7 +118,7 @@ def predict_gain(study: Study) -> Gain:
         planned=max(lines.planned, lines.projections),
         noise_share=float(np.mean(share)),
         doubling=float(np.mean(doubling)),
-        by_variance=by_variance,
+        by_variance=by_variance * lines.per_view,  # so many projections have the variance of one view
         by_aliasing=by_aliasing,
     )
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.quality.lines import GROUP, ScanLines
 
 __all__ = ["find_fault", "structured_rows"]
 
-NEWEST = 12
+NEWEST = GROUP
 """Projections that are also looked at on their own: what fails, fails during the scan."""
 
 FEWEST = 8
@@ -31,14 +31,26 @@ CHANGE = 1.5
 SMOOTH = 9
 """Columns that are averaged to find differences wider than noise."""
 
+SURE = 4.0
+"""Standard deviations of the power of noise above which a difference is one."""
+
+MORE = 30.0
+"""Frames should have differed by so many times what can be overlooked, before the stage is called stuck."""
+
 MASS_SPREAD = 0.03
 """Relative spread of the total attenuation, beyond its noise."""
 
 CENTRE_MISFIT = 0.25
 """Distance of the centre of mass from a sinusoid, beyond its noise, pixels."""
 
+AXIS_MISFIT = 1.0
+"""The same from a sinusoid around the axis: in fixed order a steady drift looks as if the axis were elsewhere."""
+
 AT_THE_EDGE = 0.05
 """Attenuation at the detector's edge, relative to the strongest, from which on the sample may reach out of view."""
+
+AT_A_TIME = 256
+"""Views that are compared with all others at a time."""
 
 Row = NDArray[np.float64]
 
@@ -49,10 +61,11 @@ def find_fault(lines: ScanLines) -> str | None:
     A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: nothing tells it from
     a stage that does not turn.
     """
+    lines = lines.one_by_one
     if lines.projections == 0:
         return None
     measured: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(lines.values), axis=2)
-    dark = _not_measured(measured)
+    dark = _not_measured(measured, lines)
     if dark is not None:
         return dark
     kept = np.logical_and.reduce(measured, axis=1)
@@ -61,7 +74,7 @@ def find_fault(lines: ScanLines) -> str | None:
         return "all frames are equal, to the last bit; does the detector take new ones?"
     if len(values) < FEWEST:
         return None
-    faults = [_Look(values[:, row], angles, lines.axis).fault() for row in range(values.shape[1])]
+    faults = [_Look(values[:, row], angles, lines).fault() for row in range(values.shape[1])]
     empty = [fault for fault in faults if fault is not None and fault.empty]
     if len(empty) == len(faults):
         return empty[0].text
@@ -70,20 +83,22 @@ def find_fault(lines: ScanLines) -> str | None:
 
 def structured_rows(lines: ScanLines) -> list[int]:
     """Give the rows (counted within the preview rows) in which there is anything to see."""
+    lines = lines.one_by_one
     kept = np.isfinite(lines.values).all(axis=(1, 2))
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
     if not len(values):
         return []
-    looks = (_Look(values[:, row], angles, lines.axis) for row in range(values.shape[1]))
+    looks = (_Look(values[:, row], angles, lines) for row in range(values.shape[1]))
     return [row for row, look in enumerate(looks) if look.change >= CHANGE]
 
 
-def _not_measured(measured: NDArray[np.bool_]) -> str | None:
+def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
     missing = ~np.logical_or.reduce(measured, axis=1)
     count, lost = len(missing), int(missing.sum())
     newest = int(np.argmin(missing[::-1])) if not missing.all() else count
     if newest >= min(3, count):
-        since = f"projections {count - newest + 1} to {count}" if newest < count else f"all {count} projections"
+        first, last = lines.number(count - newest), lines.number(count - 1)
+        since = f"projections {first} to {last}" if newest < count else f"all {count} projections"
         return f"no light in {since}: the shutter is closed, or something blocks the detector"
     if lost > max(2, UNMEASURED * count):
         return f"no light in {lost} of {count} projections: the shutter or the beam fails now and then"
@@ -101,11 +116,10 @@ class _Fault:
 class _Look:
     """Statistics of one detector row, projections (m, columns) in the order of arrival."""
 
-    def __init__(self, row: Row, angles: Row, axis: float) -> None:
-        self.row, self.angles, self.axis = row, angles, axis
-        turned = np.abs(np.mod(angles[:, None] - angles[None, :], math.pi) - math.pi / 2)
+    def __init__(self, row: Row, angles: Row, lines: ScanLines) -> None:
+        self.row, self.angles, self.lines = row, angles, lines
         # Views a right angle apart differ most, whatever the order of angles.
-        difference = row - row[np.argmin(turned, axis=1)]
+        difference = row - row[_right_angle_apart(angles)]
         self.noise = _white(difference) / 2
         self.change = _change(difference)
 
@@ -125,36 +139,64 @@ class _Look:
             return _Fault(f"frames differ by no more than noise (x{self.change:.2f}): {what}", empty=True)
         if abs(float(np.median(mass[-NEWEST:]))) <= 3 * mass_noise + 1e-3 * columns:
             return _Fault(f"nothing absorbs in the newest {NEWEST} frames: the sample is no longer in the beam")
-        if self._stuck():
-            return _Fault(f"the newest {NEWEST} frames differ by no more than noise: is the stage stuck?")
+        if count := self._stuck():
+            return _Fault(f"the newest {count} frames differ by no more than noise: is the stage stuck?")
         if self._reaches_out():
             return None
         return self._mass_fault(mass, mass_noise) or self._centre_fault(mass)
 
-    def _stuck(self) -> bool:
-        """Whether the newest frames are all one view, although others say that views differ.
+    def _stuck(self) -> int:
+        """Give how many of the newest frames are all one view, although others say that views differ; 0: none.
 
-        Frames at neighbouring angles may differ too little to be seen. Then they are like older frames near by, too,
-        and earlier groups of as many frames say that less was to be expected: for small angles the power of the
+        Frames at neighbouring angles may differ too little to be seen. So they are held against older frames near by,
+        where there are some. Else, as in fixed order, more and more frames are taken together, until earlier ones say
+        that these should have differed by far more than can be overlooked; for small angles the power of the
         difference grows with the square of the angle.
         """
-        if len(self.row) < 2 * NEWEST or self._within(len(self.row) - NEWEST) >= CHANGE:
+        count, overlooked = NEWEST, SURE * math.sqrt(2 * SMOOTH / self.row.shape[1])
+        if len(self.row) < 2 * count or self._within(len(self.row) - count) >= CHANGE:
+            return 0
+        while 2 * count <= len(self.row):
+            newest = len(self.row) - count
+            if self._moved(newest, count) >= overlooked:
+                return 0
+            sure = (
+                self._unlike_near_by(newest) if count == NEWEST else self._expected(newest, count) > MORE * overlooked
+            )
+            if sure:
+                return count
+            count *= 2
+        return 0
+
+    def _unlike_near_by(self, newest: int) -> bool:
+        """Whether frames from `newest` on differ from older ones that are nearer in angle than they are themselves."""
+        new, old = slice(newest, None), slice(None, newest)
+        away = np.abs(np.mod(self.angles[new, None] - self.angles[None, old] + math.pi, 2 * math.pi) - math.pi)
+        near = away.min(axis=1) <= np.ptp(self.angles[new]) / len(away)
+        if near.sum() < len(away) / 2:
             return False
-        old, new = slice(None, -NEWEST), slice(-NEWEST, None)
-        away = np.abs(np.mod(self.angles[new, None] - self.angles[None, old] + math.pi / 2, math.pi) - math.pi / 2)
-        if _change(self.row[new] - self.row[old][np.argmin(away, axis=1)]) > 2 * CHANGE:
-            return True
-        expected = 0.0
-        for first in range(len(self.row) - 2 * NEWEST, -1, -NEWEST):
-            share = np.ptp(self.angles[new]) / max(np.ptp(self.angles[first : first + NEWEST]), 1e-9)
+        return _change(self.row[new][near] - self.row[old][np.argmin(away, axis=1)][near]) > 2 * CHANGE
+
+    def _expected(self, newest: int, count: int) -> float:
+        """Give by how much frames from `newest` on should have moved, from groups of as many before them."""
+        most = 0.0
+        for first in range(0, newest - count + 1, NEWEST):
+            share = np.ptp(self.angles[newest:]) / max(np.ptp(self.angles[first : first + count]), 1e-9)
             if share <= 1.1:
-                expected = max(expected, (self._within(first) - 1) * share**2)
-        return expected > CHANGE
+                most = max(most, self._moved(first, count) * share**2)
+        return most
 
     def _within(self, first: int) -> float:
-        """Give by how much more than noise consecutive frames from `first` on differ among themselves."""
+        """Give by how much more than noise `NEWEST` consecutive frames from `first` on differ among themselves."""
         group = self.row[first : first + NEWEST]
         return _change(group - np.roll(group, NEWEST // 2, axis=0))
+
+    def _moved(self, first: int, count: int) -> float:
+        """Give by how much more than noise the second half of `count` frames differs from the first, in the mean."""
+        group, half = self.row[first : first + count], count // 2
+        noise = _white(group - np.roll(group, half, axis=0)) * 2 / count
+        mean = group[half:].mean(axis=0) - group[:half].mean(axis=0)
+        return _smooth(mean[None]) / max(noise, 1e-300) - 1
 
     def _reaches_out(self) -> bool:
         """Whether the sample may be wider than the detector, so that its mass in view is not constant.
@@ -187,21 +229,21 @@ class _Look:
 
     def _centre_fault(self, mass: Row) -> _Fault | None:
         """Compare the centre of mass with the sinusoid that it follows if nothing moves but the stage."""
-        x = np.arange(self.row.shape[1]) - self.axis
+        x = np.arange(self.row.shape[1]) - self.lines.axis
         centre = self.row @ x / mass
         turning = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=1)
         still = np.concatenate([np.ones((len(centre), 1)), turning], axis=1)
         misfit = _misfit(still, centre)
-        noise = math.sqrt(self.noise * float((x**2).sum())) / float(np.median(mass))
-        if misfit <= CENTRE_MISFIT + 2 * noise:
-            return None
+        noise = 2 * math.sqrt(self.noise * float((x**2).sum())) / float(np.median(mass))
+        if misfit <= math.hypot(CENTRE_MISFIT, noise):
+            return self._axis_fault(turning, still, centre, noise)
         number = np.arange(len(centre))[:, None]
         creeping = _misfit(np.concatenate([still, turning * number], axis=1), centre)
         at = range(2, len(centre) - 1, max(1, len(centre) // 60))
         jumps = [_misfit(np.concatenate([still, turning * (number >= k)], axis=1), centre) for k in at]
         best = int(np.argmin(jumps)) if jumps else 0
         if jumps and jumps[best] < 0.5 * misfit and jumps[best] < creeping:
-            what = f"it sits elsewhere since about projection {at[best] + 1}"
+            what = f"it sits elsewhere since about projection {self.lines.number(at[best])}"
         elif creeping < 0.5 * misfit:
             what = "it drifts"
         else:
@@ -209,6 +251,27 @@ class _Look:
         return _Fault(
             f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}"
         )
+
+    def _axis_fault(self, turning: Row, still: Row, centre: Row, noise: float) -> _Fault | None:
+        """Compare the centre of mass with a sinusoid around the axis that the image is made with."""
+        if _misfit(turning, centre, free=False) <= math.hypot(AXIS_MISFIT, noise):
+            return None
+        aside = float(np.linalg.lstsq(still, centre, rcond=None)[0][0])
+        axis = self.lines.axis
+        return _Fault(
+            f"the sample drifts, or the axis is wrong: its centre of mass turns about column {axis + aside:.1f}, and "
+            f"the image is made with the axis at {axis:.1f}"
+        )
+
+
+def _right_angle_apart(angles: Row) -> NDArray[np.intp]:
+    """Give for each view the one that is nearest to a right angle away."""
+    found = np.empty(len(angles), np.intp)
+    for first in range(0, len(angles), AT_A_TIME):
+        these = angles[first : first + AT_A_TIME]
+        turned = np.abs(np.mod(these[:, None] - angles[None, :], math.pi) - math.pi / 2)
+        found[first : first + AT_A_TIME] = np.argmin(turned, axis=1)
+    return found
 
 
 def _white(difference: Row) -> float:
@@ -219,11 +282,17 @@ def _white(difference: Row) -> float:
 
 def _change(difference: Row) -> float:
     """Give by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
+    return _smooth(difference) / max(_white(difference), 1e-300)
+
+
+def _smooth(difference: Row) -> float:
+    """Give the power over some columns, which is that of white noise if there is nothing else."""
     sums = np.cumsum(np.pad(difference, ((0, 0), (1, 0))), axis=1)
-    smooth = float(np.mean(((sums[:, SMOOTH:] - sums[:, :-SMOOTH]) / SMOOTH) ** 2)) * SMOOTH
-    return smooth / max(_white(difference), 1e-300)
+    return float(np.mean(((sums[:, SMOOTH:] - sums[:, :-SMOOTH]) / SMOOTH) ** 2)) * SMOOTH
 
 
-def _misfit(model: Row, values: Row) -> float:
+def _misfit(model: Row, values: Row, *, free: bool = True) -> float:
+    """Give the deviation from the best fit; `free`: from its mean, which the model may leave open."""
     fit, *_ = np.linalg.lstsq(model, values, rcond=None)
-    return float(np.std(values - model @ fit))
+    left = values - model @ fit
+    return float(np.std(left) if free else np.sqrt(np.mean(left**2)))

@@ -1,11 +1,13 @@
 """Line integrals of a run's preview rows, of all its projections so far: what the scan itself is judged by.
 
-They come with the previews, once each in the order of arrival, whatever becomes of the images. Line integrals are
-unitless, angles radians, lengths detector pixels.
+They come with the previews, once each in the order of arrival, whatever becomes of the images. Of a scan with more
+projections than `most_views`, neighbours in angle are averaged, and beside them some projections are kept as they were
+taken. Line integrals are unitless, angles radians, lengths detector pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +15,13 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.views import Views, ViewStore, aligned, most_views
 from bluesky_streamrecon.wire import OpenRun, Preview
 
-__all__ = ["LineStore", "ScanLines"]
+__all__ = ["GROUP", "LineStore", "ScanLines"]
+
+GROUP = 12
+"""Consecutive projections that are kept or dropped together, where not all are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +30,10 @@ class ScanLines:
 
     Parameters
     ----------
-    values : ndarray of float32, shape (projections, rows, columns)
-        Line integrals; rows that are NaN were not measured.
-    angles : ndarray of float64, shape (projections,)
+    values : ndarray of float32, shape (views, rows, columns)
+        Line integrals; rows that are NaN were not measured. A view is one projection, or in a long scan the mean of
+        several at nearly the same angle.
+    angles : ndarray of float64, shape (views,)
         Radians.
     axis : float
         Detector column of the rotation axis.
@@ -36,6 +43,13 @@ class ScanLines:
         Projections planned; 0: not known.
     over : AngularRange
         Angles that the scan is going to visit.
+    taken : int
+        Projections that the views are made of; 0: one each.
+    sample : ScanLines or None
+        Where views are means: some of the projections as they were taken, in groups of `GROUP` consecutive ones, the
+        newest among them.
+    numbers : ndarray of int64, shape (views,), or None
+        Number of each projection, from 1, where not all are here.
     """
 
     values: NDArray[np.float32]
@@ -44,25 +58,108 @@ class ScanLines:
     rows: tuple[int, ...]
     planned: int = 0
     over: AngularRange = field(default_factory=AngularRange)
+    taken: int = 0
+    sample: ScanLines | None = None
+    numbers: NDArray[np.int64] | None = None
 
     @property
     def projections(self) -> int:
         """How many there are, those not measured among them."""
-        return len(self.angles)
+        return self.taken or len(self.angles)
+
+    @property
+    def per_view(self) -> float:
+        """Projections per view, on average."""
+        return self.projections / max(len(self.angles), 1)
 
     @property
     def planned_angles(self) -> NDArray[np.float64]:
-        """Angles of the whole scan, shape (planned,), radians, taken to be evenly spread."""
-        return self.over.even(max(self.planned, self.projections))
+        """Angles of the whole scan's views, radians, taken to be evenly spread; as many projections in each as now."""
+        return self.over.even(round(max(self.planned, self.projections) / self.per_view))
+
+    @property
+    def one_by_one(self) -> ScanLines:
+        """Projections as they were taken: all, or a sample of them."""
+        return self if self.sample is None else self.sample
+
+    def number(self, index: int) -> int:
+        """Give the number of a projection, from 1."""
+        return index + 1 if self.numbers is None else int(self.numbers[index])
 
 
-@dataclass(slots=True)
+class _Sample:
+    """Projections as they were taken, at most about so many: the newest, and of older groups every so many-th.
+
+    All lie in one array, whose places are used again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._every = 1
+        self._places: dict[int, int] = {}  # by number
+        self._free: list[int] = []
+        self._values = np.empty((0, 0, 0), np.float32)
+        self._angles = np.empty(0, np.float64)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def add(self, number: int, values: NDArray[np.float32], angle: float) -> None:
+        """Take the projection of this number, from 0."""
+        if not self._angles.size:
+            room = self._most + 4 * GROUP
+            self._values, self._angles = np.empty((room, *values.shape), np.float32), np.empty(room, np.float64)
+            self._free = list(range(room))
+        place = self._places[number] = self._free.pop()
+        self._values[place], self._angles[place] = values, angle
+        group = number // GROUP
+        if number % GROUP == 0:
+            self._keep(range((group - 3) * GROUP, (group - 2) * GROUP))
+        if len(self._places) > self._most:
+            self._every *= 2
+            self._keep([old for old in self._places if old // GROUP < group - 2])
+
+    def values(self, numbers: list[int]) -> NDArray[np.float32]:
+        """Give line integrals, shape (n, rows, C)."""
+        return self._values[[self._places[number] for number in numbers]]
+
+    def angles(self, numbers: list[int]) -> NDArray[np.float64]:
+        """Give angles, shape (n,), radians."""
+        return self._angles[[self._places[number] for number in numbers]]
+
+    def _keep(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if number // GROUP % self._every and number in self._places:
+                self._free.append(self._places.pop(number))
+
+
 class _Block:
     """Rows that come from one rank."""
 
-    values: list[NDArray[np.float32]] = field(default_factory=list)
-    angles: list[float] = field(default_factory=list)
-    axis: float = 0.0
+    def __init__(self, most: int) -> None:
+        self.views = ViewStore(most)
+        self.sample = _Sample(most)
+        self.axis = 0.0
+        self._most = most
+
+    def take(self, values: NDArray[np.float32], angle: float) -> None:
+        """Take the next projection."""
+        number = self.views.taken
+        if self.views.exact and number == self._most:
+            kept = self.views.views()
+            for old in range(number):
+                self.sample.add(old, kept.values[old], float(kept.angles[old]))
+        self.views.append(values, angle)
+        if not self.views.exact:
+            self.sample.add(number, values, angle)
+
+    def replace(self, views: Views) -> None:
+        """Take what stands for all projections so far."""
+        self.views = ViewStore(self._most)
+        self.views.extend(views)
 
 
 class LineStore:
@@ -79,6 +176,7 @@ class LineStore:
         self._columns = run.detector_shape[1]
         self._planned = run.planned
         self._over = AngularRange.told(run.metadata)
+        self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
 
     @property
@@ -91,7 +189,7 @@ class LineStore:
         """Projections whose line integrals are here for all rows."""
         if {row for rows in self._blocks for row in rows} < set(self._rows) or not self._blocks:
             return 0
-        return min(len(block.angles) for block in self._blocks.values())
+        return min(block.views.taken for block in self._blocks.values())
 
     def add(self, preview: Preview, lines: NDArray[np.float32]) -> None:
         """Take what came with a preview; what is here already is left aside.
@@ -107,28 +205,62 @@ class LineStore:
                 f"{where}: got {lines.shape[2]} columns and axis {preview.axis}, expected {self._columns} columns and "
                 "an axis"
             )
-        block = self._blocks.setdefault(preview.rows, _Block())
-        have = len(block.angles)
+        block = self._blocks.setdefault(preview.rows, _Block(self._most))
+        have = block.views.taken
         if preview.lines_first > have:
             raise DataError(
                 f"{where}: got projections from {preview.lines_first + 1} on, expected from {have + 1} on; was the job "
                 "restarted from a checkpoint without them?"
             )
-        new = slice(have - preview.lines_first, None)
-        block.values.extend(np.array(lines[new]))
-        block.angles.extend(preview.angles_used[new])
         block.axis = preview.axis
+        if not preview.lines_counts:
+            for index in range(have - preview.lines_first, len(lines)):
+                block.take(lines[index], preview.angles_used[index])
+        elif preview.lines_first == 0 and sum(preview.lines_counts) > have:
+            angles, counts = np.array(preview.angles_used), np.array(preview.lines_counts)
+            block.replace(Views(lines, angles, counts))
 
     def scan(self) -> ScanLines | None:
         """Give what all ranks have sent, rows in the order of the run; None before there is anything."""
         count = self.projections
         if not count:
             return None
-        of = {row: (block, place) for rows, block in self._blocks.items() for place, row in enumerate(rows)}
-        values = np.empty((count, len(self._rows), self._columns), np.float32)
+        blocks = list(self._blocks.values())
+        exact = all(block.views.exact for block in blocks)
+        parts = [block.views.views() for block in blocks] if exact else aligned([block.views for block in blocks])
+        views = count if exact else len(parts[0].angles)
+        of = {
+            row: (part, place) for rows, part in zip(self._blocks, parts, strict=True) for place, row in enumerate(rows)
+        }
+        values = np.empty((views, len(self._rows), self._columns), np.float32)
         for place, row in enumerate(self._rows):
-            block, index = of[row]
-            for number in range(count):
-                values[number, place] = block.values[number][index]
+            part, index = of[row]
+            values[:, place] = part.values[:views, index]
+        sample = None if exact else self._sample(blocks, count)
+        lead = list(self._blocks).index(next(rows for rows in self._blocks if self._rows[0] in rows))
+        return ScanLines(
+            values,
+            parts[lead].angles[:views],
+            blocks[lead].axis,
+            self._rows,
+            self._planned,
+            self._over,
+            0 if exact else count,
+            sample,
+        )
+
+    def _sample(self, blocks: list[_Block], count: int) -> ScanLines:
+        """Give what all ranks have of projections one by one; groups are counted back from the newest."""
+        newest, behind = count - GROUP, count - GROUP - count % GROUP
+        numbers = [
+            number
+            for number in blocks[0].sample
+            if (number < behind or newest <= number < count) and all(number in block.sample for block in blocks)
+        ]
+        of = {row: (block, place) for rows, block in self._blocks.items() for place, row in enumerate(rows)}
+        kept = [of[row][0].sample.values(numbers)[:, of[row][1]] for row in self._rows]
+        values = np.stack(kept, axis=1) if numbers else np.empty((0, len(self._rows), self._columns), np.float32)
         first = of[self._rows[0]][0]
-        return ScanLines(values, np.array(first.angles[:count]), first.axis, self._rows, self._planned, self._over)
+        angles = first.sample.angles(numbers)
+        which = np.array(numbers, np.int64) + 1
+        return ScanLines(values, angles, first.axis, self._rows, self._planned, self._over, numbers=which)

@@ -84,21 +84,25 @@ class Study:
         self, lines: ScanLines, rows: Sequence[int], reconstructor: Reconstructor, before: Study | None = None
     ) -> None:
         kept = np.isfinite(lines.values).all(axis=(1, 2))
-        values = lines.values[kept][:, list(rows)]
         self.lines = lines
         self.rows = tuple(rows)
-        self.columns = values.shape[2]
+        self.columns = lines.values.shape[2]
         self.binning = 2 if self.columns > UNBINNED else 1
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
-        if self.binning == 2:
-            even = self.columns // 2 * 2
-            values = (values[:, :, 0:even:2] + values[:, :, 1:even:2]) / np.float32(2)
-        self.projections: NDArray[np.float32] = np.maximum(values, 0)
+        self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
         self._reconstructor = reconstructor
         self._earlier = None
         if before is not None and before.rows == self.rows and before.axis == self.axis:
             self._earlier = (before.lines.projections, before.full)
+
+    def _prepared(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the rows that are studied, with pixels taken together where there are many."""
+        values = values[:, list(self.rows)]
+        if self.binning == 2:
+            even = self.columns // 2 * 2
+            values = (values[:, :, 0:even:2] + values[:, :, 1:even:2]) / np.float32(2)
+        return np.asarray(np.maximum(values, 0))
 
     def _made_of(self, views: NDArray[np.intp], projections: NDArray[np.float32]) -> Images:
         angles = self.angles[views]
@@ -141,14 +145,20 @@ class Study:
         return self._made_of(self.by_angle, np.maximum(self.projections + deviation * noise, 0))
 
     def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Give the projections since the earlier study, and what its images predict of them; None without one."""
+        """Give projections since the earlier study, and what its images predict of them; None without one.
+
+        Of a long scan these are some of them.
+        """
         if self._earlier is None:
             return None
         count, images = self._earlier
-        new = slice(int(np.isfinite(self.lines.values[:count]).all(axis=(1, 2)).sum()), None)
-        if not len(self.angles[new]):
+        lines = self.lines.one_by_one
+        new = np.asarray(np.isfinite(lines.values).all(axis=(1, 2)))
+        new[: count if lines.numbers is None else np.searchsorted(lines.numbers, count, "right")] = False
+        if not new.any():
             return None
-        return self.projections[new], self._reconstructor.project(images, self.angles[new], axis=self.axis)
+        angles = lines.angles[new]
+        return self._prepared(lines.values[new]), self._reconstructor.project(images, angles, axis=self.axis)
 
 
 def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) -> float:

@@ -49,7 +49,9 @@ class Checkpoint:
     image : ndarray of float32, shape (rows, N, N)
         Attenuation, 1/pixel.
     window : ndarray of float32, shape (A, rows, C)
-        Newest line integrals that are still needed, oldest first; their angles are the last of `angles`.
+        Line integrals that are still needed, oldest first.
+    window_angles : ndarray of float64, shape (A,)
+        Their angles, radians.
     arrays : mapping of str to ndarray
         Dark, gain and whatever else the preparation and the engine go on from.
     counts : mapping of str to int
@@ -64,6 +66,7 @@ class Checkpoint:
     angles: NDArray[np.float64]
     image: NDArray[np.float32]
     window: NDArray[np.float32]
+    window_angles: NDArray[np.float64]
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -101,7 +104,7 @@ class CheckpointStore:
             with h5py.File(part, "w") as file:
                 for name in ("run_uid", "seq", "image_number", "axis", "axis_uncertainty"):
                     file.attrs[name] = getattr(checkpoint, name)
-                for name in ("angles", "image", "window"):
+                for name in ("angles", "image", "window", "window_angles"):
                     file[name] = getattr(checkpoint, name)
                 for name, array in checkpoint.arrays.items():
                     file[f"arrays/{name}"] = array
@@ -149,6 +152,7 @@ class CheckpointStore:
                     angles=file["angles"][:],
                     image=file["image"][:],
                     window=file["window"][:],
+                    window_angles=file["window_angles"][:],
                     arrays={name: value[()] for name, value in file["arrays"].items()},
                     counts={name: int(value) for name, value in file["counts"].attrs.items()},
                 )

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT = 2e-4
 _LONGEST_WAIT = 5e-3
+_LOOKS = 50  # MPI gets on with an agreement only while it is looked at, one stage at a look
 _IDLE_WAIT = 0.1
 _PREVIEW_BYTES = 2**28
 
@@ -238,7 +239,7 @@ class _Job:
         """Find what all ranks have; keep on listening meanwhile."""
         agreement = self._communicator.begin_minimum(self._state())
         wait = _SHORTEST_WAIT
-        while not agreement.done():
+        while not any(agreement.done() for _ in range(_LOOKS)):
             wait = _SHORTEST_WAIT if self._hear(wait) else min(2 * wait, _LONGEST_WAIT)
         least = _State(*agreement.values)
         return least._replace(shutdown=-least.shutdown, abandoned=-least.abandoned, failed=-least.failed)

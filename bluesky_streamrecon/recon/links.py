@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.views import Views
+
 __all__ = ["PreviewSink", "RankLink", "Result"]
 
 
@@ -44,8 +46,7 @@ class PreviewSink(Protocol):
         rows: tuple[int, ...],
         pixels: NDArray[np.float32],
         final: bool = False,
-        angles_used: tuple[float, ...] = (),
-        lines: NDArray[np.float32] | None = None,
+        lines: Views | None = None,
         axis: float | None = None,
     ) -> object:
         """Queue the slices of one image, and the line integrals that no image before it was sent with."""

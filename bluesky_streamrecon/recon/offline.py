@@ -32,7 +32,7 @@ def reconstruct(
     algorithm: str = "mlem",
     iterations: int | None = None,
     window: int | None = None,
-    window_policy: str = "newest",
+    window_policy: str = "spread",
     step: int | None = None,
     size: int | None = None,
     disc: bool = False,
@@ -57,7 +57,7 @@ def reconstruct(
     window, step : int, optional
         Reconstruct as live: after every `step` projections (by default 1) from `window` projections (by default all).
     window_policy : str, optional
-        Which these are, see `Engine`; live reconstructions take ``"spread"`` unless they are told otherwise.
+        Which these are, see `Engine`.
     size : int, optional
         Side N of the image in pixels; by default C.
     disc : bool, optional
@@ -97,6 +97,7 @@ def reconstruct(
         algorithm=algorithm,
         window=window,
         window_policy=window_policy,
+        planned=count,
         threads=threads or usable_cores(),
         options=options,
     ) as engine:

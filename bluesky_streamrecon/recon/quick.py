@@ -73,7 +73,9 @@ class QuickReconstructor:
             scale[views] = weights[views] / weights[views].mean()
         geometry = TomoGeometry(columns, axis, columns, disc=True)
         options = {"subsets": subsets}
-        with Engine(geometry, rows, algorithm="osem", window=count, threads=self._threads, options=options) as engine:
+        with Engine(
+            geometry, rows, algorithm="osem", window=None, planned=count, threads=self._threads, options=options
+        ) as engine:
             for projection, angle, factor in zip(projections, angles, scale, strict=True):
                 engine.append(projection * factor, float(angle))
             engine.update(UPDATES // subsets)

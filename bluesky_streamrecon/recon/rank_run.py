@@ -110,13 +110,12 @@ class RankRun:
         self._warnings: list[str] = []
         shown = preview_rows_of(run) if run.block.member == 0 else ()
         self._shown = tuple(row for row in shown if self._block.first <= row < self._block.stop)
-        self._shown_lines = ShownLines([row - self._block.first for row in self._shown])
-        self._checkpoints = checkpoints
         self._resume = resume
         # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
         saves = checkpoints is not None and run.recon.checkpoint_every > 0 and not run.recon.stripe_removal
-        kept = None if run.recon.window_policy == "spread" else run.recon.window
-        self._recent: deque[NDArray[np.float32]] | None = deque(maxlen=kept) if saves else None
+        self._checkpoints = checkpoints if saves else None
+        local = [row - self._block.first for row in self._shown]
+        self._shown_lines = ShownLines(local, self._columns, keep=saves)
         self._intake: Intake | None = None
         try:
             self._intake = Intake(run, resume)
@@ -243,8 +242,7 @@ class RankRun:
             view = self._intake.views.popleft()
             pixels = self._blank() if view.pixels is None else view.pixels
             self._engine.append(pixels, view.angle)
-            self._remember(pixels)
-            self._shown_lines.append(pixels)
+            self._shown_lines.append(pixels, view.angle)
             self._angles.append(view.angle)
         self._coalesced += take > settings.step
         self._engine.update(settings.iterations)
@@ -311,23 +309,19 @@ class RankRun:
         self._make_engine(saved.axis)
         if self._engine is None:
             return
-        for pixels, angle in zip(saved.window, saved.angles[len(saved.angles) - len(saved.window) :], strict=True):
+        for pixels, angle in zip(saved.window, saved.window_angles, strict=True):
             self._engine.append(pixels, float(angle))
-            self._remember(pixels)
         self._engine.load(
             saved.image, saved.image_number, len(saved.angles), typical=cast(Any, saved.arrays.get("typical"))
         )
         log.info("run %s: goes on after image %d", self.run.run_uid, saved.image_number)
 
-    def _remember(self, pixels: NDArray[np.float32]) -> None:
-        if self._recent is not None:
-            self._recent.append(pixels)
-
     def _save(self, engine: Engine, last: View) -> None:
         """Save what the next image depends on, if it is time to."""
         every = self.run.recon.checkpoint_every
-        if self._checkpoints is None or self._recent is None or engine.image_number % every or self._intake is None:
+        if self._checkpoints is None or engine.image_number % every or self._intake is None:
             return
+        window_angles, window = engine.kept()
         arrays = {**self._intake.arrays(), **self._shown_lines.arrays()}
         if engine.typical is not None:
             arrays["typical"] = engine.typical
@@ -341,7 +335,8 @@ class RankRun:
                     axis_uncertainty=0.0 if self._axis is None else self._axis.uncertainty,
                     angles=np.asarray(self._angles),
                     image=engine.image(),
-                    window=np.stack(self._recent),
+                    window=window,
+                    window_angles=window_angles,
                     arrays=arrays,
                     counts=last.counts,
                 )
@@ -349,7 +344,7 @@ class RankRun:
         except StorageError as error:
             log.warning("%s", error)
             self._warnings.append(f"no more checkpoints: {error}")
-            self._recent = None
+            self._checkpoints = None
 
     def _axis_used(self) -> float:
         return float("nan") if (axis := self._axis_or_none()) is None else axis
@@ -370,6 +365,7 @@ class RankRun:
                 algorithm=run.recon.algorithm,
                 window=run.recon.window,
                 window_policy=run.recon.window_policy,
+                planned=run.planned,
                 threads=self._threads,
                 options=run.recon.options,
                 halo=self._group,
@@ -409,7 +405,6 @@ class RankRun:
                 rows=self._shown,
                 pixels=self._engine.slices(row - self._block.first for row in self._shown),
                 final=final,
-                angles_used=() if lines is None else tuple(self._angles[-len(lines) :]),
                 lines=lines,
                 axis=self._axis_or_none(),
             )

@@ -7,45 +7,72 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.views import Views, ViewStore, most_views
+
 __all__ = ["ShownLines"]
 
-_NAME = "shown_lines"
+_LINES, _ANGLES, _COUNTS = "shown_lines", "shown_angles", "shown_counts"
 
 
 class ShownLines:
     """What one rank has to tell of its shown rows.
 
-    Every projection is taken once. All are kept for checkpoints: a job that goes on from one tells them again, for
-    its previews begin anew.
+    Every projection is told once. For checkpoints all are kept, neighbours in angle averaged where there are many: a
+    job that goes on from one tells them again, for its previews begin anew.
 
     Parameters
     ----------
     local_rows : sequence of int
         Shown rows, counted within this rank's block.
+    columns : int
+        Detector columns.
+    keep : bool, optional
+        Whether there will be checkpoints.
     """
 
-    def __init__(self, local_rows: Sequence[int]) -> None:
+    def __init__(self, local_rows: Sequence[int], columns: int, *, keep: bool = False) -> None:
         self._rows = list(local_rows)
-        self._lines: list[NDArray[np.float32]] = []
-        self._told = 0
+        self._new: list[tuple[NDArray[np.float32], float]] = []
+        self._restored: Views | None = None
+        self._kept = ViewStore(most_views(columns)) if keep and self._rows else None
 
-    def append(self, projection: NDArray[np.float32]) -> None:
-        """Keep the shown rows of a projection, line integrals (rows, columns)."""
+    def append(self, projection: NDArray[np.float32], angle: float) -> None:
+        """Take the shown rows of a projection, line integrals (rows, columns)."""
         if self._rows:
-            self._lines.append(projection[self._rows].astype(np.float32))
+            lines = projection[self._rows].astype(np.float32)
+            self._new.append((lines, angle))
+            if self._kept is not None:
+                self._kept.append(lines, angle)
 
-    def take(self) -> NDArray[np.float32] | None:
-        """Give what was not taken yet, shape (new, shown rows, columns); None: nothing."""
-        new = self._lines[self._told :]
-        self._told = len(self._lines)
-        return np.stack(new) if new else None
+    def take(self) -> Views | None:
+        """Give what was not taken yet; None: nothing."""
+        restored, self._restored = self._restored, None
+        new, self._new = self._new, []
+        values, angles = [lines for lines, _ in new], [angle for _, angle in new]
+        counts = [1] * len(new)
+        if restored is not None:
+            values, angles, counts = (
+                [*restored.values, *values],
+                [*restored.angles, *angles],
+                [*restored.counts, *counts],
+            )
+        return Views(np.stack(values), np.array(angles), np.array(counts)) if values else None
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Give what a checkpoint has to keep."""
-        return {_NAME: np.stack(self._lines)} if self._lines else {}
+        if self._kept is None or not len(self._kept):
+            return {}
+        kept = self._kept.views()
+        return {_LINES: kept.values, _ANGLES: kept.angles, _COUNTS: kept.counts}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], projections: int) -> None:
         """Go on from a checkpoint of so many projections."""
-        saved = arrays.get(_NAME)
-        if saved is not None and saved.shape[:2] == (projections, len(self._rows)):
-            self._lines = [np.asarray(lines, np.float32) for lines in saved]
+        if not {_LINES, _ANGLES, _COUNTS} <= arrays.keys():
+            return
+        lines, angles = np.asarray(arrays[_LINES], np.float32), np.asarray(arrays[_ANGLES], np.float64)
+        counts = np.asarray(arrays[_COUNTS], np.int64)
+        if lines.shape[1] != len(self._rows) or counts.sum() != projections:
+            return
+        self._restored = Views(lines, angles, counts)
+        if self._kept is not None:
+            self._kept.extend(self._restored)

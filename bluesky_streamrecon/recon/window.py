@@ -1,6 +1,7 @@
 """The window's projections, as the kernels want them: slices innermost, in slots. And which projections these are.
 
-Line integrals are unitless, angles radians. What is not finite is kept as NaN: a missing value.
+Those that a later update may use are kept, never more than a fixed number of them. Line integrals are unitless, angles
+radians. What is not finite is kept as NaN: a missing value.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.config import WINDOW_POLICIES
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 
-__all__ = ["SlabRows", "Subset", "Window", "pass_order", "spread_views"]
+__all__ = ["SlabRows", "Subset", "Window", "kept_views", "pass_order", "redundant_view", "spread_views"]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 _FIRST_CAPACITY = 16
+_KEPT_WINDOWS = 4
+_SAME_GAP = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,16 @@ class Window:
     Parameters
     ----------
     length : int or None
-        Projections used by an update; None uses all. Those that may be used again are kept: `length` of them, or all,
-        doubling the memory as needed.
+        Projections used by an update; None uses all, and keeps them.
     columns : int
         Detector columns C.
     slabs : sequence of SlabRows
         How the rows are grouped.
     policy : str, optional
-        ``"newest"``, or ``"spread"`` (see `spread_views`), which keeps all projections.
+        ``"newest"``: `length` projections are kept. ``"spread"`` (see `spread_views`): `kept_views` of them; when there
+        are more, the one that adds least to the angles is forgotten (see `redundant_view`).
+    planned : int, optional
+        Projections that are expected. Memory is set aside for them at once; it is doubled as needed if there are more.
 
     Attributes
     ----------
@@ -78,25 +83,37 @@ class Window:
         If `length` is less than 1, or there is no such policy.
     """
 
-    def __init__(self, length: int | None, columns: int, slabs: Sequence[SlabRows], *, policy: str = "newest") -> None:
+    def __init__(
+        self,
+        length: int | None,
+        columns: int,
+        slabs: Sequence[SlabRows],
+        *,
+        policy: str = "newest",
+        planned: int = 0,
+    ) -> None:
         if length is not None and length < 1:
             raise ConfigError(f"window: got {length}, expected at least 1 projection, or None to keep all")
         if policy not in WINDOW_POLICIES:
             raise ConfigError(f"window_policy: got {policy!r}, expected one of {', '.join(WINDOW_POLICIES)}")
         self._length = length
         self._spread = policy == "spread" and length is not None
-        self._grows = self._spread or length is None
+        self._limit = kept_views(columns, length or 1) if self._spread else length
         self._chosen: NDArray[np.int64] | None = None
         self._columns = columns
         self._slabs = tuple(slabs)
         self._rows = sum(slab.count for slab in slabs)
-        capacity = _FIRST_CAPACITY if self._grows or length is None else length
+        capacity = min(max(planned, _FIRST_CAPACITY), kept_views(columns, length or 1))
+        if length is not None and not self._spread:
+            capacity = length
         self._angles = np.zeros(capacity, np.float64)
+        self._order = np.zeros(capacity, np.int64)
+        self._kept = 0
         self.data = [np.zeros((capacity, columns, slab.width), np.float32) for slab in slabs]
         self.total = 0
 
     def __len__(self) -> int:
-        return self.total if self._length is None else min(self.total, self._length)
+        return self._kept if self._length is None else min(self._kept, self._length)
 
     @property
     def angles(self) -> NDArray[np.float64]:
@@ -106,10 +123,29 @@ class Window:
     @property
     def slots(self) -> NDArray[np.int64]:
         """Slots in use, in the order of arrival."""
-        if self._chosen is not None:
-            return self._chosen
-        capacity = len(self._angles)
-        return np.arange(self.total - len(self), self.total, dtype=np.int64) % capacity
+        return self.kept_slots[self._kept - len(self) :] if self._chosen is None else self._chosen
+
+    @property
+    def kept_slots(self) -> NDArray[np.int64]:
+        """Slots of all projections that are kept, in the order of arrival."""
+        return self._order[: self._kept]
+
+    def kept(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Give a copy of all that is kept, oldest first: a window that is given these goes on in the same way.
+
+        Returns
+        -------
+        angles : ndarray of float64, shape (A,)
+            Radians.
+        projections : ndarray of float32, shape (A, rows, C)
+            Line integrals, unitless.
+        """
+        slots = self.kept_slots
+        projections = np.empty((len(slots), self._rows, self._columns), np.float32)
+        for slab, data in zip(self._slabs, self.data, strict=True):
+            for projection, slot in zip(projections, slots, strict=True):
+                projection[slab.first : slab.first + slab.count] = data[slot, :, : slab.count].T
+        return self._angles[slots], projections
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
         """Take a projection in; the window moves on to the newest, until `choose` is called.
@@ -135,15 +171,15 @@ class Window:
             )
         if not math.isfinite(angle):
             raise GeometryError(f"projection {self.total + 1}: got angle {angle}, expected finite radians")
-        if self._grows and self.total == len(self._angles):
-            self._grow()
-        slot = self.total % len(self._angles)
+        slot = self._free_slot()
         for slab, data in zip(self._slabs, self.data, strict=True):
             part = data[slot, :, : slab.count]
             part[...] = projection[slab.first : slab.first + slab.count].T
             if not np.isfinite(part).all():
                 part[~np.isfinite(part)] = np.nan
         self._angles[slot] = angle
+        self._order[self._kept] = slot
+        self._kept += 1
         self.total += 1
         self._chosen = None
 
@@ -157,10 +193,11 @@ class Window:
         fresh : int
             Projections since the last update: these are in the window, if it is long enough.
         """
-        if not self._spread or self._length is None or self.total <= self._length:
+        if not self._spread or self._length is None or self._kept <= self._length:
             return False
         before = self.slots
-        self._chosen = spread_views(self._angles[: self.total], self._length, number, fresh)
+        kept = self.kept_slots
+        self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh)]
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
@@ -176,22 +213,87 @@ class Window:
             slots, angles = slots[mine], angles[mine]
         return Subset(angles[member::members], slots[member::members], angles)
 
+    def _free_slot(self) -> int:
+        """Give a slot for the next projection: a new one, or that of the projection that is forgotten."""
+        if self._kept < len(self._angles):
+            return self._kept
+        if self._limit is None or self._kept < self._limit:
+            self._grow()
+            return self._kept
+        place = redundant_view(self._angles[self.kept_slots], self._limit - (self._length or 0)) if self._spread else 0
+        slot = int(self._order[place])
+        self._order[place : self._kept - 1] = self._order[place + 1 : self._kept].copy()
+        self._kept -= 1
+        return slot
+
     def _grow(self) -> None:
-        self._angles = np.concatenate((self._angles, np.zeros_like(self._angles)))
-        self.data = [np.concatenate((data, np.zeros_like(data))) for data in self.data]
+        more = self._kept if self._limit is None else min(self._kept, self._limit - self._kept)
+        self._angles = np.concatenate((self._angles, np.zeros(more)))
+        self._order = np.concatenate((self._order, np.zeros(more, np.int64)))
+        for index, data in enumerate(self.data):
+            self.data[index] = np.concatenate((data, np.zeros((more, *data.shape[1:]), np.float32)))
 
 
-def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: int = 1) -> NDArray[np.int64]:
-    """Choose the newest half of a window, and fill it up with older projections from all angles.
+def kept_views(columns: int, length: int) -> int:
+    """Give how many projections a spread window keeps: a fully sampled half turn, and at least four windows.
 
-    The older ones are cut by angle into as many strata as are wanted, each as full as the others, and one is taken from
-    each; from update to update the place in the stratum moves on by the golden section, so that all have their turn.
-    What is chosen depends on nothing but the arguments: it is the same on all ranks, and after a restart.
+    Examples
+    --------
+    >>> kept_views(1024, 24), kept_views(16, 24)
+    (1609, 96)
+    """
+    return max(math.ceil(math.pi / 2 * columns), _KEPT_WINDOWS * length)
+
+
+def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
+    """Find the projection that the others best make up for: without it, the gap between its neighbours is smallest.
+
+    Where gaps are equal, it is the oldest. Neighbours are those on the full turn: seen from behind, an object that
+    reaches beyond the detector is not the same.
 
     Parameters
     ----------
     angles : ndarray of float64, shape (n,)
-        Angles of all projections so far, in the order of arrival, radians.
+        In the order of arrival, radians, any range; at least two.
+    candidates : int
+        So many of the oldest may be chosen, 1 to n.
+
+    Returns
+    -------
+    int
+        Place in `angles`.
+
+    Examples
+    --------
+    >>> redundant_view(np.radians([0, 90, 45, 135, 60, 182]), 4)
+    2
+    """
+    turned = np.mod(angles, 2 * math.pi)
+    by_angle = np.argsort(turned, kind="stable")
+    ordered = turned[by_angle]
+    gaps = np.empty_like(ordered)
+    gaps[1:-1] = ordered[2:] - ordered[:-2]
+    gaps[0] = ordered[1] - ordered[-1] + 2 * math.pi
+    gaps[-1] = ordered[0] - ordered[-2] + 2 * math.pi
+    left = np.empty_like(gaps)
+    # Equal steps of the stage differ by rounding, which must not decide.
+    left[by_angle] = np.round(gaps / _SAME_GAP)
+    return int(np.argmin(left[:candidates]))
+
+
+def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: int = 1) -> NDArray[np.int64]:
+    """Choose the newest part of a window, and fill it up with older projections from all angles.
+
+    Older ones are half of the window where each update takes in one projection, and a quarter where it takes in more:
+    the fewer updates there are, the more it helps that the newest are new. They are cut by angle into as many strata
+    as are wanted, each as full as the others, and one is taken from each; from update to update the place in the
+    stratum moves on by the golden section, so that all have their turn. What is chosen depends on nothing but the
+    arguments: it is the same on all ranks, and after a restart.
+
+    Parameters
+    ----------
+    angles : ndarray of float64, shape (n,)
+        Angles of the projections to choose from, in the order of arrival, radians.
     length : int
         Projections wanted.
     number : int
@@ -211,7 +313,8 @@ def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: i
     (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
     total = len(angles)
-    newest = min(max(length - length // 2, fresh), length, total)
+    others = length // (2 if fresh <= 1 else 4)
+    newest = min(max(length - others, fresh), length, total)
     older = np.arange(total - newest)
     wanted = min(length - newest, len(older))
     if wanted == 0:

@@ -7,6 +7,7 @@ Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import socket
@@ -98,6 +99,7 @@ class EmbeddedTiled:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+            _close_logs(self.directory)
             self._lock.truncate(0)
             self._lock.close()
 
@@ -108,6 +110,16 @@ class EmbeddedTiled:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_logs(directory: Path) -> None:
+    """Close the server's log files: uvicorn leaves them to the next one's set-up, after which they may open again."""
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == directory:
+                logger.removeHandler(handler)
+                handler.close()
 
 
 class Storage:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES, decode_down, encode
-from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo, StreamFailed
+from bluesky_streamrecon.wire.events import BeamlineEvent, OperatorAsked, PeerInfo, StreamFailed
 from bluesky_streamrecon.wire.hub import Hub, Outgoing
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES, ItemKind, OpenRun, OpenRunSpec
+from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.run import Entry, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sessions import Ledger
@@ -279,6 +280,15 @@ class BeamlineEndpoint:
     def shutdown_peers(self, reason: str = "") -> None:
         """Ask every linked peer, and every one that joins later, to end its process."""
         self._worker.post(lambda: self._core.hub.shutdown(reason, self._clock()))
+
+    def answer(self, asked: OperatorAsked, answer: Answer) -> None:
+        """Answer a person's program, if it is still there; does not wait."""
+        self._worker.post(lambda: self._core.hub.answer(asked, answer, self._clock()))
+
+    def operators(self) -> int:
+        """Programs of people that are connected."""
+        with self._worker.lock:
+            return self._core.hub.operators
 
     def ledger(self) -> dict[int, Ledger]:
         """Per rank, what became of the newest run's items; empty while the number of ranks is not known."""

@@ -30,6 +30,7 @@ from bluesky_streamrecon.wire.messages import (
     UpMessage,
     Welcome,
 )
+from bluesky_streamrecon.wire.operator_messages import Answer, Picture
 
 __all__ = [
     "MAXIMUM_HEADER_BYTES",
@@ -102,6 +103,8 @@ def decode_up(frames: Sequence[Buffer]) -> UpMessage:
         _check_version(message.version)
         if message.rank >= message.size:
             raise RemoteProtocolError(f"hello: got rank {message.rank} of {message.size}, expected less than the size")
+    elif isinstance(message, Picture):
+        _check_picture(message)
     return message
 
 
@@ -127,6 +130,8 @@ def decode_down(frames: Sequence[Buffer]) -> tuple[DownMessage, Pixels | None]:
         _check_version(message.version)
     elif isinstance(message, OpenRun):
         _check_open(message)
+    elif isinstance(message, Answer) and message.picture is not None:
+        _check_picture(message.picture)
     return message, None
 
 
@@ -209,10 +214,14 @@ def _check_lines(message: Preview, where: str) -> None:
         _check_angle(angle, where)
     if message.axis is not None and not math.isfinite(message.axis):
         raise RemoteProtocolError(f"{where}: got axis {message.axis}, expected a finite detector column")
-    if message.lines_first + len(message.angles_used) > message.projections:
+    views, counts = len(message.angles_used), message.lines_counts
+    if counts and len(counts) != views:
+        raise RemoteProtocolError(f"{where}: got {len(counts)} counts of {views} views, expected none or one for each")
+    last = message.lines_first + (sum(counts) if counts else views)
+    if last > message.projections:
         raise RemoteProtocolError(
-            f"{where}: got line integrals of projections {message.lines_first + 1} to "
-            f"{message.lines_first + len(message.angles_used)}, expected none after {message.projections}"
+            f"{where}: got line integrals of projections {message.lines_first + 1} to {last}, expected none after "
+            f"{message.projections}"
         )
 
 
@@ -226,6 +235,16 @@ def _check_open(message: OpenRun) -> None:
         raise RemoteProtocolError(
             f"run {message.run_uid[:8]}: got preview rows {message.preview_rows}, expected less than {rows}"
         )
+
+
+def _check_picture(picture: Picture) -> None:
+    where = f"picture of image {picture.image_number}"
+    if len(picture.pixels) != len(picture.rows) * picture.size**2:
+        raise RemoteProtocolError(
+            f"{where}: got {len(picture.pixels)} bytes, expected {len(picture.rows)} slices of side {picture.size}"
+        )
+    if not (math.isfinite(picture.low) and math.isfinite(picture.high) and picture.low <= picture.high):
+        raise RemoteProtocolError(f"{where}: got the range {picture.low} to {picture.high}, expected finite numbers")
 
 
 def _no_pixels(frames: Sequence[Buffer], message: object) -> None:

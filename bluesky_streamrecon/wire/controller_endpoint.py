@@ -13,6 +13,7 @@ from bluesky_streamrecon.wire.events import ControllerEvent, PreviewReceived
 from bluesky_streamrecon.wire.member_loop import MemberLoop
 from bluesky_streamrecon.wire.members import Member
 from bluesky_streamrecon.wire.messages import Finalize, Hello, Problem, Score
+from bluesky_streamrecon.wire.operator_messages import Picture
 from bluesky_streamrecon.wire.previews import PreviewIn
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
 from bluesky_streamrecon.wire.sockets import Sent, Transport, local_host_towards, own_software, process_info
@@ -178,6 +179,10 @@ class ControllerEndpoint:
             image_number=image_number,
         )
         self._link.post(lambda: self._link.member.report(body))
+
+    def show(self, picture: Picture) -> None:
+        """Send a picture to those who watch; lost if there is no link."""
+        self._link.post(lambda: self._link.member.show(picture))
 
     def problem(self, where: str, text: str, *, fault: Literal["local", "remote"] = "local") -> None:
         """Report a problem, surely."""

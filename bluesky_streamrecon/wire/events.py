@@ -20,10 +20,12 @@ from bluesky_streamrecon.wire.messages import (
     Score,
     Status,
 )
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, ShowMe
 
 __all__ = [
     "Acked",
     "AllRanksReady",
+    "AnswerReceived",
     "BeamlineEvent",
     "ControllerEvent",
     "FinalizeReceived",
@@ -31,9 +33,12 @@ __all__ = [
     "ItemReceived",
     "LinkLost",
     "LinkRestored",
+    "OperatorAsked",
+    "OperatorEvent",
     "PeerInfo",
     "PeerJoined",
     "PeerLost",
+    "PictureWanted",
     "PreviewMoved",
     "PreviewReceived",
     "ProblemReported",
@@ -57,7 +62,7 @@ class PeerInfo:
     `ahead` is how many seconds its clock was ahead of ours (and its hello on its way); None: it did not tell.
     """
 
-    role: Literal["rank", "controller"]
+    role: Literal["rank", "controller", "operator"]
     rank: int
     size: int
     host: str
@@ -148,6 +153,16 @@ class StreamFailed:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorAsked:
+    """A person's program asks something; `BeamlineEndpoint.answer` takes this with the answer."""
+
+    link: bytes
+    instance: str
+    host: str
+    ask: Ask
+
+
 BeamlineEvent = (
     PeerJoined
     | PeerLost
@@ -159,6 +174,7 @@ BeamlineEvent = (
     | RunFinished
     | ProblemReported
     | StreamFailed
+    | OperatorAsked
 )
 
 # ------------------------------------------------------------------------- to ranks and the controller
@@ -249,6 +265,20 @@ class Refused:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class PictureWanted:
+    """Somebody watches: one picture of a newer image than this may be sent."""
+
+    wish: ShowMe
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReceived:
+    """The beamline answers an operator."""
+
+    answer: Answer
+
+
 RankEvent = (
     RunOpened
     | ItemReceived
@@ -265,6 +295,7 @@ RankEvent = (
 
 ControllerEvent = (
     RunOpened
+    | PictureWanted
     | PreviewReceived
     | RunClosed
     | RunAbandoned
@@ -274,3 +305,5 @@ ControllerEvent = (
     | Refused
     | ProblemReported
 )
+
+OperatorEvent = AnswerReceived | ShutdownRequested | LinkLost | LinkRestored | Refused | ProblemReported

@@ -38,6 +38,8 @@ from bluesky_streamrecon.wire.messages import (
     UpMessage,
     Welcome,
 )
+from bluesky_streamrecon.wire.operator_messages import Answer, Picture
+from bluesky_streamrecon.wire.operators import OperatorDesk
 from bluesky_streamrecon.wire.run import Run
 from bluesky_streamrecon.wire.sessions import AckNumbers, Ledger, SenderSession
 from bluesky_streamrecon.wire.tally import Tally
@@ -145,6 +147,9 @@ class Hub:
         self._links: dict[bytes, _Peer] = {}
         self._shutdown: str | None = None
         self._ready = False
+        self._desk = OperatorDesk(
+            self._reply, self.events, heartbeat_seconds=heartbeat_seconds, peer_timeout=peer_timeout
+        )
 
     # ------------------------------------------------------------------ asked by the user
 
@@ -176,6 +181,16 @@ class Hub:
         self._shutdown = reason
         for link in list(self._links):
             self._send(link, Shutdown(reason=reason), now)
+        self._desk.tell(Shutdown(reason=reason), now)
+
+    def answer(self, asked: ev.OperatorAsked, answer: Answer, now: float) -> None:
+        """Answer an operator."""
+        self._desk.answer(asked, answer, now)
+
+    @property
+    def operators(self) -> int:
+        """People's programs that are connected."""
+        return len(self._desk)
 
     def peers(self) -> tuple[ev.PeerInfo, ...]:
         """Everyone who was ever welcomed, ranks first."""
@@ -201,6 +216,9 @@ class Hub:
             if isinstance(message, Hello):
                 self._hello(link, message, now)
                 return
+            if link in self._desk:
+                self._desk.receive(link, message, now)
+                return
             if peer is None:
                 self._strangers.add(type(message).__name__)
                 self._reply(link, Problem(fault="remote", where="link", text="say hello first"))
@@ -220,6 +238,7 @@ class Hub:
         peer = self._links.get(link)
         if peer is not None:
             self._lose(peer, "connection closed")
+        self._desk.leave(link)
 
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
@@ -230,6 +249,10 @@ class Hub:
                 self._send(link, Heartbeat(time=now), now)
         if self.run is not None and not self.run.abandoned:
             self.run.tick(now)
+        self._desk.tick(now)
+        controller = self._peers.get(("controller", 0))
+        if controller is not None and controller.link is not None and (wish := self._desk.wish(now)) is not None:
+            self._send(controller.link, wish, now)
 
     def pump(self, send: Turn, now: float, budget: int = 64) -> bool:
         """Send items, one per peer in turn, while windows, credit and the store allow; tell if more is ready."""
@@ -266,6 +289,10 @@ class Hub:
             self._refused.add(f"{who}: {why}")
             self._reply(link, Problem(fault="remote", where=where, text=why))
             return
+        if hello.role == "operator":
+            self._operator_joined(link, hello, now)
+            return
+        self._desk.leave(link)
         key = (hello.role, hello.rank if hello.role == "rank" else 0)
         old_owner = self._links.get(link)
         if old_owner is not None and old_owner is not self._peers.get(key):
@@ -299,6 +326,7 @@ class Hub:
         if hello.role == "rank":
             self._rank_joined(peer, now, restarted=restarted, again=again)
         else:
+            self._desk.new_controller()
             self._tell_preview_address(now)
         self._link_stream(peer, now)
         if hello.run_uid is not None and (self.run is None or self.run.uid != hello.run_uid or self.run.abandoned):
@@ -306,12 +334,26 @@ class Hub:
         if self._shutdown is not None:
             self._send(link, Shutdown(reason=self._shutdown), now)
 
+    def _operator_joined(self, link: bytes, hello: Hello, now: float) -> None:
+        owner = self._links.get(link)
+        if owner is not None:
+            self._lose(owner, "its link was taken by another hello")
+        self._desk.join(link, hello, now)
+        welcome = Welcome(
+            job_id=self.job_id, session=self.session, heartbeat_seconds=self._heartbeat, peer_timeout=self._timeout
+        )
+        self._reply(link, welcome)
+        if self._shutdown is not None:
+            self._reply(link, Shutdown(reason=self._shutdown))
+
     def _why_not(self, hello: Hello) -> tuple[str, str]:
         if hello.job_id != self.job_id:
             return "hello", (
                 f"job id: got {hello.job_id[:64]!r}, expected that of this beamline; is the job left over from an "
                 "earlier session, or meant for another address?"
             )
+        if hello.role == "operator" and (why := self._desk.why_not(hello)):
+            return "hello", why
         others = [p for p in self._links.values() if p.hello.role == "rank" and p.hello.size != hello.size]
         if hello.role == "rank" and others:
             return "size", (
@@ -376,6 +418,8 @@ class Hub:
                 self._send(peer.link, Noted(number=peer.noted), now)
         elif isinstance(message, Problem):
             self._problem(peer, message)
+        elif isinstance(message, Picture) and peer.hello.role == "controller":
+            self._desk.show(message, now)
 
     def _report(self, peer: _Peer, body: Score | Finalize | RunDone | Problem) -> None:
         run = self.run

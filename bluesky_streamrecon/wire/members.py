@@ -39,6 +39,7 @@ from bluesky_streamrecon.wire.messages import (
     Status,
     Welcome,
 )
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
 from bluesky_streamrecon.wire.sessions import ReceiverSession, Verdict
 from bluesky_streamrecon.wire.tally import Tally
 
@@ -46,7 +47,7 @@ __all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
 
 log = logging.getLogger(__name__)
 
-MemberEvent = ev.RankEvent | ev.ControllerEvent
+MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent
 
 REPORTS_KEPT: Final = 100_000
 SIZE_TRIES: Final = 3
@@ -136,6 +137,7 @@ class Member:
         self._close: CloseRun | None = None
         self._preview: tuple[str | None, str | None] = (None, None)
         self._turned_away = 0
+        self._asked: dict[int, Ask] = {}
 
     # ------------------------------------------------------------------ asked by the user
 
@@ -167,6 +169,21 @@ class Member:
         """Say how far we are, if anyone is listening."""
         if self.state is LinkState.LINKED:
             self.outbox.append(status)
+
+    def show(self, picture: Picture) -> None:
+        """Send a picture, if anyone is listening."""
+        if self.state is LinkState.LINKED:
+            self.outbox.append(picture)
+
+    def ask(self, ask: Ask) -> None:
+        """Ask something; asked again on each new link until it is answered or forgotten."""
+        self._asked[ask.number] = ask
+        if self.state is LinkState.LINKED:
+            self.outbox.append(ask)
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for this answer any more."""
+        self._asked.pop(number, None)
 
     def report(self, body: Score | Finalize | RunDone | Problem) -> None:
         """Say something that must not be lost."""
@@ -271,6 +288,11 @@ class Member:
                 self._abandon(message.reason)
         elif isinstance(message, PreviewAt):
             self._preview_at(message.address, message.key)
+        elif isinstance(message, ShowMe):
+            self.events.append(ev.PictureWanted(message))
+        elif isinstance(message, Answer):
+            if self._asked.pop(message.number, None) is not None:
+                self.events.append(ev.AnswerReceived(message))
         elif isinstance(message, Shutdown):
             self.events.append(ev.ShutdownRequested(message.reason))
 
@@ -285,6 +307,7 @@ class Member:
         self._heartbeat, self._timeout = message.heartbeat_seconds, message.peer_timeout
         self._settle(message.noted)
         self.outbox.extend(self._reports)
+        self.outbox.extend(self._asked.values())
         if restored:
             log.info("%s %d: linked to the beamline", self._hello.role, self._hello.rank)
             self.events.append(ev.LinkRestored(message.session))

@@ -14,12 +14,36 @@ from msgspec import Meta
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.wire.fields import (
+    MAXIMUM_SIDE,
+    PIXEL_TYPES,
+    Address,
+    Count,
+    Counts,
+    ItemKind,
+    Key,
+    Metrics,
+    Name,
+    Number,
+    PixelType,
+    PreviewRows,
+    Rank,
+    Row,
+    Shape2,
+    Side,
+    Size,
+    Text,
+    Uid,
+)
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
 
 __all__ = [
     "PIXEL_TYPES",
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Ack",
+    "Answer",
+    "Ask",
     "CloseRun",
     "DownMessage",
     "Finalize",
@@ -31,6 +55,7 @@ __all__ = [
     "Noted",
     "OpenRun",
     "OpenRunSpec",
+    "Picture",
     "Preview",
     "PreviewAck",
     "PreviewAt",
@@ -42,6 +67,7 @@ __all__ = [
     "Report",
     "RunDone",
     "Score",
+    "ShowMe",
     "Shutdown",
     "Status",
     "UpMessage",
@@ -50,31 +76,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 """Version of everything in this module; stands in the preamble of every header frame."""
-
-PIXEL_TYPES = ("|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8")
-"""NumPy type strings that pixels may have on the wire: little-endian integers and floats."""
-
-MAXIMUM_RANKS = 65_536
-MAXIMUM_SIDE = 65_536
-
-Text = Annotated[str, Meta(max_length=4096)]
-Name = Annotated[str, Meta(max_length=256)]
-Uid = Annotated[str, Meta(min_length=1, max_length=128)]
-Address = Annotated[str, Meta(min_length=1, max_length=256)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Number = Annotated[int, Meta(ge=1, le=2**53)]
-Side = Annotated[int, Meta(ge=1, le=MAXIMUM_SIDE)]
-Row = Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)]
-Rank = Annotated[int, Meta(ge=0, lt=MAXIMUM_RANKS)]
-Size = Annotated[int, Meta(ge=1, le=MAXIMUM_RANKS)]
-Key = Annotated[str, Meta(min_length=40, max_length=40)]  # Z85 text of a CURVE public key
-PixelType = Literal["|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"]
-ItemKind = Literal["flat", "dark", "projection"]
-Shape2 = tuple[Side, Side]
-PreviewRows = Annotated[tuple[Row, ...], Meta(max_length=256)]
-Counts = Annotated[dict[Name, Count], Meta(max_length=256)]
-Metrics = Annotated[dict[Name, float | None], Meta(max_length=256)]
-
 
 # ---------------------------------------------------------------------------------------------- both ways
 
@@ -109,12 +110,12 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         Protocol version of the sender, as in the preamble.
     job_id : str
         Must be the beamline's; told to the job when it is started.
-    role : {"rank", "controller"}
+    role : {"rank", "controller", "operator"}
         What the peer is.
     instance : str
         Made once per endpoint object: the same after a reconnect, another after a restart.
     rank, size : int
-        MPI rank and number of ranks; 0 and 1 for the controller.
+        MPI rank and number of ranks; 0 and 1 for the others.
     host, pid, software : str, int, str
         For logs and people.
     run_uid : str or None
@@ -131,7 +132,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
     version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
     job_id: Uid
-    role: Literal["rank", "controller"]
+    role: Literal["rank", "controller", "operator"]
     instance: Uid
     rank: Rank = 0
     size: Size = 1
@@ -242,7 +243,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     body: Score | Finalize | RunDone | Problem
 
 
-UpMessage = Hello | Ack | Heartbeat | Status | Report | Problem
+UpMessage = Hello | Ack | Heartbeat | Status | Report | Problem | Ask | Picture
 
 # -------------------------------------------------------------------------- down: beamline to rank or controller
 
@@ -379,7 +380,19 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
 
 
 DownMessage = (
-    Welcome | Noted | OpenRun | Item | ItemGone | CloseRun | AbandonRun | PreviewAt | Heartbeat | Shutdown | Problem
+    Welcome
+    | Noted
+    | OpenRun
+    | Item
+    | ItemGone
+    | CloseRun
+    | AbandonRun
+    | PreviewAt
+    | Heartbeat
+    | Shutdown
+    | Problem
+    | ShowMe
+    | Answer
 )
 
 # -------------------------------------------------------------------------- across: rank to controller and back
@@ -410,12 +423,12 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     rows, size : tuple of int, int
         Detector rows of the slices, and their side.
     angles_used : tuple of float
-        Radians, in order of arrival; of the projections whose line integrals come along.
+        Radians, in order of arrival; of the views whose line integrals come along.
     columns : int
         0, or the columns of a second frame: the line integrals of these rows that no preview before this one
         brought, float32, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
-    lines_first : int
-        Projections before the first of them.
+    lines_first, lines_counts : int, tuple of int
+        Projections before the first of them, and how many each is the mean of (long scans); empty: one each.
     axis : float or None
         Detector column of the rotation axis.
     """
@@ -431,6 +444,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
     columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
     lines_first: Count = 0
+    lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
     axis: float | None = None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError
+from bluesky_streamrecon.views import Views
 from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES, encode
 from bluesky_streamrecon.wire.messages import Preview
 from bluesky_streamrecon.wire.previews import PreviewOut
@@ -141,8 +142,7 @@ class PreviewSender:
         rows: tuple[int, ...],
         pixels: NDArray[np.float32],
         final: bool = False,
-        angles_used: tuple[float, ...] = (),
-        lines: NDArray[np.float32] | None = None,
+        lines: Views | None = None,
         axis: float | None = None,
     ) -> int:
         """Queue the slices of one image and give their sequence number.
@@ -153,11 +153,9 @@ class PreviewSender:
             Detector rows that the slices are of.
         pixels : ndarray of float32, shape (len(rows), N, N)
             Not to be changed any more.
-        angles_used : tuple of float, optional
-            Radians, of the newest projections.
-        lines : ndarray of float32, shape (len(angles_used), len(rows), columns), optional
-            Line integrals of these projections: all that went into the image and were not sent before. They are
-            kept for the whole run, and are not to be changed any more.
+        lines : Views, optional
+            Line integrals of these rows: all that went into the image and were not sent before. They are not to be
+            changed any more.
         axis : float, optional
             Detector column of the rotation axis.
 
@@ -171,12 +169,10 @@ class PreviewSender:
                 f"preview of image {image_number}: got {pixels.dtype.str} {pixels.shape}, expected float32 "
                 f"({len(rows)}, N, N) for rows {rows}"
             )
-        if lines is not None and (
-            lines.dtype != np.float32 or lines.ndim != 3 or lines.shape[:2] != (len(angles_used), len(rows))
-        ):
+        if lines is not None and (lines.values.dtype != np.float32 or lines.values.shape[1] != len(rows)):
             raise LocalProtocolError(
-                f"preview of image {image_number}: got line integrals {lines.dtype.str} {lines.shape}, expected "
-                f"float32 ({len(angles_used)}, {len(rows)}, columns)"
+                f"preview of image {image_number}: got line integrals {lines.values.dtype.str} {lines.values.shape}, "
+                f"expected float32 (views, {len(rows)}, columns)"
             )
         if pixels.shape[1] != pixels.shape[2] or pixels.nbytes > MAXIMUM_PIXEL_BYTES:
             raise LocalProtocolError(
@@ -198,13 +194,15 @@ class PreviewSender:
                 final=final,
                 rows=rows,
                 size=pixels.shape[1],
-                angles_used=angles_used,
-                columns=0 if lines is None else lines.shape[2],
-                lines_first=0 if lines is None else projections - len(angles_used),
+                angles_used=() if lines is None else tuple(lines.angles.tolist()),
+                columns=0 if lines is None else lines.values.shape[2],
+                lines_first=0 if lines is None else projections - int(lines.counts.sum()),
+                lines_counts=() if lines is None or lines.single else tuple(lines.counts.tolist()),
                 axis=axis,
             )
+            values = None if lines is None else lines.values
             self._loop.quiet.clear()
-            self._worker.post(lambda: self._loop.out.append(preview, pixels, self._clock(), lines))
+            self._worker.post(lambda: self._loop.out.append(preview, pixels, self._clock(), values))
             return seq
 
     @property

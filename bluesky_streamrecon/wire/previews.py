@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.views import Views, ViewStore, most_views
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode_preview_down, decode_preview_up
 from bluesky_streamrecon.wire.events import PreviewReceived
 from bluesky_streamrecon.wire.hub import Outgoing
@@ -26,37 +27,20 @@ log = logging.getLogger(__name__)
 Slices = NDArray[np.float32]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Kept:
-    """A preview that can still be sent, with the line integrals that no preview before it brings."""
+    """A preview that can still be sent, with the line integrals that came with it."""
 
     preview: Preview
     pixels: Slices
-    angles: list[float]
-    lines: list[Slices]
-
-    def take_over(self, older: _Kept) -> None:
-        """Bring the line integrals of a preview that will not be sent any more, too: previews may go, these not."""
-        if not older.preview.columns:
-            return
-        older.angles.extend(self.angles)
-        older.lines.extend(self.lines)
-        self.angles, self.lines = older.angles, older.lines
-        first = older.preview.lines_first
-        self.preview = msgspec.structs.replace(self.preview, lines_first=first, columns=older.preview.columns)
-
-    def message(self) -> tuple[Preview, Slices, Slices | None]:
-        """Give header and frames."""
-        if not self.preview.columns:
-            return self.preview, self.pixels, None
-        header = msgspec.structs.replace(self.preview, angles_used=tuple(self.angles))
-        return header, self.pixels, np.concatenate(self.lines)
+    lines: Slices | None
 
 
 class PreviewOut:
     """A rank's side: keeps the newest previews of a run, and sends them as the controller's credit allows.
 
-    Line integrals are all kept, until the next run: the oldest preview that is left brings those of all before it.
+    Line integrals are all kept, until the next run: the oldest preview that is left brings those of all before it. In a
+    long scan these are views, each the mean of projections at nearly the same angle (see `ViewStore`).
 
     When `reconnect` is true, the connection is to be made anew, and `connected` called.
     """
@@ -86,6 +70,8 @@ class PreviewOut:
         self._resend = resend_seconds
         self._connected = False
         self._kept: dict[int, _Kept] = {}
+        self._before: ViewStore | None = None
+        self._before_first = 0
         self._seen = 0.0
         self._sent = 0.0
 
@@ -98,6 +84,7 @@ class PreviewOut:
         """Start with preview 1 of another run."""
         self.run_uid = run_uid
         self._kept.clear()
+        self._before = None
         self.session = SenderSession(window_items=64, resend_seconds=self._resend)
         if self._connected:
             self.session.link(now)
@@ -109,10 +96,9 @@ class PreviewOut:
         seq = self.session.append(pixels.nbytes)
         if seq != preview.seq:
             raise LocalProtocolError(f"preview {preview.seq} of run {preview.run_uid[:8]}: expected {seq}")
-        self._kept[seq] = _Kept(preview, pixels, list(preview.angles_used), [] if lines is None else [lines])
+        self._kept[seq] = _Kept(preview, pixels, lines)
         while len(self._kept) > self._retain:
-            oldest, following, *_ = self._kept
-            self._kept[following].take_over(self._kept.pop(oldest))
+            self._let_go(self._kept.pop(next(iter(self._kept))))
         self.session.forget(next(iter(self._kept)), now)
 
     def connected(self, now: float) -> None:
@@ -165,11 +151,37 @@ class PreviewOut:
             self._sent = now
             if isinstance(what, SendOpen):
                 return self._hello(session), None, None
-            return self._kept[what.seq].message()
+            return self._message(what.seq)
         if session.state is SenderState.STREAMING and now - self._sent >= self._heartbeat:
             self._sent = now
             return Heartbeat(time=now), None, None
         return None
+
+    def _let_go(self, kept: _Kept) -> None:
+        """Keep the line integrals of a preview that will not be sent any more: previews may go, these not."""
+        if kept.lines is None:
+            return
+        if self._before is None:
+            self._before = ViewStore(most_views(kept.preview.columns))
+            self._before_first = kept.preview.lines_first
+        self._before.extend(_views(kept.preview, kept.lines))
+
+    def _message(self, seq: int) -> tuple[Preview, Slices, Slices | None]:
+        """Give header and frames; with the oldest that is kept come the line integrals of all before it."""
+        kept = self._kept[seq]
+        if self._before is None or seq != next(iter(self._kept)):
+            return kept.preview, kept.pixels, kept.lines
+        before = self._before.views()
+        parts = [before] if kept.lines is None else [before, _views(kept.preview, kept.lines)]
+        counts = tuple(count for part in parts for count in part.counts.tolist())
+        header = msgspec.structs.replace(
+            kept.preview,
+            angles_used=tuple(angle for part in parts for angle in part.angles.tolist()),
+            columns=before.values.shape[2],
+            lines_first=self._before_first,
+            lines_counts=() if all(part.single for part in parts) else counts,
+        )
+        return header, kept.pixels, np.concatenate([part.values for part in parts])
 
     def _hello(self, session: SenderSession) -> PreviewHello:
         return PreviewHello(
@@ -318,6 +330,11 @@ class PreviewIn:
 
     def _reply(self, link: bytes, message: msgspec.Struct) -> None:
         self.outbox.append(Outgoing(link, message))
+
+
+def _views(preview: Preview, lines: Slices) -> Views:
+    counts = preview.lines_counts or [1] * len(lines)
+    return Views(lines, np.array(preview.angles_used), np.array(counts, np.int64))
 
 
 def _told(problem: Problem) -> tuple[str | None, str, str]:

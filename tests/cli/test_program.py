@@ -1,6 +1,7 @@
 """The program as scripts see it: exit codes, one clear line on stderr, JSON on the last line of stdout."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -51,6 +52,15 @@ def test_wrong_usage_exits_with_2_and_no_traceback(arguments):
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_steering_without_a_job_says_where_it_looked(tmp_path):
+    done = streamrecon("steer", "status", env=os.environ | {"XDG_STATE_HOME": str(tmp_path)})
+    assert done.returncode == 1
+    assert f"no job of yours runs on this computer (looked in {tmp_path}" in done.stderr
+    assert streamrecon("steer", "extend", 0).returncode == 2
+    assert streamrecon("steer", "finish").returncode == 2
+    assert streamrecon("steer", "status", "--address", "tcp://127.0.0.1:1").returncode == 2
 
 
 def test_a_failure_exits_with_1_and_one_line(tmp_path):

@@ -110,3 +110,26 @@ def test_abort_after_a_pause_leaves_no_process_and_the_next_run_works(ipython):
     assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
     child.sendline("exit()")
     child.expect(pexpect.EOF)
+
+
+def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython):
+    child, _ = ipython
+    child.sendline("RE(stream_tomo_plan(num=60, threshold=1.0))")
+    child.expect(r"\|\s+5 \|")
+    press_ctrl_c(child, r"A 'deferred pause'")
+    press_ctrl_c(child, PROMPT)
+    told = say(child, "status()")
+    assert re.search(r"projections +\d+ of 60 taken", told)
+    assert re.search(r"held +no", told)
+    assert "held: no automatic stop" in say(child, "hold('wait for Anna')")
+    assert "wait for Anna" in say(child, "recon_job.status()")
+    assert "ends as a success" in say(child, "finish_now('good enough', who='ben')")
+    say(child, "result = RE.resume()")
+    stop = say(
+        child, "run = catalog[result[0]]; print(run.metadata['stop']['exit_status'], run.metadata['stop']['reason'])"
+    )
+    assert "success operator ben: good enough" in stop
+    say(child, "rows = {name: run['steering'][f'recon_job-steering-{name}'].read() for name in ('who', 'verdict')}")
+    rows = say(child, "print([f'{v} by {w}' for w, v in zip(rows['who'], rows['verdict']) if w])")
+    assert "hold by" in rows
+    assert "finish by ben" in rows

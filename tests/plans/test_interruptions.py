@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from bluesky.run_engine import RunEngineInterrupted
-from bluesky.utils import SigintHandler
+from bluesky.utils import FailedStatus, SigintHandler
 
 from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
 
@@ -220,6 +220,34 @@ def test_job_does_not_keep_an_aborted_scan_waiting_for_its_image(
     getattr(run_engine, end)()
     assert of(documents, "stop")[0]["exit_status"] == "abort"
     assert script.closed[0][0] == "abort"
+
+
+def test_aborted_scan_says_that_its_ledger_does_not_add_up(
+    run_engine, documents, tomo, script, pause_at, hold, held_beamline, of
+):
+    script.dropped = {3}
+    exposing = hold(9)
+    pause_at(tomo(held_beamline(exposing=exposing)), exposing)
+    exposing.release()
+    run_engine.abort()
+    (stop,) = of(documents, "stop")
+    assert stop["exit_status"] == "abort"
+    assert stop["reason"].startswith("ledger of rank 0 not balanced: 4 items, 3 sent")
+
+
+def test_scan_that_fails_says_that_its_ledger_does_not_add_up(run_engine, documents, tomo, script, held_beamline, of):
+    script.dropped = {3}
+    passes = iter(range(1, 100))
+
+    async def breaking(seconds):
+        if next(passes) == 9:
+            raise RuntimeError("the shutter is jammed")
+
+    with pytest.raises(FailedStatus):
+        run_engine(tomo(held_beamline(exposing=breaking)))
+    (stop,) = of(documents, "stop")
+    assert stop["exit_status"] == "fail"
+    assert "ledger of rank 0 not balanced" in stop["reason"]
 
 
 def test_scan_that_is_stopped_by_hand_says_how_far_it_got(

@@ -14,6 +14,8 @@ from bluesky_streamrecon.wire import (
     CloseRun,
     LinkLost,
     LinkRestored,
+    Picture,
+    PictureWanted,
     PreviewReceived,
     Problem,
     ProblemReported,
@@ -21,6 +23,7 @@ from bluesky_streamrecon.wire import (
     RunAbandoned,
     RunClosed,
     RunOpened,
+    ShowMe,
     ShutdownRequested,
 )
 
@@ -35,6 +38,7 @@ class ScriptedLink:
         self.scores: list[dict] = []
         self.finalized: list[dict] = []
         self.problems: list[tuple[str, str, str]] = []
+        self.pictures: list[Picture] = []
 
     def next(self, timeout=None):
         if self.events:
@@ -51,6 +55,9 @@ class ScriptedLink:
 
     def finalize(self, run_uid, **values):
         self.finalized.append({"run_uid": run_uid, **values})
+
+    def show(self, picture):
+        self.pictures.append(picture)
 
     def problem(self, where, text, *, fault="local"):
         self.problems.append((where, text, fault))
@@ -82,6 +89,16 @@ def test_every_image_of_a_run_is_scored_and_enough_is_told_once(open_run, previe
     assert link.finalized[0]["reason"] == link.scores[4]["text"]
     assert link.finalized[0]["run_uid"] == "run-1"
     assert link.problems == []
+
+
+def test_picture_is_drawn_when_one_is_wanted_and_only_then(open_run, previews):
+    opened = RunOpened(open_run())
+    assert work(opened, *previews(1, 2, 3))[1].pictures == []
+    _, link = work(opened, *previews(1, 2, 3), PictureWanted(ShowMe()), *previews(4))
+    (picture,) = link.pictures
+    assert (picture.run_uid, picture.image_number) == ("run-1", 4)
+    _, link = work(opened, *previews(1, 2), PictureWanted(ShowMe(run_uid="run-1", image_number=2)))
+    assert link.pictures == []
 
 
 def test_next_run_is_judged_by_itself(open_run, previews):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.guards import find_fault, structured_rows
 from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam, SheppLogan
 
@@ -23,6 +25,10 @@ FAULTS = {
     "sample lost": (Faults(empty_from=50), "nothing absorbs in the newest 12 frames"),
     "stuck stage": (Faults(slips_from=0), "the stage does not turn the sample"),
     "stuck later": (Faults(slips_from=50), "newest 12 frames differ by no more than noise: is the stage stuck"),
+}
+IN_FIXED_ORDER = FAULTS | {
+    "drift": (Faults(drift=(0.06, 0.03)), "the sample drifts, or the axis is wrong: .* turns about column 4"),
+    "stuck later": (Faults(slips_from=50), "newest 24 frames differ by no more than noise: is the stage stuck"),
 }
 
 
@@ -38,6 +44,49 @@ def test_no_fault_ends_as_success_under_any_policy(simulate, drive, faults, rule
     assert finalize is None
     assert scores[-1].verdict == "invalid"
     assert scores[-1].text.startswith("not judged at 120 of 120 projections: ")
+
+
+@pytest.mark.parametrize(
+    ("order", "faults", "said"),
+    [("optimized-interleaved", *fault) for fault in FAULTS.values()]
+    + [("fixed", *fault) for fault in IN_FIXED_ORDER.values()],
+    ids=[f"{order}, {name}" for order in ("default", "fixed") for name in FAULTS],
+)
+def test_no_fault_ends_as_success_with_default_settings_and_each_has_its_own_words(
+    simulate, drive, order, faults, said
+):
+    scan = simulate(faults=faults, order=make_order(order, num=120))
+    scores, finalize = drive(scan, reconstructor=QuickReconstructor())
+    assert finalize is None
+    assert scores[-1].verdict == "invalid"
+    assert re.match(f"not judged at 120 of 120 projections: .*{said.replace('120', '117')}", scores[-1].text)
+
+
+@pytest.mark.parametrize("order", ["optimized-interleaved", "fixed"])
+def test_scan_that_goes_well_ends_with_default_settings(simulate, drive, order):
+    scores, finalize = drive(simulate(order=make_order(order, num=120)), reconstructor=QuickReconstructor())
+    assert finalize is not None
+    assert "invalid" not in {score.verdict for score in scores}
+
+
+@pytest.mark.parametrize("order", ["optimized-interleaved", "fixed"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda rng, lines: rng.standard_normal(lines.shape), "frames differ by no more than noise"),
+        (lambda rng, lines: np.zeros_like(lines), "all frames are equal"),
+        (lambda rng, lines: 0.01 * rng.standard_normal(lines.shape), "nothing absorbs: no sample in the beam"),
+    ],
+    ids=["noise", "empty", "empty and noise"],
+)
+def test_noise_and_an_empty_beam_never_stop_a_scan_with_default_settings(simulate, drive, order, make, said):
+    scan = simulate(order=make_order(order, num=120))
+    values = make(np.random.default_rng(0), scan.lines.values).astype(np.float32)
+    scan = replace(scan, lines=replace(scan.lines, values=values))
+    scores, finalize = drive(scan, reconstructor=QuickReconstructor())
+    assert finalize is None
+    assert scores[-1].verdict == "invalid"
+    assert said in scores[-1].text
 
 
 def test_scan_that_goes_well_ends_by_the_papers_rule(simulate, drive):
@@ -63,6 +112,20 @@ def test_sound_scans_are_never_called_faulty(simulate, sample, counts):
 def test_sound_scans_are_not_called_faulty_in_any_order(simulate, name):
     scan = simulate(order=make_order(name, num=90))
     assert [find_fault(scan.upto(count)) for count in (12, 24, 45, 60, 90)] == [None] * 5
+
+
+@pytest.mark.parametrize("sample", [Foam(), Foam(pores=90), SheppLogan()], ids=["foam", "pores", "head"])
+def test_small_steps_are_not_called_a_stuck_stage(simulate, sample):
+    scan = simulate(sample, order=make_order("fixed", num=360), rows=1)
+    assert [find_fault(scan.upto(count)) for count in range(24, 361, 12)] == [None] * 29
+
+
+def test_axis_that_is_not_where_the_image_is_made_with_is_named(simulate):
+    lines = simulate(order=make_order("fixed", num=120)).lines
+    wrong = ScanLines(lines.values, lines.angles, lines.axis + 3, lines.rows, 120)
+    assert re.search(f"turns about column {lines.axis:.1f}, and .* the axis at {wrong.axis:.1f}", find_fault(wrong))
+    near = ScanLines(lines.values, lines.angles, lines.axis + 0.5, lines.rows, 120)
+    assert find_fault(near) is None
 
 
 @pytest.mark.parametrize(

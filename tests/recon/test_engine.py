@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numpy as np
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine, warm_up
-from bluesky_streamrecon.recon.window import SlabRows, Window, pass_order, spread_views
+from bluesky_streamrecon.recon.shear import ShearLayout
+from bluesky_streamrecon.recon.window import (
+    SlabRows,
+    Window,
+    kept_views,
+    pass_order,
+    redundant_view,
+    spread_views,
+)
 
 COLUMNS = 40
 GEOMETRY = TomoGeometry(columns=COLUMNS, axis=18.7)
@@ -33,7 +42,7 @@ def run(engine, projections, angles, every=4):
 
 def test_window_drops_oldest_projection_when_full():
     projections, angles = scan(3)
-    with Engine(GEOMETRY, 3, window=6) as engine:
+    with Engine(GEOMETRY, 3, window=6, window_policy="newest") as engine:
         for projection, angle in zip(projections, angles, strict=True):
             engine.append(projection, angle)
         np.testing.assert_array_equal(engine.window_angles, angles[-6:])
@@ -63,7 +72,7 @@ def test_spread_window_has_its_length_and_all_that_is_fresh(angles, length, numb
     total = len(angles)
     assert len(chosen) == min(total, length)
     assert list(chosen) == sorted(set(chosen.tolist()))
-    newest = min(total, length, max(fresh, length - length // 2))
+    newest = min(total, length, max(fresh, length - length // (2 if fresh <= 1 else 4)))
     assert list(chosen[-newest:]) == list(range(total - newest, total))
 
 
@@ -94,6 +103,108 @@ def test_spread_window_leaves_no_wide_gap_where_the_newest_do():
             engine.append(projection, angle)
         engine.update()
         assert len(engine.window_angles) == 6
+
+
+def spread_window(angles, length=3, columns=8, rows=1, planned=0):
+    """Fill a spread window with projections that say what number they have."""
+    window = Window(length, columns, [SlabRows(0, rows, 4)], policy="spread", planned=planned)
+    for number, angle in enumerate(angles):
+        window.append(np.full((rows, columns), number, np.float32), angle)
+    return window
+
+
+def kept_numbers(window):
+    return [int(projection[0, 0]) for projection in window.kept()[1]]
+
+
+def forget_by_hand(angles, limit, protected):
+    """Keep `limit` of the angles' places, one after the other, with nothing but loops."""
+    kept = []
+    for number in range(len(angles)):
+        if len(kept) == limit:
+            turned = {place: angles[place] % (2 * math.pi) for place in kept}
+            by_angle = sorted(kept, key=lambda place: (turned[place], place))
+            left = {}
+            for i, place in enumerate(by_angle):
+                after, before = by_angle[(i + 1) % limit], by_angle[i - 1]
+                left[place] = round((turned[after] - turned[before]) % (2 * math.pi) * 1e9)
+            kept.remove(min(kept[: limit - protected], key=lambda place: (left[place], place)))
+        kept.append(number)
+    return kept
+
+
+long_scans = st.one_of(
+    st.lists(st.floats(-7, 7), min_size=1, max_size=80),
+    st.integers(1, 80).map(lambda count: [math.radians(2 * i) for i in range(count)]),
+    st.integers(1, 80).map(lambda count: [math.pi * (i * 0.618034 % 1) for i in range(count)]),
+)
+
+
+@settings(deadline=None)
+@given(long_scans, st.integers(1, 6), st.integers(0, 90))
+def test_full_window_forgets_what_the_others_best_make_up_for(angles, length, planned):
+    window = spread_window(angles, length, planned=planned)
+    limit = kept_views(8, length)
+    assert kept_numbers(window) == forget_by_hand(angles, limit, length)
+    np.testing.assert_array_equal(window.kept()[0], np.array(angles)[kept_numbers(window)])
+    assert window.total == len(angles)
+    assert len(window.data[0]) <= max(limit, 16)
+
+
+@settings(deadline=None)
+@given(long_scans, st.integers(1, 6), st.data())
+def test_window_that_is_given_what_was_kept_goes_on_in_the_same_way(angles, length, data):
+    at = data.draw(st.integers(0, len(angles)))
+    undisturbed = spread_window(angles[:at], length)
+    restored = Window(length, 8, [SlabRows(0, 1, 4)], policy="spread")
+    for angle, projection in zip(*undisturbed.kept(), strict=True):
+        restored.append(projection, angle)
+    for number in range(at, len(angles)):
+        for window in (undisturbed, restored):
+            window.append(np.full((1, 8), number, np.float32), angles[number])
+            window.choose(number, 1)
+        assert kept_numbers(undisturbed) == kept_numbers(restored)
+        np.testing.assert_array_equal(undisturbed.angles, restored.angles)
+
+
+@settings(deadline=None)
+@given(long_scans, st.integers(1, 6), st.integers(1, 8))
+def test_newest_projections_are_never_forgotten(angles, length, fresh):
+    window = spread_window(angles, length)
+    newest = min(length, len(angles))
+    assert kept_numbers(window)[-newest:] == list(range(len(angles) - newest, len(angles)))
+    window.choose(0, fresh)
+    used = [int(window.data[0][slot, 0, 0]) for slot in window.slots]
+    assert len(used) == newest
+    assert used[-min(fresh, newest) :] == list(range(len(angles) - min(fresh, newest), len(angles)))
+
+
+def test_ordinary_scan_is_kept_whole():
+    angles = np.radians(np.arange(180.0))
+    assert kept_numbers(spread_window(angles, 24, columns=128)) == list(range(180))
+
+
+@pytest.mark.parametrize("turn", [math.pi, 2 * math.pi])
+def test_endless_scan_stays_spread_over_its_angles_in_flat_memory(turn):
+    window = spread_window((np.arange(4000) * turn * 0.618034) % turn, 6, columns=40, planned=4000)
+    limit = kept_views(40, 6)
+    assert [len(data) for data in window.data] == [limit]
+    gaps = np.diff(np.sort(window.kept()[0]))
+    assert len(gaps) == limit - 1
+    assert gaps.max() < 3 * turn / limit
+
+
+def test_equal_gaps_are_equal_in_spite_of_rounding():
+    angles = np.linspace(0, math.pi, 181)[:-1] + 1e-13 * np.random.default_rng(1).standard_normal(180)
+    assert redundant_view(angles, 180) == 1
+
+
+def test_planned_projections_that_are_too_many_take_no_more_memory():
+    window = Window(None, 8, [SlabRows(0, 1, 4)], planned=10**9)
+    assert len(window.data[0]) == kept_views(8, 1)
+    for number in range(40):
+        window.append(np.full((1, 8), number, np.float32), 0.0)
+    assert kept_numbers(window) == list(range(40))
 
 
 @pytest.mark.parametrize(("passes", "members"), [(1, 1), (4, 1), (24, 1), (1, 3), (5, 2)])
@@ -268,6 +379,29 @@ def test_loaded_engine_continues_as_if_nothing_happened(algorithm, policy):
         assert (engine.image_number, engine.projections) == (5, 20)
 
 
+def test_engine_that_has_forgotten_some_continues_from_what_it_kept():
+    projections, angles = scan(5, count=120)
+    with Engine(GEOMETRY, 5, window=4) as engine:
+        run(engine, projections[:100], angles[:100])
+        image, typical, number, seen = engine.image(), engine.typical, engine.image_number, engine.projections
+        kept_angles, kept = engine.kept()
+        expected = run(engine, projections[100:], angles[100:])
+    assert len(kept) == kept_views(COLUMNS, 4)
+    with Engine(GEOMETRY, 5, window=4) as engine:
+        for projection, angle in zip(kept, kept_angles, strict=True):
+            engine.append(projection, angle)
+        engine.load(image, number, seen, typical=typical)
+        np.testing.assert_array_equal(run(engine, projections[100:], angles[100:]), expected)
+
+
+def test_memory_of_a_spread_window_is_what_is_documented():
+    with Engine(GEOMETRY, 16, window=4) as engine:
+        run(engine, *scan(16, count=4))
+        begun = engine.nbytes
+        run(engine, *scan(16, count=300))
+        assert engine.nbytes - begun <= 4 * 16 * COLUMNS * (math.pi / 2 * COLUMNS + 1)
+
+
 def test_initial_image_has_the_mass_of_the_first_window():
     geometry = TomoGeometry(columns=30)
     with Engine(geometry, 2, window=4) as engine:
@@ -295,18 +429,25 @@ def test_memory_per_voxel_is_as_stated():
     size, rows = 256, 32
     per_voxel = {}
     for algorithm, threads in (("mlem", 1), ("mlem", 4), ("pml-quadratic", 1)):
-        with Engine(TomoGeometry(columns=size), rows, algorithm=algorithm, window=4, threads=threads) as engine:
+        settings = {"algorithm": algorithm, "window": 4, "window_policy": "newest", "threads": threads}
+        with Engine(TomoGeometry(columns=size), rows, **settings) as engine:
             before = engine.nbytes
             engine.append(np.ones((rows, size), np.float32), 0.3)
             engine.update()
             window = 4 * rows * size * 4
-            working = threads * 4 * (2 * size + 2 * size + 200) * 64 + threads * 10 * (size + 2) * 64 * 2
+            working = threads * 4 * (4 * size + size + 200) * 64 + threads * 10 * (size + 2) * 64 * 2
             state = engine.nbytes - window
             per_voxel[algorithm, threads] = (state - min(working, engine.nbytes - before)) / (rows * size * size)
-    margins = (1 + 60 / size) * (1 + 60 / size)
+    margins = 1.42
     assert per_voxel["mlem", 1] <= 4 * margins
     assert per_voxel["mlem", 4] <= 4 * margins
     assert per_voxel["pml-quadratic", 1] <= 5 * margins
+
+
+@pytest.mark.parametrize(("columns", "most"), [(256, 0.42), (1024, 0.10)])
+def test_margins_are_as_stated(columns, most):
+    layout = ShearLayout(TomoGeometry(columns=columns))
+    assert most - 0.02 < layout.image(4).size / (4 * columns**2) - 1 <= most
 
 
 @pytest.mark.parametrize(

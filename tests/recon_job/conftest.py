@@ -284,11 +284,11 @@ def reference_mlem() -> Callable[..., NDArray[np.float64]]:
 
 
 def _window_of(angles: NDArray[np.float64], window: int, step: int, number: int, policy: str) -> list[int]:
-    """Give which projections update `number` uses: the newest, or half of them with one from each stratum of angles."""
+    """Give which projections update `number` uses: the newest, or part of them with one from each stratum of angles."""
     total = len(angles)
     if policy == "newest" or total <= window:
         return list(range(max(0, total - window), total))
-    newest = max(window - window // 2, step)
+    newest = max(window - window // (2 if step == 1 else 4), step)
     older = sorted(range(total - newest), key=lambda i: float(angles[i] % np.pi))
     strata = window - newest
     turn = number * (5**0.5 - 1) / 2 % 1

@@ -61,6 +61,7 @@ def checkpoint(seq=10):
         angles=np.arange(8.0),
         image=np.ones((2, 4, 4), np.float32),
         window=np.full((3, 2, 5), np.nan, np.float32),
+        window_angles=np.array([1.0, 6.0, 7.0]),
         arrays={"dark": np.zeros((2, 5), np.float32), "dead": np.zeros((2, 5), bool)},
         counts={"flats": 3, "dead_pixels": 1},
     )
@@ -73,7 +74,7 @@ def test_checkpoint_comes_back_as_it_was(tmp_path):
         *("run-1", 10, 4, 12.5),
         {"flats": 3, "dead_pixels": 1},
     )
-    for name in ("angles", "image", "window"):
+    for name in ("angles", "image", "window", "window_angles"):
         np.testing.assert_array_equal(getattr(found, name), getattr(checkpoint(), name))
     assert found.arrays["dead"].dtype == bool
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -33,7 +33,7 @@ def say(**what: Any) -> None:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Give a parser with what all scripts take."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--directory", type=Path, required=True, help="for detector files, results and logs")
+    made.add_argument("--directory", type=Path, default=Path("soak-data"), help="for detector files, results and logs")
     made.add_argument("--seed", type=int, default=0, help="of the random projections")
     return made
 
@@ -135,13 +135,23 @@ def job_pids(job: ReconJob) -> dict[str, int]:
     return {"beamline": os.getpid(), **named}
 
 
+def step_back(job: ReconJob) -> None:
+    """Let the job have only what is left of the cores: it would be on other computers."""
+    for name, pid in job_pids(job).items():
+        if name != "beamline":
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+
+
 def pace(times: list[float]) -> float:
     """Give the median time from one projection to the next, seconds."""
     return statistics.median(np.diff(times)) if len(times) > 1 else float("nan")
 
 
-def end(results: Iterable[bool], **what: Any) -> None:
-    """Print the summary, and exit with 1 if anything failed."""
-    told = list(results)
-    say(runs=len(told), good=sum(told), passed=bool(told) and all(told), **what)
-    sys.exit(0 if told and all(told) else 1)
+def end(results: Iterable[bool], what: str, **told: Any) -> NoReturn:
+    """Print the summary as JSON, then the verdict in words, and exit: 0 if nothing failed, else 1."""
+    each = list(results)
+    passed = bool(each) and all(each)
+    say(what=what, tried=len(each), good=sum(each), passed=passed, **told)
+    print(f"{'PASSED' if passed else 'FAILED'}: {what}: {sum(each)} of {len(each)} good", flush=True)
+    sys.exit(0 if passed else 1)

@@ -54,7 +54,7 @@ def main() -> None:
                     say(reason=record.reason, problems=record.problems, images=record.image_number)
     finally:
         scans.job.close()
-    end(results, what="kill")
+    end(results, what="kill -9")
 
 
 def find(scans: Scans, victim: str, rank: int) -> int:

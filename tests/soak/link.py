@@ -57,7 +57,7 @@ def main() -> None:
             good = good and disturbed["error"] is not None and disturbed["error"] <= LEAST_ERROR
             results.append(good)
             say(run=number, good=good, cut_at=at, undisturbed=undisturbed, disturbed=disturbed)
-    end(results, what="link", kind=kind, **link)
+    end(results, what=f"link of kind {kind}, cut for {arguments.cut:g} s", **link)
 
 
 def scan(pair: Any, keys: Path, folder: Path, at: int, arguments: Any) -> list[dict[str, Any]]:

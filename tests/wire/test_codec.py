@@ -11,6 +11,7 @@ import pytest
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.wire import Judged, Order, RunStatus
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import (
     MAXIMUM_HEADER_BYTES,
@@ -22,6 +23,7 @@ from bluesky_streamrecon.wire.codec import (
     decode_up,
     encode,
 )
+from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
 OPEN = m.OpenRun(
@@ -39,8 +41,15 @@ OPEN = m.OpenRun(
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
 PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
 
+PICTURE = m.Picture(
+    run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
+)
+
 UP = [
     HELLO,
+    msgspec.structs.replace(HELLO, role="operator", rank=0, size=1),
+    m.Ask(number=1, action="extend", run_uid="run", who="anna", place="prompt", reason="why", count=3, uid="u"),
+    PICTURE,
     m.Ack(run_uid="run", applied=1, received=2, credit=3),
     m.Heartbeat(time=1.5),
     m.Status(run_uid="run", rank=0, state="busy"),
@@ -59,6 +68,13 @@ DOWN = [
     m.PreviewAt(address=None),
     m.Heartbeat(),
     m.Shutdown(reason="bye"),
+    m.ShowMe(run_uid="run", image_number=3),
+    m.Answer(
+        number=1,
+        status=RunStatus(state="running", run_uid="run", held=Order(action="hold", who="anna"), ledger={"sent": 1}),
+        judged=(Judged(image_number=1, projections=2, score=0.5),),
+        picture=PICTURE,
+    ),
     m.Problem(fault="remote", where="there", text="yours"),
 ]
 
@@ -71,6 +87,36 @@ def test_messages_up_come_back_as_they_were(message: msgspec.Struct) -> None:
 @pytest.mark.parametrize("message", DOWN, ids=lambda m: type(m).__name__)
 def test_messages_down_come_back_as_they_were(message: msgspec.Struct) -> None:
     assert decode_down([encode(message)]) == (message, None)
+
+
+@pytest.mark.parametrize("wrong", [{"pixels": bytes(7)}, {"low": float("nan")}, {"low": 2.0}, {"rows": (1,)}])
+def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) -> None:
+    picture = msgspec.structs.replace(PICTURE, **wrong)
+    with pytest.raises(RemoteProtocolError, match="picture of image 3"):
+        decode_up([encode(picture)])
+    with pytest.raises(RemoteProtocolError, match="picture of image 3"):
+        decode_down([encode(m.Answer(number=1, picture=picture))])
+
+
+def test_largest_answer_fits_into_a_header() -> None:
+    big = m.Picture(
+        run_uid="r" * 128,
+        image_number=2**53,
+        projections=2**53,
+        rows=(65_535, 65_535, 65_535),
+        size=256,
+        full_size=65_536,
+        low=0.0,
+        high=1.0,
+        pixels=bytes(3 * 256**2),
+    )
+    assert decode_up([encode(big)]) == big
+    told = m.Answer(number=1, picture=big)
+    assert decode_down([encode(told)]) == (told, None)
+    judged = Judged(image_number=2**53, projections=2**53, score=0.1, gain=0.1, gain_low=0.1, gain_high=0.1)
+    status = RunStatus(text="t" * 4096, problem="p" * 4096)
+    told = m.Answer(number=1, text="t" * 4096, status=status, judged=(judged,) * MOST_JUDGED)
+    assert decode_down([encode(told)]) == (told, None)
 
 
 def test_preview_messages_come_back_as_they_were() -> None:
@@ -122,6 +168,8 @@ def test_line_integrals_come_as_a_third_frame() -> None:
         ({}, None, "line integrals of preview .*: got no pixels"),
         ({"columns": 0}, 120, "got 3 frames, expected 2"),
         ({"lines_first": 7}, 120, "projections 8 to 10, expected none after 9"),
+        ({"lines_counts": (1, 1)}, 120, "got 2 counts of 3 views"),
+        ({"lines_counts": (1, 1, 2)}, 120, "projections 7 to 10, expected none after 9"),
         ({"angles_used": (0.1, float("nan"), 0.3)}, 120, "got angle nan"),
         ({"axis": float("inf")}, 120, "got axis inf"),
     ],

@@ -46,6 +46,9 @@ ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4)
 PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
 WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
+PICTURE = m.Picture(
+    run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=8, low=0, high=1, pixels=bytes(4)
+)
 PREVIEW_HELLO = m.PreviewHello(job_id="job", instance="i", rank=0, run_uid="run")
 
 SEEDS: list[list[bytes]] = [
@@ -53,6 +56,11 @@ SEEDS: list[list[bytes]] = [
     [encode(m.Ack(run_uid="run", applied=1, received=2, credit=3))],
     [encode(m.Report(number=1, body=m.Score(run_uid="run", image_number=1, projections=2, metrics={"a": 1.0})))],
     [encode(m.Report(number=1, body=m.RunDone(run_uid="run", rank=0, applied=2, image_number=2)))],
+    [encode(msgspec.structs.replace(HELLO, role="operator", rank=0, size=1))],
+    [encode(m.Ask(number=1, action="hold", who="anna", reason="why"))],
+    [encode(PICTURE)],
+    [encode(m.ShowMe(run_uid="run", image_number=3))],
+    [encode(m.Answer(number=1, picture=PICTURE))],
     [encode(WELCOME)],
     [encode(OPEN)],
     [encode(ITEM), bytes(64)],

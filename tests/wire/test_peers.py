@@ -82,7 +82,7 @@ def test_previews_reach_a_controller_that_comes_back(wires: Any, spec: Spec) -> 
     previews.connect(run.preview_address, run.preview_key)
     for number in (1, 2, 3):
         pixels = np.full((2, 8, 8), number, np.float32)
-        previews.send(image_number=number, projections=number, rows=(1, 4), pixels=pixels, angles_used=(0.1,))
+        previews.send(image_number=number, projections=number, rows=(1, 4), pixels=pixels)
     for number in (1, 2, 3):
         event = wires.take(first, PreviewReceived, (RunOpened, LinkRestored))
         assert (event.preview.image_number, event.preview.rows) == (number, (1, 4))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bluesky_streamrecon.views import most_views
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.messages import Preview, PreviewHello
 from bluesky_streamrecon.wire.previews import PreviewIn, PreviewOut
@@ -226,3 +227,16 @@ def test_preview_that_does_not_match_its_hello_is_ignored(change: dict[str, obje
     pair._to_controller([encode(msgspec.structs.replace(header, **change)), pixels.tobytes(), lines_of(1).tobytes()])
     assert not pair.into.events
     assert pair.into.garbage.count == 1
+
+
+def test_line_integrals_of_a_long_run_are_kept_as_means_in_bounded_memory():
+    pair = Pair()
+    for _ in range(2000):
+        pair.make()
+    pair.relink()
+    oldest = next(iter(pair.out._kept))
+    header, _, lines = pair.out._message(oldest)
+    assert len(lines) == len(header.angles_used) == len(header.lines_counts) <= most_views(3) + 2
+    assert (header.lines_first, sum(header.lines_counts)) == (0, header.projections)
+    assert pair.out._message(oldest + 1)[0].lines_counts == ()
+    assert np.average(lines[:, 0, 0], weights=header.lines_counts) == pytest.approx((header.projections + 1) / 2)

@@ -177,7 +177,7 @@ def _measure(
     moving: list[float] = []
     ratios: list[float] = []
     probes: list[float] = []
-    with Engine(geometry, slices, algorithm=algorithm, window=window, threads=threads) as engine:
+    with Engine(geometry, slices, algorithm=algorithm, window=window, planned=len(angles), threads=threads) as engine:
         for projection, angle in zip(projections, angles, strict=False):
             engine.append(projection, float(angle))
         engine.update()

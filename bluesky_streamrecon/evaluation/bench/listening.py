@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from bluesky_streamrecon.beamline.link import LinkEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
@@ -26,32 +26,50 @@ __all__ = ["Ear"]
 class Ear:
     """Callable that takes events from any thread and notes when they came.
 
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds.
+    meter : callable, optional
+        Given the processes that have said hello, tells what they have used so far.
+
     Attributes
     ----------
     ranks : int
         Ranks that were all linked; 0 before that.
     controller : bool
         The controller has said hello.
+    pids : set of int
+        Processes that have said hello.
     applied : dict of int to int
         Last item that each rank acknowledged as applied, in the present run.
     imaged_at : dict of int to float
         When every rank had these many projections in the image.
+    spent_at : dict of int to float
+        What `meter` told then.
     judged_at : dict of int to float
         When the score of the image from these many projections came.
     finished : bool
         Every rank has reported the present run as done.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        meter: Callable[[Collection[int]], float] = lambda _pids: 0.0,
+    ) -> None:
         self._clock = clock
+        self._meter = meter
         self._changed = threading.Condition()
         self._failure: str | None = None
         self._images: dict[int, int] = {}
         self._run_uid = ""
         self.ranks = 0
         self.controller = False
+        self.pids: set[int] = set()
         self.applied: dict[int, int] = {}
         self.imaged_at: dict[int, float] = {}
+        self.spent_at: dict[int, float] = {}
         self.judged_at: dict[int, float] = {}
         self.finished = False
 
@@ -59,7 +77,7 @@ class Ear:
         """Forget the last run; from now on this one counts."""
         with self._changed:
             self._run_uid = run_uid
-            self._images, self.applied, self.imaged_at, self.judged_at = {}, {}, {}, {}
+            self._images, self.applied, self.imaged_at, self.spent_at, self.judged_at = {}, {}, {}, {}, {}
             self.finished = False
 
     @property
@@ -74,14 +92,17 @@ class Ear:
             match event:
                 case AllRanksReady(size=size):
                     self.ranks = size
-                case PeerJoined(peer=peer) if peer.role == "controller":
-                    self.controller = True
+                case PeerJoined(peer=peer):
+                    self.pids.add(peer.pid)
+                    self.controller = self.controller or peer.role == "controller"
                 case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
                     self.applied[rank] = applied
                 case StatusReceived(status=status) if status.run_uid == self._run_uid:
                     self._images[status.rank] = status.projections
-                    if len(self._images) == self.ranks:
-                        self.imaged_at.setdefault(min(self._images.values()), now)
+                    everywhere = min(self._images.values())
+                    if len(self._images) == self.ranks and everywhere not in self.imaged_at:
+                        self.imaged_at[everywhere] = now
+                        self.spent_at[everywhere] = self._meter(self.pids)
                 case ScoreReceived(score=score) if score.run_uid == self._run_uid:
                     self.judged_at.setdefault(score.projections, now)
                 case RunFinished(run_uid=uid) if uid == self._run_uid:

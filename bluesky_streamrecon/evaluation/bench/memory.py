@@ -140,9 +140,9 @@ def documented_per_thread(columns: int, projections: int) -> float:
     Examples
     --------
     >>> documented_per_thread(1024, 24)
-    4718592.0
+    7864320.0
     """
-    return 64.0 * projections * (2 * columns + columns)
+    return 64.0 * projections * (4 * columns + columns)
 
 
 def _peak(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:

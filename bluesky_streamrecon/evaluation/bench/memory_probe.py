@@ -26,7 +26,7 @@ def main(task: str) -> None:
     projection = np.ones((rows, columns), np.float32)
     Path("/proc/self/clear_refs").write_text("5")
     before = _kibibytes("VmRSS")
-    with Engine(geometry, rows, algorithm=algorithm, window=window, threads=threads) as engine:
+    with Engine(geometry, rows, algorithm=algorithm, window=window, window_policy="newest", threads=threads) as engine:
         for angle in angles[:window]:
             engine.append(projection, float(angle))
         engine.update()

@@ -59,7 +59,7 @@ class OurPeer:
 
         self.method = algorithm
         self.slices = projections.shape[1]
-        self._engine = Engine(geometry, self.slices, algorithm=algorithm, window=len(angles), threads=1)
+        self._engine = Engine(geometry, self.slices, algorithm=algorithm, window=None, planned=len(angles))
         for projection, angle in zip(projections, angles, strict=True):
             self._engine.append(projection, float(angle))
 

@@ -1,20 +1,25 @@
 """How fast projections get all the way, and how much of the kernels' speed is left of it.
 
 Everything is as in a scan but the devices: documents go through the publisher, the link and the MPI ranks of a real
-job, previews to the controller, its scores back. In turns with that, one `Engine` in this process works on the same
+job, previews to the controller, its scores back. Before and after that, one `Engine` in this process works on the same
 projections with as many threads as all ranks have. The first images, whose window is not full, are not counted.
 Rates are projections per second, times seconds.
+
+On a machine that other programs use at the same time, rates say little, not even their ratio. Processor time says more:
+what the kernels alone need, as a share of what all processes need together.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +65,10 @@ class PipelineResult:
     kernel_projections_per_second : float
         Of the engine alone, median.
     kernel_share : float
-        Their ratio, median over turns.
+        Their ratio, median over turns; each turn is compared with the mean of the engine's rates before and after it.
+    processor_share : float or None
+        Processor time of the engine alone, over that of all processes of the whole road, for the same images; median
+        over turns. None where the system does not tell (no ``/proc``).
     latency_median, latency_p99 : float
         From handing the publisher the projection that completes a step, to the first score of an image that has it.
     image_latency_median, image_latency_p99 : float
@@ -79,6 +87,7 @@ class PipelineResult:
     spread: float
     kernel_projections_per_second: float
     kernel_share: float
+    processor_share: float | None
     latency_median: float
     latency_p99: float
     image_latency_median: float
@@ -131,6 +140,7 @@ def measure_pipeline(
     algorithm: str = "mlem",
     disc: bool = False,
     repeats: int = 3,
+    latency: bool = True,
     tell: Tell = silent,
 ) -> PipelineResult:
     """Measure one case.
@@ -147,6 +157,8 @@ def measure_pipeline(
         Of a run.
     repeats : int, optional
         Turns.
+    latency : bool, optional
+        Measure that, too; without, it is NaN.
     tell : callable, optional
         Told how far it is.
 
@@ -180,30 +192,38 @@ def measure_pipeline(
     integrals = disc_projections(geometry, angles, rows)
     case = _Case(geometry, rows, recon, angles, integrals, counts_of(integrals))
     with ExitStack() as stack:
-        alone = stack.enter_context(_Alone(case, ranks * threads))
+        alone = _Alone(case, ranks * threads)
         road = stack.enter_context(_Road(case, threads, tell))
         tell("both warm up")
         alone.rate()
         road.run(case.first + step)
-        kernel, whole = [], []
+        whole: list[float] = []
+        processor: list[float] = []
+        tell("kernels alone")
+        kernel = [alone.rate()]
         for turn in range(repeats):
-            tell(f"turn {turn + 1} of {repeats}: kernels alone")
-            kernel.append(alone.rate())
-            tell(f"turn {turn + 1} of {repeats}: the whole road")
+            tell(f"turn {turn + 1} of {repeats}: the whole road, then kernels alone")
             whole.append(road.rate())
+            kernel.append(alone.rate())
+            if road.spent > 0:
+                processor.append(alone.spent / road.spent)
+        around = [(a + b) / 2 for a, b in pairwise(kernel)]
         sustained = Summary.of(whole)
-        tell(f"latency, at {PACE * sustained.median:.3g} projections per second")
-        images, scores, scored = road.latencies(PACE * sustained.median)
+        images, scores, scored = [math.nan], [math.nan], 0
+        if latency:
+            tell(f"latency, at {PACE * sustained.median:.3g} projections per second")
+            images, scores, scored = road.latencies(PACE * sustained.median)
     return PipelineResult(
         projections_per_second=sustained.median,
         spread=sustained.spread,
         kernel_projections_per_second=Summary.of(kernel).median,
-        kernel_share=Summary.of([a / b for a, b in zip(whole, kernel, strict=True)]).median,
+        kernel_share=Summary.of([a / b for a, b in zip(whole, around, strict=True)]).median,
+        processor_share=Summary.of(processor).median if len(processor) == repeats else None,
         latency_median=percentile(scores, 50),
         latency_p99=percentile(scores, 99),
         image_latency_median=percentile(images, 50),
         image_latency_p99=percentile(images, 99),
-        images=len(images),
+        images=len(images) if latency else 0,
         scores=scored,
         rows=rows,
         columns=columns,
@@ -218,44 +238,52 @@ def measure_pipeline(
 
 
 class _Alone:
-    """The engine in this process, with the threads of all ranks."""
+    """The engine in this process, with the threads of all ranks; `spent` is the last run's processor time."""
 
     def __init__(self, case: _Case, threads: int) -> None:
-        from bluesky_streamrecon.recon import Engine
-
         self._case = case
-        recon = case.recon
-        self._engine = Engine(case.geometry, case.rows, algorithm=recon.algorithm, window=recon.window, threads=threads)
-
-    def __enter__(self) -> _Alone:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.close()
+        self._threads = threads
+        self.spent = 0.0
 
     def rate(self) -> float:
-        """Take in all projections; give how many of those with a full window per second."""
-        case, engine = self._case, self._engine
-        start = 0.0
-        for number, (integrals, angle) in enumerate(zip(case.integrals, case.angles, strict=True), 1):
-            engine.append(integrals, float(angle))
-            if number % case.recon.step == 0:
-                engine.update()
-            if number == case.first:
-                start = time.perf_counter()
-            if number == case.last:
-                break
-        return (case.last - case.first) / (time.perf_counter() - start)
+        """Take in all projections, as a new run; give how many of those with a full window per second."""
+        from bluesky_streamrecon.recon import Engine
+
+        case, recon = self._case, self._case.recon
+        start = began = 0.0
+        with Engine(
+            case.geometry,
+            case.rows,
+            algorithm=recon.algorithm,
+            window=recon.window,
+            window_policy=recon.window_policy,
+            planned=len(case.angles),
+            threads=self._threads,
+        ) as engine:
+            for number, (integrals, angle) in enumerate(zip(case.integrals, case.angles, strict=True), 1):
+                engine.append(integrals, float(angle))
+                if number % recon.step == 0:
+                    engine.update()
+                if number == case.first:
+                    start, began = time.perf_counter(), time.process_time()
+                if number == case.last:
+                    break
+            self.spent = time.process_time() - began
+            return (case.last - case.first) / (time.perf_counter() - start)
 
 
 class _Road:
-    """Publisher, link, job and controller, from the first hello to the last process's end."""
+    """Publisher, link, job and controller, from the first hello to the last process's end.
+
+    `spent` is the processor time of all of them for the images of the last rate; 0 if the system does not tell.
+    """
 
     def __init__(self, case: _Case, threads: int, tell: Tell) -> None:
         self._case = case
         self._threads = threads
         self._tell = tell
-        self._ear = Ear()
+        self._ear = Ear(meter=_processor_seconds)
+        self.spent = 0.0
         self._held = ExitStack()
         self._publisher: Publisher | None = None
 
@@ -284,6 +312,7 @@ class _Road:
         """Stream all projections as fast as they are taken; give how many with a full window per second."""
         case, ear = self._case, self._ear
         self.run(len(case.angles))
+        self.spent = ear.spent_at[case.last] - ear.spent_at[case.first]
         return (case.last - case.first) / (ear.imaged_at[case.last] - ear.imaged_at[case.first])
 
     def latencies(self, rate: float) -> tuple[list[float], list[float], int]:
@@ -326,6 +355,19 @@ class _Road:
         ear.wait("the end of the run", lambda: ear.finished, IMAGE_SECONDS)
         ear.wait("the last image's score", lambda: projections in ear.judged_at, SCORE_SECONDS)
         return handed
+
+
+def _processor_seconds(pids: Collection[int]) -> float:
+    """Give the processor time so far of this process and of others; 0 if the system does not tell."""
+    total = 0.0
+    try:
+        for pid in {os.getpid(), *pids}:
+            # After the name, which is in parentheses, user and system time are the 12th and 13th field.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+    return total
 
 
 def first_to_have(wanted: Sequence[int], moments: Mapping[int, float]) -> list[float]:

@@ -1,0 +1,27 @@
+"""Memory that was freed and that the C library keeps: given back where a process now and then needs much more."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+__all__ = ["give_back"]
+
+
+def give_back() -> None:
+    """Give the operating system what is free in the heaps of this process; nothing happens without glibc.
+
+    Threads that make large arrays have heaps of their own, and what is freed in the middle of one stays resident.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library, or none to ask
+        return None

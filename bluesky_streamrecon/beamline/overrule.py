@@ -1,0 +1,138 @@
+"""What people have said about a run, as a value: who holds it, who ends it, and how many projections they added.
+
+Pure: an order and a moment go in, the next value and words come out. Counts are projections, times seconds (UTC).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order
+
+__all__ = ["Overrule"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrule:
+    """The human side of a run's steering.
+
+    Parameters
+    ----------
+    planned : int
+        Projections that the plan was made for; 0: not known.
+    lengthens : bool
+        The plan takes more projections than planned when it is asked to.
+    held, finish : Order or None
+        Who holds the run, and who has asked to end it.
+    added : int
+        Projections added to the plan.
+    least : int
+        No automatic stop before so many.
+    complete : bool
+        The plan has taken its last projection.
+    orders : tuple of Order
+        All that were given and had an effect, in order.
+
+    Examples
+    --------
+    >>> run = Overrule(planned=180)
+    >>> held, words = run.given(Order(action="hold", who="anna"), taken=40)
+    >>> held.against_stop(taken=60)
+    'held by anna'
+    """
+
+    planned: int = 0
+    lengthens: bool = False
+    held: Order | None = None
+    finish: Order | None = None
+    added: int = 0
+    least: int = 0
+    complete: bool = False
+    orders: tuple[Order, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Projections planned and added."""
+        return self.planned + self.added
+
+    def against_stop(self, taken: int) -> str:
+        """Say why the run must not be ended automatically after `taken` projections; nothing if it may."""
+        if self.held is not None:
+            return f"held by {self.held.who}"
+        if taken < self.least:
+            return f"{self.least - taken} more projections are to be taken first"
+        return ""
+
+    def given(self, order: Order, *, taken: int) -> tuple[Overrule, str]:
+        """Carry out an order.
+
+        Parameters
+        ----------
+        order : Order
+            Asked twice, it counts once.
+        taken : int
+            Projections taken so far.
+
+        Returns
+        -------
+        Overrule, str
+            The next value (this one, if nothing has changed), and what to tell.
+
+        Raises
+        ------
+        SteeringError
+            If the order can not be carried out.
+        """
+        if self.knows(order):
+            return self, "done already"
+        if not order.who.strip():
+            raise SteeringError(f"{order.action}: got no name of the one who asks, expected one")
+        if self.finish is not None and order.action != "finish":
+            raise SteeringError(f"{order.action}: {self.finish.who} has asked to end the run: {self.finish.reason}")
+        following, words = getattr(self, f"_{order.action}")(order, taken)
+        if following is not self:
+            following = replace(following, orders=(*self.orders, order))
+        return following, words
+
+    def knows(self, order: Order) -> bool:
+        """Tell whether this very order was carried out before."""
+        return bool(order.uid) and any(old.uid == order.uid for old in self.orders)
+
+    def closed(self) -> Overrule:
+        """Give what is left to say once the plan has taken its last projection."""
+        return replace(self, complete=True)
+
+    def _finish(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002 - as the others
+        if not order.reason.strip():
+            raise SteeringError("finish: got no reason, expected a few words: they are stored with the run")
+        if self.finish is not None:
+            return self, f"{self.finish.who} has asked for that already: {self.finish.reason}"
+        return replace(self, finish=order), "the run ends as a success at the plan's next checkpoint"
+
+    def _hold(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002
+        if self.held is not None:
+            return self, f"held by {self.held.who} already"
+        return replace(self, held=order), "held: no automatic stop until release"
+
+    def _release(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002
+        if self.held is None:
+            return self, "the run is not held"
+        return replace(self, held=None), f"released (it was held by {self.held.who})"
+
+    def _extend(self, order: Order, taken: int) -> tuple[Overrule, str]:
+        if not 1 <= order.count <= MOST_EXTRA:
+            raise SteeringError(f"extend: got {order.count} projections, expected 1 to {MOST_EXTRA}")
+        least = taken + order.count
+        missing = max(0, least - self.total) if self.planned else 0
+        if missing and self.complete:
+            raise SteeringError(f"extend: all {self.total} projections are taken, and the run is about to end")
+        if missing and not self.lengthens:
+            raise SteeringError(
+                f"extend: got {order.count} after {taken} projections, but this plan takes {self.total} and can not be "
+                f"made longer ({self.total - taken} are left); hold keeps it from being ended before that"
+            )
+        words = f"no automatic stop before {least} projections"
+        if missing:
+            words += f"; {missing} added to the {self.total} of the plan, at angles between the planned ones"
+        return replace(self, least=max(self.least, least), added=self.added + missing), words

@@ -1,0 +1,189 @@
+"""``streamrecon steer``: ask a running scan how it is, and overrule its automatic stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bluesky_streamrecon.cli._output import print_json
+from bluesky_streamrecon.cli._processes import KeyFile, ServerKey, client_security
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire import OperatorEndpoint, RunStatus
+
+__all__ = ["Address", "JobId", "Who", "app", "connect_operator", "open_operator"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Ask a running scan how it is, and overrule its automatic stop.\n\n"
+    "Without options, the one job of yours that runs on this computer is meant.",
+)
+
+Address = Annotated[str | None, typer.Option(help="The beamline's address, if it is another computer.")]
+JobId = Annotated[str | None, typer.Option(help="Id of the job; its beginning is enough on this computer.")]
+Run = Annotated[str | None, typer.Option(help="Uid of the run that is meant (its beginning is enough).")]
+Who = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who you are.  [default: user@computer]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+PLACE = "command line"
+
+
+@app.command()
+def status(
+    address: Address = None,
+    job_id: JobId = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """Tell how the run is: projections, image, score, predicted gain, who holds it, lag, ledger.
+
+    Example: `streamrecon steer status`
+    """
+    with connect_operator(address, job_id, key, server_key) as operator:
+        _tell(operator.ask("status").status, "", as_json=json)
+
+
+@app.command()
+def finish(
+    reason: Annotated[str, typer.Argument(help="Why, in a few words; stored with the run.")],
+    run: Run = None,
+    who: Who = None,
+    address: Address = None,
+    job_id: JobId = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """End the run as a success at the next projection, even if it is held or only advisory.
+
+    Example: `streamrecon steer finish "good enough for me"`
+    """
+    with connect_operator(address, job_id, key, server_key) as operator:
+        _order(operator, "finish", run, who, json, reason=reason)
+
+
+@app.command()
+def hold(
+    reason: Annotated[str, typer.Argument(help="Why.")] = "",
+    run: Run = None,
+    who: Who = None,
+    address: Address = None,
+    job_id: JobId = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """Let nothing end the run automatically until it is released.
+
+    Example: `streamrecon steer hold "look at the crack first"`
+    """
+    with connect_operator(address, job_id, key, server_key) as operator:
+        _order(operator, "hold", run, who, json, reason=reason)
+
+
+@app.command()
+def release(
+    reason: Annotated[str, typer.Argument(help="Why.")] = "",
+    run: Run = None,
+    who: Who = None,
+    address: Address = None,
+    job_id: JobId = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """Undo a hold: if the image is still good enough at its next verdict, the run ends.
+
+    Example: `streamrecon steer release`
+    """
+    with connect_operator(address, job_id, key, server_key) as operator:
+        _order(operator, "release", run, who, json, reason=reason)
+
+
+@app.command()
+def extend(
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="Projections to take at least.")],
+    reason: Annotated[str, typer.Argument(help="Why.")] = "",
+    run: Run = None,
+    who: Who = None,
+    address: Address = None,
+    job_id: JobId = None,
+    key: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """Take N more projections before the run may end, beyond the plan if need be (where the plan can).
+
+    Example: `streamrecon steer extend 20`
+    """
+    with connect_operator(address, job_id, key, server_key) as operator:
+        _order(operator, "extend", run, who, json, reason=reason, count=count)
+
+
+@contextmanager
+def connect_operator(
+    address: str | None, job_id: str | None, key: Path | None, server_key: Path | None
+) -> Iterator[OperatorEndpoint]:
+    """Connect to the job that is meant, and close the connection in the end; errors as `open_operator`."""
+    operator = open_operator(address, job_id, key, server_key)
+    try:
+        yield operator
+    finally:
+        operator.close()
+
+
+def open_operator(
+    address: str | None, job_id: str | None, key: Path | None, server_key: Path | None
+) -> OperatorEndpoint:
+    """Connect to the job that is meant, by default the one of this user on this computer.
+
+    Raises
+    ------
+    ConfigError
+        If options do not go together, or the job wants keys and there are none.
+    JobError
+        If there is no such job.
+    """
+    from bluesky_streamrecon.errors import ConfigError
+    from bluesky_streamrecon.wire import OperatorEndpoint
+    from bluesky_streamrecon.wire.announcement import find_job
+
+    security = client_security(key, server_key)
+    if address is not None and job_id is None:
+        raise ConfigError("--address: got it without --job-id, expected both")
+    if address is None:
+        found = find_job(job_id)
+        address, job_id = found.address, found.job_id
+        if found.server is not None and security is None:
+            raise ConfigError(f"job {job_id}: it lets in only those on its list of keys; give --key and --server-key")
+    return OperatorEndpoint(address, job_id=str(job_id), security=security)
+
+
+def _order(
+    operator: OperatorEndpoint, action: Any, run: str | None, who: str | None, as_json: bool, **fields: Any
+) -> None:
+    from bluesky_streamrecon.wire.announcement import own_name
+
+    if run is None:  # the run that is open now, and no other that may be by the time this arrives
+        now = operator.ask("status").status
+        run = None if now is None else now.run_uid
+    answer = operator.ask(action, run_uid=run, who=own_name() if who is None else who, place=PLACE, **fields)
+    _tell(answer.status, answer.text, as_json=as_json)
+
+
+def _tell(status: RunStatus | None, text: str, *, as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        print_json({"text": text, **(msgspec.to_builtins(status) if status is not None else {})})
+        return
+    if text:
+        print(text)
+    if status is not None:
+        print(repr(status))

@@ -1,0 +1,81 @@
+"""What the page is sent: its HTML, one JSON object per change, and the slices as PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.live_view.source import Snapshot
+from bluesky_streamrecon.wire import Picture
+
+__all__ = ["change", "draw_png", "render"]
+
+
+def render(token: str, nonce: str) -> str:
+    """Give the page; `nonce` lets its own script and style run, `token` lets it speak to us."""
+    text = resources.files("bluesky_streamrecon.live_view").joinpath("page.html").read_text(encoding="utf-8")
+    return text.replace("@TOKEN@", token).replace("@NONCE@", nonce)
+
+
+def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, Any]:
+    """Give what a page that knows `known` verdicts of `run_uid` has to be told."""
+    status = snapshot.status
+    first = known if run_uid == status.run_uid else 0
+    picture = snapshot.picture
+    return {
+        "link": snapshot.link,
+        "run": status.run_uid,
+        "lines": [list(line) for line in status.lines()],
+        "taken": status.taken,
+        "total": status.total,
+        "held": status.hold_text,
+        "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
+        "lag": status.lag,
+        "first": first,
+        "judged": [_numbers(msgspec.structs.asdict(judged)) for judged in snapshot.judged[first:]],
+        "picture": None
+        if picture is None
+        else {
+            "image": picture.image_number,
+            "run": picture.run_uid,
+            "projections": picture.projections,
+            "rows": list(picture.rows),
+            "size": picture.size,
+            "full_size": picture.full_size,
+            "low": picture.low,
+            "high": picture.high,
+            "axis": picture.axis,
+            "made": picture.made,
+        },
+    }
+
+
+@lru_cache(maxsize=16)
+def draw_png(picture: Picture, index: int) -> bytes:
+    """Give one slice of a picture as PNG.
+
+    Raises
+    ------
+    DataError
+        If it has no such slice.
+    """
+    from PIL import Image
+
+    if not 0 <= index < len(picture.rows):
+        raise DataError(f"slice {index}: the picture has {len(picture.rows)}")
+    pixels = np.frombuffer(picture.pixels, np.uint8).reshape(len(picture.rows), picture.size, picture.size)
+    file = io.BytesIO()
+    Image.fromarray(pixels[index]).save(file, format="PNG", compress_level=3)
+    return file.getvalue()
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

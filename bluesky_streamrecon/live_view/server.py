@@ -1,0 +1,225 @@
+"""The page's web server: loopback only, and nothing without the token that is in the page's address.
+
+A page of another site can neither read anything here (it has no token, and browsers let it read no answer) nor order
+anything (the token has to come in a header, the origin and the host must be ours).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.live_view.page import change, draw_png, render
+from bluesky_streamrecon.live_view.source import Source
+
+__all__ = ["ViewServer"]
+
+LARGEST_ORDER: Final = 16_384
+MOST_PAGES: Final = 64
+KEEP_ALIVE_SECONDS: Final = 10.0
+TOKEN_HEADER: Final = "X-Streamrecon-Token"  # noqa: S105 - the header's name
+
+
+class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    action: str
+    run: str | None = None
+    reason: str = ""
+    count: int = 0
+
+
+class ViewServer:
+    """Serve the page of one source on 127.0.0.1.
+
+    Parameters
+    ----------
+    source : Source
+        Closed by the caller.
+    port : int, optional
+        0: a free one.
+
+    Raises
+    ------
+    ConfigError
+        If the port is taken.
+    """
+
+    def __init__(self, source: Source, port: int = 0) -> None:
+        self._source = source
+        self._token = secrets.token_urlsafe(24)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind(("127.0.0.1", port))
+            self._socket.listen(128)  # whoever comes before `run` waits
+        except OSError as error:
+            self._socket.close()
+            raise ConfigError(f"port {port}: {error}; take another one, or --port 0") from error
+        self.port: int = self._socket.getsockname()[1]
+        self._ending = threading.Event()
+        self._pages = 0
+        self._server: Any = None
+
+    @property
+    def url(self) -> str:
+        """Address of the page, with its token."""
+        return f"http://127.0.0.1:{self.port}/?token={self._token}"
+
+    def run(self) -> None:
+        """Serve until `stop` or Ctrl-C."""
+        import uvicorn
+
+        routes = [
+            Route("/", self._page),
+            Route("/events", self._events),
+            Route("/picture/{image:int}/{index:int}.png", self._picture),
+            Route("/order", self._order, methods=["POST"]),
+        ]
+        guarded = _Guard(Starlette(routes=routes), self._token, self.port)
+        config = uvicorn.Config(
+            guarded, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2, access_log=False
+        )
+        self._server = uvicorn.Server(config)
+        try:
+            self._server.should_exit = self._ending.is_set()
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._ending.set()
+            self._socket.close()
+
+    def stop(self) -> None:
+        """End `run`, from any thread."""
+        self._ending.set()
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def _page(self, request: Request) -> Response:  # noqa: ARG002
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return HTMLResponse(render(self._token, nonce), headers={"Content-Security-Policy": policy})
+
+    async def _picture(self, request: Request) -> Response:
+        picture = self._source.snapshot.picture
+        if picture is None:
+            return Response(status_code=404)
+        try:
+            png = await asyncio.to_thread(draw_png, picture, request.path_params["index"])
+        except DataError:
+            return Response(status_code=404)
+        return Response(png, media_type="image/png", headers={"X-Image": str(picture.image_number)})
+
+    async def _order(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST_ORDER:
+                return JSONResponse({"ok": False, "text": "the order is too long"}, status_code=413)
+        try:
+            order = msgspec.json.decode(body, type=_OrderBody)
+        except msgspec.MsgspecError as error:
+            return JSONResponse({"ok": False, "text": str(error)}, status_code=400)
+        if order.action not in ("finish", "hold", "release", "extend") or not 0 <= order.count <= 100_000:
+            return JSONResponse({"ok": False, "text": f"no such order: {order.action} {order.count}"}, status_code=400)
+        try:
+            answer = await asyncio.to_thread(
+                self._source.order,
+                order.action,  # type: ignore[arg-type]
+                run_uid=order.run,
+                reason=order.reason[:4096],
+                count=order.count,
+            )
+        except StreamReconError as error:
+            return JSONResponse({"ok": False, "text": str(error)}, status_code=409)
+        return JSONResponse({"ok": True, "text": answer.text})
+
+    async def _events(self, request: Request) -> Response:
+        if self._pages >= MOST_PAGES:
+            return Response("too many pages are open", status_code=503)
+        return StreamingResponse(self._changes(request), media_type="text/event-stream")
+
+    async def _changes(self, request: Request) -> AsyncIterator[str]:
+        """Tell a page what has changed, at its own pace: what it was too slow for it is not told."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set)
+
+        unlisten = self._source.listen(wake)
+        self._pages += 1
+        run_uid: str | None = None
+        known, version = 0, -1
+        try:
+            while not self._ending.is_set() and not await request.is_disconnected():
+                changed.clear()
+                snapshot = self._source.snapshot
+                if snapshot.version != version:
+                    told = change(snapshot, run_uid=run_uid, known=known)
+                    version, run_uid, known = snapshot.version, snapshot.status.run_uid, len(snapshot.judged)
+                    yield f"data: {msgspec.json.encode(told).decode()}\n\n"
+                else:
+                    yield ": still here\n\n"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), min(KEEP_ALIVE_SECONDS, 1.0))
+        finally:
+            self._pages -= 1
+            unlisten()
+
+
+class _Guard:
+    """Lets in only those who have the token, and come by our own address."""
+
+    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope)
+        refused = self._why_not(request)
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"cache-control", b"no-store"),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"cross-origin-resource-policy", b"same-origin"),
+                    (b"x-frame-options", b"DENY"),
+                ]
+            await send(message)
+
+        app: ASGIApp = self._app if refused is None else Response(refused, status_code=403)
+        await app(scope, receive, send_guarded)
+
+    def _why_not(self, request: Request) -> str | None:
+        host = request.headers.get("host", "")
+        if host not in self._hosts:
+            return "this page is only served as 127.0.0.1 or localhost"
+        origin = request.headers.get("origin")
+        if origin is not None and origin.removeprefix("http://") not in self._hosts:
+            return "not from another site"
+        given = request.headers.get(TOKEN_HEADER, "")
+        if request.method in ("GET", "HEAD"):
+            given = given or request.query_params.get("token", "")
+        if not secrets.compare_digest(given.encode(), self._token.encode()):
+            return "open the address that streamrecon view has printed: it ends with a token"
+        return None

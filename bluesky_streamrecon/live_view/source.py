@@ -1,0 +1,199 @@
+"""Where the page's contents come from: one operator's connection, asked by two threads, newest wins.
+
+The job may end and another begin: the source then looks for the next one. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
+from bluesky_streamrecon.wire import Answer, Judged, OperatorEndpoint, OrderAction, Picture, RunStatus
+
+__all__ = ["Snapshot", "Source"]
+
+log = logging.getLogger(__name__)
+
+STATUS_SECONDS = 0.3
+LOOK_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+PLACE = "live view"
+
+
+NOTHING = RunStatus()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is known at one moment.
+
+    Parameters
+    ----------
+    version : int
+        Counts up with each change.
+    link : str
+        How the connection is, in words; nothing while all is well.
+    status : RunStatus
+        Of the open run, or of the last one.
+    judged : tuple of Judged
+        All verdicts of that run.
+    picture : Picture or None
+        The newest.
+    """
+
+    version: int = 0
+    link: str = "looking for a job"
+    status: RunStatus = NOTHING
+    judged: tuple[Judged, ...] = ()
+    picture: Picture | None = None
+
+
+class Source:
+    """Keep a `Snapshot` up to date.
+
+    Parameters
+    ----------
+    connect : callable
+        Finds the job and connects to it; a `JobError` says that there is none.
+    who : str
+        Whose orders they are.
+    """
+
+    def __init__(self, connect: Callable[[], OperatorEndpoint], who: str) -> None:
+        self._connect = connect
+        self._who = who
+        self._snapshot = Snapshot()
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self._operator: OperatorEndpoint | None = None
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"streamrecon-view-{work.__name__.strip('_')}")
+            for work in (self._follow, self._look)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest; a value that does not change any more."""
+        return self._snapshot
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have `listener` called, in another thread, after each change; gives what ends that."""
+        with self._changed:
+            self._listeners.append(listener)
+
+        def end() -> None:
+            with self._changed, contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return end
+
+    def order(self, action: OrderAction, *, run_uid: str | None, reason: str = "", count: int = 0) -> Answer:
+        """Overrule the run.
+
+        Raises
+        ------
+        JobError, SteeringError
+            If there is no job, or it can not be done.
+        """
+        operator = self._operator
+        if operator is None:
+            raise JobError(self._snapshot.link or "no job is connected")
+        who = {"who": self._who, "place": PLACE}
+        return operator.ask(action, timeout=ANSWER_SECONDS, run_uid=run_uid, reason=reason, count=count, **who)
+
+    def close(self) -> None:
+        """End the threads and the connection; idempotent."""
+        self._stop.set()
+        operator = self._operator
+        if operator is not None:
+            operator.close()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        if self._operator is not None:
+            self._operator.close()
+
+    # ------------------------------------------------------------------------------------------ threads
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            try:
+                work()
+            except StreamReconError as error:
+                if not self._stop.is_set():
+                    self._update(link=str(error))
+            except Exception as error:
+                log.exception("live view: unexpected error; going on")
+                self._update(link=f"unexpected {type(error).__name__}: {error}")
+            self._stop.wait(RETRY_SECONDS)
+
+    def _follow(self) -> None:
+        """Stay with one job until it ends."""
+        try:
+            operator = self._connect()
+        except ConfigError:
+            raise
+        except JobError:
+            ended = self._snapshot.status.run_uid is not None
+            self._update(link="the job has ended; waiting for the next one" if ended else "waiting for a job to start")
+            return
+        with self._changed:
+            self._operator = operator
+            self._changed.notify_all()
+        try:
+            while not self._stop.is_set() and not operator.ending.is_set():
+                self._ask_status(operator)
+                self._stop.wait(STATUS_SECONDS)
+        finally:
+            self._operator = None
+            operator.close()
+
+    def _ask_status(self, operator: OperatorEndpoint) -> None:
+        now = self._snapshot
+        known = now.judged[-1].image_number if now.judged else 0
+        answer = operator.ask("status", timeout=ANSWER_SECONDS, run_uid=now.status.run_uid, after=known)
+        status = answer.status
+        if status is None:
+            return
+        if status.run_uid is None:  # what the last run was stays on show
+            status = now.status if now.status.run_uid is not None else status
+            self._update(link="no run is open" if now.status.run_uid is not None else "", status=status)
+        elif status.run_uid != now.status.run_uid:
+            self._update(link="", status=status, judged=answer.judged)
+        else:
+            self._update(link="", status=status, judged=now.judged + answer.judged)
+
+    def _look(self) -> None:
+        """Ask for one picture after the other."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._operator is not None or self._stop.is_set())
+            operator = self._operator
+        while operator is not None and operator is self._operator and not self._stop.is_set():
+            shown = self._snapshot.picture
+            seen: dict[str, Any] = {} if shown is None else {"run_uid": shown.run_uid, "after": shown.image_number}
+            try:
+                answer = operator.ask("look", timeout=LOOK_SECONDS, **seen)
+            except JobError:  # nothing new; how the link is, the other thread tells
+                continue
+            if answer.picture is not None:
+                self._update(picture=answer.picture)
+
+    def _update(self, **changes: Any) -> None:
+        with self._changed:
+            following = replace(self._snapshot, **changes)
+            if following == self._snapshot:
+                return
+            self._snapshot = replace(following, version=self._snapshot.version + 1)
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()

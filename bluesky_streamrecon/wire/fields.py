@@ -1,0 +1,53 @@
+"""Kinds of values that messages are made of, with the limits that msgspec checks on decoding."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+__all__ = [
+    "MAXIMUM_SIDE",
+    "PIXEL_TYPES",
+    "Address",
+    "Count",
+    "Counts",
+    "ItemKind",
+    "Key",
+    "Metrics",
+    "Name",
+    "Number",
+    "PixelType",
+    "PreviewRows",
+    "Rank",
+    "Row",
+    "Shape2",
+    "Side",
+    "Size",
+    "Text",
+    "Uid",
+]
+
+PIXEL_TYPES = ("|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8")
+"""NumPy type strings that pixels may have on the wire: little-endian integers and floats."""
+
+MAXIMUM_RANKS = 65_536
+MAXIMUM_SIDE = 65_536
+
+Text = Annotated[str, Meta(max_length=4096)]
+Name = Annotated[str, Meta(max_length=256)]
+Uid = Annotated[str, Meta(min_length=1, max_length=128)]
+Address = Annotated[str, Meta(min_length=1, max_length=256)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Number = Annotated[int, Meta(ge=1, le=2**53)]
+Side = Annotated[int, Meta(ge=1, le=MAXIMUM_SIDE)]
+Row = Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)]
+Rank = Annotated[int, Meta(ge=0, lt=MAXIMUM_RANKS)]
+Size = Annotated[int, Meta(ge=1, le=MAXIMUM_RANKS)]
+Key = Annotated[str, Meta(min_length=40, max_length=40)]  # Z85 text of a CURVE public key
+PixelType = Literal["|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"]
+ItemKind = Literal["flat", "dark", "projection"]
+Shape2 = tuple[Side, Side]
+PreviewRows = Annotated[tuple[Row, ...], Meta(max_length=256)]
+Counts = Annotated[dict[Name, Count], Meta(max_length=256)]
+Metrics = Annotated[dict[Name, float | None], Meta(max_length=256)]

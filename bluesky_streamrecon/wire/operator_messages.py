@@ -1,0 +1,293 @@
+"""What a person's program and the beamline say to each other: how the run is, orders, and small pictures.
+
+Pictures are 8-bit and small, so they travel inside the header. Times are seconds since the epoch (UTC).
+"""
+
+from __future__ import annotations
+
+import time as clock
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bluesky_streamrecon.wire.fields import Count, Name, Number, PreviewRows, Text, Uid
+
+__all__ = [
+    "LARGEST_PICTURE_SIDE",
+    "MOST_EXTRA",
+    "MOST_JUDGED",
+    "MOST_PICTURE_BYTES",
+    "Action",
+    "Answer",
+    "Ask",
+    "Judged",
+    "Order",
+    "OrderAction",
+    "Picture",
+    "RunStatus",
+    "ShowMe",
+]
+
+OrderAction = Literal["finish", "hold", "release", "extend"]
+Action = Literal["status", "look", "finish", "hold", "release", "extend"]
+
+LARGEST_PICTURE_SIDE: Final = 256
+MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
+"""Three slices of the largest side, or more smaller ones."""
+MOST_JUDGED: Final = 256
+"""Verdicts in one answer."""
+MOST_EXTRA: Final = 100_000
+"""Projections that one order can add."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants of a run: who, where, when, and why.
+
+    Parameters
+    ----------
+    action : {"finish", "hold", "release", "extend"}
+        What is wanted.
+    who, place : str
+        Who wants it, and from where: ``"prompt"``, ``"command line"`` or ``"live view"``.
+    time : float
+        When it reached the beamline.
+    reason : str
+        Why.
+    count : int
+        Projections to be added.
+    projections : int
+        How many had been taken then.
+    uid : str
+        Made once per order: asked twice, it counts once.
+    """
+
+    action: OrderAction
+    who: Name
+    place: Name = ""
+    time: float = 0.0
+    reason: Text = ""
+    count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
+    projections: Count = 0
+    uid: Annotated[str, Meta(max_length=128)] = ""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
+    """An operator asks something; there is one answer to each.
+
+    ``"status"`` asks how the run is, ``"look"`` for the newest picture of an image after `after` (answered when there
+    is one); the others are orders. An order may name the run that it means.
+
+    Parameters
+    ----------
+    number : int
+        Counts 1, 2, 3, ... per instance; the answer repeats it.
+    action : str
+        What is asked.
+    run_uid : str or None
+        Run that is meant; None: the open one.
+    who, place, reason, count, uid
+        As for `Order`.
+    after : int
+        Number of the last image that is known to the operator.
+    """
+
+    number: Number
+    action: Action
+    run_uid: Uid | None = None
+    who: Name = ""
+    place: Name = ""
+    reason: Text = ""
+    count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
+    uid: Annotated[str, Meta(max_length=128)] = ""
+    after: Count = 0
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One image's verdict in numbers: score, and the predicted gain with its band (None: not known)."""
+
+    image_number: Count
+    projections: Count
+    score: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    verdict: Name = "continue"
+
+
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run is; prints itself in words.
+
+    Parameters
+    ----------
+    state : str
+        Of the reconstruction job.
+    run_uid : str or None
+        Open run; None: there is none.
+    taken, planned, added : int
+        Projections taken, planned when the run began, and added since by people.
+    image_number, used, lag : int
+        Images made, projections in them, and projections not in them yet.
+    score : float or None
+        The newest.
+    gain, gain_low, gain_high : float or None
+        Predicted gain in MS-SSIM of all projections that are left, and its band.
+    verdict, policy, text : str
+        The newest verdict, who gave it, and its words.
+    advisory : bool
+        No automatic stop.
+    can_extend : bool
+        The plan can be made longer.
+    held, finish : Order or None
+        Who holds the run, and who has asked to end it.
+    least : int
+        No automatic stop before so many projections.
+    axis : float or None
+        Detector column of the rotation axis.
+    ranks : int
+        MPI ranks.
+    ledger : dict
+        Summed over ranks.
+    problem : str
+        What went wrong last.
+    """
+
+    state: Name = "idle"
+    run_uid: Uid | None = None
+    taken: Count = 0
+    planned: Count = 0
+    added: Count = 0
+    image_number: Count = 0
+    used: Count = 0
+    lag: Count = 0
+    score: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    verdict: Name = ""
+    policy: Name = ""
+    text: Text = ""
+    advisory: bool = False
+    can_extend: bool = False
+    held: Order | None = None
+    finish: Order | None = None
+    least: Count = 0
+    axis: float | None = None
+    ranks: Count = 0
+    ledger: Annotated[dict[Name, int | bool], Meta(max_length=32)] = {}
+    problem: Text = ""
+
+    @property
+    def total(self) -> int:
+        """Projections planned and added."""
+        return self.planned + self.added
+
+    @property
+    def hold_text(self) -> str:
+        """Who holds the run, since when and why; nothing if nobody does."""
+        if self.held is None:
+            return ""
+        why = f": {self.held.reason}" if self.held.reason else ""
+        return f"by {self.held.who} since {_time_of_day(self.held.time)}{why}"
+
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """Give what there is to tell, as pairs of a heading and words."""
+        if self.run_uid is None:
+            told = [("run", "none is open"), ("job", self.state)]
+            return tuple(told + [("problem", self.problem)] * bool(self.problem))
+        of = f" of {self.planned}" if self.planned else ""
+        more = f" and {self.added} added" if self.added else ""
+        told = [
+            ("run", self.run_uid),
+            ("projections", f"{self.taken}{of}{more} taken"),
+            ("image", f"{self.image_number}, from {self.used} projections; lag {self.lag}"),
+            ("score", "none yet" if self.score is None else f"{self.score:.4f}"),
+            ("verdict", (self.text or "none yet") + (" (advisory: no automatic stop)" if self.advisory else "")),
+            ("held", self.hold_text or "no"),
+        ]
+        if self.least > self.taken:
+            told.append(("extended", f"no automatic stop before {self.least} projections"))
+        if self.finish is not None:
+            told.append(("finishing", f"asked for by {self.finish.who}: {self.finish.reason}"))
+        if self.axis is not None:
+            told.append(("axis", f"detector column {self.axis:.2f}"))
+        told.append(("job", f"{self.state}, {self.ranks} ranks"))
+        told.append(("ledger", ", ".join(f"{name} {value}" for name, value in self.ledger.items()) or "empty"))
+        if self.problem:
+            told.append(("problem", self.problem))
+        return tuple(told)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<12} {words}" for name, words in self.lines())
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
+    """Some slices of one image for people to see: 8 bits, made small.
+
+    Parameters
+    ----------
+    run_uid, image_number, projections
+        Which image of which run, and how many projections went into it.
+    rows, size : tuple of int, int
+        Detector rows of the slices, and their side.
+    full_size : int
+        Side before they were made small.
+    low, high : float
+        Attenuation, 1/pixel, that is shown as 0 and as 255.
+    pixels : bytes
+        ``len(rows) * size * size``, C order.
+    axis : float or None
+        Detector column of the rotation axis.
+    made : float
+        When the image was complete.
+    """
+
+    run_uid: Uid
+    image_number: Count
+    projections: Count
+    rows: PreviewRows
+    size: Annotated[int, Meta(ge=1, le=LARGEST_PICTURE_SIDE)]
+    full_size: Annotated[int, Meta(ge=1, le=65_536)]
+    low: float
+    high: float
+    pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
+    axis: float | None = None
+    made: float = 0.0
+
+
+class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):
+    """Somebody watches: the controller may send one picture of an image other than this one, when it has it."""
+
+    run_uid: Uid | None = None
+    image_number: Count = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
+    """To an operator: what became of what was asked.
+
+    Parameters
+    ----------
+    number : int
+        Of the question.
+    ok : bool
+        It could be done; if not, `text` says why.
+    text : str
+        In words.
+    status : RunStatus or None
+        How the run is now.
+    judged : tuple of Judged
+        To ``"status"``: verdicts of images after the one that was named, oldest first.
+    picture : Picture or None
+        To ``"look"``.
+    """
+
+    number: Number
+    ok: bool = True
+    text: Text = ""
+    status: RunStatus | None = None
+    judged: Annotated[tuple[Judged, ...], Meta(max_length=MOST_JUDGED)] = ()
+    picture: Picture | None = None
+
+
+def _time_of_day(seconds: float) -> str:
+    return clock.strftime("%H:%M:%S", clock.localtime(seconds))

@@ -1,0 +1,123 @@
+"""People have the last word in the middle of a real run: from another thread, and from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import bluesky.plans as bp
+import pytest
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.plans.defaults import compose_with_storage
+
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(100)]
+
+
+def steer(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "bluesky_streamrecon", "steer", *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def of(documents, name, stream=None):
+    descriptors = {doc["uid"]: doc["name"] for kind, doc in documents if kind == "descriptor"}
+    found = [doc for kind, doc in documents if kind == name]
+    return found if stream is None else [doc for doc in found if descriptors[doc["descriptor"]] == stream]
+
+
+def by_people(documents):
+    """Give verdict, who, where and why of the steering stream's rows that are a person's."""
+    rows = [event["data"] for event in of(documents, "event", "steering")]
+    mine = [row for row in rows if row["job-steering-policy"] == "operator"]
+    assert all(0 <= time.time() - row["job-steering-when"] < 100 for row in mine)
+    return [tuple(row[f"job-steering-{name}"] for name in ("verdict", "who", "place", "text")) for row in mine]
+
+
+def test_command_line_finishes_a_run_that_is_held_and_advisory(overruled, documents, job):
+    seen = []
+
+    def speak():
+        steer("hold", "look at the crack", "--as", "anna")
+        seen.append(steer("status"))
+        steer("finish", "seen enough", "--as", "ben")
+
+    overruled(speak, advisory=True)
+    stop = of(documents, "stop")[0]
+    assert (stop["exit_status"], stop["reason"]) == ("success", "operator ben: seen enough")
+    assert stop["num_events"]["primary"] == 11  # the one that was about to be taken, and no more
+    assert seen[0]["run_uid"] == of(documents, "start")[0]["uid"]
+    assert (seen[0]["taken"], seen[0]["planned"], seen[0]["held"]["who"]) == (10, 24, "anna")
+    assert by_people(documents) == [
+        ("hold", "anna", "command line", "look at the crack: held: no automatic stop until release"),
+        ("finish", "ben", "command line", "seen enough"),
+    ]
+    assert job.last_run.ledger_totals()["balanced"]
+    assert [order.action for order in job.last_run.orders] == ["hold", "finish"]
+
+
+def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_in_the_image(overruled, documents, job):
+    stored = []
+    job.subscribe(lambda name, doc: stored.append((name, doc)))
+    extend = {"threshold": 1.0, "compose": compose_with_storage}
+    overruled(lambda: job.extend(9, "one more round", who="anna"), at=20, **extend)
+    start, stop = of(documents, "start")[0], of(documents, "stop")[0]
+    assert start["streamrecon"]["extendable"]
+    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 29)
+    assert "24 planned, extended to 29 by anna" in stop["reason"]
+    angles = [event["data"]["stage"] for event in of(documents, "event", "primary")]
+    planned = sorted(angles[:24])
+    assert len({round(angle, 6) for angle in angles}) == 29
+    gaps = [next(i for i, (a, b) in enumerate(pairwise(planned)) if a < angle < b) for angle in angles[24:]]
+    assert len(set(gaps)) == 5
+    record = job.last_run
+    assert (record.taken, record.used, record.planned) == (29, 29, 24)
+    assert record.ledger_totals()["balanced"]
+    assert record.problems == ()
+    assert record.verdicts[-1].projections == 29
+    assert stored[0][1]["raw_run_uid"] == start["uid"]
+    assert (stored[-1][0], stored[-1][1]["exit_status"]) == ("stop", "success")
+
+
+def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, job):
+    told = []
+
+    def speak():
+        with pytest.raises(SteeringError, match="can not be made longer"):
+            job.extend(20)
+        told.append(job.extend(3))
+        told.append(job.status())
+        with pytest.raises(SteeringError, match="no-such-run is meant"):
+            job.finish_now("wrong run", run_uid="no-such-run")
+        with pytest.raises(SteeringError, match="reason"):
+            job.finish_now(" ")
+        job.finish_now("good enough", who="anna")
+
+    def plan(beamline):
+        return streaming_wrapper(
+            bp.scan([beamline.detector], beamline.stage, 0, 170, 18),
+            job=job,
+            detector=beamline.detector,
+            angle=beamline.stage,
+            recon=ReconSettings(window=6, ranks=2, axis=beamline.axis),
+            steering=SteeringSettings(threshold=1.0),
+        )
+
+    overruled(speak, at=5, plan=plan)
+    assert of(documents, "stop")[0]["reason"].startswith("operator anna: good enough")
+    assert told[0] == "no automatic stop before 8 projections"
+    assert "5 of 18 taken" in repr(told[1])
+    assert not of(documents, "start")[0]["streamrecon"]["extendable"]
+    with pytest.raises(SteeringError, match="no run is open"):
+        job.hold()

@@ -1,0 +1,125 @@
+"""The page shows what the beamline knows, takes orders from those who have its address, and from nobody else."""
+
+from __future__ import annotations
+
+import io
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.live_view import ViewServer
+from bluesky_streamrecon.wire import Judged
+
+
+def until(changes, what):
+    return next(told for told in changes if what(told))
+
+
+def test_page_is_one_file_that_loads_nothing_from_elsewhere(page):
+    answer = page.ask("GET", f"/?token={page.token}")
+    text = answer.read().decode()
+    assert answer.status == 200
+    assert "@TOKEN@" not in text
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
+    changes = page.changes()
+    beamline.judged = (Judged(image_number=1, projections=2, score=0.5),)
+    beamline.status = msgspec.structs.replace(beamline.status, taken=3)
+    told = until(changes, lambda t: t["judged"])
+    assert (told["run"], told["taken"], told["first"], told["link"]) == ("run-1", 3, 0, "")
+    assert ["projections", "3 of 12 taken"] in told["lines"]
+    beamline.judged += (Judged(image_number=2, projections=4, score=0.6, gain=0.1),)
+    told = until(changes, lambda t: t["judged"])
+    assert (told["first"], [j["score"] for j in told["judged"]]) == (1, [0.6])
+    beamline.show(1)
+    assert until(changes, lambda t: t["picture"])["picture"]["rows"] == [3, 5]
+    beamline.show(2, grey=200)
+    told = until(changes, lambda t: t["picture"] and t["picture"]["image"] == 2)
+    answer = page.ask("GET", f"/picture/2/1.png?token={page.token}")
+    assert np.all(np.asarray(Image.open(io.BytesIO(answer.read()))) == 200)
+    assert page.ask("GET", f"/picture/2/2.png?token={page.token}").status == 404
+
+
+def test_another_run_begins_with_no_verdicts(page, beamline):
+    changes = page.changes()
+    beamline.judged = tuple(Judged(image_number=n, projections=n) for n in range(1, 9))
+    until(changes, lambda t: len(t["judged"]) == 8)
+    beamline.judged = (Judged(image_number=1, projections=1, score=0.1),)
+    beamline.status = msgspec.structs.replace(beamline.status, run_uid="run-2")
+    told = until(changes, lambda t: t["run"] == "run-2" and t["judged"])
+    assert told["first"] == 0
+    beamline.status = msgspec.structs.replace(beamline.status, run_uid=None)
+    assert until(changes, lambda t: t["link"])["run"] == "run-2"
+
+
+def test_orders_carry_who_and_where_and_a_refusal_is_told(page, beamline):
+    changes = page.changes()
+    until(changes, lambda t: t["run"])
+    assert page.order({"action": "hold", "run": "run-1"}) == (200, {"ok": True, "text": "hold done"})
+    assert "by anna@here" in until(changes, lambda t: t["held"])["held"]
+    assert page.order({"action": "extend", "run": "run-1", "count": 7})[0] == 200
+    assert [(o.action, o.who, o.place, o.count) for o in beamline.orders] == [
+        ("hold", "anna@here", "live view", 0),
+        ("extend", "anna@here", "live view", 7),
+    ]
+    beamline.refuse = "no run is open"
+    assert page.order({"action": "finish", "reason": "good"}) == (409, {"ok": False, "text": "no run is open"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": "127.0.0.1:1"}],
+    ids=str,
+)
+def test_order_of_another_site_is_refused_even_with_the_token(page, beamline, headers):
+    answer = page.ask("POST", "/order", {"action": "finish", "reason": "x"}, X_Streamrecon_Token=page.token, **headers)
+    assert answer.status == 403
+    assert beamline.orders == []
+
+
+def test_nothing_is_told_without_the_token_and_orders_need_it_in_a_header(page, beamline):
+    for path in ("/", "/events", "/picture/1/0.png", "/?token=wrong"):
+        assert page.ask("GET", path).status == 403
+    assert page.ask("POST", f"/order?token={page.token}", {"action": "finish", "reason": "x"}).status == 403
+    assert beamline.orders == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"action": "status"}, 400),
+        ({"action": "extend", "count": -1}, 400),
+        ({"action": "hold", "more": 1}, 400),
+        ([], 400),
+        ({"action": "finish", "reason": "x" * 20_000}, 413),
+    ],
+    ids=["no order", "negative", "unknown field", "no object", "too long"],
+)
+def test_nonsense_is_refused(page, beamline, body, status):
+    assert page.order(body)[0] == status
+    assert beamline.orders == []
+
+
+def test_many_pages_share_one_connection(page, beamline):
+    watching = [page.changes() for _ in range(8)]
+    for changes in watching:
+        until(changes, lambda t: t["run"])
+    beamline.show(1)
+    for changes in watching:
+        until(changes, lambda t: t["picture"])
+    assert beamline.endpoint.operators() == 1
+
+
+def test_port_that_is_taken_is_said(server):
+    with pytest.raises(ConfigError, match="take another one"):
+        ViewServer(server._source, server.port)

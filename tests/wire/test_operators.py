@@ -1,0 +1,213 @@
+"""People's programs are guests at the beamline: heard, answered, and never in the way of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from typing import Any
+
+import pytest
+
+from bluesky_streamrecon.errors import JobError, SteeringError
+from bluesky_streamrecon.wire import (
+    Answer,
+    Ask,
+    ClientSecurity,
+    LinkRestored,
+    OperatorAsked,
+    OperatorEndpoint,
+    PeerJoined,
+    Picture,
+    PictureWanted,
+    RunStatus,
+    ServerSecurity,
+    make_keys,
+)
+from bluesky_streamrecon.wire import announcement as a
+from bluesky_streamrecon.wire import messages as m
+from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, MOST_OPERATORS
+
+PICTURE = Picture(
+    run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=4, low=0.0, high=1.0, pixels=bytes(4)
+)
+
+
+@pytest.fixture
+def operator(wires):
+    def make(beamline, **options):
+        return wires._keep(OperatorEndpoint(beamline.address, **{"job_id": beamline.job_id, **options}))
+
+    return make
+
+
+@pytest.fixture
+def answering(wires):
+    """Give a beamline that answers every question with what it was."""
+
+    def make(**options):
+        beamline = None
+
+        def hear(event):
+            wires.seen(event)
+            if isinstance(event, OperatorAsked) and beamline is not None:
+                ok = event.ask.reason != "refuse"
+                status = RunStatus(state="running", run_uid="run", taken=event.ask.count)
+                beamline.answer(event, Answer(number=event.ask.number, ok=ok, text=event.ask.reason, status=status))
+
+        from bluesky_streamrecon.wire import BeamlineEndpoint
+
+        beamline = wires._keep(BeamlineEndpoint(on_event=hear, heartbeat_seconds=0.1, peer_timeout=5.0, **options))
+        return beamline
+
+    return make
+
+
+def test_question_is_answered_and_a_refusal_is_an_error(answering, operator, wires):
+    beamline = answering()
+    asking = operator(beamline)
+    assert asking.ask("status", count=7).status.taken == 7
+    assert asking.ask("finish", reason="good", who="anna").text == "good"
+    with pytest.raises(SteeringError, match="refuse"):
+        asking.ask("hold", reason="refuse")
+    orders = [event.ask for event in wires.seen.of(OperatorAsked)][1:]
+    assert all(order.uid for order in orders)
+    assert beamline.operators() == 1
+    assert beamline.peers() == ()
+    assert not wires.seen.of(PeerJoined)
+
+
+def test_operator_of_another_job_is_refused_and_one_without_a_beamline_told_so(answering, operator):
+    beamline = answering()
+    with pytest.raises(JobError, match="job id: got 'other'"):
+        operator(beamline, job_id="other").ask("status")
+    beamline.close(0)
+    with pytest.raises(JobError, match="nobody is there"):
+        operator(beamline).ask("status", timeout=0.2)
+
+
+def test_operator_needs_a_key_on_the_list_where_there_are_keys(answering, operator):
+    server, friend, stranger = make_keys(), make_keys(), make_keys()
+    beamline = answering(security=ServerSecurity(keys=server, allowed=(friend.public,)))
+    welcome = operator(beamline, security=ClientSecurity(keys=friend, server=server.public))
+    assert welcome.ask("status").ok
+    with pytest.raises(JobError, match="no answer"):
+        operator(beamline, security=ClientSecurity(keys=stranger, server=server.public)).ask("status", timeout=0.3)
+    with pytest.raises(JobError, match="no answer"):
+        operator(beamline).ask("status", timeout=0.3)
+
+
+def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires, operator, in_thread):
+    beamline = wires.beamline()
+    controller = wires.controller(beamline)
+    wires.take(controller, LinkRestored)
+    assert controller.next(0) is None
+    shown: list[Any] = []
+
+    def look():
+        shown.append(operator(beamline).ask("look", run_uid="run", after=2).picture)
+
+    lookers = [in_thread(look) for _ in range(3)]
+    assert wires.take(controller, PictureWanted).wish.run_uid is None
+    controller.show(PICTURE)
+    for looker in lookers:
+        looker.join(20)
+    assert shown == [PICTURE] * 3
+
+
+def hub_with(operators: int = 0) -> Hub:
+    hub = Hub(job_id="job", session="s")
+    for i in range(operators):
+        hub.receive(b"%d" % i, [encode(m.Hello(job_id="job", role="operator", instance=f"i{i}"))], 0.0)
+    return hub
+
+
+def answers(hub: Hub, link: bytes) -> list[Any]:
+    found = [outgoing.message for outgoing in hub.outbox if outgoing.link == link]
+    hub.outbox.clear()
+    return found
+
+
+def test_more_operators_than_there_is_room_for_are_refused():
+    hub = hub_with(MOST_OPERATORS)
+    hub.outbox.clear()
+    hub.receive(b"late", [encode(m.Hello(job_id="job", role="operator", instance="late"))], 0.0)
+    (refusal,) = answers(hub, b"late")
+    assert isinstance(refusal, m.Problem)
+    assert "at most 16" in refusal.text
+    hub.unreachable(b"3")
+    hub.receive(b"late", [encode(m.Hello(job_id="job", role="operator", instance="late"))], 0.0)
+    assert isinstance(answers(hub, b"late")[0], m.Welcome)
+
+
+def test_operator_that_asks_without_end_is_answered_at_a_limited_pace():
+    hub = hub_with(1)
+    for number in range(1, 1001):
+        hub.receive(b"0", [encode(Ask(number=number, action="status"))], 0.0)
+    assert len(hub.events) == MOST_AT_ONCE
+    hub.receive(b"0", [encode(Ask(number=1001, action="status"))], 1.0)
+    assert len(hub.events) == MOST_AT_ONCE + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Ack(run_uid="run", applied=1, received=1, credit=1),
+        m.Report(number=1, body=m.Finalize(run_uid="run", reason="sneaky")),
+        m.Status(run_uid="run", rank=0, state="busy"),
+        PICTURE,
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(message):
+    hub = hub_with(1)
+    hub.receive(b"0", [encode(message)], 0.0)
+    assert hub.events == deque()
+    assert [type(x) for x in answers(hub, b"0")] == [m.Welcome]
+
+
+def test_silent_operator_is_forgotten():
+    hub = hub_with(2)
+    hub.receive(b"1", [encode(m.Heartbeat())], 9.0)
+    hub.tick(11.0)
+    assert hub.operators == 1
+
+
+def test_look_for_what_was_just_shown_waits_for_something_new():
+    hub = hub_with(1)
+    hub.receive(b"c", [encode(m.Hello(job_id="job", role="controller", instance="c"))], 0.0)
+    hub.receive(b"c", [encode(PICTURE)], 0.0)
+    hub.outbox.clear()
+    hub.receive(b"0", [encode(Ask(number=1, action="look"))], 0.0)
+    assert answers(hub, b"0") == [Answer(number=1, picture=PICTURE)]
+    for number in (2, 3, 4):  # does not say what it has seen
+        hub.receive(b"0", [encode(Ask(number=number, action="look"))], 0.1)
+    assert answers(hub, b"0") == []
+    hub.receive(b"0", [encode(Ask(number=5, action="look", run_uid="run", after=3))], 0.2)
+    hub.tick(5.0)
+    assert [type(x) for x in answers(hub, b"c") if isinstance(x, m.ShowMe)] == [m.ShowMe]
+
+
+def test_job_is_announced_to_its_user_alone_and_forgotten_when_its_process_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(JobError, match="no job of yours runs"):
+        a.find_job()
+    path = a.announce("tcp://127.0.0.1:5", "job-one")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert a.find_job().address == "tcp://127.0.0.1:5"
+    second = a.announce("tcp://127.0.0.1:6", "job-two")
+    with pytest.raises(JobError, match="2 jobs run"):
+        a.find_job()
+    assert a.find_job("job-t").job_id == "job-two"
+    a.withdraw(second)
+    told = json.loads(path.read_text())
+    stale = path.with_name("stale.json")
+    stale.write_text(json.dumps({**told, "started": told["started"] + 1}))  # another process has that number now
+    path.with_name("garbage.json").write_text("{")
+    assert [each.pid for each in a.announcements()] == [os.getpid()]
+    assert not stale.exists()
+    a.withdraw(path)
+    assert a.announcements() == ()
