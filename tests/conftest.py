@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 
+from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
+
 BOUND = 20.0  # seconds that anything in a test may take
 
 collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
@@ -22,11 +24,6 @@ collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
 @pytest.fixture
 def run_engine() -> Iterator[RunEngine]:
     """Give a RunEngine on a loop of its own, and fail the test that leaves a task running."""
-    loop = asyncio.new_event_loop()
-    engine = RunEngine({}, call_returns_result=True, loop=loop, context_managers=[])
-    yield engine
-    if engine.state not in ("idle", "panicked"):
-        engine.halt()
 
     async def unfinished() -> list[str]:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -34,10 +31,11 @@ def run_engine() -> Iterator[RunEngine]:
             await asyncio.wait(tasks, timeout=BOUND)
         return [repr(task) for task in tasks if not task.done()]
 
-    left = asyncio.run_coroutine_threadsafe(unfinished(), loop).result(2 * BOUND)
-    loop.call_soon_threadsafe(loop.stop)
-    engine._th.join(BOUND)
-    loop.close()
+    with own_run_engine(context_managers=[]) as engine:
+        yield engine
+        if engine.state not in ("idle", "panicked"):
+            engine.halt()
+        left = asyncio.run_coroutine_threadsafe(unfinished(), engine.loop).result(2 * BOUND)
     assert not left, f"still running after the test: {left}"
 
 

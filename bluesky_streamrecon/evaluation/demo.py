@@ -119,11 +119,11 @@ def run_demo(
     JobError
         If the reconstruction job can not be started.
     """
-    from bluesky import RunEngine
     from bluesky.run_engine import RunEngineResult
     from bluesky.utils import RunEngineInterrupted
 
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
+    from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.ordering import listed, make_order
     from bluesky_streamrecon.plans import stream_tomo_plan
     from bluesky_streamrecon.sim_devices import sim_beamline
@@ -131,7 +131,6 @@ def run_demo(
 
     angle_order = make_order(order, num=num) if data is None else None
     out = new_directory(out.resolve())
-    engine = RunEngine({}, call_returns_result=True)
     beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", velocity=180.0)
     if angle_order is None:
         assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
@@ -144,6 +143,8 @@ def run_demo(
     job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
     # The catalogue's server takes seconds to start; the scan does not wait for it.
     with ThreadPoolExecutor(1) as starting, ExitStack() as stack:
+        engine = stack.enter_context(run_engine())
+        stack.callback(job.close)
         opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
         stack.callback(lambda: opening.result().close())
         store = _StoreWhenOpen(opening)
@@ -173,7 +174,6 @@ def run_demo(
         except RunEngineInterrupted:
             engine.abort("interrupted at the keyboard")
             raise JobError(f"demo: interrupted; the scan was aborted, and what was taken is in {out}") from None
-    job.close()
     record = job.last_run
     assert isinstance(result, RunEngineResult)  # noqa: S101 - as asked for with call_returns_result
     if record is None or not result.run_start_uids:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bluesky import RunEngine
 from bluesky.utils import Msg
 
 from bluesky_streamrecon.beamline import MpiLauncher, ReconJob, RunRecord
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections
+from bluesky_streamrecon.evaluation.engines import run_engine
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.plans import stream_tomo_plan
@@ -93,8 +93,7 @@ class Scanner:
     def __enter__(self) -> Scanner:
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
-            self._engine = RunEngine({}, call_returns_result=True, context_managers=[])
-            stack.callback(self._engine.loop.call_soon_threadsafe, self._engine.loop.stop)
+            self._engine = stack.enter_context(run_engine(context_managers=[]))
             self._beamline = sim_beamline(
                 self._record(directory / "recorded.h5"),
                 directory=directory,
