@@ -58,7 +58,7 @@ def kernel(function: F) -> F:
 
 def loops(function: F) -> F:
     """Compile plain loops as `kernel` does, for the vectoriser: sums may be reordered, and no value is NaN."""
-    return _kept(njit(nogil=True, fastmath=set(_FAST))(function), function)
+    return _kept(njit(nogil=True, error_model="numpy", fastmath=set(_FAST))(function), function)
 
 
 def helper(function: F) -> F:

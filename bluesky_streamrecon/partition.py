@@ -1,7 +1,8 @@
 """Which detector rows each rank reconstructs. Arithmetic on (rows, ranks), no MPI.
 
-Slices are independent, so rows are dealt in contiguous blocks. With more ranks than rows, or on request, a
-group of ranks shares one block and splits the window's projections between its members.
+Slices are independent, so rows are dealt in contiguous blocks. Kernels take 16 slices at a time, and what is left over
+8 or 4 at a time at a higher price, so blocks are such that few ranks have something left over. With more ranks than
+rows, or on request, a group of ranks shares one block and splits the window's projections between its members.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from bluesky_streamrecon.errors import ConfigError
 
 __all__ = ["RowBlock", "partition_rows"]
+
+PORTIONS = (4, 8, 16)
+"""Slices that kernels take at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,10 @@ def partition_rows(rows: int, ranks: int, *, share: int = 1) -> tuple[RowBlock, 
     Returns
     -------
     tuple of RowBlock
-        One per rank, in rank order. Blocks are contiguous, cover every row once per group, and differ in size
-        by at most one row; so do the groups in number of members.
+        One per rank, in rank order. Blocks are contiguous and cover every row once per group. With fewer than 16
+        rows for each group they differ by at most one row; with more, by at most 16: all have the same multiple of
+        16, and what remains is dealt in portions of 4, 8 or 16 rows, the smallest that suffice. Groups differ by at
+        most one member.
 
     Raises
     ------
@@ -66,6 +72,8 @@ def partition_rows(rows: int, ranks: int, *, share: int = 1) -> tuple[RowBlock, 
     --------
     >>> [(b.first, b.stop) for b in partition_rows(5, 2)]
     [(0, 3), (3, 5)]
+    >>> [b.rows for b in partition_rows(100, 2)], [b.rows for b in partition_rows(2160, 16)][-3:]
+    ([52, 48], [136, 128, 128])
     >>> [(b.first, b.stop, b.member, b.members) for b in partition_rows(1, 3)]
     [(0, 1, 0, 3), (0, 1, 1, 3), (0, 1, 2, 3)]
     """
@@ -75,13 +83,23 @@ def partition_rows(rows: int, ranks: int, *, share: int = 1) -> tuple[RowBlock, 
     if share > ranks:
         raise ConfigError(f"partition: got share={share} with {ranks} ranks, expected share <= ranks")
     groups = min(rows, ranks // share)
-    edges = _even_edges(rows, groups)
+    edges = _row_edges(rows, groups)
     first_rank = _even_edges(ranks, groups)
     return tuple(
         RowBlock(edges[g], edges[g + 1], g, rank - first_rank[g], first_rank[g + 1] - first_rank[g])
         for g in range(groups)
         for rank in range(first_rank[g], first_rank[g + 1])
     )
+
+
+def _row_edges(rows: int, groups: int) -> list[int]:
+    """Split `rows` into blocks that kernels can work on without much waste; give their edges."""
+    each = rows // groups // PORTIONS[-1] * PORTIONS[-1]
+    if not each:
+        return _even_edges(rows, groups)
+    rest = rows - each * groups
+    portion = next(portion for portion in PORTIONS if portion * groups >= rest)
+    return [group * each + min(group * portion, rest) for group in range(groups + 1)]
 
 
 def _even_edges(total: int, parts: int) -> list[int]:

@@ -54,24 +54,24 @@ def sum_and_difference(
 
 
 @loops
-def halve(image: Array, half: Array) -> None:
+def halve(image: Array, columns: int, half: Array) -> None:
     """Write the means of 2 x 2 pixels; an odd last row or column has no partner and is left out."""
-    rows, columns = half.shape
+    rows = half.shape[0]
     quarter = image.dtype.type(0.25)
     for i in range(rows):
         upper = image[2 * i]
         lower = image[2 * i + 1]
-        for j in range(columns):
+        for j in range(columns // 2):
             half[i, j] = quarter * ((upper[2 * j] + upper[2 * j + 1]) + (lower[2 * j] + lower[2 * j + 1]))
 
 
 @loops
 def _filter_down(image: Array, i: int, taps: Array, mean: Array, square: Array) -> None:
-    """Filter rows i to i + 10 of the image, and of its square, into one row each."""
+    """Filter rows i to i + 10 of the image, and of its square, into one row each, as long as `mean`."""
     g0, g1, g2, g3, g4, g5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
     r0, r1, r2, r3, r4, r5 = image[i], image[i + 1], image[i + 2], image[i + 3], image[i + 4], image[i + 5]
     r6, r7, r8, r9, r10 = image[i + 6], image[i + 7], image[i + 8], image[i + 9], image[i + 10]
-    for j in range(image.shape[1]):
+    for j in range(mean.shape[0]):
         m = g0 * (r0[j] + r10[j]) + g1 * (r1[j] + r9[j]) + g2 * (r2[j] + r8[j])
         m += g3 * (r3[j] + r7[j]) + g4 * (r4[j] + r6[j]) + g5 * r5[j]
         s = g0 * (r0[j] * r0[j] + r10[j] * r10[j]) + g1 * (r1[j] * r1[j] + r9[j] * r9[j])
@@ -98,6 +98,7 @@ def _filter_across(row: Array, taps: Array, out: Array) -> None:
 def level_deficits(
     total: Array,
     difference: Array,
+    columns: int,
     mean_total: float,
     mean_difference: float,
     taps: Array,
@@ -107,10 +108,11 @@ def level_deficits(
 ) -> tuple[float, float, float]:
     """Give 1 - contrast-structure, 1 - luminance and 1 - SSIM, each a mean over the valid region.
 
-    `mean_total` and `mean_difference` are what was taken off before; the last two are 0 unless `coarsest`.
+    Of each row `columns` pixels count. `mean_total` and `mean_difference` are what was taken off before; the last two
+    are 0 unless `coarsest`.
     Rows are summed in the type of the images, their sums in float64.
     """
-    rows, columns = total.shape
+    rows = total.shape[0]
     n = columns - 10
     kind = total.dtype.type
     zero = kind(0.0)

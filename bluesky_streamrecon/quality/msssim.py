@@ -27,6 +27,7 @@ TAPS = 11
 SIGMA = 1.5
 K1 = 0.01
 K2 = 0.03
+GAP = 16
 IN_FLOAT64 = 2
 """First level (0 is full resolution) that is always computed in float64."""
 
@@ -188,8 +189,8 @@ def _slice_terms(
     taps = half / (2 * half.sum() - half[-1])
     scale = 1 / data_range
     mean_x, mean_y = kernels.means(x, y)
-    total = np.empty(x.shape, work)
-    difference = np.empty(x.shape, work)
+    rows, columns = x.shape
+    total, difference = _rows(rows, columns, work), _rows(rows, columns, work)
     kernels.sum_and_difference(x, y, mean_x, mean_y, scale, total, difference)
     mean_total, mean_difference = (mean_x + mean_y) * scale, (mean_x - mean_y) * scale
     structure = []
@@ -198,20 +199,34 @@ def _slice_terms(
         coarsest = level == levels - 1
         if level >= levels - scales:
             deficit, luminance, similarity = kernels.level_deficits(
-                total, difference, mean_total, mean_difference, taps.astype(total.dtype), K1**2, K2**2, coarsest
+                total,
+                difference,
+                columns,
+                mean_total,
+                mean_difference,
+                taps.astype(total.dtype),
+                K1**2,
+                K2**2,
+                coarsest,
             )
             structure.append(1 - deficit)
         if not coarsest:
             # A term near 0 needs more digits than float32 leaves of 1 minus it; coarse levels give them for little.
             kind = np.float64 if level + 1 >= IN_FLOAT64 else work
-            total, difference = _halved(total, kind), _halved(difference, kind)
+            total, difference = _halved(total, columns, kind), _halved(difference, columns, kind)
+            columns //= 2
     return structure, 1 - luminance, 1 - similarity
 
 
-def _halved(image: NDArray[Any], kind: type[np.floating[Any]]) -> NDArray[Any]:
-    half = np.empty((image.shape[0] // 2, image.shape[1] // 2), kind)
-    _kernels().halve(image, half)
+def _halved(image: NDArray[Any], columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
+    half = _rows(image.shape[0] // 2, columns // 2, kind)
+    _kernels().halve(image, columns, half)
     return half
+
+
+def _rows(rows: int, columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
+    """Give memory for an image, with a gap after each row, lest long rows drive one another from the cache."""
+    return np.empty((rows, columns + GAP), kind)
 
 
 def _shared_out(weights: tuple[float, ...]) -> tuple[float, ...]:

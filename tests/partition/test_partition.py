@@ -1,5 +1,6 @@
-"""Partition: every row reconstructed, in rank order, evenly."""
+"""Partition: every row reconstructed, in rank order, and the work evenly dealt."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +16,24 @@ def test_every_row_belongs_to_exactly_one_group_and_every_rank_has_one(rows, ran
     assert len(blocks) == ranks
     firsts = [b for b in blocks if b.member == 0]
     assert [r for b in firsts for r in range(b.first, b.stop)] == list(range(rows))
-    assert max(b.rows for b in blocks) - min(b.rows for b in blocks) <= 1
+    assert max(b.rows for b in blocks) - min(b.rows for b in blocks) <= (1 if rows < 16 * len(firsts) else 16)
     for group in {b.group for b in blocks}:
         members = [b for b in blocks if b.group == group]
         assert [b.member for b in members] == list(range(len(members)))
         assert {(b.first, b.stop, b.members) for b in members} == {(members[0].first, members[0].stop, len(members))}
         assert len(members) >= share
+
+
+@given(st.integers(16, 3000), st.integers(1, 40))
+def test_no_rank_has_more_than_an_even_split_would_give_it_and_few_have_a_rest(rows, ranks):
+    def slabs(count: int) -> float:
+        rest = count % 16
+        return count // 16 + (0 if not rest else 0.6 if rest <= 4 else 0.75 if rest <= 8 else 1)
+
+    blocks = [b.rows for b in partition_rows(rows, ranks) if b.member == 0]
+    even = [len(part) for part in np.array_split(np.arange(rows), len(blocks))]
+    assert max(map(slabs, blocks)) <= max(map(slabs, even))
+    assert sum(map(slabs, blocks)) <= sum(map(slabs, even))
 
 
 @given(st.integers(1, 100), st.integers(1, 100))
