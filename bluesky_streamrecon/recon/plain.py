@@ -26,7 +26,7 @@ class PlainSlab(Slab):
         self.image = np.zeros((*mask.shape, rows.count), np.float32)
 
     def read(self, row: int) -> NDArray[np.float32]:
-        return self.image[:, :, row].copy()
+        return self.image[:, :, row]
 
     def write(self, row: int, image: NDArray[np.float32]) -> None:
         self.image[:, :, row] = np.where(self._mask, image, 0)
@@ -35,7 +35,7 @@ class PlainSlab(Slab):
         self.image[...] = self._mask[:, :, None] * values
 
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self.read(0), self.read(self.rows.count - 1)
+        return self.read(0).copy(), self.read(self.rows.count - 1).copy()
 
     @property
     def nbytes(self) -> int:

@@ -41,7 +41,7 @@ class ShearSlab(Slab):
         self._spare: Edges | None = None
 
     def read(self, row: int) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self.image[:, :, row])
+        return self.image[:, :, row]
 
     def write(self, row: int, image: NDArray[np.float32]) -> None:
         self._edges = None
@@ -54,7 +54,7 @@ class ShearSlab(Slab):
 
     def edges(self) -> Edges:
         if self._edges is None:
-            self._edges = (self.read(0), self.read(self.rows.count - 1))
+            self._edges = (self.read(0).copy(), self.read(self.rows.count - 1).copy())
         return self._edges
 
     def forget_edges(self) -> None:

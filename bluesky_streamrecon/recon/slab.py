@@ -99,7 +99,7 @@ class Slab(ABC):
 
     @abstractmethod
     def read(self, row: int) -> NDArray[np.float32]:
-        """Give a copy of the image of `row` (counted within the slab), shape (N, N)."""
+        """Give a view of the image of `row` (counted within the slab), shape (N, N): the next pass changes it."""
 
     @abstractmethod
     def write(self, row: int, image: NDArray[np.float32]) -> None:
