@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.quality.lines import GROUP, ScanLines
 
-__all__ = ["find_fault", "structured_rows"]
+__all__ = ["find_fault", "structured_rows", "too_early"]
+
+WIDE_ENOUGH = math.radians(30)
+"""Angle that views must have covered, or half of the scan's range, before those of a turning sample surely differ."""
 
 NEWEST = GROUP
 """Projections that are also looked at on their own: what fails, fails during the scan."""
@@ -34,8 +37,11 @@ SMOOTH = 9
 SURE = 4.0
 """Standard deviations of the power of noise above which a difference is one."""
 
-MORE = 30.0
+MORE = 6.0
 """Frames should have differed by so many times what can be overlooked, before the stage is called stuck."""
+
+SLOW = 0.5
+"""Part of its usual speed at which a view may change where it changes least, for each radian that is looked at."""
 
 MASS_SPREAD = 0.03
 """Relative spread of the total attenuation, beyond its noise."""
@@ -59,26 +65,45 @@ def find_fault(lines: ScanLines) -> str | None:
     """Say why these projections can not be a scan of one still sample; None if they can.
 
     A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: nothing tells it from
-    a stage that does not turn.
+    a stage that does not turn. While views have covered a few degrees only, as at the beginning of a long scan in fixed
+    order, that is no fault; see `too_early`.
     """
+    fault = _found(lines.one_by_one)
+    return None if fault is None or fault.early else fault.text
+
+
+def too_early(lines: ScanLines) -> str | None:
+    """Say why nothing is known about these projections yet; None if enough is."""
     lines = lines.one_by_one
+    if lines.projections == 0 or not _narrow(lines):
+        return None
+    fault = _found(lines)
+    return fault.text if fault is not None and fault.early else None
+
+
+def _narrow(lines: ScanLines) -> bool:
+    _, gaps = lines.over.sorted_gaps(lines.angles)
+    return lines.over.span - float(gaps.max()) < min(WIDE_ENOUGH, lines.over.span / 2)
+
+
+def _found(lines: ScanLines) -> _Fault | None:
     if lines.projections == 0:
         return None
     measured: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(lines.values), axis=2)
     dark = _not_measured(measured, lines)
     if dark is not None:
-        return dark
+        return _Fault(dark)
     kept = np.logical_and.reduce(measured, axis=1)
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
     if np.all(values == values[:1]) and len(values) > 1:
-        return "all frames are equal, to the last bit; does the detector take new ones?"
+        return _Fault("all frames are equal, to the last bit; does the detector take new ones?")
     if len(values) < FEWEST:
         return None
     faults = [_Look(values[:, row], angles, lines).fault() for row in range(values.shape[1])]
     empty = [fault for fault in faults if fault is not None and fault.empty]
     if len(empty) == len(faults):
-        return empty[0].text
-    return next((fault.text for fault in faults if fault is not None and not fault.empty), None)
+        return empty[0]
+    return next((fault for fault in faults if fault is not None and not fault.empty), None)
 
 
 def structured_rows(lines: ScanLines) -> list[int]:
@@ -107,10 +132,14 @@ def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What is wrong with a row; `empty`: there is nothing to see in it, which is no fault if others show something."""
+    """What is wrong with a row.
+
+    `empty`: there is nothing to see in it, which is no fault if others show something; `early`: so far.
+    """
 
     text: str
     empty: bool = False
+    early: bool = False
 
 
 class _Look:
@@ -129,6 +158,9 @@ class _Look:
         mass = self.row.sum(axis=1)
         mass_noise = math.sqrt(self.noise * columns)
         nothing = abs(float(np.median(mass))) <= 3 * mass_noise + 1e-3 * columns
+        if self.change < CHANGE and not nothing and _narrow(self.lines):
+            text = "too early to tell whether the sample turns: frames so far differ by no more than noise"
+            return _Fault(f"{text} (x{self.change:.2f})", empty=True, early=True)
         if self.change < CHANGE:
             what = (
                 "nothing absorbs: no sample in the beam, or flat frames in place of projections"
@@ -150,53 +182,66 @@ class _Look:
 
         Frames at neighbouring angles may differ too little to be seen. So they are held against older frames near by,
         where there are some. Else, as in fixed order, more and more frames are taken together, until earlier ones say
-        that these should have differed by far more than can be overlooked; for small angles the power of the
-        difference grows with the square of the angle.
+        that these should have differed by far more than can be overlooked.
         """
-        count, overlooked = NEWEST, SURE * math.sqrt(2 * SMOOTH / self.row.shape[1])
-        if len(self.row) < 2 * count or self._within(len(self.row) - count) >= CHANGE:
-            return 0
-        while 2 * count <= len(self.row):
+        count = NEWEST
+        while count <= len(self.row) - NEWEST:
             newest = len(self.row) - count
-            if self._moved(newest, count) >= overlooked:
+            found = self._differences(newest, count)
+            overlooked = self._overlooked(count)
+            if found[0] >= max(CHANGE - 1, overlooked[0]) or found[1] >= 2 * overlooked[1]:
                 return 0
-            sure = (
-                self._unlike_near_by(newest) if count == NEWEST else self._expected(newest, count) > MORE * overlooked
-            )
-            if sure:
-                return count
-            count *= 2
+            if found[1] < overlooked[1]:
+                unlike = self._unlike_near_by(newest)
+                sure = (
+                    unlike if unlike is not None else self._should_differ(newest, count, np.maximum(found, overlooked))
+                )
+                if sure:
+                    return count
+            count += max(count // 4, NEWEST // 2)
         return 0
 
-    def _unlike_near_by(self, newest: int) -> bool:
-        """Whether frames from `newest` on differ from older ones that are nearer in angle than they are themselves."""
+    def _unlike_near_by(self, newest: int) -> bool | None:
+        """Tell whether frames from `newest` on differ from older ones as near in angle as they are to one another.
+
+        None: hardly any older frames are as near, as in fixed order.
+        """
         new, old = slice(newest, None), slice(None, newest)
         away = np.abs(np.mod(self.angles[new, None] - self.angles[None, old] + math.pi, 2 * math.pi) - math.pi)
         near = away.min(axis=1) <= np.ptp(self.angles[new]) / len(away)
-        if near.sum() < len(away) / 2:
-            return False
-        return _change(self.row[new][near] - self.row[old][np.argmin(away, axis=1)][near]) > 2 * CHANGE
+        if near.sum() < NEWEST / 2:
+            return None
+        difference = self.row[new][near] - self.row[old][np.argmin(away, axis=1)][near]
+        return _change(difference) > 1 + 2 * SURE * math.sqrt(2 * SMOOTH / difference.size)
 
-    def _expected(self, newest: int, count: int) -> float:
-        """Give by how much frames from `newest` on should have moved, from groups of as many before them."""
-        most = 0.0
+    def _should_differ(self, newest: int, count: int, least: Row) -> bool:
+        """Tell whether frames from `newest` on should differ by far more than `least`, from groups before them.
+
+        The power of the difference grows with the square of a small angle; with its fourth power around an angle where
+        views hardly change, as they do on the axis of symmetry of a sample that has one.
+        """
+        most, angle = np.zeros(2), float(np.ptp(self.angles[newest:]))
         for first in range(0, newest - count + 1, NEWEST):
-            share = np.ptp(self.angles[newest:]) / max(np.ptp(self.angles[first : first + count]), 1e-9)
+            share = angle / max(float(np.ptp(self.angles[first : first + count])), 1e-9)
             if share <= 1.1:
-                most = max(most, self._moved(first, count) * share**2)
-        return most
+                most = np.maximum(most, self._differences(first, count) * share**2)
+        return bool((most * min(1.0, SLOW * angle) ** 2 > MORE * least).any())
 
-    def _within(self, first: int) -> float:
-        """Give by how much more than noise `NEWEST` consecutive frames from `first` on differ among themselves."""
-        group = self.row[first : first + NEWEST]
-        return _change(group - np.roll(group, NEWEST // 2, axis=0))
+    def _differences(self, first: int, count: int) -> Row:
+        """Give by how much more than noise `count` frames from `first` on differ: each from another, and in the mean.
 
-    def _moved(self, first: int, count: int) -> float:
-        """Give by how much more than noise the second half of `count` frames differs from the first, in the mean."""
-        group, half = self.row[first : first + count], count // 2
-        noise = _white(group - np.roll(group, half, axis=0)) * 2 / count
-        mean = group[half:].mean(axis=0) - group[:half].mean(axis=0)
-        return _smooth(mean[None]) / max(noise, 1e-300) - 1
+        The second half is compared with the first, and once more without the first quarter: where views are mirror
+        images of those before a certain angle, halves that meet there have the same mean.
+        """
+        group = self.row[first : first + count]
+        return np.array(
+            [_change(group - np.roll(group, count // 2, axis=0)) - 1, max(_step(group), _step(group[count // 4 :]))]
+        )
+
+    def _overlooked(self, count: int) -> Row:
+        """Give what noise alone makes of `_differences`, at most."""
+        columns = self.row.shape[1]
+        return SURE * np.sqrt([4 * SMOOTH / (columns * count), 2 * SMOOTH / columns])
 
     def _reaches_out(self) -> bool:
         """Whether the sample may be wider than the detector, so that its mass in view is not constant.
@@ -283,6 +328,14 @@ def _white(difference: Row) -> float:
 def _change(difference: Row) -> float:
     """Give by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
     return _smooth(difference) / max(_white(difference), 1e-300)
+
+
+def _step(group: Row) -> float:
+    """Give by how much more than noise the second half of frames differs from the first, in the mean."""
+    half = len(group) // 2
+    noise = _white(group - np.roll(group, half, axis=0)) / half
+    mean = group[-half:].mean(axis=0) - group[:half].mean(axis=0)
+    return _smooth(mean[None]) / max(noise, 1e-300) - 1
 
 
 def _smooth(difference: Row) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, Inline, fewest_views
-from bluesky_streamrecon.quality.guards import FEWEST, find_fault
+from bluesky_streamrecon.quality.guards import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
@@ -269,6 +269,10 @@ class SteeringSession:
             self._checked = (lines.projections, find_fault(lines))
         return self._checked[1]
 
+    def _too_early(self) -> str | None:
+        lines = self._lines.scan()
+        return None if lines is None else too_early(lines)
+
     def _complete(self, number: int, pieces: _Pieces) -> None:
         stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)
         # Each rank sends in order: what is missing of an earlier image by now will not come any more.
@@ -335,6 +339,8 @@ class SteeringSession:
             return Verdict("continue", None, text), values
         if verdict.verdict == "enough" and (fault := self._fault(now=True)) is not None:
             return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
+        if verdict.verdict == "enough" and (early := self._too_early()) is not None:
+            return Verdict("continue", score, f"{verdict.text}; {early}"), values
         return verdict, values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality.guards import find_fault, structured_rows
+from bluesky_streamrecon.quality.guards import find_fault, structured_rows, too_early
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.faults import Faults
@@ -118,6 +118,43 @@ def test_sound_scans_are_not_called_faulty_in_any_order(simulate, name):
 def test_small_steps_are_not_called_a_stuck_stage(simulate, sample):
     scan = simulate(sample, order=make_order("fixed", num=360), rows=1)
     assert [find_fault(scan.upto(count)) for count in range(24, 361, 12)] == [None] * 29
+
+
+@pytest.mark.parametrize(
+    "sample", [Foam(seed=2), Foam(pores=90), Discs(), SheppLogan()], ids=["foam", "pores", "discs", "head"]
+)
+@pytest.mark.parametrize(("num", "counts"), [(360, 300), (720, 300), (720, 1e3), (720, 1e5)])
+def test_dense_scans_are_not_called_stuck_and_a_stuck_stage_is_found_in_them(simulate, sample, num, counts):
+    order = make_order("fixed", num=num)
+    sound = simulate(sample, order=order, counts=counts, rows=1)
+    checks = range(24, num + 1, num // 20)
+    assert {count: find_fault(sound.upto(count)) for count in checks} == dict.fromkeys(checks)
+    stuck = simulate(sample, Faults(slips_from=num // 2), order=order, counts=counts, rows=1)
+    assert find_fault(stuck.upto(num // 2)) is None
+    assert "is the stage stuck" in find_fault(stuck.lines)
+
+
+@pytest.mark.parametrize("name", ["optimized-interleaved", "interleaved", "golden"])
+def test_stage_that_is_stuck_for_most_of_a_scan_is_still_found_in_the_end(simulate, name):
+    order = make_order(name, num=120)
+    scan = simulate(Foam(pores=90), Faults(slips_from=30), order=order, counts=300, rows=1)
+    found = [find_fault(scan.upto(count)) for count in (60, 90, 120)]
+    assert ["is the stage stuck" in (fault or "") for fault in found] == [True] * 3
+
+
+@pytest.mark.parametrize("faults", [Faults(), Faults(slips_from=0)], ids=["sound", "stuck"])
+def test_nothing_is_said_and_no_scan_ended_while_views_cover_too_small_an_angle(simulate, drive, faults):
+    scan = simulate(Foam(seed=2), faults, order=make_order("fixed", num=720), counts=300, rows=1)
+    early = scan.upto(36)
+    assert find_fault(early) is None
+    assert too_early(early).startswith("too early to tell whether the sample turns: frames so far differ by no more")
+    scores, finalize = drive(replace(scan, lines=early), policy="ms-ssim", minimum_projections=24)
+    assert finalize is None
+    assert scores[-1].verdict == "continue"
+    assert "too early to tell whether the sample turns" in scores[-1].text
+    later = scan.upto(150)
+    assert too_early(later) is None
+    assert find_fault(later) is None if faults == Faults() else "does not turn" in find_fault(later)
 
 
 def test_axis_that_is_not_where_the_image_is_made_with_is_named(simulate):
