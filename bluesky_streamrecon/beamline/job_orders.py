@@ -176,6 +176,8 @@ class JobOrders(JobEvents):
         run.overrule, words = before.given(order, taken=taken)
         if run.overrule is before:
             return words
+        if run.overrule.total != before.total and self._link is not None:
+            self._link.endpoint.lengthen_run(run.overrule.total)  # what is left to gain is predicted for all of them
         logger.info("run %s: %s by %s (%s): %s", uid, order.action, order.who, order.place, order.reason or words)
         self._decide_by_hand(run, order, words)
         return words

@@ -159,7 +159,7 @@ def recorded_run(
         frames = load_run(storage.catalog, uid)
         start: Mapping[str, Any] = storage.catalog[uid].metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
-        planned = int(block.get("projections") or 0) or len(frames.angles_deg)
+        planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # people may have asked for more
         ends = block.get("start"), block.get("stop")
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, _plain(block.get("recon", {})))

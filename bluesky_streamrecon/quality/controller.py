@@ -28,6 +28,7 @@ from bluesky_streamrecon.wire import (
     LinkLost,
     LinkRestored,
     PictureWanted,
+    PlanChanged,
     PreviewReceived,
     ProblemReported,
     Refused,
@@ -186,6 +187,9 @@ class Controller:
             case RunOpened(run=run):
                 if self.session is None or self.session.run.run_uid != run.run_uid:
                     self._open(event)
+            case PlanChanged(run_uid=run_uid, planned=planned):
+                if self.session is not None and self.session.run.run_uid == run_uid:
+                    self.session.lengthen(planned)
             case PreviewReceived():
                 self._take(event)
             case PictureWanted(wish=wish):

@@ -60,6 +60,10 @@ class Forecast:
     why_not: str = ""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
+    def gain_of(self, planned: int) -> Gain | None:
+        """Give what was predicted for a scan of so many projections; None where it was for a shorter one."""
+        return self.gain if self.gain is not None and self.gain.planned >= planned else None
+
 
 def fewest_views(planned: int, asked: int | None) -> int:
     """Give the projections below which nothing is predicted: those asked for, or 24 and a fifth of the plan."""
@@ -78,7 +82,7 @@ class Forecaster:
     metrics : sequence of StudyMetric
         Metrics that are wanted.
     fewest : int
-        Projections below which only faults are looked for.
+        Projections below which only faults are looked for; may be set anew.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Forecaster:
         self._reconstructor = reconstructor
         self._gain = gain
         self._metrics = tuple(metrics)
-        self._fewest = fewest
+        self.fewest = fewest
         self._before: Study | None = None
 
     def __call__(self, lines: ScanLines) -> Forecast:
@@ -99,8 +103,8 @@ class Forecaster:
             return Forecast(lines.projections)
         if self._reconstructor is None:
             return Forecast(lines.projections, why_not="this controller has nothing to reconstruct with")
-        if lines.projections < self._fewest:
-            return Forecast(lines.projections, why_not=f"not before {self._fewest} projections")
+        if lines.projections < self.fewest:
+            return Forecast(lines.projections, why_not=f"not before {self.fewest} projections")
         study = Study(lines, structured_rows(lines), self._reconstructor, self._before)
         gain, why_not = self._predicted(study) if self._gain else (None, "")
         metrics = {metric.name: _measured(metric, study) for metric in self._metrics}

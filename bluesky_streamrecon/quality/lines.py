@@ -174,7 +174,7 @@ class LineStore:
     def __init__(self, run: OpenRun) -> None:
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._columns = run.detector_shape[1]
-        self._planned = run.planned
+        self.planned = run.planned
         self._over = AngularRange.told(run.metadata)
         self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
@@ -243,7 +243,7 @@ class LineStore:
             parts[lead].angles[:views],
             blocks[lead].axis,
             self._rows,
-            self._planned,
+            self.planned,
             self._over,
             0 if exact else count,
             sample,
@@ -263,4 +263,4 @@ class LineStore:
         first = of[self._rows[0]][0]
         angles = first.sample.angles(numbers)
         which = np.array(numbers, np.int64) + 1
-        return ScanLines(values, angles, first.axis, self._rows, self._planned, self._over, numbers=which)
+        return ScanLines(values, angles, first.axis, self._rows, self.planned, self._over, numbers=which)

@@ -354,12 +354,12 @@ class PredictedGainPolicy:
         """Judge by the newest prediction."""
         score = evidence.newest.metrics.get("ms-ssim")
         beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
-        made = [forecast for forecast in evidence.forecasts if forecast.gain is not None]
-        if not made or made[-1].gain is None:
+        made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
+        if not made:
             last = evidence.forecasts[-1] if evidence.forecasts else None
             why = last.why_not if last is not None and last.why_not else "its first is still to come"
             return Verdict("continue", score, f"no prediction at {evidence.progress}: {why}{beside}")
-        gain = made[-1].gain
+        gain = made[-1]
         left = gain.planned - gain.projections
         text = (
             f"{gain.projections} of {gain.planned} projections; the remaining {left} would gain {gain.gain:.3f} ± "
@@ -389,10 +389,10 @@ class PredictedGainPolicy:
             return "all of them are needed"
         return f"about {enough - gain.projections} more will do"
 
-    def _running(self, made: Sequence[Forecast]) -> int:
+    def _running(self, made: Sequence[Gain]) -> int:
         running = 0
-        for forecast in reversed(made):
-            if forecast.gain is None or forecast.gain.upper >= self.tolerance:
+        for gain in reversed(made):
+            if gain.upper >= self.tolerance:
                 break
             running += 1
         return running

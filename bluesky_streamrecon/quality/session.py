@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,17 +104,18 @@ class SteeringSession:
         wanted = dict.fromkeys(("ms-ssim", *self._policy.metrics))
         metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
         self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, StudyMetric))
-        forecaster = Forecaster(
+        self._forecaster = Forecaster(
             reconstructor,
             gain=PREDICTED_GAIN in wanted,
             metrics=[metric for metric in metrics if isinstance(metric, StudyMetric)],
             fewest=fewest_views(run.planned, run.steering.minimum_projections),
         )
         begin = None if reconstructor is None else reconstructor.warm_up
-        self._worker: Background | Inline = Background(forecaster, begin) if background else Inline(forecaster)
+        make = self._forecaster
+        self._worker: Background | Inline = Background(make, begin) if background else Inline(make)
         self._forecasts: list[Forecast] = []
         self._lines = LineStore(run)
-        self._step = max(1, math.ceil(FORECAST_SHARE * run.planned)) if run.planned else FORECAST_STEP
+        self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
         self._said = False
@@ -144,6 +146,15 @@ class SteeringSession:
         """No more projections come: images are still judged, but there is nothing to end any more."""
         self._closed = True
         self._worker.close()
+
+    def lengthen(self, planned: int) -> None:
+        """Go by a longer plan, of so many projections: what was predicted for the shorter one counts no more."""
+        logger.info("run %s: %d projections planned by now", self.run.run_uid, planned)
+        self.run = msgspec.structs.replace(self.run, planned=planned)
+        self._lines.planned = planned
+        self._forecaster.fewest = fewest_views(planned, self.run.steering.minimum_projections)
+        self._step = _forecast_step(planned)
+        self._next_forecast = FEWEST
 
     def accept(self, preview: Preview, pixels: NDArray[np.float32], lines: NDArray[np.float32] | None = None) -> None:
         """Take one rank's slices of one image, and the line integrals that came with them.
@@ -309,7 +320,7 @@ class SteeringSession:
         if problem is not None:
             values = dict.fromkeys(values)
         if self._forecasts:
-            values |= _told_by(self._forecasts)
+            values |= _told_by(self._forecasts, self.run.planned)
         self._readings.append(Reading(image.image_number, image.projections, values))
         settled = (self.run.recon.window or self._compare_to) + self._compare_to
         evidence = Evidence(
@@ -344,10 +355,15 @@ class SteeringSession:
         return verdict, values
 
 
-def _told_by(forecasts: list[Forecast]) -> dict[str, float | None]:
+def _forecast_step(planned: int) -> int:
+    return max(1, math.ceil(FORECAST_SHARE * planned)) if planned else FORECAST_STEP
+
+
+def _told_by(forecasts: list[Forecast], planned: int) -> dict[str, float | None]:
     """Give what forecasts measured as values of metrics, each the newest there is."""
     values: dict[str, float | None] = dict(forecasts[-1].metrics)
-    gain = next((forecast.gain for forecast in reversed(forecasts) if forecast.gain is not None), None)
+    gains = (forecast.gain_of(planned) for forecast in reversed(forecasts))
+    gain = next((gain for gain in gains if gain is not None), None)
     if gain is not None:
         values[PREDICTED_GAIN] = gain.gain
         values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}

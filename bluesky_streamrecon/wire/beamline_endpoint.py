@@ -271,6 +271,13 @@ class BeamlineEndpoint:
                 raise LocalProtocolError("close_run: no run is open")
             self._worker.post(lambda: self._do_close(state, exit_status, reason))
 
+    def lengthen_run(self, planned: int) -> None:
+        """Tell the controller that the open run is going to take so many projections; does not wait."""
+        with self._front:
+            state = self._open
+            if state is not None:
+                self._worker.post(lambda: state.run.lengthen(planned, self._clock()))
+
     def abandon_run(self, reason: str = "") -> None:
         """Forget the open or closed run and its frames, and tell the peers so."""
         with self._front:

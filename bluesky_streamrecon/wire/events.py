@@ -39,6 +39,7 @@ __all__ = [
     "PeerJoined",
     "PeerLost",
     "PictureWanted",
+    "PlanChanged",
     "PreviewMoved",
     "PreviewReceived",
     "ProblemReported",
@@ -187,6 +188,14 @@ class RunOpened:
     run: OpenRun
 
 
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """The open run is going to take so many projections by now; only the controller is told."""
+
+    run_uid: str
+    planned: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemReceived:
     """The next item, exactly once and in order; `pixels` is a read-only (rows, columns) view of what came."""
@@ -295,6 +304,7 @@ RankEvent = (
 
 ControllerEvent = (
     RunOpened
+    | PlanChanged
     | PictureWanted
     | PreviewReceived
     | RunClosed

@@ -334,6 +334,9 @@ class Member:
                 raise RemoteProtocolError(f"run {run.run_uid[:8]}: got {run.block} now, expected {self.run.block}")
             self.receiver.open()
             self._preview_at(run.preview_address, run.preview_key)
+            if run.planned != self.run.planned and self._hello.role == "controller":
+                self.run = msgspec.structs.replace(self.run, planned=run.planned)
+                self.events.append(ev.PlanChanged(run.run_uid, run.planned))
             return
         if self.run is not None:
             self._abandon("the beamline opened another run")

@@ -96,6 +96,7 @@ class Run:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
+        self.planned = spec.planned
         self.log: list[Entry] = []
         self.close: CloseRun | None = None
         self.finished = False
@@ -135,6 +136,12 @@ class Run:
             stream.session.append(0)
         if self._controller is not None:
             self._controller.append(0)
+
+    def lengthen(self, planned: int, now: float) -> None:
+        """Tell the controller, now and whenever it comes back, that so many projections are planned by now."""
+        self.planned = planned
+        if self._controller is not None and not self.finished:
+            self._controller.reopen(now)
 
     def deal(self, size: int) -> None:
         """Deal the rows to this many ranks; everything is sent from the first item on."""
@@ -332,7 +339,7 @@ class Run:
         return OpenRun(
             run_uid=self.uid,
             recon_uid=spec.recon_uid,
-            planned=spec.planned,
+            planned=spec.planned if role == "rank" else self.planned,
             detector_shape=spec.detector_shape,
             dtype=spec.dtype,  # type: ignore[arg-type]
             block=self._streams[rank].block if role == "rank" else RowBlock(0, rows, 0, 0, 1),

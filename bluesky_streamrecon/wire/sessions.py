@@ -233,6 +233,12 @@ class SenderSession:
         """Stop sending; nothing is forgotten."""
         self._move("unlink")
 
+    def reopen(self, now: float) -> None:
+        """Send the opening once more, because it says something new; without a link that comes by itself."""
+        if self.state is not SenderState.UNLINKED:
+            self._move("stall")
+            self._reopen(now)
+
     def forget(self, first: int, now: float) -> None:
         """Items before `first` can not be sent any more; count those that never were."""
         self.first = max(self.first, first)

@@ -90,6 +90,17 @@ def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_
     assert (stored[-1][0], stored[-1][1]["exit_status"]) == ("stop", "success")
 
 
+def test_gain_that_is_left_is_predicted_for_the_plan_as_it_was_extended(overruled, documents, job):
+    overruled(
+        lambda: job.extend(16, who="anna"), at=20, policy="predicted-gain", tolerance=1e-6, minimum_projections=12
+    )
+    assert of(documents, "stop")[0]["num_events"]["primary"] == 36
+    rows = [event["data"] for event in of(documents, "event", "steering")]
+    judged = [row["job-steering-text"] for row in rows if row["job-steering-policy"] == "predicted-gain"]
+    assert " of 36 projections" in judged[-1]
+    assert job.last_run.problems == ()
+
+
 def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, job):
     told = []
 

@@ -147,9 +147,10 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
     """Send a scan's line integrals through a session, until it has enough or the scan ends.
 
     The images are those of a scan that goes well and soon changes no more: only the line integrals tell otherwise.
+    `longer`: at which projection the run is told to take how many.
     """
 
-    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, **steering):
+    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, longer=(0, 0), **steering):
         lines = simulated.lines
         session = SteeringSession(
             OpenRun(
@@ -168,6 +169,8 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
         )
         scores = []
         for number, last in enumerate(range(step, lines.projections + 1, step), start=1):
+            if last - step == longer[0] > 0:
+                session.lengthen(longer[1])
             new = slice(last - step, last)
             header = Preview(
                 run_uid="run-1",

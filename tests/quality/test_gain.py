@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,35 @@ def test_controller_without_a_recipe_says_so_and_never_stops(simulate, drive):
     assert "this controller has nothing to reconstruct with" in scores[-1].text
 
 
+def test_run_that_is_made_longer_is_predicted_anew_for_the_longer_plan(simulate, drive, recipe):
+    scan = simulate(counts=1e3)
+    short = replace(scan, lines=replace(scan.lines, planned=72))
+    given = {"reconstructor": recipe, "minimum_projections": 20, "advisory": True}
+    first, _ = drive(short, **given)
+    longer, _ = drive(short, longer=(60, 120), **given)
+    whole, _ = drive(scan, **given)
+    at = 60 // 3
+    assert [score.text for score in longer[:at]] == [score.text for score in first[:at]]
+    assert first[at].verdict == "enough"
+    assert longer[at].text.startswith("63 of 120 projections; the remaining 57 would gain")
+    assert [score.text for score in longer[at:] if score.verdict == "enough"] != []
+    assert all(" of 120 projections" in score.text for score in longer[at:])
+    made = [
+        {score.metrics.get("predicted-gain-at"): score.metrics.get("predicted-gain") for score in run}
+        for run in (longer, whole)
+    ]
+    assert len(common := {63, 69, 75, 81, 87, 93, 99, 105, 111, 117} & made[0].keys() & made[1].keys()) > 3
+    assert {at: made[0][at] for at in common} == {at: made[1][at] for at in common}
+
+
+def test_prediction_for_a_shorter_plan_stops_nothing_and_counts_for_no_patience():
+    short, long = Forecast(60, gain=gain(60, 0.015)), Forecast(70, gain=gain(70, 0.015, planned=240))
+    assert judge(evidence(short, planned=240)).text.startswith("no prediction at 60 of 240 projections: ")
+    assert judge(evidence(short, long, planned=240)).verdict == "enough"
+    assert judge(evidence(short, long, planned=240), patience=2).verdict == "continue"
+    assert judge(evidence(long, long, planned=240), patience=2).verdict == "enough"
+
+
 # ------------------------------------------------------------------------------------------------- policies
 
 
@@ -169,7 +199,8 @@ def test_tolerance_patience_minimum_and_coverage_all_count():
     assert judge(evidence(high, low), patience=2).verdict == "continue"
     assert judge(evidence(low, low), patience=2).verdict == "enough"
     assert "not before 70 projections" in judge(evidence(low), minimum_projections=70).text
-    assert judge(evidence(low, planned=600)).verdict == "continue"
+    short = Forecast(60, gain=gain(60, 0.015, planned=600))
+    assert "not before 120 projections" in judge(evidence(short, planned=600)).text
     assert judge(evidence(low, largest_gap=4.0), minimum_coverage=3.0).verdict == "continue"
     assert judge(evidence(low, largest_gap=3.0), minimum_coverage=3.0).verdict == "enough"
 

@@ -23,6 +23,7 @@ from bluesky_streamrecon.wire import (
     OpenRunSpec,
     PeerJoined,
     PeerLost,
+    PlanChanged,
     ProblemReported,
     RunAbandoned,
     RunClosed,
@@ -153,6 +154,29 @@ def test_rank_with_a_checkpoint_goes_on_after_it(wires: Any, spec: Spec) -> None
     rank = wires.rank(beamline, resume=("run-1", 4))
     assert wires.follow(rank) == [5, 6]
     wires.seen.wait(RunFinished)
+
+
+def test_controller_is_told_that_a_run_gets_longer_now_and_when_it_comes_back(wires: Any, spec: Spec) -> None:
+    beamline = wires.beamline()
+    beamline.lengthen_run(12)  # no run is open: nothing happens
+    rank, controller = wires.rank(beamline), wires.controller(beamline)
+    beamline.open_run(spec())
+    assert wires.take(controller, RunOpened).run.planned == 10
+    wires.fill(beamline, 1, 2)
+    beamline.lengthen_run(16)
+    beamline.lengthen_run(18)
+    told = [wires.take(controller, PlanChanged)]
+    if told[-1].planned == 16:
+        told.append(wires.take(controller, PlanChanged))
+    assert (told[-1].run_uid, told[-1].planned) == ("run-1", 18)
+    controller.close(0)
+    wires.seen.wait(PeerLost, lambda e: e.peer.role == "controller")
+    again = wires.controller(beamline)
+    assert wires.take(again, RunOpened).run.planned == 18
+    beamline.close_run()
+    wires.take(again, RunClosed)
+    assert wires.take(rank, RunOpened).run.planned == 10  # what was begun with decides when the axis is looked for
+    assert [wires.take(rank, ItemReceived).item.seq for _ in range(2)] == [1, 2]
 
 
 def test_same_job_serves_one_run_after_another(wires: Any, spec: Spec) -> None:
