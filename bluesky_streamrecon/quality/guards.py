@@ -246,11 +246,16 @@ class _Look:
     def _reaches_out(self) -> bool:
         """Whether the sample may be wider than the detector, so that its mass in view is not constant.
 
-        Only the first frames tell: later a beam that dims looks like something at the edges.
+        A beam that dims looks like something at the edges, too, but grows from nothing, as much with each frame.
         """
-        mean = self.row[:FEWEST].mean(axis=0)
-        edge = max(float(mean[:3].mean()), float(mean[-3:].mean()))
-        return edge > AT_THE_EDGE * float(np.percentile(mean, 95))
+        early = self.row[:NEWEST]
+        allowed = AT_THE_EDGE * float(np.percentile(early.mean(axis=0), 95))
+        number = np.arange(len(early))
+        for edge in (early[:, :3].mean(axis=1), early[:, -3:].mean(axis=1)):
+            line = np.polyfit(number, edge, 1)
+            if line[1] > allowed or np.var(edge - np.polyval(line, number)) > allowed**2 + self.noise:
+                return True
+        return False
 
     def _mass_fault(self, mass: Row, noise: float) -> _Fault | None:
         usual = float(np.median(mass))

@@ -11,10 +11,19 @@ from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
 
 
-def test_sample_that_moves_is_told_in_the_reason_and_ends_nothing_early(run_engine, documents, tmp_path):
-    beamline = sim_beamline(
-        rows=4, columns=64, directory=tmp_path, instant=True, faults=Faults(jump_at=20, jump=(4.0, 3.0))
-    )
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (Faults(jump_at=20, jump=(4.0, 3.0)), "the sample moves on its mount"),
+        (Faults(dimming=0.006), "total attenuation varies"),
+        (Faults(dark_from=20), "no light in projections 21 to 60"),
+        (Faults(empty_from=0), "nothing absorbs"),
+        (Faults(slips_from=20), "is the stage stuck?"),
+    ],
+    ids=["moved", "dims", "blocked", "no sample", "stuck"],
+)
+def test_fault_is_told_in_the_reason_and_ends_nothing_early(run_engine, documents, tmp_path, faults, said):
+    beamline = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True, faults=faults)
     job = ReconJob("job", ranks=2, output=tmp_path / "recon")
     try:
         run_engine(
@@ -37,6 +46,5 @@ def test_sample_that_moves_is_told_in_the_reason_and_ends_nothing_early(run_engi
     stop = next(document for name, document in documents if name == "stop")
     assert stop["num_events"]["primary"] == 60
     assert stop["reason"].startswith("all 60 projections taken; no quality: not judged at 60 of 60 projections: ")
-    assert "the sample moves on its mount" in stop["reason"]
+    assert said in stop["reason"]
     assert job.last_run.verdicts[-1].verdict == "invalid"
-    assert job.last_run.score > 0.5

@@ -26,6 +26,7 @@ FAULTS = {
     "stuck stage": (Faults(slips_from=0), "the stage does not turn the sample"),
     "stuck later": (Faults(slips_from=50), "newest 12 frames differ by no more than noise: is the stage stuck"),
 }
+SPREAD = ("optimized-interleaved", "interleaved", "golden")
 IN_FIXED_ORDER = FAULTS | {
     "drift": (Faults(drift=(0.06, 0.03)), "the sample drifts, or the axis is wrong: .* turns about column 4"),
     "stuck later": (Faults(slips_from=50), "newest 24 frames differ by no more than noise: is the stage stuck"),
@@ -48,9 +49,9 @@ def test_no_fault_ends_as_success_under_any_policy(simulate, drive, faults, rule
 
 @pytest.mark.parametrize(
     ("order", "faults", "said"),
-    [("optimized-interleaved", *fault) for fault in FAULTS.values()]
+    [(order, *fault) for order in SPREAD for fault in FAULTS.values()]
     + [("fixed", *fault) for fault in IN_FIXED_ORDER.values()],
-    ids=[f"{order}, {name}" for order in ("default", "fixed") for name in FAULTS],
+    ids=[f"{order}, {name}" for order in (*SPREAD, "fixed") for name in FAULTS],
 )
 def test_no_fault_ends_as_success_with_default_settings_and_each_has_its_own_words(
     simulate, drive, order, faults, said
@@ -181,6 +182,13 @@ def test_pure_noise_and_nothing_at_all_are_named_and_divide_by_nothing(simulate,
     values = make(np.random.default_rng(0), scan.lines.values.shape).astype(np.float32)
     lines = ScanLines(values, scan.lines.angles, scan.lines.axis, scan.lines.rows, 120)
     assert find_fault(lines).startswith(said)
+
+
+@pytest.mark.parametrize("order", ["optimized-interleaved", "fixed"])
+@pytest.mark.parametrize("dimming", [0.003, 0.006, 0.02])
+def test_beam_that_dims_slowly_or_fast_is_no_sample_that_reaches_out_of_view(simulate, order, dimming):
+    scan = simulate(faults=Faults(dimming=dimming), order=make_order(order, num=120))
+    assert re.search("total attenuation varies .* as when the beam dims", find_fault(scan.lines))
 
 
 def test_row_above_the_sample_does_not_make_a_scan_faulty(simulate):
