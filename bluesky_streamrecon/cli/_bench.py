@@ -182,6 +182,38 @@ def pipeline(
 
 
 @app.command()
+def ready(
+    rows: Annotated[int, typer.Option(min=1, help="Detector rows.")] = 16,
+    columns: Annotated[int, typer.Option(min=2, help="Detector columns.")] = 512,
+    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks.")] = 2,
+    algorithm: Annotated[str, typer.Option(help="Reconstruction algorithm.")] = "mlem",
+    repeats: Repeats = 3,
+    json: Json = False,
+) -> None:
+    """Measure how long a job takes from its start until it waits for projections.
+
+    *Cold* is the first job on a computer, which compiles the kernels; *warm* any job after it.
+
+    Example: `streamrecon bench ready --ranks 2`
+    """
+    from bluesky_streamrecon.evaluation.bench.ready import measure_ready
+
+    result = measure_ready(rows=rows, columns=columns, ranks=ranks, algorithm=algorithm, repeats=repeats, tell=_tell)
+    if json:
+        print_json(asdict(result))
+        return
+    print_table(
+        f"{ranks} ranks and a controller, {algorithm}, {rows} x {columns}",
+        ["what", "seconds", "spread"],
+        [
+            ("linked", result.hello_seconds, ""),
+            ("ready, warm", result.warm_seconds, f"{result.warm_spread:.0%}"),
+            ("ready, cold", result.cold_seconds, f"{result.cold_spread:.0%}"),
+        ],
+    )
+
+
+@app.command()
 def latency(
     rows: Annotated[int, typer.Option(min=1, help="Detector rows.")] = 16,
     columns: Annotated[int, typer.Option(min=2, help="Detector columns.")] = 512,
