@@ -99,7 +99,7 @@ def _found(lines: ScanLines) -> _Fault | None:
         return _Fault("all frames are equal, to the last bit; does the detector take new ones?")
     if len(values) < FEWEST:
         return None
-    faults = [_Look(values[:, row], angles, lines).fault() for row in range(values.shape[1])]
+    faults = [look.fault() for look in _looks(values, angles, lines)]
     empty = [fault for fault in faults if fault is not None and fault.empty]
     if len(empty) == len(faults):
         return empty[0]
@@ -113,8 +113,13 @@ def structured_rows(lines: ScanLines) -> list[int]:
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
     if not len(values):
         return []
-    looks = (_Look(values[:, row], angles, lines) for row in range(values.shape[1]))
-    return [row for row, look in enumerate(looks) if look.change >= CHANGE]
+    return [row for row, look in enumerate(_looks(values, angles, lines)) if look.change >= CHANGE]
+
+
+def _looks(values: NDArray[np.float64], angles: Row, lines: ScanLines) -> list[_Look]:
+    # Views a right angle apart differ most, whatever the order of angles.
+    others = _right_angle_apart(angles)
+    return [_Look(np.ascontiguousarray(values[:, row]), angles, others, lines) for row in range(values.shape[1])]
 
 
 def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
@@ -145,12 +150,11 @@ class _Fault:
 class _Look:
     """Statistics of one detector row, projections (m, columns) in the order of arrival."""
 
-    def __init__(self, row: Row, angles: Row, lines: ScanLines) -> None:
+    def __init__(self, row: Row, angles: Row, others: NDArray[np.intp], lines: ScanLines) -> None:
         self.row, self.angles, self.lines = row, angles, lines
-        # Views a right angle apart differ most, whatever the order of angles.
-        difference = row - row[_right_angle_apart(angles)]
-        self.noise = _white(difference) / 2
-        self.change = _change(difference)
+        white, smooth = _powers(row, others)
+        self.noise = white / 2
+        self.change = smooth / max(white, 1e-300)
 
     def fault(self) -> _Fault | None:
         """Look for one thing after the other."""
@@ -211,8 +215,9 @@ class _Look:
         near = away.min(axis=1) <= np.ptp(self.angles[new]) / len(away)
         if near.sum() < NEWEST / 2:
             return None
-        difference = self.row[new][near] - self.row[old][np.argmin(away, axis=1)][near]
-        return _change(difference) > 1 + 2 * SURE * math.sqrt(2 * SMOOTH / difference.size)
+        these, others = newest + np.flatnonzero(near), np.argmin(away, axis=1)[near]
+        size = len(these) * self.row.shape[1]
+        return _change(self.row, others, these) > 1 + 2 * SURE * math.sqrt(2 * SMOOTH / size)
 
     def _should_differ(self, newest: int, count: int, least: Row) -> bool:
         """Tell whether frames from `newest` on should differ by far more than `least`, from groups before them.
@@ -234,9 +239,8 @@ class _Look:
         images of those before a certain angle, halves that meet there have the same mean.
         """
         group = self.row[first : first + count]
-        return np.array(
-            [_change(group - np.roll(group, count // 2, axis=0)) - 1, max(_step(group), _step(group[count // 4 :]))]
-        )
+        half_way = np.roll(np.arange(count), count // 2)
+        return np.array([_change(group, half_way) - 1, max(_step(group), _step(group[count // 4 :]))])
 
     def _overlooked(self, count: int) -> Row:
         """Give what noise alone makes of `_differences`, at most."""
@@ -324,21 +328,26 @@ def _right_angle_apart(angles: Row) -> NDArray[np.intp]:
     return found
 
 
-def _white(difference: Row) -> float:
-    """Give the power of white noise, from second differences along the row."""
-    second = difference[:, :-2] - 2 * difference[:, 1:-1] + difference[:, 2:]
-    return float(np.mean(second**2)) / 6
+def _powers(frames: Row, others: NDArray[np.intp], these: NDArray[np.intp] | None = None) -> tuple[float, float]:
+    """Give the power of differences between frames as white noise, and over `SMOOTH` columns."""
+    from bluesky_streamrecon.quality._power_kernels import powers
+
+    if these is None:
+        these = np.arange(len(frames))
+    white, smooth = powers(np.ascontiguousarray(frames), these, others, SMOOTH)
+    return white, smooth
 
 
-def _change(difference: Row) -> float:
+def _change(frames: Row, others: NDArray[np.intp], these: NDArray[np.intp] | None = None) -> float:
     """Give by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
-    return _smooth(difference) / max(_white(difference), 1e-300)
+    white, smooth = _powers(frames, others, these)
+    return smooth / max(white, 1e-300)
 
 
 def _step(group: Row) -> float:
     """Give by how much more than noise the second half of frames differs from the first, in the mean."""
     half = len(group) // 2
-    noise = _white(group - np.roll(group, half, axis=0)) / half
+    noise = _powers(group, np.roll(np.arange(len(group)), half))[0] / half
     mean = group[-half:].mean(axis=0) - group[:half].mean(axis=0)
     return _smooth(mean[None]) / max(noise, 1e-300) - 1
 
