@@ -40,6 +40,21 @@ def run_engine() -> Iterator[RunEngine]:
 
 
 @pytest.fixture
+def installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a package that offers one entry point, as far as `importlib.metadata` can tell."""
+
+    def install(group: str, name: str, module: str, source: str, attribute: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+        folder = tmp_path / f"{module}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:{attribute}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return install
+
+
+@pytest.fixture
 def no_orphans() -> Iterator[None]:
     """Fail the test that leaves a process running; processes that are on their way out have a moment."""
     before = descendants()

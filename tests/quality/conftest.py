@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,21 +69,6 @@ def preview() -> Callable[..., Preview]:
         )
 
     return make
-
-
-@pytest.fixture
-def installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a package that offers one entry point, as far as `importlib.metadata` can tell."""
-
-    def install(group: str, name: str, module: str, source: str, attribute: str) -> None:
-        (tmp_path / f"{module}.py").write_text(source)
-        folder = tmp_path / f"{module}-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:{attribute}\n")
-        monkeypatch.syspath_prepend(str(tmp_path))
-
-    return install
 
 
 COLUMNS = 96

@@ -1,4 +1,4 @@
-"""The how-to's algorithm works as printed, and is short."""
+"""The how-to's algorithm works as printed, and is short; by name and as an entry point."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,17 @@ from bluesky_streamrecon.recon import algorithm_names, reconstruct
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-an-algorithm.md"
 
 
+def cylinder():
+    """Give projections of a cylinder, and their angles."""
+    columns = np.arange(48) - 23.5
+    profile = 0.02 * 2 * np.sqrt(np.maximum(15.0**2 - columns**2, 0))
+    return np.repeat(profile[None, None, :], 40, axis=0).astype(np.float32), np.linspace(0, np.pi, 40, endpoint=False)
+
+
 def test_algorithm_of_the_how_to_is_under_30_lines_and_converges():
     definition, use, *_ = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
     assert len(definition.splitlines()) < 30
-    angles = np.linspace(0, np.pi, 40, endpoint=False)
-    columns = np.arange(48) - 23.5
-    profile = 0.02 * 2 * np.sqrt(np.maximum(15.0**2 - columns**2, 0))
-    projections = np.repeat(profile[None, None, :], 40, axis=0).astype(np.float32)
+    projections, angles = cylinder()
     names = {"projections": projections, "angles": angles}
     exec(compile(definition + use, str(HOW_TO), "exec"), names)
     assert "landweber" in algorithm_names()
@@ -25,3 +29,14 @@ def test_algorithm_of_the_how_to_is_under_30_lines_and_converges():
     assert abs(disc[:4, :4]).max() < 0.004
     limited = reconstruct(projections, angles, algorithm="landweber", iterations=50, limit=0.01)
     assert limited.max() <= 0.01
+
+
+def test_algorithm_of_an_installed_package_is_found_by_its_entry_point(installed_package):
+    definition, *_ = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
+    group = re.search(r'entry-points\."(.*?)"', HOW_TO.read_text())[1]
+    source = definition.replace('algorithms.add("landweber", Landweber)', "")
+    installed_package(group, "landweber-of-a-package", "package_with_landweber", source, "Landweber")
+    assert "landweber-of-a-package" in algorithm_names()
+    projections, angles = cylinder()
+    volume = reconstruct(projections, angles, algorithm="landweber-of-a-package", iterations=50, gain=0.9)
+    assert abs(volume[0, 20:28, 20:28].mean() - 0.02) < 0.002
