@@ -2,7 +2,7 @@
 # A Slurm of one host, made of Debian's packages (slurmctld slurmd slurm-client munge), and SlurmLauncher against it.
 # Needs root. Everything lives in a directory of its own and on ports of its own, and is ended and removed at the end.
 #
-#   tests/soak/slurm.sh [--walltime]
+#   tests/soak/slurm.sh [--cancel | --walltime] [--run 'srun --kill-on-bad-exit=1 --mpi=pmi2']
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -56,6 +56,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MpiDefault=pmi2
 ReturnToService=2
+FirstJobId=$((RANDOM + 1000))
 KillWait=5
 SlurmctldTimeout=30
 SlurmdTimeout=30
