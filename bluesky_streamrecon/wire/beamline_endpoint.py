@@ -81,7 +81,8 @@ class _Core:
         self._drain()
         self.events.extend(self.hub.events)
         self.hub.events.clear()
-        return 0.0 if more else self.hub.patience
+        again = self._transport.watch(PEERS, self.hub.knows, now)
+        return 0.0 if more else min(again, self.hub.patience)
 
     def _drain(self) -> None:
         while self.hub.outbox:
@@ -127,7 +128,8 @@ class BeamlineEndpoint:
     spill_directory : path, optional
         Where that file is made; None: the system's directory for temporary files.
     heartbeat_seconds, peer_timeout : float
-        How often something is sent at least, and after how long a silent peer is taken for lost; seconds.
+        How often something is sent at least, and after how long a silent peer is taken for lost, or a connection that
+        has not said hello is closed; seconds.
     clock : callable
         Monotonic seconds.
 
@@ -161,7 +163,7 @@ class BeamlineEndpoint:
         self._closed = False
         transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES, io_threads=2)
         try:
-            self._address = transport.bind(PEERS, address, security, insecure=insecure)
+            self._address = transport.bind(PEERS, address, security, insecure=insecure, stranger_seconds=peer_timeout)
         except BaseException:
             transport.close(0.0)
             raise

@@ -48,7 +48,14 @@ class _PreviewLoop:
             return
         self._where = (address, key)
         self.out.refused = None
-        self._reconnect(now)
+        if address is None or self.out.run_uid is not None:  # without a run there is nothing to say hello with
+            self._reconnect(now)
+
+    def begin(self, run_uid: str, now: float) -> None:
+        first = self.out.run_uid is None
+        self.out.begin(run_uid, now)
+        if first:
+            self._reconnect(now)
 
     def handle(self, name: str, link: bytes, frames: list[memoryview], now: float) -> None:  # noqa: ARG002
         self.out.receive(frames, now)
@@ -57,6 +64,8 @@ class _PreviewLoop:
         self.out.tick(now)
         if self.out.reconnect:
             self._reconnect(now)
+        if self.out.refused is not None:
+            self.transport.disconnect(CONTROLLER)
         while True:
             what = self.out.next(now)
             if what is None:
@@ -132,7 +141,7 @@ class PreviewSender:
         """Start with preview 1 of another run; what is kept of the last one is dropped."""
         with self._loop.front:
             self._loop.asked = (run_uid, 0)
-            self._worker.post(lambda: self._loop.out.begin(run_uid, self._clock()))
+            self._worker.post(lambda: self._loop.begin(run_uid, self._clock()))
 
     def send(
         self,

@@ -1,0 +1,120 @@
+"""A crowd of connections that say nothing, as fast as programs can open them, while a rank is linked.
+
+What must hold: descriptors are left for others at any time, the rank stays linked, a controller that comes in the
+middle is let in, and in the end no descriptor is left over. ``--busy``: beside a thread that keeps Python's lock.
+
+    python tests/soak/crowd.py --connections 5000
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from common import end, parser, say
+
+from bluesky_streamrecon.wire import (
+    AllRanksReady,
+    BeamlineEndpoint,
+    ControllerEndpoint,
+    LinkRestored,
+    PeerLost,
+    RankEndpoint,
+)
+
+CROWD = """
+import resource, socket, sys, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+begun = time.monotonic()
+crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+print(time.monotonic() - begun, flush=True)
+for silent in crowd:
+    try:
+        while silent.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+"""
+
+
+def main() -> None:
+    given = parser(__doc__)
+    given.add_argument("--connections", type=int, default=5000)
+    given.add_argument("--programs", type=int, default=4, help="that share them")
+    given.add_argument("--limit", type=int, default=1024, help="descriptors that this process may have")
+    given.add_argument("--busy", action="store_true")
+    arguments = given.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (arguments.limit, hard))
+    ready, over = threading.Event(), threading.Event()
+    lost: list[str] = []
+    counts: list[int] = []
+
+    def noted(event: object) -> None:
+        if isinstance(event, AllRanksReady):
+            ready.set()
+        elif isinstance(event, PeerLost) and event.peer.role == "rank":
+            lost.append(event.reason)
+
+    def sample() -> None:
+        while not over.wait(0.005):
+            counts.append(descriptors())
+
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    beamline = BeamlineEndpoint(on_event=noted)
+    rank = RankEndpoint(beamline.address, job_id=beamline.job_id, rank=0, size=1)
+    watchers = [threading.Thread(target=sample), *([threading.Thread(target=compute)] if arguments.busy else [])]
+    try:
+        ready.wait(30.0)
+        before = descriptors()
+        for watcher in watchers:
+            watcher.start()
+        port = beamline.address.rpartition(":")[2]
+        words = [sys.executable, "-c", CROWD, port, str(arguments.connections // arguments.programs)]
+        crowds = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(arguments.programs)]
+        over.wait(1.0)
+        begun = time.monotonic()
+        controller = ControllerEndpoint(beamline.address, job_id=beamline.job_id)
+        joined = isinstance(controller.next(60.0), LinkRestored)
+        joined_in = time.monotonic() - begun
+        controller.close(0)
+        opened_in = max(float(made.communicate()[0]) for made in crowds)
+        for _ in range(500):  # libzmq closes them in threads of its own
+            if descriptors() <= before:
+                break
+            over.wait(0.02)
+        after = descriptors()
+        linked = next(peer.linked for peer in beamline.peers() if peer.role == "rank")
+    finally:
+        over.set()
+        for watcher in watchers:
+            if watcher.ident is not None:
+                watcher.join()
+        rank.close(0)
+        beamline.close(0)
+    say(connections=arguments.connections, per_second=arguments.connections / opened_in, busy=arguments.busy)
+    say(joined_in=joined_in)
+    say(before=before, most=max(counts), after=after, limit=arguments.limit, lost=lost, load=os.getloadavg()[0])
+    good = [max(counts) < arguments.limit - 64, after <= before, linked and not lost, joined]
+    end(good, what="silent connections")
+
+
+def descriptors() -> int:
+    """Give the open descriptors of this process; all of them if there is none left to count them with."""
+    try:
+        return len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+if __name__ == "__main__":
+    main()
