@@ -20,8 +20,10 @@ from bluesky_streamrecon.errors import ConfigError
 
 __all__ = [
     "AngleOrder",
+    "Sweep",
     "fixed",
     "golden_angle",
+    "interlaced",
     "interleaved",
     "listed",
     "make_order",
@@ -31,6 +33,40 @@ __all__ = [
 ]
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # fraction of the span between two golden-angle views
+SWEEP_TOLERANCE = 0.02  # of the step, by which an angle of a sweep may be off
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Angles at equal steps, as a stage passes them that turns without stopping.
+
+    Parameters
+    ----------
+    first, step : float
+        First angle and distance to the next, degrees; `step` is positive.
+    num : int
+        Angles.
+
+    Examples
+    --------
+    >>> list(Sweep(1.0, 4.0, 3))
+    [1.0, 5.0, 9.0]
+    """
+
+    first: float
+    step: float
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __iter__(self) -> Iterator[float]:
+        return (self.first + k * self.step for k in range(self.num))
+
+    @property
+    def last(self) -> float:
+        """Last angle, degrees."""
+        return self.first + (self.num - 1) * self.step
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +169,42 @@ class AngleOrder(Sequence[float]):
             middles = [(at[i] + at[i + 1]) / 2 for i in sorted(places, key=lambda i: -widths[i])]
             yield from middles
             at = sorted({*at, *middles})
+
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """Give the turns in which a stage that does not stop can visit these angles.
+
+        Raises
+        ------
+        ConfigError
+            If the angles of a turn are not equally far apart, or there are more than half as many turns as angles.
+
+        Examples
+        --------
+        >>> interleaved(8, stride=3, stop=8).sweeps()
+        (Sweep(first=0.0, step=3.0, num=3), Sweep(first=1.0, step=3.0, num=3), Sweep(first=2.0, step=3.0, num=2))
+        """
+        turns: list[list[float]] = []
+        for angle in self.angles:
+            if turns and angle > turns[-1][-1]:
+                turns[-1].append(angle)
+            else:
+                turns.append([angle])
+        advice = "expected 'fixed', 'interleaved(k)', 'interlaced(k)', or 'golden-continuous'"
+        if len(turns) > max(1, len(self) // 2):
+            raise ConfigError(f"order: {self.name!r} turns {len(turns)} times for {len(self)} angles; {advice}")
+        span = self.stop - self.start
+        made = []
+        for turn in turns:
+            step = (turn[-1] - turn[0]) / (len(turn) - 1) if len(turn) > 1 else span
+            sweep = Sweep(turn[0], step, len(turn))
+            off = max(abs(a - b) for a, b in zip(turn, sweep, strict=True))
+            if off > SWEEP_TOLERANCE * step:
+                raise ConfigError(
+                    f"order: {self.name!r} is not at equal steps between {turn[0]:g} and {turn[-1]:g} degrees (by "
+                    f"{off:g}), so it can not be flown; {advice} (optimized-interleaved: a power of two of angles)"
+                )
+            made.append(sweep)
+        return tuple(made)
 
     def travel(self, *, backlash: float = 0.0) -> float:
         """Give the stage travel from the first to the last angle, degrees.
@@ -266,6 +338,28 @@ def optimized_interleaved(
     return _on_grid(name, visited, num, start, stop)
 
 
+def interlaced(num: int = 180, turns: int = 4, start: float = 0.0, stop: float = 180.0) -> AngleOrder:
+    """Take every `turns`-th angle in each of so many turns, whose first angles halve the gap that is left.
+
+    As `interleaved`, but with the turns in optimized-interleaved order: coverage is even after each of them. It is for
+    stages that do not stop at angles; [1]_ calls it interlaced view sampling.
+
+    References
+    ----------
+    .. [1] Mohan et al., IEEE Trans. Comput. Imaging 1(2), 2015, :doi:`10.1109/TCI.2015.2431913`.
+
+    Examples
+    --------
+    >>> interlaced(8, turns=4, stop=8).angles
+    (0.0, 4.0, 2.0, 6.0, 1.0, 5.0, 3.0, 7.0)
+    """
+    _checked(num, start, stop)
+    if not 1 <= turns <= num:
+        raise ConfigError(f"interlaced: got {turns} turns, expected 1 to {num}, the number of angles")
+    firsts = [int(first) for first in optimized_interleaved(turns, 0.0, float(turns))]
+    return _on_grid(f"interlaced({turns})", [i for first in firsts for i in range(first, num, turns)], num, start, stop)
+
+
 def golden_angle(num: int = 180, start: float = 0.0, stop: float = 180.0, *, continuous: bool = False) -> AngleOrder:
     """Place every view a golden fraction of the span after the last: even coverage at every prefix.
 
@@ -323,8 +417,8 @@ def listed(angles: Iterable[float], start: float | None = None, stop: float | No
 
 
 def order_names() -> tuple[str, ...]:
-    """Names that `make_order` understands; ``interleaved`` and ``optimized-interleaved`` take a number."""
-    return ("fixed", "interleaved", "optimized-interleaved", "golden", "golden-continuous")
+    """Names that `make_order` understands; those with *inter* in them take a number."""
+    return ("fixed", "interleaved", "interlaced", "optimized-interleaved", "golden", "golden-continuous")
 
 
 def make_order(
@@ -335,8 +429,8 @@ def make_order(
     Parameters
     ----------
     order : str, AngleOrder or iterable of float
-        One of `order_names`, with an argument as in ``"interleaved(5)"`` (stride in angles) or
-        ``"optimized-interleaved(4)"`` (threshold in degrees); or an order; or degrees.
+        One of `order_names`, with an argument as in ``"interleaved(5)"`` (stride in angles),
+        ``"interlaced(4)"`` (turns) or ``"optimized-interleaved(4)"`` (threshold in degrees); or an order; or degrees.
     num, start, stop
         Angles and range for a name; not used otherwise.
 
@@ -358,6 +452,8 @@ def make_order(
     name, argument = match.groups() if match else (order, None)
     if name == "interleaved" and (argument is None or argument.isdigit()):
         return interleaved(num, int(argument or 5), start, stop)
+    if name == "interlaced" and (argument is None or argument.isdigit()):
+        return interlaced(num, int(argument) if argument else min(4, num), start, stop)
     if name == "optimized-interleaved":
         return optimized_interleaved(num, start, stop, threshold=float(argument or 0))
     if name == "fixed" and argument is None:

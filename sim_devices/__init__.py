@@ -14,8 +14,10 @@ from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLogan, sample_named
 from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
+from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger, TriggerLine
 
 __all__ = [
+    "AngleRecorder",
     "Camera",
     "Discs",
     "Ellipses",
@@ -25,6 +27,7 @@ __all__ = [
     "FrameKind",
     "InlineTomoDetector",
     "Noise",
+    "PositionTrigger",
     "RecordedCamera",
     "RotaryStage",
     "Sample",
@@ -34,6 +37,7 @@ __all__ = [
     "SimBeamline",
     "SimulatedCamera",
     "TomoDetector",
+    "TriggerLine",
     "sample_named",
     "sim_beamline",
 ]

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 from bluesky.protocols import Hints, Reading, Triggerable
 from event_model import DataKey
 from numpy.typing import NDArray
@@ -25,6 +23,7 @@ from ophyd_async.core import (
     DetectorDataLogic,
     DetectorTriggerLogic,
     PathProvider,
+    SignalDict,
     SignalR,
     SignalRW,
     StandardDetector,
@@ -41,59 +40,15 @@ from ophyd_async.core import StandardReadableFormat as Format
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Exposure, FrameKind, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.frame_file import DATASET, FrameFile
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, SamplePosition, SampleTable, Shutter, ShutterState
+from bluesky_streamrecon.sim_devices.triggers import Gate, TriggerLine
 
-__all__ = ["DATASET", "FrameFile", "InlineTomoDetector", "Scene", "TomoDetector"]
-
-DATASET = "/entry/data/data"
-"""Where frames lie in a detector's file."""
+__all__ = ["InlineTomoDetector", "Scene", "TomoDetector"]
 
 Sleep = Callable[[float], Awaitable[None]]
+JITTER = 1e-6  # seconds by which a pulse may come too early
 logger = logging.getLogger(__name__)
-
-
-class FrameFile:
-    """An HDF5 file that grows by one frame at a time and can be read meanwhile.
-
-    Each frame is a chunk of its own and has reached the file when `append` returns (single writer, multiple
-    readers). Any thread may append; frames that come after `close` are dropped.
-
-    Parameters
-    ----------
-    path : Path
-        Must not exist yet; its directory is made.
-    shape : (int, int)
-        Detector (rows, columns).
-    dtype : dtype
-        Of the pixels.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._file: h5py.File | None = h5py.File(path, "x", libver="latest")
-        self._data = self._file.create_dataset(
-            DATASET, shape=(0, *shape), maxshape=(None, *shape), chunks=(1, *shape), dtype=dtype
-        )
-        self._file.swmr_mode = True
-
-    def append(self, frame: NDArray[Any]) -> int:
-        """Write a frame, shape (rows, columns), and give how many there are now."""
-        with self._lock:
-            if self._file is None:
-                return 0
-            count = int(self._data.shape[0])
-            self._data.resize(count + 1, axis=0)
-            self._data[count] = frame
-            self._data.flush()
-            return count + 1
-
-    def close(self) -> None:
-        """Close the file; closing twice does nothing."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +75,11 @@ class Scene:
     shutter: Shutter
     faults: Faults
 
-    async def exposure(self, index: int) -> Exposure:
-        """Describe an exposure that begins now; `index` counts frames since the detector was staged."""
+    async def exposure(self, index: int, angle: float | None = None) -> Exposure:
+        """Describe an exposure; `index` counts frames since the detector was staged.
+
+        It is made where the stage is now, or at `angle` of the stage, degrees.
+        """
         shutter, position = await asyncio.gather(self.shutter.position.get_value(), self.table.position.get_value())
         if shutter == ShutterState.CLOSED:
             kind = FrameKind.DARK
@@ -129,20 +87,31 @@ class Scene:
             kind = FrameKind.FLAT
         else:
             kind = FrameKind.PROJECTION
-        return faulty_exposure(Exposure(kind, self.stage.sample_angle, index), self.faults)
+        at = self.stage.sample_angle if angle is None else self.stage.sample_at(angle)
+        return faulty_exposure(Exposure(kind, at, index), self.faults)
 
 
 class _Recorder:
     """Exposes, and writes what it sees; the three logics of a `TomoDetector` share one."""
 
     def __init__(
-        self, scene: Scene, path_provider: PathProvider, exposure_time: SignalRW[float], *, instant: bool, sleep: Sleep
+        self,
+        scene: Scene,
+        path_provider: PathProvider,
+        exposure_time: SignalRW[float],
+        line: TriggerLine | None,
+        *,
+        instant: bool,
+        sleep: Sleep,
     ):
         self.scene = scene
         self.exposure_time = exposure_time
         self.frames_written, self._set_frames_written = soft_signal_r_and_setter(int, 0)
         self.frames = 1
         self.deadtime = 0.0
+        self.line = line
+        self.by_line = False
+        self._ready = -math.inf  # for another pulse, by the stage's clock
         self._path_provider = path_provider
         self._instant = instant
         self._sleep = sleep
@@ -180,6 +149,13 @@ class _Recorder:
 
     async def start(self) -> None:
         """Begin the exposures asked for; wait for it if it is one, so that its failure is the trigger's."""
+        if self.by_line and self.line is not None:
+            await self.cancel()
+            self._ready = -math.inf
+            self._task = asyncio.create_task(self.line.serve(self.frames, self._expose))
+            self._task.add_done_callback(_log_failure)
+            await asyncio.sleep(0)  # now it listens
+            return
         self._task = asyncio.create_task(self._acquire(self.frames))
         if self.frames == 1:
             await asyncio.shield(self._task)
@@ -207,9 +183,24 @@ class _Recorder:
             exposure = await self.scene.exposure(self._taken)
             if exposure_time + deadtime:
                 await self._sleep(exposure_time / 2 + deadtime)
-            self._taken += 1
-            if self._file is not None:
-                self._set_frames_written(await asyncio.to_thread(_take, self.scene.camera, exposure, self._file))
+            await self._write(exposure)
+
+    async def _expose(self, gate: Gate) -> None:
+        """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
+        width = await self.exposure_time.get_value()
+        if gate.opens < self._ready and not gate.flight.instant:
+            logger.error("a pulse came %.3g s before the exposure was over, and is lost", self._ready - gate.opens)
+            return
+        self._ready = gate.opens + width - JITTER
+        exposure = await self.scene.exposure(self._taken, gate.angle(width))
+        if left := gate.left(width):
+            await self._sleep(left)
+        await self._write(exposure)
+
+    async def _write(self, exposure: Exposure) -> None:
+        self._taken += 1
+        if self._file is not None:
+            self._set_frames_written(await asyncio.to_thread(_take, self.scene.camera, exposure, self._file))
 
 
 def _take(camera: Camera, exposure: Exposure, file: FrameFile) -> int:
@@ -232,9 +223,21 @@ class _TriggerLogic(DetectorTriggerLogic):
         if livetime:
             await self.recorder.exposure_time.set(livetime)
         self.recorder.frames, self.recorder.deadtime = num, deadtime
+        self.recorder.by_line = False
 
     async def default_trigger_info(self) -> TriggerInfo:
         return TriggerInfo(livetime=await self.recorder.exposure_time.get_value())
+
+
+class _LineTriggerLogic(_TriggerLogic):
+    """Of a detector that has a trigger line."""
+
+    def get_deadtime(self, config_values: SignalDict) -> float:  # noqa: ARG002 - it has none, whatever is set
+        return 0.0
+
+    async def prepare_edge(self, num: int, livetime: float) -> None:
+        await self.prepare_internal(num, livetime, 0.0)
+        self.recorder.by_line = True
 
 
 @dataclass
@@ -276,6 +279,8 @@ class TomoDetector(StandardDetector):
         Where files go; must give a new name each time.
     exposure : float, optional
         Exposure time, seconds; a configuration signal, ``exposure_time``.
+    line : TriggerLine, optional
+        It also exposes at the pulses of this line (prepared for external edges).
     instant : bool, optional
         Take no time to expose.
     sleep : callable, optional
@@ -290,15 +295,17 @@ class TomoDetector(StandardDetector):
         path_provider: PathProvider,
         *,
         exposure: float = 0.05,
+        line: TriggerLine | None = None,
         instant: bool = False,
         sleep: Sleep = asyncio.sleep,
         name: str = "",
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        recorder = _Recorder(scene, path_provider, self.exposure_time, instant=instant, sleep=sleep)
+        recorder = _Recorder(scene, path_provider, self.exposure_time, line, instant=instant, sleep=sleep)
         self.frames_written = recorder.frames_written
         self.scene = scene
-        self.add_detector_logics(_TriggerLogic(recorder), _AcquireLogic(recorder), _DataLogic(recorder))
+        triggers = _TriggerLogic(recorder) if line is None else _LineTriggerLogic(recorder)
+        self.add_detector_logics(triggers, _AcquireLogic(recorder), _DataLogic(recorder))
         super().__init__(name=name)
 
 

@@ -24,6 +24,7 @@ from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, Scene, 
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
+from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger, TriggerLine
 from bluesky_streamrecon.storage import read_dxfile
 
 __all__ = ["SimBeamline", "sim_beamline"]
@@ -51,6 +52,10 @@ class SimBeamline:
         Detector column of the rotation axis, as built; None for a recorded scan, where nobody told.
     angles : tuple of float or None
         Angles of a recorded scan, degrees; None where any angle can be seen.
+    trigger : PositionTrigger or None
+        Has the detector expose while the stage turns; None for a detector that puts its frames into events.
+    encoder : AngleRecorder or None
+        Records the angles of its pulses.
     """
 
     stage: RotaryStage
@@ -61,11 +66,14 @@ class SimBeamline:
     directory: Path
     axis: float | None = None
     angles: tuple[float, ...] | None = None
+    trigger: PositionTrigger | None = None
+    encoder: AngleRecorder | None = None
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """All devices, for ``ophyd_async.plan_stubs.ensure_connected``."""
-        return self.stage, self.detector, self.shutter, self.table
+        for_flying = [device for device in (self.trigger, self.encoder) if device is not None]
+        return self.stage, self.detector, self.shutter, self.table, *for_flying
 
     def sample_in(self) -> MsgGenerator[None]:
         """Plan stub: bring the sample into the open beam."""
@@ -132,7 +140,7 @@ def sim_beamline(
     faults : Faults, optional
         What goes wrong.
     prefix : str, optional
-        Put before the devices' names ``stage``, ``detector``, ``shutter`` and ``table``.
+        Put before the devices' names ``stage``, ``detector``, ``shutter``, ``table``, ``trigger`` and ``encoder``.
 
     Returns
     -------
@@ -182,11 +190,16 @@ def sim_beamline(
     shutter, table = Shutter(f"{prefix}shutter"), SampleTable(f"{prefix}table")
     scene = Scene(camera, stage, table, shutter, faults)
     detector: TomoDetector | InlineTomoDetector
+    trigger: PositionTrigger | None = None
+    encoder: AngleRecorder | None = None
     if inline:
         detector = InlineTomoDetector(scene, exposure=exposure, instant=instant, name=f"{prefix}detector")
     else:
         paths = StaticPathProvider(UUIDFilenameProvider(), folder)
-        detector = TomoDetector(scene, paths, exposure=exposure, instant=instant, name=f"{prefix}detector")
+        line = TriggerLine()
+        detector = TomoDetector(scene, paths, exposure=exposure, line=line, instant=instant, name=f"{prefix}detector")
+        trigger = PositionTrigger(stage, line, f"{prefix}trigger")
+        encoder = AngleRecorder(line, paths, name=f"{prefix}encoder")
     beamline = SimBeamline(
         stage=stage,
         detector=detector,
@@ -196,6 +209,8 @@ def sim_beamline(
         directory=folder,
         axis=axis,
         angles=None if angles is None else tuple(float(angle) for angle in angles),
+        trigger=trigger,
+        encoder=encoder,
     )
     _connect(beamline.devices)
     return beamline

@@ -16,7 +16,10 @@ from typing import Generic, TypeVar
 from bluesky.protocols import Location
 from ophyd_async.core import (
     AsyncStatus,
+    FlyableLogic,
+    FlyMotorInfo,
     MovableLogic,
+    StandardFlyable,
     StandardMovable,
     StandardReadable,
     StrictEnum,
@@ -29,7 +32,7 @@ from ophyd_async.core import StandardReadableFormat as Format
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.faults import Faults
 
-__all__ = ["Motion", "RotaryStage", "SamplePosition", "SampleTable", "Shutter", "ShutterState"]
+__all__ = ["Flight", "Motion", "RotaryStage", "SamplePosition", "SampleTable", "Shutter", "ShutterState"]
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -81,12 +84,91 @@ class Motion:
             done = peak * (elapsed - ramp / 2)
         return self.start + math.copysign(done, self.stop - self.start)
 
+    def when(self, position: float) -> float | None:
+        """Give the seconds from its start after which the stage passes a position; None if it never does."""
+        distance = abs(self.stop - self.start)
+        way = (position - self.start) * math.copysign(1, self.stop - self.start)
+        if not 0 <= way <= distance:
+            return None
+        ramp = self._ramp
+        peak = self.velocity * ramp / self.acceleration_time if ramp else self.velocity
+        if way < peak * ramp / 2:
+            return math.sqrt(2 * way * ramp / peak)
+        if distance - way < peak * ramp / 2:
+            return self.duration - math.sqrt(2 * (distance - way) * ramp / peak)
+        return way / peak + ramp / 2
+
 
 @dataclass
-class _RotaryLogic(MovableLogic[float]):
-    """Moves the readback along a `Motion`."""
+class Flight:
+    """A turn without stops, as far as it has come; times are those of the stage's clock.
+
+    Parameters
+    ----------
+    motion : Motion
+        As it was begun.
+    started : float
+        When, seconds.
+    instant : bool
+        It takes no time at all.
+    stopped : float, optional
+        When it was stopped before its end.
+    """
+
+    motion: Motion
+    started: float
+    instant: bool = False
+    stopped: float = math.inf
+
+    def when(self, position: float) -> float | None:
+        """Give when the stage passes a position, seconds; None if it never does."""
+        after = self.motion.when(position)
+        if after is None:
+            return None
+        when = self.started + (0.0 if self.instant else after)
+        return when if when <= self.stopped else None
+
+    def position(self, at: float) -> float:
+        """Give where the stage is at a time, degrees."""
+        return self.motion.position(min(at, self.stopped) - self.started)
+
+
+@dataclass
+class _FlyContext:
+    """Between prepare and complete."""
+
+    target: float
+    flown: AsyncStatus[None] | None = None
+
+
+@dataclass
+class _RotaryLogic(MovableLogic[float], FlyableLogic[FlyMotorInfo, _FlyContext]):
+    """Moves the readback along a `Motion`; flies as an EPICS motor of ophyd-async does."""
 
     stage: RotaryStage
+
+    async def on_prepare(self, value: FlyMotorInfo) -> _FlyContext:
+        stage = self.stage
+        fastest, ramp = await asyncio.gather(stage.max_velocity.get_value(), stage.acceleration_time.get_value())
+        if value.speed > fastest * (1 + 1e-9):
+            raise ConfigError(
+                f"{stage.name}: got {value.speed:g} degrees per second, expected at most {fastest:g}; look at "
+                f"{stage.name}.max_velocity"
+            )
+        first, last = value.ramp_up_start_pos(ramp), value.ramp_down_end_pos(ramp)
+        await asyncio.gather(self.check_move(first), self.check_move(last))
+        stage.flight = None
+        await stage.velocity.set(fastest)
+        await stage.travel(first)
+        await stage.velocity.set(value.speed)
+        return _FlyContext(last)
+
+    async def on_kickoff(self, ctx: _FlyContext) -> _FlyContext:
+        return _FlyContext(ctx.target, AsyncStatus(self.stage.fly(ctx.target)))
+
+    async def on_complete(self, ctx: _FlyContext) -> None:
+        if ctx.flown is not None:
+            await ctx.flown
 
     async def check_move(self, new_position: float) -> None:
         low, high = await asyncio.gather(
@@ -104,24 +186,26 @@ class _RotaryLogic(MovableLogic[float]):
         return float(10.0 + 2 * motion.duration + backlash)
 
     async def stop(self) -> None:
+        self.stage.halt()
         await self.setpoint.set(self.stage.angle)
 
     async def move(self, new_position: float, timeout: TimeoutCalculator) -> None:
         await asyncio.wait_for(self.stage.travel(new_position), timeout())
 
 
-class RotaryStage(StandardReadable, StandardMovable[float]):
+class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyMotorInfo, _FlyContext]):
     """A simulated rotary stage.
 
-    It has the attributes of an EPICS motor: ``user_readback``, ``user_setpoint``, ``velocity``,
-    ``acceleration_time``, ``low_limit_travel`` and ``high_limit_travel``.
+    It has the attributes of an EPICS motor: ``user_readback``, ``user_setpoint``, ``velocity``, ``max_velocity``,
+    ``acceleration_time``, ``low_limit_travel`` and ``high_limit_travel``; and flies as one: prepared with a
+    `FlyMotorInfo`, it turns at even speed from kickoff on, and is complete where it comes to rest, or is stopped.
 
     Parameters
     ----------
     name : str, optional
         Of the device; its readback is called the same.
     velocity : float, optional
-        Degrees per second.
+        Degrees per second, also the highest.
     acceleration_time : float, optional
         From rest to full speed, seconds.
     limits : (float, float), optional
@@ -168,21 +252,33 @@ class RotaryStage(StandardReadable, StandardMovable[float]):
             self.low_limit_travel = soft_signal_rw(float, limits[0], units="deg")
             self.high_limit_travel = soft_signal_rw(float, limits[1], units="deg")
         self.user_setpoint = soft_signal_rw(float, 0.0, units="deg", precision=4)
+        self.max_velocity = soft_signal_rw(float, velocity, units="deg/s")
         self.instant = instant
         self._update_period = update_period
         self._faults = faults or Faults()
-        self._clock = clock
+        self.clock = clock
         self._sleep = sleep
         self._moves = 0
         self._leg: tuple[Motion, float] | None = None
         self._at = 0.0
         self._sample_at: float | None = None
+        self._flying = self._halted = False
+        self.flight: Flight | None = None
         super().__init__(name=name)
+
+    @cached_property
+    def _logic(self) -> _RotaryLogic:
+        return _RotaryLogic(setpoint=self.user_setpoint, readback=self.user_readback, stage=self)
 
     @cached_property
     def movable_logic(self) -> MovableLogic[float]:
         """How the stage moves."""
-        return _RotaryLogic(setpoint=self.user_setpoint, readback=self.user_readback, stage=self)
+        return self._logic
+
+    @cached_property
+    def flyable_logic(self) -> FlyableLogic[FlyMotorInfo, _FlyContext]:
+        """How the stage flies."""
+        return self._logic
 
     @property
     def angle(self) -> float:
@@ -190,12 +286,27 @@ class RotaryStage(StandardReadable, StandardMovable[float]):
         if self._leg is None:
             return self._at
         motion, started = self._leg
-        return motion.position(self._clock() - started)
+        return motion.position(self.clock() - started)
 
     @property
     def sample_angle(self) -> float:
         """Where the sample is, degrees: not where the stage is, once it slips."""
-        return self.angle if self._sample_at is None else self._sample_at
+        return self.sample_at(self.angle)
+
+    def sample_at(self, angle: float) -> float:
+        """Give where the sample is while the stage is at `angle`, degrees."""
+        return angle if self._sample_at is None else self._sample_at
+
+    async def passing(self, position: float) -> tuple[float, Flight] | None:
+        """Wait until the stage passes a position in a flight, and give when; None if it comes to rest before."""
+        while (flight := self.flight) is None:
+            await self._sleep(self._update_period)
+        while (when := flight.when(position)) is not None:
+            left = when - self.clock()
+            if left <= 0:
+                return when, flight
+            await self._sleep(min(left, self._update_period))
+        return None
 
     async def motion(self, start: float, stop: float) -> Motion:
         """Give the move from `start` to `stop` at the present velocity."""
@@ -209,9 +320,26 @@ class RotaryStage(StandardReadable, StandardMovable[float]):
             )
         return Motion(start, stop, velocity, acceleration_time)
 
+    async def fly(self, target: float) -> None:
+        """Go to `target` as `travel` does, and keep account of it as `flight`."""
+        self._flying = True
+        try:
+            await self.travel(target)
+        finally:
+            self._flying = False
+
+    def halt(self) -> None:
+        """Come to rest where the stage is; a flight is then over."""
+        self._halted = True
+        if self._flying and self.flight is not None:
+            self.flight.stopped = min(self.flight.stopped, self.clock())
+        if self._leg is not None:
+            self._arrive(self.angle)
+
     async def travel(self, target: float) -> None:
         """Go to `target`; a later call takes over from an earlier one, which then fails."""
         move, self._moves = self._moves, self._moves + 1
+        self._halted = False
         await self.user_setpoint.set(target)
         faults = self._faults
         if faults.stalls_from is not None and move >= faults.stalls_from:
@@ -224,18 +352,19 @@ class RotaryStage(StandardReadable, StandardMovable[float]):
         await self._go(target, move)
 
     async def _go(self, target: float, move: int) -> None:
-        if self.instant:
-            self._arrive(target)
-            return
         motion = await self.motion(self.angle, target)
-        if motion.duration == 0:
+        started = self.clock()
+        if self._flying:
+            self.flight = Flight(motion, started, self.instant)
+        if self.instant or motion.duration == 0:
             self._arrive(target)
             return
-        started = self._clock()
         self._leg = (motion, started)
         try:
-            while (left := motion.duration - (self._clock() - started)) > 1e-9:
+            while (left := motion.duration - (self.clock() - started)) > 1e-9:
                 await self._sleep(min(left, self._update_period))
+                if self._halted:
+                    return
                 if self._moves != move + 1:
                     raise RuntimeError(f"{self.name}: the move to {target:.4f} degrees was overtaken by another")
                 self._set_readback(self.angle)

@@ -12,6 +12,7 @@ from bluesky_streamrecon.ordering import (
     AngleOrder,
     fixed,
     golden_angle,
+    interlaced,
     interleaved,
     listed,
     make_order,
@@ -80,13 +81,47 @@ def test_threshold_turns_optimized_interleaving_into_plain_rounds():
 
 @pytest.mark.parametrize(
     "name",
-    ["fixed", "interleaved(7)", "optimized-interleaved", "optimized-interleaved(4)", "golden", "golden-continuous"],
+    [
+        "fixed",
+        "interleaved(7)",
+        "interlaced(6)",
+        "optimized-interleaved",
+        "optimized-interleaved(4)",
+        "golden",
+        "golden-continuous",
+    ],
 )
 def test_an_order_is_made_again_from_its_name(name):
     order = make_order(name, num=33, start=-60, stop=60)
     assert order.name == name
     assert make_order(order.name, num=33, start=-60, stop=60) == order
     assert make_order(order) is order
+
+
+def test_interlaced_turns_halve_the_gap_and_visit_every_angle_once():
+    order = interlaced(180, 4)
+    assert [sweep.first for sweep in order.sweeps()] == [0, 2, 1, 3]
+    assert sorted(order) == sorted(fixed(180))
+    gaps = order.largest_gaps()
+    assert [gaps[k - 1] for k in (45, 90, 180)] == [4, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["fixed", "interleaved(5)", "interlaced(8)", "golden-continuous"])
+def test_the_sweeps_of_an_order_are_its_angles(name):
+    order = make_order(name, num=64, start=-60, stop=60)
+    assert [angle for sweep in order.sweeps() for angle in sweep] == pytest.approx(list(order))
+    assert all(sweep.step > 0 for sweep in order.sweeps())
+
+
+def test_optimized_interleaving_can_be_flown_for_powers_of_two():
+    order = optimized_interleaved(64)
+    assert [len(sweep) for sweep in order.sweeps()] == [2, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("order", ["golden", "optimized-interleaved", [3, 2, 1]])
+def test_an_order_that_is_not_made_of_equal_steps_can_not_be_flown(order):
+    with pytest.raises(ConfigError, match="expected 'fixed', 'interleaved"):
+        make_order(order, num=45).sweeps()
 
 
 def test_a_list_of_angles_keeps_its_order():
@@ -105,6 +140,8 @@ def test_a_list_of_angles_keeps_its_order():
         (lambda: fixed(0), "num"),
         (lambda: fixed(3, 10, 10), "start < stop"),
         (lambda: interleaved(10, 0), "stride"),
+        (lambda: interlaced(10, 11), "turns"),
+        (lambda: make_order("interlaced(x)"), "interlaced"),
         (lambda: optimized_interleaved(10, threshold=-1), "threshold"),
         (lambda: move_time(1, 0), "velocity"),
     ],

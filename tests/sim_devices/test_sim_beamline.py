@@ -209,7 +209,8 @@ def test_faults_show_in_the_frames(run_engine, documents, tmp_path):
 def test_own_sample_size_axis_and_prefix_are_taken(tmp_path):
     beamline = small(tmp_path, sample=Foam(pores=5, seed=9), axis_offset=-2.5, prefix="sim-")
     assert beamline.axis == pytest.approx(23.5 - 2.5)
-    assert [device.name for device in beamline.devices] == ["sim-stage", "sim-detector", "sim-shutter", "sim-table"]
+    names = ["stage", "detector", "shutter", "table", "trigger", "encoder"]
+    assert [device.name for device in beamline.devices] == [f"sim-{name}" for name in names]
 
 
 @pytest.mark.parametrize(
