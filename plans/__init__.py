@@ -1,12 +1,15 @@
-"""Plans that stream: a tomogram that ends by itself, and a wrapper that does the same for any step scan."""
+"""Plans that stream: tomograms, step by step or on the fly, that end by themselves; and a wrapper for other scans."""
 
 from bluesky_streamrecon.plans.defaults import current_beamline, current_job, use_beamline
+from bluesky_streamrecon.plans.flying import stream_tomo_fly_plan
+from bluesky_streamrecon.plans.parts import take_frames
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
-from bluesky_streamrecon.plans.tomography import stream_tomo_plan, take_frames
+from bluesky_streamrecon.plans.tomography import stream_tomo_plan
 
 __all__ = [
     "current_beamline",
     "current_job",
+    "stream_tomo_fly_plan",
     "stream_tomo_plan",
     "streaming_wrapper",
     "take_frames",

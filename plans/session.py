@@ -57,6 +57,8 @@ class StreamSession:
         Makes the documents of a reconstruction of its record; None: none are made.
     lengthens : bool
         The plan asks `ReconJob.more_wanted` when it is through, and takes more projections.
+    signals_in : str
+        Stream in whose events the job's signals are read.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class StreamSession:
         md: Mapping[str, Any],
         compose: Compose | None,
         lengthens: bool = False,
+        signals_in: str = "primary",
     ) -> None:
         self.job = job
         self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.quality_reached)
@@ -83,6 +86,7 @@ class StreamSession:
         self._md = dict(md)
         self._compose = compose
         self._lengthens = lengthens
+        self._signals_in = signals_in
         self._run_key: object = None
         self._open = False
         self._rewindable = True  # what the plan wants
@@ -168,6 +172,17 @@ class StreamSession:
             raise self.suspender.reached()
         return (yield msg)
 
+    def _on_collect(self, msg: Msg) -> Steps:
+        """End a fly scan where its frames are collected: while it flies, it has no checkpoint."""
+        response = yield msg
+        yield from self._steering_events()
+        if self.suspender.armed:
+            reached = self.suspender.reached()
+            if self.reached is None:
+                raise reached
+            self.reached = reached  # now with the frames that have come since
+        return response
+
     def _on_trigger(self, msg: Msg) -> Steps:
         """Shield an exposure from being rewound: its frame is in the file, and taken again it would be there twice."""
         if self._rewindable and not self.shielded and getattr(msg.obj, "name", None) == self._detector:
@@ -200,7 +215,7 @@ class StreamSession:
 
     def _on_read(self, msg: Msg) -> Steps:
         response = yield msg
-        while response is None and self.shielded and self._bundle is not None:
+        while response is None and not self._rewinds and self._bundle is not None:
             response = yield from self._read_again(msg)
         if self._bundle is not None:
             self._read.append(msg.obj)
@@ -217,11 +232,11 @@ class StreamSession:
         return (yield msg)
 
     def _on_save(self, msg: Msg) -> Steps:
-        if self._bundle == "primary" and self._read and self.job not in self._read:
+        if self._bundle == self._signals_in and self._read and self.job not in self._read:
             reading = None
             while reading is None:
                 reading = yield Msg("read", self.job, run=self._run_key)
-                if not self.shielded:
+                if self._rewinds:
                     break
         self._bundle = None
         response = yield msg
@@ -262,6 +277,11 @@ class StreamSession:
         return response
 
     # ------------------------------------------------------------------------------------- the insides
+
+    @property
+    def _rewinds(self) -> bool:
+        """A pause takes the plan back to its last checkpoint."""
+        return self._rewindable and not self.shielded
 
     def _steering_events(self) -> Steps:
         if self._bundle is not None or not self._open:

@@ -1,4 +1,4 @@
-"""`streaming_wrapper`: any step scan of a rotation stage becomes one that is reconstructed while it runs."""
+"""`streaming_wrapper`: any scan of a rotation stage becomes one that is reconstructed while it runs."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ def streaming_wrapper(
     md: Mapping[str, Any] | None = None,
     compose: Compose | None = None,
     lengthens: bool = False,
+    signals_in: str = "primary",
 ) -> MsgGenerator[Any]:
     """Stream the projections of a plan to a reconstruction job, and end the plan when the image is good enough.
 
     Around the plan the job is staged and unstaged. Each run that the plan opens gets a ``streamrecon`` block, and the
-    job's signals are read in each event of its ``primary`` stream; frames of the streams ``flat`` and ``dark`` that
-    come before are used for correction. Verdicts are events of the stream ``steering``. When the image is
-    good enough, `QualityReached` is raised in the plan, at its next checkpoint by default, so that its own
-    clean-up runs; the run's stop document says ``success`` and why.
+    job's signals are read in each event of its ``primary`` stream (or of `signals_in`); frames of the streams ``flat``
+    and ``dark`` that come before are used for correction. Verdicts are events of the stream ``steering``. When the
+    image is good enough, `QualityReached` is raised in the plan, at its next checkpoint by default, or where it
+    collects what was taken on the fly, so that its own clean-up runs; the run's stop document says ``success`` and why.
 
     Parameters
     ----------
     plan : generator of messages
-        For instance ``bluesky.plans.scan([detector], stage, 0, 179, 180)``. It needs a checkpoint per angle.
+        For instance ``bluesky.plans.scan([detector], stage, 0, 179, 180)``. It needs a checkpoint per angle, or, on the
+        fly, to collect often.
     job : ReconJob
         The reconstruction job.
     detector : device or str
@@ -83,6 +85,7 @@ def streaming_wrapper(
         md=md or {},
         compose=compose,
         lengthens=lengthens,
+        signals_in=signals_in,
     )
     tokens: list[int] = []
 

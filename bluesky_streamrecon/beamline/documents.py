@@ -75,6 +75,8 @@ class StreamLayout:
         Data key of the angle; None where a stream needs none.
     radians : float
         Radians per unit of the angle.
+    angle_in_file : bool
+        Angles are in a file, too, as a stage has them that did not stop (fly scans).
     """
 
     stream: str
@@ -86,6 +88,7 @@ class StreamLayout:
     dtype: str | None
     angle_key: str | None
     radians: float
+    angle_in_file: bool = False
 
     def angle(self, data: Mapping[str, Any]) -> float:
         """Give the angle of an event, radians; 0 where there is none to give.
@@ -95,9 +98,10 @@ class StreamLayout:
         DataError
             If it is not a finite number.
         """
-        if self.angle_key is None:
-            return 0.0
-        value = data[self.angle_key]
+        return 0.0 if self.angle_key is None else self.in_radians(data[self.angle_key])
+
+    def in_radians(self, value: Any) -> float:
+        """Give an angle as it was recorded in radians; errors as `angle`."""
         try:
             angle = float(value) * self.radians
         except (TypeError, ValueError) as error:
@@ -168,6 +172,12 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     if external and dtype is None:
         raise DataError(f"stream {stream!r}, image {image_key!r}: the data key lacks dtype_numpy, expected as '<u2'")
     angle_key, radians = (None, 0.0) if kind != "projection" else _angle_key(descriptor, block.angle)
+    angle_in_file = angle_key is not None and bool(keys[angle_key].get("external"))
+    if angle_in_file and not external:
+        raise DataError(
+            f"stream {stream!r}: image {image_key!r} is in the event, but angle {angle_key!r} in a file; expected both "
+            "in files, or the angle in the event"
+        )
     return StreamLayout(
         stream=stream,
         kind=kind,
@@ -178,6 +188,7 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         dtype=dtype,
         angle_key=angle_key,
         radians=radians,
+        angle_in_file=angle_in_file,
     )
 
 
@@ -220,7 +231,7 @@ def _angle_key(descriptor: Mapping[str, Any], angle: str | None) -> tuple[str, f
 
 
 def _is_number(key: Mapping[str, Any]) -> bool:
-    return key.get("dtype") in ("number", "integer")
+    return key.get("dtype") in ("number", "integer") and math.prod(key.get("shape") or [1]) == 1
 
 
 def _listed(keys: Mapping[str, Any]) -> str:

@@ -113,15 +113,23 @@ class FrameFile:
         self._file: Any = None
         self._data: Any = None
 
-    def read(self, first: int, stop: int) -> NDArray[np.generic]:
+    def read(self, first: int, stop: int, *, patience: float | None = None) -> NDArray[np.generic]:
         """Read frames ``[first, stop)`` of the dataset, shape (stop - first, rows, columns).
+
+        Parameters
+        ----------
+        first, stop : int
+            Which.
+        patience : float, optional
+            In place of the file's.
 
         Raises
         ------
         DataError
             If the file can not be opened, or the frames have not come after `patience` seconds.
         """
-        deadline = self._clock() + self._patience
+        patience = self._patience if patience is None else patience
+        deadline = self._clock() + patience
         with self._lock:
             while True:
                 try:
@@ -137,7 +145,7 @@ class FrameFile:
                 if self._clock() >= deadline:
                     raise DataError(
                         f"frames {first} to {stop - 1} of {self.path}:{self.dataset}: the file {found} after "
-                        f"{self._patience:g} s; is the detector's file system mounted here, and does it "
+                        f"{patience:g} s; is the detector's file system mounted here, and does it "
                         "write in SWMR mode?"
                     )
                 self._wait(0.01)

@@ -8,6 +8,7 @@ stream of that run; the scan goes on. Angles are radians from here on.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -59,6 +60,17 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Angles:
+    """Angles in a file, of consecutive events, that are still to be read."""
+
+    layout: StreamLayout
+    file: FrameFile
+    first: int  # in the file
+    seq: int  # of the first event
+    count: int
+
+
 @dataclass(slots=True)
 class _Run:
     """What is known of the run that is being published."""
@@ -70,6 +82,7 @@ class _Run:
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
     frames: dict[tuple[str, int], FileFrame] = field(default_factory=dict)  # waiting for their event
     angles: dict[tuple[str, int], float] = field(default_factory=dict)  # waiting for their frame
+    unread: deque[_Angles] = field(default_factory=deque)  # in files
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
@@ -92,10 +105,11 @@ class Publisher:
 
     Notes
     -----
-    A StreamDatum and its event are paired by number, whichever comes first. A number that comes twice (a plan that was
-    rewound after it had saved the event) is published once: the second exposure is of the same angle. Where an
-    exposure was repeated before its event was saved, the file has a frame that no StreamDatum names; the one
-    that is named is published.
+    A StreamDatum and its event are paired by number, whichever comes first; so are two StreamDatums where the angles
+    are in a file as well. Angles that can not be read yet are tried again with the next documents, and waited for at
+    the end. A number that comes twice (a plan that was rewound after it had saved the event) is published once: the
+    second exposure is of the same angle. Where an exposure was repeated before its event was saved, the file has a
+    frame that no StreamDatum names; the one that is named is published.
     """
 
     def __init__(
@@ -136,6 +150,10 @@ class Publisher:
         run = self._run
         if run is None or run.over is not None:
             return False
+        try:
+            self._read_angles(run)
+        except Exception as error:  # noqa: BLE001 - the scan must end, whatever it is
+            self._tell(run, str(error))
         run.over = "ended"
         if run.frames or run.angles:
             lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
@@ -174,7 +192,8 @@ class Publisher:
         run = self._run
         if run is None or run.over is not None or doc.get("run_start") not in (None, run.uid):
             return
-        if any(layout and layout.image_key == doc["data_key"] for layout in run.layouts.values()):
+        wanted = {key for layout in run.layouts.values() if layout for key in (layout.image_key, layout.angle_key)}
+        if doc["data_key"] in wanted:
             parameters = doc["parameters"]
             dataset = parameters.get("dataset") or parameters.get("path")
             if not dataset:
@@ -187,9 +206,19 @@ class Publisher:
         if run is None or layout is None or run.over is not None:
             return
         data_key, file = run.files.get(doc["stream_resource"], ("", None))
-        if file is None or data_key != layout.image_key or layout.dtype is None:
-            return
         indices, numbers = doc["indices"], doc["seq_nums"]
+        if file is not None and layout.angle_in_file and data_key == layout.angle_key:
+            count = min(indices["stop"] - indices["start"], numbers["stop"] - numbers["start"])
+            run.unread.append(_Angles(layout, file, indices["start"], numbers["start"], count))
+        if file is not None and data_key == layout.image_key and layout.dtype is not None:
+            self._frames_in(run, layout, file, indices, numbers)
+        self._read_angles(run, patience=0)
+
+    def _frames_in(
+        self, run: _Run, layout: StreamLayout, file: FrameFile, indices: Mapping[str, int], numbers: Mapping[str, int]
+    ) -> None:
+        if layout.dtype is None:
+            return
         for index, seq in zip(
             range(indices["start"], indices["stop"]), range(numbers["start"], numbers["stop"]), strict=False
         ):
@@ -208,13 +237,8 @@ class Publisher:
             return
         seq, data = doc["seq_num"], doc["data"]
         if layout.in_file:
-            if layout.angle_key is None:
-                return
-            angle = layout.angle(data)
-            if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
-                self._publish(run, layout, seq, angle, frame)
-            elif seq not in run.sent.get(layout.stream, ()):
-                run.angles[layout.stream, seq] = angle
+            if layout.angle_key is not None and not layout.angle_in_file:
+                self._angle_of(run, layout, seq, layout.angle(data))
             return
         pixels = data[layout.image_key]
         dtype = layout.dtype or wire_dtype(np.asarray(pixels).dtype, averaged=layout.frames > 1)
@@ -223,6 +247,28 @@ class Publisher:
         if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and layout.frames == 1:
             source = pixels.reshape(pixels.shape[-2:])
         self._publish(run, layout, seq, layout.angle(data), source)
+
+    def _angle_of(self, run: _Run, layout: StreamLayout, seq: int, angle: float) -> None:
+        if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
+            self._publish(run, layout, seq, angle, frame)
+        elif seq not in run.sent.get(layout.stream, ()):
+            run.angles[layout.stream, seq] = angle
+
+    def _read_angles(self, run: _Run, patience: float | None = None) -> None:
+        """Read angles that are in a file, in their order, as far as they are there."""
+        while run.unread:
+            todo = run.unread[0]
+            try:
+                values = todo.file.read(todo.first, todo.first + todo.count, patience=patience)
+            except DataError as error:
+                if patience is None:
+                    run.unread.clear()
+                    raise
+                logger.debug("run %s: angles are not there yet: %s", run.uid, error)
+                return
+            run.unread.popleft()
+            for seq, value in enumerate(values.reshape(todo.count), todo.seq):
+                self._angle_of(run, todo.layout, seq, todo.layout.in_radians(value))
 
     def _event_page(self, doc: Mapping[str, Any]) -> None:
         for i, seq in enumerate(doc["seq_num"]):

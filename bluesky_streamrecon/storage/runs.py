@@ -5,6 +5,7 @@ Angles are degrees. Frames stay on the server until they are sliced.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
-__all__ = ["CatalogFrames", "load_reconstruction", "load_run", "load_scores"]
+__all__ = ["CatalogFrames", "RunKeys", "load_reconstruction", "load_run", "load_scores", "run_keys"]
 
 
 class CatalogFrames:
@@ -69,6 +70,35 @@ class CatalogFrames:
         return whole if dtype is None else whole.astype(dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """Data keys of a run's stream ``primary``.
+
+    Parameters
+    ----------
+    detector, angle : str
+        Of the frames, and of the angles.
+    """
+
+    detector: str
+    angle: str
+
+
+def run_keys(run: Any, uid: str, *, detector: str | None = None, stage: str | None = None) -> RunKeys:
+    """Find the data keys of frames and angles; parameters and errors as for `load_run`."""
+    start, streams = run.metadata["start"], set(run)
+    if "primary" not in streams:
+        raise DataError(f"run {uid}: no stream 'primary', only {sorted(streams)}; was it stopped before a projection?")
+    primary = set(run["primary"])
+    detector = detector or _first(start, "detectors", uid)
+    told = start.get("streamrecon", {}).get("angle")
+    stage = stage or (told if told in primary else _first(start, "motors", uid))
+    missing = {detector, stage} - primary
+    if missing:
+        raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
+    return RunKeys(detector, stage)
+
+
 def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str | None = None) -> TomoScan:
     """Read a raw run as a scan.
 
@@ -79,7 +109,8 @@ def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str 
     uid : str
         Of the run, or its first characters.
     detector, stage : str, optional
-        Data keys of frames and angle; the first of ``detectors`` and ``motors`` in the start document by default.
+        Data keys of frames and angle. By default the first of ``detectors`` in the start document, and the ``angle`` of
+        its ``streamrecon`` block (fly scans: what has recorded it) or the first of ``motors``.
 
     Returns
     -------
@@ -94,17 +125,9 @@ def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str 
         If the run has no projections, or fewer frames than angles.
     """
     run = _run(catalog, uid)
-    start = run.metadata["start"]
-    detector = detector or _first(start, "detectors", uid)
-    stage = stage or _first(start, "motors", uid)
-    streams = set(run)
-    if "primary" not in streams:
-        raise DataError(f"run {uid}: no stream 'primary', only {sorted(streams)}; was it stopped before a projection?")
-    primary = run["primary"]
-    missing = {detector, stage} - set(primary)
-    if missing:
-        raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
-    angles = np.asarray(primary[stage].read(), dtype=np.float64)
+    keys = run_keys(run, uid, detector=detector, stage=stage)
+    detector, streams, primary = keys.detector, set(run), run["primary"]
+    angles = np.asarray(primary[keys.angle].read(), dtype=np.float64).reshape(-1)
     projections = CatalogFrames(primary[detector], f"run {uid}, primary", stop=angles.size)
     if len(projections) < angles.size:
         raise DataError(

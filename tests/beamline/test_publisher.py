@@ -438,3 +438,86 @@ def test_frames_are_read_while_the_detector_writes(tmp_path):
             thread.join(20)
             np.testing.assert_array_equal(read[0], np.full((1, 2, 2), i))
         frames.close()
+
+
+class FlownRun(Run):
+    """Documents of a fly scan: angles are in a file, too."""
+
+    def __init__(self, publisher, tmp_path):
+        super().__init__(publisher, tmp_path)
+        self.angles_path = tmp_path / "angles.h5"
+        angle = {"source": "y", "dtype": "number", "shape": [1], "external": "STREAM:", "object_name": "rot"}
+        self.describe(angle=False, keys={"rot": angle})
+        self.resource()
+        self.angles = self.run.compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=f"file://localhost{self.angles_path}",
+            data_key="rot",
+            parameters={"dataset": "/a", "chunk_shape": [1024]},
+        )
+        publisher("stream_resource", self.angles.stream_resource_doc)
+
+    def write(self, *degrees):
+        with h5py.File(self.angles_path, "w") as file:
+            file["a"] = np.array(degrees)
+        with h5py.File(self.path, "w") as file:
+            file["d"] = np.stack([np.full((ROWS, COLUMNS), n, "<u2") for n in range(len(degrees))])
+
+    def angle_datum(self, index, seq, count):
+        doc = self.angles.compose_stream_datum(
+            indices={"start": index, "stop": index + count},
+            seq_nums={"start": seq, "stop": seq + count},
+            descriptor=self.streams["primary"].descriptor_doc,
+        )
+        self.publisher("stream_datum", doc)
+
+
+@pytest.mark.parametrize("angles_first", [True, False])
+def test_angles_in_a_file_are_read_and_paired_with_their_frames(publisher, sink, tmp_path, angles_first):
+    run = FlownRun(publisher, tmp_path)
+    run.write(10.0, 20.5, 31.0)
+    for first, count in ((0, 2), (2, 1)):
+        steps = [lambda f=first, n=count: run.angle_datum(f, f + 1, n), lambda f=first, n=count: run.datum(f, f + 1, n)]
+        for step in steps if angles_first else reversed(steps):
+            step()
+    assert [(kind, index) for kind, index, *_ in sink.items] == [
+        ("projection", 1),
+        ("projection", 2),
+        ("projection", 3),
+    ]
+    assert [math.degrees(angle) for _, _, angle, _ in sink.items] == pytest.approx([10.0, 20.5, 31.0])
+    assert [frame[0, 0] for frame in sink.frames()] == [0, 1, 2]
+
+
+def test_angles_that_come_late_are_tried_again_and_keep_their_order(publisher, sink, problems, tmp_path):
+    run = FlownRun(publisher, tmp_path)
+    run.datum(0, 1, 2)
+    run.angle_datum(0, 1, 2)  # no file yet
+    assert sink.items == []
+    run.write(10.0, 20.0, 30.0)
+    run.datum(2, 3, 1)
+    run.angle_datum(2, 3, 1)
+    assert [math.degrees(angle) for _, _, angle, _ in sink.items] == pytest.approx([10.0, 20.0, 30.0])
+    run.stop()
+    assert problems == []
+
+
+def test_angles_that_never_come_are_loud_at_the_end_and_the_run_ends(publisher, sink, problems, tmp_path):
+    run = FlownRun(publisher, tmp_path)
+    run.write(10.0, 20.0)
+    run.datum(0, 1, 3)
+    run.angle_datum(0, 1, 2)
+    publisher._run.files[run.angles.stream_resource_doc["uid"]][1]._patience = 0.05
+    run.angle_datum(2, 3, 1)
+    run.stop()
+    assert len(sink.items) == 2
+    assert sink.closed == [("success", "")]
+    assert "has 2 frames after" in problems[0]
+    assert "events [3] had a frame and no angle" in problems[1]
+
+
+def test_angle_in_a_file_for_frames_in_events_is_refused(publisher, problems):
+    run = Run(publisher)
+    angle = {"source": "y", "dtype": "number", "shape": [1], "external": "STREAM:", "object_name": "rot"}
+    run.describe(angle=False, keys={"rot": angle})
+    assert "expected both in files" in problems[0]

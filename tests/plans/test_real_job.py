@@ -14,7 +14,7 @@ import pytest
 from bluesky.run_engine import RunEngineInterrupted
 
 from bluesky_streamrecon.beamline import ReconJob
-from bluesky_streamrecon.plans import stream_tomo_plan
+from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
@@ -114,6 +114,61 @@ def held_back(plan, job, ahead=8):
 
 
 @pytest.fixture
+def fly(beamline, job):
+    def plan(beamline=beamline, **kwargs):
+        given = {"num": 40, "window": 8, "flats": 2, "darks": 2, "compose": None}
+        return stream_tomo_fly_plan(
+            beamline.detector,
+            beamline.stage,
+            trigger=beamline.trigger,
+            encoder=beamline.encoder,
+            shutter=beamline.shutter,
+            sample_table=beamline.table,
+            job=job,
+            **{**given, **kwargs},
+        )
+
+    return plan
+
+
+def test_flight_is_reconstructed_by_two_ranks_from_the_angles_that_were_recorded(
+    run_engine, documents, fly, tomo, job, beamline, of, tmp_path
+):
+    assert run_engine(fly(threshold=1.0)).exit_status == "success"
+    record = job.last_run
+    assert (record.taken, record.used, record.ranks) == (40, 40, 2)
+    totals = record.ledger_totals()
+    assert (totals["balanced"], totals["sent"], totals["applied"], totals["dropped"]) == (True, 88, 88, 0)
+    assert record.axis == pytest.approx(beamline.axis, abs=1.0)
+    assert record.problems == ()
+    with h5py.File(record.result) as file:
+        flown = file["/exchange/data"][:]
+    same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # step by step, in the same order
+    run_engine(tomo(same, threshold=1.0, order="interlaced(4)", axis=record.axis))
+    with h5py.File(job.last_run.result) as file:
+        stepped = file["/exchange/data"][:]
+    difference = np.sqrt(((flown - stepped) ** 2).mean()) / np.sqrt((stepped**2).mean())
+    assert difference < 0.05  # noise of the sensor is drawn per exposure
+
+
+def test_flight_is_ended_by_quality_in_the_middle_of_a_sweep_and_all_of_it_is_used(
+    run_engine, documents, fly, job, of, tmp_path
+):
+    moving = sim_beamline(rows=4, columns=64, directory=tmp_path, exposure=0.01, acceleration_time=0.05, velocity=360)
+    run_engine(
+        fly(moving, num=720, order="fixed", velocity=6, threshold=0.5, compare_to=4, flush_period=0.05, axis=34.8)
+    )
+    (stop,) = of(documents, "stop")
+    record, taken = job.last_run, stop["num_events"]["primary"]
+    assert stop["exit_status"] == "success"
+    assert stop["reason"].startswith("quality: MS-SSIM")
+    assert 12 <= taken < 720
+    assert (record.taken, record.used) == (taken, taken)
+    assert record.ledger_totals()["balanced"]
+    assert moving.stage.angle < 175
+
+
+@pytest.fixture
 def killed(run_engine, job):
     """Have one process of the job killed at a projection of each scan from now on."""
 
@@ -196,7 +251,7 @@ def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan
         import threading
         from bluesky import RunEngine
         from bluesky_streamrecon.beamline import ReconJob
-        from bluesky_streamrecon.plans import stream_tomo_plan
+        from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
         from bluesky_streamrecon.sim_devices import sim_beamline
         RE = RunEngine({{}})
         b = sim_beamline(rows=4, columns=64, directory={str(tmp_path)!r}, instant=True)

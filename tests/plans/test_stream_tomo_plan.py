@@ -298,11 +298,11 @@ def unreadable(self):
 
 
 def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, pretend_job):
-    from bluesky_streamrecon.plans.tomography import _over_recording
+    from bluesky_streamrecon.plans.parts import over_recording
 
-    assert _over_recording("interleaved(2)", (0.0, 0.5, 1.0, 1.5)).angles == (0.0, 1.0, 0.5, 1.5)
+    assert over_recording("interleaved(2)", (0.0, 0.5, 1.0, 1.5)).angles == (0.0, 1.0, 0.5, 1.5)
     with pytest.raises(ConfigError, match="not on a grid"):
-        _over_recording("golden", (0.0, 0.5, 1.0, 1.5))
+        over_recording("golden", (0.0, 0.5, 1.0, 1.5))
 
 
 def test_beamline_and_job_in_use_are_taken_when_none_are_given(run_engine, documents, beamline, pretend_job, script):

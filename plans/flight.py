@@ -1,0 +1,299 @@
+"""How sweeps are flown: the stage turns at even speed, and detectors expose where a trigger unit sees it pass.
+
+While a sweep is flown nothing is rewound: a plan that is paused or suspended in the middle of it goes on where it was,
+and what the stage has passed meanwhile is collected then. What ends a sweep early is `QualityReached`, which comes out
+where frames are collected. Angles are degrees, times seconds. Nothing here knows what the frames are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.utils import Msg, MsgGenerator, short_uid
+from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
+
+from bluesky_streamrecon.beamline import QualityReached
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.ordering import Sweep
+from bluesky_streamrecon.plans.parts import answer
+
+__all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps"]
+
+PROGRESS = "progress"
+"""Stream of how far a flight has come; the frames themselves are in ``primary``, which has no events."""
+
+STALL_SECONDS = 10.0  # that a frame may be late
+SETTLE_SECONDS = 0.05  # between two looks for the last frame
+
+
+@dataclass(frozen=True, slots=True)
+class Flyers:
+    """What takes part in a flight.
+
+    Parameters
+    ----------
+    stage : device
+        Prepared with a `FlyMotorInfo`; can be stopped.
+    trigger : device
+        Prepared with a `Sweep`: fires at each of its angles; complete when it has, or when it is unstaged.
+    encoder : device
+        Records an angle per pulse, prepared as a detector.
+    detectors : sequence of devices
+        Expose at each pulse, prepared with a `TriggerInfo` for external edges.
+    """
+
+    stage: Any
+    trigger: Any
+    encoder: Any
+    detectors: Sequence[Any]
+
+    @property
+    def writers(self) -> list[Any]:
+        """Those who write something for each pulse."""
+        return [*self.detectors, self.encoder]
+
+    @property
+    def all(self) -> list[Any]:
+        """Everything that is staged."""
+        return [*self.writers, self.trigger, self.stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast it goes.
+
+    Parameters
+    ----------
+    velocity : float
+        Degrees per second.
+    exposure : float
+        Seconds.
+    margin : float
+        Even speed before the first and after the last pulse, degrees.
+    ramp : float
+        From rest to full speed, seconds.
+    flush_period : float
+        Between two looks at what there is, seconds.
+    """
+
+    velocity: float
+    exposure: float
+    margin: float
+    ramp: float
+    flush_period: float
+
+    def pulses(self, sweep: Sweep) -> Sweep:
+        """Give where exposures begin, so that their middles are at the angles of a sweep."""
+        return Sweep(sweep.first - self.velocity * self.exposure / 2, sweep.step, sweep.num)
+
+    def move(self, sweep: Sweep) -> FlyMotorInfo:
+        """Give the stage's move for a sweep."""
+        pulses = self.pulses(sweep)
+        first = pulses.first - self.margin
+        last = pulses.last + self.velocity * self.exposure + self.margin
+        return FlyMotorInfo(start_position=first, end_position=last, time_for_move=(last - first) / self.velocity)
+
+    def ends(self, sweep: Sweep) -> tuple[float, float]:
+        """Give from where to where the stage goes, run-up and run-down included, degrees."""
+        move = self.move(sweep)
+        return move.ramp_up_start_pos(self.ramp), move.ramp_down_end_pos(self.ramp)
+
+    def patience(self, sweep: Sweep) -> float:
+        """Give how long a frame may take to come, seconds."""
+        return 2 * self.ramp + (sweep.step + 2 * self.margin) / self.velocity + 2 * self.exposure + STALL_SECONDS
+
+    def seconds(self, sweep: Sweep) -> float:
+        """Give how long the stage is under way in a sweep, seconds."""
+        return float(self.move(sweep).time_for_move) + self.ramp
+
+
+def fly_sweeps(
+    sweeps: Iterable[Sweep], flyers: Flyers, pace: Pace, *, clock: Callable[[], float] = time.monotonic
+) -> MsgGenerator[int]:
+    """Fly sweeps one after the other, in an open run, and give how many frames were taken.
+
+    Parameters
+    ----------
+    sweeps : iterable of Sweep
+        Asked for the next one when one is over.
+    flyers : Flyers
+        Staged.
+    pace : Pace
+        How fast.
+    clock : callable, optional
+        Monotonic seconds.
+
+    Raises
+    ------
+    QualityReached
+        If the run is to end; exposures that were begun by then are in it.
+    DataError
+        If a detector has missed a pulse, so that no frame can be told its angle any more; or no frame comes.
+    """
+    taken = 0
+    for number, sweep in enumerate(sweeps, 1):
+        one = _Flight(f"sweep {number} ({sweep.first:g} to {sweep.last:g} degrees)", flyers, pace, sweep, taken, clock)
+        yield from bps.checkpoint()
+        yield from bpp.rewindable_wrapper(one.whole(first=number == 1), False)
+        taken += len(sweep)
+    yield from bps.checkpoint()
+    return taken
+
+
+def come_to_rest(flyers: Flyers) -> MsgGenerator[None]:
+    """Fire no more, and stop the stage."""
+    yield from bps.unstage(flyers.trigger, group=short_uid("stop"), wait=True)
+    yield from bps.stop(flyers.stage)
+
+
+class _Landing:
+    """Statuses that are waited for little by little, however often the plan is paused meanwhile.
+
+    A failure comes out of the RunEngine itself.
+    """
+
+    def __init__(self, statuses: Iterable[Any]) -> None:
+        self._left = {id(status): status for status in statuses}
+        self._over = asyncio.Event()
+        for status in list(self._left.values()):
+            status.add_callback(self._done)  # in the RunEngine's loop, as everything here
+
+    @property
+    def over(self) -> bool:
+        """All are done."""
+        return not self._left
+
+    def wait(self, seconds: float | None = None) -> MsgGenerator[None]:
+        """Wait until all are done, but not longer than that."""
+
+        async def wait() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), seconds)
+
+        yield Msg("wait_for", None, [wait])
+        while seconds is None and not self.over:
+            yield Msg("wait_for", None, [wait])
+
+    def _done(self, status: Any) -> None:
+        self._left.pop(id(status), None)
+        if not self._left:
+            self._over.set()
+
+
+@dataclass
+class _Flight:
+    """One sweep."""
+
+    name: str
+    flyers: Flyers
+    pace: Pace
+    sweep: Sweep
+    before: int  # frames
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._turning: _Landing | None = None
+        self._seen = self.before
+        self._seen_at = self.clock()
+
+    def whole(self, *, first: bool) -> MsgGenerator[None]:
+        """Fly it to its end, or until it is cut short."""
+        yield from self._prepare()
+        if first:
+            yield from bps.declare_stream(*self.flyers.writers, name="primary", collect=True)
+        try:
+            yield from self._fly()
+        except QualityReached:
+            yield from self._cut_short()
+            raise
+
+    def _prepare(self) -> MsgGenerator[None]:
+        """Arm the detectors, and bring the stage to its run-up."""
+        info = TriggerInfo(
+            trigger=DetectorTrigger.EXTERNAL_EDGE,
+            livetime=self.pace.exposure,
+            number_of_events=len(self.sweep),
+            exposure_timeout=2 * self.pace.patience(self.sweep),  # ours is to come first, with more to tell
+        )
+        wanted: list[tuple[Any, Any]] = [(writer, info) for writer in self.flyers.writers]
+        wanted += [(self.flyers.trigger, self.pace.pulses(self.sweep)), (self.flyers.stage, self.pace.move(self.sweep))]
+        statuses, group = [], short_uid("prepare")
+        for device, value in wanted:
+            status = yield from bps.prepare(device, value, group=group)
+            statuses.append(status)
+        yield from _Landing(statuses).wait()
+
+    def _fly(self) -> MsgGenerator[None]:
+        """Turn once, and collect what comes."""
+        flyers = self.flyers
+        yield from _Landing((yield from bps.kickoff_all(*flyers.writers, flyers.trigger, wait=False))).wait()
+        yield from _Landing((yield from bps.kickoff_all(flyers.stage, wait=False))).wait()
+        self._turning = _Landing((yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)))
+        self._seen_at = self.clock()
+        yield from self._collect_until(self._turning)
+        # Only now: who is never given its last frame is never complete, and a flight may be cut short.
+        written = yield from bps.complete_all(*flyers.writers, wait=False)
+        yield from self._collect_until(_Landing(written))
+        yield from self._check(self.before + len(self.sweep))
+
+    def _cut_short(self) -> MsgGenerator[None]:
+        """Fire no more, come to rest, and collect every frame that was begun."""
+        if self._turning is None:
+            return
+        yield from come_to_rest(self.flyers)
+        yield from self._turning.wait(self.pace.patience(self.sweep))
+        yield from bps.sleep(self.pace.exposure)
+        deadline = self.clock() + STALL_SECONDS
+        while len(set((yield from self._counts()))) > 1 and self.clock() < deadline:
+            yield from bps.sleep(SETTLE_SECONDS)
+        yield from self._collect()
+        yield from self._check(None)
+
+    def _collect_until(self, landing: _Landing) -> MsgGenerator[None]:
+        while not landing.over:
+            late = self.clock() - self._seen_at
+            if late > self.pace.patience(self.sweep):
+                counts = yield from self._counts()
+                raise DataError(
+                    f"{self.name}: no frame for {late:.0f} s, after {self._told(counts)} of "
+                    f"{self.before + len(self.sweep)}; does {self.flyers.stage.name} turn, and do the pulses of "
+                    f"{self.flyers.trigger.name} reach the detectors?"
+                )
+            yield from landing.wait(self.pace.flush_period)
+            yield from self._collect()
+
+    def _collect(self) -> MsgGenerator[None]:
+        yield from bps.collect(*self.flyers.writers, name="primary", return_payload=False)
+        counts = yield from self._counts()
+        if min(counts) > self._seen:
+            self._seen, self._seen_at = min(counts), self.clock()
+            yield from bps.create(PROGRESS)
+            yield from bps.read(self.flyers.stage)
+            yield from bps.save()
+
+    def _counts(self) -> MsgGenerator[list[int]]:
+        """Tell how many frames each writer has written since it was staged."""
+
+        async def counts() -> list[int]:
+            return [await writer.get_index() for writer in self.flyers.writers]
+
+        return list((yield from answer(counts)))
+
+    def _check(self, expected: int | None) -> MsgGenerator[None]:
+        counts = yield from self._counts()
+        if len(set(counts)) > 1 or (expected is not None and counts[0] != expected):
+            wanted = "the same number of each" if expected is None else f"{expected} of each"
+            raise DataError(
+                f"{self.name}: got {self._told(counts)}, expected {wanted}: a pulse was missed, and no frame "
+                "can be told its angle any more; are exposure and dead time together shorter than from pulse to pulse?"
+            )
+
+    def _told(self, counts: Sequence[int]) -> str:
+        return ", ".join(f"{n} of {w.name}" for n, w in zip(counts, self.flyers.writers, strict=True))

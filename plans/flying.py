@@ -1,0 +1,397 @@
+"""`stream_tomo_fly_plan`: a tomogram that is taken while the stage turns, and ends when the image is good enough.
+
+Angles are degrees, times seconds. No device is made, and nothing is imported that starts anything, before the plan
+runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, Preparable, Stoppable, WritesStreamAssets
+from bluesky.utils import MsgGenerator
+from ophyd_async.core import DetectorTrigger
+
+from bluesky_streamrecon.beamline import ReconJob
+from bluesky_streamrecon.config import Option, ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.ordering import AngleOrder, Sweep, make_order
+from bluesky_streamrecon.plans.defaults import compose_with_storage, current_beamline, current_job, recorded_angles
+from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
+from bluesky_streamrecon.plans.parts import (
+    TakeFrames,
+    about,
+    answer,
+    check_count,
+    check_frames,
+    check_names,
+    connected,
+    over_recording,
+    tomogram,
+    within_limits,
+)
+from bluesky_streamrecon.plans.session import Compose
+from bluesky_streamrecon.plans.streaming import streaming_wrapper
+
+__all__ = ["ImageSettings", "stream_tomo_fly_plan"]
+
+
+class ImageSettings(TypedDict, total=False):
+    """How the image is made and when it is good enough, as arguments of a plan; those of `stream_tomo_plan`.
+
+    See `ReconSettings` and `SteeringSettings` for each of them.
+    """
+
+    window: int | None
+    window_policy: str
+    step: int
+    algorithm: str
+    iterations: int
+    axis: float | None
+    size: int | None
+    disc: bool
+    ranks: int | None
+    threads: int | None
+    share: int
+    coalesce: bool
+    stripe_removal: bool
+    checkpoint_every: int
+    options: Mapping[str, Option]
+    policy: str | None
+    threshold: float | None
+    tolerance: float
+    patience: int
+    minimum_projections: int | None
+    minimum_coverage: float
+    compare_to: int | None
+    scales: int
+    preview_rows: Sequence[int] | None
+    policy_options: Mapping[str, Option]
+    advisory: bool
+
+
+def stream_tomo_fly_plan(
+    detectors: Any | Sequence[Any] | None = None,
+    stage: Any | None = None,
+    *,
+    trigger: Any | None = None,
+    encoder: Any | None = None,
+    num: int = 180,
+    start: float = 0.0,
+    stop: float = 180.0,
+    order: str | AngleOrder | Iterable[float] = "interlaced(4)",
+    velocity: float | None = None,
+    exposure: float | None = None,
+    deadtime: float | None = None,
+    flush_period: float = 0.2,
+    flats: int = 10,
+    darks: int = 10,
+    shutter: Any | None = None,
+    sample_table: Any | None = None,
+    take_flats: TakeFrames | None = None,
+    take_darks: TakeFrames | None = None,
+    job: ReconJob | None = None,
+    compose: Compose | None = compose_with_storage,
+    md: Mapping[str, Any] | None = None,
+    **settings: Unpack[ImageSettings],
+) -> MsgGenerator[str | None]:
+    """Take a tomogram while the stage turns, reconstruct it meanwhile, and end it when the image is good enough.
+
+    Darks, flats, then sweep by sweep: the stage turns at even speed, `trigger` has the detectors expose at equal steps,
+    and `encoder` records the mean angle of each exposure, which is the angle that is reconstructed. When the image is
+    good enough the sweep is cut short: what was begun to be exposed is still used. Everything that is asked for is
+    checked before anything moves and before any process is started.
+
+    Parameters
+    ----------
+    detectors : device or sequence of devices, optional
+        Detectors of ophyd-async that expose at external edges; the first one's frames are reconstructed. Without
+        `detectors` and `stage`, those of the beamline in use (`use_beamline`), with what belongs to them.
+    stage : device, optional
+        Rotation stage that can be prepared with a `FlyMotorInfo`, as the `Motor` of ophyd-async; degrees.
+    trigger : device, optional
+        Fires at angles of the stage: can be prepared with a `Sweep` and kicked off, is complete when it has fired at
+        all of its angles, and stops firing when it is unstaged.
+    encoder : device, optional
+        Records an angle per pulse in a file (degrees): a detector whose exposure is the time to average over.
+    num, start, stop : int, float, float, optional
+        Angles, and the half-open range ``[start, stop)`` that they are in, degrees.
+    order : str, AngleOrder or iterable of float, optional
+        Name, order or list of degrees that sweeps at equal steps can visit: ``"fixed"`` is one sweep;
+        ``"interleaved(k)"`` and ``"interlaced(k)"`` are k of them, between each other's angles, so that the range is
+        covered early; ``"golden-continuous"`` turns on and on.
+    velocity : float, optional
+        Degrees per second. By default the highest at which exposures do not overlap, the sample turns by no more than
+        one `num`-th of the range in an exposure, and that the stage has (its ``max_velocity``).
+    exposure : float, optional
+        Seconds; the detector's own by default (its ``exposure_time``, or ``driver.acquire_time``).
+    deadtime : float, optional
+        Seconds that the detector needs from the end of an exposure to the next; what it says itself by default.
+    flush_period : float, optional
+        Seconds between two looks at what there is.
+    flats, darks, shutter, sample_table, take_flats, take_darks, job, compose, md
+        As for `stream_tomo_plan`.
+    **settings
+        How the image is made and when it is good enough, as for `stream_tomo_plan`: ``window``, ``algorithm``,
+        ``threshold`` and so on, see `ReconSettings` and `SteeringSettings`.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    ConfigError
+        If an argument or a device can not work, exposures would overlap, or a sweep does not fit into the stage's
+        limits with its run-up.
+    DataError
+        If a detector misses a pulse: the run is then a failure, since no frame can be told its angle any more.
+
+    Notes
+    -----
+    A sweep goes on while the plan is paused; its frames are collected when the plan goes on. Frames are in the stream
+    ``primary``, which has no events; the job's signals are read with the stage's in events of ``progress``.
+
+    Examples
+    --------
+    At the prompt: ``RE(stream_tomo_fly_plan())``, or ``RE(stream_tomo_fly_plan([camera], rotation, trigger=pcomp,
+    encoder=panda, num=1500, order="interlaced(6)", velocity=20, shutter=shutter, sample_table=table))``.
+    """
+    check_count("flats", flats)
+    check_count("darks", darks)
+    if (detectors is None) != (stage is None):
+        raise ConfigError("detectors and stage: got one of them, expected both, or none for the beamline in use")
+    beamline = None
+    if detectors is None:
+        beamline = current_beamline()
+        detectors, stage = [beamline.detector], beamline.stage
+        trigger = trigger if trigger is not None else getattr(beamline, "trigger", None)
+        encoder = encoder if encoder is not None else getattr(beamline, "encoder", None)
+        shutter = shutter if shutter is not None else beamline.shutter
+        sample_table = sample_table if sample_table is not None else beamline.table
+        yield from connected(getattr(beamline, "devices", ()))
+    devices = list(detectors) if isinstance(detectors, Iterable) else [detectors]
+    flyers = Flyers(stage, trigger, encoder, devices)
+    _check_flyers(flyers)
+    check_frames((flats, take_flats), (darks, take_darks), shutter, sample_table)
+    job = job if job is not None else current_job(beamline)
+    recon, steering = _image_settings(job, settings)
+    if job.local:
+        check_names(recon, steering)
+    recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
+    if recorded is not None and isinstance(order, str):
+        visiting = over_recording(order, recorded)
+    else:
+        visiting = make_order(order, num=num, start=start, stop=stop)
+    sweeps = visiting.sweeps()
+    grid = (visiting.stop - visiting.start) / len(visiting)
+    pace = yield from _pace(flyers, sweeps, grid, (velocity, exposure, deadtime), flush_period)
+    ends = [end for sweep in sweeps for end in pace.ends(sweep)]
+    yield from within_limits(stage, ends)
+    lengthens = recorded is None
+    if lengthens:
+        try:
+            yield from within_limits(stage, [max(ends) + grid])
+        except ConfigError:
+            lengthens = False
+
+    def flown() -> Iterator[Sweep]:
+        yield from sweeps
+        taken = len(visiting)
+        for sweep in _between(sweeps, grid) if lengthens else ():
+            if not job.more_wanted(taken):
+                return
+            taken += len(sweep)
+            yield sweep
+
+    def projections() -> MsgGenerator[None]:
+        velocity_of_stage = getattr(stage, "velocity", None)
+        usual = None if velocity_of_stage is None else (yield from bps.rd(velocity_of_stage))
+
+        def at_rest() -> MsgGenerator[None]:
+            yield from come_to_rest(flyers)
+            if usual is not None:
+                yield from bps.mv(velocity_of_stage, usual)
+
+        yield from bpp.finalize_wrapper(fly_sweeps(flown(), flyers, pace), at_rest)
+
+    told = {
+        "num": len(visiting),
+        "start": visiting.start,
+        "stop": visiting.stop,
+        "order": visiting.name,
+        "velocity": pace.velocity,
+        "exposure": pace.exposure,
+        "flats": flats,
+        "darks": darks,
+    }
+    plan = tomogram(
+        devices,
+        flyers.all,
+        projections,
+        flats=(flats, take_flats),
+        darks=(darks, take_darks),
+        shutter=shutter,
+        sample_table=sample_table,
+        md={
+            **about("stream_tomo_fly_plan", devices, stage, visiting, PROGRESS),
+            "plan_args": {
+                "detectors": [repr(device) for device in devices],
+                "stage": repr(stage),
+                "trigger": repr(trigger),
+                "encoder": repr(encoder),
+                **told,
+                "policy": steering.rule,
+                "threshold": steering.least_score,
+                "tolerance": steering.tolerance,
+                "window": recon.window,
+                "window_policy": recon.window_policy,
+                "step": recon.step,
+                "algorithm": recon.algorithm,
+            },
+            **(md or {}),
+        },
+    )
+    uid: str | None = yield from streaming_wrapper(
+        plan,
+        job=job,
+        detector=devices[0],
+        angle=encoder,
+        recon=recon,
+        steering=steering,
+        planned=len(visiting),
+        md={
+            "order": visiting.name,
+            "angles": list(visiting.angles),
+            "start": visiting.start,
+            "stop": visiting.stop,
+            "flats": flats,
+            "darks": darks,
+            "velocity": pace.velocity,
+            "sweeps": len(sweeps),
+        },
+        compose=compose,
+        lengthens=lengthens,
+        signals_in=PROGRESS,
+    )
+    return uid
+
+
+def _check_flyers(flyers: Flyers) -> None:
+    """Refuse devices that can not fly."""
+    if not flyers.detectors:
+        raise ConfigError("detectors: got none, expected at least one")
+    needed: list[tuple[str, Any, tuple[type, ...], str]] = [
+        ("stage", flyers.stage, (Preparable, Flyable, Stoppable), "a rotation stage as ophyd-async's Motor"),
+        ("trigger", flyers.trigger, (Preparable, Flyable), "a position-compare unit that is prepared with a Sweep"),
+        ("encoder", flyers.encoder, (Preparable, Flyable, WritesStreamAssets), "a detector that records the angles"),
+    ]
+    needed += [
+        ("detectors", detector, (Preparable, Flyable, WritesStreamAssets), "a StandardDetector of ophyd-async")
+        for detector in flyers.detectors
+    ]
+    for role, device, protocols, expected in needed:
+        lacking = [kind.__name__ for kind in protocols if not isinstance(device, kind)]
+        if lacking:
+            got = "none" if device is None else f"{device.name!r}, which is not {' and '.join(lacking)}"
+            raise ConfigError(f"{role}: got {got}, expected {expected}; stream_tomo_plan takes the scan step by step")
+
+
+def _image_settings(job: ReconJob, given: ImageSettings) -> tuple[ReconSettings, SteeringSettings]:
+    """Make the settings of keyword arguments, with the job's number of ranks unless there is another."""
+    values: dict[str, Any] = dict(given)
+    if values.get("ranks") is None:
+        values["ranks"] = job.wanted_ranks
+    if values.get("preview_rows") is not None:
+        values["preview_rows"] = tuple(values["preview_rows"])
+    policy_options = dict(values.pop("policy_options", None) or {})
+    options = dict(values.pop("options", None) or {})
+    steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}
+    unknown = values.keys() - set(ReconSettings.__struct_fields__)
+    if unknown:
+        known = sorted(ImageSettings.__annotations__)
+        raise ConfigError(
+            f"{', '.join(sorted(unknown))}: not known, expected arguments of the plan, or {', '.join(known)}"
+        )
+    return (
+        settings_from(ReconSettings, {**values, "options": options}),
+        settings_from(SteeringSettings, {**steering, "options": policy_options}),
+    )
+
+
+def _pace(
+    flyers: Flyers,
+    sweeps: Sequence[Sweep],
+    grid: float,
+    wanted: tuple[float | None, float | None, float | None],
+    flush_period: float,
+) -> MsgGenerator[Pace]:
+    """Choose how fast to go, or refuse what was chosen; `wanted` are velocity, exposure and dead time."""
+    velocity, exposure, deadtime = wanted
+    _check_number("flush_period", flush_period)
+    camera = flyers.detectors[0]
+    if exposure is None:
+        signal = getattr(camera, "exposure_time", None) or getattr(
+            getattr(camera, "driver", None), "acquire_time", None
+        )
+        if signal is None:
+            raise ConfigError(f"exposure: {camera.name} has no exposure_time and no driver.acquire_time; give seconds")
+        exposure = yield from answer(signal.get_value)
+    _check_number("exposure", exposure)
+    for writer in (*flyers.detectors, flyers.encoder):
+        if getattr(writer, "get_trigger_deadtime", None) is None:
+            needs: float | None = None
+        else:
+            triggers, needs = yield from answer(writer.get_trigger_deadtime)
+            if DetectorTrigger.EXTERNAL_EDGE not in triggers:
+                told = ", ".join(sorted(kind.name for kind in triggers))
+                raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
+        if writer is camera and deadtime is None:
+            if needs is None:
+                raise ConfigError(
+                    f"deadtime: {camera.name} does not say how long it needs between exposures; give seconds"
+                )
+            deadtime = needs
+    _check_number("deadtime", deadtime, least=0.0)
+    frame = exposure + (deadtime or 0.0)
+    closest = min((sweep.step for sweep in sweeps if len(sweep) > 1), default=grid)
+    fastest = closest / frame
+    limit = getattr(flyers.stage, "max_velocity", None)
+    stage_limit = math.inf if limit is None else (yield from answer(limit.get_value)) or math.inf
+    if velocity is None:
+        velocity = min(fastest, grid / exposure, stage_limit)
+    _check_number("velocity", velocity)
+    if velocity > fastest * (1 + 1e-9):
+        raise ConfigError(
+            f"velocity: got {velocity:g} degrees per second, expected at most {fastest:g}: an exposure takes "
+            f"{frame:g} s with its dead time, and the next begins {closest:g} degrees later"
+        )
+    if velocity > stage_limit * (1 + 1e-9):
+        raise ConfigError(
+            f"velocity: got {velocity:g} degrees per second, expected at most {stage_limit:g}, the stage's"
+        )
+    ramp_signal = getattr(flyers.stage, "acceleration_time", None)
+    ramp = 0.0 if ramp_signal is None else (yield from answer(ramp_signal.get_value))
+    return Pace(velocity, exposure, min(grid, closest), ramp, flush_period)
+
+
+def _check_number(name: str, value: object, *, least: float | None = None) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or (value <= 0 if least is None else value < least):  # type: ignore[operator]
+        expected = "a positive number" if least is None else f"a number of at least {least:g}"
+        raise ConfigError(f"{name}: got {value!r}, expected {expected}")
+
+
+def _between(sweeps: Sequence[Sweep], grid: float) -> Iterator[Sweep]:
+    """Give further sweeps without end, between the planned angles and then between those."""
+    parts = 2
+    while True:
+        for odd in range(1, parts, 2):
+            for sweep in sweeps:
+                yield Sweep(sweep.first + grid * odd / parts, sweep.step, sweep.num)
+        parts *= 2
