@@ -10,6 +10,7 @@ from bluesky_streamrecon.cli import (
     _check,
     _demo,
     _evaluate,
+    _files,
     _orders,
     _processes,
     _profile,
@@ -34,6 +35,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_check.app, name="config")
     app.command("advise")(_advise.advise)
     app.command("replay")(_replay.replay)
+    app.command("export")(_files.export_stored)
+    app.command("import")(_files.import_recorded)
     app.command("view")(_view.view)
     app.add_typer(_steer.app, name="steer")
     app.add_typer(_bench.app, name="bench")

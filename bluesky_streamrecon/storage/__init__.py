@@ -12,24 +12,39 @@ from bluesky_streamrecon.storage.catalog import (
     open_storage,
 )
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.importing import import_scan
 from bluesky_streamrecon.storage.nxtomo import read_nxtomo, write_nxtomo
+from bluesky_streamrecon.storage.portable import (
+    LAYOUTS,
+    PortableRun,
+    PortableScan,
+    chosen_layout,
+    export_run,
+    read_scan,
+)
 from bluesky_streamrecon.storage.reconstruction import FinishedReconstruction, ReconstructionRun, compose_reconstruction
 from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
 from bluesky_streamrecon.storage.scan import Frames, LazyFrames, TomoScan
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
 __all__ = [
+    "LAYOUTS",
     "CatalogWriter",
     "EmbeddedTiled",
     "FinishedReconstruction",
     "Frames",
     "LazyFrames",
+    "PortableRun",
+    "PortableScan",
     "ReconstructionRun",
     "Storage",
     "TomoScan",
+    "chosen_layout",
     "compose_reconstruction",
     "data_directory",
     "databroker_client",
+    "export_run",
+    "import_scan",
     "load_reconstruction",
     "load_run",
     "load_scores",
@@ -37,6 +52,7 @@ __all__ = [
     "open_storage",
     "read_dxfile",
     "read_nxtomo",
+    "read_scan",
     "write_dxfile",
     "write_nxtomo",
 ]

@@ -7,6 +7,7 @@ doi:10.1107/S160057751401604X.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -54,7 +55,14 @@ def read_dxfile(path: str | Path) -> TomoScan:
         raise DataError(f"{path}: {error}") from error
 
 
-def write_dxfile(path: str | Path, scan: TomoScan, *, title: str = "", sample: str = "") -> None:
+def write_dxfile(
+    path: str | Path,
+    scan: TomoScan,
+    *,
+    title: str = "",
+    sample: str = "",
+    more: Callable[[h5py.File], None] | None = None,
+) -> None:
     """Write a scan as a DXfile, one frame per chunk.
 
     Parameters
@@ -65,6 +73,8 @@ def write_dxfile(path: str | Path, scan: TomoScan, *, title: str = "", sample: s
         What to write.
     title, sample : str, optional
         For ``exchange/title`` and ``measurement/sample/name``.
+    more : callable, optional
+        Writes more into the open file, before it gets its name.
 
     Raises
     ------
@@ -86,6 +96,8 @@ def write_dxfile(path: str | Path, scan: TomoScan, *, title: str = "", sample: s
             dataset.attrs["axes"] = axes
         theta = group.create_dataset("theta", data=scan.angles_deg)
         theta.attrs["units"] = "degrees"
+        if more is not None:
+            more(file)
 
 
 class new_hdf5:  # noqa: N801 (reads as a function)

@@ -7,6 +7,7 @@ See https://manual.nexusformat.org/classes/applications/NXtomo.html.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,13 @@ def read_nxtomo(path: str | Path) -> TomoScan:
 
 
 def write_nxtomo(
-    path: str | Path, scan: TomoScan, *, title: str = "", sample: str = "", pixel_size: float | None = None
+    path: str | Path,
+    scan: TomoScan,
+    *,
+    title: str = "",
+    sample: str = "",
+    pixel_size: float | None = None,
+    more: Callable[[h5py.File], None] | None = None,
 ) -> None:
     """Write a scan as an NXtomo file: darks, then flats, then projections, one frame per chunk.
 
@@ -80,6 +87,8 @@ def write_nxtomo(
         Of the entry, and the sample's name.
     pixel_size : float, optional
         Side of a detector pixel, metres.
+    more : callable, optional
+        Writes more into the open file, before it gets its name.
 
     Raises
     ------
@@ -117,11 +126,26 @@ def write_nxtomo(
         plot["data"] = data
         plot["rotation_angle"] = about["rotation_angle"]
         plot["image_key"] = detector["image_key"]
+        if more is not None:
+            more(file)
+
+
+def has_nxtomo(file: h5py.File) -> bool:
+    """Tell whether a file has an NXtomo entry."""
+    return _find_entry(file) is not None
 
 
 def _entry(file: h5py.File) -> str:
     """Find the group that is an NXtomo entry."""
+    entry = _find_entry(file)
+    if entry is None:
+        raise DataError(
+            f"{file.filename}: no entry with the definition NXtomo; the file has {sorted(file) or 'nothing'}"
+        )
+    return entry
 
+
+def _find_entry(file: h5py.File) -> str | None:
     def is_nxtomo(name: str, found: Any) -> str | None:
         if isinstance(found, h5py.Group) and isinstance(found.get("definition"), h5py.Dataset):
             definition = found["definition"][()]
@@ -131,10 +155,6 @@ def _entry(file: h5py.File) -> str:
         return None
 
     entry: str | None = file.visititems(is_nxtomo)
-    if entry is None:
-        raise DataError(
-            f"{file.filename}: no entry with the definition NXtomo; the file has {sorted(file) or 'nothing'}"
-        )
     return entry
 
 

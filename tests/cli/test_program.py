@@ -22,7 +22,7 @@ def streamrecon(*arguments, **options):
 def test_help_names_every_command_with_an_example():
     top = streamrecon("--help")
     assert top.returncode == 0
-    for command in ("demo", "orders", "job", "control", "keygen", "profile"):
+    for command in ("demo", "orders", "job", "control", "keygen", "export", "import", "profile"):
         assert command in top.stdout
         if command != "profile":
             assert "Example" in streamrecon(command, "--help").stdout
@@ -68,6 +68,20 @@ def test_a_failure_exits_with_1_and_one_line(tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "folder.png" in done.stderr
+
+
+def test_export_and_import_refuse_what_can_not_work_before_a_catalogue_is_made(tmp_path):
+    home = os.environ | {"XDG_DATA_HOME": str(tmp_path / "home")}
+    wrong = streamrecon("export", "3f2a91", tmp_path / "x.tif", env=home)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "expected one that tells the layout" in wrong.stderr
+    assert streamrecon("import", "x.h5", "--uri", "http://127.0.0.1:1/api/v1", env=home).returncode == 2
+    (tmp_path / "x.h5").write_text("no scan")
+    failed = streamrecon("import", tmp_path / "x.h5", env=home)
+    assert failed.returncode == 1
+    assert len(failed.stderr.strip().splitlines()) == 1
+    assert "not a readable HDF5 file" in failed.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def test_debug_shows_where_it_failed(tmp_path):

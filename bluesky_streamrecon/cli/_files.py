@@ -1,0 +1,83 @@
+"""``streamrecon export`` and ``streamrecon import``: runs as files that can be carried away, and files as runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bluesky_streamrecon.cli._output import print_json
+
+__all__ = ["export_stored", "import_recorded"]
+
+Directory = Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")]
+Uri = Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")]
+Readable = Annotated[
+    list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def export_stored(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run, or its beginning.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To be written; must not exist yet.")],
+    layout: Annotated[
+        str | None, typer.Option(help="'nxtomo' or 'dxchange'; default: by FILE's suffix (.nxs, .nx; .h5, .hdf5, .dx).")
+    ] = None,
+    directory: Directory = None,
+    uri: Uri = None,
+    readable: Readable = None,
+    json: Json = False,
+) -> None:
+    """Write a stored run into one file: frames, angles, flats and darks, reconstruction, decisions and ledger.
+
+    The frames are laid out as NXtomo or DXchange, for any program that reads those; the rest is in the group
+    `streamrecon`, from which `streamrecon import` makes the same run again.
+
+    Example: `streamrecon export 3f2a91 tooth.nxs --directory demo/catalogue --readable demo`
+    """
+    from bluesky_streamrecon.storage import chosen_layout, export_run, open_storage
+
+    chosen_layout(file, layout)
+    with open_storage(uri, directory=directory, readable=readable or ()) as storage:
+        done = export_run(storage.catalog, run, file, layout=layout)
+    if json:
+        print_json(done.as_json())
+        return
+    print(f"{done.file} ({done.layout}): {done.told()}")
+    print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))
+
+
+def import_recorded(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recorded scan: NXtomo or DXchange.")],
+    sample: Annotated[str, typer.Option(help="Name of the sample, for a file that `export` has not written.")] = "",
+    directory: Directory = None,
+    uri: Uri = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Where its frames are copied to; default: the catalogue's own. With --uri, readable there."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Put a recorded scan into the catalogue, as a run that `streamrecon replay`, Tiled and databroker read.
+
+    The frames are copied. A file that `streamrecon export` has written becomes the run that it was, with its
+    reconstruction; it is refused if the catalogue has that run.
+
+    Example: `streamrecon import tooth.h5 --sample tooth --directory demo/catalogue`
+    """
+    from bluesky_streamrecon.errors import ConfigError
+    from bluesky_streamrecon.storage import import_scan, open_storage, read_scan
+
+    if uri is not None and frames is None:
+        raise ConfigError("frames: got none, expected --frames DIR with --uri, a directory that the server can read")
+    read_scan(file)  # before a catalogue is made for it
+    readable = () if frames is None else (frames,)
+    with open_storage(uri, directory=directory, readable=readable) as storage:
+        done = import_scan(storage, file, frames=frames, sample=sample)
+    if json:
+        print_json(done.as_json())
+        return
+    print(f"{done.file} ({done.layout}): {done.told()}")
+    print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))

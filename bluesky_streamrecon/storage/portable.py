@@ -1,0 +1,361 @@
+"""A stored run as one file that can be carried away: raw frames in a layout that others read, and all we know of them.
+
+The raw scan is an NXtomo or DXchange file like any other. Beside it stands the group ``streamrecon``, which others
+ignore: the documents of the run and of its reconstruction as JSON, the columns of their streams, and the image.
+Angles are degrees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
+from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
+from bluesky_streamrecon.storage.runs import RunKeys, load_run, run_keys
+from bluesky_streamrecon.storage.scan import TomoScan, open_hdf5
+
+__all__ = [
+    "GROUP",
+    "LAYOUTS",
+    "PortableRun",
+    "PortableScan",
+    "StoredRun",
+    "StoredStream",
+    "chosen_layout",
+    "described",
+    "export_run",
+    "read_scan",
+]
+
+GROUP = "streamrecon"
+VERSION = 1
+LAYOUTS: dict[str, tuple[str, ...]] = {"nxtomo": (".nxs", ".nx"), "dxchange": (".h5", ".hdf5", ".hdf", ".dx")}
+"""Layouts, and the suffixes that choose them."""
+
+FRAMES = ("dark", "flat")
+"""Streams that hold nothing but frames."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortableRun:
+    """What was exported or imported.
+
+    Parameters
+    ----------
+    run_uid : str
+        Of the raw run.
+    recon_uid : str or None
+        Of its reconstruction, if there is one.
+    file : str
+        That was written or read.
+    layout : str
+        One of `LAYOUTS`.
+    projections, flats, darks : int
+        Frames.
+    rows, columns : int
+        Of a frame.
+    """
+
+    run_uid: str
+    recon_uid: str | None
+    file: str
+    layout: str
+    projections: int
+    flats: int
+    darks: int
+    rows: int
+    columns: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields as plain values."""
+        return asdict(self)
+
+    def told(self) -> str:
+        """Give the frames in words."""
+        count = f"{self.projections} projections, {self.flats} flats, {self.darks} darks"
+        return f"{count} of {self.rows} x {self.columns} pixels"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """One stream of a run, without its frames.
+
+    Parameters
+    ----------
+    data_keys, configuration, hints : dict
+        As in its descriptor; `data_keys` of the columns only.
+    columns : dict of ndarray
+        By data key, and ``time``: all of one length.
+    """
+
+    data_keys: dict[str, Any]
+    configuration: dict[str, Any]
+    hints: dict[str, Any]
+    columns: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run, without its frames.
+
+    Parameters
+    ----------
+    start, stop : dict
+        Its documents; `stop` is empty where the run has none.
+    streams : dict of StoredStream
+        By name.
+    """
+
+    start: dict[str, Any]
+    stop: dict[str, Any]
+    streams: dict[str, StoredStream]
+
+
+@dataclass(frozen=True, slots=True)
+class PortableScan:
+    """A file that was read.
+
+    Parameters
+    ----------
+    layout : str
+        One of `LAYOUTS`.
+    frames : TomoScan
+        The raw scan; frames stay in the file until they are sliced.
+    run, reconstruction : StoredRun or None
+        If the file is one of ours; and its reconstruction, if it has one.
+    keys : RunKeys or None
+        Which data keys of `run` frames and angles were.
+    image : str or None
+        Dataset of the reconstruction's image, (rows, N, N).
+    """
+
+    layout: str
+    frames: TomoScan
+    run: StoredRun | None = None
+    reconstruction: StoredRun | None = None
+    keys: RunKeys | None = None
+    image: str | None = None
+
+
+def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None = None) -> PortableRun:
+    """Write a stored run, with its reconstruction if there is one, into one file.
+
+    Parameters
+    ----------
+    catalog : CatalogOfBlueskyRuns
+        From `open_catalog`.
+    uid : str
+        Of the raw run or of its reconstruction, or its first characters.
+    path : str or Path
+        Must not exist yet; it is complete or absent, never half-written under this name.
+    layout : str, optional
+        ``"nxtomo"`` or ``"dxchange"``; by default what the file's suffix says.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layout.
+    StorageError
+        If there is no such run, the file exists, or can not be written.
+    DataError
+        If the run is no scan.
+    """
+    path = Path(path)
+    layout = chosen_layout(path, layout)
+    raw, reconstruction = _both(catalog, uid)
+    start = raw.metadata["start"]
+    scan, keys = load_run(catalog, start["uid"]), run_keys(raw, start["uid"])
+
+    def more(file: h5py.File) -> None:
+        group = file.create_group(GROUP)
+        group.attrs["version"] = VERSION
+        group.attrs["detector"], group.attrs["angle"] = keys.detector, keys.angle
+        if layout == "nxtomo":
+            group.attrs["NX_class"] = "NXcollection"
+        _write_run(group.create_group("run"), raw, without=(keys.detector, keys.angle))
+        if reconstruction is not None:
+            below = group.create_group("reconstruction")
+            _write_run(below, reconstruction, without=("image",))
+            image = reconstruction["image"]["image"]
+            stored = below.create_dataset("image", shape=image.shape, dtype=image.dtype, chunks=(1, *image.shape[1:]))
+            stored.attrs["units"] = "1/pixel"
+            for row in range(image.shape[0]):
+                stored[row] = np.asarray(image[row])
+
+    write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
+    write(path, scan, title=str(start.get("plan_name", "")), sample=_sample(start), more=more)
+    return described(path, layout, scan, start["uid"], reconstruction and reconstruction.metadata["start"]["uid"])
+
+
+def read_scan(path: str | Path) -> PortableScan:
+    """Open a recorded scan of either layout, and what `export_run` has put beside it.
+
+    Raises
+    ------
+    StorageError
+        If there is no such file.
+    DataError
+        If it is not a scan, or its group ``streamrecon`` can not be read.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        if has_nxtomo(file):
+            layout = "nxtomo"
+        elif "exchange/data" in file:
+            layout = "dxchange"
+        else:
+            raise DataError(
+                f"{path}: not a recorded scan: expected an NXtomo entry, or the dataset exchange/data of DXchange; the "
+                f"file has {sorted(file) or 'nothing'}"
+            )
+        ours = GROUP in file and "run" in file[GROUP]
+    frames = read_nxtomo(path) if layout == "nxtomo" else read_dxfile(path)
+    if not len(frames.projections):
+        raise DataError(f"{path}: got no projections, expected at least one")
+    if not ours:
+        return PortableScan(layout, frames)
+    with open_hdf5(path) as file:
+        group = file[GROUP]
+        try:
+            version = int(group.attrs["version"])
+            if version != VERSION:
+                raise DataError(f"{path}: group {GROUP!r} has version {version}, expected {VERSION}")
+            keys = RunKeys(str(group.attrs["detector"]), str(group.attrs["angle"]))
+            run = _read_run(group["run"])
+            below = group.get("reconstruction")
+            reconstruction = None if below is None else _read_run(below)
+            image = None if below is None else below["image"].name
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{path}: group {GROUP!r} can not be read ({error}); was it changed by hand?") from error
+    return PortableScan(layout, frames, run, reconstruction, keys, image)
+
+
+def chosen_layout(path: Path, layout: str | None = None) -> str:
+    """Give a layout by its name, or by the suffix of a file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layout, or the suffix tells none.
+    """
+    if layout is not None:
+        if layout not in LAYOUTS:
+            raise ConfigError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
+        return layout
+    for name, suffixes in LAYOUTS.items():
+        if path.suffix.lower() in suffixes:
+            return name
+    told = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in LAYOUTS.items())
+    raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that tells the layout ({told}), or a layout")
+
+
+def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: str | None) -> PortableRun:
+    """Tell what a file has."""
+    count, rows, columns = scan.projections.shape
+    return PortableRun(
+        run_uid=run_uid,
+        recon_uid=recon_uid,
+        file=str(path),
+        layout=layout,
+        projections=count,
+        flats=len(scan.flats),
+        darks=len(scan.darks),
+        rows=rows,
+        columns=columns,
+    )
+
+
+def _both(catalog: Any, uid: str) -> tuple[Any, Any]:
+    """Find a raw run and its reconstruction, given either."""
+    run = _known(catalog, uid)
+    if run is None:
+        raise StorageError(f"run {uid}: not in the catalogue {catalog.uri}")
+    start = run.metadata["start"]
+    if (raw_uid := start.get("raw_run_uid")) is not None:
+        raw = _known(catalog, raw_uid)
+        if raw is None:
+            raise StorageError(f"run {uid}: is the reconstruction of {raw_uid}, which is not in the catalogue")
+        return raw, run
+    recon_uid = start.get("streamrecon", {}).get("recon_uid")
+    found = None if recon_uid is None else _known(catalog, recon_uid)
+    return run, found if found is not None and "image" in set(found) else None
+
+
+def _known(catalog: Any, uid: str) -> Any:
+    try:
+        return catalog[uid]
+    except (KeyError, ValueError):
+        return None
+
+
+def _write_run(group: h5py.Group, run: Any, *, without: Sequence[str]) -> None:
+    group["start"] = _as_json(run.metadata["start"])
+    group["stop"] = _as_json(run.metadata.get("stop") or {})
+    streams = group.create_group("streams")
+    for name in run:
+        if name in FRAMES:
+            continue
+        stream = run[name]
+        about = dict(stream.metadata)
+        keys = {
+            key: value
+            for key, value in about["data_keys"].items()
+            if key not in without and not value.get("external") and key in set(stream)
+        }
+        below = streams.create_group(name)
+        for part in ("configuration", "hints"):
+            below[part] = _as_json(about.get(part) or {})
+        below["data_keys"] = _as_json(keys)
+        columns = below.create_group("columns")
+        for key in (*keys, *(("time",) if "time" in set(stream) else ())):
+            values = np.asarray(stream[key].read())
+            if values.dtype.kind in "USO":
+                text = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+                columns.create_dataset(key, data=text, dtype=h5py.string_dtype())
+            else:
+                columns[key] = values
+
+
+def _read_run(group: h5py.Group) -> StoredRun:
+    streams = {}
+    for name, below in group["streams"].items():
+        columns = {
+            key: np.asarray(column.asstr()[()] if h5py.check_string_dtype(column.dtype) else column[()])
+            for key, column in below["columns"].items()
+        }
+        streams[name] = StoredStream(
+            _from_json(below["data_keys"]), _from_json(below["configuration"]), _from_json(below["hints"]), columns
+        )
+    return StoredRun(_from_json(group["start"]), _from_json(group["stop"]), streams)
+
+
+def _as_json(value: Any) -> str:
+    def plain(other: Any) -> Any:
+        if isinstance(other, Mapping):
+            return dict(other)
+        if isinstance(other, np.ndarray | np.generic):
+            return other.tolist()
+        return list(other)
+
+    return json.dumps(value, default=plain)
+
+
+def _from_json(dataset: h5py.Dataset) -> dict[str, Any]:
+    found = json.loads(dataset.asstr()[()])
+    if not isinstance(found, dict):
+        raise TypeError(f"{dataset.name} is {type(found).__name__}, expected an object")
+    return found
+
+
+def _sample(start: Mapping[str, Any]) -> str:
+    sample = start.get("sample", "")
+    return str(sample.get("name", "") if isinstance(sample, Mapping) else sample)

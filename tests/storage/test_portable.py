@@ -1,0 +1,303 @@
+"""Runs carried away as files, and recorded scans made runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from event_model import compose_run
+
+from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
+from bluesky_streamrecon.evaluation.replay import recorded_run
+from bluesky_streamrecon.storage import (
+    ReconstructionRun,
+    chosen_layout,
+    export_run,
+    import_scan,
+    load_reconstruction,
+    load_run,
+    load_scores,
+    open_storage,
+    read_dxfile,
+    read_nxtomo,
+    read_scan,
+    write_dxfile,
+    write_nxtomo,
+)
+
+pytestmark = pytest.mark.timeout(180)  # two servers are started, and databroker is loaded
+
+TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
+LEDGER = {"0": {"sent": 9, "applied": 9}}
+
+
+@pytest.fixture
+def stored(storage, scan):
+    """Store a run with decisions, and its reconstruction; give both uids."""
+    folder = storage.detector_directory
+    folder.mkdir(parents=True, exist_ok=True)
+    recon = compose_run().start_doc["uid"]
+    block = {"recon_uid": recon, "projections": 9, "angle": "rot", "start": 0, "stop": 180, "recon": {"window": 3}}
+    run = compose_run(
+        metadata={"detectors": ["cam"], "motors": ["rot"], "streamrecon": block, "sample": "a stone", "plan_name": "p"}
+    )
+    uid = run.start_doc["uid"]
+    path = folder / f"raw-{uid}.h5"
+    with h5py.File(path, "w") as file:
+        for name, frames in (("dark", scan.darks), ("flat", scan.flats), ("primary", scan.projections)):
+            file[name] = frames
+    storage.writer("start", dict(run.start_doc))
+    angle = {"source": "x", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "units": "deg"}
+    score = {"source": "x", "dtype": "number", "dtype_numpy": "<f8", "shape": []}
+    for name, frames in (("dark", scan.darks), ("flat", scan.flats), ("primary", scan.projections)):
+        image = {"source": "x", "dtype": "array", "dtype_numpy": "<u2", "shape": [1, 3, 8], "external": "STREAM:"}
+        keys = {"cam": image, **({"rot": angle, "job-score": score} if name == "primary" else {})}
+        bundle = run.compose_descriptor(name=name, data_keys=keys)
+        storage.writer("descriptor", dict(bundle.descriptor_doc))
+        resource = run.compose_stream_resource(
+            mimetype="application/x-hdf5", uri=f"file://localhost{path}", data_key="cam",
+            parameters={"dataset": f"/{name}", "chunk_shape": [1, 3, 8], "swmr": False},
+        )  # fmt: skip
+        storage.writer("stream_resource", dict(resource.stream_resource_doc))
+        count = len(frames)
+        datum = resource.compose_stream_datum(
+            indices={"start": 0, "stop": count}, seq_nums={"start": 1, "stop": count + 1},
+            descriptor=bundle.descriptor_doc,
+        )  # fmt: skip
+        storage.writer("stream_datum", dict(datum))
+        for number in range(count):
+            data = {"rot": scan.angles_deg[number], "job-score": 0.1 * number} if name == "primary" else {}
+            storage.writer(
+                "event", dict(bundle.compose_event(data=data, timestamps=dict.fromkeys(data, 5.0), time=5.0))
+            )
+    text = {"source": "x", "dtype": "string", "dtype_numpy": "<U40", "shape": []}
+    bundle = run.compose_descriptor(name="steering", data_keys={"verdict": text, "when": score})
+    storage.writer("descriptor", dict(bundle.descriptor_doc))
+    for verdict, when in (("continue", 1.5), ("größer", 2.5)):
+        data = {"verdict": verdict, "when": when}
+        storage.writer("event", dict(bundle.compose_event(data=data, timestamps=dict.fromkeys(data, when), time=when)))
+    storage.writer("stop", dict(run.compose_stop(reason="quality: enough")))
+    image = np.random.default_rng(1).random((3, 8, 8), dtype=np.float32)
+    with h5py.File(folder / f"{recon}.h5", "w") as file:
+        file["exchange/data"] = image
+    rows = [{"image_number": n, "projections": n, "score": None if n == 1 else 0.3 * n} for n in (1, 2, 3)]
+    made = ReconstructionRun(
+        recon_uid=recon, raw_run_uid=uid, file=folder / f"{recon}.h5", shape=image.shape, scores=rows,
+        metadata={"streamrecon": {"ledger": LEDGER}},
+    )  # fmt: skip
+    for name, doc in made.documents():
+        storage.writer(name, doc)
+    assert storage.writer.flush(20)
+    return uid, recon, image
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Another catalogue, with nothing in it to begin with."""
+    with open_storage(directory=tmp_path_factory.mktemp("elsewhere")) as opened:
+        yield opened
+
+
+def columns(run, stream):
+    return {key: np.asarray(run[stream][key].read()) for key in run[stream] if not key.startswith("ts_")}
+
+
+@pytest.mark.parametrize("name", ["run.nxs", "run.h5"])
+def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, scan, tmp_path, name):
+    uid, recon, image = stored
+    done = export_run(storage.catalog, uid[:9], tmp_path / name)
+    assert (done.run_uid, done.recon_uid, done.projections, done.rows, done.columns) == (uid, recon, 5, 3, 8)
+    again = import_scan(elsewhere, tmp_path / name)
+    assert (again.run_uid, again.recon_uid, again.layout) == (uid, recon, done.layout)
+    (tmp_path / name).unlink()  # not needed any more
+    loaded = load_run(elsewhere.catalog, uid)
+    for ours, theirs in (
+        (loaded.projections, scan.projections),
+        (loaded.flats, scan.flats),
+        (loaded.darks, scan.darks),
+    ):
+        np.testing.assert_array_equal(ours[:], theirs)
+    np.testing.assert_array_equal(loaded.angles_deg, scan.angles_deg)
+    np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid), image)
+    for key, column in load_scores(storage.catalog, uid).items():
+        np.testing.assert_array_equal(load_scores(elsewhere.catalog, uid)[key], column)
+    before, after = storage.catalog[uid], elsewhere.catalog[uid]
+    assert after.metadata["start"] == before.metadata["start"]
+    stops = [{key: run.metadata["stop"][key] for key in ("exit_status", "reason", "time")} for run in (before, after)]
+    assert stops[0] == stops[1]
+    for stream in ("primary", "steering"):
+        old, new = columns(before, stream), columns(after, stream)
+        for key in old.keys() - {"cam"}:
+            np.testing.assert_array_equal(new[key], old[key], err_msg=key)
+    assert elsewhere.catalog[recon].metadata["start"]["streamrecon"]["ledger"] == LEDGER
+    table = elsewhere.databroker[uid].table()
+    assert list(table["rot"]) == list(scan.angles_deg)
+    export_run(storage.catalog, uid, tmp_path / f"again-{name}")
+    with pytest.raises(StorageError, match=f"run {uid} is in the catalogue already"):
+        import_scan(elsewhere, tmp_path / f"again-{name}")
+
+
+def test_exported_frames_are_read_by_readers_of_the_layouts_alone(storage, stored, scan, tmp_path):
+    uid, recon, image = stored
+    for file, read in (("a.nxs", read_nxtomo), ("a.h5", read_dxfile)):
+        export_run(storage.catalog, recon, tmp_path / file)  # its reconstruction means the run
+        found = read(tmp_path / file)
+        np.testing.assert_array_equal(found.projections[:], scan.projections)
+        np.testing.assert_array_equal(found.angles_deg, scan.angles_deg)
+        with h5py.File(tmp_path / file) as opened:
+            np.testing.assert_array_equal(opened["streamrecon/reconstruction/image"][:], image)
+            assert uid in opened["streamrecon/run/start"].asstr()[()]
+
+
+def test_real_scan_is_imported_as_a_run_that_is_replayed_and_tabled(elsewhere):
+    done = import_scan(elsewhere, TOOTH, sample="tooth")
+    recorded = read_dxfile(TOOTH)
+    assert (done.layout, done.projections, done.rows, done.columns) == ("dxchange", 181, 2, 640)
+    run = load_run(elsewhere.catalog, done.run_uid)
+    np.testing.assert_array_equal(run.angles_deg, recorded.angles_deg)
+    np.testing.assert_array_equal(run.projections[:], recorded.projections[:])
+    np.testing.assert_array_equal(run.flats[:], recorded.flats[:])
+    start = elsewhere.catalog[done.run_uid].metadata["start"]
+    assert (start["plan_name"], start["sample"], start["imported_from"]) == ("import", "tooth", "tooth.h5")
+    past, close = recorded_run(done.run_uid, uri=elsewhere.uri)
+    close()
+    assert (past.planned, past.span) == (181, (0.0, 180.0))
+    table = elsewhere.databroker[done.run_uid].table()
+    np.testing.assert_allclose(table["stage"], recorded.angles_deg)
+
+
+@pytest.mark.parametrize(("name", "write"), [("x.nxs", write_nxtomo), ("x.h5", write_dxfile)])
+def test_any_scan_of_either_layout_is_a_new_run_each_time(elsewhere, scan, tmp_path, name, write):
+    write(tmp_path / name, scan)
+    first, second = (import_scan(elsewhere, tmp_path / name) for _ in range(2))
+    assert first.run_uid != second.run_uid
+    assert first.recon_uid is None
+    loaded = load_run(elsewhere.catalog, second.run_uid)
+    np.testing.assert_array_equal(loaded.projections[:], scan.projections)
+    np.testing.assert_array_equal(loaded.darks[:], scan.darks)
+
+
+def test_scan_without_flats_and_darks_is_imported_without_their_streams(elsewhere, scan, tmp_path):
+    with h5py.File(tmp_path / "bare.h5", "w") as file:
+        file["exchange/data"], file["exchange/theta"] = scan.projections, scan.angles_deg
+    done = import_scan(elsewhere, tmp_path / "bare.h5")
+    assert (done.flats, done.darks) == (0, 0)
+    assert set(elsewhere.catalog[done.run_uid]) == {"primary"}
+
+
+def test_export_never_overwrites_and_leaves_nothing_behind_when_it_fails(storage, stored, tmp_path, monkeypatch):
+    uid, *_ = stored
+    (tmp_path / "there.nxs").write_text("mine")
+    with pytest.raises(StorageError, match="exists already"):
+        export_run(storage.catalog, uid, tmp_path / "there.nxs")
+    assert (tmp_path / "there.nxs").read_text() == "mine"
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("bluesky_streamrecon.storage.portable._write_run", fail)
+    with pytest.raises(StorageError, match="disk full"):
+        export_run(storage.catalog, uid, tmp_path / "new.nxs")
+    assert [path.name for path in tmp_path.iterdir()] == ["there.nxs"]
+
+
+def test_run_that_does_not_exist_can_not_be_exported(storage, tmp_path):
+    with pytest.raises(StorageError, match="run 00000000: not in the catalogue"):
+        export_run(storage.catalog, "00000000", tmp_path / "x.nxs")
+
+
+def test_layout_is_told_by_the_suffix_or_by_name():
+    assert chosen_layout(Path("a.NXS")) == "nxtomo"
+    assert chosen_layout(Path("a.hdf5")) == "dxchange"
+    assert chosen_layout(Path("a.h5"), "nxtomo") == "nxtomo"
+    with pytest.raises(ConfigError, match=r"got suffix '\.tif', expected one that tells the layout"):
+        chosen_layout(Path("a.tif"))
+    with pytest.raises(ConfigError, match="layout: got 'zarr', expected one of nxtomo, dxchange"):
+        chosen_layout(Path("a.h5"), "zarr")
+
+
+def other_hdf5(path, _):
+    with h5py.File(path, "w") as file:
+        file["entry/temperature"] = [1.0, 2.0]
+
+
+def text(path, _):
+    path.write_text("angle, counts")
+
+
+def no_angles(path, scan):
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = scan.projections
+
+
+def nothing_taken(path, scan):
+    with h5py.File(path, "w") as file:
+        file["exchange/data"], file["exchange/theta"] = scan.projections[:0], scan.angles_deg[:0]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (other_hdf5, r"not a recorded scan: expected an NXtomo entry, or the dataset exchange/data .* \['entry'\]"),
+        (text, "not a readable HDF5 file"),
+        (no_angles, "no dataset exchange/theta"),
+        (nothing_taken, "got no projections"),
+    ],
+)
+def test_what_is_no_scan_is_refused_and_nothing_is_stored(elsewhere, scan, tmp_path, make, words):
+    make(tmp_path / "x.h5", scan)
+    known = len(elsewhere.catalog)
+    with pytest.raises(DataError, match=words):
+        import_scan(elsewhere, tmp_path / "x.h5")
+    assert len(elsewhere.catalog) == known
+    with pytest.raises(StorageError, match="no such file"):
+        import_scan(elsewhere, tmp_path / "missing.h5")
+
+
+def change(**what):
+    def changed(group):
+        for name, value in what.items():
+            if name == "version":
+                group.attrs["version"] = value
+            else:
+                del group[name.replace("__", "/")]
+                if value is not None:
+                    group[name.replace("__", "/")] = value
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (change(version=99), "has version 99, expected 1"),
+        (change(run__start="no json"), "can not be read"),
+        (change(run__start="[1]"), "can not be read"),
+        (change(run__streams=None), "can not be read"),
+        (
+            change(run__streams__primary__columns__time=[1.0], **{"run__streams__primary__columns__job-score": [1.0]}),
+            "its columns",
+        ),
+    ],
+)
+def test_file_of_ours_that_was_changed_by_hand_is_refused_and_nothing_is_stored(
+    storage, elsewhere, stored, tmp_path, changed, words
+):
+    export_run(storage.catalog, stored[0], tmp_path / "x.nxs")
+    with h5py.File(tmp_path / "x.nxs", "a") as file:
+        changed(file["streamrecon"])
+    known, files = len(elsewhere.catalog), sorted(elsewhere.detector_directory.glob("*"))
+    with pytest.raises(DataError, match=words):
+        import_scan(elsewhere, tmp_path / "x.nxs")
+    assert len(elsewhere.catalog) == known
+    assert sorted(elsewhere.detector_directory.glob("*")) == files
+
+
+def test_frames_stay_in_the_file_until_they_are_wanted(tmp_path):
+    shutil.copy(TOOTH, tmp_path / "tooth.h5")
+    scan = read_scan(tmp_path / "tooth.h5")
+    assert not isinstance(scan.frames.projections, np.ndarray)
+    assert scan.run is None
