@@ -183,6 +183,9 @@ class PretendEndpoint:
         self._script.closed.append((exit_status, reason))
         self._queue.put(("close",))
 
+    def lengthen_run(self, planned: int) -> None:
+        """Nobody behind this wire predicts anything."""
+
     def abandon_run(self, reason: str = "") -> None:
         self._state = None
         self._script.abandoned.append(reason)
