@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
-from bluesky_streamrecon.storage.runs import RunKeys, load_run, run_keys
+from bluesky_streamrecon.storage.runs import RunKeys, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan, open_hdf5
 
 __all__ = [
@@ -306,18 +306,17 @@ def _write_run(group: h5py.Group, run: Any, *, without: Sequence[str]) -> None:
             continue
         stream = run[name]
         about = dict(stream.metadata)
-        keys = {
-            key: value
-            for key, value in about["data_keys"].items()
-            if key not in without and not value.get("external") and key in set(stream)
+        internal = {
+            key: value for key, value in about["data_keys"].items() if key not in without and not value.get("external")
         }
+        found = read_columns(stream, {*internal, "time"}.__contains__)
+        keys = {key: value for key, value in internal.items() if key in found}
         below = streams.create_group(name)
         for part in ("configuration", "hints"):
             below[part] = _as_json(about.get(part) or {})
         below["data_keys"] = _as_json(keys)
         columns = below.create_group("columns")
-        for key in (*keys, *(("time",) if "time" in set(stream) else ())):
-            values = np.asarray(stream[key].read())
+        for key, values in found.items():
             if values.dtype.kind in "USO":
                 text = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
                 columns.create_dataset(key, data=text, dtype=h5py.string_dtype())

@@ -5,6 +5,7 @@ Angles are degrees. Frames stay on the server until they are sliced.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,15 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
-__all__ = ["CatalogFrames", "RunKeys", "load_reconstruction", "load_run", "load_scores", "run_keys"]
+__all__ = [
+    "CatalogFrames",
+    "RunKeys",
+    "load_reconstruction",
+    "load_run",
+    "load_scores",
+    "read_columns",
+    "run_keys",
+]
 
 
 class CatalogFrames:
@@ -176,8 +185,7 @@ def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
     run = _reconstruction(catalog, uid)
     if "scores" not in set(run):
         return {}
-    columns = [name for name in run["scores"] if name not in {"time", "seq_num"} and not name.startswith("ts_")]
-    return {name: np.asarray(run["scores"][name].read()) for name in columns}
+    return read_columns(run["scores"], lambda name: name not in {"time", "seq_num"} and not name.startswith("ts_"))
 
 
 def _run(catalog: Any, uid: str) -> Any:
@@ -202,3 +210,22 @@ def _first(start: Any, field: str, uid: str) -> str:
     if not names:
         raise DataError(f"run {uid}: its start document has no {field!r}; say which data key to take")
     return str(names[0])
+
+
+def read_columns(stream: Any, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
+    """Read columns of a stream's tables, each table at once: a column by itself costs several requests.
+
+    Parameters
+    ----------
+    stream : CompositeClient
+        One stream of a run.
+    wanted : callable
+        Tells of a column's name whether it is wanted.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for part in stream.base.values():
+        names = [name for name in getattr(part, "columns", ()) if wanted(name)]
+        if names:
+            frame = part.read(names)
+            found |= {name: np.asarray(frame[name]) for name in names}
+    return found

@@ -83,7 +83,7 @@ def test_pipeline_makes_every_image_and_prints_the_contracts_fields(no_orphans):
     assert result["latency_median"] <= result["latency_p99"]
     assert result["processor_share"] is None or 0 <= result["processor_share"] < 1
     assert result["images"] == 7  # after 4, 6, ..., 16 projections
-    assert 1 <= result["scores"] <= 7
+    assert 0 <= result["scores"] <= 7  # a controller that is behind judges only the last one
     assert 0 < result["image_latency_median"] <= result["image_latency_p99"]
 
 
