@@ -32,9 +32,13 @@ def job_processes(session: str) -> dict[int, str]:
     return found
 
 
-@pytest.fixture
-def ipython(tmp_path):
-    """Give a started IPython with the profile, and the mark that its processes carry; nothing survives it."""
+@pytest.fixture(scope="module")
+def ipython(tmp_path_factory):
+    """Give a started IPython with the profile, and the mark that its processes carry; nothing survives it.
+
+    Starting it takes as long as a scan, so all scans are taken in one, as a person does.
+    """
+    tmp_path = tmp_path_factory.mktemp("ipython")
     install_profile("tomo", tmp_path / "ipython")
     mark = f"streamrecon-test-{os.getpid()}-{tmp_path.name}"
     environment = os.environ | {
@@ -93,25 +97,6 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     assert "True" in say(child, "print(db[recon_uid].start['raw_run_uid'] == result[0])")
 
 
-def test_abort_after_a_pause_leaves_no_process_and_the_next_run_works(ipython):
-    child, mark = ipython
-    child.sendline("RE(stream_tomo_plan())")
-    child.expect(r"\|\s+5 \|")  # the fifth projection's line in the table
-    assert len(job_processes(mark)) >= 3  # mpiexec's ranks and the controller
-    press_ctrl_c(child, r"A 'deferred pause'")
-    press_ctrl_c(child, PROMPT)
-    assert "paused" in say(child, "RE.state")
-    assert job_processes(mark), "the job must stay while the scan is paused"
-    say(child, "RE.abort()")
-    assert job_processes(mark) == {}
-    assert "idle" in say(child, "RE.state")
-    printed = say(child, "result = RE(stream_tomo_fly_plan(num=12, order='interlaced(2)', window=4, threshold=1.0))")
-    assert "Traceback" not in printed
-    assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
-    child.sendline("exit()")
-    child.expect(pexpect.EOF)
-
-
 def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython):
     child, _ = ipython
     child.sendline("RE(stream_tomo_plan(num=60, threshold=1.0))")
@@ -133,3 +118,22 @@ def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython
     rows = say(child, "print([f'{v} by {w}' for w, v in zip(rows['who'], rows['verdict']) if w])")
     assert "hold by" in rows
     assert "finish by ben" in rows
+
+
+def test_abort_after_a_pause_leaves_no_process_the_next_run_works_and_ipython_ends(ipython):
+    child, mark = ipython
+    child.sendline("RE(stream_tomo_plan())")
+    child.expect(r"\|\s+5 \|")  # the fifth projection's line in the table
+    assert len(job_processes(mark)) >= 3  # mpiexec's ranks and the controller
+    press_ctrl_c(child, r"A 'deferred pause'")
+    press_ctrl_c(child, PROMPT)
+    assert "paused" in say(child, "RE.state")
+    assert job_processes(mark), "the job must stay while the scan is paused"
+    say(child, "RE.abort()")
+    assert job_processes(mark) == {}
+    assert "idle" in say(child, "RE.state")
+    printed = say(child, "result = RE(stream_tomo_fly_plan(num=12, order='interlaced(2)', window=4, threshold=1.0))")
+    assert "Traceback" not in printed
+    assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
+    child.sendline("exit()")
+    child.expect(pexpect.EOF)

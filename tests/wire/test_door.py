@@ -33,7 +33,7 @@ from bluesky_streamrecon.wire import (
 )
 from bluesky_streamrecon.wire.door import MOST_STRANGERS, QUEUE, QUEUE_IN_A_CROWD, Door, most_strangers
 
-SILENT = int(os.environ.get("WIRE_SILENT", "700"))  # connections that say nothing
+SILENT = int(os.environ.get("WIRE_SILENT", "400"))  # connections that say nothing
 BOUND = 20.0
 ON_THEIR_WAY = 400  # accepted, and not yet told to us
 MORE_THAN_ALLOWED = 2**32
