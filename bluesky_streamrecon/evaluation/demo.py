@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.evaluation.pictures import draw_run
 from bluesky_streamrecon.evaluation.tables import new_directory
 from bluesky_streamrecon.quality.snapshots import snapshots_path
@@ -146,7 +146,7 @@ def run_demo(
         engine = stack.enter_context(run_engine())
         stack.callback(job.close)
         opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
-        stack.callback(lambda: opening.result().close())
+        stack.push(_closing(opening))
         store = _StoreWhenOpen(opening)
         job.subscribe(store)
         engine.subscribe(store)
@@ -195,6 +195,19 @@ def run_demo(
         picture=picture,
         ledger=record.ledger_totals(),
     )
+
+
+def _closing(opening: Future[Storage]) -> Callable[[object, BaseException | None, object], None]:
+    """Close the catalogue in the end; why it could not be opened is told unless something else is wrong already."""
+
+    def end(_kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            opening.result().close()
+        except StorageError:
+            if error is None:
+                raise
+
+    return end
 
 
 class _StoreWhenOpen:

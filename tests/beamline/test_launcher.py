@@ -22,15 +22,15 @@ pytestmark = pytest.mark.usefixtures("no_orphans")
 
 OBEDIENT = "import sys; print('ready', flush=True); sys.stdin.read()"
 STUBBORN = """
-import signal, sys, time
+import signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('ready', flush=True)
 while True:
-    time.sleep(60)
+    signal.pause()
 """
 PARENT = """
 import os, subprocess, sys
-child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], process_group=0)
+child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], process_group=0)
 print(child.pid, flush=True)
 sys.stdin.read()
 """
