@@ -7,23 +7,20 @@ devices are left out, since they are to be on another computer than the job. Tim
 from __future__ import annotations
 
 import statistics
-import tempfile
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+from bluesky_streamrecon.beamline.link import LinkEvent
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.listening import Ear
+from bluesky_streamrecon.evaluation.bench.listening import Ear, running_job
 from bluesky_streamrecon.evaluation.bench.sample import (
     DARK_COUNT,
     FLAT_COUNT,
@@ -33,12 +30,10 @@ from bluesky_streamrecon.evaluation.bench.sample import (
 )
 from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, percentile, silent
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.wire import BeamlineEndpoint
 from bluesky_streamrecon.wire.events import StatusReceived
 
 __all__ = ["LatencyResult", "measure_latency"]
 
-START_SECONDS = 120.0
 IMAGE_SECONDS = 60.0
 WARM_UP = 30
 
@@ -166,16 +161,9 @@ class _Beamline:
         self.updates: list[float] = []
 
     def __enter__(self) -> _Beamline:
-        ear, ranks = self._ear, self._recon.ranks
         with ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
-            link = JobLink(
-                lambda on_event: BeamlineEndpoint(on_event=on_event), MpiLauncher(log_directory=directory), self._hear
-            )
-            stack.callback(link.close, "the benchmark is over")
-            link.launch(ranks)
-            ear.wait("hello of the job", lambda: ear.ranks == ranks and ear.controller, START_SECONDS)
-            self._publisher = Publisher(link.endpoint, on_problem=ear.fail)
+            link = stack.enter_context(running_job(self._ear, self._recon.ranks, hear=self._hear))
+            self._publisher = Publisher(link.endpoint, on_problem=self._ear.fail)
             self._held = stack.pop_all()
         return self
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from bluesky_streamrecon.beamline.link import LinkEvent
+from bluesky_streamrecon.beamline.launcher import MpiLauncher
+from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.wire import BeamlineEndpoint
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -20,7 +25,9 @@ from bluesky_streamrecon.wire.events import (
     StreamFailed,
 )
 
-__all__ = ["Ear"]
+__all__ = ["Ear", "running_job"]
+
+START_SECONDS = 120.0
 
 
 class Ear:
@@ -137,3 +144,40 @@ class Ear:
                 raise JobError(f"benchmark: while it waited for {what}: {self._failure}")
             if not done():
                 raise JobError(f"benchmark: {what}: did not come within {timeout:g} s; is the machine overloaded?")
+
+
+@contextmanager
+def running_job(
+    ear: Ear,
+    ranks: int,
+    *,
+    hear: Callable[[LinkEvent], None] | None = None,
+    threads: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[JobLink]:
+    """Start a job and its controller, give the link when all have said hello, and end them.
+
+    Parameters
+    ----------
+    ear : Ear
+        What waits for them.
+    ranks : int
+        MPI ranks.
+    hear : callable, optional
+        Given all events in place of `ear`, to which it hands them on.
+    threads, environment
+        As for `MpiLauncher`.
+
+    Raises
+    ------
+    JobError
+        If they do not start.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
+        launcher = MpiLauncher(threads=threads, log_directory=directory, environment=environment)
+        link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, hear or ear)
+        stack.callback(link.close, "the benchmark is over")
+        link.launch(ranks)
+        ear.wait("hello of the job and its controller", lambda: ear.ranks == ranks and ear.controller, START_SECONDS)
+        yield link

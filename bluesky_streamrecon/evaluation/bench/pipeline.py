@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,13 +24,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
-from bluesky_streamrecon.evaluation.bench.listening import Ear
+from bluesky_streamrecon.evaluation.bench.listening import Ear, running_job
 from bluesky_streamrecon.evaluation.bench.sample import (
     DARK_COUNT,
     FLAT_COUNT,
@@ -41,11 +38,9 @@ from bluesky_streamrecon.evaluation.bench.sample import (
 )
 from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, percentile, silent
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.wire import BeamlineEndpoint, BeamlineEvent
 
 __all__ = ["PipelineResult", "measure_pipeline"]
 
-START_SECONDS = 120.0
 IMAGE_SECONDS = 300.0
 SCORE_SECONDS = 30.0
 PACE = 0.8
@@ -289,18 +284,9 @@ class _Road:
 
     def __enter__(self) -> _Road:
         with ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
-            launcher = MpiLauncher(threads=self._threads, log_directory=directory)
-            link = JobLink(_make_endpoint, launcher, self._ear)
-            stack.callback(link.close, "the benchmark is over")
             ranks = self._case.recon.ranks
             self._tell(f"job of {ranks} ranks and controller start")
-            link.launch(ranks)
-            self._ear.wait(
-                "hello of the job and its controller",
-                lambda: self._ear.ranks == ranks and self._ear.controller,
-                START_SECONDS,
-            )
+            link = stack.enter_context(running_job(self._ear, ranks, threads=self._threads))
             self._publisher = Publisher(link.endpoint, on_problem=self._ear.fail)
             self._held = stack.pop_all()
         return self
@@ -379,10 +365,6 @@ def first_to_have(wanted: Sequence[int], moments: Mapping[int, float]) -> list[f
     [1.0, 3.0, 3.0]
     """
     return [min(moment for number, moment in moments.items() if number >= least) for least in wanted]
-
-
-def _make_endpoint(on_event: Callable[[BeamlineEvent], None]) -> BeamlineEndpoint:
-    return BeamlineEndpoint(on_event=on_event)
 
 
 def _paced(count: int, rate: float | None, hand: Callable[[int], None]) -> list[float]:

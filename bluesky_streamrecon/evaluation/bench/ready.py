@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+from bluesky_streamrecon.beamline.link import LinkEvent
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.listening import Ear
+from bluesky_streamrecon.evaluation.bench.listening import START_SECONDS, Ear, running_job
 from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, silent
-from bluesky_streamrecon.wire import BeamlineEndpoint
 from bluesky_streamrecon.wire.events import StatusReceived
 
 __all__ = ["ReadyResult", "measure_ready", "time_start"]
 
-START_SECONDS = 120.0
 READY = "waiting for projections"
 
 
@@ -131,14 +127,8 @@ class _Watched(Ear):
 def time_start(rows: int, columns: int, recon: ReconSettings, kernels: Path) -> tuple[float, float]:
     """Start one job for one run; give the seconds until it is linked, and until all its ranks are ready."""
     ear = _Watched()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
-        launcher = MpiLauncher(log_directory=directory, environment={"NUMBA_CACHE_DIR": str(kernels)})
-        link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, ear)
-        stack.callback(link.close, "the benchmark is over")
-        began = time.perf_counter()
-        link.launch(recon.ranks)
-        ear.wait("hello of the job", lambda: ear.ranks == recon.ranks and ear.controller, START_SECONDS)
+    began = time.perf_counter()
+    with running_job(ear, recon.ranks, environment={"NUMBA_CACHE_DIR": str(kernels)}) as link:
         linked = time.perf_counter() - began
         scan = ScanDocuments((rows, columns), 180, recon, SteeringSettings())
         ear.begin(scan.uid)
