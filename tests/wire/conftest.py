@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -62,6 +63,26 @@ class Collector:
         with self._changed:
             assert self._changed.wait_for(lambda: len(found()) >= count, BOUND), (kind.__name__, self.events)
             return found()[count - 1]
+
+
+class Told(logging.Handler):
+    """Takes what is logged, and waits for it: a thread of its own says it when it gets to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: list[str] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self._messages.append(record.getMessage())
+            self._changed.notify_all()
+
+    def wait(self, text: str) -> None:
+        """Return as soon as a message with this text was logged, waiting for it at most BOUND seconds."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: any(text in message for message in self._messages), BOUND)
+            assert found, (text, self._messages)
 
 
 class Wires:
@@ -162,3 +183,15 @@ def spec() -> Callable[..., OpenRunSpec]:
         return OpenRunSpec(run_uid=run_uid, **options)
 
     return make
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    """Everything that is logged at any level, to be waited for."""
+    ours = logging.getLogger("bluesky_streamrecon")
+    handler, before = Told(), ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.DEBUG)
+    yield handler
+    ours.setLevel(before)
+    ours.removeHandler(handler)
