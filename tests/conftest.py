@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
 BOUND = 20.0  # seconds that anything in a test may take
 
 collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and whatever they start, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

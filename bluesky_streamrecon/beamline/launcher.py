@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bluesky_streamrecon.beamline.processes import Child, ProcessExit
+from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, JobError
 
 __all__ = ["MpiLauncher", "find_mpiexec"]
@@ -118,7 +118,7 @@ class MpiLauncher:
         self._security = tuple(security_options)
         self._checkpoints = Path(checkpoints) if checkpoints is not None else None
         self._log_level = log_level
-        self._most_ranks = most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * len(os.sched_getaffinity(0)))
+        self._most_ranks = most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * len(own_cores()))
         self._own_checkpoints: Path | None = None
         self._on_exit: Callable[[ProcessExit], None] | None = None
         self._lock = threading.Lock()
@@ -147,7 +147,7 @@ class MpiLauncher:
         if ranks > self._most_ranks:
             raise ConfigError(
                 f"ranks: got {ranks}, expected at most {self._most_ranks} on this computer with "
-                f"{len(os.sched_getaffinity(0))} cores; start the job on a cluster, "
+                f"{len(own_cores())} cores; start the job on a cluster, "
                 "or allow more with MpiLauncher(most_ranks=...)"
             )
 
@@ -182,7 +182,7 @@ class MpiLauncher:
             checkpoints = self._checkpoints
             if checkpoints is None:
                 checkpoints = self._own_checkpoints = directory / "checkpoints"
-            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+            threads = self._threads or max(1, len(own_cores()) // ranks)
             us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", self._log_level)
             common = ("--address", address, "--job-id", job_id, "--lifeline", *self._security)
             job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)

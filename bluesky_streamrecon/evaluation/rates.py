@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.cost import CostModel
 from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, write_csv
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.offline import usable_cores
 
 __all__ = ["RateRow", "evaluate_rates", "predicted"]
 
@@ -115,7 +115,7 @@ def evaluate_rates(
 
     new_directory(out)
     tell = tell or (lambda _text: None)
-    cores = usable_cores()
+    cores = len(own_cores())
     found: list[RateRow] = []
 
     def note(row: RateRow) -> None:

@@ -7,7 +7,6 @@ milliseconds.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.partition import RowBlock
 
 __all__ = [
@@ -123,13 +123,6 @@ def core_share(mine: Collection[int], users: Sequence[int] | NDArray[np.int64]) 
     return max(1, int(sum(1 / users[core] for core in mine) + 1e-9))
 
 
-def _own_cores() -> set[int]:
-    try:
-        return set(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return set(range(os.cpu_count() or 1))
-
-
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """Ranks whose edge slices this rank needs (`above`, `below`), and those that need its own."""
@@ -196,7 +189,7 @@ class SingleCommunicator:
     size = 1
 
     def __init__(self) -> None:
-        self.cores = len(_own_cores())
+        self.cores = len(own_cores())
         self.check: Callable[[], None] = _nothing
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
@@ -239,7 +232,7 @@ class MpiCommunicator:
         self._sleep = sleep
         self.check: Callable[[], None] = _nothing
         here = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        mine = _own_cores()
+        mine = own_cores()
         users = np.zeros(_MOST_CORES, dtype=np.int64)
         users[[core for core in mine if core < _MOST_CORES]] = 1
         here.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)

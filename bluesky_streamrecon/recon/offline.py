@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import check_angles
 
-__all__ = ["reconstruct", "usable_cores"]
+__all__ = ["reconstruct"]
 
 Option = float | int | str | bool
-
-
-def usable_cores() -> int:
-    """Give the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def reconstruct(
@@ -98,7 +90,7 @@ def reconstruct(
         window=window,
         window_policy=window_policy,
         planned=count,
-        threads=threads or usable_cores(),
+        threads=threads or len(own_cores()),
         options=options,
     ) as engine:
         for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):

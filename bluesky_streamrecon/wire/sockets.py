@@ -237,12 +237,12 @@ class Transport:
     def poll(self, timeout_s: float) -> set[str]:
         """Wait for messages or `wake`, and give the names of the sockets that have something."""
         ready = {id(key): None for key, _ in self._poller.poll(max(0, int(timeout_s * 1000)))}
-        self._rung = False
-        if not ready:
-            return set()
         with contextlib.suppress(BlockingIOError):
             while self._ear.recv(4096):
                 pass
+        self._rung = False  # not before: a ring that was heard just now would silence those of the next poll
+        if not ready:
+            return set()
         if self._guard is not None and id(self._guard) in ready:
             self._check_keys(self._guard)
         for name, monitor in self._monitors.items():

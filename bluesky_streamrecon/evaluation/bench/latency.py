@@ -47,7 +47,7 @@ class LatencyResult:
     latency_median, latency_p99 : float
         Seconds.
     update_seconds : float
-        Median time of one update of the image from its window, in the same scans.
+        Median time of one update of the image from its window, in the same scans; of ranks the slowest one counts.
     updates_per_latency, spread : float
         Ratio of the two medians, of each scan; median over scans, and their spread.
     decisions : int
@@ -127,7 +127,7 @@ def measure_latency(
             tell(f"scan {turn + 1} of {repeats}")
             found = beamline.scan(num, exposure)[first - 1 :]
             latencies += found
-            updates.append(statistics.median(beamline.updates))
+            updates.append(statistics.median(beamline.updates.values()))
             ratios.append(percentile(found, 50) / updates[-1])
             images += beamline.images
             judged += beamline.judged
@@ -158,7 +158,7 @@ class _Beamline:
         self._recon = recon
         self._ear = Ear()
         self._held = ExitStack()
-        self.updates: list[float] = []
+        self.updates: dict[int, float] = {}
 
     def __enter__(self) -> _Beamline:
         with ExitStack() as stack:
@@ -185,7 +185,7 @@ class _Beamline:
         scan = ScanDocuments(self._frames.shape[1:], num, self._recon, SteeringSettings(advisory=True))
         publisher, ear, pause = self._publisher, self._ear, threading.Event()
         ear.begin(scan.uid)
-        self.updates = []
+        self.updates = {}
         documents = scan.start()
         for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
             frame = np.full(self._frames.shape[1:], count, np.uint16)
@@ -207,5 +207,6 @@ class _Beamline:
 
     def _hear(self, event: LinkEvent) -> None:
         if isinstance(event, StatusReceived) and event.status.step_seconds > 0:
-            self.updates.append(event.status.step_seconds)
+            number, seconds = event.status.image_number, event.status.step_seconds
+            self.updates[number] = max(seconds, self.updates.get(number, 0.0))
         self._ear(event)

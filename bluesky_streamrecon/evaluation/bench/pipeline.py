@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
 from bluesky_streamrecon.evaluation.bench.listening import Ear, running_job
@@ -166,7 +167,7 @@ def measure_pipeline(
     """
     check_repeats(repeats)
     if threads is None:
-        threads = max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
+        threads = max(1, len(own_cores()) // max(1, ranks))
     geometry = TomoGeometry(columns, disc=disc)
     recon = ReconSettings(
         algorithm=algorithm,
