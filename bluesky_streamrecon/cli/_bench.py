@@ -359,6 +359,36 @@ def memory(
     _table(f"{columns} columns, window {window}, window's projections included", names, headings, rows)
 
 
+@app.command()
+def metrics(
+    rows: Annotated[int, typer.Option(min=1, help="Detector rows.")] = 16,
+    columns: Annotated[int, typer.Option(min=64, help="Detector columns.")] = 512,
+    num: Annotated[int, typer.Option(min=96, help="Projections planned.")] = 180,
+    repeats: Repeats = 5,
+    json: Json = False,
+) -> None:
+    """Measure what each metric of the image costs, against the projections that come meanwhile.
+
+    *share* is the time of one measurement, on one core, per time of the updates between two: 1 keeps up just so
+    with projections that come as fast as the default window can be updated on all cores.
+
+    Example: `streamrecon bench metrics --rows 16 --columns 512`
+    """
+    from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
+
+    result = measure_metrics(rows=rows, columns=columns, num=num, repeats=repeats, tell=_tell)
+    if json:
+        print_json(asdict(result))
+        return
+    names = ("metric", "seconds", "spread", "every", "share")
+    _table(
+        f"{rows} x {columns} pixels; an update takes {result.update_seconds * 1e3:.3g} ms on {result.cores} cores",
+        names,
+        ["metric", "s", "spread", "projections between", "share"],
+        result.metrics,
+    )
+
+
 def _table(title: str, names: Sequence[str], headings: Sequence[str], rows: Sequence[object]) -> None:
     def cell(row: object, name: str) -> object:
         value = getattr(row, name)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from bluesky_streamrecon.cli._bench import app
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.evaluation.bench.ready import time_start
+from bluesky_streamrecon.quality import metric_names
 
-COMMANDS = ("kernels", "peers", "pipeline", "ready", "latency", "view", "publisher", "wire", "memory")
+COMMANDS = ("kernels", "peers", "pipeline", "ready", "latency", "view", "publisher", "wire", "memory", "metrics")
 pytestmark = pytest.mark.timeout(150)
 
 
@@ -65,6 +66,15 @@ def test_memory_is_near_what_is_documented():
     # Margins are a fifth of so small an image.
     assert 0.95 * row["documented_per_voxel"] < row["bytes_per_voxel"] < 1.3 * row["documented_per_voxel"]
     assert row["bytes_per_thread"] < 1.5 * row["documented_per_thread"]
+
+
+def test_metrics_are_all_told_with_what_they_cost():
+    result = bench("metrics", "--rows", 3, "--columns", 64, "--num", 96, "--repeats", 3, "--json")
+    assert [row["metric"] for row in result["metrics"] if row["every"] == 1] == ["ms-ssim"]
+    assert {row["metric"] for row in result["metrics"]} == {*metric_names(), "predicted-gain", "faults"}
+    for row in result["metrics"]:
+        assert row["seconds"] > 0
+        assert row["share"] == pytest.approx(row["seconds"] / (row["every"] * result["update_seconds"]))
 
 
 @pytest.mark.mpi

@@ -1,0 +1,215 @@
+"""What each metric costs, against the time in which the projections come that it is measured on.
+
+Metrics of images are measured on every image, those of line integrals with each forecast. Both are the controller's
+work, on one core, beside the ranks'. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.cores import own_cores
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, seconds_per_call, silent
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.quality import ImageHistory, PreviewImage, StudyMetric, make_metric, metric_names
+from bluesky_streamrecon.quality.gain import predict_gain
+from bluesky_streamrecon.quality.guards import find_fault
+from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.quality.metrics import comparison_distance
+from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
+from bluesky_streamrecon.quality.session import FORECAST_SHARE
+from bluesky_streamrecon.quality.study import Study
+
+__all__ = ["FAULTS", "MetricBench", "MetricRow", "measure_metrics"]
+
+FAULTS = "faults"
+"""What the guards find out, with each forecast, whatever the metrics."""
+
+PHOTONS = 1e4
+TAKEN = 0.75
+"""Share of the planned projections after which forecasts are measured: late ones take longest."""
+
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """Cost of one metric.
+
+    Parameters
+    ----------
+    metric : str
+        Its name.
+    seconds : float
+        Median.
+    spread : float
+        Of the samples, as a fraction of the median.
+    every : int
+        Projections from one measurement to the next.
+    share : float
+        `seconds`, as a fraction of the time of `every` updates of the window: the metric keeps up below 1.
+    """
+
+    metric: str
+    seconds: float
+    spread: float
+    every: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class MetricBench:
+    """All of a run.
+
+    Parameters
+    ----------
+    update_seconds : float
+        Of one update of the default window, on all cores.
+    rows, columns, cores : int
+        Of the detector, and of the computer.
+    metrics : tuple of MetricRow
+        What is measured on every image first.
+    """
+
+    update_seconds: float
+    rows: int
+    columns: int
+    cores: int
+    metrics: tuple[MetricRow, ...]
+
+
+def measure_metrics(
+    *,
+    rows: int = 16,
+    columns: int = 512,
+    num: int = 180,
+    repeats: int = 5,
+    seconds: float = 0.2,
+    tell: Tell = silent,
+) -> MetricBench:
+    """Measure every registered metric on a sample of discs with noise, with default settings.
+
+    Parameters
+    ----------
+    rows, columns : int, optional
+        Of the detector.
+    num : int, optional
+        Projections planned.
+    repeats : int, optional
+        Samples of each figure.
+    seconds : float, optional
+        Least length of a sample.
+    tell : callable, optional
+        Told how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+    """
+    check_repeats(repeats)
+    recon, steering = ReconSettings(), SteeringSettings()
+    distance = comparison_distance(recon, steering)
+    if rows < 1 or columns < 64 or num < 4 * distance:
+        raise ConfigError(
+            f"rows={rows}, columns={columns}, num={num}: expected at least 1 row, 64 columns and {4 * distance} "
+            "projections"
+        )
+    geometry, angles = TomoGeometry(columns), scan_angles(num)
+    lines = _with_noise(disc_projections(geometry, angles, rows))
+    shown = tuple(sorted({rows * k // (SHOWN + 1) for k in range(1, SHOWN + 1)}))
+    tell("updates of the default window")
+    update, history = _live(geometry, lines, angles, recon, distance, shown, repeats, seconds)
+    every = max(1, math.ceil(FORECAST_SHARE * num))
+    taken = int(TAKEN * num)
+    now = ScanLines(lines[:taken, shown], angles[:taken], geometry.axis, shown, num)
+    study = _studies(now, every)
+    works: dict[str, tuple[int, Callable[[], object]]] = {}
+    for name in metric_names():
+        metric = make_metric(name, steering, distance)
+        works[name] = (
+            (every, _of_study(metric, study)) if isinstance(metric, StudyMetric) else (1, partial(metric, history))
+        )
+    works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
+    works[FAULTS] = every, lambda: find_fault(now)
+    measured = []
+    for name, (step, work) in sorted(works.items(), key=lambda item: item[1][0]):
+        tell(name)
+        work()
+        cost = Summary.of([seconds_per_call(work, at_least=seconds) for _ in range(repeats)])
+        measured.append(MetricRow(name, cost.median, cost.spread, step, cost.median / (step * update)))
+    return MetricBench(update, rows, columns, len(own_cores()), tuple(measured))
+
+
+def _with_noise(lines: NDArray[np.float32]) -> NDArray[np.float32]:
+    counts = np.random.default_rng(0).poisson(PHOTONS * np.exp(-lines.astype(np.float64)))
+    return np.asarray(-np.log(np.maximum(counts, 0.5) / PHOTONS), np.float32)
+
+
+def _live(
+    geometry: TomoGeometry,
+    lines: NDArray[np.float32],
+    angles: NDArray[np.float64],
+    recon: ReconSettings,
+    distance: int,
+    shown: tuple[int, ...],
+    repeats: int,
+    seconds: float,
+) -> tuple[float, ImageHistory]:
+    """Update as in a scan; give the time of one update, and two images that are compared."""
+    from bluesky_streamrecon.recon import Engine
+
+    num, rows = lines.shape[:2]
+    images = []
+    with Engine(
+        geometry,
+        rows,
+        algorithm=recon.algorithm,
+        window=recon.window,
+        window_policy=recon.window_policy,
+        planned=num,
+        threads=len(own_cores()),
+    ) as engine:
+
+        def update() -> None:
+            number = engine.projections % num
+            engine.append(lines[number], float(angles[number]))
+            engine.update(recon.iterations)
+
+        for count in (distance, 2 * distance):
+            while engine.projections < count:
+                update()
+            images.append(PreviewImage(count, count, shown, engine.slices(shown)))
+        once = Summary.of([seconds_per_call(update, at_least=seconds) for _ in range(repeats)])
+    return once.median, ImageHistory(tuple(images))
+
+
+def _studies(lines: ScanLines, every: int) -> Callable[[], Study]:
+    """Give what makes a fresh study of these projections; the one before it is there, as in a scan."""
+    from bluesky_streamrecon.recon.quick import QuickReconstructor
+
+    reconstructor = QuickReconstructor()
+    reconstructor.warm_up()
+    rows = range(len(lines.rows))
+    before = Study(replace(lines, values=lines.values[:-every], angles=lines.angles[:-every]), rows, reconstructor)
+    Study(lines, rows, reconstructor, before)  # has the earlier images made
+    return lambda: Study(lines, rows, reconstructor, before)
+
+
+def _of_study(metric: StudyMetric, study: Callable[[], Study]) -> Callable[[], object]:
+    """Measure, and make the images that the next study may want."""
+
+    def measure() -> object:
+        made = study()
+        return metric.measure(made), made.full
+
+    return measure
