@@ -17,7 +17,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         yield opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scan() -> TomoScan:
     """A small scan in memory, angles in no order."""
     rng = np.random.default_rng(0)

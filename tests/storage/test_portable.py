@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 
 import h5py
@@ -35,7 +36,7 @@ TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
 LEDGER = {"0": {"sent": 9, "applied": 9}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stored(storage, scan):
     """Store a run with decisions, and its reconstruction; give both uids."""
     folder = storage.detector_directory
@@ -96,6 +97,14 @@ def stored(storage, scan):
 
 
 @pytest.fixture(scope="module")
+def exported(storage, stored, tmp_path_factory):
+    """Give a file of the stored run."""
+    path = tmp_path_factory.mktemp("exported") / "run.nxs"
+    export_run(storage.catalog, stored[0], path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
     """Another catalogue, with nothing in it to begin with."""
     with open_storage(directory=tmp_path_factory.mktemp("elsewhere")) as opened:
@@ -106,7 +115,7 @@ def columns(run, stream):
     return read_columns(run[stream], lambda name: not name.startswith("ts_"))
 
 
-def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, scan, tmp_path):
+def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, exported, scan, tmp_path):
     uid, recon, image = stored
     name = "run.nxs"
     done = export_run(storage.catalog, uid[:9], tmp_path / name)
@@ -138,16 +147,14 @@ def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, s
     assert elsewhere.catalog[recon].metadata["start"]["streamrecon"]["ledger"] == LEDGER
     table = elsewhere.databroker[uid].table()
     assert list(table["rot"]) == list(scan.angles_deg)
-    export_run(storage.catalog, uid, tmp_path / f"again-{name}")
     with pytest.raises(StorageError, match=f"run {uid} is in the catalogue already"):
-        import_scan(elsewhere, tmp_path / f"again-{name}")
+        import_scan(elsewhere, exported)
 
 
-def test_both_layouts_carry_the_same_run(storage, stored, tmp_path):
+def test_both_layouts_carry_the_same_run(storage, stored, exported, tmp_path):
     uid, recon, _ = stored
-    for name in ("run.nxs", "run.h5"):
-        export_run(storage.catalog, uid, tmp_path / name)
-    one, other = read_scan(tmp_path / "run.nxs"), read_scan(tmp_path / "run.h5")
+    export_run(storage.catalog, uid, tmp_path / "run.h5")
+    one, other = read_scan(exported), read_scan(tmp_path / "run.h5")
     assert (one.run.start["uid"], one.reconstruction.start["uid"]) == (uid, recon)
     for mine, theirs in ((one.run, other.run), (one.reconstruction, other.reconstruction)):
         assert (mine.start, mine.stop) == (theirs.start, theirs.stop)
@@ -300,10 +307,14 @@ def change(**what):
     ],
 )
 def test_file_of_ours_that_was_changed_by_hand_is_refused_and_nothing_is_stored(
-    storage, elsewhere, stored, tmp_path, changed, words
+    elsewhere, stored, exported, tmp_path, changed, words
 ):
-    export_run(storage.catalog, stored[0], tmp_path / "x.nxs")
+    shutil.copy(exported, tmp_path / "x.nxs")
     with h5py.File(tmp_path / "x.nxs", "a") as file:
+        for name, uid in (("run", stored[0]), ("reconstruction", stored[1])):
+            start = file[f"streamrecon/{name}/start"].asstr()[()]
+            del file[f"streamrecon/{name}/start"]
+            file[f"streamrecon/{name}/start"] = start.replace(uid, str(uuid.uuid4()))  # not known there
         changed(file["streamrecon"])
     known, files = len(elsewhere.catalog), sorted(elsewhere.detector_directory.glob("*"))
     with pytest.raises(DataError, match=words):
