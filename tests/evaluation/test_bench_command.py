@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli._bench import app
 from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.evaluation.bench.kernels import KernelBench
 from bluesky_streamrecon.evaluation.bench.ready import time_start
 from bluesky_streamrecon.quality import metric_names
 
@@ -33,8 +34,21 @@ def test_help_has_an_example(command):
 @pytest.mark.parametrize(
     "columns", [("--columns", 16, 24), ("--columns", 16, "--columns", 24), ("--columns=16", "--columns", 24)]
 )
-def test_kernels_take_lists_and_print_the_contracts_fields(columns):
-    result = bench("kernels", *columns, "--window", 3, "--slices", 2, "--algorithm", "mlem", "--repeats", 3, "--json")
+def test_kernels_take_lists(columns, monkeypatch):
+    taken = []
+
+    def measure(**settings):
+        taken.append(settings["columns"])
+        return KernelBench(1.0, 0.0, (), ())
+
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.bench.kernels.measure_kernels", measure)
+    bench("kernels", *columns, "--window", 3, "--json")
+    assert taken == [[16, 24]]
+
+
+def test_kernels_print_the_contracts_fields():
+    case = ("--columns", 16, 24, "--window", 3, "--slices", 2, "--algorithm", "mlem", "--repeats", 3)
+    result = bench("kernels", *case, "--json")
     assert result["probe_gfma"] > 0
     assert [row["columns"] for row in result["rows"]] == [16, 24]
     wanted = {"algorithm", "columns", "window", "slices", "threads", "gups", "spread", "gups_per_gfma"}
