@@ -142,11 +142,12 @@ def test_flight_is_reconstructed_by_two_ranks_from_the_angles_that_were_recorded
     assert record.axis == pytest.approx(beamline.axis, abs=1.0)
     assert record.problems == ()
     with h5py.File(record.result) as file:
-        flown = file["/exchange/data"][:]
-    same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # step by step, in the same order
-    run_engine(tomo(same, threshold=1.0, order="interlaced(4)", axis=record.axis, coalesce=False))
+        flown, recorded = file["/exchange/data"][:], file["/exchange/theta"][:]
+    same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # step by step, to where it flew by
+    assert run_engine(tomo(same, threshold=1.0, order=recorded.tolist(), num=None, axis=record.axis, coalesce=False))
     with h5py.File(job.last_run.result) as file:
         stepped = file["/exchange/data"][:]
+    assert record.image_number == job.last_run.image_number == 40
     difference = np.sqrt(((flown - stepped) ** 2).mean()) / np.sqrt((stepped**2).mean())
     assert difference < 0.05  # noise of the sensor is drawn per exposure
 
