@@ -220,26 +220,34 @@ def latency(
     ranks: Annotated[int, typer.Option(min=1, help="MPI ranks.")] = 2,
     num: Annotated[int, typer.Option(min=50, help="Projections of a scan.")] = 120,
     exposure: Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")] = 0.1,
+    algorithm: Annotated[str, typer.Option(help="Reconstruction algorithm.")] = "mlem",
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
     """Measure the time from the end of an exposure to the decision whether to end the scan.
 
-    With default settings; documents go through publisher, job and controller as in a scan, without a RunEngine.
-    *In updates* is the ratio to one update of the image in the same scan.
+    With default settings otherwise; documents go through publisher, job and controller as in a scan, without a
+    RunEngine. *In updates* is the ratio to one update of the image in the same scan.
 
     Example: `streamrecon bench latency --columns 512 --rows 16 --ranks 2`
     """
     from bluesky_streamrecon.evaluation.bench.latency import measure_latency
 
     result = measure_latency(
-        rows=rows, columns=columns, ranks=ranks, num=num, exposure=exposure, repeats=repeats, tell=_tell
+        rows=rows,
+        columns=columns,
+        ranks=ranks,
+        num=num,
+        exposure=exposure,
+        algorithm=algorithm,
+        repeats=repeats,
+        tell=_tell,
     )
     if json:
         print_json(asdict(result))
         return
     print_table(
-        f"{num} projections of {rows} x {columns}, {exposure:g} s each, {ranks} ranks",
+        f"{num} projections of {rows} x {columns}, {exposure:g} s each, {algorithm}, {ranks} ranks",
         ["what", "value", "unit"],
         [
             ("exposure to decision", result.latency_median, f"s, 99 %: {result.latency_p99:.3g}"),

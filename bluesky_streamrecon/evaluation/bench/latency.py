@@ -58,6 +58,8 @@ class LatencyResult:
         What was scanned.
     exposure : float
         Seconds.
+    algorithm : str
+        What made the images.
     """
 
     latency_median: float
@@ -73,6 +75,7 @@ class LatencyResult:
     ranks: int
     num: int
     exposure: float
+    algorithm: str
 
 
 def measure_latency(
@@ -82,6 +85,7 @@ def measure_latency(
     ranks: int = 2,
     num: int = 120,
     exposure: float = 0.1,
+    algorithm: str = "mlem",
     repeats: int = 3,
     tell: Tell = silent,
 ) -> LatencyResult:
@@ -97,6 +101,8 @@ def measure_latency(
         Projections per scan.
     exposure : float, optional
         Seconds per projection.
+    algorithm : str, optional
+        What makes the images.
     repeats : int, optional
         Scans.
     tell : callable, optional
@@ -105,12 +111,15 @@ def measure_latency(
     Raises
     ------
     ConfigError
-        If a number can not work.
+        If the algorithm is unknown, or a number can not work.
     JobError
         If a scan fails.
     """
+    from bluesky_streamrecon.recon import get_algorithm
+
     check_repeats(repeats)
-    recon = ReconSettings(axis=TomoGeometry(columns).axis, ranks=ranks)
+    get_algorithm(algorithm)
+    recon = ReconSettings(axis=TomoGeometry(columns).axis, ranks=ranks, algorithm=algorithm)
     first = (recon.window or 0) + 1
     if rows < 1 or num < 2 * first or not 0 < exposure <= 10:
         raise ConfigError(
@@ -146,6 +155,7 @@ def measure_latency(
         ranks=ranks,
         num=num,
         exposure=exposure,
+        algorithm=algorithm,
     )
 
 

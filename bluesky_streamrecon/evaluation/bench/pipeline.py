@@ -161,11 +161,14 @@ def measure_pipeline(
     Raises
     ------
     ConfigError
-        If a number can not work.
+        If the algorithm is unknown, or a number can not work.
     JobError
         If the job can not be started, or reports a problem.
     """
+    from bluesky_streamrecon.recon import get_algorithm
+
     check_repeats(repeats)
+    get_algorithm(algorithm)
     if threads is None:
         threads = max(1, len(own_cores()) // max(1, ranks))
     geometry = TomoGeometry(columns, disc=disc)

@@ -80,11 +80,14 @@ def measure_ready(
     Raises
     ------
     ConfigError
-        If a number can not work.
+        If the algorithm is unknown, or a number can not work.
     JobError
         If a job does not start.
     """
+    from bluesky_streamrecon.recon import get_algorithm
+
     check_repeats(repeats)
+    get_algorithm(algorithm)
     if rows < 1 or columns < 2 or ranks < 1:
         raise ConfigError(f"rows={rows}, columns={columns}, ranks={ranks}: expected at least 1, 2 and 1")
     cold, warm, hello = [], [], []
