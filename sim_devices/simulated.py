@@ -101,7 +101,7 @@ def sim_beamline(
     counts: float = 1e4,
     noise: Noise | None = None,
     axis_offset: float = 3.3,
-    velocity: float = 90.0,
+    velocity: float = 180.0,
     acceleration_time: float = 0.1,
     backlash: float = 0.0,
     limits: tuple[float, float] = (-36000.0, 36000.0),

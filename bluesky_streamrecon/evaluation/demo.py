@@ -131,7 +131,7 @@ def run_demo(
 
     angle_order = make_order(order, num=num) if data is None else None
     out = new_directory(out.resolve())
-    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", velocity=180.0)
+    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector")
     if angle_order is None:
         assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
         recorded = np.sort(beamline.angles)
