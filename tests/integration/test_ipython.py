@@ -132,7 +132,8 @@ def test_abort_after_a_pause_leaves_no_process_the_next_run_works_and_ipython_en
     say(child, "RE.abort()")
     assert job_processes(mark) == {}
     assert "idle" in say(child, "RE.state")
-    printed = say(child, "result = RE(stream_tomo_fly_plan(num=12, order='interlaced(2)', velocity=60, window=4, threshold=1.0))")
+    flight = "num=12, order='interlaced(2)', velocity=60, window=4, threshold=1.0"
+    printed = say(child, f"result = RE(stream_tomo_fly_plan({flight}))")
     assert "Traceback" not in printed
     assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
     child.sendline("exit()")
