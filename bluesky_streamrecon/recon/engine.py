@@ -28,7 +28,7 @@ from bluesky_streamrecon.recon.algorithms.base import make_algorithm
 from bluesky_streamrecon.recon.plain import PlainBackend
 from bluesky_streamrecon.recon.projector import get_projector
 from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Reducer, Slab
-from bluesky_streamrecon.recon.window import Window
+from bluesky_streamrecon.recon.window import Spread, Window
 
 __all__ = ["Engine", "HaloExchange", "Reducer", "warm_up"]
 
@@ -64,8 +64,8 @@ class Engine:
         Registered name.
     window : int or None, optional
         Projections of an update (l); None: all.
-    window_policy : str, optional
-        ``"spread"``: the window holds the newest half, and others from all angles, see `spread_views`; up to
+    window_policy : str or Spread, optional
+        ``"spread"``: the window holds the newest half, and others from all angles, see `Spread`; up to
         `kept_views` projections are kept for it. ``"newest"``: the newest projections only, as in the paper.
     planned : int, optional
         Projections that are expected; memory for those that are kept is set aside at once.
@@ -96,7 +96,7 @@ class Engine:
         *,
         algorithm: str = "mlem",
         window: int | None = 24,
-        window_policy: str = "spread",
+        window_policy: str | Spread = "spread",
         planned: int = 0,
         threads: int = 1,
         options: Mapping[str, Any] | None = None,

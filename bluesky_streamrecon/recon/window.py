@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.config import WINDOW_POLICIES
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 
-__all__ = ["SlabRows", "Subset", "Window", "kept_views", "pass_order", "redundant_view", "spread_views"]
+__all__ = ["SlabRows", "Spread", "Subset", "Window", "kept_views", "pass_order", "redundant_view", "spread_views"]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+
+OLDER = 0.5
+"""Share of a spread window that is older than the newest."""
 
 _FIRST_CAPACITY = 16
 _KEPT_WINDOWS = 4
@@ -53,6 +56,37 @@ class Subset:
     all_angles: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A window that is spread over all angles so far, in part; its defaults are what ``"spread"`` means.
+
+    Parameters
+    ----------
+    older : float
+        Share of the window that is older than the newest, where each update takes in one projection.
+    older_of_steps : float
+        The same where an update takes in more: the fewer updates there are, the more it helps that the newest are new.
+    kept : int or None
+        Projections that are kept to choose from, at least as many as are in the window; None: see `kept_views`.
+
+    Raises
+    ------
+    ConfigError
+        If a share is not from 0 to below 1, or fewer than 1 are to be kept.
+    """
+
+    older: float = OLDER
+    older_of_steps: float = 0.25
+    kept: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in (("older", self.older), ("older_of_steps", self.older_of_steps)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"{name}: got {share!r}, expected a share of the window, at least 0 and below 1")
+        if self.kept is not None and self.kept < 1:
+            raise ConfigError(f"kept: got {self.kept}, expected at least 1 projection, or None")
+
+
 class Window:
     """Projections of a block of rows.
 
@@ -64,9 +98,9 @@ class Window:
         Detector columns C.
     slabs : sequence of SlabRows
         How the rows are grouped.
-    policy : str, optional
-        ``"newest"``: `length` projections are kept. ``"spread"`` (see `spread_views`): `kept_views` of them; when there
-        are more, the one that adds least to the angles is forgotten (see `redundant_view`).
+    policy : str or Spread, optional
+        ``"newest"``: `length` projections are kept. ``"spread"`` (see `Spread`, `spread_views`): `kept_views` of them;
+        when there are more, the one that adds least to the angles is forgotten (see `redundant_view`).
     planned : int, optional
         Projections that are expected. Memory is set aside for them at once; it is doubled as needed if there are more.
 
@@ -89,22 +123,26 @@ class Window:
         columns: int,
         slabs: Sequence[SlabRows],
         *,
-        policy: str = "newest",
+        policy: str | Spread = "newest",
         planned: int = 0,
     ) -> None:
         if length is not None and length < 1:
             raise ConfigError(f"window: got {length}, expected at least 1 projection, or None to keep all")
-        if policy not in WINDOW_POLICIES:
+        if isinstance(policy, str) and policy not in WINDOW_POLICIES:
             raise ConfigError(f"window_policy: got {policy!r}, expected one of {', '.join(WINDOW_POLICIES)}")
         self._length = length
-        self._spread = policy == "spread" and length is not None
-        self._limit = kept_views(columns, length or 1) if self._spread else length
+        spread = policy if isinstance(policy, Spread) else Spread() if policy == "spread" else None
+        self._spread = None if length is None else spread
+        most = kept_views(columns, length or 1)
+        if self._spread is not None and self._spread.kept is not None:
+            most = max(self._spread.kept, length or 1)
+        self._limit = length if self._spread is None else most
         self._chosen: NDArray[np.int64] | None = None
         self._columns = columns
         self._slabs = tuple(slabs)
         self._rows = sum(slab.count for slab in slabs)
-        capacity = min(max(planned, _FIRST_CAPACITY), kept_views(columns, length or 1))
-        if length is not None and not self._spread:
+        capacity = min(max(planned, _FIRST_CAPACITY), most)
+        if length is not None and self._spread is None:
             capacity = length
         self._angles = np.zeros(capacity, np.float64)
         self._order = np.zeros(capacity, np.int64)
@@ -193,11 +231,12 @@ class Window:
         fresh : int
             Projections since the last update: these are in the window, if it is long enough.
         """
-        if not self._spread or self._length is None or self._kept <= self._length:
+        if self._spread is None or self._length is None or self._kept <= self._length:
             return False
         before = self.slots
         kept = self.kept_slots
-        self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh)]
+        older = self._spread.older if fresh <= 1 else self._spread.older_of_steps
+        self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh, older)]
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
@@ -220,7 +259,9 @@ class Window:
         if self._limit is None or self._kept < self._limit:
             self._grow()
             return self._kept
-        place = redundant_view(self._angles[self.kept_slots], self._limit - (self._length or 0)) if self._spread else 0
+        place = 0
+        if self._spread is not None:
+            place = redundant_view(self._angles[self.kept_slots], max(self._limit - (self._length or 0), 1))
         slot = int(self._order[place])
         self._order[place : self._kept - 1] = self._order[place + 1 : self._kept].copy()
         self._kept -= 1
@@ -281,14 +322,14 @@ def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
     return int(np.argmin(left[:candidates]))
 
 
-def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: int = 1) -> NDArray[np.int64]:
+def spread_views(
+    angles: NDArray[np.float64], length: int, number: int, fresh: int = 1, older: float = OLDER
+) -> NDArray[np.int64]:
     """Choose the newest part of a window, and fill it up with older projections from all angles.
 
-    Older ones are half of the window where each update takes in one projection, and a quarter where it takes in more:
-    the fewer updates there are, the more it helps that the newest are new. They are cut by angle into as many strata
-    as are wanted, each as full as the others, and one is taken from each; from update to update the place in the
-    stratum moves on by the golden section, so that all have their turn. What is chosen depends on nothing but the
-    arguments: it is the same on all ranks, and after a restart.
+    Older ones are cut by angle into as many strata as are wanted, each as full as the others, and one is taken from
+    each; from update to update the place in the stratum moves on by the golden section, so that all have their turn.
+    What is chosen depends on nothing but the arguments: it is the same on all ranks, and after a restart.
 
     Parameters
     ----------
@@ -300,6 +341,8 @@ def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: i
         Updates before this one.
     fresh : int, optional
         Newest projections that no update has used yet.
+    older : float, optional
+        Share of the window for older ones.
 
     Returns
     -------
@@ -313,16 +356,15 @@ def spread_views(angles: NDArray[np.float64], length: int, number: int, fresh: i
     (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
     total = len(angles)
-    others = length // (2 if fresh <= 1 else 4)
-    newest = min(max(length - others, fresh), length, total)
-    older = np.arange(total - newest)
-    wanted = min(length - newest, len(older))
+    newest = min(max(length - int(older * length), fresh), length, total)
+    count = total - newest
+    wanted = min(length - newest, count)
     if wanted == 0:
-        return np.arange(total - newest, total)
-    by_angle = older[np.argsort(np.mod(angles[: total - newest], math.pi), kind="stable")]
-    edges = np.arange(wanted + 1) * len(older) // wanted
+        return np.arange(count, total)
+    by_angle = np.argsort(np.mod(angles[:count], math.pi), kind="stable")
+    edges = np.arange(wanted + 1) * count // wanted
     places = edges[:-1] + np.floor((number * GOLDEN) % 1 * np.diff(edges)).astype(np.int64)
-    return np.concatenate((np.sort(by_angle[places]), np.arange(total - newest, total)))
+    return np.concatenate((np.sort(by_angle[places]), np.arange(count, total)))
 
 
 def pass_order(passes: int) -> list[int]:

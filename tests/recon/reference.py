@@ -14,8 +14,8 @@ LEAST_VIEW = LEAST_LENGTH = 1e-3
 LEAST_ATTENUATION = 1e-12
 MULTIPLICATIVE = ("mlem", "osem", "pml-quadratic", "pml-hybrid", "ospml-quadratic", "ospml-hybrid")
 DEFAULTS = {
-    "mlem": {"floor": 1e-6},
-    "osem": {"floor": 1e-6, "subsets": 4},
+    "mlem": {"floor": 1e-6, "relaxation": 1.0},
+    "osem": {"floor": 1e-6, "relaxation": 1.0, "subsets": 4},
     "sirt": {"relaxation": 1.0, "nonnegative": True},
     "art": {"relaxation": 0.5, "nonnegative": True},
     "pml-quadratic": {"floor": 1e-6, "strength": 0.02},
@@ -121,6 +121,7 @@ def one_pass(algorithm, options, image, projector, measured, typical):
     clean = np.where(missing, 0, measured)
     if algorithm in MULTIPLICATIVE:
         ratio = np.where(missing, 1, np.maximum(clean, 0) / np.maximum(predicted, options["floor"]))
+        ratio = 1 + options.get("relaxation", 1) * (ratio - 1)
         wanted = image * projector.back(ratio) * gains
         if "strength" in options:
             wanted = smoothed(image, wanted, typical, options["strength"], options.get("edge"))

@@ -16,6 +16,7 @@ from bluesky_streamrecon.recon import Engine, warm_up
 from bluesky_streamrecon.recon.shear import ShearLayout
 from bluesky_streamrecon.recon.window import (
     SlabRows,
+    Spread,
     Window,
     kept_views,
     pass_order,
@@ -66,13 +67,13 @@ views = st.lists(st.floats(-7, 7), min_size=1, max_size=60)
 
 
 @settings(deadline=None)
-@given(views, st.integers(1, 30), st.integers(0, 1000), st.integers(0, 40))
-def test_spread_window_has_its_length_and_all_that_is_fresh(angles, length, number, fresh):
-    chosen = spread_views(np.array(angles), length, number, fresh)
+@given(views, st.integers(1, 30), st.integers(0, 1000), st.integers(0, 40), st.floats(0, 0.99))
+def test_spread_window_has_its_length_and_all_that_is_fresh(angles, length, number, fresh, older):
+    chosen = spread_views(np.array(angles), length, number, fresh, older)
     total = len(angles)
     assert len(chosen) == min(total, length)
     assert list(chosen) == sorted(set(chosen.tolist()))
-    newest = min(total, length, max(fresh, length - length // (2 if fresh <= 1 else 4)))
+    newest = min(total, length, max(fresh, length - int(older * length)))
     assert list(chosen[-newest:]) == list(range(total - newest, total))
 
 
@@ -86,6 +87,32 @@ def test_spread_window_does_not_depend_on_the_order_of_older_projections(angles,
     one, other = (np.array(part + new) for part in (older, shuffled))
     first, second = (sorted(part[spread_views(part, length, number)]) for part in (one, other))
     assert first == second
+
+
+@pytest.mark.parametrize(("fresh", "older"), [(1, 12), (2, 6)])
+def test_spread_window_has_fewer_older_ones_where_an_update_takes_in_several(fresh, older):
+    window = Window(24, 8, [SlabRows(0, 1, 4)], policy="spread")
+    for angle in np.random.default_rng(0).uniform(0, np.pi, 100):
+        window.append(np.zeros((1, 8), np.float32), angle)
+    window.choose(3, fresh)
+    newest = set(window.kept_slots[-(24 - older) :].tolist())
+    assert len(set(window.slots.tolist()) - newest) == older
+
+
+@pytest.mark.parametrize("kept", [24, 31, 60])
+def test_window_keeps_what_it_is_told_to(kept):
+    window = Window(24, 8, [SlabRows(0, 1, 4)], policy=Spread(kept=kept))
+    for angle in np.random.default_rng(0).uniform(0, np.pi, 100):
+        window.append(np.zeros((1, 8), np.float32), angle)
+    assert len(window.kept_slots) == kept
+    window.choose(3, 1)
+    assert len(window) == 24
+
+
+@pytest.mark.parametrize("wrong", [{"older": 1.0}, {"older_of_steps": -0.1}, {"older": float("nan")}, {"kept": 0}])
+def test_window_that_can_not_be_spread_so_is_refused(wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: got"):
+        Spread(**wrong)
 
 
 def test_spread_window_gives_every_older_projection_its_turn():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
 from bluesky_streamrecon.recon.problem import Problem
@@ -20,6 +22,8 @@ class MLEM(Algorithm):
     ----------
     floor : float, optional
         Smallest predicted line integral that is divided by (unitless).
+    relaxation : float, optional
+        Share of the change that is made, above 0 and at most 1.
 
     References
     ----------
@@ -28,13 +32,19 @@ class MLEM(Algorithm):
 
     positive: ClassVar[bool] = True
     floor: float = 1e-6
+    relaxation: float = 1.0
 
     def __post_init__(self) -> None:
         number_above("floor", self.floor, 0)
+        number_above("relaxation", self.relaxation, 0, 1)
 
     def step(self, problem: Problem) -> None:
         """Improve the image once."""
-        problem.multiply(problem.ratio(self.floor))
+        ratio = problem.ratio(self.floor)
+        if self.relaxation != 1:
+            ratio *= np.float32(self.relaxation)
+            ratio += np.float32(1 - self.relaxation)
+        problem.multiply(ratio)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class OSEM(MLEM):
     ----------
     floor : float, optional
         Smallest predicted line integral that is divided by (unitless).
+    relaxation : float, optional
+        Share of the change that is made, above 0 and at most 1.
     subsets : int, optional
         Subsets of the window, each spread evenly over the half turn; never more than projections.
 
