@@ -169,6 +169,42 @@ def windows(
 
 
 @app.command()
+def defaults(
+    out: Out,
+    columns: Annotated[int, typer.Option(min=32, help="Detector columns of the simulated samples.")] = 192,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")] = 1,
+    quick: Quick = False,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Change the live reconstruction's defaults one after the other: what a window holds and keeps, iterations, ...
+
+    Example: `streamrecon evaluate defaults --out defaults`
+    """
+    from bluesky_streamrecon.evaluation.defaults import evaluate_defaults, in_short
+
+    rows = evaluate_defaults(
+        out, columns=min(columns, 48) if quick else columns, seeds=1 if quick else seeds,
+        long=190 if quick else 720, threads=threads, tell=_tell,
+    )  # fmt: skip
+    if json:
+        print_json({"rows": [asdict(row) for row in rows]})
+        return
+    found = in_short(rows)
+    for question in dict.fromkeys(line[0] for line in found):
+        mine = {(case, choice): f"{mean:.3f}, {end:.3f}" for of, case, choice, mean, end in found if of == question}
+        cases, choices = (list(dict.fromkeys(key[k] for key in mine)) for k in (0, 1))
+        print_table(
+            f"{question}: MS-SSIM to the truth, mean over the scan and last image (as data: {out})",
+            ["scans", *choices],
+            [
+                (case, *(mine.get((case, choice), "") for choice in choices))
+                for case in dict.fromkeys(c for c, _ in mine)
+            ],
+        )
+
+
+@app.command()
 def projector(
     out: Out,
     data: Data = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.evaluation.policy_study import CaseResult
     from bluesky_streamrecon.evaluation.replay import ReplayResult
 
-__all__ = ["draw_cases", "draw_replay", "draw_windows"]
+__all__ = ["draw_cases", "draw_defaults", "draw_replay", "draw_windows"]
 
 MARKS = {"policy": ("o", "C0"), "paper": ("x", "C3"), "oracle": ("|", "C2")}
 LABELS = {"policy": "predicted gain", "paper": "MS-SSIM 0.95", "oracle": "oracle"}
@@ -142,6 +142,27 @@ def draw_windows(
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, loc="lower right")
+    figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
+    return figure
+
+
+def draw_defaults(found: Sequence[tuple[str, str, str, float, float]]) -> Figure:
+    """Draw MS-SSIM over what was chosen, from question, case, choice, mean over the scan, and last image."""
+    questions = list(dict.fromkeys(row[0] for row in found))
+    figure = new_figure(4.2 * len(questions), 4.6)
+    for axes, question in zip(figure.subplots(1, len(questions), squeeze=False)[0], questions, strict=True):
+        mine = [row for row in found if row[0] == question]
+        choices = list(dict.fromkeys(row[2] for row in mine))
+        for color, case in enumerate(dict.fromkeys(row[1] for row in mine)):
+            points = [(choices.index(choice), mean, end) for _, of, choice, mean, end in mine if of == case]
+            at, mean, end = zip(*points, strict=True)
+            axes.plot(at, mean, ".-", color=f"C{color}", lw=1.2, label=case)
+            axes.plot(at, end, ".:", color=f"C{color}", lw=1.2)
+        axes.set_xticks(range(len(choices)), choices, fontsize=8, rotation=20 if len(choices[0]) > 8 else 0)
+        axes.set(title=f"{question}: mean over the scan (line), last image (dotted)")
+        axes.title.set_fontsize(8)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, loc="best")
     figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
     return figure
 

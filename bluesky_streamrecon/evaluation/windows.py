@@ -8,7 +8,7 @@ pixel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,12 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import WINDOW_POLICIES, ReconSettings
 from bluesky_streamrecon.evaluation.finish import best_image
-from bluesky_streamrecon.evaluation.live import live_images
-from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
+from bluesky_streamrecon.evaluation.groups import ScanGroup, follow, simulated_group
+from bluesky_streamrecon.evaluation.scans import measured_scan
 from bluesky_streamrecon.evaluation.score import Truth
 from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, write_csv
-from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.sim_devices import Discs, Foam
 
 __all__ = ["WindowRow", "compare_windows", "evaluate_windows", "summary"]
-
-PORES = 90
-DOSE = 1.8e5, 1.8e6, 1.8e7
-"""Photons per pixel of a whole scan: more projections, less light for each."""
 
 Tell = Callable[[str], None]
 
@@ -65,18 +59,8 @@ class WindowRow:
     dip: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Scans that are taken alike, as the rows of one."""
-
-    names: tuple[tuple[str, float | None], ...]
-    scan: LineScan
-    truths: tuple[Truth, ...]
-    order: str
-
-
 def compare_windows(
-    group: _Group, recon: ReconSettings, *, threads: int = 1
+    group: ScanGroup, recon: ReconSettings, *, threads: int = 1
 ) -> tuple[list[WindowRow], dict[str, NDArray[np.float64]]]:
     """Reconstruct a group of scans live with either policy.
 
@@ -94,11 +78,7 @@ def compare_windows(
         settings = ReconSettings(
             algorithm=recon.algorithm, window=window, step=recon.step, options=recon.options, window_policy=policy
         )
-        points = []
-        for number, image in live_images(group.scan, settings, threads=threads):
-            if number >= window and (number % max(recon.step, len(group.scan) // 60) == 0 or number == len(group.scan)):
-                points.append([number, *(t.similarity(image[i : i + 1]) for i, t in enumerate(group.truths))])
-        curves[policy] = np.array(points)
+        curves[policy] = follow(group, settings, threads=threads)
         for i, (sample, noise) in enumerate(group.names, 1):
             values = curves[policy][:, i]
             rows.append(
@@ -155,20 +135,20 @@ def evaluate_windows(
 
     new_directory(out)
     tell = tell or (lambda _text: None)
-    usual = _simulated(columns, seeds, 180, "optimized-interleaved")
-    tasks: list[tuple[str, _Group, ReconSettings]] = [
+    usual = simulated_group(columns, seeds, 180, "optimized-interleaved")
+    tasks: list[tuple[str, ScanGroup, ReconSettings]] = [
         ("180 projections", usual, ReconSettings()),
-        (f"{long} projections", _simulated(columns, seeds, long, "optimized-interleaved"), ReconSettings()),
+        (f"{long} projections", simulated_group(columns, seeds, long, "optimized-interleaved"), ReconSettings()),
     ]
     if data is not None:
         measured = measured_scan(data)
         truth = best_image(measured, threads=threads)
         truths = tuple(Truth(truth.image[i : i + 1], truth.value_range) for i in range(measured.rows))
         names = tuple((f"{measured.name}, row {row}", None) for row in range(measured.rows))
-        group = _Group(names, measured, truths, "optimized-interleaved")
+        group = ScanGroup(names, measured, truths, "optimized-interleaved")
         tasks.append((f"{measured.name}, measured", group, ReconSettings()))
     shown = len(tasks)
-    tasks += [(order, _simulated(columns, seeds, 180, order), ReconSettings()) for order in ("fixed", "golden")]
+    tasks += [(order, simulated_group(columns, seeds, 180, order), ReconSettings()) for order in ("fixed", "golden")]
     tasks += [
         ("pml", usual, ReconSettings(algorithm="pml-quadratic")),
         ("sirt", usual, ReconSettings(algorithm="sirt")),
@@ -184,22 +164,6 @@ def evaluate_windows(
     write_csv(out / "windows.csv", [asdict(row) for row in rows])
     save_figure(draw_windows(curves[:shown]), out / "windows.png")
     return rows
-
-
-def _simulated(columns: int, seeds: int, num: int, order: str) -> _Group:
-    taken, names = [], []
-    for seed in range(seeds):
-        for i, dose in enumerate(DOSE):
-            for name, sample in (("foam", Foam(pores=PORES, seed=seed)), ("discs", Discs(seed=seed))):
-                visiting = make_order(order, num=num)
-                noise = dose / num
-                taken.append(
-                    simulated_scan(name, sample, columns=columns, order=visiting, counts=noise, seed=100 * seed + i)
-                )
-                names.append((name, noise))
-    together = np.concatenate([scan.integrals for scan in taken], axis=1)
-    truths = tuple(Truth.known(scan.truth) for scan in taken if scan.truth is not None)
-    return _Group(tuple(names), replace(taken[0], integrals=together, truth=None), truths, order)
 
 
 def summary(rows: Sequence[WindowRow]) -> list[tuple[str, str, int, int, str, float, float, float]]:

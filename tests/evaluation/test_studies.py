@@ -10,6 +10,7 @@ import pytest
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.defaults import evaluate_defaults, in_short
 from bluesky_streamrecon.evaluation.offline import judge_offline
 from bluesky_streamrecon.evaluation.orders import ORDERS, evaluate_orders
 from bluesky_streamrecon.evaluation.policy_study import Case, CaseResult, study, summarize
@@ -112,6 +113,23 @@ def test_summary_counts_false_stops_and_the_share_of_the_oracle():
     assert found.worst_loss == 0.021
     assert found.calibrated_share == pytest.approx(0.75)
     assert found.calibrated_share_all == pytest.approx(7 / 8)
+
+
+def test_defaults_are_changed_one_at_a_time_on_the_same_scans(tmp_path):
+    rows = evaluate_defaults(tmp_path, columns=32, long=185)
+    found = {key: (mean, end) for *key, mean, end in map(list, in_short(rows)) for key in [tuple(key)]}
+    usual = "optimized-interleaved 180, mlem, s = 1"
+    default = found["initial", usual, "mass of the data"]
+    assert found["iterations", usual, "1"] == found["older", usual, "1/2"] == default
+    assert found["older", usual, "none"] != default
+    assert found["initial", usual, "1 per pixel"][1] == pytest.approx(default[1], abs=0.01)  # MLEM forgets
+    light = [key for key in found if key[0] == "relaxation" and key[2] == "1"]
+    assert len(light) == 3
+    assert np.mean([found[key] for key in light], axis=0) == pytest.approx(default)
+    assert {row.question for row in rows} == {"older", "kept", "iterations", "relaxation", "initial"}
+    assert len(rows) == 6 * len({(row.question, row.case, row.choice) for row in rows})
+    assert (tmp_path / "defaults.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "defaults.csv").read_text().count("\n") == len(rows) + 1
 
 
 def test_windows_are_compared_on_the_same_scans(tmp_path):
