@@ -197,10 +197,7 @@ def defaults(
         print_table(
             f"{question}: MS-SSIM to the truth, mean over the scan and last image (as data: {out})",
             ["scans", *choices],
-            [
-                (case, *(mine.get((case, choice), "") for choice in choices))
-                for case in dict.fromkeys(c for c, _ in mine)
-            ],
+            [(case, *(mine.get((case, choice), "") for choice in choices)) for case in cases],
         )
 
 
