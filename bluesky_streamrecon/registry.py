@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "made", "told"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -32,6 +36,7 @@ class Registry(Generic[T]):
         self._group = group
         self._ours = dict(ours or {})
         self._added: dict[str, T] = {}
+        self._looked = False
 
     def add(self, name: str, value: T) -> None:
         """Register `value` in this process, as a notebook or a test does.
@@ -57,18 +62,39 @@ class Registry(Generic[T]):
         Raises
         ------
         ConfigError
-            If nothing has that name, or what has it can not be imported.
+            If nothing has that name, or two packages have it, or what has it can not be imported.
         """
         if name in self._added:
             return self._added[name]
         if name in self._ours:
+            self._look_for_our_names()
             module, attribute = self._ours[name].split(":")
             value: T = getattr(import_module(module), attribute)
             return value
-        for entry in self._installed():
-            if entry.name == name:
-                return self._load(entry.load, name, entry.value)
+        found = {entry.value: entry for entry in self._installed() if entry.name == name}
+        if len(found) > 1:
+            raise ConfigError(
+                f"{self._what} {name!r}: got {len(found)} installed packages that register it, as "
+                f"{' and '.join(sorted(found))}; expected one; uninstall the others, or rename theirs"
+            )
+        for target, entry in found.items():
+            return self._load(entry.load, name, target)
         raise ConfigError(f"{self._what}: got {name!r}, expected one of {', '.join(self.names())}")
+
+    def _look_for_our_names(self) -> None:
+        """Say once which installed packages want a name of ours: they do not get it."""
+        if self._looked:
+            return
+        self._looked = True
+        for entry in self._installed():
+            if entry.name in self._ours:
+                logger.warning(
+                    "%s %r is registered as %s, too, which is not used: the name comes with bluesky_streamrecon; "
+                    "expected a name of its own",
+                    self._what,
+                    entry.name,
+                    entry.value,
+                )
 
     def _installed(self) -> Iterator[EntryPoint]:
         yield from entry_points(group=self._group)
@@ -82,3 +108,27 @@ class Registry(Generic[T]):
                 f"({type(error).__name__}: {error}); "
                 "is the package that provides it installed completely?"
             ) from error
+
+
+def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: Any) -> T:
+    """Call what was registered as `name`; whatever goes wrong in it is told as a setting that can not work.
+
+    Raises
+    ------
+    ConfigError
+        If it can not be called so, or raises. Errors of this package are let through.
+    """
+    try:
+        return make(*given, **options)
+    except StreamReconError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} {name!r} can not be made with its settings: {told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """Give an error in one line: its kind, what it says, and where it was raised."""
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    return f"{type(error).__name__}: {error}" + "".join(
+        f" ({at.name}, line {at.lineno} of {at.filename})" for at in where
+    )

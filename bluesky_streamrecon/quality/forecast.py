@@ -19,7 +19,7 @@ from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.guards import FEWEST, find_fault, structured_rows
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.metrics import StudyMetric
+from bluesky_streamrecon.quality.metrics import StudyMetric, number_of
 from bluesky_streamrecon.quality.study import Reconstructor, Study
 
 __all__ = ["Background", "Forecast", "Forecaster", "Inline", "fewest_views"]
@@ -52,6 +52,8 @@ class Forecast:
         Why there is no gain.
     metrics : mapping of str to float or None
         Metrics that are measured on line integrals.
+    failed : tuple of str
+        Of which of these went wrong, and why.
     """
 
     projections: int
@@ -59,6 +61,7 @@ class Forecast:
     gain: Gain | None = None
     why_not: str = ""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
     def gain_of(self, planned: int) -> Gain | None:
         """Give what was predicted for a scan of so many projections; None where it was for a shorter one."""
@@ -107,9 +110,13 @@ class Forecaster:
             return Forecast(lines.projections, why_not=f"not before {self.fewest} projections")
         study = Study(lines, structured_rows(lines), self._reconstructor, self._before)
         gain, why_not = self._predicted(study) if self._gain else (None, "")
-        metrics = {metric.name: _measured(metric, study) for metric in self._metrics}
+        metrics: dict[str, float | None] = {}
+        failed = []
+        for metric in self._metrics:
+            metrics[metric.name], why = _measured(metric, study)
+            failed += [why] if why else []
         self._before = study if self._metrics else None
-        return Forecast(lines.projections, gain=gain, why_not=why_not, metrics=metrics)
+        return Forecast(lines.projections, gain=gain, why_not=why_not, metrics=metrics, failed=tuple(failed))
 
     def _predicted(self, study: Study) -> tuple[Gain | None, str]:
         lines = study.lines
@@ -124,12 +131,16 @@ class Forecaster:
             return None, str(error)
 
 
-def _measured(metric: StudyMetric, study: Study) -> float | None:
+def _measured(metric: StudyMetric, study: Study) -> tuple[float | None, str]:
+    """Measure; what goes wrong in one metric is told, and takes nothing from the others or from the prediction."""
     try:
-        return metric.measure(study)
+        return number_of(metric.name, metric.measure(study)), ""
     except StreamReconError as error:
         logger.warning("metric %r: %s", metric.name, error)
-        return None
+        return None, f"metric {metric.name!r}: {error}"
+    except Exception as error:
+        logger.exception("metric %r failed on %d projections", metric.name, study.lines.projections)
+        return None, f"metric {metric.name!r} failed: {type(error).__name__}: {error}"
 
 
 def _safely(forecaster: Callable[[ScanLines], Forecast], lines: ScanLines) -> Forecast:

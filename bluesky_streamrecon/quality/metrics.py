@@ -7,18 +7,20 @@ is nothing to compare with, and raises `DataError` where the images can not tell
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
 from bluesky_streamrecon.quality.study import Study
-from bluesky_streamrecon.registry import Registry
+from bluesky_streamrecon.registry import Registry, made
 
 __all__ = [
     "ImageHistory",
@@ -30,6 +32,7 @@ __all__ = [
     "comparison_distance",
     "make_metric",
     "metric_names",
+    "number_of",
     "register_metric",
 ]
 
@@ -106,6 +109,10 @@ class ImageHistory:
                 )
         return ImageHistory((*self.images, image))
 
+    def read_only(self) -> ImageHistory:
+        """Give the same images so that nobody can write into them: others are compared with them later."""
+        return ImageHistory(tuple(replace(image, stack=_read_only(image.stack)) for image in self.images))
+
     def trimmed(self, oldest: int, *, most: int, keep: int = 2) -> ImageHistory:
         """Forget what is no longer needed.
 
@@ -171,7 +178,11 @@ _HERE = "bluesky_streamrecon.quality.study_metrics"
 _metrics: Registry[MetricFactory] = Registry(
     "metric",
     "bluesky_streamrecon.metrics",
-    {"held-out-residual": f"{_HERE}:held_out_residual", "half-set-frc": f"{_HERE}:half_set_frc"},
+    {
+        "ms-ssim": f"{__name__}:ms_ssim_metric",
+        "held-out-residual": f"{_HERE}:held_out_residual",
+        "half-set-frc": f"{_HERE}:half_set_frc",
+    },
 )
 
 
@@ -191,9 +202,38 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
     Raises
     ------
     ConfigError
-        If there is no metric of this name; the message lists those there are.
+        If there is no metric of this name (the message lists those there are), it can not be made, or what is made is
+        no metric or calls itself otherwise.
     """
-    return _metrics.get(name)(settings, compare_to)
+    metric: Any = made("metric", name, _metrics.get(name), settings, compare_to)
+    if not (isinstance(metric, StudyMetric) or (isinstance(metric, Metric) and callable(metric))):
+        raise ConfigError(
+            f"metric {name!r}: what makes it gave {metric!r}, expected an object with a name, and either a reach and a "
+            "call with the images' history, or measure(study)"
+        )
+    if metric.name != name:
+        raise ConfigError(f"metric {name!r}: calls itself {metric.name!r}, expected the name that it is registered as")
+    reach: object = 0 if isinstance(metric, StudyMetric) else metric.reach
+    if not isinstance(reach, Real) or not 0 <= float(reach) < math.inf:
+        raise ConfigError(f"metric {name!r}: got reach {reach!r}, expected a number of projections, 0 or more")
+    return metric
+
+
+def number_of(name: str, value: object) -> float | None:
+    """Give what a metric returned as a float, or None.
+
+    Raises
+    ------
+    DataError
+        If it is no finite number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise DataError(
+            f"metric {name!r} gave {value!r:.100}, expected a finite number, or None as long as there is none"
+        )
+    return float(value)
 
 
 def comparison_distance(recon: ReconSettings, steering: SteeringSettings) -> int:
@@ -279,8 +319,12 @@ def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     return np.array_equal(one[:, middle], other[:, middle]) and np.array_equal(one, other)
 
 
-def _ms_ssim_metric(settings: SteeringSettings, compare_to: int) -> MsSsimMetric:
+def _read_only(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    view = stack.view()
+    view.setflags(write=False)
+    return view
+
+
+def ms_ssim_metric(settings: SteeringSettings, compare_to: int) -> MsSsimMetric:
+    """Make the metric ``"ms-ssim"``."""
     return MsSsimMetric(compare_to, settings.scales)
-
-
-register_metric("ms-ssim", _ms_ssim_metric)

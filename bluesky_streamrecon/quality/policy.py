@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain
-from bluesky_streamrecon.registry import Registry
+from bluesky_streamrecon.registry import Registry, made
 
 __all__ = [
     "PREDICTED_GAIN",
@@ -135,7 +136,11 @@ class Policy(Protocol):
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies")
+_policies: Registry[PolicyFactory] = Registry(
+    "stopping policy",
+    "bluesky_streamrecon.policies",
+    {"ms-ssim": f"{__name__}:ms_ssim_policy", PREDICTED_GAIN: f"{__name__}:predicted_gain_policy"},
+)
 
 
 def register_policy(name: str, factory: PolicyFactory) -> None:
@@ -156,7 +161,8 @@ def get_policy(name: str) -> PolicyFactory:
     Raises
     ------
     ConfigError
-        If there is no policy of this name; the message lists those there are.
+        If there is no policy of this name; the message lists those there are. What is given raises it, too, where the
+        policy can not be made, or what is made is none.
 
     Examples
     --------
@@ -170,7 +176,21 @@ def get_policy(name: str) -> PolicyFactory:
         if sign in name:
             factories = [get_policy(part.strip()) for part in name.split(sign)]
             return lambda settings: Combination(name, tuple(make(settings) for make in factories), needed)
-    return _policies.get(name)
+    return partial(_made, name, _policies.get(name))
+
+
+def _made(name: str, factory: PolicyFactory, settings: SteeringSettings) -> Policy:
+    policy: Any = made("stopping policy", name, factory, settings)
+    if not isinstance(policy, Policy):
+        raise ConfigError(
+            f"stopping policy {name!r}: what makes it gave {policy!r}, expected an object with name, metrics and judge"
+        )
+    metrics: object = policy.metrics
+    if not isinstance(metrics, tuple | list) or not all(isinstance(metric, str) for metric in metrics):
+        raise ConfigError(
+            f"stopping policy {name!r}: got metrics {metrics!r}, expected a tuple of names, such as ('ms-ssim',)"
+        )
+    return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +322,8 @@ def _at_least(score: float, threshold: float) -> str:
     return next((text for digits in range(3, 17) if float(text := f"{score:.{digits}f}") >= threshold), repr(score))
 
 
-def _ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
+def ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
+    """Make the policy ``"ms-ssim"``."""
     if settings.options:
         raise ConfigError(f"policy 'ms-ssim': got options {', '.join(settings.options)}, but it takes none")
     return MsSsimPolicy(
@@ -311,9 +332,6 @@ def _ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
         minimum_projections=settings.minimum_projections,
         minimum_coverage=settings.minimum_coverage,
     )
-
-
-register_policy("ms-ssim", _ms_ssim_policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,7 +416,8 @@ class PredictedGainPolicy:
         return running
 
 
-def _predicted_gain_policy(settings: SteeringSettings) -> PredictedGainPolicy:
+def predicted_gain_policy(settings: SteeringSettings) -> PredictedGainPolicy:
+    """Make the policy ``"predicted-gain"``."""
     if settings.options:
         raise ConfigError(f"policy 'predicted-gain': got options {', '.join(settings.options)}, but it takes none")
     return PredictedGainPolicy(
@@ -407,6 +426,3 @@ def _predicted_gain_policy(settings: SteeringSettings) -> PredictedGainPolicy:
         minimum_projections=settings.minimum_projections,
         minimum_coverage=settings.minimum_coverage,
     )
-
-
-register_policy(PREDICTED_GAIN, _predicted_gain_policy)

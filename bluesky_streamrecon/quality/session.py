@@ -24,10 +24,12 @@ from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
+    MsSsimMetric,
     PreviewImage,
     StudyMetric,
     comparison_distance,
     make_metric,
+    number_of,
 )
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, Reading, Verdict, get_policy
 from bluesky_streamrecon.quality.study import Reconstructor
@@ -103,6 +105,7 @@ class SteeringSession:
         self._policy: Policy = get_policy(run.steering.rule)(run.steering)
         wanted = dict.fromkeys(("ms-ssim", *self._policy.metrics))
         metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
+        self._wanted = tuple(wanted)
         self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, StudyMetric))
         self._forecaster = Forecaster(
             reconstructor,
@@ -209,7 +212,7 @@ class SteeringSession:
         verdict, values = self._verdict(image)
         self._trim()
         enough = verdict.verdict == "enough"
-        reason = verdict.text[:LONGEST_TEXT]
+        reason = verdict.text[:LONGEST_TEXT].encode("utf-8", "replace").decode()
         text = f"advisory: {reason}" if enough and self.run.steering.advisory else reason
         if self._left_out:
             text += f" ({self._left_out} images before it were not judged: the controller is behind)"
@@ -305,13 +308,14 @@ class SteeringSession:
 
     def _verdict(self, image: PreviewImage) -> tuple[Verdict, dict[str, float | None]]:
         history = self._history.upto(image.image_number)
-        values: dict[str, float | None] = {metric.name: None for metric in self._metrics}
+        values: dict[str, float | None] = dict.fromkeys(self._wanted)
         problem = _nothing_to_see(image)
         for metric in self._metrics:
             if problem is not None:
                 break
             try:
-                values[metric.name] = metric(history)
+                given = history if isinstance(metric, MsSsimMetric) else history.read_only()
+                values[metric.name] = number_of(metric.name, metric(given))
             except StreamReconError as error:
                 problem = str(error)
             except Exception as error:
@@ -338,21 +342,28 @@ class SteeringSession:
             return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
         if problem is not None:
             return Verdict("invalid", None, f"not judged at {evidence.progress}: {problem}"), values
+        rule = self.run.steering.rule
         try:
             verdict = self._policy.judge(evidence)
             if verdict.verdict not in ("continue", "enough"):
                 raise DataError(f"got verdict {verdict.verdict!r}, expected 'continue' or 'enough'")
+            if not isinstance(verdict.text, str):
+                raise DataError(f"got text {verdict.text!r} with verdict {verdict.verdict!r}, expected a string")
             if verdict.score is not None and not math.isfinite(verdict.score):
                 raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
         except Exception as error:
-            logger.exception("policy %r failed on image %d", self._policy.name, image.image_number)
-            text = f"policy {self._policy.name!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
-            return Verdict("continue", None, text), values
+            logger.exception("policy %r failed on image %d", rule, image.image_number)
+            text = f"policy {rule!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
+            return Verdict("continue", None, f"{text}{self._failed()}"), values
         if verdict.verdict == "enough" and (fault := self._fault(now=True)) is not None:
             return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
         if verdict.verdict == "enough" and (early := self._too_early()) is not None:
             return Verdict("continue", score, f"{verdict.text}; {early}"), values
-        return verdict, values
+        return Verdict(verdict.verdict, verdict.score, f"{verdict.text}{self._failed()}"), values
+
+    def _failed(self) -> str:
+        """Say which metrics of line integrals could not be measured the last time."""
+        return "".join(f"; {why}" for why in self._forecasts[-1].failed) if self._forecasts else ""
 
 
 def _forecast_step(planned: int) -> int:

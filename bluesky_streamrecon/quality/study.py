@@ -107,7 +107,9 @@ class Study:
     def _made_of(self, views: NDArray[np.intp], projections: NDArray[np.float32]) -> Images:
         angles = self.angles[views]
         weights = self.lines.over.view_weights(angles)
-        return self._reconstructor.reconstruct(projections[views], angles, weights, axis=self.axis)
+        images = self._reconstructor.reconstruct(projections[views], angles, weights, axis=self.axis)
+        images.setflags(write=False)  # a metric that writes into them would change what others find
+        return images
 
     @cached_property
     def by_angle(self) -> NDArray[np.intp]:

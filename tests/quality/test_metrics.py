@@ -17,6 +17,7 @@ from bluesky_streamrecon.quality import (
     ms_ssim,
     register_metric,
 )
+from bluesky_streamrecon.quality import metrics as metrics_module
 from bluesky_streamrecon.quality.metrics import comparison_distance
 
 STACK = np.zeros((1, 22, 22), np.float32)
@@ -144,7 +145,57 @@ def test_own_metric_is_found_by_its_name(monkeypatch):
 
 
 def test_metric_of_an_installed_package_is_found_by_its_name(installed_package):
-    source = "def make(settings, compare_to):\n    return (settings.scales, compare_to)\n"
+    source = (
+        "class Metric:\n    name = 'their-metric'\n    reach = 0\n    def __call__(self, history): return self.given\n"
+        "def make(settings, compare_to):\n    made = Metric()\n"
+        "    made.given = settings.scales, compare_to\n    return made\n"
+    )
     installed_package("bluesky_streamrecon.metrics", "their-metric", "their_metrics", source, "make")
     assert metric_names() == ("half-set-frc", "held-out-residual", "ms-ssim", "their-metric")
-    assert make_metric("their-metric", SteeringSettings(scales=2), 12) == (2, 12)
+    assert make_metric("their-metric", SteeringSettings(scales=2), 12)(ImageHistory()) == (2, 12)
+
+
+class Named:
+    reach = 0
+
+    def __init__(self, name="mine", reach=0):
+        self.name, self.reach = name, reach
+
+    def __call__(self, history):
+        return 1.0
+
+
+class Nameless:
+    reach = 0
+
+    def __call__(self, history):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (Named, "calls itself SteeringSettings"),  # the class itself, where what makes it is wanted
+        (lambda settings: Named(), "can not be made with its settings: TypeError"),
+        (lambda settings, compare_to: settings.options["relax"], "KeyError: 'relax'"),
+        (lambda settings, compare_to: None, "gave None, expected an object with a name"),
+        (lambda settings, compare_to: Nameless(), "expected an object with a name"),
+        (lambda settings, compare_to: Named("ms-ssim"), "calls itself 'ms-ssim'"),
+        (lambda settings, compare_to: Named(reach="all"), "got reach 'all'"),
+        (lambda settings, compare_to: Named(reach=-1), "got reach -1"),
+    ],
+)
+def test_what_is_no_metric_is_refused_by_name_when_the_run_opens(monkeypatch, factory, said):
+    monkeypatch.setattr("bluesky_streamrecon.quality.metrics._metrics._added", {"mine": factory})
+    with pytest.raises(ConfigError, match="metric 'mine'") as refused:
+        make_metric("mine", SteeringSettings(), 24)
+    assert said in str(refused.value)
+
+
+def test_nobody_takes_the_name_of_a_metric_of_ours(installed_package, monkeypatch, caplog):
+    with pytest.raises(ConfigError, match="'ms-ssim' comes with the package"):
+        register_metric("ms-ssim", lambda settings, compare_to: Named("ms-ssim"))
+    installed_package("bluesky_streamrecon.metrics", "ms-ssim", "their_ms_ssim", "make = 1", "make")
+    monkeypatch.setattr(metrics_module._metrics, "_looked", False)
+    assert isinstance(make_metric("ms-ssim", SteeringSettings(), 24), MsSsimMetric)
+    assert "'ms-ssim' is registered as their_ms_ssim:make, too, which is not used" in caplog.text

@@ -24,6 +24,7 @@ from bluesky_streamrecon.quality import (
     get_policy,
     make_metric,
     policy_names,
+    register_policy,
 )
 from bluesky_streamrecon.quality import metrics as metrics_module
 from bluesky_streamrecon.quality import policy as policy_module
@@ -140,10 +141,14 @@ def test_unknown_policy_is_refused_with_the_names_there_are():
 
 
 def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
-    source = "def make(settings):\n    return settings.threshold\n"
+    source = (
+        "class Policy:\n    name = 'their-policy'\n    metrics = ()\n"
+        "    def judge(self, evidence): return self.threshold\n"
+        "def make(settings):\n    made = Policy()\n    made.threshold = settings.threshold\n    return made\n"
+    )
     installed_package("bluesky_streamrecon.policies", "their-policy", "their_policies", source, "make")
     assert policy_names() == ("ms-ssim", "predicted-gain", "their-policy")
-    assert get_policy("their-policy")(SteeringSettings(threshold=0.7)) == 0.7
+    assert get_policy("their-policy")(SteeringSettings(threshold=0.7)).judge(None) == 0.7
 
 
 def test_package_that_can_not_be_imported_is_named(installed_package):
@@ -190,3 +195,48 @@ def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
     assert judge(MsSsimPolicy(), 48).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=0), 25).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=60), 59).verdict == "continue"
+
+
+class Own:
+    def __init__(self, metrics=("ms-ssim",)):
+        self.name, self.metrics = "mine", metrics
+
+    def judge(self, evidence):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (dict.fromkeys, "can not be made with its settings: TypeError"),
+        (lambda settings: Own(**settings.options), "unexpected keyword argument 'tolerence'"),
+        (lambda settings: None, "gave None, expected an object with name, metrics and judge"),
+        (lambda settings: Own("ms-ssim"), "got metrics 'ms-ssim', expected a tuple of names"),
+        (lambda settings: Own(None), "got metrics None"),
+    ],
+)
+def test_what_is_no_policy_is_refused_by_name(monkeypatch, factory, said):
+    monkeypatch.setattr(policy_module._policies, "_added", {"mine": factory})
+    with pytest.raises(ConfigError, match="stopping policy 'mine'") as refused:
+        get_policy("mine|mine")(SteeringSettings(options={"tolerence": 1}))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["ms-ssim", "predicted-gain"])
+def test_nobody_takes_the_name_of_a_policy_of_ours(installed_package, name):
+    installed_package("bluesky_streamrecon.policies", name, "their_rule", "make = Own", "make")
+    with pytest.raises(ConfigError, match="comes with the package"):
+        register_policy(name, lambda settings: Own())
+    assert get_policy(name)(SteeringSettings()).name == name
+    assert not isinstance(get_policy(name)(SteeringSettings()), Own)
+
+
+def test_name_that_two_packages_offer_is_refused_with_both(tmp_path, monkeypatch):
+    for package in ("first", "second"):
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[bluesky_streamrecon.policies]\ntheirs = {package}:make\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="2 installed packages that register it, as first:make and second:make"):
+        get_policy("theirs")

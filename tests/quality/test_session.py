@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.quality import Verdict, ms_ssim, policy
+from bluesky_streamrecon.quality import Verdict, metrics, ms_ssim, policy
 from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
@@ -286,6 +286,8 @@ class Strange:
         (RuntimeError("boom"), "policy 'strange' failed at 1 of 180 projections: RuntimeError: boom"),
         (Verdict("enough", math.nan, "x"), "got score nan"),
         (Verdict("perhaps", None, "x"), "expected 'continue' or 'enough'"),
+        (Verdict("enough", 1.0, None), "got text None"),
+        (Verdict("enough", "0.99", "x"), "TypeError"),
         (None, "AttributeError"),
     ],
 )
@@ -296,6 +298,98 @@ def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, 
     score, finalize = session.judge()
     assert (score.verdict, score.score, finalize) == ("continue", None, None)
     assert said in score.text
+
+
+class OneMetric:
+    """Has enough when its metric is not small."""
+
+    name = "one-metric"
+
+    def __init__(self, metric):
+        self.metrics = (metric,)
+
+    def judge(self, evidence):
+        value = evidence.newest.metrics[self.metrics[0]]
+        enough = value is not None and not value < 0.1
+        return Verdict("enough" if enough else "continue", None, f"it is {value}")
+
+
+class Gives:
+    """A metric that gives what it is told to, or raises it."""
+
+    reach = 0
+
+    def __init__(self, name, given):
+        self.name = name
+        self.given = given
+
+    def __call__(self, history):
+        return self.given(history)
+
+
+class GivesOfLines:
+    def __init__(self, name, given):
+        self.name = name
+        self.measure = given
+
+
+@pytest.fixture
+def with_metric(monkeypatch, open_run):
+    """Make a session whose policy goes by a metric of one's own."""
+
+    def make(metric):
+        monkeypatch.setitem(metrics._metrics._added, metric.name, lambda settings, compare_to: metric)
+        monkeypatch.setitem(policy._policies._added, "one-metric", lambda settings: OneMetric(metric.name))
+        return SteeringSession(open_run(policy="one-metric"))
+
+    return make
+
+
+def boom(given):
+    raise RuntimeError("boom")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (boom, "metric 'mine' failed: RuntimeError: boom"),
+        (lambda history: math.nan, "metric 'mine' gave nan, expected a finite number"),
+        (lambda history: math.inf, "metric 'mine' gave inf"),
+        (lambda history: "good", "metric 'mine' gave 'good'"),
+        (lambda history: history.newest.stack.std(axis=(1, 2)), "metric 'mine' gave array("),
+        (lambda history: history.newest.stack.fill(0.0), "read-only"),
+    ],
+)
+def test_metric_that_goes_wrong_is_named_and_never_ends_the_scan(with_metric, preview, image, given, said):
+    session = with_metric(Gives("mine", given))
+    session.accept(preview(1), image(1))
+    score, finalize = session.judge()
+    assert (score.verdict, score.metrics, finalize) == ("invalid", {"ms-ssim": None, "mine": None}, None)
+    assert said in score.text
+
+
+def test_number_of_any_real_kind_is_what_a_policy_is_given(with_metric, preview, image):
+    session = with_metric(Gives("mine", lambda history: history.newest.stack.max()))
+    session.accept(preview(1), image(1))
+    score, finalize = session.judge()
+    assert score.metrics == {"ms-ssim": None, "mine": pytest.approx(float(image(1).max()))}
+    assert finalize is not None
+
+
+def test_every_reading_has_all_metrics_that_the_policy_asks_for(with_metric, preview, image):
+    session = with_metric(GivesOfLines("of-lines", lambda study: 1.0))
+    session.accept(preview(1), image(1))
+    score, finalize = session.judge()
+    assert (score.verdict, score.text, finalize) == ("continue", "it is None", None)
+
+
+def test_text_that_can_not_be_sent_is_sent_without_what_is_wrong(monkeypatch, open_run, preview, image):
+    monkeypatch.setitem(
+        policy._policies._added, "strange", lambda settings: Strange(Verdict("continue", None, "file \udcff"))
+    )
+    session = SteeringSession(open_run(policy="strange"))
+    session.accept(preview(1), image(1))
+    assert session.judge()[0].text == "file ?"
 
 
 def test_text_of_a_policy_always_fits_the_wire(monkeypatch, open_run, preview, image):
