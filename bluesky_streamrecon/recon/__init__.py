@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon.algorithms import Algorithm, algorithm_names, get_algorithm
-    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer, warm_up
+    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer, check_algorithm, warm_up
     from bluesky_streamrecon.recon.offline import reconstruct
     from bluesky_streamrecon.recon.problem import Problem
     from bluesky_streamrecon.recon.projector import Projector, get_projector, projector_names
@@ -24,6 +24,7 @@ __all__ = [
     "Projector",
     "Reducer",
     "algorithm_names",
+    "check_algorithm",
     "get_algorithm",
     "get_projector",
     "projector_names",
@@ -39,6 +40,7 @@ _HOMES = {
     "Projector": "projector",
     "Reducer": "engine",
     "algorithm_names": "algorithms",
+    "check_algorithm": "engine",
     "get_algorithm": "algorithms",
     "get_projector": "projector",
     "projector_names": "projector",

@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.algorithms.base import make_algorithm
+from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.plain import PlainBackend
 from bluesky_streamrecon.recon.projector import get_projector
 from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Reducer, Slab
 from bluesky_streamrecon.recon.window import Spread, Window
 
-__all__ = ["Engine", "HaloExchange", "Reducer", "warm_up"]
+__all__ = ["Engine", "HaloExchange", "Reducer", "check_algorithm", "warm_up"]
 
 _DARK = 1e-6
 _KEPT_PASSES = 8
+_FAST = "shear"
 
 
 class HaloExchange(Protocol):
@@ -107,11 +108,9 @@ class Engine:
             raise GeometryError(f"rows: got {rows}, expected at least 1")
         if threads < 1:
             raise ConfigError(f"threads: got {threads}, expected at least 1")
-        remaining = dict(options or {})
-        projector = _projector(remaining)
-        remaining.pop("projector", None)
-        self._initial = _initial(remaining.pop("initial", None))
-        self._algorithm = make_algorithm(algorithm, remaining)
+        self._algorithm, self._initial = _understood(algorithm, options)
+        projector = _projector(options)
+        self._name = algorithm
         self._geometry = geometry
         self._rows = rows
         self._halo = halo
@@ -213,7 +212,12 @@ class Engine:
         if self._window.choose(self._image_number, self._fresh):
             self._release()
         self._start()
-        passes = self._algorithm.passes(len(self._window))
+        passes: Any = self._algorithm.passes(len(self._window))
+        if not isinstance(passes, int) or not 1 <= passes <= len(self._window):
+            raise ConfigError(
+                f"algorithm {self._name!r}: passes({len(self._window)}) gave {passes!r}, expected an integer from 1 to "
+                f"{len(self._window)}, the number of projections"
+            )
         for _ in range(iterations):
             for number in range(passes):
                 self._take(number, passes)
@@ -390,6 +394,19 @@ class Engine:
         self._operators.clear()
 
 
+def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse an algorithm, a projector or options that an `Engine` would refuse, without making one.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or can not work.
+    """
+    _understood(algorithm, options)
+    if (projector := _projector(options)) != _FAST:  # which would be compiled
+        get_projector(projector)
+
+
 def warm_up(
     geometry: TomoGeometry,
     rows: int,
@@ -437,12 +454,20 @@ class _Alone:
         """Leave the array."""
 
 
+def _understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:
+    """Give the algorithm, and the attenuation to start with."""
+    of_algorithm = dict(options or {})
+    of_algorithm.pop("projector", None)
+    initial = _initial(of_algorithm.pop("initial", None))
+    return make_algorithm(algorithm, of_algorithm), initial
+
+
 def _projector(options: Mapping[str, Any] | None) -> str:
-    return str((options or {}).get("projector", "shear"))
+    return str((options or {}).get("projector", _FAST))
 
 
 def _backend(geometry: TomoGeometry, projector: str) -> Backend:
-    if projector == "shear":
+    if projector == _FAST:
         from bluesky_streamrecon.recon.shear_slab import ShearBackend
 
         return ShearBackend(geometry)

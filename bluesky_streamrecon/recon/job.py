@@ -12,7 +12,6 @@ import argparse
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
 from bluesky_streamrecon.recon.lifeline import Interrupted, Watch
 from bluesky_streamrecon.recon.rank_run import RankRun
 from bluesky_streamrecon.recon.stepping import preview_rows_of
+from bluesky_streamrecon.registry import told
 from bluesky_streamrecon.wire import (
     ClientSecurity,
     ItemLost,
@@ -397,10 +397,7 @@ class _Job:
 
 def _told(error: Exception) -> str:
     """Give an error as one text: what it says, and where it was raised unless it is one of ours."""
-    if isinstance(error, StreamReconError):
-        return str(error)[:4000]
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({where.name}, line {where.lineno} of {where.filename})"[:4000]
+    return (str(error) if isinstance(error, StreamReconError) else told(error))[:4000]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.problem import Problem
 from bluesky_streamrecon.recon.projector import Projector, ProjectorFactory
@@ -49,7 +49,7 @@ class PlainOperators:
         self.subset = subset
         self.projector: Projector = factory(geometry, subset.angles)
         expected = ((geometry.size, geometry.size), (len(subset.angles), geometry.columns))
-        got = (self.projector.domain_shape, self.projector.range_shape)
+        got = (tuple(self.projector.domain_shape), tuple(self.projector.range_shape))
         if got != expected:
             raise ConfigError(
                 f"projector {factory!r}: got domain and range shape {got}, expected {expected} for image and sinogram"
@@ -101,10 +101,14 @@ class PlainProblem(Problem):
         return self._measurement.typical
 
     def forward(self) -> NDArray[np.float32]:
-        return self._operators.projector.forward(self.image)
+        lines = self._operators.projector.forward(self.image)
+        return _shaped(lines, (len(self.angles), self._operators.ray_lengths.shape[1], self.image.shape[2]), "forward")
 
     def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = self._operators.projector.back(sinogram) * self._operators.mask[:, :, None]
+        image = self._operators.projector.back(sinogram)
+        image = (
+            _shaped(image, (*self._operators.mask.shape, sinogram.shape[2]), "back") * self._operators.mask[:, :, None]
+        )
         if self._measurement.reducer is not None:
             image = np.ascontiguousarray(image)
             self._measurement.reducer.sum(image)
@@ -112,6 +116,13 @@ class PlainProblem(Problem):
 
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._measurement.neighbours or self._slab.edges()
+
+
+def _shaped(array: NDArray[np.float32], expected: tuple[int, ...], what: str) -> NDArray[np.float32]:
+    """Refuse what a projector gave in another shape: NumPy would spread one slice over all of them."""
+    if array.shape != expected:
+        raise GeometryError(f"projector: {what} gave shape {array.shape}, expected {expected}, slices last")
+    return array
 
 
 class PlainBackend(Backend):

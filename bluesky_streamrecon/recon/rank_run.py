@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import DataError, StorageError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, DataError, StorageError, StreamReconError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import RowBlock, partition_rows
 from bluesky_streamrecon.recon.algorithms import get_algorithm
@@ -32,6 +32,7 @@ from bluesky_streamrecon.recon.links import PreviewSink, RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
 from bluesky_streamrecon.recon.shown import ShownLines
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
+from bluesky_streamrecon.registry import told
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun
 
 __all__ = ["RankRun"]
@@ -137,14 +138,21 @@ class RankRun:
         """Have the kernels ready before projections come: from disk in a second, or compiled in some more."""
         run = self.run
         self._link.status("compiling kernels", text="or loading them from disk, if this was done before")
-        seconds = warm_up(
-            self._geometry(None),
-            self._block.rows,
-            algorithm=run.recon.algorithm,
-            options=run.recon.options,
-            threads=self._threads,
-            shared=self._block.members > 1,
-        )
+        try:
+            seconds = warm_up(
+                self._geometry(None),
+                self._block.rows,
+                algorithm=run.recon.algorithm,
+                options=run.recon.options,
+                threads=self._threads,
+                shared=self._block.members > 1,
+            )
+        except (StreamReconError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            # It would fail again however often the job is started.
+            log.exception("run %s: the algorithm failed on a small image", run.run_uid)
+            raise ConfigError(f"algorithm {run.recon.algorithm!r} failed on a small image: {told(error)}") from error
         log.info("run %s: kernels are ready after %.1f s", run.run_uid, seconds)
         self._link.status("waiting for projections")
 

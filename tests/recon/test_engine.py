@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon import Engine, warm_up
+from bluesky_streamrecon.recon import Engine, check_algorithm, warm_up
+from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
 from bluesky_streamrecon.recon.shear import ShearLayout
 from bluesky_streamrecon.recon.window import (
     SlabRows,
@@ -518,3 +520,58 @@ def test_warm_engine_compiles_nothing_more():
         with Engine(GEOMETRY, 21, algorithm=algorithm, window=8, reducer=reducer) as engine:
             run(engine, *scan(21))
         assert [len(kernel.signatures) for kernel in kernels] == before
+
+
+@dataclass(frozen=True)
+class Parts(Algorithm):
+    """Cuts the window into as many parts as it is told."""
+
+    parts: object = 1
+
+    def passes(self, projections):
+        return self.parts
+
+    def step(self, problem):
+        problem.add(problem.residual())
+
+
+@pytest.mark.parametrize("parts", [0, 5, 2.5, None])
+def test_number_of_passes_that_can_not_be_taken_is_refused_with_the_algorithms_name(monkeypatch, parts):
+    monkeypatch.setitem(algorithms._added, "parts", Parts)
+    with Engine(GEOMETRY, 1, algorithm="parts", options={"parts": parts}) as engine:
+        for projection, angle in zip(*scan(1, 4), strict=True):
+            engine.append(projection, angle)
+        with pytest.raises(ConfigError, match=r"algorithm 'parts': passes\(4\) gave .*expected an integer from 1 to 4"):
+            engine.update()
+
+
+class Unfinished(Algorithm):
+    """Has no step."""
+
+
+@dataclass(frozen=True)
+class Needs(Parts):
+    relax: float = field(kw_only=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (print, "expected a subclass of Algorithm"),
+        (Window, "expected a subclass of Algorithm"),
+        (Unfinished, "abstract"),
+        (Needs, "missing 1 required keyword-only argument: 'relax'"),
+    ],
+)
+def test_what_is_no_algorithm_is_refused_by_name(monkeypatch, kind, said):
+    monkeypatch.setitem(algorithms._added, "mine", kind)
+    with pytest.raises(ConfigError, match="algorithm 'mine'") as refused:
+        check_algorithm("mine", {})
+    assert said in str(refused.value)
+
+
+def test_options_are_checked_without_an_engine():
+    check_algorithm("sirt", {"relaxation": 0.5, "projector": "siddon", "initial": 0.1})
+    for options in ({"relax": 1}, {"relaxation": 7}, {"projector": "joseph"}, {"initial": -1}):
+        with pytest.raises(ConfigError, match="got"):
+            check_algorithm("sirt", options)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon import get_projector, projector_names
+from bluesky_streamrecon.recon import get_projector, projector_names, reconstruct
 from bluesky_streamrecon.recon import shear as shear_module
+from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearProjector, ShearTables, slab_rows
 from bluesky_streamrecon.recon.siddon import SiddonProjector
 
@@ -182,3 +183,23 @@ def test_projectors_are_found_by_name():
     assert get_projector("siddon") is SiddonProjector
     with pytest.raises(ConfigError, match=r"expected one of .*shear, siddon"):
         get_projector("joseph")
+
+
+class Flattening(SiddonProjector):
+    """Gives one slice of many."""
+
+    def forward(self, image):
+        return super().forward(image)[:, :, :1]
+
+
+class Summing(SiddonProjector):
+    def back(self, sinogram):
+        return super().back(sinogram)[:, :, :1]
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Flattening, "forward gave"), (Summing, "back gave")])
+def test_projector_that_loses_slices_is_refused_and_not_spread_over_them(monkeypatch, kind, said):
+    monkeypatch.setitem(projectors._added, "mine", kind)
+    lines = np.ones((4, 3, 16), np.float32)
+    with pytest.raises(GeometryError, match=f"projector: {said} shape .* expected .*, 3\\), slices last"):
+        reconstruct(lines, np.arange(4.0), algorithm="sirt", projector="mine")

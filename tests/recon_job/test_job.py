@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import h5py
 import numpy as np
 import pytest
 
 from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
 from bluesky_streamrecon.recon.communicator import SingleCommunicator
 from bluesky_streamrecon.recon.job import run_job
 from bluesky_streamrecon.wire import (
@@ -94,6 +97,28 @@ def test_unknown_option_is_refused_and_the_job_lives_on(beamline, job, scan, tmp
     beamline.projections(scan)
     beamline.endpoint.close_run()
     assert "charm" in beamline.wait_for(ProblemReported).problem.text
+    beamline.wait_for(RunFinished)
+    assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
+
+
+@dataclass(frozen=True)
+class Broken(Algorithm):
+    """Somebody's own, not finished yet."""
+
+    def step(self, problem):
+        raise ZeroDivisionError("not today")
+
+
+def test_algorithm_that_fails_is_reported_with_its_line_and_the_job_lives_on(
+    beamline, job, scan, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(algorithms._added, "broken", Broken)
+    beamline.open(scan, settings(scan, algorithm="broken"), tmp_path, uid="refused")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.endpoint.close_run()
+    text = beamline.wait_for(ProblemReported).problem.text
+    assert "algorithm 'broken' failed on a small image: ZeroDivisionError: not today (step, line" in text
     beamline.wait_for(RunFinished)
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
 

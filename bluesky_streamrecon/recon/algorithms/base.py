@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.problem import Problem
-from bluesky_streamrecon.registry import Registry
+from bluesky_streamrecon.registry import Registry, made
 
 __all__ = ["Algorithm", "algorithm_names", "algorithms", "get_algorithm", "make_algorithm"]
 
@@ -79,9 +79,12 @@ def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
     Raises
     ------
     ConfigError
-        If the name or an option is unknown, or an option has a value that can not work.
+        If the name or an option is unknown, an option has a value that can not work, or what has the name is no
+        algorithm.
     """
-    kind = get_algorithm(name)
+    kind: Any = get_algorithm(name)  # of another package, it may be anything
+    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
+        raise ConfigError(f"algorithm {name!r}: got {kind!r}, expected a subclass of Algorithm")
     known = {field.name: field for field in fields(kind)}
     for option in options:
         if option not in known:
@@ -89,4 +92,5 @@ def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
                 f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
             )
             raise ConfigError(f"algorithm {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
-    return kind(**options)
+    algorithm: Algorithm = made("algorithm", name, kind, **options)
+    return algorithm
