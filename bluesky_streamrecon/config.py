@@ -15,7 +15,7 @@ import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
+__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "checked", "data_directory", "settings_from"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
@@ -81,6 +81,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
+        _without_numpy(self)
         _at_least("step", self.step, 1)
         _at_least("iterations", self.iterations, 1)
         _at_least("ranks", self.ranks, 1)
@@ -154,6 +155,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
+        _without_numpy(self)
         if not 0 < self.tolerance < 1:
             raise ConfigError(
                 f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"
@@ -209,6 +211,17 @@ def settings_from(kind: type[T], values: dict[str, Any]) -> T:
         raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
 
 
+def checked(settings: T) -> T:
+    """Give settings of which every value has the right type: building them does not look at types, only sending does.
+
+    Raises
+    ------
+    ConfigError
+        If one has another type.
+    """
+    return settings_from(type(settings), msgspec.to_builtins(settings))
+
+
 def data_directory() -> Path:
     """Give where data go unless told otherwise: ``$STREAMRECON_DATA``, or the user's data directory (XDG)."""
     given = os.environ.get("STREAMRECON_DATA")
@@ -221,3 +234,21 @@ def data_directory() -> Path:
 def _at_least(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")
+
+
+def _without_numpy(settings: msgspec.Struct) -> None:
+    """Turn NumPy's scalars into plain numbers, which the wire takes, and refuse options that it does not take."""
+    for name in settings.__struct_fields__:
+        given = getattr(settings, name)
+        if name == "options":
+            plain: object = {key: _plain(option) for key, option in given.items()}
+            for key, option in given.items():
+                if not isinstance(_plain(option), float | int | str | bool):
+                    raise ConfigError(f"options: got {key}={option!r}, expected a number, a string, True or False")
+        else:
+            plain = tuple(map(_plain, given)) if isinstance(given, tuple) else _plain(given)
+        msgspec.structs.force_setattr(settings, name, plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "dtype") and value.shape == () else value

@@ -82,6 +82,11 @@ class AngleOrder(Sequence[float]):
     start, stop : float
         Half-open range ``[start, stop)`` of angles, degrees; coverage is told with respect to it.
 
+    Raises
+    ------
+    ConfigError
+        If an angle is not finite, or the range is empty.
+
     Examples
     --------
     >>> order = optimized_interleaved(180)
@@ -95,6 +100,12 @@ class AngleOrder(Sequence[float]):
     angles: tuple[float, ...]
     start: float = field(default=0.0)
     stop: float = field(default=180.0)
+
+    def __post_init__(self) -> None:
+        _check_range(self.start, self.stop)
+        for place, angle in enumerate(self.angles):
+            if not math.isfinite(angle):
+                raise ConfigError(f"order {self.name!r}: angle {place} is {angle}, expected finite degrees")
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -445,6 +456,8 @@ def make_order(
     (0.0, 2.0, 1.0, 3.0)
     """
     if isinstance(order, AngleOrder):
+        if not len(order):
+            raise ConfigError(f"order: got {order.name!r} with no angles, expected at least one")
         return order
     if not isinstance(order, str):
         return listed(order)
@@ -466,9 +479,13 @@ def make_order(
 def _checked(num: int, start: float, stop: float) -> int:
     if num < 1:
         raise ConfigError(f"num: got {num}, expected at least 1 angle")
+    _check_range(start, stop)
+    return num
+
+
+def _check_range(start: float, stop: float) -> None:
     if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
         raise ConfigError(f"angles: got the range [{start}, {stop}), expected finite degrees with start < stop")
-    return num
 
 
 def _on_grid(name: str, indices: Iterable[int], num: int, start: float, stop: float) -> AngleOrder:

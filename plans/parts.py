@@ -70,12 +70,14 @@ def check_count(name: str, value: object) -> None:
 
 def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
     """Refuse what a job with our own installation could only refuse once it has been started."""
-    from bluesky_streamrecon.quality import get_policy
-    from bluesky_streamrecon.recon import algorithm_names
+    from bluesky_streamrecon.quality.metrics import comparison_distance, make_metric
+    from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, get_policy
+    from bluesky_streamrecon.recon import check_algorithm
 
-    if recon.algorithm not in algorithm_names():
-        raise ConfigError(f"algorithm: got {recon.algorithm!r}, expected one of {', '.join(algorithm_names())}")
-    get_policy(steering.rule)(steering)
+    check_algorithm(recon.algorithm, recon.options)
+    for metric in get_policy(steering.rule)(steering).metrics:
+        if metric != PREDICTED_GAIN:
+            make_metric(metric, steering, comparison_distance(recon, steering))
 
 
 def check_frames(

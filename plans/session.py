@@ -24,7 +24,7 @@ from bluesky_streamrecon.beamline import (
     RunRecord,
     SuspendMode,
 )
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings, checked
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -82,7 +82,7 @@ class StreamSession:
         self.reached: QualityReached | None = None
         self.shielded = False
         self._detector, self._angle = detector, angle
-        self.recon, self.steering, self._planned = recon, steering, planned
+        self.recon, self.steering, self._planned = checked(recon), checked(steering), planned
         self._md = dict(md)
         self._compose = compose
         self._lengthens = lengthens
@@ -341,8 +341,10 @@ class StreamSession:
 
     def _how_good(self) -> str:
         run = self.job.progress
-        if run is None or run.best is None:
+        if run is None or not run.verdicts:
             return "no image was scored"
+        if run.best is None:
+            return f"no image was scored: {run.verdicts[-1].text}"
         enough = next((verdict for verdict in run.verdicts if verdict.verdict == "enough"), None)
         if run.verdicts and run.verdicts[-1].verdict == "invalid":
             return f"no quality: {run.verdicts[-1].text}"

@@ -144,6 +144,9 @@ def test_a_list_of_angles_keeps_its_order():
         (lambda: make_order("interlaced(x)"), "interlaced"),
         (lambda: optimized_interleaved(10, threshold=-1), "threshold"),
         (lambda: move_time(1, 0), "velocity"),
+        (lambda: AngleOrder("mine", (0.0, math.nan, 5.0)), "order 'mine': angle 1 is nan, expected finite"),
+        (lambda: AngleOrder("mine", (0.0,), 0.0, 0.0), "start < stop"),
+        (lambda: make_order(AngleOrder("mine", ())), "no angles, expected at least one"),
     ],
 )
 def test_a_bad_order_is_refused_with_what_was_expected(make, word):

@@ -6,13 +6,17 @@ import asyncio
 import math
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.beamline.frames import FileFrame
+from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
+from bluesky_streamrecon.ordering import AngleOrder
 from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline
+from bluesky_streamrecon.quality import policy
 from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 
 
@@ -146,7 +150,14 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"policy": "predicted-gain", "threshold": 0.9}, "which does not use it"),
         ({"suspend": "soon"}, "suspender mode"),
         ({"algorithm": "magic"}, "algorithm: got 'magic', expected one of"),
+        ({"algorithm": "sirt", "options": {"relax": 1.0}}, "got option 'relax', expected one of: relaxation=1.0"),
+        ({"options": {"projector": "joseph"}}, "projector: got 'joseph', expected one of"),
+        ({"options": {"floor": None}}, "options: got floor=None, expected a number, a string"),
+        ({"options": {"floor": [1, 2]}}, "options: got floor=[1, 2]"),
+        ({"disc": "yes"}, "Expected `bool`, got `str` - at `$.disc`"),
         ({"policy": "gut feeling"}, "gut feeling"),
+        ({"policy": "ms-ssim", "policy_options": {"images": 3}}, "got options images, but it takes none"),
+        ({"order": AngleOrder("mine", ())}, "order: got 'mine' with no angles"),
     ],
 )
 def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
@@ -158,6 +169,38 @@ def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
     assert documents == []
     assert script.launched == []
     assert beamline.stage.angle == 0.0
+
+
+class Blind:
+    name = "blind"
+    metrics = ("no-such-metric",)
+
+    def judge(self, evidence):
+        raise NotImplementedError
+
+
+def test_policy_whose_metric_does_not_exist_is_refused_before_anything_starts(run_engine, tomo, script, monkeypatch):
+    monkeypatch.setitem(policy._policies._added, "blind", lambda settings: Blind())
+    with pytest.raises(ConfigError, match="metric: got 'no-such-metric', expected one of"):
+        run_engine(tomo(policy="blind"))
+    assert script.launched == []
+
+
+def test_numbers_of_numpy_are_as_good_as_plain_ones(run_engine, documents, tomo, script):
+    run_engine(
+        tomo(
+            axis=np.float64(7.5),
+            tolerance=np.float32(0.5),
+            window=np.int64(4),
+            preview_rows=np.array([1, 2]),
+            options={"floor": np.float64(1e-3)},
+        )
+    )
+    assert of(documents, "stop")[0]["exit_status"] == "success"
+    (spec,) = script.specs
+    assert msgspec.json.decode(msgspec.json.encode(spec.recon), type=ReconSettings) == spec.recon
+    assert (spec.recon.axis, spec.recon.window, spec.recon.options) == (7.5, 4, {"floor": 1e-3})
+    assert (spec.steering.tolerance, spec.steering.preview_rows) == (0.5, (1, 2))
 
 
 def value_of(run_engine, device):
