@@ -137,7 +137,7 @@ def _measured(metric: StudyMetric, study: Study) -> tuple[float | None, str]:
         return number_of(metric.name, metric.measure(study)), ""
     except StreamReconError as error:
         logger.warning("metric %r: %s", metric.name, error)
-        return None, f"metric {metric.name!r}: {error}"
+        return None, str(error)
     except Exception as error:
         logger.exception("metric %r failed on %d projections", metric.name, study.lines.projections)
         return None, f"metric {metric.name!r} failed: {type(error).__name__}: {error}"

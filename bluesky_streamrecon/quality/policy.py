@@ -8,10 +8,13 @@ says is never acted on for an image that shows nothing: the controller sees to t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
+
+import msgspec
 
 from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
@@ -136,11 +139,9 @@ class Policy(Protocol):
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_policies: Registry[PolicyFactory] = Registry(
-    "stopping policy",
-    "bluesky_streamrecon.policies",
-    {"ms-ssim": f"{__name__}:ms_ssim_policy", PREDICTED_GAIN: f"{__name__}:predicted_gain_policy"},
-)
+_OURS = {"ms-ssim": f"{__name__}:ms_ssim_policy", PREDICTED_GAIN: f"{__name__}:predicted_gain_policy"}
+
+_policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
 
 
 def register_policy(name: str, factory: PolicyFactory) -> None:
@@ -156,7 +157,8 @@ def policy_names() -> tuple[str, ...]:
 def get_policy(name: str) -> PolicyFactory:
     """Give what makes the policy of this name for a run's settings.
 
-    ``"a+b"`` has enough when both have, ``"a|b"`` when one has; ``+`` binds closer.
+    ``"a+b"`` has enough when both have, ``"a|b"`` when one has; ``+`` binds closer. Options are for the policies among
+    them that do not come with this package.
 
     Raises
     ------
@@ -172,11 +174,18 @@ def get_policy(name: str) -> PolicyFactory:
     >>> get_policy("ms-ssim+predicted-gain")(SteeringSettings()).metrics
     ('ms-ssim', 'predicted-gain')
     """
+    return _factory(name, {part.strip() for part in re.split(r"[|+]", name)} <= _OURS.keys())
+
+
+def _factory(name: str, all_ours: bool) -> PolicyFactory:
     for sign, needed in (("|", any), ("+", all)):
         if sign in name:
-            factories = [get_policy(part.strip()) for part in name.split(sign)]
+            factories = [_factory(part.strip(), all_ours) for part in name.split(sign)]
             return lambda settings: Combination(name, tuple(make(settings) for make in factories), needed)
-    return partial(_made, name, _policies.get(name))
+    factory = partial(_made, name, _policies.get(name))
+    if name in _OURS and not all_ours:
+        return lambda settings: factory(msgspec.structs.replace(settings, options={}))
+    return factory
 
 
 def _made(name: str, factory: PolicyFactory, settings: SteeringSettings) -> Policy:

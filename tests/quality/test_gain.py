@@ -346,6 +346,35 @@ def test_forecasts_in_the_background_come_when_they_are_done(simulate):
     assert not worker._thread.is_alive()
 
 
+class OfLines:
+    def __init__(self, name, measure):
+        self.name, self.measure = name, measure
+
+
+def test_metric_of_lines_that_fails_is_named_and_takes_nothing_from_the_others(simulate, stand_in):
+    def fails(study):
+        raise RuntimeError("boom")
+
+    def writes(study):
+        study.full[...] = 0
+        return 1.0
+
+    wanted = [
+        OfLines("fails", fails),
+        OfLines("writes", writes),
+        OfLines("no-number", lambda study: study.full.mean(axis=(1, 2))),
+        OfLines("endless", lambda study: math.inf),
+        OfLines("fine", lambda study: study.full.max()),
+    ]
+    made = Forecaster(stand_in, gain=True, metrics=wanted, fewest=24)(simulate().upto(48))
+    assert made.gain is not None
+    assert made.metrics == {"fails": None, "writes": None, "no-number": None, "endless": None, "fine": 1.0}
+    assert len(made.failed) == 4
+    assert made.failed[0] == "metric 'fails' failed: RuntimeError: boom"
+    assert "read-only" in made.failed[1]
+    assert made.failed[3].startswith("metric 'endless' gave inf, expected a finite number")
+
+
 def test_forecast_that_fails_says_so_and_the_next_is_made(simulate):
     def fails(lines):
         raise RuntimeError("boom")

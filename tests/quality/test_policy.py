@@ -222,6 +222,17 @@ def test_what_is_no_policy_is_refused_by_name(monkeypatch, factory, said):
     assert said in str(refused.value)
 
 
+def test_options_are_those_of_ones_own_policy_also_beside_ours(monkeypatch):
+    monkeypatch.setattr(
+        policy_module._policies, "_added", {"mine": lambda settings: Own((settings.options["metric"],))}
+    )
+    settings = SteeringSettings(options={"metric": "contrast"}, tolerance=0.1)
+    assert get_policy("mine+predicted-gain")(settings).metrics == ("contrast", "ms-ssim", "predicted-gain")
+    assert get_policy("ms-ssim+predicted-gain|mine")(settings).policies[0].policies[1].tolerance == 0.1
+    with pytest.raises(ConfigError, match="takes none"):
+        get_policy("ms-ssim+predicted-gain")(settings)
+
+
 @pytest.mark.parametrize("name", ["ms-ssim", "predicted-gain"])
 def test_nobody_takes_the_name_of_a_policy_of_ours(installed_package, name):
     installed_package("bluesky_streamrecon.policies", name, "their_rule", "make = Own", "make")
