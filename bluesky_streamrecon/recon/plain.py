@@ -58,8 +58,10 @@ class PlainOperators:
         everyone = factory(geometry, subset.all_angles) if shared else self.projector
         ones = np.ones((len(subset.all_angles), geometry.columns, 1), np.float32)
         self.mask = geometry.mask()
-        self.sensitivity = everyone.back(ones)[:, :, 0] * self.mask
-        self.ray_lengths: NDArray[np.float32] = self.projector.forward(self.mask[:, :, None].astype(np.float32))[..., 0]
+        seen = _shaped(everyone.back(ones), (*self.mask.shape, 1), "back")
+        self.sensitivity = seen[:, :, 0] * self.mask
+        lengths = self.projector.forward(self.mask[:, :, None].astype(np.float32))
+        self.ray_lengths: NDArray[np.float32] = _shaped(lengths, (*expected[1], 1), "forward")[:, :, 0]
 
     def release(self) -> None:
         """Nothing is kept for reuse."""

@@ -152,7 +152,11 @@ class RankRun:
         except Exception as error:
             # It would fail again however often the job is started.
             log.exception("run %s: the algorithm failed on a small image", run.run_uid)
-            raise ConfigError(f"algorithm {run.recon.algorithm!r} failed on a small image: {told(error)}") from error
+            projector = run.recon.options.get("projector")
+            by = f" with projector {projector!r}" if projector is not None else ""
+            raise ConfigError(
+                f"algorithm {run.recon.algorithm!r}{by} failed on a small image: {told(error)}"
+            ) from error
         log.info("run %s: kernels are ready after %.1f s", run.run_uid, seconds)
         self._link.status("waiting for projections")
 
