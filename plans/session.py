@@ -341,10 +341,9 @@ class StreamSession:
 
     def _how_good(self) -> str:
         run = self.job.progress
-        if run is None or not run.verdicts:
-            return "no image was scored"
-        if run.best is None:
-            return f"no image was scored: {run.verdicts[-1].text}"
+        if run is None or run.best is None:
+            why = run.verdicts[-1].text if run is not None and run.verdicts else ""
+            return f"no image was scored: {why}" if why else "no image was scored"
         enough = next((verdict for verdict in run.verdicts if verdict.verdict == "enough"), None)
         if run.verdicts and run.verdicts[-1].verdict == "invalid":
             return f"no quality: {run.verdicts[-1].text}"

@@ -113,6 +113,7 @@ class Script:
 
     def __init__(self) -> None:
         self.score: Callable[[int], float | None] = lambda projections: None
+        self.text = ""  # of every verdict
         self.lost_at: int | None = None
         self.refuse_start = False
         self.silent = False  # starts, but never says hello
@@ -263,6 +264,7 @@ class PretendEndpoint:
                     score=score,
                     verdict="enough" if enough else "continue",
                     policy="ms-ssim",
+                    text=script.text,
                 )
             )
         )

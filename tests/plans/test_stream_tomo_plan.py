@@ -171,6 +171,14 @@ def test_what_can_not_work_is_refused_before_anything_moves_or_starts(
     assert beamline.stage.angle == 0.0
 
 
+def test_stop_document_says_why_no_image_was_scored(run_engine, documents, tomo, script):
+    script.text = "policy 'mine' failed at 12 of 12 projections: RuntimeError: boom"
+    run_engine(tomo())
+    (stop,) = of(documents, "stop")
+    assert stop["exit_status"] == "success"
+    assert stop["reason"] == f"all 12 projections taken; no image was scored: {script.text}"
+
+
 class Blind:
     name = "blind"
     metrics = ("no-such-metric",)
