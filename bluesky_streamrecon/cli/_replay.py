@@ -50,7 +50,10 @@ def replay(
     changes: dict[str, Any] = {
         "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
     }  # fmt: skip
-    steering = msgspec.structs.replace(recorded.steering, **{k: v for k, v in changes.items() if v is not None})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if policy is not None and policy != recorded.steering.rule:
+        changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
+    steering = msgspec.structs.replace(recorded.steering, **changes)
     try:
         result = judge_again(recorded, steering, picture=out, threads=threads, tell=_tell)
     finally:

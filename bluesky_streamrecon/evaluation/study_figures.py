@@ -102,7 +102,8 @@ def draw_replay(
         axes.plot([], [], ".-", color="C1", label="predicted gain, 95 % band")
     if result.stopped_at is not None:
         axes.axvline(result.stopped_at, color="C2", lw=1.5, label=f"would have ended at {result.stopped_at}")
-    axes.legend(fontsize=8, loc="center right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="center right")
     axes.set_title(f"{name}: {result.policy}", fontsize=10)
     middle = len(whole) // 2
     high_grey = float(np.percentile(whole[middle], 99.8))

@@ -2,7 +2,7 @@
 
 Images are (N, N, S) float32 in 1/pixel, sinograms (A, C, S) float32 and unitless, slices innermost. The operations
 here are plain NumPy and work with any projector; the fast projector replaces each by a kernel. An algorithm
-that is written with them is as fast as those that come with the package.
+whose updates are `multiply`, `add` or `multiply_smoothly` is as fast as those that come with the package.
 """
 
 from __future__ import annotations

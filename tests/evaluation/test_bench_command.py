@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from bluesky_streamrecon.cli._bench import app
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.evaluation.bench.kernels import KernelBench
+from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
 from bluesky_streamrecon.evaluation.bench.ready import time_start
-from bluesky_streamrecon.quality import metric_names
+from bluesky_streamrecon.quality import metric_names, metrics
 
 COMMANDS = ("kernels", "peers", "pipeline", "ready", "latency", "view", "publisher", "wire", "memory", "metrics")
 pytestmark = pytest.mark.timeout(150)
@@ -89,6 +90,21 @@ def test_metrics_are_all_told_with_what_they_cost():
     for row in result["metrics"]:
         assert row["seconds"] > 0
         assert row["share"] == pytest.approx(row["seconds"] / (row["every"] * result["update_seconds"]))
+
+
+def test_metric_of_another_package_that_fails_is_left_out_and_told(monkeypatch):
+    class Broken:
+        name = "broken"
+        reach = 0
+
+        def __call__(self, history):
+            raise RuntimeError("boom")
+
+    monkeypatch.setitem(metrics._metrics._added, "broken", lambda settings, compare_to: Broken())
+    told = []
+    measured = measure_metrics(rows=3, columns=64, num=96, repeats=3, seconds=0.01, tell=told.append)
+    assert "broken" not in {row.metric for row in measured.metrics}
+    assert any(text.startswith("broken is left out: RuntimeError: boom (__call__, line") for text in told)
 
 
 @pytest.mark.mpi

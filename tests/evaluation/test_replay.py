@@ -15,6 +15,7 @@ from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.replay import Recorded, recorded_file, replay
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.quality import metrics, policy
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, Noise, SheppLogan, SimulatedCamera
 from bluesky_streamrecon.storage import TomoScan, write_dxfile
 
@@ -111,6 +112,44 @@ def test_replay_command_prints_the_contracts_fields(program, frames, tmp_path):
     )
     assert {"stopped_at", "planned", "verdicts"} <= set(found)
     assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("of_the_run", "other"),
+    [
+        (SteeringSettings(threshold=0.9), "predicted-gain"),
+        (SteeringSettings(policy="mine", options={"images": 3.0}), "ms-ssim"),
+    ],
+)
+def test_replay_by_another_policy_leaves_the_threshold_and_options_of_the_runs_own(
+    program, frames, monkeypatch, tmp_path, of_the_run, other
+):
+    taken = recorded(frames, steering=of_the_run)
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: (taken, None))
+    arguments = ["replay", "1234", "--policy", other, "--out", str(tmp_path / "replay.png"), "--json"]
+    assert last_line(CliRunner().invoke(program, arguments))["policy"] == other
+
+
+class Blind:
+    """A policy, and the metric that it goes by."""
+
+    name = "blind"
+    metrics = ("blind",)
+    reach = 0
+
+    def __call__(self, history):
+        raise RuntimeError("boom")
+
+    def judge(self, evidence):
+        raise NotImplementedError
+
+
+def test_replay_in_which_nothing_could_be_measured_is_drawn(frames, tmp_path, monkeypatch):
+    monkeypatch.setitem(policy._policies._added, "blind", lambda settings: Blind())
+    monkeypatch.setitem(metrics._metrics._added, "blind", lambda settings, compare_to: Blind())
+    result = replay(recorded(frames), SteeringSettings(policy="blind"), picture=tmp_path / "replay.png")
+    assert result.stopped_at is None
+    assert (tmp_path / "replay.png").exists()
 
 
 def test_advise_command_prints_the_contracts_fields(program):

@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.cores import own_cores
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, seconds_per_call, silent
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.quality import ImageHistory, PreviewImage, StudyMetric, make_metric, metric_names
+from bluesky_streamrecon.quality import (
+    ImageHistory,
+    MsSsimMetric,
+    PreviewImage,
+    StudyMetric,
+    make_metric,
+    metric_names,
+)
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.guards import find_fault
 from bluesky_streamrecon.quality.lines import ScanLines
@@ -28,6 +35,7 @@ from bluesky_streamrecon.quality.metrics import comparison_distance
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.study import Study
+from bluesky_streamrecon.registry import told
 
 __all__ = ["FAULTS", "MetricBench", "MetricRow", "measure_metrics"]
 
@@ -98,6 +106,8 @@ def measure_metrics(
 ) -> MetricBench:
     """Measure every registered metric on a sample of discs with noise, with default settings.
 
+    One of another package that fails is left out, and that is told.
+
     Parameters
     ----------
     rows, columns : int, optional
@@ -135,10 +145,15 @@ def measure_metrics(
     study = _studies(now, every)
     works: dict[str, tuple[int, Callable[[], object]]] = {}
     for name in metric_names():
-        metric = make_metric(name, steering, distance)
-        works[name] = (
-            (every, _of_study(metric, study)) if isinstance(metric, StudyMetric) else (1, partial(metric, history))
-        )
+        try:
+            metric = make_metric(name, steering, distance)
+            seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
+            work = _of_study(metric, study) if isinstance(metric, StudyMetric) else partial(metric, seen)
+            work()
+        except Exception as error:  # noqa: BLE001 - of another package, it may be anything
+            tell(f"{name} is left out: {error if isinstance(error, StreamReconError) else told(error)}")
+            continue
+        works[name] = (every if isinstance(metric, StudyMetric) else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
     works[FAULTS] = every, lambda: find_fault(now)
     measured = []
