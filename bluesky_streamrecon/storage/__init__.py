@@ -6,7 +6,6 @@ Tiled is imported when it is first used.
 from bluesky_streamrecon.storage.catalog import (
     EmbeddedTiled,
     Storage,
-    data_directory,
     databroker_client,
     open_catalog,
     open_storage,
@@ -41,7 +40,6 @@ __all__ = [
     "TomoScan",
     "chosen_layout",
     "compose_reconstruction",
-    "data_directory",
     "databroker_client",
     "export_run",
     "import_scan",

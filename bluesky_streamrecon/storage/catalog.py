@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import secrets
 import socket
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from bluesky_streamrecon.config import data_directory
 from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
-__all__ = ["EmbeddedTiled", "Storage", "data_directory", "databroker_client", "open_catalog", "open_storage"]
+__all__ = ["EmbeddedTiled", "Storage", "databroker_client", "open_catalog", "open_storage"]
 
 CONTAINER = "raw"
 
@@ -199,9 +199,10 @@ def open_storage(
     uri : str, optional
         Of a Tiled server, with its key where it needs one; a server in this process by default.
     directory : str or Path, optional
-        Of the embedded server's catalogue; `data_directory` by default.
+        Of the embedded server's catalogue; `bluesky_streamrecon.config.data_directory` by default. The server may read
+        what is in its ``detector`` and ``reconstructions``.
     readable : sequence of Path, optional
-        More directories that the embedded server may read: the detectors' and the reconstructions'.
+        More directories that the embedded server may read.
 
     Returns
     -------
@@ -227,7 +228,7 @@ def open_storage(
     if uri is not None:
         return Storage(uri, folder, frames)
     try:
-        server = EmbeddedTiled(folder, readable=[frames, *readable])
+        server = EmbeddedTiled(folder, readable=[frames, folder / "reconstructions", *readable])
     except CatalogInUseError as error:
         address = (folder / "server").read_text().strip()
         if not address:
@@ -238,12 +239,6 @@ def open_storage(
     except BaseException:
         server.close()
         raise
-
-
-def data_directory() -> Path:
-    """Give where this user's data goes unless told otherwise: ``$XDG_DATA_HOME/streamrecon``."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "streamrecon"
 
 
 def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:

@@ -5,7 +5,8 @@ Angles are degrees. Frames stay on the server until they are sliced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ __all__ = [
 
 
 class CatalogFrames:
-    """Frames of one stream of a stored run, fetched when they are asked for.
+    """Frames of one stream of a stored run, fetched when they are asked for; `StorageError` if the server can not.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ class CatalogFrames:
         if not (len(shape) == 3 or self._inner):
             raise DataError(f"{name}: got shape {shape}, expected one frame (rows, columns) per event")
         self._array = array
+        self._name = name
         count = shape[0] if stop is None else min(stop, shape[0])
         self._shape: tuple[int, int, int] = (count, shape[-2], shape[-1])
         self._dtype: np.dtype[Any] = np.dtype(array.dtype)
@@ -71,7 +73,8 @@ class CatalogFrames:
                 return np.empty((0, *self._shape[1:]), self.dtype)[(slice(None), *rest)]
         else:
             frames = range(len(self))[int(frames)]
-        return np.asarray(self._array[(frames, 0, *rest) if self._inner else (frames, *rest)])
+        with _fetching(self._name):
+            return np.asarray(self._array[(frames, 0, *rest) if self._inner else (frames, *rest)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Fetch all frames."""
@@ -169,9 +172,11 @@ def load_reconstruction(catalog: Any, uid: str) -> NDArray[np.float32]:
     Raises
     ------
     StorageError
-        If the catalogue has no such run, or a raw run without a stored reconstruction.
+        If the catalogue has no such run, or a raw run without a stored reconstruction, or can not read its file.
     """
-    return np.asarray(_reconstruction(catalog, uid)["image"]["image"].read(), dtype=np.float32)
+    image = _reconstruction(catalog, uid)["image"]["image"]
+    with _fetching(f"run {uid}, image"):
+        return np.asarray(image.read(), dtype=np.float32)
 
 
 def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
@@ -186,6 +191,21 @@ def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
     if "scores" not in set(run):
         return {}
     return read_columns(run["scores"], lambda name: name not in {"time", "seq_num"} and not name.startswith("ts_"))
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Say which pixels the server could not give, and why that is likely: its own answer is but a number."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        answer, url = error.response.status_code, error.request.url
+        raise StorageError(
+            f"{name}: Tiled at {url.scheme}://{url.netloc.decode()} can not read the file (answer {answer}); is it "
+            f"still there, and in a directory that the server may read (--readable DIR, or open_storage(readable=...))?"
+        ) from error
 
 
 def _run(catalog: Any, uid: str) -> Any:

@@ -95,6 +95,9 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     say(child, "recon_uid = raw['start']['streamrecon']['recon_uid']")
     assert "True" in say(child, "print(catalog[recon_uid].metadata['start']['raw_run_uid'] == result[0])")
     assert "True" in say(child, "print(db[recon_uid].start['raw_run_uid'] == result[0])")
+    say(child, "from bluesky_streamrecon.storage import load_reconstruction")
+    assert "(16, 256, 256)" in say(child, "print(load_reconstruction(catalog, recon_uid).shape)")
+    assert "(1, 16, 256)" in say(child, "print(catalog[result[0]]['primary']['detector'][0].shape)")
 
 
 def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython):

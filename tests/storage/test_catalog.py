@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.config import data_directory
 from bluesky_streamrecon.ending import GUARD
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, sim_beamline
@@ -233,6 +234,38 @@ def test_catalogue_that_is_being_served_is_joined(run_engine, storage):
         run_engine.subscribe(joined.writer)
         (uid,) = run_engine(tomogram(beamline)).run_start_uids
     assert load_run(storage.catalog, uid).projections.shape == (4, 3, 48)
+
+
+def test_what_detector_and_job_write_below_the_data_directory_is_read_without_naming_it(
+    run_engine, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("STREAMRECON_DATA", str(tmp_path / "data"))
+    with open_storage() as storage:  # as the installed profile opens it
+        assert storage.directory == data_directory() == tmp_path / "data"
+        beamline = sim_beamline(rows=3, columns=48, directory=data_directory() / "detector", instant=True)
+        run_engine.subscribe(storage.writer)
+        (uid,) = run_engine(tomogram(beamline)).run_start_uids
+        path = data_directory() / "reconstructions" / "recon.h5"
+        image = np.random.default_rng(1).random((3, 16, 16)).astype(np.float32)
+        with h5py.File(path, "w") as file:
+            file["/exchange/data"] = image
+        run = ReconstructionRun(recon_uid=str(uuid.uuid4()), raw_run_uid=uid, file=path, shape=image.shape)
+        for name, doc in run.documents():
+            storage.writer(name, doc)
+        assert load_run(storage.catalog, uid).projections[:].shape == (4, 3, 48)
+        np.testing.assert_array_equal(load_reconstruction(storage.catalog, run.recon_uid), image)
+
+
+def test_file_that_the_server_may_not_read_is_told_with_what_to_do(run_engine, storage, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiled.client.utils.should_retry", lambda error: False)  # it would for half a minute
+    beamline = sim_beamline(rows=3, columns=48, directory=tmp_path / "elsewhere", instant=True)
+    run_engine.subscribe(storage.writer)
+    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+    frames = load_run(storage.catalog, uid).projections
+    with pytest.raises(
+        StorageError, match=rf"run {uid}, primary: Tiled at http://.* can not read the file.*--readable"
+    ):
+        frames[:]
 
 
 def test_catalogue_whose_server_is_starting_is_said(tmp_path):
