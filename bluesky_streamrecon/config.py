@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "checked", "data_directory", "settings_from"]
+__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
@@ -81,7 +82,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
-        _without_numpy(self)
+        _check_types(self)
         _at_least("step", self.step, 1)
         _at_least("iterations", self.iterations, 1)
         _at_least("ranks", self.ranks, 1)
@@ -155,7 +156,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
-        _without_numpy(self)
+        _check_types(self)
         if not 0 < self.tolerance < 1:
             raise ConfigError(
                 f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"
@@ -211,17 +212,6 @@ def settings_from(kind: type[T], values: dict[str, Any]) -> T:
         raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
 
 
-def checked(settings: T) -> T:
-    """Give settings of which every value has the right type: building them does not look at types, only sending does.
-
-    Raises
-    ------
-    ConfigError
-        If one has another type.
-    """
-    return settings_from(type(settings), msgspec.to_builtins(settings))
-
-
 def data_directory() -> Path:
     """Give where data go unless told otherwise: ``$STREAMRECON_DATA``, or the user's data directory (XDG)."""
     given = os.environ.get("STREAMRECON_DATA")
@@ -231,24 +221,36 @@ def data_directory() -> Path:
     return Path(share) / "bluesky-streamrecon"
 
 
-def _at_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")
+def _check_types(settings: msgspec.Struct) -> None:
+    """Refuse here what a decoder would refuse, for by then the scan runs, and goes on without its reconstruction.
 
-
-def _without_numpy(settings: msgspec.Struct) -> None:
-    """Turn NumPy's scalars into plain numbers, which the wire takes, and refuse options that it does not take."""
-    for name in settings.__struct_fields__:
-        given = getattr(settings, name)
-        if name == "options":
-            plain: object = {key: _plain(option) for key, option in given.items()}
-            for key, option in given.items():
-                if not isinstance(_plain(option), float | int | str | bool):
+    NumPy's numbers, as ``axis=columns.mean()`` gives them, are taken for Python's.
+    """
+    for field in msgspec.structs.fields(settings):
+        value = _plain(getattr(settings, field.name))
+        msgspec.structs.force_setattr(settings, field.name, value)
+        if field.name == "options" and isinstance(value, dict):
+            for key, option in value.items():
+                if not isinstance(option, float | int | str | bool):
                     raise ConfigError(f"options: got {key}={option!r}, expected a number, a string, True or False")
-        else:
-            plain = tuple(map(_plain, given)) if isinstance(given, tuple) else _plain(given)
-        msgspec.structs.force_setattr(settings, name, plain)
+        try:
+            msgspec.convert(value, field.type, strict=True)
+        except msgspec.ValidationError as error:
+            why = str(error)
+            raise ConfigError(f"{field.name}: got {value!r}; {why[:1].lower()}{why[1:]}") from error
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "dtype") and value.shape == () else value
+    match value:
+        case np.generic():
+            return value.item()
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case tuple():
+            return tuple(map(_plain, value))
+    return value
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")

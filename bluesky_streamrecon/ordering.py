@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import overload
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # fraction of the span between two golden-angle views
+MOST_ANGLES = 1_000_000  # of one scan: a slip of the keyboard should not fill the memory
 SWEEP_TOLERANCE = 0.02  # of the step, by which an angle of a sweep may be off
 
 
@@ -413,7 +415,10 @@ def listed(angles: Iterable[float], start: float | None = None, stop: float | No
     ConfigError
         If there is none, or one is not finite or comes twice.
     """
-    values = tuple(float(a) for a in angles)
+    try:
+        values = tuple(float(a) for a in angles)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"order: got {angles!r}, expected a name or a list of angles in degrees ({error})") from error
     if not values:
         raise ConfigError("order: got an empty list of angles, expected at least one")
     for i, value in enumerate(values):
@@ -477,15 +482,23 @@ def make_order(
 
 
 def _checked(num: int, start: float, stop: float) -> int:
-    if num < 1:
-        raise ConfigError(f"num: got {num}, expected at least 1 angle")
+    if not _is(Integral, num):
+        raise ConfigError(f"num: got {num!r}, expected a whole number of angles")
+    if not 1 <= num <= MOST_ANGLES:
+        raise ConfigError(f"num: got {num}, expected 1 to {MOST_ANGLES} angles")
     _check_range(start, stop)
     return num
 
 
 def _check_range(start: float, stop: float) -> None:
+    if not (_is(Real, start) and _is(Real, stop)):
+        raise ConfigError(f"angles: got the range [{start!r}, {stop!r}), expected degrees")
     if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
         raise ConfigError(f"angles: got the range [{start}, {stop}), expected finite degrees with start < stop")
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _on_grid(name: str, indices: Iterable[int], num: int, start: float, stop: float) -> AngleOrder:

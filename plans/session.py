@@ -24,7 +24,7 @@ from bluesky_streamrecon.beamline import (
     RunRecord,
     SuspendMode,
 )
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings, checked
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -82,7 +82,7 @@ class StreamSession:
         self.reached: QualityReached | None = None
         self.shielded = False
         self._detector, self._angle = detector, angle
-        self.recon, self.steering, self._planned = checked(recon), checked(steering), planned
+        self.recon, self.steering, self._planned = recon, steering, planned
         self._md = dict(md)
         self._compose = compose
         self._lengthens = lengthens

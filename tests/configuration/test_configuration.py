@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+import numpy as np
 import pytest
 
 from bluesky_streamrecon.beamline import MpiLauncher, make_job, make_launcher
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.configuration import Configuration, configuration_path, load_configuration
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.wire import generate_keys
@@ -120,3 +124,24 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
 def test_settings_are_those_that_travel_with_a_run(written):
     recon = load_configuration(written("[recon]\nalgorithm = 'sirt'\n[recon.options]\nrelaxation = 0.5\n")).recon
     assert msgspec.to_builtins(recon)["options"] == {"relaxation": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (SteeringSettings, "advisory", "yes"),
+        (SteeringSettings, "tolerance", "0.01"),
+        (SteeringSettings, "minimum_coverage", "2"),
+        (SteeringSettings, "preview_rows", (1.5,)),
+        (ReconSettings, "axis", "middle"),
+        (ReconSettings, "disc", 1),
+    ],
+)
+def test_setting_of_a_wrong_type_is_refused_when_it_is_made_not_when_the_job_decodes_it(kind, name, value):
+    with pytest.raises(ConfigError, match=rf"^{name}: got {re.escape(repr(value))}; expected"):
+        kind(**{name: value})
+
+
+def test_numbers_of_numpy_are_settings_that_can_be_sent():
+    recon = ReconSettings(axis=np.float64(127.5), window=np.int64(12))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(recon), type=ReconSettings) == recon

@@ -1,6 +1,7 @@
 """Orders: every angle once, for any number and range, and the figures that the design promises."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -173,3 +174,20 @@ def test_a_short_move_never_reaches_full_velocity():
     assert move_time(1, 10, 1) == pytest.approx(2 * math.sqrt(0.1))
     assert move_time(10, 10, 1) == pytest.approx(2)
     assert move_time(0, 10, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num": "many"}, "num: got 'many', expected a whole number"),
+        ({"num": 10.5}, "num: got 10.5, expected a whole number"),
+        ({"num": True}, "num: got True, expected a whole number"),
+        ({"num": 10**9}, "num: got 1000000000, expected 1 to"),
+        ({"start": "0"}, "angles: got the range ['0', 180.0), expected degrees"),
+        ({"order": 5}, "order: got 5, expected a name or a list of angles"),
+        ({"order": [0, "ninety"]}, "order: got [0, 'ninety'], expected a name or a list of angles"),
+    ],
+)
+def test_what_is_no_number_of_angles_or_no_angle_is_said_in_words(arguments, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make_order(**({"order": "fixed"} | arguments))

@@ -154,7 +154,7 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"options": {"projector": "joseph"}}, "projector: got 'joseph', expected one of"),
         ({"options": {"floor": None}}, "options: got floor=None, expected a number, a string"),
         ({"options": {"floor": [1, 2]}}, "options: got floor=[1, 2]"),
-        ({"disc": "yes"}, "Expected `bool`, got `str` - at `$.disc`"),
+        ({"disc": "yes"}, "disc: got 'yes'; expected `bool`, got `str`"),
         ({"policy": "gut feeling"}, "gut feeling"),
         ({"policy": "ms-ssim", "policy_options": {"images": 3}}, "got options images, but it takes none"),
         ({"order": AngleOrder("mine", ())}, "order: got 'mine' with no angles"),
