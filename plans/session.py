@@ -319,7 +319,7 @@ class StreamSession:
             if run.overrule.added:
                 who = ", ".join(dict.fromkeys(o.who for o in run.overrule.orders if o.action == "extend"))
                 told.append(f"{planned} planned, extended to {run.overrule.total} by {who}")
-            if run.overrule.held is not None and run.overrule.finish is None:
+            if run.overrule.held is not None and run.overrule.finish is None and not (run.kept_going and not given):
                 told.append(f"held by {run.overrule.held.who}")
             if run.results is None and not run.lost:
                 told.append("no final image")
@@ -353,8 +353,13 @@ class StreamSession:
                 return f"not enough by {steering.rule}: {run.verdicts[-1].text}"
             missed = "not reached" if run.best < steering.least_score else "not all conditions of the policy met"
             return f"best score {run.best:.3f}, threshold {steering.least_score:g} {missed}"
-        when = "advisory only" if run.spec.steering.advisory else "known too late to end the scan"
-        return f"quality reached, {when}: {enough.text}"
+        if run.spec.steering.advisory:
+            why = "advisory only"
+        elif run.kept_going:
+            why = f"but {run.kept_going}"
+        else:
+            why = "known too late to end the scan"
+        return f"quality reached, {why}: {enough.text.removeprefix('advisory: ')}"
 
 
 def settle(statuses: list[Any], timeout: float | None = None) -> Steps:

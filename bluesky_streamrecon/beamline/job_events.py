@@ -147,7 +147,7 @@ class JobEvents(JobSignals):
         if finalize is None or run.told_of == orders:
             return
         run.told_of = orders
-        why = run.overrule.against_stop(run.taken["projection"])
+        why = run.kept_going = run.overrule.against_stop(run.taken["projection"])
         logger.info("run %s: would stop, %s: %s", self._run_uid, why, finalize.reason)
         self._decisions.append(
             Decision(

@@ -144,6 +144,7 @@ class RunProgress:
     stopping: bool = False  # to be ended by quality at the plan's next checkpoint
     ending: str = ""  # why, once the plan has been told
     told_of: tuple[Order, ...] | None = None  # orders against a stop that was noted
+    kept_going: str = ""  # what was against it: the hold or the extension, in words
 
     def handle(self, event: BeamlineEvent, now: float) -> bool:
         """Take an event; tell whether it was about this run."""

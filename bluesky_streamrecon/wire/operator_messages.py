@@ -212,7 +212,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         if self.axis is not None:
             told.append(("axis", f"detector column {self.axis:.2f}"))
         told.append(("job", f"{self.state}, {self.ranks} ranks"))
-        told.append(("ledger", ", ".join(f"{name} {value}" for name, value in self.ledger.items()) or "empty"))
+        # It adds up once nothing is on its way any more, so that is told of a finished run only.
+        counts = (f"{name} {value}" for name, value in self.ledger.items() if name != "balanced")
+        told.append(("ledger", ", ".join(counts) or "empty"))
         if self.problem:
             told.append(("problem", self.problem))
         return tuple(told)

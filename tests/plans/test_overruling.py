@@ -76,7 +76,9 @@ def test_hold_that_comes_after_the_verdict_still_keeps_the_run_going(steady, doc
     (stop,) = of(documents, "stop")
     assert stop["num_events"]["primary"] == 12
     assert "would stop" in verdicts(documents, of)
-    assert "held by anna" in stop["reason"]
+    assert stop["reason"].startswith("all 12 projections taken; quality reached, but held by anna: ")
+    assert stop["reason"].count("held by") == 1
+    assert "too late" not in stop["reason"]
 
 
 def test_extended_run_does_not_end_before_it_has_what_was_asked_for(steady, documents, of, script, pretend_job):
