@@ -227,6 +227,7 @@ class AngleOrder(Sequence[float]):
         backlash : float, optional
             A stage that must arrive from below overshoots every downward move by so many degrees, and comes back.
         """
+        _not_negative("backlash", backlash, "degrees")
         return sum(abs(b - a) + (2 * backlash if b < a else 0.0) for a, b in pairwise(self.angles))
 
     def seconds(
@@ -245,6 +246,8 @@ class AngleOrder(Sequence[float]):
         backlash : float, optional
             See `travel`.
         """
+        _not_negative("exposure", exposure, "seconds")
+        _not_negative("backlash", backlash, "degrees")
         total = exposure * len(self)
         for a, b in pairwise(self.angles):
             if b < a and backlash:
@@ -270,9 +273,9 @@ def move_time(distance: float, velocity: float, acceleration_time: float = 0.0) 
     Raises
     ------
     ConfigError
-        If `velocity` is not positive or `acceleration_time` is negative.
+        If `velocity` is not positive, `acceleration_time` is negative, or one is not finite.
     """
-    if velocity <= 0 or acceleration_time < 0:
+    if not (0 < velocity < math.inf and 0 <= acceleration_time < math.inf):
         raise ConfigError(
             f"stage motion: got velocity={velocity} deg/s and acceleration_time={acceleration_time} s, "
             "expected a positive velocity and no negative time"
@@ -495,6 +498,11 @@ def _check_range(start: float, stop: float) -> None:
         raise ConfigError(f"angles: got the range [{start!r}, {stop!r}), expected degrees")
     if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
         raise ConfigError(f"angles: got the range [{start}, {stop}), expected finite degrees with start < stop")
+
+
+def _not_negative(name: str, value: float, unit: str) -> None:
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name}: got {value}, expected 0 or more {unit}")
 
 
 def _is(kind: type, value: object) -> bool:

@@ -191,3 +191,10 @@ def test_a_short_move_never_reaches_full_velocity():
 def test_what_is_no_number_of_angles_or_no_angle_is_said_in_words(arguments, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         make_order(**({"order": "fixed"} | arguments))
+
+
+@pytest.mark.parametrize("name", ["velocity", "acceleration_time", "exposure", "backlash"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_no_time_is_told_for_a_motion_that_can_not_be(name, value):
+    with pytest.raises(ConfigError, match=name):
+        optimized_interleaved(8).seconds(**({"velocity": 10.0} | {name: value}))
