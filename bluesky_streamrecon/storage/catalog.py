@@ -199,8 +199,8 @@ def open_storage(
     uri : str, optional
         Of a Tiled server, with its key where it needs one; a server in this process by default.
     directory : str or Path, optional
-        Of the embedded server's catalogue; `bluesky_streamrecon.config.data_directory` by default. The server may read
-        what is in its ``detector`` and ``reconstructions``.
+        Of the embedded server's catalogue, and of the files of detectors (in ``detector``) and reconstructions (in
+        ``reconstructions``), which the server may read; by default `bluesky_streamrecon.config.data_directory`.
     readable : sequence of Path, optional
         More directories that the embedded server may read.
 

@@ -1,5 +1,8 @@
 """The profile's files: written once, brought up to date, and never taken from a person who changed them."""
 
+import runpy
+from types import SimpleNamespace
+
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
@@ -17,6 +20,26 @@ def test_install_writes_readable_numbered_files_that_compile(tmp_path):
     assert [f.name[:2] for f in files] == sorted(f.name[:2] for f in files)
     for file in files:
         compile(file.read_text(), str(file), "exec")
+
+
+def test_profile_takes_job_and_places_from_the_configuration(tmp_path, monkeypatch):
+    path = tmp_path / "beamline.toml"
+    path.write_text('[job]\njob_id = "tomo-1"\n[storage]\ndirectory = "shared"\nuri = "http://facility"\n')
+    monkeypatch.setenv("STREAMRECON_CONFIG", str(path))
+    monkeypatch.delenv("STREAMRECON_TILED_URI", raising=False)
+    opened, kept = [], []
+    storage = SimpleNamespace(
+        close=None, catalog=None, databroker=None, writer=lambda *_: None, detector_directory=tmp_path / "frames"
+    )
+    monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", lambda *a, **k: opened.append((a, k)) or storage)
+    monkeypatch.setattr("atexit.register", kept.append)
+    names = {"RE": SimpleNamespace(subscribe=lambda *_: 0)}
+    for file in startup_files(install_profile("tomo", tmp_path))[1:3]:
+        names = runpy.run_path(str(file), names)
+    assert opened == [(("http://facility",), {"directory": tmp_path / "shared"})]
+    job = names["recon_job"]
+    assert (job.job_id, job.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
+    kept[-1]()  # closes the job
 
 
 def test_installing_twice_changes_nothing(tmp_path):

@@ -1,16 +1,19 @@
-"""Where runs are stored: an embedded Tiled server, or a facility's if STREAMRECON_TILED_URI names one.
+"""Where runs are stored: an embedded Tiled server, or one that $STREAMRECON_TILED_URI or `[storage] uri` names.
 
-`catalog` is the Tiled client, `db` the same catalogue through databroker. Data go to $STREAMRECON_DATA, or to
-~/.local/share/bluesky-streamrecon.
+`catalog` is the Tiled client, `db` the same catalogue through databroker. Data go where the configuration says
+(`streamrecon config show`), else to $STREAMRECON_DATA, or to ~/.local/share/bluesky-streamrecon.
 """
 
 import atexit
 import os
 
-from bluesky_streamrecon.config import data_directory  # noqa: F401 - for the files after this one
+from bluesky_streamrecon.configuration import load_configuration
 from bluesky_streamrecon.storage import open_storage
 
-storage = open_storage(os.environ.get("STREAMRECON_TILED_URI"))
+configuration = load_configuration()
+storage = open_storage(
+    os.environ.get("STREAMRECON_TILED_URI") or configuration.storage.uri, directory=configuration.data
+)
 atexit.register(storage.close)
 
 catalog = storage.catalog
