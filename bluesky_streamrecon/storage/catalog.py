@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import secrets
 import socket
 from collections.abc import Sequence
@@ -79,8 +80,7 @@ class EmbeddedTiled:
             raise
         except Exception as error:
             self._lock.close()
-            why = f"{type(error).__name__}: {error}"
-            raise StorageError(f"Tiled server for {self.directory}: did not start ({why})") from error
+            raise StorageError(f"Tiled server for {self.directory}: did not start ({_why(error)})") from error
         self.uri: str = self._server.uri
         self._lock.write(self.uri)
         self._lock.flush()
@@ -110,6 +110,12 @@ class EmbeddedTiled:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _why(error: Exception) -> str:
+    """Give the last line that names an error: Tiled quotes the whole output of its set-up, tracebacks included."""
+    named = re.findall(r"^(?:\w+\.)*\w*Error: .*", str(error), re.MULTILINE)
+    return str(named[-1]) if named else f"{type(error).__name__}: {error}"
 
 
 def _close_logs(directory: Path) -> None:

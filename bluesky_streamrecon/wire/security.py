@@ -105,7 +105,11 @@ def write_keys(directory: str | Path, name: str, keys: KeyPair) -> tuple[Path, P
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_new(secret, f"# CURVE secret key of {name}; keep it to yourself\n{keys.public}\n{keys.secret}\n", 0o600)
-        _write_new(public, f"# CURVE public key of {name}; give it to the other side\n{keys.public}\n", 0o644)
+        try:
+            _write_new(public, f"# CURVE public key of {name}; give it to the other side\n{keys.public}\n", 0o644)
+        except OSError:
+            secret.unlink()
+            raise
     except OSError as error:
         raise ConfigError(f"keys of {name} in {folder}: {error.strerror or error}") from error
     return public, secret
@@ -189,9 +193,14 @@ def check_bind(address: str, security: ServerSecurity | None, *, insecure: bool)
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(descriptor, mode)
+            file.write(text)
+    except OSError:  # a full disk: what is left of the file would be in the way of the next try
+        path.unlink()
+        raise
 
 
 def _read(path: str | Path) -> list[str]:

@@ -268,6 +268,20 @@ def test_file_that_the_server_may_not_read_is_told_with_what_to_do(run_engine, s
         frames[:]
 
 
+def test_server_that_can_not_start_is_said_in_one_line(tmp_path, monkeypatch):
+    def fail(*_args, **_settings):
+        raise RuntimeError(
+            "Creating tables.\nTraceback\nOSError: x\nOperationalError: database or disk is full\n(see y)"
+        )
+
+    monkeypatch.setattr("tiled.server.SimpleTiledServer", fail)
+    with pytest.raises(StorageError) as caught:
+        open_storage(directory=tmp_path)
+    assert str(caught.value) == (
+        f"Tiled server for {tmp_path}: did not start (OperationalError: database or disk is full)"
+    )
+
+
 def test_catalogue_whose_server_is_starting_is_said(tmp_path):
     with (tmp_path / "server").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from bluesky_streamrecon.wire import (
     generate_keys,
     make_keys,
 )
+from bluesky_streamrecon.wire import security as key_files
 from bluesky_streamrecon.wire.security import is_loopback, read_public_keys, read_secret_key
 
 
@@ -47,6 +50,34 @@ def test_key_files_are_private_and_never_overwritten(tmp_path: Path) -> None:
 def test_key_names_are_plain(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="key name"):
         generate_keys(tmp_path, name)
+
+
+def test_keys_that_do_not_fit_on_the_disk_leave_no_file_in_the_way(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="File too large"):
+            generate_keys(tmp_path, "beamline")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    generate_keys(tmp_path, "beamline")
+
+
+def test_public_key_that_can_not_be_written_takes_its_secret_one_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = key_files._write_new
+
+    def full(path: Path, text: str, mode: int) -> None:
+        if path.suffix == ".public":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text, mode)
+
+    monkeypatch.setattr(key_files, "_write_new", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        generate_keys(tmp_path, "beamline")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_come_back_from_their_files(tmp_path: Path) -> None:
