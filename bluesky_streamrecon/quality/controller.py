@@ -39,7 +39,7 @@ from bluesky_streamrecon.wire import (
 )
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.wire import ClientSecurity, OpenRun, Picture, ServerSecurity
+    from bluesky_streamrecon.wire import ClientSecurity, OpenRun, Picture, Score, ServerSecurity
 
 __all__ = ["Controller", "Link", "run_controller"]
 
@@ -197,6 +197,7 @@ class Controller:
             case RunClosed(close=close):
                 if self.session is not None and self.session.run.run_uid == close.run_uid:
                     self.session.close()
+                    self._tell(self.session.last_word())
             case RunAbandoned(run_uid=run_uid):
                 if self.session is not None and self.session.run.run_uid == run_uid:
                     self._leave()
@@ -222,16 +223,7 @@ class Controller:
         if judged is None:
             return
         score, finalize = judged
-        self._link.score(
-            score.run_uid,
-            image_number=score.image_number,
-            projections=score.projections,
-            score=score.score,
-            metrics=score.metrics,
-            verdict=score.verdict,
-            policy=score.policy,
-            text=score.text,
-        )
+        self._tell(score)
         if finalize is not None:
             logger.info("run %s: enough: %s", finalize.run_uid, finalize.reason)
             self._link.finalize(
@@ -242,6 +234,20 @@ class Controller:
                 projections=finalize.projections,
                 image_number=finalize.image_number,
             )
+
+    def _tell(self, score: Score | None) -> None:
+        if score is None:
+            return
+        self._link.score(
+            score.run_uid,
+            image_number=score.image_number,
+            projections=score.projections,
+            score=score.score,
+            metrics=score.metrics,
+            verdict=score.verdict,
+            policy=score.policy,
+            text=score.text,
+        )
 
     @property
     def _busy(self) -> bool:

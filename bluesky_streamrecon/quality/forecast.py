@@ -190,7 +190,8 @@ class Background:
     forecaster : callable
         Makes them.
     begin : callable, optional
-        Called first in the thread: compiles what there is to compile.
+        Called in the thread after the first forecast, which usually only looks for faults: compiles what there is to
+        compile.
     """
 
     def __init__(self, forecaster: Callable[[ScanLines], Forecast], begin: Callable[[], None] | None = None) -> None:
@@ -237,8 +238,6 @@ class Background:
 
     def _work(self) -> None:
         _give_way()
-        if self._begin is not None:
-            self._begin()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._given is not None)
@@ -252,3 +251,6 @@ class Background:
                 self._done.append(forecast)
                 self._busy = False
                 self._changed.notify_all()
+            if self._begin is not None:
+                begin, self._begin = self._begin, None
+                begin()

@@ -384,7 +384,7 @@ class PredictedGainPolicy:
         made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
         if not made:
             last = evidence.forecasts[-1] if evidence.forecasts else None
-            why = last.why_not if last is not None and last.why_not else "its first is still to come"
+            why = last.why_not if last is not None and last.why_not else "none was made yet"
             return Verdict("continue", score, f"no prediction at {evidence.progress}: {why}{beside}")
         gain = made[-1]
         left = gain.planned - gain.projections

@@ -131,6 +131,7 @@ class SteeringSession:
         self._waiting: deque[PreviewImage] = deque()
         self._left_out = 0
         self._readings: list[Reading] = []
+        self._newest: Score | None = None
         self._angles: set[float] = set()
         self._finalized = False
         self._closed = False
@@ -217,7 +218,7 @@ class SteeringSession:
         if self._left_out:
             text += f" ({self._left_out} images before it were not judged: the controller is behind)"
             self._left_out = 0
-        score = Score(
+        score = self._newest = Score(
             run_uid=self.run.run_uid,
             image_number=image.image_number,
             projections=image.projections,
@@ -238,6 +239,19 @@ class SteeringSession:
             projections=image.projections,
             image_number=image.image_number,
         )
+
+    def last_word(self) -> Score | None:
+        """Judge the newest image once more after `close`, by all that has come; None where there is nothing new to say.
+
+        What goes wrong late in a scan, or in one that is over before the first forecast, would not be told otherwise.
+        """
+        score = self._newest
+        if self._waiting or score is None or score.verdict == "invalid" or (fault := self._fault(now=True)) is None:
+            return None
+        of = f" of {self.run.planned}" if self.run.planned else ""
+        text = f"not judged at {score.projections}{of} projections: {fault}"[:LONGEST_TEXT]
+        self._newest = msgspec.structs.replace(score, verdict="invalid", text=text)
+        return self._newest
 
     @property
     def _threshold(self) -> float:
@@ -270,9 +284,10 @@ class SteeringSession:
         Parameters
         ----------
         now : bool
-            Look at all that has come, since the run is about to be ended; else the newest forecast tells.
+            Look at all that has come, since the run is about to be ended, as when it is closed; else the newest
+            forecast tells.
         """
-        if not now:
+        if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
         at, fault = self._checked
         settled = fault is not None or self._finalized or self._closed or self.run.steering.advisory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,10 +132,11 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
     """Send a scan's line integrals through a session, until it has enough or the scan ends.
 
     The images are those of a scan that goes well and soon changes no more: only the line integrals tell otherwise.
-    `longer`: at which projection the run is told to take how many.
+    `longer`: at which projection the run is told to take how many. `closed`: after which image it is closed, while
+    its forecasts are still to come.
     """
 
-    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, longer=(0, 0), **steering):
+    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, longer=(0, 0), closed=None, **steering):
         lines = simulated.lines
         session = SteeringSession(
             OpenRun(
@@ -151,6 +153,8 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
             ),
             reconstructor=reconstructor,
         )
+        if closed is not None:
+            session._worker = SimpleNamespace(busy=True, take=list, close=lambda: None)
         scores = []
         for number, last in enumerate(range(step, lines.projections + 1, step), start=1):
             if last - step == longer[0] > 0:
@@ -175,6 +179,9 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
             scores.append(judged[0])
             if judged[1] is not None:
                 return scores, judged[1]
+            if number == closed:
+                session.close()
+                scores += [word for word in [session.last_word(), session.last_word()] if word is not None]
         return scores, None
 
     return run

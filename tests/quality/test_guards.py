@@ -211,3 +211,23 @@ def test_sample_wider_than_the_detector_may_change_its_mass_in_view(simulate):
     lines = simulate().lines
     cut = ScanLines(np.ascontiguousarray(lines.values[:, :, 30:60]), lines.angles, lines.axis - 30, lines.rows, 120)
     assert find_fault(cut) is None
+
+
+@pytest.mark.parametrize("closed", [4, 40])
+@pytest.mark.parametrize(
+    ("faults", "said"), [({"dark_from": 0}, "no light"), ({"empty_from": 0}, "nothing absorbs"), ({}, None)]
+)
+def test_scan_that_is_over_before_the_first_forecast_is_looked_at_all_the_same(simulate, drive, closed, faults, said):
+    scores, finalize = drive(simulate(faults=Faults(**faults)), closed=closed)
+    assert finalize is None
+    assert [score.projections for score in scores[:closed]] == list(range(3, 3 * closed + 1, 3))
+    if said is None:
+        assert len(scores) == 40
+        assert {score.verdict for score in scores} == {"continue"}
+        return
+    told = scores[closed:]
+    assert told[0].projections == 3 * closed  # the newest image once more
+    assert len(told) == 41 - closed
+    assert {score.verdict for score in told} == {"invalid"}
+    assert all(said in score.text for score in told)
+    assert told[-1].text.startswith("not judged at 120 of 120 projections: ")
