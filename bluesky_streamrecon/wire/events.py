@@ -60,7 +60,7 @@ __all__ = [
 class PeerInfo:
     """Who is at the other end. `linked` is False while its link is lost; `rank` is 0 for the controller.
 
-    `ahead` is how many seconds its clock was ahead of ours (and its hello on its way); None: it did not tell.
+    `ahead` is how many seconds its clock was ahead of ours, less what its message took; None: it did not tell.
     """
 
     role: Literal["rank", "controller", "operator"]

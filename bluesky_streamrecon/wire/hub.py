@@ -250,7 +250,7 @@ class Hub:
             if now - peer.seen > self._timeout:
                 self._lose(peer, f"nothing heard for {now - peer.seen:.1f} s")
             elif now - peer.sent >= self._heartbeat:
-                self._send(link, Heartbeat(time=now), now)
+                self._send(link, Heartbeat(), now)
         if self.run is not None and not self.run.abandoned:
             self.run.tick(now)
         self._desk.tick(now)
@@ -422,6 +422,8 @@ class Hub:
                 self._send(peer.link, Noted(number=peer.noted), now)
         elif isinstance(message, Problem):
             self._problem(peer, message)
+        elif isinstance(message, Heartbeat) and message.time:
+            peer.ahead = message.time - self._wall()  # its hello may have waited for us to listen
         elif isinstance(message, Picture) and peer.hello.role == "controller":
             self._desk.show(message, now)
 

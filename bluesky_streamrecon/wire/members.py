@@ -247,7 +247,7 @@ class Member:
         if ack is not None:
             self._say(ack, now)
         elif again:
-            self._say(Heartbeat(time=now), now)
+            self._say(Heartbeat(time=self._wall()), now)
 
     def _due_ack(self, *, again: bool) -> Ack | None:
         if self.run is None or self.receiver is None:

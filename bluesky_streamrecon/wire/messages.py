@@ -81,7 +81,13 @@ PROTOCOL_VERSION = 1
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
-    """Nothing to say, still here."""
+    """Nothing to say, still here.
+
+    Parameters
+    ----------
+    time : float
+        As in a hello.
+    """
 
     time: float = 0.0
 
@@ -127,7 +133,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     preview_address, preview_key : str or None
         Where the controller takes previews, and the public key (Z85) of that socket.
     time : float
-        The peer's clock when it said so; 0: it does not tell. Only compared with ours, for people.
+        The peer's clock when it said so, seconds since 1970; 0: it does not tell. Only compared with ours, for people.
     """
 
     version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION

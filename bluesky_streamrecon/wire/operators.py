@@ -156,7 +156,7 @@ class OperatorDesk:
                 continue
             self._show(guest, now)
             if now - guest.sent >= self._heartbeat:
-                self._say(guest, Heartbeat(time=now), now)
+                self._say(guest, Heartbeat(), now)
 
     def tell(self, message: msgspec.Struct, now: float) -> None:
         """Say something to all of them."""

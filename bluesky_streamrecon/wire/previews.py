@@ -154,7 +154,7 @@ class PreviewOut:
             return self._message(what.seq)
         if session.state is SenderState.STREAMING and now - self._sent >= self._heartbeat:
             self._sent = now
-            return Heartbeat(time=now), None, None
+            return Heartbeat(), None, None
         return None
 
     def _let_go(self, kept: _Kept) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,12 +140,25 @@ def test_versions_and_clocks_that_differ_are_told(monkeypatch):
             def peers():
                 return (PeerInfo(**peer, software="bluesky-streamrecon 0.0.1", ahead=-90.0),)
 
+    monkeypatch.setattr(diagnosis, "HEARTBEATS_SECONDS", 0.0)
     probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
     probe._link = Link
     with pytest.raises(Exception, match=r"there bluesky-streamrecon 0\.0\.1; install the same version"):
         probe.versions()
     with pytest.raises(Exception, match=r"the clock of far differs by -90\.0 s"):
         probe.clocks()
+
+
+def test_hello_that_waited_for_us_to_listen_is_no_clock_that_differs(monkeypatch):
+    peer = SimpleNamespace(host="near", ahead=-3.1)
+
+    def peers():
+        told, peer.ahead = peer.ahead, -0.002  # as the heartbeat says
+        return (SimpleNamespace(host="near", ahead=told), SimpleNamespace(host="silent", ahead=None))
+
+    probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
+    probe._link = SimpleNamespace(endpoint=SimpleNamespace(peers=peers))
+    assert probe.clocks().startswith("largest difference -2 ms (near; ")
 
 
 def test_check_that_breaks_is_a_finding():

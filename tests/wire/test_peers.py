@@ -278,6 +278,22 @@ def test_rank_of_another_size_is_refused_at_the_third_try_while_ranks_are_linked
     assert "got a rank of 3, expected 2" in refused.text
 
 
+def test_hello_that_waited_to_be_sent_tells_a_wrong_clock_only_until_the_next_heartbeat() -> None:
+    wall = [1000.0]
+    hub = Hub(job_id="job", session="s", wall=lambda: wall[0])
+    hello = Hello(job_id="job", role="rank", instance="a", rank=0, size=1)
+    member = Member(hello, wall=lambda: wall[0])
+    member.connected(0.0)
+    wall[0] += 3.0  # until the beamline listens
+    hub.receive(b"1", [encode(member.outbox.popleft())], 3.0)
+    assert hub.peers()[0].ahead == -3.0
+    member.receive([encode(hub.outbox.popleft().message)], 3.0)
+    member.outbox.clear()
+    member.flush(4.0, again=True)
+    hub.receive(b"1", [encode(member.outbox.popleft())], 4.0)
+    assert hub.peers()[0].ahead == 0.0
+
+
 def test_process_that_forgets_to_close_still_ends() -> None:
     script = (
         "from bluesky_streamrecon.wire import *\n"
