@@ -184,6 +184,17 @@ class Configuration:
         """Where data go."""
         return Path(self.storage.directory) if self.storage.directory is not None else data_directory()
 
+    def plan_settings(self) -> dict[str, Any]:
+        """Give what ``[recon]`` and ``[steering]`` say themselves, as keyword arguments of the plans."""
+        settings = {}
+        for full in sorted(self.given):
+            section, _, name = full.partition(".")
+            field = name.partition(".")[0]
+            if section in ("recon", "steering"):
+                argument = "policy_options" if (section, field) == ("steering", "options") else field
+                settings[argument] = getattr(getattr(self, section), field)
+        return settings
+
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Give every setting, its value, and where that came from, in order."""
         for section in SECTIONS:

@@ -309,9 +309,7 @@ class _JobProbe:
 
     def _farthest(self) -> tuple[str, float]:
         peers = self._the_link().endpoint.peers()
-        return max(
-            ((peer.host, peer.ahead) for peer in peers if peer.ahead is not None), key=lambda each: abs(each[1])
-        )
+        return max(((peer.host, peer.ahead) for peer in peers if peer.ahead is not None), key=lambda each: abs(each[1]))
 
     def round_trip(self) -> str:
         """Send frames one by one, and wait for the acknowledgement of each."""

@@ -1,6 +1,6 @@
 """Plans that stream: tomograms, step by step or on the fly, that end by themselves; and a wrapper for other scans."""
 
-from bluesky_streamrecon.plans.defaults import current_beamline, current_job, use_beamline
+from bluesky_streamrecon.plans.defaults import current_beamline, current_job, use_beamline, with_settings
 from bluesky_streamrecon.plans.flying import stream_tomo_fly_plan
 from bluesky_streamrecon.plans.parts import take_frames
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
@@ -14,4 +14,5 @@ __all__ = [
     "streaming_wrapper",
     "take_frames",
     "use_beamline",
+    "with_settings",
 ]

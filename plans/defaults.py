@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from bluesky_streamrecon.beamline import ReconJob, RunRecord
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.registry import Registry
 
-__all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline"]
+__all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline", "with_settings"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +66,41 @@ def use_beamline(beamline: Beamline | None, job: ReconJob | None = None) -> None
     _beamline, _job = beamline, job
     if beamline is not None and job is not None:
         _place_results(job, beamline)
+
+
+def with_settings(plan: Callable[P, R], settings: Mapping[str, Any]) -> Callable[P, R]:
+    """Give a plan that has these defaults; what it is called with counts more.
+
+    Parameters
+    ----------
+    plan : callable
+        Such as `stream_tomo_plan`.
+    settings : mapping of str to object
+        Keyword arguments, such as `Configuration.plan_settings` gives.
+
+    Raises
+    ------
+    ConfigError
+        If the plan has no such argument.
+
+    Examples
+    --------
+    >>> inspect.signature(with_settings(use_beamline, {"job": None}))
+    <Signature (beamline: 'Beamline | None', job: 'ReconJob | None' = None) -> 'None'>
+    """
+    signature = inspect.signature(plan)
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    unknown = sorted(set(settings) - set(signature.parameters))
+    if unknown and not takes_any:
+        raise ConfigError(f"settings: {getattr(plan, '__name__', plan)} has no argument {unknown[0]!r}")
+
+    @functools.wraps(plan)
+    def configured(*args: P.args, **kwargs: P.kwargs) -> R:
+        return plan(*args, **{**settings, **kwargs})
+
+    told = [each.replace(default=settings.get(name, each.default)) for name, each in signature.parameters.items()]
+    configured.__signature__ = signature.replace(parameters=told)  # type: ignore[attr-defined]
+    return configured
 
 
 def current_beamline() -> Beamline:

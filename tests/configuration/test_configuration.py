@@ -62,6 +62,17 @@ def test_each_setting_tells_where_it_comes_from(written):
         assert {f"{name}.{field}" for field in kind.__struct_fields__} <= set(rows)
 
 
+def test_what_the_file_says_of_images_and_steering_becomes_arguments_of_the_plans(written):
+    path = written(
+        "[job]\nranks = 3\n[recon]\nwindow = 30\n[recon.options]\nfloor = 1e-5\n"
+        "[steering]\ntolerance = 0.03\n[steering.options]\nmine = 2\n"
+    )
+    assert load_configuration(path).plan_settings() == {
+        "window": 30, "options": {"floor": 1e-5}, "tolerance": 0.03, "policy_options": {"mine": 2}
+    }  # fmt: skip
+    assert Configuration().plan_settings() == {}
+
+
 def test_paths_are_relative_to_the_file(written, tmp_path):
     path = written(
         '[job]\nlogs = "logs"\nkey = "k.secret"\nallowed = ["a.public", "/abs"]\njob_key="j"\nserver_key="s"\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 
 import h5py
@@ -12,10 +13,10 @@ import pytest
 from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.beamline.frames import FileFrame
-from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
 from bluesky_streamrecon.ordering import AngleOrder
-from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline
+from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline, with_settings
 from bluesky_streamrecon.quality import policy
 from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 
@@ -378,3 +379,19 @@ def test_steering_ledger_and_reason_are_in_the_record(run_engine, documents, tom
     assert record.score == pytest.approx(0.953)
     assert record.ledger_totals()["balanced"]
     assert record.seconds >= record.seconds_to_first_image > 0
+
+
+def test_defaults_of_ones_own_count_unless_the_call_says_otherwise(run_engine, documents, tomo, of):
+    configured = with_settings(tomo, {"window": 6, "tolerance": 0.03})
+    run_engine(configured(tolerance=0.04))
+    told = of(documents, "start")[0]["streamrecon"]
+    assert (told["recon"]["window"], told["steering"]["tolerance"]) == (6, 0.04)
+
+
+def test_every_setting_of_the_configuration_is_an_argument_of_the_plan():
+    settings = dict.fromkeys((*ReconSettings.__struct_fields__, *SteeringSettings.__struct_fields__, "policy_options"))
+    shown = inspect.signature(with_settings(stream_tomo_plan, settings)).parameters
+    assert all(shown[name].default is None for name in settings)
+    assert inspect.signature(with_settings(stream_tomo_plan, {"window": 30})).parameters["window"].default == 30
+    with pytest.raises(ConfigError, match="stream_tomo_plan has no argument 'widnow'"):
+        with_settings(stream_tomo_plan, {"widnow": 30})

@@ -1,11 +1,13 @@
 """The profile's files: written once, brought up to date, and never taken from a person who changed them."""
 
+import inspect
 import runpy
 from types import SimpleNamespace
 
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.plans import use_beamline
 from bluesky_streamrecon.profile import install_profile, remove_profile
 
 
@@ -22,9 +24,11 @@ def test_install_writes_readable_numbered_files_that_compile(tmp_path):
         compile(file.read_text(), str(file), "exec")
 
 
-def test_profile_takes_job_and_places_from_the_configuration(tmp_path, monkeypatch):
+def test_profile_takes_job_places_and_the_plans_defaults_from_the_configuration(tmp_path, monkeypatch):
     path = tmp_path / "beamline.toml"
-    path.write_text('[job]\njob_id = "tomo-1"\n[storage]\ndirectory = "shared"\nuri = "http://facility"\n')
+    path.write_text(
+        '[job]\njob_id = "tomo-1"\n[recon]\nwindow = 30\n[storage]\ndirectory = "shared"\nuri = "http://facility"\n'
+    )
     monkeypatch.setenv("STREAMRECON_CONFIG", str(path))
     monkeypatch.delenv("STREAMRECON_TILED_URI", raising=False)
     opened, kept = [], []
@@ -34,12 +38,14 @@ def test_profile_takes_job_and_places_from_the_configuration(tmp_path, monkeypat
     monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", lambda *a, **k: opened.append((a, k)) or storage)
     monkeypatch.setattr("atexit.register", kept.append)
     names = {"RE": SimpleNamespace(subscribe=lambda *_: 0)}
-    for file in startup_files(install_profile("tomo", tmp_path))[1:3]:
+    for file in startup_files(install_profile("tomo", tmp_path))[1:]:
         names = runpy.run_path(str(file), names)
+    use_beamline(None)
     assert opened == [(("http://facility",), {"directory": tmp_path / "shared"})]
     job = names["recon_job"]
     assert (job.job_id, job.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
     kept[-1]()  # closes the job
+    assert inspect.signature(names["stream_tomo_plan"]).parameters["window"].default == 30
 
 
 def test_installing_twice_changes_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """The plans, and what they use when they are called without devices.
 
-Now: ``RE(stream_tomo_plan())``, or ``RE(stream_tomo_fly_plan())`` while the stage turns.
+Now: ``RE(stream_tomo_plan())``, or ``RE(stream_tomo_fly_plan())`` while the stage turns. What the configuration says in
+``[recon]`` and ``[steering]`` are their defaults.
 """
 
 import bluesky.plan_stubs as bps  # noqa: F401
@@ -11,6 +12,11 @@ from bluesky_streamrecon.plans import (  # noqa: F401
     stream_tomo_plan,
     streaming_wrapper,
     use_beamline,
+    with_settings,
 )
+
+settings = configuration.plan_settings()  # noqa: F821 - read in 10-streamrecon-storage.py
+stream_tomo_plan = with_settings(stream_tomo_plan, settings)
+stream_tomo_fly_plan = with_settings(stream_tomo_fly_plan, settings)
 
 use_beamline(beamline, recon_job)  # noqa: F821 - made in 20-streamrecon-devices.py
