@@ -39,7 +39,10 @@ def replay(
     from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run
     from bluesky_streamrecon.evaluation.replay import replay as judge_again
+    from bluesky_streamrecon.quality import get_policy
 
+    if policy is not None:
+        get_policy(policy)  # known before frames are fetched
     path = Path(run)
     if path.is_file():
         recorded, close = recorded_file(path, order=order), None
@@ -51,10 +54,10 @@ def replay(
         "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
-    if policy is not None and policy != recorded.steering.rule:
-        changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
-    steering = msgspec.structs.replace(recorded.steering, **changes)
     try:
+        if policy is not None and policy != recorded.steering.rule:
+            changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
+        steering = msgspec.structs.replace(recorded.steering, **changes)
         result = judge_again(recorded, steering, picture=out, threads=threads, tell=_tell)
     finally:
         if close is not None:
@@ -68,7 +71,7 @@ def replay(
             print(f"{verdict.projections:5d}  {verdict.verdict:8s}  {verdict.text}")
         said = verdict.verdict
     if result.stopped_at is None:
-        print(f"{result.policy} would have gone on to the end ({result.taken} of {result.planned} are stored)")
+        print(f"{result.policy} would not have ended the run in what is stored: {result.taken} of {result.planned}")
     else:
         print(
             f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from "

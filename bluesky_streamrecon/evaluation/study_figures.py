@@ -112,7 +112,7 @@ def draw_replay(
     if early is None:
         panels[0].set_axis_off()
         panels[2].set_axis_off()
-        panels[0].set_title("would have gone on to the end", fontsize=9)
+        panels[0].set_title("would not have ended it", fontsize=9)
     else:
         show(panels[0], early[middle], f"finished from {result.stopped_at}", 0, high_grey)
         show(

@@ -188,3 +188,12 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     assert replay(found).stopped_at is not None
     close()
     assert closed == [True]
+
+
+def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, monkeypatch):
+    looked = []
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: looked.append(a))
+    done = CliRunner().invoke(program, ["replay", "1234", "--policy", "ms-sim"])
+    assert isinstance(done.exception, ConfigError)
+    assert "'ms-sim', expected one of ms-ssim" in str(done.exception)
+    assert looked == []
