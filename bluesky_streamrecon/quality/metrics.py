@@ -31,6 +31,7 @@ __all__ = [
     "StudyMetric",
     "comparison_distance",
     "make_metric",
+    "measured",
     "metric_names",
     "number_of",
     "register_metric",
@@ -217,6 +218,19 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
     if not isinstance(reach, Real) or not 0 <= float(reach) < math.inf:
         raise ConfigError(f"metric {name!r}: got reach {reach!r}, expected a number of projections, 0 or more")
     return metric
+
+
+def measured(metric: Metric, history: ImageHistory) -> float | None:
+    """Measure the newest image of a history by any metric, and check what it gives.
+
+    Raises
+    ------
+    DataError
+        If the images can not tell anything, or it gives no finite number. A metric of one's own may raise anything.
+    """
+    # Ours writes nothing, and NumPy would have to copy read-only images for its kernels.
+    seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
+    return number_of(metric.name, metric(seen))
 
 
 def number_of(name: str, value: object) -> float | None:

@@ -24,12 +24,11 @@ from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
-    MsSsimMetric,
     PreviewImage,
     StudyMetric,
     comparison_distance,
     make_metric,
-    number_of,
+    measured,
 )
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, Reading, Verdict, get_policy
 from bluesky_streamrecon.quality.study import Reconstructor
@@ -329,8 +328,7 @@ class SteeringSession:
             if problem is not None:
                 break
             try:
-                given = history if isinstance(metric, MsSsimMetric) else history.read_only()
-                values[metric.name] = number_of(metric.name, metric(given))
+                values[metric.name] = measured(metric, history)
             except StreamReconError as error:
                 problem = str(error)
             except Exception as error:

@@ -22,7 +22,6 @@ from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_rep
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.quality import (
     ImageHistory,
-    MsSsimMetric,
     PreviewImage,
     StudyMetric,
     make_metric,
@@ -31,7 +30,7 @@ from bluesky_streamrecon.quality import (
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.guards import find_fault
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.metrics import comparison_distance
+from bluesky_streamrecon.quality.metrics import comparison_distance, measured
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.study import Study
@@ -147,8 +146,7 @@ def measure_metrics(
     for name in metric_names():
         try:
             metric = make_metric(name, steering, distance)
-            seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
-            work = _of_study(metric, study) if isinstance(metric, StudyMetric) else partial(metric, seen)
+            work = _of_study(metric, study) if isinstance(metric, StudyMetric) else partial(measured, metric, history)
             work()
         except Exception as error:  # noqa: BLE001 - of another package, it may be anything
             tell(f"{name} is left out: {error if isinstance(error, StreamReconError) else told(error)}")
@@ -156,13 +154,13 @@ def measure_metrics(
         works[name] = (every if isinstance(metric, StudyMetric) else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
     works[FAULTS] = every, lambda: find_fault(now)
-    measured = []
+    found = []
     for name, (step, work) in sorted(works.items(), key=lambda item: item[1][0]):
         tell(name)
         work()
         cost = Summary.of([seconds_per_call(work, at_least=seconds) for _ in range(repeats)])
-        measured.append(MetricRow(name, cost.median, cost.spread, step, cost.median / (step * update)))
-    return MetricBench(update, rows, columns, len(own_cores()), tuple(measured))
+        found.append(MetricRow(name, cost.median, cost.spread, step, cost.median / (step * update)))
+    return MetricBench(update, rows, columns, len(own_cores()), tuple(found))
 
 
 def _with_noise(lines: NDArray[np.float32]) -> NDArray[np.float32]:
