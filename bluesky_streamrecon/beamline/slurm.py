@@ -11,6 +11,7 @@ import logging
 import shlex
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ EXPECTED: Final = frozenset({"TIMEOUT", "PREEMPTED", "DEADLINE", "NODE_FAIL", "B
 """Ends that are not the job's own fault."""
 
 COMMAND_SECONDS: Final = 30.0
+CANCEL_SECONDS: Final = 5.0  # a plan waits for this, so a slurmctld that hangs must not hold it for long
 MISSES: Final = 3  # failed looks at the queue, one after the other, before a job is taken for gone
 
 
@@ -163,7 +165,11 @@ class SlurmLauncher:
                 self._submit(self._script)
 
     def stop(self, grace: float = 5.0) -> None:
-        """Take the job out of the queue, after `grace` seconds to end by itself; idempotent."""
+        """Take the job out of the queue, after `grace` seconds to end by itself; idempotent.
+
+        Returns within `grace` and a few seconds, also where Slurm does not answer: then the job is left in the queue,
+        which is logged with its number.
+        """
         with self._lock:
             script, self._script = self._script, None
             self._stopping.set()
@@ -171,17 +177,17 @@ class SlurmLauncher:
                 return
             if not self._gone_within(grace):
                 try:
-                    _command("scancel", self._id)
+                    _command("scancel", self._id, seconds=CANCEL_SECONDS)
                 except JobError as error:
-                    logger.error("job %s is left in the queue: %s", self._id, error)
+                    logger.error("job %s is left in the queue: %s; end it by 'scancel %s'", self._id, error, self._id)
             self._ended.set()
 
     def logs(self) -> str:
-        """Tell where the job's output is, and its last lines."""
+        """Return where the job's output is, and its last lines."""
         if self._id is None:
             return ""
         tail = log_tail(self._log)
-        state = "" if self._ended.is_set() else f", state {self._state() or 'unknown'}"
+        state = "" if self._ended.is_set() else f", state {self._state(CANCEL_SECONDS) or 'unknown'}"
         told = f"Slurm job {self._id}{state}; log: {self._log}"
         return told + (f", last lines:\n{tail}" if tail else " (empty)")
 
@@ -190,7 +196,7 @@ class SlurmLauncher:
         return self._directory.resolve() / f"streamrecon-{self._id}.log"
 
     def _text(self, address: str, job_id: str, ranks: int, stem: Path) -> str:
-        """Give the batch script: the controller in the background, the ranks in front of it."""
+        """Return the batch script: the controller in the background, the ranks in front of it."""
         us = (self._python, "-m", "bluesky_streamrecon")
         common = ("--address", address, "--job-id", job_id, *self._security)
         threads = str(self._threads) if self._threads is not None else '"${SLURM_CPUS_PER_TASK:-1}"'
@@ -251,23 +257,26 @@ class SlurmLauncher:
 
     def _gone_within(self, seconds: float) -> bool:
         """Wait until the job has left the queue by itself, as it does when the beamline asks its ranks to end."""
-        pause = threading.Event()
-        step = min(self._poll, 0.5)
-        for _ in range(max(1, round(seconds / step))):
-            if self._ended.is_set() or self._state() not in ALIVE:
+        deadline = time.monotonic() + seconds
+        while not self._ended.is_set():
+            left = deadline - time.monotonic()
+            if self._state(max(left, CANCEL_SECONDS / 10)) not in ALIVE:
                 return True
-            pause.wait(step)
-        return False
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._ended.wait(min(self._poll, 0.5, left))
+        return True
 
-    def _state(self) -> str | None:
+    def _state(self, seconds: float = COMMAND_SECONDS) -> str | None:
         try:
-            return _state_of(self._id or "")
+            return _state_of(self._id or "", seconds)
         except JobError:
             return "RUNNING"  # not known: it has to be taken for alive
 
 
-def _state_of(number: str) -> str | None:
-    """Give the state of a job, None if Slurm does not know it any more.
+def _state_of(number: str, seconds: float = COMMAND_SECONDS) -> str | None:
+    """Return the state of a job, None if Slurm does not know it any more.
 
     Raises
     ------
@@ -275,7 +284,8 @@ def _state_of(number: str) -> str | None:
         If the queue can not be seen.
     """
     try:
-        said = _command("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}").split()
+        words = ("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}")
+        said = _command(*words, seconds=seconds).split()
     except JobError as error:
         if "Invalid job id" in str(error):
             return None
@@ -283,8 +293,8 @@ def _state_of(number: str) -> str | None:
     return said[0] if said else None
 
 
-def _command(*words: str) -> str:
-    """Run one of Slurm's commands and give what it says.
+def _command(*words: str, seconds: float = COMMAND_SECONDS) -> str:
+    """Run one of Slurm's commands and return what it says.
 
     Raises
     ------
@@ -292,11 +302,11 @@ def _command(*words: str) -> str:
         If it is not there, fails, or takes too long.
     """
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
     except OSError as error:
         raise JobError(f"{words[0]}: can not be started: {error}; is Slurm installed on this computer?") from error
     except subprocess.TimeoutExpired as error:
-        raise JobError(f"{words[0]}: no answer for {COMMAND_SECONDS:g} s; is slurmctld up?") from error
+        raise JobError(f"{words[0]}: no answer for {seconds:.3g} s; is slurmctld up?") from error
     if done.returncode != 0:
         said = done.stderr.strip() or "it said nothing"
         raise JobError(f"{shlex.join(words)}: exit status {done.returncode}: {said}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import stat
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ PRETENDED = """\
     name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
     with (here / "said").open("a") as said:
         print(name, *words, file=said)
+    if (here / f"{{name}}-hangs").exists():
+        (here / f"{{name}}-hangs").read_text()  # a pipe that nobody writes to
     if (here / f"{{name}}-fails").exists():
         sys.exit((here / f"{{name}}-fails").read_text())
     if name == "sbatch":
@@ -135,6 +139,19 @@ def test_job_that_ended_by_itself_is_not_cancelled(launcher, slurm, exits):
     (slurm / "job-41").write_text("COMPLETED")
     launcher.stop(BOUND)
     assert said(slurm, "scancel") == []
+
+
+def test_stop_returns_soon_and_names_the_job_when_slurm_does_not_answer(launcher, slurm, exits, monkeypatch, caplog):
+    monkeypatch.setattr("bluesky_streamrecon.beamline.slurm.CANCEL_SECONDS", 0.3)
+    launcher.start("tcp://10.0.0.1:5555", "job", 2, exits.put)
+    for name in ("squeue", "scancel"):
+        os.mkfifo(slurm / f"{name}-hangs")
+    began = time.monotonic()
+    launcher.stop(0.3)
+    took = time.monotonic() - began
+    assert took < 10  # not a command's whole time for each look at the queue
+    assert "job 41 is left in the queue: scancel: no answer" in caplog.text
+    assert "end it by 'scancel 41'" in caplog.text
 
 
 def test_job_that_can_not_be_submitted_is_a_clear_error(launcher, slurm, exits):
