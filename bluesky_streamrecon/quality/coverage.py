@@ -1,7 +1,8 @@
 """How evenly a set of views covers the angles of a scan, and what that means for noise and aliasing of the image.
 
-Parallel beam: a view from the back sees what the view from the front saw, so angles count modulo a half turn. Angles
-are radians, sizes pixels.
+Parallel beam: a view from the back sees what the view from the front saw, so angles count modulo a half turn. Views
+of the same direction, repeated or opposite, cover it once: they lower the noise and close no gap. Angles are radians,
+sizes pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from bluesky_streamrecon.directions import Directions, find_directions
 
 __all__ = ["HALF_TURN", "AngularRange", "largest_gap"]
 
@@ -63,60 +66,61 @@ class AngularRange:
         return math.pi if self.whole else self.stop - self.start
 
     def folded(self, angles: ArrayLike) -> NDArray[np.float64]:
-        """Give angles as seen from the start, in ``[0, span]``."""
+        """Return angles as seen from the start, in ``[0, span]``."""
         turned = np.mod(np.asarray(angles, np.float64) - self.start, math.pi)
-        return np.asarray(turned if self.whole else np.minimum(turned, self.span))
+        if self.whole:
+            return np.asarray(turned)
+        outside = turned > self.span  # an angle outside belongs to the end that is nearer
+        return np.where(outside, np.where(turned > (self.span + math.pi) / 2, 0.0, self.span), turned)
 
-    def sorted_gaps(self, angles: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Give the order of views by angle, and the gap after each of them in that order, radians.
-
-        The last gap holds what is left at both ends.
-        """
-        folded = self.folded(angles)
-        order = np.argsort(folded, kind="stable")
-        ordered = folded[order]
-        return order, np.diff(ordered, append=ordered[0] + self.span)
+    def directions(self, angles: ArrayLike) -> Directions:
+        """Return the directions of views, counted from the start."""
+        return find_directions(self.folded(angles), self.span, cyclic=self.whole)
 
     def view_weights(self, angles: ArrayLike) -> NDArray[np.float64]:
-        """Give each view's weight in a reconstruction, mean 1: the square root of the angle that it stands for.
+        """Return each view's weight in a reconstruction, mean 1: the square root of the angle that it stands for.
 
         The square root lies between ignoring gaps (uneven sharpness) and filling them (noise of single views).
         """
-        order, gaps = self.sorted_gaps(angles)
-        weights = np.empty(len(order))
-        weights[order] = np.sqrt((gaps + np.roll(gaps, 1)) / 2)
+        weights = np.sqrt(self.directions(angles).cells)
         return np.asarray(weights / weights.mean())
 
     def unevenness(self, angles: ArrayLike) -> float:
-        """Give the mean squared gap over the squared mean gap: 1 for even views, more where they crowd."""
-        _, gaps = self.sorted_gaps(angles)
+        """Return the mean squared gap over the squared mean gap: 1 for even directions, more where they crowd."""
+        gaps = self.directions(angles).gaps
         return float(len(gaps) * (gaps**2).sum() / gaps.sum() ** 2)
 
     def variance(self, angles: ArrayLike) -> float:
-        """Give what the variance of the image's noise is proportional to: 1 over the number of views, if even."""
+        """Return what the variance of the image's noise is proportional to: 1 over the number of views, if even."""
         weights = self.view_weights(angles)
         return float((weights**2).sum() / weights.sum() ** 2)
 
     def aliasing(self, angles: ArrayLike, size: int) -> float:
-        """Give what the loss by missing angles is proportional to, for an image of `size` pixels.
+        """Return what the loss by missing angles is proportional to, for an image of `size` pixels.
 
         It is the mean over angle of b(a), a the arc between neighbouring views at the image's edge. While the arc is
         shorter than a few pixels there is hardly any loss: b(a) = a^4 / (a + 5)^3.
         """
-        _, gaps = self.sorted_gaps(angles)
+        gaps = self.directions(angles).gaps
         arcs = gaps * size / 2
         return float((gaps * arcs**4 / (arcs + ARC) ** 3).sum() / self.span)
 
     def even(self, number: int) -> NDArray[np.float64]:
-        """Give so many angles, evenly spread over the range."""
+        """Return so many angles, evenly spread over the range."""
         return np.asarray(self.start + (self.stop - self.start) * np.arange(number) / number)
+
+    def even_part(self, number: int, planned: int) -> NDArray[np.float64]:
+        """Return so many angles that are evenly spread, as many views of each direction as in all `planned`."""
+        each = planned / len(self.directions(self.even(planned)).gaps)
+        count = max(1, round(number / each))
+        return np.asarray(self.start + self.span * (np.arange(number) % count) / count)
 
 
 HALF_TURN = AngularRange()
 
 
 def largest_gap(angles: Iterable[float], over: AngularRange = HALF_TURN) -> float | None:
-    """Give the largest gap between angles (radians) of parallel-beam views, in degrees; None without angles.
+    """Return the largest gap between angles (radians) of parallel-beam views, in degrees; None without angles.
 
     In a scan of less than a half turn, what is left at an end counts as a gap, too.
 

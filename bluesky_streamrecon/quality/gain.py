@@ -27,6 +27,9 @@ FLOOR = 0.0015
 FOLLOWED = 1.25
 """Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
 
+LEAST_DIRECTIONS = 4
+"""Directions without which there are no two half-sets to compare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:
@@ -62,7 +65,7 @@ class Gain:
         low, high = self.projections, self.planned
 
         def upper(count: int) -> float:
-            views = over.even(count)
+            views = over.even_part(count, self.planned)
             left = self.by_variance * (over.variance(views) - over.variance(last))
             left += self.by_aliasing * (over.aliasing(views, size) - over.aliasing(last, size))
             return band(max(left, 0.0))[1]
@@ -96,10 +99,13 @@ def predict_gain(study: Study) -> Gain:
     Raises
     ------
     DataError
-        If the images show nothing.
+        If the images show nothing, or the views look from fewer than 4 directions.
     """
     lines, over, size = study.lines, study.lines.over, study.columns
-    now, last, half = study.angles, lines.planned_angles, study.angles[study.by_angle[0::2]]
+    seen = len(over.directions(study.angles).gaps)
+    if seen < LEAST_DIRECTIONS:
+        raise DataError(f"views from {seen} directions only, repeated and opposite ones aside")
+    now, last, half = study.angles, lines.planned_angles, study.angles[study.half_sets[0]]
     steps = [(over.variance(a), over.aliasing(a, size)) for a in (half, now, last)]
     (half_variance, half_aliasing), (variance, aliasing), (last_variance, last_aliasing) = steps
     parts = [_one_row(study, row) for row in range(len(study.rows))]

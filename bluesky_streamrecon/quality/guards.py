@@ -82,7 +82,7 @@ def too_early(lines: ScanLines) -> str | None:
 
 
 def _narrow(lines: ScanLines) -> bool:
-    _, gaps = lines.over.sorted_gaps(lines.angles)
+    gaps = lines.over.directions(lines.angles).gaps
     return lines.over.span - float(gaps.max()) < min(WIDE_ENOUGH, lines.over.span / 2)
 
 

@@ -1,7 +1,7 @@
 """What is reconstructed, beside the image that streams, to find out what a scan can still gain.
 
 All is made anew from all projections so far, by the recipe that a finished scan would be reconstructed with: from all
-of them, from every other one by angle (two half-sets), and from all with one more helping of their noise. Line
+of them, from every other direction by angle (two half-sets), and from all with one more helping of their noise. Line
 integrals are unitless, angles radians, lengths detector pixels.
 """
 
@@ -91,6 +91,7 @@ class Study:
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
         self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
+        self._all = np.arange(len(self.angles))
         self._reconstructor = reconstructor
         self._earlier = None
         if before is not None and before.rows == self.rows and before.axis == self.axis:
@@ -112,21 +113,23 @@ class Study:
         return images
 
     @cached_property
-    def by_angle(self) -> NDArray[np.intp]:
-        """Views in the order of their angles."""
-        return self.lines.over.sorted_gaps(self.angles)[0]
+    def half_sets(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Views of every other direction by angle, and views of those between: each an evenly coarser scan."""
+        places = self.lines.over.directions(self.angles).of_view
+        by_angle = np.argsort(places, kind="stable")
+        odd = places[by_angle] % 2 == 1
+        return by_angle[~odd], by_angle[odd]
 
     @cached_property
     def full(self) -> Images:
         """Images from all views, shape (rows, N, N)."""
-        return self._made_of(self.by_angle, self.projections)
+        return self._made_of(self._all, self.projections)
 
     @cached_property
     def halves(self) -> tuple[Images, Images]:
-        """Images from every other view by angle, and from those between: each an evenly coarser scan."""
-        return self._made_of(self.by_angle[0::2], self.projections), self._made_of(
-            self.by_angle[1::2], self.projections
-        )
+        """Images from each of the half-sets."""
+        even, odd = self.half_sets
+        return self._made_of(even, self.projections), self._made_of(odd, self.projections)
 
     @cached_property
     def model(self) -> NDArray[np.float32]:
@@ -144,7 +147,7 @@ class Study:
             level = noise_level(self.projections[:, row], model)
             deviation[:, row] = np.sqrt(level * np.exp(np.minimum(model, LARGEST_EXPONENT)))
         noise = rng.standard_normal(self.projections.shape, dtype=np.float32)
-        return self._made_of(self.by_angle, np.maximum(self.projections + deviation * noise, 0))
+        return self._made_of(self._all, np.maximum(self.projections + deviation * noise, 0))
 
     def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Give projections since the earlier study, and what its images predict of them; None without one.

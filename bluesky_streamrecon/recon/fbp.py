@@ -12,19 +12,26 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
 from bluesky_streamrecon.recon.problem import Problem
 
-__all__ = ["FBP", "FILTERS", "angular_weights", "filter_sinogram"]
+__all__ = ["FBP", "FILTERS", "filter_completed", "filter_sinogram"]
 
 FILTERS = ("ramp", "shepp-logan", "cosine", "hann")
 """Names of filters, from sharp to smooth."""
 
-_SAME_ANGLE = 1e-9
+OFF_THE_MIDDLE = 0.01
+"""Distance of the axis from the middle of the detector, as a share of its width, that leaves opposite rays alike."""
+
+ALL_AROUND = math.pi / 3
+"""Largest gap, radians, between views that come from all around."""
+
+_ROUNDING = 1e-9
 
 
-def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp") -> NDArray[np.float32]:
+def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp", *, beyond: int = 0) -> NDArray[np.float32]:
     """Filter line integrals along the detector.
 
     Parameters
@@ -33,10 +40,12 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp") -> NDArra
         Line integrals, slices innermost; NaN is filled in linearly from its neighbours on the detector.
     name : str, optional
         One of `FILTERS`.
+    beyond : int, optional
+        Columns beyond both ends of the detector that are given, too, n.
 
     Returns
     -------
-    ndarray of float32, shape (A, C, S)
+    ndarray of float32, shape (A, C + 2 n, S)
         Filtered line integrals, 1/pixel.
 
     Raises
@@ -56,7 +65,7 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp") -> NDArra
     if name not in FILTERS:
         raise ConfigError(f"filter: got {name!r}, expected one of {', '.join(FILTERS)}")
     columns = sinogram.shape[1]
-    length = scipy.fft.next_fast_len(2 * columns, real=True)
+    length = scipy.fft.next_fast_len(2 * (columns + beyond), real=True)
     taps = np.zeros(length)
     taps[0] = 0.25
     odd = np.arange(1, length // 2 + 1, 2)
@@ -71,42 +80,61 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp") -> NDArra
     response = (scipy.fft.rfft(taps).real * window).astype(np.float32)
     spectrum = scipy.fft.rfft(_filled(sinogram), length, axis=1)
     spectrum *= response[None, :, None]
-    filtered = scipy.fft.irfft(spectrum, length, axis=1)[:, :columns]
-    return np.asarray(filtered, np.float32)
+    filtered = scipy.fft.irfft(spectrum, length, axis=1)
+    return np.asarray(np.take(filtered, np.arange(-beyond, columns + beyond), axis=1, mode="wrap"), np.float32)
 
 
-def angular_weights(angles: NDArray[np.float64], all_angles: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Give the part of the half turn that each angle stands for; parts add up to pi over `all_angles`.
+def filter_completed(
+    sinogram: NDArray[np.float32], angles: NDArray[np.float64], axis: float, name: str = "ramp"
+) -> NDArray[np.float32]:
+    """Filter views from all around whose axis is off the middle, each completed by the one from the opposite side.
+
+    The outer parts of the sample are seen from one side only. Rays are weighted smoothly from 0, at the end of the
+    detector that is nearer to the axis, to 2, as far away on the other side, so that a ray and its opposite one count
+    twice together [1]_. What the filter makes of a view beyond its short end belongs to the opposite view.
 
     Parameters
     ----------
+    sinogram : ndarray of float32, shape (A, C, S)
+        Line integrals, slices innermost.
     angles : ndarray of float64, shape (A,)
-        Radians, any order and range.
-    all_angles : ndarray of float64, shape (B,), optional
-        Angles that share the half turn, `angles` among them; by default `angles` itself.
+        Radians.
+    axis : float
+        Detector column of the rotation axis.
+    name : str, optional
+        One of `FILTERS`.
 
     Returns
     -------
-    ndarray of float64, shape (A,)
-        Radians: half the gap to the neighbours on both sides, divided among angles that coincide.
+    ndarray of float32, shape (A, C, S)
+        Filtered line integrals, 1/pixel.
 
-    Examples
-    --------
-    >>> angular_weights(np.array([0.0, np.pi / 2, np.pi])) / np.pi
-    array([0.25, 0.5 , 0.25])
+    References
+    ----------
+    .. [1] G. Wang, Med. Phys. 29(7), 2002, :doi:`10.1118/1.1489043`.
     """
-    every = np.mod(angles if all_angles is None else all_angles, math.pi)
-    every = np.where(every > math.pi - _SAME_ANGLE, 0, every)
-    order = np.sort(every)
-    distinct = order[np.concatenate(([True], np.diff(order) > _SAME_ANGLE))] if len(order) else order
-    gaps = np.diff(np.append(distinct, distinct[:1] + math.pi))
-    cells = (gaps + np.roll(gaps, 1)) / 2
-    index = np.clip(np.searchsorted(distinct, order + _SAME_ANGLE) - 1, 0, None)
-    times = np.bincount(index, minlength=len(distinct))
-    mine = np.mod(angles, math.pi)
-    mine = np.where(mine > math.pi - _SAME_ANGLE, 0, mine)
-    at = np.searchsorted(distinct, mine + _SAME_ANGLE) - 1
-    return np.asarray((cells / times)[at])
+    columns = sinogram.shape[1]
+    middle = (columns - 1) / 2
+    short = min(axis, columns - 1 - axis) + 0.5
+    away = (np.arange(columns) - axis) * math.copysign(1, middle - axis)
+    weights = 2 * np.sin(math.pi / 4 * (1 + np.clip(away / short, -1, 1))) ** 2
+    beyond = math.ceil(2 * abs(axis - middle)) + 1
+    filtered = filter_sinogram(_filled(sinogram) * weights[None, :, None].astype(np.float32), name, beyond=beyond)
+    alone = np.flatnonzero(away > short)
+    mirrored = 2 * axis - alone + beyond
+    before = np.floor(mirrored).astype(np.intp)
+    share = (mirrored - before).astype(np.float32)[:, None]
+    completed = filtered[:, beyond : beyond + columns].copy()
+    for view, angle in enumerate(angles):
+        other = filtered[np.argmin(np.abs(np.mod(angles - angle, 2 * math.pi) - math.pi))]
+        completed[view, alone] += other[before] * (1 - share) + other[before + 1] * share
+    return completed
+
+
+def _from_all_around(angles: NDArray[np.float64]) -> bool:
+    turned = np.sort(np.mod(angles, 2 * math.pi))
+    gaps = np.diff(turned, append=turned[:1] + 2 * math.pi)
+    return bool(gaps.max(initial=0) <= ALL_AROUND)
 
 
 @dataclass(frozen=True)
@@ -132,8 +160,17 @@ class FBP(Algorithm):
 
     def step(self, problem: Problem) -> None:
         """Replace the image."""
-        weights = angular_weights(problem.angles, problem.all_angles).astype(np.float32)
-        problem.image = problem.back(filter_sinogram(problem.measured, self.filter) * weights[:, None, None])
+        every = problem.all_angles
+        order = np.argsort(every)
+        mine = order[np.searchsorted(every, problem.angles - _ROUNDING, sorter=order)]
+        cells = find_directions(every).cells[mine].astype(np.float32)
+        measured, columns = problem.measured, problem.measured.shape[1]
+        off = abs(problem.axis - (columns - 1) / 2)
+        if OFF_THE_MIDDLE * columns < off < (columns - 1) / 2 and _from_all_around(every):
+            filtered = filter_completed(measured, problem.angles, problem.axis, self.filter)
+        else:
+            filtered = filter_sinogram(measured, self.filter)
+        problem.image = problem.back(filtered * cells[:, None, None])
 
 
 def _filled(sinogram: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -47,6 +47,7 @@ class PlainOperators:
 
     def __init__(self, factory: ProjectorFactory, geometry: TomoGeometry, subset: Subset) -> None:
         self.subset = subset
+        self.axis = geometry.axis
         self.projector: Projector = factory(geometry, subset.angles)
         expected = ((geometry.size, geometry.size), (len(subset.angles), geometry.columns))
         got = (tuple(self.projector.domain_shape), tuple(self.projector.range_shape))
@@ -77,6 +78,10 @@ class PlainProblem(Problem):
 
     def _image(self) -> NDArray[np.float32]:
         return self._slab.image
+
+    @property
+    def axis(self) -> float:
+        return self._operators.axis
 
     @property
     def angles(self) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import DataError
 
 __all__ = ["PixelValues", "Preparation", "StripeFilter"]
@@ -338,40 +339,13 @@ class StripeFilter:
         self._lit.append(lit)
         if len(self._angles) < self._least:
             return projection
-        weights = angular_weights(np.asarray(self._angles))
+        weights = find_directions(np.asarray(self._angles)).cells / math.pi
         if weights.max() > 3.0 / self._least:
             return projection
         shares = weights[:, None] * np.stack(self._lit)
         shares /= np.maximum(shares.sum(axis=0), 0.5)
         stripes: NDArray[np.float32] = np.einsum("ar,arc->rc", shares.astype(np.float32), np.stack(self._high))
         return projection - stripes
-
-
-def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the share of the half turn that each angle stands for: half the gaps to its neighbours, sorted, cyclic.
-
-    Parameters
-    ----------
-    angles : ndarray of float64, shape (A,)
-        Radians, in any order.
-
-    Returns
-    -------
-    ndarray of float64, shape (A,)
-        In the order of `angles`; the sum is 1.
-
-    Examples
-    --------
-    >>> angular_weights(np.deg2rad([90.0, 0.0, 45.0, 135.0])).tolist()
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    turned = np.mod(angles, np.pi)
-    order = np.argsort(turned, kind="stable")
-    ordered = turned[order]
-    gaps = np.diff(ordered, append=ordered[0] + np.pi)
-    weights = np.empty(len(angles))
-    weights[order] = (gaps + np.roll(gaps, 1)) / (2 * math.pi)
-    return weights
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:

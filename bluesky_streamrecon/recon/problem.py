@@ -44,6 +44,11 @@ class Problem(ABC):
 
     @property
     @abstractmethod
+    def axis(self) -> float:
+        """Detector column of the rotation axis."""
+
+    @property
+    @abstractmethod
     def angles(self) -> NDArray[np.float64]:
         """Angles of `measured`, shape (A,), radians."""
 

@@ -148,6 +148,10 @@ class ShearProblem(Problem):
         return self._slab.image
 
     @property
+    def axis(self) -> float:
+        return self._layout.geometry.axis
+
+    @property
     def angles(self) -> NDArray[np.float64]:
         return self._tables.angles
 

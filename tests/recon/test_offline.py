@@ -11,7 +11,7 @@ import pytest
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.recon import reconstruct
-from bluesky_streamrecon.recon.fbp import FILTERS, angular_weights, filter_sinogram
+from bluesky_streamrecon.recon.fbp import FILTERS, filter_sinogram
 
 
 def disc(size, angles, axis):
@@ -40,15 +40,43 @@ def test_fbp_weighs_uneven_angles():
     assert image[0, 25:35, 25:35].mean() == pytest.approx(1 / 60, rel=0.02)
 
 
-def test_angular_weights_add_up_to_half_a_turn():
-    random = np.random.default_rng(0)
-    angles = np.concatenate((random.uniform(-9, 9, 17), [0.0, math.pi, 0.0]))
-    weights = angular_weights(angles)
-    assert weights.sum() == pytest.approx(math.pi)
-    assert (weights > 0).all()
-    parts = [angular_weights(angles[member::3], angles).sum() for member in range(3)]
-    assert sum(parts) == pytest.approx(math.pi)
-    assert angular_weights(np.zeros(0)).shape == (0,)
+def off_centre(size, columns, axis, angles):
+    """Discs of known attenuation around the axis of a detector that ends near it: image, and projections (n, 1, C)."""
+    y, x = np.mgrid[0:size, 0:size] - (size - 1) / 2
+    truth, lines = np.zeros((size, size)), np.zeros((len(angles), columns))
+    discs = np.array([(0, 0, 0.42), (0.22, 0.1, 0.1), (-0.1, 0.25, 0.08)]) * size
+    for (at, right, radius), value in zip(discs, (1.0, -0.6, 0.8), strict=True):
+        truth += value * ((x - at) ** 2 + (y - right) ** 2 < radius**2) / size
+        centre = at * np.cos(angles) + right * np.sin(angles)
+        chords = np.maximum(radius**2 - (np.arange(columns) - axis - centre[:, None]) ** 2, 0)
+        lines += value * 2 * np.sqrt(chords) / size
+    return truth, lines[:, None].astype(np.float32)
+
+
+@pytest.mark.parametrize(("axis", "num"), [(48.0, 180), (40.3, 121), (20.0, 120), (12.5, 180), (79.0, 144)])
+@pytest.mark.parametrize("projector", ["shear", "siddon"])
+def test_fbp_of_a_full_turn_weighs_opposite_views_wherever_the_axis_is(axis, num, projector):
+    columns = 100
+    size = 2 * math.ceil(max(axis, columns - 1 - axis)) + 1
+    angles = np.arange(num) * 2 * math.pi / num
+    truth, projections = off_centre(size, columns, axis, angles)
+    image = reconstruct(projections, angles, axis=axis, algorithm="fbp", size=size, projector=projector)[0]
+    assert image[truth > 0].mean() == pytest.approx(truth[truth > 0].mean(), rel=0.02)
+    y, x = np.mgrid[0:size, 0:size] - (size - 1) / 2
+    seen = np.hypot(x, y) < max(axis, columns - 1 - axis) - 1
+    assert np.sqrt(((image - truth)[seen] ** 2).mean() / (truth[seen] ** 2).mean()) < 0.2
+    assert image[seen & (truth == 0)].mean() == pytest.approx(0, abs=0.05 / size)
+
+
+@pytest.mark.parametrize("order", [np.arange(120), np.arange(120)[::-1], np.arange(120) * 49 % 120])
+def test_fbp_counts_repeated_and_opposite_views_once(order):
+    angles = np.arange(60) * math.pi / 60
+    again = np.concatenate([angles, angles[::2] + math.pi, angles[1::2]])[order]
+    truth, projections = off_centre(81, 81, 40.0, again)
+    _, once = off_centre(81, 81, 40.0, angles)
+    image = reconstruct(projections, again, axis=40.0, algorithm="fbp")
+    np.testing.assert_allclose(image, reconstruct(once, angles, axis=40.0, algorithm="fbp"), atol=0.02 / 81)
+    assert image[0][truth > 0].mean() == pytest.approx(truth[truth > 0].mean(), rel=0.02)
 
 
 def test_filter_fills_missing_values_from_their_neighbours():

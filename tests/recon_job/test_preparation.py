@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter, angular_weights
+from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 
 SHAPE = (3, 64)
 
@@ -219,13 +219,6 @@ def test_frame_of_another_shape_is_refused(kind):
 def test_unknown_pixel_values_are_refused():
     with pytest.raises(DataError, match="counts, transmission, line-integrals"):
         Preparation(*SHAPE, values="volts")
-
-
-def test_angular_weights_do_not_depend_on_the_order():
-    angles = np.deg2rad([0.0, 10.0, 20.0, 90.0, 170.0])
-    order = [3, 0, 4, 2, 1]
-    np.testing.assert_allclose(angular_weights(angles)[order], angular_weights(angles[order]))
-    assert angular_weights(angles).sum() == pytest.approx(1)
 
 
 def moving_sample(num: int, columns: int):
