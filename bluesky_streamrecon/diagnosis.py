@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from bluesky_streamrecon.configuration import Configuration, load_configuration
-from bluesky_streamrecon.errors import ConfigError, JobError, StorageError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
@@ -221,18 +221,17 @@ def _mpi(configuration: Configuration, patience: float) -> str:
 
 def _tiled(configuration: Configuration) -> str:
     from bluesky_streamrecon.storage import open_catalog, open_storage
+    from bluesky_streamrecon.storage.proxies import proxy_for
 
     uri = configuration.storage.uri
     if uri is not None:
         catalog = open_catalog(uri)
         catalog.context.close()
-        return f"{uri.partition('?')[0]} answers"
+        proxy = proxy_for(uri)
+        return f"{uri.partition('?')[0]} answers" + (f" through the proxy {proxy}" if proxy is not None else "")
     with tempfile.TemporaryDirectory(prefix="streamrecon-check-") as folder:
         began = time.monotonic()
-        try:
-            open_storage(directory=folder).close()
-        except StorageError as error:
-            raise StorageError(f"embedded server: {error}; is tiled[server] installed?") from error
+        open_storage(directory=folder).close()
         return f"an embedded server starts in {time.monotonic() - began:.1f} s"
 
 

@@ -10,23 +10,25 @@ import fcntl
 import logging
 import re
 import secrets
-import socket
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import parse_qs, urlsplit
 
 from bluesky_streamrecon.config import data_directory
 from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
 __all__ = ["EmbeddedTiled", "Storage", "databroker_client", "open_catalog", "open_storage"]
 
 CONTAINER = "raw"
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
 
 # Tiled keeps the key of a server in a place that all servers of a process share, so they share the key as well.
 _API_KEY = secrets.token_hex(32)
@@ -58,9 +60,14 @@ class EmbeddedTiled:
     """
 
     def __init__(self, directory: str | Path, *, readable: Sequence[str | Path] = (), port: int = 0) -> None:
-        from bluesky_tiled_plugins.exporters import json_seq_exporter
-        from tiled.media_type_registration import default_serialization_registry
-        from tiled.server import SimpleTiledServer
+        try:
+            from bluesky_tiled_plugins.exporters import json_seq_exporter
+            from tiled.media_type_registration import default_serialization_registry
+            from tiled.server import SimpleTiledServer
+        except ImportError as error:
+            raise StorageError(
+                f"Tiled server: can not be imported ({error}); `pip install 'tiled[server]'` installs what is missing"
+            ) from error
 
         # Without it the server can not give a run as documents, which databroker asks for.
         default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)
@@ -272,11 +279,13 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     from tiled.structures.core import Spec
     from tiled.utils import OneShotCachedMap
 
-    where = uri.split("?", maxsplit=1)[0]
-    _check_listening(where)
+    where, _, query = uri.partition("?")
+    direct = reaches_loopback(where)
+    _probe(where, trust_env=not direct)
     root: Any = None
     try:
-        root = from_uri(uri)
+        # The key goes in a header: addresses are logged.
+        root = from_uri(where, api_key=parse_qs(query).get("api_key", [None])[0], trust_env=not direct)
         if container not in root:
             root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
         # Its own table of clients, because databroker writes into the one it finds, which is otherwise everyone's.
@@ -286,7 +295,10 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     except Exception as error:
         if root is not None:
             root.context.close()
-        raise StorageError(f"Tiled at {where}: no catalogue ({error}); is the server up, and the key right?") from error
+        raise StorageError(
+            f"Tiled at {where}{_through(where)}: no catalogue ({error}); is the address that of a Tiled server, and "
+            "the key right?"
+        ) from error
     if not isinstance(catalog, CatalogOfBlueskyRuns):
         catalog.context.close()
         raise StorageError(
@@ -309,14 +321,35 @@ def databroker_client(uri: str, *, container: str = CONTAINER) -> Any:
     return Broker(open_catalog(uri, container=container))
 
 
-def _check_listening(uri: str) -> None:
-    """Find out at once that a server is down; Tiled's client would try for most of a minute."""
-    parts = urlsplit(uri)
-    if parts.hostname is None:
-        raise StorageError(f"Tiled at {uri}: expected an address such as http://host:8000/api/v1?api_key=…")
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
-        return
+def _probe(where: str, *, trust_env: bool) -> None:
+    """Ask once whether a server answers; Tiled's client would try for most of a minute.
+
+    Parameters
+    ----------
+    where : str
+        Address without key.
+    trust_env : bool
+        Go through the proxies that the environment names.
+    """
+    import httpx
+
+    if urlsplit(where).hostname is None:
+        raise StorageError(f"Tiled at {where}: expected an address such as http://host:8000/api/v1?api_key=…")
     try:
-        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
-    except OSError as error:
-        raise StorageError(f"Tiled at {uri}: no catalogue ({error}); is the server up?") from error
+        answer = httpx.get(where, trust_env=trust_env, timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS))
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:  # the last two: unusable proxies
+        why = str(error) or type(error).__name__
+        proxy = proxy_for(where)
+        ask = "is the server up?" if proxy is None else "is the proxy up? To go without it, add the host to no_proxy"
+        raise StorageError(f"Tiled at {where}{_through(where)}: no answer ({why}); {ask}") from error
+    if proxy_for(where) is not None and answer.status_code in (407, 502, 503, 504):
+        raise StorageError(
+            f"Tiled at {where}{_through(where)}: the proxy answers {answer.status_code} {answer.reason_phrase}; is the "
+            "server up, and may the proxy be used for it? To go without it, add the host to no_proxy"
+        )
+
+
+def _through(where: str) -> str:
+    """Return by which proxy an address is reached, in words; nothing if directly."""
+    proxy = proxy_for(where)
+    return "" if proxy is None else f", through the proxy {proxy} (named by the environment)"

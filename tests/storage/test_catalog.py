@@ -160,7 +160,9 @@ def test_what_is_not_there_is_said(run_engine, storage):
 
 
 def test_server_that_is_not_there_is_said_without_the_key():
-    with pytest.raises(StorageError, match=r"Tiled at http://127\.0\.0\.1:9/api/v1: no catalogue") as caught:
+    with pytest.raises(
+        StorageError, match=r"Tiled at http://127\.0\.0\.1:9/api/v1: no answer \(.*refused.*\); is the server up"
+    ) as caught:
         open_catalog("http://127.0.0.1:9/api/v1?api_key=secret")
     assert "secret" not in str(caught.value)
 
