@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
+import re
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from event_model import NumpyEncoder
-
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage.plain import plain
 
 __all__ = ["CatalogWriter"]
 
 logger = logging.getLogger(__name__)
+
+METADATA = frozenset({"start", "descriptor", "stop"})
+"""Documents in which people put what they like."""
 
 
 class CatalogWriter:
     """A callback that stores runs in the catalogue without holding up the RunEngine.
 
     Documents are handed to a thread. With the stop document the callback waits a while until the run is stored, so that
-    it can be looked up after ``RE()``. A run that can not be stored is written as JSON lines to `backup_directory`,
-    and said so in the log; the scan goes on.
+    it can be looked up after ``RE()``. Objects in the metadata that JSON has no place for are stored as their `repr`. A
+    run that can not be stored all the same is written as JSON lines to `backup_directory` with all of its documents,
+    which is reported in the log; the scan goes on.
 
     Parameters
     ----------
     catalog : CatalogOfBlueskyRuns
         Client that belongs to this writer alone.
     backup_directory : Path
-        For runs that could not be stored; ``<uid>.jsonl``, one ``{"name": …, "doc": …}`` per line.
+        For runs that could not be stored; ``<uid>.jsonl``, one ``{"name": …, "doc": …}`` per line. Where it can not be
+        written, a directory for temporary files takes its place.
     wait : float, optional
         Seconds that a stop document waits at most.
     batch_size : int, optional
@@ -92,19 +99,26 @@ class CatalogWriter:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
-            name, doc = item
-            uid = self._run_of(name, doc)
-            self._runs.setdefault(uid, []).append((name, doc))
-            if uid not in self._failed:
-                try:
-                    self._writer(name, doc)
-                except Exception as error:  # noqa: BLE001 (whatever it is, the scan goes on and the run is kept)
-                    self._failed[uid] = f"{type(error).__name__}: {error}"
-                    logger.error("run %s can not be stored in the catalogue (%s: %s)", uid, name, self._failed[uid])
-            if name == "stop":
-                documents = self._runs.pop(uid)
-                if uid in self._failed:
-                    self._keep(uid, documents)
+            try:
+                self._take(*item)
+            except Exception:
+                logger.exception("a %s document belongs to no run that is known; it is not stored", item[0])
+        for uid in self._runs.keys() & self._failed.keys():  # closed before their stop documents
+            self._keep(uid, self._runs[uid])
+
+    def _take(self, name: str, doc: dict[str, Any]) -> None:
+        uid = self._run_of(name, doc)
+        self._runs.setdefault(uid, []).append((name, doc))
+        if uid not in self._failed:
+            try:
+                self._writer(name, plain(doc) if name in METADATA else doc)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the scan goes on and the run is kept)
+                self._failed[uid] = f"{type(error).__name__}: {error}"
+                logger.error("run %s can not be stored in the catalogue (%s: %s)", uid, name, self._failed[uid])
+        if name == "stop":
+            documents = self._runs.pop(uid)
+            if uid in self._failed:
+                self._keep(uid, documents)
 
     def _run_of(self, name: str, doc: dict[str, Any]) -> str:
         """Find the run that a document belongs to, by the documents it refers to."""
@@ -120,13 +134,20 @@ class CatalogWriter:
         return uid
 
     def _keep(self, uid: str, documents: list[tuple[str, dict[str, Any]]]) -> None:
-        path = self._backup / f"{uid}.jsonl"
-        try:
-            self._backup.mkdir(parents=True, exist_ok=True)
-            with path.open("w") as file:
-                for name, doc in documents:
-                    file.write(json.dumps({"name": name, "doc": doc}, cls=NumpyEncoder) + "\n")
-        except (OSError, TypeError) as error:
-            logger.error("run %s: its documents could not be written to %s either (%s)", uid, path, error)
-        else:
-            logger.error("run %s: its documents are in %s", uid, path)
+        file_name = re.sub(r"[^\w.-]", "_", uid)[:200] + ".jsonl"
+        for folder in (self._backup, Path(tempfile.gettempdir()) / "streamrecon-not-stored"):
+            path = folder / file_name
+            unfinished = path.with_suffix(".part")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with unfinished.open("w") as file:
+                    for name, doc in documents:
+                        file.write(json.dumps({"name": name, "doc": plain(doc)}) + "\n")
+                unfinished.replace(path)
+            except OSError as error:
+                logger.error("run %s: its documents could not be written to %s either (%s)", uid, path, error)
+                with contextlib.suppress(OSError):
+                    unfinished.unlink(missing_ok=True)
+            else:
+                logger.error("run %s: its documents are in %s", uid, path)
+                return
