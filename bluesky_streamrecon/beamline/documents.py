@@ -5,6 +5,7 @@ Pure functions of documents; they keep nothing and touch no device. Angles leave
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,15 @@ from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.messages import ItemKind
 
-__all__ = ["BLOCK", "KINDS", "RunBlock", "StreamLayout", "read_block", "read_descriptor"]
+__all__ = ["BLOCK", "KINDS", "RunBlock", "StreamLayout", "carried", "read_block", "read_descriptor", "shortened"]
+
+logger = logging.getLogger(__name__)
+
+CARRIED = ("plan_name", "scan_id", "sample")
+"""Metadata that the reconstruction's file repeats; the job itself does without them."""
+
+LONGEST = 4096
+"""Characters of a text that the wire takes."""
 
 BLOCK = "streamrecon"
 """Key of the start document under which a run says that, and how, it wants to be reconstructed."""
@@ -111,6 +120,34 @@ class StreamLayout:
         return angle
 
 
+def carried(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the reconstruction's file repeats of a start document, whatever people have put there.
+
+    What is too long is cut, and what has no text is left out; the log says so.
+    """
+    known = {}
+    for key in CARRIED:
+        if key in start:
+            try:
+                text = str(start[key])
+            except Exception as error:  # noqa: BLE001 - an object of anybody's
+                logger.info("metadata %r are not sent to the job: %s has no text (%r)", key, type(start[key]), error)
+                continue
+            known[key] = shortened(text)
+            if known[key] != text:
+                logger.info("metadata %r are sent to the job with %d of %d characters", key, LONGEST, len(text))
+    block = start.get(BLOCK)
+    visited: Mapping[str, Any] = block if isinstance(block, Mapping) else {}
+    # Degrees: what a scan is going to cover decides what it still lacks.
+    return known | {f"angle_{key}": shortened(str(visited[key])) for key in ("start", "stop") if key in visited}
+
+
+def shortened(text: str) -> str:
+    """Return a text as the wire takes it: at most 4096 characters, of UTF-8."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+
+
 def read_block(start: Mapping[str, Any]) -> RunBlock | None:
     """Give a start document's ``streamrecon`` block, or None if it has none.
 
@@ -129,16 +166,22 @@ def read_block(start: Mapping[str, Any]) -> RunBlock | None:
             f"start document {start['uid']}: block {BLOCK!r} lacks {error}, expected recon_uid and projections; "
             "use stream_tomo_plan or streaming_wrapper"
         ) from error
-    dimensions = start.get("hints", {}).get("dimensions") or []
-    hinted = dimensions[0][0][0] if dimensions and dimensions[0][0] else None
     return RunBlock(
         recon_uid=recon_uid,
         planned=planned,
         detector=block.get("detector"),
-        angle=block.get("angle") or hinted,
+        angle=block.get("angle") or _hinted(start),
         recon=settings_from(ReconSettings, dict(block.get("recon", {}))),
         steering=settings_from(SteeringSettings, dict(block.get("steering", {}))),
     )
+
+
+def _hinted(start: Mapping[str, Any]) -> str | None:
+    """Return the field of the first dimension that a plan hints at."""
+    try:
+        return str(start["hints"]["dimensions"][0][0][0])
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLayout | None:

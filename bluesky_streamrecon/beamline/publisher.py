@@ -16,7 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout, read_block, read_descriptor
+from bluesky_streamrecon.beamline.documents import (
+    RunBlock,
+    StreamLayout,
+    carried,
+    read_block,
+    read_descriptor,
+    shortened,
+)
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
@@ -160,7 +167,7 @@ class Publisher:
             self._tell(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
         if run.format is None:
             return False
-        self._sink.close_run(exit_status, reason)
+        self._sink.close_run(exit_status, shortened(reason))
         return True
 
     # ------------------------------------------------------------------------------------- documents
@@ -168,10 +175,7 @@ class Publisher:
     def _start(self, doc: Mapping[str, Any]) -> None:
         if self._run is not None:
             return
-        known = {key: str(doc[key]) for key in ("plan_name", "scan_id", "sample") if key in doc}
-        visited = doc.get(BLOCK) or {}
-        # Degrees: what a scan is going to cover decides what it still lacks.
-        known |= {f"angle_{key}": str(visited[key]) for key in ("start", "stop") if key in visited}
+        known = carried(doc)
         try:
             block = read_block(doc)
         except Exception:
@@ -339,7 +343,7 @@ class Publisher:
         logger.error("run %s: streaming stopped %s: %s", run.uid, after, text, exc_info=error)
         if run.format is not None:
             try:
-                self._sink.close_run("fail", text)
+                self._sink.close_run("fail", shortened(text))
             except Exception:
                 logger.exception("run %s: the stream could not be closed", run.uid)
         self._on_problem(f"streaming stopped {after}: {text}")

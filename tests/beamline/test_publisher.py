@@ -7,11 +7,13 @@ import threading
 import time
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from event_model import compose_run
 
 from bluesky_streamrecon.beamline import Publisher, choose_preview_rows
+from bluesky_streamrecon.wire.fields import Name, Text
 
 ROWS, COLUMNS = 3, 5
 
@@ -284,6 +286,41 @@ def test_run_without_a_block_is_none_of_its_business(publisher, sink, problems):
     run = Run(publisher, block={})
     run.stop()
     assert (sink.specs, sink.closed, problems) == ([], [], [])
+
+
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("sample", "sent"),
+    [
+        ("x" * 10_000, "x" * 4094 + " …"),
+        ({"name": "x" * 5_000}, "{'name': '" + "x" * 4084 + " …"),
+        ("file-\udcff", "file-\\udcff"),
+        (Unspeakable(), None),
+        (b"\x00", "b'\\x00'"),
+        (float("nan"), "nan"),
+    ],
+    ids=["long", "nested", "surrogate", "unspeakable", "bytes", "nan"],
+)
+def test_metadata_of_any_kind_and_size_reach_the_job_cut_or_not_at_all(publisher, sink, problems, sample, sent):
+    block = {"recon_uid": "r1", "projections": 1, "detector": "det"}
+    start = {"uid": "u", "plan_name": "p" * 9_000, "sample": sample, "hints": {"dimensions": [5]}, "streamrecon": block}
+    keys = {"det": {"shape": [2, 2], "dtype": "array", "dtype_numpy": "<u2", "source": "x"}}
+    keys["rot"] = {"shape": [], "dtype": "number", "source": "y"}
+    publisher("start", start)
+    publisher("descriptor", {"uid": "d", "run_start": "u", "name": "flat", "data_keys": keys})
+    publisher("event", {"descriptor": "d", "seq_num": 1, "data": {"det": np.zeros((2, 2), "<u2"), "rot": 0.0}})
+    publisher("stop", {"uid": "s", "run_start": "u", "exit_status": "fail", "reason": "r" * 9_000})
+    assert problems == []
+    assert sink.closed == [("fail", "r" * 4094 + " …")]
+    (spec,) = sink.specs
+    assert spec.metadata.get("sample") == sent
+    assert len(spec.metadata["plan_name"]) == 4096
+    decoded = msgspec.json.decode(msgspec.json.encode(spec.metadata), type=dict[Name, Text])
+    assert decoded == spec.metadata
 
 
 def test_other_streams_and_other_runs_pass_by(publisher, sink, written, tmp_path, problems):
