@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Columns, Json, Ranks, Rows, Window
 from bluesky_streamrecon.cli._output import print_json
 
 __all__ = ["advise"]
 
 
 def advise(
-    rows: Annotated[int, typer.Option(min=1, help="Detector rows.")],
-    columns: Annotated[int, typer.Option(min=2, help="Detector columns.")],
+    rows: Rows,
+    columns: Columns,
     rate: Annotated[float, typer.Option(help="Projections per second.")],
-    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks that there are.")],
+    ranks: Ranks,
     threads: Annotated[int, typer.Option(min=1, help="Threads (cores) of each rank.")] = 1,
-    window: Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")] = 24,
+    window: Window = 24,
     gups: Annotated[
         float | None,
         typer.Option(help="1e9 updates per second of a core there, from `bench kernels`; default: measured here."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    json: Json = False,
 ) -> None:
     """Find the shortest step that keeps up with a detector, and how many ranks it takes.
 
@@ -38,17 +39,16 @@ def advise(
     speed = kernel_speed(columns) if gups is None else gups
     found = find(rows=rows, columns=columns, rate=rate, ranks=ranks, threads=threads, window=window, gups=speed)
     if json:
-        print_json(asdict(found))
+        print_json(found)
         return
+    at = SimpleNamespace(**found)
     source = "measured here" if measured else "as given"
     print(f"{ranks} ranks of {threads} threads, {speed:.3g} GUPS per core ({source})")
-    if found.feasible:
-        print(f"window {found.window}, step {found.step}: sustains {found.sustained:.4g} projections per second")
-        if found.subsets > 1:
-            print(
-                f"best with --algorithm osem and {found.subsets} subsets: the same cost, and converges as with step 1"
-            )
+    if at.feasible:
+        print(f"window {at.window}, step {at.step}: sustains {at.sustained:.4g} projections per second")
+        if at.subsets > 1:
+            print(f"best with --algorithm osem and {at.subsets} subsets: the same cost, and converges as with step 1")
     else:
-        needed = f"{found.ranks_needed} ranks would do" if found.ranks_needed else "no number of ranks would do"
-        print(f"can not keep up: {found.sustained:.4g} of {rate:g} projections per second at best; {needed}")
-    print(f"detector {found.bytes_per_second / 1e6:.4g} MB/s; {found.memory_per_rank / 2**20:.4g} MiB on each rank")
+        needed = f"{at.ranks_needed} ranks would do" if at.ranks_needed else "no number of ranks would do"
+        print(f"can not keep up: {at.sustained:.4g} of {rate:g} projections per second at best; {needed}")
+    print(f"detector {at.bytes_per_second / 1e6:.4g} MB/s; {at.memory_per_rank / 2**20:.4g} MiB on each rank")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json, print_table
 
 __all__ = ["app", "check"]
@@ -19,7 +20,6 @@ Config = Annotated[
         "--config", help="Configuration; default: $STREAMRECON_CONFIG, then ~/.config/bluesky-streamrecon/config.toml."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 COLOURS = {"OK": "green", "TIMEOUT": "yellow", "ERROR": "red"}
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bluesky_streamrecon.cli._output import console, print_json
+from bluesky_streamrecon.cli._options import Algorithm, Json, Order, Ranks, Step, Window
+from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
 __all__ = ["demo"]
 
@@ -19,9 +20,9 @@ def demo(
     ] = None,
     sample: Annotated[str, typer.Option(help="Simulated sample, without --data: foam, shepp-logan or discs.")] = "foam",
     num: Annotated[int, typer.Option(min=2, help="Projections planned (--data: those recorded).")] = 180,
-    order: Annotated[str, typer.Option(help="Angle order; see `streamrecon orders`.")] = "optimized-interleaved",
-    algorithm: Annotated[str, typer.Option(help="Reconstruction algorithm.")] = "mlem",
-    ranks: Annotated[int, typer.Option(min=1, help="MPI ranks of the reconstruction job.")] = 2,
+    order: Order = "optimized-interleaved",
+    algorithm: Algorithm = "mlem",
+    ranks: Ranks = 2,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -32,14 +33,14 @@ def demo(
         float, typer.Option(help="Gain in MS-SSIM, of all projections that are left, below which the scan ends.")
     ] = 0.02,
     policy: Annotated[str | None, typer.Option(help="Stopping policy; 'a+b': both, 'a|b': one of them.")] = None,
-    window: Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")] = 24,
+    window: Window = 24,
     window_policy: Annotated[
         str, typer.Option(help="'spread': the newest, and older ones from all angles; 'newest' only, as in the paper.")
     ] = "spread",
-    step: Annotated[int, typer.Option(min=1, help="New projections between two images.")] = 1,
+    step: Step = 1,
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    json: Json = False,
 ) -> None:
     """Scan a sample, see it grow, stop when it is good enough: the whole loop on this computer.
 
@@ -47,11 +48,9 @@ def demo(
 
     Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`
     """
-    from bluesky_streamrecon.evaluation.demo import DemoProgress, run_demo
+    from bluesky_streamrecon.evaluation.demo import run_demo
 
-    def show(progress: DemoProgress) -> None:
-        console.print(escape(str(progress)), highlight=False)
-
+    show_progress()
     result = run_demo(
         data=data,
         sample=sample,
@@ -67,12 +66,11 @@ def demo(
         step=step,
         seed=seed,
         out=out,
-        on_progress=show,
     )
-    console.print(escape(f"{result.exit_status}: {result.reason}"), highlight=False)
+    console.print(escape(f"{result['exit_status']}: {result['reason']}"), highlight=False)
     if json:
-        print_json(result.as_json())
+        print_json(result)
     else:
-        print(f"picture: {result.picture}")
-    if result.exit_status != "success":
+        print(f"picture: {result['picture']}")
+    if result["exit_status"] != "success":
         raise typer.Exit(1)

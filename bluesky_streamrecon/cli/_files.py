@@ -7,16 +7,10 @@ from typing import Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Directory, Json, Readable, Uri
 from bluesky_streamrecon.cli._output import print_json
 
 __all__ = ["export_stored", "import_recorded"]
-
-Directory = Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")]
-Uri = Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")]
-Readable = Annotated[
-    list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 def export_stored(

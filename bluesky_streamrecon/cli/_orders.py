@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json, print_table
 
 __all__ = ["orders"]
@@ -26,7 +27,7 @@ def orders(
         list[str] | None, typer.Option(help="An order to list, for instance 'interleaved(7)'; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also draw coverage and visiting order into this PNG.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare angle orders before the scan: coverage, stage travel and time.
 
@@ -49,9 +50,10 @@ def orders(
         for o in chosen
     ]
     if out is not None:
-        from bluesky_streamrecon.evaluation.pictures import draw_orders
+        from bluesky_streamrecon.evaluation.orders import draw_orders
+        from bluesky_streamrecon.evaluation.report import save_figure
 
-        draw_orders(chosen, out)
+        save_figure(draw_orders(chosen), out)
         console.print(f"drawn into {out}")
     if json:
         print_json({"orders": rows})

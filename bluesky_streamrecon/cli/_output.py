@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.table import Table
 
-__all__ = ["console", "print_json", "print_table"]
+if TYPE_CHECKING:
+    from bluesky_streamrecon.evaluation.report import Report
+
+__all__ = ["console", "print_json", "print_report", "print_table", "show_progress"]
 
 console = Console(stderr=True)
 
@@ -18,6 +24,25 @@ console = Console(stderr=True)
 def print_json(value: Any) -> None:
     """Print one JSON object on a line of its own on stdout; NaN and infinity become null."""
     print(msgspec.json.encode(_finite(value)).decode(), flush=True)
+
+
+def print_report(report: Report, *, json: bool) -> None:
+    """Print what a benchmark or a study found: its fields as JSON, or its tables."""
+    if json:
+        print_json(report.fields)
+        return
+    for table in report.tables:
+        print_table(table.title, list(table.columns.values()), table.cells())
+
+
+def show_progress() -> None:
+    """Show on stderr how far benchmarks, studies, replay and demo are: what `evaluation` logs, word for word."""
+    logger = logging.getLogger("bluesky_streamrecon.evaluation")
+    logger.handlers = [
+        RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
+    ]
+    logger.setLevel(min(logging.INFO, logging.getLogger().level))
+    logger.propagate = False
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import print_json
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def control(
 def keygen(
     name: Annotated[str, typer.Argument(help="Whose keys: for instance 'beamline' or 'cluster'.")],
     directory: Annotated[Path, typer.Option(help="Where the two files go.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    json: Json = False,
 ) -> None:
     """Make a pair of CURVE keys: NAME.public and NAME.secret (mode 0600).
 

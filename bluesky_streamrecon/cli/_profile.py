@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json
 
 __all__ = ["app"]
@@ -17,7 +18,6 @@ Name = Annotated[str, typer.Argument(help="Profile name, as in `ipython --profil
 Directory = Annotated[
     Path | None, typer.Option("--ipython-dir", help="IPython's directory, if not the usual one ($IPYTHONDIR).")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @app.command("install")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.markup import escape
 
-from bluesky_streamrecon.cli._output import console, print_json
+from bluesky_streamrecon.cli._options import Directory, Json, Readable, Threads, Uri
+from bluesky_streamrecon.cli._output import print_json, show_progress
 
 __all__ = ["replay"]
 
@@ -17,18 +17,16 @@ __all__ = ["replay"]
 def replay(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a DXfile.")],
     policy: Annotated[str | None, typer.Option(help="Stopping policy; default: that of the run.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Score at which 'ms-ssim' has enough.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score at which 'ms-ssim' ends the run.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Gain that 'predicted-gain' gives up.")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Times running that the policy must be content.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Verdicts in a row that end the run.")] = None,
     order: Annotated[str | None, typer.Option(help="DXfile: take its projections in this order instead.")] = None,
-    directory: Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")] = None,
-    uri: Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")] = None,
-    readable: Annotated[
-        list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
-    ] = None,
+    directory: Directory = None,
+    uri: Uri = None,
+    readable: Readable = None,
     out: Annotated[Path, typer.Option(help="Picture (PNG) of what would have been.")] = Path("replay.png"),
-    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    threads: Threads = 1,
+    json: Json = False,
 ) -> None:
     """Run a policy over a past run, from its stored data: where it would have stopped, and what would have been lost.
 
@@ -41,6 +39,7 @@ def replay(
     from bluesky_streamrecon.evaluation.replay import replay as judge_again
     from bluesky_streamrecon.quality import get_policy
 
+    show_progress()
     if policy is not None:
         get_policy(policy)  # known before frames are fetched
     path = Path(run)
@@ -58,18 +57,18 @@ def replay(
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
         steering = msgspec.structs.replace(recorded.steering, **changes)
-        result = judge_again(recorded, steering, picture=out, threads=threads, tell=_tell)
+        result = judge_again(recorded, steering, picture=out, threads=threads)
     finally:
         if close is not None:
             close()
     if json:
         print_json(result.as_json())
         return
-    said = ""
+    last = ""
     for verdict in result.verdicts:
-        if verdict.verdict != said or verdict.projections == result.stopped_at:
+        if verdict.verdict != last or verdict.projections == result.stopped_at:
             print(f"{verdict.projections:5d}  {verdict.verdict:8s}  {verdict.text}")
-        said = verdict.verdict
+        last = verdict.verdict
     if result.stopped_at is None:
         print(f"{result.policy} would not have ended the run in what is stored: {result.taken} of {result.planned}")
     else:
@@ -78,7 +77,3 @@ def replay(
             f"these, the image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
         )
     print(f"picture: {out}")
-
-
-def _tell(text: str) -> None:
-    console.print(escape(text), highlight=False)

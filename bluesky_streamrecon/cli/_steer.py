@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import print_json
 from bluesky_streamrecon.cli._processes import KeyFile, ServerKey, client_security
 
@@ -28,7 +29,6 @@ Address = Annotated[str | None, typer.Option(help="The beamline's address, if it
 JobId = Annotated[str | None, typer.Option(help="Id of the job; its beginning is enough on this computer.")]
 Run = Annotated[str | None, typer.Option(help="Uid of the run that is meant (its beginning is enough).")]
 Who = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who you are.  [default: user@computer]")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 PLACE = "command line"
 

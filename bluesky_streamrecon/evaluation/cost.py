@@ -17,25 +17,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.kernels import giga_updates
-from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.bench.timing import seconds_per_call
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
+from bluesky_streamrecon.evaluation.bench.sample import giga_updates
 from bluesky_streamrecon.recon.window import kept_views
 
-__all__ = ["Advice", "CostModel", "advise", "kernel_speed"]
+__all__ = ["CostModel", "advise", "kernel_speed"]
 
 RESERVE = 0.8
 """Share of the kernels' rate that is counted on for the whole road."""
 
 USUAL_WINDOW = 24
 MOST_SUBSETS = 6
-PROBE_COLUMNS = 1024
-PROBE_SECONDS = 0.3
+PROBE = {"rows": 16, "columns": 1024, "window": USUAL_WINDOW, "step": 1, "threads": 1}
 GROUPS = {4: 7, 8: 10, 16: 16}
 """Slices that are computed together, and as how many of a full group they count: geometry is shared by all."""
 
@@ -65,7 +61,7 @@ class CostModel:
             raise ConfigError(f"gups: got {self.gups}, expected a positive number of 1e9 updates per second and core")
 
     def step_seconds(self, *, rows: int, columns: int, window: int, threads: int = 1, members: int = 1) -> float:
-        """Give the time of one update of one rank.
+        """Return the time of one update of one rank.
 
         Parameters
         ----------
@@ -81,60 +77,18 @@ class CostModel:
         return giga_updates("mlem", _computed(rows), window, columns) / (self.gups * threads * members)
 
     def rate(self, *, rows: int, columns: int, window: int, step: int, threads: int = 1, members: int = 1) -> float:
-        """Give the projections per second that are sustained; see `step_seconds`."""
+        """Return the projections per second that are sustained; see `step_seconds`."""
         return step / self.step_seconds(rows=rows, columns=columns, window=window, threads=threads, members=members)
 
     @classmethod
     def from_rate(cls, rate: float, *, rows: int, columns: int, window: int, step: int, threads: int = 1) -> CostModel:
-        """Make the model of one measured rate (projections per second)."""
+        """Return the model of one measured rate (projections per second)."""
         return cls(giga_updates("mlem", _computed(rows), window, columns) * rate / step / threads)
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """Settings for a detector, and whether they keep up with it.
-
-    Parameters
-    ----------
-    window, step : int
-        l and s. A step of more than 1 is best taken in `subsets`.
-    ranks, threads : int
-        MPI ranks, and threads of each.
-    share : int
-        Ranks that share one block of rows (more ranks than rows).
-    subsets : int
-        Of ``"osem"`` or ``"ospml-quadratic"``; 1: plain ``"mlem"``.
-    sustained : float
-        Projections per second of these settings.
-    feasible : bool
-        Whether that is as fast as the detector.
-    ranks_needed : int
-        Fewest ranks with which it would be; 0: none would do.
-    gups : float
-        Speed of a core that was counted with.
-    bytes_per_second : float
-        That the detector sends, 16-bit pixels.
-    memory_per_rank : float
-        Bytes of the image, and of as many projections as are kept in a long scan.
-    """
-
-    window: int
-    step: int
-    ranks: int
-    threads: int
-    share: int
-    subsets: int
-    sustained: float
-    feasible: bool
-    ranks_needed: int
-    gups: float
-    bytes_per_second: float
-    memory_per_rank: float
 
 
 def advise(
     *, rows: int, columns: int, rate: float, ranks: int, gups: float, threads: int = 1, window: int = USUAL_WINDOW
-) -> Advice:
+) -> dict[str, Any]:
     """Find the settings that make the best image while keeping up: the shortest step that can be sustained.
 
     Parameters
@@ -144,11 +98,20 @@ def advise(
     rate : float
         Projections per second.
     ranks, threads : int
-        There are.
+        MPI ranks that there are, and threads of each.
     gups : float
         See `CostModel`.
     window : int, optional
         To keep to; shorter windows cost less per step, but not per projection.
+
+    Returns
+    -------
+    dict
+        ``window`` and ``step`` (a step of more than 1 is best taken in ``subsets``), ``ranks`` and ``threads``,
+        ``share`` (ranks that share one block of rows, where there are more ranks than rows), ``sustained`` projections
+        per second and whether they are ``feasible``, as fast as the detector; ``ranks_needed``, the fewest ranks with
+        which they would be (0: none would do); ``gups``; ``bytes_per_second`` that the detector sends (16-bit pixels);
+        and ``memory_per_rank``, bytes of the image and of as many projections as are kept in a long scan.
 
     Raises
     ------
@@ -158,7 +121,7 @@ def advise(
     Examples
     --------
     >>> found = advise(rows=2048, columns=2048, rate=10, ranks=64, gups=10.0)
-    >>> found.window, found.step, found.subsets, found.feasible
+    >>> found["window"], found["step"], found["subsets"], found["feasible"]
     (24, 9, 6, True)
     """
     least = min(rows, columns, ranks, threads, window)
@@ -170,7 +133,7 @@ def advise(
     model = CostModel(gups)
 
     def load(number: int) -> float:
-        """Projections that come in the time in which one is used once."""
+        """Return the projections that come in the time in which one is used once."""
         share, block = _dealt(rows, number)
         seconds = model.step_seconds(rows=block, columns=columns, window=1, threads=threads, members=share)
         return rate * seconds / RESERVE
@@ -180,63 +143,38 @@ def advise(
     sustained = RESERVE * model.rate(
         rows=block, columns=columns, window=window, step=step, threads=threads, members=share
     )
-    needed = next((number for number in _candidates(rows, window) if load(number) <= 1), 0)
-    kept = kept_views(columns, window)
-    return Advice(
-        window=window,
-        step=step,
-        ranks=ranks,
-        threads=threads,
-        share=share,
-        subsets=min(step, MOST_SUBSETS),
-        sustained=sustained,
-        feasible=sustained >= rate,
-        ranks_needed=needed,
-        gups=gups,
-        bytes_per_second=2.0 * rows * columns * rate,
-        memory_per_rank=4.0 * block * columns * (columns + kept),
-    )
+    # Numbers of ranks that make a difference; a group can not have more members than projections.
+    candidates = {math.ceil(rows / size) for size in range(1, rows + 1)} | {rows * k for k in range(1, window + 1)}
+    return {
+        "window": window,
+        "step": step,
+        "ranks": ranks,
+        "threads": threads,
+        "share": share,
+        "subsets": min(step, MOST_SUBSETS),
+        "sustained": sustained,
+        "feasible": sustained >= rate,
+        "ranks_needed": next((number for number in sorted(candidates) if load(number) <= 1), 0),
+        "gups": gups,
+        "bytes_per_second": 2.0 * rows * columns * rate,
+        "memory_per_rank": 4.0 * block * columns * (columns + kept_views(columns, window)),
+    }
 
 
-def kernel_speed(columns: int, *, slices: int = 16, algorithm: str = "mlem", window: int = USUAL_WINDOW) -> float:
-    """Measure this machine's GUPS per core in about a second, on an image of at most 1024 columns.
-
-    Each update follows a new projection, as in a scan.
-    """
-    from bluesky_streamrecon.recon import Engine
-
-    columns = min(columns, PROBE_COLUMNS)
-    geometry = TomoGeometry(columns)
-    angles = scan_angles(180)
-    projections = disc_projections(geometry, angles[:window], slices)
-    with Engine(geometry, slices, algorithm=algorithm, window=window, planned=len(angles)) as engine:
-
-        def move() -> None:
-            number = engine.projections
-            engine.append(projections[number % window], float(angles[number % len(angles)]))
-            engine.update()
-
-        for _ in range(window):
-            engine.append(projections[engine.projections], float(angles[engine.projections]))
-        move()
-        samples = [seconds_per_call(move, at_least=PROBE_SECONDS) for _ in range(3)]
-    return giga_updates(algorithm, slices, window, columns) / float(np.median(samples))
+def kernel_speed(columns: int) -> float:
+    """Measure this machine's GUPS per core in about a second, on an image of at most 1024 columns."""
+    case = PROBE | {"columns": min(columns, PROBE["columns"])}
+    return CostModel.from_rate(engine_rate("mlem", **case), **case).gups
 
 
 def _computed(rows: int) -> int:
-    """Give as how many slices of full groups so many rows count."""
+    """Return as how many slices of full groups so many rows count."""
     widest = max(GROUPS)
     whole, rest = divmod(rows, widest)
     return whole * widest + (next(cost for group, cost in GROUPS.items() if group >= rest) if rest else 0)
 
 
 def _dealt(rows: int, ranks: int) -> tuple[int, int]:
-    """Give how many ranks share a block of rows, and the rows of the largest block."""
+    """Return how many ranks share a block of rows, and the rows of the largest block."""
     share = max(1, ranks // rows)
     return share, math.ceil(rows / max(1, ranks // share))
-
-
-def _candidates(rows: int, window: int) -> list[int]:
-    """Give numbers of ranks that make a difference, ascending; a group can not have more members than projections."""
-    few = {math.ceil(rows / block) for block in range(1, rows + 1)}
-    return sorted(few | {rows * share for share in range(1, window + 1)})

@@ -5,12 +5,12 @@ Everything is as at a beamline (a real RunEngine, real processes, a real catalog
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,55 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import JobError, StorageError
-from bluesky_streamrecon.evaluation.pictures import draw_run
-from bluesky_streamrecon.evaluation.tables import new_directory
+from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.report import new_directory, save_figure
 from bluesky_streamrecon.quality.snapshots import snapshots_path
 
 if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.run_engine import RunEngineResult
+
     from bluesky_streamrecon.beamline import RunRecord
     from bluesky_streamrecon.storage import Storage
 
-__all__ = ["DemoProgress", "DemoResult", "run_demo"]
+__all__ = ["run_demo", "store"]
 
+SHOWN = 5
+"""Images on the way in the picture; the final one has a place of its own."""
 
-@dataclass(frozen=True, slots=True)
-class DemoProgress:
-    """One projection: its number, angle (degrees), the newest score (NaN: none yet) and the job's lag (projections)."""
+Documents = list[tuple[str, dict[str, Any]]]
 
-    projection: int
-    planned: int
-    angle: float
-    score: float
-    lag: int
-
-    def __str__(self) -> str:
-        score = "     -" if math.isnan(self.score) else f"{self.score:6.4f}"
-        return (
-            f"projection {self.projection:4d}/{self.planned}  angle {self.angle:8.3f}  score {score}  lag {self.lag:3d}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DemoResult:
-    """What a demo gave; the fields are those of the command line's JSON."""
-
-    run_uid: str
-    recon_uid: str
-    exit_status: str
-    reason: str
-    projections_used: int
-    projections_planned: int
-    score: float
-    axis: float
-    ranks: int
-    seconds: float
-    seconds_to_first_image: float
-    picture: Path
-    ledger: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the fields as plain values."""
-        return asdict(self) | {"picture": str(self.picture)}
+logger = logging.getLogger(__name__)
 
 
 def run_demo(
@@ -76,19 +46,12 @@ def run_demo(
     sample: str = "foam",
     num: int = 180,
     order: str = "optimized-interleaved",
-    algorithm: str = "mlem",
     ranks: int = 2,
-    threshold: float | None = None,
-    tolerance: float = 0.02,
-    policy: str | None = None,
-    window: int = 24,
-    window_policy: str = "spread",
-    step: int = 1,
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),
-    on_progress: Callable[[DemoProgress], None] | None = None,
-) -> DemoResult:
-    """Run `stream_tomo_plan` once and keep everything that it gave in one directory.
+    **settings: Any,
+) -> dict[str, Any]:
+    """Run `stream_tomo_plan` once and keep everything that it gave in one directory; each projection is logged.
 
     Parameters
     ----------
@@ -98,30 +61,31 @@ def run_demo(
         Name of the simulated sample.
     num : int, optional
         Projections planned, for a simulated sample.
-    order, algorithm, ranks, threshold, tolerance, policy, window, window_policy, step
-        As for `stream_tomo_plan`.
+    order : str, optional
+        Registered name of the angle order.
+    ranks : int, optional
+        MPI ranks.
     seed : int, optional
         Seed of the simulated noise.
     out : Path, optional
         Directory for the picture, the raw data, the reconstruction and the catalogue; made if missing.
-    on_progress : callable, optional
-        Called with a `DemoProgress` after each projection.
+    **settings
+        As for `stream_tomo_plan`: algorithm, window, step, policy, threshold, tolerance, ...
 
     Returns
     -------
-    DemoResult
-        Uids, counts, times and the picture's path.
+    dict
+        The fields of the command line's JSON: uids, counts, times, the ledger and the picture's path.
 
     Raises
     ------
     ConfigError
         If an argument can not work.
     JobError
-        If the reconstruction job can not be started.
+        If the reconstruction job can not be started, or the scan was interrupted.
+    StorageError
+        If there is no place for the data or the catalogue; the scan is not ended by that.
     """
-    from bluesky.run_engine import RunEngineResult
-    from bluesky.utils import RunEngineInterrupted
-
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.ordering import listed, make_order
@@ -137,137 +101,104 @@ def run_demo(
         recorded = np.sort(beamline.angles)
         grid = make_order(order, num=len(recorded), start=0, stop=len(recorded))
         angle_order = listed(recorded[np.asarray(grid.angles, int)])
-    recon_directory = out / "reconstruction"
-    recon_directory.mkdir(exist_ok=True)
+    title = data.name if data else sample
+    recon_directory = new_directory(out / "reconstruction")
     began = time.monotonic()
-    job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
+    documents: Documents = []
     # The catalogue's server takes seconds to start; the scan does not wait for it.
-    with ThreadPoolExecutor(1) as starting, ExitStack() as stack:
-        engine = stack.enter_context(run_engine())
-        stack.callback(job.close)
+    with ThreadPoolExecutor(1) as starting:
         opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
-        stack.push(_closing(opening))
-        store = _StoreWhenOpen(opening)
-        job.subscribe(store)
-        engine.subscribe(store)
-        if on_progress is not None:
-            engine.subscribe(_Reporter(on_progress, len(angle_order), beamline.stage.name, job.name))
-        plan = stream_tomo_plan(
-            [beamline.detector],
-            beamline.stage,
-            order=angle_order,
-            window=window,
-            window_policy=window_policy,
-            step=step,
-            algorithm=algorithm,
-            threshold=threshold,
-            tolerance=tolerance,
-            policy=policy,
-            ranks=ranks,
-            job=job,
-            shutter=beamline.shutter,
-            sample_table=beamline.table,
-            md={"sample": str(data.name if data else sample), "angle_order": order},
-        )
         try:
-            result = engine(plan)
-        except RunEngineInterrupted:
-            engine.abort("interrupted at the keyboard")
-            raise JobError(f"demo: interrupted; the scan was aborted, and what was taken is in {out}") from None
+            job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
+            with contextlib.closing(job), run_engine() as engine:
+                for source in (job, engine):
+                    source.subscribe(lambda name, doc: documents.append((name, doc)))
+                engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
+                plan = stream_tomo_plan(
+                    [beamline.detector],
+                    beamline.stage,
+                    order=angle_order,
+                    ranks=ranks,
+                    job=job,
+                    shutter=beamline.shutter,
+                    sample_table=beamline.table,
+                    md={"sample": title, "angle_order": order},
+                    **settings,
+                )
+                ended = _run(engine, plan, out)
+        except BaseException:
+            with contextlib.suppress(StorageError):  # something else is wrong already
+                store(opening, documents)
+            raise
+        store(opening, documents)
     record = job.last_run
-    assert isinstance(result, RunEngineResult)  # noqa: S101 - as asked for with call_returns_result
-    if record is None or not result.run_start_uids:
-        raise JobError(f"demo: the plan ended as {result.exit_status!r} without a run: {result.reason}")
+    if record is None:
+        raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
     picture = out / "demo.png"
-    _draw(picture, record, recon_directory, str(data.name if data else sample), order)
-    return DemoResult(
-        run_uid=record.run_uid,
-        recon_uid=record.recon_uid,
-        exit_status=record.exit_status,
-        reason=record.reason,
-        projections_used=record.used,
-        projections_planned=record.planned,
-        score=math.nan if record.score is None else record.score,
-        axis=math.nan if record.axis is None else record.axis,
-        ranks=record.ranks,
-        seconds=time.monotonic() - began,
-        seconds_to_first_image=math.nan if record.seconds_to_first_image is None else record.seconds_to_first_image,
-        picture=picture,
-        ledger=record.ledger_totals(),
-    )
+    _draw(picture, record, recon_directory, f"{title}, {order}: {record.reason}")
+    return {
+        "run_uid": record.run_uid,
+        "recon_uid": record.recon_uid,
+        "exit_status": record.exit_status,
+        "reason": record.reason,
+        "projections_used": record.used,
+        "projections_planned": record.planned,
+        "score": record.score,
+        "axis": record.axis,
+        "ranks": record.ranks,
+        "seconds": time.monotonic() - began,
+        "seconds_to_first_image": record.seconds_to_first_image,
+        "picture": str(picture),
+        "ledger": record.ledger_totals(),
+    }
 
 
-def _closing(opening: Future[Storage]) -> Callable[[object, BaseException | None, object], None]:
-    """Close the catalogue in the end; why it could not be opened is told unless something else is wrong already."""
+def store(opening: Future[Storage], documents: Documents) -> None:
+    """Wait until the catalogue is open, write all documents into it, and close it.
 
-    def end(_kind: object, error: BaseException | None, _trace: object) -> None:
-        try:
-            opening.result().close()
-        except StorageError:
-            if error is None:
-                raise
-
-    return end
-
-
-class _StoreWhenOpen:
-    """Document callback that holds documents back until the catalogue is open, and waits for it only at a run's end.
-
-    A catalogue that can not be opened does not end the scan; it is told when it is closed.
+    Raises
+    ------
+    StorageError
+        If it could not be opened.
     """
-
-    def __init__(self, opening: Future[Storage]) -> None:
-        self._opening = opening
-        self._held: list[tuple[str, dict[str, Any]]] = []
-
-    def __call__(self, name: str, document: dict[str, Any]) -> None:
-        self._held.append((name, document))
-        if name == "stop" or self._opening.done():
-            if self._opening.exception() is not None:
-                return
-            writer = self._opening.result().writer
-            held, self._held = self._held, []
-            for item in held:
-                writer(*item)
+    with opening.result() as storage:
+        for name, document in documents:
+            storage.writer(name, document)
 
 
-class _Reporter:
-    """Document callback that turns each projection's event into a `DemoProgress`."""
+def _run(engine: RunEngine, plan: Any, out: Path) -> RunEngineResult:
+    from bluesky.run_engine import RunEngineResult
+    from bluesky.utils import RunEngineInterrupted
 
-    def __init__(self, tell: Callable[[DemoProgress], None], planned: int, stage: str, job: str) -> None:
-        self._tell = tell
+    try:
+        ended = engine(plan)
+    except RunEngineInterrupted:
+        engine.abort("interrupted at the keyboard")
+        raise JobError(f"demo: interrupted; the scan was aborted, and what was taken is in {out}") from None
+    assert isinstance(ended, RunEngineResult)  # noqa: S101 - as our engines are made
+    return ended
+
+
+class _Progress:
+    """Document callback that logs each projection: number, angle, newest score, and the job's lag in projections."""
+
+    def __init__(self, planned: int, stage: str, job: str) -> None:
         self._planned = planned
-        self._stage = stage
-        self._job = job
+        self._names = stage, f"{job}-score", f"{job}-lag"
         self._primary: str | None = None
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         if name == "descriptor" and doc.get("name") == "primary":
             self._primary = doc["uid"]
         elif name == "event" and doc["descriptor"] == self._primary:
-            data = doc["data"]
-            self._tell(
-                DemoProgress(
-                    doc["seq_num"],
-                    self._planned,
-                    float(data.get(self._stage, math.nan)),
-                    float(data.get(f"{self._job}-score", math.nan)),
-                    int(data.get(f"{self._job}-lag", 0)),
-                )
-            )
+            angle, score, lag = (float(doc["data"].get(key, math.nan)) for key in self._names)
+            shown = "     -" if math.isnan(score) else f"{score:6.4f}"
+            count = f"{doc['seq_num']:4d}/{self._planned}"
+            logger.info("projection %s  angle %8.3f  score %s  lag %3.0f", count, angle, shown, lag)
 
 
-def _gains(record: RunRecord) -> list[tuple[int, float, float]]:
-    """Give each prediction of the gain that was left: projections, gain, upper end of its band."""
-    found = {}
-    for verdict in record.verdicts:
-        at, gain, upper = (verdict.metrics.get(f"predicted-gain{part}") for part in ("-at", "", "-high"))
-        if at is not None and gain is not None and upper is not None:
-            found[int(at)] = (int(at), gain, upper)
-    return sorted(found.values())
-
-
-def _draw(picture: Path, record: RunRecord, directory: Path, sample: str, order: str) -> None:
+def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> None:
+    """Draw what a run gave: the final slice, the image as it grew, and what the policy went by."""
     snapshots: list[tuple[int, NDArray[np.float32]]] = []
     row = 0
     kept = snapshots_path(directory, record.recon_uid)
@@ -275,26 +206,31 @@ def _draw(picture: Path, record: RunRecord, directory: Path, sample: str, order:
         with h5py.File(kept) as file:
             middle = len(file["rows"]) // 2
             row = int(file["rows"][middle])
-            # Evenly spread over what was kept; the final slice has a place of its own.
-            chosen = np.unique(np.linspace(0, len(file["projections"]) - 1, 5).round().astype(int))
+            chosen = np.unique(np.linspace(0, len(file["projections"]) - 1, SHOWN).round().astype(int))
             snapshots = [(int(file["projections"][i]), file["images"][i, middle]) for i in chosen]
-    if record.result is None:
-        if not snapshots:
-            raise JobError(f"demo: the job made no image: {'; '.join(record.problems) or record.reason}")
-        final = snapshots[-1][1]
-    else:
+    if record.result is not None:
         with h5py.File(record.result) as file:
             final = file["exchange/data"][row]
-    stopped = record.used if record.used < record.planned else None
-    draw_run(
-        picture,
-        title=f"{sample}, {order}: {record.reason}",
-        final=final,
-        snapshots=snapshots,
-        scores=record.scores,
-        threshold=record.threshold if "ms-ssim" in record.spec.steering.rule else None,
-        gains=_gains(record),
-        tolerance=record.spec.steering.tolerance,
-        stopped_at=stopped,
+    elif snapshots:
+        final = snapshots[-1][1]
+    else:
+        raise JobError(f"demo: the job made no image: {'; '.join(record.problems) or record.reason}")
+    figure = new_figure(13, 6.8)
+    figure.suptitle(title, fontsize=11, wrap=True)
+    grid = figure.add_gridspec(2, 2, width_ratios=[1.05, 1.2], height_ratios=[1, 1.35])
+    low, high = grey_range(final)
+    axes = figure.add_subplot(grid[:, 0])
+    shown = show_slice(axes, final, f"final slice, {record.used} projections", low, high)
+    figure.colorbar(shown, ax=axes, shrink=0.75, label="attenuation (1/pixel)")
+    places = grid[0, 1].subgridspec(1, max(len(snapshots), 1))
+    for i, (projections, image) in enumerate(snapshots):
+        show_slice(figure.add_subplot(places[0, i]), image, f"{projections}", low, high)
+    draw_verdicts(
+        figure.add_subplot(grid[1, 1]),
+        record.verdicts,
+        record.spec.steering,
         planned=record.planned,
+        stopped_at=record.used if record.used < record.planned else None,
+        stop="stopped at",
     )
+    save_figure(figure, picture)

@@ -6,14 +6,15 @@ kept up with the detector. The one difference is that forecasts are made at once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.evaluation.live import live_engine
+from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality.session import SteeringSession
@@ -23,10 +24,12 @@ from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["Judgement", "judge_offline"]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one policy said to a scan.
+    """Verdicts of one policy on a scan.
 
     Parameters
     ----------
@@ -61,7 +64,6 @@ def judge_offline(
     planned: int | None = None,
     span: tuple[float, float] = (0.0, 180.0),
     threads: int = 1,
-    on_image: Callable[[int], None] | None = None,
 ) -> list[Judgement]:
     """Reconstruct a scan live, and have each of several policies judge the same images.
 
@@ -79,8 +81,6 @@ def judge_offline(
         Angles that the scan was going to visit, degrees.
     threads : int, optional
         That compute.
-    on_image : callable, optional
-        Told how many projections were judged.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def judge_offline(
     sessions = [SteeringSession(run, reconstructor=QuickReconstructor(threads)) for run in runs]
     scores: list[list[Score]] = [[] for _ in sessions]
     rows = runs[0].preview_rows
-    told = 0
+    done, every = 0, max(1, len(scan) // 10)
     with live_engine(scan, recon, threads=threads) as engine:
         for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
             engine.append(projection, float(angle))
@@ -105,7 +105,7 @@ def judge_offline(
                 continue
             engine.update(recon.iterations)
             pixels = engine.slices(rows)
-            lines = np.ascontiguousarray(scan.integrals[told:number][:, list(rows)])
+            lines = np.ascontiguousarray(scan.integrals[done:number][:, list(rows)])
             preview = Preview(
                 run_uid=runs[0].run_uid,
                 seq=engine.image_number,
@@ -114,17 +114,17 @@ def judge_offline(
                 projections=number,
                 rows=rows,
                 size=pixels.shape[1],
-                angles_used=tuple(float(a) for a in scan.angles[told:number]),
-                columns=lines.shape[2],
-                lines_first=told,
+                angles_used=tuple(float(a) for a in scan.angles[done:number]),
+                columns=scan.columns,
+                lines_first=done,
                 axis=scan.axis,
             )
-            told = number
+            done = number
             for session, found in zip(sessions, scores, strict=True):
                 session.accept(preview, pixels, lines)
                 found.extend(_judged(session))
-            if on_image is not None:
-                on_image(number)
+            if number % every == 0:
+                logger.info("%s: %d of %d projections judged", scan.name, number, len(scan))
     for session in sessions:
         session.close()
     return [Judgement(run.steering.rule, tuple(found), planned) for run, found in zip(runs, scores, strict=True)]
@@ -143,7 +143,7 @@ def _opened(
         run_uid=scan.name or "offline",
         recon_uid="offline",
         planned=planned,
-        detector_shape=(scan.rows, int(scan.integrals.shape[2])),
+        detector_shape=(scan.rows, scan.columns),
         dtype="<f4",
         block=RowBlock(0, scan.rows, 0, 0, 1),
         recon=recon,

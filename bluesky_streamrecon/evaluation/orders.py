@@ -7,185 +7,150 @@ reconstruction from all projections by many updates.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings
-from bluesky_streamrecon.evaluation.finish import best_image, finish
-from bluesky_streamrecon.evaluation.live import live_images
+from bluesky_streamrecon.evaluation.figures import draw_lines, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
+from bluesky_streamrecon.evaluation.report import Report, Row, Table
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
-from bluesky_streamrecon.evaluation.score import Truth
-from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, write_csv
-from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.sim_devices import Foam, SheppLogan
+from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.sim_devices import Foam, Sample, SheppLogan
 
-__all__ = ["ORDERS", "OrderRow", "compare_orders", "evaluate_orders"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ORDERS", "draw_orders", "evaluate_orders"]
 
 ORDERS = ("fixed", "interleaved(5)", "optimized-interleaved", "golden")
+FINISHED_EVERY = 10
 SHOWN_AT = 30
 
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class OrderRow:
-    """How good the image is after some projections.
-
-    Parameters
-    ----------
-    sample, order : str
-        Names.
-    image : str
-        ``"live"`` or ``"finished"`` (offline, from the projections so far).
-    projections : int
-        So far.
-    ms_ssim, rmse : float
-        To the truth; RMSE as a fraction of the truth's range.
-    """
-
-    sample: str
-    order: str
-    image: str
-    projections: int
-    ms_ssim: float
-    rmse: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """One sample in all orders: the numbers, and images after `SHOWN_AT` projections by order, beside the truth."""
-
-    rows: list[OrderRow]
-    images: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-    truth: Truth
-
-
-def compare_orders(
-    scan_in: Callable[[str], LineScan],
-    recon: ReconSettings,
-    *,
-    finished_every: int = 10,
-    threads: int = 1,
-    tell: Tell | None = None,
-) -> Comparison:
-    """Scan one sample in each of `ORDERS`.
-
-    Parameters
-    ----------
-    scan_in : callable
-        Gives the scan in an order of this name.
-    recon : ReconSettings
-        Of the live image.
-    finished_every : int, optional
-        Projections between two images that are finished offline.
-    threads : int, optional
-        That compute.
-    tell : callable, optional
-        Told how far it is.
-    """
-    rows: list[OrderRow] = []
-    images = {}
-    truth: Truth | None = None
-    for name in ORDERS:
-        scan = scan_in(name)
-        if tell is not None:
-            tell(f"{scan.name}: {name}")
-        if truth is None:
-            truth = best_image(scan, threads=threads) if scan.truth is None else Truth.known(scan.truth)
-        live: dict[int, NDArray[np.float32]] = {}
-        for number, image in live_images(scan, recon, threads=threads):
-            rows.append(OrderRow(scan.name, name, "live", number, truth.similarity(image), truth.rmse(image)))
-            if number == SHOWN_AT:
-                live[number] = image
-        for number in sorted({*range(finished_every, len(scan) + 1, finished_every), SHOWN_AT, len(scan)}):
-            image = finish(scan.first(number), threads=threads)
-            rows.append(OrderRow(scan.name, name, "finished", number, truth.similarity(image), truth.rmse(image)))
-            if number == SHOWN_AT:
-                images[name] = (live[number], image)
-    assert truth is not None  # noqa: S101 - there are orders
-    return Comparison(rows, images, truth)
+logger = logging.getLogger(__name__)
 
 
 def evaluate_orders(
-    out: Path,
-    *,
-    columns: int = 256,
-    data: Path | None = None,
-    num: int = 180,
-    counts: float = 1e4,
-    recon: ReconSettings | None = None,
-    threads: int = 1,
-    tell: Tell | None = None,
-) -> list[OrderRow]:
-    """Compare the orders on foam, Shepp-Logan and a measured scan; write ``orders*.png`` and ``orders.csv``.
+    *, data: Path | None = None, columns: int = 256, num: int = 180, counts: float = 1e4, threads: int = 1
+) -> Report:
+    """Compare the orders on foam, Shepp-Logan and a measured scan.
 
     Parameters
     ----------
-    out : Path
-        Directory; made if missing.
-    columns : int, optional
-        Detector columns of the simulated samples.
     data : Path, optional
         Measured scan (DXfile); left out if not given.
-    num : int, optional
-        Projections of the simulated scans.
+    columns, num : int, optional
+        Detector columns and projections of the simulated scans.
     counts : float, optional
         Photons per pixel of the simulated scans.
-    recon : ReconSettings, optional
-        Of the live image; the paper's by default: MLEM, l = 24, s = 1, newest projections.
-    threads, tell
-        See `compare_orders`.
+    threads : int, optional
+        That compute.
 
     Returns
     -------
-    list of OrderRow
-        All that the figures show.
+    Report
+        ``rows``: ``sample``, ``order``, ``image`` (``"live"``, or ``"finished"`` offline from the projections so far),
+        ``projections`` so far, ``ms_ssim`` and ``rmse`` to the truth, the latter as a fraction of its range; also as
+        ``orders.csv``, with ``orders_curves.png`` and ``orders_images.png``.
 
     Raises
     ------
     StorageError, DataError
-        If `data` can not be used or `out` can not be written.
+        If `data` can not be used.
     """
-    from bluesky_streamrecon.evaluation.figures import draw_first_images, draw_order_curves
 
-    new_directory(out)
-    recon = recon or ReconSettings(window_policy="newest")
-
-    def simulated(kind: str) -> Callable[[str], LineScan]:
-        sample = Foam(pores=90) if kind == "foam" else SheppLogan()
+    def simulated(kind: str, sample: Sample) -> Callable[[str], LineScan]:
         return lambda name: simulated_scan(
             kind, sample, columns=columns, order=make_order(name, num=num), counts=counts
         )
 
-    sources: list[Callable[[str], LineScan]] = [simulated("foam"), simulated("shepp-logan")]
+    sources = [simulated("foam", Foam(pores=90)), simulated("shepp-logan", SheppLogan())]
     if data is not None:
-        sources.append(_recorded(data))
-    compared = [compare_orders(source, recon, threads=threads, tell=tell) for source in sources]
-    rows = [row for one in compared for row in one.rows]
-    write_csv(out / "orders.csv", [asdict(row) for row in rows])
-    save_figure(
-        draw_first_images([(one.rows[0].sample, one.images, one.truth) for one in compared]), out / "orders_images.png"
+        sources.append(_recorded(data, threads))
+    rows: list[Row] = []
+    shown: list[tuple[LineScan, dict[str, NDArray[np.float32]]]] = []
+    for scan_in in sources:
+        images = {}
+        for order in ORDERS:
+            scan = scan_in(order)
+            logger.info("%s: %s", scan.name, order)
+            for number, image in live_images(scan, PAPERS, threads=threads):
+                rows.append({"order": order, "image": "live"} | scan.compare(number, image))
+                if number == SHOWN_AT:
+                    images[order] = image
+            for number in sorted({*range(FINISHED_EVERY, len(scan) + 1, FINISHED_EVERY), SHOWN_AT, len(scan)}):
+                image = finish(scan.first(number), threads=threads)
+                rows.append({"order": order, "image": "finished"} | scan.compare(number, image))
+        shown.append((scan, images))
+    table = Table(
+        f"After {SHOWN_AT} projections",
+        {"sample": "sample", "order": "order", "image": "image", "ms_ssim": "MS-SSIM to truth", "rmse": "RMSE / range"},
+        [row for row in rows if row["projections"] == SHOWN_AT],
     )
-    save_figure(draw_order_curves(rows), out / "orders_curves.png")
-    return rows
+    figures = {"orders_images": _draw_images(shown), "orders_curves": _draw_curves(rows)}
+    return Report({"rows": rows}, (table,), {"orders": rows}, figures)
 
 
-def _recorded(data: Path) -> Callable[[str], LineScan]:
-    """Give a recorded scan in any order; of orders off the grid, the nearest projection that is left is taken."""
+def draw_orders(orders: Sequence[AngleOrder]) -> Figure:
+    """Draw angle orders beside each other: the angle of each projection, and the largest gap left."""
+    figure = new_figure(3.4 * len(orders), 6)
+    axes = figure.subplots(2, len(orders), squeeze=False, sharex=True, sharey="row")
+    for (top, bottom), order in zip(axes.T, orders, strict=True):
+        number = range(1, len(order) + 1)
+        angles = (np.asarray(order.angles) - order.start) % (order.stop - order.start) + order.start
+        title = f"{order.name}\n{order.travel():.0f} deg of travel"
+        draw_lines(top, [(None, number, angles, ".", "C0")], title=title)
+        draw_lines(bottom, [(None, number, order.gap_ratios(), "-", "C0")], xlabel="projections", yscale="log")
+        bottom.axhline(1, color="0.45", lw=0.8)
+    axes[0, 0].set_ylabel("angle in the range (deg)")
+    axes[1, 0].set_ylabel("largest gap / ideal")
+    return figure
+
+
+def _recorded(data: Path, threads: int) -> Callable[[str], LineScan]:
+    """Return a recorded scan in any order; of orders off the grid, the nearest projection that is left is taken."""
+    ascending = with_best_image(measured_scan(data, order="fixed"), threads=threads)
 
     def scan_in(name: str) -> LineScan:
-        ascending = measured_scan(data, order="fixed")
         total = len(ascending)
-        wanted = np.asarray(make_order(name, num=total, start=0, stop=total).angles)
-        return ascending.in_order(_nearest_left(wanted, total))
+        left = list(range(total))
+        wanted = make_order(name, num=total, start=0, stop=total).angles
+        return ascending.in_order([left.pop(int(np.argmin(np.abs(np.asarray(left) - place)))) for place in wanted])
 
     return scan_in
 
 
-def _nearest_left(wanted: NDArray[np.float64], total: int) -> Sequence[int]:
-    left = list(range(total))
-    return [left.pop(int(np.argmin(np.abs(np.asarray(left) - place)))) for place in wanted]
+def _draw_images(samples: Sequence[tuple[LineScan, dict[str, NDArray[np.float32]]]]) -> Figure:
+    """Draw the live image after 30 projections in each order, a row for each sample, and the truth at the end."""
+    columns = len(ORDERS) + 1
+    figure = new_figure(2.1 * columns, 2.3 * len(samples))
+    for row, (scan, images) in zip(figure.subplots(len(samples), columns, squeeze=False), samples, strict=True):
+        truth = scan.known
+        _, high = grey_range(truth.image[0])
+        for axes, (order, live) in zip(row, images.items(), strict=False):
+            show_slice(axes, live[0], f"{order}: {truth.similarity(live):.3f}", 0, high)
+        show_slice(row[-1], truth.image[0], f"{scan.name}: truth", 0, high)
+    return figure
+
+
+def _draw_curves(rows: Sequence[Row]) -> Figure:
+    """Draw similarity and error against projections: live images as lines, finished ones as points."""
+    samples = list(dict.fromkeys(row["sample"] for row in rows))
+    figure = new_figure(4.2 * len(samples), 6.4)
+    panels = figure.subplots(2, len(samples), squeeze=False, sharex="col")
+    for (top, bottom), sample in zip(panels.T, samples, strict=True):
+        for axes, name in ((top, "ms_ssim"), (bottom, "rmse")):
+            lines = []
+            for color, order in enumerate(ORDERS):
+                for kind, style in (("live", "-"), ("finished", ".:")):
+                    mine = [r for r in rows if (r["sample"], r["order"], r["image"]) == (sample, order, kind)]
+                    at, values = [r["projections"] for r in mine], [r[name] for r in mine]
+                    lines.append((order if (kind, axes) == ("live", top) else None, at, values, style, f"C{color}"))
+            draw_lines(axes, lines)
+        top.set(title=f"{sample} (lines: live; points: finished offline)", ylabel="MS-SSIM to the truth")
+        bottom.set(xlabel="projections", yscale="log", ylabel="RMSE / range of the truth")
+    return figure

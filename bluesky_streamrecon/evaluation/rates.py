@@ -6,103 +6,71 @@ the whole road: publisher, sockets, MPI ranks, controller. Both are measured in 
 
 from __future__ import annotations
 
+import logging
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bluesky_streamrecon.cores import own_cores
+from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
-from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.cost import CostModel
-from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, write_csv
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
+from bluesky_streamrecon.evaluation.report import Report, Row, Table
 
-__all__ = ["RateRow", "evaluate_rates", "predicted"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["evaluate_rates", "predicted"]
 
 ALGORITHMS = ("mlem", "pml-quadratic")
 MAP_WINDOWS = (12, 18, 24, 30, 36, 42)
 MAP_STEPS = (1, 2, 4, 6, 8, 12)
 WINDOW = 24
-TIMED = 24
-"""Projections that are timed of the engine alone, at least."""
-
 WIDE = 1024
 FEW, MANY = 60, 180
 """Projections of a run through sockets, from `WIDE` columns on and below: a few images in flight must not matter."""
 
-Tell = Callable[[str], None]
+CASE = ("rows", "columns", "window", "step", "threads")
+RATIO_STYLE = {"cmap": "RdBu", "vmin": 0.5, "vmax": 1.5}
+BOX = {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 1}
 
-
-@dataclass(frozen=True, slots=True)
-class RateRow:
-    """One measurement beside its prediction.
-
-    Parameters
-    ----------
-    figure : str
-        ``"sizes"`` (figure 5) or ``"map"`` (figure 6).
-    mode : str
-        ``"co-located"`` or ``"distributed"``.
-    algorithm : str
-        Registered name.
-    rows, columns, window, step, ranks, threads : int
-        Of the case; `threads` of each rank.
-    measured, predicted : float
-        Projections per second.
-    ratio : float
-        Predicted over measured.
-    reference : bool
-        The point that predictions were made from.
-    """
-
-    figure: str
-    mode: str
-    algorithm: str
-    rows: int
-    columns: int
-    window: int
-    step: int
-    ranks: int
-    threads: int
-    measured: float
-    predicted: float = float("nan")
-    ratio: float = float("nan")
-    reference: bool = False
+logger = logging.getLogger(__name__)
 
 
 def evaluate_rates(
-    out: Path,
     *,
     columns: Sequence[int] = (256, 512, 1024, 2048),
     rows: int = 16,
     algorithms: Sequence[str] = ALGORITHMS,
-    map_columns: int | None = None,
     repeats: int = 3,
     distributed: bool = True,
-    tell: Tell | None = None,
-) -> list[RateRow]:
-    """Measure, predict from one point for each algorithm, compare; write ``rates*.png`` and ``rates.csv``.
+) -> Report:
+    """Measure rates, predict all of them from one point for each algorithm, and compare.
 
     Parameters
     ----------
-    out : Path
-        Directory; made if missing.
     columns : sequence of int, optional
-        Detector columns C.
+        Detector columns C; the second of them is that of the map over windows and steps.
     rows : int, optional
         Detector rows.
     algorithms : sequence of str, optional
         Registered names.
-    map_columns : int, optional
-        C of the map over windows and steps; the second of `columns` by default.
     repeats : int, optional
         Samples of each rate; their median counts.
     distributed : bool, optional
         Also measure through sockets and MPI.
-    tell : callable, optional
-        Told how far it is.
+
+    Returns
+    -------
+    Report
+        ``rows``: ``figure`` (``"sizes"``, their figure 5, or ``"map"``, figure 6), ``mode`` (``"co-located"`` or
+        ``"distributed"``), the case (`threads` of each rank), projections per second ``measured`` and ``predicted``,
+        their ``ratio``, and whether it is the ``reference`` that predictions were made from. Also as ``rates.csv``,
+        with ``rates_sizes.png`` and ``rates_map.png``.
 
     Raises
     ------
@@ -111,107 +79,124 @@ def evaluate_rates(
     JobError
         If the job can not be started.
     """
-    from bluesky_streamrecon.evaluation.figures import draw_rate_map, draw_rates
-
-    new_directory(out)
-    tell = tell or (lambda _text: None)
-    cores = len(own_cores())
-    found: list[RateRow] = []
-
-    def note(row: RateRow) -> None:
-        tell(f"{row.mode}: {row.measured:.4g} projections per second")
-        found.append(row)
-
-    for algorithm in algorithms:
-        for c in columns:
-            for ranks in sorted({1, cores}):
-                threads = 1 if ranks == cores else cores
-                if distributed:
-                    tell(f"{algorithm}, {c} columns, {ranks} ranks of {threads} threads, through sockets")
-                    result = measure_pipeline(
-                        rows=rows,
-                        columns=c,
-                        window=WINDOW,
-                        step=1,
-                        ranks=ranks,
-                        threads=threads,
-                        projections=FEW if c >= WIDE else MANY,
-                        algorithm=algorithm,
-                        repeats=repeats,
-                        latency=False,
-                    )
-                    rate = result.projections_per_second
-                    note(RateRow("sizes", "distributed", algorithm, rows, c, WINDOW, 1, ranks, threads, rate))
-                    if ranks == 1:
-                        rate = result.kernel_projections_per_second
-                        note(RateRow("sizes", "co-located", algorithm, rows, c, WINDOW, 1, 1, threads, rate))
-            for count in sorted({1, cores} - ({cores} if distributed else set())):
-                tell(f"{algorithm}, {c} columns, engine alone on {count}")
-                rate = engine_rate(algorithm, rows, c, WINDOW, 1, count, repeats)
-                note(RateRow("sizes", "co-located", algorithm, rows, c, WINDOW, 1, 1, count, rate))
-    c = map_columns or columns[min(1, len(columns) - 1)]
-    for window in MAP_WINDOWS:
-        for step in MAP_STEPS:
-            if step <= window:
-                tell(f"map: {c} columns, window {window}, step {step}")
-                rate = engine_rate("mlem", rows, c, window, step, cores, repeats)
-                note(RateRow("map", "co-located", "mlem", rows, c, window, step, 1, cores, rate))
+    found: list[Row] = []
+    for algorithm, c in product(algorithms, columns):
+        found += _at_size(algorithm, rows, c, repeats, distributed=distributed)
+    cores, c = len(own_cores()), columns[min(1, len(columns) - 1)]
+    for window, step in product(MAP_WINDOWS, MAP_STEPS):
+        if step <= window:
+            logger.info("map: %d columns, window %d, step %d", c, window, step)
+            case = {"rows": rows, "columns": c, "window": window, "step": step, "threads": cores}
+            rate = engine_rate("mlem", **case, repeats=repeats)
+            found.append(_row("map", "co-located", algorithm="mlem", ranks=1, measured=rate, **case))
     table = predicted(found)
-    write_csv(out / "rates.csv", [asdict(row) for row in table])
-    save_figure(draw_rates(table), out / "rates_sizes.png")
-    save_figure(draw_rate_map([row for row in table if row.figure == "map"]), out / "rates_map.png")
-    return table
+    headings = {
+        "mode": "mode", "algorithm": "algorithm", "rows": "rows", "columns": "C", "window": "l", "step": "s",
+        "ranks": "ranks", "threads": "threads", "measured": "measured", "predicted": "predicted",
+        "ratio": "predicted / measured",
+    }  # fmt: skip
+    figures = {
+        "rates_sizes": _draw_sizes([row for row in table if row["figure"] == "sizes"]),
+        "rates_map": _draw_map([row for row in table if row["figure"] == "map"]),
+    }
+    return Report({"rows": table}, (Table("Projections per second", headings, table),), {"rates": table}, figures)
 
 
-def engine_rate(
-    algorithm: str, rows: int, columns: int, window: int, step: int, threads: int, repeats: int = 3
-) -> float:
-    """Measure the engine alone, its window full and moving on; projections per second, median."""
-    from bluesky_streamrecon.recon import Engine
+def _at_size(algorithm: str, rows: int, columns: int, repeats: int, *, distributed: bool) -> Iterator[Row]:
+    """Measure one size with one rank on all cores and with a rank on each, and the engine alone on one and on all."""
+    case: dict[str, Any] = {"rows": rows, "columns": columns, "window": WINDOW, "step": 1}
 
-    geometry = TomoGeometry(columns)
-    angles = scan_angles(180)
-    projections = disc_projections(geometry, angles[:window], rows)
-    with Engine(geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads) as engine:
+    def row(mode: str, ranks: int, threads: int, rate: float) -> Row:
+        logger.info("%s, %d columns, %d ranks of %d threads: %.4g/s", algorithm, columns, ranks, threads, rate)
+        return _row("sizes", mode, algorithm=algorithm, ranks=ranks, threads=threads, measured=rate, **case)
 
-        def append(count: int) -> None:
-            for _ in range(count):
-                number = engine.projections
-                engine.append(projections[number % window], float(angles[number % len(angles)]))
+    cores = len(own_cores())
+    alone = {1, cores}
+    if distributed:
+        for ranks in sorted({1, cores}):
+            threads = 1 if ranks == cores else cores
+            found = measure_pipeline(
+                **case,
+                ranks=ranks,
+                threads=threads,
+                projections=FEW if columns >= WIDE else MANY,
+                algorithm=algorithm,
+                repeats=repeats,
+                latency=False,
+            ).fields
+            yield row("distributed", ranks, threads, found["projections_per_second"])
+            if ranks == 1:
+                yield row("co-located", 1, threads, found["kernel_projections_per_second"])
+                alone -= {threads}
+    for count in sorted(alone):
+        yield row("co-located", 1, count, engine_rate(algorithm, **case, threads=count, repeats=repeats))
 
-        append(window)
-        engine.update()
-        rates = []
-        for _ in range(repeats):
-            start, steps = time.perf_counter(), 0
-            while steps < 3 or (steps * step < TIMED and time.perf_counter() - start < 1.0):
-                append(step)
-                engine.update()
-                steps += 1
-            rates.append(steps * step / (time.perf_counter() - start))
-    return sorted(rates)[len(rates) // 2]
 
-
-def predicted(rows: Sequence[RateRow]) -> list[RateRow]:
+def predicted(rows: Sequence[Row]) -> list[Row]:
     """Predict every rate from one measured point of the same algorithm: the engine alone at the second size.
 
     All other sizes, windows, steps, threads, and the road through sockets follow from it by `CostModel`.
     """
-    from dataclasses import replace
-
-    references = {}
-    for row in rows:
-        if (row.figure, row.mode, row.threads) == ("sizes", "co-located", 1):
-            sizes = sorted({r.columns for r in rows if r.figure == "sizes"})
-            if row.columns == sizes[min(1, len(sizes) - 1)]:
-                references[row.algorithm] = row
+    sizes = sorted({row["columns"] for row in rows if row["figure"] == "sizes"})
+    reference = ("sizes", "co-located", 1, sizes[min(1, len(sizes) - 1)])
+    alone = [row for row in rows if (row["figure"], row["mode"], row["threads"], row["columns"]) == reference]
+    points = {row["algorithm"]: row for row in alone}
     table = []
     for row in rows:
-        point = references[row.algorithm]
-        model = CostModel.from_rate(
-            point.measured, rows=point.rows, columns=point.columns, window=point.window, step=point.step
-        )
-        block = math.ceil(row.rows / row.ranks)
-        rate = model.rate(rows=block, columns=row.columns, window=row.window, step=row.step, threads=row.threads)
-        table.append(replace(row, predicted=rate, ratio=rate / row.measured, reference=row is point))
+        point = points[row["algorithm"]]
+        model = CostModel.from_rate(point["measured"], **{name: point[name] for name in CASE})
+        case = {name: row[name] for name in CASE} | {"rows": math.ceil(row["rows"] / row["ranks"])}
+        rate = model.rate(**case)
+        table.append({**row, "predicted": rate, "ratio": rate / row["measured"], "reference": row is point})
     return table
+
+
+def _row(figure: str, mode: str, **case: Any) -> Row:
+    return {"figure": figure, "mode": mode, **case}
+
+
+def _draw_sizes(rows: Sequence[Row]) -> Figure:
+    """Draw rates against the detector's width, measured and predicted, a panel for each algorithm."""
+    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
+    figure = new_figure(4.6 * len(algorithms), 4.2)
+    panels = figure.subplots(1, len(algorithms), squeeze=False, sharey=True)[0]
+    for axes, algorithm in zip(panels, algorithms, strict=True):
+        mine = [row for row in rows if row["algorithm"] == algorithm]
+        lines: list[Line] = []
+        for color, kind in enumerate(dict.fromkeys((row["mode"], row["ranks"], row["threads"]) for row in mine)):
+            chosen = [row for row in mine if (row["mode"], row["ranks"], row["threads"]) == kind]
+            at = [row["columns"] for row in chosen]
+            label = "{}, {} x {} threads".format(*kind)
+            lines.append((label, at, [row["measured"] for row in chosen], "o-", f"C{color}"))
+            lines.append((None, at, [row["predicted"] for row in chosen], ":", f"C{color}"))
+        reference = [row for row in mine if row["reference"]]
+        at, rates = [row["columns"] for row in reference], [row["measured"] for row in reference]
+        lines.append(("predictions (dotted) from here", at, rates, "*", "black"))
+        title = f"{algorithm}, {mine[0]['rows']} rows, l = {WINDOW}, s = 1"
+        draw_lines(axes, lines, title=title, xscale="log", yscale="log", xlabel="detector columns")
+        sizes = sorted({row["columns"] for row in mine})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+    panels[0].set_ylabel("projections per second")
+    return figure
+
+
+def _draw_map(rows: Sequence[Row]) -> Figure:
+    """Draw rates over step and window: measured, and the prediction's error."""
+    windows, steps = (sorted({row[name] for row in rows}) for name in ("window", "step"))
+    figure = new_figure(9.2, 3.9)
+    title = f"measured, C = {rows[0]['columns']}, {rows[0]['rows']} rows (projections/s)"
+    styles: tuple[tuple[str, str, dict[str, Any]], ...]
+    styles = (("measured", title, {"cmap": "viridis"}), ("ratio", "predicted / measured", RATIO_STYLE))
+    for axes, (name, title, style) in zip(figure.subplots(1, 2), styles, strict=True):
+        values = np.full((len(windows), len(steps)), np.nan)
+        for row in rows:
+            i, j = windows.index(row["window"]), steps.index(row["step"])
+            values[i, j] = row[name]
+            axes.text(j, i, f"{row[name]:.3g}", ha="center", va="center", fontsize=8, bbox=BOX)
+        axes.imshow(values, origin="lower", aspect="auto", **style)
+        axes.set(xlabel="step s", ylabel="window l")
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(len(steps)), [str(s) for s in steps])
+        axes.set_yticks(range(len(windows)), [str(w) for w in windows])
+    return figure

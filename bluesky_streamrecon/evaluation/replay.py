@@ -6,9 +6,9 @@ Preparation, window and engine, and the controller's session are those of the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,15 +16,20 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.errors import ConfigError, DataError
-from bluesky_streamrecon.evaluation.finish import finish
-from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
-from bluesky_streamrecon.evaluation.scans import LineScan, centred, prepared
-from bluesky_streamrecon.evaluation.score import Truth
+from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.images import finish
+from bluesky_streamrecon.evaluation.offline import judge_offline
+from bluesky_streamrecon.evaluation.report import new_directory, save_figure
+from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_dxfile
+from bluesky_streamrecon.wire import Score
 
-__all__ = ["Recorded", "ReplayResult", "VerdictRow", "recorded_file", "recorded_run", "replay"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Recorded", "ReplayResult", "recorded_file", "recorded_run", "replay"]
 
 BLOCK = "streamrecon"
 MOST_ROWS = 3
@@ -33,7 +38,7 @@ MOST_ROWS = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """A past run, as far as it is needed.
+    """What is needed of a past run.
 
     Parameters
     ----------
@@ -61,17 +66,6 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictRow:
-    """One verdict, with the numbers that it went by."""
-
-    projections: int
-    verdict: str
-    score: float | None
-    metrics: dict[str, float | None]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReplayResult:
     """What a policy would have done.
 
@@ -83,8 +77,8 @@ class ReplayResult:
         Projections after which the scan would have ended; None: never.
     planned, taken : int
         Projections planned, and those that are stored.
-    verdicts : tuple of VerdictRow
-        One for each image.
+    verdicts : tuple of Score
+        One for each image, with the numbers that it went by.
     lost : float
         1 - MS-SSIM between the images finished from the projections until then and from all that are stored; 0 where
         it would not have ended. The truth is not known: this is how much the image would still have changed.
@@ -96,13 +90,15 @@ class ReplayResult:
     stopped_at: int | None
     planned: int
     taken: int
-    verdicts: tuple[VerdictRow, ...]
+    verdicts: tuple[Score, ...]
     lost: float
     picture: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Give the fields as plain values."""
-        return asdict(self)
+        """Return the fields as plain values."""
+        shown = ("projections", "verdict", "score", "metrics", "text")
+        verdicts = [{name: getattr(verdict, name) for name in shown} for verdict in self.verdicts]
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"verdicts": verdicts}
 
 
 def recorded_file(path: Path, *, order: str | None = None) -> Recorded:
@@ -177,7 +173,6 @@ def replay(
     *,
     picture: Path | None = None,
     threads: int = 1,
-    tell: Callable[[str], None] | None = None,
 ) -> ReplayResult:
     """Judge a past run again.
 
@@ -191,8 +186,6 @@ def replay(
         PNG to draw into.
     threads : int, optional
         That compute.
-    tell : callable, optional
-        Told how far it is.
 
     Raises
     ------
@@ -203,12 +196,6 @@ def replay(
     """
     steering = steering or recorded.steering
     scan = _shown_rows(recorded, steering)
-    every = max(1, len(scan) // 10)
-
-    def on_image(number: int) -> None:
-        if tell is not None and number % every == 0:
-            tell(f"{number} of {len(scan)} projections judged")
-
     alone = msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1)
     (judgement,) = judge_offline(
         scan,
@@ -217,7 +204,6 @@ def replay(
         planned=recorded.planned,
         span=recorded.span,
         threads=threads,
-        on_image=on_image,
     )
     over = AngularRange(*np.radians(recorded.span).tolist())
     whole = finish(scan, threads=threads, over=over)
@@ -232,16 +218,16 @@ def replay(
         stopped_at=stopped,
         planned=recorded.planned,
         taken=len(scan),
-        verdicts=_verdicts(judgement),
+        # Advisory, so that judging went on to the end.
+        verdicts=tuple(
+            msgspec.structs.replace(score, text=score.text.removeprefix("advisory: ")) for score in judgement.scores
+        ),
         lost=lost,
         picture=None if picture is None else str(picture),
     )
     if picture is not None:
-        from bluesky_streamrecon.evaluation.study_figures import draw_replay
-        from bluesky_streamrecon.evaluation.tables import new_directory, save_figure
-
         new_directory(picture.resolve().parent)
-        save_figure(draw_replay(recorded.name, result, steering, early, whole), picture)
+        save_figure(_draw(recorded.name, result, steering, early, whole), picture)
     return result
 
 
@@ -264,20 +250,46 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
     return centred(replace(scan, name=recorded.name))
 
 
-def _verdicts(judgement: Judgement) -> tuple[VerdictRow, ...]:
-    return tuple(
-        VerdictRow(s.projections, s.verdict, s.score, dict(s.metrics), s.text.removeprefix("advisory: "))
-        for s in judgement.scores
+def _draw(
+    name: str,
+    result: ReplayResult,
+    steering: SteeringSettings,
+    early: NDArray[np.float32] | None,
+    whole: NDArray[np.float32],
+) -> Figure:
+    """Draw what the policy went by, and the image finished from its stop (None: there was none) and from all."""
+    figure = new_figure(12, 4.2)
+    axes, *panels = figure.subplots(1, 4, width_ratios=[1.6, 1, 1, 1])
+    draw_verdicts(
+        axes,
+        result.verdicts,
+        steering,
+        planned=result.planned,
+        stopped_at=result.stopped_at,
+        stop="would have ended at",
     )
+    axes.set_title(f"{name}: {result.policy}", fontsize=10)
+    middle = len(whole) // 2
+    _, high = grey_range(whole[middle])
+    show_slice(panels[1], whole[middle], f"finished from all {result.taken}", 0, high)
+    if early is None:
+        panels[0].set_title("would not have ended it", fontsize=9)
+        panels[0].set_axis_off()
+        panels[2].set_axis_off()
+    else:
+        show_slice(panels[0], early[middle], f"finished from {result.stopped_at}", 0, high)
+        difference = f"difference (1 - MS-SSIM = {result.lost:.3f})"
+        show_slice(panels[2], early[middle] - whole[middle], difference, -high / 4, high / 4)
+    return figure
 
 
 def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
-    """Give the range of a scan that does not say it: a half turn if it comes near to one, else what there is."""
+    """Return the range of a scan that does not say it: a half turn if it comes near to one, else what there is."""
     low, high = float(angles.min()), float(angles.max())
     step = (high - low) / max(len(angles) - 1, 1)
     return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)
 
 
 def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a part of a start document with tuples' lists as they were written."""
+    """Return a part of a start document with tuples' lists as they were written."""
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in block.items()}

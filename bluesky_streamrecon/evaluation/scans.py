@@ -1,16 +1,18 @@
 """Scans to evaluate on, as line integrals with angles, and the truth where it is known. No devices, no processes.
 
 Simulated samples are projected in closed form, so that what a reconstruction is judged against was made by no projector
-of ours. A measured scan is prepared as the job prepares it. Lengths are detector pixels, angles radians.
+of ours. A measured scan is prepared as the job prepares it. Lengths are detector pixels, angles radians, noise photons
+per pixel of the open beam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +20,54 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
+from bluesky_streamrecon.quality.study import display_range
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
 from bluesky_streamrecon.storage import TomoScan, read_dxfile
 
-__all__ = ["LineScan", "centred", "measured_scan", "prepared", "simulated_scan"]
+__all__ = ["LineScan", "ScanStack", "Truth", "centred", "measured_scan", "prepared", "simulated_scan"]
 
 FILL = 0.94
 """Share of the detector's width that a simulated sample fills."""
 
 LEAST_COUNT = 0.5
 """Photons that a pixel which saw none is taken to have seen, before the logarithm."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What images are compared with. Both measures have its own range as their unit.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (rows, N, N)
+        Attenuation, 1/pixel.
+    value_range : float
+        Attenuation between its darkest and brightest parts, 1/pixel.
+    """
+
+    image: NDArray[np.float32]
+    value_range: float
+
+    @classmethod
+    def known(cls, image: NDArray[np.float32]) -> Truth:
+        """Return a truth that is a sample's own image, which has no noise."""
+        return cls(image, float(image.max() - image.min()))
+
+    @classmethod
+    def measured(cls, image: NDArray[np.float32]) -> Truth:
+        """Return a truth that is the best image that there is, which has some noise."""
+        return cls(image, max(display_range(piece) for piece in image))
+
+    def similarity(self, image: NDArray[np.float32]) -> float:
+        """Compute MS-SSIM, mean over slices; images below 176 pixels have a pyramid of fewer levels."""
+        levels = deepest_pyramid(self.image.shape)
+        return ms_ssim(image, self.image, scales=levels, levels=levels, data_range=self.value_range)
+
+    def rmse(self, image: NDArray[np.float32]) -> float:
+        """Compute the root mean square difference, as a fraction of the truth's range."""
+        difference = image.astype(np.float64) - self.image
+        return float(np.sqrt(np.mean(difference**2))) / self.value_range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,15 +84,21 @@ class LineScan:
         Line integrals, unitless; noise may make them negative.
     axis : float
         Detector column of the rotation axis.
-    truth : ndarray of float32, shape (rows, C, C), or None
-        The sample itself, 1/pixel.
+    truth : Truth, optional
+        Of the sample.
+    noise : float, optional
+        Photons per pixel; None: none, or as measured.
+    seed : int, optional
+        Of sample and noise; None: as measured.
     """
 
     name: str
     angles: NDArray[np.float64]
     integrals: NDArray[np.float32]
     axis: float
-    truth: NDArray[np.float32] | None = None
+    truth: Truth | None = None
+    noise: float | None = None
+    seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -63,18 +109,60 @@ class LineScan:
         return int(self.integrals.shape[1])
 
     @property
+    def columns(self) -> int:
+        """Detector columns."""
+        return int(self.integrals.shape[2])
+
+    @property
+    def known(self) -> Truth:
+        """The truth, of a scan that has one."""
+        assert self.truth is not None  # noqa: S101 - simulated scans have one, others are given one
+        return self.truth
+
+    @property
     def geometry(self) -> TomoGeometry:
         """Detector, axis, and the disc that every projection sees."""
-        return TomoGeometry(int(self.integrals.shape[2]), self.axis, disc=True)
+        return TomoGeometry(self.columns, self.axis, disc=True)
+
+    def compare(self, projections: int, image: NDArray[np.float32]) -> dict[str, Any]:
+        """Return how like the truth an image from so many projections is, as a row of a study."""
+        truth = self.known
+        return {
+            "sample": self.name,
+            "noise": self.noise,
+            "projections": projections,
+            "ms_ssim": truth.similarity(image),
+            "rmse": truth.rmse(image),
+        }
 
     def first(self, count: int) -> LineScan:
-        """Give the scan as it was after `count` projections."""
+        """Return the scan as it was after `count` projections."""
         return replace(self, angles=self.angles[:count], integrals=self.integrals[:count])
 
     def in_order(self, order: Iterable[int]) -> LineScan:
-        """Give the same projections, taken in another order."""
+        """Return the same projections, taken in another order."""
         chosen = np.fromiter(order, np.intp)
         return replace(self, angles=self.angles[chosen], integrals=self.integrals[chosen])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanStack:
+    """Scans that were taken alike, and all of them as the rows of one, which is reconstructed much faster."""
+
+    scans: tuple[LineScan, ...]
+    whole: LineScan
+
+    @classmethod
+    def of(cls, scans: Sequence[LineScan]) -> ScanStack:
+        """Stack scans of the same angles, width and axis."""
+        together = np.concatenate([scan.integrals for scan in scans], axis=1)
+        return cls(tuple(scans), replace(scans[0], integrals=together, truth=None))
+
+    def compare(self, projections: int, image: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Return a row for each scan, from an image of all rows; see `LineScan.compare`."""
+        rows = np.cumsum([0] + [scan.rows for scan in self.scans]).tolist()
+        parts = [image[first:stop] for first, stop in pairwise(rows)]
+        return [scan.compare(projections, part) for scan, part in zip(self.scans, parts, strict=True)]
 
 
 @lru_cache(maxsize=8)
@@ -93,7 +181,7 @@ def simulated_scan(
     seed: int = 0,
     rows: int = 1,
 ) -> LineScan:
-    """Project a sample.
+    """Compute the scan of a sample.
 
     Parameters
     ----------
@@ -119,7 +207,8 @@ def simulated_scan(
     if counts is not None:
         photons = np.random.default_rng(seed).poisson(counts * np.exp(-integrals.astype(np.float64)))
         integrals = -np.log(np.maximum(photons, LEAST_COUNT) / counts).astype(np.float32)
-    return LineScan(name, angles, integrals.astype(np.float32, copy=False), axis, truth)
+    lines = integrals.astype(np.float32, copy=False)
+    return LineScan(name, angles, lines, axis, Truth.known(truth), noise=counts, seed=seed)
 
 
 def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:

@@ -1,77 +1,77 @@
-"""The paper's figures 7 and 8, and how well the stopping policies do: ``streamrecon evaluate steering``."""
+"""Where the paper's score stops (figures 7 and 8 of Bicer et al. 2017), and how well the stopping policies do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings
-from bluesky_streamrecon.evaluation.finish import best_image
-from bluesky_streamrecon.evaluation.policy_study import (
-    CaseResult,
-    Summary,
-    held_out_cases,
-    required_cases,
-    study,
-    summarize,
-)
-from bluesky_streamrecon.evaluation.scans import measured_scan, simulated_scan
-from bluesky_streamrecon.evaluation.score import Truth
-from bluesky_streamrecon.evaluation.similarity import SimilarityCurve, follow
-from bluesky_streamrecon.evaluation.tables import new_directory, save_figure, write_csv
+from bluesky_streamrecon.evaluation.figures import Line, draw_lines, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
+from bluesky_streamrecon.evaluation.policies import draw_cases, held_out_cases, judge_cases, required_cases, summarize
+from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.quality import ImageHistory, MsSsimMetric, PreviewImage
 from bluesky_streamrecon.sim_devices import Foam
 
-__all__ = ["SteeringEvaluation", "evaluate_steering"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["crossing", "evaluate_steering", "follow", "stays"]
 
 THRESHOLD = 0.95
 COMPARE_TO = 24
 SHOWN_AT = (30, 60, 90, 135)
 PORES = 300
 
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SteeringEvaluation:
-    """All that was found out.
+def follow(
+    scan: LineScan, *, show_at: Sequence[int] = SHOWN_AT, threads: int = 1
+) -> tuple[list[Row], dict[int, NDArray[np.float32]]]:
+    """Reconstruct live with the paper's window, and compare every image with an earlier one and with the truth.
 
-    Parameters
-    ----------
-    curves : dict
-        For each scan that was followed: projections where the score first reached 0.95 (``crossed``), and from which on
-        it stayed there (``stays``).
-    cases, held_out : list of CaseResult
-        Policies on the cases that they were tuned on, and on others.
-    summary, held_out_summary : Summary or None
-        Of these.
+    Returns
+    -------
+    list of Row
+        See `LineScan.compare`, with ``self_similarity``: MS-SSIM to the image `COMPARE_TO` projections earlier (None
+        before there is one).
+    dict of int to ndarray
+        Slices to show, by projections.
     """
+    metric = MsSsimMetric(COMPARE_TO, 5)
+    history = ImageHistory()
+    rows, shown = [], {}
+    for number, (projections, image) in enumerate(live_images(scan, PAPERS, threads=threads), 1):
+        history = history.appended(PreviewImage(number, projections, tuple(range(scan.rows)), image))
+        history = history.trimmed(projections - COMPARE_TO, most=2 * COMPARE_TO + 2)
+        rows.append({"self_similarity": metric(history)} | scan.compare(projections, image))
+        if projections in show_at:
+            shown[projections] = image[0]
+        if projections % 30 == 0:
+            logger.info("%s: %d of %d", scan.name, projections, len(scan))
+    return rows, shown
 
-    curves: dict[str, dict[str, int | None]]
-    cases: list[CaseResult]
-    summary: Summary
-    held_out: list[CaseResult]
-    held_out_summary: Summary | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Give the fields that the command line promises, and the rest below them."""
-        told = asdict(self.summary)
-        return {
-            **{name: told[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
-            "cases": [asdict(case) for case in self.cases],
-            "summary": told,
-            "held_out": None if self.held_out_summary is None else asdict(self.held_out_summary),
-            "held_out_cases": [asdict(case) for case in self.held_out],
-            "curves": self.curves,
-        }
+def crossing(rows: Sequence[Row], threshold: float) -> int | None:
+    """Return the projections at which the score first reaches `threshold`; None: never."""
+    return next((row["projections"] for row in rows if _reaches(row, threshold)), None)
+
+
+def stays(rows: Sequence[Row], threshold: float) -> int | None:
+    """Return the projections from which on the score is never below `threshold` again; None: never."""
+    after = list(takewhile(lambda row: _reaches(row, threshold), reversed(rows)))
+    return after[-1]["projections"] if after else None
 
 
 def evaluate_steering(
-    out: Path,
     *,
     data: Path | None = None,
     columns: int = 1024,
@@ -79,16 +79,12 @@ def evaluate_steering(
     seeds: int = 5,
     held_out: bool = False,
     tolerance: float = 0.02,
-    recon: ReconSettings | None = None,
     threads: int = 1,
-    tell: Tell | None = None,
-) -> SteeringEvaluation:
-    """Follow scans and study policies; write ``steering*.png`` and ``steering*.csv``.
+) -> Report:
+    """Follow scans with the paper's score, and try the stopping policies on cases whose truth is known.
 
     Parameters
     ----------
-    out : Path
-        Directory; made if missing.
     data : Path, optional
         Measured scan (DXfile); left out if not given.
     columns : int, optional
@@ -99,75 +95,113 @@ def evaluate_steering(
         Also try the policies on cases that nothing was tuned on.
     tolerance : float, optional
         Loss of MS-SSIM that is allowed.
-    recon : ReconSettings, optional
-        Of the live image; MLEM, l = 24, s = 1 by default. The curves are of the paper's window all the same.
     threads : int, optional
         That compute.
-    tell : callable, optional
-        Told how far it is.
+
+    Returns
+    -------
+    Report
+        ``cases`` and ``held_out_cases`` (see `judge_cases`), ``summary`` and ``held_out`` (see `summarize`; its most
+        important fields also by themselves), and ``curves``: for each scan that was followed the projections where the
+        score first reached 0.95 (``crossed``) and from which on it ``stays`` there. Also as ``steering_*.csv`` and
+        ``steering_*.png``.
 
     Raises
     ------
     StorageError, DataError
-        If `data` can not be used or `out` can not be written.
+        If `data` can not be used.
     """
-    from bluesky_streamrecon.evaluation.figures import draw_similarity
-    from bluesky_streamrecon.evaluation.study_figures import draw_cases
+    scans = _followed(data, columns, threads)
+    curves = {title: follow(scan, threads=threads) for title, scan in scans.items()}
+    crossings = [
+        {"scan": title, "crossed": crossing(points, THRESHOLD), "stays": stays(points, THRESHOLD)}
+        for title, (points, _) in curves.items()
+    ]
+    rows: dict[str, list[Row]] = {
+        "steering_curves": [{"scan": title} | row for title, (points, _) in curves.items() for row in points]
+    }
+    figures = {"steering_curves": _draw(scans, curves)}
+    kinds = {"cases": required_cases(columns=study_columns, seeds=range(seeds), data=data)}
+    if held_out:
+        kinds["held_out"] = held_out_cases()
+    summaries = {}
+    for kind, cases in kinds.items():
+        rows[f"steering_{kind}"] = results = judge_cases(cases, tolerance=tolerance, threads=threads)
+        figures[f"steering_{kind}"] = draw_cases(results, tolerance)
+        summaries[kind] = summarize(results, tolerance=tolerance)
+    first = summaries["cases"]
+    fields = {
+        **{name: first[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
+        "cases": rows["steering_cases"],
+        "summary": first,
+        "held_out": summaries.get("held_out"),
+        "held_out_cases": rows.get("steering_held_out", []),
+        "curves": {row["scan"]: {"crossed": row["crossed"], "stays": row["stays"]} for row in crossings},
+    }
+    tables = (
+        Table(
+            "MS-SSIM between live images",
+            {"scan": "scan", "crossed": "0.95 first reached at", "stays": "stays there from"},
+            crossings,
+        ),
+        Table(
+            "Stopped at, and MS-SSIM lost",
+            {
+                "sample": "sample", "noise": "photons", "seed": "seed", "planned": "planned", "stopped_at": "policy",
+                "quality_loss": "lost", "oracle_stop": "oracle", "paper_stop": "paper", "paper_loss": "lost",
+            },
+            fields["cases"] + fields["held_out_cases"],
+        ),
+        Table(
+            "Shares of 1",
+            {
+                "kind": "cases", "cases": "number", "median_saving": "median saving", "oracle_share": "of the oracle's",
+                "false_stops": "false stops", "worst_loss": "worst loss", "calibrated_share": "in 95 % band",
+                "paper_false_stops": "paper: false",
+            },
+            [{"kind": kind} | summary for kind, summary in summaries.items()],
+        ),
+    )  # fmt: skip
+    return Report(fields, tables, rows, figures)
 
-    new_directory(out)
-    recon = recon or ReconSettings()
-    papers = msgspec.structs.replace(recon, window_policy="newest")
-    curves = _curves(data, columns, papers, threads, tell)
-    write_csv(out / "steering_curves.csv", [{"scan": name} | asdict(p) for name, curve in curves for p in curve.points])
-    save_figure(draw_similarity(curves, THRESHOLD), out / "steering_curves.png")
 
-    cases = study(
-        required_cases(columns=study_columns, seeds=range(seeds), data=data),
-        tolerance=tolerance,
-        recon=recon,
-        threads=threads,
-        tell=tell,
-    )
-    others = study(held_out_cases(), tolerance=tolerance, recon=recon, threads=threads, tell=tell) if held_out else []
-    write_csv(out / "steering_cases.csv", [asdict(case) for case in cases])
-    save_figure(draw_cases(cases, tolerance), out / "steering_cases.png")
-    if others:
-        write_csv(out / "steering_held_out.csv", [asdict(case) for case in others])
-        save_figure(draw_cases(others, tolerance), out / "steering_held_out.png")
-    return SteeringEvaluation(
-        curves={
-            name: {"crossed": curve.crossing(THRESHOLD), "stays": curve.stays(THRESHOLD)} for name, curve in curves
-        },
-        cases=cases,
-        summary=summarize(cases, tolerance=tolerance),
-        held_out=others,
-        held_out_summary=summarize(others, tolerance=tolerance) if others else None,
-    )
-
-
-def _curves(
-    data: Path | None, columns: int, recon: ReconSettings, threads: int, tell: Tell | None
-) -> Sequence[tuple[str, SimilarityCurve]]:
+def _followed(data: Path | None, columns: int, threads: int) -> dict[str, LineScan]:
     order = make_order("optimized-interleaved", num=180)
-    found = []
-    for noise in (None, 1e3):
+    scans = {}
+    for noise, light in ((None, "without noise"), (1e3, "1000 photons")):
         scan = simulated_scan("foam", Foam(pores=PORES), columns=columns, order=order, counts=noise)
-        assert scan.truth is not None  # noqa: S101 - simulated
-        curve = follow(
-            scan, Truth.known(scan.truth), recon, compare_to=COMPARE_TO, show_at=SHOWN_AT, threads=threads, tell=tell
-        )
-        light = "without noise" if noise is None else f"{noise:g} photons"
-        found.append((f"foam (180, 1, {columns}), {light}", curve))
+        scans[f"foam (180, 1, {columns}), {light}"] = scan
     if data is not None:
-        scan = measured_scan(data)
-        curve = follow(
-            scan,
-            best_image(scan, threads=threads),
-            recon,
-            compare_to=COMPARE_TO,
-            show_at=SHOWN_AT,
-            threads=threads,
-            tell=tell,
-        )
-        found.append((f"{scan.name} ({len(scan)}, {scan.rows}, {scan.integrals.shape[2]}), measured", curve))
-    return found
+        scan = with_best_image(measured_scan(data), threads=threads)
+        scans[f"{scan.name} ({len(scan)}, {scan.rows}, {scan.columns}), measured"] = scan
+    return scans
+
+
+def _draw(
+    scans: Mapping[str, LineScan], curves: Mapping[str, tuple[list[Row], dict[int, NDArray[np.float32]]]]
+) -> Figure:
+    """Draw each scan: the score and the similarity to the truth, and images on the way."""
+    figure = new_figure(4.6 * len(curves), 5.6)
+    grid = figure.add_gridspec(2, len(curves), height_ratios=[1.7, 1])
+    for column, (title, (rows, shown)) in enumerate(curves.items()):
+        axes = figure.add_subplot(grid[0, column])
+        axes.axhline(THRESHOLD, color="C3", lw=0.9, ls="--")
+        crossed = crossing(rows, THRESHOLD)
+        if crossed is not None:
+            axes.axvline(crossed, color="C2", lw=1.2, label=f"{THRESHOLD:g} reached at {crossed}")
+        lines: list[Line] = []
+        for color, (name, what) in enumerate(
+            (("self_similarity", f"to the image {COMPARE_TO} before"), ("ms_ssim", "to the truth"))
+        ):
+            found = [row for row in rows if row[name] is not None]
+            lines.append((what, [r["projections"] for r in found], [r[name] for r in found], "-", f"C{color}"))
+        draw_lines(axes, lines, title=title, xlabel="projections", ylabel="MS-SSIM", ylim=(0.3, 1.01))
+        row = grid[1, column].subgridspec(1, max(len(shown), 1))
+        _, high = grey_range(scans[title].known.image[0])
+        for place, (projections, image) in enumerate(shown.items()):
+            show_slice(figure.add_subplot(row[0, place]), image, f"{projections}", 0, high)
+    return figure
+
+
+def _reaches(row: Row, threshold: float) -> bool:
+    return row["self_similarity"] is not None and row["self_similarity"] >= threshold

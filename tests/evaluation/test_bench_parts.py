@@ -14,15 +14,14 @@ from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
+from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call, take_turns
+from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.kernels import measure_kernels
 from bluesky_streamrecon.evaluation.bench.latency import measure_latency
-from bluesky_streamrecon.evaluation.bench.listening import Ear
-from bluesky_streamrecon.evaluation.bench.peer_codes import OurPeer, make_peer
-from bluesky_streamrecon.evaluation.bench.peers import PeerRow, compare_peers, ratio_to
+from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread, open_peer, ratio_to
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.bench.ready import measure_ready
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.bench.timing import one_thread, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import reconstruct
@@ -47,6 +46,13 @@ def test_time_of_a_call_is_not_that_of_an_interrupted_one():
     assert len(calls) == 3
 
 
+def test_a_quantity_is_the_median_of_its_samples_in_turns_with_what_it_is_compared_to():
+    samples = iter([1.0, 10.0, 3.0, 20.0, 2.0, 30.0])
+    found = take_turns(3, lambda: {"ours": next(samples), "theirs": next(samples)})
+    assert (found["ours"].median, found["theirs"].median) == (2.0, 20.0)
+    assert (found["ours"].spread, found["theirs"].spread) == (1.0, 1.0)
+
+
 def test_thread_variables_are_put_back(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
@@ -61,12 +67,11 @@ def test_kernel_rows_come_in_the_order_that_was_asked_for():
         columns=(16, 32), threads=(1, 2), windows=(3,), algorithms=("mlem", "fbp"), slices=4, repeats=3, seconds=0.001
     )
     asked = [(c, t, a) for c in (16, 32) for t in (1, 2) for a in ("mlem", "fbp")]
-    assert [(row.columns, row.threads, row.algorithm) for row in result.rows] == asked
-    assert all(
-        row.gups > 0 and row.gups_moving > 0 and row.gups_per_gfma > 0 and row.spread >= 0 for row in result.rows
-    )
-    assert result.probe_gfma > 0
-    assert [stream.level for stream in result.streams] == ["level 1", "level 2", "level 3", "memory"]
+    rows = result.fields["rows"]
+    assert [(row["columns"], row["threads"], row["algorithm"]) for row in rows] == asked
+    assert all(row["gups"] > 0 and row["gups_moving"] > 0 and row["gups_per_gfma"] > 0 for row in rows)
+    assert all(row["spread"] >= 0 for row in rows)
+    assert result.fields["probe_gfma"] > 0
 
 
 @pytest.mark.parametrize(
@@ -102,17 +107,16 @@ def test_sample_is_what_the_reconstruction_finds():
     np.testing.assert_allclose(-np.log((counts - DARK_COUNT) / (FLAT_COUNT - DARK_COUNT)), projections, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("code", "method"), [("astra", "line"), ("astra", "linear"), ("svmbir", "mbir"), ("tomopy", "sirt")]
-)
+@pytest.mark.parametrize(("code", "method"), [("astra", "line"), ("astra", "linear"), ("svmbir", "mbir")])
 def test_peers_reconstruct_the_same_image(code, method):
     pytest.importorskip(code)
     geometry = TomoGeometry(48)
     angles = scan_angles(45)
     projections = disc_projections(geometry, angles, 4)
-    ours = OurPeer("sirt", geometry, angles, projections)
-    theirs = make_peer(code, method, geometry, angles, projections)
-    try:
+    with (
+        open_peer("streamrecon", "sirt", geometry, angles, projections) as ours,
+        open_peer(code, method, geometry, angles, projections) as theirs,
+    ):
         ours.iterate(20)
         theirs.iterate(20)
         image = theirs.image()
@@ -120,9 +124,6 @@ def test_peers_reconstruct_the_same_image(code, method):
         reference = ours.image()[: theirs.slices]
         assert np.corrcoef(image.ravel(), reference.ravel())[0, 1] > 0.97
         assert image.mean() == pytest.approx(reference.mean(), rel=0.05)
-    finally:
-        theirs.close()
-        ours.close()
 
 
 @pytest.mark.parametrize("code", ["astra", "svmbir"])
@@ -134,8 +135,8 @@ def test_a_missing_peer_is_named_with_the_way_to_install_it(code, monkeypatch):
 
 def test_ratio_is_to_the_fastest_method_of_a_code():
     rows = [
-        PeerRow("astra", "2", method, 512, 24, 1, 1, gups, 0.0, ratio)
-        for method, gups, ratio in (("line", 0.2, 100.0), ("linear", 0.25, 80.0))
+        {"code": "astra", "method": method, "columns": 512, "ratio": ratio}
+        for method, ratio in (("line", 100.0), ("linear", 80.0))
     ]
     assert ratio_to(rows, "astra") == {512: 80.0}
     assert ratio_to(rows, "svmbir") == {}
@@ -179,19 +180,19 @@ def test_documents_are_such_that_the_publisher_takes_them(in_file, tmp_path):
 
 def test_an_image_counts_when_every_rank_has_it():
     clock = iter(range(100))
-    ear = Ear(clock=lambda: float(next(clock)))
-    ear.begin("now")
-    ear(AllRanksReady(2))  # at 0
+    events = EventRecorder(clock=lambda: float(next(clock)))
+    events.begin("now")
+    events(AllRanksReady(2))  # at 0
     for rank, projections in ((0, 4), (0, 8), (1, 4), (1, 8)):  # at 1 to 4
-        ear(StatusReceived(Status(run_uid="now", rank=rank, state="", projections=projections)))
-    ear(ScoreReceived(Score(run_uid="now", image_number=2, projections=8)))
-    ear(ScoreReceived(Score(run_uid="before", image_number=1, projections=4)))
-    assert ear.imaged_at == {4: 3.0, 8: 4.0}
-    assert ear.judged_at == {8: 5.0}
-    ear(Acked("now", 0, 9, 8))
-    assert ear.used == 0
-    ear(Acked("now", 1, 7, 6))
-    assert ear.used == 7
+        events(StatusReceived(Status(run_uid="now", rank=rank, state="", projections=projections)))
+    events(ScoreReceived(Score(run_uid="now", image_number=2, projections=8)))
+    events(ScoreReceived(Score(run_uid="before", image_number=1, projections=4)))
+    assert events.imaged_at == {4: 3.0, 8: 4.0}
+    assert events.judged_at == {8: 5.0}
+    events(Acked("now", 0, 9, 8))
+    assert events.used == 0
+    events(Acked("now", 1, 7, 6))
+    assert events.used == 7
 
 
 @pytest.mark.parametrize(
@@ -202,25 +203,25 @@ def test_an_image_counts_when_every_rank_has_it():
     ],
 )
 def test_a_problem_ends_every_wait_with_its_words(event, text):
-    ear = Ear()
-    threading.Thread(target=ear, args=(event,)).start()
+    events = EventRecorder()
+    threading.Thread(target=events, args=(event,)).start()
     with pytest.raises(JobError, match=text):
-        ear.wait("the last image", lambda: False, BOUND)
+        events.wait("the last image", lambda: False, BOUND)
 
 
 def test_a_wait_is_bounded_and_says_what_for():
     with pytest.raises(JobError, match="hello of 2 ranks: did not come within"):
-        Ear().wait("hello of 2 ranks", lambda: False, 0.01)
+        EventRecorder().wait("hello of 2 ranks", lambda: False, 0.01)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("rank", "--address", "tcp://127.0.0.1:9", "--job-id", "none", "--rank", "0", "--size", "1"),
-        ("bare", "--address", "tcp://127.0.0.1:9", "--replies", "tcp://127.0.0.1:9"),
+        ("rank", "tcp://127.0.0.1:9", "--job-id", "none", "--rank", "0", "--size", "1"),
+        ("bare", "tcp://127.0.0.1:9"),
     ],
 )
-def test_a_receiver_ends_when_its_lifeline_is_cut(arguments, tmp_path, no_orphans):
+def test_a_receiver_ends_when_its_standard_input_is_closed(arguments, tmp_path, no_orphans):
     command = (sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.receiver", *arguments)
     child = Child("receiver", command, tmp_path / "log")
     child.release()

@@ -8,7 +8,7 @@ import pytest
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.cost import CostModel, advise
-from bluesky_streamrecon.evaluation.rates import RateRow, evaluate_rates, predicted
+from bluesky_streamrecon.evaluation.rates import evaluate_rates, predicted
 
 DETECTOR = {"rows": 2048, "columns": 2048}
 
@@ -29,22 +29,22 @@ def test_model_gives_back_the_rate_that_it_was_made_from():
 @pytest.mark.parametrize("ranks", [4, 64, 4096])
 def test_advice_is_feasible_exactly_when_it_sustains_the_detector(rate, ranks):
     found = advise(**DETECTOR, rate=rate, ranks=ranks, gups=10.0)
-    assert 1 <= found.step <= found.window == 24
-    assert found.feasible == (found.sustained >= rate)
-    if found.feasible and found.step > 1:
-        tighter = found.sustained * (found.step - 1) / found.step
+    assert 1 <= found["step"] <= found["window"] == 24
+    assert found["feasible"] == (found["sustained"] >= rate)
+    if found["feasible"] and found["step"] > 1:
+        tighter = found["sustained"] * (found["step"] - 1) / found["step"]
         assert tighter < rate  # no shorter step would do
 
 
 def test_ranks_that_are_said_to_be_needed_are_enough_and_fewer_are_not():
     slow = advise(**DETECTOR, rate=20, ranks=1, gups=10.0)
-    assert not slow.feasible
-    assert advise(**DETECTOR, rate=20, ranks=slow.ranks_needed, gups=10.0).feasible
-    assert not advise(**DETECTOR, rate=20, ranks=slow.ranks_needed - 1, gups=10.0).feasible
+    assert not slow["feasible"]
+    assert advise(**DETECTOR, rate=20, ranks=slow["ranks_needed"], gups=10.0)["feasible"]
+    assert not advise(**DETECTOR, rate=20, ranks=slow["ranks_needed"] - 1, gups=10.0)["feasible"]
 
 
 def test_no_number_of_ranks_is_promised_where_none_would_do():
-    assert advise(rows=1, columns=4096, rate=1e6, ranks=1, gups=1.0).ranks_needed == 0
+    assert advise(rows=1, columns=4096, rate=1e6, ranks=1, gups=1.0)["ranks_needed"] == 0
 
 
 @pytest.mark.parametrize("bad", [{"rate": 0}, {"ranks": 0}, {"gups": 0.0}, {"gups": float("nan")}, {"window": 0}])
@@ -54,23 +54,27 @@ def test_numbers_that_can_not_work_are_refused(bad):
 
 
 def test_everything_is_predicted_from_one_point_of_the_same_algorithm():
+    case = {"algorithm": "mlem", "mode": "co-located", "rows": 16, "ranks": 1}
     sizes = [
-        RateRow("sizes", "co-located", "mlem", 16, c, 24, 1, 1, 1, measured) for c, measured in ((64, 90), (128, 20))
+        case | {"figure": "sizes", "columns": c, "window": 24, "step": 1, "threads": 1, "measured": measured}
+        for c, measured in ((64, 90), (128, 20))
     ]
-    mapped = RateRow("map", "co-located", "mlem", 16, 128, 12, 6, 1, 2, 400)
+    mapped = case | {"figure": "map", "columns": 128, "window": 12, "step": 6, "threads": 2, "measured": 400}
     small, point, other = predicted([*sizes, mapped])
-    assert (small.reference, point.reference, other.reference) == (False, True, False)
-    assert isclose(point.predicted, 20)
-    assert isclose(small.predicted, 80)
-    assert isclose(other.predicted, 20 * 6 * 2 * 2)
-    assert isclose(other.ratio, other.predicted / 400)
+    assert (small["reference"], point["reference"], other["reference"]) == (False, True, False)
+    assert isclose(point["predicted"], 20)
+    assert isclose(small["predicted"], 80)
+    assert isclose(other["predicted"], 20 * 6 * 2 * 2)
+    assert isclose(other["ratio"], other["predicted"] / 400)
 
 
 def test_rates_are_measured_drawn_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_WINDOWS", (4, 8))
     monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_STEPS", (1, 4))
-    rows = evaluate_rates(tmp_path, columns=(32, 48), rows=4, repeats=3, distributed=False)
-    assert all(row.measured > 0 and row.predicted > 0 for row in rows)
-    assert {row.figure for row in rows} == {"sizes", "map"}
+    report = evaluate_rates(columns=(32, 48), rows=4, repeats=3, distributed=False)
+    rows = report.fields["rows"]
+    assert all(row["measured"] > 0 and row["predicted"] > 0 for row in rows)
+    assert {row["figure"] for row in rows} == {"sizes", "map"}
+    report.write(tmp_path)
     for name in ("rates_sizes.png", "rates_map.png", "rates.csv"):
         assert (tmp_path / name).stat().st_size > 100

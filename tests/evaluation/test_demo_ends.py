@@ -1,27 +1,31 @@
 """How the demo ends when its catalogue could not be opened."""
 
 from concurrent.futures import Future
-from contextlib import ExitStack
 
 import pytest
 
-from bluesky_streamrecon.errors import JobError, StorageError
-from bluesky_streamrecon.evaluation.demo import _closing
+from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.evaluation import demo
 
 
-def end(error):
-    """End with this error, or none, while the catalogue has not started."""
+def test_a_catalogue_that_did_not_start_is_reported():
     opening = Future()
     opening.set_exception(StorageError("the catalogue did not start"))
-    with ExitStack() as stack:
-        stack.push(_closing(opening))
-        if error is not None:
-            raise error
+    with pytest.raises(StorageError, match="the catalogue did not start"):
+        demo.store(opening, [])
 
 
-@pytest.mark.parametrize(
-    ("error", "told"), [(JobError("interrupted"), "interrupted"), (None, "the catalogue did not start")]
-)
-def test_a_catalogue_that_did_not_start_is_told_unless_something_else_is_wrong(error, told):
-    with pytest.raises((JobError, StorageError), match=told):
-        end(error)
+def test_a_catalogue_that_did_not_start_does_not_hide_what_else_is_wrong(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise StorageError("the catalogue did not start")
+
+    class Broken(Exception):
+        pass
+
+    def fail(*_, **__):
+        raise Broken
+
+    monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", refuse)
+    monkeypatch.setattr("bluesky_streamrecon.plans.stream_tomo_plan", fail)
+    with pytest.raises(Broken):
+        demo.run_demo(out=tmp_path, num=3)

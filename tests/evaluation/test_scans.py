@@ -9,10 +9,8 @@ import pytest
 
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.evaluation.finish import best_image, finish
-from bluesky_streamrecon.evaluation.live import live_images
-from bluesky_streamrecon.evaluation.scans import measured_scan, simulated_scan
-from bluesky_streamrecon.evaluation.score import Truth
+from bluesky_streamrecon.evaluation.images import finish, live_images, with_best_image
+from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
 
@@ -50,7 +48,7 @@ def test_more_projections_make_a_better_finished_image():
     scan = simulated_scan(
         "head", SheppLogan(), columns=64, order=make_order("optimized-interleaved", num=64), counts=1e4
     )
-    truth = Truth.known(scan.truth)
+    truth = scan.truth
     found = [truth.similarity(finish(scan.first(count))) for count in (8, 16, 32, 64)]
     assert found == sorted(found)
     assert found[-1] > 0.9
@@ -66,7 +64,7 @@ def test_finished_image_does_not_depend_on_the_order_of_projections():
 
 def test_best_image_stands_for_the_truth():
     scan = foam(counts=1e6)
-    truth = best_image(scan)
+    truth = with_best_image(scan).truth
     assert truth.similarity(truth.image) == 1.0
     assert truth.similarity(finish(scan)) > truth.similarity(finish(scan.first(10)))
 
@@ -80,3 +78,13 @@ def test_nothing_can_not_be_finished():
 def test_live_images_come_after_every_step_and_at_the_end(step):
     numbers = [number for number, _ in live_images(foam(), ReconSettings(window=12, step=step))]
     assert numbers == sorted({*range(step, 41, step), 40})
+
+
+def test_scans_that_are_stacked_are_compared_with_their_own_truths():
+    scans = [foam(), simulated_scan("head", SheppLogan(), columns=48, order=ORDER, counts=1e5, rows=2)]
+    together = ScanStack.of(scans)
+    image = finish(together.whole)
+    alone = [scan.compare(40, finish(scan)) for scan in scans]
+    for row, expected in zip(together.compare(40, image), alone, strict=True):
+        assert (row["sample"], row["noise"], row["projections"]) == (expected["sample"], 1e5, 40)
+        assert (row["ms_ssim"], row["rmse"]) == pytest.approx((expected["ms_ssim"], expected["rmse"]), rel=1e-3)

@@ -1,25 +1,21 @@
-"""The paper's figures, the policy study and the window comparison, on images of a few pixels."""
+"""The paper's figures, the study of policies and that of settings, on images of a few pixels."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.defaults import evaluate_defaults, in_short
+from bluesky_streamrecon.evaluation.live_settings import evaluate_settings, read_choice
 from bluesky_streamrecon.evaluation.offline import judge_offline
 from bluesky_streamrecon.evaluation.orders import ORDERS, evaluate_orders
-from bluesky_streamrecon.evaluation.policy_study import Case, CaseResult, study, summarize
+from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
+from bluesky_streamrecon.evaluation.report import save_figure
 from bluesky_streamrecon.evaluation.scans import simulated_scan
-from bluesky_streamrecon.evaluation.score import Truth
-from bluesky_streamrecon.evaluation.similarity import follow
-from bluesky_streamrecon.evaluation.study_figures import draw_cases
-from bluesky_streamrecon.evaluation.tables import save_figure
-from bluesky_streamrecon.evaluation.windows import evaluate_windows
+from bluesky_streamrecon.evaluation.steering import crossing, evaluate_steering, follow, stays
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.sim_devices import Discs, SheppLogan
 
@@ -42,8 +38,10 @@ def judgements():
 
 
 def test_orders_are_compared_live_and_finished_and_the_fixed_one_is_worst(tmp_path):
-    rows = evaluate_orders(tmp_path, columns=48, num=48)
-    after = {(r.sample, r.order, r.image): r.ms_ssim for r in rows if r.projections == 30}
+    report = evaluate_orders(columns=48, num=48)
+    report.write(tmp_path)
+    rows = report.fields["rows"]
+    after = {(r["sample"], r["order"], r["image"]): r["ms_ssim"] for r in rows if r["projections"] == 30}
     assert set(after) == {(s, o, i) for s in ("foam", "shepp-logan") for o in ORDERS for i in ("live", "finished")}
     for sample in ("foam", "shepp-logan"):
         assert min(ORDERS, key=lambda order: after[sample, order, "live"]) == "fixed"
@@ -53,16 +51,18 @@ def test_orders_are_compared_live_and_finished_and_the_fixed_one_is_worst(tmp_pa
 
 
 def test_self_similarity_is_followed_beside_the_truth():
-    scan = head()
-    curve = follow(scan, Truth.known(scan.truth), ReconSettings(window_policy="newest"), compare_to=24, show_at=(30,))
-    assert [p.projections for p in curve.points] == list(range(1, 61))
-    assert all(p.self_similarity is None for p in curve.points[:24])
-    assert list(curve.shown) == [30]
-    crossed = curve.crossing(0.5)
-    assert crossed is not None
-    assert curve.crossing(0.5, settled=crossed + 1) == crossed + 1
-    assert curve.crossing(1.1) is None
-    assert curve.stays(0.5) >= crossed
+    rows, shown = follow(head(), show_at=(30,))
+    assert [row["projections"] for row in rows] == list(range(1, 61))
+    assert all(row["self_similarity"] is None for row in rows[:24])
+    assert list(shown) == [30]
+    assert crossing(rows, 1.1) is stays(rows, 1.1) is None
+    assert stays(rows, 0.5) >= crossing(rows, 0.5) > 24
+
+
+def test_a_score_that_falls_again_stays_from_its_last_crossing_on():
+    scores = [None, 0.8, 0.96, 0.9, 0.97, 0.98]
+    rows = [{"projections": at, "self_similarity": score} for at, score in enumerate(scores, 1)]
+    assert (crossing(rows, 0.95), stays(rows, 0.95)) == (3, 5)
 
 
 def test_each_policy_judges_every_image_and_goes_on_after_its_stop(judgements):
@@ -84,61 +84,62 @@ def test_unknown_policy_is_refused_before_anything_is_reconstructed():
         judge_offline(head(), ReconSettings(), [SteeringSettings(policy="no-such-policy")])
 
 
-def test_study_tells_what_was_lost_and_what_an_oracle_would_have_saved(tmp_path):
-    cases = []
-    for number, sample in enumerate((SheppLogan(), Discs(balls=6))):
-        scan = head(sample=sample, counts=1e5)
-        cases.append(Case(f"sample {number}", 1e5, number, scan, Truth.known(scan.truth)))
-    results = study(cases)
+def test_cases_say_what_was_lost_and_what_an_oracle_would_have_saved(tmp_path):
+    results = judge_cases([head(sample=sample, counts=1e5) for sample in (SheppLogan(), Discs(balls=6))])
     for result in results:
-        assert result.planned == 60
-        assert result.oracle_loss <= 0.02
-        assert result.oracle_stop <= 60
-        assert 0 <= result.in_band <= result.decisions <= result.all_decisions
-        assert result.stopped_at == 60 or result.predicted_loss is not None
+        assert result["planned"] == 60
+        assert result["oracle_loss"] <= 0.02
+        assert result["oracle_stop"] <= 60
+        assert 0 <= result["in_band"] <= result["decisions"] <= result["all_decisions"]
+        assert result["stopped_at"] == 60 or result["predicted_loss"] is not None
     save_figure(draw_cases(results, 0.02), tmp_path / "cases.png")
     assert (tmp_path / "cases.png").read_bytes().startswith(PNG)
 
 
 def test_summary_counts_false_stops_and_the_share_of_the_oracle():
-    one = CaseResult(
-        sample="a", noise=1e3, seed=0, stopped_at=60, planned=100, quality_loss=0.01, predicted_loss=0.012,
-        oracle_stop=50, oracle_loss=0.02, paper_stop=40, paper_loss=0.03, decisions=4, in_band=3,
-        all_decisions=8, all_in_band=7, columns=64,
-    )  # fmt: skip
-    found = summarize([one, replace(one, stopped_at=80, quality_loss=0.021), replace(one, stopped_at=100)])
-    assert found.median_saving == pytest.approx(0.2)
-    assert found.oracle_share == pytest.approx(0.4)
-    assert (found.false_stops, found.paper_false_stops) == (1, 3)
-    assert found.worst_loss == 0.021
-    assert found.calibrated_share == pytest.approx(0.75)
-    assert found.calibrated_share_all == pytest.approx(7 / 8)
+    one = {
+        "stopped_at": 60, "planned": 100, "quality_loss": 0.01, "oracle_stop": 50, "paper_stop": 40, "paper_loss": 0.03,
+        "decisions": 4, "in_band": 3, "all_decisions": 8, "all_in_band": 7,
+    }  # fmt: skip
+    found = summarize([one, one | {"stopped_at": 80, "quality_loss": 0.021}, one | {"stopped_at": 100}])
+    assert found["median_saving"] == pytest.approx(0.2)
+    assert found["oracle_share"] == pytest.approx(0.4)
+    assert (found["false_stops"], found["paper_false_stops"]) == (1, 3)
+    assert found["worst_loss"] == 0.021
+    assert found["calibrated_share"] == pytest.approx(0.75)
+    assert found["calibrated_share_all"] == pytest.approx(7 / 8)
 
 
-def test_defaults_are_changed_one_at_a_time_on_the_same_scans(tmp_path):
-    rows = evaluate_defaults(tmp_path, columns=32, long=185)
-    found = {key: (mean, end) for *key, mean, end in map(list, in_short(rows)) for key in [tuple(key)]}
-    usual = "optimized-interleaved 180, mlem, s = 1"
-    default = found["initial", usual, "mass of the data"]
-    assert found["iterations", usual, "1"] == found["older", usual, "1/2"] == default
-    assert found["older", usual, "none"] != default
-    assert found["initial", usual, "1 per pixel"][1] == pytest.approx(default[1], abs=0.01)  # MLEM forgets
-    light = [key for key in found if key[0] == "relaxation" and key[2] == "1"]
-    assert len(light) == 3
-    assert np.mean([found[key] for key in light], axis=0) == pytest.approx(default)
-    assert {row.question for row in rows} == {"older", "kept", "iterations", "relaxation", "initial"}
-    assert len(rows) == 6 * len({(row.question, row.case, row.choice) for row in rows})
-    assert (tmp_path / "defaults.png").read_bytes().startswith(PNG)
-    assert (tmp_path / "defaults.csv").read_text().count("\n") == len(rows) + 1
+def test_steering_study_has_the_contracts_fields(tmp_path, monkeypatch):
+    few = [head()]
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.steering.required_cases", lambda **_: few)
+    report = evaluate_steering(columns=32)
+    report.write(tmp_path)
+    assert {"median_saving", "oracle_share", "false_stops", "calibrated_share", "cases"} <= set(report.fields)
+    wanted = "sample noise seed stopped_at planned quality_loss oracle_stop paper_stop paper_loss"
+    assert set(wanted.split()) <= set(report.fields["cases"][0])
+    assert len(report.fields["curves"]) == 2
+    assert (tmp_path / "steering_curves.png").read_bytes().startswith(PNG)
+    assert len(table(tmp_path / "steering_cases.csv")) == 1
 
 
-def test_windows_are_compared_on_the_same_scans(tmp_path):
-    rows = evaluate_windows(tmp_path, columns=48, seeds=1, long=90)
-    pairs = {}
-    for row in rows:
-        pairs.setdefault((row.sample, row.order, row.algorithm, row.noise, row.projections, row.step), []).append(row)
-    assert all([r.policy for r in pair] == ["newest", "spread"] for pair in pairs.values())
-    fixed = [row for row in rows if row.order == "fixed"]
-    gains = [b.end - a.end for a, b in zip(fixed[:6], fixed[6:], strict=True)]
-    assert np.mean(gains) > 0
-    assert (tmp_path / "windows.png").read_bytes().startswith(PNG)
+def test_settings_are_compared_on_the_same_scans(tmp_path):
+    choices = ("window_policy=newest", "window_policy=spread", "older=0.5", "initial=1.0", "step=6 algorithm=osem")
+    report = evaluate_settings(choices, columns=48, order="fixed")
+    report.write(tmp_path)
+    rows = report.fields["rows"]
+    assert len(rows) == 6 * len(choices) == len(table(tmp_path / "settings.csv"))
+    newest, spread, older, initial, _ = ([row for row in rows if row["choice"] == choice] for choice in choices)
+    assert [(row["sample"], row["noise"]) for row in newest] == [(row["sample"], row["noise"]) for row in spread]
+    assert np.mean([row["end"] for row in spread]) > np.mean([row["end"] for row in newest])
+    without = [{name: value for name, value in row.items() if name != "choice"} for row in spread]
+    assert [{name: value for name, value in row.items() if name != "choice"} for row in older] == without
+    for one, other in zip(initial, spread, strict=True):
+        assert one["end"] == pytest.approx(other["end"], abs=0.01)  # MLEM forgets
+    assert (tmp_path / "settings.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(("words", "named"), [("step", "step"), ("step=none", "step"), ("subsets", "NAME=VALUE")])
+def test_a_choice_that_can_not_be_read_is_named(words, named):
+    with pytest.raises(ConfigError, match=named):
+        read_choice(words)

@@ -1,6 +1,5 @@
-"""Benchmarks, one module each.
+"""Benchmarks, one module each, with one public function that measures and returns a `Report`.
 
-Each has one public function that measures and gives frozen rows; nothing is printed and no argument is read from
-the command line. A figure is the median of several samples, taken in turns with what it is compared to, and comes with
-its spread. ``streamrecon bench`` shows them.
+A figure is the median of several samples, taken in turns with what it is compared to (`harness.take_turns`), and comes
+with its spread. Nothing is printed here, and progress is logged; ``streamrecon bench`` shows both.
 """

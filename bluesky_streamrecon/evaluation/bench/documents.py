@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
+from event_model import ComposeDescriptorBundle, ComposeStreamResourceBundle, compose_run, compose_stream_resource
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
@@ -25,7 +25,7 @@ DETECTOR, STAGE = "detector", "stage"
 
 
 class ScanDocuments:
-    """Makes the documents of one run.
+    """Documents of one run.
 
     Parameters
     ----------
@@ -53,63 +53,53 @@ class ScanDocuments:
         *,
         file: tuple[str, str] | None = None,
     ) -> None:
-        self.uid = uuid.uuid4().hex
-        self._shape = shape
-        self._planned = planned
-        self._settings = (recon, steering)
-        self._file = file
-        self._descriptors: dict[str, str] = {}
-        self._resource = uuid.uuid4().hex
-        self._counts: dict[str, int] = {}
-
-    def start(self) -> list[Document]:
-        """Give the start document."""
-        recon, steering = self._settings
         block = {
             "recon_uid": uuid.uuid4().hex,
-            "projections": self._planned,
+            "projections": planned,
             "detector": DETECTOR,
             "angle": STAGE,
             "recon": msgspec.to_builtins(recon),
             "steering": msgspec.to_builtins(steering),
         }
-        return [("start", {"uid": self.uid, "time": time.time(), "plan_name": "benchmark", "streamrecon": block})]
+        self._run = compose_run(metadata={"plan_name": "benchmark", "streamrecon": block})
+        self.uid: str = self._run.start_doc["uid"]
+        self._shape = shape
+        self._file = file
+        self._streams: dict[str, ComposeDescriptorBundle] = {}
+        self._resources: dict[str, ComposeStreamResourceBundle] = {}
+
+    def start(self) -> list[Document]:
+        """Return the start document."""
+        return [("start", dict(self._run.start_doc))]
 
     def stream(self, name: str) -> list[Document]:
-        """Give the descriptor of a stream and, where frames are in a file, its StreamResource."""
-        self._descriptors[name] = uuid.uuid4().hex
-        self._counts[name] = 0
+        """Return the descriptor of a stream and, where frames are in a file, its StreamResource."""
         image = {"source": "benchmark", "dtype": "array", "shape": [1, *self._shape], "dtype_numpy": "<u2"}
         if self._file is not None:
             image["external"] = "STREAM:"
-        descriptor = {
-            "uid": self._descriptors[name],
-            "run_start": self.uid,
-            "name": name,
-            "time": time.time(),
-            "data_keys": {
-                DETECTOR: image,
-                STAGE: {"source": "benchmark", "dtype": "number", "shape": [], "units": "deg"},
-            },
-            "object_keys": {DETECTOR: [DETECTOR], STAGE: [STAGE]},
-            "hints": {STAGE: {"fields": [STAGE]}},
-            "configuration": {},
-        }
-        if self._file is None:
-            return [("descriptor", descriptor)]
-        uri, dataset = self._file
-        resource = {
-            "uid": self._resource,
-            "run_start": self.uid,
-            "data_key": DETECTOR,
-            "mimetype": "application/x-hdf5",
-            "uri": uri,
-            "parameters": {"dataset": dataset},
-        }
-        return [("descriptor", descriptor), ("stream_resource", resource)]
+        angle = {"source": "benchmark", "dtype": "number", "shape": [], "units": "deg"}
+        self._streams[name] = made = self._run.compose_descriptor(
+            name=name,
+            data_keys={DETECTOR: image, STAGE: angle},
+            object_keys={DETECTOR: [DETECTOR], STAGE: [STAGE]},
+            hints={STAGE: {"fields": [STAGE]}},
+            configuration={},
+        )
+        documents: list[Document] = [("descriptor", dict(made.descriptor_doc))]
+        if self._file is not None:
+            uri, dataset = self._file
+            self._resources[name] = resource = compose_stream_resource(
+                start=self._run.start_doc,
+                mimetype="application/x-hdf5",
+                uri=uri,
+                data_key=DETECTOR,
+                parameters={"dataset": dataset},
+            )
+            documents.append(("stream_resource", dict(resource.stream_resource_doc)))
+        return documents
 
     def frame(self, stream: str, angle: float, source: NDArray[np.uint16] | int) -> list[Document]:
-        """Give what comes with one frame: its event and, before it, its StreamDatum.
+        """Return what comes with one frame: its event and, before it, its StreamDatum.
 
         Parameters
         ----------
@@ -120,35 +110,23 @@ class ScanDocuments:
         source : ndarray of uint16, shape (rows, columns), or int
             The frame, or its place in the file.
         """
-        self._counts[stream] = number = self._counts[stream] + 1
-        descriptor = self._descriptors[stream]
+        made = self._streams[stream]
         data: dict[str, Any] = {STAGE: math.degrees(angle)}
-        documents: list[Document] = []
-        if isinstance(source, int):
-            datum = {
-                "uid": f"{self._resource}/{stream}/{number}",
-                "descriptor": descriptor,
-                "stream_resource": self._resource,
-                "indices": {"start": source, "stop": source + 1},
-                "seq_nums": {"start": number, "stop": number + 1},
-            }
-            documents.append(("stream_datum", datum))
-        else:
+        if not isinstance(source, int):
             data[DETECTOR] = source[None]
-        now = time.time()
-        event = {
-            "uid": uuid.uuid4().hex,
-            "descriptor": descriptor,
-            "seq_num": number,
-            "time": now,
-            "data": data,
-            "timestamps": dict.fromkeys(data, now),
-            "filled": {},
-        }
-        return [*documents, ("event", event)]
+        event = made.compose_event(data=data, timestamps=dict.fromkeys(data, time.time()), validate=False)
+        documents: list[Document] = [("event", dict(event))]
+        if isinstance(source, int):
+            number = event["seq_num"]
+            datum = self._resources[stream].compose_stream_datum(
+                {"start": source, "stop": source + 1},
+                {"start": number, "stop": number + 1},
+                made.descriptor_doc,
+                validate=False,
+            )
+            documents.insert(0, ("stream_datum", dict(datum)))
+        return documents
 
     def stop(self) -> list[Document]:
-        """Give the stop document."""
-        events: Mapping[str, int] = self._counts
-        stop = {"uid": uuid.uuid4().hex, "run_start": self.uid, "time": time.time(), "exit_status": "success"}
-        return [("stop", stop | {"reason": "", "num_events": dict(events)})]
+        """Return the stop document."""
+        return [("stop", dict(self._run.compose_stop()))]

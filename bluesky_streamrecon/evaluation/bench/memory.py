@@ -6,65 +6,34 @@ the size (interpreter, libraries, compiled kernels, tables of a geometry) falls 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import logging
+import multiprocessing
+import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
+
+import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
-from bluesky_streamrecon.evaluation.bench.timing import Tell, silent
+from bluesky_streamrecon.evaluation.bench.sample import scan_angles
+from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["ALGORITHMS", "MemoryRow", "documented_per_thread", "documented_per_voxel", "measure_memory"]
+__all__ = ["ALGORITHMS", "documented_per_thread", "documented_per_voxel", "measure_memory"]
 
 ALGORITHMS = ("mlem", "osem", "pml-quadratic", "pml-hybrid", "sirt", "art")
 SLAB = 16
 LEAST_IMAGE_BYTES = 64 * 2**20
 LEAST_THREADS_BYTES = 16 * 2**20
-TIMEOUT = 300.0
+PEAK_RESET = Path("/proc/self/clear_refs")
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryRow:
-    """Memory of one algorithm.
-
-    Parameters
-    ----------
-    algorithm : str
-        Registered name.
-    columns, window : int
-        Detector columns C (the image is C x C) and projections in the window.
-    bytes_per_voxel : float
-        Growth of the peak with the number of slices, per voxel, window included.
-    documented_per_voxel : float
-        What the engine's documentation says.
-    bytes_per_thread : float
-        Growth of the peak with the number of threads.
-    documented_per_thread : float
-        What the engine's documentation says.
-    peak_bytes : int
-        Of the smallest reconstruction (one slab, one thread), beyond interpreter and libraries.
-    """
-
-    algorithm: str
-    columns: int
-    window: int
-    bytes_per_voxel: float
-    documented_per_voxel: float
-    bytes_per_thread: float
-    documented_per_thread: float
-    peak_bytes: int
-
-
-def measure_memory(
-    *,
-    columns: int = 512,
-    window: int = 24,
-    algorithms: Sequence[str] = ALGORITHMS,
-    tell: Tell = silent,
-) -> tuple[MemoryRow, ...]:
+def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence[str] = ALGORITHMS) -> Report:
     """Measure each algorithm; a minute or so, and a few hundred megabytes.
 
     Parameters
@@ -75,13 +44,13 @@ def measure_memory(
         Projections in the window.
     algorithms : sequence of str, optional
         Registered names.
-    tell : callable, optional
-        Told how far it is.
 
     Returns
     -------
-    tuple of MemoryRow
-        In the order of `algorithms`.
+    Report
+        ``rows``, in the order of `algorithms`: ``bytes_per_voxel`` (growth of the peak with the number of slices,
+        window included), ``bytes_per_thread`` (growth with the number of threads), beside each what the engine's
+        documentation says, and ``peak_bytes`` of one slab on one thread, beyond interpreter and libraries.
 
     Raises
     ------
@@ -94,14 +63,14 @@ def measure_memory(
 
     if min(columns, window) < 2:
         raise ConfigError(f"columns, window: got {columns}, {window}, expected at least 2 of each")
-    if not os.path.exists("/proc/self/clear_refs"):  # noqa: PTH110 - it is no file in the usual sense
-        raise ConfigError("bench memory: expected Linux's /proc/self/clear_refs, to measure a peak")
+    if not PEAK_RESET.exists():
+        raise ConfigError(f"bench memory: expected Linux's {PEAK_RESET}, to measure a peak")
     rows = []
     for name in algorithms:
         algorithm = make_algorithm(name, {})
         in_a_pass = -(-window // algorithm.passes(window))
-        tell(f"{name}: {columns} columns, window {window}")
-        peak = partial(_peak, name, columns, window)
+        logger.info("%s: %d columns, window %d", name, columns, window)
+        peak = partial(_peak_of_process, name, columns, window)
         slabs = 1 + max(1, -(-LEAST_IMAGE_BYTES // (4 * SLAB * columns**2)))
         one, many = peak(SLAB, 1), peak(slabs * SLAB, 1)
         per_thread = documented_per_thread(columns, in_a_pass)
@@ -109,22 +78,27 @@ def measure_memory(
         # As many slabs as threads, in both: each thread then works on a slab of its own.
         few, all_ = peak(threads * SLAB, 1), peak(threads * SLAB, threads)
         rows.append(
-            MemoryRow(
-                algorithm=name,
-                columns=columns,
-                window=window,
-                bytes_per_voxel=(many - one) / ((slabs - 1) * SLAB * columns**2),
-                documented_per_voxel=documented_per_voxel(columns, window, coupled=algorithm.coupled),
-                bytes_per_thread=(all_ - few) / (threads - 1),
-                documented_per_thread=per_thread,
-                peak_bytes=one,
-            )
+            {
+                "algorithm": name,
+                "columns": columns,
+                "window": window,
+                "bytes_per_voxel": (many - one) / ((slabs - 1) * SLAB * columns**2),
+                "documented_per_voxel": documented_per_voxel(columns, window, coupled=algorithm.coupled),
+                "bytes_per_thread": (all_ - few) / (threads - 1),
+                "documented_per_thread": per_thread,
+                "peak_bytes": one,
+            }
         )
-    return tuple(rows)
+    headings = {
+        "algorithm": "algorithm", "bytes_per_voxel": "bytes/voxel", "documented_per_voxel": "documented",
+        "bytes_per_thread": "bytes/thread", "documented_per_thread": "documented",
+    }  # fmt: skip
+    title = f"{columns} columns, window {window}, window's projections included"
+    return Report({"rows": rows}, (Table(title, headings, rows),))
 
 
 def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
-    """Give 4 bytes for the image, 1 for edge slices of penalised algorithms, and the window's share; without margins.
+    """Return 4 bytes for the image, 1 for edge slices of penalised algorithms, and the window's share, without margins.
 
     Examples
     --------
@@ -135,7 +109,7 @@ def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
 
 
 def documented_per_thread(columns: int, projections: int) -> float:
-    """Give a thread's working memory for so many projections in a pass, bytes.
+    """Return a thread's working memory for so many projections in a pass, bytes.
 
     Examples
     --------
@@ -145,13 +119,41 @@ def documented_per_thread(columns: int, projections: int) -> float:
     return 64.0 * projections * (4 * columns + columns)
 
 
+def _peak_of_process(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:
+    """Return the peak of a reconstruction in a fresh process, beyond what it had before, bytes."""
+    fresh = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches the process, too; it ends with ours, and need not say so.
+    with ProcessPoolExecutor(
+        1, mp_context=fresh, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
+        try:
+            return pool.submit(_peak, algorithm, columns, window, rows, threads).result()
+        except (BrokenProcessPool, OSError) as error:
+            what = f"{algorithm}, {rows} rows of {columns} columns, window {window}, {threads} threads"
+            raise JobError(f"bench memory: {what}: the measuring process failed: {error}; is memory short?") from error
+
+
 def _peak(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:
-    """Give the peak of a reconstruction in a fresh process, beyond what it had before, bytes."""
-    task = {"algorithm": algorithm, "columns": columns, "window": window, "rows": rows, "threads": threads}
-    command = [sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.memory_probe", json.dumps(task)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or "").strip()
-        raise JobError(f"bench memory: {task} failed: {error}; it said: {said or 'nothing'}") from error
-    return int(done.stdout.split()[-1])
+    """Reconstruct a little; return by how many bytes this process has grown at its peak."""
+    from bluesky_streamrecon.recon import Engine, warm_up
+
+    geometry = TomoGeometry(columns)
+    angles = scan_angles(max(180, window + 1))
+    warm_up(geometry, rows, algorithm=algorithm, threads=threads)
+    projection = np.ones((rows, columns), np.float32)
+    PEAK_RESET.write_text("5")
+    before = _kibibytes("VmRSS")
+    with Engine(geometry, rows, algorithm=algorithm, window=window, window_policy="newest", threads=threads) as engine:
+        for angle in angles[:window]:
+            engine.append(projection, float(angle))
+        engine.update()
+        engine.append(projection, float(angles[window]))
+        engine.update()
+        return (_kibibytes("VmHWM") - before) * 1024
+
+
+def _kibibytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")

@@ -6,9 +6,10 @@ work, on one core, beside the ranks'. Times are seconds.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,16 +18,11 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
+from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, seconds_per_call, silent
+from bluesky_streamrecon.evaluation.report import Report, Table
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.quality import (
-    ImageHistory,
-    PreviewImage,
-    StudyMetric,
-    make_metric,
-    metric_names,
-)
+from bluesky_streamrecon.quality import ImageHistory, PreviewImage, StudyMetric, make_metric, metric_names
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.guards import find_fault
 from bluesky_streamrecon.quality.lines import ScanLines
@@ -36,10 +32,10 @@ from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.study import Study
 from bluesky_streamrecon.registry import told
 
-__all__ = ["FAULTS", "MetricBench", "MetricRow", "measure_metrics"]
+__all__ = ["FAULTS", "measure_metrics"]
 
 FAULTS = "faults"
-"""What the guards find out, with each forecast, whatever the metrics."""
+"""What is checked of the data, with each forecast, whatever the metrics."""
 
 PHOTONS = 1e4
 TAKEN = 0.75
@@ -47,65 +43,15 @@ TAKEN = 0.75
 
 SHOWN = 3
 
-
-@dataclass(frozen=True, slots=True)
-class MetricRow:
-    """Cost of one metric.
-
-    Parameters
-    ----------
-    metric : str
-        Its name.
-    seconds : float
-        Median.
-    spread : float
-        Of the samples, as a fraction of the median.
-    every : int
-        Projections from one measurement to the next.
-    share : float
-        `seconds`, as a fraction of the time of `every` updates of the window: the metric keeps up below 1.
-    """
-
-    metric: str
-    seconds: float
-    spread: float
-    every: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class MetricBench:
-    """All of a run.
-
-    Parameters
-    ----------
-    update_seconds : float
-        Of one update of the default window, on all cores.
-    rows, columns, cores : int
-        Of the detector, and of the computer.
-    metrics : tuple of MetricRow
-        What is measured on every image first.
-    """
-
-    update_seconds: float
-    rows: int
-    columns: int
-    cores: int
-    metrics: tuple[MetricRow, ...]
+logger = logging.getLogger(__name__)
 
 
 def measure_metrics(
-    *,
-    rows: int = 16,
-    columns: int = 512,
-    num: int = 180,
-    repeats: int = 5,
-    seconds: float = 0.2,
-    tell: Tell = silent,
-) -> MetricBench:
+    *, rows: int = 16, columns: int = 512, num: int = 180, repeats: int = 5, seconds: float = 0.2
+) -> Report:
     """Measure every registered metric on a sample of discs with noise, with default settings.
 
-    One of another package that fails is left out, and that is told.
+    One of another package that fails is left out, and that is logged.
 
     Parameters
     ----------
@@ -117,8 +63,13 @@ def measure_metrics(
         Samples of each figure.
     seconds : float, optional
         Least length of a sample.
-    tell : callable, optional
-        Told how far it is.
+
+    Returns
+    -------
+    Report
+        ``update_seconds`` of the default window on all ``cores``, and ``metrics``, those of images first, each with
+        ``seconds``, their ``spread``, ``every`` (projections from one measurement to the next) and ``share``: the
+        seconds as a fraction of the time of `every` updates. A metric keeps up below 1.
 
     Raises
     ------
@@ -133,11 +84,12 @@ def measure_metrics(
             f"rows={rows}, columns={columns}, num={num}: expected at least 1 row, 64 columns and {4 * distance} "
             "projections"
         )
+    sample = partial(_median, repeats, seconds)
     geometry, angles = TomoGeometry(columns), scan_angles(num)
     lines = _with_noise(disc_projections(geometry, angles, rows))
     shown = tuple(sorted({rows * k // (SHOWN + 1) for k in range(1, SHOWN + 1)}))
-    tell("updates of the default window")
-    update, history = _live(geometry, lines, angles, recon, distance, shown, repeats, seconds)
+    logger.info("updates of the default window")
+    update, history = _live(geometry, lines, angles, recon, distance, shown, sample)
     every = max(1, math.ceil(FORECAST_SHARE * num))
     taken = int(TAKEN * num)
     now = ScanLines(lines[:taken, shown], angles[:taken], geometry.axis, shown, num)
@@ -149,18 +101,30 @@ def measure_metrics(
             work = _of_study(metric, study) if isinstance(metric, StudyMetric) else partial(measured, metric, history)
             work()
         except Exception as error:  # noqa: BLE001 - of another package, it may be anything
-            tell(f"{name} is left out: {error if isinstance(error, StreamReconError) else told(error)}")
+            logger.warning("%s is left out: %s", name, error if isinstance(error, StreamReconError) else told(error))
             continue
         works[name] = (every if isinstance(metric, StudyMetric) else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
     works[FAULTS] = every, lambda: find_fault(now)
     found = []
     for name, (step, work) in sorted(works.items(), key=lambda item: item[1][0]):
-        tell(name)
+        logger.info("%s", name)
         work()
-        cost = Summary.of([seconds_per_call(work, at_least=seconds) for _ in range(repeats)])
-        found.append(MetricRow(name, cost.median, cost.spread, step, cost.median / (step * update)))
-    return MetricBench(update, rows, columns, len(own_cores()), tuple(found))
+        cost = sample(work)
+        share = cost.median / (step * update.median)
+        found.append({"metric": name, "seconds": cost.median, "spread": cost.spread, "every": step, "share": share})
+    cores = len(own_cores())
+    table = Table(
+        f"{rows} x {columns} pixels; an update takes {update.median * 1e3:.3g} ms on {cores} cores",
+        {"metric": "metric", "seconds": "s", "spread": "spread", "every": "projections between", "share": "share"},
+        found,
+    )
+    fields = {"update_seconds": update.median, "rows": rows, "columns": columns, "cores": cores, "metrics": found}
+    return Report(fields, (table,))
+
+
+def _median(repeats: int, seconds: float, work: Callable[[], object]) -> Summary:
+    return Summary.of([seconds_per_call(work, at_least=seconds) for _ in range(repeats)])
 
 
 def _with_noise(lines: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -175,10 +139,9 @@ def _live(
     recon: ReconSettings,
     distance: int,
     shown: tuple[int, ...],
-    repeats: int,
-    seconds: float,
-) -> tuple[float, ImageHistory]:
-    """Update as in a scan; give the time of one update, and two images that are compared."""
+    sample: Callable[[Callable[[], object]], Summary],
+) -> tuple[Summary, ImageHistory]:
+    """Update as in a scan; return the time of one update, and two images that are compared."""
     from bluesky_streamrecon.recon import Engine
 
     num, rows = lines.shape[:2]
@@ -202,12 +165,11 @@ def _live(
             while engine.projections < count:
                 update()
             images.append(PreviewImage(count, count, shown, engine.slices(shown)))
-        once = Summary.of([seconds_per_call(update, at_least=seconds) for _ in range(repeats)])
-    return once.median, ImageHistory(tuple(images))
+        return sample(update), ImageHistory(tuple(images))
 
 
 def _studies(lines: ScanLines, every: int) -> Callable[[], Study]:
-    """Give what makes a fresh study of these projections; the one before it is there, as in a scan."""
+    """Return what makes a fresh study of these projections; the one before it is there, as in a scan."""
     from bluesky_streamrecon.recon.quick import QuickReconstructor
 
     reconstructor = QuickReconstructor()

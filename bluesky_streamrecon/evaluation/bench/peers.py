@@ -1,60 +1,70 @@
 """The same work by other codes, on one core, in turns with ours.
 
-The cost of an iteration is the difference between a longer and a shorter run, so that what a code does once per run is
-not counted. The unit is GUPS, as in `kernels`.
+Each code is optional, and imported when it is measured. All run on one thread, with the whole square image and parallel
+beams; images come out in this package's orientation. The cost of an iteration is the difference between a longer and a
+shorter run, so that what a code does once per run is not counted. The unit is GUPS (`giga_updates`), angles are
+radians.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
+import os
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.peer_codes import PEERS, OurPeer, Peer, importable, make_peer
-from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, one_thread, silent
+from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
+from bluesky_streamrecon.evaluation.bench.sample import disc_projections, giga_updates, scan_angles
+from bluesky_streamrecon.evaluation.report import Report, Row, Table
 from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["PeerRow", "compare_peers", "ratio_to"]
+__all__ = ["Peer", "compare_peers", "one_thread", "open_peer", "ratio_to"]
 
 OURS = ("sirt", "mlem")
+METHODS = {"astra": ("line", "linear"), "svmbir": ("mbir",)}
+"""What is measured of each code; its module has the same name. Of ASTRA: its projectors, with SIRT."""
+
 SLICES = 16
+SVMBIR_SLICES = 4
 SHORT, LONG = 1, 3
 LEAST_SECONDS = 0.1
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
-class PeerRow:
-    """Speed of one code.
+class Peer:
+    """One code and one of its methods, ready to iterate.
 
     Parameters
     ----------
-    code, version : str
-        Which.
-    method : str
-        Algorithm, and the projector where there is a choice.
-    columns, window, slices, threads : int
-        What was reconstructed; threads is 1.
-    gups : float
-        1e9 updates per second, median of extra iterations.
-    spread : float
-        Of the samples, as a fraction of the median.
-    ratio : float
-        Speed of our SIRT over this, median over the run's turns.
+    code, version, method : str
+        Names.
+    slices : int
+        That it reconstructs.
+    iterate : callable
+        Makes so many iterations; what a run costs beside them may be included.
+    image : callable
+        Returns what the last run made, shape (slices, N, N), 1/pixel.
     """
 
     code: str
     version: str
     method: str
-    columns: int
-    window: int
     slices: int
-    threads: int
-    gups: float
-    spread: float
-    ratio: float
+    iterate: Callable[[int], object]
+    image: Callable[[], NDArray[np.float32]]
 
 
 def compare_peers(
@@ -63,8 +73,7 @@ def compare_peers(
     window: int = 24,
     codes: Sequence[str] | None = None,
     repeats: int = 3,
-    tell: Tell = silent,
-) -> tuple[PeerRow, ...]:
+) -> Report:
     """Measure ours and others in turns.
 
     Parameters
@@ -74,16 +83,15 @@ def compare_peers(
     window : int, optional
         Projections.
     codes : sequence of str, optional
-        Of ``astra``, ``svmbir``, ``tomopy``; by default the first two, and TomoPy where it is installed.
+        Of ``astra`` and ``svmbir``; both by default.
     repeats : int, optional
         Turns.
-    tell : callable, optional
-        Told how far it is.
 
     Returns
     -------
-    tuple of PeerRow
-        For each number of columns: our SIRT, our MLEM, the others.
+    Report
+        ``rows``: for each number of columns our SIRT, our MLEM and the others, with ``gups``, its ``spread``, and
+        ``ratio``, the speed of our SIRT over this one (median over turns); and ``ratio_to_astra``, see `ratio_to`.
 
     Raises
     ------
@@ -93,77 +101,99 @@ def compare_peers(
     check_repeats(repeats)
     if window < 1:
         raise ConfigError(f"window: got {window}, expected at least 1")
-    if codes is None:
-        codes = ("astra", "svmbir", *(("tomopy",) if importable("tomopy") else ()))
+    codes = codes or tuple(METHODS)
     for code in codes:
-        if code not in PEERS:
-            raise ConfigError(f"code: got {code!r}, expected one of {', '.join(PEERS)}")
-    rows: list[PeerRow] = []
+        if code not in METHODS:
+            raise ConfigError(f"code: got {code!r}, expected one of {', '.join(METHODS)}")
     with one_thread():
-        for c in columns:
-            rows += _compare(c, window, codes, repeats, tell)
-    return tuple(rows)
+        rows = [row for c in columns for row in _compare(c, window, codes, repeats)]
+    headings = {
+        "code": "code", "version": "version", "method": "method", "columns": "C", "threads": "threads", "gups": "GUPS",
+        "spread": "spread", "ratio": "ours / this",
+    }  # fmt: skip
+    ratios = {str(c): ratio for c, ratio in ratio_to(rows, "astra").items()}
+    return Report(
+        {"rows": rows, "ratio_to_astra": ratios}, (Table("The same work on one core, C columns", headings, rows),)
+    )
 
 
-def ratio_to(rows: Sequence[PeerRow], code: str) -> dict[int, float]:
-    """Give, by columns, how many times faster our SIRT is than the fastest method of `code`.
+def ratio_to(rows: Sequence[Row], code: str) -> dict[int, float]:
+    """Return, by columns, how many times faster our SIRT is than the fastest method of `code`.
 
     Examples
     --------
-    >>> row = PeerRow("astra", "2.5", "sirt, line", 512, 24, 1, 1, 0.2, 0.0, 80.0)
-    >>> ratio_to([row], "astra")
+    >>> ratio_to([{"code": "astra", "columns": 512, "ratio": 80.0}], "astra")
     {512: 80.0}
     """
-    return {
-        columns: min(row.ratio for row in rows if row.code == code and row.columns == columns)
-        for columns in dict.fromkeys(row.columns for row in rows if row.code == code)
-    }
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["code"] == code:
+            found[row["columns"]] = min(row["ratio"], found.get(row["columns"], row["ratio"]))
+    return found
 
 
-def _compare(columns: int, window: int, codes: Sequence[str], repeats: int, tell: Tell) -> list[PeerRow]:
+def open_peer(
+    code: str, method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> AbstractContextManager[Peer]:
+    """Return a peer as a context manager, which lets go of its memory and files in the end.
+
+    Parameters
+    ----------
+    code, method : str
+        ``"streamrecon"`` and one of our algorithms, or as in `METHODS`.
+    geometry : TomoGeometry
+        Detector and image; svmbir and ASTRA have the axis in the middle.
+    angles : ndarray of float64, shape (A,)
+        Radians.
+    projections : ndarray of float32, shape (A, slices, C)
+        Line integrals.
+
+    Raises
+    ------
+    ConfigError
+        When entered, if the code is not installed; the message says how to install it.
+    """
+    kinds = {"streamrecon": _ours, "astra": _astra, "svmbir": _svmbir}
+    return kinds[code](method, geometry, angles, projections)
+
+
+def _compare(columns: int, window: int, codes: Sequence[str], repeats: int) -> list[Row]:
     geometry = TomoGeometry(columns)
     angles = scan_angles(max(180, window))[:window]
     projections = disc_projections(geometry, angles, SLICES)
+    wanted = [("streamrecon", name) for name in OURS] + [(code, method) for code in codes for method in METHODS[code]]
     with ExitStack() as stack:
         peers: list[Peer] = []
-        wanted = [("ours", name) for name in OURS] + [(code, method) for code in codes for method in PEERS[code][1]]
         for code, method in wanted:
-            peer = (
-                OurPeer(method, geometry, angles, projections)
-                if code == "ours"
-                else make_peer(code, method, geometry, angles, projections)
-            )
-            stack.callback(peer.close)
-            tell(f"{columns} columns: {peer.code} {peer.method} warms up")
-            peer.iterate(SHORT)
-            peers.append(peer)
-        samples: list[list[float]] = [[] for _ in peers]
-        for turn in range(repeats):
-            tell(f"{columns} columns: turn {turn + 1} of {repeats}")
-            for peer, taken in zip(peers, samples, strict=True):
-                taken.append(peer.slices * window * columns**2 * 2 / 1e9 / _extra_iteration(peer))
-        rows = []
-        for peer, taken in zip(peers, samples, strict=True):
-            speed = Summary.of(taken)
-            rows.append(
-                PeerRow(
-                    code=peer.code,
-                    version=peer.version,
-                    method=peer.method,
-                    columns=columns,
-                    window=window,
-                    slices=peer.slices,
-                    threads=1,
-                    gups=speed.median,
-                    spread=speed.spread,
-                    ratio=Summary.of([ours / theirs for ours, theirs in zip(samples[0], taken, strict=True)]).median,
-                )
-            )
-        return rows
+            logger.info("%d columns: %s %s warms up", columns, code, method)
+            peers.append(stack.enter_context(open_peer(code, method, geometry, angles, projections)))
+            peers[-1].iterate(SHORT)
+
+        def turn() -> dict[str, float]:
+            speeds = [giga_updates("", peer.slices, window, columns) / _extra_iteration(peer) for peer in peers]
+            ratios = {f"ratio {i}": speeds[0] / speed for i, speed in enumerate(speeds)}
+            return ratios | {f"gups {i}": speed for i, speed in enumerate(speeds)}
+
+        found = take_turns(repeats, turn)
+    return [
+        {
+            "code": peer.code,
+            "version": peer.version,
+            "method": peer.method,
+            "columns": columns,
+            "window": window,
+            "slices": peer.slices,
+            "threads": 1,
+            "gups": found[f"gups {i}"].median,
+            "spread": found[f"gups {i}"].spread,
+            "ratio": found[f"ratio {i}"].median,
+        }
+        for i, peer in enumerate(peers)
+    ]
 
 
 def _extra_iteration(peer: Peer) -> float:
-    """Give the seconds that one iteration more costs."""
+    """Return the seconds that one iteration more costs."""
     runs = 0
     short = long = 0.0
     while long < LEAST_SECONDS or long <= short:
@@ -174,3 +204,111 @@ def _extra_iteration(peer: Peer) -> float:
         end = time.perf_counter()
         short, long, runs = short + middle - start, long + end - middle, runs + 1
     return (long - short) / (LONG - SHORT) / runs
+
+
+@contextmanager
+def _ours(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> Iterator[Peer]:
+    from bluesky_streamrecon import __version__
+    from bluesky_streamrecon.recon import Engine
+
+    slices = projections.shape[1]
+    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles)) as engine:
+        for projection, angle in zip(projections, angles, strict=True):
+            engine.append(projection, float(angle))
+        yield Peer("streamrecon", __version__, method, slices, engine.update, engine.image)
+
+
+@contextmanager
+def _astra(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> Iterator[Peer]:
+    """Open SIRT of the ASTRA toolbox on the CPU, slice by slice, with one of its projectors."""
+    astra = _need("astra", "astra-toolbox")
+    with ExitStack() as held:
+        volume = astra.create_vol_geom(geometry.size, geometry.size)
+        # Its rows count upwards.
+        beams = astra.create_proj_geom("parallel", 1.0, geometry.columns, -angles)
+        projector = astra.create_projector(method, beams, volume)
+        held.callback(astra.projector.delete, projector)
+        sinogram = astra.data2d.create("-sino", beams, np.ascontiguousarray(projections[:, 0]))
+        held.callback(astra.data2d.delete, sinogram)
+        image = astra.data2d.create("-vol", volume, 0)
+        held.callback(astra.data2d.delete, image)
+        settings = astra.astra_dict("SIRT")
+        settings |= {"ProjectorId": projector, "ProjectionDataId": sinogram, "ReconstructionDataId": image}
+        algorithm = astra.algorithm.create(settings)
+        held.callback(astra.algorithm.delete, algorithm)
+        yield Peer(
+            code="astra",
+            version=str(astra.__version__),
+            method=f"sirt, {method}",
+            slices=1,
+            iterate=lambda count: astra.algorithm.run(algorithm, count),
+            image=lambda: np.asarray(astra.data2d.get(image), np.float32)[None],
+        )
+
+
+@contextmanager
+def _svmbir(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> Iterator[Peer]:
+    """Open svmbir: coordinate descent over super-voxels; an iteration visits every pixel once, forward and back."""
+    svmbir = _need("svmbir", "svmbir")
+    slices = min(SVMBIR_SLICES, projections.shape[1])
+    few = np.ascontiguousarray(projections[:, :slices])
+    made: list[Any] = [None]
+    # The system matrix is computed once, and read from disk then.
+    with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as directory:
+
+        def iterate(count: int) -> None:
+            made[0] = svmbir.recon(
+                few,
+                angles,
+                num_rows=geometry.size,
+                num_cols=geometry.size,
+                roi_radius=float(geometry.size),
+                sigma_y=0.1,
+                sigma_x=0.01,
+                positivity=False,
+                max_resolutions=0,
+                stop_threshold=0.0,
+                max_iterations=count,
+                num_threads=1,
+                svmbir_lib_path=directory,
+                verbose=0,
+            )
+
+        def image() -> NDArray[np.float32]:
+            return np.asarray(np.rot90(made[0], axes=(1, 2)), np.float32)
+
+        yield Peer("svmbir", str(svmbir.__version__), method, slices, iterate, image)
+
+
+def _need(module: str, package: str) -> Any:
+    """Import an optional module."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        try:
+            found = f"{package} {installed_version(package)} is installed but can not be imported: {error}"
+        except PackageNotFoundError:
+            found = f"{package} is not installed"
+        raise ConfigError(f"{found}; expected for this comparison: pip install 'bluesky-streamrecon[bench]'") from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have libraries that are loaded meanwhile, and processes that are started, use one thread each."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,81 +1,42 @@
 """How long a job takes until it waits for projections: with kernels that are on disk, and with none compiled yet.
 
-Publisher, link, MPI ranks and controller are real; each sample starts new processes. Times are seconds.
+Each sample starts new processes (`RunningJob`). Times are seconds.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
-from bluesky_streamrecon.beamline.link import LinkEvent
-from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.listening import START_SECONDS, Ear, running_job
-from bluesky_streamrecon.evaluation.bench.timing import Summary, Tell, check_repeats, silent
-from bluesky_streamrecon.wire.events import StatusReceived
+from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
+from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
+from bluesky_streamrecon.evaluation.report import Report, Table
 
-__all__ = ["ReadyResult", "measure_ready", "time_start"]
-
-READY = "waiting for projections"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyResult:
-    """From the start of the processes on.
-
-    Parameters
-    ----------
-    hello_seconds : float
-        Until all ranks and the controller are linked; median, kernels on disk.
-    warm_seconds, warm_spread : float
-        Until every rank waits for projections, kernels on disk; median and spread.
-    cold_seconds, cold_spread : float
-        The same where no kernel has been compiled yet.
-    ranks, rows, columns : int
-        What was started, and for which detector.
-    algorithm : str
-        Registered name.
-    """
-
-    hello_seconds: float
-    warm_seconds: float
-    warm_spread: float
-    cold_seconds: float
-    cold_spread: float
-    ranks: int
-    rows: int
-    columns: int
-    algorithm: str
+__all__ = ["measure_ready", "time_start"]
 
 
 def measure_ready(
-    *,
-    rows: int = 16,
-    columns: int = 512,
-    ranks: int = 2,
-    algorithm: str = "mlem",
-    repeats: int = 3,
-    tell: Tell = silent,
-) -> ReadyResult:
+    *, rows: int = 16, columns: int = 512, ranks: int = 2, algorithm: str = "mlem", repeats: int = 3
+) -> Report:
     """Start jobs, each once without compiled kernels and then once with what the first has compiled.
 
     Parameters
     ----------
-    rows, columns : int, optional
-        Of the detector.
-    ranks : int, optional
-        MPI ranks.
+    rows, columns, ranks : int, optional
+        Detector, and MPI ranks.
     algorithm : str, optional
         Registered name.
     repeats : int, optional
         Pairs of starts.
-    tell : callable, optional
-        Told how far it is.
+
+    Returns
+    -------
+    Report
+        From the start of the processes on: ``hello_seconds`` until all ranks and the controller are linked (kernels on
+        disk), ``warm_seconds`` and ``cold_seconds`` until every rank waits for projections, kernels on disk and none
+        compiled, their spreads, and the arguments.
 
     Raises
     ------
@@ -90,53 +51,37 @@ def measure_ready(
     get_algorithm(algorithm)
     if rows < 1 or columns < 2 or ranks < 1:
         raise ConfigError(f"rows={rows}, columns={columns}, ranks={ranks}: expected at least 1, 2 and 1")
-    cold, warm, hello = [], [], []
     recon = ReconSettings(algorithm=algorithm, ranks=ranks, axis=(columns - 1) / 2)
-    for turn in range(repeats):
+
+    def turn() -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as kernels:
-            tell(f"start {turn + 1} of {repeats}, nothing compiled")
-            cold.append(time_start(rows, columns, recon, Path(kernels))[1])
-            tell(f"start {turn + 1} of {repeats}, kernels on disk")
-            linked, ready = time_start(rows, columns, recon, Path(kernels))
-            hello.append(linked)
-            warm.append(ready)
-    warmed, cooled = Summary.of(warm), Summary.of(cold)
-    return ReadyResult(
-        hello_seconds=Summary.of(hello).median,
-        warm_seconds=warmed.median,
-        warm_spread=warmed.spread,
-        cold_seconds=cooled.median,
-        cold_spread=cooled.spread,
-        ranks=ranks,
-        rows=rows,
-        columns=columns,
-        algorithm=algorithm,
+            _, cold = time_start((rows, columns), recon, kernels)
+            linked, warm = time_start((rows, columns), recon, kernels)
+        return {"hello": linked, "warm": warm, "cold": cold}
+
+    found = take_turns(repeats, turn)
+    hello, warm, cold = found["hello"], found["warm"], found["cold"]
+    fields = {
+        "hello_seconds": hello.median,
+        "warm_seconds": warm.median,
+        "warm_spread": warm.spread,
+        "cold_seconds": cold.median,
+        "cold_spread": cold.spread,
+        "ranks": ranks, "rows": rows, "columns": columns, "algorithm": algorithm,
+    }  # fmt: skip
+    table = Table.of_values(
+        f"{ranks} ranks and a controller, {algorithm}, {rows} x {columns}",
+        [
+            ("linked", hello.median, "s"),
+            ("ready, warm", warm.median, f"s, spread {warm.spread:.0%}"),
+            ("ready, cold", cold.median, f"s, spread {cold.spread:.0%}"),
+        ],
     )
+    return Report(fields, (table,))
 
 
-class _Watched(Ear):
-    """Also hears when each rank is ready."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ready: dict[int, float] = {}
-
-    def __call__(self, event: LinkEvent) -> None:
-        if isinstance(event, StatusReceived) and event.status.state == READY:
-            self.ready.setdefault(event.status.rank, time.perf_counter())
-        super().__call__(event)
-
-
-def time_start(rows: int, columns: int, recon: ReconSettings, kernels: Path) -> tuple[float, float]:
-    """Start one job for one run; give the seconds until it is linked, and until all its ranks are ready."""
-    ear = _Watched()
+def time_start(shape: tuple[int, int], recon: ReconSettings, kernels: str) -> tuple[float, float]:
+    """Start one job for one run; return the seconds until it is linked, and until all its ranks are ready."""
     began = time.perf_counter()
-    with running_job(ear, recon.ranks, environment={"NUMBA_CACHE_DIR": str(kernels)}) as link:
-        linked = time.perf_counter() - began
-        scan = ScanDocuments((rows, columns), 180, recon, SteeringSettings())
-        ear.begin(scan.uid)
-        publisher = Publisher(link.endpoint, on_problem=ear.fail)
-        for document in [*scan.start(), *scan.stream("dark")]:
-            publisher(*document)
-        ear.wait("ranks that are ready", lambda: len(ear.ready) == recon.ranks, START_SECONDS)
-        return linked, max(ear.ready.values()) - began
+    with RunningJob(recon, shape, environment={"NUMBA_CACHE_DIR": kernels}) as job:
+        return job.linked_seconds, job.get_ready() - began

@@ -1,6 +1,7 @@
 """The process at the other end of a link benchmark: it takes what comes and computes nothing.
 
-It ends when it is asked to, and when its standard input is closed, as it is when the process that started it is gone.
+It is a rank of a job, or the other end of a `BareSender`. It ends when it is asked to, and when its standard input is
+closed, as it is when the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["END_OF_ROUND", "WIRE_KEYS", "bare", "main", "rank"]
+__all__ = ["RECEIVER", "SENDER", "main"]
 
-END_OF_ROUND = b"."
-WIRE_KEYS = ("receiver", "sender")
-"""Names of the key files, of this end and of the other."""
+RECEIVER, SENDER = "receiver", "sender"
+"""Names of the key files."""
 
-_LOOK = 0.2
+LOOK_SECONDS = 0.2
 
 
-def rank(address: str, job_id: str, number: int, size: int, keys: Path | None, stop: threading.Event) -> None:
-    """Be one rank of a job: acknowledge every item at once, and report every run as done."""
+def _be_rank(address: str, job_id: str, number: int, size: int, keys: Path | None, stop: threading.Event) -> None:
+    """Acknowledge every item at once, and report every run as done."""
     from bluesky_streamrecon.wire import (
         ClientSecurity,
         ItemReceived,
@@ -33,12 +33,11 @@ def rank(address: str, job_id: str, number: int, size: int, keys: Path | None, s
 
     security = None
     if keys is not None:
-        ours, theirs = WIRE_KEYS
-        security = ClientSecurity.from_files(keys / f"{ours}.secret", keys / f"{theirs}.public")
+        security = ClientSecurity.from_files(keys / f"{RECEIVER}.secret", keys / f"{SENDER}.public")
     endpoint = RankEndpoint(address, job_id=job_id, rank=number, size=size, security=security)
     try:
         while not stop.is_set():
-            match endpoint.next(_LOOK):
+            match endpoint.next(LOOK_SECONDS):
                 case ItemReceived(item=item):
                     endpoint.applied(item.seq)
                 case RunClosed():
@@ -49,43 +48,29 @@ def rank(address: str, job_id: str, number: int, size: int, keys: Path | None, s
         endpoint.close()
 
 
-def bare(address: str, replies: str, server_key: str | None, stop: threading.Event) -> None:
-    """Take frames from a plain socket; answer each end of a round, and one frame at first."""
-    from bluesky_streamrecon.evaluation.bench.bare_link import BareReceiver
-
-    with BareReceiver(address, replies, server_key) as receiver:
-        receiver.reply()
-        while not stop.is_set():
-            frame = receiver.take(_LOOK)
-            if frame is not None and len(frame) == len(END_OF_ROUND):
-                receiver.reply()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and receive until told to end."""
     parser = argparse.ArgumentParser(prog="receiver")
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    a_rank = kinds.add_parser("rank")
-    a_rank.add_argument("--address", required=True)
-    a_rank.add_argument("--job-id", required=True)
-    a_rank.add_argument("--rank", type=int, required=True)
-    a_rank.add_argument("--size", type=int, required=True)
-    a_rank.add_argument("--keys", type=Path)
-    a_bare = kinds.add_parser("bare")
-    a_bare.add_argument("--address", required=True)
-    a_bare.add_argument("--replies", required=True)
-    a_bare.add_argument("--server-key")
+    parser.add_argument("kind", choices=("rank", "bare"))
+    parser.add_argument("address")
+    parser.add_argument("--job-id", default="")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--size", type=int, default=1)
+    parser.add_argument("--keys", type=Path)
+    parser.add_argument("--server-key")
     given = parser.parse_args(arguments)
     stop = threading.Event()
-    threading.Thread(target=_follow, args=(stop,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="watch-input", daemon=True).start()
     if given.kind == "rank":
-        rank(given.address, given.job_id, given.rank, given.size, given.keys, stop)
+        _be_rank(given.address, given.job_id, given.rank, given.size, given.keys, stop)
     else:
-        bare(given.address, given.replies, given.server_key, stop)
+        from bluesky_streamrecon.evaluation.bench.bare_sockets import receive_bare
+
+        receive_bare(given.address, given.server_key, stop, LOOK_SECONDS)
     return 0
 
 
-def _follow(stop: threading.Event) -> None:
+def _stop_at_end_of_input(stop: threading.Event) -> None:
     while sys.stdin.buffer.read(4096):
         pass
     stop.set()

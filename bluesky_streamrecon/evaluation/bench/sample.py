@@ -1,6 +1,13 @@
-"""A sample that costs nothing to make: discs whose line integrals are known. Lengths are detector pixels."""
+"""A sample that costs nothing to make: discs whose line integrals are known, and an engine that works on it.
+
+Lengths are detector pixels, angles radians.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +15,10 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
 
-__all__ = ["DARK_COUNT", "FLAT_COUNT", "counts_of", "disc_projections", "scan_angles"]
+if TYPE_CHECKING:
+    from bluesky_streamrecon.recon import Engine
+
+__all__ = ["DARK_COUNT", "FLAT_COUNT", "counts_of", "disc_projections", "giga_updates", "moving_engine", "scan_angles"]
 
 DARK_COUNT = 100
 FLAT_COUNT = 40_000
@@ -18,12 +28,12 @@ _THICKEST = 1.5
 
 
 def scan_angles(num: int) -> NDArray[np.float64]:
-    """Give `num` angles of a half turn, optimized interleaved, radians."""
+    """Return `num` angles of a half turn, optimized interleaved, radians."""
     return np.radians(np.asarray(make_order("optimized-interleaved", num=num).angles, np.float64))
 
 
 def disc_projections(geometry: TomoGeometry, angles: NDArray[np.float64], rows: int) -> NDArray[np.float32]:
-    """Give line integrals of discs that differ a little from row to row.
+    """Compute line integrals of discs that differ a little from row to row.
 
     Parameters
     ----------
@@ -53,5 +63,58 @@ def disc_projections(geometry: TomoGeometry, angles: NDArray[np.float64], rows: 
 
 
 def counts_of(projections: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Give what a detector counts for these line integrals, without noise."""
+    """Compute what a detector counts for these line integrals, without noise."""
     return np.asarray(np.rint(DARK_COUNT + (FLAT_COUNT - DARK_COUNT) * np.exp(-projections)), np.uint16)
+
+
+def giga_updates(algorithm: str, slices: int, window: int, columns: int) -> float:
+    """Compute the updates of one pass over the window, in 1e9; filtered back projection has no forward projection.
+
+    An update is one slice's pixel seen by one projection, once forward and once back.
+
+    Examples
+    --------
+    >>> giga_updates("mlem", 16, 24, 1024)
+    0.805306368
+    """
+    return slices * window * columns**2 * (1 if algorithm == "fbp" else 2) / 1e9
+
+
+@contextmanager
+def moving_engine(
+    algorithm: str, *, rows: int, columns: int, window: int, threads: int = 1
+) -> Iterator[tuple[Engine, Callable[[int], None]]]:
+    """Keep a warmed-up engine whose window is full of projections of the sample.
+
+    Parameters
+    ----------
+    algorithm : str
+        Registered name.
+    rows, columns, window, threads : int
+        What is reconstructed, and on how many threads.
+
+    Yields
+    ------
+    Engine
+        Its `update` works on the window as it is.
+    callable
+        Adds so many projections, as a scan would, so that tables are made anew; then updates the image.
+    """
+    from bluesky_streamrecon.recon import Engine
+
+    geometry, angles = TomoGeometry(columns), scan_angles(max(180, window))
+    projections = disc_projections(geometry, angles[:window], rows)
+    with Engine(geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads) as engine:
+
+        def append(count: int) -> None:
+            for number in range(engine.projections, engine.projections + count):
+                engine.append(projections[number % window], float(angles[number % len(angles)]))
+
+        def move(step: int = 1) -> None:
+            append(step)
+            engine.update()
+
+        append(window)
+        engine.update()
+        move()
+        yield engine, move

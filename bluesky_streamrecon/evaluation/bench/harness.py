@@ -1,37 +1,26 @@
-"""Samples, their median and their spread. Times are seconds."""
+"""Samples taken in turns, their median and their spread: what all benchmarks share. Times are seconds."""
 
 from __future__ import annotations
 
-import os
+import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = [
-    "LEAST_REPEATS",
-    "Summary",
-    "Tell",
-    "check_repeats",
-    "one_thread",
-    "percentile",
-    "seconds_per_call",
-    "silent",
-]
+__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "percentile", "seconds_per_call", "take_turns"]
 
 LEAST_REPEATS = 3
 """A median of fewer samples says nothing."""
 
-Tell = Callable[[str], None]
-"""Told, in words, how far a benchmark is."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What several samples of one quantity say.
+    """Several samples of one quantity.
 
     Parameters
     ----------
@@ -57,25 +46,43 @@ class Summary:
         return cls(middle, (max(samples) - min(samples)) / middle if middle else 0.0)
 
 
-def silent(_text: str) -> None:
-    """Tell nobody."""
+def take_turns(repeats: int, turn: Callable[[], Mapping[str, float]]) -> dict[str, Summary]:
+    """Measure all quantities of a benchmark once per turn, so that what disturbs one turn disturbs all of them.
 
-
-def check_repeats(repeats: int) -> int:
-    """Give `repeats` back.
+    Parameters
+    ----------
+    repeats : int
+        Turns.
+    turn : callable
+        Returns one sample of each quantity; a ratio is one of them, taken of the samples of its own turn.
 
     Raises
     ------
     ConfigError
-        If there are too few for a median.
+        If there are too few turns for a median.
+
+    Examples
+    --------
+    >>> samples = iter([2.0, 3.0, 4.0])
+    >>> take_turns(3, lambda: {"rate": next(samples)})
+    {'rate': Summary(median=3.0, spread=0.6666666666666666)}
     """
+    check_repeats(repeats)
+    samples = []
+    for number in range(1, repeats + 1):
+        logger.info("turn %d of %d", number, repeats)
+        samples.append(turn())
+    return {name: Summary.of([each[name] for each in samples]) for name in samples[0]}
+
+
+def check_repeats(repeats: int) -> None:
+    """Raise `ConfigError` if there are too few turns for a median; for what is to be refused before it is set up."""
     if repeats < LEAST_REPEATS:
         raise ConfigError(f"repeats: got {repeats}, expected at least {LEAST_REPEATS}, for a median with its spread")
-    return repeats
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """Give the smallest sample that so many per cent of all do not exceed.
+    """Return the smallest sample that so many per cent of all do not exceed.
 
     Examples
     --------
@@ -89,7 +96,7 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 def seconds_per_call(
     work: Callable[[], object], *, at_least: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Call `work` over and over for `at_least` seconds, and give the median time of a call.
+    """Call `work` over and over for `at_least` seconds, and return the median time of a call.
 
     On a busy machine a few calls are interrupted by other programs; the median is that of the others.
     """
@@ -102,19 +109,3 @@ def seconds_per_call(
         before = now
         if now - first >= at_least:
             return statistics.median(taken)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Have libraries that are loaded meanwhile, and processes that are started, use one thread each."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

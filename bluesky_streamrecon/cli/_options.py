@@ -1,0 +1,81 @@
+"""Options that several commands have, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+__all__ = [
+    "Algorithm",
+    "Algorithms",
+    "Columns",
+    "ColumnsList",
+    "Data",
+    "Directory",
+    "Json",
+    "ListCommand",
+    "Num",
+    "Order",
+    "Out",
+    "Quick",
+    "Ranks",
+    "Readable",
+    "Repeats",
+    "Rows",
+    "Seeds",
+    "Step",
+    "Threads",
+    "Uri",
+    "Window",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+Rows = Annotated[int, typer.Option(min=1, help="Detector rows.")]
+Columns = Annotated[int, typer.Option(min=2, help="Detector columns.")]
+ColumnsList = Annotated[list[int] | None, typer.Option(min=2, metavar="C...", help="Detector columns.")]
+Num = Annotated[int, typer.Option(min=1, help="Projections of a scan.")]
+Window = Annotated[int, typer.Option(min=1, help="Projections in the sliding window.")]
+Step = Annotated[int, typer.Option(min=1, help="New projections between two images.")]
+Ranks = Annotated[int, typer.Option(min=1, help="MPI ranks.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that compute.")]
+Algorithm = Annotated[str, typer.Option(help="Reconstruction algorithm.")]
+Algorithms = Annotated[list[str] | None, typer.Option(metavar="A...", help="Reconstruction algorithms.")]
+Order = Annotated[str, typer.Option(help="Angle order; see `streamrecon orders`.")]
+Repeats = Annotated[int, typer.Option(min=3, help="Samples of each figure; their median counts.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")]
+
+Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
+Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (DXfile).")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small images and few cases: to see that it works.")]
+
+Directory = Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")]
+Uri = Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")]
+Readable = Annotated[
+    list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
+]
+
+
+class ListCommand(typer.core.TyperCommand):
+    """Command that takes ``--columns 256 1024`` as ``--columns 256 --columns 1024``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments; each value that follows an option of several is given to that option."""
+        many = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        spread: list[str] = []
+        option = None
+        for word in args:
+            if option is not None and not word.startswith("-"):
+                spread += [option, word]
+                continue
+            name, _, value = word.partition("=")
+            option = name if name in many else None
+            if option is None:
+                spread.append(word)
+            elif value:
+                spread += [option, value]
+        rest: list[str] = super().parse_args(ctx, spread)
+        return rest

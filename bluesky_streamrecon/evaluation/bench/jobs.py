@@ -1,0 +1,305 @@
+"""A real job with its controller, given the documents of scans that are made here, and when things happened in them.
+
+Documents go through publisher, link, MPI ranks, previews and controller as at a beamline; only the RunEngine and its
+devices are left out, since they are to be on another computer than the job. All that benchmarks use of the link's
+events stands here. Times are seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline.launcher import MpiLauncher
+from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
+from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
+from bluesky_streamrecon.wire import BeamlineEndpoint
+from bluesky_streamrecon.wire.events import (
+    Acked,
+    AllRanksReady,
+    PeerJoined,
+    ProblemReported,
+    RunFinished,
+    ScoreReceived,
+    StatusReceived,
+    StreamFailed,
+)
+
+__all__ = ["EventRecorder", "RunningJob"]
+
+START_SECONDS = 120.0
+IMAGE_SECONDS = 300.0
+SCORE_SECONDS = 60.0
+READY = "waiting for projections"
+
+
+class EventRecorder:
+    """Callable that takes a link's events from any thread, and records when they came.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds.
+
+    Attributes
+    ----------
+    ranks : int
+        Ranks that were all linked; 0 before that.
+    controller : bool
+        The controller has said hello.
+    applied : dict of int to int
+        Last item that each rank acknowledged as applied, in the present run.
+    ready_at : dict of int to float
+        When each rank first waited for projections.
+    imaged_at : dict of int to float
+        When every rank had these many projections in the image.
+    spent_at : dict of int to float
+        Processor time of all processes then; 0 where the system does not say.
+    update_seconds : dict of int to float
+        Time of each image's update; of ranks, the slowest one counts.
+    judged_at : dict of int to float
+        When the score of the image from these many projections came.
+    finished : bool
+        Every rank has reported the present run as done.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._failure: str | None = None
+        self._pids: set[int] = set()
+        self.ranks = 0
+        self.controller = False
+        self.begin("")
+
+    def begin(self, run_uid: str) -> None:
+        """Forget the last run; from now on this one counts."""
+        with self._changed:
+            self._run_uid = run_uid
+            self._images: dict[int, int] = {}
+            self.applied: dict[int, int] = {}
+            self.ready_at: dict[int, float] = {}
+            self.imaged_at: dict[int, float] = {}
+            self.spent_at: dict[int, float] = {}
+            self.update_seconds: dict[int, float] = {}
+            self.judged_at: dict[int, float] = {}
+            self.finished = False
+
+    @property
+    def used(self) -> int:
+        """Last item that every rank has acknowledged as applied."""
+        return min(self.applied.values()) if len(self.applied) == self.ranks else 0
+
+    def first_judged(self, projections: int) -> float:
+        """Return when the first verdict came on an image that has so many projections, or more."""
+        return min(moment for number, moment in self.judged_at.items() if number >= projections)
+
+    def __call__(self, event: LinkEvent) -> None:
+        """Take one event."""
+        now = self._clock()
+        with self._changed:
+            match event:
+                case AllRanksReady(size=size):
+                    self.ranks = size
+                case PeerJoined(peer=peer):
+                    self._pids.add(peer.pid)
+                    self.controller = self.controller or peer.role == "controller"
+                case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
+                    self.applied[rank] = applied
+                case StatusReceived(status=status) if status.run_uid == self._run_uid:
+                    if status.state == READY:
+                        self.ready_at.setdefault(status.rank, now)
+                    if status.step_seconds > 0:
+                        slowest = self.update_seconds.get(status.image_number, 0.0)
+                        self.update_seconds[status.image_number] = max(slowest, status.step_seconds)
+                    self._images[status.rank] = status.projections
+                    everywhere = min(self._images.values())
+                    if len(self._images) == self.ranks and everywhere not in self.imaged_at:
+                        self.imaged_at[everywhere] = now
+                        self.spent_at[everywhere] = _processor_seconds(self._pids)
+                case ScoreReceived(score=score) if score.run_uid == self._run_uid:
+                    self.judged_at.setdefault(score.projections, now)
+                case RunFinished(run_uid=uid) if uid == self._run_uid:
+                    self.finished = True
+                case ProblemReported(problem=problem):
+                    self._failure = self._failure or f"{problem.where}: {problem.text}"
+                case StreamFailed(text=text):
+                    self._failure = self._failure or text
+                case ProcessExit():
+                    self._failure = self._failure or str(event)
+                case _:
+                    return
+            self._changed.notify_all()
+
+    def fail(self, text: str) -> None:
+        """End every wait with this problem."""
+        with self._changed:
+            self._failure = self._failure or text
+            self._changed.notify_all()
+
+    def wait(self, what: str, done: Callable[[], bool], timeout: float) -> None:
+        """Wait until `done`, which may look at the attributes.
+
+        Raises
+        ------
+        JobError
+            If a problem was reported, or it took longer than `timeout`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or done(), timeout)
+            if self._failure is not None:
+                raise JobError(f"benchmark: while it waited for {what}: {self._failure}")
+            if not done():
+                raise JobError(f"benchmark: {what}: did not come within {timeout:g} s; is the machine overloaded?")
+
+
+class RunningJob:
+    """A job that is started when entered, and ended in the end; scans are streamed to it one after the other.
+
+    Parameters
+    ----------
+    recon : ReconSettings
+        For all scans; the axis is known.
+    shape : (int, int)
+        Detector rows and columns.
+    threads, environment
+        As for `MpiLauncher`.
+
+    Attributes
+    ----------
+    events : EventRecorder
+        Of the present scan.
+    linked_seconds : float
+        From the start of the processes until all of them had said hello.
+
+    Raises
+    ------
+    JobError
+        When entered, if the job does not start.
+    """
+
+    def __init__(
+        self,
+        recon: ReconSettings,
+        shape: tuple[int, int],
+        *,
+        threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._recon = recon
+        self._shape = shape
+        self._threads = threads
+        self._environment = environment
+        self._held = ExitStack()
+        self.events = EventRecorder()
+
+    def __enter__(self) -> RunningJob:
+        events, ranks, began = self.events, self._recon.ranks, time.perf_counter()
+        with ExitStack() as stack:
+            logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-"))
+            launcher = MpiLauncher(threads=self._threads, log_directory=Path(logs), environment=self._environment)
+            link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, events)
+            stack.callback(link.close, "the benchmark is over")
+            link.launch(ranks)
+            everybody = "hello of the job and its controller"
+            events.wait(everybody, lambda: events.ranks == ranks and events.controller, START_SECONDS)
+            self.linked_seconds = time.perf_counter() - began
+            self._publisher = Publisher(link.endpoint, on_problem=events.fail)
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def get_ready(self) -> float:
+        """Open a run, and return when all ranks waited for its projections."""
+        scan = self._documents(self._recon.window or 1, SteeringSettings())
+        self._publish([*scan.start(), *scan.stream("dark")])
+        self.events.wait("ranks that are ready", lambda: len(self.events.ready_at) == self.events.ranks, START_SECONDS)
+        return max(self.events.ready_at.values())
+
+    def scan(
+        self,
+        counts: NDArray[np.uint16],
+        angles: NDArray[np.float64],
+        *,
+        steering: SteeringSettings,
+        interval: float = 0.0,
+    ) -> list[float]:
+        """Stream one scan, and wait for its last score.
+
+        Parameters
+        ----------
+        counts : ndarray of uint16, shape (n, rows, columns)
+            Frames.
+        angles : ndarray of float64, shape (n,)
+            Radians.
+        steering : SteeringSettings
+            Advisory, since the scan goes on to its end.
+        interval : float, optional
+            From one projection to the next; 0: as fast as they are taken.
+
+        Returns
+        -------
+        list of float
+            When each projection was handed to the publisher.
+
+        Raises
+        ------
+        JobError
+            If a problem is reported, or something takes too long.
+        """
+        events, total = self.events, len(counts)
+        scan = self._documents(total, steering)
+        self._publish(scan.start())
+        for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
+            frame = np.full(self._shape, count, np.uint16)
+            self._publish([*scan.stream(stream), *scan.frame(stream, 0.0, frame)])
+        self._publish(scan.stream("primary"))
+        pause, handed, start = threading.Event(), [], time.perf_counter()
+        for i in range(total):
+            if interval:
+                pause.wait(max(0.0, start + i * interval - time.perf_counter()))
+            handed.append(time.perf_counter())
+            self._publish(scan.frame("primary", float(angles[i]), counts[i]))
+        last = total // self._recon.step * self._recon.step
+        events.wait("the last image", lambda: last in events.imaged_at, IMAGE_SECONDS)
+        self._publish(scan.stop())
+        events.wait("the end of the run", lambda: events.finished, IMAGE_SECONDS)
+        events.wait("the last image's score", lambda: total in events.judged_at, SCORE_SECONDS)
+        return handed
+
+    def _documents(self, planned: int, steering: SteeringSettings) -> ScanDocuments:
+        scan = ScanDocuments(self._shape, planned, self._recon, steering)
+        self.events.begin(scan.uid)
+        return scan
+
+    def _publish(self, documents: list[Document]) -> None:
+        for name, document in documents:
+            self._publisher(name, document)
+
+
+def _processor_seconds(pids: Collection[int]) -> float:
+    """Return the processor time so far of this process and of others; 0 if the system does not say."""
+    total = 0.0
+    try:
+        for pid in {os.getpid(), *pids}:
+            # After the name, which is in parentheses, user and system time are the 12th and 13th field.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+    return total

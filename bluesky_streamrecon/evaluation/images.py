@@ -1,0 +1,97 @@
+"""Images of a scan without processes: live as the job makes them, and finished offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.evaluation.scans import LineScan, Truth
+from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
+from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.quick import QuickReconstructor
+from bluesky_streamrecon.recon.window import Spread
+
+__all__ = ["PAPERS", "finish", "live_engine", "live_images", "with_best_image"]
+
+PAPERS = ReconSettings(window_policy="newest")
+"""The paper's live image: MLEM, l = 24, s = 1, the newest projections."""
+
+BEST_SUBSETS = 6
+BEST_PASSES = 50
+"""Times that the image which stands for the truth of a measured scan goes over all projections."""
+
+
+def live_engine(scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1) -> Engine:
+    """Return the engine that a job with these settings, or another window, would have for all rows of `scan`."""
+    return Engine(
+        scan.geometry,
+        scan.rows,
+        algorithm=recon.algorithm,
+        window=recon.window,
+        window_policy=recon.window_policy if spread is None else spread,
+        planned=len(scan),
+        threads=recon.threads or threads,
+        options=recon.options,
+    )
+
+
+def live_images(
+    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield each image, shape (rows, C, C), 1/pixel, with the number of projections that it was made from."""
+    with live_engine(scan, recon, spread=spread, threads=threads) as engine:
+        for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
+            engine.append(projection, float(angle))
+            if number % recon.step == 0 or number == len(scan):
+                engine.update(recon.iterations)
+                yield number, engine.image()
+
+
+def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) -> NDArray[np.float32]:
+    """Reconstruct from all projections of `scan`, by the recipe that the default policy predicts for.
+
+    Parameters
+    ----------
+    scan : LineScan
+        The projections that were taken.
+    threads : int, optional
+        That compute.
+    over : AngularRange, optional
+        Angles that the whole scan visits.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, C, C)
+        Attenuation, 1/pixel: what a scientist gets from these projections, whatever the window was.
+
+    Raises
+    ------
+    DataError
+        If there is no projection.
+    """
+    if not len(scan):
+        raise DataError(f"{scan.name}: got no projection to reconstruct from, expected at least one")
+    measured = np.maximum(scan.integrals, 0)
+    return QuickReconstructor(threads).reconstruct(
+        measured, scan.angles, over.view_weights(scan.angles), axis=scan.axis
+    )
+
+
+def with_best_image(scan: LineScan, *, threads: int = 1) -> LineScan:
+    """Return a measured scan whose truth is its reconstruction from all projections by many updates.
+
+    It shares the noise of the data, so what is finished from nearly all of them looks a little better than it is.
+    """
+    options = {"subsets": BEST_SUBSETS}
+    with Engine(
+        scan.geometry, scan.rows, algorithm="osem", window=None, planned=len(scan), threads=threads, options=options
+    ) as engine:
+        for projection, angle in zip(scan.integrals, scan.angles, strict=True):
+            engine.append(projection, float(angle))
+        engine.update(BEST_PASSES)
+        return replace(scan, truth=Truth.measured(engine.image()))

@@ -1,0 +1,216 @@
+"""What settings of the live reconstruction do to its images: any of them, side by side on the same scans."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import cycle, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bluesky_streamrecon.config import ReconSettings, settings_from
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
+from bluesky_streamrecon.evaluation.images import live_images, with_best_image
+from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.recon.window import Spread
+from bluesky_streamrecon.sim_devices import Discs, Foam
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Choice", "evaluate_settings", "read_choice"]
+
+DEFAULT_CHOICES = ("window_policy=newest", "window_policy=spread")
+PORES = 90
+DOSE = 1.8e5, 1.8e6, 1.8e7
+"""Photons per pixel of a whole scan: more projections, less light for each."""
+
+POINTS = 60
+"""Images of a scan that are compared with the truth, at least."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to reconstruct live.
+
+    Parameters
+    ----------
+    text : str
+        As it was written.
+    recon : ReconSettings
+        Settings; what is not chosen is as by default.
+    spread : Spread or None
+        Another window than the settings can have.
+    """
+
+    text: str
+    recon: ReconSettings
+    spread: Spread | None = None
+
+
+def read_choice(text: str) -> Choice:
+    """Read a choice from words like ``"step=6 algorithm=osem subsets=6"``.
+
+    Names are those of `ReconSettings`, of `Spread`, and else of the algorithm's options.
+
+    Raises
+    ------
+    ConfigError
+        If a word is not of this form, or settings can not work.
+
+    Examples
+    --------
+    >>> read_choice("step=6 algorithm=osem subsets=6").recon.options
+    {'subsets': 6}
+    >>> read_choice("older=0.25").spread.older
+    0.25
+    """
+    recon: dict[str, Any] = {}
+    spread: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"choice {text!r}: got {word!r}, expected NAME=VALUE, as in 'step=6 algorithm=osem'")
+        kinds = ((recon, ReconSettings.__struct_fields__), (spread, [each.name for each in fields(Spread)]))
+        chosen = next((values for values, names in kinds if name in names), options)
+        try:
+            chosen[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            chosen[name] = value
+    settings = settings_from(ReconSettings, recon | ({"options": options} if options else {}))
+    return Choice(text, settings, Spread(**spread) if spread else None)
+
+
+def evaluate_settings(
+    choices: Sequence[str] = DEFAULT_CHOICES,
+    *,
+    data: Path | None = None,
+    order: str = "optimized-interleaved",
+    columns: int = 192,
+    num: int = 180,
+    seeds: int = 1,
+    threads: int = 1,
+) -> Report:
+    """Reconstruct foam and discs at three doses, and a measured scan, once with each choice.
+
+    Parameters
+    ----------
+    choices : sequence of str, optional
+        See `read_choice`.
+    data : Path, optional
+        Measured scan (DXfile); left out if not given.
+    order : str, optional
+        Of angles.
+    columns, num, seeds : int, optional
+        Detector columns and projections of the simulated scans, and how many seeds of each; the dose is that of 180
+        projections, however many there are.
+    threads : int, optional
+        That compute.
+
+    Returns
+    -------
+    Report
+        ``rows``: for each choice and kind of scan ``mean`` (MS-SSIM of images from the first full window on), ``end``
+        (of the last image), its ``rmse`` (as a fraction of the truth's range) and ``dip`` (largest fall below an
+        earlier image); also as ``settings.csv``, and the curves as ``settings.png``.
+
+    Raises
+    ------
+    ConfigError
+        If a choice can not work.
+    StorageError, DataError
+        If `data` can not be used.
+    """
+    read = [read_choice(text) for text in choices]
+    stacks = {f"{order}, {num} projections": _simulated(order, columns, num, seeds)}
+    if data is not None:
+        measured = with_best_image(measured_scan(data, order=order), threads=threads)
+        stacks[f"{measured.name}, {order}, {len(measured)} projections"] = ScanStack.of([measured])
+    points: list[Row] = []
+    for (scans, stack), choice in product(stacks.items(), read):
+        logger.info("%s: %s", scans, choice.text)
+        points += [{"scans": scans, "choice": choice.text} | row for row in _follow(stack, choice, threads)]
+    rows = _summaries(points, ("scans", "choice", "sample", "noise"))
+    headings = {
+        "scans": "scans", "choice": "settings", "noise": "photons", "cases": "cases", "mean": "mean MS-SSIM",
+        "end": "last image", "rmse": "its RMSE / range", "dip": "largest dip",
+    }  # fmt: skip
+    table = Table("Live images compared with the truth", headings, _summaries(points, ("scans", "noise", "choice")))
+    return Report({"rows": rows}, (table,), {"settings": rows}, {"settings": _draw(points)})
+
+
+def _simulated(order: str, columns: int, num: int, seeds: int) -> ScanStack:
+    """Take foam and discs at three doses, the same for any number of projections."""
+    visiting = make_order(order, num=num)
+    return ScanStack.of(
+        [
+            simulated_scan(name, sample, columns=columns, order=visiting, counts=dose / num, seed=100 * seed + i)
+            for seed in range(seeds)
+            for i, dose in enumerate(DOSE)
+            for name, sample in (("foam", Foam(pores=PORES, seed=seed)), ("discs", Discs(seed=seed)))
+        ]
+    )
+
+
+def _follow(stack: ScanStack, choice: Choice, threads: int) -> list[Row]:
+    """Compare live images with the truth, from the first full window on."""
+    last = len(stack.whole)
+    window, every = choice.recon.window or last, max(choice.recon.step, last // POINTS)
+    rows: list[Row] = []
+    for number, image in live_images(stack.whole, choice.recon, spread=choice.spread, threads=threads):
+        if number == last or (number >= window and number % every == 0):
+            rows += [{"case": case} | row for case, row in enumerate(stack.compare(number, image))]
+    return rows
+
+
+def _summaries(points: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Summarize scans that are alike in these fields: means, and the largest dip."""
+    groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
+    for point in points:
+        alike = groups.setdefault(tuple(point[name] for name in names), {})
+        alike.setdefault(point["case"], []).append(point)
+    found = []
+    for key, cases in groups.items():
+        curves = [np.array([point["ms_ssim"] for point in case]) for case in cases.values()]
+        found.append(
+            {
+                **dict(zip(names, key, strict=True)),
+                "cases": len(cases),
+                "mean": float(np.mean([curve.mean() for curve in curves])),
+                "end": float(np.mean([curve[-1] for curve in curves])),
+                "rmse": float(np.mean([case[-1]["rmse"] for case in cases.values()])),
+                "dip": float(max((np.maximum.accumulate(curve) - curve).max() for curve in curves)),
+            }
+        )
+    return found
+
+
+def _draw(points: Sequence[Row]) -> Figure:
+    """Draw MS-SSIM to the truth against projections: a colour for scans that are alike, a style for each choice."""
+    titles = list(dict.fromkeys(point["scans"] for point in points))
+    figure = new_figure(5.2 * len(titles), 4.4)
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+        curves: dict[tuple[str, float | None], dict[str, dict[int, list[float]]]] = {}
+        for point in (each for each in points if each["scans"] == title):
+            curve = curves.setdefault((point["sample"], point["noise"]), {}).setdefault(point["choice"], {})
+            curve.setdefault(point["projections"], []).append(point["ms_ssim"])
+        lines: list[Line] = []
+        for color, ((sample, noise), choices) in enumerate(curves.items()):
+            name = sample if noise is None else f"{sample}, {noise:g} photons"
+            for (text, curve), style in zip(choices.items(), cycle((":", "-", "--", "-."))):
+                label = f"{name}: {text}" if color == 0 else name if style == ":" else None
+                values = [float(np.mean(found)) for found in curve.values()]
+                lines.append((label, list(curve), values, style, f"C{color}"))
+        draw_lines(axes, lines, title=title, xlabel="projections")
+    figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
+    return figure

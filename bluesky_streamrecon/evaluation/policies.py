@@ -1,0 +1,254 @@
+"""How well a policy stops: cases with known truth, judged by the product's own policies, against an oracle.
+
+Of every scan the image is finished offline from the first m projections and from all of them. What the rest would have
+added, the *loss* at m, is what a policy has to guess. The oracle knows the truth, and stops at the first m from which
+on the loss stays within the tolerance. Losses are MS-SSIM, noise is photons per pixel of the open beam.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.evaluation.figures import new_figure, predictions
+from bluesky_streamrecon.evaluation.images import finish, with_best_image
+from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
+from bluesky_streamrecon.evaluation.report import Row
+from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.sim_devices import Discs, Foam, Sample, SheppLogan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_cases", "held_out_cases", "judge_cases", "required_cases", "summarize"]
+
+NOISE = (1e3, 1e4, 1e5)
+PORES = 90
+"""Of the foam: as many as in the study that the tolerance comes from."""
+
+ORACLE_SHARE = 1 / 45
+"""Share of the plan between two points that the oracle looks at."""
+
+HELD_OUT = ((160, 120), (224, 200), (256, 240), (320, 160))
+"""Detector columns and projections of the scans that nothing was tuned on."""
+
+HELD_OUT_SEED = 7001
+
+MARKS = {"predicted gain": ("o", "C0"), "MS-SSIM 0.95": ("x", "C3"), "oracle": ("|", "C2")}
+
+logger = logging.getLogger(__name__)
+
+
+def required_cases(
+    *, columns: int = 192, seeds: Iterable[int] = range(5), num: int = 180, data: Path | None = None
+) -> list[LineScan]:
+    """Return foam and discs at every seed and noise level, Shepp-Logan at each, and a measured scan as it is."""
+    cases = []
+    for seed in seeds:
+        for i, noise in enumerate(NOISE):
+            for name, sample in (("foam", Foam(pores=PORES, seed=seed)), ("discs", Discs(seed=seed))):
+                cases.append(_case(name, sample, noise, seed, columns, num, 1000 * seed + i))
+    cases += [_case("shepp-logan", SheppLogan(), noise, 0, columns, num, 7 + i) for i, noise in enumerate(NOISE)]
+    if data is not None:
+        cases.append(with_best_image(measured_scan(data)))
+    return cases
+
+
+def held_out_cases() -> list[LineScan]:
+    """Return other seeds, pore sizes, absorptions, image sizes and numbers of projections than `required_cases`."""
+    seed = HELD_OUT_SEED
+    samples: dict[str, Sample] = {
+        "foam, 30 pores": Foam(pores=30, absorption=2.5, seed=seed),
+        "foam, 200 pores": Foam(pores=200, absorption=1.0, seed=seed + 1),
+        "discs, 60 balls": Discs(balls=60, absorption=3.0, seed=seed + 2),
+    }
+    return [
+        _case(name, sample, noise, seed, columns, num, seed + 10 * i)
+        for columns, num in HELD_OUT
+        for i, noise in enumerate(NOISE)
+        for name, sample in samples.items()
+    ]
+
+
+def judge_cases(
+    cases: Sequence[LineScan], *, tolerance: float = 0.02, recon: ReconSettings | None = None, threads: int = 1
+) -> list[Row]:
+    """Have the default policy and the paper's rule judge each case, and find out what was lost.
+
+    Parameters
+    ----------
+    cases : sequence of LineScan
+        With their truths; those of the same angles and width are finished together, which is faster.
+    tolerance : float, optional
+        Loss that is allowed, for the policy, the oracle, and a false stop.
+    recon : ReconSettings, optional
+        Of the live image; the product's defaults if not given.
+    threads : int, optional
+        That compute.
+
+    Returns
+    -------
+    list of Row
+        For each case ``sample``, ``noise``, ``seed``, ``columns`` and ``planned``; where the policy stopped
+        (``stopped_at``; `planned` if it did not), the true ``quality_loss`` there, and ``predicted_loss``, what the
+        policy thought it would be; stop and loss of the oracle (``oracle_stop``, ``oracle_loss``) and of MS-SSIM of at
+        least 0.95 between live images with the window of the newest projections (``paper_stop``, ``paper_loss``);
+        ``decisions`` up to the stop, those ``in_band`` (whose 95 % band holds the true loss), and the same over the
+        whole scan, as if it had gone on (``all_decisions``, ``all_in_band``). Counts are projections.
+    """
+    recon = recon or ReconSettings()
+    policy, paper = SteeringSettings(tolerance=tolerance), SteeringSettings(policy="ms-ssim")
+    newest = msgspec.structs.replace(recon, window_policy="newest")
+    judged: list[tuple[Judgement, Judgement]] = []
+    for number, case in enumerate(cases, 1):
+        logger.info("case %d of %d: %s, noise %s, seed %s", number, len(cases), case.name, case.noise, case.seed)
+        (ours,) = judge_offline(case, recon, [policy], threads=threads)
+        (theirs,) = judge_offline(case, newest, [paper], threads=threads)
+        judged.append((ours, theirs))
+    logger.info("finished offline from all prefixes that matter")
+    losses = _losses(cases, judged, threads)
+    return [
+        _result(case, ours, theirs, lost, tolerance)
+        for case, (ours, theirs), lost in zip(cases, judged, losses, strict=True)
+    ]
+
+
+def summarize(results: Sequence[Row], *, tolerance: float = 0.02) -> dict[str, Any]:
+    """Summarize all cases; shares are 0 to 1.
+
+    Returns
+    -------
+    dict
+        ``cases``; ``median_saving`` and ``median_oracle_saving`` (projections that need not be taken), ``oracle_share``
+        (their ratio) and ``oracle_share_by_case`` (median of each case's); ``false_stops`` with a loss above the
+        tolerance, and the ``worst_loss``; ``calibrated_share`` of decisions up to the stop in whose band the true loss
+        is, and ``calibrated_share_all`` over the whole scans; and the paper's rule's ``paper_median_saving``,
+        ``paper_false_stops`` and ``paper_worst_loss``.
+    """
+    savings = [1 - result["stopped_at"] / result["planned"] for result in results]
+    oracle = [1 - result["oracle_stop"] / result["planned"] for result in results]
+    middle, best = statistics.median(savings), statistics.median(oracle)
+    shares = [a / b for a, b in zip(savings, oracle, strict=True) if b > 0]
+
+    def share(part: str, whole: str) -> float:
+        total = sum(result[whole] for result in results)
+        return sum(result[part] for result in results) / total if total else math.nan
+
+    return {
+        "cases": len(results),
+        "median_saving": middle,
+        "median_oracle_saving": best,
+        "oracle_share": middle / best if best > 0 else math.nan,
+        "oracle_share_by_case": statistics.median(shares) if shares else math.nan,
+        "false_stops": sum(result["quality_loss"] > tolerance for result in results),
+        "worst_loss": max(result["quality_loss"] for result in results),
+        "calibrated_share": share("in_band", "decisions"),
+        "calibrated_share_all": share("all_in_band", "all_decisions"),
+        "paper_median_saving": statistics.median(1 - result["paper_stop"] / result["planned"] for result in results),
+        "paper_false_stops": sum(result["paper_loss"] > tolerance for result in results),
+        "paper_worst_loss": max(result["paper_loss"] for result in results),
+    }
+
+
+def draw_cases(cases: Sequence[Row], tolerance: float) -> Figure:
+    """Draw a line for each kind of case: where the policy, the paper's rule and the oracle stopped, and their loss."""
+    ordered = sorted(cases, key=lambda case: (case["sample"], -(case["noise"] or 0.0), case["columns"]))
+    kinds = list(dict.fromkeys((c["sample"], c["noise"], c["columns"]) for c in ordered))
+    figure = new_figure(9.6, 1.2 + 0.22 * len(kinds))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for case in ordered:
+        y = kinds.index((case["sample"], case["noise"], case["columns"]))
+        stops = {
+            "oracle": (case["oracle_stop"], case["oracle_loss"]),
+            "MS-SSIM 0.95": (case["paper_stop"], case["paper_loss"]),
+            "predicted gain": (case["stopped_at"], case["quality_loss"]),
+        }
+        for name, (at, loss) in stops.items():
+            mark, color = MARKS[name]
+            left.plot(at / case["planned"], y, mark, color=color, ms=6)
+            right.plot(loss, y, mark, color=color, ms=6)
+    several = len({c["columns"] for c in cases if c["noise"] is not None}) > 1
+    labels = [
+        name + (f", {columns} px" if several else "") + (f", {noise:g} photons" if noise else ", measured")
+        for name, noise, columns in kinds
+    ]
+    left.set_yticks(range(len(kinds)), labels, fontsize=8)
+    left.set(xlim=(0, 1.02), xlabel="stopped at (share of the plan)")
+    right.axvline(tolerance, color="0.3", lw=1, ls="--")
+    right.set(xlabel="what the rest would have added (MS-SSIM)")
+    right.set_xlim(left=0)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    for name, (mark, color) in MARKS.items():
+        left.plot([], [], mark, color=color, label=name)
+    left.plot([], [], color="0.3", lw=1, ls="--", label=f"tolerance {tolerance:g}")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+def _case(name: str, sample: Sample, noise: float, seed: int, columns: int, num: int, noise_seed: int) -> LineScan:
+    order = make_order("optimized-interleaved", num=num)
+    scan = simulated_scan(name, sample, columns=columns, order=order, counts=noise, seed=noise_seed)
+    return replace(scan, seed=seed)
+
+
+def _oracle_points(planned: int) -> range:
+    return range(max(8, planned // 10), planned + 1, max(1, round(planned * ORACLE_SHARE)))
+
+
+def _losses(
+    cases: Sequence[LineScan], judged: Sequence[tuple[Judgement, Judgement]], threads: int
+) -> list[dict[int, float]]:
+    """Finish every case from all prefixes that matter to it; return the losses by projections."""
+    alike: dict[tuple[bytes, int, float], list[int]] = {}
+    for number, case in enumerate(cases):
+        alike.setdefault((case.angles.tobytes(), case.columns, case.axis), []).append(number)
+    scores: list[dict[int, float]] = [{} for _ in cases]
+    for members in alike.values():
+        stack = ScanStack.of([cases[number] for number in members])
+        planned = len(stack.whole)
+        wanted = {*_oracle_points(planned), planned}
+        for ours, theirs in (judged[number] for number in members):
+            wanted |= {*predictions(ours.scores), ours.used, theirs.used}
+        for projections in sorted(wanted):
+            image = finish(stack.whole.first(projections), threads=threads)
+            for number, row in zip(members, stack.compare(projections, image), strict=True):
+                scores[number][projections] = row["ms_ssim"]
+    return [{at: score[max(score)] - value for at, value in score.items()} for score in scores]
+
+
+def _result(case: LineScan, ours: Judgement, theirs: Judgement, lost: Mapping[int, float], tolerance: float) -> Row:
+    points = [*_oracle_points(len(case)), len(case)]
+    bad = [at for at in points if lost[at] > tolerance]
+    oracle = next((at for at in points if not bad or at > bad[-1]), len(case))
+    made = predictions(ours.scores)
+    hits = {at: low <= lost[at] <= high for at, (_, low, high) in made.items() if at < len(case)}
+    until = {at: hit for at, hit in hits.items() if at <= ours.used}
+    at_stop = [gain for at, (gain, _, _) in made.items() if at <= ours.used]
+    return {
+        "sample": case.name,
+        "noise": case.noise,
+        "seed": case.seed,
+        "stopped_at": ours.used,
+        "planned": ours.planned,
+        "quality_loss": lost[ours.used],
+        "predicted_loss": at_stop[-1] if at_stop and ours.stopped_at is not None else None,
+        "oracle_stop": oracle,
+        "oracle_loss": lost[oracle],
+        "paper_stop": theirs.used,
+        "paper_loss": lost[theirs.used],
+        "decisions": len(until),
+        "in_band": sum(until.values()),
+        "all_decisions": len(hits),
+        "all_in_band": sum(hits.values()),
+        "columns": case.columns,
+    }
