@@ -31,8 +31,9 @@ def print_report(report: Report, *, json: bool) -> None:
     if json:
         print_json(report.fields)
         return
-    for table in report.tables:
-        print_table(table.title, list(table.columns.values()), table.cells())
+    for title, rows in report.tables().items():
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        print_table(title, columns, [[row.get(name) for name in columns] for row in rows])
 
 
 def show_progress() -> None:

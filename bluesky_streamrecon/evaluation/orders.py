@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.evaluation.figures import draw_lines, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.sim_devices import Foam, Sample, SheppLogan
@@ -86,13 +86,9 @@ def evaluate_orders(
                 image = finish(scan.first(number), threads=threads)
                 rows.append({"order": order, "image": "finished"} | scan.compare(number, image))
         shown.append((scan, images))
-    table = Table(
-        f"After {SHOWN_AT} projections",
-        {"sample": "sample", "order": "order", "image": "image", "ms_ssim": "MS-SSIM to truth", "rmse": "RMSE / range"},
-        [row for row in rows if row["projections"] == SHOWN_AT],
-    )
+    early = [row for row in rows if row["projections"] == SHOWN_AT]
     figures = {"orders_images": _draw_images(shown), "orders_curves": _draw_curves(rows)}
-    return Report({"rows": rows}, (table,), {"orders": rows}, figures)
+    return Report({"rows": rows}, {f"after {SHOWN_AT} projections": early}, {"orders": rows}, figures)
 
 
 def draw_orders(orders: Sequence[AngleOrder]) -> Figure:

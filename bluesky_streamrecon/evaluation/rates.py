@@ -19,7 +19,7 @@ from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.cost import CostModel
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,16 +90,11 @@ def evaluate_rates(
             rate = engine_rate("mlem", **case, repeats=repeats)
             found.append(_row("map", "co-located", algorithm="mlem", ranks=1, measured=rate, **case))
     table = predicted(found)
-    headings = {
-        "mode": "mode", "algorithm": "algorithm", "rows": "rows", "columns": "C", "window": "l", "step": "s",
-        "ranks": "ranks", "threads": "threads", "measured": "measured", "predicted": "predicted",
-        "ratio": "predicted / measured",
-    }  # fmt: skip
     figures = {
         "rates_sizes": _draw_sizes([row for row in table if row["figure"] == "sizes"]),
         "rates_map": _draw_map([row for row in table if row["figure"] == "map"]),
     }
-    return Report({"rows": table}, (Table("Projections per second", headings, table),), {"rates": table}, figures)
+    return Report({"rows": table}, {"projections per second": table}, {"rates": table}, figures)
 
 
 def _at_size(algorithm: str, rows: int, columns: int, repeats: int, *, distributed: bool) -> Iterator[Row]:

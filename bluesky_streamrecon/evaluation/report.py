@@ -16,7 +16,7 @@ from bluesky_streamrecon.errors import StorageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "Row", "Table", "new_directory", "save_figure"]
+__all__ = ["Report", "Row", "new_directory", "save_figure"]
 
 DPI = 100
 
@@ -24,50 +24,15 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Rows as people read them.
-
-    Parameters
-    ----------
-    title : str
-        One line above the table.
-    columns : mapping of str to str
-        Heading of each field that is shown, in order.
-    rows : sequence of Row
-        They may have more fields.
-    """
-
-    title: str
-    columns: Mapping[str, str]
-    rows: Sequence[Row]
-
-    @classmethod
-    def of_values(cls, title: str, values: Sequence[tuple[str, Any, str]]) -> Table:
-        """Return a table of single values: what each is, the value, and its unit with what else is to be said."""
-        names = "what", "value", "unit"
-        return cls(title, dict(zip(names, names, strict=True)), [dict(zip(names, row, strict=True)) for row in values])
-
-    def cells(self) -> list[list[Any]]:
-        """Return the shown values row by row; a spread as per cent.
-
-        Examples
-        --------
-        >>> Table("", {"gups": "GUPS", "spread": "spread"}, [{"gups": 2.5, "spread": 0.04, "window": 24}]).cells()
-        [[2.5, '4%']]
-        """
-        return [[f"{row[name]:.0%}" if name == "spread" else row[name] for name in self.columns] for row in self.rows]
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """All of a benchmark or a study.
+    """All of a benchmark or a study. People read the same names as programs.
 
     Parameters
     ----------
     fields : dict
-        What ``--json`` prints.
-    tables : tuple of Table, optional
-        What is printed otherwise.
+        What ``--json`` prints: single values, and lists of rows.
+    shown : mapping of str to sequence of Row, optional
+        Rows that people are shown, by title; by default all that are in `fields`.
     data : mapping of str to sequence of Row, optional
         Rows by the name of their CSV file.
     figures : mapping of str to Figure, optional
@@ -75,9 +40,21 @@ class Report:
     """
 
     fields: dict[str, Any]
-    tables: tuple[Table, ...] = ()
+    shown: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     data: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Sequence[Row]]:
+        """Return what people are shown, rows by title: single values first.
+
+        Examples
+        --------
+        >>> Report({"probe_gfma": 62.0, "rows": [{"gups": 2.5}]}).tables()
+        {'values': [{'field': 'probe_gfma', 'value': 62.0}], 'rows': [{'gups': 2.5}]}
+        """
+        single = [{"field": k, "value": v} for k, v in self.fields.items() if not isinstance(v, list | dict)]
+        rows = self.shown or {name: value for name, value in self.fields.items() if isinstance(value, list)}
+        return ({"values": single} if single else {}) | dict(rows)
 
     def write(self, out: Path) -> None:
         """Write data and figures into a directory, which is made if it is missing.

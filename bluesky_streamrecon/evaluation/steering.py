@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
 from bluesky_streamrecon.evaluation.policies import draw_cases, held_out_cases, judge_cases, required_cases, summarize
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import ImageHistory, MsSsimMetric, PreviewImage
@@ -29,6 +29,10 @@ THRESHOLD = 0.95
 COMPARE_TO = 24
 SHOWN_AT = (30, 60, 90, 135)
 PORES = 300
+SHOWN = (
+    "sample", "noise", "seed", "planned", "stopped_at", "quality_loss", "oracle_stop", "paper_stop", "paper_loss",
+)  # fmt: skip
+"""Of each case, to people."""
 
 logger = logging.getLogger(__name__)
 
@@ -138,31 +142,14 @@ def evaluate_steering(
         "held_out_cases": rows.get("steering_held_out", []),
         "curves": {row["scan"]: {"crossed": row["crossed"], "stays": row["stays"]} for row in crossings},
     }
-    tables = (
-        Table(
-            "MS-SSIM between live images",
-            {"scan": "scan", "crossed": "0.95 first reached at", "stays": "stays there from"},
-            crossings,
-        ),
-        Table(
-            "Stopped at, and MS-SSIM lost",
-            {
-                "sample": "sample", "noise": "photons", "seed": "seed", "planned": "planned", "stopped_at": "policy",
-                "quality_loss": "lost", "oracle_stop": "oracle", "paper_stop": "paper", "paper_loss": "lost",
-            },
-            fields["cases"] + fields["held_out_cases"],
-        ),
-        Table(
-            "Shares of 1",
-            {
-                "kind": "cases", "cases": "number", "median_saving": "median saving", "oracle_share": "of the oracle's",
-                "false_stops": "false stops", "worst_loss": "worst loss", "calibrated_share": "in 95 % band",
-                "paper_false_stops": "paper: false",
-            },
-            [{"kind": kind} | summary for kind, summary in summaries.items()],
-        ),
-    )  # fmt: skip
-    return Report(fields, tables, rows, figures)
+    shown = {
+        "MS-SSIM between live images reaches 0.95": crossings,
+        "stops, and MS-SSIM lost": [
+            {name: case[name] for name in SHOWN} for case in fields["cases"] + fields["held_out_cases"]
+        ],
+        "all cases; shares of 1": [{"kind": kind} | summary for kind, summary in summaries.items()],
+    }
+    return Report(fields, shown, rows, figures)
 
 
 def _followed(data: Path | None, columns: int, threads: int) -> dict[str, LineScan]:

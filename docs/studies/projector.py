@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
@@ -113,11 +113,7 @@ def evaluate_projector(*, data: Path | None = None, columns: int = 256, num: int
             rows.append(_row(scan, algorithm, errors))
     if data is not None:
         rows += _of_measured(measured_scan(data, order="fixed"), threads)
-    headings = {
-        "sample": "sample", "noise": "photons", "algorithm": "algorithm", "fast": "fast", "lines": "lines",
-        "averaged": "averaged", "excess": "fast / lines - 1",
-    }  # fmt: skip
-    return Report({"rows": rows}, (Table("Error over the truth's size", headings, rows),), {"projector": rows})
+    return Report({"rows": rows}, data={"projector": rows})
 
 
 def _of_measured(scan: LineScan, threads: int) -> list[Row]:

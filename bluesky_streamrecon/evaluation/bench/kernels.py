@@ -15,7 +15,7 @@ from itertools import product
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call, take_turns
 from bluesky_streamrecon.evaluation.bench.sample import giga_updates, moving_engine
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 
 __all__ = ["ALGORITHMS", "engine_rate", "measure_kernels"]
 
@@ -77,13 +77,7 @@ def measure_kernels(
         logger.info("%s: %d columns, window %d, %d slices, %d threads", algorithm, c, window, slices, count)
         rows.append(_measure(algorithm, c, window, slices, count, repeats, seconds, probes))
     probe = Summary.of(probes)
-    headings = {
-        "algorithm": "algorithm", "columns": "C", "window": "l", "slices": "slices", "threads": "threads",
-        "gups": "GUPS", "spread": "spread", "gups_moving": "moving", "gups_per_gfma": "/ GFMA",
-    }  # fmt: skip
-    title = f"C columns, window l; one thread does {probe.median:.3g} GFMA/s (spread {probe.spread:.0%})"
-    fields = {"probe_gfma": probe.median, "probe_spread": probe.spread, "rows": rows}
-    return Report(fields, (Table(title, headings, rows),))
+    return Report({"probe_gfma": probe.median, "probe_spread": probe.spread, "rows": rows})
 
 
 def engine_rate(

@@ -10,7 +10,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["measure_latency"]
@@ -88,7 +88,7 @@ def measure_latency(
             return {"update": update, "ratio": percentile(found, 50) / update}
 
         found = take_turns(repeats, turn)
-    fields = {
+    return Report({
         "latency_median": percentile(latencies, 50),
         "latency_p99": percentile(latencies, 99),
         "update_seconds": found["update"].median,
@@ -98,14 +98,4 @@ def measure_latency(
         "images": images,
         "judged": judged,
         "rows": rows, "columns": columns, "ranks": ranks, "num": num, "exposure": exposure, "algorithm": algorithm,
-    }  # fmt: skip
-    table = Table.of_values(
-        f"{num} projections of {rows} x {columns}, {exposure:g} s each, {algorithm}, {ranks} ranks",
-        [
-            ("exposure to decision", fields["latency_median"], f"s, 99 %: {fields['latency_p99']:.3g}"),
-            ("one update of the image", fields["update_seconds"], "s"),
-            ("in updates", fields["updates_per_latency"], f"spread {fields['spread']:.0%}"),
-            ("images judged", f"{judged} of {images}", ""),
-        ],
-    )
-    return Report(fields, (table,))
+    })  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.sample import scan_angles
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["ALGORITHMS", "documented_per_thread", "documented_per_voxel", "measure_memory"]
@@ -89,12 +89,7 @@ def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence
                 "peak_bytes": one,
             }
         )
-    headings = {
-        "algorithm": "algorithm", "bytes_per_voxel": "bytes/voxel", "documented_per_voxel": "documented",
-        "bytes_per_thread": "bytes/thread", "documented_per_thread": "documented",
-    }  # fmt: skip
-    title = f"{columns} columns, window {window}, window's projections included"
-    return Report({"rows": rows}, (Table(title, headings, rows),))
+    return Report({"rows": rows})
 
 
 def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:

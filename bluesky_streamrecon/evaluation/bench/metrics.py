@@ -20,7 +20,7 @@ from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.quality import ImageHistory, PreviewImage, StudyMetric, make_metric, metric_names
 from bluesky_streamrecon.quality.gain import predict_gain
@@ -114,13 +114,7 @@ def measure_metrics(
         share = cost.median / (step * update.median)
         found.append({"metric": name, "seconds": cost.median, "spread": cost.spread, "every": step, "share": share})
     cores = len(own_cores())
-    table = Table(
-        f"{rows} x {columns} pixels; an update takes {update.median * 1e3:.3g} ms on {cores} cores",
-        {"metric": "metric", "seconds": "s", "spread": "spread", "every": "projections between", "share": "share"},
-        found,
-    )
-    fields = {"update_seconds": update.median, "rows": rows, "columns": columns, "cores": cores, "metrics": found}
-    return Report(fields, (table,))
+    return Report({"update_seconds": update.median, "rows": rows, "columns": columns, "cores": cores, "metrics": found})
 
 
 def _median(repeats: int, seconds: float, work: Callable[[], object]) -> Summary:

@@ -23,7 +23,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["measure_pipeline"]
@@ -139,7 +139,7 @@ def measure_pipeline(
             # A controller that is behind leaves images out; what they would have shown comes with a later one.
             scores = [events.first_judged(n) - handed[n - 1] for n in counted]
             scored = sum(n in events.judged_at for n in counted)
-    fields = {
+    return Report({
         "projections_per_second": sustained.median,
         "spread": sustained.spread,
         "kernel_projections_per_second": found["kernels"].median,
@@ -153,22 +153,7 @@ def measure_pipeline(
         "scores": scored,
         "rows": rows, "columns": columns, "window": window, "step": step, "ranks": ranks, "threads": threads,
         "projections": projections, "algorithm": algorithm, "disc": disc,
-    }  # fmt: skip
-    shape = "inscribed disc" if disc else "full square"
-    table = Table.of_values(
-        f"{projections} projections of {rows} x {columns}, {shape}, {algorithm}, l = {window}, s = {step}, "
-        f"{ranks} ranks of {threads} threads",
-        [
-            ("sustained", fields["projections_per_second"], f"projections/s, spread {sustained.spread:.0%}"),
-            ("kernels alone", fields["kernel_projections_per_second"], "projections/s"),
-            ("share of the kernels", fields["kernel_share"], ""),
-            ("the same in processor time", fields["processor_share"], ""),
-            ("projection to image", fields["image_latency_median"], f"s, 99 %: {fields['image_latency_p99']:.3g}"),
-            ("projection to score", fields["latency_median"], f"s, 99 %: {fields['latency_p99']:.3g}"),
-            ("images scored", f"{scored} of {fields['images']}", ""),
-        ],
-    )
-    return Report(fields, (table,))
+    })  # fmt: skip
 
 
 def _engine_alone(

@@ -25,7 +25,7 @@ from bluesky_streamrecon.evaluation.bench.harness import percentile
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import receiving_ranks
 from bluesky_streamrecon.evaluation.bench.sample import scan_angles
-from bluesky_streamrecon.evaluation.report import Report, Row, Table
+from bluesky_streamrecon.evaluation.report import Report, Row
 
 __all__ = ["measure_publisher"]
 
@@ -94,12 +94,7 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
                     }
                 )
     slowest = {field: max(row[field] for row in found) for field in ("median_ms", "p99_ms")}
-    headings = {
-        "detector": "detector", "projections": "projections", "median_ms": "median (ms)", "p99_ms": "99 % (ms)",
-        "maximum_ms": "longest (ms)",
-    }  # fmt: skip
-    table = Table(f"Publisher, {pool[0].nbytes:,} bytes per projection", headings, found)
-    return Report({**slowest, "frame_bytes": pool[0].nbytes, "rows": found}, (table,))
+    return Report({**slowest, "frame_bytes": pool[0].nbytes, "rows": found})
 
 
 def _publish(

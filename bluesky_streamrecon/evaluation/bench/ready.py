@@ -12,7 +12,7 @@ from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 
 __all__ = ["measure_ready", "time_start"]
 
@@ -61,23 +61,14 @@ def measure_ready(
 
     found = take_turns(repeats, turn)
     hello, warm, cold = found["hello"], found["warm"], found["cold"]
-    fields = {
+    return Report({
         "hello_seconds": hello.median,
         "warm_seconds": warm.median,
         "warm_spread": warm.spread,
         "cold_seconds": cold.median,
         "cold_spread": cold.spread,
         "ranks": ranks, "rows": rows, "columns": columns, "algorithm": algorithm,
-    }  # fmt: skip
-    table = Table.of_values(
-        f"{ranks} ranks and a controller, {algorithm}, {rows} x {columns}",
-        [
-            ("linked", hello.median, "s"),
-            ("ready, warm", warm.median, f"s, spread {warm.spread:.0%}"),
-            ("ready, cold", cold.median, f"s, spread {cold.spread:.0%}"),
-        ],
-    )
-    return Report(fields, (table,))
+    })  # fmt: skip
 
 
 def time_start(shape: tuple[int, int], recon: ReconSettings, kernels: str) -> tuple[float, float]:

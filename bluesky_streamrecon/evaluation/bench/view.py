@@ -33,7 +33,7 @@ from bluesky_streamrecon.evaluation.bench.sample import (
     disc_projections,
     scan_angles,
 )
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["main", "measure_view", "watch_page"]
@@ -93,7 +93,7 @@ def measure_view(
         found = take_turns(repeats, turn)
     if not delays:
         raise JobError("benchmark: no viewer was shown a picture; is the scan too short?")
-    fields = {
+    return Report({
         "median_delay": percentile(delays, 50),
         "p99_delay": percentile(delays, 99),
         "viewers": viewers,
@@ -102,16 +102,7 @@ def measure_view(
         "spread": found["ratio"].spread,
         "projections_per_second": found["alone"].median,
         "rows": rows, "columns": columns, "ranks": ranks, "num": num,
-    }  # fmt: skip
-    table = Table.of_values(
-        f"{num} projections of {rows} x {columns}, {ranks} ranks, {viewers} viewers",
-        [
-            ("image to viewer", fields["median_delay"], f"s, 99 %: {fields['p99_delay']:.3g}, {len(delays)} pictures"),
-            ("not watched", fields["projections_per_second"], "projections/s"),
-            ("watched / not watched", fields["rate_ratio"], f"spread {fields['spread']:.0%}"),
-        ],
-    )
-    return Report(fields, (table,))
+    })  # fmt: skip
 
 
 @contextlib.contextmanager

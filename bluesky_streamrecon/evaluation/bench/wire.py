@@ -24,7 +24,7 @@ from bluesky_streamrecon.evaluation.bench.bare_sockets import BareSender
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
-from bluesky_streamrecon.evaluation.report import Report, Table
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.wire import BeamlineEndpoint, OpenRunSpec
 
@@ -97,25 +97,17 @@ def measure_wire(
 
         found = take_turns(repeats, turn)
     rates = {ending: found[ending].median for ending in send}
-    share, share_curve = found["share"].median, found["share_curve"].median
-    fields = {
-        "share_of_bare": share,
-        "share_of_bare_curve": share_curve,
-        **{f"gigabytes_per_second{ending}": rate for ending, rate in rates.items()},
-        "spread": found[""].spread,
-        "receivers": receivers,
-        "frames": frames,
-        "frame_bytes": pool[0].nbytes,
-    }
-    table = Table(
-        f"{frames} frames of {pool[0].nbytes:,} bytes to {receivers} processes",
-        {"security": "", "link": "link (GB/s)", "bare": "plain sockets (GB/s)", "share": "share"},
-        [
-            {"security": "open", "link": rates[""], "bare": rates["_bare"], "share": share},
-            {"security": "CURVE", "link": rates["_curve"], "bare": rates["_bare_curve"], "share": share_curve},
-        ],
+    return Report(
+        {
+            "share_of_bare": found["share"].median,
+            "share_of_bare_curve": found["share_curve"].median,
+            **{f"gigabytes_per_second{ending}": rate for ending, rate in rates.items()},
+            "spread": found[""].spread,
+            "receivers": receivers,
+            "frames": frames,
+            "frame_bytes": pool[0].nbytes,
+        }
     )
-    return Report(fields, (table,))
 
 
 def _send(endpoint: BeamlineEndpoint, events: EventRecorder, pool: list[Frame], frames: int, timeout: float) -> float:
