@@ -109,6 +109,12 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigError(f"share={self.share} is more than ranks={self.ranks}; expected share <= ranks")
         if not self.algorithm:
             raise ConfigError("algorithm: got an empty name, expected for instance 'mlem'")
+        if self.algorithm == "fbp" and self.window is not None:
+            raise ConfigError(
+                f"algorithm='fbp' with window={self.window}: filtered back projection makes each image anew, and would "
+                "see only the projections in the window; expected window=None (all projections so far), or an "
+                "algorithm that improves the last image, such as 'mlem' or 'sirt'"
+            )
 
 
 class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,14 +123,14 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Parameters
     ----------
     policy : str or None
-        Registered name of the stopping policy; ``"a+b"``: when both say so, ``"a|b"``: when one does. None: see `rule`.
+        Registered name of the stopping policy; ``"a+b"``: both criteria, ``"a|b"``: one of them. None: see `rule`.
     threshold : float or None
-        Score (MS-SSIM of an image and an earlier one) at which ``"ms-ssim"`` has enough, in (0, 1]; 1 is never
-        reached. None: see `least_score`.
+        Score (MS-SSIM of an image and an earlier one) at which the criterion of ``"ms-ssim"`` is met, in (0, 1]; 1
+        never stops a scan. None: see `least_score`.
     tolerance : float
         Gain in MS-SSIM that ``"predicted-gain"`` gives up for an earlier end, in (0, 1).
     patience : int
-        Times running that the policy must be content.
+        Images (of ``"ms-ssim"``) or predictions in a row that must meet the criterion.
     minimum_projections : int or None
         No stop before so many projections; None: as many as the policy needs. ``"ms-ssim"`` then waits until every
         projection of both compared images' windows has been replaced once (window + compare_to), since early images
@@ -184,6 +190,26 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(f"preview_rows: got {self.preview_rows}, expected detector rows, 0 or more")
         if not self.rule:
             raise ConfigError("policy: got an empty name, expected for instance 'ms-ssim'")
+
+    def check_planned(self, planned: int) -> None:
+        """Refuse settings that can not end a scan of so many projections.
+
+        Parameters
+        ----------
+        planned : int
+            Projections planned; 0: not known.
+
+        Raises
+        ------
+        ConfigError
+            If `minimum_projections` is more than are planned.
+        """
+        least = self.minimum_projections
+        if least is not None and 0 < planned < least:
+            raise ConfigError(
+                f"minimum_projections: got {least} for a scan of {planned} projections, which would never be ended; "
+                f"expected at most {planned} (advisory=True is for a scan that is to be judged and never ended)"
+            )
 
     @property
     def rule(self) -> str:

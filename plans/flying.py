@@ -188,6 +188,7 @@ def stream_tomo_fly_plan(
         visiting = over_recording(order, recorded)
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
+    steering.check_planned(len(visiting))
     sweeps = visiting.sweeps()
     grid = (visiting.stop - visiting.start) / len(visiting)
     pace = yield from _pace(flyers, sweeps, grid, (velocity, exposure, deadtime), flush_period)

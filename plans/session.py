@@ -146,6 +146,7 @@ class StreamSession:
 
     def _open_run(self, msg: Msg) -> Steps:
         planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
+        self.steering.check_planned(planned)
         block = {
             **self._md,
             "recon_uid": str(uuid4()),

@@ -200,6 +200,7 @@ advisory
         visiting = over_recording(order, recorded)
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
+    steering.check_planned(len(visiting))
     yield from within_limits(stage, visiting)
     block = {
         "order": visiting.name,

@@ -1,4 +1,4 @@
-"""What people may ask and order while a scan runs, from the prompt or another program: the last word is theirs.
+"""What people may ask and order while a scan runs, from the prompt or another program; it overrules the policy.
 
 Every order is carried out in the RunEngine's loop, whichever thread or program it comes from, so that one place decides
 how a run ends. The loop also turns while the RunEngine is paused.
@@ -225,6 +225,7 @@ class JobOrders(JobEvents):
             gain=numbers.gain,
             gain_low=numbers.gain_low,
             gain_high=numbers.gain_high,
+            gain_at=numbers.gain_at,
             verdict="" if newest is None else newest.verdict,
             policy=run.spec.steering.rule,
             text="" if newest is None else newest.text,
@@ -291,6 +292,7 @@ def _judged(score: Score) -> Judged:
         gain_low=_finite(metrics.get("predicted-gain-low")),
         gain_high=_finite(metrics.get("predicted-gain-high")),
         verdict=score.verdict,
+        gain_at=None if (at := _finite(metrics.get("predicted-gain-at"))) is None else int(at),
     )
 
 

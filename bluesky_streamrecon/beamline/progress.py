@@ -145,6 +145,7 @@ class RunProgress:
     ending: str = ""  # why, once the plan has been told
     told_of: tuple[Order, ...] | None = None  # orders against a stop that was noted
     kept_going: str = ""  # what was against it: the hold or the extension, in words
+    reporting: dict[str, list[int]] = field(default_factory=dict)  # ranks, by the problem that they report
 
     def handle(self, event: BeamlineEvent, now: float) -> bool:
         """Take an event; tell whether it was about this run."""
@@ -168,13 +169,27 @@ class RunProgress:
             case RunFinished(run_uid=uid, results=results) if uid == self.spec.run_uid:
                 self.results = results
             case ProblemReported(problem, peer):
-                who = f"{peer.role} {peer.rank}: " if peer is not None and peer.role == "rank" else "controller: "
-                self.problems.append(f"{who if peer else ''}{problem.where}: {problem.text}")
+                if peer is not None and peer.role == "rank":
+                    self._note(f"{problem.where}: {problem.text}", peer.rank)
+                else:
+                    self.problems.append(f"{'controller: ' if peer else ''}{problem.where}: {problem.text}")
             case StreamFailed(run_uid=uid, text=text) if uid == self.spec.run_uid:
                 self.problems.append(f"streaming: {text}")
             case _:
                 return False
         return True
+
+    def _note(self, text: str, rank: int) -> None:
+        """Note a rank's problem; one that others report as well is one problem."""
+        ranks = self.reporting.setdefault(text, [])
+        said = _of_ranks(ranks, self.spec.recon.ranks, text)
+        if rank not in ranks:
+            ranks.append(rank)
+        now = _of_ranks(ranks, self.spec.recon.ranks, text)
+        if said in self.problems:
+            self.problems[self.problems.index(said)] = now
+        else:
+            self.problems.append(now)
 
     @property
     def reached(self) -> str:
@@ -255,7 +270,8 @@ class RunProgress:
             )
         if finalize is None:
             return QualityReached("quality: the image is good enough")
-        reason = f"quality: {finalize.reason.removeprefix('quality: ')}"
+        why = finalize.reason.removeprefix("quality: ")
+        reason = f"quality: {'stopped ' if why.startswith('at ') else ''}{why}"
         taken = self.taken["projection"]
         if finalize.projections and taken > finalize.projections:
             reason += f"; {taken} taken"
@@ -304,6 +320,13 @@ class RunProgress:
     def _images(self, rank: int) -> tuple[int, int]:
         status = self.statuses.get(rank)
         return (status.image_number, status.projections) if status is not None else (0, 0)
+
+
+def _of_ranks(ranks: list[int], size: int, text: str) -> str:
+    """Return a problem with the ranks that report it, unless all do."""
+    if len(ranks) >= size:
+        return text
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, sorted(ranks)))}: {text}"
 
 
 def ledger_totals(ledger: dict[int, Ledger]) -> dict[str, Any]:

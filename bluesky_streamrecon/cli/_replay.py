@@ -17,9 +17,13 @@ __all__ = ["replay"]
 def replay(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a DXfile.")],
     policy: Annotated[str | None, typer.Option(help="Stopping policy; default: that of the run.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Score at which 'ms-ssim' ends the run.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Gain that 'predicted-gain' gives up.")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Verdicts in a row that end the run.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score at which the criterion of 'ms-ssim' is met.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Gain in MS-SSIM that 'predicted-gain' gives up for an earlier end.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Images or predictions in a row that must meet the criterion.")
+    ] = None,
     order: Annotated[str | None, typer.Option(help="DXfile: take its projections in this order instead.")] = None,
     directory: Directory = None,
     uri: Uri = None,

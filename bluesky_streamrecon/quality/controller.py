@@ -225,7 +225,7 @@ class Controller:
         score, finalize = judged
         self._tell(score)
         if finalize is not None:
-            logger.info("run %s: enough: %s", finalize.run_uid, finalize.reason)
+            logger.info("run %s: criterion met: %s", finalize.run_uid, finalize.reason)
             self._link.finalize(
                 finalize.run_uid,
                 reason=finalize.reason,
@@ -333,7 +333,7 @@ def run_controller(
     link_limit : float, optional
         Seconds without a sign of life from the beamline after which the controller gives up.
     reconstructor : Reconstructor, optional
-        For predictions from line integrals; without it, policies that need them never have enough.
+        For predictions from line integrals; without it, policies that need them never end a scan.
 
     Returns
     -------

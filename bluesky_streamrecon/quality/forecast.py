@@ -49,7 +49,7 @@ class Forecast:
     gain : Gain or None
         What the rest of the scan would add.
     why_not : str
-        Why there is no gain.
+        Why there is no gain, where it was wanted and there were projections enough.
     metrics : mapping of str to float or None
         Metrics that are measured on line integrals.
     failed : tuple of str
@@ -107,7 +107,7 @@ class Forecaster:
         if self._reconstructor is None:
             return Forecast(lines.projections, why_not="this controller has nothing to reconstruct with")
         if lines.projections < self.fewest:
-            return Forecast(lines.projections, why_not=f"not before {self.fewest} projections")
+            return Forecast(lines.projections)
         study = Study(lines, structured_rows(lines), self._reconstructor, self._before)
         gain, why_not = self._predicted(study) if self._gain else (None, "")
         metrics: dict[str, float | None] = {}

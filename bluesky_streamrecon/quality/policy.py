@@ -1,8 +1,8 @@
 """When an image is good enough: stopping policies, pure functions of what was measured in a run.
 
-A policy sees every reading of the run and gives a verdict with its reason in words. It keeps no state, so it can be
-tried again over a stored run, and a controller that was restarted judges as before. It never sees pixels, and what it
-says is never acted on for an image that shows nothing: the controller sees to that for all policies.
+A policy sees every reading of the run and returns a verdict with its reason in words. It keeps no state, so it can be
+applied again to a stored run, and a controller that was restarted judges as before. It never sees pixels; that a scan
+is not ended for an image that shows nothing is ensured by the controller, for all policies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 PREDICTED_GAIN = "predicted-gain"
-"""A policy, and what it asks for as if it were a metric."""
+"""Name of a policy, and of what it needs, as if that were a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a policy says: whether to go on, the number that it went by, and why.
+    """A policy's judgement: whether to go on, the score, and why.
 
-    ``"invalid"``, for data that can not be a scan of one still sample, is said by the controller for all policies.
+    ``"invalid"``, for data that can not be a scan of one still sample, is the controller's verdict, for all policies.
     """
 
     verdict: Literal["continue", "enough", "invalid"]
@@ -155,10 +155,10 @@ def policy_names() -> tuple[str, ...]:
 
 
 def get_policy(name: str) -> PolicyFactory:
-    """Give what makes the policy of this name for a run's settings.
+    """Return what makes the policy of this name for a run's settings.
 
-    ``"a+b"`` has enough when both have, ``"a|b"`` when one has; ``+`` binds closer. Options are for the policies among
-    them that do not come with this package.
+    The criterion of ``"a+b"`` is met when those of both are, that of ``"a|b"`` when one is; ``+`` binds closer. Options
+    are for the policies among them that do not come with this package.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def get_policy(name: str) -> PolicyFactory:
     --------
     >>> policy = get_policy("ms-ssim")(SteeringSettings(threshold=0.9))
     >>> policy.judge(Evidence([Reading(33, 57, {"ms-ssim": 0.953})], planned=180)).text
-    'MS-SSIM 0.953 >= 0.9 at 57 of 180 projections'
+    'at 57 of 180 projections: MS-SSIM 0.953 >= 0.9'
     >>> get_policy("ms-ssim+predicted-gain")(SteeringSettings()).metrics
     ('ms-ssim', 'predicted-gain')
     """
@@ -213,7 +213,7 @@ class Combination:
     policies : tuple of Policy
         At least two.
     needed : callable
-        `all` or `any`: how many must have enough.
+        `all` or `any`: of how many the criterion must be met.
     """
 
     name: str
@@ -229,25 +229,26 @@ class Combination:
         """Judge the newest reading; the score is that of the first which has one."""
         verdicts = [policy.judge(evidence) for policy in self.policies]
         enough = self.needed(verdict.verdict == "enough" for verdict in verdicts)
-        told = [verdict.text for verdict in verdicts if verdict.verdict == "enough" or not enough]
+        at = f"at {evidence.progress}: "
+        texts = [verdict.text.removeprefix(at) for verdict in verdicts if verdict.verdict == "enough" or not enough]
         score = next((verdict.score for verdict in verdicts if verdict.score is not None), None)
-        return Verdict("enough" if enough else "continue", score, "; ".join(told))
+        return Verdict("enough" if enough else "continue", score, at + "; ".join(texts))
 
 
 @dataclass(frozen=True, slots=True)
 class MsSsimPolicy:
-    """The paper's rule: enough when MS-SSIM to an earlier image reaches a threshold [1]_.
+    """The paper's criterion: MS-SSIM to an earlier image reaches a threshold [1]_.
 
     Parameters
     ----------
     threshold : float
         Smallest score that is good enough, in (0, 1]. 1 never stops, not even for a score of 1.
     patience : int
-        How many images running must reach it. An image without a score begins the count anew.
+        How many images in a row must reach it. An image without a score begins the count anew.
     minimum_projections : int or None
-        Never before so many projections; None: never before `Evidence.settled`.
+        No stop before so many projections; None: not before `Evidence.settled`.
     minimum_coverage : float
-        Never before the largest gap between angles is so small, degrees; 0: no such condition. Where the angles are
+        No stop before the largest gap between angles is so small, degrees; 0: no such condition. Where the angles are
         not known, a run with this condition is not stopped.
 
     References
@@ -273,7 +274,7 @@ class MsSsimPolicy:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """MS-SSIM is all it asks for."""
+        """Only MS-SSIM."""
         return ("ms-ssim",)
 
     def judge(self, evidence: Evidence) -> Verdict:
@@ -281,17 +282,19 @@ class MsSsimPolicy:
         score = evidence.newest.metrics.get("ms-ssim")
         at = f"at {evidence.progress}"
         if score is None:
-            return Verdict("continue", None, f"no MS-SSIM yet {at}: no image {evidence.compare_to} projections older")
+            return Verdict(
+                "continue", None, f"{at}: no MS-SSIM yet: no image is {evidence.compare_to} projections older"
+            )
         if not math.isfinite(score):
-            return Verdict("continue", None, f"MS-SSIM is {score} {at}: not a number to judge by")
+            return Verdict("continue", None, f"{at}: MS-SSIM is {score}, which can not be judged by")
         if self.threshold >= 1:
-            return Verdict("continue", score, f"MS-SSIM {score:.3f} {at}; a threshold of 1 never stops")
+            return Verdict("continue", score, f"{at}: MS-SSIM {score:.3f}; a threshold of 1 never stops a scan")
         if score < self.threshold:
-            return Verdict("continue", score, f"MS-SSIM {_below(score, self.threshold)} < {self.threshold:g} {at}")
+            return Verdict("continue", score, f"{at}: MS-SSIM {_below(score, self.threshold)} < {self.threshold:g}")
         running = self._running(evidence.readings)
-        text = f"MS-SSIM {_at_least(score, self.threshold)} >= {self.threshold:g} {at}"
+        text = f"{at}: MS-SSIM {_at_least(score, self.threshold)} >= {self.threshold:g}"
         if self.patience > 1:
-            text += f", {min(running, self.patience)} of {self.patience} times running"
+            text += f", for {min(running, self.patience)} of {self.patience} images in a row"
         least = evidence.settled if self.minimum_projections is None else self.minimum_projections
         missing = _missing(evidence, least, self.minimum_coverage)
         if running < self.patience or missing:
@@ -309,21 +312,27 @@ class MsSsimPolicy:
 
 
 def _missing(evidence: Evidence, least: int, coverage: float) -> list[str]:
-    """Say what is still to come before a run may be ended, whatever its quality."""
+    """Return what must still come before a run may be ended, whatever its quality."""
     missing = []
     if evidence.newest.projections < least:
-        missing.append(f"not before {least} projections")
+        missing.append(_not_before(least, evidence))
     if coverage > 0:
         gap = evidence.largest_gap
         if gap is None:
-            missing.append(f"angles not known, not before gaps are at most {coverage:g} deg")
+            missing.append(f"not before gaps between angles are at most {coverage:g} deg, and the angles are not known")
         elif gap > coverage + 1e-6:
-            missing.append(f"largest gap {gap:.4g} deg, not before it is at most {coverage:g} deg")
+            missing.append(f"not before gaps between angles are at most {coverage:g} deg (largest: {gap:.4g} deg)")
     return missing
 
 
+def _not_before(least: int, evidence: Evidence) -> str:
+    planned = evidence.planned
+    few = f", and {planned} are planned" if planned and least > planned else ""
+    return f"not before {least} projections{few}"
+
+
 def _below(score: float, threshold: float) -> str:
-    """Write a score with as many digits as show that it is below the threshold."""
+    """Return a score with as many digits as show that it is below the threshold."""
     return next((text for digits in range(3, 17) if float(text := f"{score:.{digits}f}") < threshold), repr(score))
 
 
@@ -345,7 +354,7 @@ def ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PredictedGainPolicy:
-    """Enough when the projections that are left would hardly make the image better.
+    """The projections that are left are predicted to improve the image by less than a tolerance.
 
     The gain in MS-SSIM that they would add is predicted, with a 95 % band, from all projections so far (see
     `bluesky_streamrecon.quality.gain`). A prediction is made every 5 % of the scan, and holds until the next one.
@@ -353,11 +362,11 @@ class PredictedGainPolicy:
     Parameters
     ----------
     tolerance : float
-        Gain that is given up: the upper end of the band must be below it.
+        Gain in MS-SSIM that is given up for an earlier end: the upper end of the band must be below it.
     patience : int
-        How many predictions running must say so.
+        How many predictions in a row must be below it.
     minimum_projections : int or None
-        Never before so many projections; None: 24, and a fifth of the plan.
+        No stop before so many projections; None: 24, and a fifth of the plan.
     minimum_coverage : float
         As for `MsSsimPolicy`.
     """
@@ -374,47 +383,62 @@ class PredictedGainPolicy:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The prediction, and MS-SSIM to tell beside it."""
+        """The prediction, and MS-SSIM, which is reported beside it."""
         return ("ms-ssim", PREDICTED_GAIN)
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Judge by the newest prediction."""
         score = evidence.newest.metrics.get("ms-ssim")
         beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
+        at = f"at {evidence.progress}"
         made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
         if not made:
-            last = evidence.forecasts[-1] if evidence.forecasts else None
-            why = last.why_not if last is not None and last.why_not else "none was made yet"
-            return Verdict("continue", score, f"no prediction at {evidence.progress}: {why}{beside}")
+            return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
         gain = made[-1]
-        left = gain.planned - gain.projections
-        text = (
-            f"{gain.projections} of {gain.planned} projections; the remaining {left} would gain {gain.gain:.3f} ± "
-            f"{gain.upper - gain.gain:.3f} MS-SSIM"
-        )
-        if evidence.newest.projections > gain.projections:
-            beside += f" (now at {evidence.newest.projections})"
+        text = self._predicted(gain, evidence)
         if gain.upper >= self.tolerance:
-            return Verdict(
-                "continue", score, f"{text}, tolerance {self.tolerance:g}; {self._when(gain, evidence)}{beside}"
-            )
-        text += f", less than the threshold of {self.tolerance:g} (tolerance)"
+            return Verdict("continue", score, f"{at}: {text}{self._when(gain, evidence)}{beside}")
         running = self._running(made)
         if self.patience > 1:
-            text += f", {min(running, self.patience)} of {self.patience} times running"
-        least = fewest_views(evidence.planned, self.minimum_projections)
-        missing = _missing(evidence, least, self.minimum_coverage)
+            text += f", in {min(running, self.patience)} of {self.patience} predictions in a row"
+        missing = _missing(evidence, self._least(evidence), self.minimum_coverage)
         if running < self.patience or missing:
-            return Verdict("continue", score, "; ".join([text, *missing]) + beside)
-        return Verdict("enough", score, text + beside)
+            return Verdict("continue", score, f"{at}: " + "; ".join([text, *missing]) + beside)
+        return Verdict("enough", score, f"{at}: {text}{beside}")
+
+    def _least(self, evidence: Evidence) -> int:
+        return fewest_views(evidence.planned, self.minimum_projections)
+
+    def _why_none(self, evidence: Evidence) -> str:
+        """Return why there is no prediction for the rest of the scan."""
+        now, least = evidence.newest.projections, self._least(evidence)
+        last = evidence.forecasts[-1] if evidence.forecasts else None
+        if last is not None and last.why_not:
+            return last.why_not if last.projections == now else f"{last.why_not} (at {last.projections} projections)"
+        if 0 < evidence.planned <= now:
+            return "all projections are taken"
+        return _not_before(least, evidence) if now < least else "the first one is being made"
+
+    def _predicted(self, gain: Gain, evidence: Evidence) -> str:
+        """Return the prediction in words, and how old it is."""
+        left, older = gain.planned - gain.projections, evidence.newest.projections > gain.projections
+        tense, since = ("were", f"after {gain.projections}, ") if older else ("are", "")
+        text = (
+            f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} ± "
+            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.tolerance:g})"
+        )
+        last = evidence.forecasts[-1]
+        none = last.why_not if last.gain is None and last.projections > gain.projections else ""
+        return f"{text}; no newer prediction: {none}" if none else text
 
     def _when(self, gain: Gain, evidence: Evidence) -> str:
-        if not evidence.columns:
-            return "not enough yet"
-        enough = gain.enough_at(self.tolerance, evidence.over, evidence.columns)
+        now = evidence.newest.projections
+        if now >= gain.planned:
+            return ""
+        enough = gain.enough_at(self.tolerance, evidence.over, evidence.columns) if evidence.columns else gain.planned
         if enough is None or enough >= gain.planned:
-            return "all of them are needed"
-        return f"about {enough - gain.projections} more will do"
+            return "; all of them are needed"
+        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction will tell"
 
     def _running(self, made: Sequence[Gain]) -> int:
         running = 0

@@ -274,6 +274,8 @@ class SteeringSession:
         lines = self._lines.scan()
         if lines is not None:
             self._next_forecast = lines.projections + self._step
+            if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
+                self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
             self._worker.submit(lines)
             self._forecasts += self._worker.take()
 
@@ -337,7 +339,7 @@ class SteeringSession:
         if problem is not None:
             values = dict.fromkeys(values)
         if self._forecasts:
-            values |= _told_by(self._forecasts, self.run.planned)
+            values |= _measured_by(self._forecasts, self.run.planned)
         self._readings.append(Reading(image.image_number, image.projections, values))
         settled = (self.run.recon.window or self._compare_to) + self._compare_to
         evidence = Evidence(
@@ -383,12 +385,15 @@ def _forecast_step(planned: int) -> int:
     return max(1, math.ceil(FORECAST_SHARE * planned)) if planned else FORECAST_STEP
 
 
-def _told_by(forecasts: list[Forecast], planned: int) -> dict[str, float | None]:
-    """Give what forecasts measured as values of metrics, each the newest there is."""
+def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | None]:
+    """Return what forecasts measured as values of metrics, each the newest there is.
+
+    A prediction is that of a still sample: where the newest forecast has found a fault, there is none.
+    """
     values: dict[str, float | None] = dict(forecasts[-1].metrics)
     gains = (forecast.gain_of(planned) for forecast in reversed(forecasts))
     gain = next((gain for gain in gains if gain is not None), None)
-    if gain is not None:
+    if gain is not None and forecasts[-1].fault is None:
         values[PREDICTED_GAIN] = gain.gain
         values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}
         values[f"{PREDICTED_GAIN}-at"] = float(gain.projections)

@@ -74,7 +74,6 @@ class Intake:
     """
 
     def __init__(self, run: OpenRun, resume: Checkpoint | None = None) -> None:
-        self._run_uid = run.run_uid
         self.views: deque[View] = deque()
         self.prepared = 0
         self.seq = 0
@@ -87,7 +86,6 @@ class Intake:
             run.detector_shape[1],
             values=run.metadata.get("pixel_values", "counts"),
             saturation=_number(run, "saturation"),
-            name=run.run_uid,
         )
         if resume is not None:
             self._preparation.restore(resume.arrays, resume.counts)
@@ -152,8 +150,8 @@ class Intake:
         """
         if self._raw and not self._preparation.ready:
             raise DataError(
-                f"run {self._run_uid}: got {len(self._raw)} projections and no flat field, expected at least one; were "
-                "flats taken? (pixel_values='transmission' in the metadata says that none are needed)"
+                f"got {len(self._raw)} projections and no flat field, expected at least one; were flats taken? "
+                "(pixel_values='transmission' in the metadata says that none are needed)"
             )
         self._prepare_held()
         if self.prepared != close.projections:
@@ -194,4 +192,4 @@ def _number(run: OpenRun, key: str) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise DataError(f"run {run.run_uid}: got metadata {key}={text!r}, expected a number") from error
+        raise DataError(f"got metadata {key}={text!r}, expected a number") from error

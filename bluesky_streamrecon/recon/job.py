@@ -128,7 +128,7 @@ def run_job(
     except Exception as error:
         log.exception("rank %d failed", ranks.rank)
         if endpoint is not None:
-            endpoint.problem(f"rank {ranks.rank} of {ranks.size}", _told(error))
+            endpoint.problem("reconstruction job", _told(error))
     finally:
         if endpoint is not None:
             endpoint.close(linger_s=1.0 if code == 0 else 3.0)
@@ -369,7 +369,7 @@ class _Job:
     def _report(self, run: RankRun) -> None:
         result = run.finish()
         if result.problem:
-            self._endpoint.problem(f"rank {self._communicator.rank}, run {run.run.run_uid}", result.problem)
+            self._endpoint.problem("reconstruction", result.problem)
         if run.superseded:
             return
         if self._previews is not None and self._preview_at[0] is not None:

@@ -44,7 +44,7 @@ class Preparation:
     saturation : float, optional
         Counts from which a pixel is saturated; the largest value of an integer dtype by default, never for floats.
     name : str, optional
-        Run, for messages.
+        Where the frames are from, as a file; messages begin with it.
 
     Attributes
     ----------
@@ -71,14 +71,13 @@ class Preparation:
         saturation: float | None = None,
         name: str = "",
     ) -> None:
+        where = f"{name}: " if name else ""
         if values not in get_args(PixelValues):
-            raise DataError(
-                f"run {name}: got pixel values {values!r}, expected one of {', '.join(get_args(PixelValues))}"
-            )
+            raise DataError(f"{where}got pixel values {values!r}, expected one of {', '.join(get_args(PixelValues))}")
         self._shape = (rows, columns)
         self._values = values
         self._saturation = saturation
-        self._name = name
+        self._where = where
         self._sums = {kind: np.zeros(self._shape) for kind in ("flat", "dark")}
         self._finite = {kind: np.zeros(self._shape, dtype=np.int64) for kind in ("flat", "dark")}
         self._number = {"flat": 0, "dark": 0}
@@ -224,7 +223,7 @@ class Preparation:
             return
         if not self._number["flat"]:
             raise DataError(
-                f"run {self._name}: got a projection and no flat field, expected at least one flat before (or pixels "
+                f"{self._where}got a projection and no flat field, expected at least one flat before (or pixels "
                 "that are said to be transmission or line integrals); were flats taken?"
             )
         if not self._number["dark"]:
@@ -265,7 +264,7 @@ class Preparation:
     def _check(self, frame: NDArray[np.generic], kind: str) -> None:
         if frame.shape != self._shape:
             raise DataError(
-                f"run {self._name}: got a {kind} of shape {frame.shape}, expected {self._shape}; was the detector's "
+                f"{self._where}got a {kind} of shape {frame.shape}, expected {self._shape}; was the detector's "
                 "region changed after the run was opened?"
             )
 

@@ -104,7 +104,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One image's verdict in numbers: score, and the predicted gain with its band (None: not known)."""
+    """One image's verdict in numbers: score, and the predicted gain with its band (None: not known).
+
+    `gain_at` projections is what the prediction was made from; it may be older than the image.
+    """
 
     image_number: Count
     projections: Count
@@ -113,6 +116,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     gain_low: float | None = None
     gain_high: float | None = None
     verdict: Name = "continue"
+    gain_at: Count | None = None
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +135,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     score : float or None
         The newest.
     gain, gain_low, gain_high : float or None
-        Predicted gain in MS-SSIM of all projections that are left, and its band.
+        Predicted gain in MS-SSIM of all projections that were left when it was predicted, and its band.
+    gain_at : int or None
+        Projections that it was predicted from.
     verdict, policy, text : str
         The newest verdict, who gave it, and its words.
     advisory : bool
@@ -164,6 +170,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    gain_at: Count | None = None
     verdict: Name = ""
     policy: Name = ""
     text: Text = ""

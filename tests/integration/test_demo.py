@@ -36,7 +36,13 @@ def test_tooth_ends_by_quality_before_all_projections_are_taken(tooth):
     assert result["projections_planned"] == 181
     assert 48 <= result["projections_used"] < 181
     assert result["score"] >= 0.95
-    for word in ("would gain", "threshold of 0.02", "MS-SSIM 0.9", str(result["projections_used"]), "181"):
+    for word in (
+        "predicted to improve the image by",
+        "(tolerance 0.02)",
+        "MS-SSIM 0.9",
+        str(result["projections_used"]),
+        "181",
+    ):
         assert word in result["reason"]
 
 

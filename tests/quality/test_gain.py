@@ -96,9 +96,11 @@ def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, r
     assert finalize is not None
     assert 24 <= finalize.projections < 120
     assert (finalize.threshold, finalize.score) == (0.02, scores[-1].score)
-    counts = f"{scores[-1].metrics['predicted-gain-at']:.0f} of 120 projections; the remaining "
-    assert finalize.reason.startswith(counts)
-    assert "less than the threshold of 0.02 (tolerance); MS-SSIM 0.9" in finalize.reason
+    made = int(scores[-1].metrics["predicted-gain-at"])
+    assert finalize.reason.startswith(f"at {finalize.projections} of 120 projections: ")
+    assert f"the remaining {120 - made} " in finalize.reason
+    assert "predicted to improve the image by 0.0" in finalize.reason
+    assert " MS-SSIM (tolerance 0.02); MS-SSIM 0.9" in finalize.reason
     assert scores[-1].metrics["predicted-gain"] < scores[-1].metrics["predicted-gain-high"] < 0.02
     assert scores[-1].policy == "predicted-gain"
 
@@ -108,7 +110,7 @@ def test_noisy_scan_goes_on_longer_than_a_clean_one(simulate, drive, recipe):
     for counts in (1e3, 1e5):
         scores, finalize = drive(simulate(counts=counts), reconstructor=recipe)
         ends.append(finalize.projections if finalize else 121)
-        assert any("more will do" in score.text or "all of them are needed" in score.text for score in scores)
+        assert any("more are needed" in score.text or "all of them are needed" in score.text for score in scores)
     assert ends[0] > ends[1]
 
 
@@ -140,7 +142,7 @@ def test_run_that_is_made_longer_is_predicted_anew_for_the_longer_plan(simulate,
     at = 60 // 3
     assert [score.text for score in longer[:at]] == [score.text for score in first[:at]]
     assert first[at].verdict == "enough"
-    assert longer[at].text.startswith("63 of 120 projections; the remaining 57 would gain")
+    assert longer[at].text.startswith("at 63 of 120 projections: the remaining 57 are predicted to improve")
     assert [score.text for score in longer[at:] if score.verdict == "enough"] != []
     assert all(" of 120 projections" in score.text for score in longer[at:])
     made = [
@@ -153,7 +155,7 @@ def test_run_that_is_made_longer_is_predicted_anew_for_the_longer_plan(simulate,
 
 def test_prediction_for_a_shorter_plan_stops_nothing_and_counts_for_no_patience():
     short, long = Forecast(60, gain=gain(60, 0.015)), Forecast(70, gain=gain(70, 0.015, planned=240))
-    assert judge(evidence(short, planned=240)).text.startswith("no prediction at 60 of 240 projections: ")
+    assert judge(evidence(short, planned=240)).text.startswith("at 60 of 240 projections: no prediction: ")
     assert judge(evidence(short, long, planned=240)).verdict == "enough"
     assert judge(evidence(short, long, planned=240), patience=2).verdict == "continue"
     assert judge(evidence(long, long, planned=240), patience=2).verdict == "enough"
@@ -181,15 +183,55 @@ def test_words_of_the_policy():
     verdict = judge(evidence(Forecast(140, gain=gain(140, 0.0121, value=0.0081))))
     assert verdict.verdict == "enough"
     assert verdict.text == (
-        "140 of 180 projections; the remaining 40 would gain 0.008 ± 0.004 MS-SSIM, less than the threshold of "
-        "0.02 (tolerance); MS-SSIM 0.970 to the image 24 projections before"
+        "at 140 of 180 projections: the remaining 40 are predicted to improve the image by 0.008 ± 0.004 MS-SSIM "
+        "(tolerance 0.02); MS-SSIM 0.970 to the image 24 projections before"
     )
-    verdict = judge(evidence(Forecast(90, gain=gain(90, 0.03)), projections=95))
+    verdict = judge(evidence(Forecast(90, gain=replace(gain(90, 0.03), by_variance=3.0)), projections=91))
     assert verdict.verdict == "continue"
     assert verdict.text.startswith(
-        "90 of 180 projections; the remaining 90 would gain 0.018 ± 0.012 MS-SSIM, tolerance 0.02; about "
+        "at 91 of 180 projections: after 90, the remaining 90 were predicted to improve the image by 0.018 ± 0.012 "
+        "MS-SSIM (tolerance 0.02); about "
     )
-    assert verdict.text.endswith(" more will do; MS-SSIM 0.970 to the image 24 projections before (now at 95)")
+    assert verdict.text.endswith(" more are needed; MS-SSIM 0.970 to the image 24 projections before")
+
+
+@pytest.mark.parametrize(
+    ("forecasts", "projections", "planned", "said"),
+    [
+        ((), 20, 180, "not before 36 projections"),
+        ((Forecast(8),), 35, 180, "not before 36 projections"),
+        ((Forecast(35),), 41, 180, "the first one is being made"),
+        ((Forecast(36, why_not="angles"),), 36, 180, "angles"),
+        ((Forecast(36, why_not="angles"),), 41, 180, "angles (at 36 projections)"),
+        ((Forecast(20),), 20, 24, "not before 24 projections"),
+        ((Forecast(23),), 24, 24, "all projections are taken"),
+        ((Forecast(8),), 12, 16, "not before 24 projections, and 16 are planned"),
+        ((Forecast(8),), 16, 16, "all projections are taken"),
+        ((Forecast(60),), 60, 0, "the first one is being made"),
+    ],
+)
+def test_why_there_is_no_prediction_is_true_at_every_moment(forecasts, projections, planned, said):
+    of = f" of {planned}" if planned else ""
+    given = evidence(*forecasts, projections=projections, planned=planned, score=None)
+    assert judge(given).text == f"at {projections}{of} projections: no prediction: {said}"
+
+
+def test_prediction_that_is_old_says_when_it_was_made_and_why_there_is_no_newer_one():
+    made = Forecast(57, gain=gain(57, 0.03))
+    end = judge(evidence(made, projections=180, score=None))
+    assert (end.verdict, end.text) == (
+        "continue",
+        "at 180 of 180 projections: after 57, the remaining 123 were predicted to improve the image by 0.018 ± 0.012 "
+        "MS-SSIM (tolerance 0.02)",
+    )
+    refused = judge(evidence(made, Forecast(66, why_not="angles so far are too uneven"), score=None))
+    assert "(tolerance 0.02); no newer prediction: angles so far are too uneven; " in refused.text
+
+
+def test_combined_policies_say_once_how_far_the_scan_is():
+    given = evidence(Forecast(60, gain=gain(60, 0.015)), score=0.97)
+    text = judge(given, policy="ms-ssim+predicted-gain").text
+    assert text.startswith("at 60 of 180 projections: MS-SSIM 0.970 >= 0.95; the remaining 120 are predicted ")
 
 
 def test_tolerance_patience_minimum_and_coverage_all_count():
@@ -208,7 +250,9 @@ def test_tolerance_patience_minimum_and_coverage_all_count():
 def test_prediction_holds_until_the_next_one_can_be_made():
     made, not_made = Forecast(60, gain=gain(60, 0.015)), Forecast(69, why_not="the prediction failed: x")
     assert judge(evidence(made, not_made)).verdict == "enough"
-    assert judge(evidence(not_made)).text.startswith("no prediction at 69 of 180 projections: the prediction failed: x")
+    assert judge(evidence(not_made)).text.startswith(
+        "at 69 of 180 projections: no prediction: the prediction failed: x"
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,12 @@ def evidence(*scores, projections=57, planned=180, gap=None):
 
 def test_stops_with_score_threshold_and_counts_in_words():
     verdict = MsSsimPolicy().judge(evidence(0.9, 0.95312))
-    assert verdict == Verdict("enough", 0.95312, "MS-SSIM 0.953 >= 0.95 at 57 of 180 projections")
+    assert verdict == Verdict("enough", 0.95312, "at 57 of 180 projections: MS-SSIM 0.953 >= 0.95")
 
 
 def test_goes_on_below_the_threshold_and_says_so():
     verdict = MsSsimPolicy().judge(evidence(0.99, 0.912))
-    assert verdict == Verdict("continue", 0.912, "MS-SSIM 0.912 < 0.95 at 57 of 180 projections")
+    assert verdict == Verdict("continue", 0.912, "at 57 of 180 projections: MS-SSIM 0.912 < 0.95")
 
 
 def test_stops_at_the_first_score_when_it_is_high_enough_already():
@@ -57,22 +57,22 @@ def test_stops_at_the_first_score_when_it_is_high_enough_already():
 def test_says_nothing_before_there_is_an_image_to_compare_with():
     verdict = MsSsimPolicy().judge(evidence(None, projections=12))
     assert verdict == Verdict(
-        "continue", None, "no MS-SSIM yet at 12 of 180 projections: no image 24 projections older"
+        "continue", None, "at 12 of 180 projections: no MS-SSIM yet: no image is 24 projections older"
     )
 
 
 def test_threshold_of_one_never_stops_even_for_equal_images():
     verdict = MsSsimPolicy(threshold=1.0).judge(evidence(1.0, 1.0))
     assert verdict.verdict == "continue"
-    assert "a threshold of 1 never stops" in verdict.text
+    assert "a threshold of 1 never stops a scan" in verdict.text
 
 
 def test_patience_asks_for_so_many_images_running():
     policy = MsSsimPolicy(patience=3)
     said = [policy.judge(evidence(*scores)).verdict for scores in ([0.96] * 2, [0.96, 0.9, 0.96, 0.96], [0.96] * 3)]
     assert said == ["continue", "continue", "enough"]
-    assert policy.judge(evidence(0.96, 0.97)).text.endswith("at 57 of 180 projections, 2 of 3 times running")
-    assert policy.judge(evidence(*[0.96] * 9)).text.endswith("3 of 3 times running")
+    assert policy.judge(evidence(0.96, 0.97)).text.endswith(">= 0.95, for 2 of 3 images in a row")
+    assert policy.judge(evidence(*[0.96] * 9)).text.endswith("for 3 of 3 images in a row")
 
 
 @pytest.mark.parametrize("gap_in_scores", [None, math.nan])
@@ -82,9 +82,8 @@ def test_image_without_a_score_begins_the_count_anew(gap_in_scores):
 
 def test_never_stops_before_the_minimum_of_projections():
     policy = MsSsimPolicy(minimum_projections=58)
-    assert (
-        policy.judge(evidence(0.99)).text == "MS-SSIM 0.990 >= 0.95 at 57 of 180 projections; not before 58 projections"
-    )
+    said = policy.judge(evidence(0.99)).text
+    assert said == "at 57 of 180 projections: MS-SSIM 0.990 >= 0.95; not before 58 projections"
     assert policy.judge(evidence(0.99)).verdict == "continue"
     assert policy.judge(evidence(0.99, projections=58)).verdict == "enough"
 
@@ -97,26 +96,27 @@ def test_never_stops_before_the_angles_cover_enough():
         "enough",
         "enough",
     ]
-    assert "largest gap 5.625 deg, not before it is at most 5 deg" in policy.judge(evidence(0.99, gap=5.625)).text
-    assert "angles not known" in policy.judge(evidence(0.99)).text
+    said = policy.judge(evidence(0.99, gap=5.625)).text
+    assert said.endswith("not before gaps between angles are at most 5 deg (largest: 5.625 deg)")
+    assert "and the angles are not known" in policy.judge(evidence(0.99)).text
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_score_that_is_no_number_never_stops(score):
     verdict = MsSsimPolicy(threshold=0.1).judge(evidence(score))
     assert (verdict.verdict, verdict.score) == ("continue", None)
-    assert "not a number to judge by" in verdict.text
+    assert "which can not be judged by" in verdict.text
 
 
 @given(st.floats(0, 1), st.floats(0.001, 0.999))
 def test_text_never_contradicts_the_verdict(score, threshold):
     verdict = MsSsimPolicy(threshold=threshold).judge(evidence(score))
-    shown = float(re.match(r"MS-SSIM (\S+) ", verdict.text)[1])
+    shown = float(re.search(r"MS-SSIM (\S+) ", verdict.text)[1])
     assert (shown >= threshold) == (score >= threshold) == (verdict.verdict == "enough")
 
 
 def test_unknown_number_of_planned_projections_is_left_out_of_the_text():
-    assert MsSsimPolicy().judge(evidence(0.96, planned=0)).text == "MS-SSIM 0.960 >= 0.95 at 57 projections"
+    assert MsSsimPolicy().judge(evidence(0.96, planned=0)).text == "at 57 projections: MS-SSIM 0.960 >= 0.95"
 
 
 def test_policy_is_made_from_the_settings_of_the_run():
@@ -195,6 +195,8 @@ def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
     assert judge(MsSsimPolicy(), 48).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=0), 25).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=60), 59).verdict == "continue"
+    short = MsSsimPolicy().judge(Evidence([Reading(24, 24, {"ms-ssim": 0.99})], planned=24, compare_to=24, settled=48))
+    assert short.text.endswith("; not before 48 projections, and 24 are planned")
 
 
 class Own:

@@ -113,7 +113,9 @@ def test_largest_answer_fits_into_a_header() -> None:
     assert decode_up([encode(big)]) == big
     told = m.Answer(number=1, picture=big)
     assert decode_down([encode(told)]) == (told, None)
-    judged = Judged(image_number=2**53, projections=2**53, score=0.1, gain=0.1, gain_low=0.1, gain_high=0.1)
+    judged = Judged(
+        image_number=2**53, projections=2**53, score=0.1, gain=0.1, gain_low=0.1, gain_high=0.1, gain_at=2**53
+    )
     status = RunStatus(text="t" * 4096, problem="p" * 4096)
     told = m.Answer(number=1, text="t" * 4096, status=status, judged=(judged,) * MOST_JUDGED)
     assert decode_down([encode(told)]) == (told, None)

@@ -1,0 +1,64 @@
+"""How a run is told: one sentence for what several ranks report, and what a scan was stopped for."""
+
+from __future__ import annotations
+
+import pytest
+
+from bluesky_streamrecon.beamline.progress import RunProgress
+from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.wire.events import FinalizeReceived, PeerInfo, ProblemReported
+from bluesky_streamrecon.wire.messages import Finalize, OpenRunSpec, Problem
+
+NO_FLAT = "reconstruction: got 60 projections and no flat field, expected at least one; were flats taken?"
+
+
+@pytest.fixture
+def progress():
+    spec = OpenRunSpec(
+        run_uid="run", recon_uid="recon", planned=180, detector_shape=(4, 8), dtype="<u2", recon=ReconSettings(ranks=3)
+    )
+    return RunProgress(spec, 0.0)
+
+
+def report(progress, rank, text, role="rank"):
+    peer = PeerInfo(role=role, rank=rank, size=3, host="node", pid=1, instance="i", linked=True, software="")
+    where, _, words = text.partition(": ")
+    progress.handle(ProblemReported(Problem(fault="local", where=where, text=words), peer), 1.0)
+
+
+def test_what_every_rank_reports_is_said_once_and_without_ranks(progress):
+    for rank in (1, 0, 2, 1):
+        report(progress, rank, NO_FLAT)
+    assert progress.problems == [NO_FLAT]
+
+
+def test_what_some_ranks_report_names_them_in_one_sentence(progress):
+    report(progress, 2, "reconstruction: disk full")
+    report(progress, 1, NO_FLAT)
+    report(progress, 0, "reconstruction: disk full")
+    report(progress, 0, "steering: no such policy", role="controller")
+    assert progress.problems == [
+        "ranks 0, 2: reconstruction: disk full",
+        f"rank 1: {NO_FLAT}",
+        "controller: steering: no such policy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "at 124 of 180 projections: the remaining 56 are predicted to improve the image by 0.011 ± 0.008 MS-SSIM "
+            "(tolerance 0.02)",
+            "quality: stopped at 124 of 180 projections: the remaining 56 are predicted to improve the image by "
+            "0.011 ± 0.008 MS-SSIM (tolerance 0.02); 127 taken",
+        ),
+        ("changed by 0.001", "quality: changed by 0.001; 127 taken"),
+    ],
+    ids=["ours", "their-own"],
+)
+def test_reason_says_where_the_scan_was_stopped_and_how_many_were_taken(progress, text, reason):
+    finalize = Finalize(run_uid="run", reason=text, score=0.98, projections=124, image_number=124)
+    progress.handle(FinalizeReceived(finalize), 1.0)
+    progress.taken["projection"] = 127
+    assert progress.quality_reached().reason == reason
