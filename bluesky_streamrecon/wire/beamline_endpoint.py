@@ -81,8 +81,7 @@ class _Core:
         self._drain()
         self.events.extend(self.hub.events)
         self.hub.events.clear()
-        again = self._transport.watch(PEERS, self.hub.knows, now)
-        return 0.0 if more else min(again, self.hub.patience)
+        return 0.0 if more else self.hub.patience
 
     def _drain(self) -> None:
         while self.hub.outbox:
@@ -128,8 +127,7 @@ class BeamlineEndpoint:
     spill_directory : path, optional
         Where that file is made; None: the system's directory for temporary files.
     heartbeat_seconds, peer_timeout : float
-        How often something is sent at least, and after how long a silent peer is taken for lost, or a connection that
-        has not said hello is closed; seconds.
+        How often something is sent at least, and after how long a silent peer is taken for lost; seconds.
     clock : callable
         Monotonic seconds.
 
@@ -163,7 +161,7 @@ class BeamlineEndpoint:
         self._closed = False
         transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES, io_threads=2)
         try:
-            self._address = transport.bind(PEERS, address, security, insecure=insecure, stranger_seconds=peer_timeout)
+            self._address = transport.bind(PEERS, address, security, insecure=insecure)
         except BaseException:
             transport.close(0.0)
             raise

@@ -51,7 +51,7 @@ class _ControllerLoop(MemberLoop):
             answer = self._previews.outbox.popleft()
             if self.transport.send(PREVIEWS, answer.link, encode(answer.message)) is Sent.NOBODY:
                 self._previews.unreachable(answer.link)
-        wait = min(super().turn(now), self.transport.watch(PREVIEWS, self._previews.knows, now))
+        wait = super().turn(now)
         self.events.extend(self._previews.events)
         self._previews.events.clear()
         return wait

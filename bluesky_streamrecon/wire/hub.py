@@ -240,10 +240,6 @@ class Hub:
             self._lose(peer, "connection closed")
         self._desk.leave(link)
 
-    def knows(self, link: bytes) -> bool:
-        """Tell whether somebody has said hello by this link, and is still taken for there."""
-        return link in self._links or link in self._desk
-
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         for link, peer in list(self._links.items()):

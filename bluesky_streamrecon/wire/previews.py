@@ -274,10 +274,6 @@ class PreviewIn:
             if isinstance(error, UnknownVersionError):
                 self._reply(link, Problem(fault="remote", where="version", text=str(error)))
 
-    def knows(self, link: bytes) -> bool:
-        """Tell whether a rank has said hello by this link, and is still taken for there."""
-        return link in self._links
-
     def unreachable(self, link: bytes) -> None:
         """Forget a link that the transport knows no more."""
         self._links.pop(link, None)

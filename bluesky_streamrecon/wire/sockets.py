@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ import zmq.utils.z85
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.wire.door import Door, most_strangers
 from bluesky_streamrecon.wire.security import KeyPair, ServerSecurity, check_bind, write_keys
 from bluesky_streamrecon.wire.tally import Tally
 
@@ -34,9 +32,8 @@ MOST_FRAMES: Final = 4
 CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 1024
 HIGH_WATER: Final = 1000
-STRANGERS_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
-EVENTS_PER_POLL: Final = 64  # so that those who have to go do so soon
-COMING_AND_GOING: Final = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+SERVER_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
+HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not said what it is
 BAD_HANDSHAKES: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -89,7 +86,6 @@ class Transport:
         self._frame_limit = frame_limit
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._routers: set[str] = set()
-        self._doors: dict[str, Door] = {}
         self._monitors: dict[str, zmq.Socket[bytes]] = {}
         self._guard: zmq.Socket[bytes] | None = None
         self._allowed: dict[bytes, frozenset[bytes]] = {}
@@ -113,12 +109,8 @@ class Transport:
         security: ServerSecurity | None,
         *,
         insecure: bool,
-        stranger_seconds: float = 10.0,
     ) -> str:
-        """Open a ROUTER and give its address with the real port.
-
-        Connections by which nobody is known (see `watch`) are closed after `stranger_seconds`, and earlier if there
-        are many of them or one sends much.
+        """Open a ROUTER and return its address with the real port.
 
         Raises
         ------
@@ -129,27 +121,24 @@ class Transport:
         router = self._socket(zmq.ROUTER)
         try:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            router.setsockopt(zmq.RCVHWM, STRANGERS_HIGH_WATER)
+            router.setsockopt(zmq.RCVHWM, SERVER_HIGH_WATER)
             router.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
             if security is not None:
-                self._guard_door()
+                self._open_key_check()
                 router.setsockopt(zmq.CURVE_SERVER, 1)
                 router.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode("ascii"))
                 router.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
                 self._allowed[name.encode("ascii")] = frozenset(zmq.utils.z85.decode(key) for key in security.allowed)
-            self._monitors[name] = self._monitor(name, router, COMING_AND_GOING | (BAD_HANDSHAKES if security else 0))
+                self._monitors[name] = self._monitor(name, router)
             router.bind(address)
         except zmq.ZMQError as error:
             self._stop_monitor(name, router)
             router.close(linger=0)
             raise ConfigError(f"address {address}: can not be bound: {error}; is the port taken?") from error
-        bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        port = int(bound.rpartition(":")[2]) if bound.startswith("tcp://") else None
-        self._doors[name] = Door(name, port, most=most_strangers(), seconds=stranger_seconds)
         self._sockets[name] = router
         self._routers.add(name)
         self._poller.register(router, zmq.POLLIN)
-        return bound
+        return router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def connect(self, name: str, address: str, keys: KeyPair | None, server: str | None) -> None:
         """Open a DEALER (in the place of an older one of this name); it keeps on trying by itself.
@@ -226,7 +215,6 @@ class Transport:
         link = b""
         if name in self._routers:
             link = frames.pop(0).bytes
-            self._note_speaker(name, link, frames)
         if surplus:
             self._overlong.add(f"more than {MOST_FRAMES}")
             frames = []
@@ -245,21 +233,10 @@ class Transport:
             return set()
         if self._guard is not None and id(self._guard) in ready:
             self._check_keys(self._guard)
-        for name, monitor in self._monitors.items():
+        for monitor in self._monitors.values():
             if id(monitor) in ready:
-                self._read_monitor(name, monitor)
+                self._read_monitor(monitor)
         return {name for name, there in self._sockets.items() if id(there) in ready}
-
-    def watch(self, name: str, knows: Callable[[bytes], bool], now: float) -> float:
-        """Close connections of strangers that have to go; tell after how many seconds to do so again.
-
-        Parameters
-        ----------
-        knows : callable
-            Tells whether somebody has said hello by this link and is still taken for there.
-        """
-        door = self._doors.get(name)
-        return float("inf") if door is None else door.look(knows, now)
 
     def wake(self) -> None:
         """End the present or the next `poll` at once; may be called from any thread, also after `close`.
@@ -297,13 +274,13 @@ class Transport:
         made.setsockopt(zmq.RCVHWM, HIGH_WATER)
         made.setsockopt(zmq.HEARTBEAT_IVL, CLOSED_AFTER_MS // 3)
         made.setsockopt(zmq.HEARTBEAT_TIMEOUT, CLOSED_AFTER_MS)
-        made.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+        made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return made
 
-    def _monitor(self, name: str, router: zmq.Socket[Any], events: int) -> zmq.Socket[bytes]:
-        """Listen to what libzmq tells of connections; without a limit, for at one it would wait for us."""
+    def _monitor(self, name: str, router: zmq.Socket[Any]) -> zmq.Socket[bytes]:
+        """Listen to what libzmq reports of handshakes; without a limit, for at one it would wait for us."""
         where = f"inproc://streamrecon-monitor-{name}"
-        router.monitor(where, events)
+        router.monitor(where, BAD_HANDSHAKES)
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)
         monitor.connect(where)
@@ -317,7 +294,7 @@ class Transport:
             self._poller.unregister(monitor)
             monitor.close(linger=0)
 
-    def _guard_door(self) -> None:
+    def _open_key_check(self) -> None:
         """Answer libzmq's questions about keys (ZAP, RFC 27) in the thread that polls."""
         if self._guard is None:
             self._guard = self._context.socket(zmq.ROUTER)
@@ -349,33 +326,11 @@ class Transport:
         else:
             self._refusals.add(f"{address.decode('latin-1')}, {text}")
 
-    def _read_monitor(self, name: str, monitor: zmq.Socket[bytes]) -> None:
-        door = self._doors.get(name)
+    def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
-            for _ in range(EVENTS_PER_POLL):
-                told = zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
-                event, value = told["event"], told["value"]
-                if event & BAD_HANDSHAKES:
-                    self._handshakes.add(f"{told['endpoint'].decode('latin-1')}, error {value:#x}")
-                elif door is None:
-                    continue
-                elif event == zmq.EVENT_ACCEPTED:
-                    door.opened(value)
-                elif event == zmq.EVENT_DISCONNECTED:
-                    door.gone(value)
-                else:
-                    door.listening(value)
-
-    def _note_speaker(self, name: str, link: bytes, frames: list[zmq.Frame]) -> None:
-        """Tell the door by which connection this link speaks."""
-        door = self._doors.get(name)
-        if door is None or not frames:
-            return
-        try:
-            door.spoke(int(frames[0].get(zmq.SRCFD)), link)
-        except (zmq.ZMQError, TypeError, ValueError) as error:
-            del self._doors[name]
-            log.warning("%s: this libzmq does not tell whose a message is (%s); strangers are not limited", name, error)
+            while True:
+                event = zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
+                self._handshakes.add(f"{event['endpoint'].decode('latin-1')}, error {event['value']:#x}")
 
 
 def local_host_towards(address: str) -> str:
