@@ -369,7 +369,7 @@ class _JobProbe:
             raise
         return seconds
 
-    def _take(self, event: LinkEvent) -> None:
+    def _take(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         from bluesky_streamrecon.beamline.processes import ProcessExit
         from bluesky_streamrecon.wire import Acked, RunFinished
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-__all__ = ["LineFormatter", "set_run", "set_up_logging"]
+__all__ = ["LineFormatter", "RateLimitedWarning", "set_run", "set_up_logging"]
 
 PACKAGE = "bluesky_streamrecon."
 _PREFIX = re.compile(r"run (?P<run>[^\s:]+): ")
@@ -69,3 +69,26 @@ def set_up_logging(level: str | int = "WARNING", stream: TextIO | None = None) -
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     return handler
+
+
+class RateLimitedWarning:
+    """Count what should not happen; log the first time and at each power of ten, so that nobody can fill the log.
+
+    Parameters
+    ----------
+    logger : Logger
+        Where it is logged.
+    what : str
+        What happened, without its reason.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        self.count = 0
+        self._log = logger
+        self._what = what
+
+    def add(self, why: object) -> None:
+        """Count one more; `why` is logged if this one is."""
+        self.count += 1
+        if str(self.count).strip("0") == "1":
+            self._log.warning("%s (%d so far): %s", self._what, self.count, str(why)[:500])

@@ -120,7 +120,7 @@ class Script:
         self.gate = threading.Event()
         self.gate.set()
         self.dropped: set[int] = set()
-        self.finalize_uid: str | None = None
+        self.score_uid: str | None = None
         self.never_done = False
         self.frames: list[tuple[str, int, float, np.ndarray]] = []
         self.specs: list[Any] = []
@@ -199,7 +199,7 @@ class PretendEndpoint:
         self._linked = False
 
     def ledger(self) -> dict[int, Any]:
-        from bluesky_streamrecon.wire.sessions import Ledger
+        from bluesky_streamrecon.wire.run import Ledger
 
         if not self._linked or self._spec is None:
             return {}
@@ -223,8 +223,8 @@ class PretendEndpoint:
 
     def _take(self, kind: str, index: int, angle: float, source: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
-        from bluesky_streamrecon.wire.events import Acked, FinalizeReceived, ScoreReceived, StatusReceived, StreamFailed
-        from bluesky_streamrecon.wire.messages import Finalize, Score, Status
+        from bluesky_streamrecon.wire.events import Acked, StreamFailed
+        from bluesky_streamrecon.wire.messages import Score, Status
 
         script, uid = self._script, self._spec.run_uid
         if kind == "projection" and script.lost_at is not None and index > script.lost_at:
@@ -248,34 +248,24 @@ class PretendEndpoint:
         if kind != "projection":
             return
         for rank in (0, 1):
-            self._on_event(
-                StatusReceived(Status(run_uid=uid, rank=rank, state="running", projections=index, image_number=index))
-            )
+            self._on_event(Status(run_uid=uid, rank=rank, state="running", projections=index, image_number=index))
         script.before_verdict(index)
         score = script.score(index)
         threshold = self._spec.steering.least_score
         enough = score is not None and score >= threshold and threshold < 1
+        text = f"MS-SSIM {score:.3f} >= {threshold:g} at {index} of {self._spec.planned} projections" if enough else ""
         self._on_event(
-            ScoreReceived(
-                Score(
-                    run_uid=uid,
-                    image_number=index,
-                    projections=index,
-                    score=score,
-                    verdict="enough" if enough else "continue",
-                    policy="ms-ssim",
-                    text=script.text,
-                )
+            Score(
+                run_uid=script.score_uid or uid,
+                image_number=index,
+                projections=index,
+                score=score,
+                threshold=threshold,
+                verdict="enough" if enough else "continue",
+                policy="ms-ssim",
+                text=script.text or text,
             )
         )
-        target = script.finalize_uid or uid
-        if enough and target == uid:  # the wire tells of no other run's
-            text = f"MS-SSIM {score:.3f} >= {threshold:g} at {index} of {self._spec.planned} projections"
-            self._on_event(
-                FinalizeReceived(
-                    Finalize(run_uid=uid, reason=text, score=score, threshold=threshold, projections=index)
-                )
-            )
         script.on_frame(index)
 
     def _finish(self) -> None:

@@ -20,14 +20,13 @@ from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Restarted, RestartFailed, Supervision
 from bluesky_streamrecon.wire.events import (
     AllRanksReady,
-    FinalizeReceived,
+    PeerInfo,
     PeerJoined,
     PeerLost,
-    ProblemReported,
     RunFinished,
-    ScoreReceived,
     StreamFailed,
 )
+from bluesky_streamrecon.wire.messages import Problem, Score
 
 __all__ = ["JobEvents"]
 
@@ -69,16 +68,16 @@ class JobEvents(JobSignals):
         self._restarting: set[str] = set()
         super().__init__(name, ranks)
 
-    def _post(self, event: LinkEvent) -> None:
+    def _post(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:
         """Bring an event from another thread to the loop; when that is gone, nobody is interested."""
         loop = self._loop
         if loop is not None:
             try:
-                loop.call_soon_threadsafe(self._handle, event)
+                loop.call_soon_threadsafe(self._handle, event, sender)
             except RuntimeError:
                 logger.debug("after the event loop was closed: %s", event)
 
-    def _handle(self, event: LinkEvent) -> None:
+    def _handle(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:
         match event:
             case ProcessExit():
                 self._process_ended(event)
@@ -100,34 +99,31 @@ class JobEvents(JobSignals):
                 self._restarting.discard("controller")
             case PeerLost(peer, reason):
                 self._peer_lost(peer.role, f"{peer.role} {peer.rank} at {peer.host}: {reason}")
-            case ProblemReported(problem):
-                logger.error("run %s: %s reports: %s", problem.run_uid, problem.where, problem.text)
-                self._set_problem(f"{problem.where}: {problem.text}")
+            case Problem(where=where, text=text):
+                logger.error("run %s: %s reports: %s", event.run_uid, where, text)
+                self._set_problem(f"{where}: {text}")
             case StreamFailed(uid, text):
                 logger.error("run %s: %s", uid, text)
                 self._set_problem(text)
         if self._ranks_ready and self._controller_ready:
             self._ready.set()
         run = self._run
-        if run is not None and run.handle(event, self._clock()):
+        if run is not None and run.handle(event, self._clock(), sender):
             self._progress_at = self._clock()
             self._show(run, event)
 
     def _show(self, run: RunProgress, event: LinkEvent) -> None:
         self._show_progress(run)
         match event:
-            case ScoreReceived(score):
-                if score is not run.newest:
+            case Score():
+                if event is not run.newest:
                     return
-                self._decisions.append(Decision.of(score, time.time()))
+                self._decisions.append(Decision.of(event, time.time()))
                 self._judged.set()
-                if score.score is not None:
-                    self._set_score(score.score)
-                if run.finalize is not None and score.verdict == "enough" and not run.stopping:
-                    run.take_as_reason(score)  # what kept it from ending may be over
+                if event.score is not None:
+                    self._set_score(event.score)
+                if event is run.enough:
                     self._stop_by_quality(run)
-            case FinalizeReceived() if run.finalize is not None:
-                self._stop_by_quality(run)
             case RunFinished():
                 self._set_state(JobState.FINISHED)
                 self._over.set()
@@ -143,20 +139,20 @@ class JobEvents(JobSignals):
         self._set_finalize(True)
 
     def _would_stop(self, run: RunProgress) -> None:
-        finalize, orders = run.finalize, run.overrule.orders
-        if finalize is None or run.told_of == orders:
+        enough, orders = run.enough, run.overrule.orders
+        if enough is None or run.told_of == orders:
             return
         run.told_of = orders
         why = run.kept_going = run.overrule.against_stop(run.taken["projection"])
-        logger.info("run %s: would stop, %s: %s", self._run_uid, why, finalize.reason)
+        logger.info("run %s: would stop, %s: %s", self._run_uid, why, enough.text)
         self._decisions.append(
             Decision(
-                image_number=finalize.image_number,
-                projections=finalize.projections,
+                image_number=enough.image_number,
+                projections=enough.projections,
                 verdict="would stop",
-                score=finalize.score,
+                score=enough.score,
                 policy=run.spec.steering.rule,
-                text=f"would stop, {why}: {finalize.reason}",
+                text=f"would stop, {why}: {enough.text}",
                 time=time.time(),
             )
         )

@@ -23,7 +23,7 @@ from bluesky_streamrecon.beamline.progress import RunProgress, ledger_totals
 from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.wire.announcement import own_name
-from bluesky_streamrecon.wire.events import OperatorAsked
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import Score
 from bluesky_streamrecon.wire.operator_messages import (
     MOST_EXTRA,
@@ -35,7 +35,7 @@ from bluesky_streamrecon.wire.operator_messages import (
     OrderAction,
     RunStatus,
 )
-from bluesky_streamrecon.wire.sessions import Ledger
+from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["JobOrders"]
 
@@ -126,14 +126,13 @@ class JobOrders(JobEvents):
             self._run.overrule = self._run.overrule.closed()
         self._tell_problem(why)
 
-    def _handle(self, event: LinkEvent) -> None:
-        if isinstance(event, OperatorAsked):
-            self._answer(event)
+    def _handle(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:
+        if isinstance(event, Ask) and sender is not None:
+            self._answer(event, sender)
         else:
-            super()._handle(event)
+            super()._handle(event, sender)
 
-    def _answer(self, asked: OperatorAsked) -> None:
-        ask = asked.ask
+    def _answer(self, ask: Ask, operator: PeerInfo) -> None:
         judged: tuple[Judged, ...] = ()
         try:
             match ask.action:
@@ -141,11 +140,11 @@ class JobOrders(JobEvents):
                     text = self._carry_out(_order(ask.action, ask), ask.run_uid)
                 case _:
                     text, judged = "", self._judged_after(ask.run_uid, ask.after)
-            answer = Answer(number=ask.number, text=text, status=self._status(), judged=judged)
+            answer = Answer(number=ask.seq, text=text, status=self._status(), judged=judged)
         except SteeringError as error:
-            answer = Answer(number=ask.number, ok=False, text=str(error)[:4096], status=self._status())
+            answer = Answer(number=ask.seq, ok=False, text=str(error)[:4096], status=self._status())
         if self._link is not None:
-            self._link.endpoint.answer(asked, answer)
+            self._link.endpoint.answer(operator, answer)
 
     def _ordered(
         self, action: OrderAction, who: str | None, run_uid: str | None, *, reason: str = "", count: int = 0

@@ -18,9 +18,17 @@ from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
-__all__ = ["JobLink", "Launcher", "LinkEvent"]
+__all__ = ["JobLink", "Launcher", "LinkEvent", "Listener"]
 
 LinkEvent = BeamlineEvent | ProcessExit | Restarted | RestartFailed
+
+
+class Listener(Protocol):
+    """Takes what happens, in any thread."""
+
+    def __call__(self, event: LinkEvent, sender: PeerInfo | None = None, /) -> None:
+        """Take an event, and the peer that it is from, if any."""
+        ...
 
 
 class Launcher(Protocol):
@@ -67,9 +75,9 @@ class JobLink:
 
     def __init__(
         self,
-        make_endpoint: Callable[[Callable[[BeamlineEvent], None]], BeamlineEndpoint],
+        make_endpoint: Callable[[Listener], BeamlineEndpoint],
         launcher: Launcher | None,
-        on_event: Callable[[LinkEvent], None],
+        on_event: Listener,
     ) -> None:
         self._launcher = launcher
         self._on_event = on_event

@@ -10,23 +10,18 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from bluesky_streamrecon.beamline.overrule import Overrule
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.wire.events import (
     Acked,
     BeamlineEvent,
-    FinalizeReceived,
-    ProblemReported,
+    PeerInfo,
     RunFinished,
-    ScoreReceived,
-    StatusReceived,
     StreamFailed,
 )
-from bluesky_streamrecon.wire.messages import Finalize, ItemKind, OpenRunSpec, RunDone, Score, Status
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
-from bluesky_streamrecon.wire.sessions import Ledger
+from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["RunProgress", "RunRecord", "ledger_totals"]
 
@@ -133,7 +128,7 @@ class RunProgress:
     statuses: dict[int, Status] = field(default_factory=dict)
     verdicts: list[Score] = field(default_factory=list)
     updates: list[float] = field(default_factory=list)  # seconds of each, of any rank
-    finalize: Finalize | None = None
+    enough: Score | None = None  # the verdict that it is to be ended for
     results: tuple[RunDone, ...] | None = None
     problems: list[str] = field(default_factory=list)
     first_image_at: float | None = None
@@ -147,32 +142,31 @@ class RunProgress:
     kept_going: str = ""  # what was against it: the hold or the extension, in words
     reporting: dict[str, list[int]] = field(default_factory=dict)  # ranks, by the problem that they report
 
-    def handle(self, event: BeamlineEvent, now: float) -> bool:
-        """Take an event; tell whether it was about this run."""
+    def handle(self, event: BeamlineEvent, now: float, sender: PeerInfo | None = None) -> bool:
+        """Take an event and who it is from; return whether it was about this run."""
         match event:
             case Acked(run_uid=uid, rank=rank, projections=projections) if uid == self.spec.run_uid:
                 self.applied[rank] = projections
-            case StatusReceived(status) if status.run_uid == self.spec.run_uid:
-                self.statuses[status.rank] = status
-                if status.step_seconds > 0:
-                    self.updates.append(status.step_seconds)
-                if status.image_number and self.first_image_at is None:
+            case Status(run_uid=self.spec.run_uid):
+                self.statuses[event.rank] = event
+                if event.step_seconds > 0:
+                    self.updates.append(event.step_seconds)
+                if event.image_number and self.first_image_at is None:
                     self.first_image_at = now
-            case ScoreReceived(score) if score.run_uid == self.spec.run_uid:
-                if score.image_number > self.judged:  # a controller that was started again judges some once more
-                    self.verdicts.append(score)
+            case Score(run_uid=self.spec.run_uid):
+                if event.image_number > self.judged:  # a controller that was started again judges some once more
+                    self.verdicts.append(event)
+                    if event.verdict == "enough" and self.exit_status is None and not self.stopping:
+                        self.enough = event
                 if self.first_image_at is None:
                     self.first_image_at = now
-            case FinalizeReceived(finalize) if finalize.run_uid == self.spec.run_uid:
-                if self.finalize is None and self.exit_status is None:
-                    self.finalize = finalize
             case RunFinished(run_uid=uid, results=results) if uid == self.spec.run_uid:
                 self.results = results
-            case ProblemReported(problem, peer):
-                if peer is not None and peer.role == "rank":
-                    self._note(f"{problem.where}: {problem.text}", peer.rank)
+            case Problem(where=where, text=text):
+                if sender is not None and sender.role == "rank":
+                    self._note(f"{where}: {text}", sender.rank)
                 else:
-                    self.problems.append(f"{'controller: ' if peer else ''}{problem.where}: {problem.text}")
+                    self.problems.append(f"{'controller: ' if sender is not None else ''}{where}: {text}")
             case StreamFailed(run_uid=uid, text=text) if uid == self.spec.run_uid:
                 self.problems.append(f"streaming: {text}")
             case _:
@@ -248,19 +242,8 @@ class RunProgress:
         self.ending = reached.reason
         return reached
 
-    def take_as_reason(self, verdict: Score) -> None:
-        """Let a later verdict be what the run is ended for."""
-        if self.finalize is not None:
-            self.finalize = msgspec.structs.replace(
-                self.finalize,
-                reason=verdict.text,
-                score=verdict.score,
-                projections=verdict.projections,
-                image_number=verdict.image_number,
-            )
-
     def _reached(self) -> QualityReached:
-        finish, finalize = self.overrule.finish, self.finalize
+        finish, enough = self.overrule.finish, self.enough
         if finish is not None:
             return QualityReached(
                 f"operator {finish.who}: {finish.reason}",
@@ -268,18 +251,18 @@ class RunProgress:
                 projections=self.used,
                 planned=self.overrule.total or self.spec.planned,
             )
-        if finalize is None:
+        if enough is None:
             return QualityReached("quality: the image is good enough")
-        why = finalize.reason.removeprefix("quality: ")
+        why = enough.text.removeprefix("quality: ")
         reason = f"quality: {'stopped ' if why.startswith('at ') else ''}{why}"
         taken = self.taken["projection"]
-        if finalize.projections and taken > finalize.projections:
+        if enough.projections and taken > enough.projections:
             reason += f"; {taken} taken"
         return QualityReached(
             reason,
-            score=finalize.score,
-            threshold=finalize.threshold,
-            projections=finalize.projections,
+            score=enough.score,
+            threshold=enough.threshold,
+            projections=enough.projections,
             planned=self.spec.planned,
         )
 

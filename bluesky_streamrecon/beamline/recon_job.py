@@ -22,7 +22,7 @@ from bluesky_streamrecon.beamline.feed import DocumentCallback, Documents, Feed
 from bluesky_streamrecon.beamline.job_orders import JobOrders
 from bluesky_streamrecon.beamline.job_signals import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, Launcher
+from bluesky_streamrecon.beamline.link import JobLink, Launcher, Listener
 from bluesky_streamrecon.beamline.overrule import Overrule
 from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
@@ -32,11 +32,8 @@ from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.wire.announcement import announce, withdraw
-from bluesky_streamrecon.wire.events import (
-    BeamlineEvent,
-)
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
-from bluesky_streamrecon.wire.sessions import Ledger
+from bluesky_streamrecon.wire.run import Ledger
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
@@ -349,7 +346,7 @@ class ReconJob(JobOrders):
 
     # --------------------------------------------------------------------------------------- the insides
 
-    def _make_endpoint(self, on_event: Callable[[BeamlineEvent], None]) -> BeamlineEndpoint:
+    def _make_endpoint(self, on_event: Listener) -> BeamlineEndpoint:
         from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
         return BeamlineEndpoint(

@@ -46,7 +46,9 @@ def status(
     Example: `streamrecon steer status`
     """
     with connect_operator(address, job_id, key, server_key) as operator:
-        _tell(operator.ask("status").status, "", as_json=json)
+        from bluesky_streamrecon.wire import Ask
+
+        _tell(operator.ask(Ask(action="status")).status, "", as_json=json)
 
 
 @app.command()
@@ -168,12 +170,14 @@ def open_operator(
 def _order(
     operator: OperatorEndpoint, action: Any, run: str | None, who: str | None, as_json: bool, **fields: Any
 ) -> None:
+    from bluesky_streamrecon.wire import Ask
     from bluesky_streamrecon.wire.announcement import own_name
 
     if run is None:  # the run that is open now, and no other that may be by the time this arrives
-        now = operator.ask("status").status
+        now = operator.ask(Ask(action="status")).status
         run = None if now is None else now.run_uid
-    answer = operator.ask(action, run_uid=run, who=own_name() if who is None else who, place=PLACE, **fields)
+    ask = Ask(action=action, run_uid=run, who=own_name() if who is None else who, place=PLACE, **fields)
+    answer = operator.ask(ask)
     _tell(answer.status, answer.text, as_json=as_json)
 
 

@@ -118,10 +118,12 @@ def judge_offline(
                 columns=scan.columns,
                 lines_first=done,
                 axis=scan.axis,
+                pixels=pixels,
+                lines=lines,
             )
             done = number
             for session, found in zip(sessions, scores, strict=True):
-                session.accept(preview, pixels, lines)
+                session.accept(preview)
                 found.extend(_judged(session))
             if number % every == 0:
                 logger.info("%s: %d of %d projections judged", scan.name, number, len(scan))
@@ -132,7 +134,7 @@ def judge_offline(
 
 def _judged(session: SteeringSession) -> Iterable[Score]:
     while (judged := session.judge()) is not None:
-        yield judged[0]
+        yield judged
 
 
 def _opened(

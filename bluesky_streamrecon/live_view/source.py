@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
-from bluesky_streamrecon.wire import Answer, Judged, OperatorEndpoint, OrderAction, Picture, RunStatus
+from bluesky_streamrecon.wire import Answer, Ask, Judged, OperatorEndpoint, OrderAction, Picture, RunStatus, ShowMe
 
 __all__ = ["Snapshot", "Source"]
 
@@ -107,8 +107,8 @@ class Source:
         operator = self._operator
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
-        who = {"who": self._who, "place": PLACE}
-        return operator.ask(action, timeout=ANSWER_SECONDS, run_uid=run_uid, reason=reason, count=count, **who)
+        ask = Ask(action=action, run_uid=run_uid, who=self._who, place=PLACE, reason=reason, count=count)
+        return operator.ask(ask, timeout=ANSWER_SECONDS)
 
     def close(self) -> None:
         """End the threads and the connection; idempotent."""
@@ -161,7 +161,7 @@ class Source:
     def _ask_status(self, operator: OperatorEndpoint) -> None:
         now = self._snapshot
         known = now.judged[-1].image_number if now.judged else 0
-        answer = operator.ask("status", timeout=ANSWER_SECONDS, run_uid=now.status.run_uid, after=known)
+        answer = operator.ask(Ask(action="status", run_uid=now.status.run_uid, after=known), timeout=ANSWER_SECONDS)
         status = answer.status
         if status is None:
             return
@@ -180,13 +180,12 @@ class Source:
             operator = self._operator
         while operator is not None and operator is self._operator and not self._stop.is_set():
             shown = self._snapshot.picture
-            seen: dict[str, Any] = {} if shown is None else {"run_uid": shown.run_uid, "after": shown.image_number}
+            seen = ShowMe() if shown is None else ShowMe(run_uid=shown.run_uid, image_number=shown.image_number)
             try:
-                answer = operator.ask("look", timeout=LOOK_SECONDS, **seen)
+                picture = operator.look(seen, timeout=LOOK_SECONDS)
             except JobError:  # nothing new; how the link is, the other thread tells
                 continue
-            if answer.picture is not None:
-                self._update(picture=answer.picture)
+            self._update(picture=picture)
 
     def _update(self, **changes: Any) -> None:
         with self._changed:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from bluesky_streamrecon.allocator import give_back
@@ -24,22 +24,22 @@ from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
 from bluesky_streamrecon.quality.snapshots import Snapshots
 from bluesky_streamrecon.quality.study import Reconstructor
 from bluesky_streamrecon.wire import (
+    AbandonRun,
+    CloseRun,
     ControllerEvent,
+    LengthenRun,
     LinkLost,
     LinkRestored,
-    PictureWanted,
-    PlanChanged,
-    PreviewReceived,
-    ProblemReported,
+    OpenRun,
+    Preview,
+    Problem,
     Refused,
-    RunAbandoned,
-    RunClosed,
-    RunOpened,
-    ShutdownRequested,
+    ShowMe,
+    Shutdown,
 )
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.wire import ClientSecurity, OpenRun, Picture, Score, ServerSecurity
+    from bluesky_streamrecon.wire import ClientSecurity, Picture, Score, ServerSecurity
 
 __all__ = ["Controller", "Link", "run_controller"]
 
@@ -69,37 +69,8 @@ class Link(Protocol):
     def unlinked_seconds(self) -> float:
         """Seconds since the beamline was last heard of."""
 
-    def score(
-        self,
-        run_uid: str,
-        *,
-        image_number: int,
-        projections: int,
-        score: float | None,
-        metrics: Mapping[str, float | None] | None = None,
-        verdict: Literal["continue", "enough", "invalid"] = "continue",
-        policy: str = "",
-        text: str = "",
-    ) -> None:
-        """Report the judgement of one image."""
-
-    def finalize(
-        self,
-        run_uid: str,
-        *,
-        reason: str,
-        score: float | None = None,
-        threshold: float | None = None,
-        projections: int = 0,
-        image_number: int = 0,
-    ) -> None:
-        """Ask for the end of a run."""
-
-    def problem(self, where: str, text: str, *, fault: Literal["local", "remote"] = "local") -> None:
-        """Report a problem."""
-
-    def show(self, picture: Picture) -> None:
-        """Send a picture to those who watch."""
+    def send(self, message: Score | Problem | Picture) -> None:
+        """Send a score or a problem, surely, or a picture to those who watch."""
 
 
 class Controller:
@@ -138,9 +109,9 @@ class Controller:
         self._memory_limit = memory_limit
         self._reconstructor = reconstructor
         self._background = background
-        self._early: deque[PreviewReceived] = deque(maxlen=EARLY_PREVIEWS)
+        self._early: deque[Preview] = deque(maxlen=EARLY_PREVIEWS)
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
-        self._pictures = Pictures(link.show)
+        self._pictures = Pictures(link.send)
 
     def run(self, stop: threading.Event) -> int:
         """Work until the beamline asks to end, is gone, or `stop` is set; give the exit code of the process.
@@ -184,24 +155,24 @@ class Controller:
     def handle(self, event: ControllerEvent) -> int | None:
         """Act on one event; an exit code ends the process."""
         match event:
-            case RunOpened(run=run):
-                if self.session is None or self.session.run.run_uid != run.run_uid:
+            case OpenRun():
+                if self.session is None or self.session.run.run_uid != event.run_uid:
                     self._open(event)
-            case PlanChanged(run_uid=run_uid, planned=planned):
+            case LengthenRun(run_uid=run_uid, planned=planned):
                 if self.session is not None and self.session.run.run_uid == run_uid:
                     self.session.lengthen(planned)
-            case PreviewReceived():
+            case Preview():
                 self._take(event)
-            case PictureWanted(wish=wish):
-                self._pictures.wanted(wish)
-            case RunClosed(close=close):
-                if self.session is not None and self.session.run.run_uid == close.run_uid:
+            case ShowMe():
+                self._pictures.wanted(event)
+            case CloseRun(run_uid=run_uid):
+                if self.session is not None and self.session.run.run_uid == run_uid:
                     self.session.close()
-                    self._tell(self.session.last_word())
-            case RunAbandoned(run_uid=run_uid):
+                    self._send(self.session.last_word())
+            case AbandonRun(run_uid=run_uid):
                 if self.session is not None and self.session.run.run_uid == run_uid:
                     self._leave()
-            case ShutdownRequested(reason=reason):
+            case Shutdown(reason=reason):
                 logger.info("the beamline asks the controller to end: %s", reason)
                 return 0
             case Refused(text=text):
@@ -211,50 +182,28 @@ class Controller:
                 logger.warning("link to the beamline lost: %s", reason)
             case LinkRestored():
                 logger.info("linked to the beamline")
-            case ProblemReported(problem=problem):
-                logger.warning("problem reported by %s: %s", problem.where, problem.text)
+            case Problem(where=where, text=text):
+                logger.warning("problem reported by %s: %s", where, text)
         return None
 
     def judge_next(self) -> None:
         """Judge one image, if one waits, and report it."""
         if self.session is None:
             return
-        judged = self.session.judge()
-        if judged is None:
-            return
-        score, finalize = judged
-        self._tell(score)
-        if finalize is not None:
-            logger.info("run %s: criterion met: %s", finalize.run_uid, finalize.reason)
-            self._link.finalize(
-                finalize.run_uid,
-                reason=finalize.reason,
-                score=finalize.score,
-                threshold=finalize.threshold,
-                projections=finalize.projections,
-                image_number=finalize.image_number,
-            )
+        score = self.session.judge()
+        if score is not None and score.verdict == "enough":
+            logger.info("run %s: criterion met: %s", score.run_uid, score.text)
+        self._send(score)
 
-    def _tell(self, score: Score | None) -> None:
-        if score is None:
-            return
-        self._link.score(
-            score.run_uid,
-            image_number=score.image_number,
-            projections=score.projections,
-            score=score.score,
-            metrics=score.metrics,
-            verdict=score.verdict,
-            policy=score.policy,
-            text=score.text,
-        )
+    def _send(self, score: Score | None) -> None:
+        if score is not None:
+            self._link.send(score)
 
     @property
     def _busy(self) -> bool:
         return self.session is not None and self.session.waiting > 0
 
-    def _open(self, event: RunOpened) -> None:
-        run = event.run
+    def _open(self, run: OpenRun) -> None:
         while self._busy:  # what the last run still has to judge
             self.judge_next()
         self._leave()
@@ -289,21 +238,20 @@ class Controller:
             self.session.close()
         self.session = None
 
-    def _take(self, event: PreviewReceived) -> None:
-        run_uid = event.preview.run_uid
-        if self.session is not None and run_uid == self.session.run.run_uid:
-            self._pictures.note_axis(event.preview.axis)
+    def _take(self, preview: Preview) -> None:
+        if self.session is not None and preview.run_uid == self.session.run.run_uid:
+            self._pictures.note_axis(preview.axis)
             try:
-                self.session.accept(event.preview, event.pixels, event.lines)
+                self.session.accept(preview)
             except StreamReconError as error:
                 self._report("previews", str(error), fault="remote")
-        elif run_uid not in self._past:
+        elif preview.run_uid not in self._past:
             # Ranks may learn of a run before we do.
-            self._early.append(event)
+            self._early.append(preview)
 
     def _report(self, where: str, text: str, fault: Literal["local", "remote"] = "local") -> None:
         logger.error("%s: %s", where, text)
-        self._link.problem(where, text[:LONGEST_TEXT], fault=fault)
+        self._link.send(Problem(fault=fault, where=where, text=text[:LONGEST_TEXT]))
 
 
 def run_controller(

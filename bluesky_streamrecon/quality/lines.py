@@ -191,7 +191,7 @@ class LineStore:
             return 0
         return min(block.views.taken for block in self._blocks.values())
 
-    def add(self, preview: Preview, lines: NDArray[np.float32]) -> None:
+    def add(self, preview: Preview) -> None:
         """Take what came with a preview; what is here already is left aside.
 
         Raises
@@ -199,6 +199,10 @@ class LineStore:
         DataError
             If they have another number of columns than the detector, or projections before them are missing.
         """
+        views = preview.views
+        if views is None:
+            return
+        lines = views.values
         where = f"line integrals with image {preview.image_number} from rank {preview.rank}"
         if lines.shape[2] != self._columns or preview.axis is None:
             raise DataError(
@@ -217,8 +221,7 @@ class LineStore:
             for index in range(have - preview.lines_first, len(lines)):
                 block.take(lines[index], preview.angles_used[index])
         elif preview.lines_first == 0 and sum(preview.lines_counts) > have:
-            angles, counts = np.array(preview.angles_used), np.array(preview.lines_counts)
-            block.replace(Views(lines, angles, counts))
+            block.replace(views)
 
     def scan(self) -> ScanLines | None:
         """Give what all ranks have sent, rows in the order of the run; None before there is anything."""

@@ -1,4 +1,4 @@
-"""The controller's decisions for one run, without sockets and clocks: previews in, scores and one finalize out.
+"""The controller's decisions for one run, without sockets and clocks: previews in, scores out.
 
 Slices of one image come from several ranks and are put together here. Images are judged in the order of their
 numbers; where judging is slower than the job, images are left out of judging, but stay available to be compared with.
@@ -32,7 +32,7 @@ from bluesky_streamrecon.quality.metrics import (
 )
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, Reading, Verdict, get_policy
 from bluesky_streamrecon.quality.study import Reconstructor
-from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
+from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
 
@@ -132,7 +132,7 @@ class SteeringSession:
         self._readings: list[Reading] = []
         self._newest: Score | None = None
         self._angles: set[float] = set()
-        self._finalized = False
+        self._met = False
         self._closed = False
 
     @property
@@ -159,7 +159,7 @@ class SteeringSession:
         self._step = _forecast_step(planned)
         self._next_forecast = FEWEST
 
-    def accept(self, preview: Preview, pixels: NDArray[np.float32], lines: NDArray[np.float32] | None = None) -> None:
+    def accept(self, preview: Preview) -> None:
         """Take one rank's slices of one image, and the line integrals that came with them.
 
         What has come before (as after a restart of a rank) is left aside.
@@ -171,13 +171,12 @@ class SteeringSession:
         """
         number = preview.image_number
         where = f"preview of image {number} from rank {preview.rank}"
-        if pixels.shape != (len(preview.rows), preview.size, preview.size):
-            raise DataError(
-                f"{where}: got pixels {pixels.shape}, expected {(len(preview.rows), preview.size, preview.size)}"
-            )
+        pixels, shape = preview.pixels, (len(preview.rows), preview.size, preview.size)
+        if pixels is None or pixels.shape != shape:
+            raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
-        if lines is not None:
-            self._take_lines(preview, lines)
+        if preview.lines is not None:
+            self._take_lines(preview)
         if len(self._history) and number <= self._history.newest.image_number:
             return
         pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.size))
@@ -196,11 +195,8 @@ class SteeringSession:
             missing = sorted(set(self._rows) - set(self._pieces.pop(oldest).slices))
             logger.warning("image %d is given up: rows %s have not come; is a rank stuck?", oldest, missing)
 
-    def judge(self) -> tuple[Score, Finalize | None] | None:
-        """Judge the next image that waits; None if there is none.
-
-        A finalize comes at most once, never after `close`, and never where the steering is only advisory.
-        """
+    def judge(self) -> Score | None:
+        """Judge the next image that waits; None if there is none."""
         if len(self._waiting) > self._backlog:
             self._left_out += len(self._waiting) - 1
             self.skipped += len(self._waiting) - 1
@@ -222,22 +218,14 @@ class SteeringSession:
             image_number=image.image_number,
             projections=image.projections,
             score=_finite(verdict.score),
+            threshold=self._threshold,
             metrics={name: _finite(value) for name, value in values.items()},
             verdict=verdict.verdict,
             policy=self.run.steering.rule,
             text=text,
         )
-        if not enough or self._finalized or self._closed or self.run.steering.advisory:
-            return score, None
-        self._finalized = True
-        return score, Finalize(
-            run_uid=self.run.run_uid,
-            reason=reason,
-            score=score.score,
-            threshold=self._threshold,
-            projections=image.projections,
-            image_number=image.image_number,
-        )
+        self._met = self._met or enough
+        return score
 
     def last_word(self) -> Score | None:
         """Judge the newest image once more after `close`, by all that has come; None where there is nothing new to say.
@@ -258,9 +246,9 @@ class SteeringSession:
         steering = self.run.steering
         return steering.tolerance if steering.rule == PREDICTED_GAIN else steering.least_score
 
-    def _take_lines(self, preview: Preview, lines: NDArray[np.float32]) -> None:
+    def _take_lines(self, preview: Preview) -> None:
         try:
-            self._lines.add(preview, lines)
+            self._lines.add(preview)
         except DataError as error:  # the image can be judged all the same
             if not self._said:
                 logger.error("run %s: %s", self.run.run_uid, error)
@@ -291,7 +279,7 @@ class SteeringSession:
         if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
         at, fault = self._checked
-        settled = fault is not None or self._finalized or self._closed or self.run.steering.advisory
+        settled = fault is not None or self._met or self._closed or self.run.steering.advisory
         if at and settled and self._lines.projections < at + self._step:
             return fault
         lines = self._lines.scan()

@@ -108,7 +108,7 @@ class Intake:
         """What the user should know, a line each."""
         return [*self._warnings, *self._preparation.warnings]
 
-    def take(self, item: Item, pixels: NDArray[np.generic]) -> None:
+    def take(self, item: Item) -> None:
         """Take the next item in.
 
         Raises
@@ -117,7 +117,10 @@ class Intake:
             If it can not be used, and the run can not go on; the message names the item.
         """
         self.seq = item.seq
+        pixels = item.pixels
         try:
+            if pixels is None:
+                raise DataError("got no pixels")
             if item.kind != "projection":
                 self._preparation.add_reference(item.kind, pixels)
             elif self._preparation.ready:

@@ -22,25 +22,22 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, ru
 from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
 from bluesky_streamrecon.recon.lifeline import Interrupted, Watch
 from bluesky_streamrecon.recon.rank_run import RankRun
-from bluesky_streamrecon.recon.stepping import preview_rows_of
 from bluesky_streamrecon.registry import told
 from bluesky_streamrecon.wire import (
+    AbandonRun,
     ClientSecurity,
-    ItemLost,
-    ItemReceived,
+    CloseRun,
+    Item,
+    ItemGone,
     LinkLost,
     LinkRestored,
     OpenRun,
-    PreviewMoved,
-    PreviewSender,
-    ProblemReported,
+    Problem,
     RankEndpoint,
     RankEvent,
     Refused,
-    RunAbandoned,
-    RunClosed,
-    RunOpened,
-    ShutdownRequested,
+    RunDone,
+    Shutdown,
 )
 
 __all__ = ["main", "run_job"]
@@ -51,7 +48,6 @@ _SHORTEST_WAIT = 2e-4
 _LONGEST_WAIT = 5e-3
 _LOOKS = 50  # MPI gets on with an agreement only while it is looked at, one stage at a look
 _IDLE_WAIT = 0.1
-_PREVIEW_BYTES = 2**28
 
 
 def run_job(
@@ -116,11 +112,10 @@ def run_job(
         with watch.signals():
             if lifeline and ranks.rank == 0:
                 watch.follow(0)
-            job = _Job(ranks, endpoint, watch, job_id, security, threads or ranks.cores, store, saved)
+            job = _Job(ranks, endpoint, watch, job_id, threads or ranks.cores, store, saved)
             try:
                 code = job.serve()
             finally:
-                job.close()
                 watch.ended()
     except Interrupted as interruption:
         log.warning("rank %d ends: %s", ranks.rank, interruption.reason)
@@ -128,7 +123,7 @@ def run_job(
     except Exception as error:
         log.exception("rank %d failed", ranks.rank)
         if endpoint is not None:
-            endpoint.problem("reconstruction job", _told(error))
+            endpoint.send(Problem(fault="local", where="reconstruction job", text=_told(error)))
     finally:
         if endpoint is not None:
             endpoint.close(linger_s=1.0 if code == 0 else 3.0)
@@ -163,7 +158,6 @@ class _Job:
         endpoint: RankEndpoint,
         watch: Watch,
         job_id: str,
-        security: ClientSecurity | None,
         threads: int,
         checkpoints: CheckpointStore | None,
         saved: Checkpoint | None,
@@ -174,20 +168,12 @@ class _Job:
         self._endpoint = endpoint
         self._watch = watch
         self._job_id = job_id
-        self._security = security
         self._threads = threads
-        self._previews: PreviewSender | None = None
-        self._preview_at: tuple[str | None, str | None] = (None, None)
         self._run: RankRun | None = None
         self._next: OpenRun | None = None
         self._dropping = False
         self._abandoned = False
         self._shutdown: str | None = None
-
-    def close(self) -> None:
-        """Let the last previews out."""
-        if self._previews is not None:
-            self._previews.close()
 
     def serve(self) -> int:
         """Serve run after run; give the exit status."""
@@ -281,37 +267,23 @@ class _Job:
         while (event := self._endpoint.next(0.0 if heard else timeout)) is not None:
             heard = True
             self._take(event)
-            if isinstance(event, RunOpened):
+            if isinstance(event, OpenRun):
                 break
         return heard
 
     def _take(self, event: RankEvent) -> None:
         run = self._run
         match event:
-            case ItemReceived(item=item, pixels=pixels):
-                if run is not None and item.run_uid == run.run.run_uid:
-                    run.take(item, pixels)
-            case ItemLost(item=lost):
-                if run is not None and lost.run_uid == run.run.run_uid:
-                    run.take_lost(lost)
-            case RunOpened(run=opened):
+            case OpenRun():
                 if run is None:
-                    self._open(opened)
+                    self._open(event)
                 else:
-                    self._next = opened
+                    self._next = event
                     self._abandoned = run.superseded = True
-            case RunClosed(close=close):
-                if run is not None and close.run_uid == run.run.run_uid:
-                    run.close(close)
-            case RunAbandoned(run_uid=uid, reason=reason):
-                if run is not None and uid == run.run.run_uid:
-                    log.warning("run %s was abandoned: %s", uid, reason)
-                    self._abandoned = run.superseded = True
-            case PreviewMoved(address=address, key=key):
-                self._preview_at = (address, key)
-                if self._previews is not None:
-                    self._previews.connect(address, key)
-            case ShutdownRequested(reason=reason):
+            case Item() | ItemGone() | CloseRun() | AbandonRun():
+                if run is not None and event.run_uid == run.run.run_uid:
+                    self._advance(run, event)
+            case Shutdown(reason=reason):
                 self._shutdown = reason or "the beamline asked for it"
             case Refused(text=text):
                 raise Interrupted(f"the beamline refuses this rank: {text}", 1)
@@ -319,14 +291,22 @@ class _Job:
                 log.warning("the link to the beamline is lost: %s", reason)
             case LinkRestored():
                 log.info("linked to the beamline")
-            case ProblemReported(problem=problem):
-                log.error("the beamline reports a problem in %s: %s", problem.where, problem.text)
+            case Problem(where=where, text=text):
+                log.error("the beamline reports a problem in %s: %s", where, text)
+
+    def _advance(self, run: RankRun, message: Item | ItemGone | CloseRun | AbandonRun) -> None:
+        match message:
+            case Item():
+                run.take(message)
+            case ItemGone():
+                run.take_lost(message)
+            case CloseRun():
+                run.close(message)
+            case AbandonRun(run_uid=uid, reason=reason):
+                log.warning("run %s was abandoned: %s", uid, reason)
+                self._abandoned = run.superseded = True
 
     def _open(self, run: OpenRun) -> None:
-        if run.preview_address is not None:
-            self._preview_at = (run.preview_address, run.preview_key)
-        self._begin_previews(run)
-        assert self._previews is not None  # noqa: S101 - just made
         log.info("run %s: rows %d to %d of %s", run.run_uid, *run.rows, run.detector_shape)
         self._abandoned = False
         saved, self._saved = self._saved, None
@@ -334,26 +314,10 @@ class _Job:
             run,
             self._communicator,
             self._endpoint,
-            self._previews,
             threads=self._threads,
             checkpoints=self._checkpoints,
             resume=saved if saved is not None and saved.run_uid == run.run_uid else None,
         )
-
-    def _begin_previews(self, run: OpenRun) -> None:
-        """Keep only as many previews for a late controller as memory allows."""
-        if self._previews is not None:
-            self._previews.close(linger_s=0.1)
-        side = run.recon.size or run.detector_shape[1]
-        each = 4 * side * side * len(preview_rows_of(run))
-        self._previews = PreviewSender(
-            job_id=self._job_id,
-            rank=self._communicator.rank,
-            security=self._security,
-            retain=min(max(_PREVIEW_BYTES // each, 4), 64),
-        )
-        self._previews.begin(run.run_uid)
-        self._previews.connect(*self._preview_at)
 
     def _drop_rest(self) -> None:
         """Take the rest of a run that can not be reconstructed, and report it when it is over."""
@@ -368,19 +332,23 @@ class _Job:
 
     def _report(self, run: RankRun) -> None:
         result = run.finish()
+        rank, uid = self._communicator.rank, run.run.run_uid
         if result.problem:
-            self._endpoint.problem("reconstruction", result.problem)
+            text = result.problem[:4096]
+            self._endpoint.send(Problem(fault="local", where="reconstruction", text=text, run_uid=uid))
         if run.superseded:
             return
-        if self._previews is not None and self._preview_at[0] is not None:
-            self._previews.flush(2.0)
-        self._endpoint.done(
+        self._endpoint.flush_previews(2.0)
+        done = RunDone(
+            run_uid=uid,
+            rank=rank,
             image_number=result.image_number,
             axis=result.axis,
             counts=result.counts,
             result=result.path,
-            text=result.text,
+            text=result.text[:4096],
         )
+        self._endpoint.send(done)
         if self._checkpoints is not None:
             self._checkpoints.clear()
         log.info("run %s is done: %s", run.run.run_uid, result)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from bluesky_streamrecon.wire import Preview, Status
 
-from bluesky_streamrecon.views import Views
-
-__all__ = ["PreviewSink", "RankLink", "Result"]
+__all__ = ["RankLink", "Result"]
 
 
 class RankLink(Protocol):
-    """What a run needs of the way back to the beamline."""
+    """What a run needs of the way back to the beamline and to the controller."""
 
     def applied(self, seq: int) -> None:
         """All items up to `seq` are taken care of."""
@@ -22,37 +19,11 @@ class RankLink(Protocol):
     def pending(self) -> int:
         """Items that have arrived and not been taken."""
 
-    def status(
-        self,
-        state: str,
-        *,
-        projections: int = 0,
-        image_number: int = 0,
-        lag: int = 0,
-        step_seconds: float = 0.0,
-        text: str = "",
-    ) -> None:
-        """Tell how far this rank is."""
-
-
-class PreviewSink(Protocol):
-    """Takes slices for the controller without making the rank wait."""
-
-    def send(
-        self,
-        *,
-        image_number: int,
-        projections: int,
-        rows: tuple[int, ...],
-        pixels: NDArray[np.float32],
-        final: bool = False,
-        lines: Views | None = None,
-        axis: float | None = None,
-    ) -> object:
-        """Queue the slices of one image, and the line integrals that no image before it was sent with."""
+    def send(self, message: Status | Preview) -> None:
+        """Send how far this rank is, or the slices of an image with the line integrals that no image before it had."""
 
     @property
-    def dropped(self) -> int:
+    def previews_dropped(self) -> int:
         """Previews that the controller never got."""
 
 

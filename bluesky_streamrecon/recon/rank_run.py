@@ -28,12 +28,12 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.engine import Engine, warm_up
 from bluesky_streamrecon.recon.intake import Intake, View
-from bluesky_streamrecon.recon.links import PreviewSink, RankLink, Result
+from bluesky_streamrecon.recon.links import RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
 from bluesky_streamrecon.recon.shown import ShownLines
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
 from bluesky_streamrecon.registry import told
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Status
 
 __all__ = ["RankRun"]
 
@@ -50,9 +50,7 @@ class RankRun:
     communicator : Communicator
         To the other ranks.
     link : RankLink
-        Back to the beamline.
-    previews : PreviewSink
-        To the controller.
+        Back to the beamline, and to the controller.
     threads : int
         For the engine, where the settings say nothing.
     checkpoints : CheckpointStore, optional
@@ -79,7 +77,6 @@ class RankRun:
         run: OpenRun,
         communicator: Communicator,
         link: RankLink,
-        previews: PreviewSink,
         *,
         threads: int = 1,
         checkpoints: CheckpointStore | None = None,
@@ -94,7 +91,6 @@ class RankRun:
         self._failed_here = False
         self._communicator = communicator
         self._link = link
-        self._previews = previews
         self._clock = clock
         self._threads = run.recon.threads or threads
         self._block: RowBlock = run.block
@@ -137,7 +133,7 @@ class RankRun:
     def _compile(self) -> None:
         """Have the kernels ready before projections come: from disk in a second, or compiled in some more."""
         run = self.run
-        self._link.status("compiling kernels", text="or loading them from disk, if this was done before")
+        self._say("compiling kernels", text="or loading them from disk, if this was done before")
         try:
             seconds = warm_up(
                 self._geometry(None),
@@ -158,7 +154,7 @@ class RankRun:
                 f"algorithm {run.recon.algorithm!r}{by} failed on a small image: {told(error)}"
             ) from error
         log.info("run %s: kernels are ready after %.1f s", run.run_uid, seconds)
-        self._link.status("waiting for projections")
+        self._say("waiting for projections")
 
     @property
     def prepared(self) -> int:
@@ -181,13 +177,13 @@ class RankRun:
             return
         self.failure = text
         self._failed_here = here
-        self._link.status("failed", projections=self.applied, image_number=self.image_number, text=text[:4000])
+        self._say("failed", projections=self.applied, image_number=self.image_number, text=text[:4000])
 
-    def take(self, item: Item, pixels: NDArray[np.generic]) -> None:
+    def take(self, item: Item) -> None:
         """Take the next item in, and prepare it if it is a projection."""
         if self.failure is None and self._intake is not None:
             try:
-                self._intake.take(item, pixels)
+                self._intake.take(item)
             except DataError as error:
                 self.fail(str(error))
         self._acknowledge(item.seq)
@@ -262,7 +258,7 @@ class RankRun:
         self._show(final=closed and self.applied == agreed)
         self._save(self._engine, view)
         self._acknowledge(self._intake.seq)
-        self._link.status(
+        self._say(
             "reconstructing",
             projections=self.applied,
             image_number=self.image_number,
@@ -307,7 +303,7 @@ class RankRun:
         elif self._search is not None:
             self._axis = self._search.look(views, agreed, closed)
             if self._axis is None:
-                self._link.status("finding the rotation axis", lag=self._lag())
+                self._say("finding the rotation axis", lag=self._lag())
             else:
                 if not self._axis.confident:
                     self._warnings.append(f"rotation axis: {self._axis}; give the axis if the image looks doubled")
@@ -407,23 +403,30 @@ class RankRun:
     def _lag(self) -> int:
         return self.prepared - self.applied + self._link.pending()
 
+    def _say(self, state: str, **numbers: Any) -> None:
+        status = Status(run_uid=self.run.run_uid, rank=self._communicator.rank, state=state, **numbers)
+        self._link.send(status)
+
     def _show(self, *, final: bool) -> None:
         self._final_sent = final
         if self._shown and self._engine is not None:
-            lines = self._shown_lines.take()
-            self._previews.send(
+            pixels = self._engine.slices(row - self._block.first for row in self._shown)
+            preview = Preview(
+                run_uid=self.run.run_uid,
+                rank=self._communicator.rank,
                 image_number=self._engine.image_number,
                 projections=self.applied,
-                rows=self._shown,
-                pixels=self._engine.slices(row - self._block.first for row in self._shown),
                 final=final,
-                lines=lines,
+                rows=self._shown,
+                size=pixels.shape[-1],
                 axis=self._axis_or_none(),
+                pixels=pixels,
             )
+            self._link.send(preview.with_views(self._shown_lines.take()))
 
     def _write(self, engine: Engine) -> tuple[str | None, str, str]:
         """Write the image with all ranks; give the path, why there is none, and what went wrong here."""
-        self._link.status("writing", projections=self.applied, image_number=self.image_number)
+        self._say("writing", projections=self.applied, image_number=self.image_number)
         file = ResultFile(result_path(str(self.run.output), self.run.recon_uid))
         attributes = self._attributes(self._all_counts())
         good, problem = file.write_together(
@@ -466,7 +469,7 @@ class RankRun:
         return counts | {
             "projections": self.applied,
             "coalesced_steps": self._coalesced,
-            "previews_dropped": self._previews.dropped,
+            "previews_dropped": self._link.previews_dropped,
         }
 
     def _all_counts(self) -> dict[str, int]:

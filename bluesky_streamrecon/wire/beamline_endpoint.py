@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,16 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES, decode_down, encode
-from bluesky_streamrecon.wire.events import BeamlineEvent, OperatorAsked, PeerInfo, StreamFailed
-from bluesky_streamrecon.wire.hub import Hub, Outgoing
+from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
+from bluesky_streamrecon.wire.endpoint import Endpoint, Listening
+from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo, StreamFailed
+from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
-from bluesky_streamrecon.wire.run import Entry, Run
+from bluesky_streamrecon.wire.run import Entry, Ledger, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
-from bluesky_streamrecon.wire.sessions import Ledger
-from bluesky_streamrecon.wire.sockets import Sent, Transport
+from bluesky_streamrecon.wire.sockets import Transport
 from bluesky_streamrecon.wire.store import FrameSource, FrameStore
-from bluesky_streamrecon.wire.worker import Worker
 
 __all__ = ["BeamlineEndpoint"]
 
@@ -49,62 +47,40 @@ class _OpenRun:
     counts: dict[str, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
 
 
-class _Core:
-    """The hub, its transport, and the stores of its runs."""
+class _Serving(Listening):
+    """The hub's socket, and the stores of its runs."""
 
-    def __init__(self, hub: Hub, transport: Transport) -> None:
+    def __init__(self, transport: Transport, hub: Hub) -> None:
+        super().__init__(PEERS, transport, hub)
         self.hub = hub
         self.stores: list[FrameStore] = []
-        self.events: deque[BeamlineEvent] = deque()
-        self._transport = transport
-        self._told: set[tuple[str, str]] = set()
-
-    @property
-    def settled(self) -> bool:
-        return not self.hub.outbox
-
-    def handle(self, name: str, link: bytes, frames: list[memoryview], now: float) -> None:  # noqa: ARG002
-        self.hub.receive(link, frames, now)
+        self._reported: set[tuple[str, str]] = set()
 
     def turn(self, now: float) -> float:
-        self.hub.tick(now)
-        self._drain()
-        more = self.hub.pump(self._send, now)
-        self._drain()
+        """Do what is due."""
+        wait = super().turn(now)
         run = self.hub.run
         if run is not None and self.stores:
             store = self.stores[-1]
             for text in store.failures():
-                self._failed(run.uid, text, now)
+                self._failed(run.uid, text)
+                wait = 0.0
             if run.finished:
                 store.stop()
-        self._drain()
-        self.events.extend(self.hub.events)
-        self.hub.events.clear()
-        return 0.0 if more else self.hub.patience
+        return wait
 
-    def _drain(self) -> None:
-        while self.hub.outbox:
-            self._send(self.hub.outbox.popleft())
-
-    def _send(self, outgoing: Outgoing) -> bool:
-        sent = self._transport.send(PEERS, outgoing.link, encode(outgoing.message), outgoing.pixels)
-        if sent is Sent.NOBODY:
-            self.hub.unreachable(outgoing.link)
-        return sent is not Sent.NOBODY
-
-    def _failed(self, run_uid: str, text: str, now: float) -> None:
+    def _failed(self, run_uid: str, text: str) -> None:
         cause = text.split(":", 1)[-1]
-        if (run_uid, cause) in self._told:
+        if (run_uid, cause) in self._reported:
             return
-        if len(self._told) < 64:
-            self._told.add((run_uid, cause))
+        if len(self._reported) < 64:
+            self._reported.add((run_uid, cause))
         log.error("run %s: the stream is not complete: %s", run_uid, text)
-        self.hub.problem(text, now)
-        self.events.append(StreamFailed(run_uid, text))
+        self.hub.problem(text)
+        self.hub.events.append((StreamFailed(run_uid, text), None))
 
 
-class BeamlineEndpoint:
+class BeamlineEndpoint(Endpoint[BeamlineEvent]):
     """Serve one run at a time to the ranks of a reconstruction job, and listen to its controller.
 
     No method waits for the network or a disk. `on_event` is called in the endpoint's thread: it must be quick,
@@ -115,7 +91,7 @@ class BeamlineEndpoint:
     address : str
         To bind; port ``*`` takes a free one. Any other host than loopback needs `security`.
     on_event : callable
-        Called with each `BeamlineEvent`.
+        Called with each `BeamlineEvent`, and the peer that it came from or is about, if any.
     security : ServerSecurity, optional
         Own secret key and the public keys that are let in.
     insecure : bool
@@ -141,7 +117,7 @@ class BeamlineEndpoint:
         self,
         address: str = "tcp://127.0.0.1:*",
         *,
-        on_event: Callable[[BeamlineEvent], None],
+        on_event: Callable[[BeamlineEvent, PeerInfo | None], None],
         security: ServerSecurity | None = None,
         insecure: bool = False,
         job_id: str | None = None,
@@ -155,7 +131,6 @@ class BeamlineEndpoint:
         self._on_event = on_event
         self._memory_limit = memory_limit
         self._directory = spill_directory
-        self._clock = clock
         self._front = threading.Lock()
         self._open: _OpenRun | None = None
         self._closed = False
@@ -167,16 +142,16 @@ class BeamlineEndpoint:
             raise
         if security is None and insecure:
             log.warning("bound %s without keys (insecure=True): anyone who reaches it can listen", self._address)
-        hub = Hub(
+        self._hub = Hub(
             job_id=self._job_id,
             session=uuid.uuid4().hex,
             heartbeat_seconds=heartbeat_seconds,
             peer_timeout=peer_timeout,
             resend_seconds=peer_timeout,
         )
-        self._core = _Core(hub, transport)
-        self._wake = transport.wake
-        self._worker = Worker("streamrecon-beamline", transport, self._core, clock, self._deliver)
+        self._serving = _Serving(transport, self._hub)
+        super().__init__("streamrecon-beamline", transport, {PEERS: self._serving}, clock)
+        self._thread.start()
 
     @property
     def address(self) -> str:
@@ -208,12 +183,12 @@ class BeamlineEndpoint:
                 dtype=np.dtype(spec.dtype),
                 limit=self._memory_limit,
                 directory=self._directory,
-                notify=self._wake,
+                notify=self._transport.wake,
                 name=spec.run_uid,
             )
             run = Run(spec, store)
             self._open = _OpenRun(run, store, spec.detector_shape, np.dtype(spec.dtype))
-            self._worker.post(lambda: self._do_open(run, store))
+            self._post(lambda: self._do_open(run, store))
 
     def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | FrameSource) -> int:
         """Queue one frame of the open run and give its sequence number; neither copies nor waits.
@@ -254,7 +229,7 @@ class BeamlineEndpoint:
             state.counts[kind] = index
             state.items += 1
             seq, entry = state.items, Entry(kind, index, float(angle))
-            self._worker.post(lambda: self._do_append(state, seq, entry, source))
+            self._post(lambda: self._do_append(state, seq, entry, source))
         return seq
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
@@ -269,80 +244,80 @@ class BeamlineEndpoint:
             state, self._open = self._open, None
             if state is None:
                 raise LocalProtocolError("close_run: no run is open")
-            self._worker.post(lambda: self._do_close(state, exit_status, reason))
+            self._post(lambda: self._do_close(state, exit_status, reason))
 
     def lengthen_run(self, planned: int) -> None:
         """Tell the controller that the open run is going to take so many projections; does not wait."""
         with self._front:
             state = self._open
             if state is not None:
-                self._worker.post(lambda: state.run.lengthen(planned, self._clock()))
+                self._post(lambda: self._hub.lengthen(planned))
 
     def abandon_run(self, reason: str = "") -> None:
         """Forget the open or closed run and its frames, and tell the peers so."""
         with self._front:
             self._open = None
-            self._worker.post(lambda: self._core.hub.abandon_run(reason or "given up by the user", self._clock()))
+            self._post(lambda: self._hub.abandon_run(reason or "given up by the user"))
 
     def shutdown_peers(self, reason: str = "") -> None:
         """Ask every linked peer, and every one that joins later, to end its process."""
-        self._worker.post(lambda: self._core.hub.shutdown(reason, self._clock()))
+        self._post(lambda: self._hub.shutdown(reason))
 
-    def answer(self, asked: OperatorAsked, answer: Answer) -> None:
+    def answer(self, operator: PeerInfo, answer: Answer) -> None:
         """Answer a person's program, if it is still there; does not wait."""
-        self._worker.post(lambda: self._core.hub.answer(asked, answer, self._clock()))
+        self._post(lambda: self._hub.answer(operator, answer))
 
     def operators(self) -> int:
         """Programs of people that are connected."""
-        with self._worker.lock:
-            return self._core.hub.operators
+        with self.lock:
+            return self._hub.operators
 
     def ledger(self) -> dict[int, Ledger]:
         """Per rank, what became of the newest run's items; empty while the number of ranks is not known."""
-        with self._worker.lock:
-            return self._core.hub.ledger()
+        with self.lock:
+            return self._hub.ledger()
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Everyone who was ever welcomed, ranks first; `linked` tells who is there now."""
-        with self._worker.lock:
-            return self._core.hub.peers()
+        with self.lock:
+            return self._hub.peers()
 
     def garbage(self) -> int:
         """Messages that were malformed, and ignored."""
-        return self._core.hub.garbage.count
+        return self._hub.garbage.count
 
     def memory(self) -> int:
         """Bytes of the newest run's frames in memory."""
-        stores = self._core.stores
+        stores = self._serving.stores
         return stores[-1].memory if stores else 0
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued for at most `linger_s` seconds, close the socket, join the threads; idempotent."""
         with self._front:
             self._open, self._closed = None, True
-        self._worker.close(linger_s)
-        for store in self._core.stores:
+        super().close(linger_s)
+        for store in self._serving.stores:
             store.stop()
-        for store in self._core.stores:
+        for store in self._serving.stores:
             store.join(READER_JOIN_S)
 
     # ------------------------------------------------------------------ in the endpoint's thread
 
-    def _deliver(self) -> None:
-        events = self._core.events
+    def _after_turn(self) -> None:
+        events = self._hub.events
         while events:
-            event = events.popleft()
+            event, sender = events.popleft()
             try:
-                self._on_event(event)
+                self._on_event(event, sender)
             except Exception:
                 log.exception("on_event raised for %s; going on", type(event).__name__)
 
     def _do_open(self, run: Run, store: FrameStore) -> None:
         now = self._clock()
-        self._core.hub.open_run(run, now)
-        for old in self._core.stores:
+        self._hub.open_run(run, now)
+        for old in self._serving.stores:
             old.stop()
-        self._core.stores = [*(old for old in self._core.stores if old.alive), store]
+        self._serving.stores = [*(old for old in self._serving.stores if old.alive), store]
 
     def _do_append(self, state: _OpenRun, seq: int, entry: Entry, source: NDArray[np.generic] | FrameSource) -> None:
         if not state.run.finished:
@@ -374,9 +349,8 @@ def _checked(spec: OpenRunSpec) -> OpenRunSpec:
         raise LocalProtocolError(
             f"{where}: a frame of {spec.detector_shape} {dtype} is above {MAXIMUM_PIXEL_BYTES} bytes"
         )
-    values = msgspec.structs.asdict(spec)
     try:
-        decode_down([encode(OpenRun(block=RowBlock(0, int(rows), 0, 0, 1), **values))])
+        decode(encode(OpenRun(block=RowBlock(0, int(rows), 0, 0, 1), **msgspec.structs.asdict(spec))))
     except (ProtocolError, TypeError, OverflowError) as error:
         raise LocalProtocolError(f"{where}: can not be sent: {error}") from error
     return spec

@@ -8,29 +8,16 @@ msgpack map. Decoders raise `RemoteProtocolError` and nothing else, whatever the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire.messages import (
-    PROTOCOL_VERSION,
-    DownMessage,
-    Hello,
-    Item,
-    OpenRun,
-    Preview,
-    PreviewDownMessage,
-    PreviewHello,
-    PreviewUpMessage,
-    PreviewWelcome,
-    UpMessage,
-    Welcome,
-)
-from bluesky_streamrecon.wire.operator_messages import Answer, Picture
+from bluesky_streamrecon.wire.fields import Pixels
+from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Hello, Item, Message, OpenRun, Preview, Welcome
+from bluesky_streamrecon.wire.operator_messages import Picture
 
 __all__ = [
     "MAXIMUM_HEADER_BYTES",
@@ -38,16 +25,12 @@ __all__ = [
     "PREAMBLE",
     "Buffer",
     "UnknownVersionError",
-    "decode_down",
-    "decode_preview_down",
-    "decode_preview_up",
-    "decode_up",
+    "decode",
     "encode",
 ]
 
 Buffer = bytes | bytearray | memoryview
-Pixels = NDArray[np.generic]
-M = TypeVar("M")
+MOST_FRAMES: Final = 3
 
 MAGIC: Final = b"SRW"
 PREAMBLE: Final = MAGIC + bytes([PROTOCOL_VERSION])
@@ -58,10 +41,7 @@ MAXIMUM_PIXEL_BYTES: Final = 2**30
 """Largest pixel frame."""
 
 _encoder = msgspec.msgpack.Encoder()
-_up = msgspec.msgpack.Decoder(UpMessage)
-_down = msgspec.msgpack.Decoder(DownMessage)
-_preview_up = msgspec.msgpack.Decoder(PreviewUpMessage)
-_preview_down = msgspec.msgpack.Decoder(PreviewDownMessage)
+_decoder = msgspec.msgpack.Decoder(Message)
 
 
 class UnknownVersionError(RemoteProtocolError):
@@ -75,128 +55,91 @@ class UnknownVersionError(RemoteProtocolError):
         self.version = version
 
 
-def encode(message: msgspec.Struct) -> bytes:
-    """Make the header frame of a message.
+def encode(message: msgspec.Struct) -> list[Buffer]:
+    """Return the frames of a message: its header, and what pixels it has (not copied where they are contiguous).
 
     Raises
     ------
     LocalProtocolError
-        If it is longer than any decoder would take.
+        If the header is longer than any decoder would take.
     """
+    arrays: list[Pixels] = []
+    if isinstance(message, Item | Preview):
+        arrays = [part for part in (message.pixels, getattr(message, "lines", None)) if part is not None]
+        bare = {"pixels": None} if isinstance(message, Item) else {"pixels": None, "lines": None}
+        message = msgspec.structs.replace(message, **bare)
     header = PREAMBLE + _encoder.encode(message)
     limit = MAXIMUM_PREVIEW_HEADER_BYTES if isinstance(message, Preview) else MAXIMUM_HEADER_BYTES
     if len(header) > limit:
         raise LocalProtocolError(f"{type(message).__name__}: header has {len(header)} bytes, expected at most {limit}")
-    return header
+    return [header, *(np.ascontiguousarray(part).view(np.uint8).data for part in arrays)]
 
 
-def decode_up(frames: Sequence[Buffer]) -> UpMessage:
-    """Read what a rank or the controller sends to the beamline.
-
-    Raises
-    ------
-    RemoteProtocolError
-        If it is not one frame with a valid message; `UnknownVersionError` if only the version differs.
-    """
-    message: UpMessage = _decode(frames, _up, 1)
-    if isinstance(message, Hello):
-        _check_version(message.version)
-        if message.rank >= message.size:
-            raise RemoteProtocolError(f"hello: got rank {message.rank} of {message.size}, expected less than the size")
-    elif isinstance(message, Picture):
-        _check_picture(message)
-    return message
-
-
-def decode_down(frames: Sequence[Buffer]) -> tuple[DownMessage, Pixels | None]:
-    """Read what the beamline sends; an `Item` comes with its pixels, shape (rows, columns), not copied.
+def decode(frames: Sequence[Buffer]) -> Message:
+    """Read a message; the pixels of an `Item` or `Preview` are read-only views of what came, not copies.
 
     Raises
     ------
     RemoteProtocolError
-        If frames, header, or the size of the pixels are not what they must be.
+        If frames, header, or the size of the pixels are not what they must be; `UnknownVersionError` if only the
+        version differs.
     """
-    message: DownMessage = _decode(frames, _down, 2)
+    message = _decode_header(frames)
     if isinstance(message, Item):
-        first, stop = message.rows
-        if stop - first != message.shape[0]:
-            raise RemoteProtocolError(
-                f"item {message.seq} of run {message.run_uid[:8]}: got shape {message.shape} for rows {message.rows}"
-            )
-        _check_angle(message.angle, f"item {message.seq}")
-        return message, _pixels(frames, np.dtype(message.dtype), message.shape, f"item {message.seq}")
-    _no_pixels(frames, message)
-    if isinstance(message, Welcome):
-        _check_version(message.version)
-    elif isinstance(message, OpenRun):
-        _check_open(message)
-    elif isinstance(message, Answer) and message.picture is not None:
-        _check_picture(message.picture)
-    return message, None
-
-
-def decode_preview_up(
-    frames: Sequence[Buffer],
-) -> tuple[PreviewUpMessage, NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Read what a rank sends to the controller; a `Preview` comes with its pixels and line integrals, not copied.
-
-    Raises
-    ------
-    RemoteProtocolError
-        As `decode_down`.
-    """
-    message: PreviewUpMessage = _decode(frames, _preview_up, 3, MAXIMUM_PREVIEW_HEADER_BYTES)
+        return _item(message, frames)
     if isinstance(message, Preview):
-        shape = (len(message.rows), message.size, message.size)
-        if not message.rows:
-            raise RemoteProtocolError(f"preview {message.seq}: got no rows, expected at least one")
-        where = f"preview {message.seq} of rank {message.rank}"
-        pixels = _pixels(frames[:2], np.dtype("<f4"), shape, where)
-        lines = None
-        if message.columns:
-            _check_lines(message, where)
-            shape = (len(message.angles_used), len(message.rows), message.columns)
-            lines = _pixels((frames[0], *frames[2:]), np.dtype("<f4"), shape, f"line integrals of {where}")
-        elif len(frames) != 2:
-            raise RemoteProtocolError(f"{where}: got {len(frames)} frames, expected 2 where no line integrals come")
-        return message, pixels, lines  # type: ignore[return-value]
-    _no_pixels(frames, message)
-    if isinstance(message, PreviewHello):
+        return _preview(message, frames)
+    if len(frames) != 1:
+        raise RemoteProtocolError(f"{type(message).__name__}: got {len(frames)} frames, expected 1")
+    if isinstance(message, Hello | Welcome):
         _check_version(message.version)
-    return message, None, None
-
-
-def decode_preview_down(frames: Sequence[Buffer]) -> PreviewDownMessage:
-    """Read what the controller answers to a rank.
-
-    Raises
-    ------
-    RemoteProtocolError
-        If it is not one frame with a valid message.
-    """
-    message: PreviewDownMessage = _decode(frames, _preview_down, 1)
-    if isinstance(message, PreviewWelcome):
-        _check_version(message.version)
+    check = _CHECKS.get(type(message))
+    if check is not None:
+        check(message)
     return message
 
 
-def _decode(
-    frames: Sequence[Buffer], decoder: msgspec.msgpack.Decoder[Any], most: int, limit: int = MAXIMUM_HEADER_BYTES
-) -> Any:
-    if not 1 <= len(frames) <= most:
-        raise RemoteProtocolError(f"message: got {len(frames)} frames, expected {'1' if most == 1 else f'1 to {most}'}")
+def _decode_header(frames: Sequence[Buffer]) -> Message:
+    if not 1 <= len(frames) <= MOST_FRAMES:
+        raise RemoteProtocolError(f"message: got {len(frames)} frames, expected 1 to {MOST_FRAMES}")
     header = memoryview(frames[0])
-    if header.nbytes > limit:
-        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {limit}")
+    if header.nbytes > MAXIMUM_PREVIEW_HEADER_BYTES:
+        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {MAXIMUM_PREVIEW_HEADER_BYTES}")
     if header.nbytes < len(PREAMBLE) or bytes(header[: len(MAGIC)]) != MAGIC:
         raise RemoteProtocolError(
             f"header: got {bytes(header[:4])!r}, expected {PREAMBLE!r}; is this a streamrecon peer?"
         )
     _check_version(header[len(MAGIC)])
     try:
-        return decoder.decode(header[len(PREAMBLE) :])
+        message: Message = _decoder.decode(header[len(PREAMBLE) :])
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise RemoteProtocolError(f"header of {header.nbytes} bytes: {error}") from None
+    return message
+
+
+def _item(message: Item, frames: Sequence[Buffer]) -> Item:
+    where = f"item {message.seq} of run {message.run_uid[:8]}"
+    first, stop = message.rows
+    if stop - first != message.shape[0]:
+        raise RemoteProtocolError(f"{where}: got shape {message.shape} for rows {message.rows}")
+    _check_angle(message.angle, where)
+    pixels = _pixels(frames, np.dtype(message.dtype), message.shape, where)
+    return msgspec.structs.replace(message, pixels=pixels)
+
+
+def _preview(message: Preview, frames: Sequence[Buffer]) -> Preview:
+    where = f"preview {message.seq} of rank {message.rank}"
+    if not message.rows:
+        raise RemoteProtocolError(f"{where}: got no rows, expected at least one")
+    pixels = _pixels(frames[:2], np.dtype("<f4"), (len(message.rows), message.size, message.size), where)
+    lines = None
+    if message.columns:
+        _check_lines(message, where)
+        shape = (len(message.angles_used), len(message.rows), message.columns)
+        lines = _pixels((frames[0], *frames[2:]), np.dtype("<f4"), shape, f"line integrals of {where}")
+    elif len(frames) != 2:
+        raise RemoteProtocolError(f"{where}: got {len(frames)} frames, expected 2 where no line integrals come")
+    return msgspec.structs.replace(message, pixels=pixels, lines=lines)
 
 
 def _check_version(version: int) -> None:
@@ -247,9 +190,9 @@ def _check_picture(picture: Picture) -> None:
         raise RemoteProtocolError(f"{where}: got the range {picture.low} to {picture.high}, expected finite numbers")
 
 
-def _no_pixels(frames: Sequence[Buffer], message: object) -> None:
-    if len(frames) != 1:
-        raise RemoteProtocolError(f"{type(message).__name__}: got {len(frames)} frames, expected 1")
+def _check_hello(message: Hello) -> None:
+    if message.rank >= message.size:
+        raise RemoteProtocolError(f"hello: got rank {message.rank} of {message.size}, expected less than the size")
 
 
 def _pixels(frames: Sequence[Buffer], dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Pixels:
@@ -265,3 +208,10 @@ def _pixels(frames: Sequence[Buffer], dtype: np.dtype[Any], shape: tuple[int, ..
     pixels = np.frombuffer(payload, dtype=dtype).reshape(shape)
     pixels.flags.writeable = False
     return pixels
+
+
+_CHECKS: Final[dict[type, Callable[[Any], None]]] = {
+    Hello: _check_hello,
+    OpenRun: _check_open,
+    Picture: _check_picture,
+}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from msgspec import Meta
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Name",
     "Number",
     "PixelType",
+    "Pixels",
     "PreviewRows",
     "Rank",
     "Row",
@@ -45,6 +47,7 @@ Row = Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)]
 Rank = Annotated[int, Meta(ge=0, lt=MAXIMUM_RANKS)]
 Size = Annotated[int, Meta(ge=1, le=MAXIMUM_RANKS)]
 Key = Annotated[str, Meta(min_length=40, max_length=40)]  # Z85 text of a CURVE public key
+Pixels = np.ndarray[Any, Any]
 PixelType = Literal["|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"]
 ItemKind = Literal["flat", "dark", "projection"]
 Shape2 = tuple[Side, Side]

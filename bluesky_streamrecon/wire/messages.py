@@ -7,13 +7,15 @@ since the epoch (UTC), sequence numbers start at 1 and have no gaps.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.views import Views
 from bluesky_streamrecon.wire.fields import (
     MAXIMUM_SIDE,
     PIXEL_TYPES,
@@ -25,6 +27,7 @@ from bluesky_streamrecon.wire.fields import (
     Metrics,
     Name,
     Number,
+    Pixels,
     PixelType,
     PreviewRows,
     Rank,
@@ -38,46 +41,36 @@ from bluesky_streamrecon.wire.fields import (
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
 
 __all__ = [
+    "CHANNELS",
     "PIXEL_TYPES",
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Ack",
-    "Answer",
-    "Ask",
     "CloseRun",
-    "DownMessage",
-    "Finalize",
     "Heartbeat",
     "Hello",
     "Item",
     "ItemGone",
     "ItemKind",
-    "Noted",
+    "LengthenRun",
+    "Message",
+    "OpenChannel",
     "OpenRun",
     "OpenRunSpec",
-    "Picture",
     "Preview",
-    "PreviewAck",
     "PreviewAt",
-    "PreviewDownMessage",
-    "PreviewHello",
-    "PreviewUpMessage",
-    "PreviewWelcome",
     "Problem",
-    "Report",
     "RunDone",
     "Score",
-    "ShowMe",
     "Shutdown",
     "Status",
-    "UpMessage",
     "Welcome",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of everything in this module; stands in the preamble of every header frame."""
 
-# ---------------------------------------------------------------------------------------------- both ways
+# --------------------------------------------------------------------------------------------- of every link
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
@@ -95,16 +88,15 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
 class Problem(msgspec.Struct, frozen=True, kw_only=True, tag="problem"):
     """Something went wrong; `fault` is seen from the one who sends this.
 
-    A problem that answers a hello refuses it. This message and the preamble stay the same in all versions.
+    A problem that answers a hello refuses it. With a number it is a report, on the channel of those. This message and
+    the preamble stay the same in all versions.
     """
 
+    seq: Count = 0
     fault: Literal["local", "remote"]
     where: Name
     text: Text
     run_uid: Uid | None = None
-
-
-# -------------------------------------------------------------------------- up: rank or controller to beamline
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
@@ -126,10 +118,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         For logs and people.
     run_uid : str or None
         Run that the peer was in when the last link was lost.
-    last_applied : int
-        Last item of that run which the peer has applied; it is sent the items after that one.
-    noted : int
-        Reports of this instance up to this number are settled.
     preview_address, preview_key : str or None
         Where the controller takes previews, and the public key (Z85) of that socket.
     time : float
@@ -146,39 +134,69 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     pid: Count = 0
     software: Name = ""
     run_uid: Uid | None = None
-    last_applied: Count = 0
-    noted: Count = 0
     preview_address: Address | None = None
     preview_key: Key | None = None
     time: float = 0.0
 
 
-class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
-    """What a receiver has; each ack stands for all before it.
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+    """Answer to a hello that is accepted."""
+
+    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
+    job_id: Uid
+    session: Uid
+    heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)]
+    peer_timeout: Annotated[float, Meta(gt=0, le=36000)] = 10.0
+
+
+class OpenChannel(msgspec.Struct, frozen=True, kw_only=True, tag="open-channel"):
+    """Numbered messages follow; what of them is there? Sent on every new link, and when nothing has moved.
 
     Parameters
     ----------
-    run_uid : str
-        Run whose items are acknowledged.
-    applied : int
-        All items up to this one are applied.
-    received : int
-        All items up to this one have arrived.
-    credit : int
-        Items after `applied` that the receiver is ready to hold.
-    duplicate, gaps : int
-        Items that arrived again and were dropped; items refused because one before them was missing.
-    resend : bool
-        Something is missing: go back to item ``received + 1``.
+    channel : str
+        Which one, see `CHANNELS`.
+    stream : str
+        What the numbers belong to: a run, or an instance of the sender. Another stream than before begins with 1.
+    first : int
+        Messages before this one will not come any more.
     """
 
-    run_uid: Uid
+    channel: Name
+    stream: Uid
+    first: Number = 1
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
+    """What a receiver has of a channel; each ack stands for all before it.
+
+    Parameters
+    ----------
+    channel, stream : str
+        As they were opened.
+    applied : int
+        All messages up to this one are applied.
+    received : int
+        All messages up to this one have arrived.
+    credit : int
+        Messages after `applied` that the receiver is ready to hold.
+    duplicate, gaps : int
+        Messages that arrived again and were dropped; messages refused because one before them was missing.
+    resend : bool
+        Something is missing: go back to message ``received + 1``.
+    """
+
+    channel: Name
+    stream: Uid
     applied: Count
     received: Count
     credit: Count
     duplicate: Count = 0
     gaps: Count = 0
     resend: bool = False
+
+
+# ---------------------------------------------------------------- from a rank or the controller to the beamline
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
@@ -197,29 +215,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Controller's judgement of one image.
 
-    `score` is None before there is anything to compare with. `metrics` holds everything that was measured. A verdict
-    of ``"invalid"`` says that the data are not a scan of one still sample, so that no score means anything.
+    `score` is None before there is anything to compare with, and `threshold` what the policy compares. `metrics` holds
+    everything that was measured. The first verdict of ``"enough"`` asks that the run be ended as a success, and `text`
+    says why. One of ``"invalid"`` says that the data are not a scan of one still sample, so that no score means
+    anything.
     """
 
+    seq: Count = 0
     run_uid: Uid
     image_number: Count
     projections: Count
     score: float | None = None
+    threshold: float | None = None
     metrics: Metrics = {}
     verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""
     text: Text = ""
-
-
-class Finalize(msgspec.Struct, frozen=True, kw_only=True, tag="finalize"):
-    """Controller asks that the named run be ended as a success."""
-
-    run_uid: Uid
-    reason: Text
-    score: float | None = None
-    threshold: float | None = None
-    projections: Count = 0
-    image_number: Count = 0
 
 
 class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
@@ -229,9 +240,10 @@ class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     `Ack`, so that the ledger is complete with this message.
     """
 
+    seq: Count = 0
     run_uid: Uid
     rank: Rank
-    applied: Count
+    applied: Count = 0
     image_number: Count
     received: Count = 0
     duplicate: Count = 0
@@ -242,40 +254,11 @@ class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     text: Text = ""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
-    """Carries a message that must not be lost; `number` counts 1, 2, 3, ... per instance."""
-
-    number: Number
-    body: Score | Finalize | RunDone | Problem
+# ---------------------------------------------------------------- from the beamline to a rank or the controller
 
 
-UpMessage = Hello | Ack | Heartbeat | Status | Report | Problem | Ask | Picture
-
-# -------------------------------------------------------------------------- down: beamline to rank or controller
-
-
-class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
-    """Answer to a hello that is accepted.
-
-    `noted` is the last report of this instance that has arrived; reports after it are sent again.
-    """
-
-    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
-    job_id: Uid
-    session: Uid
-    heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)]
-    peer_timeout: Annotated[float, Meta(gt=0, le=36000)] = 10.0
-    noted: Count = 0
-
-
-class Noted(msgspec.Struct, frozen=True, kw_only=True, tag="noted"):
-    """All reports up to this number have arrived."""
-
-    number: Count
-
-
-class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag="open-run"):
-    """A run begins; sent to a peer again after each hello until it acknowledges the run.
+class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is; each peer is sent an `OpenRun` with these and its own fields.
 
     Parameters
     ----------
@@ -287,36 +270,42 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag="open-run"):
         Rows and columns of a whole frame.
     dtype : str
         NumPy type string of the pixels, as in the items.
-    block : RowBlock
-        Rows of this rank, and its place among the ranks that share them; the controller gets all rows.
     recon, steering : ReconSettings, SteeringSettings
         What the user asked for.
     preview_rows : tuple of int
         Detector rows that are shown and scored.
-    preview_address, preview_key : str or None
-        Where previews go; None as long as no controller is there (`PreviewAt` tells later).
     output : str or None
         Directory for the result's file.
     metadata : dict of str
         Anything else worth keeping with the result.
-    redo : int
-        A process before this one died when so many projections had been taken: the same images are to be made again, so
-        steps are not taken together before these are in the image and it has been caught up.
     """
 
     run_uid: Uid
     recon_uid: Uid
     planned: Count
     detector_shape: Shape2
-    dtype: PixelType
-    block: RowBlock
-    recon: ReconSettings
-    steering: SteeringSettings
+    dtype: str
+    recon: ReconSettings = ReconSettings()
+    steering: SteeringSettings = SteeringSettings()
     preview_rows: PreviewRows = ()
-    preview_address: Address | None = None
-    preview_key: Key | None = None
     output: Text | None = None
     metadata: Annotated[dict[Name, Text], Meta(max_length=256)] = {}
+
+
+class OpenRun(OpenRunSpec, frozen=True, kw_only=True, tag="open-run"):
+    """A run begins: opens the channel ``"run"`` with the stream `run_uid`.
+
+    Parameters
+    ----------
+    block : RowBlock
+        Rows of this rank, and its place among the ranks that share them; the controller gets all rows.
+    redo : int
+        A process before this one died when so many projections had been taken: the same images are to be made again, so
+        steps are not taken together before these are in the image and it has been caught up.
+    """
+
+    dtype: PixelType
+    block: RowBlock
     redo: Count = 0
 
     @property
@@ -326,10 +315,10 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True, tag="open-run"):
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
-    """Header of one flat, dark or projection; the pixels of the rank's rows follow as the second frame.
+    """One flat, dark or projection: the rank's rows of it.
 
-    `index` counts 1, 2, 3, ... within the kind. `angle` is radians, 0 for flats and darks. `shape` is
-    ``(stop - first, columns)``.
+    `index` counts 1, 2, 3, ... within the kind. `angle` is radians, 0 for flats and darks. `pixels` is read-only and
+    has the `dtype` and the `shape` ``(stop - first, columns)``; it travels as a frame of its own.
     """
 
     run_uid: Uid
@@ -340,6 +329,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
     rows: tuple[Row, Row]
     dtype: PixelType
     shape: Shape2
+    pixels: Pixels | None = None
 
 
 class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
@@ -354,15 +344,23 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
 
 
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
-    """No items follow; numbered after the last of them, so it can not overtake or be lost."""
+    """No items follow; numbered after the last of them, so it can neither overtake one nor be lost."""
 
     run_uid: Uid
-    seq: Number
+    seq: Count = 0
     projections: Count
     flats: Count
     darks: Count
     exit_status: Name
     reason: Text = ""
+
+
+class LengthenRun(msgspec.Struct, frozen=True, kw_only=True, tag="lengthen-run"):
+    """The open run is going to take so many projections by now; only the controller is sent this."""
+
+    run_uid: Uid
+    seq: Count = 0
+    planned: Count
 
 
 class AbandonRun(msgspec.Struct, frozen=True, kw_only=True, tag="abandon-run"):
@@ -373,7 +371,7 @@ class AbandonRun(msgspec.Struct, frozen=True, kw_only=True, tag="abandon-run"):
 
 
 class PreviewAt(msgspec.Struct, frozen=True, kw_only=True, tag="preview-at"):
-    """The controller's previews go to this address from now on; None: nobody takes any."""
+    """Previews go to the controller at this address (with this CURVE public key) from now on; None: to nobody."""
 
     address: Address | None
     key: Key | None = None
@@ -385,38 +383,11 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     reason: Text = ""
 
 
-DownMessage = (
-    Welcome
-    | Noted
-    | OpenRun
-    | Item
-    | ItemGone
-    | CloseRun
-    | AbandonRun
-    | PreviewAt
-    | Heartbeat
-    | Shutdown
-    | Problem
-    | ShowMe
-    | Answer
-)
-
-# -------------------------------------------------------------------------- across: rank to controller and back
-
-
-class PreviewHello(msgspec.Struct, frozen=True, kw_only=True, tag="preview-hello"):
-    """A rank is about to send previews of a run; first message on every new preview link."""
-
-    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
-    job_id: Uid
-    instance: Uid
-    rank: Rank
-    run_uid: Uid
-    first: Number = 1  # oldest preview that the rank still has
+# ---------------------------------------------------------------------------- from a rank to the controller
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
-    """Header of some slices of one image; pixels follow: float32, shape ``(len(rows), size, size)``.
+    """Some slices of one image.
 
     Parameters
     ----------
@@ -431,16 +402,20 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     angles_used : tuple of float
         Radians, in order of arrival; of the views whose line integrals come along.
     columns : int
-        0, or the columns of a second frame: the line integrals of these rows that no preview before this one
-        brought, float32, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
+        0, or the columns of `lines`: the line integrals of these rows that no preview before this one
+        brought, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
     lines_first, lines_counts : int, tuple of int
         Projections before the first of them, and how many each is the mean of (long scans); empty: one each.
     axis : float or None
         Detector column of the rotation axis.
+    pixels : ndarray of float32, shape (len(rows), size, size)
+        The slices; they travel as a frame of their own.
+    lines : ndarray of float32 or None
+        The line integrals, if any.
     """
 
     run_uid: Uid
-    seq: Number
+    seq: Count = 0
     rank: Rank
     image_number: Count
     projections: Count
@@ -452,54 +427,66 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     lines_first: Count = 0
     lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
     axis: float | None = None
+    pixels: Pixels | None = None
+    lines: Pixels | None = None
+
+    @property
+    def views(self) -> Views | None:
+        """Line integrals with their angles and counts, if any came along."""
+        if self.lines is None:
+            return None
+        counts = self.lines_counts or (1,) * len(self.angles_used)
+        return Views(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
+
+    def with_views(self, views: Views | None, first: int | None = None) -> Preview:
+        """Return this preview with these line integrals, the newest of its projections, or those after `first`."""
+        if views is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            angles_used=tuple(views.angles.tolist()),
+            columns=views.values.shape[2],
+            lines_first=self.projections - int(views.counts.sum()) if first is None else first,
+            lines_counts=() if views.single else tuple(views.counts.tolist()),
+            lines=views.values,
+        )
 
 
-PreviewUpMessage = PreviewHello | Preview | Heartbeat | Problem
+Message = (
+    Hello
+    | Welcome
+    | Problem
+    | Heartbeat
+    | OpenChannel
+    | Ack
+    | Status
+    | Score
+    | RunDone
+    | OpenRun
+    | Item
+    | ItemGone
+    | LengthenRun
+    | CloseRun
+    | AbandonRun
+    | PreviewAt
+    | Preview
+    | Ask
+    | Answer
+    | ShowMe
+    | Picture
+    | Shutdown
+)
 
-
-class PreviewWelcome(msgspec.Struct, frozen=True, kw_only=True, tag="preview-welcome"):
-    """The controller has the previews of this rank's run up to `last_received`, and used those up to `last_applied`."""
-
-    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
-    job_id: Uid
-    run_uid: Uid
-    rank: Rank
-    last_applied: Count
-    last_received: Count
-    credit: Count
-    heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)]
-    peer_timeout: Annotated[float, Meta(gt=0, le=36000)] = 10.0
-
-
-class PreviewAck(msgspec.Struct, frozen=True, kw_only=True, tag="preview-ack"):
-    """As `Ack`, for the previews of one rank."""
-
-    run_uid: Uid
-    rank: Rank
-    applied: Count
-    received: Count
-    credit: Count
-    resend: bool = False
-
-
-PreviewDownMessage = PreviewWelcome | PreviewAck | Heartbeat | Problem
-
-# ---------------------------------------------------------------------------------------------- not on the wire
-
-
-class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the beamline knows of a run when it opens it; each peer is sent an `OpenRun` made of it.
-
-    Parameters are those of `OpenRun`; rows are dealt, and the preview's address filled in, by the endpoint.
-    """
-
-    run_uid: str
-    recon_uid: str
-    planned: int
-    detector_shape: tuple[int, int]
-    dtype: str
-    recon: ReconSettings = ReconSettings()
-    steering: SteeringSettings = SteeringSettings()
-    preview_rows: tuple[int, ...] = ()
-    output: str | None = None
-    metadata: dict[str, str] = {}
+CHANNELS: Final[dict[type[msgspec.Struct], str]] = {
+    Item: "run",
+    ItemGone: "run",
+    LengthenRun: "run",
+    CloseRun: "run",
+    Score: "reports",
+    RunDone: "reports",
+    Problem: "reports",
+    Preview: "previews",
+    Ask: "orders",
+    Answer: "answers",
+}
+"""Channel of each message that must not be lost; the others are plain, and sent once."""

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 OrderAction = Literal["finish", "hold", "release", "extend"]
-Action = Literal["status", "look", "finish", "hold", "release", "extend"]
+Action = Literal["status", "finish", "hold", "release", "extend"]
 
 LARGEST_PICTURE_SIDE: Final = 256
 MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
@@ -75,13 +75,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
     """An operator asks something; there is one answer to each.
 
-    ``"status"`` asks how the run is, ``"look"`` for the newest picture of an image after `after` (answered when there
-    is one); the others are orders. An order may name the run that it means.
+    ``"status"`` asks how the run is; the others are orders. An order may name the run that it means.
 
     Parameters
     ----------
-    number : int
-        Counts 1, 2, 3, ... per instance; the answer repeats it.
     action : str
         What is asked.
     run_uid : str or None
@@ -89,10 +86,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
     who, place, reason, count, uid
         As for `Order`.
     after : int
-        Number of the last image that is known to the operator.
+        Number of the last image whose verdict is known to the operator.
     """
 
-    number: Number
+    seq: Count = 0
     action: Action
     run_uid: Uid | None = None
     who: Name = ""
@@ -265,7 +262,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
 
 
 class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):
-    """Somebody watches: the controller may send one picture of an image other than this one, when it has it."""
+    """Somebody watches: one picture of an image other than this one may be sent, when there is one.
+
+    An operator sends it to the beamline, and that one to the controller. The picture may be lost.
+    """
 
     run_uid: Uid | None = None
     image_number: Count = 0
@@ -277,7 +277,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
     Parameters
     ----------
     number : int
-        Of the question.
+        `Ask.seq` of the question.
     ok : bool
         It could be done; if not, `text` says why.
     text : str
@@ -286,16 +286,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
         How the run is now.
     judged : tuple of Judged
         To ``"status"``: verdicts of images after the one that was named, oldest first.
-    picture : Picture or None
-        To ``"look"``.
     """
 
+    seq: Count = 0
     number: Number
     ok: bool = True
     text: Text = ""
     status: RunStatus | None = None
     judged: Annotated[tuple[Judged, ...], Meta(max_length=MOST_JUDGED)] = ()
-    picture: Picture | None = None
 
 
 def _time_of_day(seconds: float) -> str:

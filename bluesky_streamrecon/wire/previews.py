@@ -1,341 +1,144 @@
-"""Previews from ranks to the controller, both sides, without sockets. Time is passed in."""
+"""Previews from ranks to the controller, both ends, without sockets. Time is passed in."""
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.views import Views, ViewStore, most_views
-from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode_preview_down, decode_preview_up
-from bluesky_streamrecon.wire.events import PreviewReceived
-from bluesky_streamrecon.wire.hub import Outgoing
-from bluesky_streamrecon.wire.messages import Heartbeat, Preview, PreviewAck, PreviewHello, PreviewWelcome, Problem
-from bluesky_streamrecon.wire.sessions import AckNumbers, ReceiverSession, SenderSession, SenderState, SendOpen, Verdict
-from bluesky_streamrecon.wire.tally import Tally
+from bluesky_streamrecon.wire.channel import Sender
+from bluesky_streamrecon.wire.listener import Listener, Peer
+from bluesky_streamrecon.wire.messages import Ack, Hello, Message, OpenChannel, Preview, Problem
 
-__all__ = ["PreviewIn", "PreviewOut"]
+__all__ = ["PreviewReceiver", "PreviewSender"]
 
-log = logging.getLogger(__name__)
-
-Slices = NDArray[np.float32]
+FEWEST = 4
+MOST = 64
+MOST_BYTES = 2**28
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A preview that can still be sent, with the line integrals that came with it."""
+class PreviewSender(Sender):
+    """A rank's end: keeps the newest previews of a run, also those that arrived, for a controller that comes back.
 
-    preview: Preview
-    pixels: Slices
-    lines: Slices | None
+    Line integrals are all kept: the oldest preview that is left brings those of all before it. In a long scan these are
+    views, each the mean of projections at nearly the same angle (see `ViewStore`).
 
-
-class PreviewOut:
-    """A rank's side: keeps the newest previews of a run, and sends them as the controller's credit allows.
-
-    Line integrals are all kept, until the next run: the oldest preview that is left brings those of all before it. In a
-    long scan these are views, each the mean of projections at nearly the same angle (see `ViewStore`).
-
-    When `reconnect` is true, the connection is to be made anew, and `connected` called.
+    Parameters
+    ----------
+    run_uid : str
+        Of all the previews.
+    most, most_bytes : int
+        Previews that are kept, and the memory of their slices; the newest few are kept in any case.
+    resend_seconds : float
+        See `Sender`.
     """
 
     def __init__(
-        self,
-        *,
-        job_id: str,
-        instance: str,
-        rank: int,
-        retain: int,
-        heartbeat_seconds: float = 1.0,
-        peer_timeout: float = 10.0,
-        resend_seconds: float = 5.0,
+        self, run_uid: str, *, most: int = MOST, most_bytes: int = MOST_BYTES, resend_seconds: float = 5.0
     ) -> None:
-        self.reconnect = False
-        self.refused: str | None = None
-        self.session: SenderSession | None = None
-        self.run_uid: str | None = None
-        self._garbage = Tally(log, "malformed message of the controller ignored")
-        self._job_id = job_id
-        self._instance = instance
-        self._rank = rank
-        self._retain = retain
-        self._heartbeat = heartbeat_seconds
-        self._timeout = peer_timeout
-        self._resend = resend_seconds
-        self._connected = False
-        self._kept: dict[int, _Kept] = {}
+        super().__init__("previews", run_uid, window_items=64, resend_seconds=resend_seconds)
+        self._most = most
+        self._most_bytes = most_bytes
+        self._kept: dict[int, Preview] = {}
+        self._kept_bytes = 0
         self._before: ViewStore | None = None
         self._before_first = 0
-        self._seen = 0.0
-        self._sent = 0.0
 
-    @property
-    def settled(self) -> bool:
-        """The controller has everything that can still be sent."""
-        return self.session is None or self.session.received >= self.session.last
-
-    def begin(self, run_uid: str, now: float) -> None:
-        """Start with preview 1 of another run."""
-        self.run_uid = run_uid
-        self._kept.clear()
-        self._before = None
-        self.session = SenderSession(window_items=64, resend_seconds=self._resend)
-        if self._connected:
-            self.session.link(now)
-
-    def append(self, preview: Preview, pixels: Slices, now: float, lines: Slices | None = None) -> None:
-        """Keep one more preview, and let go the oldest if there are too many."""
-        if self.session is None or preview.run_uid != self.run_uid:
-            return
-        seq = self.session.append(pixels.nbytes)
-        if seq != preview.seq:
-            raise LocalProtocolError(f"preview {preview.seq} of run {preview.run_uid[:8]}: expected {seq}")
-        self._kept[seq] = _Kept(preview, pixels, lines)
-        while len(self._kept) > self._retain:
+    def send(self, preview: Preview, now: float) -> int:
+        """Keep one more preview, let go the oldest if there are too many, and return its number."""
+        size = _size(preview)
+        seq = self.append(size)
+        self._kept[seq] = msgspec.structs.replace(preview, seq=seq)
+        self._kept_bytes += size
+        while len(self._kept) > self._most or (self._kept_bytes > self._most_bytes and len(self._kept) > FEWEST):
             self._let_go(self._kept.pop(next(iter(self._kept))))
-        self.session.forget(next(iter(self._kept)), now)
+        self.forget(next(iter(self._kept)), now)
+        return seq
 
-    def connected(self, now: float) -> None:
-        """There is a fresh connection to the controller."""
-        self._connected = True
-        self.reconnect = False
-        self._seen = self._sent = now
-        if self.session is not None:
-            self.session.link(now)
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the channel."""
+        return OpenChannel(channel=self.channel, stream=self.stream, first=self.first)
 
-    def disconnected(self) -> None:
-        """There is no controller to connect to."""
-        self._connected = self.reconnect = False
-        if self.session is not None:
-            self.session.unlink()
+    def message(self, seq: int) -> msgspec.Struct | None:
+        """Return a preview; with the oldest that is kept come the line integrals of all before it."""
+        preview = self._kept[seq]
+        if self._before is None or seq != next(iter(self._kept)):
+            return preview
+        own, before = preview.views, self._before.views()
+        parts = [before] if own is None else [before, own]
+        merged = Views(*(np.concatenate(field) for field in zip(*map(_fields, parts), strict=True)))
+        return preview.with_views(merged, self._before_first)
 
-    def receive(self, frames: Sequence[Buffer], now: float) -> None:
-        """Take one message of the controller; whatever it is, nothing is raised."""
-        if self.reconnect or self.refused:
-            return
-        try:
-            message = decode_preview_down(frames)
-            self._seen = now
-            if isinstance(message, Problem):
-                self._problem(message, now)
-            elif isinstance(message, PreviewWelcome | PreviewAck):
-                self._answer(message, now)
-        except RemoteProtocolError as error:
-            self._garbage.add(error)
-
-    def tick(self, now: float) -> None:
-        """Look at what should have happened by now."""
-        if not self._connected or self.session is None:
-            return
-        if now - self._seen > self._timeout:
-            self._seen = now
-            self.reconnect = True
-            self.session.unlink()
-            return
-        self.session.tick(now)
-
-    def next(self, now: float) -> tuple[msgspec.Struct, Slices | None, Slices | None] | None:
-        """Take what is to be sent next (header, pixels, line integrals), or None."""
-        session = self.session
-        if session is None or not self._connected or self.refused:
-            return None
-        what = session.peek()
-        if what is not None:
-            session.advance(now)
-            self._sent = now
-            if isinstance(what, SendOpen):
-                return self._hello(session), None, None
-            return self._message(what.seq)
-        if session.state is SenderState.STREAMING and now - self._sent >= self._heartbeat:
-            self._sent = now
-            return Heartbeat(), None, None
-        return None
-
-    def _let_go(self, kept: _Kept) -> None:
+    def _let_go(self, preview: Preview) -> None:
         """Keep the line integrals of a preview that will not be sent any more: previews may go, these not."""
-        if kept.lines is None:
+        self._kept_bytes -= _size(preview)
+        views = preview.views
+        if views is None:
             return
         if self._before is None:
-            self._before = ViewStore(most_views(kept.preview.columns))
-            self._before_first = kept.preview.lines_first
-        self._before.extend(_views(kept.preview, kept.lines))
-
-    def _message(self, seq: int) -> tuple[Preview, Slices, Slices | None]:
-        """Give header and frames; with the oldest that is kept come the line integrals of all before it."""
-        kept = self._kept[seq]
-        if self._before is None or seq != next(iter(self._kept)):
-            return kept.preview, kept.pixels, kept.lines
-        before = self._before.views()
-        parts = [before] if kept.lines is None else [before, _views(kept.preview, kept.lines)]
-        counts = tuple(count for part in parts for count in part.counts.tolist())
-        header = msgspec.structs.replace(
-            kept.preview,
-            angles_used=tuple(angle for part in parts for angle in part.angles.tolist()),
-            columns=before.values.shape[2],
-            lines_first=self._before_first,
-            lines_counts=() if all(part.single for part in parts) else counts,
-        )
-        return header, kept.pixels, np.concatenate([part.values for part in parts])
-
-    def _hello(self, session: SenderSession) -> PreviewHello:
-        return PreviewHello(
-            job_id=self._job_id,
-            instance=self._instance,
-            rank=self._rank,
-            run_uid=self.run_uid or "-",
-            first=session.first,
-        )
-
-    def _answer(self, message: PreviewWelcome | PreviewAck, now: float) -> None:
-        if self.session is None or message.run_uid != self.run_uid or message.rank != self._rank:
-            return
-        if isinstance(message, PreviewWelcome):
-            numbers = AckNumbers(message.last_applied, message.last_received, message.credit)
-            self._heartbeat, self._timeout = message.heartbeat_seconds, message.peer_timeout
-        elif self.session.state is SenderState.OPENING:
-            return
-        else:
-            numbers = AckNumbers(message.applied, message.received, message.credit, message.resend)
-        self.session.acknowledge(numbers, now)
-
-    def _problem(self, message: Problem, now: float) -> None:
-        if message.where == "link":
-            if self.session is not None and self.session.state is SenderState.STREAMING:
-                self.session.link(now)
-        elif message.where in ("hello", "version"):
-            log.error("rank %d: previews refused by the controller: %s", self._rank, message.text)
-            self.refused = message.text
-        else:
-            log.warning("run %s: the controller reports a problem in %s: %s", *_told(message))
+            self._before = ViewStore(most_views(preview.columns))
+            self._before_first = preview.lines_first
+        self._before.extend(views)
 
 
-@dataclass(slots=True)
-class _Source:
-    run_uid: str
-    instance: str
-    receiver: ReceiverSession
-    link: bytes
-    seen: float
-    sent: float
+class PreviewReceiver(Listener):
+    """The controller's end: takes previews of every rank, in order and once each."""
 
+    def __init__(
+        self, *, job_id: str, session: str, credit: int, heartbeat_seconds: float = 1.0, peer_timeout: float = 10.0
+    ) -> None:
+        super().__init__(job_id=job_id, session=session, heartbeat_seconds=heartbeat_seconds, peer_timeout=peer_timeout)
+        self.accepted = (Preview, Problem)
+        self.credits = {"previews": credit}
+        self.events: deque[Preview] = deque()
 
-class PreviewIn:
-    """The controller's side: takes previews of every rank, in order and once each."""
+    def taken(self, preview: Preview) -> None:
+        """Take note that the user has this preview and all before it."""
+        peer = self._peers.get(("rank", preview.rank))
+        receiver = None if peer is None else peer.connection.receivers.get("previews")
+        if receiver is not None and receiver.stream == preview.run_uid and preview.seq > receiver.applied:
+            receiver.apply(min(preview.seq, receiver.received))
 
-    def __init__(self, *, job_id: str, credit: int, heartbeat_seconds: float = 1.0, peer_timeout: float = 10.0) -> None:
-        self.outbox: deque[Outgoing] = deque()
-        self.events: deque[PreviewReceived] = deque()
-        self.garbage = Tally(log, "malformed preview ignored")
-        self._refused = Tally(log, "preview hello refused")
-        self._job_id = job_id
-        self._credit = credit
-        self._heartbeat = heartbeat_seconds
-        self._timeout = peer_timeout
-        self._sources: dict[int, _Source] = {}
-        self._links: dict[bytes, int] = {}
+    def refusal(self, hello: Hello) -> Problem | None:
+        """Return why this hello can not be accepted."""
+        if hello.role == "rank":
+            return None
+        return Problem(fault="remote", where="hello", text=f"role: got {hello.role!r}, expected 'rank'")
 
-    def applied(self, preview: Preview) -> None:
-        """Note that the user took this preview."""
-        source = self._sources.get(preview.rank)
-        if source is not None and source.run_uid == preview.run_uid and preview.seq > source.receiver.applied:
-            source.receiver.apply(min(preview.seq, source.receiver.received))
-
-    def receive(self, link: bytes, frames: Sequence[Buffer], now: float) -> None:
-        """Take one message of a rank; whatever it is, nothing is raised."""
-        try:
-            message, pixels, lines = decode_preview_up(frames)
-            if isinstance(message, PreviewHello):
-                self._hello(link, message, now)
-                return
-            rank = self._links.get(link)
-            if rank is None:
-                self._reply(link, Problem(fault="remote", where="link", text="say hello first"))
-                return
-            source = self._sources[rank]
-            source.seen = now
-            if isinstance(message, Problem):
-                log.warning("run %s: rank %d reports a problem in %s: %s", message.run_uid, rank, *_told(message)[1:])
-            elif isinstance(message, Preview) and pixels is not None:
-                if message.rank != rank or message.run_uid != source.run_uid:
-                    raise RemoteProtocolError(
-                        f"preview {message.seq}: got rank {message.rank} of run {message.run_uid[:8]}, expected "
-                        f"rank {rank} of run {source.run_uid[:8]}, as its hello said"
-                    )
-                if source.receiver.offer(message.seq) is Verdict.ACCEPT:
-                    self.events.append(PreviewReceived(message, pixels, lines))
-        except RemoteProtocolError as error:
-            self.garbage.add(error)
-            if isinstance(error, UnknownVersionError):
-                self._reply(link, Problem(fault="remote", where="version", text=str(error)))
-
-    def unreachable(self, link: bytes) -> None:
-        """Forget a link that the transport knows no more."""
-        self._links.pop(link, None)
-
-    def flush(self, now: float) -> None:
-        """Put acknowledgements that are due into the outbox, and a sign of life where nothing was said for long."""
-        for rank, source in self._sources.items():
-            if self._links.get(source.link) != rank:
-                continue
-            if now - source.seen > self._timeout:
-                del self._links[source.link]
-                continue
-            numbers = source.receiver.ack(again=now - source.sent >= self._heartbeat)
-            if numbers is not None:
-                source.sent = now
-                ack = PreviewAck(
-                    run_uid=source.run_uid,
-                    rank=rank,
-                    applied=numbers.applied,
-                    received=numbers.received,
-                    credit=numbers.credit,
-                    resend=numbers.resend,
+    def check(self, peer: Peer, message: Message) -> None:
+        """Raise `RemoteProtocolError` for a preview that is not of its sender and channel."""
+        receiver = peer.connection.receivers.get("previews")
+        if isinstance(message, Preview) and receiver is not None:
+            got, expected = (message.rank, message.run_uid), (peer.hello.rank, receiver.stream)
+            if got != expected:
+                raise RemoteProtocolError(
+                    f"preview {message.seq}: got rank {got[0]} of run {got[1][:8]}, expected rank {expected[0]} of run "
+                    f"{expected[1][:8]}, as was said before"
                 )
-                self._reply(source.link, ack)
 
-    def _hello(self, link: bytes, hello: PreviewHello, now: float) -> None:
-        if hello.job_id != self._job_id:
-            self._refused.add(f"rank {hello.rank}: another job id")
-            text = f"job id: got {hello.job_id[:64]!r}, expected that of this controller"
-            self._reply(link, Problem(fault="remote", where="hello", text=text))
-            return
-        source = self._sources.get(hello.rank)
-        if source is not None and source.link != link:
-            self._links.pop(source.link, None)
-        if source is None or (source.run_uid, source.instance) != (hello.run_uid, hello.instance):
-            receiver = ReceiverSession(credit=self._credit)
-            source = _Source(hello.run_uid, hello.instance, receiver, link, now, now)
-        source.link, source.seen, source.sent = link, now, now
-        source.receiver.open(hello.first)
-        source.receiver.ack()
-        self._sources[hello.rank] = source
-        self._links[link] = hello.rank
-        welcome = PreviewWelcome(
-            job_id=self._job_id,
-            run_uid=source.run_uid,
-            rank=hello.rank,
-            last_applied=source.receiver.applied,
-            last_received=source.receiver.received,
-            credit=self._credit,
-            heartbeat_seconds=self._heartbeat,
-            peer_timeout=self._timeout,
-        )
-        self._reply(link, welcome)
+    def heard(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
+        """Take a preview."""
+        if isinstance(message, Preview):
+            self.events.append(message)
 
-    def _reply(self, link: bytes, message: msgspec.Struct) -> None:
-        self.outbox.append(Outgoing(link, message))
+    def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
+        """Nothing is to be said to a rank that joins."""
+
+    def left(self, peer: Peer, reason: str) -> None:
+        """Nothing is lost with a link."""
+
+    def applied(self, peer: Peer, ack: Ack) -> None:
+        """Nothing is sent on a channel from here."""
 
 
-def _views(preview: Preview, lines: Slices) -> Views:
-    counts = preview.lines_counts or [1] * len(lines)
-    return Views(lines, np.array(preview.angles_used), np.array(counts, np.int64))
+def _size(preview: Preview) -> int:
+    return 0 if preview.pixels is None else preview.pixels.nbytes
 
 
-def _told(problem: Problem) -> tuple[str | None, str, str]:
-    return problem.run_uid, problem.where, problem.text
+def _fields(views: Views) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return views.values, views.angles, views.counts

@@ -1,37 +1,31 @@
-"""One run as the beamline serves it: the log of its items, and a sending session for each peer. No I/O."""
+"""One run as the beamline serves it: the log of its items, a sender for each rank and the controller. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
+from bluesky_streamrecon.wire.channel import Sender
 from bluesky_streamrecon.wire.messages import (
     Ack,
     CloseRun,
     Item,
     ItemGone,
     ItemKind,
+    LengthenRun,
     OpenRun,
     OpenRunSpec,
     RunDone,
     Status,
 )
-from bluesky_streamrecon.wire.sessions import (
-    AckNumbers,
-    Ledger,
-    SenderSession,
-    SendOpen,
-)
 from bluesky_streamrecon.wire.store import Gone
 
-__all__ = ["Entry", "Frames", "Run"]
+__all__ = ["Entry", "Frames", "Ledger", "Run"]
 
 LOOK_AHEAD = 4
 
@@ -47,7 +41,7 @@ class Frames(Protocol):
         ...
 
     def get(self, seq: int) -> Pixels | Gone | None:
-        """Give the frame, or None while it is being fetched."""
+        """Return the frame, or None while it is being fetched."""
         ...
 
     def prefetch(self, seq: int) -> None:
@@ -64,21 +58,192 @@ class Entry:
     angle: float
 
 
-@dataclass(slots=True)
-class _Stream:
-    block: RowBlock
-    session: SenderSession
-    done: RunDone | None = None
-    ack: Ack | None = None
-    duplicate: int = 0  # of earlier processes of the rank
-    gaps: int = 0
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the items of one run for one rank; stored with the run.
+
+    Parameters
+    ----------
+    items : int
+        Flats, darks and projections appended to the run.
+    sent : int
+        Of these, sent at least once.
+    acknowledged : int
+        Received by the rank's present process.
+    applied : int
+        In the rank's image (or flat and dark), counted by the rank.
+    duplicate : int
+        Arrived again, and were dropped by the rank as they should be.
+    dropped : int
+        Could not be sent, because their frame was gone; `why` tells the first reason.
+    resent : int
+        Sent once more after a broken link, a loss or a restart.
+    gaps : int
+        Refused by the rank because an item before them was missing.
+    spilled : int
+        Held in the temporary file at some time (of the run, not of this rank alone).
+    restarts, reconnects : int
+        Times that the rank came back as a new process, and as the same one.
+    done : bool
+        The rank has reported the run as done.
+    """
+
+    items: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+    applied: int = 0
+    duplicate: int = 0
+    dropped: int = 0
     resent: int = 0
+    gaps: int = 0
+    spilled: int = 0
     restarts: int = 0
     reconnects: int = 0
-    coalesced: bool = False  # took steps together, so its images depend on what had arrived when
-    redo: int = 0  # projections taken when its last process came
-    gone: set[int] = field(default_factory=set)
+    done: bool = False
     why: str = ""
+
+    @property
+    def balanced(self) -> bool:
+        """Every item was sent, acknowledged and applied, and none dropped."""
+        return self.dropped == 0 and self.items == self.sent == self.acknowledged == self.applied
+
+    def explain(self) -> str:
+        """Say in a few words whether the ledger adds up, and where it does not."""
+        counts = f"{self.items} items, {self.sent} sent, {self.acknowledged} acknowledged, {self.applied} applied"
+        if self.balanced:
+            return f"balanced: {counts}"
+        return f"not balanced: {counts}, {self.dropped} dropped" + (f" ({self.why})" if self.why else "")
+
+
+class _ItemSender(Sender):
+    """What one rank is sent of a run, and what became of it."""
+
+    def __init__(self, run: Run, block: RowBlock) -> None:
+        super().__init__("run", run.uid, **run.window)
+        self.block = block
+        self.done: RunDone | None = None
+        self.restarts = 0
+        self.reconnects = 0
+        self.coalesced = False  # took steps together, so its images depend on what had arrived when
+        self.redo = 0  # projections taken when its last process came
+        self._run = run
+        self._ack: Ack | None = None
+        self._duplicate = self._gaps = 0  # of earlier processes of the rank
+        self._gone: set[int] = set()
+        self._why = ""
+        for _ in run.log:
+            self.append_item()
+        if run.close is not None:
+            self.append()
+
+    def append_item(self) -> None:
+        """Count one more item."""
+        self.append(self.block.rows * self._run.row_bytes)
+
+    def came_back(self, *, restarted: bool) -> None:
+        """Count it; a new process has nothing, so what it reported before counts no more."""
+        if not restarted:
+            self.reconnects += 1
+            return
+        self.restarts += 1
+        self.redo = 0 if self.coalesced else self._run.projections_up_to(len(self._run.log))
+        self.done = None
+        self._gone.clear()
+        if self._ack is not None:
+            self._duplicate += self._ack.duplicate
+            self._gaps += self._ack.gaps
+            self._ack = None
+
+    def acknowledge(self, ack: Ack, now: float) -> bool:
+        """Take the rank's acknowledgement; return whether it has applied more (or, after a restart, less)."""
+        changed = super().acknowledge(ack, now)
+        if ack.stream == self.stream:
+            self._ack = ack
+        return changed
+
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the run."""
+        return self._run.opening(self.block, self.redo)
+
+    def message(self, seq: int) -> msgspec.Struct | None:
+        """Return an item, what stands in its place, or the end of the run; None while its frame is being fetched."""
+        run, block = self._run, self.block
+        items = len(run.log)
+        if seq > items:
+            return run.close
+        frame = run.frames.get(seq)
+        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, items) + 1):
+            run.frames.prefetch(ahead)
+        if frame is None:
+            return None
+        entry = run.log[seq - 1]
+        if isinstance(frame, Gone):
+            self._gone.add(seq)
+            self._why = self._why or frame.why
+            return ItemGone(
+                run_uid=run.uid,
+                seq=seq,
+                kind=entry.kind,
+                index=entry.index,
+                angle=entry.angle,
+                why=frame.why[:4096],
+            )
+        return Item(
+            run_uid=run.uid,
+            seq=seq,
+            kind=entry.kind,
+            index=entry.index,
+            angle=entry.angle,
+            rows=(block.first, block.stop),
+            dtype=run.spec.dtype,  # type: ignore[arg-type]
+            shape=(block.rows, run.spec.detector_shape[1]),
+            pixels=frame[block.first : block.stop],
+        )
+
+    def ledger(self) -> Ledger:
+        """Return what became of the items."""
+        items, ack, done = len(self._run.log), self._ack, self.done
+
+        def real(seq: int) -> int:
+            seq = min(seq, items)
+            return seq - sum(gone <= seq for gone in self._gone)
+
+        newest: Ack | RunDone | None = done or ack
+        return Ledger(
+            items=items,
+            sent=real(self.high),
+            acknowledged=real(self.received if done is None else min(done.received, self.high)),
+            applied=real(self.applied) if done is None else done.applied,
+            duplicate=self._duplicate + (newest.duplicate if newest else 0),
+            dropped=len(self._gone),
+            resent=self.resent,
+            gaps=self._gaps + (newest.gaps if newest else 0),
+            spilled=self._run.frames.spilled,
+            restarts=self.restarts,
+            reconnects=self.reconnects,
+            done=done is not None,
+            why=self._why,
+        )
+
+
+class _MarkSender(Sender):
+    """What the controller is sent of a run: its opening, that it gets longer, and its end."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("run", run.uid)
+        self._run = run
+        self._marks: list[LengthenRun | CloseRun] = []
+
+    def send(self, mark: LengthenRun | CloseRun) -> None:
+        """Add a mark; all are kept for a controller that comes back as a new process."""
+        self._marks.append(msgspec.structs.replace(mark, seq=self.append()))
+
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the run."""
+        return self._run.opening(RowBlock(0, self._run.spec.detector_shape[0], 0, 0, 1))
+
+    def message(self, seq: int) -> msgspec.Struct | None:
+        """Return a mark."""
+        return self._marks[seq - 1]
 
 
 class Run:
@@ -96,15 +261,14 @@ class Run:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
-        self.planned = spec.planned
         self.log: list[Entry] = []
         self.close: CloseRun | None = None
         self.finished = False
-        self.new_session: Callable[[], SenderSession] = SenderSession
+        self.window: dict[str, Any] = {}
+        self.row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
         self._projections = [0]
-        self._row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
-        self._streams: dict[int, _Stream] = {}
-        self._controller: SenderSession | None = None
+        self._senders: dict[int, _ItemSender] = {}
+        self._controller = _MarkSender(self)
         self._results: tuple[RunDone, ...] | None = None
 
     @property
@@ -113,11 +277,11 @@ class Run:
         return self.finished and self._results is None
 
     def append(self, entry: Entry) -> int:
-        """Add one item and give its sequence number."""
+        """Add one item and return its sequence number."""
         self.log.append(entry)
         self._projections.append(self._projections[-1] + (entry.kind == "projection"))
-        for stream in self._streams.values():
-            stream.session.append(stream.block.rows * self._row_bytes)
+        for sender in self._senders.values():
+            sender.append_item()
         return len(self.log)
 
     def finish_log(self, exit_status: str, reason: str) -> None:
@@ -132,81 +296,46 @@ class Run:
             exit_status=exit_status[:256],
             reason=reason[:4096],
         )
-        for stream in self._streams.values():
-            stream.session.append(0)
-        if self._controller is not None:
-            self._controller.append(0)
+        for sender in self._senders.values():
+            sender.append()
+        self._controller.send(self.close)
 
-    def lengthen(self, planned: int, now: float) -> None:
-        """Tell the controller, now and whenever it comes back, that so many projections are planned by now."""
-        self.planned = planned
-        if self._controller is not None and not self.finished:
-            self._controller.reopen(now)
+    def lengthen(self, message: LengthenRun) -> None:
+        """Tell the controller that more projections are planned by now."""
+        self._controller.send(message)
 
     def deal(self, size: int) -> None:
         """Deal the rows to this many ranks; everything is sent from the first item on."""
-        rows = self.spec.detector_shape[0]
-        blocks = partition_rows(rows, size, share=min(self.spec.recon.share, size))
-        self._streams = {rank: _Stream(block, self._full_session(block)) for rank, block in enumerate(blocks)}
+        blocks = partition_rows(self.spec.detector_shape[0], size, share=min(self.spec.recon.share, size))
+        self._senders = {rank: _ItemSender(self, block) for rank, block in enumerate(blocks)}
 
     def projections_up_to(self, seq: int) -> int:
         """Projections among the first `seq` items."""
         return self._projections[seq]
 
-    # ------------------------------------------------------------------ peers
-
-    def link(self, role: str, rank: int, now: float) -> None:
-        """Begin to send to a peer on a fresh link."""
-        session = self._session(role, rank)
-        if session is not None:
-            session.link(now)
-
-    def unlink(self, role: str, rank: int) -> None:
-        """Stop sending to a peer."""
-        session = self._session(role, rank)
-        if session is not None:
-            session.unlink()
+    def sender(self, role: str, rank: int) -> Sender:
+        """Return what sends the run to a rank or the controller."""
+        return self._senders[rank] if role == "rank" else self._controller
 
     def came_back(self, rank: int, *, restarted: bool) -> None:
-        """Count it; a new process has nothing, so what it reported before counts no more."""
-        stream = self._streams.get(rank)
-        if stream is None or self.finished:
-            return
-        if not restarted:
-            stream.reconnects += 1
-            return
-        stream.restarts += 1
-        stream.redo = 0 if stream.coalesced else self._projections[-1]
-        stream.done = None
-        stream.gone.clear()
-        if stream.ack is not None:
-            stream.duplicate += stream.ack.duplicate
-            stream.gaps += stream.ack.gaps
-            stream.ack = None
-
-    def acknowledge(self, role: str, rank: int, numbers: AckNumbers, now: float, ack: Ack) -> bool:
-        """Take a peer's acknowledgement; tell whether it has applied more (or, after a restart, less)."""
-        session = self._session(role, rank)
-        if session is None:
-            return False
-        changed = session.acknowledge(numbers, now)
-        if role == "rank":
-            self._streams[rank].ack = ack
-        return changed
+        """Take note that a rank is linked again, as a new process or the same."""
+        sender = self._senders.get(rank)
+        if sender is not None and not self.finished:
+            sender.came_back(restarted=restarted)
 
     def note(self, status: Status) -> None:
         """Remember whether a rank has left out images."""
-        stream = self._streams.get(status.rank)
-        if stream is not None and status.projections > status.image_number * self.spec.recon.step:
-            stream.coalesced = True
+        sender = self._senders.get(status.rank)
+        if sender is not None and status.projections > status.image_number * self.spec.recon.step:
+            sender.coalesced = True
 
     def done(self, report: RunDone) -> bool:
-        """Take a rank's last report; tell whether it was the last one missing."""
-        stream = self._streams.get(report.rank)
-        if stream is None or self.finished:
+        """Take a rank's last report; return whether it was the last one missing."""
+        sender = self._senders.get(report.rank)
+        if sender is None or self.finished:
             return False
-        stream.done = report
-        results = [s.done for _, s in sorted(self._streams.items())]
+        sender.done = report
+        results = [s.done for _, s in sorted(self._senders.items())]
         if any(done is None for done in results):
             return False
         self._results = tuple(done for done in results if done is not None)
@@ -214,141 +343,13 @@ class Run:
         return True
 
     def results(self) -> tuple[RunDone, ...]:
-        """Give the reports of all ranks, in their order; none before the last of them."""
+        """Return the reports of all ranks, in their order; none before the last of them."""
         return self._results or ()
 
-    def tick(self, now: float) -> None:
-        """Let every session look at the time."""
-        for stream in self._streams.values():
-            stream.session.tick(now)
-        if self._controller is not None:
-            self._controller.tick(now)
-
-    # ------------------------------------------------------------------ sending
-
-    def next_for(
-        self, role: str, rank: int, preview: tuple[str | None, str | None]
-    ) -> tuple[msgspec.Struct, Pixels | None] | None:
-        """Give the message that this peer is to be sent next, or None."""
-        session = self._session(role, rank)
-        what = None if session is None else session.peek()
-        if what is None:
-            return None
-        if isinstance(what, SendOpen):
-            return self._open_message(role, rank, preview), None
-        if role != "rank":
-            return msgspec.structs.replace(self._closing(), seq=1), None
-        if what.seq > len(self.log):
-            return self._closing(), None
-        stream = self._streams[rank]
-        frame = self.frames.get(what.seq)
-        for ahead in range(what.seq + 1, min(what.seq + LOOK_AHEAD, len(self.log)) + 1):
-            self.frames.prefetch(ahead)
-        if frame is None:
-            return None
-        entry = self.log[what.seq - 1]
-        if isinstance(frame, Gone):
-            stream.gone.add(what.seq)
-            stream.why = stream.why or frame.why
-            gone = ItemGone(
-                run_uid=self.uid,
-                seq=what.seq,
-                kind=entry.kind,
-                index=entry.index,
-                angle=entry.angle,
-                why=frame.why[:4096],
-            )
-            return gone, None
-        block = stream.block
-        item = Item(
-            run_uid=self.uid,
-            seq=what.seq,
-            kind=entry.kind,
-            index=entry.index,
-            angle=entry.angle,
-            rows=(block.first, block.stop),
-            dtype=self.spec.dtype,  # type: ignore[arg-type]
-            shape=(block.rows, self.spec.detector_shape[1]),
-        )
-        return item, frame[block.first : block.stop]
-
-    def sent_to(self, role: str, rank: int, now: float) -> None:
-        """Confirm that what `next_for` gave was sent."""
-        session = self._session(role, rank)
-        if session is None:
-            raise LocalProtocolError(f"run {self.uid[:8]}: nothing to confirm for {role} {rank}")
-        session.advance(now)
-
     def ledger(self) -> dict[int, Ledger]:
-        """Ledger of each rank."""
-        return {rank: self._ledger(stream) for rank, stream in sorted(self._streams.items())}
+        """Return the ledger of each rank."""
+        return {rank: sender.ledger() for rank, sender in sorted(self._senders.items())}
 
-    # ------------------------------------------------------------------ insides
-
-    def _ledger(self, stream: _Stream) -> Ledger:
-        items, session, ack = len(self.log), stream.session, stream.ack
-
-        def real(seq: int) -> int:
-            seq = min(seq, items)
-            return seq - sum(gone <= seq for gone in stream.gone)
-
-        done = stream.done
-        newest: Ack | RunDone | None = done or ack
-        return Ledger(
-            items=items,
-            sent=real(session.high),
-            acknowledged=real(session.received if done is None else min(done.received, session.high)),
-            applied=real(session.applied) if done is None else done.applied,
-            duplicate=stream.duplicate + (newest.duplicate if newest else 0),
-            dropped=len(stream.gone),
-            resent=session.resent,
-            gaps=stream.gaps + (newest.gaps if newest else 0),
-            spilled=self.frames.spilled,
-            restarts=stream.restarts,
-            reconnects=stream.reconnects,
-            done=done is not None,
-            why=stream.why,
-        )
-
-    def _session(self, role: str, rank: int) -> SenderSession | None:
-        if role == "rank":
-            stream = None if self.finished else self._streams.get(rank)
-            return None if stream is None else stream.session
-        if self._controller is None:
-            self._controller = self.new_session()
-            if self.close is not None:
-                self._controller.append(0)
-        return self._controller
-
-    def _full_session(self, block: RowBlock) -> SenderSession:
-        session = self.new_session()
-        for _ in self.log:
-            session.append(block.rows * self._row_bytes)
-        if self.close is not None:
-            session.append(0)
-        return session
-
-    def _closing(self) -> CloseRun:
-        if self.close is None:
-            raise LocalProtocolError(f"run {self.uid[:8]}: asked for its end while it is open")
-        return self.close
-
-    def _open_message(self, role: str, rank: int, preview: tuple[str | None, str | None]) -> OpenRun:
-        spec = self.spec
-        rows = spec.detector_shape[0]
-        return OpenRun(
-            run_uid=self.uid,
-            recon_uid=spec.recon_uid,
-            planned=spec.planned if role == "rank" else self.planned,
-            detector_shape=spec.detector_shape,
-            dtype=spec.dtype,  # type: ignore[arg-type]
-            block=self._streams[rank].block if role == "rank" else RowBlock(0, rows, 0, 0, 1),
-            recon=spec.recon,
-            steering=spec.steering,
-            preview_rows=spec.preview_rows,
-            preview_address=preview[0],
-            preview_key=preview[1],
-            output=spec.output,
-            metadata=spec.metadata,
-            redo=self._streams[rank].redo if role == "rank" else 0,
-        )
+    def opening(self, block: RowBlock, redo: int = 0) -> OpenRun:
+        """Return the message that opens the run for a peer with these rows."""
+        return OpenRun(block=block, redo=redo, **msgspec.structs.asdict(self.spec))

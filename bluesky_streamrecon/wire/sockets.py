@@ -6,43 +6,34 @@ A `Transport` belongs to one thread once it runs; only `wake` may be called from
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import socket
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import zmq
 import zmq.utils.monitor
 import zmq.utils.z85
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.logs import RateLimitedWarning
+from bluesky_streamrecon.wire.codec import Buffer
+from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.security import KeyPair, ServerSecurity, check_bind, write_keys
-from bluesky_streamrecon.wire.tally import Tally
 
-__all__ = ["Sent", "Transport", "generate_keys", "make_keys"]
+__all__ = ["Transport", "generate_keys", "make_keys"]
 
 log = logging.getLogger(__name__)
 
 MOST_FRAMES: Final = 4
 CLOSED_AFTER_MS: Final = 30_000
-KEYS_REMEMBERED: Final = 1024
+KEYS_REMEMBERED: Final = 128
 HIGH_WATER: Final = 1000
 SERVER_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
 HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not said what it is
 BAD_HANDSHAKES: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-
-
-class Sent(enum.Enum):
-    """What became of a message that was to be sent."""
-
-    DONE = "done"
-    FULL = "full"
-    NOBODY = "nobody"
 
 
 def make_keys() -> KeyPair:
@@ -89,10 +80,12 @@ class Transport:
         self._monitors: dict[str, zmq.Socket[bytes]] = {}
         self._guard: zmq.Socket[bytes] | None = None
         self._allowed: dict[bytes, frozenset[bytes]] = {}
-        self._refused: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
-        self._refusals = Tally(log, "connection refused, its key is not on the list")
-        self._handshakes = Tally(log, "handshake failed: no key, one for another server, or closed too early")
-        self._overlong = Tally(log, "message with too many frames ignored")
+        self._refused: set[str] = set()
+        self._refusals = RateLimitedWarning(log, "connection refused, its key is not on the list")
+        self._handshakes = RateLimitedWarning(
+            log, "handshake failed: no key, one for another server, or closed too early"
+        )
+        self._overlong = RateLimitedWarning(log, "message with too many frames ignored")
         self._poller = zmq.Poller()
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
@@ -173,19 +166,18 @@ class Transport:
             self._poller.unregister(old)
             old.close(linger=linger_ms)
 
-    def send(self, name: str, link: bytes | None, header: bytes, *frames: NDArray[np.generic] | None) -> Sent:
-        """Send one message without waiting; `frames` (None: left out) are not copied if they are contiguous."""
+    def send(self, name: str, link: bytes | None, frames: Sequence[Buffer]) -> Sent:
+        """Send one message without waiting; frames after the first are not copied."""
         there = self._sockets.get(name)
         if there is None:
             return Sent.NOBODY
-        pixels = [frame for frame in frames if frame is not None]
+        last = len(frames) - 1
         try:
             if link is not None:
                 there.send(link, zmq.SNDMORE | zmq.NOBLOCK)
-            there.send(header, (zmq.SNDMORE if pixels else 0) | zmq.NOBLOCK)
-            for left, frame in zip(range(len(pixels) - 1, -1, -1), pixels, strict=True):
-                more = zmq.SNDMORE if left else 0
-                there.send(np.ascontiguousarray(frame).view(np.uint8).data, more | zmq.NOBLOCK, copy=False)
+            for number, frame in enumerate(frames):
+                more = zmq.SNDMORE if number < last else 0
+                there.send(frame, more | zmq.NOBLOCK, copy=number == 0)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -315,13 +307,11 @@ class Transport:
                 guard.send_multipart([*route, b"1.0", request, *status, b"", b""], zmq.NOBLOCK)
 
     def _note_refusal(self, address: bytes, key: bytes) -> None:
-        if (address, key) in self._refused:
-            return
-        self._refused[address, key] = None
-        if len(self._refused) > KEYS_REMEMBERED:
-            self._refused.popitem(last=False)
         text = zmq.utils.z85.encode(key).decode("ascii") if len(key) == 32 else "none"
-        if len(self._refused) < KEYS_REMEMBERED // 8:
+        if text in self._refused:
+            return
+        if len(self._refused) < KEYS_REMEMBERED:
+            self._refused.add(text)
             log.warning("connection from %s refused: its key %s is not on the list", address.decode("latin-1"), text)
         else:
             self._refusals.add(f"{address.decode('latin-1')}, {text}")

@@ -6,8 +6,8 @@ import pytest
 
 from bluesky_streamrecon.beamline.progress import RunProgress
 from bluesky_streamrecon.config import ReconSettings
-from bluesky_streamrecon.wire.events import FinalizeReceived, PeerInfo, ProblemReported
-from bluesky_streamrecon.wire.messages import Finalize, OpenRunSpec, Problem
+from bluesky_streamrecon.wire.events import PeerInfo
+from bluesky_streamrecon.wire.messages import OpenRunSpec, Problem, Score
 
 NO_FLAT = "reconstruction: got 60 projections and no flat field, expected at least one; were flats taken?"
 
@@ -23,7 +23,7 @@ def progress():
 def report(progress, rank, text, role="rank"):
     peer = PeerInfo(role=role, rank=rank, size=3, host="node", pid=1, instance="i", linked=True, software="")
     where, _, words = text.partition(": ")
-    progress.handle(ProblemReported(Problem(fault="local", where=where, text=words), peer), 1.0)
+    progress.handle(Problem(fault="local", where=where, text=words), 1.0, peer)
 
 
 def test_what_every_rank_reports_is_said_once_and_without_ranks(progress):
@@ -58,7 +58,7 @@ def test_what_some_ranks_report_names_them_in_one_sentence(progress):
     ids=["ours", "their-own"],
 )
 def test_reason_says_where_the_scan_was_stopped_and_how_many_were_taken(progress, text, reason):
-    finalize = Finalize(run_uid="run", reason=text, score=0.98, projections=124, image_number=124)
-    progress.handle(FinalizeReceived(finalize), 1.0)
+    enough = Score(run_uid="run", verdict="enough", text=text, score=0.98, projections=124, image_number=124)
+    progress.handle(enough, 1.0)
     progress.taken["projection"] = 127
     assert progress.quality_reached().reason == reason

@@ -15,8 +15,7 @@ from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import streaming_wrapper
 from bluesky_streamrecon.sim_devices import sim_beamline
-from bluesky_streamrecon.wire import ControllerEndpoint, RankEndpoint
-from bluesky_streamrecon.wire.events import ItemReceived, RunClosed, RunOpened
+from bluesky_streamrecon.wire import CloseRun, ControllerEndpoint, Item, OpenRun, RankEndpoint, RunDone, Score, Status
 
 BOUND = 20.0
 
@@ -52,21 +51,28 @@ class Player:
     def play(self):
         run, count = None, 0
         while not self.over.is_set():
-            match self.endpoint.next(0.05):
-                case RunOpened(opened):
-                    run, count = opened, 0
+            match event := self.endpoint.next(0.05):
+                case OpenRun():
+                    run, count = event, 0
                     if self.rank is None:
                         for number, score in enumerate(self.scores, 1):
-                            self.endpoint.score(
-                                run.run_uid, image_number=number, projections=number, score=score, policy="ms-ssim"
+                            self.endpoint.send(
+                                Score(
+                                    run_uid=run.run_uid,
+                                    image_number=number,
+                                    projections=number,
+                                    score=score,
+                                    policy="ms-ssim",
+                                )
                             )
-                case ItemReceived(item, pixels):
+                case Item(kind=kind, seq=seq, pixels=pixels):
                     self.sums.append(int(pixels.sum()))
-                    count += item.kind == "projection"
-                    self.endpoint.applied(item.seq)
-                    self.endpoint.status("running", projections=count, image_number=count)
-                case RunClosed() if self.rank is not None:
-                    self.endpoint.done(image_number=count, axis=15.5)
+                    count += kind == "projection"
+                    self.endpoint.applied(seq)
+                    about = {"run_uid": run.run_uid, "rank": self.rank, "image_number": count}
+                    self.endpoint.send(Status(state="running", projections=count, **about))
+                case CloseRun() if self.rank is not None:
+                    self.endpoint.send(RunDone(run_uid=run.run_uid, rank=self.rank, image_number=count, axis=15.5))
         self.endpoint.close()
 
     def join(self):

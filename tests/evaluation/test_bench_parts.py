@@ -29,11 +29,8 @@ from bluesky_streamrecon.wire import (
     Acked,
     AllRanksReady,
     Problem,
-    ProblemReported,
     Score,
-    ScoreReceived,
     Status,
-    StatusReceived,
 )
 
 BOUND = 20.0
@@ -184,9 +181,9 @@ def test_an_image_counts_when_every_rank_has_it():
     events.begin("now")
     events(AllRanksReady(2))  # at 0
     for rank, projections in ((0, 4), (0, 8), (1, 4), (1, 8)):  # at 1 to 4
-        events(StatusReceived(Status(run_uid="now", rank=rank, state="", projections=projections)))
-    events(ScoreReceived(Score(run_uid="now", image_number=2, projections=8)))
-    events(ScoreReceived(Score(run_uid="before", image_number=1, projections=4)))
+        events(Status(run_uid="now", rank=rank, state="", projections=projections))
+    events(Score(run_uid="now", image_number=2, projections=8))
+    events(Score(run_uid="before", image_number=1, projections=4))
     assert events.imaged_at == {4: 3.0, 8: 4.0}
     assert events.judged_at == {8: 5.0}
     events(Acked("now", 0, 9, 8))
@@ -198,7 +195,7 @@ def test_an_image_counts_when_every_rank_has_it():
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (ProblemReported(Problem(fault="local", where="rank 1", text="no flat field")), "no flat field"),
+        (Problem(fault="local", where="rank 1", text="no flat field"), "no flat field"),
         (ProcessExit("job of 2 ranks", -9, Path("job.log"), "ouch"), "(?s)SIGKILL.*ouch"),
     ],
 )

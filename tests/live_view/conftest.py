@@ -17,15 +17,15 @@ from bluesky_streamrecon.ending import GUARD
 from bluesky_streamrecon.live_view import Source, ViewServer
 from bluesky_streamrecon.wire import (
     Answer,
+    Ask,
     BeamlineEndpoint,
     ControllerEndpoint,
     Judged,
-    OperatorAsked,
     OperatorEndpoint,
     Order,
     Picture,
-    PictureWanted,
     RunStatus,
+    ShowMe,
 )
 
 BOUND = 20.0
@@ -73,10 +73,10 @@ class Beamline:
         self.endpoint.close(0)
         self._thread.join(BOUND)
 
-    def _hear(self, event: Any) -> None:
-        if not isinstance(event, OperatorAsked):
+    def _hear(self, ask: Any, sender: Any) -> None:
+        if not isinstance(ask, Ask):
             return
-        ask, ok, text = event.ask, True, ""
+        ok, text = True, ""
         if ask.action != "status":
             ok, text = not self.refuse, self.refuse or f"{ask.action} done"
             if ok:
@@ -85,17 +85,17 @@ class Beamline:
                 held = {"hold": order, "release": None}.get(ask.action, self.status.held)
                 self.status = msgspec.structs.replace(self.status, held=held)
         judged = tuple(each for each in self.judged if each.image_number > ask.after)
-        self.endpoint.answer(event, Answer(number=ask.number, ok=ok, text=text, status=self.status, judged=judged))
+        self.endpoint.answer(sender, Answer(number=ask.number, ok=ok, text=text, status=self.status, judged=judged))
 
     def _draw(self) -> None:
         while True:
             self._may.acquire()
             if not self._pictures:
                 return
-            while not isinstance(event := self._controller.next(BOUND), PictureWanted):
+            while not isinstance(event := self._controller.next(BOUND), ShowMe):
                 if event is None:
                     return
-            self._controller.show(self._pictures.pop(0))
+            self._controller.send(self._pictures.pop(0))
 
 
 class Page:

@@ -285,9 +285,9 @@ def test_score_above_threshold_at_the_first_comparison_ends_the_run_at_once(run_
     assert stop["num_events"]["primary"] < 12
 
 
-def test_finalize_for_another_run_does_nothing(run_engine, documents, tomo, script):
+def test_score_of_another_run_does_nothing(run_engine, documents, tomo, script):
     script.score = lambda n: 0.99
-    script.finalize_uid = "another"
+    script.score_uid = "another"
     run_engine(tomo())
     assert of(documents, "stop")[0]["num_events"]["primary"] == 12
 

@@ -18,7 +18,7 @@ from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.sim_devices.camera import Exposure, FrameKind, Noise, SimulatedCamera, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import Foam
-from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
+from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 SIDE = 44
 
@@ -56,7 +56,9 @@ def image() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def preview() -> Callable[..., Preview]:
-    def make(number, projections=None, *, uid="run-1", rank=0, rows=(3, 7), size=SIDE, angles=(), final=False):
+    def make(
+        number, projections=None, *, pixels=None, uid="run-1", rank=0, rows=(3, 7), size=SIDE, angles=(), final=False
+    ):
         return Preview(
             run_uid=uid,
             seq=max(number, 1),
@@ -67,6 +69,7 @@ def preview() -> Callable[..., Preview]:
             rows=rows,
             size=size,
             angles_used=tuple(angles),
+            pixels=pixels,
         )
 
     return make
@@ -128,7 +131,7 @@ def simulate() -> Callable[..., Simulated]:
 
 
 @pytest.fixture
-def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
+def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
     """Send a scan's line integrals through a session, until it has enough or the scan ends.
 
     The images are those of a scan that goes well and soon changes no more: only the line integrals tell otherwise.
@@ -172,13 +175,15 @@ def drive(image) -> Callable[..., tuple[list[Score], Finalize | None]]:
                 columns=lines.values.shape[2],
                 lines_first=last - step,
                 axis=lines.axis,
+                pixels=image(last, rows=len(lines.rows)),
+                lines=lines.values[new],
             )
-            session.accept(header, image(last, rows=len(lines.rows)), lines.values[new])
+            session.accept(header)
             judged = session.judge()
             assert judged is not None
-            scores.append(judged[0])
-            if judged[1] is not None:
-                return scores, judged[1]
+            scores.append(judged)
+            if judged.verdict == "enough":
+                return scores, judged
             if number == closed:
                 session.close()
                 scores += [word for word in [session.last_word(), session.last_word()] if word is not None]

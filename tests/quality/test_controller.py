@@ -11,20 +11,16 @@ import pytest
 
 from bluesky_streamrecon.quality.controller import EARLY_PREVIEWS, Controller
 from bluesky_streamrecon.wire import (
+    AbandonRun,
     CloseRun,
     LinkLost,
     LinkRestored,
     Picture,
-    PictureWanted,
-    PreviewReceived,
     Problem,
-    ProblemReported,
     Refused,
-    RunAbandoned,
-    RunClosed,
-    RunOpened,
+    Score,
     ShowMe,
-    ShutdownRequested,
+    Shutdown,
 )
 
 
@@ -35,9 +31,8 @@ class ScriptedLink:
         self.events = deque(events)
         self.stop = threading.Event()
         self.silent = 0.0
-        self.scores: list[dict] = []
-        self.finalized: list[dict] = []
-        self.problems: list[tuple[str, str, str]] = []
+        self.scores: list[Score] = []
+        self.problems: list[Problem] = []
         self.pictures: list[Picture] = []
 
     def next(self, timeout=None):
@@ -50,29 +45,20 @@ class ScriptedLink:
     def unlinked_seconds(self):
         return self.silent
 
-    def score(self, run_uid, **values):
-        self.scores.append({"run_uid": run_uid, **values})
-
-    def finalize(self, run_uid, **values):
-        self.finalized.append({"run_uid": run_uid, **values})
-
-    def show(self, picture):
-        self.pictures.append(picture)
-
-    def problem(self, where, text, *, fault="local"):
-        self.problems.append((where, text, fault))
+    def send(self, message):
+        {Score: self.scores, Problem: self.problems, Picture: self.pictures}[type(message)].append(message)
 
 
 @pytest.fixture
 def previews(preview, image):
     def make(*numbers, uid="run-1"):
-        return [PreviewReceived(preview(number, uid=uid), image(number)) for number in numbers]
+        return [preview(number, uid=uid, pixels=image(number)) for number in numbers]
 
     return make
 
 
 def close(uid="run-1"):
-    return RunClosed(CloseRun(run_uid=uid, seq=1, projections=0, flats=0, darks=0, exit_status="success"))
+    return CloseRun(run_uid=uid, seq=1, projections=0, flats=0, darks=0, exit_status="success")
 
 
 def work(*events, **options):
@@ -81,72 +67,71 @@ def work(*events, **options):
     return controller.run(link.stop), link
 
 
-def test_every_image_of_a_run_is_scored_and_enough_is_told_once(open_run, previews):
-    code, link = work(RunOpened(open_run(threshold=1e-6, compare_to=4)), *previews(*range(1, 9)))
+def test_every_image_of_a_run_is_scored_and_the_verdict_says_when_it_is_enough(open_run, previews):
+    code, link = work(open_run(threshold=1e-6, compare_to=4), *previews(*range(1, 9)))
     assert code == 0
-    assert [score["image_number"] for score in link.scores] == list(range(1, 9))
-    assert [finalize["image_number"] for finalize in link.finalized] == [5]
-    assert link.finalized[0]["reason"] == link.scores[4]["text"]
-    assert link.finalized[0]["run_uid"] == "run-1"
+    assert [score.image_number for score in link.scores] == list(range(1, 9))
+    assert next(score.image_number for score in link.scores if score.verdict == "enough") == 5
+    assert {score.run_uid for score in link.scores} == {"run-1"}
     assert link.problems == []
 
 
 def test_picture_is_drawn_when_one_is_wanted_and_only_then(open_run, previews):
-    opened = RunOpened(open_run())
+    opened = open_run()
     assert work(opened, *previews(1, 2, 3))[1].pictures == []
-    _, link = work(opened, *previews(1, 2, 3), PictureWanted(ShowMe()), *previews(4))
+    _, link = work(opened, *previews(1, 2, 3), ShowMe(), *previews(4))
     (picture,) = link.pictures
     assert (picture.run_uid, picture.image_number) == ("run-1", 4)
-    _, link = work(opened, *previews(1, 2), PictureWanted(ShowMe(run_uid="run-1", image_number=2)))
+    _, link = work(opened, *previews(1, 2), ShowMe(run_uid="run-1", image_number=2))
     assert link.pictures == []
 
 
 def test_next_run_is_judged_by_itself(open_run, previews):
     steering = {"threshold": 1e-6, "compare_to": 2}
     _, link = work(
-        RunOpened(open_run("run-1", **steering)),
+        open_run("run-1", **steering),
         *previews(1, 2, 3),
         close("run-1"),
-        RunOpened(open_run("run-2", **steering)),
+        open_run("run-2", **steering),
         *previews(1, 2, 3, uid="run-2"),
     )
-    assert [(each["run_uid"], each["image_number"]) for each in link.scores] == [
+    assert [(each.run_uid, each.image_number) for each in link.scores] == [
         (uid, number) for uid in ("run-1", "run-2") for number in (1, 2, 3)
     ]
-    assert [(each["run_uid"], each["image_number"]) for each in link.finalized] == [("run-2", 3)]
+    assert next(each.run_uid for each in link.scores if each.verdict == "enough") == "run-1"
+    assert link.scores[-1].verdict == "enough"
 
 
-def test_images_after_close_are_scored_and_end_nothing(open_run, previews):
-    opened = RunOpened(open_run(threshold=1e-6, compare_to=1))
+def test_images_after_close_are_scored(open_run, previews):
+    opened = open_run(threshold=1e-6, compare_to=1)
     _, link = work(opened, *previews(1), close(), *previews(2))
-    assert [score["verdict"] for score in link.scores] == ["continue", "enough"]
-    assert link.finalized == []
+    assert [score.verdict for score in link.scores] == ["continue", "enough"]
 
 
 def test_close_of_another_run_is_nothing_to_this_one(open_run, previews):
-    opened = RunOpened(open_run(threshold=1e-6, compare_to=1))
-    _, link = work(opened, close("run-0"), RunAbandoned("run-0", ""), *previews(1, 2))
-    assert len(link.finalized) == 1
+    opened = open_run(threshold=1e-6, compare_to=1)
+    _, link = work(opened, close("run-0"), AbandonRun(run_uid="run-0", reason=""), *previews(1, 2))
+    assert link.scores[-1].verdict == "enough"
 
 
 def test_run_told_again_after_a_reconnect_is_not_begun_anew(open_run, previews):
-    opened = RunOpened(open_run(threshold=1e-6, compare_to=1))
+    opened = open_run(threshold=1e-6, compare_to=1)
     _, link = work(opened, *previews(1, 2), LinkLost("cable"), LinkRestored("s2"), opened, *previews(1, 2, 3))
-    assert [score["image_number"] for score in link.scores] == [1, 2, 3]
-    assert len(link.finalized) == 1
+    assert [score.image_number for score in link.scores] == [1, 2, 3]
+    assert link.scores[-1].verdict == "enough"
 
 
 def test_previews_that_come_before_their_run_are_not_lost(open_run, previews):
-    _, link = work(*previews(1, 2), RunOpened(open_run()), *previews(3))
-    assert [score["image_number"] for score in link.scores] == [1, 2, 3]
+    _, link = work(*previews(1, 2), open_run(), *previews(3))
+    assert [score.image_number for score in link.scores] == [1, 2, 3]
 
 
 def test_previews_of_a_past_or_abandoned_run_are_left_aside(open_run, previews):
     _, link = work(
-        RunOpened(open_run("run-1")),
-        RunAbandoned("run-1", "aborted"),
+        open_run("run-1"),
+        AbandonRun(run_uid="run-1", reason="aborted"),
         *previews(1),
-        RunOpened(open_run("run-2")),
+        open_run("run-2"),
         *previews(2),
     )
     assert link.scores == []
@@ -161,27 +146,27 @@ def test_previews_of_a_run_that_never_opens_do_not_pile_up(previews):
 
 def test_run_with_an_unknown_policy_is_reported_and_the_next_is_judged(open_run, previews):
     code, link = work(
-        RunOpened(open_run("run-1", policy="no-such")),
+        open_run("run-1", policy="no-such"),
         *previews(1),
-        RunOpened(open_run("run-2")),
+        open_run("run-2"),
         *previews(1, uid="run-2"),
     )
     assert code == 0
-    ((where, text, fault),) = link.problems
-    assert (where, fault) == ("steering", "local")
-    assert "run run-1 will not be judged: stopping policy: got 'no-such', expected one of ms-ssim" in text
-    assert [score["run_uid"] for score in link.scores] == ["run-2"]
+    (problem,) = link.problems
+    assert (problem.where, problem.fault) == ("steering", "local")
+    assert "run run-1 will not be judged: stopping policy: got 'no-such', expected one of ms-ssim" in problem.text
+    assert [score.run_uid for score in link.scores] == ["run-2"]
 
 
 def test_preview_that_does_not_fit_is_reported_as_the_other_sides_fault(open_run, preview, image):
-    wrong = PreviewReceived(preview(1, size=43), image(1))
-    _, link = work(RunOpened(open_run()), wrong, PreviewReceived(preview(2), image(2)))
-    assert [(where, fault) for where, _, fault in link.problems] == [("previews", "remote")]
-    assert [score["image_number"] for score in link.scores] == [2]
+    wrong = preview(1, size=43, pixels=image(1))
+    _, link = work(open_run(), wrong, preview(2, pixels=image(2)))
+    assert [(problem.where, problem.fault) for problem in link.problems] == [("previews", "remote")]
+    assert [score.image_number for score in link.scores] == [2]
 
 
 def test_controller_ends_in_order_when_asked(caplog):
-    code, _ = work(ProblemReported(Problem(fault="local", where="rank 1", text="disk full")), ShutdownRequested("done"))
+    code, _ = work(Problem(fault="local", where="rank 1", text="disk full"), Shutdown(reason="done"))
     assert code == 0
     assert "problem reported by rank 1: disk full" in caplog.text
     assert "asks the controller to end: done" in caplog.text

@@ -13,14 +13,12 @@ import pytest
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
-    FinalizeReceived,
+    OpenRun,
     OpenRunSpec,
     PeerJoined,
-    PreviewMoved,
-    PreviewSender,
+    Preview,
     RankEndpoint,
-    RunOpened,
-    ScoreReceived,
+    Score,
 )
 
 BOUND = 30.0  # seconds that any one thing may take; reached only where something is broken
@@ -36,10 +34,9 @@ class Beamline:
 
     def __init__(self) -> None:
         self.events: queue.Queue = queue.Queue()
-        self.endpoint = BeamlineEndpoint(on_event=self.events.put)
+        self.endpoint = BeamlineEndpoint(on_event=lambda event, _: self.events.put(event))
         job_id = self.endpoint.job_id
         self.ranks = [RankEndpoint(self.endpoint.address, job_id=job_id, rank=rank, size=2) for rank in (0, 1)]
-        self.senders = [PreviewSender(job_id=job_id, rank=rank) for rank in (0, 1)]
 
     def expect(self, kind, wanted: Callable = lambda event: True):
         while True:
@@ -70,19 +67,27 @@ class Beamline:
                 preview_rows=ROWS,
             )
         )
-        for rank, sender in enumerate(self.senders):
-            run = self.told(rank, RunOpened).run
-            sender.begin(run.run_uid)
-            sender.connect(run.preview_address, run.preview_key)
+        for rank in range(2):
+            self.told(rank, OpenRun)
 
     def send(self, number: int) -> None:
-        for rank, sender in enumerate(self.senders):
+        for rank, endpoint in enumerate(self.ranks):
             stack = np.random.default_rng([number, rank]).random((1, SIDE, SIDE), np.float32) / number
             stack[:, 10:30, 12:28] += 1
-            sender.send(image_number=number, projections=number, rows=(ROWS[rank],), pixels=stack)
+            endpoint.send(
+                Preview(
+                    run_uid="run-1",
+                    rank=rank,
+                    image_number=number,
+                    projections=number,
+                    rows=(ROWS[rank],),
+                    size=SIDE,
+                    pixels=stack,
+                )
+            )
 
     def close(self) -> None:
-        for each in (*self.senders, *self.ranks, self.endpoint):
+        for each in (*self.ranks, self.endpoint):
             each.close(0.0)
 
 
@@ -109,30 +114,24 @@ def start_controller(beamline) -> Iterator[Callable[..., subprocess.Popen]]:
         process.wait(BOUND)
 
 
-def test_controller_scores_each_image_finalizes_once_and_comes_back_after_a_crash(beamline, start_controller):
+def test_controller_scores_each_image_and_comes_back_after_a_crash(beamline, start_controller):
     controller = start_controller()
     beamline.controller_joined()
     beamline.open_run("run-1", threshold=0.5)
     for number in range(1, 6):
         beamline.send(number)
-    scores = [beamline.expect(ScoreReceived).score for _ in range(4)]
+    scores = [beamline.expect(Score) for _ in range(4)]
     assert [score.image_number for score in scores] == [1, 2, 3, 4]
     assert [score.score is None for score in scores] == [True, True, True, False]
-    finalize = beamline.expect(FinalizeReceived).finalize
-    assert (finalize.run_uid, finalize.image_number, finalize.reason) == ("run-1", 4, scores[3].text)
-    assert finalize.reason.endswith(">= 0.5 at 4 of 20 projections")
+    assert [score.verdict for score in scores] == ["continue", "continue", "continue", "enough"]
+    assert scores[3].text.endswith(">= 0.5 at 4 of 20 projections")
 
     controller.kill()
     controller.wait(BOUND)
     again = start_controller()
     beamline.controller_joined()
-    for rank, sender in enumerate(beamline.senders):
-        moved = beamline.told(rank, PreviewMoved)
-        while moved.address is None:  # first: nobody takes any; then: the new controller does
-            moved = beamline.told(rank, PreviewMoved)
-        sender.connect(moved.address, moved.key)
     beamline.send(6)
-    newest = beamline.expect(ScoreReceived, lambda event: event.score.image_number == 6).score
+    newest = beamline.expect(Score, lambda event: event.image_number == 6)
     assert newest.score is not None  # image 3 was sent before this process began
 
     beamline.endpoint.shutdown_peers("done")

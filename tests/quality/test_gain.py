@@ -92,15 +92,15 @@ def test_wide_detectors_are_studied_in_pairs_of_pixels(simulate, recipe, monkeyp
 
 
 def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, recipe):
-    scores, finalize = drive(simulate(counts=1e5), reconstructor=recipe)
-    assert finalize is not None
-    assert 24 <= finalize.projections < 120
-    assert (finalize.threshold, finalize.score) == (0.02, scores[-1].score)
+    scores, enough = drive(simulate(counts=1e5), reconstructor=recipe)
+    assert enough is not None
+    assert 24 <= enough.projections < 120
+    assert (enough.threshold, enough.score) == (0.02, scores[-1].score)
     made = int(scores[-1].metrics["predicted-gain-at"])
-    assert finalize.reason.startswith(f"at {finalize.projections} of 120 projections: ")
-    assert f"the remaining {120 - made} " in finalize.reason
-    assert "predicted to improve the image by 0.0" in finalize.reason
-    assert " MS-SSIM (tolerance 0.02); MS-SSIM 0.9" in finalize.reason
+    assert enough.text.startswith(f"at {enough.projections} of 120 projections: ")
+    assert f"the remaining {120 - made} " in enough.text
+    assert "predicted to improve the image by 0.0" in enough.text
+    assert " MS-SSIM (tolerance 0.02); MS-SSIM 0.9" in enough.text
     assert scores[-1].metrics["predicted-gain"] < scores[-1].metrics["predicted-gain-high"] < 0.02
     assert scores[-1].policy == "predicted-gain"
 
@@ -108,8 +108,8 @@ def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, r
 def test_noisy_scan_goes_on_longer_than_a_clean_one(simulate, drive, recipe):
     ends = []
     for counts in (1e3, 1e5):
-        scores, finalize = drive(simulate(counts=counts), reconstructor=recipe)
-        ends.append(finalize.projections if finalize else 121)
+        scores, enough = drive(simulate(counts=counts), reconstructor=recipe)
+        ends.append(enough.projections if enough else 121)
         assert any("more are needed" in score.text or "all of them are needed" in score.text for score in scores)
     assert ends[0] > ends[1]
 
@@ -121,14 +121,14 @@ def test_ms_ssim_is_the_score_whatever_the_policy(simulate, drive, recipe):
 
 
 def test_fixed_order_is_not_predicted_before_it_is_through(simulate, drive, recipe):
-    scores, finalize = drive(simulate(order=make_order("fixed", num=60)), reconstructor=recipe)
-    assert finalize is None or finalize.projections > 50
+    scores, enough = drive(simulate(order=make_order("fixed", num=60)), reconstructor=recipe)
+    assert enough is None or enough.projections > 50
     assert any("angles so far are too uneven" in score.text for score in scores)
 
 
 def test_controller_without_a_recipe_says_so_and_never_stops(simulate, drive):
-    scores, finalize = drive(simulate())
-    assert finalize is None
+    scores, enough = drive(simulate())
+    assert enough is None
     assert "this controller has nothing to reconstruct with" in scores[-1].text
 
 
@@ -340,10 +340,10 @@ def test_minimum_coverage_of_a_limited_scan_counts_its_own_range(simulate, drive
     order = make_order("optimized-interleaved", num=48, start=-60, stop=60)
     told = {"angle_start": "-60", "angle_stop": "60"}
     simulated = simulate(order=order, over=WEDGE)
-    _, finalize = drive(
+    _, enough = drive(
         simulated, policy="ms-ssim", minimum_projections=0, minimum_coverage=6.0, metadata=told, threshold=0.5
     )
-    assert finalize is not None
+    assert enough is not None
     assert drive(simulated, policy="ms-ssim", minimum_projections=0, minimum_coverage=6.0, threshold=0.5)[1] is None
 
 

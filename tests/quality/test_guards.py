@@ -41,8 +41,8 @@ def test_every_fault_has_its_own_words(simulate, faults, said):
 @pytest.mark.parametrize("rule", ["ms-ssim", "predicted-gain", "ms-ssim|predicted-gain"])
 @pytest.mark.parametrize("faults", [faults for faults, _ in FAULTS.values()], ids=FAULTS)
 def test_no_fault_ends_as_success_under_any_policy(simulate, drive, faults, rule, stand_in):
-    scores, finalize = drive(simulate(faults=faults), policy=rule, reconstructor=stand_in, minimum_projections=75)
-    assert finalize is None
+    scores, enough = drive(simulate(faults=faults), policy=rule, reconstructor=stand_in, minimum_projections=75)
+    assert enough is None
     assert scores[-1].verdict == "invalid"
     assert scores[-1].text.startswith("not judged at 120 of 120 projections: ")
 
@@ -57,16 +57,16 @@ def test_no_fault_ends_as_success_with_default_settings_and_each_has_its_own_wor
     simulate, drive, order, faults, said
 ):
     scan = simulate(faults=faults, order=make_order(order, num=120))
-    scores, finalize = drive(scan, reconstructor=QuickReconstructor())
-    assert finalize is None
+    scores, enough = drive(scan, reconstructor=QuickReconstructor())
+    assert enough is None
     assert scores[-1].verdict == "invalid"
     assert re.match(f"not judged at 120 of 120 projections: .*{said.replace('120', '117')}", scores[-1].text)
 
 
 @pytest.mark.parametrize("order", ["optimized-interleaved", "fixed"])
 def test_scan_that_goes_well_ends_with_default_settings(simulate, drive, order):
-    scores, finalize = drive(simulate(order=make_order(order, num=120)), reconstructor=QuickReconstructor())
-    assert finalize is not None
+    scores, enough = drive(simulate(order=make_order(order, num=120)), reconstructor=QuickReconstructor())
+    assert enough is not None
     assert "invalid" not in {score.verdict for score in scores}
 
 
@@ -84,16 +84,16 @@ def test_noise_and_an_empty_beam_never_stop_a_scan_with_default_settings(simulat
     scan = simulate(order=make_order(order, num=120))
     values = make(np.random.default_rng(0), scan.lines.values).astype(np.float32)
     scan = replace(scan, lines=replace(scan.lines, values=values))
-    scores, finalize = drive(scan, reconstructor=QuickReconstructor())
-    assert finalize is None
+    scores, enough = drive(scan, reconstructor=QuickReconstructor())
+    assert enough is None
     assert scores[-1].verdict == "invalid"
     assert said in scores[-1].text
 
 
 def test_scan_that_goes_well_ends_by_the_papers_rule(simulate, drive):
-    scores, finalize = drive(simulate(), policy="ms-ssim", minimum_projections=60)
-    assert finalize is not None
-    assert finalize.projections == 60
+    scores, enough = drive(simulate(), policy="ms-ssim", minimum_projections=60)
+    assert enough is not None
+    assert enough.projections == 60
     assert {score.verdict for score in scores[:-1]} == {"continue"}
 
 
@@ -149,8 +149,8 @@ def test_nothing_is_said_and_no_scan_ended_while_views_cover_too_small_an_angle(
     early = scan.upto(36)
     assert find_fault(early) is None
     assert too_early(early).startswith("too early to tell whether the sample turns: frames so far differ by no more")
-    scores, finalize = drive(replace(scan, lines=early), policy="ms-ssim", minimum_projections=24)
-    assert finalize is None
+    scores, enough = drive(replace(scan, lines=early), policy="ms-ssim", minimum_projections=24)
+    assert enough is None
     assert scores[-1].verdict == "continue"
     assert "too early to tell whether the sample turns" in scores[-1].text
     later = scan.upto(150)
@@ -218,8 +218,8 @@ def test_sample_wider_than_the_detector_may_change_its_mass_in_view(simulate):
     ("faults", "said"), [({"dark_from": 0}, "no light"), ({"empty_from": 0}, "nothing absorbs"), ({}, None)]
 )
 def test_scan_that_is_over_before_the_first_forecast_is_looked_at_all_the_same(simulate, drive, closed, faults, said):
-    scores, finalize = drive(simulate(faults=Faults(**faults)), closed=closed)
-    assert finalize is None
+    scores, enough = drive(simulate(faults=Faults(**faults)), closed=closed)
+    assert enough is None
     assert [score.projections for score in scores[:closed]] == list(range(3, 3 * closed + 1, 3))
     if said is None:
         assert len(scores) == 40

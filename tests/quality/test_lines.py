@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -32,7 +33,8 @@ def part():
             axis=axis,
         )
         numbers = np.arange(first + 1, last + 1)[:, None, None] + 1000 * np.array(rows)[None, :, None]
-        return header, np.broadcast_to(numbers, (last - first, len(rows), columns)).astype(np.float32)
+        lines = np.broadcast_to(numbers, (last - first, len(rows), columns)).astype(np.float32)
+        return msgspec.structs.replace(header, lines=lines)
 
     return make
 
@@ -47,36 +49,36 @@ def whole(store, count, rows=(3, 7)):
 def test_projections_that_come_again_are_taken_once(open_run, part):
     store = LineStore(open_run())
     for first, last in ((0, 2), (2, 5), (0, 5), (4, 7), (0, 3)):
-        store.add(*part(first, last))
+        store.add(part(first, last))
     assert whole(store, 7).axis == 21.5
 
 
 def test_rows_of_several_ranks_are_put_together_as_far_as_all_have_come(open_run, part):
     store = LineStore(open_run(rows=(9, 3, 7)))
     assert store.scan() is None
-    store.add(*part(0, 6, rows=(3, 7)))
+    store.add(part(0, 6, rows=(3, 7)))
     assert store.projections == 0
-    store.add(*part(0, 4, rows=(9,), rank=1))
+    store.add(part(0, 4, rows=(9,), rank=1))
     whole(store, 4, rows=(9, 3, 7))
 
 
 def test_missing_projections_and_other_detectors_are_refused(open_run, part):
     store = LineStore(open_run())
-    store.add(*part(0, 2))
+    store.add(part(0, 2))
     with pytest.raises(DataError, match="got projections from 5 on, expected from 3 on"):
-        store.add(*part(4, 6))
+        store.add(part(4, 6))
     with pytest.raises(DataError, match=r"got 40 columns and axis 21\.5, expected 44 columns"):
-        store.add(*part(2, 3, columns=40))
+        store.add(part(2, 3, columns=40))
     with pytest.raises(DataError, match="axis None"):
-        store.add(*part(2, 3, axis=None))
-    store.add(*part(2, 3))
+        store.add(part(2, 3, axis=None))
+    store.add(part(2, 3))
     whole(store, 3)
 
 
 def test_images_are_judged_although_their_line_integrals_are_missing(open_run, part, image, caplog):
     session = SteeringSession(open_run())
     for last in (5, 6):
-        session.accept(part(4, last)[0], image(last), part(4, last)[1])
-        assert session.judge()[0].image_number == last
+        session.accept(msgspec.structs.replace(part(4, last), pixels=image(last)))
+        assert session.judge().image_number == last
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     assert "was the job restarted from a checkpoint without them" in caplog.text

@@ -62,8 +62,9 @@ def told(empty):
                     columns=scan.values.shape[2],
                     lines_first=start,
                     axis=scan.axis,
+                    lines=scan.values[start:stop, rank : rank + 1],
                 )
-                store.add(header, scan.values[start:stop, rank : rank + 1])
+                store.add(header)
         return store
 
     return tell
@@ -75,7 +76,7 @@ def means(scan, count, rank):
     for values, angle in zip(scan.values[:count], scan.angles[:count], strict=True):
         kept.append(values[rank : rank + 1], float(angle))
     views = kept.views()
-    header = Preview(
+    return Preview(
         run_uid="run-1",
         seq=count,
         rank=rank,
@@ -87,8 +88,8 @@ def means(scan, count, rank):
         columns=scan.values.shape[2],
         lines_counts=tuple(views.counts.tolist()),
         axis=scan.axis,
+        lines=views.values,
     )
-    return header, views.values
 
 
 def test_what_is_held_does_not_grow_with_the_scan(simulate, told):
@@ -153,7 +154,7 @@ def test_controller_that_comes_back_takes_means_and_goes_on(simulate, told, empt
     whole = simulate(order=ORDER).lines
     store = empty(whole)
     for rank in range(2):
-        store.add(*means(whole, 300 + rank, rank))  # ranks may be a projection apart
+        store.add(means(whole, 300 + rank, rank))  # ranks may be a projection apart
     assert store.projections == 300
     scan = told(whole, PLANNED, store=store, first=300).scan()
     assert scan.projections == PLANNED
@@ -167,7 +168,7 @@ def test_means_of_what_is_here_already_are_left_aside(simulate, told):
     whole = simulate(order=ORDER).lines
     store = told(whole, 310)
     before = store.scan()
-    store.add(*means(whole, 300, 0))
+    store.add(means(whole, 300, 0))
     after = store.scan()
     np.testing.assert_array_equal(before.values, after.values)
     np.testing.assert_array_equal(before.sample.numbers, after.sample.numbers)

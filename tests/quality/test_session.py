@@ -1,10 +1,11 @@
-"""Decisions of the controller, without sockets: right pairs, one finalize, nothing good said of garbage."""
+"""Decisions of the controller, without sockets: right pairs, nothing good said of garbage."""
 
 from __future__ import annotations
 
 import math
 import re
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, metrics, ms_ssim, policy
 from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.session import SteeringSession
-from bluesky_streamrecon.wire import Finalize, OpenRun, Preview, Score
+from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 
 def judge_all(session):
@@ -34,30 +35,21 @@ def run_through(open_run, preview, image):
         session = SteeringSession(open_run(**steering))
         judged = []
         for number in range(1, last + 1):
-            session.accept(preview(number), pixels(number))
+            session.accept(preview(number, pixels=pixels(number)))
             judged += judge_all(session)
-        return [score for score, _ in judged], [finalize for _, finalize in judged if finalize]
+        return judged, [score for score in judged if score.verdict == "enough"]
 
     return run
 
 
-def test_every_image_is_scored_and_the_run_finalized_once(run_through, image):
+def test_every_image_is_scored_and_the_first_that_is_enough_says_why(run_through, image):
     scores, finalized = run_through(60, threshold=0.9)
     assert [score.image_number for score in scores] == list(range(1, 61))
     assert {score.score for score in scores[:24]} == {None}
     assert scores[24].score == ms_ssim(image(25), image(1), scales=3, levels=3)
     first = next(score for score in scores if score.verdict == "enough")
     assert scores[-1].verdict == "enough"
-    assert finalized == [
-        Finalize(
-            run_uid="run-1",
-            reason=first.text,
-            score=first.score,
-            threshold=0.9,
-            projections=first.projections,
-            image_number=first.image_number,
-        )
-    ]
+    assert (finalized[0], first.run_uid, first.threshold) == (first, "run-1", 0.9)
     assert first.text == f"at {first.projections} of 180 projections: MS-SSIM {first.score:.3f} >= 0.9"
     assert first.metrics == {"ms-ssim": first.score}
     assert first.policy == "ms-ssim"
@@ -73,7 +65,7 @@ def test_threshold_of_one_never_finalizes(run_through):
     assert run_through(60, threshold=1.0)[1] == []
 
 
-def test_advisory_says_enough_and_finalizes_nothing(run_through):
+def test_advisory_says_enough_as_such(run_through):
     scores, finalized = run_through(60, threshold=0.9, advisory=True)
     assert finalized == []
     assert scores[-1].verdict == "enough"
@@ -110,49 +102,49 @@ def test_one_broken_image_begins_patience_anew(run_through, image):
     _, finalized = run_through(
         60, pixels=lambda number: broken if number == 35 else image(number), threshold=1e-6, patience=12
     )
-    assert [finalize.image_number for finalize in finalized] == [47]
+    assert finalized[0].image_number == 47
 
 
 def test_slices_of_several_ranks_make_one_image_in_the_order_of_the_run(open_run, preview, image):
     session = SteeringSession(open_run(rows=(3, 7, 9), compare_to=1, threshold=1.0))
     stacks = {number: image(number, rows=3) for number in (1, 2)}
     for number, stack in stacks.items():
-        session.accept(preview(number, rank=1, rows=(9, 7)), stack[[2, 1]])
+        session.accept(preview(number, rank=1, rows=(9, 7), pixels=stack[[2, 1]]))
         assert session.waiting == number - 1
-        session.accept(preview(number, rank=0, rows=(3,)), stack[:1])
-    scores = [score for score, _ in judge_all(session)]
+        session.accept(preview(number, rank=0, rows=(3,), pixels=stack[:1]))
+    scores = judge_all(session)
     assert scores[1].score == ms_ssim(stacks[2], stacks[1], scales=3, levels=3)
 
 
 def test_slices_that_come_again_change_nothing(open_run, preview, image):
     session = SteeringSession(open_run())
     for number in (1, 2, 1, 2, 2):
-        session.accept(preview(number), image(number))
+        session.accept(preview(number, pixels=image(number)))
     assert session.waiting == 2
-    assert [score.image_number for score, _ in judge_all(session)] == [1, 2]
+    assert [score.image_number for score in judge_all(session)] == [1, 2]
 
 
 def test_images_are_judged_in_order_when_a_rank_is_ahead(open_run, preview, image):
     session = SteeringSession(open_run())
     for number in (1, 2, 3):
-        session.accept(preview(number, rank=0, rows=(3,)), image(number)[:1])
+        session.accept(preview(number, rank=0, rows=(3,), pixels=image(number)[:1]))
     for number in (1, 2, 3):
-        session.accept(preview(number, rank=1, rows=(7,)), image(number)[1:])
-    assert [score.image_number for score, _ in judge_all(session)] == [1, 2, 3]
+        session.accept(preview(number, rank=1, rows=(7,), pixels=image(number)[1:]))
+    assert [score.image_number for score in judge_all(session)] == [1, 2, 3]
 
 
 def test_image_that_a_rank_leaves_out_is_given_up_when_the_next_is_complete(open_run, preview, image):
     session = SteeringSession(open_run())
-    session.accept(preview(1, rank=0, rows=(3,)), image(1)[:1])
-    session.accept(preview(2), image(2))
-    session.accept(preview(1, rank=1, rows=(7,)), image(1)[1:])
-    assert [score.image_number for score, _ in judge_all(session)] == [2]
+    session.accept(preview(1, rank=0, rows=(3,), pixels=image(1)[:1]))
+    session.accept(preview(2, pixels=image(2)))
+    session.accept(preview(1, rank=1, rows=(7,), pixels=image(1)[1:]))
+    assert [score.image_number for score in judge_all(session)] == [2]
 
 
 def test_slices_of_a_rank_that_is_alone_do_not_pile_up(open_run, preview, image, caplog):
     session = SteeringSession(open_run())
     for number in range(1, 200):
-        session.accept(preview(number, rank=0, rows=(3,)), image(1)[:1])
+        session.accept(preview(number, rank=0, rows=(3,), pixels=image(1)[:1]))
     assert len(session._pieces) <= 64
     assert "image 1 is given up: rows [7] have not come; is a rank stuck?" in caplog.text
 
@@ -160,8 +152,8 @@ def test_slices_of_a_rank_that_is_alone_do_not_pile_up(open_run, preview, image,
 def test_coalesced_steps_are_compared_with_the_newest_image_at_least_k_back(open_run, preview, image):
     session = SteeringSession(open_run(window=24, step=3, threshold=1.0))
     for number, projections in ((2, 6), (4, 12), (9, 27), (12, 36)):
-        session.accept(preview(number, projections), image(projections))
-    scores = [score for score, _ in judge_all(session)]
+        session.accept(preview(number, projections, pixels=image(projections)))
+    scores = judge_all(session)
     assert [score.score for score in scores] == [
         None,
         None,
@@ -173,61 +165,61 @@ def test_coalesced_steps_are_compared_with_the_newest_image_at_least_k_back(open
 def test_controller_that_is_behind_judges_the_newest_and_says_so(open_run, preview, image):
     session = SteeringSession(open_run(threshold=1.0), backlog=4)
     for number in range(1, 41):
-        session.accept(preview(number), image(number))
-    (score, _), *rest = judge_all(session)
+        session.accept(preview(number, pixels=image(number)))
+    score, *rest = judge_all(session)
     assert rest == []
     assert score.image_number == 40
     assert score.score == ms_ssim(image(40), image(16), scales=3, levels=3)
     assert "(39 images before it were not judged: the controller is behind)" in score.text
     assert session.skipped == 39
-    session.accept(preview(41), image(41))
-    assert "not judged" not in session.judge()[0].text
+    session.accept(preview(41, pixels=image(41)))
+    assert "not judged" not in session.judge().text
 
 
 def test_memory_stays_bounded_however_long_the_run(open_run, preview, image):
     limit = 10 * image(1).nbytes
     session = SteeringSession(open_run(threshold=1.0, compare_to=50), memory_limit=limit, backlog=4)
     for number in range(1, 201):
-        session.accept(preview(number), image(number))
+        session.accept(preview(number, pixels=image(number)))
         if number % 3 == 0:
             session.judge()
         assert session.images_held <= 10
-    assert session.judge()[0].score is not None
+    assert session.judge().score is not None
 
 
 def test_history_without_a_short_memory_is_the_window_long(run_through, open_run, preview, image):
     session = SteeringSession(open_run())
     for number in range(1, 100):
-        session.accept(preview(number), image(number))
+        session.accept(preview(number, pixels=image(number)))
         session.judge()
     assert session.images_held == 25
 
 
 def test_restarted_controller_goes_on_with_the_previews_that_are_left(open_run, preview, image):
     session = SteeringSession(open_run(threshold=0.9))
-    finalized = []
+    scores = []
     for number in range(100, 140):  # what ranks still have, from the middle of the run
-        session.accept(preview(number), image(number))
-        finalized += [finalize for _, finalize in judge_all(session) if finalize]
-    assert [finalize.image_number for finalize in finalized] == [124]
+        session.accept(preview(number, pixels=image(number)))
+        scores += judge_all(session)
+    assert next(score.image_number for score in scores if score.verdict == "enough") == 124
 
 
 def test_last_image_after_the_run_is_closed_is_scored_but_ends_nothing(open_run, preview, image):
     session = SteeringSession(open_run(threshold=1e-6, compare_to=1))
-    session.accept(preview(1), image(1))
+    session.accept(preview(1, pixels=image(1)))
     session.close()
-    session.accept(preview(2, final=True), image(2))
+    session.accept(preview(2, final=True, pixels=image(2)))
     judged = judge_all(session)
-    assert judged[-1][0].verdict == "enough"
-    assert [finalize for _, finalize in judged] == [None, None]
+    assert judged[-1].verdict == "enough"
+    assert len(judged) == 2
 
 
 def test_minimum_coverage_counts_the_angles_of_all_previews(open_run, preview, image):
     session = SteeringSession(open_run(threshold=1e-6, compare_to=1, minimum_coverage=45))
     said = []
     for number, degrees in enumerate((0, 90, 45, 315), start=1):
-        session.accept(preview(number, angles=[math.radians(degrees)]), image(number))
-        said += [score.verdict for score, _ in judge_all(session)]
+        session.accept(preview(number, angles=[math.radians(degrees)], pixels=image(number)))
+        said += [score.verdict for score in judge_all(session)]
     assert said == ["continue", "continue", "continue", "enough"]
 
 
@@ -248,16 +240,16 @@ def test_largest_gap_is_that_of_parallel_views(degrees, gap):
 def test_previews_that_do_not_fit_are_refused_and_the_next_is_judged(open_run, preview, image, wrong, said):
     session = SteeringSession(open_run())
     with pytest.raises(DataError, match=said):
-        session.accept(preview(1, **wrong), image(1))
-    session.accept(preview(2), image(2))
+        session.accept(preview(1, **wrong, pixels=image(1)))
+    session.accept(preview(2, pixels=image(2)))
     assert len(judge_all(session)) == 1
 
 
 def test_ranks_that_disagree_about_an_image_are_told_apart(open_run, preview, image):
     session = SteeringSession(open_run())
-    session.accept(preview(5, 10, rank=0, rows=(3,)), image(1)[:1])
+    session.accept(preview(5, 10, rank=0, rows=(3,), pixels=image(1)[:1]))
     with pytest.raises(DataError, match=r"image 5 from rank 1: got 11 projections .* expected 10"):
-        session.accept(preview(5, 11, rank=1, rows=(7,)), image(1)[:1])
+        session.accept(preview(5, 11, rank=1, rows=(7,), pixels=image(1)[:1]))
 
 
 def test_run_that_can_not_be_judged_is_refused_when_it_opens(open_run):
@@ -294,9 +286,9 @@ class Strange:
 def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, image, answer, said):
     monkeypatch.setitem(policy._policies._added, "strange", lambda settings: Strange(answer))
     session = SteeringSession(open_run(policy="strange"))
-    session.accept(preview(1), image(1))
-    score, finalize = session.judge()
-    assert (score.verdict, score.score, finalize) == ("continue", None, None)
+    session.accept(preview(1, pixels=image(1)))
+    score = session.judge()
+    assert (score.verdict, score.score) == ("continue", None)
     assert said in score.text
 
 
@@ -362,25 +354,25 @@ def boom(given):
 )
 def test_metric_that_goes_wrong_is_named_and_never_ends_the_scan(with_metric, preview, image, given, said):
     session = with_metric(Gives("mine", given))
-    session.accept(preview(1), image(1))
-    score, finalize = session.judge()
-    assert (score.verdict, score.metrics, finalize) == ("invalid", {"ms-ssim": None, "mine": None}, None)
+    session.accept(preview(1, pixels=image(1)))
+    score = session.judge()
+    assert (score.verdict, score.metrics) == ("invalid", {"ms-ssim": None, "mine": None})
     assert said in score.text
 
 
 def test_number_of_any_real_kind_is_what_a_policy_is_given(with_metric, preview, image):
     session = with_metric(Gives("mine", lambda history: history.newest.stack.max()))
-    session.accept(preview(1), image(1))
-    score, finalize = session.judge()
+    session.accept(preview(1, pixels=image(1)))
+    score = session.judge()
     assert score.metrics == {"ms-ssim": None, "mine": pytest.approx(float(image(1).max()))}
-    assert finalize is not None
+    assert score.verdict == "enough"
 
 
 def test_every_reading_has_all_metrics_that_the_policy_asks_for(with_metric, preview, image):
     session = with_metric(GivesOfLines("of-lines", lambda study: 1.0))
-    session.accept(preview(1), image(1))
-    score, finalize = session.judge()
-    assert (score.verdict, score.text, finalize) == ("continue", "it is None", None)
+    session.accept(preview(1, pixels=image(1)))
+    score = session.judge()
+    assert (score.verdict, score.text) == ("continue", "it is None")
 
 
 def test_text_that_can_not_be_sent_is_sent_without_what_is_wrong(monkeypatch, open_run, preview, image):
@@ -388,8 +380,8 @@ def test_text_that_can_not_be_sent_is_sent_without_what_is_wrong(monkeypatch, op
         policy._policies._added, "strange", lambda settings: Strange(Verdict("continue", None, "file \udcff"))
     )
     session = SteeringSession(open_run(policy="strange"))
-    session.accept(preview(1), image(1))
-    assert session.judge()[0].text == "file ?"
+    session.accept(preview(1, pixels=image(1)))
+    assert session.judge().text == "file ?"
 
 
 def test_text_of_a_policy_always_fits_the_wire(monkeypatch, open_run, preview, image):
@@ -397,10 +389,10 @@ def test_text_of_a_policy_always_fits_the_wire(monkeypatch, open_run, preview, i
         policy._policies._added, "strange", lambda settings: Strange(Verdict("enough", 1.0, "x" * 9999))
     )
     session = SteeringSession(open_run(policy="strange"))
-    session.accept(preview(1), image(1))
-    score, finalize = session.judge()
+    session.accept(preview(1, pixels=image(1)))
+    score = session.judge()
     assert len(score.text) < 4096
-    assert len(finalize.reason) < 4096
+    assert len(score.text) <= 4096
 
 
 OPEN = OpenRun(
@@ -418,12 +410,11 @@ OPEN = OpenRun(
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_scores_are_in_order_and_finalize_is_sent_once_whatever_the_interleaving(data):
+def test_scores_are_in_order_whatever_the_interleaving(data):
     numbers = data.draw(st.lists(st.integers(1, 40), unique=True, max_size=20).map(sorted))
     queues = {rank: list(numbers) for rank in (0, 1)}
     session = SteeringSession(OPEN, backlog=3)
     scores: list[Score] = []
-    finalized: list[Finalize] = []
     while any(queues.values()):
         rank = data.draw(st.sampled_from([rank for rank in (0, 1) if queues[rank]]))
         number = queues[rank][0]
@@ -435,14 +426,10 @@ def test_scores_are_in_order_and_finalize_is_sent_once_whatever_the_interleaving
         header = Preview(
             run_uid="run-1", seq=1, rank=rank, image_number=number, projections=number, rows=(rank,), size=11
         )
-        session.accept(header, pixels)
+        session.accept(msgspec.structs.replace(header, pixels=pixels))
         if data.draw(st.booleans()) and (judged := session.judge()):
-            scores.append(judged[0])
-            finalized += [judged[1]] if judged[1] else []
-    for score, finalize in judge_all(session):
-        scores.append(score)
-        finalized += [finalize] if finalize else []
+            scores.append(judged)
+    scores += judge_all(session)
     judged_numbers = [score.image_number for score in scores]
     assert judged_numbers == sorted(set(judged_numbers))
     assert len(scores) + session.skipped == len(numbers)
-    assert len(finalized) == any(score.verdict == "enough" for score in scores)

@@ -27,9 +27,9 @@ from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     BeamlineEvent,
     OpenRunSpec,
-    ProblemReported,
+    Problem,
     RunFinished,
-    StatusReceived,
+    Status,
 )
 
 E = TypeVar("E")
@@ -95,7 +95,7 @@ class Beamline:
     seen: list[BeamlineEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.endpoint = BeamlineEndpoint(on_event=self.events.put)
+        self.endpoint = BeamlineEndpoint(on_event=lambda event, _: self.events.put(event))
 
     def wait_for(self, kind: type[E], accept: Callable[[Any], bool] = lambda event: True) -> E:
         """Give the next event of a kind; a problem that is not waited for fails the test."""
@@ -105,7 +105,7 @@ class Beamline:
             self.seen.append(event)
             if isinstance(event, kind) and accept(event):
                 return event
-            assert not isinstance(event, ProblemReported), event
+            assert not isinstance(event, Problem), event
 
     def listen(self, seconds: float) -> None:
         """Take what comes for so long."""
@@ -118,7 +118,7 @@ class Beamline:
         """Wait until every rank has made so many images."""
         reached = dict.fromkeys(range(ranks), 0)
         while min(reached.values()) < number:
-            status = self.wait_for(StatusReceived).status
+            status = self.wait_for(Status)
             reached[status.rank] = status.image_number
 
     def wait_for_ranks(self, size: int) -> None:

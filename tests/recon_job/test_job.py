@@ -15,11 +15,11 @@ from bluesky_streamrecon.recon.job import run_job
 from bluesky_streamrecon.wire import (
     ControllerEndpoint,
     PeerJoined,
-    PreviewReceived,
-    ProblemReported,
+    Preview,
+    Problem,
     RankEndpoint,
     RunFinished,
-    StatusReceived,
+    Status,
 )
 
 
@@ -82,7 +82,7 @@ def test_unknown_algorithm_is_refused_and_the_job_lives_on(beamline, job, scan, 
     beamline.references(scan)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    problem = beamline.wait_for(ProblemReported).problem
+    problem = beamline.wait_for(Problem)
     assert "magic" in problem.text
     assert "mlem" in problem.text
     (result,) = beamline.wait_for(RunFinished).results
@@ -96,7 +96,7 @@ def test_unknown_option_is_refused_and_the_job_lives_on(beamline, job, scan, tmp
     beamline.references(scan)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    assert "charm" in beamline.wait_for(ProblemReported).problem.text
+    assert "charm" in beamline.wait_for(Problem).text
     beamline.wait_for(RunFinished)
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
 
@@ -117,7 +117,7 @@ def test_algorithm_that_fails_is_reported_with_its_line_and_the_job_lives_on(
     beamline.references(scan)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    text = beamline.wait_for(ProblemReported).problem.text
+    text = beamline.wait_for(Problem).text
     assert "algorithm 'broken' failed on a small image: ZeroDivisionError: not today (step, line" in text
     beamline.wait_for(RunFinished)
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
@@ -135,7 +135,7 @@ def test_run_without_flats_is_reported_by_what_is_missing(beamline, job, scan, t
     beamline.open(scan, settings(scan), tmp_path)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    assert "no flat field" in beamline.wait_for(ProblemReported).problem.text
+    assert "no flat field" in beamline.wait_for(Problem).text
     assert beamline.wait_for(RunFinished).results[0].result is None
 
 
@@ -161,7 +161,7 @@ def test_abandoned_run_gives_way_to_the_next(beamline, job, scan, tmp_path):
     beamline.open(scan, settings(scan), tmp_path, uid="abandoned")
     beamline.references(scan)
     beamline.projections(scan, 0, 10)
-    beamline.wait_for(StatusReceived, lambda event: event.status.image_number >= 3)
+    beamline.wait_for(Status, lambda event: event.image_number >= 3)
     beamline.endpoint.abandon_run("changed my mind")
     finished = beamline.feed(scan, settings(scan), tmp_path, uid="next")
     assert finished.run_uid == "next"
@@ -174,16 +174,16 @@ def test_controller_sees_every_image_and_which_one_is_the_last(beamline, job, sc
         beamline.wait_for(PeerJoined, lambda event: event.peer.role == "controller")
         beamline.feed(scan, settings(scan, step=4), tmp_path)
         shown = []
-        while not shown or not shown[-1].preview.final:
+        while not shown or not shown[-1].final:
             event = controller.next(10.0)
             assert event is not None
-            if isinstance(event, PreviewReceived):
+            if isinstance(event, Preview):
                 shown.append(event)
     finally:
         controller.close()
-    numbers = [(event.preview.image_number, event.preview.projections) for event in shown]
+    numbers = [(event.image_number, event.projections) for event in shown]
     assert list(dict.fromkeys(numbers)) == [(i, 4 * i) for i in range(1, 7)]
-    assert shown[0].preview.rows == (1, 2, 3)
+    assert shown[0].rows == (1, 2, 3)
     assert shown[-1].pixels.shape == (3, scan.shape[1], scan.shape[1])
 
 
@@ -211,7 +211,7 @@ def test_unwritable_output_is_reported_and_the_job_lives_on(beamline, job, scan,
     beamline.references(scan)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    assert str(blocked) in beamline.wait_for(ProblemReported).problem.text
+    assert str(blocked) in beamline.wait_for(Problem).text
     assert beamline.wait_for(RunFinished).results[0].result is None
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
 

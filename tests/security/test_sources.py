@@ -62,7 +62,7 @@ def test_secret_keys_are_in_no_log_and_no_repr(tmp_path, caplog):
     beamline = BeamlineEndpoint(
         security=security,
         job_id="job",
-        on_event=lambda event: joined.set() if isinstance(event, PeerJoined) else None,
+        on_event=lambda event, _: joined.set() if isinstance(event, PeerJoined) else None,
     )
     shown = [repr(security)]
     ends = []

@@ -64,7 +64,7 @@ def main() -> None:
     lost: list[str] = []
     counts: list[int] = []
 
-    def noted(event: object) -> None:
+    def noted(event: object, sender: object) -> None:
         if isinstance(event, AllRanksReady):
             ready.set()
         elif isinstance(event, PeerJoined) and event.peer.role == "controller":

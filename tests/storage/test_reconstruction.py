@@ -13,7 +13,7 @@ import pytest
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.storage import ReconstructionRun, compose_reconstruction
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
-from bluesky_streamrecon.wire.sessions import Ledger
+from bluesky_streamrecon.wire.run import Ledger
 
 UID = "11111111-2222-3333-4444-555555555555"
 

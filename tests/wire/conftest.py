@@ -17,17 +17,16 @@ from hypothesis import HealthCheck, settings
 from bluesky_streamrecon.ending import GUARD
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
+    CloseRun,
     ControllerEndpoint,
-    ItemLost,
-    ItemReceived,
+    Item,
+    ItemGone,
     LinkLost,
     LinkRestored,
+    OpenRun,
     OpenRunSpec,
-    PreviewMoved,
-    PreviewSender,
     RankEndpoint,
-    RunClosed,
-    RunOpened,
+    RunDone,
 )
 
 settings.register_profile("short", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,7 +44,7 @@ class Collector:
         self.events: list[Any] = []
         self._changed = threading.Condition()
 
-    def __call__(self, event: object) -> None:
+    def __call__(self, event: object, sender: object = None) -> None:
         with self._changed:
             self.events.append(event)
             self._changed.notify_all()
@@ -104,9 +103,6 @@ class Wires:
     def controller(self, beamline: BeamlineEndpoint, **options: Any) -> ControllerEndpoint:
         return self._keep(ControllerEndpoint(beamline.address, job_id=beamline.job_id, **options))
 
-    def previews(self, beamline: BeamlineEndpoint, rank: int = 0, **options: Any) -> PreviewSender:
-        return self._keep(PreviewSender(job_id=beamline.job_id, rank=rank, **options))
-
     def fill(self, beamline: BeamlineEndpoint, first: int, last: int) -> None:
         """Append projections with these numbers."""
         for index in range(first, last + 1):
@@ -119,7 +115,7 @@ class Wires:
         return (100 * index + 10 * rows + columns % 10).astype(dtype)
 
     @staticmethod
-    def take(endpoint: Any, kind: Any, skip: tuple[type, ...] = (LinkRestored, PreviewMoved)) -> Any:
+    def take(endpoint: Any, kind: Any, skip: tuple[type, ...] = (LinkRestored,)) -> Any:
         """Give the next event, which must be of this kind; pass over those to be skipped."""
         limit = time.monotonic() + BOUND
         while True:
@@ -131,19 +127,19 @@ class Wires:
 
     def follow(self, rank: RankEndpoint, skip: tuple[type, ...] = ()) -> list[int]:
         """Be a job: apply every item of the next run, report it done, and give the items' numbers."""
-        run = self.take(rank, RunOpened, (LinkRestored, PreviewMoved, *skip)).run
+        run = self.take(rank, OpenRun, (LinkRestored, *skip))
         seen: list[int] = []
         while True:
-            event = self.take(rank, (ItemReceived, ItemLost, RunClosed), (LinkLost, LinkRestored, PreviewMoved, *skip))
-            if isinstance(event, RunClosed):
-                rank.done(image_number=len(seen))
+            event = self.take(rank, (Item, ItemGone, CloseRun), (LinkLost, LinkRestored, *skip))
+            if isinstance(event, CloseRun):
+                rank.send(RunDone(run_uid=run.run_uid, rank=rank.rank, image_number=len(seen)))
                 return seen
-            if isinstance(event, ItemReceived):
+            if isinstance(event, Item):
                 first, stop = run.rows
-                number = event.item.index if event.item.kind == "projection" else 0
+                number = event.index if event.kind == "projection" else 0
                 np.testing.assert_array_equal(event.pixels, self.frame(number, run.detector_shape)[first:stop])
-                seen.append(event.item.seq)
-            rank.applied(event.item.seq)
+                seen.append(event.seq)
+            rank.applied(event.seq)
 
     def _keep(self, endpoint: Any) -> Any:
         self._open.append(endpoint)

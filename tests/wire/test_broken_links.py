@@ -12,15 +12,16 @@ import pytest
 
 from bluesky_streamrecon.wire import (
     Acked,
-    ItemReceived,
+    CloseRun,
+    Item,
     LinkLost,
     LinkRestored,
+    OpenRun,
     OpenRunSpec,
     PeerLost,
     RankEndpoint,
-    RunClosed,
+    RunDone,
     RunFinished,
-    RunOpened,
 )
 
 
@@ -119,26 +120,26 @@ def test_link_that_is_cut_again_and_again_loses_nothing(
     cable = cables(beamline.address)
     rank = connect(wires, beamline, cable)
     beamline.open_run(spec())
-    wires.take(rank, RunOpened)
+    wires.take(rank, OpenRun)
     applied = 0
     for cut in range(3):
         for index in range(20 * cut + 1, 20 * cut + 21):
             beamline.append("projection", index, 0.0, wires.frame(index))
         while applied < 20 * cut + 10:
-            event = wires.take(rank, ItemReceived, (LinkLost, LinkRestored))
-            assert event.item.seq == applied + 1
-            applied = event.item.seq
+            event = wires.take(rank, Item, (LinkLost, LinkRestored))
+            assert event.seq == applied + 1
+            applied = event.seq
             rank.applied(applied)
         cable.cut()
         wires.seen.wait(PeerLost, count=cut + 1)
     beamline.close_run()
     while applied < 60:
-        event = wires.take(rank, ItemReceived, (LinkLost, LinkRestored))
-        assert event.item.seq == applied + 1
-        applied = event.item.seq
+        event = wires.take(rank, Item, (LinkLost, LinkRestored))
+        assert event.seq == applied + 1
+        applied = event.seq
         rank.applied(applied)
-    wires.take(rank, RunClosed, (LinkLost, LinkRestored))
-    rank.done(image_number=60)
+    wires.take(rank, CloseRun, (LinkLost, LinkRestored))
+    rank.send(RunDone(run_uid="run-1", rank=0, image_number=60))
     wires.seen.wait(RunFinished)
     ledger = beamline.ledger()[0]
     assert ledger.balanced, ledger.explain()
@@ -152,9 +153,9 @@ def test_link_that_carries_nothing_for_a_while_is_taken_up_again(
     cable = cables(beamline.address)
     rank = connect(wires, beamline, cable)
     beamline.open_run(spec())
-    wires.take(rank, RunOpened)
+    wires.take(rank, OpenRun)
     beamline.append("projection", 1, 0.0, wires.frame(1))
-    wires.take(rank, ItemReceived)
+    wires.take(rank, Item)
     rank.applied(1)
     wires.seen.wait(Acked)
     cable.carries.clear()
@@ -165,10 +166,10 @@ def test_link_that_carries_nothing_for_a_while_is_taken_up_again(
     beamline.close_run()
     cable.carries.set()
     for seq in (2, 3):
-        assert wires.take(rank, ItemReceived, (LinkLost, LinkRestored)).item.seq == seq
+        assert wires.take(rank, Item, (LinkLost, LinkRestored)).seq == seq
         rank.applied(seq)
-    wires.take(rank, RunClosed, (LinkLost, LinkRestored))
-    rank.done(image_number=3)
+    wires.take(rank, CloseRun, (LinkLost, LinkRestored))
+    rank.send(RunDone(run_uid="run-1", rank=0, image_number=3))
     wires.seen.wait(RunFinished)
     assert beamline.ledger()[0].balanced
     assert beamline.ledger()[0].restarts == 0

@@ -11,16 +11,14 @@ import pytest
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.views import Views
 from bluesky_streamrecon.wire import Judged, Order, RunStatus
 from bluesky_streamrecon.wire import messages as m
+from bluesky_streamrecon.wire import operator_messages as o
 from bluesky_streamrecon.wire.codec import (
-    MAXIMUM_HEADER_BYTES,
     PREAMBLE,
     UnknownVersionError,
-    decode_down,
-    decode_preview_down,
-    decode_preview_up,
-    decode_up,
+    decode,
     encode,
 )
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
@@ -41,26 +39,26 @@ OPEN = m.OpenRun(
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
 PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
 
-PICTURE = m.Picture(
+PICTURE = o.Picture(
     run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
 )
 
 UP = [
     HELLO,
     msgspec.structs.replace(HELLO, role="operator", rank=0, size=1),
-    m.Ask(number=1, action="extend", run_uid="run", who="anna", place="prompt", reason="why", count=3, uid="u"),
+    o.Ask(seq=1, action="extend", run_uid="run", who="anna", place="prompt", reason="why", count=3, uid="u"),
     PICTURE,
-    m.Ack(run_uid="run", applied=1, received=2, credit=3),
+    m.OpenChannel(channel="reports", stream="i", first=3),
+    m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),
     m.Heartbeat(time=1.5),
     m.Status(run_uid="run", rank=0, state="busy"),
-    m.Report(number=1, body=m.Score(run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0})),
-    m.Report(number=2, body=m.Finalize(run_uid="run", reason="good")),
-    m.Report(number=3, body=m.RunDone(run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1})),
+    m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}),
+    m.RunDone(seq=2, run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1}),
     m.Problem(fault="local", where="here", text="broken"),
 ]
 DOWN = [
     m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0),
-    m.Noted(number=3),
+    m.LengthenRun(run_uid="run", seq=1, planned=20),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),
@@ -68,12 +66,11 @@ DOWN = [
     m.PreviewAt(address=None),
     m.Heartbeat(),
     m.Shutdown(reason="bye"),
-    m.ShowMe(run_uid="run", image_number=3),
-    m.Answer(
+    o.ShowMe(run_uid="run", image_number=3),
+    o.Answer(
         number=1,
         status=RunStatus(state="running", run_uid="run", held=Order(action="hold", who="anna"), ledger={"sent": 1}),
         judged=(Judged(image_number=1, projections=2, score=0.5),),
-        picture=PICTURE,
     ),
     m.Problem(fault="remote", where="there", text="yours"),
 ]
@@ -81,25 +78,23 @@ DOWN = [
 
 @pytest.mark.parametrize("message", UP, ids=lambda m: type(m).__name__)
 def test_messages_up_come_back_as_they_were(message: msgspec.Struct) -> None:
-    assert decode_up([encode(message)]) == message
+    assert decode(encode(message)) == message
 
 
 @pytest.mark.parametrize("message", DOWN, ids=lambda m: type(m).__name__)
 def test_messages_down_come_back_as_they_were(message: msgspec.Struct) -> None:
-    assert decode_down([encode(message)]) == (message, None)
+    assert decode(encode(message)) == message
 
 
 @pytest.mark.parametrize("wrong", [{"pixels": bytes(7)}, {"low": float("nan")}, {"low": 2.0}, {"rows": (1,)}])
 def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) -> None:
     picture = msgspec.structs.replace(PICTURE, **wrong)
     with pytest.raises(RemoteProtocolError, match="picture of image 3"):
-        decode_up([encode(picture)])
-    with pytest.raises(RemoteProtocolError, match="picture of image 3"):
-        decode_down([encode(m.Answer(number=1, picture=picture))])
+        decode(encode(picture))
 
 
-def test_largest_answer_fits_into_a_header() -> None:
-    big = m.Picture(
+def test_largest_picture_and_answer_fit_into_a_header() -> None:
+    big = o.Picture(
         run_uid="r" * 128,
         image_number=2**53,
         projections=2**53,
@@ -110,32 +105,21 @@ def test_largest_answer_fits_into_a_header() -> None:
         high=1.0,
         pixels=bytes(3 * 256**2),
     )
-    assert decode_up([encode(big)]) == big
-    told = m.Answer(number=1, picture=big)
-    assert decode_down([encode(told)]) == (told, None)
+    assert decode(encode(big)) == big
     judged = Judged(
         image_number=2**53, projections=2**53, score=0.1, gain=0.1, gain_low=0.1, gain_high=0.1, gain_at=2**53
     )
     status = RunStatus(text="t" * 4096, problem="p" * 4096)
-    told = m.Answer(number=1, text="t" * 4096, status=status, judged=(judged,) * MOST_JUDGED)
-    assert decode_down([encode(told)]) == (told, None)
-
-
-def test_preview_messages_come_back_as_they_were() -> None:
-    hello = m.PreviewHello(job_id="job", instance="i", rank=0, run_uid="run", first=3)
-    assert decode_preview_up([encode(hello)]) == (hello, None, None)
-    welcome = m.PreviewWelcome(
-        job_id="job", run_uid="run", rank=0, last_applied=1, last_received=2, credit=5, heartbeat_seconds=1.0
-    )
-    assert decode_preview_down([encode(welcome)]) == welcome
+    told = o.Answer(number=1, text="t" * 4096, status=status, judged=(judged,) * MOST_JUDGED)
+    assert decode(encode(told)) == told
 
 
 @pytest.mark.parametrize("dtype", m.PIXEL_TYPES)
 def test_pixels_are_a_read_only_view_of_what_came(dtype: str) -> None:
     pixels = np.arange(16).reshape(2, 8).astype(dtype)
     raw = pixels.tobytes()
-    message, got = decode_down([encode(msgspec.structs.replace(ITEM, dtype=dtype)), raw])
-    assert got is not None
+    message = decode([*encode(msgspec.structs.replace(ITEM, dtype=dtype)), raw])
+    got = message.pixels
     assert (message.dtype, got.dtype.str) == (dtype, np.dtype(dtype).str)
     np.testing.assert_array_equal(got, pixels)
     assert np.shares_memory(got, np.frombuffer(raw, np.uint8))
@@ -145,9 +129,9 @@ def test_pixels_are_a_read_only_view_of_what_came(dtype: str) -> None:
 
 def test_preview_pixels_have_rows_and_a_square() -> None:
     pixels = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
-    message, got, lines = decode_preview_up([encode(PREVIEW), pixels.tobytes()])
-    assert (message, lines) == (PREVIEW, None)
-    np.testing.assert_array_equal(got, pixels)
+    message = decode(encode(msgspec.structs.replace(PREVIEW, pixels=pixels)))
+    np.testing.assert_array_equal(message.pixels, pixels)
+    assert msgspec.structs.replace(message, pixels=None) == PREVIEW
 
 
 WITH_LINES = msgspec.structs.replace(
@@ -158,9 +142,20 @@ WITH_LINES = msgspec.structs.replace(
 def test_line_integrals_come_as_a_third_frame() -> None:
     pixels = np.zeros((2, 4, 4), np.float32)
     lines = np.arange(30, dtype=np.float32).reshape(3, 2, 5)
-    message, _, got = decode_preview_up([encode(WITH_LINES), pixels.tobytes(), lines.tobytes()])
-    assert message == WITH_LINES
-    np.testing.assert_array_equal(got, lines)
+    message = decode(encode(msgspec.structs.replace(WITH_LINES, pixels=pixels, lines=lines)))
+    np.testing.assert_array_equal(message.lines, lines)
+    assert msgspec.structs.replace(message, pixels=None, lines=None) == WITH_LINES
+
+
+def test_line_integrals_are_those_of_the_newest_projections() -> None:
+    views = Views(np.zeros((2, 2, 5), np.float32), np.array([0.1, 0.2]), np.array([1, 3]))
+    message = msgspec.structs.replace(PREVIEW, projections=9).with_views(views)
+    assert (message.lines_first, message.lines_counts, message.columns) == (5, (1, 3), 5)
+    again = message.views
+    assert again is not None
+    np.testing.assert_array_equal(again.counts, views.counts)
+    assert PREVIEW.with_views(None) == PREVIEW
+    assert PREVIEW.views is None
 
 
 @pytest.mark.parametrize(
@@ -178,22 +173,22 @@ def test_line_integrals_come_as_a_third_frame() -> None:
 )
 def test_line_integrals_that_do_not_fit_their_header_are_refused(change, nbytes, said) -> None:
     header = encode(msgspec.structs.replace(WITH_LINES, **change))
-    frames = [header, bytes(2 * 4 * 4 * 4)] + ([] if nbytes is None else [bytes(nbytes)])
+    frames = [*header, bytes(2 * 4 * 4 * 4)] + ([] if nbytes is None else [bytes(nbytes)])
     with pytest.raises(RemoteProtocolError, match=said):
-        decode_preview_up(frames)
+        decode(frames)
 
 
 def test_other_version_is_refused_naming_both() -> None:
-    frame = bytearray(encode(HELLO))
+    frame = bytearray(encode(HELLO)[0])
     frame[3] = 9
-    with pytest.raises(UnknownVersionError, match="got 9, expected 1") as caught:
-        decode_up([frame])
+    with pytest.raises(UnknownVersionError, match="got 9, expected 2") as caught:
+        decode([frame])
     assert caught.value.version == 9
 
 
 def test_version_inside_hello_counts_as_well() -> None:
     with pytest.raises(UnknownVersionError):
-        decode_up([encode(msgspec.structs.replace(HELLO, version=2))])
+        decode(encode(msgspec.structs.replace(HELLO, version=1)))
 
 
 def bare(**fields: Any) -> bytes:
@@ -208,13 +203,12 @@ def bare(**fields: Any) -> bytes:
         [b"SR"],
         [PREAMBLE],
         [b"GET / HTTP/1.1\r\n"],
-        [encode(HELLO), b"more"],
-        [encode(OPEN)],
-        [encode(HELLO)[:-1]],
+        [*encode(HELLO), b"more"],
+        [encode(HELLO)[0][:-1]],
         [PREAMBLE + b"\x91" * 5000],
         [PREAMBLE + b"\xdd\xff\xff\xff\xff"],
         [PREAMBLE + b"\xdb\xff\xff\xff\xff"],
-        [PREAMBLE + bytes(MAXIMUM_HEADER_BYTES)],
+        [PREAMBLE + bytes(2**20)],
         [bare(type="unheard-of")],
         [bare(type="hello", job_id="job", role="admin", instance="i")],
         [bare(type="hello", job_id="", role="rank", instance="i")],
@@ -228,7 +222,7 @@ def bare(**fields: Any) -> bytes:
 )
 def test_what_is_not_a_message_up_raises_only_the_protocols_error(frames: list[bytes]) -> None:
     with pytest.raises(RemoteProtocolError):
-        decode_up(frames)
+        decode(frames)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +246,9 @@ def test_what_is_not_a_message_up_raises_only_the_protocols_error(frames: list[b
     ],
 )
 def test_item_that_does_not_add_up_is_refused(change: dict[str, Any], payload: bytes | None, told: str) -> None:
-    frames = [encode(msgspec.structs.replace(ITEM, **change))] + ([] if payload is None else [payload])
+    frames = encode(msgspec.structs.replace(ITEM, **change)) + ([] if payload is None else [payload])
     with pytest.raises(RemoteProtocolError, match=told):
-        decode_down(frames)
+        decode(frames)
 
 
 @pytest.mark.parametrize(
@@ -272,20 +266,20 @@ def test_item_that_does_not_add_up_is_refused(change: dict[str, Any], payload: b
 )
 def test_run_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
-        decode_down([encode(msgspec.structs.replace(OPEN, **change))])
+        decode(encode(msgspec.structs.replace(OPEN, **change)))
 
 
 def test_settings_that_can_not_work_are_refused_on_decoding() -> None:
     fields = msgspec.to_builtins(OPEN)
     fields["recon"]["window"] = -3
     with pytest.raises(RemoteProtocolError, match="window"):
-        decode_down([bare(**fields)])
+        decode([bare(**fields)])
 
 
 @pytest.mark.parametrize("change", [{"rows": ()}, {"rows": (1,)}, {"size": 5}, {"size": 0}, {"size": 65536}])
 def test_preview_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
-        decode_preview_up([encode(msgspec.structs.replace(PREVIEW, **change)), bytes(128)])
+        decode([*encode(msgspec.structs.replace(PREVIEW, **change)), bytes(128)])
 
 
 def test_header_that_nobody_would_take_is_not_made() -> None:

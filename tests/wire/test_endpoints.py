@@ -16,20 +16,21 @@ import pytest
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire import (
+    AbandonRun,
     Acked,
     AllRanksReady,
-    ItemReceived,
+    CloseRun,
+    Item,
+    LengthenRun,
     LinkRestored,
+    OpenRun,
     OpenRunSpec,
     PeerJoined,
     PeerLost,
-    PlanChanged,
-    ProblemReported,
-    RunAbandoned,
-    RunClosed,
+    Problem,
+    RunDone,
     RunFinished,
-    RunOpened,
-    StatusReceived,
+    Status,
     StreamFailed,
 )
 
@@ -84,11 +85,11 @@ def test_closing_mark_carries_the_totals(wires: Any, spec: Spec) -> None:
     beamline.append("flat", 1, 0.0, wires.frame(0))
     wires.fill(beamline, 1, 2)
     beamline.close_run("success", "quality")
-    opened = wires.take(rank, RunOpened).run
+    opened = wires.take(rank, OpenRun)
     assert (opened.rows, opened.planned, opened.recon_uid) == ((0, 6), 10, "recon-of-run-1")
     for _ in range(3):
-        wires.take(rank, ItemReceived)
-    close = wires.take(rank, RunClosed).close
+        wires.take(rank, Item)
+    close = wires.take(rank, CloseRun)
     assert (close.seq, close.projections, close.flats, close.darks) == (4, 2, 1, 0)
     assert (close.exit_status, close.reason) == ("success", "quality")
 
@@ -110,9 +111,9 @@ def test_rank_that_dies_and_comes_back_gets_everything_again(wires: Any, spec: S
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
     beamline.open_run(spec())
     wires.fill(beamline, 1, 4)
-    wires.take(ranks[1], RunOpened)
+    wires.take(ranks[1], OpenRun)
     for seq in (1, 2, 3):
-        assert wires.take(ranks[1], ItemReceived).item.seq == seq
+        assert wires.take(ranks[1], Item).seq == seq
     ranks[1].applied(3)
     wires.seen.wait(Acked, lambda e: e.rank == 1 and e.applied == 3)
     ranks[1].close(0)
@@ -138,12 +139,12 @@ def test_rank_that_comes_back_is_told_what_to_make_again_unless_it_had_left_out_
     rank = wires.rank(beamline)
     beamline.open_run(spec())
     wires.fill(beamline, 1, 4)
-    assert wires.take(rank, RunOpened).run.redo == 0
-    rank.status("reconstructing", projections=3, image_number=images)
-    wires.seen.wait(StatusReceived)
+    assert wires.take(rank, OpenRun).redo == 0
+    rank.send(Status(run_uid="run-1", rank=0, state="reconstructing", projections=3, image_number=images))
+    wires.seen.wait(Status)
     rank.close(0)
     wires.seen.wait(PeerLost)
-    assert wires.take(wires.rank(beamline), RunOpened).run.redo == redo
+    assert wires.take(wires.rank(beamline), OpenRun).redo == redo
 
 
 def test_rank_with_a_checkpoint_goes_on_after_it(wires: Any, spec: Spec) -> None:
@@ -161,22 +162,20 @@ def test_controller_is_told_that_a_run_gets_longer_now_and_when_it_comes_back(wi
     beamline.lengthen_run(12)  # no run is open: nothing happens
     rank, controller = wires.rank(beamline), wires.controller(beamline)
     beamline.open_run(spec())
-    assert wires.take(controller, RunOpened).run.planned == 10
+    assert wires.take(controller, OpenRun).planned == 10
     wires.fill(beamline, 1, 2)
     beamline.lengthen_run(16)
     beamline.lengthen_run(18)
-    told = [wires.take(controller, PlanChanged)]
-    if told[-1].planned == 16:
-        told.append(wires.take(controller, PlanChanged))
-    assert (told[-1].run_uid, told[-1].planned) == ("run-1", 18)
+    assert [wires.take(controller, LengthenRun).planned for _ in range(2)] == [16, 18]
     controller.close(0)
     wires.seen.wait(PeerLost, lambda e: e.peer.role == "controller")
     again = wires.controller(beamline)
-    assert wires.take(again, RunOpened).run.planned == 18
+    assert wires.take(again, OpenRun).planned == 10
+    assert [wires.take(again, LengthenRun).planned for _ in range(2)] == [16, 18]
     beamline.close_run()
-    wires.take(again, RunClosed)
-    assert wires.take(rank, RunOpened).run.planned == 10  # what was begun with decides when the axis is looked for
-    assert [wires.take(rank, ItemReceived).item.seq for _ in range(2)] == [1, 2]
+    wires.take(again, CloseRun)
+    assert wires.take(rank, OpenRun).planned == 10  # what was begun with decides when the axis is looked for
+    assert [wires.take(rank, Item).seq for _ in range(2)] == [1, 2]
 
 
 def test_same_job_serves_one_run_after_another(wires: Any, spec: Spec) -> None:
@@ -211,20 +210,20 @@ def test_file_that_makes_wait_holds_up_neither_scan_nor_heartbeats(wires: Any, s
     for index, source in enumerate(sources, 1):
         beamline.append("projection", index, 0.0, source)
     assert sources[0].asked.wait(20)
-    wires.take(rank, RunOpened)
+    wires.take(rank, OpenRun)
     until, count = time.monotonic() + 1.2, 0
     while time.monotonic() < until:
         count += 1
-        rank.status("waiting", image_number=count)
-        assert wires.seen.wait(StatusReceived, count=count).status.image_number == count
+        rank.send(Status(run_uid="run-1", rank=0, state="waiting", image_number=count))
+        assert wires.seen.wait(Status, count=count).image_number == count
     assert not wires.seen.of(PeerLost)
     for source in sources:
         source.allowed.set()
     beamline.close_run()
     for seq in (1, 2):
-        np.testing.assert_array_equal(wires.take(rank, ItemReceived).pixels, wires.frame(seq))
+        np.testing.assert_array_equal(wires.take(rank, Item).pixels, wires.frame(seq))
         rank.applied(seq)
-    wires.take(rank, RunClosed)
+    wires.take(rank, CloseRun)
 
 
 def test_frame_that_can_not_be_read_is_told_to_all_and_the_run_goes_on(wires: Any, spec: Spec) -> None:
@@ -238,7 +237,7 @@ def test_frame_that_can_not_be_read_is_told_to_all_and_the_run_goes_on(wires: An
     wires.fill(beamline, 4, 5)
     beamline.close_run()
     for rank in ranks:
-        assert wires.follow(rank, skip=(ProblemReported,)) == [1, 2, 4, 5]
+        assert wires.follow(rank, skip=(Problem,)) == [1, 2, 4, 5]
     assert "the file was moved" in wires.seen.wait(StreamFailed).text
     wires.seen.wait(RunFinished)
     assert len(wires.seen.of(StreamFailed)) == 1
@@ -280,7 +279,7 @@ def test_job_of_another_size_may_take_over_when_the_first_is_gone(wires: Any, sp
     first = wires.rank(beamline)
     beamline.open_run(spec())
     wires.fill(beamline, 1, 4)
-    wires.take(first, RunOpened)
+    wires.take(first, OpenRun)
     first.close(0)
     wires.seen.wait(PeerLost)
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
@@ -295,13 +294,13 @@ def test_abandoned_run_ends_at_the_ranks_and_the_next_one_begins(wires: Any, spe
     rank = wires.rank(beamline)
     beamline.open_run(spec())
     wires.fill(beamline, 1, 3)
-    wires.take(rank, RunOpened)
-    wires.take(rank, ItemReceived)
+    wires.take(rank, OpenRun)
+    wires.take(rank, Item)
     beamline.abandon_run("the user gave up")
-    gone = wires.take(rank, RunAbandoned, (ItemReceived,))
+    gone = wires.take(rank, AbandonRun, (Item,))
     assert (gone.run_uid, gone.reason) == ("run-1", "the user gave up")
     rank.applied(1)
-    rank.done(image_number=0)
+    rank.send(RunDone(run_uid="run-1", rank=0, image_number=0))
     beamline.open_run(spec("run-2"))
     wires.fill(beamline, 1, 2)
     beamline.close_run()
@@ -314,10 +313,10 @@ def test_run_opened_before_the_last_is_finished_abandons_it(wires: Any, spec: Sp
     rank = wires.rank(beamline)
     beamline.open_run(spec())
     beamline.close_run()
-    wires.take(rank, RunOpened)
+    wires.take(rank, OpenRun)
     beamline.open_run(spec("run-2"))
-    assert wires.take(rank, RunAbandoned, (RunClosed,)).run_uid == "run-1"
-    assert wires.take(rank, RunOpened).run.run_uid == "run-2"
+    assert wires.take(rank, AbandonRun, (CloseRun,)).run_uid == "run-1"
+    assert wires.take(rank, OpenRun).run_uid == "run-2"
 
 
 def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> None:
@@ -346,11 +345,11 @@ def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> Non
     with pytest.raises(LocalProtocolError, match="FrameSource"):
         beamline.append("projection", 1, 0.0, [[1, 2]])
     rank = wires.rank(beamline)
-    wires.take(rank, RunOpened)
+    wires.take(rank, OpenRun)
     with pytest.raises(LocalProtocolError, match="item 1 of run"):
         rank.applied(1)
     with pytest.raises(LocalProtocolError, match="before its end"):
-        rank.done(image_number=0)
+        rank.send(RunDone(run_uid="run-1", rank=0, image_number=0))
     with pytest.raises(ConfigError, match="rank"):
         wires.rank(beamline, 2, 2)
     with pytest.raises(ConfigError, match="can not be connected"):
@@ -360,7 +359,7 @@ def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> Non
 def test_listener_that_raises_does_not_stop_the_stream(
     wires: Any, spec: Spec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def listener(event: object) -> None:
+    def listener(event: object, sender: object) -> None:
         wires.seen(event)
         raise RuntimeError("listener broken")
 
@@ -386,7 +385,7 @@ def test_closing_leaves_no_file_descriptors(wires: Any, spec: Spec) -> None:
             beamline.append("projection", index, 0.0, wires.frame(index, (256, 512)))
         beamline.close_run()
         wires.follow(rank)
-        wires.take(controller, RunClosed, (LinkRestored, RunOpened))
+        wires.take(controller, CloseRun, (LinkRestored, OpenRun))
         for endpoint in (rank, controller, beamline):
             endpoint.close()
             endpoint.close()

@@ -18,9 +18,10 @@ from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.hub import Hub, Outgoing
-from bluesky_streamrecon.wire.members import LinkState, Member
-from bluesky_streamrecon.wire.messages import Hello, RunDone, Score
+from bluesky_streamrecon.wire.connection import Sent
+from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.messages import CloseRun, Hello, Item, OpenRun, RunDone, Score
 from bluesky_streamrecon.wire.run import Entry, Run
 
 ROWS, COLUMNS = 4, 3
@@ -45,7 +46,7 @@ class Shelf:
 
 
 @dataclass
-class Channel:
+class Direction:
     """One direction of one link: messages on their way."""
 
     flying: deque[list[bytes]] = field(default_factory=deque)
@@ -83,7 +84,7 @@ class Party:
         self.member = Member(hello, credit=CREDIT, greeting_seconds=3.0, resend_seconds=2.0)
         self.member._credit = CREDIT
         self.link = b""
-        self.up, self.down = Channel(), Channel()
+        self.up, self.down = Direction(), Direction()
         self.waiting: deque[Any] = deque()
         self.applied: list[int] = []
         self.opened = self.closed = self.reported = False
@@ -91,7 +92,7 @@ class Party:
 
     def cut(self) -> None:
         """The connection breaks; what is on its way is lost, and neither side is told."""
-        self.up, self.down = Channel(), Channel()
+        self.up, self.down = Direction(), Direction()
         self.link = b""
 
     def turn(self) -> None:
@@ -103,42 +104,45 @@ class Party:
             self.world.links += 1
             self.link = b"link-%d" % self.world.links
             member.connected(now)
-        member.flush(now)
-        while member.outbox:
-            frames = [encode(member.outbox.popleft())]
-            if self.link:
-                self.up.put(frames)
+        member.pump(self.send, now)
         while member.events:
             self.take(member.events.popleft())
+
+    def send(self, message: Any) -> Sent:
+        if self.world.full():
+            return Sent.FULL
+        if self.link:
+            self.up.put(encode(message))
+        return Sent.DONE
 
     def take(self, event: Any) -> None:
         """Check what the endpoint promises its user."""
         assert not isinstance(event, ev.Refused), event
-        if isinstance(event, ev.RunOpened):
+        if isinstance(event, OpenRun):
             assert not self.opened, "a run is opened once in the life of a process"
             self.opened = True
-        elif isinstance(event, ev.ItemReceived):
+        elif isinstance(event, Item):
             self.waiting.append(event)
             assert len(self.waiting) <= self.member.receiver.credit
-            first, stop = event.item.rows
-            assert np.array_equal(event.pixels, pixels_of(event.item.seq)[first:stop])
-        elif isinstance(event, ev.RunClosed):
+            first, stop = event.rows
+            assert np.array_equal(event.pixels, pixels_of(event.seq)[first:stop])
+        elif isinstance(event, CloseRun):
             assert not self.closed
             self.closed = True
 
     def work(self, most: int) -> None:
         """The user applies some of what is waiting, and reports the run once it is through."""
         for _ in range(min(most, len(self.waiting))):
-            item = self.waiting.popleft().item
+            item = self.waiting.popleft()
             assert item.seq == len(self.applied) + 1, "exactly once and in order"
             self.applied.append(item.seq)
             self.member.applied("run", item.seq)
         if self.role == "controller" and self.opened and not self.closed:
             self.scores += 1
-            self.member.report(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
+            self.member.send(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
         if self.closed and not self.waiting and not self.reported and self.role == "rank":
             self.reported = True
-            self.member.done(RunDone(run_uid="run", rank=self.rank, applied=0, image_number=len(self.applied)))
+            self.member.send(RunDone(run_uid="run", rank=self.rank, applied=0, image_number=len(self.applied)))
 
 
 class World:
@@ -147,6 +151,7 @@ class World:
     def __init__(self, ranks: int, *, controller: bool = False) -> None:
         self.now = 100.0
         self.links = 0
+        self.congestion: random.Random | None = None
         self.hub = Hub(
             job_id="job",
             session="session",
@@ -191,24 +196,21 @@ class World:
         for party in self.parties:
             party.turn()
         self.hub.tick(self.now)
-        self.drain()
         self.hub.pump(self.send, self.now, budget=8)
-        self.drain()
-        self.events += self.hub.events
+        self.events += [event for event, _ in self.hub.events]
         self.hub.events.clear()
 
-    def drain(self) -> None:
-        while self.hub.outbox:
-            self.send(self.hub.outbox.popleft())
-
-    def send(self, outgoing: Outgoing) -> bool:
-        frames = [encode(outgoing.message)]
-        if outgoing.pixels is not None:
-            frames.append(outgoing.pixels.tobytes())
+    def send(self, link: bytes, message: Any) -> Sent:
+        if self.full():
+            return Sent.FULL
         for party in self.parties:
-            if party.link == outgoing.link:
-                party.down.put(frames)
-        return True
+            if party.link == link:
+                party.down.put(encode(message))
+        return Sent.DONE
+
+    def full(self) -> bool:
+        """Return whether there is no room in the socket at this moment."""
+        return self.congestion is not None and self.congestion.random() < 0.3
 
     def deliver(self, party: Party, *, up: bool, which: int = 0, copies: int = 1) -> None:
         """Bring one message of a channel (0: the oldest) to its end, or lose it (no copies)."""
@@ -231,8 +233,12 @@ class World:
             party.turn()
 
     def storm(self, seed: int) -> None:
-        """Everyone acts; of what is on its way, some is lost, some comes twice, some late and out of order."""
+        """Everyone acts; of what is on its way, some is lost, some comes twice, some late and out of order.
+
+        In every other storm sockets have no room now and then.
+        """
         fate = random.Random(seed)
+        self.congestion = fate if seed % 2 else None
         self.turn()
         for party in self.parties:
             for up in (True, False):
@@ -249,6 +255,7 @@ class World:
         """Let the network work again until everything is done."""
         self.open()
         self.close()
+        self.congestion = None
         for _ in range(rounds):
             self.round()
             for party in self.parties:
@@ -261,7 +268,7 @@ class World:
     @property
     def done(self) -> bool:
         reported = all(party.reported or party.role != "rank" for party in self.parties)
-        settled = all(party.member.unsettled == 0 and party.closed for party in self.parties)
+        settled = all(not party.member.unsettled and party.closed for party in self.parties)
         linked = all(party.member.state is LinkState.LINKED for party in self.parties)
         return self.run.finished and reported and settled and linked
 
@@ -358,7 +365,7 @@ def test_controller_learns_the_end_and_each_score_arrives_once(steps: list[tuple
     world.heal()
     controller = world.parties[1]
     assert controller.closed
-    scores = [e.score.image_number for e in world.events if isinstance(e, ev.ScoreReceived)]
+    scores = [e.image_number for e in world.events if isinstance(e, Score)]
     assert scores == sorted(set(scores))
     first = 1000 * controller.life + 1
     assert [n for n in scores if n >= first] == list(range(first, first + controller.scores))

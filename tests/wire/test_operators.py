@@ -15,21 +15,23 @@ from bluesky_streamrecon.wire import (
     Ask,
     ClientSecurity,
     LinkRestored,
-    OperatorAsked,
     OperatorEndpoint,
     PeerJoined,
     Picture,
-    PictureWanted,
     RunStatus,
     ServerSecurity,
+    ShowMe,
     make_keys,
 )
 from bluesky_streamrecon.wire import announcement as a
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, MOST_OPERATORS
 
+STATUS = Ask(action="status")
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=4, low=0.0, high=1.0, pixels=bytes(4)
 )
@@ -50,12 +52,12 @@ def answering(wires):
     def make(**options):
         beamline = None
 
-        def hear(event):
+        def hear(event, sender):
             wires.seen(event)
-            if isinstance(event, OperatorAsked) and beamline is not None:
-                ok = event.ask.reason != "refuse"
-                status = RunStatus(state="running", run_uid="run", taken=event.ask.count)
-                beamline.answer(event, Answer(number=event.ask.number, ok=ok, text=event.ask.reason, status=status))
+            if isinstance(event, Ask) and beamline is not None:
+                ok = event.reason != "refuse"
+                status = RunStatus(state="running", run_uid="run", taken=event.count)
+                beamline.answer(sender, Answer(number=event.seq, ok=ok, text=event.reason, status=status))
 
         from bluesky_streamrecon.wire import BeamlineEndpoint
 
@@ -68,11 +70,11 @@ def answering(wires):
 def test_question_is_answered_and_a_refusal_is_an_error(answering, operator, wires):
     beamline = answering()
     asking = operator(beamline)
-    assert asking.ask("status", count=7).status.taken == 7
-    assert asking.ask("finish", reason="good", who="anna").text == "good"
+    assert asking.ask(Ask(action="status", count=7)).status.taken == 7
+    assert asking.ask(Ask(action="finish", reason="good", who="anna")).text == "good"
     with pytest.raises(SteeringError, match="refuse"):
-        asking.ask("hold", reason="refuse")
-    orders = [event.ask for event in wires.seen.of(OperatorAsked)][1:]
+        asking.ask(Ask(action="hold", reason="refuse"))
+    orders = wires.seen.of(Ask)[1:]
     assert all(order.uid for order in orders)
     assert beamline.operators() == 1
     assert beamline.peers() == ()
@@ -82,21 +84,21 @@ def test_question_is_answered_and_a_refusal_is_an_error(answering, operator, wir
 def test_operator_of_another_job_is_refused_and_one_without_a_beamline_told_so(answering, operator):
     beamline = answering()
     with pytest.raises(JobError, match="job id: got 'other'"):
-        operator(beamline, job_id="other").ask("status")
+        operator(beamline, job_id="other").ask(STATUS)
     beamline.close(0)
     with pytest.raises(JobError, match="nobody is there"):
-        operator(beamline).ask("status", timeout=0.2)
+        operator(beamline).ask(STATUS, timeout=0.2)
 
 
 def test_operator_needs_a_key_on_the_list_where_there_are_keys(answering, operator):
     server, friend, stranger = make_keys(), make_keys(), make_keys()
     beamline = answering(security=ServerSecurity(keys=server, allowed=(friend.public,)))
     welcome = operator(beamline, security=ClientSecurity(keys=friend, server=server.public))
-    assert welcome.ask("status").ok
+    assert welcome.ask(STATUS).ok
     with pytest.raises(JobError, match="no answer"):
-        operator(beamline, security=ClientSecurity(keys=stranger, server=server.public)).ask("status", timeout=0.3)
+        operator(beamline, security=ClientSecurity(keys=stranger, server=server.public)).ask(STATUS, timeout=0.3)
     with pytest.raises(JobError, match="no answer"):
-        operator(beamline).ask("status", timeout=0.3)
+        operator(beamline).ask(STATUS, timeout=0.3)
 
 
 def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires, operator, in_thread):
@@ -107,11 +109,11 @@ def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires
     shown: list[Any] = []
 
     def look():
-        shown.append(operator(beamline).ask("look", run_uid="run", after=2).picture)
+        shown.append(operator(beamline).look(ShowMe(run_uid="run", image_number=2)))
 
     lookers = [in_thread(look) for _ in range(3)]
-    assert wires.take(controller, PictureWanted).wish.run_uid is None
-    controller.show(PICTURE)
+    assert wires.take(controller, ShowMe).run_uid is None
+    controller.send(PICTURE)
     for looker in lookers:
         looker.join(20)
     assert shown == [PICTURE] * 3
@@ -120,42 +122,53 @@ def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires
 def hub_with(operators: int = 0) -> Hub:
     hub = Hub(job_id="job", session="s")
     for i in range(operators):
-        hub.receive(b"%d" % i, [encode(m.Hello(job_id="job", role="operator", instance=f"i{i}"))], 0.0)
+        hub.receive(b"%d" % i, encode(m.Hello(job_id="job", role="operator", instance=f"i{i}")), 0.0)
+        hub.receive(b"%d" % i, encode(m.OpenChannel(channel="orders", stream=f"i{i}")), 0.0)
+    answers(hub, b"")
     return hub
 
 
 def answers(hub: Hub, link: bytes) -> list[Any]:
-    found = [outgoing.message for outgoing in hub.outbox if outgoing.link == link]
-    hub.outbox.clear()
-    return found
+    """Return the plain messages that this link is sent now."""
+    sent: list[Any] = []
+
+    def send(to: bytes, message: Any) -> Sent:
+        if to == link and not isinstance(message, m.Ack | m.OpenChannel):
+            sent.append(message)
+        return Sent.DONE
+
+    hub.pump(send, 0.0)
+    return sent
 
 
 def test_more_operators_than_there_is_room_for_are_refused():
     hub = hub_with(MOST_OPERATORS)
-    hub.outbox.clear()
-    hub.receive(b"late", [encode(m.Hello(job_id="job", role="operator", instance="late"))], 0.0)
+    hub.receive(b"late", encode(m.Hello(job_id="job", role="operator", instance="late")), 0.0)
     (refusal,) = answers(hub, b"late")
     assert isinstance(refusal, m.Problem)
     assert "at most 16" in refusal.text
     hub.unreachable(b"3")
-    hub.receive(b"late", [encode(m.Hello(job_id="job", role="operator", instance="late"))], 0.0)
+    hub.receive(b"late", encode(m.Hello(job_id="job", role="operator", instance="late")), 0.0)
     assert isinstance(answers(hub, b"late")[0], m.Welcome)
 
 
 def test_operator_that_asks_without_end_is_answered_at_a_limited_pace():
     hub = hub_with(1)
+    hub.tick(0.0)
     for number in range(1, 1001):
-        hub.receive(b"0", [encode(Ask(number=number, action="status"))], 0.0)
+        hub.receive(b"0", encode(Ask(seq=number, action="status")), 0.0)
     assert len(hub.events) == MOST_AT_ONCE
-    hub.receive(b"0", [encode(Ask(number=1001, action="status"))], 1.0)
-    assert len(hub.events) == MOST_AT_ONCE + 1
+    hub.tick(1.0)
+    for number in range(MOST_AT_ONCE + 1, 1001):
+        hub.receive(b"0", encode(Ask(seq=number, action="status")), 1.0)
+    assert len(hub.events) == MOST_AT_ONCE + 20
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        m.Ack(run_uid="run", applied=1, received=1, credit=1),
-        m.Report(number=1, body=m.Finalize(run_uid="run", reason="sneaky")),
+        m.OpenChannel(channel="reports", stream="i0"),
+        m.Score(seq=1, run_uid="run", image_number=1, projections=1, verdict="enough"),
         m.Status(run_uid="run", rank=0, state="busy"),
         PICTURE,
     ],
@@ -163,31 +176,67 @@ def test_operator_that_asks_without_end_is_answered_at_a_limited_pace():
 )
 def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(message):
     hub = hub_with(1)
-    hub.receive(b"0", [encode(message)], 0.0)
+    hub.receive(b"0", encode(message), 0.0)
     assert hub.events == deque()
-    assert [type(x) for x in answers(hub, b"0")] == [m.Welcome]
+    assert {type(x) for x in answers(hub, b"0")} <= {m.Problem}
+
+
+def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered_once() -> None:
+    hub, now = Hub(job_id="job", session="s"), 0.0
+    member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders", resend_seconds=1.0)
+    member.reports.send(Ask(action="finish", reason="good"))
+    asked: list[Any] = []
+    up: list[Any] = []
+    down: list[Any] = []
+
+    def turn(link: bytes, *, lost: bool) -> None:
+        member.tick(now)
+        if member.reconnect:
+            member.connected(now)
+        member.pump(lambda message: up.append(message) or Sent.DONE, now)  # type: ignore[func-returns-value]
+        while up:
+            hub.receive(link, encode(up.pop(0)), now)
+        while hub.events:
+            ask, sender = hub.events.popleft()
+            asked.append(ask)
+            hub.answer(sender, Answer(number=ask.seq, text="done"))
+        hub.pump(lambda _, message: down.append(message) or Sent.DONE, now)  # type: ignore[func-returns-value]
+        while down:
+            message = down.pop(0)
+            if not (lost and (isinstance(message, Answer) or (isinstance(message, m.Ack) and message.received))):
+                member.receive(encode(message), now)
+
+    for _ in range(4):
+        turn(b"first", lost=True)
+    member.reconnect = True
+    for _ in range(12):
+        turn(b"second", lost=False)
+        now += 0.5
+    answered = [event for event in member.events if isinstance(event, Answer)]
+    assert [(answer.number, answer.text) for answer in answered] == [(1, "done")]
+    assert [ask.seq for ask in asked] == [1]
+    assert not member.unsettled
 
 
 def test_silent_operator_is_forgotten():
     hub = hub_with(2)
-    hub.receive(b"1", [encode(m.Heartbeat())], 9.0)
+    hub.receive(b"1", encode(m.Heartbeat()), 9.0)
     hub.tick(11.0)
     assert hub.operators == 1
 
 
 def test_look_for_what_was_just_shown_waits_for_something_new():
     hub = hub_with(1)
-    hub.receive(b"c", [encode(m.Hello(job_id="job", role="controller", instance="c"))], 0.0)
-    hub.receive(b"c", [encode(PICTURE)], 0.0)
-    hub.outbox.clear()
-    hub.receive(b"0", [encode(Ask(number=1, action="look"))], 0.0)
-    assert answers(hub, b"0") == [Answer(number=1, picture=PICTURE)]
-    for number in (2, 3, 4):  # does not say what it has seen
-        hub.receive(b"0", [encode(Ask(number=number, action="look"))], 0.1)
+    hub.receive(b"c", encode(m.Hello(job_id="job", role="controller", instance="c")), 0.0)
+    hub.receive(b"c", encode(PICTURE), 0.0)
+    hub.receive(b"0", encode(ShowMe()), 0.0)
+    assert answers(hub, b"0") == [PICTURE]
+    for _ in range(3):  # does not say what it has seen
+        hub.receive(b"0", encode(ShowMe()), 0.1)
     assert answers(hub, b"0") == []
-    hub.receive(b"0", [encode(Ask(number=5, action="look", run_uid="run", after=3))], 0.2)
+    hub.receive(b"0", encode(ShowMe(run_uid="run", image_number=3)), 0.2)
     hub.tick(5.0)
-    assert [type(x) for x in answers(hub, b"c") if isinstance(x, m.ShowMe)] == [m.ShowMe]
+    assert [x for x in answers(hub, b"c") if isinstance(x, ShowMe)] == [ShowMe(run_uid="run", image_number=3)]
 
 
 def test_job_is_announced_to_its_user_alone_and_forgotten_when_its_process_is_gone(tmp_path, monkeypatch):

@@ -17,30 +17,52 @@ import zmq
 
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.wire import (
-    FinalizeReceived,
+    CloseRun,
     LinkLost,
     LinkRestored,
+    OpenRun,
     OpenRunSpec,
     PeerJoined,
-    PreviewMoved,
-    PreviewReceived,
-    ProblemReported,
+    Preview,
+    Problem,
     Refused,
-    RunClosed,
     RunFinished,
-    RunOpened,
-    ScoreReceived,
-    ShutdownRequested,
-    StatusReceived,
+    Score,
+    Shutdown,
+    Status,
 )
-from bluesky_streamrecon.wire.codec import decode_down, encode
+from bluesky_streamrecon.wire.codec import decode, encode
+from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
-from bluesky_streamrecon.wire.members import Member
-from bluesky_streamrecon.wire.messages import Hello, Problem
+from bluesky_streamrecon.wire.member import Member
+from bluesky_streamrecon.wire.messages import Hello
 
 HOSTILE = int(os.environ.get("WIRE_HOSTILE", "20"))  # connections with garbage
 
 Spec = Callable[..., OpenRunSpec]
+
+
+def preview(number: int, pixels: Any = None, *, rows: tuple[int, ...] = (1,), final: bool = False) -> Preview:
+    """Make a preview of image `number` of the first run."""
+    pixels = np.zeros((len(rows), 8, 8), np.float32) if pixels is None else pixels
+    about = {"run_uid": "run-1", "rank": 0, "image_number": number, "projections": number}
+    return Preview(rows=rows, size=8, pixels=pixels, final=final, **about)
+
+
+def talk(hub: Hub, member: Member, link: bytes, now: float) -> None:
+    """Bring what the member has to say to the hub, and what that answers back."""
+
+    def up(message: Any) -> Sent:
+        hub.receive(link, encode(message), now)
+        return Sent.DONE
+
+    def down(to: bytes, message: Any) -> Sent:
+        if to == link:
+            member.receive(encode(message), now)
+        return Sent.DONE
+
+    member.pump(up, now)
+    hub.pump(down, now)
 
 
 def resident() -> int:
@@ -48,25 +70,20 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_score_and_finalize_of_the_open_run_arrive_and_of_others_do_not(wires: Any, spec: Spec) -> None:
+def test_scores_of_the_open_run_arrive_and_of_others_do_not(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     controller = wires.controller(beamline)
     beamline.open_run(spec())
-    run = wires.take(controller, RunOpened).run
+    run = wires.take(controller, OpenRun)
     assert (run.run_uid, run.rows) == ("run-1", (0, 6))
-    controller.finalize("another-run", reason="not ours")
-    controller.score("another-run", image_number=1, projections=1, score=1.0)
-    controller.score("run-1", image_number=3, projections=5, score=0.96, metrics={"ms_ssim": 0.96}, verdict="enough")
-    controller.finalize("run-1", reason="good enough", score=0.96, threshold=0.95, projections=5, image_number=3)
-    assert wires.seen.wait(FinalizeReceived).finalize.reason == "good enough"
-    assert [e.score.image_number for e in wires.seen.of(ScoreReceived)] == [3]
-    assert len(wires.seen.of(FinalizeReceived)) == 1
+    controller.send(Score(run_uid="another-run", image_number=1, projections=1, score=1.0, verdict="enough"))
+    enough = Score(run_uid="run-1", image_number=3, projections=5, score=0.96, threshold=0.95, verdict="enough")
+    controller.send(enough)
+    assert wires.seen.wait(Score) == msgspec.structs.replace(enough, seq=2)
     beamline.close_run("success", "quality")
-    assert wires.take(controller, RunClosed).close.reason == "quality"
-    controller.finalize("run-1", reason="too late")
-    controller.score("run-1", image_number=4, projections=5, score=0.97)
-    wires.seen.wait(ScoreReceived, count=2)
-    assert len(wires.seen.of(FinalizeReceived)) == 1
+    assert wires.take(controller, CloseRun).reason == "quality"
+    controller.send(Score(run_uid="run-1", image_number=4, projections=5, score=0.97))
+    assert wires.seen.wait(Score, count=2).image_number == 4
 
 
 def test_previews_reach_a_controller_that_comes_back(wires: Any, spec: Spec) -> None:
@@ -75,46 +92,33 @@ def test_previews_reach_a_controller_that_comes_back(wires: Any, spec: Spec) -> 
     wires.take(first, LinkRestored)
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    run = wires.take(rank, RunOpened).run
-    assert run.preview_address == first.preview_address
-    previews = wires.previews(beamline)
-    previews.begin("run-1")
-    previews.connect(run.preview_address, run.preview_key)
+    wires.take(rank, OpenRun)
     for number in (1, 2, 3):
-        pixels = np.full((2, 8, 8), number, np.float32)
-        previews.send(image_number=number, projections=number, rows=(1, 4), pixels=pixels)
+        rank.send(preview(number, np.full((2, 8, 8), number, np.float32), rows=(1, 4)))
     for number in (1, 2, 3):
-        event = wires.take(first, PreviewReceived, (RunOpened, LinkRestored))
-        assert (event.preview.image_number, event.preview.rows) == (number, (1, 4))
+        event = wires.take(first, Preview, (OpenRun, LinkRestored))
+        assert (event.image_number, event.rows) == (number, (1, 4))
         assert np.all(event.pixels == number)
-    assert previews.flush(20.0)
+    assert rank.flush_previews(20.0)
     first.close(0)
     second = wires.controller(beamline)
-    moved = wires.take(rank, PreviewMoved)
-    assert moved.address == second.preview_address
-    previews.connect(moved.address, moved.key)
     for number in (1, 2, 3):
-        assert wires.take(second, PreviewReceived, (RunOpened, LinkRestored)).preview.image_number == number
-    previews.send(image_number=4, projections=4, rows=(1,), pixels=np.zeros((1, 8, 8), np.float32), final=True)
-    assert wires.take(second, PreviewReceived, (RunOpened,)).preview.final
-    assert previews.flush(20.0)
-    assert previews.dropped == 0
+        assert wires.take(second, Preview, (OpenRun, LinkRestored)).image_number == number
+    rank.send(preview(4, final=True))
+    assert wires.take(second, Preview, (OpenRun,)).final
+    assert rank.flush_previews(20.0)
+    assert rank.previews_dropped == 0
 
 
 def test_previews_without_a_controller_make_nobody_wait(wires: Any) -> None:
-    beamline = wires.beamline()
-    previews = wires.previews(beamline, retain=2)
-    with pytest.raises(LocalProtocolError, match="begin"):
-        previews.send(image_number=1, projections=1, rows=(1,), pixels=np.zeros((1, 8, 8), np.float32))
-    previews.begin("run-1")
+    rank = wires.rank(wires.beamline(), retain=2)
     for number in range(1, 6):
-        pixels = np.zeros((1, 8, 8), np.float32)
-        assert previews.send(image_number=number, projections=1, rows=(1,), pixels=pixels) == number
-    assert not previews.flush(20.0)
-    with pytest.raises(LocalProtocolError, match="square"):
-        previews.send(image_number=1, projections=1, rows=(1,), pixels=np.zeros((1, 8, 7), np.float32))
-    with pytest.raises(LocalProtocolError, match="float32"):
-        previews.send(image_number=1, projections=1, rows=(1, 2), pixels=np.zeros((1, 8, 8), np.float32))
+        rank.send(preview(number))
+    assert not rank.flush_previews(20.0)
+    assert rank.previews_dropped == 3
+    for wrong in (np.zeros((1, 8, 7), np.float32), np.zeros((2, 8, 8), np.float32), np.zeros((1, 8, 8))):
+        with pytest.raises(LocalProtocolError, match=r"expected float32 \(1, 8, 8\)"):
+            rank.send(msgspec.structs.replace(preview(6), pixels=wrong))
 
 
 def test_peer_of_another_job_is_refused_with_a_reason(wires: Any) -> None:
@@ -135,16 +139,16 @@ def test_newer_process_takes_the_place_of_an_older_one(wires: Any) -> None:
 
 def test_unknown_version_is_refused_naming_both(wires: Any) -> None:
     beamline = wires.beamline()
-    frame = bytearray(encode(Hello(job_id=beamline.job_id, role="rank", instance="i")))
+    frame = bytearray(encode(Hello(job_id=beamline.job_id, role="rank", instance="i"))[0])
     frame[3] = 200
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(beamline.address)
         dealer.send(bytes(frame))
         assert dealer.poll(20_000)
-        answer, _ = decode_down(dealer.recv_multipart())
+        answer = decode(dealer.recv_multipart())
     assert isinstance(answer, Problem)
-    assert "got 200, expected 1" in answer.text
+    assert "got 200, expected 2" in answer.text
     assert beamline.peers() == ()
 
 
@@ -159,29 +163,31 @@ def test_other_end_can_be_written_from_the_reference_page(wires: Any, spec: Spec
         dealer.connect(beamline.address)
 
         def say(**fields: Any) -> None:
-            dealer.send(b"SRW\x01" + msgspec.msgpack.encode(fields))
+            dealer.send(b"SRW\x02" + msgspec.msgpack.encode(fields))
 
         def hear(kind: str) -> tuple[dict[str, Any], list[bytes]]:
             while True:
                 assert dealer.poll(20_000)
                 header, *rest = dealer.recv_multipart()
-                assert header[:4] == b"SRW\x01"
+                assert header[:4] == b"SRW\x02"
                 fields = msgspec.msgpack.decode(header[4:])
                 if fields["type"] == kind:
                     return fields, rest
 
-        say(type="hello", version=1, job_id=beamline.job_id, role="rank", instance="cpp", rank=0, size=1)
+        say(type="hello", version=2, job_id=beamline.job_id, role="rank", instance="cpp", rank=0, size=1)
         assert hear("welcome")[0]["job_id"] == beamline.job_id
         assert hear("open-run")[0]["block"] == {"first": 0, "stop": 6, "group": 0, "member": 0, "members": 1}
-        say(type="ack", run_uid="run-1", applied=0, received=0, credit=10)
+        have = {"type": "ack", "channel": "run", "stream": "run-1", "credit": 10}
+        say(**have, applied=0, received=0)
         item, (pixels,) = hear("item")
         assert (item["seq"], item["kind"], item["angle"], item["shape"]) == (1, "projection", 0.5, [6, 8])
         np.testing.assert_array_equal(np.frombuffer(pixels, item["dtype"]).reshape(6, 8), wires.frame(1))
         assert hear("close-run")[0]["seq"] == 2
-        say(type="ack", run_uid="run-1", applied=2, received=2, credit=10)
-        done = {"type": "run-done", "run_uid": "run-1", "rank": 0, "applied": 1, "image_number": 1, "received": 2}
-        say(type="report", number=1, body=done)
-        assert hear("noted")[0]["number"] == 1
+        say(**have, applied=2, received=2)
+        say(type="open-channel", channel="reports", stream="cpp")
+        assert hear("ack")[0]["received"] == 0
+        say(type="run-done", seq=1, run_uid="run-1", rank=0, applied=1, image_number=1, received=2)
+        assert hear("ack")[0]["received"] == 1
     wires.seen.wait(RunFinished)
     assert beamline.ledger()[0].balanced
 
@@ -199,7 +205,7 @@ def test_garbage_on_the_port_changes_nothing(wires: Any, spec: Spec) -> None:
                 with context.socket(zmq.DEALER) as dealer:
                     dealer.linger = 1000
                     dealer.connect(beamline.address)
-                    dealer.send_multipart([b"SRW\x01" + os.urandom(40)] * (number % 5 + 1))
+                    dealer.send_multipart([b"SRW\x02" + os.urandom(40)] * (number % 5 + 1))
                     dealer.send_multipart([b"", b"x" * 1000])
     for number in range(HOSTILE):
         with socket.create_connection((host, int(port)), timeout=20) as raw:
@@ -218,37 +224,31 @@ def test_shutdown_reaches_who_is_there_and_who_comes_later(wires: Any) -> None:
     rank = wires.rank(beamline)
     wires.take(rank, LinkRestored)
     beamline.shutdown_peers("going home")
-    assert wires.take(rank, ShutdownRequested).reason == "going home"
+    assert wires.take(rank, Shutdown).reason == "going home"
     late = wires.controller(beamline)
-    assert wires.take(late, ShutdownRequested).reason == "going home"
+    assert wires.take(late, Shutdown).reason == "going home"
 
 
 def test_status_and_problems_come_up(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    wires.take(rank, RunOpened)
-    rank.status("updating", projections=4, image_number=2, lag=1, step_seconds=0.5)
-    status = wires.seen.wait(StatusReceived).status
-    assert (status.state, status.projections, status.lag) == ("updating", 4, 1)
-    rank.problem("engine", "out of memory")
-    problem = wires.seen.wait(ProblemReported)
-    assert (problem.problem.where, problem.problem.text, problem.problem.run_uid) == (
-        "engine",
-        "out of memory",
-        "run-1",
-    )
-    assert problem.peer is not None
-    assert problem.peer.role == "rank"
+    wires.take(rank, OpenRun)
+    sent = Status(run_uid="run-1", rank=0, state="updating", projections=4, image_number=2, lag=1, step_seconds=0.5)
+    rank.send(sent)
+    assert wires.seen.wait(Status) == sent
+    rank.send(Problem(fault="local", where="engine", text="out of memory", run_uid="run-1"))
+    problem = wires.seen.wait(Problem)
+    assert (problem.where, problem.text, problem.run_uid) == ("engine", "out of memory", "run-1")
 
 
 def test_problem_reported_just_before_the_end_still_arrives(wires: Any) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline)
     wires.take(rank, LinkRestored)
-    rank.problem("job", "last words")
+    rank.send(Problem(fault="local", where="job", text="last words"))
     rank.close(20.0)
-    assert wires.seen.wait(ProblemReported).problem.text == "last words"
+    assert wires.seen.wait(Problem).text == "last words"
 
 
 def test_rank_says_when_the_beamline_is_gone_and_when_it_is_back(wires: Any) -> None:
@@ -265,14 +265,12 @@ def test_rank_says_when_the_beamline_is_gone_and_when_it_is_back(wires: Any) -> 
 
 def test_rank_of_another_size_is_refused_at_the_third_try_while_ranks_are_linked() -> None:
     hub = Hub(job_id="job", session="s")
-    hub.receive(b"1", [encode(Hello(job_id="job", role="rank", instance="a", rank=0, size=2))], 0.0)
-    hub.outbox.clear()
+    hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a", rank=0, size=2)), 0.0)
     member = Member(Hello(job_id="job", role="rank", instance="b", rank=1, size=3))
     for _ in range(3):
         assert not member.events
         member.connected(0.0)
-        hub.receive(b"2", [encode(member.outbox.popleft())], 0.0)
-        member.receive([encode(hub.outbox.popleft().message)], 0.0)
+        talk(hub, member, b"2", 0.0)
     refused = member.events.popleft()
     assert isinstance(refused, Refused)
     assert "got a rank of 3, expected 2" in refused.text
@@ -285,12 +283,10 @@ def test_hello_that_waited_to_be_sent_tells_a_wrong_clock_only_until_the_next_he
     member = Member(hello, wall=lambda: wall[0])
     member.connected(0.0)
     wall[0] += 3.0  # until the beamline listens
-    hub.receive(b"1", [encode(member.outbox.popleft())], 3.0)
+    talk(hub, member, b"1", 3.0)
     assert hub.peers()[0].ahead == -3.0
-    member.receive([encode(hub.outbox.popleft().message)], 3.0)
-    member.outbox.clear()
-    member.flush(4.0, again=True)
-    hub.receive(b"1", [encode(member.outbox.popleft())], 4.0)
+    member.tick(4.0)
+    talk(hub, member, b"1", 4.0)
     assert hub.peers()[0].ahead == 0.0
 
 
@@ -300,7 +296,47 @@ def test_process_that_forgets_to_close_still_ends() -> None:
         "beamline = BeamlineEndpoint(on_event=print)\n"
         "rank = RankEndpoint(beamline.address, job_id=beamline.job_id, rank=0, size=1)\n"
         "controller = ControllerEndpoint(beamline.address, job_id=beamline.job_id)\n"
-        "previews = PreviewSender(job_id=beamline.job_id, rank=0)\n"
         "rank.next(5)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=40)
+
+
+def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothing() -> None:
+    hub = Hub(job_id="job", session="s")
+    hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a")), 0.0)
+    hub.events.clear()
+    for message in (Shutdown(), Score(run_uid="run", image_number=1, projections=1)):  # ours to send; on no channel
+        hub.receive(b"1", encode(message), 0.0)
+    assert hub.garbage.count == 2
+    assert not hub.events
+    sent: list[Any] = []
+    hub.pump(lambda _, message: sent.append(message) or Sent.DONE, 0.0)  # type: ignore[func-returns-value]
+    texts = [message.text for message in sent if isinstance(message, Problem)]
+    assert "Shutdown is not for peers to send" in texts[0]
+    assert "the channel 'reports' was not opened" in texts[1]
+    member = Member(Hello(job_id="job", role="rank", instance="a"))
+    member.connected(0.0)
+    talk(hub, member, b"2", 0.0)
+    member.receive(encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
+    assert member.garbage.count == 1
+
+
+def test_link_without_room_holds_up_nobody_else_and_loses_nothing() -> None:
+    hub = Hub(job_id="job", session="s")
+    for link, rank in ((b"1", 0), (b"2", 1)):
+        hub.receive(link, encode(Hello(job_id="job", role="rank", instance=f"i{rank}", rank=rank, size=2)), 0.0)
+    sent: dict[bytes, list[str]] = {b"1": [], b"2": []}
+    full = {b"1"}
+
+    def send(link: bytes, message: Any) -> Sent:
+        if link in full:
+            return Sent.FULL
+        sent[link].append(type(message).__name__)
+        return Sent.DONE
+
+    hub.shutdown("going home")
+    hub.pump(send, 0.0)
+    assert sent == {b"1": [], b"2": ["Welcome", "Shutdown"]}
+    full.clear()
+    hub.pump(send, 0.0)
+    assert sent[b"1"] == ["Welcome", "Shutdown"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesky_streamrecon.views import most_views
+from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.messages import Preview, PreviewHello
-from bluesky_streamrecon.wire.previews import PreviewIn, PreviewOut
-from bluesky_streamrecon.wire.sessions import SenderState
+from bluesky_streamrecon.wire.connection import Sent
+from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.messages import Hello, Preview
+from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 
 RETAIN = 5
 
 
-def preview(seq: int, run_uid: str = "run") -> tuple[Preview, np.ndarray]:
+def preview(seq: int, run_uid: str = "run") -> Preview:
     """Image `seq`, of 2 * seq projections; it brings the line integrals of the last two."""
-    header = Preview(
+    return Preview(
         run_uid=run_uid,
         seq=seq,
         rank=0,
@@ -33,8 +36,9 @@ def preview(seq: int, run_uid: str = "run") -> tuple[Preview, np.ndarray]:
         angles_used=(2.0 * seq - 1, 2.0 * seq),
         columns=3,
         lines_first=2 * seq - 2,
+        pixels=np.full((1, 2, 2), seq, dtype=np.float32),
+        lines=lines_of(seq),
     )
-    return header, np.full((1, 2, 2), seq, dtype=np.float32)
 
 
 def lines_of(seq: int) -> np.ndarray:
@@ -42,67 +46,69 @@ def lines_of(seq: int) -> np.ndarray:
 
 
 class Pair:
-    """A rank's and the controller's side, and the network between them."""
+    """A rank's and the controller's end, and the network between them."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.links = 0
-        self.out = PreviewOut(
-            job_id="job",
-            instance="a",
-            rank=0,
-            retain=RETAIN,
-            heartbeat_seconds=1.0,
-            peer_timeout=5.0,
-            resend_seconds=2.0,
-        )
+        hello = Hello(job_id="job", role="rank", instance="a", rank=0, size=1)
+        self.rank = Member(hello, channel=None, greeting_seconds=2.0)
         self.up: deque[list[bytes]] = deque()
         self.down: deque[list[bytes]] = deque()
         self.made = 0
         self.lives: list[list[int]] = []
         self.lines: list[int] = []  # projections whose line integrals this life of the controller has
         self.restart_controller()
-        self.out.begin("run", self.now)
-        self.relink()
+        self.begin("run")
+
+    def begin(self, run_uid: str) -> None:
+        self.out = PreviewSender(run_uid, most=RETAIN, resend_seconds=2.0)
+        if self.rank.state is LinkState.LINKED:
+            self.rank.connection.serve(self.out, self.now)
+        else:
+            self.rank.connection.senders["previews"] = self.out
 
     def restart_controller(self) -> None:
-        self.into = PreviewIn(job_id="job", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
+        self.into = PreviewReceiver(job_id="job", session="s", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
         self.lives.append([])
         self.lines = []
         self.up.clear()
         self.down.clear()
 
-    def relink(self) -> None:
-        self.links += 1
-        self.up.clear()
-        self.down.clear()
-        self.out.connected(self.now)
-
     def make(self) -> None:
         self.made += 1
-        self.out.append(*preview(self.made), self.now, lines_of(self.made))
+        self.out.send(preview(self.made), self.now)
 
     def act(self, user: bool = True) -> None:
-        """Both sides do what is due, and the controller's user takes what has come."""
-        self.out.tick(self.now)
-        if self.out.reconnect:
-            self.relink()
-        while (what := self.out.next(self.now)) is not None:
-            self.up.append([encode(what[0]), *(frame.tobytes() for frame in what[1:] if frame is not None)])
+        """Both ends do what is due, and the controller's user takes what has come."""
+        self.rank.tick(self.now)
+        if self.rank.reconnect:
+            self.links += 1
+            self.up.clear()
+            self.down.clear()
+            self.rank.connected(self.now)
+        self.rank.pump(self.send_up, self.now)
+        self.rank.events.clear()
         while user and self.into.events:
             event = self.into.events.popleft()
-            assert np.all(event.pixels == event.preview.seq)
-            self.lives[-1].append(event.preview.seq)
-            told = range(event.preview.lines_first + 1, event.preview.projections + 1)
-            assert event.preview.angles_used == tuple(told)
+            assert np.all(event.pixels == event.seq)
+            self.lives[-1].append(event.seq)
+            told = range(event.lines_first + 1, event.projections + 1)
+            assert event.angles_used == tuple(told)
             np.testing.assert_array_equal(event.lines, np.repeat(told, 3).reshape(-1, 1, 3))
             self.lines += [projection for projection in told if projection not in self.lines]
-            self.into.applied(event.preview)
-        self.into.flush(self.now)
-        while self.into.outbox:
-            outgoing = self.into.outbox.popleft()
-            if outgoing.link == b"%d" % self.links:
-                self.down.append([encode(outgoing.message)])
+            self.into.taken(event)
+        self.into.tick(self.now)
+        self.into.pump(self.send_down, self.now)
+
+    def send_up(self, message: Any) -> Sent:
+        self.up.append(encode(message))
+        return Sent.DONE
+
+    def send_down(self, link: bytes, message: Any) -> Sent:
+        if link == b"%d" % self.links:
+            self.down.append(encode(message))
+        return Sent.DONE
 
     def move(self, fate: random.Random | None) -> None:
         for flying, take in ((self.up, self._to_controller), (self.down, self._to_rank)):
@@ -121,17 +127,17 @@ class Pair:
         self.into.receive(b"%d" % self.links, frames, self.now)
 
     def _to_rank(self, frames: list[bytes]) -> None:
-        self.out.receive(frames, self.now)
+        self.rank.receive(frames, self.now)
 
     def heal(self) -> None:
         for count in range(200):
             self.act()
             self.move(None)
             self.now += 0.3
-            settled = self.out.session is not None and self.out.session.state is SenderState.STREAMING
-            if count > 10 and settled and self.out.settled and not self.into.events and not self.up and not self.down:
+            streaming = self.out.state is SenderState.STREAMING
+            if count > 10 and streaming and self.out.settled and not self.into.events:
                 return
-        raise AssertionError(f"not settled: {self.out.session}")
+        raise AssertionError(f"not settled: {self.out.state}")
 
 
 FAULTS = "make make storm storm storm flow relink restart wait long-wait lazy"
@@ -151,7 +157,7 @@ def test_previews_arrive_in_order_and_once_and_the_newest_always_do(steps: list[
             pair.act(user=False)
             pair.move(None)
         elif what == "relink":
-            pair.out.reconnect = True
+            pair.rank.reconnect = True
         elif what == "restart":
             pair.restart_controller()
         else:
@@ -184,8 +190,7 @@ def test_controller_that_comes_late_gets_what_is_kept() -> None:
         pair.make()
     pair.heal()
     assert pair.lives == [[8, 9, 10, 11, 12]]
-    assert pair.out.session is not None
-    assert pair.out.session.dropped == 7
+    assert pair.out.dropped == 7
 
 
 def test_controller_that_comes_back_gets_what_is_kept_again() -> None:
@@ -202,20 +207,24 @@ def test_next_run_begins_with_preview_one() -> None:
     pair = Pair()
     pair.make()
     pair.heal()
-    pair.out.begin("other", pair.now)
-    header, pixels = preview(1, "other")
-    pair.out.append(header, pixels, pair.now, lines_of(1))
+    pair.begin("other")
+    pair.out.send(preview(1, "other"), pair.now)
     pair.heal()
     assert pair.lives == [[1, 1]]
 
 
-def test_controller_does_not_take_previews_of_another_job() -> None:
-    into = PreviewIn(job_id="job", credit=3)
-    hello = PreviewHello(job_id="other", instance="a", rank=0, run_uid="run")
-    into.receive(b"1", [encode(hello)], 0.0)
-    answer = into.outbox.popleft().message
-    assert "job id" in answer.text
-    into.receive(b"1", [encode(preview(1)[0]), preview(1)[1].tobytes(), lines_of(1).tobytes()], 0.0)
+def test_controller_does_not_take_previews_of_another_job_or_of_who_is_no_rank() -> None:
+    into = PreviewReceiver(job_id="job", session="s", credit=3)
+    replies: list[Any] = []
+    strangers = [
+        Hello(job_id="other", role="rank", instance="a"),
+        Hello(job_id="job", role="operator", instance="b"),
+    ]
+    for hello in strangers:
+        into.receive(b"1", encode(hello), 0.0)
+        into.receive(b"1", encode(preview(1)), 0.0)
+    into.pump(lambda _, message: replies.append(message) or Sent.DONE, 0.0)  # type: ignore[func-returns-value]
+    assert ["job id" in replies[0].text, "role" in replies[2].text] == [True, True]
     assert not into.events
 
 
@@ -223,20 +232,31 @@ def test_controller_does_not_take_previews_of_another_job() -> None:
 def test_preview_that_does_not_match_its_hello_is_ignored(change: dict[str, object]) -> None:
     pair = Pair()
     pair.heal()
-    header, pixels = preview(1)
-    pair._to_controller([encode(msgspec.structs.replace(header, **change)), pixels.tobytes(), lines_of(1).tobytes()])
+    before = pair.into.garbage.count
+    pair._to_controller(encode(msgspec.structs.replace(preview(1), **change)))
     assert not pair.into.events
-    assert pair.into.garbage.count == 1
+    assert pair.into.garbage.count == before + 1
 
 
 def test_line_integrals_of_a_long_run_are_kept_as_means_in_bounded_memory():
     pair = Pair()
     for _ in range(2000):
         pair.make()
-    pair.relink()
     oldest = next(iter(pair.out._kept))
-    header, _, lines = pair.out._message(oldest)
+    header = pair.out.message(oldest)
+    lines = header.lines
     assert len(lines) == len(header.angles_used) == len(header.lines_counts) <= most_views(3) + 2
     assert (header.lines_first, sum(header.lines_counts)) == (0, header.projections)
-    assert pair.out._message(oldest + 1)[0].lines_counts == ()
+    assert pair.out.message(oldest + 1).lines_counts == ()
     assert np.average(lines[:, 0, 0], weights=header.lines_counts) == pytest.approx((header.projections + 1) / 2)
+
+
+def test_few_previews_are_kept_where_they_are_large() -> None:
+    out = PreviewSender("run", most=64, most_bytes=5 * 16)
+    for seq in range(1, 11):
+        out.send(preview(seq), 0.0)
+    assert out.first == 6
+    small = PreviewSender("run", most=64, most_bytes=16)
+    for seq in range(1, 11):
+        small.send(preview(seq), 0.0)
+    assert small.first == 7

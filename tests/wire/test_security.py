@@ -19,11 +19,11 @@ from bluesky_streamrecon.wire import (
     ClientSecurity,
     ControllerEndpoint,
     LinkRestored,
+    OpenRun,
     OpenRunSpec,
     PeerJoined,
-    PreviewReceived,
+    Preview,
     RunFinished,
-    RunOpened,
     ServerSecurity,
     generate_keys,
     make_keys,
@@ -187,14 +187,10 @@ def test_run_goes_through_with_keys_previews_too(
     beamline.open_run(spec())
     beamline.append("projection", 1, 0.5, wires.frame(1))
     beamline.close_run()
-    run = wires.take(rank, RunOpened).run
-    assert run.preview_key == keys["preview"].keys.public
-    previews = wires.previews(beamline, security=keys["rank"])
-    previews.begin(run.run_uid)
-    previews.connect(run.preview_address, run.preview_key)
+    wires.take(rank, OpenRun)
     image = wires.frame(3, (8, 8), "<f4")[None]
-    previews.send(image_number=1, projections=1, rows=(2,), pixels=image)
-    got = wires.take(controller, PreviewReceived, (RunOpened, object))
+    rank.send(Preview(run_uid="run-1", rank=0, image_number=1, projections=1, rows=(2,), size=8, pixels=image))
+    got = wires.take(controller, Preview, (OpenRun, object))
     assert (got.pixels == image).all()
 
 

@@ -30,13 +30,12 @@ from bluesky_streamrecon.wire import BeamlineEndpoint
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
+    PeerInfo,
     PeerJoined,
-    ProblemReported,
     RunFinished,
-    ScoreReceived,
-    StatusReceived,
     StreamFailed,
 )
+from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
 __all__ = ["EventRecorder", "RunningJob"]
 
@@ -107,7 +106,7 @@ class EventRecorder:
         """Return when the first verdict came on an image that has so many projections, or more."""
         return min(moment for number, moment in self.judged_at.items() if number >= projections)
 
-    def __call__(self, event: LinkEvent) -> None:
+    def __call__(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         """Take one event."""
         now = self._clock()
         with self._changed:
@@ -119,23 +118,23 @@ class EventRecorder:
                     self.controller = self.controller or peer.role == "controller"
                 case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
                     self.applied[rank] = applied
-                case StatusReceived(status=status) if status.run_uid == self._run_uid:
-                    if status.state == READY:
-                        self.ready_at.setdefault(status.rank, now)
-                    if status.step_seconds > 0:
-                        slowest = self.update_seconds.get(status.image_number, 0.0)
-                        self.update_seconds[status.image_number] = max(slowest, status.step_seconds)
-                    self._images[status.rank] = status.projections
+                case Status(run_uid=self._run_uid):
+                    if event.state == READY:
+                        self.ready_at.setdefault(event.rank, now)
+                    if event.step_seconds > 0:
+                        slowest = self.update_seconds.get(event.image_number, 0.0)
+                        self.update_seconds[event.image_number] = max(slowest, event.step_seconds)
+                    self._images[event.rank] = event.projections
                     everywhere = min(self._images.values())
                     if len(self._images) == self.ranks and everywhere not in self.imaged_at:
                         self.imaged_at[everywhere] = now
                         self.spent_at[everywhere] = _processor_seconds(self._pids)
-                case ScoreReceived(score=score) if score.run_uid == self._run_uid:
-                    self.judged_at.setdefault(score.projections, now)
+                case Score(run_uid=self._run_uid, projections=projections):
+                    self.judged_at.setdefault(projections, now)
                 case RunFinished(run_uid=uid) if uid == self._run_uid:
                     self.finished = True
-                case ProblemReported(problem=problem):
-                    self._failure = self._failure or f"{problem.where}: {problem.text}"
+                case Problem(where=where, text=text):
+                    self._failure = self._failure or f"{where}: {text}"
                 case StreamFailed(text=text):
                     self._failure = self._failure or text
                 case ProcessExit():

@@ -24,11 +24,12 @@ def _be_rank(address: str, job_id: str, number: int, size: int, keys: Path | Non
     """Acknowledge every item at once, and report every run as done."""
     from bluesky_streamrecon.wire import (
         ClientSecurity,
-        ItemReceived,
+        CloseRun,
+        Item,
         RankEndpoint,
         Refused,
-        RunClosed,
-        ShutdownRequested,
+        RunDone,
+        Shutdown,
     )
 
     security = None
@@ -38,11 +39,11 @@ def _be_rank(address: str, job_id: str, number: int, size: int, keys: Path | Non
     try:
         while not stop.is_set():
             match endpoint.next(LOOK_SECONDS):
-                case ItemReceived(item=item):
-                    endpoint.applied(item.seq)
-                case RunClosed():
-                    endpoint.done(image_number=0)
-                case ShutdownRequested() | Refused():
+                case Item(seq=seq):
+                    endpoint.applied(seq)
+                case CloseRun(run_uid=uid):
+                    endpoint.send(RunDone(run_uid=uid, rank=number, image_number=0))
+                case Shutdown() | Refused():
                     return
     finally:
         endpoint.close()

@@ -1,40 +1,57 @@
-"""One stream: what sender and receiver may do, must do, and must not."""
+"""One channel: what sender and receiver may do, must do, and must not."""
 
 from __future__ import annotations
 
 import pytest
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire import Ledger
-from bluesky_streamrecon.wire.sessions import (
+from bluesky_streamrecon.wire import Ledger, Score
+from bluesky_streamrecon.wire.channel import (
     RECEIVER_MOVES,
     SENDER_MOVES,
-    AckNumbers,
-    ReceiverSession,
+    MessageSender,
+    Receiver,
     ReceiverState,
-    SenderSession,
+    Sender,
     SenderState,
-    SendItem,
-    SendOpen,
     Verdict,
 )
+from bluesky_streamrecon.wire.messages import Ack, Heartbeat, OpenChannel
 
 
-def streaming(items: int = 5, credit: int = 100, **options: float) -> SenderSession:
-    sender = SenderSession(**options)  # type: ignore[arg-type]
+class Numbers(Sender):
+    """Sends numbers, as the text of heartbeats."""
+
+    def opening(self) -> OpenChannel:
+        return OpenChannel(channel=self.channel, stream=self.stream)
+
+    def message(self, seq: int) -> Heartbeat:
+        return Heartbeat(time=float(seq))
+
+
+def ack(applied: int = 0, received: int = 0, credit: int = 9, **more: int) -> Ack:
+    return Ack(channel="test", stream="s", applied=applied, received=received, credit=credit, **more)  # type: ignore[arg-type]
+
+
+def receiving(credit: int = 9) -> Receiver:
+    return Receiver("test", "s", credit=credit)
+
+
+def streaming(items: int = 5, credit: int = 100, **options: float) -> Numbers:
+    sender = Numbers("test", "s", **options)  # type: ignore[arg-type]
     for _ in range(items):
         sender.append(10)
     sender.link(0.0)
-    assert sender.peek() == SendOpen()
+    assert sender.peek() == 0
     sender.advance(0.0)
-    sender.acknowledge(AckNumbers(0, 0, credit), 0.0)
+    sender.acknowledge(ack(0, 0, credit), 0.0)
     return sender
 
 
-def drain(sender: SenderSession, now: float = 0.0) -> list[int]:
+def drain(sender: Sender, now: float = 0.0) -> list[int]:
     sent = []
-    while isinstance(what := sender.peek(), SendItem):
-        sent.append(what.seq)
+    while seq := sender.peek():
+        sent.append(seq)
         sender.advance(now)
     return sent
 
@@ -46,21 +63,21 @@ def test_tables_know_every_state_and_lead_to_known_ones() -> None:
 
 
 def test_nothing_is_sent_before_the_receiver_said_what_it_has() -> None:
-    sender = SenderSession()
+    sender = Numbers("test", "s")
     sender.append(10)
     assert sender.peek() is None
     sender.link(0.0)
-    assert sender.peek() == SendOpen()
+    assert sender.peek() == 0
     sender.advance(0.0)
     assert sender.peek() is None
-    sender.acknowledge(AckNumbers(0, 0, 8), 0.0)
-    assert sender.peek() == SendItem(1, again=False)
+    sender.acknowledge(ack(0, 0, 8), 0.0)
+    assert sender.peek() == 1
 
 
 def test_items_follow_in_order_up_to_the_credit() -> None:
     sender = streaming(items=9, credit=4)
     assert drain(sender) == [1, 2, 3, 4]
-    sender.acknowledge(AckNumbers(applied=2, received=4, credit=4), 0.0)
+    sender.acknowledge(ack(applied=2, received=4, credit=4), 0.0)
     assert drain(sender) == [5, 6]
 
 
@@ -77,7 +94,7 @@ def test_fresh_link_goes_on_after_what_was_received() -> None:
     assert sender.peek() is None
     sender.link(1.0)
     sender.advance(1.0)
-    sender.acknowledge(AckNumbers(applied=1, received=3, credit=9), 1.0)
+    sender.acknowledge(ack(applied=1, received=3, credit=9), 1.0)
     assert drain(sender) == [4, 5]
     assert sender.resent == 2
 
@@ -85,18 +102,18 @@ def test_fresh_link_goes_on_after_what_was_received() -> None:
 def test_sender_goes_back_when_asked_to() -> None:
     sender = streaming()
     drain(sender)
-    sender.acknowledge(AckNumbers(applied=0, received=2, credit=9, resend=True), 0.0)
-    assert sender.peek() == SendOpen()
+    sender.acknowledge(ack(applied=0, received=2, credit=9, resend=True), 0.0)
+    assert sender.peek() == 0
     sender.advance(0.0)
-    sender.acknowledge(AckNumbers(applied=0, received=2, credit=9), 0.0)
+    sender.acknowledge(ack(applied=0, received=2, credit=9), 0.0)
     assert drain(sender) == [3, 4, 5]
 
 
 def test_request_to_go_back_that_comes_late_is_ignored() -> None:
     sender = streaming()
     drain(sender)
-    sender.acknowledge(AckNumbers(applied=0, received=4, credit=9), 0.0)
-    sender.acknowledge(AckNumbers(applied=0, received=2, credit=9, resend=True), 0.0)
+    sender.acknowledge(ack(applied=0, received=4, credit=9), 0.0)
+    sender.acknowledge(ack(applied=0, received=2, credit=9, resend=True), 0.0)
     assert sender.peek() is None
 
 
@@ -106,14 +123,14 @@ def test_silence_makes_the_sender_ask_again_ever_more_patiently() -> None:
     asked = []
     for now in range(1, 200):
         sender.tick(float(now))
-        if sender.peek() == SendOpen():
+        if sender.peek() == 0:
             asked.append(now)
             sender.advance(float(now))
     assert asked == [10, 30, 70, 150]
 
 
-@pytest.mark.parametrize("numbers", [AckNumbers(0, 6, 9), AckNumbers(3, 2, 9)])
-def test_receiver_that_claims_too_much_breaks_the_protocol(numbers: AckNumbers) -> None:
+@pytest.mark.parametrize("numbers", [ack(0, 6, 9), ack(3, 2, 9)])
+def test_receiver_that_claims_too_much_breaks_the_protocol(numbers: Ack) -> None:
     sender = streaming()
     drain(sender)
     with pytest.raises(RemoteProtocolError, match="acknowledgement"):
@@ -122,40 +139,40 @@ def test_receiver_that_claims_too_much_breaks_the_protocol(numbers: AckNumbers) 
 
 def test_confirming_what_was_not_due_is_our_own_fault() -> None:
     with pytest.raises(LocalProtocolError, match="nothing to send"):
-        SenderSession().advance(0.0)
+        Numbers("test", "s").advance(0.0)
 
 
 def test_receiver_takes_the_next_drops_the_known_and_refuses_the_early() -> None:
-    receiver = ReceiverSession(credit=9)
+    receiver = receiving(9)
     assert receiver.offer(1) is Verdict.ACCEPT
     assert receiver.offer(1) is Verdict.DUPLICATE
     assert receiver.offer(3) is Verdict.GAP
-    assert receiver.ack() == AckNumbers(applied=0, received=1, credit=9, resend=True)
+    assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=True, duplicate=1, gaps=1)
     assert receiver.offer(4) is Verdict.GAP
-    assert receiver.ack() == AckNumbers(applied=0, received=1, credit=9, resend=False)
+    assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=False, duplicate=1, gaps=2)
     assert receiver.offer(2) is Verdict.ACCEPT
     assert receiver.offer(3, last=True) is Verdict.ACCEPT
     assert (receiver.duplicate, receiver.gaps, receiver.state) == (1, 2, ReceiverState.COMPLETE)
 
 
 def test_acknowledgement_is_due_only_when_something_happened() -> None:
-    receiver = ReceiverSession(credit=9)
+    receiver = receiving(9)
     assert receiver.ack() is not None
     assert receiver.ack() is None
     receiver.offer(1)
-    assert receiver.ack() == AckNumbers(0, 1, 9)
+    assert receiver.ack() == ack(0, 1, 9)
     receiver.apply(1)
-    assert receiver.ack() == AckNumbers(1, 1, 9)
-    assert receiver.ack(again=True) == AckNumbers(1, 1, 9)
+    assert receiver.ack() == ack(1, 1, 9)
+    assert receiver.ack(again=True) == ack(1, 1, 9)
 
 
 def test_item_beyond_the_credit_breaks_the_protocol() -> None:
     with pytest.raises(RemoteProtocolError, match="credit"):
-        ReceiverSession(credit=2).offer(3)
+        receiving(2).offer(3)
 
 
 def test_item_after_the_last_breaks_the_protocol() -> None:
-    receiver = ReceiverSession(credit=9)
+    receiver = receiving(9)
     receiver.offer(1, last=True)
     assert receiver.offer(1) is Verdict.DUPLICATE
     with pytest.raises(RemoteProtocolError, match="after the last"):
@@ -163,9 +180,9 @@ def test_item_after_the_last_breaks_the_protocol() -> None:
 
 
 def test_applying_what_has_not_come_is_our_own_fault() -> None:
-    receiver = ReceiverSession(credit=9)
+    receiver = receiving(9)
     receiver.offer(1)
-    with pytest.raises(LocalProtocolError, match="applied item 2"):
+    with pytest.raises(LocalProtocolError, match="applied test 2"):
         receiver.apply(2)
 
 
@@ -180,3 +197,29 @@ def test_ledger_that_does_not_add_up_says_where() -> None:
         assert not bad.balanced
         assert bad.explain().startswith("not balanced")
     assert bad.explain().endswith("1 dropped (disk full)")
+
+
+def test_messages_are_kept_until_they_have_arrived_however_many_there_are() -> None:
+    sender = MessageSender("reports", "instance")
+    for number in range(1, 150_001):
+        sender.send(Score(run_uid="run", image_number=number, projections=number))
+    sender.link(0.0)
+    assert sender.next() == OpenChannel(channel="reports", stream="instance")
+    sender.advance(0.0)
+    credit, sent = Ack(channel="reports", stream="instance", applied=0, received=0, credit=2), []
+    sender.acknowledge(credit, 0.0)
+    while isinstance(score := sender.next(), Score):
+        sent.append((score.seq, score.image_number))
+        sender.advance(0.0)
+    assert sent == [(1, 1), (2, 2)]
+    sender.acknowledge(Ack(channel="reports", stream="instance", applied=2, received=2, credit=2), 0.0)
+    sender.link(1.0)
+    assert sender.next() == OpenChannel(channel="reports", stream="instance", first=3)
+    assert (sender.dropped, sender.last, sender.settled) == (0, 150_000, False)
+
+
+def test_acknowledgement_of_another_stream_is_ignored() -> None:
+    sender = streaming()
+    drain(sender)
+    assert not sender.acknowledge(Ack(channel="test", stream="other", applied=5, received=5, credit=9), 0.0)
+    assert sender.received == 0

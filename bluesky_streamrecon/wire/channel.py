@@ -1,35 +1,33 @@
-"""One reliable stream: numbered items go out, each is applied exactly once and in order. No I/O, no clock.
+"""A channel: numbered messages one way over a link, each taken exactly once and in order. No I/O, no clock.
 
-A `SenderSession` and a `ReceiverSession` make a pair. They serve projections (beamline to rank), run marks
-(beamline to controller) and previews (rank to controller) alike. Whoever owns a session carries its answers
-over some link that may lose, repeat or reorder messages, or break and be made again; time is passed in.
+Items of a run, reports, previews, and operators' orders with their answers travel on channels. A `Sender` and a
+`Receiver` make a pair, over some link that may lose, repeat or reorder messages, or break and be made again; time is
+passed in.
 
-The rule is go-back-N: the receiver takes only the item after the last one, drops what it has, refuses what
+The rule is go-back-N: the receiver takes only the message after the last one, drops what it has, refuses what
 comes too early and asks to go back. A sender that is new on a link, is asked to go back, or sees nothing move,
-opens the stream (again): the receiver's answer says where to go on. Acknowledgements are cumulative. Items that
-may be on their way are bounded by the sender (number and bytes), items not yet applied by the receiver's credit.
+opens the channel (again): the receiver's acknowledgement says where to go on. Acknowledgements are cumulative. What is
+on its way is bounded by the sender (number and bytes), what is received and not applied by the receiver's credit.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import Final
 
 import msgspec
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.wire.messages import Ack, OpenChannel
 
 __all__ = [
     "RECEIVER_MOVES",
     "SENDER_MOVES",
-    "AckNumbers",
-    "Ledger",
-    "ReceiverSession",
+    "MessageSender",
+    "Receiver",
     "ReceiverState",
-    "SendItem",
-    "SendOpen",
-    "SenderSession",
+    "Sender",
     "SenderState",
     "Verdict",
 ]
@@ -44,7 +42,7 @@ class SenderState(enum.Enum):
 
 
 class ReceiverState(enum.Enum):
-    """Where a receiver is. ``MISSING``: an item was lost on the way, and those after it are refused."""
+    """Where a receiver is. ``MISSING``: a message was lost on the way, and those after it are refused."""
 
     IN_ORDER = "in-order"
     MISSING = "missing"
@@ -85,113 +83,44 @@ RECEIVER_MOVES: Final[dict[ReceiverState, dict[str, ReceiverState]]] = {
     },
     ReceiverState.COMPLETE: {"known": ReceiverState.COMPLETE},
 }
-"""Legal moves of a receiver; an item after the last one breaks the protocol."""
+"""Legal moves of a receiver; a message after the last one breaks the protocol."""
 
 
 class Verdict(enum.Enum):
-    """What the receiver does with an item."""
+    """What the receiver does with a message."""
 
     ACCEPT = "accept"
     DUPLICATE = "duplicate"
     GAP = "gap"
 
 
-@dataclass(frozen=True, slots=True)
-class AckNumbers:
-    """The numbers of an acknowledgement; see `messages.Ack`."""
+class Sender(ABC):
+    """Sending half of a channel to one receiver.
 
-    applied: int
-    received: int
-    credit: int
-    resend: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SendOpen:
-    """Say what the stream is, and ask the receiver what it has."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendItem:
-    """Send this item; `again` if it was sent before."""
-
-    seq: int
-    again: bool
-
-
-class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the items of one run for one rank; stored with the run.
+    Use: `append` for each new message; `link` and `unlink` as the receiver comes and goes; `acknowledge` with what
+    it says; then send what `next` returns and confirm with `advance` until there is nothing. `tick` now and then.
 
     Parameters
     ----------
-    items : int
-        Flats, darks and projections appended to the run.
-    sent : int
-        Of these, sent at least once.
-    acknowledged : int
-        Received by the rank's present process.
-    applied : int
-        In the rank's image (or flat and dark), counted by the rank.
-    duplicate : int
-        Arrived again, and were dropped by the rank as they should be.
-    dropped : int
-        Could not be sent, because their frame was gone; `why` tells the first reason.
-    resent : int
-        Sent once more after a broken link, a loss or a restart.
-    gaps : int
-        Refused by the rank because an item before them was missing.
-    spilled : int
-        Held in the temporary file at some time (of the run, not of this rank alone).
-    restarts, reconnects : int
-        Times that the rank came back as a new process, and as the same one.
-    done : bool
-        The rank has reported the run as done.
-    """
-
-    items: int = 0
-    sent: int = 0
-    acknowledged: int = 0
-    applied: int = 0
-    duplicate: int = 0
-    dropped: int = 0
-    resent: int = 0
-    gaps: int = 0
-    spilled: int = 0
-    restarts: int = 0
-    reconnects: int = 0
-    done: bool = False
-    why: str = ""
-
-    @property
-    def balanced(self) -> bool:
-        """Every item was sent, acknowledged and applied, and none dropped."""
-        return self.dropped == 0 and self.items == self.sent == self.acknowledged == self.applied
-
-    def explain(self) -> str:
-        """Say in a few words whether the ledger adds up, and where it does not."""
-        counts = f"{self.items} items, {self.sent} sent, {self.acknowledged} acknowledged, {self.applied} applied"
-        if self.balanced:
-            return f"balanced: {counts}"
-        return f"not balanced: {counts}, {self.dropped} dropped" + (f" ({self.why})" if self.why else "")
-
-
-class SenderSession:
-    """Sending half of a stream to one receiver.
-
-    Use: `append` for each new item; `link` and `unlink` as the receiver comes and goes; `acknowledge` with what
-    it says; then take from `peek` and confirm with `advance` until there is nothing. `tick` now and then.
-
-    Parameters
-    ----------
+    channel, stream : str
+        Which channel, and what numbers belong to: a run, or an instance of the sending program.
     window_items, window_bytes : int
-        Most that is on its way (sent, not received) at a time; one item is always allowed.
+        Most that is on its way (sent, not received) at a time; one message is always allowed.
     resend_seconds : float
         Without progress for this long the receiver is asked again what it has; doubles each time running.
     """
 
     def __init__(
-        self, *, window_items: int = 256, window_bytes: int = 64 * 2**20, resend_seconds: float = 10.0
+        self,
+        channel: str,
+        stream: str,
+        *,
+        window_items: int = 256,
+        window_bytes: int = 64 * 2**20,
+        resend_seconds: float = 10.0,
     ) -> None:
+        self.channel = channel
+        self.stream = stream
         self.state = SenderState.UNLINKED
         self.first = 1
         self.received = 0
@@ -209,18 +138,31 @@ class SenderSession:
         self._open_due = False
         self._bytes = [0]
 
+    @abstractmethod
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the channel."""
+
+    @abstractmethod
+    def message(self, seq: int) -> msgspec.Struct | None:
+        """Return a numbered message; None while it is being fetched."""
+
     @property
     def last(self) -> int:
-        """Number of the newest item; 0 before the first."""
+        """Number of the newest message; 0 before the first."""
         return len(self._bytes) - 1
 
     @property
     def in_flight(self) -> int:
-        """Items sent and not acknowledged as received."""
+        """Messages sent and not acknowledged as received."""
         return max(0, self._next - 1 - self.received)
 
-    def append(self, nbytes: int) -> int:
-        """Count one more item of this size and give its number."""
+    @property
+    def settled(self) -> bool:
+        """The receiver has everything that can still be sent."""
+        return self.received >= self.last
+
+    def append(self, nbytes: int = 0) -> int:
+        """Count one more message of this size and return its number."""
         self._bytes.append(self._bytes[-1] + nbytes)
         return self.last
 
@@ -233,14 +175,8 @@ class SenderSession:
         """Stop sending; nothing is forgotten."""
         self._move("unlink")
 
-    def reopen(self, now: float) -> None:
-        """Send the opening once more, because it says something new; without a link that comes by itself."""
-        if self.state is not SenderState.UNLINKED:
-            self._move("stall")
-            self._reopen(now)
-
     def forget(self, first: int, now: float) -> None:
-        """Items before `first` can not be sent any more; count those that never were."""
+        """Messages before `first` can not be sent any more; count those that never were."""
         self.first = max(self.first, first)
         if self._next < self.first:
             self.dropped += self.first - self._next
@@ -249,26 +185,26 @@ class SenderSession:
                 self._move("forget")
                 self._reopen(now)
 
-    def acknowledge(self, ack: AckNumbers, now: float) -> bool:
-        """Take what the receiver says it has; tell whether anything new is applied.
+    def acknowledge(self, ack: Ack, now: float) -> bool:
+        """Take what the receiver says it has; return whether anything new is applied.
 
         Raises
         ------
         RemoteProtocolError
             If it claims more than there is, or to have applied what it has not received.
         """
-        if self.state is SenderState.UNLINKED:
+        if self.state is SenderState.UNLINKED or ack.stream != self.stream:
             return False
         opening = self.state is SenderState.OPENING
         most = self.last if opening else self.high
         if ack.received > most or ack.applied > ack.received:
             raise RemoteProtocolError(
-                f"acknowledgement: got applied={ack.applied}, received={ack.received}, expected applied <= "
-                f"received <= {most} ({'appended' if opening else 'sent'}); does the peer mix up two runs?"
+                f"acknowledgement of {self.channel}: got applied={ack.applied}, received={ack.received}, expected "
+                f"applied <= received <= {most} ({'appended' if opening else 'sent'}); does the peer mix up two runs?"
             )
         if opening:
             if ack.received < self.first - 1:
-                return False  # answers an older opening, before items were forgotten
+                return False  # answers an older opening, before messages were forgotten
             changed = ack.applied != self.applied
             self.received, self.applied = ack.received, ack.applied
             self.high = max(self.high, ack.received)
@@ -289,31 +225,38 @@ class SenderSession:
             self._reopen(now)
         return changed
 
-    def peek(self) -> SendOpen | SendItem | None:
-        """Tell what is to be sent next; None if there is nothing, or nothing is allowed now."""
+    def next(self) -> msgspec.Struct | None:
+        """Return what is to be sent next; None if there is nothing, or nothing is allowed now."""
+        seq = self.peek()
+        if seq is None:
+            return None
+        return self.message(seq) if seq else self.opening()
+
+    def peek(self) -> int | None:
+        """Return the number of the message to be sent next, 0 for the opening, or None."""
         if self._open_due:
-            return SendOpen()
+            return 0
         if self.state is not SenderState.STREAMING or self._next > min(self.last, self._edge):
             return None
         flying = self._next - 1 - self.received
         weight = self._bytes[self._next] - self._bytes[self.received]
         if flying and (flying >= self._window_items or weight > self._window_bytes):
             return None
-        return SendItem(self._next, again=self._next <= self.high)
+        return self._next
 
     def advance(self, now: float) -> None:
-        """Confirm that what `peek` told was sent."""
-        what = self.peek()
-        if isinstance(what, SendOpen):
+        """Confirm that what `next` returned was sent."""
+        seq = self.peek()
+        if seq is None:
+            raise LocalProtocolError(f"{self.channel}: advanced in state {self.state.value} with nothing to send")
+        if seq == 0:
             self._open_due = False
-        elif what is None:
-            raise LocalProtocolError(f"sender: advanced in state {self.state.value} with nothing to send")
-        else:
-            if not self.in_flight:
-                self._since = now
-            self.resent += what.again
-            self.high = max(self.high, what.seq)
-            self._next = what.seq + 1
+            return
+        if not self.in_flight:
+            self._since = now
+        self.resent += seq <= self.high
+        self.high = max(self.high, seq)
+        self._next = seq + 1
 
     def tick(self, now: float) -> None:
         """Ask the receiver again what it has if nothing has moved for too long."""
@@ -337,23 +280,57 @@ class SenderSession:
         try:
             self.state = SENDER_MOVES[self.state][what]
         except KeyError:
-            raise LocalProtocolError(f"sender: {what!r} is not allowed in state {self.state.value!r}") from None
+            raise LocalProtocolError(f"{self.channel}: {what!r} is not allowed in state {self.state.value!r}") from None
         if self.state is not SenderState.OPENING:
             self._open_due = False
 
 
-class ReceiverSession:
-    """Receiving half of a stream.
+class MessageSender(Sender):
+    """A sender that keeps its messages until they have arrived; none is ever dropped."""
+
+    def __init__(self, channel: str, stream: str, *, resend_seconds: float = 10.0) -> None:
+        super().__init__(channel, stream, resend_seconds=resend_seconds)
+        self._kept: dict[int, msgspec.Struct] = {}
+
+    def send(self, message: msgspec.Struct) -> int:
+        """Queue a message and return its number."""
+        seq = self.append()
+        self._kept[seq] = msgspec.structs.replace(message, seq=seq)
+        return seq
+
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the channel."""
+        return OpenChannel(channel=self.channel, stream=self.stream, first=self.first)
+
+    def message(self, seq: int) -> msgspec.Struct | None:
+        """Return a message that has not arrived yet."""
+        return self._kept[seq]
+
+    def acknowledge(self, ack: Ack, now: float) -> bool:
+        """Take what the receiver says it has, and forget that."""
+        changed = super().acknowledge(ack, now)
+        while self.first <= self.received:
+            self._kept.pop(self.first, None)
+            self.first += 1
+        return changed
+
+
+class Receiver:
+    """Receiving half of a channel.
 
     Parameters
     ----------
+    channel, stream : str
+        As the sender's.
     credit : int
-        Items that are held after the last applied one.
+        Messages that are held after the last applied one.
     applied : int
-        Start after this item (from a checkpoint).
+        Start after this message (from a checkpoint).
     """
 
-    def __init__(self, *, credit: int, applied: int = 0) -> None:
+    def __init__(self, channel: str, stream: str, *, credit: int, applied: int = 0) -> None:
+        self.channel = channel
+        self.stream = stream
         self.state = ReceiverState.IN_ORDER
         self.credit = credit
         self.applied = applied
@@ -365,7 +342,7 @@ class ReceiverSession:
         self._resend = False
 
     def open(self, first: int = 1) -> None:
-        """Answer the sender's opening; items before `first` will never come and count as dropped."""
+        """Answer the sender's opening; messages before `first` will never come and count as dropped."""
         self._ack_due = True
         missed = first - 1 - self.received
         if missed > 0:
@@ -377,7 +354,7 @@ class ReceiverSession:
                 self.state = ReceiverState.IN_ORDER
 
     def offer(self, seq: int, *, last: bool = False) -> Verdict:
-        """Decide on an item that has arrived; `last` if none may follow it.
+        """Decide on a message that has arrived; `last` if none may follow it.
 
         Raises
         ------
@@ -391,7 +368,7 @@ class ReceiverSession:
             return Verdict.DUPLICATE
         if seq > self.applied + self.credit:
             raise RemoteProtocolError(
-                f"item {seq}: expected at most {self.applied + self.credit} (applied {self.applied}, credit "
+                f"{self.channel} {seq}: expected at most {self.applied + self.credit} (applied {self.applied}, credit "
                 f"{self.credit}); the sender does not keep to the credit"
             )
         if seq > self.received + 1:
@@ -406,7 +383,7 @@ class ReceiverSession:
         return Verdict.ACCEPT
 
     def apply(self, seq: int) -> None:
-        """All items up to `seq` are applied.
+        """All messages up to `seq` are applied.
 
         Raises
         ------
@@ -415,22 +392,31 @@ class ReceiverSession:
         """
         if not self.applied <= seq <= self.received:
             raise LocalProtocolError(
-                f"applied item {seq}: expected {self.applied} to {self.received} (applied before, received)"
+                f"applied {self.channel} {seq}: expected {self.applied} to {self.received} (applied before, received)"
             )
         if seq > self.applied:
             self.applied = seq
             self._ack_due = True
 
-    def ack(self, *, again: bool = False) -> AckNumbers | None:
-        """Give the acknowledgement that is due, or with `again` the present one; None if none is due."""
+    def ack(self, *, again: bool = False) -> Ack | None:
+        """Return the acknowledgement that is due, or with `again` the present one; None if none is due."""
         if not (self._ack_due or again):
             return None
-        numbers = AckNumbers(self.applied, self.received, self.credit, self._resend)
+        resend = self._resend
         self._ack_due = self._resend = False
-        return numbers
+        return Ack(
+            channel=self.channel,
+            stream=self.stream,
+            applied=self.applied,
+            received=self.received,
+            credit=self.credit,
+            duplicate=self.duplicate,
+            gaps=self.gaps,
+            resend=resend,
+        )
 
     def _move(self, what: str, seq: int) -> None:
         try:
             self.state = RECEIVER_MOVES[self.state][what]
         except KeyError:
-            raise RemoteProtocolError(f"item {seq} came after the last one, {self.received}") from None
+            raise RemoteProtocolError(f"{self.channel} {seq} came after the last one, {self.received}") from None

@@ -1,0 +1,133 @@
+"""One end of a link, whichever: what is to be sent, plainly or on a channel, and when the other end was last heard.
+
+What is said plainly may be lost with the link; what goes on a channel is sent again on the next one. No I/O; time is
+passed in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.wire.channel import Receiver, Sender, Verdict
+from bluesky_streamrecon.wire.messages import CHANNELS, Ack, CloseRun, OpenChannel, Problem
+
+__all__ = ["Connection", "SendNow", "Sent"]
+
+
+class Sent(enum.Enum):
+    """What became of a message that was to be sent. ``FULL``: not now, later."""
+
+    DONE = "done"
+    FULL = "full"
+    NOBODY = "nobody"
+
+
+SendNow = Callable[[msgspec.Struct], Sent]
+
+
+class Connection:
+    """What one end knows of a link.
+
+    Attributes
+    ----------
+    senders, receivers : dict
+        Halves of channels at this end, by the name of the channel.
+    seen, said : float
+        When something came last, and when something was sent last.
+    """
+
+    def __init__(self) -> None:
+        self.outbox: deque[msgspec.Struct] = deque()
+        self.senders: dict[str, Sender] = {}
+        self.receivers: dict[str, Receiver] = {}
+        self.seen = 0.0
+        self.said = 0.0
+
+    def link(self, now: float) -> None:
+        """Begin on a fresh link: every channel is opened again."""
+        self.seen = now
+        for sender in self.senders.values():
+            sender.link(now)
+
+    def unlink(self) -> None:
+        """Stop sending: the link is gone, and what was said plainly and not sent is lost with it."""
+        self.outbox.clear()
+        for sender in self.senders.values():
+            sender.unlink()
+
+    def serve(self, sender: Sender, now: float) -> None:
+        """Begin to send on this channel, in the place of an older stream of it; on a link."""
+        self.senders[sender.channel] = sender
+        sender.link(now)
+
+    def say(self, message: msgspec.Struct) -> None:
+        """Send a message that may be lost with the link."""
+        self.outbox.append(message)
+
+    def acknowledge(self, ack: Ack, now: float) -> bool:
+        """Take an acknowledgement; return whether anything new is applied."""
+        sender = self.senders.get(ack.channel)
+        return sender is not None and sender.acknowledge(ack, now)
+
+    def open(self, message: OpenChannel, credit: int) -> Receiver:
+        """Answer the opening of a channel; another stream than before begins with nothing received."""
+        receiver = self.receivers.get(message.channel)
+        if receiver is None or receiver.stream != message.stream:
+            receiver = self.receivers[message.channel] = Receiver(message.channel, message.stream, credit=credit)
+        receiver.open(message.first)
+        return receiver
+
+    def accepts(self, message: msgspec.Struct) -> bool:
+        """Return whether a message is the next one of its channel; a problem without a number is on none.
+
+        Raises
+        ------
+        RemoteProtocolError
+            If its channel was not opened, or the sender does not keep to the rules.
+        """
+        channel, seq = CHANNELS[type(message)], message.seq  # type: ignore[attr-defined]
+        if seq == 0 and isinstance(message, Problem):
+            return True
+        receiver = self.receivers.get(channel)
+        if receiver is None or seq == 0:
+            raise RemoteProtocolError(f"{type(message).__name__} {seq}: the channel {channel!r} was not opened for it")
+        return receiver.offer(seq, last=isinstance(message, CloseRun)) is Verdict.ACCEPT
+
+    def tick(self, now: float) -> None:
+        """Let the channels look at the time."""
+        for sender in self.senders.values():
+            sender.tick(now)
+
+    def acks(self, *, again: bool = False) -> list[Ack]:
+        """Return the acknowledgements that are due, or with `again` all of them."""
+        acks = (receiver.ack(again=again) for receiver in self.receivers.values())
+        return [ack for ack in acks if ack is not None]
+
+    def drain(self, send: SendNow, now: float, *, acks: bool = True) -> Sent:
+        """Send what was said, and the acknowledgements that are due, until there is nothing or no room."""
+        if acks:
+            self.outbox.extend(self.acks())
+        while self.outbox:
+            sent = send(self.outbox[0])
+            if sent is not Sent.DONE:
+                return sent
+            self.outbox.popleft()
+            self.said = now
+        return Sent.DONE
+
+    def send_next(self, send: SendNow, now: float) -> Sent | None:
+        """Send one message of a channel; None if none is ready."""
+        for sender in self.senders.values():
+            message = sender.next()
+            if message is not None:
+                sent = send(message)
+                if sent is Sent.DONE:
+                    sender.advance(now)
+                    self.said = now
+                return sent
+        return None

@@ -1,0 +1,276 @@
+"""The listening end of links, without sockets: who said hello, is still there, and what they may send.
+
+Messages come in with the link they came by; a link is whatever bytes the transport names a connection by. Time is
+passed in, monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.logs import RateLimitedWarning
+from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
+from bluesky_streamrecon.wire.connection import Connection, Sent
+from bluesky_streamrecon.wire.events import PeerInfo
+from bluesky_streamrecon.wire.messages import CHANNELS, Ack, Heartbeat, Hello, Message, OpenChannel, Problem, Welcome
+
+__all__ = ["Listener", "Peer", "SendTo"]
+
+log = logging.getLogger(__name__)
+
+SendTo = Callable[[bytes, msgspec.Struct], Sent]
+MOST_REPLIES: Final = 1000  # to those who have not said hello
+
+
+class Peer:
+    """Somebody who was welcomed, whether linked or not."""
+
+    def __init__(self, hello: Hello) -> None:
+        self.hello = hello
+        self.link: bytes | None = None
+        self.connection = Connection()
+        self.ahead: float | None = None
+
+    @property
+    def info(self) -> PeerInfo:
+        """Who it is."""
+        hello = self.hello
+        return PeerInfo(
+            role=hello.role,
+            rank=hello.rank,
+            size=hello.size,
+            host=hello.host,
+            pid=hello.pid,
+            software=hello.software,
+            instance=hello.instance,
+            linked=self.link is not None,
+            ahead=self.ahead,
+        )
+
+    @property
+    def key(self) -> tuple[str, int | str]:
+        """What a newer process with the same key takes the place of."""
+        hello = self.hello
+        return (hello.role, hello.instance if hello.role == "operator" else hello.rank)
+
+    def __str__(self) -> str:
+        return str(self.info)
+
+
+class Listener(ABC):
+    """Peers and their links.
+
+    Parameters
+    ----------
+    job_id : str
+        Hellos must name it.
+    session : str
+        Names this process in welcomes.
+    heartbeat_seconds, peer_timeout : float
+        Seconds.
+    wall : callable
+        Seconds since the epoch, to compare with the peers'.
+    """
+
+    accepted: tuple[type[msgspec.Struct], ...]
+    """Messages that peers may send, besides those of every link."""
+    credits: dict[str, int]
+    """Channels that peers may open, and the credit of each."""
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        session: str,
+        heartbeat_seconds: float = 1.0,
+        peer_timeout: float = 10.0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.job_id = job_id
+        self.garbage = RateLimitedWarning(log, "malformed message ignored")
+        self.heartbeat_seconds = heartbeat_seconds
+        self._session = session
+        self._timeout = peer_timeout
+        self._wall = wall
+        self._refused = RateLimitedWarning(log, "hello refused")
+        self._unknown = RateLimitedWarning(log, "message ignored, its link never said hello")
+        self._peers: dict[tuple[str, int | str], Peer] = {}
+        self._links: dict[bytes, Peer] = {}
+        self._replies: deque[tuple[bytes, Problem]] = deque(maxlen=MOST_REPLIES)
+
+    # ------------------------------------------------------------------ what differs
+
+    @abstractmethod
+    def refusal(self, hello: Hello) -> Problem | None:
+        """Return why this hello can not be accepted."""
+
+    @abstractmethod
+    def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
+        """Take note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
+
+    @abstractmethod
+    def left(self, peer: Peer, reason: str) -> None:
+        """Take note that a peer's link is gone; no reason: it has a newer one."""
+
+    def check(self, peer: Peer, message: Message) -> None:  # noqa: B027 - most need no check
+        """Raise `RemoteProtocolError` for a message that this peer may not send."""
+
+    @abstractmethod
+    def heard(self, peer: Peer, message: Message, now: float) -> None:
+        """Take a message; one of a channel comes once and in order."""
+
+    @abstractmethod
+    def applied(self, peer: Peer, ack: Ack) -> None:
+        """Take note that a peer has applied more of what it was sent."""
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that was said and not sent."""
+        return not self._replies and not any(peer.connection.outbox for peer in self._links.values())
+
+    # ------------------------------------------------------------------ from the transport
+
+    def receive(self, link: bytes, frames: Sequence[Buffer], now: float) -> None:
+        """Take one message; whatever it is, nothing is raised."""
+        peer = self._links.get(link)
+        try:
+            message = decode(frames)
+            if isinstance(message, Hello):
+                self._hello(link, message, now)
+            elif peer is None:
+                self._unknown.add(type(message).__name__)
+                self._reply(link, "link", "say hello first")
+            else:
+                peer.connection.seen = now
+                self._receive(peer, message, now)
+        except UnknownVersionError as error:
+            self._refused.add(error)
+            self._reply(link, "version", str(error))
+        except RemoteProtocolError as error:
+            self.garbage.add(error if peer is None else f"{peer}: {error}")
+            if peer is not None:
+                peer.connection.say(Problem(fault="remote", where="message", text=str(error)[:4096]))
+
+    def unreachable(self, link: bytes) -> None:
+        """Forget a link that the transport knows no more."""
+        peer = self._links.get(link)
+        if peer is not None:
+            self._lose(peer, "connection closed")
+
+    def tick(self, now: float) -> None:
+        """Look at what should have happened by now. Call after what has arrived was received."""
+        for peer in list(self._links.values()):
+            connection = peer.connection
+            if now - connection.seen > self._timeout:
+                self._lose(peer, f"nothing heard for {now - connection.seen:.1f} s")
+                continue
+            connection.tick(now)
+            if now - connection.said >= self.heartbeat_seconds:
+                connection.said = now
+                connection.outbox.extend(connection.acks(again=True) or [Heartbeat()])
+
+    def pump(self, send: SendTo, now: float, budget: int = 64) -> bool:
+        """Send what is due, then messages of channels, one per peer in turn; return whether more is ready."""
+        while self._replies:
+            send(*self._replies.popleft())
+        ready = []
+        for link, peer in list(self._links.items()):
+            sent = peer.connection.drain(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
+            if sent is Sent.NOBODY:
+                self._lose(peer, "connection closed")
+            elif sent is Sent.DONE:
+                ready.append((link, peer))
+        while ready and budget > 0:
+            for link, peer in list(ready):
+                sent_now = peer.connection.send_next(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
+                budget -= sent_now is Sent.DONE
+                if sent_now is Sent.NOBODY:
+                    self._lose(peer, "connection closed")
+                if sent_now is not Sent.DONE:
+                    ready.remove((link, peer))
+        return bool(ready)
+
+    # ------------------------------------------------------------------ insides
+
+    def _receive(self, peer: Peer, message: Message, now: float) -> None:
+        connection = peer.connection
+        if isinstance(message, Ack):
+            if connection.acknowledge(message, now):
+                self.applied(peer, message)
+        elif isinstance(message, Heartbeat):
+            if message.time:
+                peer.ahead = message.time - self._wall()  # its hello may have waited for us to listen
+        elif isinstance(message, OpenChannel):
+            if message.channel not in self.credits:
+                raise RemoteProtocolError(f"channel {message.channel!r}: expected one of {', '.join(self.credits)}")
+            connection.open(message, self.credits[message.channel])
+        elif not isinstance(message, self.accepted):
+            raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
+        else:
+            self.check(peer, message)
+            if type(message) not in CHANNELS or connection.accepts(message):
+                self.heard(peer, message, now)
+
+    def _hello(self, link: bytes, hello: Hello, now: float) -> None:
+        if hello.job_id != self.job_id:
+            text = f"job id: got {hello.job_id[:64]!r}, expected that of the job that is served here; is it left over "
+            refusal: Problem | None = _refusal("hello", text + "from an earlier session, or meant for another address?")
+        else:
+            refusal = self.refusal(hello)
+        if refusal is not None:
+            who = f"{hello.role} {hello.rank} of {hello.size} at {hello.host[:64]}:{hello.pid}"
+            self._refused.add(f"{who}: {refusal.text}")
+            self._reply(link, refusal.where, refusal.text)
+            return
+        fresh = Peer(hello)
+        before = self._peers.get(fresh.key)
+        owner = self._links.get(link)
+        if owner is not None and owner is not before:
+            self._lose(owner, "its link was taken by another hello")
+        if before is not None and before.hello.instance == hello.instance:
+            peer, peer.hello = before, hello
+        else:
+            peer = fresh
+            if before is not None and before.link not in (None, link):
+                self._reply(before.link or b"", "superseded", "a newer process took over")
+        if before is not None:
+            self._unlink(before)
+        peer.link, peer.ahead = link, hello.time - self._wall() if hello.time else None
+        self._peers[peer.key] = self._links[link] = peer
+        log.info("%s: %s (%s)", peer, "joined again" if before is not None else "joined", hello.software)
+        welcome = Welcome(
+            job_id=self.job_id,
+            session=self._session,
+            heartbeat_seconds=self.heartbeat_seconds,
+            peer_timeout=self._timeout,
+        )
+        peer.connection.say(welcome)
+        peer.connection.link(now)
+        self.joined(peer, now, before=before)
+
+    def _lose(self, peer: Peer, reason: str) -> None:
+        if peer.link is not None:
+            self._unlink(peer)
+            self.left(peer, reason)
+
+    def _unlink(self, peer: Peer) -> None:
+        if peer.link is not None:
+            self._links.pop(peer.link, None)
+            peer.link = None
+            peer.connection.unlink()
+            self.left(peer, "")
+
+    def _reply(self, link: bytes, where: str, text: str) -> None:
+        self._replies.append((link, _refusal(where, text)))
+
+
+def _refusal(where: str, text: str) -> Problem:
+    return Problem(fault="remote", where=where, text=text[:4096])

@@ -1,0 +1,389 @@
+"""The connecting end of a link without sockets: hello, the run that is received, and what is sent surely.
+
+A rank, the controller and an operator are each a `Member` of the beamline's job; a rank is also one at the
+controller, which it brings previews. Time is passed in.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.logs import RateLimitedWarning, set_run
+from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire.channel import MessageSender, Receiver
+from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
+from bluesky_streamrecon.wire.connection import Connection, SendNow, Sent
+from bluesky_streamrecon.wire.messages import (
+    CHANNELS,
+    AbandonRun,
+    Ack,
+    CloseRun,
+    Heartbeat,
+    Hello,
+    Item,
+    ItemGone,
+    LengthenRun,
+    Message,
+    OpenChannel,
+    OpenRun,
+    PreviewAt,
+    Problem,
+    RunDone,
+    Shutdown,
+    Welcome,
+)
+from bluesky_streamrecon.wire.operator_messages import Answer, Picture, ShowMe
+
+__all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
+
+log = logging.getLogger(__name__)
+
+MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent | PreviewAt
+
+SIZE_TRIES: Final = 3
+ANSWERS_AT_ONCE: Final = 256
+REFUSALS: Final = frozenset({"hello", "version", "superseded"})
+PLAIN: Final = (AbandonRun, PreviewAt, ShowMe, Picture, Shutdown)
+"""Messages besides those of channels that are handed to the user."""
+
+
+class LinkState(enum.Enum):
+    """Where a link is. ``GREETING``: hello is on its way. ``REFUSED``: the other end will not have us."""
+
+    DOWN = "down"
+    GREETING = "greeting"
+    LINKED = "linked"
+    REFUSED = "refused"
+
+
+LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
+    LinkState.DOWN: {"connect": LinkState.GREETING, "redirect": LinkState.DOWN},
+    LinkState.GREETING: {
+        "connect": LinkState.GREETING,
+        "welcome": LinkState.LINKED,
+        "refuse": LinkState.REFUSED,
+        "redirect": LinkState.DOWN,
+    },
+    LinkState.LINKED: {
+        "connect": LinkState.GREETING,
+        "welcome": LinkState.LINKED,
+        "refuse": LinkState.REFUSED,
+        "redirect": LinkState.DOWN,
+    },
+    LinkState.REFUSED: {"redirect": LinkState.DOWN},
+}
+"""Legal moves of a link: state, then what happens, then the state after it."""
+
+
+class Member:
+    """State of a connecting end.
+
+    When `reconnect` is true, the connection is to be thrown away and made anew, and `connected` called.
+
+    Parameters
+    ----------
+    hello : Hello
+        What to say first; the run is filled in.
+    credit : int
+        Least credit given for items of a run.
+    resume : (str, int), optional
+        Run uid and last applied item of a checkpoint.
+    greeting_seconds, resend_seconds : float
+        After how long without a welcome the connection is made anew; see `Sender`.
+    channel : str, optional
+        On which `send` sends; None: on none.
+    to : str
+        What the other end is, for the log.
+    wall : callable
+        Seconds since the epoch, for the hello.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        *,
+        credit: int = 64,
+        resume: tuple[str, int] | None = None,
+        greeting_seconds: float = 5.0,
+        resend_seconds: float = 10.0,
+        channel: str | None = "reports",
+        to: str = "the beamline",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.state = LinkState.DOWN
+        self.reconnect = True
+        self.events: deque[MemberEvent] = deque()
+        self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
+        self.connection = Connection()
+        self.run: OpenRun | None = None
+        self.seen: float | None = None
+        self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
+        if channel is not None:
+            self.connection.senders[channel] = self.reports
+        self._hello = hello
+        self._name = f"{hello.role} {hello.rank}"
+        self._to = to
+        self._credit = credit
+        self._resume = resume
+        self._greeting_seconds = greeting_seconds
+        self._wall = wall
+        self._heartbeat = 1.0
+        self._timeout = 10.0
+        self._since = 0.0
+        self._done = False
+        self._gone: set[int] = set()
+        self._close: CloseRun | None = None
+        self._turned_away = 0
+
+    # ------------------------------------------------------------------ asked by the user
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Send a message surely if it is one of a channel; another one if anyone is listening."""
+        if isinstance(message, RunDone):
+            self._finish(message)
+        elif type(message) in CHANNELS:
+            self.reports.send(message)
+        elif self.state is LinkState.LINKED:
+            self.connection.say(message)
+
+    def applied(self, run_uid: str, seq: int) -> None:
+        """All items of the run up to `seq` are applied (nothing happens if the run is not ours any more)."""
+        receiver = self.receiver
+        if receiver is not None and receiver.stream == run_uid:
+            if seq > receiver.applied:
+                receiver.apply(seq)
+            self._pass_over(receiver)
+
+    @property
+    def receiver(self) -> Receiver | None:
+        """Receiving half of the run's channel."""
+        return self.connection.receivers.get("run")
+
+    @property
+    def unsettled(self) -> bool:
+        """Something that was sent surely has not arrived yet."""
+        return not self.reports.settled
+
+    # ------------------------------------------------------------------ from the transport
+
+    def connected(self, now: float) -> None:
+        """There is a fresh connection: say hello."""
+        self._move("connect")
+        self.reconnect = False
+        self.connection.unlink()
+        self._since = now
+        uid = None if self.run is None else self.run.run_uid
+        self.connection.say(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
+
+    def redirect(self) -> None:
+        """Another end than before is to be reached."""
+        self._move("redirect")
+        self.connection.unlink()
+        self.reconnect = True
+
+    def receive(self, frames: Sequence[Buffer], now: float) -> None:
+        """Take one message; whatever it is, nothing is raised."""
+        if self.state is LinkState.REFUSED or self.reconnect:
+            return
+        try:
+            self._receive(decode(frames), now)
+        except UnknownVersionError as error:
+            if self.state is LinkState.GREETING:
+                self._refuse(str(error))
+            else:
+                self.garbage.add(error)
+        except RemoteProtocolError as error:
+            self.garbage.add(error)
+
+    def tick(self, now: float) -> None:
+        """Look at what should have happened by now. Call after what has arrived was received."""
+        connection = self.connection
+        if self.state is LinkState.GREETING and now - self._since > self._greeting_seconds:
+            self.reconnect = True
+        elif self.state is LinkState.LINKED:
+            silent = now - connection.seen
+            if silent > self._timeout:
+                self._lost(f"nothing heard for {silent:.1f} s")
+                return
+            connection.tick(now)
+            if now - connection.said >= self._heartbeat:
+                connection.said = now
+                connection.outbox.extend(connection.acks(again=True))
+                connection.say(Heartbeat(time=self._wall()))
+
+    def pump(self, send: SendNow, now: float, budget: int = 64) -> bool:
+        """Send what is due; return whether more is ready."""
+        linked = self.state is LinkState.LINKED
+        if self.state is LinkState.REFUSED or self.connection.drain(send, now, acks=linked) is not Sent.DONE:
+            return False
+        while linked and budget > 0:
+            if self.connection.send_next(send, now) is not Sent.DONE:
+                return False
+            budget -= 1
+        return linked
+
+    # ------------------------------------------------------------------ what the other end says
+
+    def _receive(self, message: Message, now: float) -> None:
+        if isinstance(message, Welcome):
+            self._welcome(message, now)
+        elif isinstance(message, Problem):
+            self._problem(message)
+        if self.state is not LinkState.LINKED:
+            return
+        self.seen = self.connection.seen = now
+        if isinstance(message, OpenRun):
+            self._open(message)
+        elif isinstance(message, Item | ItemGone | LengthenRun | CloseRun):
+            self._item(message)
+        elif isinstance(message, Ack):
+            self.connection.acknowledge(message, now)
+        elif isinstance(message, OpenChannel):
+            self.connection.open(message, ANSWERS_AT_ONCE)
+        elif isinstance(message, Answer):
+            if self.connection.accepts(message):
+                receiver = self.connection.receivers["answers"]
+                receiver.apply(receiver.received)
+                self.events.append(message)
+        elif isinstance(message, AbandonRun):
+            if self.run is not None and self.run.run_uid == message.run_uid:
+                self._abandon(message.reason)
+        elif isinstance(message, PLAIN):
+            self.events.append(message)
+        elif not isinstance(message, Heartbeat | Welcome | Problem):
+            raise RemoteProtocolError(f"{type(message).__name__} is not for the other end to send")
+
+    def _welcome(self, message: Welcome, now: float) -> None:
+        if message.job_id != self._hello.job_id:
+            self._refuse("we were welcomed with another job id than ours")
+            return
+        restored = self.state is not LinkState.LINKED
+        self._turned_away = 0
+        self._move("welcome")
+        self._heartbeat, self._timeout = message.heartbeat_seconds, message.peer_timeout
+        self.connection.link(now)
+        if restored:
+            log.info("%s: linked to %s", self._name, self._to)
+            self.events.append(ev.LinkRestored(message.session))
+
+    def _problem(self, message: Problem) -> None:
+        if message.where in REFUSALS:
+            self._refuse(message.text)
+        elif message.where == "size" and self.state is LinkState.GREETING:
+            self._turned_away += 1  # ranks of a job that has just died may be taken for linked
+            if self._turned_away >= SIZE_TRIES:
+                self._refuse(message.text)
+        elif message.where == "link":
+            if self.state is LinkState.LINKED:
+                self._lost(f"{self._to} does not know this link any more")
+        else:
+            log.warning(
+                "run %s: %s reports a problem in %s: %s", message.run_uid, self._to, message.where, message.text
+            )
+            self.events.append(message)
+
+    def _open(self, run: OpenRun) -> None:
+        receiver = self.receiver
+        if self.run is not None and receiver is not None and self.run.run_uid == run.run_uid:
+            if run.block != self.run.block:
+                raise RemoteProtocolError(f"run {run.run_uid[:8]}: got {run.block} now, expected {self.run.block}")
+            receiver.open()
+            return
+        if self.run is not None:
+            self._abandon("the beamline opened another run")
+        applied = self._resume[1] if self._resume is not None and self._resume[0] == run.run_uid else 0
+        credit = max(self._credit, 2 * max(run.recon.window or 0, run.recon.step))
+        self.run = run
+        self.connection.receivers["run"] = Receiver("run", run.run_uid, credit=credit, applied=applied)
+        self._done = False
+        self._gone = set()
+        self._close = None
+        set_run(run.run_uid)
+        log.info("run %s: opened, rows %d to %d", run.run_uid, *run.rows)
+        self.events.append(run)
+
+    def _item(self, message: Item | ItemGone | LengthenRun | CloseRun) -> None:
+        if self.run is None or self.run.run_uid != message.run_uid:
+            return  # left over from a run that is not ours any more
+        if isinstance(message, Item):
+            self._check_item(message, self.run)
+        if not self.connection.accepts(message):
+            return
+        if isinstance(message, ItemGone):
+            log.warning("run %s: item %d is lost: %s", message.run_uid, message.seq, message.why)
+        elif isinstance(message, CloseRun):
+            self._close = message
+            log.info("run %s: closed after %d projections", message.run_uid, message.projections)
+        if not isinstance(message, Item):
+            self._gone.add(message.seq)
+        self.events.append(message)
+        self._pass_over(self.connection.receivers["run"])
+
+    def _check_item(self, item: Item, run: OpenRun) -> None:
+        if item.rows != run.rows or item.dtype != run.dtype or item.shape[1] != run.detector_shape[1]:
+            raise RemoteProtocolError(
+                f"item {item.seq} of run {run.run_uid[:8]}: got rows {item.rows}, {item.dtype} {item.shape}, expected "
+                f"rows {run.rows}, {run.dtype} with {run.detector_shape[1]} columns, as the run was opened"
+            )
+
+    def _pass_over(self, receiver: Receiver) -> None:
+        """Take what is no item as applied as soon as all before it is."""
+        while receiver.applied < receiver.received and receiver.applied + 1 in self._gone:
+            receiver.apply(receiver.applied + 1)
+
+    def _finish(self, report: RunDone) -> None:
+        """Report a run as done, with what was applied and received of it."""
+        receiver = self.receiver
+        if self.run is None or receiver is None or self.run.run_uid != report.run_uid:
+            log.warning("run %s: done, but not ours any more; not reported", report.run_uid)
+            return
+        if self._close is None:
+            raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before it was closed")
+        self._done = True
+        last = self._close.seq - 1
+        applied = min(receiver.applied, last)
+        full = msgspec.structs.replace(
+            report,
+            applied=applied - sum(seq <= applied for seq in self._gone),
+            received=receiver.received,
+            duplicate=receiver.duplicate,
+            gaps=receiver.gaps,
+        )
+        self.reports.send(full)
+
+    def _abandon(self, reason: str) -> None:
+        if self.run is None:
+            return
+        if not self._done:
+            log.warning("run %s: abandoned: %s", self.run.run_uid, reason)
+            self.events.append(AbandonRun(run_uid=self.run.run_uid, reason=reason))
+        self.run = None
+        self.connection.receivers.pop("run", None)
+
+    # ------------------------------------------------------------------ insides
+
+    def _lost(self, reason: str) -> None:
+        log.warning("%s: link to %s lost: %s", self._name, self._to, reason)
+        self.connection.unlink()
+        self.events.append(ev.LinkLost(reason))
+        self.reconnect = True
+
+    def _refuse(self, text: str) -> None:
+        self._move("refuse")
+        log.error("%s: refused by %s: %s", self._name, self._to, text)
+        self.connection.unlink()
+        self.events.append(ev.Refused(text))
+
+    def _move(self, what: str) -> None:
+        try:
+            self.state = LINK_MOVES[self.state][what]
+        except KeyError:
+            raise LocalProtocolError(f"link: {what!r} is not allowed in state {self.state.value!r}") from None
