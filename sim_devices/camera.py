@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.storage import TomoScan
@@ -222,9 +223,10 @@ class RecordedCamera:
                 f"recorded scan: got {len(scan.flats)} flats and {len(scan.darks)} darks, expected at least one of "
                 "each; was the file written without exchange/data_white or exchange/data_dark?"
             )
-        self._projections = np.asarray(scan.projections[:])
-        self._flats = np.asarray(scan.flats[:])
-        self._darks = np.asarray(scan.darks[:])
+        stacks = [np.asarray(stack[:]) for stack in (scan.projections, scan.flats, scan.darks)]
+        # A detector has one type for all that it takes.
+        self._dtype = common_dtype(*(stack.dtype for stack in stacks))
+        self._projections, self._flats, self._darks = (exactly(stack, self._dtype, "recorded scan") for stack in stacks)
         self.angles = np.array(scan.angles_deg, dtype=np.float64)
         if tolerance is None:
             steps = np.diff(np.unique(self.angles))
@@ -238,8 +240,8 @@ class RecordedCamera:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Pixel type that the recording has."""
-        return self._projections.dtype.newbyteorder("<")
+        """Pixel type that holds all values of the recording."""
+        return self._dtype
 
     def frame(self, exposure: Exposure) -> NDArray[Any]:
         """Give the recorded frame; see `Camera.frame`."""
@@ -251,7 +253,8 @@ class RecordedCamera:
         else:
             lit = self._projections[self._nearest(exposure.angle)]
         if exposure.beam != 1.0:
-            lit = np.maximum(dark + (lit.astype(np.float64) - dark) * exposure.beam, 0)
+            dimmed = np.maximum(dark + (lit.astype(np.float64) - dark) * exposure.beam, 0)
+            lit = np.rint(dimmed) if self.dtype.kind in "ui" else dimmed
         return np.asarray(lit, dtype=self.dtype)
 
     def _nearest(self, angle: float) -> int:

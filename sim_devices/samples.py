@@ -167,7 +167,7 @@ def sample_named(name: str, *, seed: int = 0) -> Sample:
         return Foam(seed=seed)
     if name == "discs":
         return Discs(seed=seed)
-    raise ConfigError(f"sample: got {name!r}, expected one of {', '.join(SAMPLES)}, the path of a DXfile, or a Sample")
+    raise ConfigError(f"sample: got {name!r}, expected one of {', '.join(SAMPLES)}, the path of a scan, or a Sample")
 
 
 def _packed_spheres(

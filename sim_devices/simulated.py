@@ -25,7 +25,7 @@ from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger, TriggerLine
-from bluesky_streamrecon.storage import read_dxfile
+from bluesky_streamrecon.storage import read_scan
 
 __all__ = ["SimBeamline", "sim_beamline"]
 
@@ -56,6 +56,8 @@ class SimBeamline:
         Has the detector expose while the stage turns; None for a detector that puts its frames into events.
     encoder : AngleRecorder or None
         Records the angles of its pulses.
+    problems : tuple of str
+        What is doubtful about a recorded scan, and what was left out of it.
     """
 
     stage: RotaryStage
@@ -68,6 +70,7 @@ class SimBeamline:
     angles: tuple[float, ...] | None = None
     trigger: PositionTrigger | None = None
     encoder: AngleRecorder | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -107,6 +110,7 @@ def sim_beamline(
     limits: tuple[float, float] = (-36000.0, 36000.0),
     faults: Faults | None = None,
     prefix: str = "",
+    angle_units: str | None = None,
 ) -> SimBeamline:
     """Make a simulated tomography beamline.
 
@@ -116,7 +120,8 @@ def sim_beamline(
     Parameters
     ----------
     sample : str, Path or Sample, optional
-        ``"foam"``, ``"discs"``, ``"shepp-logan"``, a `Sample`, or the path of a DXfile to replay by angle.
+        ``"foam"``, ``"discs"``, ``"shepp-logan"``, a `Sample`, or the path of a recorded scan (DXchange
+        or NXtomo) to replay by angle.
     rows, columns : int, optional
         Detector shape; a recorded scan has its own.
     directory : path, optional
@@ -141,6 +146,8 @@ def sim_beamline(
         What goes wrong.
     prefix : str, optional
         Put before the devices' names ``stage``, ``detector``, ``shutter``, ``table``, ``trigger`` and ``encoder``.
+    angle_units : str, optional
+        Units of a recorded scan's angles, in place of those that its file states.
 
     Returns
     -------
@@ -152,19 +159,21 @@ def sim_beamline(
     ConfigError
         If an argument can not work.
     DataError
-        If the recording is not a DXfile with flats, darks and angles.
+        If the recording is not a scan with flats, darks and angles.
     """
     faults = faults or Faults()
     camera: Camera
     axis: float | None = None
     angles: Sequence[float] | NDArray[np.float64] | None = None
+    problems: tuple[str, ...] = ()
     if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
         if faults.moves_sample:
             raise ConfigError("faults: a recorded scan can not drift or jump; give a simulated sample")
         if not Path(sample).is_file():
-            raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a DXfile")
-        recorded = RecordedCamera(read_dxfile(sample))
-        camera, angles = recorded, recorded.angles
+            raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a scan")
+        scan = read_scan(sample, angle_units=angle_units).frames
+        recorded = RecordedCamera(scan)
+        camera, angles, problems = recorded, recorded.angles, scan.problems
     else:
         if rows < 1 or columns < 16:
             raise ConfigError(f"detector: got {rows} rows and {columns} columns, expected at least 1 and 16")
@@ -211,6 +220,7 @@ def sim_beamline(
         angles=None if angles is None else tuple(float(angle) for angle in angles),
         trigger=trigger,
         encoder=encoder,
+        problems=problems,
     )
     _connect(beamline.devices)
     return beamline

@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_degrees
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.messages import ItemKind
 
@@ -32,8 +36,7 @@ BLOCK = "streamrecon"
 KINDS: dict[str, ItemKind] = {"primary": "projection", "flat": "flat", "dark": "dark"}
 """Which stream holds what."""
 
-UNITS = {"deg": math.pi / 180, "degree": math.pi / 180, "degrees": math.pi / 180, "°": math.pi / 180}
-UNITS |= {"rad": 1.0, "radian": 1.0, "radians": 1.0, "mrad": 1e-3, "arcsec": math.pi / 648_000}
+WHICH_UNITS = "set the units (EGU) of the stage, or of its signal, so that its data key says which they are"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,8 @@ class RunBlock:
         Name of the detector (or its data key), and of the stage (or its data key).
     recon, steering : ReconSettings, SteeringSettings
         What the user asked for.
+    span : float or None
+        Range that the stage is going to cover, in its units, if known.
     """
 
     recon_uid: str
@@ -58,6 +63,7 @@ class RunBlock:
     angle: str | None
     recon: ReconSettings
     steering: SteeringSettings
+    span: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +90,8 @@ class StreamLayout:
         Data key of the angle; None where a stream needs none.
     radians : float
         Radians per unit of the angle.
+    angle_has_units : bool
+        The data key says which; else they are degrees.
     angle_in_file : bool
         Angles are in a file, too, as a stage has them that did not stop (fly scans).
     """
@@ -97,10 +105,11 @@ class StreamLayout:
     dtype: str | None
     angle_key: str | None
     radians: float
+    angle_has_units: bool = True
     angle_in_file: bool = False
 
     def angle(self, data: Mapping[str, Any]) -> float:
-        """Give the angle of an event, radians; 0 where there is none to give.
+        """Return the angle of an event, radians; 0 where the stream needs none.
 
         Raises
         ------
@@ -110,9 +119,9 @@ class StreamLayout:
         return 0.0 if self.angle_key is None else self.in_radians(data[self.angle_key])
 
     def in_radians(self, value: Any) -> float:
-        """Give an angle as it was recorded in radians; errors as `angle`."""
+        """Return an angle as it was recorded in radians; errors as `angle`."""
         try:
-            angle = float(value) * self.radians
+            angle = float(np.asarray(value, np.float64).item()) * self.radians
         except (TypeError, ValueError) as error:
             raise DataError(f"angle {self.angle_key!r}: got {value!r}, expected a number") from error
         if not math.isfinite(angle):
@@ -173,6 +182,7 @@ def read_block(start: Mapping[str, Any]) -> RunBlock | None:
         angle=block.get("angle") or _hinted(start),
         recon=settings_from(ReconSettings, dict(block.get("recon", {}))),
         steering=settings_from(SteeringSettings, dict(block.get("steering", {}))),
+        span=_span(block),
     )
 
 
@@ -181,6 +191,13 @@ def _hinted(start: Mapping[str, Any]) -> str | None:
     try:
         return str(start["hints"]["dimensions"][0][0][0])
     except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _span(block: Mapping[str, Any]) -> float | None:
+    try:
+        return abs(float(block["stop"]) - float(block["start"]))
+    except (KeyError, TypeError, ValueError):
         return None
 
 
@@ -208,13 +225,12 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
             f"stream {stream!r}, image {image_key!r}: it is stored as {external!r}, expected StreamResource "
             "documents or frames in the event; ophyd detectors with file plugins need ophyd-async's StandardDetector"
         )
-    shape = [int(n) for n in image["shape"]]
-    frames = math.prod(shape[:-2])
+    frames = frame_layout(descriptor, image_key)
     told = image.get("dtype_numpy")
-    dtype = wire_dtype(told, averaged=frames > 1) if isinstance(told, str) and told else None
+    dtype = wire_dtype(told, averaged=frames.exposures > 1) if isinstance(told, str) and told else None
     if external and dtype is None:
         raise DataError(f"stream {stream!r}, image {image_key!r}: the data key lacks dtype_numpy, expected as '<u2'")
-    angle_key, radians = (None, 0.0) if kind != "projection" else _angle_key(descriptor, block.angle)
+    angle_key, radians = (None, 0.0) if kind != "projection" else _angle_key(descriptor, block)
     angle_in_file = angle_key is not None and bool(keys[angle_key].get("external"))
     if angle_in_file and not external:
         raise DataError(
@@ -226,11 +242,12 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         kind=kind,
         image_key=image_key,
         in_file=bool(external),
-        frames=frames,
-        shape=(shape[-2], shape[-1]),
+        frames=frames.exposures,
+        shape=frames.shape,
         dtype=dtype,
         angle_key=angle_key,
         radians=radians,
+        angle_has_units=bool(angle_key is None or keys[angle_key].get("units")),
         angle_in_file=angle_in_file,
     )
 
@@ -255,8 +272,8 @@ def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
     return str(next((key for key in images if key in hinted), images[0]))
 
 
-def _angle_key(descriptor: Mapping[str, Any], angle: str | None) -> tuple[str, float]:
-    keys = descriptor["data_keys"]
+def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, float]:
+    keys, angle = descriptor["data_keys"], block.angle
     found = angle if angle in keys else None
     if found is None and angle is not None:
         mine = [key for key in descriptor.get("object_keys", {}).get(angle, []) if _is_number(keys[key])]
@@ -267,10 +284,13 @@ def _angle_key(descriptor: Mapping[str, Any], angle: str | None) -> tuple[str, f
             f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected "
             "the rotation stage's name or the data key of its readback; does the plan read the stage?"
         )
-    units = str(keys[found].get("units") or "deg").strip().lower()
-    if units not in UNITS:
-        raise DataError(f"angle {found!r}: got units {units!r}, expected one of {', '.join(UNITS)}")
-    return found, UNITS[units]
+    where = f"stream {descriptor['name']!r}, angle {found!r}"
+    degrees = degrees_per_unit(keys[found].get("units"), where)
+    if degrees is None:
+        if block.span is not None:
+            require_plausible_degrees(block.span, block.planned, where, WHICH_UNITS)
+        degrees = 1.0
+    return found, math.radians(degrees)
 
 
 def _is_number(key: Mapping[str, Any]) -> bool:

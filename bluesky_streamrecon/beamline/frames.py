@@ -1,14 +1,15 @@
 """Where the pixels of a projection are: in a detector's HDF5 file, or in the event itself.
 
 A frame is read when the wire needs it, in the wire's threads, maybe more than once; making one costs nothing.
-Every frame comes out as a 2-D array (rows, columns) in a pixel type of the wire; the frames of one event are
-averaged.
+Every frame comes out as a 2-D array (rows, columns) in a pixel type of the wire, at its true value or not at all; the
+exposures of one event are averaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES
 
 __all__ = ["FileFrame", "FrameFile", "InlineFrame", "wire_dtype"]
@@ -30,7 +32,7 @@ HDF5_TYPES = ("application/x-hdf5", "application/x-hdf", "application/x-hdf5;typ
 
 
 def wire_dtype(dtype: Any, *, averaged: bool = False) -> str:
-    """Give the pixel type that frames of `dtype` travel in.
+    """Return the pixel type that frames of `dtype` travel in.
 
     Parameters
     ----------
@@ -50,16 +52,9 @@ def wire_dtype(dtype: Any, *, averaged: bool = False) -> str:
     DataError
         If pixels of this type are not intensities (complex numbers, text, records).
     """
-    kind = np.dtype(dtype)
-    if kind.kind not in "biuf":
-        raise DataError(f"pixels of type {kind}: expected integers or floats; does the detector write intensities?")
-    if averaged and kind.kind != "f":
-        return "<f4"
-    name = {"b": "|u1", "i1": "<i2", "i8": "<f8", "u8": "<f8", "f2": "<f4"}.get(
-        kind.kind if kind.kind == "b" else f"{kind.kind}{kind.itemsize}"
-    )
-    name = name or kind.newbyteorder("<").str
-    return name if name in PIXEL_TYPES else "<f8"
+    plain = mean_dtype(dtype) if averaged else plain_dtype(dtype)
+    wider = {"|i1": "<i2", "<f2": "<f4"}.get(plain.str, plain.str)
+    return wider if wider in PIXEL_TYPES else "<f8"
 
 
 class FrameFile:
@@ -104,6 +99,7 @@ class FrameFile:
             raise DataError(
                 f"detector file {uri}: got scheme {parts.scheme!r}, expected file://; is it on this computer?"
             )
+        self.uri = uri
         self.path = Path(unquote(parts.path))
         self.dataset = dataset
         self._patience = patience
@@ -126,8 +122,11 @@ class FrameFile:
         Raises
         ------
         DataError
-            If the file can not be opened, or the frames have not come after `patience` seconds.
+            If the file can not be opened, or the frames have not come after `patience` seconds; at once if they are
+            compressed by a filter that is not installed.
         """
+        from bluesky_streamrecon.hdf5 import HDF5_ERRORS, MissingFilterError, read_checked
+
         patience = self._patience if patience is None else patience
         deadline = self._clock() + patience
         with self._lock:
@@ -135,11 +134,14 @@ class FrameFile:
                 try:
                     data = self._open()
                     if data.shape[0] >= stop:
-                        return np.asarray(data[first:stop])
+                        return read_checked(data, slice(first, stop))
                     found = f"has {data.shape[0]} frames"
                     del data
                     self._close()  # where it is not written in SWMR mode, only opening it anew shows more
-                except (OSError, KeyError) as error:
+                except MissingFilterError:
+                    self._close()
+                    raise
+                except (*HDF5_ERRORS, StorageError) as error:
                     self._close()
                     found = f"can not be read: {error}"
                 if self._clock() >= deadline:
@@ -156,14 +158,11 @@ class FrameFile:
             self._close()
 
     def _open(self) -> Any:
-        import h5py
+        from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 
         if self._data is None:
-            try:
-                self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
-            except (OSError, ValueError):  # not written in SWMR mode: closed already, or opened here by the writer
-                self._file = h5py.File(self.path, "r")
-            self._data = self._file[self.dataset]
+            self._file = open_hdf5(self.path)
+            self._data = find_dataset(self._file, self.dataset)
         else:
             self._data.id.refresh()
         return self._data
@@ -210,7 +209,9 @@ class FileFrame:
             If it is not there, or has another shape than was announced.
         """
         first = self._index * self._frames
-        return _one_frame(self._file.read(first, first + self._frames), self._shape, self._dtype, str(self._file.path))
+        pixels = self._file.read(first, first + self._frames)
+        where = f"{self._file.path}: {self._file.dataset}: frame {first}"
+        return _one_frame(pixels, self._shape, self._frames, self._dtype, where)
 
 
 class InlineFrame:
@@ -224,26 +225,40 @@ class InlineFrame:
         Rows and columns.
     dtype : str
         Pixel type to give.
+    frames : int, optional
+        Exposures in the event; they are averaged.
+    where : str, optional
+        Event and data key, for errors.
     """
 
-    __slots__ = ("_dtype", "_pixels", "_shape")
+    __slots__ = ("_dtype", "_frames", "_pixels", "_shape", "_where")
     in_file = False
 
-    def __init__(self, pixels: Any, shape: tuple[int, int], dtype: str) -> None:
-        self._pixels, self._shape, self._dtype = pixels, shape, dtype
+    def __init__(
+        self, pixels: Any, shape: tuple[int, int], dtype: str, frames: int = 1, where: str = "the event"
+    ) -> None:
+        self._pixels, self._shape, self._dtype, self._frames, self._where = pixels, shape, dtype, frames, where
 
     def read(self) -> NDArray[np.generic]:
-        """Give the frame, shape (rows, columns)."""
-        return _one_frame(np.asarray(self._pixels), self._shape, self._dtype, "the event")
+        """Return the frame, shape (rows, columns).
+
+        Raises
+        ------
+        DataError
+            If it has another shape than was announced, or values that do not fit its type.
+        """
+        return _one_frame(np.asarray(self._pixels), self._shape, self._frames, self._dtype, self._where)
 
 
-def _one_frame(pixels: NDArray[np.generic], shape: tuple[int, int], dtype: str, where: str) -> NDArray[np.generic]:
-    if pixels.shape[-2:] != shape:
+def _one_frame(
+    pixels: NDArray[np.generic], shape: tuple[int, int], frames: int, dtype: str, where: str
+) -> NDArray[np.generic]:
+    if pixels.shape[-2:] != shape or pixels.size != frames * math.prod(shape):
+        announced = shape if frames == 1 else (frames, *shape)
         raise DataError(
-            f"frame of {where}: got shape {pixels.shape[-2:]}, expected {shape} as announced; was the detector's "
-            "region of interest changed during the run?"
+            f"{where}: got shape {pixels.shape}, expected {announced} as announced; was the detector's "
+            "region of interest or its number of exposures changed during the run?"
         )
     stack: NDArray[Any] = pixels.reshape((-1, *shape))
-    if len(stack) != 1:
-        return np.ascontiguousarray(stack.mean(axis=0, dtype=np.float64), dtype=dtype)
-    return np.ascontiguousarray(stack[0], dtype=dtype)
+    frame = stack.mean(axis=0, dtype=np.float64) if frames > 1 else stack[0]
+    return exactly(frame, np.dtype(dtype), where)

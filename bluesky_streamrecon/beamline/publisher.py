@@ -7,7 +7,9 @@ stream of that run; the scan goes on. Angles are radians from here on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.angle_units import require_plausible_degrees
 from bluesky_streamrecon.beamline.documents import (
+    WHICH_UNITS,
     RunBlock,
     StreamLayout,
     carried,
@@ -27,6 +31,7 @@ from bluesky_streamrecon.beamline.documents import (
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 
 __all__ = ["Frame", "Publisher", "Sink", "choose_preview_rows"]
@@ -93,6 +98,7 @@ class _Run:
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
+    unitless: tuple[float, float] | None = None  # range of the angles, if their data key has no units
     over: str | None = None  # why nothing is published any more
 
 
@@ -165,6 +171,12 @@ class Publisher:
         if run.frames or run.angles:
             lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
             self._tell(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
+        if run.unitless is not None:
+            span = math.degrees(run.unitless[1] - run.unitless[0])
+            try:
+                require_plausible_degrees(span, run.counts["projection"], "angles", WHICH_UNITS)
+            except DataError as error:
+                self._tell(run, str(error))
         if run.format is None:
             return False
         self._sink.close_run(exit_status, shortened(reason))
@@ -189,7 +201,8 @@ class Publisher:
         if run is None or run.over is not None or doc["run_start"] != run.uid:
             return
         layout = run.layouts[doc["uid"]] = read_descriptor(doc, run.block)
-        if layout is not None and layout.dtype is not None:
+        # Frames in events show their type themselves: the run is opened by the first of them.
+        if layout is not None and layout.in_file and layout.dtype is not None:
             self._open(run, layout.shape, layout.dtype)
 
     def _stream_resource(self, doc: Mapping[str, Any]) -> None:
@@ -202,7 +215,10 @@ class Publisher:
             dataset = parameters.get("dataset") or parameters.get("path")
             if not dataset:
                 raise DataError(f"stream_resource {doc['uid']}: parameters {parameters} name no dataset")
-            run.files[doc["uid"]] = (doc["data_key"], FrameFile(doc["uri"], doc["mimetype"], str(dataset)))
+            # Streams may share a dataset; HDF5 can not refresh one that is open twice.
+            known = {(file.uri, file.dataset): file for _, file in run.files.values()}
+            file = known.get((doc["uri"], str(dataset))) or FrameFile(doc["uri"], doc["mimetype"], str(dataset))
+            run.files[doc["uid"]] = (doc["data_key"], file)
 
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -221,12 +237,11 @@ class Publisher:
     def _frames_in(
         self, run: _Run, layout: StreamLayout, file: FrameFile, indices: Mapping[str, int], numbers: Mapping[str, int]
     ) -> None:
-        if layout.dtype is None:
-            return
+        dtype = self._open(run, layout.shape, layout.dtype)
         for index, seq in zip(
             range(indices["start"], indices["stop"]), range(numbers["start"], numbers["stop"]), strict=False
         ):
-            frame = FileFrame(file, index, layout.shape, layout.dtype, layout.frames)
+            frame = FileFrame(file, index, layout.shape, dtype, layout.frames)
             if layout.angle_key is None:
                 self._publish(run, layout, seq, 0.0, frame)
             elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
@@ -245,12 +260,29 @@ class Publisher:
                 self._angle_of(run, layout, seq, layout.angle(data))
             return
         pixels = data[layout.image_key]
-        dtype = layout.dtype or wire_dtype(np.asarray(pixels).dtype, averaged=layout.frames > 1)
-        self._open(run, layout.shape, dtype)
-        source: NDArray[np.generic] | Frame = InlineFrame(pixels, layout.shape, dtype)
-        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and layout.frames == 1:
-            source = pixels.reshape(pixels.shape[-2:])
+        dtype = self._open(run, layout.shape, None if run.format else self._dtype_of(run, layout, np.asarray(pixels)))
+        where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
+        source: NDArray[np.generic] | Frame = InlineFrame(pixels, layout.shape, dtype, layout.frames, where)
+        one = (1,) * (np.ndim(pixels) - 2)
+        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and pixels.shape == (*one, *layout.shape):
+            source = pixels.reshape(layout.shape)
         self._publish(run, layout, seq, layout.angle(data), source)
+
+    def _dtype_of(self, run: _Run, layout: StreamLayout, pixels: NDArray[np.generic]) -> str:
+        """Return the type of a run whose frames are in its events: as announced if the first frame has it."""
+        averaged = layout.frames > 1
+        if layout.dtype is None:
+            return wire_dtype(pixels.dtype, averaged=averaged)
+        with contextlib.suppress(DataError):
+            exactly(pixels, np.dtype(layout.dtype), "")
+            return layout.dtype
+        wider = wire_dtype(common_dtype(pixels.dtype, layout.dtype), averaged=averaged)
+        self._tell(
+            run,
+            f"stream {layout.stream!r}, image {layout.image_key!r}: {layout.dtype} was announced, and the first frame "
+            f"has values of {pixels.dtype.name} that do not fit it: frames are taken as {wider}",
+        )
+        return wider
 
     def _angle_of(self, run: _Run, layout: StreamLayout, seq: int, angle: float) -> None:
         if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
@@ -290,15 +322,19 @@ class Publisher:
 
     # -------------------------------------------------------------------------------------- publishing
 
-    def _open(self, run: _Run, shape: tuple[int, int], dtype: str) -> None:
+    def _open(self, run: _Run, shape: tuple[int, int], dtype: str | None) -> str:
+        """Open the run if it is not yet, and return the pixel type that it has; frames of `dtype` must fit that."""
         if run.format is not None:
-            if run.format != (shape, dtype):
+            opened, kept = run.format
+            if opened != shape or (dtype is not None and not np.can_cast(dtype, kept, "safe")):
                 raise DataError(
-                    f"frames of shape {shape} and type {dtype}, but the run was opened with {run.format[0]} and "
-                    f"{run.format[1]}; was the detector's region of interest or binning changed between flats, "
+                    f"frames of shape {shape} and type {dtype or kept}, but the run was opened with {opened} and "
+                    f"{kept}; was the detector's region of interest, binning or data type changed between flats, "
                     "darks and projections?"
                 )
-            return
+            return kept
+        if dtype is None:
+            raise DataError("the data key lacks dtype_numpy, expected as '<u2'")
         rows = shape[0]
         preview = run.block.steering.preview_rows or choose_preview_rows(rows)
         if max(preview) >= rows:
@@ -318,6 +354,7 @@ class Publisher:
         self._sink.open_run(spec)
         run.format = (shape, dtype)
         self._on_open(spec)
+        return dtype
 
     def _publish(
         self, run: _Run, layout: StreamLayout, seq: int, angle: float, source: NDArray[np.generic] | Frame
@@ -330,6 +367,9 @@ class Publisher:
         self._sink.append(layout.kind, index, angle, source)
         run.counts[layout.kind] = index
         sent.add(seq)
+        if layout.kind == "projection" and not layout.angle_has_units:
+            low, high = run.unitless or (angle, angle)
+            run.unitless = (min(low, angle), max(high, angle))
 
     def _fail(self, error: Exception) -> None:
         """End the stream of this run, loudly; the scan goes on."""

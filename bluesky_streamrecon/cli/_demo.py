@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bluesky_streamrecon.cli._options import Algorithm, Json, Order, Ranks, Step, Window
+from bluesky_streamrecon.cli._options import Algorithm, AngleUnits, Json, Order, Ranks, Step, Window
 from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
 __all__ = ["demo"]
@@ -16,7 +16,7 @@ __all__ = ["demo"]
 
 def demo(
     data: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A recorded scan (DXfile) to replay by angle.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A recorded scan to replay by angle.")
     ] = None,
     sample: Annotated[str, typer.Option(help="Simulated sample, without --data: foam, shepp-logan or discs.")] = "foam",
     num: Annotated[int, typer.Option(min=2, help="Projections planned (--data: those recorded).")] = 180,
@@ -40,6 +40,7 @@ def demo(
     step: Step = 1,
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
+    angle_units: AngleUnits = None,
     json: Json = False,
 ) -> None:
     """Scan a sample, see it grow, stop when it is good enough: the whole loop on this computer.
@@ -66,6 +67,7 @@ def demo(
         step=step,
         seed=seed,
         out=out,
+        angle_units=angle_units,
     )
     console.print(escape(f"{result['exit_status']}: {result['reason']}"), highlight=False)
     if json:

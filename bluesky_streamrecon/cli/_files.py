@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bluesky_streamrecon.cli._options import Directory, Json, Readable, Uri
-from bluesky_streamrecon.cli._output import print_json
+from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Uri
+from bluesky_streamrecon.cli._output import print_json, print_problems
 
 __all__ = ["export_stored", "import_recorded"]
 
@@ -36,6 +36,7 @@ def export_stored(
     chosen_layout(file, layout)
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
         done = export_run(storage.catalog, run, file, layout=layout)
+    print_problems(done.problems)
     if json:
         print_json(done.as_json())
         return
@@ -52,6 +53,7 @@ def import_recorded(
         Path | None,
         typer.Option(help="Where its frames are copied to; default: the catalogue's own. With --uri, readable there."),
     ] = None,
+    angle_units: AngleUnits = None,
     json: Json = False,
 ) -> None:
     """Put a recorded scan into the catalogue, as a run that `streamrecon replay`, Tiled and databroker read.
@@ -66,10 +68,11 @@ def import_recorded(
 
     if uri is not None and frames is None:
         raise ConfigError("frames: got none, expected --frames DIR with --uri, a directory that the server can read")
-    read_scan(file)  # before a catalogue is made for it
+    read_scan(file, angle_units=angle_units)  # before a catalogue is made for it
     readable = () if frames is None else (frames,)
     with open_storage(uri, directory=directory, readable=readable) as storage:
-        done = import_scan(storage, file, frames=frames, sample=sample)
+        done = import_scan(storage, file, frames=frames, sample=sample, angle_units=angle_units)
+    print_problems(done.problems)
     if json:
         print_json(done.as_json())
         return

@@ -11,6 +11,7 @@ import typer.core
 __all__ = [
     "Algorithm",
     "Algorithms",
+    "AngleUnits",
     "Columns",
     "ColumnsList",
     "Data",
@@ -49,11 +50,14 @@ Repeats = Annotated[int, typer.Option(min=3, help="Samples of each figure; their
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")]
 
 Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
-Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (DXfile).")]
+Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (a file).")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small images and few cases: to see that it works.")]
 
 Directory = Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")]
 Uri = Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")]
+AngleUnits = Annotated[
+    str | None, typer.Option(help="Units of the angles: degrees, radians, turns, ...; default: as the data state.")
+]
 Readable = Annotated[
     list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
 ]

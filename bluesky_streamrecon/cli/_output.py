@@ -11,14 +11,21 @@ import msgspec
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.evaluation.report import Report
 
-__all__ = ["console", "print_json", "print_report", "print_table", "show_progress"]
+__all__ = ["console", "print_json", "print_problems", "print_report", "print_table", "show_progress"]
 
 console = Console(stderr=True)
+
+
+def print_problems(problems: Iterable[str]) -> None:
+    """Print what is doubtful about data, a line each, on stderr."""
+    for problem in problems:
+        console.print(escape(problem), highlight=False)
 
 
 def print_json(value: Any) -> None:

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bluesky_streamrecon.cli._options import Directory, Json, Readable, Threads, Uri
+from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Threads, Uri
 from bluesky_streamrecon.cli._output import print_json, show_progress
 
 __all__ = ["replay"]
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a DXfile.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a scan file.")],
     policy: Annotated[str | None, typer.Option(help="Stopping policy; default: that of the run.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at which the criterion of 'ms-ssim' is met.")] = None,
     tolerance: Annotated[
@@ -24,12 +24,13 @@ def replay(
     patience: Annotated[
         int | None, typer.Option(min=1, help="Images or predictions in a row that must meet the criterion.")
     ] = None,
-    order: Annotated[str | None, typer.Option(help="DXfile: take its projections in this order instead.")] = None,
+    order: Annotated[str | None, typer.Option(help="Scan file: take its projections in this order instead.")] = None,
     directory: Directory = None,
     uri: Uri = None,
     readable: Readable = None,
     out: Annotated[Path, typer.Option(help="Picture (PNG) of what would have been.")] = Path("replay.png"),
     threads: Threads = 1,
+    angle_units: AngleUnits = None,
     json: Json = False,
 ) -> None:
     """Run a policy over a past run, from its stored data: where it would have stopped, and what would have been lost.
@@ -48,11 +49,13 @@ def replay(
         get_policy(policy)  # known before frames are fetched
     path = Path(run)
     if path.is_file():
-        recorded, close = recorded_file(path, order=order), None
+        recorded, close = recorded_file(path, order=order, angle_units=angle_units), None
     elif order is not None:
-        raise ConfigError("order: a stored run was taken in its own order; --order is for DXfiles")
+        raise ConfigError("order: a stored run was taken in its own order; --order is for recorded scans")
     else:
-        recorded, close = recorded_run(run, uri=uri, directory=directory, readable=readable or ())
+        recorded, close = recorded_run(
+            run, uri=uri, directory=directory, readable=readable or (), angle_units=angle_units
+        )
     changes: dict[str, Any] = {
         "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
     }  # fmt: skip

@@ -49,6 +49,7 @@ def run_demo(
     ranks: int = 2,
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),
+    angle_units: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run `stream_tomo_plan` once and keep everything that it gave in one directory; each projection is logged.
@@ -56,7 +57,8 @@ def run_demo(
     Parameters
     ----------
     data : Path, optional
-        Recorded scan (DXfile) to replay by angle instead of a simulated sample; it says which angles there are.
+        Recorded scan (DXchange or NXtomo) to replay by angle instead of a simulated sample; it says which angles there
+        are.
     sample : str, optional
         Name of the simulated sample.
     num : int, optional
@@ -69,6 +71,8 @@ def run_demo(
         Seed of the simulated noise.
     out : Path, optional
         Directory for the picture, the raw data, the reconstruction and the catalogue; made if missing.
+    angle_units : str, optional
+        Units of the recorded scan's angles, in place of those that its file states.
     **settings
         As for `stream_tomo_plan`: algorithm, window, step, policy, threshold, tolerance, ...
 
@@ -95,7 +99,9 @@ def run_demo(
 
     angle_order = make_order(order, num=num) if data is None else None
     out = new_directory(out.resolve())
-    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector")
+    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", angle_units=angle_units)
+    for problem in beamline.problems:
+        logger.warning("%s", problem)
     if angle_order is None:
         assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
         recorded = np.sort(beamline.angles)

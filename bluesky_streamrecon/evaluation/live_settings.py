@@ -108,7 +108,7 @@ def evaluate_settings(
     choices : sequence of str, optional
         See `read_choice`.
     data : Path, optional
-        Measured scan (DXfile); left out if not given.
+        Measured scan (DXchange or NXtomo); left out if not given.
     order : str, optional
         Of angles.
     columns, num, seeds : int, optional

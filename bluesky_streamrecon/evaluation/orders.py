@@ -42,7 +42,7 @@ def evaluate_orders(
     Parameters
     ----------
     data : Path, optional
-        Measured scan (DXfile); left out if not given.
+        Measured scan (DXchange or NXtomo); left out if not given.
     columns, num : int, optional
         Detector columns and projections of the simulated scans.
     counts : float, optional

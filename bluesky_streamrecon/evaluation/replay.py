@@ -5,6 +5,7 @@ Preparation, window and engine, and the controller's session are those of the ru
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -23,13 +24,15 @@ from bluesky_streamrecon.evaluation.report import new_directory, save_figure
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.coverage import AngularRange
-from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_dxfile
+from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_scan
 from bluesky_streamrecon.wire import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Recorded", "ReplayResult", "recorded_file", "recorded_run", "replay"]
+
+logger = logging.getLogger(__name__)
 
 BLOCK = "streamrecon"
 MOST_ROWS = 3
@@ -101,8 +104,8 @@ class ReplayResult:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"verdicts": verdicts}
 
 
-def recorded_file(path: Path, *, order: str | None = None) -> Recorded:
-    """Open a DXfile.
+def recorded_file(path: Path, *, order: str | None = None, angle_units: str | None = None) -> Recorded:
+    """Open a recorded scan, DXchange or NXtomo; what is doubtful about it is logged.
 
     Parameters
     ----------
@@ -110,25 +113,33 @@ def recorded_file(path: Path, *, order: str | None = None) -> Recorded:
         The file.
     order : str, optional
         Take its projections in this order instead of that in the file.
+    angle_units : str, optional
+        Units of its angles, in place of those that it states.
 
     Raises
     ------
     StorageError, DataError
         If it can not be read.
     """
-    frames = read_dxfile(path)
+    frames = read_scan(path, angle_units=angle_units).frames
+    _log_problems(frames)
     count = len(frames.angles_deg)
     if order is not None:
         grid = make_order(order, num=count, start=0, stop=count)
         chosen = np.argsort(frames.angles_deg, kind="stable")[np.asarray(grid.angles, int)]
-        frames = TomoScan(
-            np.asarray(frames.projections[:])[chosen], frames.flats, frames.darks, frames.angles_deg[chosen]
+        frames = replace(
+            frames, projections=np.asarray(frames.projections[:])[chosen], angles_deg=frames.angles_deg[chosen]
         )
     return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
 
 
 def recorded_run(
-    uid: str, *, uri: str | None = None, directory: Path | None = None, readable: Sequence[Path] = ()
+    uid: str,
+    *,
+    uri: str | None = None,
+    directory: Path | None = None,
+    readable: Sequence[Path] = (),
+    angle_units: str | None = None,
 ) -> tuple[Recorded, Callable[[], None]]:
     """Open a stored run; the second value closes the catalogue again.
 
@@ -142,6 +153,8 @@ def recorded_run(
         Of an embedded catalogue; the user's own by default.
     readable : sequence of Path, optional
         Directories that the embedded server may read.
+    angle_units : str, optional
+        Units of its angles, in place of those that it states.
 
     Raises
     ------
@@ -152,7 +165,8 @@ def recorded_run(
     """
     storage = open_storage(uri, directory=directory, readable=readable)
     try:
-        frames = load_run(storage.catalog, uid)
+        frames = load_run(storage.catalog, uid, angle_units=angle_units)
+        _log_problems(frames)
         start: Mapping[str, Any] = storage.catalog[uid].metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # people may have asked for more
@@ -231,6 +245,11 @@ def replay(
     return result
 
 
+def _log_problems(frames: TomoScan) -> None:
+    for problem in frames.problems:
+        logger.warning("%s", problem)
+
+
 def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
     """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere."""
     frames = recorded.frames
@@ -245,7 +264,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
     projections, flats, darks = (
         np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
     )
-    part = TomoScan(projections, flats, darks, frames.angles_deg)
+    part = TomoScan(projections, flats, darks, frames.angles_deg, frames.problems)
     scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.values)
     return centred(replace(scan, name=recorded.name))
 

@@ -23,7 +23,7 @@ from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
 from bluesky_streamrecon.quality.study import display_range
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
-from bluesky_streamrecon.storage import TomoScan, read_dxfile
+from bluesky_streamrecon.storage import TomoScan, read_scan
 
 __all__ = ["LineScan", "ScanStack", "Truth", "centred", "measured_scan", "prepared", "simulated_scan"]
 
@@ -212,7 +212,7 @@ def simulated_scan(
 
 
 def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:
-    """Read a recorded scan (DXfile), prepare it, and put it into the order in which it might have been taken.
+    """Read a recorded scan, prepare it, and put it into the order in which it might have been taken.
 
     The detector is cropped so that the axis is in its middle.
 
@@ -221,7 +221,7 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     StorageError, DataError
         If the file can not be used.
     """
-    scan = prepared(read_dxfile(path), name or Path(path).stem)
+    scan = prepared(read_scan(path).frames, name or Path(path).stem)
     grid = make_order(order, num=len(scan), start=0, stop=len(scan))
     by_angle = np.argsort(scan.angles, kind="stable")
     return centred(scan.in_order(by_angle[np.asarray(grid.angles, int)]))

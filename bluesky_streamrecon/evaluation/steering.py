@@ -90,7 +90,7 @@ def evaluate_steering(
     Parameters
     ----------
     data : Path, optional
-        Measured scan (DXfile); left out if not given.
+        Measured scan (DXchange or NXtomo); left out if not given.
     columns : int, optional
         Detector columns of the foam that is followed; the paper's is 1024.
     study_columns, seeds : int, optional

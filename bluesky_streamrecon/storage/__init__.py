@@ -3,6 +3,7 @@
 Tiled is imported when it is first used.
 """
 
+from bluesky_streamrecon.hdf5 import LazyFrames
 from bluesky_streamrecon.storage.catalog import (
     EmbeddedTiled,
     Storage,
@@ -23,7 +24,7 @@ from bluesky_streamrecon.storage.portable import (
 )
 from bluesky_streamrecon.storage.reconstruction import FinishedReconstruction, ReconstructionRun, compose_reconstruction
 from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
-from bluesky_streamrecon.storage.scan import Frames, LazyFrames, TomoScan
+from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
 __all__ = [

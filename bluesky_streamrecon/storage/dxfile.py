@@ -1,58 +1,74 @@
 """Data Exchange (DXfile) in and out: the HDF5 layout that TomoPy and APS beamlines use.
 
 ``exchange/data``, ``data_white`` and ``data_dark`` hold projections, flats and darks; ``exchange/theta`` the angles
-in degrees (radians where its ``units`` attribute says so). See De Carlo et al., J. Synchrotron Rad. 21, 2014,
-doi:10.1107/S160057751401604X.
+in the units that its attribute ``units`` states, degrees where it has none. See De Carlo et al.,
+J. Synchrotron Rad. 21, 2014, doi:10.1107/S160057751401604X.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.storage.scan import Frames, LazyFrames, TomoScan, empty_frames, find_dataset, open_hdf5
+from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5
+from bluesky_streamrecon.pixels import exactly, plain_dtype
+from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
+from bluesky_streamrecon.storage.views import assembled, is_there, read_angles, usable
 
 __all__ = ["read_dxfile", "write_dxfile"]
 
+GROUP = "exchange"
+BYTES_AT_ONCE = 1 << 26
 
-def read_dxfile(path: str | Path) -> TomoScan:
+
+def read_dxfile(path: str | Path, *, angle_units: str | None = None) -> TomoScan:
     """Open a DXfile; frames stay in the file until they are sliced.
 
     Parameters
     ----------
     path : str or Path
         File in the Data Exchange layout.
+    angle_units : str, optional
+        Units of the angles, in place of those that the file states; see `bluesky_streamrecon.angle_units.UNITS`.
 
     Returns
     -------
     TomoScan
-        Flats or darks that the file lacks are stacks of no frames.
+        Flats or darks that the file lacks are stacks of no frames. Frames at the end that were never written, and
+        projections that were taken while the stage went back, are left out; its ``problems`` say so.
 
     Raises
     ------
     StorageError
         If there is no such file.
     DataError
-        If it is not HDF5, lacks projections or angles, or they do not fit together.
+        If it is not HDF5, lacks projections or angles, they do not fit together, or their data are not all there.
     """
-    path = Path(path)
-    projections = LazyFrames(path, "exchange/data")
+    path, problems = Path(path), list[str]()
+    index = usable(path, f"{GROUP}/data", problems)
     with open_hdf5(path) as file:
-        angles = in_degrees(find_dataset(file, "exchange/theta"))
-        present = {name for name in ("data_white", "data_dark") if f"exchange/{name}" in file}
+        stored = int(find_dataset(file, f"{GROUP}/data").shape[0])
+    angles = read_angles(path, f"{GROUP}/theta", problems, angle_units, lambda count: index[index < count])
+    if angles.size != stored:
+        raise DataError(
+            f"{path}: got {angles.size} angles in {GROUP}/theta for {stored} projections in {GROUP}/data, expected one "
+            "each; which angle belongs to which can not be known"
+        )
+    projections = LazyFrames(path, f"{GROUP}/data")
     flats, darks = (
-        LazyFrames(path, f"exchange/{name}") if name in present else empty_frames(projections)
-        for name in ("data_white", "data_dark")
+        LazyFrames(path, name, usable(path, name, problems, may_be_dark=may_be_dark))
+        if is_there(path, name)
+        else empty_frames(projections)
+        for name, may_be_dark in ((f"{GROUP}/data_white", False), (f"{GROUP}/data_dark", True))
     )
-    try:
-        return TomoScan(projections, flats, darks, angles)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    return assembled(
+        path, lambda frames: LazyFrames(path, f"{GROUP}/data", frames), index, angles[index], flats, darks, problems
+    )
 
 
 def write_dxfile(
@@ -128,19 +144,22 @@ class new_hdf5:  # noqa: N801 (reads as a function)
 
 
 def copy_frames(group: h5py.Group, name: str, frames: Frames) -> h5py.Dataset:
-    """Copy a stack into a new dataset a frame at a time, so that it never has to fit into memory."""
-    shape = tuple(frames.shape)
-    dataset = group.create_dataset(name, shape=shape, dtype=frames.dtype, chunks=(1, *shape[1:]) if shape[0] else None)
-    for index in range(shape[0]):
-        dataset[index] = frames[index]
+    """Copy a stack into a new dataset some frames at a time, so that it never has to fit into memory."""
+    shape, dtype = tuple(frames.shape), plain_dtype(frames.dtype)
+    dataset = group.create_dataset(name, shape=shape, dtype=dtype, chunks=(1, *shape[1:]) if shape[0] else None)
+    write_frames(dataset, 0, frames, name)
     return dataset
 
 
-def in_degrees(dataset: h5py.Dataset) -> NDArray[np.float64]:
-    """Read angles as degrees, whichever of degrees and radians the file has."""
-    angles = np.asarray(dataset[()], dtype=np.float64).reshape(-1)
-    units = dataset.attrs.get("units", "degrees")
-    if isinstance(units, np.ndarray):
-        units = units.reshape(-1)[0]
-    text = units.decode() if isinstance(units, bytes) else str(units)
-    return np.rad2deg(angles) if text.lower().startswith("rad") else angles
+def write_frames(dataset: h5py.Dataset, first: int, frames: Frames, name: str) -> None:
+    """Write a stack into a dataset from frame `first`, each value as it is.
+
+    Raises
+    ------
+    DataError
+        If a value does not fit the dataset's type.
+    """
+    at_once = max(1, BYTES_AT_ONCE // max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:])))
+    for begin in range(0, len(frames), at_once):
+        part = np.asarray(frames[begin : begin + at_once])
+        dataset[first + begin : first + begin + len(part)] = exactly(part, dataset.dtype, f"frames of {name}")

@@ -17,6 +17,8 @@ import numpy as np
 from event_model import compose_run
 
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
+from bluesky_streamrecon.pixels import plain_dtype
 from bluesky_streamrecon.storage.catalog import Storage
 from bluesky_streamrecon.storage.dxfile import copy_frames, new_hdf5
 from bluesky_streamrecon.storage.portable import (
@@ -28,7 +30,7 @@ from bluesky_streamrecon.storage.portable import (
     read_scan,
 )
 from bluesky_streamrecon.storage.runs import RunKeys
-from bluesky_streamrecon.storage.scan import Frames, TomoScan, find_dataset, open_hdf5
+from bluesky_streamrecon.storage.scan import Frames, TomoScan
 
 __all__ = ["import_scan"]
 
@@ -38,7 +40,12 @@ STORE_SECONDS = 600.0  # that the catalogue may take
 
 
 def import_scan(
-    storage: Storage, path: str | Path, *, frames: str | Path | None = None, sample: str = ""
+    storage: Storage,
+    path: str | Path,
+    *,
+    frames: str | Path | None = None,
+    sample: str = "",
+    angle_units: str | None = None,
 ) -> PortableRun:
     """Put a recorded scan (NXtomo or DXchange) into a catalogue.
 
@@ -52,6 +59,8 @@ def import_scan(
         Directory to copy its frames to, which the catalogue's server can read; that of the detectors by default.
     sample : str, optional
         Name of the sample, for a file that is not one of ours.
+    angle_units : str, optional
+        Units of its angles, in place of those that it states; see `bluesky_streamrecon.angle_units.UNITS`.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def import_scan(
         If the file is not a scan.
     """
     path = Path(path)
-    scan = read_scan(path)
+    scan = read_scan(path, angle_units=angle_units)
     run = scan.run or _new_run(scan, path, sample)
     keys = scan.keys or PLAIN
     uid, recon_uid = str(run.start["uid"]), None
@@ -108,6 +117,8 @@ def _new_run(scan: PortableScan, path: Path, sample: str) -> StoredRun:
     }
     if sample:
         start["sample"] = sample
+    if scan.frames.problems:
+        start["problems"] = list(scan.frames.problems)
     hints = {PLAIN.angle: {"fields": [PLAIN.angle]}}
     return StoredRun(start, {}, {"primary": StoredStream({}, {}, hints, {})})
 
@@ -158,7 +169,7 @@ def _raw_documents(
             columns = {**stored.columns, keys.angle: frames.angles_deg}
             stored = StoredStream({**stored.data_keys, keys.angle: angle}, stored.configuration, stored.hints, columns)
         if len(stack):
-            shape, dtype = tuple(stack.shape), np.dtype(stack.dtype).newbyteorder("<").str
+            shape, dtype = tuple(stack.shape), plain_dtype(stack.dtype).str
             image = _InFile(keys.detector, target, f"/{name}", shape, dtype, "counts", (1, *shape[1:]))
             yield from _stream(bundle, name, stored, image)
     for name, stored in run.streams.items():
@@ -170,7 +181,7 @@ def _raw_documents(
 def _reconstruction_documents(run: StoredRun, path: Path, image_at: str, target: Path) -> Iterator[Document]:
     with open_hdf5(path) as file:
         stored_image = find_dataset(file, image_at)
-        shape, dtype = tuple(stored_image.shape), stored_image.dtype.str
+        shape, dtype = tuple(stored_image.shape), plain_dtype(stored_image.dtype).str
     image = _InFile("image", target, "/image", shape, dtype, "1/pixel", shape[1:])
     bundle = _composed(run)
     yield "start", dict(bundle.start_doc)

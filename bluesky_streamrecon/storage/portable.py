@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
+from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.runs import RunKeys, load_run, read_columns, run_keys
-from bluesky_streamrecon.storage.scan import TomoScan, open_hdf5
+from bluesky_streamrecon.storage.scan import TomoScan
 
 __all__ = [
     "GROUP",
@@ -63,6 +64,8 @@ class PortableRun:
         Frames.
     rows, columns : int
         Of a frame.
+    problems : tuple of str
+        What is doubtful about the data, and what was left out of them.
     """
 
     run_uid: str
@@ -74,6 +77,7 @@ class PortableRun:
     darks: int
     rows: int
     columns: int
+    problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields as plain values."""
@@ -196,8 +200,15 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
     return described(path, layout, scan, start["uid"], reconstruction and reconstruction.metadata["start"]["uid"])
 
 
-def read_scan(path: str | Path) -> PortableScan:
+def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableScan:
     """Open a recorded scan of either layout, and what `export_run` has put beside it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    angle_units : str, optional
+        Units of its angles, in place of those that it states; see `bluesky_streamrecon.angle_units.UNITS`.
 
     Raises
     ------
@@ -210,7 +221,7 @@ def read_scan(path: str | Path) -> PortableScan:
     with open_hdf5(path) as file:
         if has_nxtomo(file):
             layout = "nxtomo"
-        elif "exchange/data" in file:
+        elif isinstance(file.get("exchange"), h5py.Group) and "data" in set(file["exchange"]):
             layout = "dxchange"
         else:
             raise DataError(
@@ -218,9 +229,10 @@ def read_scan(path: str | Path) -> PortableScan:
                 f"file has {sorted(file) or 'nothing'}"
             )
         ours = GROUP in file and "run" in file[GROUP]
-    frames = read_nxtomo(path) if layout == "nxtomo" else read_dxfile(path)
+    read = read_nxtomo if layout == "nxtomo" else read_dxfile
+    frames = read(path, angle_units=angle_units)
     if not len(frames.projections):
-        raise DataError(f"{path}: got no projections, expected at least one")
+        raise DataError(" ".join([f"{path}: got no projections, expected at least one.", *frames.problems]))
     if not ours:
         return PortableScan(layout, frames)
     with open_hdf5(path) as file:
@@ -271,6 +283,7 @@ def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: 
         darks=len(scan.darks),
         rows=rows,
         columns=columns,
+        problems=scan.problems,
     )
 
 

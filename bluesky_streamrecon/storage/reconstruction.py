@@ -19,7 +19,7 @@ import numpy as np
 from event_model import ComposeDescriptorBundle, DataKey, compose_run
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.storage.scan import find_dataset, open_hdf5
+from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.run import Ledger
 

@@ -1,6 +1,8 @@
 """Runs read back from a catalogue: a raw run as a scan, a reconstruction as an array.
 
-Angles are degrees. Frames stay on the server until they are sliced.
+Angles are degrees. Frames stay in the detector's file, or on the server, until they are sliced. A file that is on this
+computer is read as the live stream and `read_scan` read it; only frames in events, and files of a server elsewhere,
+come through Tiled.
 """
 
 from __future__ import annotations
@@ -8,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.angle_units import angles_in_degrees
+from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
+from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
 __all__ = [
@@ -33,23 +41,25 @@ class CatalogFrames:
     Parameters
     ----------
     array : tiled.client.array.ArrayClient
-        Of shape (frames, rows, columns), or with one frame per event (frames, 1, rows, columns).
+        Of shape (frames, rows, columns), or with several exposures per event (frames, exposures, rows, columns), of
+        which the mean is taken.
     name : str
         What to call it in errors.
     stop : int, optional
-        Frames to give at most.
+        Frames to return at most.
     """
 
     def __init__(self, array: Any, name: str, stop: int | None = None) -> None:
         shape = tuple(array.shape)
-        self._inner = len(shape) == 4 and shape[1] == 1
-        if not (len(shape) == 3 or self._inner):
-            raise DataError(f"{name}: got shape {shape}, expected one frame (rows, columns) per event")
+        self._inner = len(shape) == 4
+        if len(shape) not in (3, 4):
+            raise DataError(f"{name}: got shape {shape}, expected frames of (rows, columns)")
         self._array = array
         self._name = name
         count = shape[0] if stop is None else min(stop, shape[0])
         self._shape: tuple[int, int, int] = (count, shape[-2], shape[-1])
-        self._dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self._exposures = shape[1] if self._inner else 1
+        self._dtype = plain_dtype(array.dtype) if self._exposures == 1 else mean_dtype(array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,12 +84,19 @@ class CatalogFrames:
         else:
             frames = range(len(self))[int(frames)]
         with _fetching(self._name):
-            return np.asarray(self._array[(frames, 0, *rest) if self._inner else (frames, *rest)])
+            if not self._inner:
+                values = np.asarray(self._array[(frames, *rest)])
+            elif self._exposures == 1:
+                values = np.asarray(self._array[(frames, 0, *rest)])
+            else:
+                axis = 1 if isinstance(frames, slice) else 0
+                values = np.asarray(self._array[(frames, slice(None), *rest)]).mean(axis=axis, dtype=np.float64)
+        return exactly(values, self._dtype, self._name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Fetch all frames."""
         whole = self[:]
-        return whole if dtype is None else whole.astype(dtype)
+        return whole if dtype is None else exactly(whole, np.dtype(dtype), self._name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,9 @@ def run_keys(run: Any, uid: str, *, detector: str | None = None, stage: str | No
     return RunKeys(detector, stage)
 
 
-def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str | None = None) -> TomoScan:
+def load_run(
+    catalog: Any, uid: str, *, detector: str | None = None, stage: str | None = None, angle_units: str | None = None
+) -> TomoScan:
     """Read a raw run as a scan.
 
     Parameters
@@ -123,6 +142,8 @@ def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str 
     detector, stage : str, optional
         Data keys of frames and angle. By default the first of ``detectors`` in the start document, and the ``angle`` of
         its ``streamrecon`` block (fly scans: what has recorded it) or the first of ``motors``.
+    angle_units : str, optional
+        Units of the angles, in place of those of their data key; see `bluesky_streamrecon.angle_units.UNITS`.
 
     Returns
     -------
@@ -134,24 +155,105 @@ def load_run(catalog: Any, uid: str, *, detector: str | None = None, stage: str 
     StorageError
         If the catalogue has no such run.
     DataError
-        If the run has no projections, or fewer frames than angles.
+        If the run has no projections, fewer frames than angles, or data that are not all there.
     """
     run = _run(catalog, uid)
     keys = run_keys(run, uid, detector=detector, stage=stage)
     detector, streams, primary = keys.detector, set(run), run["primary"]
-    angles = np.asarray(primary[keys.angle].read(), dtype=np.float64).reshape(-1)
-    projections = CatalogFrames(primary[detector], f"run {uid}, primary", stop=angles.size)
-    if len(projections) < angles.size:
-        raise DataError(
-            f"run {uid}: {len(projections)} frames for {angles.size} angles; is the detector's file complete?"
-        )
+    problems = [str(text) for text in run.metadata["start"].get("problems", ())]
+    raw = _angles(primary[keys.angle], uid)
+    units = primary.metadata["data_keys"].get(keys.angle, {}).get("units")
+    angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
+    problems.extend(doubts)
+    projections = _frames(run, "primary", detector, uid, problems, stop=angles.size)
+    whole = len(projections) + getattr(projections, "left_out", 0)
+    if whole < angles.size:
+        raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
 
-    def frames(stream: str) -> Frames:
+    def references(stream: str) -> Frames:
         if stream in streams and detector in set(run[stream]):
-            return CatalogFrames(run[stream][detector], f"run {uid}, {stream}")
+            return _frames(run, stream, detector, uid, problems)
         return empty_frames(projections)
 
-    return TomoScan(projections, frames("flat"), frames("dark"), angles)
+    flats, darks = references("flat"), references("dark")
+    return TomoScan(projections, flats, darks, angles[: len(projections)], tuple(dict.fromkeys(problems)))
+
+
+class _RunFrames(LazyFrames):
+    """Frames of a run in a file of this computer; `left_out` of those at the end were never written."""
+
+    left_out = 0
+
+
+def _frames(run: Any, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None) -> Frames:
+    """Return the frames of a stream, from their file where that is on this computer."""
+    array, descriptor = run[stream][key], dict(run[stream].metadata)
+    name = f"run {uid}, {stream}"
+    layout = frame_layout({**descriptor, "name": stream}, key)
+    source = _source(array)
+    if source is None:
+        return CatalogFrames(array, name, stop)
+    path, dataset = source
+    if not path.is_file():
+        problems.append(
+            f"{name}: {path} is not on this computer, its frames come through the Tiled server: frames that were never "
+            "written can not be told from zeros there"
+        )
+        return CatalogFrames(array, name, stop)
+    events = int(array.shape[0]) if stop is None else min(stop, int(array.shape[0]))
+    with open_hdf5(path) as file:
+        stored = find_dataset(file, dataset)
+        shape, dtype = stored.shape, stored.dtype
+    if shape[1:] != layout.shape:
+        raise DataError(
+            f"{name}: {path}: {dataset} has frames of shape {shape[1:]}, expected {layout.shape} as its data key says"
+        )
+    announced = descriptor["data_keys"][key].get("dtype_numpy")
+    if announced and plain_dtype(announced) != plain_dtype(dtype):
+        problems.append(
+            f"{name}: {path}: {dataset} has values of {dtype.name}, its data key says {announced}: they are read as "
+            "they are"
+        )
+    if shape[0] > events * layout.exposures and events:
+        problems.append(
+            f"{name}: {path}: {dataset} has {shape[0]} frames, the run names {events * layout.exposures}: the first "
+            "are taken; was an exposure repeated?"
+        )
+    frames = usable_frames(path, dataset, may_be_dark=stream == "dark") // layout.exposures
+    count = min(events, shape[0] // layout.exposures)
+    found = _RunFrames(path, dataset, np.arange(min(count, frames)), exposures=layout.exposures)
+    if frames < count:
+        found.left_out = count - frames
+        problems.append(
+            f"{name}: the last {found.left_out} of {count} frames in {path}: {dataset} were never written: left out"
+        )
+    return found
+
+
+def _angles(array: Any, uid: str) -> NDArray[np.float64]:
+    """Return the angles as they were recorded, from their file where that is on this computer."""
+    source = _source(array)
+    if source is not None and source[0].is_file():
+        with open_hdf5(source[0]) as file:
+            values = read_numbers(file, source[1])[: int(array.shape[0])]
+    else:
+        with _fetching(f"run {uid}, angles"):
+            values = np.asarray(array.read()).reshape(-1)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"run {uid}: its angles are {values.dtype}, expected numbers")
+    return values.astype(np.float64)
+
+
+def _source(array: Any) -> tuple[Path, str] | None:
+    """Return the HDF5 file and the dataset that a stored array is, unless it is something else."""
+    found = array.data_sources() if hasattr(array, "data_sources") else None
+    if not found or len(found) != 1 or found[0].mimetype != "application/x-hdf5" or len(found[0].assets) != 1:
+        return None
+    parameters = dict(found[0].parameters)
+    url = urlsplit(found[0].assets[0].data_uri)
+    if url.scheme != "file" or "dataset" not in parameters or parameters.keys() & {"slice", "squeeze"}:
+        return None
+    return Path(unquote(url.path)), str(parameters["dataset"])
 
 
 def load_reconstruction(catalog: Any, uid: str) -> NDArray[np.float32]:

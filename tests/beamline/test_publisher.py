@@ -558,3 +558,111 @@ def test_angle_in_a_file_for_frames_in_events_is_refused(publisher, problems):
     angle = {"source": "y", "dtype": "number", "shape": [1], "external": "STREAM:", "object_name": "rot"}
     run.describe(angle=False, keys={"rot": angle})
     assert "expected both in files" in problems[0]
+
+
+# ---------------------------------------------------------------------------------- true values, or none
+
+
+@pytest.mark.parametrize(
+    ("announced", "values", "taken_as"),
+    [
+        ("|u1", np.full((2, 2), 8249, "<u2"), "<u2"),
+        ("<u2", np.array([[1, -7], [2, 3]], "<i2"), "<i4"),
+        ("|u1", np.array([[1.5, np.nan], [2, 3]], "<f4"), "<f4"),
+        ("<u2", np.array([[1, 2], [3, 70000]], ">u4"), "<u4"),
+    ],
+)
+def test_frames_in_events_that_do_not_fit_the_announced_type_are_taken_as_they_are_and_told(
+    publisher, sink, problems, announced, values, taken_as
+):
+    run = Run(publisher)
+    run.describe(shape=(2, 2), dtype=announced)
+    run.event(1, 0.0, det=values)
+    assert sink.specs[0].dtype == taken_as
+    np.testing.assert_array_equal(sink.frames()[0], values)
+    assert f"{announced} was announced" in problems[0]
+
+
+def test_frame_that_does_not_fit_a_run_that_is_open_is_refused_and_never_wrapped(publisher, sink):
+    from bluesky_streamrecon.errors import DataError
+
+    run = Run(publisher)
+    run.describe("flat", angle=False, shape=(2, 2), dtype="|u1")
+    run.event(1, stream="flat", det=np.full((2, 2), 200, "u1"))
+    run.describe(shape=(2, 2), dtype="|u1")
+    run.event(1, 0.0, det=np.full((2, 2), 8249, "<u2"))
+    with pytest.raises(DataError, match=r"event 1 of stream 'primary', image 'det': got 8249 at \(0, 0\), uint16"):
+        sink.items[-1][3].read()
+
+
+@pytest.mark.parametrize(
+    ("announced", "written", "fits"),
+    [("|u1", np.uint16(8249), False), ("<u2", np.float64("nan"), False), ("<f4", np.float64(0.1), True),
+     ("|u1", np.uint32(9), True)],
+)  # fmt: skip
+def test_frames_in_a_file_of_another_type_than_announced_are_exact_or_refused_with_the_file(
+    publisher, sink, tmp_path, announced, written, fits
+):
+    from bluesky_streamrecon.errors import DataError
+
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["d"] = np.full((1, ROWS, COLUMNS), written)
+    run = Run(publisher, tmp_path)
+    run.describe(dtype=announced)
+    run.resource()
+    run.datum(0, 1)
+    run.event(1, 0.0)
+    if fits:
+        np.testing.assert_allclose(sink.frames()[0], written)
+    else:
+        with pytest.raises(DataError, match=rf"frames\.h5: /d: frame 0: got {written}"):
+            sink.frames()
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (2, 3), (2, 2, 3), (4,)])
+def test_frame_of_another_shape_than_announced_is_refused_and_never_averaged(publisher, sink, shape):
+    from bluesky_streamrecon.errors import DataError
+
+    run = Run(publisher)
+    run.describe(shape=(2, 2))
+    run.event(1, 0.0, det=np.ones(shape, "<u2"))
+    with pytest.raises(DataError, match=r"expected \(2, 2\) as announced"):
+        sink.frames()
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((8, 9, 3), "frames in colour"), ((5, 8, 9), "5 frames per event"), ((2, 2, 8, 9), "4 frames")]
+)
+def test_colour_and_unnamed_stacks_are_refused_at_the_descriptor(publisher, sink, problems, shape, words):
+    run = Run(publisher)
+    run.describe(shape=shape)
+    assert words in problems[0]
+    assert sink.specs == []
+
+
+def test_flats_of_a_narrower_type_share_the_run_and_keep_their_values(publisher, sink, tmp_path, problems):
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["d"] = np.full((2, ROWS, COLUMNS), 7, "u1")
+    run = Run(publisher, tmp_path)
+    run.describe("flat", angle=False, dtype="<f4")
+    run.describe(dtype="|u1")
+    run.resource()
+    run.datum(0, 1)
+    run.event(1, 0.0)
+    assert sink.specs[0].dtype == sink.frames()[0].dtype.str == "<f4"
+    assert problems == []
+
+
+def test_stage_without_units_is_refused_where_the_plan_covers_a_range_that_is_hardly_degrees(publisher, problems):
+    block = {"recon_uid": "r", "projections": 180, "detector": "det", "angle": "rot", "start": 0, "stop": 3.14159}
+    Run(publisher, block=block).describe(shape=(2, 2), units=None)
+    assert "3.142 degrees if they are degrees, 180 degrees if they are radians; set the units" in problems[0]
+
+
+def test_angles_without_units_that_were_hardly_degrees_are_told_at_the_end(publisher, problems):
+    run = Run(publisher)
+    run.describe(shape=(2, 2), units="")
+    for seq in range(1, 31):
+        run.event(seq, 0.1 * seq, det=np.ones((2, 2), "<u2"))
+    run.stop()
+    assert "30 views without units range over 2.9" in problems[0]

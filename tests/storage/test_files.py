@@ -126,7 +126,7 @@ def test_files_that_lack_something_are_refused_with_what_they_have(tmp_path, sca
     with h5py.File(tmp_path / "dx.h5", "r+") as file:
         del file["exchange/theta"]
         file["exchange/theta"] = np.zeros(3)
-    with pytest.raises(DataError, match=r"dx\.h5: scan: got \(3,\) angles for 5 projections"):
+    with pytest.raises(DataError, match=r"dx\.h5: got 3 angles in exchange/theta for 5 projections"):
         read_dxfile(tmp_path / "dx.h5")
     with h5py.File(tmp_path / "nx.h5", "r+") as file:
         del file["entry/instrument/detector/image_key"]

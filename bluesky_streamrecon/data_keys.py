@@ -1,0 +1,97 @@
+"""What a data key says of the frames that its events have: one rule for the live stream and for stored runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_streamrecon.errors import DataError
+
+__all__ = ["FrameLayout", "frame_layout"]
+
+_COLOUR = {"rgb", "rgba", "color", "colour", "colors", "colours", "channel", "channels"}
+_MONO = {"mono", "monochrome", "none", ""}
+_COLOUR_MODES = ("color_mode", "colour_mode", "colormode", "colourmode")
+_EXPOSURES = {"exposure", "exposures", "frame", "frames", "image", "images", "collection", "collections"}
+_NUMBERS = ("num_images", "num_exposures", "num_frames", "images_per_event", "exposures_per_event", "frames_per_event")
+_WHAT_TO_DO = "set the detector to one frame of one intensity per pixel"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLayout:
+    """Shape of the frames of an event.
+
+    Parameters
+    ----------
+    exposures : int
+        Frames of one event, of which the mean is the projection.
+    rows, columns : int
+        Of a frame.
+    """
+
+    exposures: int
+    rows: int
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+
+def frame_layout(descriptor: Mapping[str, Any], key: str) -> FrameLayout:
+    """Return the layout of the frames under a data key.
+
+    Several frames of one event are averaged only where the detector says that they are exposures: a StreamResource's
+    first dimension counts them (``[exposures, rows, columns]``, as ophyd-async has it), or the data key's ``dims``
+    or the detector's configuration (``num_images``) name them.
+
+    Parameters
+    ----------
+    descriptor : Mapping
+        Event descriptor.
+    key : str
+        Data key of the image.
+
+    Raises
+    ------
+    DataError
+        If the frames are in colour, or stacks of something that the detector does not name.
+    """
+    about: Mapping[str, Any] = descriptor["data_keys"][key]
+    shape = [int(n) for n in about.get("shape") or ()]
+    where = f"stream {descriptor.get('name', 'primary')!r}, image {key!r}"
+    if len(shape) < 2:
+        raise DataError(f"{where}: got shape {shape}, expected (rows, columns)")
+    named = [str(name).casefold() for name in about.get("dims") or ()]
+    dims = named if len(named) == len(shape) else [""] * len(shape)
+    before = shape[:-2]
+    colour = any(name in _COLOUR and size > 1 for name, size in zip(dims, shape, strict=True))
+    colour |= len(shape) > 2 and shape[-1] in (3, 4) and min(shape[-3:-1]) > 4
+    configured = dict(_configuration(descriptor, about))
+    modes = [str(value) for name, value in configured.items() if name.endswith(_COLOUR_MODES)]
+    colour |= math.prod(before) > 1 and any(mode.casefold() not in _MONO for mode in modes)
+    if colour:
+        raise DataError(f"{where}: got frames in colour, shape {shape}, expected (rows, columns); {_WHAT_TO_DO}")
+    exposures = max(math.prod(before), 1)
+    if exposures > 1:
+        one = sum(size > 1 for size in before) == 1
+        streamed = about.get("external") == "STREAM:" and len(shape) == 3
+        named_so = any(name in _EXPOSURES for name, size in zip(dims, shape, strict=True) if size > 1)
+        counted = any(name.endswith(_NUMBERS) and value == exposures for name, value in configured.items())
+        if not one or not (streamed or named_so or counted):
+            raise DataError(
+                f"{where}: got shape {shape}, {exposures} frames per event, and the detector does not say what they "
+                f"are; {_WHAT_TO_DO}, or name the first dimension 'exposures' in the data key's dims to have their mean"
+            )
+    return FrameLayout(exposures, shape[-2], shape[-1])
+
+
+def _configuration(descriptor: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is configured of the detector whose data key it is, names in lower case."""
+    for name, part in (descriptor.get("configuration") or {}).items():
+        if about.get("object_name") in (None, name):
+            for key, value in (part.get("data") or {}).items():
+                yield str(key).casefold(), value

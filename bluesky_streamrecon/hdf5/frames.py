@@ -1,0 +1,233 @@
+"""Frames and numbers of HDF5 datasets, at their true values; what was never written is an error, not a zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.hdf5.gaps import NotWrittenError, find_gaps
+from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, find_dataset, open_hdf5, require_filters
+from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
+
+__all__ = ["LazyFrames", "read_checked", "read_numbers", "usable_frames"]
+
+
+def read_checked(dataset: h5py.Dataset, frames: slice | int | NDArray[np.intp], *rest: Any) -> NDArray[Any]:
+    """Read frames of a dataset, or parts of them.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Its first axis counts frames.
+    frames : int, slice with a step of 1, or ascending ndarray of int
+        Which; not negative.
+    *rest
+        Indices of the other axes.
+
+    Raises
+    ------
+    NotWrittenError, DataLostError
+        If some of the frames were never written, or can not be read any more.
+    MissingFilterError
+        If they are compressed by a filter that is not installed.
+    DataError
+        If they can not be read for another reason.
+    """
+    try:
+        values = np.asarray(dataset[(frames.tolist() if isinstance(frames, np.ndarray) else frames, *rest)])
+    except HDF5_ERRORS as error:
+        require_filters(dataset)
+        wanted = _numbers(frames)
+        gaps = find_gaps(dataset, int(wanted[0]), int(wanted[-1]) + 1)
+        if gaps.missing[wanted - wanted[0]].any():
+            raise gaps.error(dataset) from error
+        raise DataError(
+            f"{dataset.file.filename}: {dataset.name}: frames {wanted[0]} to {wanted[-1]} can not be read ({error}); "
+            "is the file damaged?"
+        ) from error
+    if np.any(_is_fill(values, dataset)):
+        wanted = _numbers(frames)
+        gaps = find_gaps(dataset, int(wanted[0]), int(wanted[-1]) + 1)
+        if gaps.missing[wanted - wanted[0]].any():
+            raise gaps.error(dataset)
+    return values
+
+
+def _numbers(frames: slice | int | NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.arange(frames.start, frames.stop) if isinstance(frames, slice) else np.atleast_1d(frames)
+
+
+def _is_fill(values: NDArray[Any], dataset: h5py.Dataset) -> NDArray[np.bool_]:
+    """Return where values are what HDF5 gives for those that were never written."""
+    fill = dataset.fillvalue
+    found: NDArray[np.bool_] = np.isnan(values) if np.isnan(fill) else np.equal(values, fill)
+    return found
+
+
+def usable_frames(path: Path, name: str, *, may_be_dark: NDArray[np.bool_] | bool = False) -> int:
+    """Count the frames of a dataset before those at its end that were never written.
+
+    Frames at the end all of whose pixels have the fill value count as never written, too: detectors allocate a file
+    for all frames that are planned, and a scan that is aborted leaves the rest as it was.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 file.
+    name : str
+        Of the dataset in it.
+    may_be_dark : bool or ndarray of bool, optional
+        All frames, or those where it is True, may be empty although they were written.
+
+    Returns
+    -------
+    int
+        Frames that can be used, from the first.
+
+    Raises
+    ------
+    NotWrittenError
+        If frames are missing elsewhere than at the end.
+    DataLostError
+        If frames are kept in files that are gone or cut short.
+    DataError
+        If there is no such dataset, or it is not a stack of frames.
+    """
+    with open_hdf5(path) as file:
+        source = find_dataset(file, name)
+        _require_frames(source)
+        require_filters(source)
+        count = int(source.shape[0])
+        gaps = find_gaps(source, 0, count)
+        if gaps.lost:
+            raise gaps.error(source)
+        while count and gaps.missing[count - 1]:
+            count -= 1
+        if gaps.missing[:count].any():
+            gaps.missing[count:] = False
+            raise gaps.error(source)
+        dark = np.broadcast_to(may_be_dark, gaps.missing.shape)
+        while count and not dark[count - 1]:
+            if not _is_fill(read_checked(source, count - 1), source).all():
+                break
+            count -= 1
+    return count
+
+
+def read_numbers(file: h5py.File, name: str, *, missing: float = np.nan) -> NDArray[Any]:
+    """Read a column of numbers, such as angles; those that were never written become `missing`.
+
+    Raises
+    ------
+    DataLostError
+        If it is kept in a file that is gone.
+    DataError
+        If there is no such dataset, or it has no numbers.
+    """
+    source = find_dataset(file, name)
+    if source.dtype.kind not in "biuf":
+        raise DataError(f"{file.filename}: {name} has {source.dtype}, expected numbers")
+    if source.ndim == 0:
+        return np.asarray(source[()]).reshape(1)
+    try:
+        return read_checked(source, slice(0, source.shape[0])).reshape(-1)
+    except NotWrittenError:
+        gaps = find_gaps(source, 0, source.shape[0])
+        values = np.asarray(source[()])
+        values = values.astype(np.result_type(values, missing))
+        values[gaps.missing] = missing
+        return values.reshape(-1)
+
+
+def _require_frames(source: h5py.Dataset) -> None:
+    where, shape = f"{source.file.filename}: {source.name}", source.shape
+    if shape is not None and len(shape) == 4 and shape[-1] in (3, 4):
+        raise DataError(
+            f"{where} has frames in colour, {shape}, expected one intensity per pixel (frames, rows, columns)"
+        )
+    if source.ndim != 3 or source.dtype.kind not in "biuf":
+        raise DataError(f"{where} is {shape} of {source.dtype}, expected numbers (frames, rows, columns)")
+
+
+class LazyFrames:
+    """Some frames of an HDF5 dataset, read when they are asked for; no file stays open.
+
+    They come out in the type that `plain_dtype` names, and checked as by `read_checked`.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 file.
+    dataset : str
+        Path of the dataset (frames, rows, columns) inside.
+    index : ndarray of int, optional
+        Frames that belong to the stack, ascending; all by default.
+    exposures : int, optional
+        Frames of the dataset that are one frame of the stack, their mean.
+
+    Raises
+    ------
+    DataError
+        If the dataset is not a stack of frames.
+    """
+
+    def __init__(self, path: Path, dataset: str, index: NDArray[np.intp] | None = None, *, exposures: int = 1) -> None:
+        self.path = path
+        self.dataset = dataset
+        self._exposures = exposures
+        with open_hdf5(path) as file:
+            source = find_dataset(file, dataset)
+            _require_frames(source)
+            require_filters(source)
+            self._index = np.arange(source.shape[0] // exposures) if index is None else index
+            self._frame_shape: tuple[int, int] = source.shape[1:]
+            self._dtype = plain_dtype(source.dtype) if exposures == 1 else mean_dtype(source.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, rows, columns)."""
+        return (self._index.size, *self._frame_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self._dtype
+
+    def __len__(self) -> int:
+        return int(self._index.size)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read frames, or parts of frames, as NumPy's basic slicing has it."""
+        frames, *rest = key if isinstance(key, tuple) else (key,)
+        wanted = self._index[frames]
+        if np.ndim(wanted) and wanted.size == 0:
+            return np.empty((0, *self._frame_shape), self._dtype)[(slice(None), *rest)]
+        with open_hdf5(self.path) as file:
+            source = find_dataset(file, self.dataset)
+            if self._exposures == 1:
+                values = self._read(source, wanted, rest)
+            else:
+                each = (np.asarray(wanted)[..., None] * self._exposures + np.arange(self._exposures)).reshape(-1)
+                taken = self._read(source, each, rest)
+                values = taken.reshape((-1, self._exposures, *taken.shape[1:])).mean(axis=1, dtype=np.float64)
+                values = values if np.ndim(wanted) else values[0]
+        return exactly(values, self._dtype, f"{self.path}: {self.dataset}")
+
+    def _read(self, source: h5py.Dataset, wanted: Any, rest: list[Any]) -> NDArray[Any]:
+        if np.ndim(wanted) == 0:
+            return read_checked(source, int(wanted), *rest)
+        if np.all(np.diff(wanted) == 1):
+            return read_checked(source, slice(int(wanted[0]), int(wanted[-1]) + 1), *rest)
+        # h5py wants ascending lists; put the frames back into the order that was asked for.
+        order, back = np.unique(wanted, return_inverse=True)
+        return read_checked(source, order, *rest)[back]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all frames."""
+        whole = self[:]
+        return whole if dtype is None else exactly(whole, np.dtype(dtype), f"{self.path}: {self.dataset}")
