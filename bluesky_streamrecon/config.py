@@ -239,7 +239,7 @@ def settings_from(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def data_directory() -> Path:
-    """Give where data go unless told otherwise: ``$STREAMRECON_DATA``, or the user's data directory (XDG)."""
+    """Return where data are stored by default: ``$STREAMRECON_DATA``, or the user's data directory (XDG)."""
     given = os.environ.get("STREAMRECON_DATA")
     if given:
         return Path(given).expanduser().resolve()

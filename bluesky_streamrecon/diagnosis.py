@@ -1,4 +1,4 @@
-"""Tries what a scan with a reconstruction job needs, piece by piece, and says of each what to do if it does not work.
+"""Check what a scan with a reconstruction job needs, piece by piece, and what to do about what does not work.
 
 Nothing is changed: what is started is ended again, what is written is removed. Times are seconds, rates bytes per
 second.
@@ -101,7 +101,7 @@ def check_setup(
     def read() -> str:
         nonlocal configuration
         configuration = load_configuration(path)
-        return f"{configuration.path}" if configuration.path else "no file, so defaults hold"
+        return f"{configuration.path}" if configuration.path else "no file: all settings have their defaults"
 
     item = tried("configuration", read)
     yield item
@@ -162,21 +162,25 @@ def _keys(configuration: Configuration) -> str:
     security = read_security(configuration)
     check_bind(job.address, security, insecure=job.insecure)
     if security is None:
-        return "none, and none are needed on loopback" if not job.insecure else "none (insecure): anyone can listen"
+        return (
+            "none; none are needed on loopback"
+            if not job.insecure
+            else "none (insecure): anyone who reaches the port can connect"
+        )
     if job.job_key is not None and job.server_key is not None and Path(job.job_key).exists():
         pair, server = read_secret_key(job.job_key), read_public_key(job.server_key)
         if pair.public not in security.allowed:
             raise ConfigError(f"job_key {job.job_key}: its public key is not among `allowed`; the job would be refused")
         if server != security.keys.public:
             raise ConfigError(f"server_key {job.server_key}: not the public half of {job.key}; copy the right one")
-    return f"{job.key} (mode 600), {len(security.allowed)} public keys are let in"
+    return f"{job.key} (mode 600), {len(security.allowed)} public keys are accepted"
 
 
 def _disk(configuration: Configuration) -> str:
     folders = {"data": configuration.data, "spill": Path(tempfile.gettempdir())}
     if configuration.job.logs is not None:
         folders["logs"] = Path(configuration.job.logs)
-    told = []
+    found = []
     for what, folder in folders.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free
@@ -188,8 +192,8 @@ def _disk(configuration: Configuration) -> str:
             raise ConfigError(text) from error
         if free < LEAST_DISK:
             raise ConfigError(f"{what} {there}: {free / 2**20:.0f} MiB free, expected 1 GiB; make room")
-        told.append(f"{what} {folder}: {free / 2**30:.1f} GiB free")
-    return ", ".join(told)
+        found.append(f"{what} {folder}: {free / 2**30:.1f} GiB free")
+    return ", ".join(found)
 
 
 def _mpi(configuration: Configuration, patience: float) -> str:
@@ -210,7 +214,7 @@ def _mpi(configuration: Configuration, patience: float) -> str:
     sizes = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("size ")]
     if done.returncode != 0 or not sizes:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise JobError(f"{mpiexec} -n {ranks}: exit status {done.returncode}: {''.join(last) or 'it said nothing'}")
+        raise JobError(f"{mpiexec} -n {ranks}: exit status {done.returncode}: {''.join(last) or 'no output'}")
     if sizes != [str(ranks)] * ranks:
         raise JobError(
             f"{mpiexec} -n {ranks}: got ranks in worlds of {', '.join(sizes)}, expected {ranks} in one; mpi4py was "
@@ -276,7 +280,7 @@ class _JobProbe:
         self._wait(
             lambda: self._ready(wanted),
             lambda: (
-                f"not all have said hello: {link.who_is_there(wanted)}; "
+                f"not all processes of the job have connected; {link.who_is_there(wanted)}; "
                 + ("look at the logs" if link.local else f"start the job with --job-id {link.endpoint.job_id}")
             ),
         )
@@ -304,7 +308,7 @@ class _JobProbe:
                 f"the clock of {host} differs by {ahead:+.1f} s from ours, expected less than "
                 f"{CLOCK_SECONDS:g} s; times in logs will not fit together: set both by NTP"
             )
-        return f"largest difference {1e3 * ahead:+.0f} ms ({host}; the time that its message took is in it)"
+        return f"largest difference {1e3 * ahead:+.0f} ms ({host}), the time that its message took included"
 
     def _farthest(self) -> tuple[str, float]:
         peers = self._the_link().endpoint.peers()
@@ -327,7 +331,7 @@ class _JobProbe:
         )
 
     def close(self) -> None:
-        """End it all."""
+        """End the job and close the port."""
         if self._link is not None:
             self._link.close("the check is over")
 

@@ -315,7 +315,9 @@ class StreamSession:
             if not given and run.lost:
                 told.append(f"{taken} of {planned} projections streamed before the reconstruction job was lost")
             elif not given:
-                told.append(f"all {taken} projections taken" if taken >= planned else f"{taken} of {planned} taken")
+                # What was streamed: a scan whose streaming failed has taken more.
+                every = f"all {taken} projections taken"
+                told.append(every if taken >= planned else f"{taken} of {planned} projections streamed")
                 told.append(self._how_good())
             if run.overrule.added:
                 who = ", ".join(dict.fromkeys(o.who for o in run.overrule.orders if o.action == "extend"))
@@ -337,7 +339,7 @@ class StreamSession:
         uneven = [(rank, entry) for rank, entry in self.job.ledger().items() if not entry.balanced]
         told = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
         if len(uneven) > RANKS_TOLD:
-            told.append(f"nor are those of {len(uneven) - RANKS_TOLD} more ranks")
+            told.append(f"those of {len(uneven) - RANKS_TOLD} more ranks do not balance either")
         return told
 
     def _how_good(self) -> str:
@@ -347,12 +349,12 @@ class StreamSession:
             return f"no image was scored: {why}" if why else "no image was scored"
         enough = next((verdict for verdict in run.verdicts if verdict.verdict == "enough"), None)
         if run.verdicts and run.verdicts[-1].verdict == "invalid":
-            return f"no quality: {run.verdicts[-1].text}"
+            return run.verdicts[-1].text
         if enough is None:
             steering = run.spec.steering
             if steering.rule != "ms-ssim":
-                return f"not enough by {steering.rule}: {run.verdicts[-1].text}"
-            missed = "not reached" if run.best < steering.least_score else "not all conditions of the policy met"
+                return f"criterion of {steering.rule} not met: {run.verdicts[-1].text}"
+            missed = "not reached" if run.best < steering.least_score else "reached, but not the other conditions"
             return f"best score {run.best:.3f}, threshold {steering.least_score:g} {missed}"
         if run.spec.steering.advisory:
             why = "advisory only"

@@ -135,19 +135,19 @@ class JobLink:
         return sum(peer.linked for peer in self.endpoint.peers() if peer.role == "rank")
 
     def who_is_there(self, ranks: int | None) -> str:
-        """Tell in words who has said hello and, if `ranks` is known, who has not."""
+        """Return in words which processes are connected and, if `ranks` is known, which are not."""
         here = [peer for peer in self.endpoint.peers() if peer.linked]
-        told = f"at {self.endpoint.address} (job id {self.endpoint.job_id}) "
-        told += "heard of " + (", ".join(_name(peer) for peer in here) or "nobody")
+        connected = ", ".join(_name(peer) for peer in here) or "no process"
+        text = f"connected to {self.endpoint.address} (job id {self.endpoint.job_id}): {connected}"
         missing: list[str] = []
         if ranks is not None:
             there = {peer.rank for peer in here if peer.role == "rank"}
             missing += [f"rank {rank} of {ranks}" for rank in range(ranks) if rank not in there]
         if not any(peer.role == "controller" for peer in here):
             missing.append("the controller")
-        told += f", not of {', '.join(missing)}" if missing else ""
+        text += f"; missing: {', '.join(missing)}" if missing else ""
         logs = self._launcher.logs() if self._launcher is not None else ""
-        return f"{told}\n{logs}".rstrip()
+        return f"{text}\n{logs}".rstrip()
 
     def close(self, reason: str = "the beamline has no further runs", grace: float = 5.0) -> None:
         """Ask the job to end, see that it does, and close the endpoint; idempotent."""

@@ -55,7 +55,7 @@ class ProcessExit:
         return f"ended ({by})"
 
     def __str__(self) -> str:
-        said = f"its last lines:\n{self.tail}" if self.tail else "it said nothing"
+        said = f"its last lines:\n{self.tail}" if self.tail else "no output"
         return f"{self.role} {self.how}; log: {self.log}; {said}"
 
 

@@ -77,7 +77,7 @@ class ReconJob(JobOrders):
         Keep the job when it is unstaged, so that the next run starts at once; `close` ends it then. By default a local
         job is ended, and one that is started elsewhere keeps its connection.
     wait_for_job : bool, optional
-        `stage` waits until every rank and the controller has said hello. False is for a job that may come later.
+        `stage` waits until every rank and the controller has connected. False is for a job that may come later.
     start_timeout, finish_timeout : float, optional
         Longest wait for that, and for the last image without any progress.
     memory_limit : int, optional
@@ -135,12 +135,12 @@ class ReconJob(JobOrders):
 
     @AsyncStatus.wrap
     async def stage(self) -> None:
-        """Start or attach the job, and wait until everyone has said hello.
+        """Start or attach the job, and wait until all of its processes have connected.
 
         Raises
         ------
         JobError
-            If the job can not be started, ends, or has not said hello in time.
+            If the job can not be started, ends, or has not connected in time.
         """
         await super().stage()
         self._loop = asyncio.get_running_loop()
@@ -233,7 +233,7 @@ class ReconJob(JobOrders):
             left = self._progress_at + limit - self._clock()
             if left <= 0:
                 who = link.who_is_there(None) if link is not None else "the job has been closed"
-                self._tell_problem(f"no last image: nothing heard of the job for {limit:g} s; {who}")
+                self._tell_problem(f"no last image: no message from the job for {limit:g} s; {who}")
                 self._over.set()
             await _wait(self._over, min(left, 1.0))
         if run.results is None:
@@ -381,7 +381,7 @@ class ReconJob(JobOrders):
                 await _wait(self._ready, self.start_timeout)
                 if not self._ready.is_set():
                     who = link.who_is_there(self._wanted_ranks if link.local else None)
-                    told = f"not everyone had said hello after {self.start_timeout:g} s"
+                    told = f"not all of its processes have connected after {self.start_timeout:g} s"
                     raise JobError(f"reconstruction job: {told}: {who}")
             if self._failure is not None:
                 raise JobError(f"reconstruction job: {self._failure}")

@@ -308,6 +308,6 @@ def _command(*words: str, seconds: float = COMMAND_SECONDS) -> str:
     except subprocess.TimeoutExpired as error:
         raise JobError(f"{words[0]}: no answer for {seconds:.3g} s; is slurmctld up?") from error
     if done.returncode != 0:
-        said = done.stderr.strip() or "it said nothing"
+        said = done.stderr.strip() or "no output"
         raise JobError(f"{shlex.join(words)}: exit status {done.returncode}: {said}")
     return done.stdout

@@ -89,7 +89,7 @@ class Supervision:
 
     def ordinal(self, exited: ProcessExit) -> str:
         """Tell which restart this is, for people."""
-        return "its time was up" if exited.expected else f"restart {self._count[exited.role]} of {self.restarts}"
+        return "time limit reached" if exited.expected else f"restart {self._count[exited.role]} of {self.restarts}"
 
     def told(self, exited: ProcessExit) -> str:
         """Tell how it ended for good, for people."""

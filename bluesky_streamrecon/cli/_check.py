@@ -51,7 +51,7 @@ def check(
         print_json({"items": [asdict(item) for item in items]})
     bad = [item.name for item in items if item.status != "OK"]
     if bad:
-        console.print(f"streamrecon: not in order: {', '.join(bad)}", highlight=False)
+        console.print(f"streamrecon: {len(bad)} of {len(items)} checks failed: {', '.join(bad)}", highlight=False)
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""``streamrecon replay``: what another policy would have made of a past run."""
+"""``streamrecon replay``: where another policy would have ended a past run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def replay(
     directory: Directory = None,
     uri: Uri = None,
     readable: Readable = None,
-    out: Annotated[Path, typer.Option(help="Picture (PNG) of what would have been.")] = Path("replay.png"),
+    out: Annotated[Path, typer.Option(help="Picture (PNG) of scores, predictions and the stop.")] = Path("replay.png"),
     threads: Threads = 1,
     angle_units: AngleUnits = None,
     json: Json = False,
@@ -77,10 +77,13 @@ def replay(
             print(f"{verdict.projections:5d}  {verdict.verdict:8s}  {verdict.text}")
         last = verdict.verdict
     if result.stopped_at is None:
-        print(f"{result.policy} would not have ended the run in what is stored: {result.taken} of {result.planned}")
+        print(
+            f"{result.policy} would not have ended the run: its criterion is not met by the {result.taken} of "
+            f"{result.planned} projections that are stored"
+        )
     else:
         print(
-            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned}; finished from "
-            f"these, the image differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
+            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned} projections; the "
+            f"finished image of these differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
         )
     print(f"picture: {out}")

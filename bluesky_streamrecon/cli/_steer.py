@@ -163,7 +163,7 @@ def open_operator(
         found = find_job(job_id)
         address, job_id = found.address, found.job_id
         if found.server is not None and security is None:
-            raise ConfigError(f"job {job_id}: it lets in only those on its list of keys; give --key and --server-key")
+            raise ConfigError(f"job {job_id}: it accepts only the keys on its list; give --key and --server-key")
     return OperatorEndpoint(address, job_id=str(job_id), security=security)
 
 

@@ -74,7 +74,7 @@ class Link(Protocol):
 
 
 class Controller:
-    """Judge run after run until told to end.
+    """Judge run after run until the beamline asks it to end.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def run_controller(
     link_limit: float = 60.0,
     reconstructor: Reconstructor | None = None,
 ) -> int:
-    """Run the controller in this process until it is told to end.
+    """Run the controller in this process until the beamline asks it to end.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """What a scan's line integrals say about the rest of it, now and then, beside the judging of images.
 
 A forecast takes longer than judging an image. It is made in a thread of its own, so that scores are not held up, and
-says of how many projections it is.
+names the projections that it was made from.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Forecast:
     failed: tuple[str, ...] = ()
 
     def gain_of(self, planned: int) -> Gain | None:
-        """Give what was predicted for a scan of so many projections; None where it was for a shorter one."""
+        """Return what was predicted for a scan of so many projections; None where it was for a shorter one."""
         return self.gain if self.gain is not None and self.gain.planned >= planned else None
 
 
 def fewest_views(planned: int, asked: int | None) -> int:
-    """Give the projections below which nothing is predicted: those asked for, or 24 and a fifth of the plan."""
+    """Return the projections below which nothing is predicted: those asked for, or 24 and a fifth of the plan."""
     return max(asked, FEWEST) if asked is not None else max(LEAST_VIEWS, math.ceil(LEAST_SHARE * planned))
 
 
@@ -124,7 +124,7 @@ class Forecaster:
             return None, "the number of planned projections is not known"
         uneven = lines.over.unevenness(study.angles)
         if uneven > MOST_UNEVEN and lines.projections < lines.planned:
-            return None, f"angles so far are too uneven (x{uneven:.2f}, not above x{MOST_UNEVEN})"
+            return None, f"angles so far are too uneven (unevenness {uneven:.2f}, at most {MOST_UNEVEN})"
         try:
             return predict_gain(study), ""
         except StreamReconError as error:
@@ -132,7 +132,7 @@ class Forecaster:
 
 
 def _measured(metric: StudyMetric, study: Study) -> tuple[float | None, str]:
-    """Measure; what goes wrong in one metric is told, and takes nothing from the others or from the prediction."""
+    """Measure; an error in one metric is reported, and harms neither the others nor the prediction."""
     try:
         return number_of(metric.name, metric.measure(study)), ""
     except StreamReconError as error:
@@ -144,7 +144,7 @@ def _measured(metric: StudyMetric, study: Study) -> tuple[float | None, str]:
 
 
 def _safely(forecaster: Callable[[ScanLines], Forecast], lines: ScanLines) -> Forecast:
-    """Make a forecast; what goes wrong is said in it, and stops no scan."""
+    """Make a forecast; an error becomes the reason why there is none, and stops no scan."""
     try:
         return forecaster(lines)
     except Exception as error:
@@ -153,7 +153,7 @@ def _safely(forecaster: Callable[[ScanLines], Forecast], lines: ScanLines) -> Fo
 
 
 def _give_way() -> None:
-    """Let everything else on this computer go before this thread: a forecast can wait, an update or a verdict not."""
+    """Lower this thread's priority below everything else: a forecast can wait, an update or a verdict can not."""
     thread = threading.get_native_id()
     with contextlib.suppress(AttributeError, OSError):  # not on Linux, or not allowed
         os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
@@ -170,11 +170,11 @@ class Inline:
         self._done: list[Forecast] = []
 
     def submit(self, lines: ScanLines) -> None:
-        """Make a forecast of these."""
+        """Make a forecast from these projections."""
         self._done.append(_safely(self._forecaster, lines))
 
     def take(self) -> list[Forecast]:
-        """Give the forecasts that were finished since the last call."""
+        """Return the forecasts that were finished since the last call."""
         done, self._done = self._done, []
         return done
 
@@ -210,7 +210,7 @@ class Background:
         return self._busy
 
     def submit(self, lines: ScanLines) -> None:
-        """Have a forecast made of these; only while not `busy`."""
+        """Begin a forecast from these projections; only while not `busy`."""
         with self._changed:
             self._given, self._busy = lines, True
             self._changed.notify_all()
@@ -220,7 +220,7 @@ class Background:
             self._thread.start()
 
     def take(self) -> list[Forecast]:
-        """Give the forecasts that were finished since the last call."""
+        """Return the forecasts that were finished since the last call."""
         with self._changed:
             done, self._done = self._done, []
             return done

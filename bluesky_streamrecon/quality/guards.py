@@ -55,6 +55,9 @@ AXIS_MISFIT = 1.0
 AT_THE_EDGE = 0.05
 """Attenuation at the detector's edge, relative to the strongest, from which on the sample may reach out of view."""
 
+UNREAD = "their frames could not be read or sent (the run's problems say which)"
+"""Frames that were lost have no values either; which of the two it was is known on the beamline's computer."""
+
 AT_A_TIME = 256
 """Views that are compared with all others at a time."""
 
@@ -62,7 +65,7 @@ Row = NDArray[np.float64]
 
 
 def find_fault(lines: ScanLines) -> str | None:
-    """Say why these projections can not be a scan of one still sample; None if they can.
+    """Return why these projections can not be a scan of one still sample; None if they can.
 
     A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: nothing tells it from
     a stage that does not turn. While views have covered a few degrees only, as at the beginning of a long scan in fixed
@@ -73,7 +76,7 @@ def find_fault(lines: ScanLines) -> str | None:
 
 
 def too_early(lines: ScanLines) -> str | None:
-    """Say why nothing is known about these projections yet; None if enough is."""
+    """Return why nothing is known about these projections yet; None if that is known."""
     lines = lines.one_by_one
     if lines.projections == 0 or not _narrow(lines):
         return None
@@ -107,7 +110,7 @@ def _found(lines: ScanLines) -> _Fault | None:
 
 
 def structured_rows(lines: ScanLines) -> list[int]:
-    """Give the rows (counted within the preview rows) in which there is anything to see."""
+    """Return the rows (counted within the preview rows) in which there is anything to see."""
     lines = lines.one_by_one
     kept = np.isfinite(lines.values).all(axis=(1, 2))
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
@@ -129,9 +132,9 @@ def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
     if newest >= min(3, count):
         first, last = lines.number(count - newest), lines.number(count - 1)
         since = f"projections {first} to {last}" if newest < count else f"all {count} projections"
-        return f"no light in {since}: the shutter is closed, or something blocks the detector"
+        return f"no light in {since}: the shutter is closed, something blocks the detector, or {UNREAD}"
     if lost > max(2, UNMEASURED * count):
-        return f"no light in {lost} of {count} projections: the shutter or the beam fails now and then"
+        return f"no light in {lost} of {count} projections: the shutter or the beam fails now and then, or {UNREAD}"
     return None
 
 
@@ -182,7 +185,7 @@ class _Look:
         return self._mass_fault(mass, mass_noise) or self._centre_fault(mass)
 
     def _stuck(self) -> int:
-        """Give how many of the newest frames are all one view, although others say that views differ; 0: none.
+        """Return how many of the newest frames are all one view, although others say that views differ; 0: none.
 
         Frames at neighbouring angles may differ too little to be seen. So they are held against older frames near by,
         where there are some. Else, as in fixed order, more and more frames are taken together, until earlier ones say
@@ -206,7 +209,7 @@ class _Look:
         return 0
 
     def _unlike_near_by(self, newest: int) -> bool | None:
-        """Tell whether frames from `newest` on differ from older ones as near in angle as they are to one another.
+        """Return whether frames from `newest` on differ from older ones as near in angle as they are to one another.
 
         None: hardly any older frames are as near, as in fixed order.
         """
@@ -220,7 +223,7 @@ class _Look:
         return _change(self.row, others, these) > 1 + 2 * SURE * math.sqrt(2 * SMOOTH / size)
 
     def _should_differ(self, newest: int, count: int, least: Row) -> bool:
-        """Tell whether frames from `newest` on should differ by far more than `least`, from groups before them.
+        """Return whether frames from `newest` on should differ by far more than `least`, from groups before them.
 
         The power of the difference grows with the square of a small angle; with its fourth power around an angle where
         views hardly change, as they do on the axis of symmetry of a sample that has one.
@@ -233,7 +236,7 @@ class _Look:
         return bool((most * min(1.0, SLOW * angle) ** 2 > MORE * least).any())
 
     def _differences(self, first: int, count: int) -> Row:
-        """Give by how much more than noise `count` frames from `first` on differ: each from another, and in the mean.
+        """Return by how much more than noise `count` frames from `first` on differ: each from another, and in the mean.
 
         The second half is compared with the first, and once more without the first quarter: where views are mirror
         images of those before a certain angle, halves that meet there have the same mean.
@@ -243,7 +246,7 @@ class _Look:
         return np.array([_change(group, half_way) - 1, max(_step(group), _step(group[count // 4 :]))])
 
     def _overlooked(self, count: int) -> Row:
-        """Give what noise alone makes of `_differences`, at most."""
+        """Return what noise alone makes of `_differences`, at most."""
         columns = self.row.shape[1]
         return SURE * np.sqrt([4 * SMOOTH / (columns * count), 2 * SMOOTH / columns])
 
@@ -319,7 +322,7 @@ class _Look:
 
 
 def _right_angle_apart(angles: Row) -> NDArray[np.intp]:
-    """Give for each view the one that is nearest to a right angle away."""
+    """Return for each view the one that is nearest to a right angle away."""
     found = np.empty(len(angles), np.intp)
     for first in range(0, len(angles), AT_A_TIME):
         these = angles[first : first + AT_A_TIME]
@@ -329,7 +332,7 @@ def _right_angle_apart(angles: Row) -> NDArray[np.intp]:
 
 
 def _powers(frames: Row, others: NDArray[np.intp], these: NDArray[np.intp] | None = None) -> tuple[float, float]:
-    """Give the power of differences between frames as white noise, and over `SMOOTH` columns."""
+    """Return the power of differences between frames as white noise, and over `SMOOTH` columns."""
     from bluesky_streamrecon.quality._power_kernels import powers
 
     if these is None:
@@ -339,13 +342,13 @@ def _powers(frames: Row, others: NDArray[np.intp], these: NDArray[np.intp] | Non
 
 
 def _change(frames: Row, others: NDArray[np.intp], these: NDArray[np.intp] | None = None) -> float:
-    """Give by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
+    """Return by how much more frames differ, over some columns, than by white noise alone, which gives 1."""
     white, smooth = _powers(frames, others, these)
     return smooth / max(white, 1e-300)
 
 
 def _step(group: Row) -> float:
-    """Give by how much more than noise the second half of frames differs from the first, in the mean."""
+    """Return by how much more than noise the second half of frames differs from the first, in the mean."""
     half = len(group) // 2
     noise = _powers(group, np.roll(np.arange(len(group)), half))[0] / half
     mean = group[-half:].mean(axis=0) - group[:half].mean(axis=0)
@@ -353,13 +356,13 @@ def _step(group: Row) -> float:
 
 
 def _smooth(difference: Row) -> float:
-    """Give the power over some columns, which is that of white noise if there is nothing else."""
+    """Return the power over some columns, which is that of white noise if there is nothing else."""
     sums = np.cumsum(np.pad(difference, ((0, 0), (1, 0))), axis=1)
     return float(np.mean(((sums[:, SMOOTH:] - sums[:, :-SMOOTH]) / SMOOTH) ** 2)) * SMOOTH
 
 
 def _misfit(model: Row, values: Row, *, free: bool = True) -> float:
-    """Give the deviation from the best fit; `free`: from its mean, which the model may leave open."""
+    """Return the deviation from the best fit; `free`: from its mean, which the model may leave open."""
     fit, *_ = np.linalg.lstsq(model, values, rcond=None)
     left = values - model @ fit
     return float(np.std(left) if free else np.sqrt(np.mean(left**2)))

@@ -80,7 +80,7 @@ class ImageHistory:
         return self.images[-1]
 
     def made_of(self, projections: int) -> PreviewImage | None:
-        """Give the newest image made of at most so many projections, or None."""
+        """Return the newest image made of at most so many projections, or None."""
         found = bisect.bisect_right(self.images, projections, key=lambda image: image.projections)
         return self.images[found - 1] if found else None
 
@@ -111,7 +111,7 @@ class ImageHistory:
         return ImageHistory((*self.images, image))
 
     def read_only(self) -> ImageHistory:
-        """Give the same images so that nobody can write into them: others are compared with them later."""
+        """Return the same images so that nobody can write into them: others are compared with them later."""
         return ImageHistory(tuple(replace(image, stack=_read_only(image.stack)) for image in self.images))
 
     def trimmed(self, oldest: int, *, most: int, keep: int = 2) -> ImageHistory:
@@ -209,8 +209,8 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
     metric: Any = made("metric", name, _metrics.get(name), settings, compare_to)
     if not (isinstance(metric, StudyMetric) or (isinstance(metric, Metric) and callable(metric))):
         raise ConfigError(
-            f"metric {name!r}: what makes it gave {metric!r}, expected an object with a name, and either a reach and a "
-            "call with the images' history, or measure(study)"
+            f"metric {name!r}: its factory returned {metric!r}, expected an object with a name, and either a reach and "
+            "a call with the images' history, or measure(study)"
         )
     if metric.name != name:
         raise ConfigError(f"metric {name!r}: calls itself {metric.name!r}, expected the name that it is registered as")
@@ -234,7 +234,7 @@ def measured(metric: Metric, history: ImageHistory) -> float | None:
 
 
 def number_of(name: str, value: object) -> float | None:
-    """Give what a metric returned as a float, or None.
+    """Return what a metric returned as a float, or None.
 
     Raises
     ------
@@ -245,13 +245,13 @@ def number_of(name: str, value: object) -> float | None:
         return None
     if not isinstance(value, Real) or not math.isfinite(value):
         raise DataError(
-            f"metric {name!r} gave {value!r:.100}, expected a finite number, or None as long as there is none"
+            f"metric {name!r} returned {value!r:.100}, expected a finite number, or None as long as there is none"
         )
     return float(value)
 
 
 def comparison_distance(recon: ReconSettings, steering: SteeringSettings) -> int:
-    """Give k, how many projections lie between compared images: as asked for, or else the window.
+    """Return k, how many projections lie between compared images: as asked for, or else the window.
 
     A run that keeps all projections has no window; there it is 24, or one step if that is more.
     """

@@ -192,7 +192,8 @@ def _made(name: str, factory: PolicyFactory, settings: SteeringSettings) -> Poli
     policy: Any = made("stopping policy", name, factory, settings)
     if not isinstance(policy, Policy):
         raise ConfigError(
-            f"stopping policy {name!r}: what makes it gave {policy!r}, expected an object with name, metrics and judge"
+            f"stopping policy {name!r}: its factory returned {policy!r}, expected an object with name, metrics and "
+            "judge"
         )
     metrics: object = policy.metrics
     if not isinstance(metrics, tuple | list) or not all(isinstance(metric, str) for metric in metrics):

@@ -151,7 +151,7 @@ class SteeringSession:
         self._worker.close()
 
     def lengthen(self, planned: int) -> None:
-        """Go by a longer plan, of so many projections: what was predicted for the shorter one counts no more."""
+        """Take over a longer plan, of so many projections: predictions for the shorter one are not used any more."""
         logger.info("run %s: %d projections planned by now", self.run.run_uid, planned)
         self.run = msgspec.structs.replace(self.run, planned=planned)
         self._lines.planned = planned
@@ -230,7 +230,7 @@ class SteeringSession:
     def last_word(self) -> Score | None:
         """Judge the newest image once more after `close`, by all that has come; None where there is nothing new to say.
 
-        What goes wrong late in a scan, or in one that is over before the first forecast, would not be told otherwise.
+        Otherwise nobody would learn what goes wrong late in a scan, or in one that is over before the first forecast.
         """
         score = self._newest
         if self._waiting or score is None or score.verdict == "invalid" or (fault := self._fault(now=True)) is None:
@@ -255,7 +255,7 @@ class SteeringSession:
             self._said = True
 
     def _look_ahead(self) -> None:
-        """Have a forecast made if it is time for one, and take those that are done."""
+        """Begin a forecast if it is time for one, and take those that are done."""
         self._forecasts += self._worker.take()
         if self._closed or self._worker.busy or self._lines.projections < self._next_forecast:
             return
@@ -268,7 +268,7 @@ class SteeringSession:
             self._forecasts += self._worker.take()
 
     def _fault(self, *, now: bool) -> str | None:
-        """Say why the data are not a scan of one still sample; None if they are, as far as known.
+        """Return why the data are not a scan of one still sample; None if nothing speaks against it.
 
         Parameters
         ----------
@@ -365,7 +365,7 @@ class SteeringSession:
         return Verdict(verdict.verdict, verdict.score, f"{verdict.text}{self._failed()}"), values
 
     def _failed(self) -> str:
-        """Say which metrics of line integrals could not be measured the last time."""
+        """Return which metrics of line integrals could not be measured the last time, in words."""
         return "".join(f"; {why}" for why in self._forecasts[-1].failed) if self._forecasts else ""
 
 
@@ -389,7 +389,7 @@ def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | N
 
 
 def _nothing_to_see(image: PreviewImage) -> str | None:
-    """Say why an image can not tell anything, whatever is measured on it; None if it can."""
+    """Return why an image can not tell anything, whatever is measured on it; None if it can."""
     flat = []
     for row, piece in zip(image.rows, image.stack, strict=True):
         low, high = float(piece.min()), float(piece.max())

@@ -120,7 +120,7 @@ class EmbeddedTiled:
 
 
 def _why(error: Exception) -> str:
-    """Give the last line that names an error: Tiled quotes the whole output of its set-up, tracebacks included."""
+    """Return the last line that names an error: Tiled quotes the whole output of its set-up, tracebacks included."""
     named = re.findall(r"^(?:\w+\.)*\w*Error: .*", str(error), re.MULTILINE)
     return str(named[-1]) if named else f"{type(error).__name__}: {error}"
 

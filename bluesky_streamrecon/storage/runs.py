@@ -22,6 +22,7 @@ from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
+from bluesky_streamrecon.storage.proxies import reaches_loopback
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
 __all__ = [
@@ -304,9 +305,11 @@ def _fetching(name: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         answer, url = error.response.status_code, error.request.url
+        ours = "--readable DIR, or open_storage(readable=...)"
         raise StorageError(
-            f"{name}: Tiled at {url.scheme}://{url.netloc.decode()} can not read the file (answer {answer}); is it "
-            f"still there, and in a directory that the server may read (--readable DIR, or open_storage(readable=...))?"
+            f"{name}: Tiled at {url.scheme}://{url.netloc.decode()} did not send the data (HTTP status {answer}); is "
+            "the file still there, and in a directory that the server may read "
+            f"({ours if reaches_loopback(str(url)) else 'a setting of that server'})?"
         ) from error
 
 

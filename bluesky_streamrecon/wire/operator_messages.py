@@ -126,7 +126,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     run_uid : str or None
         Open run; None: there is none.
     taken, planned, added : int
-        Projections taken, planned when the run began, and added since by people.
+        Projections streamed to the job, planned when the run began, and added since by people.
     image_number, used, lag : int
         Images made, projections in them, and projections not in them yet.
     score : float or None
@@ -203,7 +203,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         more = f" and {self.added} added" if self.added else ""
         told = [
             ("run", self.run_uid),
-            ("projections", f"{self.taken}{of}{more} taken"),
+            ("projections", f"{self.taken}{of}{more} streamed"),
             ("image", f"{self.image_number}, from {self.used} projections; lag {self.lag}"),
             ("score", "none yet" if self.score is None else f"{self.score:.4f}"),
             ("verdict", (self.text or "none yet") + (" (advisory: no automatic stop)" if self.advisory else "")),

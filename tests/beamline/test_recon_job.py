@@ -140,7 +140,7 @@ def test_scan_without_any_job_goes_on_and_says_so(run_engine, documents, attache
     run_engine(streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage))
     stop = of_stop(documents)
     assert stop["exit_status"] == "success"
-    assert "no image was scored; no final image; no last image: nothing heard of the job for 0.2 s" in stop["reason"]
+    assert "no image was scored; no final image; no last image: no message from the job for 0.2 s" in stop["reason"]
     assert len([doc for name, doc in documents if name == "event" and "stage" in doc["data"]]) == 5
 
 

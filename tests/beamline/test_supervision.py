@@ -36,7 +36,7 @@ def test_end_at_the_schedulers_time_limit_does_not_count():
     supervision = Supervision(restarts=1)
     timeout = ProcessExit("job of 2 ranks", 1, Path("/nowhere/job.log"), "", expected=True)
     assert [supervision.delay(timeout) for _ in range(3)] == [1.0, 1.0, 1.0]
-    assert supervision.ordinal(timeout) == "its time was up"
+    assert supervision.ordinal(timeout) == "time limit reached"
     assert supervision.delay(JOB) == 1.0
     assert Supervision(restarts=0).delay(timeout) is None
 
@@ -111,7 +111,7 @@ def test_state_tells_of_the_restart_that_is_awaited(run_engine, dying, script, s
 
     asyncio.run_coroutine_threadsafe(watch(), run_engine.loop).result(BOUND)
     stop = scan(dying)
-    assert "no last image: nothing heard of the job for 0.1 s" in stop["reason"]
+    assert "no last image: no message from the job for 0.1 s" in stop["reason"]
     assert JobState.RESTARTING in seen
     assert JobState.LOST not in seen
     assert not dying.last_run.lost

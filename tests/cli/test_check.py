@@ -95,7 +95,7 @@ def test_mpi_of_another_kind_is_found_out(configured, no_server, tmp_path):
 def test_job_that_never_comes_is_a_timeout_that_says_how_to_start_it(configured, no_server):
     items = checked(configured('[job]\nlauncher = "none"\njob_id = "far-away"\n'), patience=0.2)
     assert items["job"].status == "TIMEOUT"
-    assert "heard of nobody" in items["job"].hint
+    assert "no process; missing: " in items["job"].hint
     assert "start the job with --job-id far-away" in items["job"].hint
     assert "mpi" not in items
 
@@ -158,7 +158,7 @@ def test_hello_that_waited_for_us_to_listen_is_no_clock_that_differs(monkeypatch
 
     probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
     probe._link = SimpleNamespace(endpoint=SimpleNamespace(peers=peers))
-    assert probe.clocks().startswith("largest difference -2 ms (near; ")
+    assert probe.clocks().startswith("largest difference -2 ms (near), ")
 
 
 def test_check_that_breaks_is_a_finding():

@@ -45,6 +45,6 @@ def test_fault_is_told_in_the_reason_and_ends_nothing_early(run_engine, document
         job.close()
     stop = next(document for name, document in documents if name == "stop")
     assert stop["num_events"]["primary"] == 60
-    assert stop["reason"].startswith("all 60 projections taken; no quality: not judged at 60 of 60 projections: ")
+    assert stop["reason"].startswith("all 60 projections taken; not judged at 60 of 60 projections: ")
     assert said in stop["reason"]
     assert job.last_run.verdicts[-1].verdict == "invalid"

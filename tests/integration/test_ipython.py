@@ -110,7 +110,7 @@ def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython
     press_ctrl_c(child, r"A 'deferred pause'")
     press_ctrl_c(child, PROMPT)
     told = say(child, "status()")
-    assert re.search(r"projections +\d+ of 60 taken", told)
+    assert re.search(r"projections +\d+ of 60 streamed", told)
     assert re.search(r"held +no", told)
     assert "held: no automatic stop" in say(child, "hold('wait for Anna')")
     assert "wait for Anna" in say(child, "recon_job.status()")

@@ -37,7 +37,7 @@ def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
     beamline.status = msgspec.structs.replace(beamline.status, taken=3)
     told = until(changes, lambda t: t["judged"])
     assert (told["run"], told["taken"], told["first"], told["link"]) == ("run-1", 3, 0, "")
-    assert ["projections", "3 of 12 taken"] in told["lines"]
+    assert ["projections", "3 of 12 streamed"] in told["lines"]
     beamline.judged += (Judged(image_number=2, projections=4, score=0.6, gain=0.1),)
     told = until(changes, lambda t: t["judged"])
     assert (told["first"], [j["score"] for j in told["judged"]]) == (1, [0.6])

@@ -257,7 +257,7 @@ def test_scan_that_is_stopped_by_hand_says_how_far_it_got(
     pause_at(tomo(held_beamline(exposing=exposing)), exposing)
     exposing.release()
     run_engine.stop()
-    assert of(documents, "stop")[0]["reason"].startswith("2 of 6 taken")
+    assert of(documents, "stop")[0]["reason"].startswith("2 of 6 projections streamed")
 
 
 def test_pause_while_the_last_image_is_waited_for(

@@ -147,7 +147,7 @@ def test_status_tells_in_words_how_the_run_is(steady, script, pretend_job):
     seen = []
     steady({7: lambda: seen.append(pretend_job.status())})
     told = repr(seen[0])
-    assert "7 of 12 taken" in told
+    assert "7 of 12 streamed" in told
     assert "0.5000" in told
     assert (seen[0].taken, seen[0].used, seen[0].lag, seen[0].held) == (7, 7, 0, None)
     assert "none is open" in repr(pretend_job.status())

@@ -149,7 +149,7 @@ def test_failure_of_the_plan_stays_a_failure(run_engine, documents, wrapped, bea
 def test_job_that_says_no_hello_is_named_in_the_error(run_engine, documents, wrapped, beamline, script, pretend_job):
     script.silent = True
     pretend_job.start_timeout = 0.05
-    with pytest.raises(JobError, match=r"not everyone had said hello after 0\.05 s") as refused:
+    with pytest.raises(JobError, match=r"not all of its processes have connected after 0\.05 s") as refused:
         run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline))
     assert "rank 0 of 2, rank 1 of 2, the controller" in str(refused.value)
     assert "/nowhere/job.log" in str(refused.value)

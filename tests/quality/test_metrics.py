@@ -178,7 +178,7 @@ class Nameless:
         (Named, "calls itself SteeringSettings"),  # the class itself, where what makes it is wanted
         (lambda settings: Named(), "can not be made with its settings: TypeError"),
         (lambda settings, compare_to: settings.options["relax"], "KeyError: 'relax'"),
-        (lambda settings, compare_to: None, "gave None, expected an object with a name"),
+        (lambda settings, compare_to: None, "returned None, expected an object with a name"),
         (lambda settings, compare_to: Nameless(), "expected an object with a name"),
         (lambda settings, compare_to: Named("ms-ssim"), "calls itself 'ms-ssim'"),
         (lambda settings, compare_to: Named(reach="all"), "got reach 'all'"),

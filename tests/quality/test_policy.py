@@ -211,7 +211,7 @@ class Own:
     [
         (dict.fromkeys, "can not be made with its settings: TypeError"),
         (lambda settings: Own(**settings.options), "unexpected keyword argument 'tolerence'"),
-        (lambda settings: None, "gave None, expected an object with name, metrics and judge"),
+        (lambda settings: None, "its factory returned None, expected an object with name, metrics and judge"),
         (lambda settings: Own("ms-ssim"), "got metrics 'ms-ssim', expected a tuple of names"),
         (lambda settings: Own(None), "got metrics None"),
     ],

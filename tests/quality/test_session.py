@@ -345,10 +345,10 @@ def boom(given):
     ("given", "said"),
     [
         (boom, "metric 'mine' failed: RuntimeError: boom"),
-        (lambda history: math.nan, "metric 'mine' gave nan, expected a finite number"),
-        (lambda history: math.inf, "metric 'mine' gave inf"),
-        (lambda history: "good", "metric 'mine' gave 'good'"),
-        (lambda history: history.newest.stack.std(axis=(1, 2)), "metric 'mine' gave array("),
+        (lambda history: math.nan, "metric 'mine' returned nan, expected a finite number"),
+        (lambda history: math.inf, "metric 'mine' returned inf"),
+        (lambda history: "good", "metric 'mine' returned 'good'"),
+        (lambda history: history.newest.stack.std(axis=(1, 2)), "metric 'mine' returned array("),
         (lambda history: history.newest.stack.fill(0.0), "read-only"),
     ],
 )

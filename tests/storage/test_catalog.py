@@ -265,7 +265,7 @@ def test_file_that_the_server_may_not_read_is_told_with_what_to_do(run_engine, s
     (uid,) = run_engine(tomogram(beamline)).run_start_uids
     frames = load_run(storage.catalog, uid).projections
     with pytest.raises(
-        StorageError, match=rf"run {uid}, primary: Tiled at http://.* can not read the file.*--readable"
+        StorageError, match=rf"run {uid}, primary: Tiled at http://.* did not send the data.*--readable"
     ):
         frames[:]
 

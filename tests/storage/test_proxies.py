@@ -12,12 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from bluesky_streamrecon.diagnosis import Configuration, _tiled
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage import ReconstructionRun, open_catalog, open_storage
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
+from bluesky_streamrecon.storage.runs import _fetching
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -180,3 +182,15 @@ def test_loopback_is_told_by_its_address_alone(monkeypatch, host, loopback):
     monkeypatch.setenv("all_proxy", "proxy:3128")
     assert reaches_loopback(f"http://{host}:8000/api/v1") is loopback
     assert proxy_for(f"http://{host}:8000/api/v1") == (None if loopback else "http://proxy:3128")
+
+
+@pytest.mark.parametrize(
+    ("host", "whose"),
+    [("127.0.0.1:8000", "--readable DIR, or open_storage"), ("tiled.facility.org", "a setting of that server")],
+)
+def test_file_that_a_server_does_not_send_is_told_with_what_can_be_done_there(host, whose):
+    request = httpx.Request("GET", f"http://{host}/api/v1/array/block/x")
+    with pytest.raises(StorageError) as caught, _fetching("run u, primary"):
+        httpx.Response(500, request=request).raise_for_status()
+    assert f"Tiled at http://{host} did not send the data (HTTP status 500)" in str(caught.value)
+    assert f"that the server may read ({whose}" in str(caught.value)
