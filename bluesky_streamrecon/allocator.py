@@ -10,7 +10,7 @@ __all__ = ["give_back"]
 
 
 def give_back() -> None:
-    """Give the operating system what is free in the heaps of this process; nothing happens without glibc.
+    """Return free memory of this process to the operating system; nothing happens without glibc.
 
     Threads that make large arrays have heaps of their own, and what is freed in the middle of one stays resident.
     """

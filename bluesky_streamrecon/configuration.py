@@ -185,7 +185,7 @@ class Configuration:
         return Path(self.storage.directory) if self.storage.directory is not None else data_directory()
 
     def plan_settings(self) -> dict[str, Any]:
-        """Give what ``[recon]`` and ``[steering]`` say themselves, as keyword arguments of the plans."""
+        """Return what ``[recon]`` and ``[steering]`` say themselves, as keyword arguments of the plans."""
         settings = {}
         for full in sorted(self.given):
             section, _, name = full.partition(".")
@@ -196,7 +196,7 @@ class Configuration:
         return settings
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
-        """Give every setting, its value, and where that came from, in order."""
+        """Return every setting, its value, and where that came from, in order."""
         for section in SECTIONS:
             yield from self._rows(section, getattr(self, section))
 

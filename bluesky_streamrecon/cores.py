@@ -8,7 +8,7 @@ __all__ = ["own_cores"]
 
 
 def own_cores() -> set[int]:
-    """Give the numbers of the cores that this process may use."""
+    """Return the numbers of the cores that this process may use."""
     try:
         return set(os.sched_getaffinity(0))
     except AttributeError:  # not on every system

@@ -70,7 +70,7 @@ class TomoGeometry:
     def detector_column(
         self, x: NDArray[np.float64] | float, y: NDArray[np.float64] | float, angle: float
     ) -> NDArray[np.float64] | float:
-        """Give the detector column that sees image point (x, y) at `angle`.
+        """Return the detector column that sees image point (x, y) at `angle`.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class TomoGeometry:
         return self.axis + (x - self.half) * math.cos(angle) + (y - self.half) * math.sin(angle)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Give the pixels that are reconstructed, shape (N, N): all, or the inscribed disc."""
+        """Return the pixels that are reconstructed, shape (N, N): all, or the inscribed disc."""
         if not self.disc:
             return np.ones((self.size, self.size), dtype=bool)
         r = np.arange(self.size) - self.half

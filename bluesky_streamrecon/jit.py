@@ -35,7 +35,7 @@ _FAST = frozenset({"contract", "reassoc", "nsz", "arcp", "nnan", "ninf"})
 
 @cache
 def cache_directory() -> Path | None:
-    """Give the writable directory for compiled kernels; None if there is none, so that each process compiles."""
+    """Return the writable directory for compiled kernels; None if there is none, so that each process compiles."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     candidates = [Path(home) / "bluesky-streamrecon", Path(tempfile.gettempdir()) / f"bluesky-streamrecon-{_user()}"]
     if os.environ.get("NUMBA_CACHE_DIR"):
@@ -78,7 +78,7 @@ def _user() -> int:
 
 @cache
 def _sources(folder: Path) -> str:
-    """Give a digest of everything that the machine code depends on, apart from signature and processor."""
+    """Return a digest of everything that the machine code depends on, apart from signature and processor."""
     digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
     for path in (Path(__file__), *sorted(folder.glob("*.py"))):
         digest.update(path.read_bytes())

@@ -20,7 +20,7 @@ _run: str | None = None
 
 
 def set_run(run_uid: str | None) -> None:
-    """Say which run this process serves, for records that do not name one themselves; None: none."""
+    """Set the run that is logged with records that do not name one themselves; None: none."""
     global _run  # noqa: PLW0603 - a process serves one run at a time
     _run = run_uid
 
@@ -51,7 +51,7 @@ class LineFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str | int = "WARNING", stream: TextIO | None = None) -> logging.Handler:
-    """Have everything of `level` and above logged by `LineFormatter`, in the place of earlier handlers.
+    """Log everything of `level` and above by `LineFormatter`, in the place of earlier handlers.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ class AngleOrder(Sequence[float]):
         )
 
     def largest_gaps(self) -> NDArray[np.float64]:
-        """Give the largest angular gap after each projection.
+        """Return the largest angular gap after each projection.
 
         Returns
         -------
@@ -155,16 +155,16 @@ class AngleOrder(Sequence[float]):
         return gaps
 
     def gap_ratios(self) -> NDArray[np.float64]:
-        """Give the largest gap over the ideal one (span / projections) after each projection, shape (num,)."""
+        """Return the largest gap over the ideal one (span / projections) after each projection, shape (num,)."""
         return self.largest_gaps() * np.arange(1, len(self) + 1) / (self.stop - self.start)
 
     def worst_gap_ratio(self, first: int = 8) -> float:
-        """Give the worst of `gap_ratios` from prefix `first` on (or at the end, if that is earlier)."""
+        """Return the worst of `gap_ratios` from prefix `first` on (or at the end, if that is earlier)."""
         ratios = self.gap_ratios()
         return float(ratios[min(first, len(self)) - 1 :].max())
 
     def between(self) -> Iterator[float]:
-        """Give further angles without end: the middles of the gaps, then of the gaps that are left, and so on.
+        """Return further angles without end: the middles of the gaps, then of the gaps that are left, and so on.
 
         In each round the widest gaps come first, and gaps of one width in optimized-interleaved order. All lie inside
         the angles of this order; an order of one angle has none.
@@ -184,7 +184,7 @@ class AngleOrder(Sequence[float]):
             at = sorted({*at, *middles})
 
     def sweeps(self) -> tuple[Sweep, ...]:
-        """Give the turns in which a stage that does not stop can visit these angles.
+        """Return the turns in which a stage that does not stop can visit these angles.
 
         Raises
         ------
@@ -220,7 +220,7 @@ class AngleOrder(Sequence[float]):
         return tuple(made)
 
     def travel(self, *, backlash: float = 0.0) -> float:
-        """Give the stage travel from the first to the last angle, degrees.
+        """Return the stage travel from the first to the last angle, degrees.
 
         Parameters
         ----------
@@ -259,7 +259,7 @@ class AngleOrder(Sequence[float]):
 
 
 def move_time(distance: float, velocity: float, acceleration_time: float = 0.0) -> float:
-    """Give the seconds of one move with a trapezoidal velocity profile.
+    """Return the seconds of one move with a trapezoidal velocity profile.
 
     Parameters
     ----------

@@ -53,11 +53,11 @@ class Registry(Generic[T]):
         self._added[name] = value
 
     def names(self) -> tuple[str, ...]:
-        """Give all names, sorted."""
+        """Return all names, sorted."""
         return tuple(sorted({*self._ours, *self._added, *(entry.name for entry in self._installed())}))
 
     def get(self, name: str) -> T:
-        """Give what `name` stands for.
+        """Return what `name` stands for.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
         raise ConfigError(f"{self._what}: got {name!r}, expected one of {', '.join(self.names())}")
 
     def _look_for_our_names(self) -> None:
-        """Say once which installed packages want a name of ours: they do not get it."""
+        """Log once which installed packages register a name of ours, which is not theirs to take."""
         if self._looked:
             return
         self._looked = True
@@ -127,7 +127,7 @@ def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: A
 
 
 def told(error: Exception) -> str:
-    """Give an error in one line: its kind, what it says, and where it was raised."""
+    """Return an error in one line: its kind, what it says, and where it was raised."""
     where = traceback.extract_tb(error.__traceback__)[-1:]
     return f"{type(error).__name__}: {error}" + "".join(
         f" ({at.name}, line {at.lineno} of {at.filename})" for at in where

@@ -26,7 +26,7 @@ FINEST = 24
 
 
 def most_views(columns: int) -> int:
-    """Give the number of views that are held one by one, for a detector of so many columns.
+    """Return the number of views that are held one by one, for a detector of so many columns.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class ViewStore:
             self.append(values, float(angle), int(count))
 
     def views(self) -> Views:
-        """Give what is held, as copies."""
+        """Return what is held, as copies."""
         held = self._held
         return Views(self._values[:held].copy(), self._angles[:held].copy(), self._counts[:held].copy())
 
@@ -176,7 +176,7 @@ class ViewStore:
 
 
 def aligned(stores: Sequence[ViewStore]) -> list[Views]:
-    """Give the views that several stores of one scan have in common: of each store those in the same cells.
+    """Return the views that several stores of one scan have in common: of each store those in the same cells.
 
     Stores that were filled from different sources may differ by what came last.
     """

@@ -244,7 +244,7 @@ class RecordedCamera:
         return self._dtype
 
     def frame(self, exposure: Exposure) -> NDArray[Any]:
-        """Give the recorded frame; see `Camera.frame`."""
+        """Return the recorded frame; see `Camera.frame`."""
         dark = self._darks[exposure.index % len(self._darks)]
         if exposure.kind is FrameKind.DARK:
             return np.asarray(dark, dtype=self.dtype)
@@ -270,7 +270,7 @@ class RecordedCamera:
 
 
 def faulty_exposure(exposure: Exposure, faults: Faults) -> Exposure:
-    """Give `exposure` as the faults leave it; flats and darks are taken before anything fails."""
+    """Return `exposure` as the faults leave it; flats and darks are taken before anything fails."""
     if exposure.kind is not FrameKind.PROJECTION:
         return exposure
     k = exposure.index

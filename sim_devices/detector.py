@@ -168,7 +168,7 @@ class _Recorder:
             await self._task
 
     async def cancel(self) -> None:
-        """Give up the exposures that are left."""
+        """Abandon the exposures that are left."""
         task, self._task = self._task, None
         if task is not None and not task.done():
             task.cancel()
@@ -371,7 +371,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:
-        """Tell shape and type of the frame."""
+        """Return shape and type of the frame."""
         key: DataKey = {
             "source": f"sim://{self.name}",
             "dtype": "array",
@@ -381,7 +381,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         return {self.name: key}
 
     async def read(self) -> dict[str, Reading[Any]]:
-        """Give the frame that was triggered last."""
+        """Return the frame that was triggered last."""
         if self._frame is None:
             raise RuntimeError(f"{self.name}: read before any frame was taken; trigger it first")
         return {self.name: {"value": self._frame, "timestamp": self._taken_at}}

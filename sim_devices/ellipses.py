@@ -77,7 +77,7 @@ class Ellipses:
     def projection(
         self, angle: float, columns: int, axis: float, *, shift: tuple[float, float] = (0.0, 0.0)
     ) -> NDArray[np.float32]:
-        """Give the line integrals that each detector pixel sees, averaged over its width.
+        """Return the line integrals that each detector pixel sees, averaged over its width.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class Ellipses:
         return flat.reshape(self.rows, columns).astype(np.float32)
 
     def image(self, size: int, *, oversample: int = 4) -> NDArray[np.float32]:
-        """Give the sample itself as pixels, each averaged over `oversample` x `oversample` points.
+        """Return the sample itself as pixels, each averaged over `oversample` x `oversample` points.
 
         Parameters
         ----------

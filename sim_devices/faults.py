@@ -68,11 +68,11 @@ class Faults:
         return self.drift != (0.0, 0.0) or (self.jump_at is not None and self.jump != (0.0, 0.0))
 
     def shift(self, projection: int) -> tuple[float, float]:
-        """Give the sample's displacement (u, v) at a projection, pixels."""
+        """Return the sample's displacement (u, v) at a projection, pixels."""
         jumped = self.jump_at is not None and projection >= self.jump_at
         u, v = (projection * d + (j if jumped else 0.0) for d, j in zip(self.drift, self.jump, strict=True))
         return u, v
 
     def beam(self, projection: int) -> float:
-        """Give the share of the beam that is left at a projection."""
+        """Return the share of the beam that is left at a projection."""
         return float((1.0 - self.dimming) ** projection)

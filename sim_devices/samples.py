@@ -154,7 +154,7 @@ SAMPLES: dict[str, type[Foam] | type[Discs] | type[SheppLogan]] = {
 
 
 def sample_named(name: str, *, seed: int = 0) -> Sample:
-    """Give the sample called `name`, built from `seed` where it is a random one.
+    """Return the sample called `name`, built from `seed` where it is a random one.
 
     Raises
     ------

@@ -71,7 +71,7 @@ class Motion:
         return distance / self.velocity + self.acceleration_time
 
     def position(self, elapsed: float) -> float:
-        """Give where the stage is `elapsed` seconds after it started, degrees."""
+        """Return where the stage is `elapsed` seconds after it started, degrees."""
         duration, ramp = self.duration, self._ramp
         if elapsed >= duration:
             return self.stop
@@ -85,7 +85,7 @@ class Motion:
         return self.start + math.copysign(done, self.stop - self.start)
 
     def when(self, position: float) -> float | None:
-        """Give the seconds from its start after which the stage passes a position; None if it never does."""
+        """Return the seconds from its start after which the stage passes a position; None if it never does."""
         distance = abs(self.stop - self.start)
         way = (position - self.start) * math.copysign(1, self.stop - self.start)
         if not 0 <= way <= distance:
@@ -121,7 +121,7 @@ class Flight:
     stopped: float = math.inf
 
     def when(self, position: float) -> float | None:
-        """Give when the stage passes a position, seconds; None if it never does."""
+        """Return when the stage passes a position, seconds; None if it never does."""
         after = self.motion.when(position)
         if after is None:
             return None
@@ -129,7 +129,7 @@ class Flight:
         return when if when <= self.stopped else None
 
     def position(self, at: float) -> float:
-        """Give where the stage is at a time, degrees."""
+        """Return where the stage is at a time, degrees."""
         return self.motion.position(min(at, self.stopped) - self.started)
 
 
@@ -294,7 +294,7 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         return self.sample_at(self.angle)
 
     def sample_at(self, angle: float) -> float:
-        """Give where the sample is while the stage is at `angle`, degrees."""
+        """Return where the sample is while the stage is at `angle`, degrees."""
         return angle if self._sample_at is None else self._sample_at
 
     async def passing(self, position: float) -> tuple[float, Flight] | None:
@@ -309,7 +309,7 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         return None
 
     async def motion(self, start: float, stop: float) -> Motion:
-        """Give the move from `start` to `stop` at the present velocity."""
+        """Return the move from `start` to `stop` at the present velocity."""
         velocity, acceleration_time = await asyncio.gather(
             self.velocity.get_value(), self.acceleration_time.get_value()
         )
@@ -432,7 +432,7 @@ class _Switch(StandardReadable, Generic[State]):
         await self.position.set(value)
 
     async def locate(self) -> Location[State]:
-        """Give where it is, which is where it was told to go."""
+        """Return where it is, which is where it was told to go."""
         position = await self.position.get_value()
         return Location(setpoint=position, readback=position)
 

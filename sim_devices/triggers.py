@@ -63,13 +63,13 @@ class Gate:
     clock: Callable[[], float]
 
     def angle(self, width: float) -> float:
-        """Give the mean angle of the stage over `width` seconds from now on, degrees."""
+        """Return the mean angle of the stage over `width` seconds from now on, degrees."""
         if self.flight.instant:
             return self.position + self.flight.motion.velocity * width / 2
         return self.flight.position(self.opens + width / 2)
 
     def left(self, width: float) -> float:
-        """Give how long an exposure of `width` seconds still takes."""
+        """Return how long an exposure of `width` seconds still takes."""
         return 0.0 if self.flight.instant else max(0.0, self.opens + width - self.clock())
 
 

@@ -14,7 +14,7 @@ __all__ = ["powers"]
 def powers(
     frames: NDArray[np.float64], these: NDArray[np.intp], others: NDArray[np.intp], columns: int
 ) -> tuple[float, float]:
-    """Give the power of ``frames[these[i]] - frames[others[i]]`` as white noise, and over so many columns.
+    """Return the power of ``frames[these[i]] - frames[others[i]]`` as white noise, and over so many columns.
 
     The first is told from second differences along the row. White noise gives the same twice.
     """

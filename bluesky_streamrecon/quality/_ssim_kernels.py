@@ -23,7 +23,7 @@ Array = NDArray[np.floating]
 
 @loops
 def means(x: Array, y: Array) -> tuple[float, float]:
-    """Give the mean of each image, summed row by row."""
+    """Return the mean of each image, summed row by row."""
     rows, columns = x.shape
     total_x = 0.0
     total_y = 0.0
@@ -106,7 +106,7 @@ def level_deficits(
     c2: float,
     coarsest: bool,
 ) -> tuple[float, float, float]:
-    """Give 1 - contrast-structure, 1 - luminance and 1 - SSIM, each a mean over the valid region.
+    """Return 1 - contrast-structure, 1 - luminance and 1 - SSIM, each a mean over the valid region.
 
     Of each row `columns` pixels count. `mean_total` and `mean_difference` are what was taken off before; the last two
     are 0 unless `coarsest`.

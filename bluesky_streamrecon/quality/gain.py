@@ -79,7 +79,7 @@ class Gain:
 
 
 def band(gain: float) -> tuple[float, float]:
-    """Give the 95 % band of a predicted gain."""
+    """Return the 95 % band of a predicted gain."""
     return max(gain * math.exp(-BAND) - FLOOR, 0.0), gain * math.exp(BAND) + FLOOR
 
 
@@ -130,7 +130,7 @@ def predict_gain(study: Study) -> Gain:
 
 
 def _one_row(study: Study, row: int) -> tuple[float, float]:
-    """Give what the last doubling has brought in one row, and the share of it that is noise."""
+    """Return what the last doubling has brought in one row, and the share of it that is noise."""
     full, binned = study.full[row], study.binning > 1
     shown = display_range(full) if np.isfinite(full).all() else 0.0
     if shown <= 0:

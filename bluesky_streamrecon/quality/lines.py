@@ -83,7 +83,7 @@ class ScanLines:
         return self if self.sample is None else self.sample
 
     def number(self, index: int) -> int:
-        """Give the number of a projection, from 1."""
+        """Return the number of a projection, from 1."""
         return index + 1 if self.numbers is None else int(self.numbers[index])
 
 
@@ -123,11 +123,11 @@ class _Sample:
             self._keep([old for old in self._places if old // GROUP < group - 2])
 
     def values(self, numbers: list[int]) -> NDArray[np.float32]:
-        """Give line integrals, shape (n, rows, C)."""
+        """Return line integrals, shape (n, rows, C)."""
         return self._values[[self._places[number] for number in numbers]]
 
     def angles(self, numbers: list[int]) -> NDArray[np.float64]:
-        """Give angles, shape (n,), radians."""
+        """Return angles, shape (n,), radians."""
         return self._angles[[self._places[number] for number in numbers]]
 
     def _keep(self, numbers: Iterable[int]) -> None:
@@ -224,7 +224,7 @@ class LineStore:
             block.replace(views)
 
     def scan(self) -> ScanLines | None:
-        """Give what all ranks have sent, rows in the order of the run; None before there is anything."""
+        """Return what all ranks have sent, rows in the order of the run; None before there is anything."""
         count = self.projections
         if not count:
             return None
@@ -253,7 +253,7 @@ class LineStore:
         )
 
     def _sample(self, blocks: list[_Block], count: int) -> ScanLines:
-        """Give what all ranks have of projections one by one; groups are counted back from the newest."""
+        """Return what all ranks have of projections one by one; groups are counted back from the newest."""
         newest, behind = count - GROUP, count - GROUP - count % GROUP
         numbers = [
             number

@@ -61,7 +61,7 @@ class MsSsimTerms:
 
 
 def smallest_side(levels: int = 5) -> int:
-    """Give the smallest image side, pixels, for a pyramid of so many levels.
+    """Return the smallest image side, pixels, for a pyramid of so many levels.
 
     >>> smallest_side(), smallest_side(1)
     (176, 11)
@@ -70,7 +70,7 @@ def smallest_side(levels: int = 5) -> int:
 
 
 def deepest_pyramid(shape: tuple[int, ...], most: int = 5) -> int:
-    """Give the number of levels, at most `most`, that fit an image; 0 if it is smaller than the Gaussian.
+    """Return the number of levels, at most `most`, that fit an image; 0 if it is smaller than the Gaussian.
 
     >>> deepest_pyramid((1024, 1024)), deepest_pyramid((64, 64)), deepest_pyramid((8, 8))
     (5, 3, 0)
@@ -134,7 +134,7 @@ def ms_ssim(a: ArrayLike, b: ArrayLike, *, scales: int = 5, data_range: float | 
 def ms_ssim_terms(
     a: ArrayLike, b: ArrayLike, *, scales: int = 5, data_range: float | None = None, levels: int = 5
 ) -> MsSsimTerms:
-    """Give MS-SSIM for each slice, and the terms of each level; the arguments are those of `ms_ssim`."""
+    """Return MS-SSIM for each slice, and the terms of each level; the arguments are those of `ms_ssim`."""
     _check_settings(scales, levels, data_range)
     if scales > levels:
         raise ConfigError(f"scales={scales} is more than levels={levels}: only levels of the pyramid can be compared")
@@ -225,7 +225,7 @@ def _halved(image: NDArray[Any], columns: int, kind: type[np.floating[Any]]) -> 
 
 
 def _rows(rows: int, columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
-    """Give memory for an image, with a gap after each row, lest long rows drive one another from the cache."""
+    """Return memory for an image, with a gap after each row, lest long rows drive one another from the cache."""
     return np.empty((rows, columns + GAP), kind)
 
 

@@ -21,7 +21,7 @@ GROWTH = math.sqrt(2)
 
 
 def snapshots_path(directory: str | Path, recon_uid: str) -> Path:
-    """Give the file in which the snapshots of a reconstruction are kept."""
+    """Return the file in which the snapshots of a reconstruction are kept."""
     return Path(directory) / f"previews_{recon_uid}.h5"
 
 

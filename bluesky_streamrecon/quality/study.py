@@ -62,7 +62,7 @@ class Reconstructor(Protocol):
         """
 
     def project(self, images: Images, angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:
-        """Give the line integrals, shape (m, rows, C), of images (rows, C, C)."""
+        """Return the line integrals, shape (m, rows, C), of images (rows, C, C)."""
 
 
 class Study:
@@ -98,7 +98,7 @@ class Study:
             self._earlier = (before.lines.projections, before.full)
 
     def _prepared(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the rows that are studied, with pixels taken together where there are many."""
+        """Return the rows that are studied, with pixels taken together where there are many."""
         values = values[:, list(self.rows)]
         if self.binning == 2:
             even = self.columns // 2 * 2
@@ -150,7 +150,7 @@ class Study:
         return self._made_of(self._all, np.maximum(self.projections + deviation * noise, 0))
 
     def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Give projections since the earlier study, and what its images predict of them; None without one.
+        """Return projections since the earlier study, and what its images predict of them; None without one.
 
         Of a long scan these are some of them.
         """
@@ -184,7 +184,7 @@ def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) ->
 
 
 def display_range(image: NDArray[np.float32]) -> float:
-    """Give the range of an image (N, N) that counts as full contrast: largest minus smallest value of its 5-medians.
+    """Return the range of an image (N, N) that counts as full contrast: largest minus smallest value of its 5-medians.
 
     Medians along columns, then rows, leave out single noisy pixels.
     """
