@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from bluesky_streamrecon.beamline.job_orders import _judged
 from bluesky_streamrecon.beamline.progress import RunProgress
 from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.wire.events import PeerInfo
@@ -42,6 +44,14 @@ def test_what_some_ranks_report_names_them_in_one_sentence(progress):
         f"rank 1: {NO_FLAT}",
         "controller: steering: no such policy",
     ]
+
+
+def test_verdict_in_numbers_says_from_how_many_projections_the_gain_was_predicted():
+    metrics = {"predicted-gain": 0.03, "predicted-gain-low": 0.02, "predicted-gain-high": 0.04}
+    score = Score(run_uid="run", image_number=60, projections=60, score=0.97, metrics=metrics)
+    assert (_judged(score).gain, _judged(score).gain_at) == (0.03, None)
+    score = msgspec.structs.replace(score, metrics={**metrics, "predicted-gain-at": 57.0})
+    assert (_judged(score).projections, _judged(score).gain_at) == (60, 57)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bluesky_streamrecon.quality import Evidence, Reading, get_policy, make_metr
 from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
+from bluesky_streamrecon.quality.session import _measured_by
 from bluesky_streamrecon.quality.study import Study, display_range, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam
@@ -103,6 +104,7 @@ def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, r
     assert " MS-SSIM (tolerance 0.02); MS-SSIM 0.9" in enough.text
     assert scores[-1].metrics["predicted-gain"] < scores[-1].metrics["predicted-gain-high"] < 0.02
     assert scores[-1].policy == "predicted-gain"
+    assert min(score.metrics.get("predicted-gain-at", 120) for score in scores) == 24  # as soon as one can be made
 
 
 def test_noisy_scan_goes_on_longer_than_a_clean_one(simulate, drive, recipe):
@@ -226,6 +228,12 @@ def test_prediction_that_is_old_says_when_it_was_made_and_why_there_is_no_newer_
     )
     refused = judge(evidence(made, Forecast(66, why_not="angles so far are too uneven"), score=None))
     assert "(tolerance 0.02); no newer prediction: angles so far are too uneven; " in refused.text
+
+
+def test_prediction_is_not_reported_any_more_once_the_data_have_a_fault():
+    made = Forecast(57, gain=gain(57, 0.03))
+    assert _measured_by([made, Forecast(66)], 180)["predicted-gain-at"] == 57
+    assert _measured_by([made, Forecast(66, fault="the sample moves on its mount")], 180) == {}
 
 
 def test_combined_policies_say_once_how_far_the_scan_is():
