@@ -20,12 +20,27 @@ from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.messages import ItemKind
 
-__all__ = ["BLOCK", "KINDS", "RunBlock", "StreamLayout", "carried", "read_block", "read_descriptor", "shortened"]
+__all__ = [
+    "BLOCK",
+    "KINDS",
+    "RunBlock",
+    "StreamLayout",
+    "carried",
+    "read_block",
+    "read_descriptor",
+    "saturation_of",
+    "shortened",
+]
 
 logger = logging.getLogger(__name__)
 
 CARRIED = ("plan_name", "scan_id", "sample")
 """Metadata that the reconstruction's file repeats; the job itself does without them."""
+
+MOST_BITS = 32
+
+BITS = ("bit_depth", "bits_per_pixel")
+"""What a detector's configuration calls the bits of its numbers, at the end of a name."""
 
 LONGEST = 4096
 """Characters of a text that the wire takes."""
@@ -250,6 +265,26 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         angle_has_units=bool(angle_key is None or keys[angle_key].get("units")),
         angle_in_file=angle_in_file,
     )
+
+
+def saturation_of(descriptor: Mapping[str, Any], image_key: str) -> float | None:
+    """Return the counts at which the detector of an image saturates; None where its configuration does not say.
+
+    Examples
+    --------
+    >>> configured = {"configuration": {"cam": {"data": {"cam-driver-bit_depth": 12}}}, "object_keys": {"cam": ["cam"]}}
+    >>> saturation_of(configured, "cam")
+    4095.0
+    """
+    for device, keys in descriptor.get("object_keys", {}).items():
+        known = descriptor.get("configuration", {}).get(device, {}).get("data", {}) if image_key in keys else {}
+        for name, value in known.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if number and name.lower().endswith("saturation"):
+                return float(value)
+            if number and name.lower().endswith(BITS) and value <= MOST_BITS:
+                return float(2 ** int(value) - 1)
+    return None
 
 
 def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:

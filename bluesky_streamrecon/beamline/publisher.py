@@ -26,6 +26,7 @@ from bluesky_streamrecon.beamline.documents import (
     carried,
     read_block,
     read_descriptor,
+    saturation_of,
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
@@ -201,6 +202,8 @@ class Publisher:
         if run is None or run.over is not None or doc["run_start"] != run.uid:
             return
         layout = run.layouts[doc["uid"]] = read_descriptor(doc, run.block)
+        if layout is not None and (level := saturation_of(doc, layout.image_key)) is not None:
+            run.metadata.setdefault("saturation", f"{level:.12g}")
         # Frames in events show their type themselves: the run is opened by the first of them.
         if layout is not None and layout.in_file and layout.dtype is not None:
             self._open(run, layout.shape, layout.dtype)

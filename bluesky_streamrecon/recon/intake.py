@@ -20,6 +20,9 @@ __all__ = ["Intake", "View"]
 
 _RAW_LIMIT = 2**30
 
+LOST_TOLD = 3
+"""Lost frames that are reported one by one."""
+
 
 @dataclass(slots=True)
 class View:
@@ -66,6 +69,8 @@ class Intake:
         Number of the last item.
     lost : int
         Items that could not be had.
+    warnings : list of str
+        What the user should know, a line each, as it is found.
 
     Raises
     ------
@@ -78,7 +83,6 @@ class Intake:
         self.prepared = 0
         self.seq = 0
         self.lost = 0
-        self._warnings: list[str] = []
         self._raw: list[tuple[Item | ItemGone, NDArray[np.generic] | None]] = []
         self._raw_bytes = 0
         self._preparation = Preparation(
@@ -87,6 +91,7 @@ class Intake:
             values=run.metadata.get("pixel_values", "counts"),
             saturation=_number(run, "saturation"),
         )
+        self.warnings = self._preparation.warnings
         if resume is not None:
             self._preparation.restore(resume.arrays, resume.counts)
             self.seq = resume.seq
@@ -102,11 +107,6 @@ class Intake:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Give what a checkpoint has to keep of flats and darks."""
         return self._preparation.arrays()
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the user should know, a line each."""
-        return [*self._warnings, *self._preparation.warnings]
 
     def take(self, item: Item) -> None:
         """Take the next item in.
@@ -135,7 +135,8 @@ class Intake:
         """Note that an item can not be had any more; a projection keeps its place, so steps stay the same."""
         self.seq = item.seq
         self.lost += 1
-        self._warnings.append(f"{item.kind} {item.index} was lost: {item.why}")
+        if self.lost <= LOST_TOLD:
+            self.warnings.append(f"frames: {item.kind} {item.index} was lost: {item.why}")
         if item.kind == "projection":
             self._prepare_held()
             if self._raw:
@@ -157,8 +158,11 @@ class Intake:
                 "(pixel_values='transmission' in the metadata says that none are needed)"
             )
         self._prepare_held()
+        self._preparation.conclude()
+        if self.lost > LOST_TOLD:
+            self.warnings.append(f"frames: {self.lost} were lost in all")
         if self.prepared != close.projections:
-            self._warnings.append(f"{self.prepared} projections came, {close.projections} were announced")
+            self.warnings.append(f"frames: {self.prepared} projections came, {close.projections} were announced")
 
     def forget(self) -> None:
         """Drop everything that is held."""

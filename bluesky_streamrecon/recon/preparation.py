@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.recon.references import average
 
 __all__ = ["PixelValues", "Preparation", "StripeFilter"]
 
@@ -28,8 +29,12 @@ LEAST_TRANSMISSION = 1e-6
 
 _DEAD_GAIN = 0.02
 _DARK_SHARE = 0.9
+_MOST = 0.5
 _DARK_TRANSMISSION = 1e-3
 _LONGEST_GAP = 16
+
+MANY_SATURATED = 0.01
+"""Share of the projections' values that may be saturated without a warning."""
 
 
 class Preparation:
@@ -42,7 +47,8 @@ class Preparation:
     values : {"counts", "transmission", "line-integrals"}, optional
         What the pixels of the projections stand for.
     saturation : float, optional
-        Counts from which a pixel is saturated; the largest value of an integer dtype by default, never for floats.
+        Counts from which a pixel is saturated; by default where the flats' values pile up, and at the largest value of
+        an integer dtype.
     name : str, optional
         Where the frames are from, as a file; messages begin with it.
 
@@ -78,13 +84,14 @@ class Preparation:
         self._values = values
         self._saturation = saturation
         self._where = where
-        self._sums = {kind: np.zeros(self._shape) for kind in ("flat", "dark")}
-        self._finite = {kind: np.zeros(self._shape, dtype=np.int64) for kind in ("flat", "dark")}
-        self._number = {"flat": 0, "dark": 0}
+        self._references: dict[str, list[NDArray[np.generic]]] = {"flat": [], "dark": []}
+        self._limits: NDArray[np.float64] | None = None
+        self._saturates: tuple[np.dtype[np.generic], NDArray[np.generic] | None] | None = None
         self._dark: NDArray[np.float32] | None = None
         self._scale: NDArray[np.float32] | None = None
         self._dead: _Dead | None = None
         self._frozen = False
+        self._prepared = 0
         self.warnings: list[str] = []
         self.counts: dict[str, int] = dict.fromkeys(
             (
@@ -104,24 +111,19 @@ class Preparation:
     @property
     def ready(self) -> bool:
         """Whether a projection can be prepared: there is a flat, or none is needed."""
-        return self._frozen or self._values != "counts" or self._number["flat"] > 0
+        return self._frozen or self._values != "counts" or bool(self._references["flat"])
 
     def add_reference(self, kind: Literal["flat", "dark"], frame: NDArray[np.generic]) -> None:
-        """Take a flat or a dark into its average.
+        """Take a flat or a dark; they are averaged, see `references`, when the first projection is prepared.
 
-        Values that are not finite are left out of the average. What comes after the first projection was prepared
-        is counted and not used, so that all projections are treated alike.
+        What comes later is counted and not used, so that all projections are treated alike.
         """
         self._check(frame, kind)
         if self._frozen:
             self.counts["late_flats_darks"] += 1
             return
         self.counts[f"{kind}s"] += 1
-        self._number[kind] += 1
-        values = frame.astype(np.float64)
-        finite = np.isfinite(values)
-        self._sums[kind] += np.where(finite, values, 0)
-        self._finite[kind] += finite
+        self._references[kind].append(frame.copy())
 
     def prepare(self, frame: NDArray[np.generic]) -> NDArray[np.float32]:
         """Give the line integrals of one projection.
@@ -145,6 +147,7 @@ class Preparation:
         self._check(frame, "projection")
         if not self._frozen:
             self._freeze()
+        self._prepared += 1
         values = frame.astype(np.float32)
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
@@ -154,7 +157,7 @@ class Preparation:
             values -= self._dark
             values *= self._scale
 
-        limit = self._limit(frame.dtype)
+        limit = self._saturates_at(frame.dtype)
         saturated = None if limit is None else np.greater_equal(frame, limit)
         dead = self._dead
         if dead is not None:
@@ -201,9 +204,20 @@ class Preparation:
         values[unlit] = np.nan
         return values
 
+    def conclude(self) -> None:
+        """Add to `warnings` what is known of the whole run: no projections follow."""
+        late, prepared = self.counts["late_flats_darks"], self._prepared * self._shape[0] * self._shape[1]
+        if late:
+            self.warnings.append(f"flats and darks: {late} came after the first projection, and are not used")
+        if self.counts["saturated_values"] > MANY_SATURATED * max(prepared, 1):
+            self.warnings.append(
+                f"projections: saturated in more than {MANY_SATURATED:.0%} of their values; was the exposure too long?"
+            )
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Give dark and inverse gain, as far as there are any, for `restore`."""
-        known = {"dark": self._dark, "scale": self._scale, "dead": None if self._dead is None else self._dead.mask}
+        """Return dark, inverse gain and saturation, as far as there are any, for `restore`."""
+        dead = None if self._dead is None else self._dead.mask
+        known = {"dark": self._dark, "scale": self._scale, "dead": dead, "limits": self._limits}
         return {name: array for name, array in known.items() if array is not None}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
@@ -214,35 +228,37 @@ class Preparation:
             self._scale = arrays["scale"].astype(np.float32)
         if "dead" in arrays:
             self._dead = _Dead(arrays["dead"].astype(bool))
+        self._limits = arrays["limits"].astype(np.float64) if "limits" in arrays else None
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
 
     def _freeze(self) -> None:
         """Make dark and gain of what has come."""
         self._frozen = True
+        held, self._references = self._references, {"flat": [], "dark": []}
         if self._values != "counts":
             return
-        if not self._number["flat"]:
+        if not held["flat"]:
             raise DataError(
                 f"{self._where}got a projection and no flat field, expected at least one flat before (or pixels "
                 "that are said to be transmission or line integrals); were flats taken?"
             )
-        if not self._number["dark"]:
-            self.warnings.append("no dark field came; a dark of zero is used")
-        number = self._finite["dark"]
-        dark = np.divide(self._sums["dark"], number, out=np.zeros(self._shape), where=number > 0)
-        number = self._finite["flat"]
-        flat = np.divide(self._sums["flat"], number, out=np.zeros(self._shape), where=number > 0)
-        gain = flat - dark
+        means = average(held["flat"], held["dark"], self._limit(held["flat"][0].dtype))
+        self.warnings += means.warnings
+        self._limits = means.limit
+        gain = means.flat - means.dark
         # Judged row by row, so that it does not matter which rows a rank has.
         usual = np.median(np.maximum(gain, 0), axis=1, keepdims=True)
         dead = gain <= _DEAD_GAIN * usual
-        if dead.all():
+        dead |= np.median(gain, axis=1, keepdims=True) <= _DEAD_GAIN * np.median(means.dark, axis=1, keepdims=True)
+        if np.mean(dead) > _MOST:
             self.warnings.append(
-                f"in no pixel of these {self._shape[0]} rows is the flat brighter than the dark; was the shutter open "
-                "for the flats, were flats and darks swapped?"
+                "flats: hardly anywhere brighter than the darks, so there is no image; was the shutter closed for the "
+                "flats or open for the darks, or were they swapped?"
             )
+        # Where a few pixels are saturated in the flats, their neighbours know better.
+        dead |= means.saturated & ~_long_runs(means.saturated, _LONGEST_GAP)
         gain[dead] = 1.0
-        self._dark = dark.astype(np.float32)
+        self._dark = means.dark.astype(np.float32)
         self._scale = (1.0 / gain).astype(np.float32)
         found = int(np.count_nonzero(dead))
         self._dead = _Dead(dead) if found else None
@@ -254,6 +270,20 @@ class Preparation:
         if self._values == "counts" and np.issubdtype(dtype, np.integer):
             return float(np.iinfo(dtype).max)  # type: ignore[type-var]
         return None
+
+    def _saturates_at(self, dtype: np.dtype[np.generic]) -> NDArray[np.generic] | None:
+        """Return the counts from which pixels are saturated, shape (rows, 1), in the type of the frames."""
+        if self._saturates is None or self._saturates[0] != dtype:
+            known = self._limit(dtype)
+            limits = np.full((self._shape[0], 1), np.inf if known is None else known)
+            if self._limits is not None:
+                limits = np.minimum(limits, self._limits)
+            if np.issubdtype(dtype, np.integer):
+                most = np.iinfo(dtype).max  # type: ignore[type-var]
+                self._saturates = dtype, np.ceil(np.minimum(limits, most)).astype(dtype)
+            else:
+                self._saturates = dtype, limits if np.isfinite(limits).any() else None
+        return self._saturates[1]
 
     @staticmethod
     def _minus_log(values: NDArray[np.float32]) -> NDArray[np.float32]:

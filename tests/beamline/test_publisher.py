@@ -41,6 +41,12 @@ class Kept:
         return [np.asarray(s) if isinstance(s, np.ndarray) else s.read() for *_, s in self.items]
 
 
+def configuration(data):
+    """What a descriptor says of a device's configuration."""
+    keys = {key: {"source": "z", "dtype": "number", "shape": []} for key in data}
+    return {"data": data, "timestamps": dict.fromkeys(data, 0.0), "data_keys": keys}
+
+
 class Run:
     """Documents of a run as a detector with a file, or frames in events, would have them."""
 
@@ -57,7 +63,17 @@ class Run:
     def uid(self):
         return self.run.start_doc["uid"]
 
-    def describe(self, stream="primary", *, keys=None, angle=True, units="deg", shape=(1, ROWS, COLUMNS), dtype="<u2"):
+    def describe(
+        self,
+        stream="primary",
+        *,
+        keys=None,
+        angle=True,
+        units="deg",
+        shape=(1, ROWS, COLUMNS),
+        dtype="<u2",
+        configured=None,
+    ):
         image = {"source": "x", "dtype": "array", "shape": list(shape)}
         if dtype:
             image["dtype_numpy"] = dtype
@@ -75,6 +91,7 @@ class Run:
             data_keys=data_keys,
             object_keys=objects,
             hints={"rot": {"fields": ["rot"]}} if self.hints else {},
+            configuration={"det": configuration(configured)} if configured else {},
         )
         self.streams[stream] = bundle
         self.publisher("descriptor", bundle.descriptor_doc)
@@ -321,6 +338,22 @@ def test_metadata_of_any_kind_and_size_reach_the_job_cut_or_not_at_all(publisher
     assert len(spec.metadata["plan_name"]) == 4096
     decoded = msgspec.json.decode(msgspec.json.encode(spec.metadata), type=dict[Name, Text])
     assert decoded == spec.metadata
+
+
+@pytest.mark.parametrize(
+    ("configured", "sent"),
+    [
+        ({"det-driver-bit_depth": 12}, "4095"),
+        ({"det_cam_bits_per_pixel": 14}, "16383"),
+        ({"det-exposure": 0.1, "det-saturation": 60000.0}, "60000"),
+        ({"det-driver-bit_depth": "Mono12"}, None),
+        ({"det-driver-bit_depth": 0}, None),
+        ({}, None),
+    ],
+)
+def test_detectors_configuration_tells_the_job_where_it_saturates(publisher, sink, configured, sent):
+    Run(publisher).describe(configured=configured)
+    assert sink.specs[0].metadata.get("saturation") == sent
 
 
 def test_other_streams_and_other_runs_pass_by(publisher, sink, written, tmp_path, problems):
