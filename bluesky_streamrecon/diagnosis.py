@@ -29,7 +29,8 @@ from bluesky_streamrecon.configuration import Configuration, load_configuration
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
+    from bluesky_streamrecon.beamline.job_link import JobLink
+    from bluesky_streamrecon.beamline.run_state import JobEvent
     from bluesky_streamrecon.wire import PeerInfo
 
 __all__ = ["CheckItem", "check_setup"]
@@ -245,7 +246,7 @@ class _JobProbe:
     def __init__(self, configuration: Configuration, patience: float) -> None:
         self._configuration = configuration
         self._patience = patience
-        self._events: queue.Queue[LinkEvent] = queue.Queue()
+        self._events: queue.Queue[JobEvent] = queue.Queue()
         self._link: JobLink | None = None
         self._applied: dict[int, int] = {}
         self._finished = False
@@ -254,7 +255,7 @@ class _JobProbe:
     def bind(self) -> str:
         """Listen."""
         from bluesky_streamrecon.beamline.configured import make_launcher, read_security
-        from bluesky_streamrecon.beamline.link import JobLink
+        from bluesky_streamrecon.beamline.job_link import JobLink
         from bluesky_streamrecon.wire import BeamlineEndpoint
 
         job = self._configuration.job
@@ -280,7 +281,7 @@ class _JobProbe:
         self._wait(
             lambda: self._ready(wanted),
             lambda: (
-                f"not all processes of the job have connected; {link.who_is_there(wanted)}; "
+                f"not all processes of the job have connected; {link.peers_in_words(wanted)}; "
                 + ("look at the logs" if link.local else f"start the job with --job-id {link.endpoint.job_id}")
             ),
         )
@@ -373,7 +374,7 @@ class _JobProbe:
             raise
         return seconds
 
-    def _take(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
+    def _take(self, event: JobEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         from bluesky_streamrecon.beamline.processes import ProcessExit
         from bluesky_streamrecon.wire import Acked, RunFinished
 

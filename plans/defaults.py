@@ -138,5 +138,5 @@ def recorded_angles(beamline: Beamline) -> tuple[float, ...] | None:
 
 def _place_results(job: ReconJob, beamline: Beamline) -> None:
     directory = getattr(beamline, "directory", None)
-    if job.output is None and directory is not None:
-        job.output = Path(directory) / "reconstructions"
+    if job.options.output is None and directory is not None:
+        job.options.output = Path(directory) / "reconstructions"

@@ -205,7 +205,7 @@ def stream_tomo_fly_plan(
         yield from sweeps
         taken = len(visiting)
         for sweep in _between(sweeps, grid) if lengthens else ():
-            if not job.more_wanted(taken):
+            if not job.runs.more_wanted(taken):
                 return
             taken += len(sweep)
             yield sweep

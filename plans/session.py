@@ -56,7 +56,7 @@ class StreamSession:
     compose : callable or None
         Makes the documents of a reconstruction of its record; None: none are made.
     lengthens : bool
-        The plan asks `ReconJob.more_wanted` when it is through, and takes more projections.
+        The plan asks `JobRuns.more_wanted` when it is through, and takes more projections.
     signals_in : str
         Stream in whose events the job's signals are read.
     """
@@ -77,7 +77,7 @@ class StreamSession:
         signals_in: str = "primary",
     ) -> None:
         self.job = job
-        self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.quality_reached)
+        self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached)
         self.run_uid: str | None = None
         self.reached: QualityReached | None = None
         self.shielded = False
@@ -159,10 +159,10 @@ class StreamSession:
             "job_ranks": self.recon.ranks,
             "extendable": self._lengthens,
         }
-        self.job.allow_more(self._lengthens)
-        self.job.prepare_run(self.recon, self.steering, block["recon_uid"])
+        self.job.prepare_run(self.recon, self.steering, block["recon_uid"], lengthens=self._lengthens)
         self.run_uid = yield msg._replace(kwargs={**msg.kwargs, BLOCK: block})
-        self._run_key, self._open = msg.run, True
+        # Where the plan is only looked at (`summarize_plan`, `check_limits`), nothing is answered and nothing happens.
+        self._run_key, self._open = msg.run, self.run_uid is not None
         self._bundle, self._triggered = None, {}
         return self.run_uid
 
@@ -263,18 +263,18 @@ class StreamSession:
                 self._bundle = None
             yield from self.release()
             if streamed:
-                yield from self._until(job.finished)
+                yield from self._until(job.runs.finished)
             yield from self._steering_events()
             reason = self._reason(reason)
         elif streamed:
             # Nobody waits for the job any more: this is how far it was when the run ended.
             reason = "; ".join(([reason] if reason else []) + self._ledger_told()) or None
-        record = job.keep_record(exit_status, reason)
+        record = job.runs.keep_record(exit_status, reason)
         self._open = False
         response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
         if exit_status == "success" and record is not None and self._compose is not None:
             compose = self._compose
-            yield from self._until(lambda: job.publish_reconstruction(compose))
+            yield from self._until(lambda: job.publish_reconstruction(record, compose))
         return response
 
     # ------------------------------------------------------------------------------------- the insides
@@ -287,7 +287,7 @@ class StreamSession:
     def _steering_events(self) -> Steps:
         if self._bundle is not None or not self._open:
             return
-        for decision in self.job.take_decisions():
+        for decision in self.job.runs.take_decisions():
             self.job.steering.show(decision)
             yield Msg("create", None, name="steering", run=self._run_key)
             yield Msg("read", self.job.steering, run=self._run_key)
@@ -308,7 +308,7 @@ class StreamSession:
 
     def _reason(self, given: str | None) -> str:
         """Tell in the stop document how the run ended, and whatever went wrong with its reconstruction."""
-        run = self.job.progress
+        run = self.job.runs.open
         told = [given] if given else []
         if run is not None:
             taken, planned = run.taken["projection"], run.spec.planned
@@ -319,31 +319,30 @@ class StreamSession:
                 every = f"all {taken} projections taken"
                 told.append(every if taken >= planned else f"{taken} of {planned} projections streamed")
                 told.append(self._how_good())
-            if run.overrule.added:
-                who = ", ".join(dict.fromkeys(o.who for o in run.overrule.orders if o.action == "extend"))
-                told.append(f"{planned} planned, extended to {run.overrule.total} by {who}")
-            if run.overrule.held is not None and run.overrule.finish is None and not (run.kept_going and not given):
-                told.append(f"held by {run.overrule.held.who}")
+            if run.override.added:
+                who = ", ".join(dict.fromkeys(o.who for o in run.override.orders if o.action == "extend"))
+                told.append(f"{planned} planned, extended to {run.override.total} by {who}")
+            if run.override.held is not None and run.override.finish is None and not (run.kept_going and not given):
+                told.append(f"held by {run.override.held.who}")
             if run.results is None and not run.lost:
                 told.append("no final image")
             told += self._ledger_told()
             told += [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)][:4]
-        elif (problem := self.job.problem_text) and not told:
-            told.append(f"not reconstructed: {problem.splitlines()[0]}")
         elif not told:
-            told.append("not reconstructed: no projections were streamed")
+            problems = self.job.runs.problems_before_opening or ("no projections were streamed",)
+            told.append(f"not reconstructed: {problems[-1].splitlines()[0]}")
         return "; ".join(told)
 
     def _ledger_told(self) -> list[str]:
         """Say which ranks' ledgers do not add up."""
-        uneven = [(rank, entry) for rank, entry in self.job.ledger().items() if not entry.balanced]
+        uneven = [(rank, entry) for rank, entry in self.job.runs.ledger().items() if not entry.balanced]
         told = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
         if len(uneven) > RANKS_TOLD:
             told.append(f"those of {len(uneven) - RANKS_TOLD} more ranks do not balance either")
         return told
 
     def _how_good(self) -> str:
-        run = self.job.progress
+        run = self.job.runs.open
         if run is None or run.best is None:
             why = run.verdicts[-1].text if run is not None and run.verdicts else ""
             return f"no image was scored: {why}" if why else "no image was scored"
@@ -368,7 +367,7 @@ class StreamSession:
 def settle(statuses: list[Any], timeout: float | None = None) -> Steps:
     """Wait until statuses are done, however often the plan is paused meanwhile; for each at most `timeout` seconds."""
     for status in statuses:
-        while not status.done:
+        while status is not None and not status.done:
             try:
                 yield Msg("wait_for", None, [_settled(status)], timeout=timeout)
             except WaitForTimeoutError:

@@ -61,8 +61,8 @@ def streaming_wrapper(
     compose : callable, optional
         Makes the documents of a reconstruction from its `RunRecord`, for `ReconJob.subscribe`.
     lengthens : bool, optional
-        The plan asks ``job.more_wanted(taken)`` when it has taken what was planned, and goes on while that is true, so
-        that people may extend the run. Any other plan can not be made longer.
+        The plan asks ``job.runs.more_wanted(taken)`` when it has taken what was planned, and goes on while that is
+        true, so that people may extend the run. Any other plan can not be made longer.
 
     Returns
     -------

@@ -278,12 +278,12 @@ def _more_between(order: AngleOrder, stage: Any, job: ReconJob) -> Callable[[Tak
 
     def more(take: TakeOne) -> MsgGenerator[None]:
         for number, angle in enumerate(order.between(), len(order)):
-            if not job.more_wanted(number):
+            if not job.runs.more_wanted(number):
                 return
             try:
                 yield from within_limits(stage, (angle,))
             except ConfigError as error:
-                job.no_more(f"the run can not be extended any further: {error}")
+                job.runs.no_more(f"the run can not be extended any further: {error}")
                 return
             yield from take(angle)
 

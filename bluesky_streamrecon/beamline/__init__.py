@@ -5,11 +5,13 @@ Nothing here imports MPI or Numba. Angles are degrees at the stage and radians o
 
 from bluesky_streamrecon.beamline.configured import make_job, make_launcher
 from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout, read_block, read_descriptor
+from bluesky_streamrecon.beamline.job_link import Launcher
+from bluesky_streamrecon.beamline.job_state import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
-from bluesky_streamrecon.beamline.link import Launcher
-from bluesky_streamrecon.beamline.progress import RunProgress, RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.publisher import Publisher, Sink, choose_preview_rows
-from bluesky_streamrecon.beamline.recon_job import JobState, ReconJob
+from bluesky_streamrecon.beamline.recon_job import ReconJob
+from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
+from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 from bluesky_streamrecon.beamline.steering import Steering
 from bluesky_streamrecon.beamline.suspender import BacklogSuspender, QualityReached, QualitySuspender, SuspendMode
@@ -25,8 +27,8 @@ __all__ = [
     "QualitySuspender",
     "ReconJob",
     "RunBlock",
-    "RunProgress",
     "RunRecord",
+    "RunState",
     "Sink",
     "SlurmLauncher",
     "Steering",

@@ -9,7 +9,7 @@ from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.beamline.link import Launcher
+    from bluesky_streamrecon.beamline.job_link import Launcher
     from bluesky_streamrecon.configuration import Configuration
     from bluesky_streamrecon.wire.security import ServerSecurity
 

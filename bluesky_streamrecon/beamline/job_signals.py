@@ -1,113 +1,104 @@
-"""What a reconstruction job shows: signals that are read with each event, settings, and the last verdict.
+"""Signals that a reconstruction job shows: read with each event, settings of the run, and the request to finalize.
 
-Signals are only set in the RunEngine's loop.
+They are only set in the RunEngine's loop, and only where a value is new.
 """
 
 from __future__ import annotations
 
 import math
-from enum import StrEnum
-from typing import Any
+from typing import Any, Generic
 
 from bluesky.protocols import Reading
-from ophyd_async.core import Device, StandardReadable, soft_signal_r_and_setter
-from ophyd_async.core import StandardReadableFormat as Format
+from ophyd_async.core import SignalDatatypeT, SignalR, SoftSignalBackend
 
-from bluesky_streamrecon.beamline.progress import RunProgress
-from bluesky_streamrecon.beamline.steering import Decision, Steering
+from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 
-__all__ = ["JobSignals", "JobState"]
+__all__ = ["JobSignals", "ShownValue"]
 
 
-class JobState(StrEnum):
-    """What the signal ``state`` can say."""
-
-    IDLE = "idle"
-    STARTING = "starting"
-    READY = "ready"
-    RUNNING = "running"
-    DISCONNECTED = "disconnected"
-    RESTARTING = "restarting"
-    FINISHING = "finishing"
-    FINISHED = "finished"
-    LOST = "lost"
-
-
-class JobSignals(StandardReadable):
-    """The readable half of `ReconJob`.
+class ShownValue(Generic[SignalDatatypeT]):
+    """A read-only signal of ours, and its value.
 
     Parameters
     ----------
-    name : str
-        Of the device.
+    datatype : type
+        Of the value.
+    initial : datatype
+        To begin with.
+    precision : int, optional
+        Digits to show.
+    """
+
+    def __init__(self, datatype: type[SignalDatatypeT], initial: SignalDatatypeT, precision: int | None = None) -> None:
+        self._backend = SoftSignalBackend(datatype, initial, precision=precision)
+        self.signal: SignalR[SignalDatatypeT] = SignalR(self._backend)
+
+    def set(self, value: SignalDatatypeT) -> None:
+        """Show a value; subscribers are called if it is a new one."""
+        old = self._backend.reading["value"]
+        if value != old and not (value != value and old != old):  # noqa: PLR0124 - NaN
+            self._backend.set_value(value)
+
+    @property
+    def value(self) -> SignalDatatypeT:
+        """What is shown."""
+        return self._backend.reading["value"]
+
+    @property
+    def reading(self) -> Reading[SignalDatatypeT]:
+        """Value and time, at once: reading the signal would yield to the event loop."""
+        return self._backend.reading
+
+
+class JobSignals:
+    """What `ReconJob` shows.
+
+    Parameters
+    ----------
     ranks : int
         MPI ranks, to begin with.
     """
 
-    def __init__(self, name: str, ranks: int) -> None:
-        self.score, self._set_score = soft_signal_r_and_setter(float, math.nan, precision=4)
-        self.lag, self._set_lag = soft_signal_r_and_setter(int, 0)
-        self.image_number, self._set_image_number = soft_signal_r_and_setter(int, 0)
-        self.projections, self._set_projections = soft_signal_r_and_setter(int, 0)
-        self.state, self._set_state_signal = soft_signal_r_and_setter(str, JobState.IDLE.value)
-        self.problem, self._set_problem_signal = soft_signal_r_and_setter(str, "")
-        self.add_readables([self.score, self.lag], Format.HINTED_SIGNAL)  # in this order, so that tables have it
-        self.add_readables([self.image_number, self.projections, self.state, self.problem], Format.UNCACHED_SIGNAL)
-        self.ranks, self._set_ranks = soft_signal_r_and_setter(int, ranks)
-        self.algorithm, self._set_algorithm = soft_signal_r_and_setter(str, "")
-        self.window, self._set_window = soft_signal_r_and_setter(int, 0)
-        self.step, self._set_step = soft_signal_r_and_setter(int, 0)
-        self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
-        self.threshold, self._set_threshold = soft_signal_r_and_setter(float, math.nan)
-        self.recon_uid, self._set_recon_uid = soft_signal_r_and_setter(str, "")
-        settings: list[Device] = [self.ranks, self.algorithm, self.window, self.step, self.policy]
-        self.add_readables([*settings, self.threshold, self.recon_uid], Format.CONFIG_SIGNAL)
-        self.finalize_requested, self._set_finalize = soft_signal_r_and_setter(bool, False)
-        self.steering = Steering()
-        self._problem = ""
-        self._state = JobState.IDLE
-        super().__init__(name=name)
-
-    async def read(self) -> dict[str, Reading[Any]]:
-        """Give the signals of one moment; without a pause in between, so that no interruption can cut it short."""
-        readings: dict[str, Reading[Any]] = {}
-        for signal in (self.score, self.lag, self.image_number, self.projections, self.state, self.problem):
-            backend: Any = signal._connector.backend  # signal.read() would yield to the loop
-            readings[signal.name] = backend.reading
-        return readings
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ShownValue(int, ranks)
+        self.score = ShownValue(float, math.nan, 4)
+        self.lag = ShownValue(int, 0)
+        self.image_number = ShownValue(int, 0)
+        self.projections = ShownValue(int, 0)
+        self.state = ShownValue(str, "idle")
+        self.problem = ShownValue(str, "")
+        self.algorithm = ShownValue(str, "")
+        self.window = ShownValue(int, 0)
+        self.step = ShownValue(int, 0)
+        self.policy = ShownValue(str, "")
+        self.threshold = ShownValue(float, math.nan)
+        self.recon_uid = ShownValue(str, "")
+        self.finalize_requested = ShownValue(bool, False)
 
     @property
-    def problem_text(self) -> str:
-        """What went wrong last, or nothing."""
-        return self._problem
+    def read_with_events(self) -> tuple[ShownValue[Any], ...]:
+        """Values that each event has."""
+        return (self.score, self.lag, self.image_number, self.projections, self.state, self.problem)
 
-    def _show_settings(self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str) -> None:
-        self._set_algorithm(recon.algorithm)
-        self._set_window(recon.window or 0)
-        self._set_step(recon.step)
-        self._set_policy(steering.rule)
-        self._set_threshold(steering.least_score)
-        self._set_recon_uid(recon_uid)
+    @property
+    def settings(self) -> tuple[ShownValue[Any], ...]:
+        """Values that a run's configuration has."""
+        return (self.ranks, self.algorithm, self.window, self.step, self.policy, self.threshold, self.recon_uid)
 
-    def _show_progress(self, run: RunProgress) -> None:
-        self._set_lag(run.lag)
-        self._set_projections(run.used)
-        self._set_image_number(run.image_number)
+    def show_settings(self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str) -> None:
+        """Show what a run asks for."""
+        self.algorithm.set(recon.algorithm)
+        self.window.set(recon.window or 0)
+        self.step.set(recon.step)
+        self.policy.set(steering.rule)
+        self.threshold.set(steering.least_score)
+        self.recon_uid.set(recon_uid)
 
-    def _clear_signals(self) -> None:
-        self._set_score(math.nan)
-        self._set_lag(0)
-        self._set_image_number(0)
-        self._set_projections(0)
-        self._set_problem("")
-        self._set_finalize(False)
-        self.steering.show(Decision())
-
-    def _set_problem(self, text: str) -> None:
-        self._problem = text
-        self._set_problem_signal(text)
-
-    def _set_state(self, state: JobState) -> None:
-        self._state = state
-        self._set_state_signal(state.value)
+    def show_run(self, run: RunState | None) -> None:
+        """Show how far a run is; None: none has been opened."""
+        self.score.set(math.nan if run is None or run.score is None else run.score)
+        self.lag.set(0 if run is None else run.lag)
+        self.image_number.set(0 if run is None else run.image_number)
+        self.projections.set(0 if run is None else run.used)
+        self.finalize_requested.set(run is not None and run.finalize_requested)

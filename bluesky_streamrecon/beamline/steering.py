@@ -56,7 +56,7 @@ class Decision:
 
     @classmethod
     def of(cls, score: Score, time: float) -> Decision:
-        """Take over a verdict of the controller."""
+        """Return a verdict of the controller as a decision."""
         return cls(
             image_number=score.image_number,
             projections=score.projections,

@@ -1,4 +1,4 @@
-"""When a process of a job that died is started again, and when that is enough. No processes and no clock in here.
+"""How often, and how soon, a process of a job that died is started again. No processes and no clock in here.
 
 Times are seconds.
 """
@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["RestartFailed", "Restarted", "Supervision"]
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """A process that had died was started again."""
-
-    role: str
+__all__ = ["RestartFailed", "Supervision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ class Supervision:
             )
 
     def delay(self, exited: ProcessExit) -> float | None:
-        """Count a death, and give the seconds to wait before the restart; None: it has died too often.
+        """Count a death, and return the seconds to wait before the restart; None: it has died too often.
 
         A job that a scheduler ended at its time limit has not died of itself: that is not counted.
         """
@@ -88,14 +81,10 @@ class Supervision:
         return float(self.backoff * 2**count)
 
     def ordinal(self, exited: ProcessExit) -> str:
-        """Tell which restart this is, for people."""
+        """Return which restart this is, in words."""
         return "time limit reached" if exited.expected else f"restart {self._count[exited.role]} of {self.restarts}"
 
-    def told(self, exited: ProcessExit) -> str:
-        """Tell how it ended for good, for people."""
+    def describe(self, exited: ProcessExit) -> str:
+        """Return how it ended for good, in words."""
         count = self._count.get(exited.role, 0)
         return f"{exited} (after {count} restarts, the limit)" if count else str(exited)
-
-    def reset(self) -> None:
-        """Begin to count anew, as for the next run."""
-        self._count.clear()

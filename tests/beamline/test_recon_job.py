@@ -134,8 +134,8 @@ def of_stop():
 
 
 def test_scan_without_any_job_goes_on_and_says_so(run_engine, documents, attached, beamline, of_stop):
-    attached.wait_for_job = False
-    attached.finish_timeout = 0.2
+    attached.options.wait_for_job = False
+    attached.options.finish_timeout = 0.2
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 5)
     run_engine(streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage))
     stop = of_stop(documents)
@@ -147,7 +147,7 @@ def test_scan_without_any_job_goes_on_and_says_so(run_engine, documents, attache
 def test_job_that_comes_in_the_middle_gets_everything_from_the_first_projection(
     run_engine, documents, attached, beamline, players, of_stop
 ):
-    attached.wait_for_job = False
+    attached.options.wait_for_job = False
 
     def join(name, doc):
         if doc["seq_num"] == 3 and not players:
@@ -163,8 +163,8 @@ def test_job_that_comes_in_the_middle_gets_everything_from_the_first_projection(
 def test_nothing_can_be_sent_before_it_is_staged():
     job = ReconJob("job", local=False)
     with pytest.raises(JobError, match="not staged"):
-        job.append("flat", 1, 0.0, np.zeros((2, 2)))
-    assert (job.address, job.ledger(), job.progress) == (None, {}, None)
+        job.runs.append("flat", 1, 0.0, np.zeros((2, 2)))
+    assert (job.address, job.runs.ledger(), job.runs.open) == (None, {}, None)
     job.close()
 
 
@@ -224,7 +224,7 @@ def test_job_can_be_staged_again_after_it_was_closed(run_engine, pretend_job, sc
 
 
 def test_other_number_of_ranks_is_started_anew(run_engine, pretend_job, script, beamline):
-    pretend_job.keep_alive = True
+    pretend_job.options.keep_alive = True
     for ranks in (2, 3, 3):
         plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 2)
         recon = ReconSettings(ranks=ranks)

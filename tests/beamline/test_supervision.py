@@ -26,10 +26,8 @@ CONTROLLER = ProcessExit("controller", 1, Path("/nowhere/controller.log"), "")
 def test_wait_doubles_up_to_the_limit_for_each_process_on_its_own():
     supervision = Supervision()
     assert [supervision.delay(JOB) for _ in range(4)] == [1.0, 2.0, 4.0, None]
-    assert supervision.told(JOB).endswith("MPI said nothing (after 3 restarts, the limit)")
+    assert supervision.describe(JOB).endswith("MPI said nothing (after 3 restarts, the limit)")
     assert supervision.delay(CONTROLLER) == 1.0
-    supervision.reset()
-    assert supervision.delay(JOB) == 1.0
 
 
 def test_end_at_the_schedulers_time_limit_does_not_count():
@@ -53,9 +51,9 @@ def test_numbers_that_can_not_work_are_refused(arguments):
 @pytest.fixture
 def dying(pretend_job, script):
     """A job whose process dies whenever it is started, from the fifth projection on."""
-    pretend_job._supervision.restarts, pretend_job._supervision.backoff = 2, 0.0
+    pretend_job.options.restarts, pretend_job.options.backoff = 2, 0.0
     script.lost_at = 5
-    launcher = pretend_job._launcher
+    launcher = pretend_job.job.launcher
 
     def restart(exited):
         script.restarted.append(exited.role)
@@ -90,7 +88,7 @@ def test_job_that_dies_too_often_is_lost_loudly_and_the_scan_goes_on(dying, scri
 
 
 def test_job_that_can_not_be_started_again_is_lost_at_once(dying, script, scan):
-    dying._launcher.fails = JobError("no more cores")
+    dying.job.launcher.fails = JobError("no more cores")
     stop = scan(dying)
     assert script.restarted == ["job of 2 ranks"]
     assert (
@@ -102,8 +100,8 @@ def test_job_that_can_not_be_started_again_is_lost_at_once(dying, script, scan):
 
 def test_state_tells_of_the_restart_that_is_awaited(run_engine, dying, script, scan):
     seen = []
-    dying._supervision.backoff = 1e3  # it never comes
-    dying.finish_timeout = 0.1
+    dying.options.backoff = 1e3  # it never comes
+    dying.options.finish_timeout = 0.1
     script.never_done = True
 
     async def watch():

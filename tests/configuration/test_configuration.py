@@ -124,10 +124,15 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
     """
     configuration = load_configuration(written(text))
     job = make_job(configuration, start_timeout=7.0)
-    assert (job.local, job.job_id, job.finish_timeout, job.start_timeout) == (False, "tomo-1", 33.0, 7.0)
-    assert job._supervision.restarts == 1
+    assert (job.local, job.job_id, job.options.finish_timeout, job.options.start_timeout) == (
+        False,
+        "tomo-1",
+        33.0,
+        7.0,
+    )
+    assert job.options.restarts == 1
     assert job._security.allowed
-    assert job.output == configuration.data / "reconstructions"
+    assert job.options.output == configuration.data / "reconstructions"
     assert isinstance(make_launcher(Configuration()), MpiLauncher)
     assert make_launcher(configuration) is None
 

@@ -102,7 +102,7 @@ def main() -> None:
             ledger=record.ledger_totals(),
             reconnects=sum(entry.reconnects for entry in record.ledger.values()),
         )
-    job._link.endpoint.shutdown_peers("the test is over")
+    job.job.link.endpoint.shutdown_peers("the test is over")
     job.close()
 
 

@@ -68,7 +68,7 @@ def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
 
 
 def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
-    job.keep_alive = True
+    job.options.keep_alive = True
     for _ in range(2):
         # Each projection waits until the one before is in the image, as at a detector that is slower than the job.
         run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
@@ -88,7 +88,7 @@ def held_back(plan, job, ahead=8):
 
     async def caught_up():
         for _ in range(2000):
-            run = job.progress
+            run = job.runs.open
             judged = run.verdicts[-1].projections if run is not None and run.verdicts else 0
             if run is None or run.exit_status or judged >= run.taken["projection"] - ahead:
                 return
@@ -176,10 +176,10 @@ def killed(run_engine, job):
     def at(victim, projection):
         def kill(name, doc):
             if doc["seq_num"] == projection and "stage" in doc["data"]:
-                children = dict(zip(("mpiexec", "controller"), job._launcher._children, strict=True))
+                children = dict(zip(("mpiexec", "controller"), job.job.launcher._children, strict=True))
                 pid = children[victim].pid if victim in children else None
                 if victim == "rank":
-                    pid = next(peer.pid for peer in job._link.endpoint.peers() if peer.role == "rank")
+                    pid = next(peer.pid for peer in job.job.link.endpoint.peers() if peer.role == "rank")
                 os.kill(pid, signal.SIGKILL)
                 assert children.get(victim, children["mpiexec"]).wait(30)  # one rank's death is the death of all
 
@@ -192,7 +192,7 @@ def killed(run_engine, job):
 def test_job_that_is_killed_and_not_started_again_leaves_a_complete_scan_and_a_loud_message(
     run_engine, documents, tomo, job, of, victim, caplog, killed
 ):
-    job._supervision.restarts = 0
+    job.options.restarts = 0
     killed(victim, 10)
     result = run_engine(tomo(num=20))
     (stop,) = of(documents, "stop")
@@ -209,14 +209,14 @@ def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
     run_engine, documents, tomo, job, of, victim, checkpoint_every, killed, tmp_path
 ):
     """With the default settings: steps are taken together where the job is behind, but not to catch up."""
-    job.keep_alive = True
+    job.options.keep_alive = True
     chosen = {"num": 30, "threshold": 1.0, "axis": 34.8, "checkpoint_every": checkpoint_every}
     run_engine(held_back(tomo(**chosen), job, ahead=4))
     with h5py.File(job.last_run.result) as file:
         expected = file["/exchange/data"][:]
     assert job.last_run.image_number == 30
     token = killed(victim, 15)
-    job._supervision.backoff = 0.05
+    job.options.backoff = 0.05
     same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # down to the noise
     result = run_engine(held_back(tomo(same, **chosen), job, ahead=4))
     run_engine.unsubscribe(token)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
+from bluesky.simulators import check_limits_async, summarize_plan
 from bluesky.utils import Msg
 
 from bluesky_streamrecon.beamline import QualityReached
@@ -148,7 +151,7 @@ def test_failure_of_the_plan_stays_a_failure(run_engine, documents, wrapped, bea
 
 def test_job_that_says_no_hello_is_named_in_the_error(run_engine, documents, wrapped, beamline, script, pretend_job):
     script.silent = True
-    pretend_job.start_timeout = 0.05
+    pretend_job.options.start_timeout = 0.05
     with pytest.raises(JobError, match=r"not all of its processes have connected after 0\.05 s") as refused:
         run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline))
     assert "rank 0 of 2, rank 1 of 2, the controller" in str(refused.value)
@@ -159,7 +162,7 @@ def test_job_that_says_no_hello_is_named_in_the_error(run_engine, documents, wra
 def test_job_that_is_kept_alive_serves_the_next_run_and_ends_when_closed(
     run_engine, wrapped, beamline, script, pretend_job
 ):
-    pretend_job.keep_alive = True
+    pretend_job.options.keep_alive = True
     for _ in range(2):
         run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline))
     assert (script.launched, script.stopped) == ([2], 0)
@@ -195,7 +198,7 @@ def test_reconstruction_that_can_not_be_stored_is_told_and_the_run_stays_a_succe
     script.result = "/data/recon.h5"
     run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline, compose=broken))
     assert of(documents, "stop")[0]["exit_status"] == "success"
-    assert "no space left on device" in pretend_job.problem_text
+    assert "no space left on device" in pretend_job.runs.problem
     assert "no space left on device" in pretend_job.last_run.problems[-1]
 
 
@@ -311,3 +314,88 @@ def test_messages_of_other_runs_pass_unchanged(run_engine, documents, wrapped, b
     assert ours["reason"].startswith("all 2 projections taken")
     starts = of(documents, "start")
     assert ["streamrecon" in start for start in starts] == [True, False]
+
+
+# ------------------------------------------------------------------------------- several runs of one plan
+
+
+def unstreamed():
+    """A run of a plan whose stream is never opened: it takes nothing."""
+    yield from bps.open_run({"num_points": 0})
+    yield from bps.close_run()
+
+
+def test_run_without_a_stream_gets_nothing_of_the_one_before_it(
+    run_engine, documents, wrapped, beamline, pretend_job, script, of
+):
+    published = []
+    pretend_job.subscribe(lambda name, doc: published.append(name))
+    script.result = "/data/recon.h5"
+
+    def compose(record):
+        yield "start", {"uid": record.recon_uid}
+
+    def both():
+        yield from bp.scan([beamline.detector], beamline.stage, 0, 90, 3)
+        pretend_job.runs.report("of nobody's run")
+        yield from unstreamed()
+
+    run_engine(wrapped(both(), beamline, compose=compose))
+    first, second = of(documents, "stop")
+    assert published == ["start"]
+    assert first["reason"].startswith("all 3 projections taken")
+    assert second["reason"] == "not reconstructed: no projections were streamed"
+
+
+def test_problem_that_is_reported_late_stays_with_its_run(
+    run_engine, documents, wrapped, beamline, script, of, pretend_job
+):
+    from bluesky_streamrecon.wire.messages import Problem
+
+    def both():
+        yield from bp.scan([beamline.detector], beamline.stage, 0, 90, 3)
+        first = of(documents, "start")[0]["uid"]
+        script.before_verdict = lambda _: pretend_job.job.link.endpoint._on_event(
+            Problem(fault="local", where="rank 0", text="too late", run_uid=first)
+        )
+        yield from bp.scan([beamline.detector], beamline.stage, 0, 90, 3)
+
+    run_engine(wrapped(both(), beamline))
+    assert all("too late" not in stop["reason"] for stop in of(documents, "stop"))
+    assert pretend_job.last_run.problems == ()
+
+
+def test_process_that_dies_before_the_run_is_opened_is_started_again_in_it(
+    run_engine, documents, wrapped, beamline, script, pretend_job, of
+):
+    from pathlib import Path
+
+    from bluesky_streamrecon.beamline.processes import ProcessExit
+
+    pretend_job.options.restarts, pretend_job.options.backoff = 1, 0.0
+
+    def plan():
+        pretend_job.job.launcher.endpoint.on_exit(ProcessExit("job of 2 ranks", -9, Path("/nowhere/job.log"), ""))
+        yield from bp.scan([beamline.detector], beamline.stage, 0, 90, 3)
+
+    run_engine(wrapped(plan(), beamline))
+    assert script.restarted == ["job of 2 ranks"]
+    assert "is started again (restart 1 of 1)" in of(documents, "stop")[0]["reason"]
+
+
+# ------------------------------------------------------------------------------ a plan that is only looked at
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["stream_tomo_plan", "streaming_wrapper"])
+def test_plan_is_summarized_and_its_limits_are_checked_without_a_run(
+    run_engine, wrapped, beamline, pretend_job, script, capsys, own
+):
+    def plan():
+        if own:
+            return stream_tomo_plan([beamline.detector], beamline.stage, num=4, job=pretend_job, flats=0, darks=0)
+        return wrapped(bp.scan([beamline.detector], beamline.stage, 0, 135, 4), beamline)
+
+    summarize_plan(plan())
+    assert capsys.readouterr().out.count("Read ['detector', 'stage']") == 4
+    asyncio.run_coroutine_threadsafe(check_limits_async(plan()), run_engine.loop).result(BOUND)
+    assert script.launched == []

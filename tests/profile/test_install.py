@@ -43,7 +43,7 @@ def test_profile_takes_job_places_and_the_plans_defaults_from_the_configuration(
     use_beamline(None)
     assert opened == [(("http://facility",), {"directory": tmp_path / "shared"})]
     job = names["recon_job"]
-    assert (job.job_id, job.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
+    assert (job.job_id, job.options.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
     kept[-1]()  # closes the job
     assert inspect.signature(names["stream_tomo_plan"]).parameters["window"].default == 30
 

@@ -130,7 +130,7 @@ def usage(pids: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 def job_pids(job: ReconJob) -> dict[str, int]:
     """Give the processes that say hello, and our own."""
-    peers = job._link.endpoint.peers() if job._link is not None else ()
+    peers = job.job.link.endpoint.peers() if job.job.link is not None else ()
     named = {f"rank {peer.rank}" if peer.role == "rank" else "controller": peer.pid for peer in peers if peer.linked}
     return {"beamline": os.getpid(), **named}
 

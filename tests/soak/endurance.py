@@ -29,7 +29,7 @@ def main() -> None:
     def look(projection: int) -> None:
         if projection % max(1, arguments.projections // 40) == 0:
             seen[projection] = usage(job_pids(scans.job))
-            say(projection=projection, lag=scans.job.progress.lag, **seen[projection])
+            say(projection=projection, lag=scans.job.runs.open.lag, **seen[projection])
 
     try:
         record, times = scans.run(look, window=24, step=arguments.step, window_policy=arguments.window_policy)

@@ -58,9 +58,9 @@ def main() -> None:
 
 
 def find(scans: Scans, victim: str, rank: int) -> int:
-    job, controller = scans.job._launcher._children
+    job, controller = scans.job.job.launcher._children
     if victim == "rank":
-        return next(p.pid for p in scans.job._link.endpoint.peers() if p.role == "rank" and p.rank == rank)
+        return next(p.pid for p in scans.job.job.link.endpoint.peers() if p.role == "rank" and p.rank == rank)
     return int((job if victim == "job" else controller).pid)
 
 

@@ -50,8 +50,8 @@ def main() -> None:
         def look(projection: int, scans: Scans = scans, lags: list = lags, memory: list = memory) -> None:
             if projection == 1:
                 step_back(scans.job)
-            lags.append(scans.job.progress.lag)
-            memory.append(scans.job._link.endpoint.memory())
+            lags.append(scans.job.runs.open.lag)
+            memory.append(scans.job.job.link.endpoint.memory())
 
         try:
             record, times = scans.run(look, **slow, coalesce=True)
@@ -72,7 +72,7 @@ def main() -> None:
 
 def steps(scans: Scans) -> list[float]:
     """Give the job's times per step, as far as they are known."""
-    run = scans.job.progress
+    run = scans.job.runs.open
     return [status.step_seconds for status in run.statuses.values() if status.step_seconds] if run else []
 
 

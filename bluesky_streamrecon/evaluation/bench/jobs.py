@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.job_link import JobLink
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
-from bluesky_streamrecon.beamline.link import JobLink, LinkEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
@@ -106,7 +107,7 @@ class EventRecorder:
         """Return when the first verdict came on an image that has so many projections, or more."""
         return min(moment for number, moment in self.judged_at.items() if number >= projections)
 
-    def __call__(self, event: LinkEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
+    def __call__(self, event: JobEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         """Take one event."""
         now = self._clock()
         with self._changed:

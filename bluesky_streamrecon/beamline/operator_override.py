@@ -1,6 +1,6 @@
-"""What people have said about a run, as a value: who holds it, who ends it, and how many projections they added.
+"""What operators have ordered for a run, as a value: who holds it, who ends it, how many projections were added.
 
-Pure: an order and a moment go in, the next value and words come out. Counts are projections, times seconds (UTC).
+Pure: an order goes in, the next value and a text come out. Counts are projections, times seconds (UTC).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order
 
-__all__ = ["Overrule"]
+__all__ = ["OperatorOverride"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overrule:
-    """The human side of a run's steering.
+class OperatorOverride:
+    """The operators' side of a run's steering.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ class Overrule:
     complete : bool
         The plan has taken its last projection.
     orders : tuple of Order
-        All that were given and had an effect, in order.
+        All that had an effect, in order.
 
     Examples
     --------
-    >>> run = Overrule(planned=180)
-    >>> held, words = run.given(Order(action="hold", who="anna"), taken=40)
+    >>> run = OperatorOverride(planned=180)
+    >>> held, words = run.after(Order(action="hold", who="anna"), taken=40)
     >>> held.against_stop(taken=60)
     'held by anna'
     """
@@ -57,15 +57,15 @@ class Overrule:
         return self.planned + self.added
 
     def against_stop(self, taken: int) -> str:
-        """Say why the run must not be ended automatically after `taken` projections; nothing if it may."""
+        """Return why the run must not be ended automatically after `taken` projections; empty if it may."""
         if self.held is not None:
             return f"held by {self.held.who}"
         if taken < self.least:
             return f"{self.least - taken} more projections are to be taken first"
         return ""
 
-    def given(self, order: Order, *, taken: int) -> tuple[Overrule, str]:
-        """Carry out an order.
+    def after(self, order: Order, *, taken: int) -> tuple[OperatorOverride, str]:
+        """Return the value after an order.
 
         Parameters
         ----------
@@ -76,8 +76,8 @@ class Overrule:
 
         Returns
         -------
-        Overrule, str
-            The next value (this one, if nothing has changed), and what to tell.
+        OperatorOverride, str
+            The next value (this one, if nothing has changed), and the answer to the operator.
 
         Raises
         ------
@@ -96,31 +96,31 @@ class Overrule:
         return following, words
 
     def knows(self, order: Order) -> bool:
-        """Tell whether this very order was carried out before."""
+        """Return whether this very order was carried out before."""
         return bool(order.uid) and any(old.uid == order.uid for old in self.orders)
 
-    def closed(self) -> Overrule:
-        """Give what is left to say once the plan has taken its last projection."""
+    def closed(self) -> OperatorOverride:
+        """Return the value after the plan has taken its last projection."""
         return replace(self, complete=True)
 
-    def _finish(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002 - as the others
+    def _finish(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002 - as the others
         if not order.reason.strip():
             raise SteeringError("finish: got no reason, expected a few words: they are stored with the run")
         if self.finish is not None:
             return self, f"{self.finish.who} has asked for that already: {self.finish.reason}"
         return replace(self, finish=order), "the run ends as a success at the plan's next checkpoint"
 
-    def _hold(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002
+    def _hold(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002
         if self.held is not None:
             return self, f"held by {self.held.who} already"
         return replace(self, held=order), "held: no automatic stop until release"
 
-    def _release(self, order: Order, taken: int) -> tuple[Overrule, str]:  # noqa: ARG002
+    def _release(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002
         if self.held is None:
             return self, "the run is not held"
         return replace(self, held=None), f"released (it was held by {self.held.who})"
 
-    def _extend(self, order: Order, taken: int) -> tuple[Overrule, str]:
+    def _extend(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:
         if not 1 <= order.count <= MOST_EXTRA:
             raise SteeringError(f"extend: got {order.count} projections, expected 1 to {MOST_EXTRA}")
         least = taken + order.count

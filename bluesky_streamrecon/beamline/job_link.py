@@ -1,34 +1,28 @@
-"""The beamline's hold on a job: the endpoint that it connects to and, for a local job, the launcher of its processes.
+"""The beamline's link to a job: the endpoint that the job connects to and, if it is ours, what starts its processes.
 
 Opened and closed as one. No method belongs in the RunEngine's thread: they wait for processes and threads.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.supervision import Restarted, RestartFailed
+from bluesky_streamrecon.beamline.run_state import Listener, RestartProcess
+from bluesky_streamrecon.beamline.supervision import RestartFailed
 from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import JobError
-from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
+from bluesky_streamrecon.wire.events import PeerInfo
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
-__all__ = ["JobLink", "Launcher", "LinkEvent", "Listener"]
+__all__ = ["JobLink", "Launcher"]
 
-LinkEvent = BeamlineEvent | ProcessExit | Restarted | RestartFailed
-
-
-class Listener(Protocol):
-    """Takes what happens, in any thread."""
-
-    def __call__(self, event: LinkEvent, sender: PeerInfo | None = None, /) -> None:
-        """Take an event, and the peer that it is from, if any."""
-        ...
+logger = logging.getLogger(__name__)
 
 
 class Launcher(Protocol):
@@ -39,11 +33,11 @@ class Launcher(Protocol):
         ...
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
-        """Start `ranks` ranks and a controller that connect to `address`; tell of each that ends unasked."""
+        """Start `ranks` ranks and a controller that connect to `address`; report each that ends unasked."""
         ...
 
     def restart(self, exited: ProcessExit) -> None:
-        """Start once more what `on_exit` told of; after `stop`, do nothing."""
+        """Start once more what `on_exit` reported; after `stop`, do nothing."""
         ...
 
     def stop(self, grace: float = 5.0) -> None:
@@ -56,7 +50,7 @@ class Launcher(Protocol):
         ...
 
     def logs(self) -> str:
-        """Tell a person where to look, and what is there."""
+        """Return where the processes' output is, and its last lines."""
         ...
 
 
@@ -99,26 +93,28 @@ class JobLink:
             if self._launcher is not None and not self._closed:
                 self._launcher.start(self.endpoint.address, self.endpoint.job_id, ranks, self._on_event)
 
-    def restart(self, exited: ProcessExit, delay: float) -> None:
-        """Start a process that has died once more, `delay` seconds from now; does not wait.
+    def restart(self, order: RestartProcess) -> None:
+        """Start a process that has died once more, after a delay, without waiting for it.
 
-        `Restarted` or `RestartFailed` tells how it went; neither comes if the link is closed before.
+        Peers that join show that it worked; `RestartFailed` is reported if not, unless the link was closed before.
         """
-        name = f"streamrecon-restart-{exited.role.partition(' ')[0]}"
-        threading.Thread(target=self._restart, args=(exited, delay), name=name, daemon=True).start()
+        name = f"streamrecon-restart-{order.exited.role.partition(' ')[0]}"
+        threading.Thread(target=self._restart, args=(order.exited, order.delay), name=name, daemon=True).start()
 
     def _restart(self, exited: ProcessExit, delay: float) -> None:
         if self._closing.wait(delay):
             return
+        failed = None
         with self._lock:
             if self._closed or self._launcher is None:
                 return
-            outcome: Restarted | RestartFailed = Restarted(exited.role)
             try:
                 self._launcher.restart(exited)
+                logger.info("%s started again", exited.role)
             except (JobError, OSError) as error:
-                outcome = RestartFailed(exited, str(error))
-        self._on_event(outcome)
+                failed = RestartFailed(exited, str(error))
+        if failed is not None:
+            self._on_event(failed)
 
     @property
     def local(self) -> bool:
@@ -134,7 +130,7 @@ class JobLink:
         """Ranks that are connected now."""
         return sum(peer.linked for peer in self.endpoint.peers() if peer.role == "rank")
 
-    def who_is_there(self, ranks: int | None) -> str:
+    def peers_in_words(self, ranks: int | None) -> str:
         """Return in words which processes are connected and, if `ranks` is known, which are not."""
         here = [peer for peer in self.endpoint.peers() if peer.linked]
         connected = ", ".join(_name(peer) for peer in here) or "no process"

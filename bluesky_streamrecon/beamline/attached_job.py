@@ -1,0 +1,191 @@
+"""The job as long as a device has it: started or waited for, who of it is linked, and its end.
+
+Everything happens in the RunEngine's loop, where other threads only post events; what waits is done in threads.
+Times are seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bluesky_streamrecon.beamline.job_link import JobLink, Launcher
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.run_state import JobEvent, Listener
+from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.wire.announcement import announce, withdraw
+from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerJoined, PeerLost
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
+
+__all__ = ["AttachedJob"]
+
+logger = logging.getLogger(__name__)
+
+
+class AttachedJob:
+    """A job that is started by us, or waited for.
+
+    Parameters
+    ----------
+    make_endpoint : callable
+        Makes the endpoint that the job connects to, given what to call with its events.
+    launcher : Launcher or None
+        None: somebody else starts the job.
+    on_event : callable
+        Called in the loop with what is reported.
+    clock : callable
+        Monotonic seconds.
+    server_key : str or None
+        The beamline's public key.
+
+    Attributes
+    ----------
+    linked_ranks : int
+        MPI ranks of the job when all were linked last; 0: not yet.
+    controller_linked : bool
+        The controller is linked.
+    launched_ranks : int
+        Ranks that were asked for.
+    """
+
+    def __init__(
+        self,
+        make_endpoint: Callable[[Listener], BeamlineEndpoint],
+        launcher: Launcher | None,
+        on_event: Listener,
+        *,
+        clock: Callable[[], float],
+        server_key: str | None = None,
+    ) -> None:
+        self.launcher = launcher
+        self._make_endpoint = make_endpoint
+        self._on_event = on_event
+        self._clock = clock
+        self._server_key = server_key
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.link: JobLink | None = None
+        self._last_link: JobLink | None = None
+        self._announced: Path | None = None
+        self._died: list[ProcessExit] = []  # while no run is open
+        self._news = asyncio.Event()
+        self.linked_ranks = self.launched_ranks = 0
+        self.controller_linked = False
+
+    @property
+    def usable(self) -> bool:
+        """The job is there and can take another run."""
+        return self.link is not None and self.link.usable
+
+    @property
+    def endpoint(self) -> BeamlineEndpoint:
+        """Where frames go.
+
+        Raises
+        ------
+        JobError
+            If there is no job.
+        """
+        if self.link is None:
+            raise JobError(
+                "reconstruction job: not staged, so there is no job to send to; stage it, or use streaming_wrapper"
+            )
+        return self.link.endpoint
+
+    async def start(self, ranks: int, *, wait: bool, timeout: float) -> None:
+        """Start the job, or open the endpoint for one that somebody else starts, and `wait` until everyone is linked.
+
+        Raises
+        ------
+        JobError
+            If it can not be started, ends, or is not linked after `timeout` seconds.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.linked_ranks, self.controller_linked, self.launched_ranks = 0, False, ranks
+        self._died = []
+        try:
+            link = await asyncio.to_thread(JobLink, self._make_endpoint, self.launcher, self._post)
+            self.link = self._last_link = link
+            self._announced = announce(link.endpoint.address, link.endpoint.job_id, self._server_key)
+            await asyncio.to_thread(link.launch, ranks)
+            if wait:
+                await self._all_linked(link, timeout)
+            if self._died:
+                raise JobError(f"reconstruction job: {self._died[0]}")
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _all_linked(self, link: JobLink, timeout: float) -> None:
+        deadline = self._clock() + timeout
+        while not ((self.linked_ranks and self.controller_linked) or self._died):
+            left = deadline - self._clock()
+            if left <= 0:
+                who = link.peers_in_words(self.launched_ranks if link.local else None)
+                raise JobError(
+                    f"reconstruction job: not all of its processes have connected after {timeout:g} s: {who}"
+                )
+            await self.wait_for_news(left)
+
+    async def wait_for_news(self, seconds: float) -> None:
+        """Wait until something is reported, but not longer than `seconds`."""
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), seconds)
+
+    async def stop(self) -> None:
+        """End the job, or the connection to one that somebody else has started."""
+        link, self.link = self.link, None
+        self._withdraw()
+        if link is not None:
+            await asyncio.to_thread(link.close)
+
+    def close(self) -> None:
+        """End it from any thread but the loop's; idempotent."""
+        link, self.link = self.link or self._last_link, None
+        self._withdraw()
+        if link is not None:
+            link.close()  # waits for whoever is closing it already
+
+    def take_deaths(self) -> list[ProcessExit]:
+        """Return the processes that died while no run was open, once."""
+        died, self._died = self._died, []
+        return died
+
+    def note(self, event: JobEvent, *, in_run: bool) -> None:
+        """Keep account of who is linked."""
+        match event:
+            case AllRanksReady(size):
+                self.linked_ranks = size
+            case PeerJoined(peer) if peer.role == "controller":
+                self.controller_linked = True
+            case PeerLost(peer, reason):
+                logger.warning("lost %s: %s", peer, reason)
+                self.controller_linked = self.controller_linked and peer.role != "controller"
+            case ProcessExit():
+                logger.error("%s", event)
+                if not in_run:
+                    self._died.append(event)
+
+    def _post(self, event: JobEvent, sender: PeerInfo | None = None) -> None:
+        """Bring an event from another thread to the loop; when that is gone, nobody is interested."""
+        loop = self.loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._take, event, sender)
+            except RuntimeError:
+                logger.debug("after the event loop was closed: %s", event)
+
+    def _take(self, event: JobEvent, sender: PeerInfo | None) -> None:
+        self._on_event(event, sender)
+        self._news.set()
+
+    def _withdraw(self) -> None:
+        """Let other programs of this user find the job no more."""
+        announced, self._announced = self._announced, None
+        withdraw(announced)

@@ -1,0 +1,342 @@
+"""The runs of a job, one after the other: frames of the open one on their way, what the job reports of it, its record.
+
+`RunState` says what follows from what happens; here it is done. In the RunEngine's loop. Counts are projections, times
+seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline.attached_job import AttachedJob
+from bluesky_streamrecon.beamline.job_signals import JobSignals
+from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
+from bluesky_streamrecon.beamline.operator_controls import OperatorControls
+from bluesky_streamrecon.beamline.operator_override import OperatorOverride
+from bluesky_streamrecon.beamline.publisher import Frame, Publisher
+from bluesky_streamrecon.beamline.run_record import RunRecord
+from bluesky_streamrecon.beamline.run_state import (
+    DetachStream,
+    Effect,
+    JobEvent,
+    LengthenPlan,
+    RestartProcess,
+    RunState,
+)
+from bluesky_streamrecon.beamline.steering import Decision
+from bluesky_streamrecon.beamline.supervision import Supervision
+from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
+from bluesky_streamrecon.wire.operator_messages import Ask, Order
+from bluesky_streamrecon.wire.run import Ledger
+
+__all__ = ["JobOptions", "JobRuns"]
+
+logger = logging.getLogger(__name__)
+
+NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not linked
+VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
+
+
+@dataclass(kw_only=True)
+class JobOptions:
+    """What may be changed between two runs.
+
+    Parameters
+    ----------
+    output : Path or None
+        Directory where the job writes reconstructions; None: it writes none.
+    keep_alive : bool
+        Keep the job when the device is unstaged.
+    wait_for_job : bool
+        Staging waits until every rank and the controller are linked.
+    start_timeout, finish_timeout : float
+        Longest wait for that, and for the last image without any progress.
+    restarts, backoff : int, float
+        How often a process that dies is started again in one run, and how long to wait before the first time.
+    """
+
+    output: Path | None = None
+    keep_alive: bool = False
+    wait_for_job: bool = True
+    start_timeout: float = 60.0
+    finish_timeout: float = 120.0
+    restarts: int = 3
+    backoff: float = 1.0
+
+
+class JobRuns:
+    """The open run and the record of the last one; the publisher's `Sink`.
+
+    Parameters
+    ----------
+    signals : JobSignals
+        Where everything is shown.
+    options : JobOptions
+        Shared with the device.
+    clock : callable
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    publisher : Publisher
+        Document callback whose frames go to the open run.
+    controls : OperatorControls
+        What operators may order.
+    last : RunRecord or None
+        Record of the last run.
+    """
+
+    def __init__(self, signals: JobSignals, options: JobOptions, clock: Callable[[], float]) -> None:
+        self.publisher = Publisher(self, on_problem=self.report)
+        self.controls = OperatorControls(self)
+        self.last: RunRecord | None = None
+        self.open: RunState | None = None
+        self.job: AttachedJob  # set by the device, whose job reports to `take_event`
+        self._signals = signals
+        self._options = options
+        self._clock = clock
+        self._staged_at = 0.0
+        self._state = JobState.IDLE  # while no run is open
+        self._early_problems: list[str] = []  # of the next run, before its stream is open
+        self._lengthens = False
+
+    # ----------------------------------------------------------------------------- around the runs
+
+    def change(self, change: Change) -> None:
+        """Show the state after a change that happens while no run is open."""
+        self._state = next_state(self._state, change)
+        self._signals.state.set(self._state.value)
+
+    def staged(self) -> None:
+        """Begin anew, with nothing of an earlier run shown."""
+        self.open, self._early_problems = None, []
+        self._staged_at = self._clock()
+        self._signals.problem.set("")
+        self._signals.show_run(None)
+
+    def prepare(
+        self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str, *, lengthens: bool = False
+    ) -> None:
+        """Show the settings of the next run as configuration.
+
+        Parameters
+        ----------
+        recon, steering : ReconSettings, SteeringSettings
+            What it asks for.
+        recon_uid : str
+            Uid that its reconstruction will have.
+        lengthens : bool, optional
+            Its plan takes more projections than planned when it is asked to.
+        """
+        self._early_problems, self._lengthens = [], lengthens
+        self._signals.show_settings(recon, steering, recon_uid)
+
+    @property
+    def problems_before_opening(self) -> tuple[str, ...]:
+        """What went wrong with the run that was prepared, if its stream has not been opened."""
+        return tuple(self._early_problems)
+
+    # ------------------------------------------------------------------------------- the publisher's sink
+
+    def open_run(self, spec: OpenRunSpec) -> None:
+        """Begin a run."""
+        endpoint, output = self.job.endpoint, self._options.output
+        if output is not None and spec.output is None:
+            output.mkdir(parents=True, exist_ok=True)
+            spec = msgspec.structs.replace(spec, output=str(output.resolve()))
+        endpoint.open_run(spec)
+        problems, self._early_problems = self._early_problems, []
+        self.open = RunState(
+            spec,
+            self._staged_at,
+            Supervision(self._options.restarts, self._options.backoff),
+            OperatorOverride(planned=spec.planned, lengthens=self._lengthens),
+            heard_at=self._clock(),
+            problems=problems,
+        )
+        for died in self.job.take_deaths():
+            self.take_event(died)
+        self._show(self.open)
+
+    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
+        """Queue a frame."""
+        number = self.job.endpoint.append(kind, index, angle, source)
+        if self.open is not None:
+            self.open.taken[kind] = index
+            self._signals.lag.set(self.open.lag)
+        return number
+
+    def close_run(self, exit_status: str = "success", reason: str = "") -> None:
+        """Tell the job that no frames follow."""
+        run = self.open
+        if run is not None and run.exit_status is None:
+            run.close(exit_status, reason, self._clock())
+            if not run.lost:
+                self.job.endpoint.close_run(exit_status, reason)
+            self._show(run)
+
+    # ------------------------------------------------------------------------------------- its end
+
+    async def finished(self) -> bool:
+        """Wait for the last image, and its verdict, of a run that was closed; return whether they came.
+
+        Gives up when the job is lost, when nothing was heard of it for `finish_timeout`, and soon if no rank is there.
+        """
+        run, patience = self.open, self._options.finish_timeout
+        if run is None or run.exit_status is None:
+            return False
+        while not run.over:
+            link = self.job.link
+            hope = run.restarting or (link is not None and (link.ranks_linked() > 0 or (link.local and link.usable)))
+            limit = patience if hope else min(NOBODY_SECONDS, patience)
+            left = run.heard_at + limit - self._clock()
+            if left <= 0:
+                who = link.peers_in_words(None) if link is not None else "the job has been closed"
+                run.given_up = True
+                self.report(f"no last image: no message from the job for {limit:g} s; {who}")
+            else:
+                await self.job.wait_for_news(min(left, 1.0))
+        if run.results is None:
+            return False
+        until = self._clock() + VERDICT_SECONDS
+        while self.job.controller_linked and run.judged < run.image_number and self._clock() < until:
+            await self.job.wait_for_news(until - self._clock())
+        return True
+
+    async def end(self) -> None:
+        """See the open run to its end, if there is one, and keep its record."""
+        run = self.open
+        if run is None:
+            return
+        if run.exit_status is None:
+            self.publisher.detach("unstaged")
+            self.close_run("abort", "the job was unstaged before the run was closed")
+        if run.exit_status == "success":
+            await self.finished()
+        self.keep_record()
+
+    def keep_record(self, exit_status: str | None = None, reason: str | None = None) -> RunRecord | None:
+        """End the open run: keep its record as `last`, and return it; None if no run is open.
+
+        Parameters
+        ----------
+        exit_status, reason : str, optional
+            Of the stop document, if they are others than the stream was closed with.
+        """
+        run = self.open
+        if run is None:
+            return None
+        run.exit_status = run.exit_status if exit_status is None else exit_status
+        run.reason = run.reason if reason is None else reason
+        self.last = run.record(self.ledger(), self.job.linked_ranks, self._clock())
+        if run.results is None and not run.lost and self.job.link is not None:
+            self.job.endpoint.abandon_run("nobody waits for it any more")
+        self.open, self._state = None, run.state
+        self._signals.lag.set(0)
+        return self.last
+
+    def amend(self, record: RunRecord, problem: str) -> None:
+        """Add a problem to the record of a run that is over."""
+        if self.last is record:
+            self.last = replace(record, problems=(*record.problems, problem))
+        self._signals.problem.set(problem)
+
+    def ledger(self) -> dict[int, Ledger]:
+        """Return, per rank, what became of the newest run's items; empty while no job is there."""
+        return self.job.endpoint.ledger() if self.job.link is not None else {}
+
+    # ------------------------------------------------------------------------- what happens to the open run
+
+    def take_event(self, event: JobEvent, sender: PeerInfo | None = None) -> None:
+        """Take what the job reports."""
+        run = self.open
+        self.job.note(event, in_run=run is not None)
+        match event:
+            case Ask() if self.job.link is not None and sender is not None:
+                self.job.endpoint.answer(sender, self.controls.answer(event))
+            case AllRanksReady(size):
+                self._signals.ranks.set(size)
+        if run is not None:
+            known = len(run.problems)
+            self._do(run.handle(event, sender, self._clock(), time.time()))
+            for problem in run.problems[known:]:
+                logger.error("run %s: %s", run.spec.run_uid, problem)
+                self._signals.problem.set(problem)
+            self._show(run)
+
+    def carry_out(self, order: Order) -> str:
+        """Have the open run carry out an order, and return the answer."""
+        run = self.open
+        assert run is not None  # noqa: S101 - `OperatorControls` has looked
+        answer, effects = run.order(order, time.time())
+        logger.info("run %s: %s by %s: %s", run.spec.run_uid, order.action, order.who, order.reason or answer)
+        self._do(effects)
+        self._show(run)
+        return answer
+
+    def report(self, problem: str) -> None:
+        """Note a problem of the open run, or of the next: in the log, the signal ``problem`` and the run's record."""
+        run = self.open
+        logger.error("run %s: %s", run.spec.run_uid if run is not None else "(none)", problem)
+        (self._early_problems if run is None else run.problems).append(problem)
+        self._signals.problem.set(problem)
+
+    def quality_reached(self) -> QualityReached:
+        """Return the exception that ends the run, with the reason for the stop document."""
+        return self.open.quality_reached() if self.open is not None else QualityReached()
+
+    def take_decisions(self) -> list[Decision]:
+        """Return what was decided since the last call, for the ``steering`` stream."""
+        if self.open is None:
+            return []
+        decisions, self.open.decisions = self.open.decisions, []
+        return decisions
+
+    def more_wanted(self, taken: int) -> bool:
+        """Return whether a plan that has taken so many projections should take another.
+
+        Once the answer is no, the run can not be made longer any more.
+        """
+        return self.open is not None and self.open.more_wanted(taken)
+
+    def no_more(self, why: str) -> None:
+        """Note why a plan can not take what was asked for; it ends with what it has."""
+        if self.open is not None:
+            self.open.override = self.open.override.closed()
+        self.report(why)
+
+    @property
+    def state(self) -> str:
+        """What the signal ``state`` shows."""
+        return self._signals.state.value
+
+    @property
+    def problem(self) -> str:
+        """What went wrong last, or nothing."""
+        return self._signals.problem.value
+
+    def _do(self, effects: list[Effect]) -> None:
+        link = self.job.link
+        for effect in effects:
+            match effect:
+                case DetachStream(reason):
+                    self.publisher.detach(reason)
+                case RestartProcess() if link is not None:
+                    link.restart(effect)
+                case LengthenPlan(total) if link is not None:
+                    link.endpoint.lengthen_run(total)
+
+    def _show(self, run: RunState) -> None:
+        self._signals.state.set(run.state.value)
+        self._signals.show_run(run)

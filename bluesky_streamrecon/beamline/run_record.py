@@ -1,0 +1,109 @@
+"""What is kept of one run's reconstruction when the run is over. Counts are projections, times seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
+from bluesky_streamrecon.wire.operator_messages import Order
+from bluesky_streamrecon.wire.run import Ledger
+
+__all__ = ["RunRecord", "ledger_totals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What became of one run's reconstruction.
+
+    Parameters
+    ----------
+    run_uid, recon_uid : str
+        Raw run, and the run that the reconstruction is stored as.
+    exit_status, reason : str
+        As in the stop document, or empty if it was not reached; the reason says what ended the run.
+    planned, taken, used : int
+        Projections planned, published, and used in the last image by every rank.
+    score : float or None
+        The last one.
+    threshold : float
+        What it was compared with.
+    verdicts : tuple of Score
+        Every verdict of the controller, in order.
+    axis : float or None
+        Detector column of the rotation axis that was used.
+    image_number : int
+        Images made.
+    result : str or None
+        File with the final image.
+    ledger : dict of int to Ledger
+        Per rank, what became of the run's items.
+    ranks : int
+        MPI ranks.
+    seconds, seconds_to_first_image : float or None
+        From staging the job to the run's end and to its first image.
+    problems : tuple of str
+        Everything that went wrong, in order.
+    lost : bool
+        The job was lost in the middle of the run.
+    counts : dict of str to int
+        Pixels and frames that the job had to correct, summed over ranks.
+    spec : OpenRunSpec
+        What the job was asked to do.
+    orders : tuple of Order
+        What operators have ordered.
+    update_seconds : float or None
+        Median time of an update of the image, over all ranks.
+    """
+
+    run_uid: str
+    recon_uid: str
+    exit_status: str
+    reason: str
+    planned: int
+    taken: int
+    used: int
+    score: float | None
+    threshold: float
+    verdicts: tuple[Score, ...]
+    axis: float | None
+    image_number: int
+    result: str | None
+    ledger: dict[int, Ledger]
+    ranks: int
+    seconds: float | None
+    seconds_to_first_image: float | None
+    problems: tuple[str, ...]
+    lost: bool
+    counts: dict[str, int]
+    spec: OpenRunSpec
+    orders: tuple[Order, ...] = ()
+    update_seconds: float | None = None
+
+    @property
+    def scores(self) -> list[tuple[int, float]]:
+        """Projections and score of every image that could be compared."""
+        return [(verdict.projections, verdict.score) for verdict in self.verdicts if verdict.score is not None]
+
+    @property
+    def balanced(self) -> bool:
+        """Every rank's ledger adds up, and the job finished the run."""
+        return bool(self.ledger) and all(ledger.balanced for ledger in self.ledger.values())
+
+    def ledger_totals(self) -> dict[str, int | bool]:
+        """Return the ledger summed over ranks, by name of the count, and whether it is balanced."""
+        return ledger_totals(self.ledger)
+
+
+def ledger_totals(ledger: dict[int, Ledger]) -> dict[str, Any]:
+    """Return a ledger summed over ranks; it is balanced if every rank's is, and there are ranks.
+
+    Examples
+    --------
+    >>> ledger_totals({0: Ledger(items=2, sent=2, acknowledged=2, applied=2)})["balanced"]
+    True
+    """
+    names = ("sent", "acknowledged", "applied", "duplicate", "dropped", "resent", "spilled", "restarts")
+    totals: dict[str, Any] = {name: sum(getattr(entry, name) for entry in ledger.values()) for name in names}
+    totals["balanced"] = bool(ledger) and all(entry.balanced for entry in ledger.values())
+    return totals

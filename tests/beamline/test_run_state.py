@@ -1,0 +1,229 @@
+"""What follows from what happens to a run: events in, state, decisions and effects out. No job, no device, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesky_streamrecon.beamline import JobState, RunState
+from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
+from bluesky_streamrecon.beamline.operator_controls import as_judged
+from bluesky_streamrecon.beamline.operator_override import OperatorOverride
+from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.run_state import DetachStream, LengthenPlan, RestartProcess
+from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
+from bluesky_streamrecon.config import SteeringSettings
+from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.wire.events import (
+    Acked,
+    AllRanksReady,
+    PeerInfo,
+    PeerLost,
+    RunFinished,
+    StreamFailed,
+)
+from bluesky_streamrecon.wire.messages import OpenRunSpec, Problem, RunDone, Score, Status
+from bluesky_streamrecon.wire.operator_messages import Order
+
+UID = "run"
+RANK = PeerInfo(role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=True)
+RANKS_DIED = ProcessExit("job of 2 ranks", -9, Path("/nowhere/job.log"), "")
+
+
+@pytest.fixture
+def run():
+    return made()
+
+
+def made(*, advisory=False, lengthens=True, restarts=1):
+    spec = OpenRunSpec(
+        run_uid=UID,
+        recon_uid="recon",
+        planned=10,
+        detector_shape=(4, 8),
+        dtype="<u2",
+        steering=SteeringSettings(policy="ms-ssim", threshold=0.9, advisory=advisory),
+    )
+    return RunState(spec, 0.0, Supervision(restarts, 0.5), OperatorOverride(planned=10, lengthens=lengthens))
+
+
+def take(run, event, sender=None, now=1.0):
+    return run.handle(event, sender, now, 1e9)
+
+
+def score(number, verdict="continue", uid=UID):
+    return Score(run_uid=uid, image_number=number, projections=number, score=0.5, verdict=verdict, text=f"at {number}")
+
+
+def order(run, action, **fields):
+    return run.order(Order(action=action, who="anna", uid=f"{action}{fields}", **fields), 1e9)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        score(3, "enough", "another"),
+        Status(run_uid="another", rank=0, state="running", projections=5, image_number=5),
+        Acked("another", 0, 9, 9),
+        Problem(fault="local", where="rank 1", text="late", run_uid="another"),
+        StreamFailed("another", "late"),
+        RunFinished("another", (RunDone(run_uid="another", rank=0, applied=1, image_number=1),)),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_is_reported_of_another_run_changes_nothing(run, event):
+    before = run.record({}, 2, 5.0)
+    assert take(run, event, RANK) == []
+    assert run.record({}, 2, 5.0) == before
+    assert (run.over, run.finalize_requested, run.state) == (False, False, JobState.RUNNING)
+
+
+def test_verdict_of_enough_asks_the_plan_to_end_with_its_reason(run):
+    run.taken["projection"] = 5
+    take(run, score(3, "enough"))
+    assert run.finalize_requested
+    assert run.quality_reached().reason == "quality: stopped at 3; 5 taken"
+
+
+def test_advisory_verdict_asks_for_nothing():
+    run = made(advisory=True)
+    take(run, score(3, "enough"))
+    assert not run.finalize_requested
+
+
+def test_verdict_after_the_last_frame_asks_for_nothing(run):
+    run.close("success", "", 1.0)
+    take(run, score(3, "enough"))
+    assert not run.finalize_requested
+
+
+def test_image_that_is_judged_once_more_is_no_second_verdict(run):
+    for number in (1, 2, 1, 2, 3):
+        take(run, score(number))
+    assert [verdict.image_number for verdict in run.verdicts] == [1, 2, 3]
+    assert [decision.image_number for decision in run.decisions] == [1, 2, 3]
+
+
+def test_hold_revokes_a_stop_that_has_not_happened_and_is_noted_once(run):
+    take(run, score(3, "enough"))
+    order(run, "hold")
+    take(run, score(4, "enough"))
+    assert not run.finalize_requested
+    assert [decision.verdict for decision in run.decisions] == ["enough", "hold", "would stop", "enough"]
+    order(run, "release")
+    take(run, score(5, "enough"))
+    assert run.finalize_requested
+
+
+def test_order_that_comes_when_the_run_is_ending_is_refused_with_the_reason(run):
+    take(run, score(3, "enough"))
+    run.quality_reached()
+    with pytest.raises(SteeringError, match="hold: run run is about to end: quality: stopped at 3"):
+        order(run, "hold")
+
+
+def test_extension_beyond_the_plan_is_told_to_the_controller(run):
+    run.taken["projection"] = 8
+    answer, effects = order(run, "extend", count=5)
+    assert effects == [LengthenPlan(13)]
+    assert "3 added to the 10 of the plan" in answer
+    assert run.more_wanted(12)
+    assert not run.more_wanted(13)
+    with pytest.raises(SteeringError, match="all 13 projections are taken"):
+        order(run, "extend", count=9)
+
+
+def test_process_is_started_again_until_the_limit_and_then_the_run_is_lost(run):
+    assert take(run, RANKS_DIED) == [RestartProcess(RANKS_DIED, 0.5)]
+    assert (run.state, run.restarting) == (JobState.RESTARTING, True)
+    take(run, PeerLost(RANK, "gone"))
+    assert run.state is JobState.RESTARTING  # its link is lost as well, which is no news
+    take(run, AllRanksReady(2))
+    assert (run.state, run.restarting) == (JobState.RUNNING, False)
+    assert take(run, RANKS_DIED) == [DetachStream("the reconstruction job was lost")]
+    assert (run.lost, run.over) == (True, True)
+    assert "reconstruction job lost after 0 of 10 projections" in run.problems[-1]
+
+
+def test_controller_that_can_not_be_started_again_costs_the_stop_and_not_the_run(run):
+    died = ProcessExit("controller", 1, Path("/nowhere/control.log"), "")
+    take(run, died)
+    assert take(run, RestartFailed(died, "no more cores")) == []
+    assert not run.lost
+    assert "can not end by quality any more: controller could not be started again: no more cores" in run.problems[-1]
+
+
+def test_ranks_that_come_back_after_the_last_frame_are_finishing(run):
+    run.close("success", "", 1.0)
+    take(run, PeerLost(RANK, "gone"))
+    assert run.state is JobState.DISCONNECTED
+    take(run, AllRanksReady(2))
+    assert run.state is JobState.FINISHING
+
+
+def test_lag_counts_to_the_slowest_rank(run):
+    run.taken["projection"] = 9
+    take(run, Acked(UID, 0, 9, 9))
+    take(run, Acked(UID, 1, 6, 6))
+    assert (run.used, run.lag) == (6, 3)
+    take(run, Status(run_uid=UID, rank=1, state="running", projections=8, image_number=4))
+    assert (run.used, run.lag) == (8, 1)
+
+
+@given(st.lists(st.sampled_from(Change)))
+def test_states_are_left_only_by_what_may_end_them(changes):
+    state = JobState.IDLE
+    for change in changes:
+        before, state = state, next_state(state, change)
+        if change is Change.UNSTAGED:
+            assert state is JobState.IDLE
+        if before in (JobState.LOST, JobState.FINISHED) and state is not before:
+            assert change in (Change.LAUNCHED, Change.STAGED, Change.RUN_OPENED, Change.UNSTAGED)
+        if state in (JobState.FINISHED, JobState.LOST, JobState.RESTARTING) and before is not state:
+            assert before in (JobState.RUNNING, JobState.DISCONNECTED, JobState.RESTARTING, JobState.FINISHING)
+
+
+def report(run, rank, text):
+    where, _, words = text.partition(": ")
+    sender = None if rank is None else replace(RANK, rank=rank)
+    take(run, Problem(fault="local", where=where, text=words, run_uid=UID), sender)
+
+
+def test_problem_of_all_ranks_is_said_once_and_that_of_some_names_them(run):
+    for rank in (1, 0, 1):
+        report(run, rank, "reconstruction: no flat field")
+    report(run, 1, "reconstruction: disk full")
+    assert run.problems == ["reconstruction: no flat field", "rank 1: reconstruction: disk full"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "at 124 of 180 projections: no more to gain",
+            "quality: stopped at 124 of 180 projections: no more to gain; 127 taken",
+        ),
+        ("changed by 0.001", "quality: changed by 0.001; 127 taken"),
+    ],
+)
+def test_reason_says_where_the_scan_was_stopped_and_how_many_were_taken(run, text, reason):
+    run.taken["projection"] = 127
+    take(run, Score(run_uid=UID, image_number=124, projections=124, score=0.98, verdict="enough", text=text))
+    assert run.quality_reached().reason == reason
+
+
+def test_gain_is_shown_with_the_projections_that_it_was_predicted_at():
+    metrics = {"predicted-gain": 0.03, "predicted-gain-low": 0.02, "predicted-gain-high": 0.05}
+    late = Score(run_uid=UID, image_number=60, projections=60, metrics=metrics)
+    assert (as_judged(late).gain, as_judged(late).gain_at) == (0.03, None)
+    late = Score(run_uid=UID, image_number=60, projections=60, metrics={**metrics, "predicted-gain-at": 57.0})
+    assert (as_judged(late).projections, as_judged(late).gain_at) == (60, 57)
+
+
+def test_every_state_is_reached_and_left():
+    assert set(NEXT) == set(JobState)
+    assert {after for moves in NEXT.values() for after in moves.values()} == set(JobState)
