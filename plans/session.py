@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 Compose = Callable[[RunRecord], Any]
 Steps = Generator[Msg, Any, Any]
 RANKS_TOLD = 4  # whose ledgers stand in the stop document if they do not add up
+PROBLEMS_TOLD = 4  # in the stop document; all are in the record
 EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
 
 
@@ -327,7 +328,9 @@ class StreamSession:
             if run.results is None and not run.lost:
                 told.append("no final image")
             told += self._ledger_told()
-            told += [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)][:4]
+            said = "; ".join(told)
+            problems = [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)]
+            told += [text for text in problems if (text.partition(": ")[2] or text) not in said][:PROBLEMS_TOLD]
         elif not told:
             problems = self.job.runs.problems_before_opening or ("no projections were streamed",)
             told.append(f"not reconstructed: {problems[-1].splitlines()[0]}")

@@ -164,7 +164,7 @@ class OperatorControls:
             axis=run.axis,
             ranks=runs.job.linked_ranks,
             ledger=ledger_totals(ledger) if ledger else {},
-            problem=problem,
+            problem=("; ".join(dict.fromkeys(run.problems)) or problem)[:4096],
         )
 
     def _judged_after(self, run_uid: str | None, after: int) -> tuple[Judged, ...]:

@@ -71,6 +71,8 @@ def replay(
     if json:
         print_json(result.as_json())
         return
+    for problem in result.problems:
+        print(f"problem: {problem}")
     last = ""
     for verdict in result.verdicts:
         if verdict.verdict != last or verdict.projections == result.stopped_at:

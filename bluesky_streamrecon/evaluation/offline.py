@@ -120,6 +120,7 @@ def judge_offline(
                 axis=scan.axis,
                 pixels=pixels,
                 lines=lines,
+                doubt=scan.doubt,
             )
             done = number
             for session, found in zip(sessions, scores, strict=True):

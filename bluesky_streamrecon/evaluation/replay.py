@@ -87,6 +87,8 @@ class ReplayResult:
         it would not have ended. The truth is not known: this is how much the image would still have changed.
     picture : str or None
         PNG.
+    problems : tuple of str
+        What preparation and axis finder doubt, in the words of a run's problems.
     """
 
     policy: str
@@ -96,6 +98,7 @@ class ReplayResult:
     verdicts: tuple[Score, ...]
     lost: float
     picture: str | None = None
+    problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -238,6 +241,7 @@ def replay(
         ),
         lost=lost,
         picture=None if picture is None else str(picture),
+        problems=scan.problems,
     )
     if picture is not None:
         new_directory(picture.resolve().parent)

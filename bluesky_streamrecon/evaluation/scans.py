@@ -90,6 +90,10 @@ class LineScan:
         Photons per pixel; None: none, or as measured.
     seed : int, optional
         Of sample and noise; None: as measured.
+    doubt : str
+        Why the axis is not to be trusted; empty if it is.
+    problems : tuple of str
+        What preparation and axis finder have found to be wrong, a line each; the doubt among them.
     """
 
     name: str
@@ -99,6 +103,8 @@ class LineScan:
     truth: Truth | None = None
     noise: float | None = None
     seed: int | None = None
+    doubt: str = ""
+    problems: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -247,17 +253,28 @@ def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str
     if not preparation.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
     integrals = np.stack([preparation.prepare(frame) for frame in np.asarray(raw.projections[:])])
-    if axis is None:
-        axis = find_axis(integrals, raw.angles).axis
-    return LineScan(name, raw.angles, integrals, axis)
+    preparation.conclude()
+    problems = preparation.warnings
+    if axis is not None:
+        return LineScan(name, raw.angles, integrals, axis, problems=tuple(problems))
+    found = find_axis(integrals, raw.angles)
+    notice = found.doubt or found.notice(columns, columns)
+    problems += [notice] if notice else []
+    return LineScan(name, raw.angles, integrals, found.axis, doubt=found.doubt, problems=tuple(problems))
 
 
 def centred(scan: LineScan) -> LineScan:
-    """Crop the detector so that the axis is in its middle, to within half a pixel."""
+    """Crop the detector so that the axis is in its middle, to within half a pixel.
+
+    A detector that would no longer see all of the sample is left as it is.
+    """
+    from bluesky_streamrecon.recon.axis import reaches_out
+
     columns = scan.integrals.shape[2]
     half = min(scan.axis, columns - 1 - scan.axis)
     first = max(0, round(scan.axis - half))
     width = min(columns - first, 2 * int(half) + 2)
-    return replace(
-        scan, integrals=np.ascontiguousarray(scan.integrals[:, :, first : first + width]), axis=scan.axis - first
-    )
+    cropped = np.ascontiguousarray(scan.integrals[:, :, first : first + width])
+    if width < columns and reaches_out(cropped):
+        return scan
+    return replace(scan, integrals=cropped, axis=scan.axis - first)

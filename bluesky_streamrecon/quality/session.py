@@ -120,6 +120,7 @@ class SteeringSession:
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
+        self._doubt = ""  # why the job does not trust its own images
         self._said = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
@@ -174,6 +175,7 @@ class SteeringSession:
         pixels, shape = preview.pixels, (len(preview.rows), preview.size, preview.size)
         if pixels is None or pixels.shape != shape:
             raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
+        self._doubt = preview.doubt or self._doubt
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
         if preview.lines is not None:
             self._take_lines(preview)
@@ -268,7 +270,7 @@ class SteeringSession:
             self._forecasts += self._worker.take()
 
     def _fault(self, *, now: bool) -> str | None:
-        """Return why the data are not a scan of one still sample; None if nothing speaks against it.
+        """Return why no image can be trusted, in the job's words, or the data are no scan of one still sample.
 
         Parameters
         ----------
@@ -276,6 +278,8 @@ class SteeringSession:
             Look at all that has come, since the run is about to be ended, as when it is closed; else the newest
             forecast tells.
         """
+        if self._doubt:
+            return self._doubt
         if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
         at, fault = self._checked

@@ -6,7 +6,9 @@ changes with the angle only slowly: at frequency w (radians per pixel) the angul
 object's radius vanish. Views that are mirrored about a wrong axis break this. We count, at the lowest
 frequencies, what no permitted harmonic explains, and take the axis for which that is least. Nothing is assumed about
 the order or spacing of the angles, no pair at 180 degrees is needed, and about 16 views spread over the half turn
-suffice.
+suffice. Where the sample reaches out of view (its shadow varies at the ends of the detector), the harmonics do not
+vanish, and the axis may be pixels away from where it seems to be, however little noise there is: no such axis is
+certain, unless `opposite` views say where it is.
 
 What a rank contributes is a sum over rows of a few numbers per frequency, so ranks agree by adding them up, and the
 result does not depend on how many ranks there are. Angles are radians, lengths detector pixels.
@@ -15,14 +17,25 @@ result does not depend on how many ranks there are. Angles are radians, lengths 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_streamrecon.errors import DataError, GeometryError
+from bluesky_streamrecon.recon.opposite import LEAST_PAIRS, locate_by_opposite, opposite_evidence, opposite_pairs
 
-__all__ = ["AxisEstimate", "AxisFinder", "axis_checkpoint", "axis_rows", "find_axis", "locate_axis"]
+__all__ = [
+    "AxisEstimate",
+    "AxisFinder",
+    "axis_checkpoint",
+    "axis_rows",
+    "find_axis",
+    "locate_axis",
+    "reaches_out",
+    "reconsidered",
+]
 
 FREQUENCIES = 32
 """Lowest frequencies that are looked at; they carry nearly all that is known about the axis."""
@@ -34,6 +47,11 @@ _GRID_STEP = 0.05
 _RIVAL_DISTANCE = 3.0
 _ENOUGH_UNCERTAINTY = 0.25
 _ENOUGH_SEPARATION = 10.0
+_SURE = 4.0
+
+REACHES_OUT = 0.25
+"""Difference between both ends of a view, over the spread of values within it (each root mean square), from which on
+the sample reaches out of view. Scans with air on both sides stay below 0.01, with a drifting beam below 0.15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +69,42 @@ class AxisEstimate:
         the noise that the fit leaves.
     projections : int
         Projections that were used.
+    reaches_out : str, optional
+        Where the sample reaches out of view, in words; empty where it fits.
+    by_opposite : bool, optional
+        It was found from opposite views, which need not see all of the sample.
     """
 
     axis: float
     uncertainty: float
     separation: float
     projections: int
+    reaches_out: str = ""
+    by_opposite: bool = False
 
     @property
     def confident(self) -> bool:
-        """Whether the axis is known to a quarter of a pixel and nothing else explains the data."""
-        return self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
+        """Whether the axis is known to a quarter of a pixel, nothing else explains the data, and they could tell."""
+        sees_all = self.by_opposite or not self.reaches_out
+        return sees_all and self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
+
+    @property
+    def doubt(self) -> str:
+        """Why the axis is not to be trusted, and what to do; empty if it is."""
+        if self.confident:
+            return ""
+        why = f" ({self.reaches_out})" if self.reaches_out else ""
+        return f"rotation axis: {self}{why}; give axis= in detector columns"
+
+    def notice(self, columns: int, size: int) -> str:
+        """Return what is wrong with an image of `size` pixels although the axis is known; empty if nothing is."""
+        if not (self.confident and self.reaches_out):
+            return ""
+        needed = 2 * math.ceil(max(self.axis, columns - 1 - self.axis)) + 1
+        if size >= needed and " and " not in self.reaches_out:
+            return ""
+        text = f"field of view: {self.reaches_out}; the image ends in it, and its values are not to be relied on"
+        return text if size >= needed else f"{text}; size={needed} shows all that is seen"
 
     def __str__(self) -> str:
         trust = "" if self.confident else ", not certain"
@@ -134,6 +177,7 @@ class AxisFinder:
         self._transform = np.exp(-1j * np.outer(middle, self._omega)) / response
         self._angles: list[float] = []
         self._spectra: list[NDArray[np.complex128]] = []
+        self._ends = np.zeros(FREQUENCIES)  # sums over rows and views, see `_ends_of`
 
     @property
     def projections(self) -> int:
@@ -157,27 +201,72 @@ class AxisFinder:
         differences = np.diff(projection.astype(np.float64), axis=1)
         self._spectra.append(differences @ self._transform.real + 1j * (differences @ self._transform.imag))
         self._angles.append(float(angle))
+        self._ends[:6] += _ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
 
     def evidence(self) -> NDArray[np.float64]:
         """Give what may be added up over ranks and handed to `locate_axis`.
 
         Returns
         -------
-        ndarray of float64, shape (4, 32)
+        ndarray of float64, shape (5, 32)
             Per frequency: the part of the misfit that is the same for every axis, the part that turns with the axis
-            (real, imaginary), and the number of independent values that the misfit is a sum over.
+            (real, imaginary), and the number of independent values that the misfit is a sum over. The last row begins
+            with what is seen at the ends of the detector.
         """
-        found = np.zeros((4, FREQUENCIES))
+        found = np.zeros((5, FREQUENCIES))
         if not self._angles or not self._spectra[0].shape[0]:
             return found
+        found[4] = self._ends
         angles = np.asarray(self._angles)
         spectra = np.stack(self._spectra)
         # Rows may have missed some views; those that have the same ones are taken together.
         seen = np.isfinite(spectra[:, :, 0].real)
         for pattern in np.unique(seen, axis=1).T:
             rows = (seen == pattern[:, None]).all(axis=0)
-            found += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._columns / 2)
+            found[:4] += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._columns / 2)
         return found
+
+
+def _ends_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sums over rows: product of two differences between both ends, spread within, levels, noise, and number.
+
+    Products are of values of different pixels, so that noise adds nothing to them on average.
+    """
+    width = max(2, rows.shape[1] // 128)
+    outer = rows[:, :width].mean(axis=1) - rows[:, -width:].mean(axis=1)
+    left, right = rows[:, width : 2 * width].mean(axis=1), rows[:, -2 * width : -width].mean(axis=1)
+    inner = rows - rows.mean(axis=1, keepdims=True)
+    spread = (inner[:, :-1] * inner[:, 1:]).mean(axis=1)
+    steps = np.diff(rows[:, np.r_[: 2 * width, -2 * width : 0]], axis=1)
+    noise = np.delete(steps, 2 * width - 1, axis=1) ** 2 / 2
+    products = outer * (left - right)
+    return np.array(
+        [products.sum(), spread.sum(), left.sum(), right.sum(), 2 / width * noise.mean(axis=1).sum(), len(rows)]
+    )
+
+
+def reaches_out(projections: NDArray[np.float32]) -> str:
+    """Return where the sample reaches out of view, in words; empty where it fits.
+
+    Parameters
+    ----------
+    projections : ndarray of float32, shape (A, rows, C)
+        Line integrals; rows with NaN are left aside.
+    """
+    rows = projections.reshape(-1, projections.shape[2])
+    return _reaching_out(_ends_of(rows[np.isfinite(rows).all(axis=1)].astype(np.float64)))
+
+
+def _reaching_out(ends: NDArray[np.float64]) -> str:
+    """Say where the sample reaches out of view, given what `_ends_of` returns; nothing where it fits."""
+    differing, spread, left, right, noise, number = ends[:6]
+    by_chance = _SURE * noise / math.sqrt(max(number, 1.0))
+    if differing <= REACHES_OUT**2 * max(spread, 0.0) + by_chance:
+        return ""
+    levels = {"left": abs(left) / number, "right": abs(right) / number}
+    least = min(REACHES_OUT * math.sqrt(max(spread, 0.0) / number), max(levels.values()))
+    edges = " and ".join(side for side, level in levels.items() if level >= least)
+    return f"the sample reaches out of view at the {edges} edge of the detector"
 
 
 def _misfit(
@@ -230,7 +319,7 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
 
     Parameters
     ----------
-    evidence : ndarray of float64, shape (4, 32)
+    evidence : ndarray of float64, shape (5, 32)
         Sum over rows of what `AxisFinder.evidence` gives.
     columns : int
         Detector columns C.
@@ -242,11 +331,12 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
     AxisEstimate
         The middle of the detector with infinite uncertainty when there are too few views.
     """
-    constant, real, imaginary, freedom = evidence
+    constant, real, imaginary, freedom, ends = evidence
+    reaches_out = _reaching_out(ends)
     used = freedom > 0
     middle = (columns - 1) / 2
     if not used.any() or not constant.any():
-        return AxisEstimate(middle, math.inf, 0.0, projections)
+        return AxisEstimate(middle, math.inf, 0.0, projections, reaches_out)
     omega = _frequencies(columns)[used]
     turning = (real + 1j * imaginary)[used]
     total = float(constant.sum())
@@ -274,7 +364,8 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
     rivals = valleys[np.abs(grid[valleys] - axis) > _RIVAL_DISTANCE]
     rival = float(misfit[rivals].min()) if rivals.size else float(misfit.max())
     # A thousandth of a pixel is far below what matters, and hides in which order ranks were added up.
-    return AxisEstimate(round(axis, 3), uncertainty, math.sqrt(max(rival - least, 0.0) / variance), projections)
+    separation = math.sqrt(max(rival - least, 0.0) / variance)
+    return AxisEstimate(round(axis, 3), uncertainty, separation, projections, reaches_out)
 
 
 def find_axis(projections: ArrayLike, angles: ArrayLike) -> AxisEstimate:
@@ -308,9 +399,50 @@ def find_axis(projections: ArrayLike, angles: ArrayLike) -> AxisEstimate:
         )
     finder = AxisFinder(stack.shape[2])
     rows = axis_rows(stack.shape[1])
-    for projection, angle in zip(stack, turns, strict=True):
-        finder.add(projection[rows.start :: rows.step], float(angle))
-    return locate_axis(finder.evidence(), stack.shape[2], len(turns))
+    looked_at = stack[:, rows.start :: rows.step]
+    for projection, angle in zip(looked_at, turns, strict=True):
+        finder.add(projection, float(angle))
+    estimate = locate_axis(finder.evidence(), stack.shape[2], len(turns))
+    return reconsidered(estimate, list(looked_at), turns, looked_at.shape[1:], lambda _: None)
+
+
+def reconsidered(
+    estimate: AxisEstimate,
+    views: Sequence[NDArray[np.float32] | None],
+    angles: Sequence[float] | NDArray[np.float64],
+    shape: tuple[int, ...],
+    add_up: Callable[[NDArray[np.float64]], object],
+) -> AxisEstimate:
+    """Look for the axis once more, in opposite views, where the sample reaches out of view.
+
+    Parameters
+    ----------
+    estimate : AxisEstimate
+        What `locate_axis` has found.
+    views : sequence of ndarray of float32, shape (R, C), or None
+        The same views, of the rows that are looked at; None: not measured.
+    angles : sequence of float
+        Radians, of all views.
+    shape : (int, int)
+        R and C.
+    add_up : callable
+        Adds evidence up over all ranks, in place; they call it alike.
+
+    Returns
+    -------
+    AxisEstimate
+        `estimate` itself where the sample fits, or opposite views say nothing for certain.
+    """
+    pairs = opposite_pairs(angles) if estimate.reaches_out else []
+    if len(pairs) < LEAST_PAIRS:
+        return estimate
+    rows, columns = shape
+    evidence = opposite_evidence(views, pairs, rows, columns)
+    add_up(evidence)
+    found = locate_by_opposite(evidence, columns)
+    if found is None:
+        return estimate
+    return AxisEstimate(*found, estimate.projections, estimate.reaches_out, by_opposite=True)
 
 
 def _frequencies(columns: int) -> NDArray[np.float64]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from bluesky_streamrecon.recon.axis import AxisEstimate, AxisFinder, axis_checkpoint, axis_rows, locate_axis
+from bluesky_streamrecon.recon.axis import (
+    AxisEstimate,
+    AxisFinder,
+    axis_checkpoint,
+    axis_rows,
+    locate_axis,
+    reconsidered,
+)
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.intake import View
 from bluesky_streamrecon.wire import OpenRun
@@ -29,6 +36,11 @@ class AxisSearch:
     communicator : Communicator
         To the other ranks, which call `look` with the same numbers.
 
+    Attributes
+    ----------
+    newest : AxisEstimate or None
+        The last estimate, certain or not.
+
     Raises
     ------
     GeometryError
@@ -40,6 +52,7 @@ class AxisSearch:
         self._communicator = communicator
         self._finder = AxisFinder(run.detector_shape[1])
         self._looked = 0
+        self.newest: AxisEstimate | None = None
         # Of ranks that share rows one speaks for all.
         rows = axis_rows(run.detector_shape[0]) if run.block.member == 0 else range(0)
         self._rows = [row - run.block.first for row in rows if run.block.first <= row < run.block.stop]
@@ -62,14 +75,22 @@ class AxisSearch:
             if view.pixels is not None:
                 self._finder.add(view.pixels[self._rows], view.angle)
             if axis_checkpoint(self._looked, self._run.planned):
-                estimate = self._locate()
-                if estimate.confident:
-                    return estimate
-        return self._locate() if closed else None
+                self.newest = self._locate(views)
+                if self.newest.confident:
+                    return self.newest
+        return self._locate(views) if closed else None
 
-    def _locate(self) -> AxisEstimate:
+    def _locate(self, views: Sequence[View]) -> AxisEstimate:
+        columns = self._run.detector_shape[1]
         evidence = self._finder.evidence()
         self._communicator.sum(evidence)
-        estimate = locate_axis(evidence, self._run.detector_shape[1], self._looked)
+        seen = [views[place] for place in range(self._looked)]
+        estimate = reconsidered(
+            locate_axis(evidence, columns, self._looked),
+            [None if view.pixels is None else view.pixels[self._rows] for view in seen],
+            [view.angle for view in seen],
+            (len(self._rows), columns),
+            self._communicator.sum,
+        )
         log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
         return estimate

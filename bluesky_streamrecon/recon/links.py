@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from bluesky_streamrecon.wire import Preview, Status
+from bluesky_streamrecon.wire import Preview, Problem, Status
 
 __all__ = ["RankLink", "Result"]
 
@@ -19,8 +19,8 @@ class RankLink(Protocol):
     def pending(self) -> int:
         """Items that have arrived and not been taken."""
 
-    def send(self, message: Status | Preview) -> None:
-        """Send how far this rank is, or the slices of an image with the line integrals that no image before it had."""
+    def send(self, message: Status | Preview | Problem) -> None:
+        """Send how far this rank is, slices of an image with line integrals that none before it had, or a problem."""
 
     @property
     def previews_dropped(self) -> int:

@@ -33,7 +33,7 @@ from bluesky_streamrecon.recon.output import ResultFile, result_path
 from bluesky_streamrecon.recon.shown import ShownLines
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
 from bluesky_streamrecon.registry import told
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Status
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Problem, Status
 
 __all__ = ["RankRun"]
 
@@ -105,6 +105,9 @@ class RankRun:
         self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
         self._final_sent = False
         self._warnings: list[str] = []
+        self._reported = 0  # warnings of the intake
+        self._searching_told = False
+        self._doubt = ""  # why no image is to be trusted
         shown = preview_rows_of(run) if run.block.member == 0 else ()
         self._shown = tuple(row for row in shown if self._block.first <= row < self._block.stop)
         self._resume = resume
@@ -258,6 +261,7 @@ class RankRun:
         self._show(final=closed and self.applied == agreed)
         self._save(self._engine, view)
         self._acknowledge(self._intake.seq)
+        self._tell_of_rows()
         self._say(
             "reconstructing",
             projections=self.applied,
@@ -270,6 +274,7 @@ class RankRun:
 
     def finish(self) -> Result:
         """Write the result after the last image, and tell how the run went."""
+        self._tell_of_rows()
         if self.failure is not None:
             return self._result(None, f"failed: {self.failure}", self.failure if self._failed_here else "")
         if self._engine is None:
@@ -303,12 +308,36 @@ class RankRun:
         elif self._search is not None:
             self._axis = self._search.look(views, agreed, closed)
             if self._axis is None:
+                self._tell_of_search(self._search.newest)
                 self._say("finding the rotation axis", lag=self._lag())
             else:
-                if not self._axis.confident:
-                    self._warnings.append(f"rotation axis: {self._axis}; give the axis if the image looks doubled")
+                self._doubt = self._axis.doubt
+                self._tell(self._doubt or self._axis.notice(self._columns, self.run.recon.size or self._columns))
                 self._make_engine(self._axis.axis)
         return self._engine is not None
+
+    def _tell_of_search(self, newest: AxisEstimate | None) -> None:
+        """Tell, while it can be mended, why there is no image yet."""
+        if newest is not None and newest.reaches_out and not self._searching_told:
+            self._searching_told = True
+            self._tell(f"rotation axis: {newest.reaches_out}, so it is not certain, and there is no image; give axis=")
+
+    def _tell(self, text: str) -> None:
+        """Report, once, what the user should know of the whole run."""
+        if text and text not in self._warnings:
+            self._warnings.append(text)
+            self._report(text)
+
+    def _tell_of_rows(self) -> None:
+        """Report what the preparation of this rank's rows has found since the last call."""
+        warnings = [] if self._intake is None else self._intake.warnings
+        for text in warnings[self._reported :]:
+            self._report(text)
+        self._reported = len(warnings)
+
+    def _report(self, text: str) -> None:
+        where, _, what = text.partition(": ")
+        self._link.send(Problem(fault="local", where=where, text=what[:4096], run_uid=self.run.run_uid))
 
     def _continue(self, saved: Checkpoint) -> None:
         """Go on from where a job before this one was."""
@@ -351,7 +380,7 @@ class RankRun:
             )
         except StorageError as error:
             log.warning("%s", error)
-            self._warnings.append(f"no more checkpoints: {error}")
+            self._tell(f"checkpoints: no more are written: {error}")
             self._checkpoints = None
 
     def _axis_used(self) -> float:
@@ -421,6 +450,7 @@ class RankRun:
                 size=pixels.shape[-1],
                 axis=self._axis_or_none(),
                 pixels=pixels,
+                doubt=self._doubt,
             )
             self._link.send(preview.with_views(self._shown_lines.take()))
 

@@ -408,6 +408,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         Projections before the first of them, and how many each is the mean of (long scans); empty: one each.
     axis : float or None
         Detector column of the rotation axis.
+    doubt : str
+        Why no image of this run is to be trusted, and the scan not to be ended for one; empty: no reason.
     pixels : ndarray of float32, shape (len(rows), size, size)
         The slices; they travel as a frame of their own.
     lines : ndarray of float32 or None
@@ -427,6 +429,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     lines_first: Count = 0
     lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
     axis: float | None = None
+    doubt: Text = ""
     pixels: Pixels | None = None
     lines: Pixels | None = None
 

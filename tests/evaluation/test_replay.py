@@ -197,3 +197,48 @@ def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, m
     assert isinstance(done.exception, ConfigError)
     assert "'ms-sim', expected one of ms-ssim" in str(done.exception)
     assert looked == []
+
+
+def off_centre(axis, turn, num=72):
+    """A scan around an axis near the end of the detector, or of a sample wider than that, as a DXfile has it."""
+    reach = max(axis, COLUMNS - axis) - 5 if turn == 360 else 0.75 * COLUMNS
+    sample = SheppLogan().ellipses(ROWS, reach)
+    angles = np.asarray(make_order("optimized-interleaved", num=num, start=0, stop=turn).angles)
+    lines = np.stack([sample.projection(np.radians(angle), COLUMNS, axis) for angle in angles])
+    rng = np.random.default_rng(0)
+    taken = rng.poisson(3e4 * np.exp(-lines)).astype(np.uint16)
+    return TomoScan(taken, rng.poisson(3e4, (3, *taken.shape[1:])).astype(np.uint16), np.zeros_like(taken[:2]), angles)
+
+
+@pytest.mark.parametrize("axis", [30.0, 40.0, 26.5])
+@pytest.mark.parametrize("policy", ["ms-ssim", "predicted-gain"])
+def test_replay_never_has_enough_of_a_scan_whose_axis_nobody_knows_and_says_why(axis, policy):
+    scan = off_centre(axis, 180)
+    found = replay(
+        recorded(scan, planned=72, recon=ReconSettings()), SteeringSettings(policy=policy, minimum_coverage=0)
+    )
+    assert found.stopped_at is None
+    (problem,) = found.problems
+    assert problem.startswith("rotation axis: column ")
+    assert "the sample reaches out of view" in problem
+    assert all(verdict.verdict == "invalid" for verdict in found.verdicts)
+    assert found.verdicts[-1].text == f"not judged at 72 of 72 projections: {problem}"
+
+
+@pytest.mark.parametrize("axis", [10.0, 20.0, 47.5])
+def test_replay_finds_the_axis_of_a_full_turn_near_the_edge_and_reports_what_is_cut_off(axis):
+    scan = off_centre(axis, 360)
+    found = replay(
+        recorded(scan, planned=72, span=(0.0, 360.0), recon=ReconSettings()), SteeringSettings(policy="ms-ssim")
+    )
+    (problem,) = found.problems
+    assert problem.startswith("field of view: the sample reaches out of view at the ")
+
+
+def test_replay_reports_what_the_preparation_has_left_out(frames, program, tmp_path):
+    flats, path = frames.flats.copy(), tmp_path / "scan.h5"
+    flats[1] = frames.darks[0]
+    write_dxfile(path, replace(frames, flats=flats))
+    line = "flats: of 3, flat 2 is left out: no brighter than the darks; was the shutter closed?"
+    arguments = ["replay", str(path), "--policy", "ms-ssim", "--out", str(tmp_path / "replay.png")]
+    assert f"problem: {line}" in CliRunner().invoke(program, arguments).stdout

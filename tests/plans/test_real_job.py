@@ -14,8 +14,10 @@ import pytest
 from bluesky.run_engine import RunEngineInterrupted
 
 from bluesky_streamrecon.beamline import ReconJob
+from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
-from bluesky_streamrecon.sim_devices import sim_beamline
+from bluesky_streamrecon.sim_devices import SheppLogan, sim_beamline
+from bluesky_streamrecon.storage import TomoScan, write_dxfile
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
 
@@ -253,7 +255,8 @@ def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan
         from bluesky import RunEngine
         from bluesky_streamrecon.beamline import ReconJob
         from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
-        from bluesky_streamrecon.sim_devices import sim_beamline
+        from bluesky_streamrecon.sim_devices import SheppLogan, sim_beamline
+from bluesky_streamrecon.storage import TomoScan, write_dxfile
         RE = RunEngine({{}})
         b = sim_beamline(rows=4, columns=64, directory={str(tmp_path)!r}, instant=True)
         def pause(name, doc):
@@ -269,3 +272,45 @@ def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan
         [sys.executable, "-c", source], timeout=60, check=True, capture_output=True, text=True, cwd=tmp_path
     )
     assert "RunEngineInterrupted paused" in done.stdout
+
+
+def recorded(path, axis, reach, turn, num=40):
+    """A beamline that replays a scan around an axis anywhere, of a sample that may be wider than the detector."""
+    sample = SheppLogan().ellipses(4, reach)
+    angles = np.arange(num) * turn / num
+    lines = np.stack([sample.projection(np.radians(angle), 64, axis) for angle in angles])
+    rng = np.random.default_rng(0)
+    taken = rng.poisson(3e4 * np.exp(-lines)).astype(np.uint16)
+    flats = rng.poisson(3e4, (3, 4, 64)).astype(np.uint16)
+    write_dxfile(path / "scan.h5", TomoScan(taken, flats, np.zeros((2, 4, 64), np.uint16), angles))
+    order = {"order": [float(angles[int(place)]) for place in optimized_interleaved(num, 0, num)], "stop": float(turn)}
+    return sim_beamline(path / "scan.h5", directory=path, instant=True), order
+
+
+@pytest.mark.parametrize(("axis", "reach"), [(31.0, 50.0), (22.0, 30.0), (45.5, 60.0)])
+def test_scan_whose_axis_nobody_knows_is_taken_to_its_end_and_says_why_in_the_same_words_everywhere(
+    run_engine, documents, tomo, job, tmp_path, of, axis, reach
+):
+    wide, order = recorded(tmp_path, axis, reach, 180)
+    run_engine(tomo(wide, **order, policy="ms-ssim", threshold=0.1, minimum_projections=0, compare_to=1))
+    stop, record = of(documents, "stop")[-1], job.last_run
+    assert stop["num_events"]["primary"] == 40
+    doubt = record.problems[-1]
+    assert doubt.startswith("rotation axis: column ")
+    assert "not certain (the sample reaches out of view at the " in doubt
+    assert doubt.endswith("; give axis= in detector columns")
+    assert stop["reason"].startswith("all 40 projections taken; no ")
+    assert stop["reason"].count(doubt) == 1
+    assert all(verdict.verdict == "invalid" and doubt in verdict.text for verdict in record.verdicts)
+
+
+@pytest.mark.parametrize("axis", [14.0, 20.5, 48.0])
+def test_full_turn_about_an_axis_near_the_edge_is_reconstructed_with_the_right_one_and_says_what_is_cut_off(
+    run_engine, documents, tomo, job, tmp_path, of, axis
+):
+    near, order = recorded(tmp_path, axis, max(axis, 63 - axis) - 4, 360)
+    run_engine(tomo(near, **order, threshold=1.0))
+    assert job.last_run.axis == pytest.approx(axis, abs=0.3)
+    (problem,) = job.last_run.problems
+    assert problem.startswith("field of view: the sample reaches out of view at the ")
+    assert problem in of(documents, "stop")[-1]["reason"]

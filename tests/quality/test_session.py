@@ -42,6 +42,20 @@ def run_through(open_run, preview, image):
     return run
 
 
+@pytest.mark.parametrize(("rule", "from_image"), [("ms-ssim", 1), ("ms-ssim", 40), ("predicted-gain", 1)])
+def test_run_whose_job_doubts_its_images_is_never_ended_and_says_why(open_run, preview, image, rule, from_image):
+    doubt = "rotation axis: column 60.00 ± 0.1 from 90 projections, not certain; give axis= in detector columns"
+    told = {"threshold": 0.5} if rule == "ms-ssim" else {}
+    session = SteeringSession(open_run(policy=rule, minimum_projections=120, **told))
+    judged = []
+    for number in range(1, 61):
+        shown = preview(number, 3 * number, pixels=image(number))
+        session.accept(msgspec.structs.replace(shown, doubt=doubt if number >= from_image else ""))
+        judged += judge_all(session)
+    assert all(score.verdict == "invalid" for score in judged[from_image - 1 :])
+    assert judged[-1].text == f"not judged at 180 of 180 projections: {doubt}"
+
+
 def test_every_image_is_scored_and_the_first_that_is_enough_says_why(run_through, image):
     scores, finalized = run_through(60, threshold=0.9)
     assert [score.image_number for score in scores] == list(range(1, 61))

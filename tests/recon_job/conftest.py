@@ -278,6 +278,25 @@ def scan() -> Scan:
 
 
 @pytest.fixture
+def seen_through() -> Callable[..., Scan]:
+    """Make a scan of a phantom that is too wide for the detector, or turns about an axis near its end."""
+
+    def make(columns: int, axis: float, scale: float, turn: float, num: int = 48) -> Scan:
+        angles = np.deg2rad(np.array(optimized_interleaved(num, 0, turn)))
+        clean = discs(columns, angles, axis, 2, scale)
+        rng = np.random.default_rng(1)
+        return Scan(
+            flats=rng.poisson(2e4, (3, 2, columns)).astype(np.uint16) + np.uint16(100),
+            darks=np.full((2, 2, columns), 100, np.uint16),
+            projections=rng.poisson(2e4 * np.exp(-clean)).astype(np.uint16) + np.uint16(100),
+            angles=angles,
+            axis=axis,
+        )
+
+    return make
+
+
+@pytest.fixture
 def reference_mlem() -> Callable[..., NDArray[np.float64]]:
     """Give MLEM over a sliding window, in dense float64 NumPy; only the matrix is the package's own."""
     return _reference_mlem

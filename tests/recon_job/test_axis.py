@@ -11,6 +11,7 @@ import pytest
 from bluesky_streamrecon.errors import DataError, GeometryError
 from bluesky_streamrecon.ordering import fixed, golden_angle, interleaved, optimized_interleaved
 from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows, find_axis, locate_axis
+from bluesky_streamrecon.recon.opposite import locate_by_opposite, opposite_evidence, opposite_pairs
 
 TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
 
@@ -89,6 +90,79 @@ def test_sample_that_is_wider_than_the_detector_gives_the_axis_or_an_honest_doub
         assert not estimate.confident or estimate.axis == pytest.approx(131.3, abs=0.5)
 
 
+@pytest.mark.parametrize("name", ["shepp-logan", "foam"])
+@pytest.mark.parametrize(
+    ("columns", "axis", "order"),
+    [
+        (160, 9.4, optimized_interleaved(180, 0, 360)),
+        (160, 31.0, fixed(121, 0, 360)),
+        (200, 140.7, golden_angle(150, 0, 360)),
+        (96, 82.5, optimized_interleaved(90, -180, 180)),
+        (256, 100.0, interleaved(180, 5, 0, 360)),
+    ],
+)
+def test_full_turn_around_an_axis_near_the_edge_gives_the_axis_by_opposite_views(name, columns, axis, order):
+    angles = np.deg2rad(np.array(order))
+    image = noisy(project(sample(name), angles, columns, axis, max(axis, columns - axis) - 6), 1e4)
+    estimate = find_axis(image[:, None], angles)
+    assert estimate.confident
+    assert estimate.by_opposite
+    assert estimate.axis == pytest.approx(axis, abs=0.3)
+    assert estimate.notice(columns, columns).startswith("field of view: the sample reaches out of view at the ")
+    assert estimate.doubt == ""
+
+
+@pytest.mark.parametrize("name", ["shepp-logan", "foam"])
+@pytest.mark.parametrize(
+    ("axis", "radius"), [(150, 150), (100, 150), (66, 100), (190, 250), (120, 500), (100, 118), (137, 170)]
+)
+def test_half_turn_of_a_sample_that_reaches_out_of_view_leaves_the_axis_in_doubt_with_what_to_do(name, axis, radius):
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))
+    image = noisy(project(sample(name), angles, 256, axis, radius), 1e4)
+    for views in (24, 180):
+        estimate = find_axis(image[:views, None], angles[:views])
+        assert not estimate.confident
+        assert "the sample reaches out of view at the " in estimate.doubt
+        assert "give axis= in detector columns" in estimate.doubt
+
+
+def test_quarter_of_a_full_turn_in_fixed_order_has_too_few_opposite_views():
+    angles = np.deg2rad(np.arange(0, 360, 2.0))
+    image = noisy(project(foam(), angles, 160, 30, 120), 1e4)[:, None]
+    assert not find_axis(image[:92], angles[:92]).confident
+    assert find_axis(image, angles).axis == pytest.approx(30, abs=0.2)
+
+
+@pytest.mark.parametrize("noise", [30, 1e3, 1e5])
+@pytest.mark.parametrize("fills", [0.2, 0.7, 0.98])
+@pytest.mark.parametrize("drift", [0.0, 0.05])
+def test_sample_that_fits_is_not_said_to_reach_out(noise, fills, drift):
+    angles = np.deg2rad(np.array(optimized_interleaved(90)))
+    clean = 0.3 * project(SHEPP_LOGAN, angles, 200, 88.3, fills * 87)
+    clean = clean + drift * np.linspace(0, 1, len(angles))[:, None]
+    stack = np.stack([noisy(clean, noise, seed) for seed in range(3)], axis=1)
+    assert find_axis(stack, angles).reaches_out == ""
+
+
+def test_evidence_of_opposite_views_adds_up_over_rows():
+    angles = np.deg2rad(np.array(optimized_interleaved(60, 0, 360)))
+    stack = np.stack([noisy(project(foam(), angles, 96, 20, 70), 1e3, seed) for seed in range(5)], axis=1)
+    pairs = opposite_pairs(angles)
+    parts = [
+        opposite_evidence(list(stack[:, rows]), pairs, stack[:, rows].shape[1], 96)
+        for rows in (slice(0, 2), slice(2, 5), slice(5, 5))
+    ]
+    np.testing.assert_allclose(sum(parts), opposite_evidence(list(stack), pairs, 5, 96))
+    lost = [None if place in (3, 7) else view for place, view in enumerate(stack)]
+    assert locate_by_opposite(opposite_evidence(lost, pairs, 5, 96), 96)[0] == pytest.approx(20, abs=0.1)
+
+
+def test_opposite_views_that_show_nothing_give_no_axis():
+    angles = np.deg2rad(np.arange(0, 360, 10.0))
+    views = list(np.random.default_rng(0).normal(0, 1, (36, 2, 64)))
+    assert locate_by_opposite(opposite_evidence(views, opposite_pairs(angles), 2, 64), 64) is None
+
+
 def test_background_that_does_not_vanish_does_not_move_the_axis():
     angles = np.deg2rad(np.array(optimized_interleaved(180)))[:32]
     image = noisy(project(SHEPP_LOGAN, angles, 256, 120.7, 105), 1e4) + 0.05
@@ -113,7 +187,7 @@ def test_evidence_of_parts_adds_up_to_the_same_axis():
     angles = np.deg2rad(np.array(optimized_interleaved(180)))[:24]
     clean = project(foam(), angles, 128, 60.4, 50)
     stack = np.stack([noisy(clean, 1e3, seed) for seed in range(5)], axis=1).astype(np.float32)
-    total = np.zeros((4, 32))
+    total = np.zeros((5, 32))
     for rows in (slice(0, 2), slice(2, 5), slice(5, 5)):
         finder = AxisFinder(128)
         for projection, angle in zip(stack, angles, strict=True):

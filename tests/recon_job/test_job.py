@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -152,9 +152,62 @@ def test_axis_that_can_not_be_known_is_said_so(beamline, job, scan, tmp_path):
     beamline.open(scan, settings(scan, axis=None), tmp_path)
     beamline.references(scan)
     beamline.projections(scan, 0, 6)
-    (result,) = beamline.finish().results
+    beamline.endpoint.close_run()
+    problem = beamline.wait_for(Problem)
+    assert problem.where == "rotation axis"
+    assert problem.text.endswith("from 6 projections, not certain; give axis= in detector columns")
+    (result,) = beamline.wait_for(RunFinished).results
     assert result.result is not None
-    assert "not certain" in result.text
+    assert problem.text in result.text
+
+
+@pytest.mark.parametrize(("axis", "scale"), [(33.0, 60.0), (24.5, 50.0), (45.0, 40.0)])
+def test_wide_sample_is_reported_while_it_can_be_mended_and_no_image_is_made_before_the_end(
+    beamline, job, seen_through, tmp_path, axis, scale
+):
+    wide = seen_through(64, axis, scale, 180)
+    beamline.open(wide, settings(wide, axis=None), tmp_path)
+    beamline.references(wide)
+    beamline.projections(wide)
+    early = beamline.wait_for(Problem)
+    assert early.where == "rotation axis"
+    assert "reaches out of view" in early.text
+    assert early.text.endswith("so it is not certain, and there is no image; give axis=")
+    beamline.wait_for(Status, lambda status: status.lag == 48)
+    assert not any(seen.image_number for seen in beamline.seen if isinstance(seen, Status))
+    beamline.endpoint.close_run()
+    last = beamline.wait_for(Problem)
+    assert "not certain (the sample reaches out of view" in last.text
+    (result,) = beamline.wait_for(RunFinished).results
+    assert result.counts["projections"] == 48
+
+
+@pytest.mark.parametrize(("axis", "scale"), [(14.0, 55.0), (47.3, 58.0), (20.0, 50.0)])
+def test_full_turn_about_an_axis_near_the_edge_is_made_with_the_right_axis_and_says_what_is_cut_off(
+    beamline, job, seen_through, tmp_path, axis, scale
+):
+    near = seen_through(64, axis, scale, 360)
+    beamline.open(near, settings(near, axis=None), tmp_path)
+    beamline.references(near)
+    beamline.projections(near)
+    problem = beamline.wait_for(Problem)
+    assert problem.where == "field of view"
+    beamline.endpoint.close_run()
+    (result,) = beamline.wait_for(RunFinished).results
+    assert result.axis == pytest.approx(axis, abs=0.3)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_bad_flat_is_left_out_by_the_job_and_becomes_a_problem_of_the_run(beamline, job, scan, tmp_path, bad):
+    flats = scan.flats.copy()
+    flats[bad] = scan.darks[0]
+    beamline.open(scan, settings(scan), tmp_path)
+    beamline.references(replace(scan, flats=flats))
+    beamline.projections(scan)
+    problem = beamline.wait_for(Problem)
+    assert problem.where == "flats"
+    assert problem.text.startswith(f"of 3, flat {bad + 1} is left out: no brighter than the darks")
+    assert beamline.finish().results[0].result is not None
 
 
 def test_abandoned_run_gives_way_to_the_next(beamline, job, scan, tmp_path):
@@ -188,8 +241,6 @@ def test_controller_sees_every_image_and_which_one_is_the_last(beamline, job, sc
 
 
 def test_bad_pixels_are_counted_and_the_image_is_finite(beamline, job, scan, tmp_path):
-    from dataclasses import replace
-
     counts = scan.projections.copy()
     counts[:, :, 20] = 0
     counts[3, 1, 5] = 65535
