@@ -268,7 +268,7 @@ def centred(scan: LineScan) -> LineScan:
 
     A detector that would no longer see all of the sample is left as it is.
     """
-    from bluesky_streamrecon.recon.axis import reaches_out
+    from bluesky_streamrecon.recon.field_of_view import reaches_out
 
     columns = scan.integrals.shape[2]
     half = min(scan.axis, columns - 1 - scan.axis)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_streamrecon.errors import DataError, GeometryError
+from bluesky_streamrecon.recon.field_of_view import ENDS, ends_of, reaching_out
 from bluesky_streamrecon.recon.opposite import LEAST_PAIRS, locate_by_opposite, opposite_evidence, opposite_pairs
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "axis_rows",
     "find_axis",
     "locate_axis",
-    "reaches_out",
     "reconsidered",
 ]
 
@@ -47,11 +47,6 @@ _GRID_STEP = 0.05
 _RIVAL_DISTANCE = 3.0
 _ENOUGH_UNCERTAINTY = 0.25
 _ENOUGH_SEPARATION = 10.0
-_SURE = 4.0
-
-REACHES_OUT = 0.25
-"""Difference between both ends of a view, over the spread of values within it (each root mean square), from which on
-the sample reaches out of view. Scans with air on both sides stay below 0.01, with a drifting beam below 0.15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +172,7 @@ class AxisFinder:
         self._transform = np.exp(-1j * np.outer(middle, self._omega)) / response
         self._angles: list[float] = []
         self._spectra: list[NDArray[np.complex128]] = []
-        self._ends = np.zeros(FREQUENCIES)  # sums over rows and views, see `_ends_of`
+        self._ends = np.zeros(FREQUENCIES)  # sums over rows and views, see `ends_of`
 
     @property
     def projections(self) -> int:
@@ -201,7 +196,7 @@ class AxisFinder:
         differences = np.diff(projection.astype(np.float64), axis=1)
         self._spectra.append(differences @ self._transform.real + 1j * (differences @ self._transform.imag))
         self._angles.append(float(angle))
-        self._ends[:6] += _ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
+        self._ends[:ENDS] += ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
 
     def evidence(self) -> NDArray[np.float64]:
         """Give what may be added up over ranks and handed to `locate_axis`.
@@ -225,48 +220,6 @@ class AxisFinder:
             rows = (seen == pattern[:, None]).all(axis=0)
             found[:4] += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._columns / 2)
         return found
-
-
-def _ends_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return sums over rows: product of two differences between both ends, spread within, levels, noise, and number.
-
-    Products are of values of different pixels, so that noise adds nothing to them on average.
-    """
-    width = max(2, rows.shape[1] // 128)
-    outer = rows[:, :width].mean(axis=1) - rows[:, -width:].mean(axis=1)
-    left, right = rows[:, width : 2 * width].mean(axis=1), rows[:, -2 * width : -width].mean(axis=1)
-    inner = rows - rows.mean(axis=1, keepdims=True)
-    spread = (inner[:, :-1] * inner[:, 1:]).mean(axis=1)
-    steps = np.diff(rows[:, np.r_[: 2 * width, -2 * width : 0]], axis=1)
-    noise = np.delete(steps, 2 * width - 1, axis=1) ** 2 / 2
-    products = outer * (left - right)
-    return np.array(
-        [products.sum(), spread.sum(), left.sum(), right.sum(), 2 / width * noise.mean(axis=1).sum(), len(rows)]
-    )
-
-
-def reaches_out(projections: NDArray[np.float32]) -> str:
-    """Return where the sample reaches out of view, in words; empty where it fits.
-
-    Parameters
-    ----------
-    projections : ndarray of float32, shape (A, rows, C)
-        Line integrals; rows with NaN are left aside.
-    """
-    rows = projections.reshape(-1, projections.shape[2])
-    return _reaching_out(_ends_of(rows[np.isfinite(rows).all(axis=1)].astype(np.float64)))
-
-
-def _reaching_out(ends: NDArray[np.float64]) -> str:
-    """Say where the sample reaches out of view, given what `_ends_of` returns; nothing where it fits."""
-    differing, spread, left, right, noise, number = ends[:6]
-    by_chance = _SURE * noise / math.sqrt(max(number, 1.0))
-    if differing <= REACHES_OUT**2 * max(spread, 0.0) + by_chance:
-        return ""
-    levels = {"left": abs(left) / number, "right": abs(right) / number}
-    least = min(REACHES_OUT * math.sqrt(max(spread, 0.0) / number), max(levels.values()))
-    edges = " and ".join(side for side, level in levels.items() if level >= least)
-    return f"the sample reaches out of view at the {edges} edge of the detector"
 
 
 def _misfit(
@@ -332,7 +285,7 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
         The middle of the detector with infinite uncertainty when there are too few views.
     """
     constant, real, imaginary, freedom, ends = evidence
-    reaches_out = _reaching_out(ends)
+    reaches_out = reaching_out(ends)
     used = freedom > 0
     middle = (columns - 1) / 2
     if not used.any() or not constant.any():
