@@ -27,13 +27,14 @@ from bluesky_streamrecon.recon.axis_search import AxisSearch
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.engine import Engine, warm_up
+from bluesky_streamrecon.recon.findings import Findings
 from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
 from bluesky_streamrecon.recon.shown import ShownLines
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
 from bluesky_streamrecon.registry import told
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Problem, Status
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Status
 
 __all__ = ["RankRun"]
 
@@ -104,10 +105,7 @@ class RankRun:
         self._coalesced = 0
         self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
         self._final_sent = False
-        self._warnings: list[str] = []
-        self._reported = 0  # warnings of the intake
-        self._searching_told = False
-        self._doubt = ""  # why no image is to be trusted
+        self._findings = Findings(run.run_uid, link.send)
         shown = preview_rows_of(run) if run.block.member == 0 else ()
         self._shown = tuple(row for row in shown if self._block.first <= row < self._block.stop)
         self._resume = resume
@@ -261,7 +259,7 @@ class RankRun:
         self._show(final=closed and self.applied == agreed)
         self._save(self._engine, view)
         self._acknowledge(self._intake.seq)
-        self._tell_of_rows()
+        self._findings.add_all([] if self._intake is None else self._intake.warnings)
         self._say(
             "reconstructing",
             projections=self.applied,
@@ -274,7 +272,7 @@ class RankRun:
 
     def finish(self) -> Result:
         """Write the result after the last image, and tell how the run went."""
-        self._tell_of_rows()
+        self._findings.add_all([] if self._intake is None else self._intake.warnings)
         if self.failure is not None:
             return self._result(None, f"failed: {self.failure}", self.failure if self._failed_here else "")
         if self._engine is None:
@@ -308,36 +306,12 @@ class RankRun:
         elif self._search is not None:
             self._axis = self._search.look(views, agreed, closed)
             if self._axis is None:
-                self._tell_of_search(self._search.newest)
+                self._findings.add_search(self._search.newest)
                 self._say("finding the rotation axis", lag=self._lag())
             else:
-                self._doubt = self._axis.doubt
-                self._tell(self._doubt or self._axis.notice(self._columns, self.run.recon.size or self._columns))
+                self._findings.add_axis(self._axis, self._columns, self.run.recon.size or self._columns)
                 self._make_engine(self._axis.axis)
         return self._engine is not None
-
-    def _tell_of_search(self, newest: AxisEstimate | None) -> None:
-        """Tell, while it can be mended, why there is no image yet."""
-        if newest is not None and newest.reaches_out and not self._searching_told:
-            self._searching_told = True
-            self._tell(f"rotation axis: {newest.reaches_out}, so it is not certain, and there is no image; give axis=")
-
-    def _tell(self, text: str) -> None:
-        """Report, once, what the user should know of the whole run."""
-        if text and text not in self._warnings:
-            self._warnings.append(text)
-            self._report(text)
-
-    def _tell_of_rows(self) -> None:
-        """Report what the preparation of this rank's rows has found since the last call."""
-        warnings = [] if self._intake is None else self._intake.warnings
-        for text in warnings[self._reported :]:
-            self._report(text)
-        self._reported = len(warnings)
-
-    def _report(self, text: str) -> None:
-        where, _, what = text.partition(": ")
-        self._link.send(Problem(fault="local", where=where, text=what[:4096], run_uid=self.run.run_uid))
 
     def _continue(self, saved: Checkpoint) -> None:
         """Go on from where a job before this one was."""
@@ -380,7 +354,7 @@ class RankRun:
             )
         except StorageError as error:
             log.warning("%s", error)
-            self._tell(f"checkpoints: no more are written: {error}")
+            self._findings.add(f"checkpoints: no more are written: {error}")
             self._checkpoints = None
 
     def _axis_used(self) -> float:
@@ -450,7 +424,7 @@ class RankRun:
                 size=pixels.shape[-1],
                 axis=self._axis_or_none(),
                 pixels=pixels,
-                doubt=self._doubt,
+                doubt=self._findings.doubt,
             )
             self._link.send(preview.with_views(self._shown_lines.take()))
 
@@ -512,12 +486,11 @@ class RankRun:
         return counts | {name: int(value) for name, value in zip(pixels, total, strict=True)}
 
     def _result(self, path: str | None, text: str, problem: str = "") -> Result:
-        warnings = [*self._warnings, *([] if self._intake is None else self._intake.warnings)]
         return Result(
             self.image_number,
             self._axis_or_none(),
             self._counts(),
             path,
-            "; ".join([*([text] if text else []), *warnings])[:4000],
+            "; ".join([*([text] if text else []), *self._findings.lines])[:4000],
             problem[:4000],
         )
