@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["WINDOW_POLICIES", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
+__all__ = ["WINDOW_POLICIES", "PixelValues", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
+
+PixelValues = Literal["counts", "transmission", "line-integrals"]
+"""What pixels stand for: detector counts, I/I0 already, or -log(I/I0) already."""
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
@@ -57,6 +60,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     coalesce : bool
         Let a job that falls behind by more than a window take several steps at once (fewer images, no
         projection lost).
+    pixel_values : {"counts", "transmission", "line-integrals"}
+        What the pixels of projections stand for: detector counts, which need a flat field, or frames that are corrected
+        already: I/I0, or -log(I/I0).
     stripe_removal : bool
         Remove ring stripes from the window's sinograms before they are used.
     checkpoint_every : int
@@ -77,11 +83,16 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ranks: int = 2
     share: int = 1
     coalesce: bool = True
+    pixel_values: PixelValues = "counts"
     stripe_removal: bool = False
     checkpoint_every: int = 0
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
+        if self.pixel_values not in get_args(PixelValues):
+            raise ConfigError(
+                f"pixel_values: got {self.pixel_values!r}, expected one of {', '.join(get_args(PixelValues))}"
+            )
         _check_types(self)
         _at_least("step", self.step, 1)
         _at_least("iterations", self.iterations, 1)

@@ -2,7 +2,8 @@
 
 from bluesky_streamrecon.plans.defaults import current_beamline, current_job, use_beamline, with_settings
 from bluesky_streamrecon.plans.flying import stream_tomo_fly_plan
-from bluesky_streamrecon.plans.parts import take_frames
+from bluesky_streamrecon.plans.reference_frames import take_frames
+from bluesky_streamrecon.plans.references import take_references_plan
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 from bluesky_streamrecon.plans.tomography import stream_tomo_plan
 
@@ -13,6 +14,7 @@ __all__ = [
     "stream_tomo_plan",
     "streaming_wrapper",
     "take_frames",
+    "take_references_plan",
     "use_beamline",
     "with_settings",
 ]

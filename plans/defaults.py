@@ -5,21 +5,33 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.beamline import ReconJob, RunRecord
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.registry import Registry
 
-__all__ = ["Beamline", "compose_with_storage", "current_beamline", "current_job", "use_beamline", "with_settings"]
+if TYPE_CHECKING:
+    from bluesky_streamrecon.storage import Storage
+
+__all__ = [
+    "Beamline",
+    "compose_with_storage",
+    "current_beamline",
+    "current_job",
+    "current_storage",
+    "detectors_in_use",
+    "devices_in_use",
+    "use_beamline",
+    "with_settings",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-logger = logging.getLogger(__name__)
 
 
 class Beamline(Protocol):
@@ -39,37 +51,48 @@ class Beamline(Protocol):
 
     @property
     def shutter(self) -> Any:
-        """Takes ``"open"`` and ``"closed"``."""
+        """Opens and closes the beam."""
 
     @property
     def table(self) -> Any:
-        """Takes the sample ``"in"`` and ``"out"``."""
+        """Takes the sample into and out of the beam."""
 
 
 beamlines: Registry[Callable[[], Beamline]] = Registry("beamline", "bluesky_streamrecon.beamlines")
 """What makes a beamline, by entry point: plans know no devices; our simulated ones have registered theirs."""
 
 _beamline: Beamline | None = None
+_simulated: Beamline | None = None
 _job: ReconJob | None = None
+_storage: Storage | None = None
 
 
-def use_beamline(beamline: Beamline | None, job: ReconJob | None = None) -> None:
+def use_beamline(beamline: Beamline | None, job: ReconJob | None = None, *, storage: Storage | None = None) -> None:
     """Have plans that are called without devices use these; None for what is made at first use.
 
     A job that has no directory for its results gets one beside the detector's files.
+
+    Parameters
+    ----------
+    beamline : Beamline or None
+        Its devices; shutter and sample table are also used with other detectors.
+    job : ReconJob, optional
+        The reconstruction job.
+    storage : Storage, optional
+        From `bluesky_streamrecon.storage.open_storage`; where `references` of plans are looked up.
 
     Examples
     --------
     >>> use_beamline(None)
     """
-    global _beamline, _job
-    _beamline, _job = beamline, job
+    global _beamline, _simulated, _job, _storage
+    _beamline, _simulated, _job, _storage = beamline, None, job, storage
     if beamline is not None and job is not None:
         _place_results(job, beamline)
 
 
-def with_settings(plan: Callable[P, R], settings: Mapping[str, Any]) -> Callable[P, R]:
-    """Give a plan that has these defaults; what it is called with counts more.
+def with_settings(plan: Callable[P, MsgGenerator[R]], settings: Mapping[str, Any]) -> Callable[P, MsgGenerator[R]]:
+    """Return a plan that has these defaults; what it is called with counts more.
 
     Parameters
     ----------
@@ -85,8 +108,9 @@ def with_settings(plan: Callable[P, R], settings: Mapping[str, Any]) -> Callable
 
     Examples
     --------
-    >>> inspect.signature(with_settings(use_beamline, {"job": None}))
-    <Signature (beamline: 'Beamline | None', job: 'ReconJob | None' = None) -> 'None'>
+    >>> def scan(*, num: int = 180): yield
+    >>> inspect.signature(with_settings(scan, {"num": 90}))
+    <Signature (*, num: int = 90)>
     """
     signature = inspect.signature(plan)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
@@ -95,24 +119,27 @@ def with_settings(plan: Callable[P, R], settings: Mapping[str, Any]) -> Callable
         raise ConfigError(f"settings: {getattr(plan, '__name__', plan)} has no argument {unknown[0]!r}")
 
     @functools.wraps(plan)
-    def configured(*args: P.args, **kwargs: P.kwargs) -> R:
-        return plan(*args, **{**settings, **kwargs})
+    def configured(*args: P.args, **kwargs: P.kwargs) -> MsgGenerator[R]:
+        # A generator function itself: queue servers take nothing else for a plan.
+        return (yield from plan(*args, **{**settings, **kwargs}))
 
-    told = [each.replace(default=settings.get(name, each.default)) for name, each in signature.parameters.items()]
-    configured.__signature__ = signature.replace(parameters=told)  # type: ignore[attr-defined]
+    shown = [each.replace(default=settings.get(name, each.default)) for name, each in signature.parameters.items()]
+    configured.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
     return configured
 
 
 def current_beamline() -> Beamline:
-    """Give the beamline in use: the one that was set, or a simulated one that is made now."""
-    global _beamline  # noqa: PLW0603
-    if _beamline is None:
-        _beamline = beamlines.get("simulated")()
-    return _beamline
+    """Return the beamline in use: the one that was set, or a simulated one that is made now."""
+    global _simulated  # noqa: PLW0603
+    if _beamline is not None:
+        return _beamline
+    if _simulated is None:
+        _simulated = beamlines.get("simulated")()
+    return _simulated
 
 
 def current_job(beamline: Beamline | None = None) -> ReconJob:
-    """Give the job in use: the one that was set, or a local one that is made now."""
+    """Return the job in use: the one that was set, or a local one that is made now."""
     global _job  # noqa: PLW0603
     if _job is None:
         _job = ReconJob()
@@ -122,8 +149,67 @@ def current_job(beamline: Beamline | None = None) -> ReconJob:
     return _job
 
 
+def current_storage() -> Storage:
+    """Return the storage in use.
+
+    Raises
+    ------
+    ConfigError
+        If none was set.
+    """
+    if _storage is None:
+        raise ConfigError(
+            "references: no catalogue to look them up in; expected use_beamline(..., storage=open_storage()) before, "
+            "as the installed profile does it where its catalogue can be opened"
+        )
+    return _storage
+
+
+def devices_in_use(detectors: Any, stage: Any) -> tuple[list[Any], Any, Beamline | None, Beamline | None]:
+    """Find the devices of a scan.
+
+    Parameters
+    ----------
+    detectors : device, sequence of devices or None
+        What the plan was called with.
+    stage : device or None
+        The same.
+
+    Returns
+    -------
+    devices : list of devices
+        Detectors.
+    stage : device
+        Rotation stage.
+    beamline : Beamline or None
+        Whose they are, if none were given.
+    around : Beamline or None
+        Whose shutter and sample table are used where none are given.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is missing.
+    """
+    if (detectors is None) != (stage is None):
+        raise ConfigError("detectors and stage: got one of them, expected both, or none for the beamline in use")
+    devices, beamline, around = detectors_in_use(detectors)
+    return devices, stage if beamline is None else beamline.stage, beamline, around
+
+
+def detectors_in_use(detectors: Any) -> tuple[list[Any], Beamline | None, Beamline | None]:
+    """Find the detectors of a scan, the beamline they are of, and the one around; see `devices_in_use`."""
+    if detectors is None:
+        beamline = current_beamline()
+        return [beamline.detector], beamline, beamline
+    devices = list(detectors) if isinstance(detectors, Iterable) else [detectors]
+    if not devices:
+        raise ConfigError("detectors: got none, expected at least one")
+    return devices, None, _beamline
+
+
 def compose_with_storage(record: RunRecord) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Make the documents of a reconstruction, as a run of its own that names the raw run."""
+    """Yield the documents of a reconstruction, as a run of its own that names the raw run."""
     from bluesky_streamrecon import storage
 
     documents: Iterable[tuple[str, dict[str, Any]]] = storage.compose_reconstruction(record)
@@ -131,7 +217,7 @@ def compose_with_storage(record: RunRecord) -> Iterator[tuple[str, dict[str, Any
 
 
 def recorded_angles(beamline: Beamline) -> tuple[float, ...] | None:
-    """Give the angles that a beamline can show, degrees, if it replays a recording."""
+    """Return the angles that a beamline can show, degrees, if it replays a recording."""
     angles = getattr(beamline, "angles", None)
     return None if angles is None else tuple(float(angle) for angle in angles)
 

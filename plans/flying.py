@@ -7,8 +7,8 @@ runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
@@ -17,87 +17,45 @@ from bluesky.utils import MsgGenerator
 from ophyd_async.core import DetectorTrigger
 
 from bluesky_streamrecon.beamline import ReconJob
-from bluesky_streamrecon.config import Option, ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.ordering import AngleOrder, Sweep, make_order
-from bluesky_streamrecon.plans.defaults import compose_with_storage, current_beamline, current_job, recorded_angles
+from bluesky_streamrecon.ordering import Sweep, make_order
+from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
-from bluesky_streamrecon.plans.parts import (
-    TakeFrames,
-    about,
-    answer,
-    check_count,
-    check_frames,
-    check_names,
-    connected,
-    over_recording,
-    tomogram,
-    within_limits,
-)
-from bluesky_streamrecon.plans.session import Compose
+from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording, within_limits
+from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
+from bluesky_streamrecon.plans.signature import image_settings, told_settings, with_image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 
-__all__ = ["ImageSettings", "stream_tomo_fly_plan"]
+__all__ = ["stream_tomo_fly_plan"]
 
 
-class ImageSettings(TypedDict, total=False):
-    """How the image is made and when it is good enough, as arguments of a plan; those of `stream_tomo_plan`.
-
-    See `ReconSettings` and `SteeringSettings` for each of them.
-    """
-
-    window: int | None
-    window_policy: str
-    step: int
-    algorithm: str
-    iterations: int
-    axis: float | None
-    size: int | None
-    disc: bool
-    ranks: int | None
-    threads: int | None
-    share: int
-    coalesce: bool
-    stripe_removal: bool
-    checkpoint_every: int
-    options: Mapping[str, Option]
-    policy: str | None
-    threshold: float | None
-    tolerance: float
-    patience: int
-    minimum_projections: int | None
-    minimum_coverage: float
-    compare_to: int | None
-    scales: int
-    preview_rows: Sequence[int] | None
-    policy_options: Mapping[str, Option]
-    advisory: bool
-
-
+@with_image_settings
 def stream_tomo_fly_plan(
-    detectors: Any | Sequence[Any] | None = None,
-    stage: Any | None = None,
+    detectors: Detectors = None,
+    stage: Positioner = None,
     *,
-    trigger: Any | None = None,
-    encoder: Any | None = None,
+    trigger: Flyable | None = None,
+    encoder: Flyable | None = None,
     num: int = 180,
     start: float = 0.0,
     stop: float = 180.0,
-    order: str | AngleOrder | Iterable[float] = "interlaced(4)",
+    order: str | Sequence[float] = "interlaced(4)",
     velocity: float | None = None,
     exposure: float | None = None,
     deadtime: float | None = None,
     flush_period: float = 0.2,
-    flats: int = 10,
-    darks: int = 10,
-    shutter: Any | None = None,
-    sample_table: Any | None = None,
-    take_flats: TakeFrames | None = None,
-    take_darks: TakeFrames | None = None,
+    flats: int | None = None,
+    darks: int | None = None,
+    references: str | None = None,
+    shutter: Positioner = None,
+    sample_table: Positioner = None,
+    shutter_words: Sequence[str | float] | None = None,
+    table_words: Sequence[str | float] | None = None,
+    take_flats: Any = None,
+    take_darks: Any = None,
     job: ReconJob | None = None,
-    compose: Compose | None = compose_with_storage,
     md: Mapping[str, Any] | None = None,
-    **settings: Unpack[ImageSettings],
+    **settings: Any,
 ) -> MsgGenerator[str | None]:
     """Take a tomogram while the stage turns, reconstruct it meanwhile, and end it when the image is good enough.
 
@@ -118,9 +76,13 @@ def stream_tomo_fly_plan(
         all of its angles, and stops firing when it is unstaged.
     encoder : device, optional
         Records an angle per pulse in a file (degrees): a detector whose exposure is the time to average over.
-    num, start, stop : int, float, float, optional
-        Angles, and the half-open range ``[start, stop)`` that they are in, degrees.
-    order : str, AngleOrder or iterable of float, optional
+    num : int, optional
+        Angles.
+    start : float, optional
+        First angle of the half-open range ``[start, stop)``, degrees.
+    stop : float, optional
+        End of the range, degrees.
+    order : str, AngleOrder or sequence of float, optional
         Name, order or list of degrees that sweeps at equal steps can visit: ``"fixed"`` is one sweep;
         ``"interleaved(k)"`` and ``"interlaced(k)"`` are k of them, between each other's angles, so that the range is
         covered early; ``"golden-continuous"`` turns on and on.
@@ -133,11 +95,10 @@ def stream_tomo_fly_plan(
         Seconds that the detector needs from the end of an exposure to the next; what it says itself by default.
     flush_period : float, optional
         Seconds between two looks at what there is.
-    flats, darks, shutter, sample_table, take_flats, take_darks, job, compose, md
-        As for `stream_tomo_plan`.
-    **settings
-        How the image is made and when it is good enough, as for `stream_tomo_plan`: ``window``, ``algorithm``,
-        ``threshold`` and so on, see `ReconSettings` and `SteeringSettings`.
+    job : ReconJob, optional
+        The job in use by default.
+    md : mapping, optional
+        More metadata.
 
     Returns
     -------
@@ -162,25 +123,26 @@ def stream_tomo_fly_plan(
     At the prompt: ``RE(stream_tomo_fly_plan())``, or ``RE(stream_tomo_fly_plan([camera], rotation, trigger=pcomp,
     encoder=panda, num=1500, order="interlaced(6)", velocity=20, shutter=shutter, sample_table=table))``.
     """
-    check_count("flats", flats)
-    check_count("darks", darks)
-    if (detectors is None) != (stage is None):
-        raise ConfigError("detectors and stage: got one of them, expected both, or none for the beamline in use")
-    beamline = None
-    if detectors is None:
-        beamline = current_beamline()
-        detectors, stage = [beamline.detector], beamline.stage
+    devices, stage, beamline, around = devices_in_use(detectors, stage)
+    if beamline is not None:
         trigger = trigger if trigger is not None else getattr(beamline, "trigger", None)
         encoder = encoder if encoder is not None else getattr(beamline, "encoder", None)
-        shutter = shutter if shutter is not None else beamline.shutter
-        sample_table = sample_table if sample_table is not None else beamline.table
-        yield from connected(getattr(beamline, "devices", ()))
-    devices = list(detectors) if isinstance(detectors, Iterable) else [detectors]
+    yield from connected(getattr(beamline, "devices", ()))
     flyers = Flyers(stage, trigger, encoder, devices)
     _check_flyers(flyers)
-    check_frames((flats, take_flats), (darks, take_darks), shutter, sample_table)
     job = job if job is not None else current_job(beamline)
-    recon, steering = _image_settings(job, settings)
+    recon, steering = image_settings(job.wanted_ranks, settings)
+    frames = ReferenceFrames(
+        flats=flats,
+        darks=darks,
+        references=references,
+        shutter=shutter if shutter is not None else getattr(around, "shutter", None),
+        sample_table=sample_table if sample_table is not None else getattr(around, "table", None),
+        shutter_words=shutter_words,
+        table_words=table_words,
+        take_flats=take_flats,
+        take_darks=take_darks,
+    ).resolved(recon.pixel_values)
     if job.local:
         check_names(recon, steering)
     recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
@@ -194,6 +156,7 @@ def stream_tomo_fly_plan(
     pace = yield from _pace(flyers, sweeps, grid, (velocity, exposure, deadtime), flush_period)
     ends = [end for sweep in sweeps for end in pace.ends(sweep)]
     yield from within_limits(stage, ends)
+    frames = yield from frames.with_words()
     lengthens = recorded is None
     if lengthens:
         try:
@@ -221,62 +184,39 @@ def stream_tomo_fly_plan(
 
         yield from bpp.finalize_wrapper(fly_sweeps(flown(), flyers, pace), at_rest)
 
-    told = {
-        "num": len(visiting),
-        "start": visiting.start,
-        "stop": visiting.stop,
-        "order": visiting.name,
-        "velocity": pace.velocity,
-        "exposure": pace.exposure,
-        "flats": flats,
-        "darks": darks,
-    }
-    plan = tomogram(
-        devices,
-        flyers.all,
-        projections,
-        flats=(flats, take_flats),
-        darks=(darks, take_darks),
-        shutter=shutter,
-        sample_table=sample_table,
-        md={
-            **about("stream_tomo_fly_plan", devices, stage, visiting, PROGRESS),
-            "plan_args": {
-                "detectors": [repr(device) for device in devices],
-                "stage": repr(stage),
-                "trigger": repr(trigger),
-                "encoder": repr(encoder),
-                **told,
-                "policy": steering.rule,
-                "threshold": steering.least_score,
-                "tolerance": steering.tolerance,
-                "window": recon.window,
-                "window_policy": recon.window_policy,
-                "step": recon.step,
-                "algorithm": recon.algorithm,
-            },
-            **(md or {}),
+    range_of_angles = {"order": visiting.name, "start": visiting.start, "stop": visiting.stop}
+    md = {
+        **about("stream_tomo_fly_plan", devices, stage, visiting, PROGRESS),
+        "plan_args": {
+            "detectors": [repr(device) for device in devices],
+            "stage": repr(stage),
+            "trigger": repr(trigger),
+            "encoder": repr(encoder),
+            "num": len(visiting),
+            **range_of_angles,
+            "velocity": pace.velocity,
+            "exposure": pace.exposure,
+            **frames.told(),
+            **told_settings(recon, steering),
         },
-    )
+        **(md or {}),
+    }
     uid: str | None = yield from streaming_wrapper(
-        plan,
+        tomogram(devices, frames, md, projections(), flyers.all),
         job=job,
         detector=devices[0],
         angle=encoder,
+        references=OWN if frames.flats else frames.references,
         recon=recon,
         steering=steering,
         planned=len(visiting),
         md={
-            "order": visiting.name,
+            **range_of_angles,
             "angles": list(visiting.angles),
-            "start": visiting.start,
-            "stop": visiting.stop,
-            "flats": flats,
-            "darks": darks,
+            **frames.told(),
             "velocity": pace.velocity,
             "sweeps": len(sweeps),
         },
-        compose=compose,
         lengthens=lengthens,
         signals_in=PROGRESS,
     )
@@ -301,28 +241,6 @@ def _check_flyers(flyers: Flyers) -> None:
         if lacking:
             got = "none" if device is None else f"{device.name!r}, which is not {' and '.join(lacking)}"
             raise ConfigError(f"{role}: got {got}, expected {expected}; stream_tomo_plan takes the scan step by step")
-
-
-def _image_settings(job: ReconJob, given: ImageSettings) -> tuple[ReconSettings, SteeringSettings]:
-    """Make the settings of keyword arguments, with the job's number of ranks unless there is another."""
-    values: dict[str, Any] = dict(given)
-    if values.get("ranks") is None:
-        values["ranks"] = job.wanted_ranks
-    if values.get("preview_rows") is not None:
-        values["preview_rows"] = tuple(values["preview_rows"])
-    policy_options = dict(values.pop("policy_options", None) or {})
-    options = dict(values.pop("options", None) or {})
-    steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}
-    unknown = values.keys() - set(ReconSettings.__struct_fields__)
-    if unknown:
-        known = sorted(ImageSettings.__annotations__)
-        raise ConfigError(
-            f"{', '.join(sorted(unknown))}: not known, expected arguments of the plan, or {', '.join(known)}"
-        )
-    return (
-        settings_from(ReconSettings, {**values, "options": options}),
-        settings_from(SteeringSettings, {**steering, "options": policy_options}),
-    )
 
 
 def _pace(

@@ -1,18 +1,13 @@
-"""What step and fly scans share: their checks before anything moves, and the run around their projections.
-
-Angles are degrees. Nothing here knows of streaming.
-"""
+"""What step and fly scans share: their checks before anything moves. Angles are degrees."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
@@ -20,52 +15,18 @@ from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 
 __all__ = [
-    "TakeFrames",
     "UnansweredError",
     "about",
     "answer",
-    "check_count",
-    "check_frames",
     "check_names",
     "connected",
     "over_recording",
-    "take_frames",
-    "tomogram",
     "within_limits",
 ]
-
-TakeFrames = Callable[[Sequence[Any], int], MsgGenerator[Any]]
 
 
 class UnansweredError(StreamReconError, RuntimeError):
     """Nobody asked the device."""
-
-
-def take_frames(detectors: Sequence[Any], stream: str, num: int) -> MsgGenerator[None]:
-    """Plan stub: stage the detectors afresh, and take `num` frames into a stream of their own.
-
-    Parameters
-    ----------
-    detectors : sequence of devices
-        Staged here, so that each stream has a file of its own.
-    stream : str
-        ``"flat"`` or ``"dark"``.
-    num : int
-        Frames.
-    """
-
-    def frames() -> MsgGenerator[None]:
-        for _ in range(num):
-            yield from bps.checkpoint()
-            yield from bps.trigger_and_read(list(detectors), name=stream)
-
-    yield from bpp.stage_wrapper(frames(), detectors)
-
-
-def check_count(name: str, value: object) -> None:
-    """Refuse what is not a number of frames."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{name}: got {value!r}, expected an integer of 0 or more")
 
 
 def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
@@ -78,63 +39,6 @@ def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
     for metric in get_policy(steering.rule)(steering).metrics:
         if metric != PREDICTED_GAIN:
             make_metric(metric, steering, comparison_distance(recon, steering))
-
-
-def check_frames(
-    flats: tuple[int, TakeFrames | None], darks: tuple[int, TakeFrames | None], shutter: object, sample_table: object
-) -> None:
-    """Refuse flats and darks that can not be taken with what there is."""
-    if flats[0] and flats[1] is None and (sample_table is None or shutter is None):
-        raise ConfigError(
-            f"flats={flats[0]}: need shutter= and sample_table=, or take_flats=; flats=0 if none are wanted"
-        )
-    if darks[0] and darks[1] is None and shutter is None:
-        raise ConfigError(f"darks={darks[0]}: need shutter=, or take_darks=; darks=0 if none are wanted")
-
-
-def tomogram(
-    devices: Sequence[Any],
-    staged: Sequence[Any],
-    projections: Callable[[], MsgGenerator[None]],
-    *,
-    flats: tuple[int, TakeFrames | None],
-    darks: tuple[int, TakeFrames | None],
-    shutter: Any | None,
-    sample_table: Any | None,
-    md: Mapping[str, Any],
-) -> MsgGenerator[str | None]:
-    """One run: darks, flats, projections with all of `staged`; beam off and sample in at the end, whatever happens."""
-
-    def run() -> MsgGenerator[None]:
-        if darks[0]:
-            if darks[1] is None:
-                yield from bps.mv(shutter, "closed")
-                yield from take_frames(devices, "dark", darks[0])
-            else:
-                yield from darks[1](devices, darks[0])
-        if flats[0]:
-            if flats[1] is None:
-                yield from bps.mv(sample_table, "out", shutter, "open")
-                yield from take_frames(devices, "flat", flats[0])
-            else:
-                yield from flats[1](devices, flats[0])
-        yield from sample_in()
-        yield from bpp.stage_wrapper(projections(), staged)
-
-    def sample_in() -> MsgGenerator[None]:
-        moves = [*((sample_table, "in") if sample_table is not None else ())]
-        moves += [*((shutter, "open") if shutter is not None else ())]
-        if moves:
-            yield from bps.mv(*moves)
-
-    def cleanup() -> MsgGenerator[None]:
-        if shutter is not None:
-            yield from bps.mv(shutter, "closed")
-        if sample_table is not None:
-            yield from bps.mv(sample_table, "in")
-
-    uid: str | None = yield from bpp.finalize_wrapper(bpp.run_wrapper(run(), md=dict(md)), cleanup)
-    return uid
 
 
 def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,8 @@ from bluesky_streamrecon.beamline import (
     SuspendMode,
 )
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.plans.reference_frames import OWN
+from bluesky_streamrecon.plans.references import find_references, reference_documents
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -44,8 +47,10 @@ class StreamSession:
     ----------
     job : ReconJob
         Staged by whoever runs the session.
-    detector, angle : str
-        Names of the detector and the rotation stage, or their data keys.
+    detector, angle : device, str or None
+        Detector and rotation stage, their names, or their data keys; None: what the plan's own metadata say.
+    references : str or None
+        ``"own"``: the plan takes flats itself; a uid or ``"last"``: those of an earlier run; None: none are needed.
     recon, steering : ReconSettings, SteeringSettings
         For each run.
     planned : int or None
@@ -66,8 +71,9 @@ class StreamSession:
         self,
         job: ReconJob,
         *,
-        detector: str,
-        angle: str,
+        detector: Any,
+        angle: Any,
+        references: str | None,
         recon: ReconSettings,
         steering: SteeringSettings,
         planned: int | None,
@@ -82,7 +88,10 @@ class StreamSession:
         self.run_uid: str | None = None
         self.reached: QualityReached | None = None
         self.shielded = False
-        self._detector, self._angle = detector, angle
+        self._detector, self._angle = _name(detector), _name(angle)
+        self._devices = [] if isinstance(detector, str | None) else [detector]  # of which one may be the detector
+        self._references = references
+        self._borrowed = ""  # flats and darks of which run are used
         self.recon, self.steering, self._planned = recon, steering, planned
         self._md = dict(md)
         self._compose = compose
@@ -136,6 +145,8 @@ class StreamSession:
     # ------------------------------------------------------------------------------------- messages
 
     def _handle(self, msg: Msg) -> Steps:
+        if msg.command == "stage":
+            self._devices.append(msg.obj)
         if msg.command == "open_run" and not self._open:
             return (yield from self._open_run(msg))
         if msg.command == "rewindable" and msg.args and msg.args[0] is not None:
@@ -148,6 +159,10 @@ class StreamSession:
     def _open_run(self, msg: Msg) -> Steps:
         planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
         self.steering.check_planned(planned)
+        if self._detector is None:
+            self._detector = _only(msg.kwargs.get("detectors"))
+        if self._angle is None:
+            self._angle = _only(msg.kwargs.get("motors"))
         block = {
             **self._md,
             "recon_uid": str(uuid4()),
@@ -160,10 +175,20 @@ class StreamSession:
             "job_ranks": self.recon.ranks,
             "extendable": self._lengthens,
         }
+        found = None
+        if self._references not in (None, OWN):
+            camera = next((each for each in self._devices if _name(each) == self._detector), None)
+            found = yield from find_references(str(self._references), self._detector, camera)
+            self._borrowed = found.describe(time.time())
+            counts = {"flats": len(found.flats), "darks": len(found.darks)}
+            block["references"] = {"uid": found.uid, "age": time.time() - found.time, **counts}
         self.job.prepare_run(self.recon, self.steering, block["recon_uid"], lengthens=self._lengthens)
         self.run_uid = yield msg._replace(kwargs={**msg.kwargs, BLOCK: block})
         # Where the plan is only looked at (`summarize_plan`, `check_limits`), nothing is answered and nothing happens.
         self._run_key, self._open = msg.run, self.run_uid is not None
+        if found is not None and self._open:
+            for name, doc in reference_documents(found, str(self.run_uid), str(self._detector)):
+                self.job.publisher(name, doc)
         self._bundle, self._triggered = None, {}
         return self.run_uid
 
@@ -320,6 +345,8 @@ class StreamSession:
                 every = f"all {taken} projections taken"
                 told.append(every if taken >= planned else f"{taken} of {planned} projections streamed")
                 told.append(self._how_good())
+            if self._borrowed:
+                told.append(f"with {self._borrowed}")
             if run.override.added:
                 who = ", ".join(dict.fromkeys(o.who for o in run.override.orders if o.action == "extend"))
                 told.append(f"{planned} planned, extended to {run.override.total} by {who}")
@@ -365,6 +392,16 @@ class StreamSession:
         else:
             why = "known too late to end the scan"
         return f"quality reached, {why}: {enough.text.removeprefix('advisory: ')}"
+
+
+def _name(device: Any) -> str | None:
+    return device if device is None or isinstance(device, str) else str(device.name)
+
+
+def _only(names: Any) -> str | None:
+    """Return the name if there is one and no other."""
+    listed = [str(name) for name in names or ()]
+    return listed[0] if len(listed) == 1 else None
 
 
 def settle(statuses: list[Any], timeout: float | None = None) -> Steps:

@@ -2,53 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import bluesky.preprocessors as bpp
+import msgspec
 from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import QualityReached, ReconJob, SuspendMode
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.config import PixelValues, ReconSettings, SteeringSettings
+from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
+from bluesky_streamrecon.plans.reference_frames import check_source
 from bluesky_streamrecon.plans.session import Compose, Steps, StreamSession, settle
 
 __all__ = ["streaming_wrapper"]
 
 
+# No generator function, and not annotated as a plan: it takes a plan, which no queue server and no blueapi can send.
 def streaming_wrapper(
     plan: MsgGenerator[Any],
     *,
-    job: ReconJob,
-    detector: Any,
-    angle: Any,
+    detector: Any = None,
+    angle: Any = None,
+    references: str | None = None,
+    pixel_values: PixelValues | None = None,
+    job: ReconJob | None = None,
     recon: ReconSettings | None = None,
     steering: SteeringSettings | None = None,
     planned: int | None = None,
     suspend: SuspendMode = "after-projection",
     md: Mapping[str, Any] | None = None,
-    compose: Compose | None = None,
+    compose: Compose = compose_with_storage,
     lengthens: bool = False,
     signals_in: str = "primary",
-) -> MsgGenerator[Any]:
+) -> Generator[Any, Any, Any]:
     """Stream the projections of a plan to a reconstruction job, and end the plan when the image is good enough.
 
     Around the plan the job is staged and unstaged. Each run that the plan opens gets a ``streamrecon`` block, and the
     job's signals are read in each event of its ``primary`` stream (or of `signals_in`); frames of the streams ``flat``
-    and ``dark`` that come before are used for correction. Verdicts are events of the stream ``steering``. When the
-    image is good enough, `QualityReached` is raised in the plan, at its next checkpoint by default, or where it
-    collects what was taken on the fly, so that its own clean-up runs; the run's stop document says ``success`` and why.
+    and ``dark``, or those of an earlier run, are used for correction. Verdicts are events of the stream ``steering``.
+    When the image is good enough, `QualityReached` is raised in the plan, at its next checkpoint by default, or where
+    it collects what was taken on the fly, so that its own clean-up runs; the run's stop document says ``success`` and
+    why.
 
     Parameters
     ----------
     plan : generator of messages
         For instance ``bluesky.plans.scan([detector], stage, 0, 179, 180)``. It needs a checkpoint per angle, or, on the
         fly, to collect often.
-    job : ReconJob
-        The reconstruction job.
-    detector : device or str
-        Whose frames are projections: a device, its name, or its data key.
-    angle : device or str
-        The rotation stage, its name, or the data key of its readback.
+    detector : device or str, optional
+        Whose frames are projections: a device, its name, or its data key; the plan's only detector by default.
+    angle : device or str, optional
+        The rotation stage, its name, or the data key of its readback; the plan's only motor by default.
+    references : str, optional
+        Where flats and darks come from: ``"own"``: the plan takes them itself, in the streams ``flat`` and ``dark``;
+        ``"last"``: the newest run in the catalogue that has some of this detector; or the uid of a run.
+    pixel_values : {"counts", "transmission", "line-integrals"}, optional
+        What pixels stand for; that of `recon` by default. Only counts need `references`.
+    job : ReconJob, optional
+        The job in use by default.
     recon, steering : ReconSettings, SteeringSettings, optional
         What is wanted; the number of ranks is the job's by default.
     planned : int, optional
@@ -59,26 +71,37 @@ def streaming_wrapper(
     md : mapping, optional
         Added to the ``streamrecon`` block.
     compose : callable, optional
-        Makes the documents of a reconstruction from its `RunRecord`, for `ReconJob.subscribe`.
+        Makes the documents of a reconstruction from its `RunRecord`, for those who `ReconJob.subscribe`.
     lengthens : bool, optional
         The plan asks ``job.runs.more_wanted(taken)`` when it has taken what was planned, and goes on while that is
         true, so that people may extend the run. Any other plan can not be made longer.
 
     Returns
     -------
-    Any
-        What the plan returns; the uid of its last run if it was ended.
+    generator of messages
+        For the RunEngine. It returns what the plan returns; the uid of its last run if it was ended.
+
+    Raises
+    ------
+    ConfigError
+        If there is no flat field from anywhere, before anything moves.
 
     Notes
     -----
     An exposure that has begun is never repeated: a pause waits for its frame, which is kept. (Rewound and exposed
     again, a file-writing detector would have two frames for one event, which the RunEngine refuses.)
     """
+    job = job if job is not None else current_job()
+    recon = recon if recon is not None else ReconSettings(ranks=job.wanted_ranks)
+    if pixel_values is not None:
+        recon = msgspec.structs.replace(recon, pixel_values=pixel_values)
+    check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
     session = StreamSession(
         job,
-        detector=getattr(detector, "name", detector),
-        angle=getattr(angle, "name", angle),
-        recon=recon if recon is not None else ReconSettings(ranks=job.wanted_ranks),
+        detector=detector,
+        angle=angle,
+        references=references,
+        recon=recon,
         steering=steering if steering is not None else SteeringSettings(),
         planned=planned,
         suspend=suspend,
@@ -87,6 +110,11 @@ def streaming_wrapper(
         lengthens=lengthens,
         signals_in=signals_in,
     )
+    return _streamed(plan, session)
+
+
+def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[Any]:
+    job = session.job
     tokens: list[int] = []
 
     def body() -> Steps:

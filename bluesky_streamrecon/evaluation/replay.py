@@ -55,8 +55,6 @@ class Recorded:
         Angles that the scan was going to visit, degrees.
     recon, steering : ReconSettings, SteeringSettings
         What the run was taken with.
-    values : str
-        What its pixels stand for, see `Preparation`.
     """
 
     name: str
@@ -65,7 +63,6 @@ class Recorded:
     span: tuple[float, float] = (0.0, 180.0)
     recon: ReconSettings = field(default_factory=ReconSettings)
     steering: SteeringSettings = field(default_factory=SteeringSettings)
-    values: str = "counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +174,7 @@ def recorded_run(
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, _plain(block.get("recon", {})))
         steering = settings_from(SteeringSettings, _plain(block.get("steering", {})))
-        values = str(block.get("pixel_values", "counts"))
-        return Recorded(uid, frames, planned, span, recon, steering, values), storage.close
+        return Recorded(uid, frames, planned, span, recon, steering), storage.close
     except BaseException:
         storage.close()
         raise
@@ -269,7 +265,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
     )
     part = TomoScan(projections, flats, darks, frames.angles_deg, frames.problems)
-    scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.values)
+    scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.recon.pixel_values)
     return centred(replace(scan, name=recorded.name))
 
 

@@ -54,8 +54,8 @@ class Intake:
     Parameters
     ----------
     run : OpenRun
-        What the run is and which rows this rank has. Its metadata may say what the ``pixel_values`` are (see
-        `Preparation`), and from which count on they are saturated, in ``saturation``.
+        What the run is and which rows this rank has. Its metadata may say from which count on pixels are saturated, in
+        ``saturation``.
     resume : Checkpoint, optional
         What to go on from: flats and darks are taken from it, and only items after it come.
 
@@ -88,7 +88,7 @@ class Intake:
         self._preparation = Preparation(
             run.block.rows,
             run.detector_shape[1],
-            values=run.metadata.get("pixel_values", "counts"),
+            values=run.recon.pixel_values,
             saturation=_number(run, "saturation"),
         )
         self.warnings = self._preparation.warnings
@@ -155,7 +155,7 @@ class Intake:
         if self._raw and not self._preparation.ready:
             raise DataError(
                 f"got {len(self._raw)} projections and no flat field, expected at least one; were flats taken? "
-                "(pixel_values='transmission' in the metadata says that none are needed)"
+                "(pixel_values='transmission' says that none are needed)"
             )
         self._prepare_held()
         self._preparation.conclude()

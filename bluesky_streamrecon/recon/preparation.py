@@ -15,14 +15,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.config import PixelValues
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.recon.references import average
 
-__all__ = ["PixelValues", "Preparation", "StripeFilter"]
-
-PixelValues = Literal["counts", "transmission", "line-integrals"]
-"""What pixels stand for: detector counts, I/I0 already, or -log(I/I0) already."""
+__all__ = ["Preparation", "StripeFilter"]
 
 LEAST_TRANSMISSION = 1e-6
 """Transmissions are clipped to this from below, so line integrals stay below 13.8."""

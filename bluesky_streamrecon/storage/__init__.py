@@ -23,6 +23,7 @@ from bluesky_streamrecon.storage.portable import (
     read_scan,
 )
 from bluesky_streamrecon.storage.reconstruction import FinishedReconstruction, ReconstructionRun, compose_reconstruction
+from bluesky_streamrecon.storage.references import StoredReferences, load_references
 from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.writer import CatalogWriter
@@ -38,6 +39,7 @@ __all__ = [
     "PortableScan",
     "ReconstructionRun",
     "Storage",
+    "StoredReferences",
     "TomoScan",
     "chosen_layout",
     "compose_reconstruction",
@@ -45,6 +47,7 @@ __all__ = [
     "export_run",
     "import_scan",
     "load_reconstruction",
+    "load_references",
     "load_run",
     "load_scores",
     "open_catalog",

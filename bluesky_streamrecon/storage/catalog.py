@@ -173,6 +173,10 @@ class Storage:
 
         return Broker(self._open())
 
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until the documents that `writer` was given are stored; return whether they are."""
+        return "writer" not in self.__dict__ or self.writer.flush(timeout)
+
     def close(self) -> None:
         """Store what is still on its way, and stop an embedded server; closing twice does nothing."""
         if self._closed:

@@ -33,6 +33,7 @@ __all__ = [
     "load_scores",
     "read_columns",
     "run_keys",
+    "stored_frames",
 ]
 
 
@@ -149,7 +150,8 @@ def load_run(
     Returns
     -------
     TomoScan
-        Projections in the order they were taken (stream ``primary``), flats and darks (streams ``flat``, ``dark``).
+        Projections in the order they were taken (stream ``primary``), flats and darks (streams ``flat``, ``dark``; of
+        the earlier run that the run used, if it took none itself).
 
     Raises
     ------
@@ -160,20 +162,23 @@ def load_run(
     """
     run = _run(catalog, uid)
     keys = run_keys(run, uid, detector=detector, stage=stage)
-    detector, streams, primary = keys.detector, set(run), run["primary"]
+    detector, primary = keys.detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
     raw = _angles(primary[keys.angle], uid)
     units = primary.metadata["data_keys"].get(keys.angle, {}).get("units")
     angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
     problems.extend(doubts)
-    projections = _frames(run, "primary", detector, uid, problems, stop=angles.size)
+    projections = stored_frames(run, "primary", detector, uid, problems, stop=angles.size)
     whole = len(projections) + getattr(projections, "left_out", 0)
     if whole < angles.size:
         raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
 
+    borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
+    source = run if borrowed is None else _run(catalog, borrowed)
+
     def references(stream: str) -> Frames:
-        if stream in streams and detector in set(run[stream]):
-            return _frames(run, stream, detector, uid, problems)
+        if stream in set(source) and detector in set(source[stream]):
+            return stored_frames(source, stream, detector, borrowed or uid, problems)
         return empty_frames(projections)
 
     flats, darks = references("flat"), references("dark")
@@ -186,7 +191,7 @@ class _RunFrames(LazyFrames):
     left_out = 0
 
 
-def _frames(run: Any, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None) -> Frames:
+def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None) -> Frames:
     """Return the frames of a stream, from their file where that is on this computer."""
     array, descriptor = run[stream][key], dict(run[stream].metadata)
     name = f"run {uid}, {stream}"

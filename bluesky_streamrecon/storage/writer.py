@@ -33,8 +33,8 @@ class CatalogWriter:
 
     Parameters
     ----------
-    catalog : CatalogOfBlueskyRuns
-        Client that belongs to this writer alone.
+    catalog : CatalogOfBlueskyRuns or None
+        Client that belongs to this writer alone; None: there is no catalogue, and every run goes to `backup_directory`.
     backup_directory : Path
         For runs that could not be stored; ``<uid>.jsonl``, one ``{"name": …, "doc": …}`` per line. Where it can not be
         written, a directory for temporary files takes its place.
@@ -45,9 +45,11 @@ class CatalogWriter:
     """
 
     def __init__(self, catalog: Any, *, backup_directory: Path, wait: float = 10.0, batch_size: int = 10000) -> None:
-        from bluesky_tiled_plugins import TiledWriter
+        self._writer: Any = _refuse
+        if catalog is not None:
+            from bluesky_tiled_plugins import TiledWriter
 
-        self._writer = TiledWriter(catalog, batch_size=batch_size)
+            self._writer = TiledWriter(catalog, batch_size=batch_size)
         self._backup = Path(backup_directory)
         self._wait = wait
         self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | threading.Event | None] = queue.SimpleQueue()
@@ -151,3 +153,8 @@ class CatalogWriter:
             else:
                 logger.error("run %s: its documents are in %s", uid, path)
                 return
+
+
+def _refuse(name: str, doc: dict[str, Any]) -> None:  # noqa: ARG001
+    """Take the place of a catalogue that is not there."""
+    raise StorageError("there is no catalogue")

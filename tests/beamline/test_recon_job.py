@@ -120,7 +120,9 @@ def test_job_that_somebody_else_starts_is_waited_for_and_served(
     )
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 5)
     steering = SteeringSettings(policy="ms-ssim", threshold=0.95)
-    run_engine(streaming_wrapper(plan, job=attached, detector="detector", angle="stage", steering=steering))
+    run_engine(
+        streaming_wrapper(plan, job=attached, detector="detector", angle="stage", references="own", steering=steering)
+    )
     assert of_stop(documents)["reason"] == "all 5 projections taken; best score 0.800, threshold 0.95 not reached"
     record = attached.last_run
     assert (record.used, record.ranks, record.axis) == (5, 2, 15.5)
@@ -137,7 +139,9 @@ def test_scan_without_any_job_goes_on_and_says_so(run_engine, documents, attache
     attached.options.wait_for_job = False
     attached.options.finish_timeout = 0.2
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 5)
-    run_engine(streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage))
+    run_engine(
+        streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage, references="own")
+    )
     stop = of_stop(documents)
     assert stop["exit_status"] == "success"
     assert "no image was scored; no final image; no last image: no message from the job for 0.2 s" in stop["reason"]
@@ -155,7 +159,9 @@ def test_job_that_comes_in_the_middle_gets_everything_from_the_first_projection(
 
     run_engine.subscribe(join, "event")
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 6)
-    run_engine(streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage))
+    run_engine(
+        streaming_wrapper(plan, job=attached, detector=beamline.detector, angle=beamline.stage, references="own")
+    )
     assert attached.last_run.ledger_totals()["balanced"]
     assert len(players[0].sums) == 6
 
@@ -203,7 +209,9 @@ def test_states_follow_the_run(run_engine, pretend_job, beamline):
 
     watched(signal.subscribe)
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 4)
-    run_engine(streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage))
+    run_engine(
+        streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage, references="own")
+    )
     watched(signal.clear_sub)
     assert seen == [
         JobState.IDLE, JobState.STARTING, JobState.READY, JobState.RUNNING, JobState.FINISHING, JobState.FINISHED,
@@ -228,5 +236,7 @@ def test_other_number_of_ranks_is_started_anew(run_engine, pretend_job, script, 
     for ranks in (2, 3, 3):
         plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 2)
         recon = ReconSettings(ranks=ranks)
-        run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", recon=recon))
+        run_engine(
+            streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", references="own", recon=recon)
+        )
     assert script.launched == [2, 3]

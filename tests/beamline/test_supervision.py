@@ -70,7 +70,7 @@ def scan(run_engine, documents, tmp_path):
     def scanned(job):
         beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
         plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 8)
-        run_engine(streaming_wrapper(plan, job=job, detector=beamline.detector, angle=beamline.stage))
+        run_engine(streaming_wrapper(plan, job=job, detector=beamline.detector, angle=beamline.stage, references="own"))
         return next(doc for name, doc in documents if name == "stop")
 
     return scanned

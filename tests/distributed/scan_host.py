@@ -81,7 +81,6 @@ def main() -> None:
                 axis=(given.columns - 1) / 2 + 3.3,
                 coalesce=False,
                 threshold=1.0,
-                compose=None,
             )
         )
         record = job.last_run

@@ -69,7 +69,7 @@ def overruled(run_engine, tmp_path, job, in_thread) -> Callable[..., Any]:
     beamline = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
 
     def run(speak: Callable[[], Any], at: int = 10, plan: Any = None, **kwargs: Any) -> Any:
-        given = {"num": 24, "window": 8, "axis": beamline.axis, "flats": 2, "darks": 2, "compose": None, "ranks": 2}
+        given = {"num": 24, "window": 8, "axis": beamline.axis, "flats": 2, "darks": 2, "ranks": 2}
         halfway = Halfway(at + 1 if plan is not None else at + 5)  # flats and darks have checkpoints, too
         if plan is None:
             plan = stream_tomo_plan(

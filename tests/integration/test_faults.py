@@ -38,7 +38,6 @@ def test_fault_is_told_in_the_reason_and_ends_nothing_early(run_engine, document
                 axis=beamline.axis,
                 threshold=0.5,  # what any two images reach
                 minimum_projections=40,
-                compose=None,
             )
         )
     finally:

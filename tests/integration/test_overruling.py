@@ -14,7 +14,6 @@ import pytest
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.plans import streaming_wrapper
-from bluesky_streamrecon.plans.defaults import compose_with_storage
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(100)]
 
@@ -70,8 +69,7 @@ def test_command_line_finishes_a_run_that_is_held_and_advisory(overruled, docume
 def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_in_the_image(overruled, documents, job):
     stored = []
     job.subscribe(lambda name, doc: stored.append((name, doc)))
-    extend = {"threshold": 1.0, "compose": compose_with_storage}
-    overruled(lambda: job.extend(9, "one more round", who="anna"), at=20, **extend)
+    overruled(lambda: job.extend(9, "one more round", who="anna"), at=20, threshold=1.0)
     start, stop = of(documents, "start")[0], of(documents, "stop")[0]
     assert start["streamrecon"]["extendable"]
     assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 29)
@@ -121,6 +119,7 @@ def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, doc
             job=job,
             detector=beamline.detector,
             angle=beamline.stage,
+            pixel_values="line-integrals",
             recon=ReconSettings(window=6, ranks=2, axis=beamline.axis),
             steering=SteeringSettings(threshold=1.0),
         )

@@ -23,7 +23,7 @@ BOUND = 20.0
 @pytest.fixture
 def tomo(pretend_job):
     def plan(beamline, **kwargs):
-        given = {"num": 6, "window": 4, "flats": 0, "darks": 0, "job": pretend_job, "compose": None}
+        given = {"num": 6, "window": 4, "pixel_values": "transmission", "job": pretend_job}
         return stream_tomo_plan([beamline.detector], beamline.stage, **{**given, **kwargs})
 
     return plan
@@ -286,7 +286,10 @@ def test_pause_in_a_plan_of_the_user_keeps_the_frame_too(
     exposing = hold(5)
     beamline = held_beamline(exposing=exposing)
     plan = bp.scan([beamline.detector], beamline.stage, 0, 100, 6)
-    pause_at(streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage), exposing)
+    pause_at(
+        streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage, references="own"),
+        exposing,
+    )
     exposing.release()
     run_engine.resume()
     assert_complete(documents, of, script, 6)

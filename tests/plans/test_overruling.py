@@ -24,7 +24,7 @@ def steady(run_engine, tmp_path, pretend_job, script):
     script.on_frame = judged.put
 
     def run(actions, **kwargs):
-        given = {"num": 12, "window": 4, "flats": 0, "darks": 0, "compose": None, "job": pretend_job}
+        given = {"num": 12, "window": 4, "pixel_values": "transmission", "job": pretend_job}
         streams = []
 
         async def caught_up():

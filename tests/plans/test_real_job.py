@@ -37,7 +37,7 @@ def job(tmp_path):
 @pytest.fixture
 def tomo(beamline, job):
     def plan(beamline=beamline, **kwargs):
-        given = {"num": 40, "window": 8, "flats": 2, "darks": 2, "compose": None}
+        given = {"num": 40, "window": 8, "flats": 2, "darks": 2}
         return stream_tomo_plan(
             beamline.detector,
             beamline.stage,
@@ -118,7 +118,7 @@ def held_back(plan, job, ahead=8):
 @pytest.fixture
 def fly(beamline, job):
     def plan(beamline=beamline, **kwargs):
-        given = {"num": 40, "window": 8, "flats": 2, "darks": 2, "compose": None}
+        given = {"num": 40, "window": 8, "flats": 2, "darks": 2}
         return stream_tomo_fly_plan(
             beamline.detector,
             beamline.stage,
@@ -264,7 +264,7 @@ from bluesky_streamrecon.storage import TomoScan, write_dxfile
                 threading.Thread(target=RE.request_pause).start()
         RE.subscribe(pause, "event")
         try:
-            RE(stream_tomo_plan(b.detector, b.stage, flats=0, darks=0, job=ReconJob(), compose=None))
+            RE(stream_tomo_plan(b.detector, b.stage, pixel_values="transmission", job=ReconJob()))
         except Exception as error:
             print(type(error).__name__, RE.state)
     """)

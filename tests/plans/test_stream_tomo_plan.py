@@ -37,7 +37,6 @@ def tomo(beamline, pretend_job):
             "shutter": beamline.shutter,
             "sample_table": beamline.table,
             "job": pretend_job,
-            "compose": None,
         }
         return stream_tomo_plan([beamline.detector], beamline.stage, **{**given, **kwargs})
 
@@ -75,7 +74,11 @@ def test_frames_and_angles_that_arrive_are_those_in_the_detector_file(run_engine
 
 def test_inline_frames_arrive_as_they_are(run_engine, documents, pretend_job, script, tmp_path):
     beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True, inline=True)
-    run_engine(stream_tomo_plan(beamline.detector, beamline.stage, num=5, window=4, flats=0, darks=0, job=pretend_job))
+    run_engine(
+        stream_tomo_plan(
+            beamline.detector, beamline.stage, num=5, window=4, pixel_values="transmission", job=pretend_job
+        )
+    )
     events = of(documents, "event", "primary")
     for doc, (_, _, _, pixels) in zip(events, script.frames, strict=True):
         np.testing.assert_array_equal(doc["data"]["detector"], pixels)
@@ -145,7 +148,12 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"order": [0, 99_000]}, "angle 99000 degrees: stage can not go there"),
         ({"order": [-99_000, 0]}, "angle -99000 degrees"),
         ({"sample_table": None}, "need shutter= and sample_table="),
-        ({"shutter": None, "flats": 0}, "need shutter="),
+        ({"shutter": None, "take_flats": print}, "darks=3: need shutter="),
+        ({"flats": 0}, "no flat field: pixels are counts"),
+        ({"flats": 0, "pixel_values": "transmission"}, "darks=3 with pixel_values='transmission'"),
+        ({"references": "last"}, "references='last' with flats=2 and darks=3"),
+        ({"pixel_values": "photons"}, "pixel_values: got 'photons', expected one of counts"),
+        ({"widnow": 4}, "widnow: not an argument of this plan; did you mean 'window'?"),
         ({"ranks": 0}, "ranks"),
         ({"ranks": 10_000}, "ranks: got 10000, expected at most"),
         ({"policy": "predicted-gain", "threshold": 0.9}, "which does not use it"),
@@ -236,7 +244,6 @@ def test_job_is_stopped_and_shutter_closed_after_a_failure(run_engine, documents
         shutter=beamline.shutter,
         sample_table=beamline.table,
         job=pretend_job,
-        compose=None,
     )
     with pytest.raises(FailedStatus):
         run_engine(plan)
@@ -257,7 +264,7 @@ def test_quality_that_is_known_only_after_the_last_projection_is_told(run_engine
             script.gate.set()
 
     script.closed = Closed(done)
-    run_engine(tomo(num=4, flats=0, darks=0))
+    run_engine(tomo(num=4, flats=0, darks=0, pixel_values="transmission"))
     (stop,) = of(documents, "stop")
     assert stop["reason"].startswith("all 4 projections taken; quality reached, known too late to end the scan")
 
@@ -362,7 +369,7 @@ def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, p
 def test_beamline_and_job_in_use_are_taken_when_none_are_given(run_engine, documents, beamline, pretend_job, script):
     use_beamline(beamline, pretend_job)
     try:
-        run_engine(stream_tomo_plan(num=6, window=4, flats=1, darks=1, compose=None))
+        run_engine(stream_tomo_plan(num=6, window=4, flats=1, darks=1))
     finally:
         use_beamline(None)
     assert len(of(documents, "event", "primary")) == 6

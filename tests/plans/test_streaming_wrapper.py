@@ -28,7 +28,8 @@ def beamline(run_engine, tmp_path):
 @pytest.fixture
 def wrapped(pretend_job):
     def wrap(plan, beamline, **kwargs):
-        return streaming_wrapper(plan, job=pretend_job, detector=beamline.detector, angle=beamline.stage, **kwargs)
+        given = {"job": pretend_job, "detector": beamline.detector, "angle": beamline.stage, "references": "own"}
+        return streaming_wrapper(plan, **{**given, **kwargs})
 
     return wrap
 
@@ -121,7 +122,7 @@ def test_plan_that_reads_and_stages_the_job_itself_is_left_to_do_so(
 
 def test_detector_and_angle_may_be_named(run_engine, documents, beamline, pretend_job, script):
     plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 3)
-    run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage"))
+    run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", references="own"))
     assert len(script.frames) == 3
 
 
@@ -223,11 +224,9 @@ def test_at_once_ends_the_run_in_the_middle_of_a_move(
             beamline.stage,
             num=12,
             order="fixed",
-            flats=0,
-            darks=0,
+            pixel_values="transmission",
             job=pretend_job,
             suspend="at-once",
-            compose=None,
         )
     )
     (stop,) = of(documents, "stop")
@@ -263,8 +262,7 @@ def test_at_once_between_create_and_save_drops_the_event_and_nothing_else(
         streaming_wrapper(
             bp.scan([beamline.detector], beamline.stage, 0, 90, 12),
             job=pretend_job,
-            detector="detector",
-            angle="stage",
+            references="own",
             suspend="at-once",
         )
     )
@@ -288,7 +286,7 @@ def test_after_projection_waits_for_the_event_in_flight(
     script.before_verdict = when_exposing
     script.on_frame = lambda projections: exposing.release() if projections == 3 else None
     run_engine(
-        stream_tomo_plan(beamline.detector, beamline.stage, num=12, flats=0, darks=0, job=pretend_job, compose=None)
+        stream_tomo_plan(beamline.detector, beamline.stage, num=12, pixel_values="transmission", job=pretend_job)
     )
     (stop,) = of(documents, "stop")
     assert stop["num_events"]["primary"] == 4

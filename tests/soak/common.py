@@ -81,7 +81,7 @@ class Scans:
                     on_projection(doc["seq_num"])
 
         token = self.engine.subscribe(taken, "event")
-        given = {"num": shape.projections, "window": 8, "flats": 2, "darks": 2, "threshold": 1.0, "compose": None}
+        given = {"num": shape.projections, "window": 8, "flats": 2, "darks": 2, "threshold": 1.0}
         given |= {"axis": (shape.columns - 1) / 2 + 3.3}
         try:
             result = self.engine(

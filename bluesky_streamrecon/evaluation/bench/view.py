@@ -152,7 +152,6 @@ def _beamline(rows: int, columns: int, ranks: int, num: int) -> Iterator[Callabl
                 sample_table=beamline.table,
                 axis=geometry.axis,
                 job=job,
-                compose=None,
                 advisory=True,
                 coalesce=False,
             )

@@ -1,0 +1,182 @@
+"""Flats and darks of an earlier run, made ready for a scan; and `take_references_plan`, which takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from bluesky.utils import MsgGenerator
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.plans.defaults import current_storage, detectors_in_use
+from bluesky_streamrecon.plans.parts import UnansweredError, answer, connected
+from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
+from bluesky_streamrecon.plans.signature import readable_signature
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.storage import StoredReferences
+
+__all__ = ["find_references", "reference_documents", "take_references_plan"]
+
+
+@readable_signature
+def take_references_plan(
+    detectors: Detectors = None,
+    *,
+    flats: int = 10,
+    darks: int = 10,
+    shutter: Positioner = None,
+    sample_table: Positioner = None,
+    shutter_words: Sequence[str | float] | None = None,
+    table_words: Sequence[str | float] | None = None,
+    take_flats: Any = None,
+    take_darks: Any = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str | None]:
+    """Take flats and darks in a run of their own, for scans that are told ``references="last"`` or the run's uid.
+
+    Parameters
+    ----------
+    detectors : device or sequence of devices, optional
+        That of the beamline in use by default (`use_beamline`), a simulated one if there is none.
+    flats : int, optional
+        Frames without the sample.
+    darks : int, optional
+        Frames without the beam.
+    md : mapping, optional
+        More metadata.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    ConfigError
+        If an argument can not work.
+
+    Examples
+    --------
+    In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or
+    ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
+    """
+    devices, beamline, around = detectors_in_use(detectors)
+    yield from connected(getattr(beamline, "devices", ()))
+    frames = ReferenceFrames(
+        flats=flats,
+        darks=darks,
+        shutter=shutter if shutter is not None else getattr(around, "shutter", None),
+        sample_table=sample_table if sample_table is not None else getattr(around, "table", None),
+        shutter_words=shutter_words,
+        table_words=table_words,
+        take_flats=take_flats,
+        take_darks=take_darks,
+    ).resolved()
+    frames = yield from frames.with_words()
+    about = {
+        "plan_name": "take_references_plan",
+        "detectors": [device.name for device in devices],
+        "plan_args": {"detectors": [repr(device) for device in devices], **frames.told()},
+    }
+    return (yield from tomogram(devices, frames, {**about, **(md or {})}))
+
+
+def find_references(wanted: str, name: str | None, detector: Any) -> MsgGenerator[StoredReferences]:
+    """Plan stub: fetch flats and darks of an earlier run, and see that they are of the detector as it is now.
+
+    Parameters
+    ----------
+    wanted : str
+        Uid of the run, or ``"last"``.
+    name : str or None
+        The detector's.
+    detector : device or None
+        If it is known.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or the detector's configuration or region of interest is another.
+    """
+    from bluesky_streamrecon.storage import load_references
+
+    if name is None:
+        raise ConfigError(f"references={wanted!r}: of which detector? expected detector=")
+    storage = current_storage()
+
+    def load() -> StoredReferences:
+        storage.flush()  # the last run may still be on its way
+        return load_references(storage.catalog, wanted, name)
+
+    found: StoredReferences = yield from answer(partial(asyncio.to_thread, load))
+    changed = found.changed((yield from _configuration(detector)))
+    shape = yield from _frame_shape(detector, found.data_key)
+    if shape is not None and shape != found.flats.shape[-2:]:
+        changed.append(f"its frames were of {found.flats.shape[-2:]} pixels, are of {shape}")
+    if changed:
+        raise ConfigError(
+            f"references={wanted!r}: {name} has changed since run {found.uid[:8]}: {'; '.join(changed)}; take new ones "
+            "with RE(take_references_plan())"
+        )
+    return found
+
+
+def _configuration(detector: Any) -> MsgGenerator[Mapping[str, Any]]:
+    if not hasattr(detector, "read_configuration"):
+        return {}
+    try:
+        reading = yield from answer(detector.read_configuration)
+    except UnansweredError:
+        return {}
+    return {name: value["value"] for name, value in reading.items()}
+
+
+def _frame_shape(detector: Any, key: str) -> MsgGenerator[tuple[int, int] | None]:
+    """Ask a detector for the shape of its frames; None where it knows only when it is armed."""
+    try:
+        described = yield from answer(detector.describe)
+        shape = described[key]["shape"]
+        return int(shape[-2]), int(shape[-1])
+    except Exception:  # noqa: BLE001 - a frame of another shape is refused when it comes, too
+        return None
+
+
+def reference_documents(found: StoredReferences, run_uid: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield documents that bring flats and darks to the job as if the run had taken them.
+
+    Parameters
+    ----------
+    found : StoredReferences
+        What to bring.
+    run_uid : str
+        The run that needs them.
+    name : str
+        Name of its detector.
+    """
+    now = time.time()
+    for stream, frames in (("dark", found.darks), ("flat", found.flats)):
+        if not len(frames):
+            continue
+        descriptor = str(uuid4())
+        key = {"source": found.uid, "dtype": "array", "shape": list(frames.shape[-2:]), "dtype_numpy": frames.dtype.str}
+        yield (
+            "descriptor",
+            {
+                "uid": descriptor,
+                "run_start": run_uid,
+                "name": stream,
+                "time": now,
+                "data_keys": {found.data_key: key},
+                "object_keys": {name: [found.data_key]},
+                "hints": {},
+                "configuration": {},
+            },
+        )
+        for number, frame in enumerate(frames, 1):
+            data = {found.data_key: frame}
+            yield "event", {"uid": str(uuid4()), "descriptor": descriptor, "seq_num": number, "time": now, "data": data}
