@@ -126,6 +126,40 @@ def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython
     assert "finish by ben" in rows
 
 
+def readme(language: str) -> list[str]:
+    """Return the lines of the README's blocks in one language, without comments."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_line_for_the_prompt_in_the_readme_runs_and_every_scan_leaves_an_image(ipython):
+    child, _ = ipython
+    say(child, "from bluesky_streamrecon.sim_devices import sim_beamline; from bluesky_streamrecon.storage import *")
+    say(
+        child, "quick = sim_beamline(directory=configuration.data / 'detector', instant=True)  # else as in the profile"
+    )
+    say(child, "use_beamline(quick, recon_job, storage=storage); detector, stage = quick.detector, quick.stage")
+    lines = readme("python")
+    assert len(lines) == 5
+    for line in lines:
+        assert "Traceback" not in say(child, f"uids = {line}"), line
+        assert "success" in say(child, "stop = catalog[uids[0]].metadata['stop']; print(stop['exit_status'])"), line
+        if "take_references_plan" not in line:
+            assert "(16, 256, 256)" in say(child, "print(load_reconstruction(catalog, uids[0]).shape)"), line
+    assert "with 10 flats and 10 darks of run" in say(child, "print(stop['reason'])")
+    say(child, "use_beamline(beamline, recon_job, storage=storage)")
+
+
+def test_every_line_for_the_shell_in_the_readme_is_one_that_a_test_or_the_build_runs():
+    assert readme("shell") == [
+        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/streamrecon demo",  # test_demo
+        'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" && .venv/bin/pytest',  # .ci/run
+        ".venv/bin/streamrecon profile install tomo",  # test_install, test_program
+        ".venv/bin/ipython --profile=tomo",  # here
+    ]
+
+
 def test_abort_after_a_pause_leaves_no_process_the_next_run_works_and_ipython_ends(ipython):
     child, mark = ipython
     child.sendline("RE(stream_tomo_plan())")

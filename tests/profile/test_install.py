@@ -1,12 +1,15 @@
 """The profile's files: written once, brought up to date, and never taken from a person who changed them."""
 
 import inspect
+import json
 import runpy
 from types import SimpleNamespace
 
 import pytest
+from bluesky.plans import count
+from bluesky.utils import is_plan
 
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.plans import use_beamline
 from bluesky_streamrecon.profile import install_profile, remove_profile
 
@@ -37,15 +40,52 @@ def test_profile_takes_job_places_and_the_plans_defaults_from_the_configuration(
     )
     monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", lambda *a, **k: opened.append((a, k)) or storage)
     monkeypatch.setattr("atexit.register", kept.append)
-    names = {"RE": SimpleNamespace(subscribe=lambda *_: 0)}
-    for file in startup_files(install_profile("tomo", tmp_path))[1:]:
-        names = runpy.run_path(str(file), names)
-    use_beamline(None)
+    names = started(tmp_path)
     assert opened == [(("http://facility",), {"directory": tmp_path / "shared"})]
     job = names["recon_job"]
     assert (job.job_id, job.options.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
     kept[-1]()  # closes the job
     assert inspect.signature(names["stream_tomo_plan"]).parameters["window"].default == 30
+
+
+def started(tmp_path):
+    """Run the startup files but the first, as IPython does, and return what they define."""
+    names = {"RE": SimpleNamespace(subscribe=lambda *_: 0)}
+    for file in startup_files(install_profile("tomo", tmp_path))[1:]:
+        names = runpy.run_path(str(file), names)
+    use_beamline(None)
+    return names
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        StorageError("Tiled at http://facility: no catalogue (connection refused)"),
+        ModuleNotFoundError("No module named 'jose'", name="jose"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_catalogue_that_can_not_start_is_said_in_one_line_and_takes_no_plan_with_it(
+    tmp_path, monkeypatch, capsys, run_engine, documents, why
+):
+    monkeypatch.setenv("STREAMRECON_DATA", str(tmp_path / "data"))
+    kept = []
+    monkeypatch.setattr("atexit.register", kept.append)
+
+    def fails(*_args, **_kwargs):
+        raise why
+
+    monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", fails)
+    names = started(tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"NO CATALOGUE ({type(why).__name__}: {why}): runs go to ")
+    assert all(is_plan(names[name]) for name in ("stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan"))
+    run_engine.subscribe(names["tiled_writer"])
+    (uid,) = run_engine(count([names["stage"]])).run_start_uids
+    for close in kept:
+        close()
+    backup = (tmp_path / "data" / "not_stored" / f"{uid}.jsonl").read_text().splitlines()
+    assert [json.loads(each)["name"] for each in backup] == [name for name, _ in documents]
 
 
 def test_installing_twice_changes_nothing(tmp_path):

@@ -1,22 +1,26 @@
 """Where runs are stored: an embedded Tiled server, or one that $STREAMRECON_TILED_URI or `[storage] uri` names.
 
 `catalog` is the Tiled client, `db` the same catalogue through databroker. Data go where the configuration says
-(`streamrecon config show`), else to $STREAMRECON_DATA, or to ~/.local/share/bluesky-streamrecon.
+(`streamrecon config show`), else to $STREAMRECON_DATA, or to ~/.local/share/bluesky-streamrecon. Without a catalogue
+scans are taken all the same: their documents go to files in the directory ``not_stored`` there.
 """
 
 import atexit
 import os
 
 from bluesky_streamrecon.configuration import load_configuration
-from bluesky_streamrecon.storage import open_storage
+from bluesky_streamrecon.storage import CatalogWriter, open_storage
 
 configuration = load_configuration()
-storage = open_storage(
-    os.environ.get("STREAMRECON_TILED_URI") or configuration.storage.uri, directory=configuration.data
-)
-atexit.register(storage.close)
-
-catalog = storage.catalog
-db = storage.databroker
-tiled_writer = storage.writer
+try:
+    storage = open_storage(
+        os.environ.get("STREAMRECON_TILED_URI") or configuration.storage.uri, directory=configuration.data
+    )
+    atexit.register(storage.close)
+    catalog, db, tiled_writer = storage.catalog, storage.databroker, storage.writer
+except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
+    storage = catalog = db = None
+    tiled_writer = CatalogWriter(None, backup_directory=configuration.data / "not_stored")
+    atexit.register(tiled_writer.close)
+    print(f"NO CATALOGUE ({type(error).__name__}: {error}): runs go to {configuration.data / 'not_stored'}")
 RE.subscribe(tiled_writer)  # noqa: F821 - made in 00-streamrecon-engine.py

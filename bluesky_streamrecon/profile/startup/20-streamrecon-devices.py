@@ -5,10 +5,10 @@ import atexit
 from bluesky_streamrecon.beamline import BacklogSuspender, ReconJob, make_job  # noqa: F401 - for use at the prompt
 from bluesky_streamrecon.sim_devices import sim_beamline
 
-beamline = sim_beamline(directory=storage.detector_directory)  # noqa: F821 - made in 10-streamrecon-storage.py
+beamline = sim_beamline(directory=configuration.data / "detector")  # noqa: F821 - read in 10-streamrecon-storage.py
 stage, detector, shutter, sample_table = beamline.stage, beamline.detector, beamline.shutter, beamline.table
 
-recon_job = make_job(configuration)  # noqa: F821 - read in 10-streamrecon-storage.py
+recon_job = make_job(configuration)  # noqa: F821
 recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
 atexit.register(recon_job.close)
 

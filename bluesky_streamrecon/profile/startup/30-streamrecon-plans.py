@@ -1,7 +1,8 @@
 """The plans, and what they use when they are called without devices.
 
 Now: ``RE(stream_tomo_plan())``, or ``RE(stream_tomo_fly_plan())`` while the stage turns. What the configuration says in
-``[recon]`` and ``[steering]`` are their defaults.
+``[recon]`` and ``[steering]`` are their defaults. Flats and darks for the whole day: ``RE(take_references_plan())``,
+then ``references="last"`` in any of them.
 """
 
 import bluesky.plan_stubs as bps  # noqa: F401
@@ -11,6 +12,7 @@ from bluesky_streamrecon.plans import (  # noqa: F401
     stream_tomo_fly_plan,
     stream_tomo_plan,
     streaming_wrapper,
+    take_references_plan,
     use_beamline,
     with_settings,
 )
@@ -19,4 +21,4 @@ settings = configuration.plan_settings()  # noqa: F821 - read in 10-streamrecon-
 stream_tomo_plan = with_settings(stream_tomo_plan, settings)
 stream_tomo_fly_plan = with_settings(stream_tomo_fly_plan, settings)
 
-use_beamline(beamline, recon_job)  # noqa: F821 - made in 20-streamrecon-devices.py
+use_beamline(beamline, recon_job, storage=storage)  # noqa: F821 - made in 10- and 20-streamrecon-….py
