@@ -1,0 +1,141 @@
+"""The queue server lists the profile's plans, and a scan from its queue ends when the image is good enough."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(590)]
+
+PLANS = {"stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan"}
+BOUND = 250.0  # seconds that a plan or the manager's environment may take
+EVERYTHING = {
+    "user_groups": {
+        "root": {"allowed_plans": [None], "allowed_devices": [None]},
+        "primary": {"allowed_plans": [":.*"], "allowed_devices": [":?.*:depth=3"], "allowed_functions": [":.*"]},
+    }
+}
+
+
+def test_plans_are_listed_with_their_settings_and_devices_and_nothing_that_no_queue_can_run(installed, program):
+    listing = program("qserver-list-plans-devices")
+    installed.run(listing, "--startup-dir", str(installed.startup), "--file-dir", str(installed.data))
+    listed = yaml.safe_load((installed.data / "existing_plans_and_devices.yaml").read_text())
+    assert set(listed["existing_plans"]) == PLANS
+    assert set(listed["existing_devices"]) >= {"stage", "detector", "shutter", "sample_table"}
+    plan = listed["existing_plans"]["stream_tomo_plan"]
+    parameters = {each["name"]: each for each in plan["parameters"]}
+    assert plan["properties"]["is_generator"]
+    assert "__READABLE__" in parameters["detectors"]["annotation"]["type"]
+    assert "__MOVABLE__" in parameters["stage"]["annotation"]["type"]
+    assert parameters["stage"]["convert_device_names"]
+    assert (parameters["window"]["annotation"]["type"], parameters["window"]["default"]) == ("int | None", "24")
+    assert all(each.get("description") for each in parameters.values())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Any, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until the end of the block."""
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+
+
+class Manager:
+    """Asks the RE Manager, and waits for what it says."""
+
+    def __init__(self, client: Any) -> None:
+        self._client, self._pause = client, threading.Event()
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        answer = self._client.send_message(method=method, params=parameters)
+        assert answer.get("success", True), answer
+        return dict(answer)
+
+    def until(self, **wanted: Any) -> dict[str, Any]:
+        end = time.monotonic() + BOUND
+        status: dict[str, Any] = {}
+        while time.monotonic() < end:
+            with contextlib.suppress(Exception):
+                status = self._client.send_message(method="status")
+                if all(status.get(name) == value for name, value in wanted.items()):
+                    return status
+            self._pause.wait(0.2)
+        raise AssertionError(f"waited {BOUND:g} s for {wanted}, the manager says {status}")
+
+
+@pytest.fixture
+def manager(installed, program, tmp_path) -> Iterator[Manager]:
+    """Start redis and an RE Manager with the profile; both are gone in the end."""
+    start = program("start-re-manager")
+    redis = shutil.which("redis-server")
+    if redis is None:
+        pytest.skip("no redis-server on this computer: plans are listed, but none is run from a queue")
+    from bluesky_queueserver import ZMQCommSendThreads
+
+    (installed.startup / "user_group_permissions.yaml").write_text(yaml.safe_dump(EVERYTHING))
+    database, control, info = free_port(), free_port(), free_port()
+    addresses = [f"--zmq-control-addr=tcp://127.0.0.1:{control}", f"--zmq-info-addr=tcp://127.0.0.1:{info}"]
+    command = [start, "--startup-dir", str(installed.startup), "--keep-re", f"--redis-addr=127.0.0.1:{database}"]
+    with (tmp_path / "redis.log").open("wb") as one, (tmp_path / "manager.log").open("wb") as two:
+        memory = [redis, "--port", str(database), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+        with running(memory, one), running([*command, *addresses], two, env=installed.environment, cwd=tmp_path):
+            client = ZMQCommSendThreads(zmq_server_address=f"tcp://127.0.0.1:{control}", timeout_recv=20_000)
+            try:
+                asked = Manager(client)
+                asked.until(manager_state="idle")
+                yield asked
+                client.send_message(method="environment_close")
+                asked.until(worker_environment_exists=False, manager_state="idle")
+                client.send_message(method="manager_stop", params={"option": "safe_off"})
+            except BaseException:
+                print((tmp_path / "manager.log").read_text()[-6000:])
+                raise
+            finally:
+                client.close()
+
+
+def test_scan_from_the_queue_ends_by_quality_and_its_documents_are_kept(manager, installed):
+    manager.ask("environment_open")
+    manager.until(worker_environment_exists=True, manager_state="idle")
+    scan = {
+        "name": "stream_tomo_plan",
+        "args": [["detector"], "stage"],
+        "kwargs": {"num": 60, "threshold": 0.5, "window": 4, "algorithm": "sirt", "flats": 2, "darks": 2},
+        "item_type": "plan",
+    }
+    manager.ask("queue_item_add", item=scan, user="anna", user_group="primary")
+    manager.ask("queue_start")
+    manager.until(items_in_queue=0, items_in_history=1, manager_state="idle")
+    (done,) = manager.ask("history_get")["items"]
+    assert done["result"]["exit_status"] == "completed", done["result"]
+    uid = done["result"]["run_uids"][0]
+    lines = (installed.data / "not_stored" / f"{uid}.jsonl").read_text().splitlines()  # there is no catalogue here
+    documents = [json.loads(line) for line in lines]
+    (stop,) = (each["doc"] for each in documents if each["name"] == "stop")
+    assert stop["exit_status"] == "success"
+    assert stop["reason"].startswith("quality: MS-SSIM")
+    assert stop["num_events"]["primary"] < 60
