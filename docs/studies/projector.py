@@ -75,7 +75,7 @@ def evaluate_projector(*, data: Path | None = None, columns: int = 256, num: int
     Parameters
     ----------
     data : Path, optional
-        Measured scan (DXfile); left out if not given.
+        Measured scan (DXchange or NXtomo); left out if not given.
     columns, num : int, optional
         Detector columns and projections of the simulated scans.
     threads : int, optional
@@ -169,7 +169,7 @@ def _row(scan: LineScan, algorithm: str, errors: dict[str, float]) -> Row:
 
 def main(
     out: Annotated[Path, typer.Option(help="Directory for projector.csv.")],
-    data: Annotated[Path | None, typer.Option(help="Also a measured scan (DXfile).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Also a measured scan (DXchange or NXtomo).")] = None,
     columns: Annotated[int, typer.Option(help="Detector columns of the simulated samples.")] = 256,
     num: Annotated[int, typer.Option(help="Projections of the simulated scans.")] = 180,
     threads: Annotated[int, typer.Option(help="Threads that compute.")] = 1,

@@ -216,7 +216,7 @@ def test_own_sample_size_axis_and_prefix_are_taken(tmp_path):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"sample": "no/such/file.h5"}, "path of a DXfile"),
+        ({"sample": "no/such/file.h5"}, "path of a scan"),
         ({"rows": 0}, "0 rows"),
         ({"axis_offset": 23.0}, "no room"),
         ({"exposure": -1.0}, "exposure"),

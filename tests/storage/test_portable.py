@@ -203,6 +203,32 @@ def test_any_scan_of_either_layout_is_a_new_run_each_time(elsewhere, scan, tmp_p
     np.testing.assert_array_equal(loaded.darks[:], scan.darks)
 
 
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "<f2", "<u8", "|i1"])
+def test_frames_of_any_type_are_imported_so_that_tiled_and_we_read_them(elsewhere, tmp_path, dtype):
+    frames = np.arange(1, 31).reshape(5, 2, 3).astype(dtype)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["exchange/data"], file["exchange/theta"] = frames, np.arange(5) * 36.0
+        file["exchange/data_white"] = (frames[:1] + 60).astype("<f8")
+    done = import_scan(elsewhere, tmp_path / "x.h5")
+    scan = load_run(elsewhere.catalog, done.run_uid)
+    np.testing.assert_array_equal(scan.projections[:], frames)
+    np.testing.assert_array_equal(scan.flats[:], frames[:1] + 60.0)
+    served = elsewhere.catalog[done.run_uid]["primary"]["detector"]
+    np.testing.assert_array_equal(np.asarray(served[:]).reshape(frames.shape), frames)
+    export_run(elsewhere.catalog, done.run_uid, tmp_path / "again.nxs")
+    np.testing.assert_array_equal(read_nxtomo(tmp_path / "again.nxs").projections[:], frames)
+
+
+def test_doubts_about_a_file_are_told_and_stay_with_the_run(elsewhere, scan, tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["exchange/theta"] = scan.angles_deg
+        data = file.create_dataset("exchange/data", shape=(5, 3, 8), dtype="<u2", chunks=(1, 3, 8))
+        data[:3] = scan.projections[:3]
+    done = import_scan(elsewhere, tmp_path / "x.h5")
+    assert (done.projections, len(done.problems)) == (3, 1)
+    assert load_run(elsewhere.catalog, done.run_uid).problems == done.problems
+
+
 def test_scan_without_flats_and_darks_is_imported_without_their_streams(elsewhere, scan, tmp_path):
     with h5py.File(tmp_path / "bare.h5", "w") as file:
         file["exchange/data"], file["exchange/theta"] = scan.projections, scan.angles_deg
