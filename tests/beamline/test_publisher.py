@@ -352,7 +352,9 @@ def test_metadata_of_any_kind_and_size_reach_the_job_cut_or_not_at_all(publisher
     ],
 )
 def test_detectors_configuration_tells_the_job_where_it_saturates(publisher, sink, configured, sent):
-    Run(publisher).describe(configured=configured)
+    run = Run(publisher)
+    run.describe(configured=configured)
+    run.event(1, 0.0, det=np.zeros((1, ROWS, COLUMNS), "<u2"))  # which opens the run
     assert sink.specs[0].metadata.get("saturation") == sent
 
 
