@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import msgspec
@@ -42,6 +43,7 @@ def replay(
     from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run
     from bluesky_streamrecon.evaluation.replay import replay as judge_again
+    from bluesky_streamrecon.evaluation.report import new_directory, save_figure
     from bluesky_streamrecon.quality import get_policy
 
     show_progress()
@@ -64,28 +66,30 @@ def replay(
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
         steering = msgspec.structs.replace(recorded.steering, **changes)
-        result = judge_again(recorded, steering, picture=out, threads=threads)
+        report = judge_again(recorded, steering, threads=threads)
     finally:
         if close is not None:
             close()
+    new_directory(out.resolve().parent)
+    save_figure(report.figures["replay"], out)
     if json:
-        print_json(result.as_json())
+        print_json(report.fields | {"picture": str(out)})
         return
-    for problem in result.problems:
+    found, last = SimpleNamespace(**report.fields), ""
+    for problem in found.problems:
         print(f"problem: {problem}")
-    last = ""
-    for verdict in result.verdicts:
-        if verdict.verdict != last or verdict.projections == result.stopped_at:
-            print(f"{verdict.projections:5d}  {verdict.verdict:8s}  {verdict.text}")
-        last = verdict.verdict
-    if result.stopped_at is None:
+    for row in found.verdicts:
+        if row["verdict"] != last or row["projections"] == found.stopped_at:
+            print(f"{row['projections']:5d}  {row['verdict']:8s}  {row['text']}")
+        last = row["verdict"]
+    if found.stopped_at is None:
         print(
-            f"{result.policy} would not have ended the run: its criterion is not met by the {result.taken} of "
-            f"{result.planned} projections that are stored"
+            f"{found.policy} would not have ended the run: its criterion is not met by the {found.taken} of "
+            f"{found.planned} projections that are stored"
         )
     else:
         print(
-            f"{result.policy} would have ended the run at {result.stopped_at} of {result.planned} projections; the "
-            f"finished image of these differs from that of all {result.taken} by 1 - MS-SSIM = {result.lost:.3f}"
+            f"{found.policy} would have ended the run at {found.stopped_at} of {found.planned} projections; the "
+            f"finished image of these differs from that of all {found.taken} by 1 - MS-SSIM = {found.lost:.3f}"
         )
     print(f"picture: {out}")

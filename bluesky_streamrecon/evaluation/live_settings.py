@@ -141,13 +141,10 @@ def evaluate_settings(
         logger.info("%s: %s", scans, choice.text)
         points += [{"scans": scans, "choice": choice.text} | row for row in _follow(stack, choice, threads)]
     rows = _summaries(points, ("scans", "choice", "sample", "noise"))
-    alike = _summaries(points, ("scans", "noise", "choice"))
-    return Report(
-        {"rows": rows},
-        {"MS-SSIM to the truth, means over scans that are alike": alike},
-        {"settings": rows},
-        {"settings": _draw(points)},
-    )
+    shown: dict[str, list[Row]] = {title: [] for title in stacks}
+    for row in _summaries(points, ("scans", "noise", "choice")):
+        shown[row.pop("scans")].append(row)
+    return Report({"rows": rows}, shown, {"settings": rows}, {"settings": _draw(points)})
 
 
 def _simulated(order: str, columns: int, num: int, seeds: int) -> ScanStack:

@@ -7,7 +7,7 @@ kept up with the detector. The one difference is that forecasts are made at once
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import msgspec
@@ -59,13 +59,13 @@ class Judgement:
 def judge_offline(
     scan: LineScan,
     recon: ReconSettings,
-    steering: Sequence[SteeringSettings],
+    steering: SteeringSettings,
     *,
     planned: int | None = None,
     span: tuple[float, float] = (0.0, 180.0),
     threads: int = 1,
-) -> list[Judgement]:
-    """Reconstruct a scan live, and have each of several policies judge the same images.
+) -> Judgement:
+    """Reconstruct a scan live, and have a policy judge every image.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def judge_offline(
         All projections, or those that were taken.
     recon : ReconSettings
         Of the live image.
-    steering : sequence of SteeringSettings
-        One for each policy.
+    steering : SteeringSettings
+        Policy, and its settings.
     planned : int, optional
         Projections planned; as many as there are by default.
     span : (float, float), optional
@@ -82,23 +82,17 @@ def judge_offline(
     threads : int, optional
         That compute.
 
-    Returns
-    -------
-    list of Judgement
-        In the order of `steering`.
-
     Raises
     ------
     ConfigError
         If there is no policy of a name, or settings can not work.
     """
     planned = planned or len(scan)
-    runs = [_opened(scan, recon, each, planned, span) for each in steering]
-    sessions = [SteeringSession(run, reconstructor=QuickReconstructor(threads)) for run in runs]
-    scores: list[list[Score]] = [[] for _ in sessions]
-    rows = runs[0].preview_rows
+    run = _opened(scan, recon, steering, planned, span)
+    session = SteeringSession(run, reconstructor=QuickReconstructor(threads))
+    rows, scores = run.preview_rows, []
     done, every = 0, max(1, len(scan) // 10)
-    with live_engine(scan, recon, threads=threads) as engine:
+    with live_engine(scan, recon, threads=threads) as engine, closing(session):
         for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
             engine.append(projection, float(angle))
             if number % recon.step and number != len(scan):
@@ -107,7 +101,7 @@ def judge_offline(
             pixels = engine.slices(rows)
             lines = np.ascontiguousarray(scan.integrals[done:number][:, list(rows)])
             preview = Preview(
-                run_uid=runs[0].run_uid,
+                run_uid=run.run_uid,
                 seq=engine.image_number,
                 rank=0,
                 image_number=engine.image_number,
@@ -123,19 +117,12 @@ def judge_offline(
                 doubt=scan.doubt,
             )
             done = number
-            for session, found in zip(sessions, scores, strict=True):
-                session.accept(preview)
-                found.extend(_judged(session))
+            session.accept(preview)
+            while (judged := session.judge()) is not None:
+                scores.append(judged)
             if number % every == 0:
                 logger.info("%s: %d of %d projections judged", scan.name, number, len(scan))
-    for session in sessions:
-        session.close()
-    return [Judgement(run.steering.rule, tuple(found), planned) for run, found in zip(runs, scores, strict=True)]
-
-
-def _judged(session: SteeringSession) -> Iterable[Score]:
-    while (judged := session.judge()) is not None:
-        yield judged
+    return Judgement(run.steering.rule, tuple(scores), planned)
 
 
 def _opened(

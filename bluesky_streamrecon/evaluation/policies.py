@@ -111,9 +111,8 @@ def judge_cases(
     judged: list[tuple[Judgement, Judgement]] = []
     for number, case in enumerate(cases, 1):
         logger.info("case %d of %d: %s, noise %s, seed %s", number, len(cases), case.name, case.noise, case.seed)
-        (ours,) = judge_offline(case, recon, [policy], threads=threads)
-        (theirs,) = judge_offline(case, newest, [paper], threads=threads)
-        judged.append((ours, theirs))
+        ours = judge_offline(case, recon, policy, threads=threads)
+        judged.append((ours, judge_offline(case, newest, paper, threads=threads)))
     logger.info("finished offline from all prefixes that matter")
     losses = _losses(cases, judged, threads)
     return [

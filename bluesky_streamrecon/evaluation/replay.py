@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +19,22 @@ from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
-from bluesky_streamrecon.evaluation.offline import judge_offline
-from bluesky_streamrecon.evaluation.report import new_directory, save_figure
+from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
+from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_scan
-from bluesky_streamrecon.wire import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Recorded", "ReplayResult", "recorded_file", "recorded_run", "replay"]
+__all__ = ["Recorded", "recorded_file", "recorded_run", "replay"]
 
 logger = logging.getLogger(__name__)
 
 BLOCK = "streamrecon"
+VERDICT = ("projections", "verdict", "score", "metrics", "text")
 MOST_ROWS = 3
 """Preview rows where the run does not say which."""
 
@@ -63,45 +63,6 @@ class Recorded:
     span: tuple[float, float] = (0.0, 180.0)
     recon: ReconSettings = field(default_factory=ReconSettings)
     steering: SteeringSettings = field(default_factory=SteeringSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
-    """What a policy would have done.
-
-    Parameters
-    ----------
-    policy : str
-        Registered name.
-    stopped_at : int or None
-        Projections after which the scan would have ended; None: never.
-    planned, taken : int
-        Projections planned, and those that are stored.
-    verdicts : tuple of Score
-        One for each image, with the numbers that it went by.
-    lost : float
-        1 - MS-SSIM between the images finished from the projections until then and from all that are stored; 0 where
-        it would not have ended. The truth is not known: this is how much the image would still have changed.
-    picture : str or None
-        PNG.
-    problems : tuple of str
-        What preparation and axis finder doubt, in the words of a run's problems.
-    """
-
-    policy: str
-    stopped_at: int | None
-    planned: int
-    taken: int
-    verdicts: tuple[Score, ...]
-    lost: float
-    picture: str | None = None
-    problems: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        shown = ("projections", "verdict", "score", "metrics", "text")
-        verdicts = [{name: getattr(verdict, name) for name in shown} for verdict in self.verdicts]
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"verdicts": verdicts}
 
 
 def recorded_file(path: Path, *, order: str | None = None, angle_units: str | None = None) -> Recorded:
@@ -180,13 +141,7 @@ def recorded_run(
         raise
 
 
-def replay(
-    recorded: Recorded,
-    steering: SteeringSettings | None = None,
-    *,
-    picture: Path | None = None,
-    threads: int = 1,
-) -> ReplayResult:
+def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:
     """Judge a past run again.
 
     Parameters
@@ -195,10 +150,17 @@ def replay(
         The run.
     steering : SteeringSettings, optional
         Policy and its settings; those of the run by default.
-    picture : Path, optional
-        PNG to draw into.
     threads : int, optional
         That compute.
+
+    Returns
+    -------
+    Report
+        ``policy``; ``stopped_at``, the projections after which the scan would have ended (None: never); ``planned``,
+        and those that are stored (``taken``); ``lost``, 1 - MS-SSIM between the images finished from the projections
+        until then and from all that are stored (0 where it would not have ended: the truth is not known, this is how
+        much the image would still have changed); and ``verdicts``, one for each image, with the numbers that it went
+        by. The figure is ``replay``.
 
     Raises
     ------
@@ -209,11 +171,10 @@ def replay(
     """
     steering = steering or recorded.steering
     scan = _shown_rows(recorded, steering)
-    alone = msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1)
-    (judgement,) = judge_offline(
+    judgement = judge_offline(
         scan,
-        alone,
-        [msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows)))],
+        msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1),
+        msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows))),
         planned=recorded.planned,
         span=recorded.span,
         threads=threads,
@@ -226,23 +187,19 @@ def replay(
     if stopped is not None and stopped < len(scan):
         early = finish(scan.first(stopped), threads=threads, over=over)
         lost = 1 - Truth.measured(whole).similarity(early)
-    result = ReplayResult(
-        policy=judgement.policy,
-        stopped_at=stopped,
-        planned=recorded.planned,
-        taken=len(scan),
-        # Advisory, so that judging went on to the end.
-        verdicts=tuple(
-            msgspec.structs.replace(score, text=score.text.removeprefix("advisory: ")) for score in judgement.scores
-        ),
-        lost=lost,
-        picture=None if picture is None else str(picture),
-        problems=scan.problems,
-    )
-    if picture is not None:
-        new_directory(picture.resolve().parent)
-        save_figure(_draw(recorded.name, result, steering, early, whole), picture)
-    return result
+    verdicts = [{name: getattr(score, name) for name in VERDICT} for score in judgement.scores]
+    for row in verdicts:  # judging went on to the end
+        row["text"] = row["text"].removeprefix("advisory: ")
+    fields = {
+        "policy": judgement.policy,
+        "stopped_at": stopped,
+        "planned": recorded.planned,
+        "taken": len(scan),
+        "verdicts": verdicts,
+        "lost": lost,
+        "problems": list(scan.problems),
+    }
+    return Report(fields, figures={"replay": _draw(recorded.name, judgement, steering, early, whole, lost)})
 
 
 def _log_problems(frames: TomoScan) -> None:
@@ -271,34 +228,29 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
 
 def _draw(
     name: str,
-    result: ReplayResult,
+    judgement: Judgement,
     steering: SteeringSettings,
     early: NDArray[np.float32] | None,
     whole: NDArray[np.float32],
+    lost: float,
 ) -> Figure:
     """Draw what the policy went by, and the image finished from its stop (None: there was none) and from all."""
     figure = new_figure(12, 4.2)
     axes, *panels = figure.subplots(1, 4, width_ratios=[1.6, 1, 1, 1])
-    draw_verdicts(
-        axes,
-        result.verdicts,
-        steering,
-        planned=result.planned,
-        stopped_at=result.stopped_at,
-        stop="would have ended at",
-    )
-    axes.set_title(f"{name}: {result.policy}", fontsize=10)
+    stopped, planned = judgement.stopped_at, judgement.planned
+    draw_verdicts(axes, judgement.scores, steering, planned=planned, stopped_at=stopped, stop="would have ended at")
+    axes.set_title(f"{name}: {judgement.policy}", fontsize=10)
     middle = len(whole) // 2
     _, high = grey_range(whole[middle])
-    show_slice(panels[1], whole[middle], f"finished from all {result.taken}", 0, high)
+    show_slice(panels[1], whole[middle], "finished from all", 0, high)
     if early is None:
         panels[0].set_title("would not have ended it", fontsize=9)
         panels[0].set_axis_off()
         panels[2].set_axis_off()
     else:
-        show_slice(panels[0], early[middle], f"finished from {result.stopped_at}", 0, high)
-        difference = f"difference (1 - MS-SSIM = {result.lost:.3f})"
-        show_slice(panels[2], early[middle] - whole[middle], difference, -high / 4, high / 4)
+        show_slice(panels[0], early[middle], f"finished from {stopped}", 0, high)
+        difference = early[middle] - whole[middle]
+        show_slice(panels[2], difference, f"difference (1 - MS-SSIM = {lost:.3f})", -high / 4, high / 4)
     return figure
 
 

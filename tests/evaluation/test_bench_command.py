@@ -163,7 +163,21 @@ def test_wire_prints_the_contracts_fields(no_orphans):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("pipeline", "--rows", "4", "--columns", "64", "--window", "4", "--step", "1", "--repeats", "10000"),
+        (
+            "pipeline",
+            "--rows",
+            "4",
+            "--columns",
+            "64",
+            "--window",
+            "4",
+            "--step",
+            "1",
+            "--num",
+            "12",
+            "--repeats",
+            "10000",
+        ),
         ("wire", "--rows", "64", "--columns", "64", "--repeats", "100000"),
     ],
 )

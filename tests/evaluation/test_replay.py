@@ -43,28 +43,29 @@ def recorded(frames, **changes):
 
 
 def test_replay_tells_where_each_policy_would_have_stopped_and_what_would_have_been_lost(frames, tmp_path):
-    picture = tmp_path / "deeper" / "replay.png"
-    found = replay(recorded(frames), SteeringSettings(policy="ms-ssim"), picture=picture)
-    assert found.policy == "ms-ssim"
-    assert found.planned == found.taken == 60
-    assert found.stopped_at == 48
-    assert 0 < found.lost < 0.2
-    assert len(found.verdicts) == 60
-    assert [v.verdict for v in found.verdicts].index("enough") == 47
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    never = replay(recorded(frames), SteeringSettings(policy="ms-ssim", threshold=1.0))
-    assert (never.stopped_at, never.lost, never.picture) == (None, 0.0, None)
+    report = replay(recorded(frames), SteeringSettings(policy="ms-ssim"))
+    found = report.fields
+    assert found["policy"] == "ms-ssim"
+    assert found["planned"] == found["taken"] == 60
+    assert found["stopped_at"] == 48
+    assert 0 < found["lost"] < 0.2
+    assert len(found["verdicts"]) == 60
+    assert [row["verdict"] for row in found["verdicts"]].index("enough") == 47
+    report.write(tmp_path / "deeper")
+    assert (tmp_path / "deeper" / "replay.png").read_bytes().startswith(b"\x89PNG")
+    never = replay(recorded(frames), SteeringSettings(policy="ms-ssim", threshold=1.0)).fields
+    assert (never["stopped_at"], never["lost"]) == (None, 0.0)
 
 
 def test_replay_takes_the_settings_of_the_run_unless_told_otherwise(frames):
     steering = SteeringSettings(policy="ms-ssim", preview_rows=(1,), minimum_projections=55)
-    assert replay(recorded(frames, steering=steering)).stopped_at == 55
+    assert replay(recorded(frames, steering=steering)).fields["stopped_at"] == 55
 
 
 def test_run_that_was_cut_short_is_judged_as_far_as_it_is_stored(frames):
     part = replace(frames, projections=frames.projections[:30], angles_deg=frames.angles_deg[:30])
-    found = replay(recorded(part), SteeringSettings(policy="ms-ssim"))
-    assert (found.stopped_at, found.planned, found.taken) == (None, 60, 30)
+    found = replay(recorded(part), SteeringSettings(policy="ms-ssim")).fields
+    assert (found["stopped_at"], found["planned"], found["taken"]) == (None, 60, 30)
 
 
 def test_file_is_replayed_as_stored_or_in_another_order(frames, tmp_path):
@@ -147,8 +148,9 @@ class Blind:
 def test_replay_in_which_nothing_could_be_measured_is_drawn(frames, tmp_path, monkeypatch):
     monkeypatch.setitem(policy._policies._added, "blind", lambda settings: Blind())
     monkeypatch.setitem(metrics._metrics._added, "blind", lambda settings, compare_to: Blind())
-    result = replay(recorded(frames), SteeringSettings(policy="blind"), picture=tmp_path / "replay.png")
-    assert result.stopped_at is None
+    report = replay(recorded(frames), SteeringSettings(policy="blind"))
+    assert report.fields["stopped_at"] is None
+    report.write(tmp_path)
     assert (tmp_path / "replay.png").exists()
 
 
@@ -185,7 +187,7 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
         patch.setattr(module, "load_run", lambda catalog, uid: frames)
         found, close = module.recorded_run("1234", directory=Path(tmp_path))
     assert (found.planned, found.span, found.recon.window, found.steering.threshold) == (90, (0.0, 180.0), 12, 0.9)
-    assert replay(found).stopped_at is not None
+    assert replay(found).fields["stopped_at"] is not None
     close()
     assert closed == [True]
 

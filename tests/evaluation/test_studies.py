@@ -34,7 +34,7 @@ def table(path):
 
 @pytest.fixture(scope="module")
 def judgements():
-    return judge_offline(head(), ReconSettings(), [SteeringSettings(), SteeringSettings(policy="ms-ssim")])
+    return [judge_offline(head(), ReconSettings(), SteeringSettings(policy=policy)) for policy in (None, "ms-ssim")]
 
 
 def test_orders_are_compared_live_and_finished_and_the_fixed_one_is_worst(tmp_path):
@@ -75,13 +75,12 @@ def test_each_policy_judges_every_image_and_goes_on_after_its_stop(judgements):
 
 
 def test_offline_judgement_is_that_of_a_controller_that_gets_the_same_previews(judgements):
-    again = judge_offline(head(), ReconSettings(), [SteeringSettings()])
-    assert again[0].scores == judgements[0].scores
+    assert judge_offline(head(), ReconSettings(), SteeringSettings()).scores == judgements[0].scores
 
 
 def test_unknown_policy_is_refused_before_anything_is_reconstructed():
     with pytest.raises(ConfigError, match="expected one of"):
-        judge_offline(head(), ReconSettings(), [SteeringSettings(policy="no-such-policy")])
+        judge_offline(head(), ReconSettings(), SteeringSettings(policy="no-such-policy"))
 
 
 def test_cases_say_what_was_lost_and_what_an_oracle_would_have_saved(tmp_path):

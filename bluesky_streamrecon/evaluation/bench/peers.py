@@ -35,6 +35,7 @@ OURS = ("sirt", "mlem")
 METHODS = {"astra": ("line", "linear"), "svmbir": ("mbir",)}
 """What is measured of each code; its module has the same name. Of ASTRA: its projectors, with SIRT."""
 
+PACKAGES = {"astra": "astra-toolbox", "svmbir": "svmbir"}
 SLICES = 16
 SVMBIR_SLICES = 4
 SHORT, LONG = 1, 3
@@ -105,6 +106,7 @@ def compare_peers(
     for code in codes:
         if code not in METHODS:
             raise ConfigError(f"code: got {code!r}, expected one of {', '.join(METHODS)}")
+        _need(code)
     with one_thread():
         rows = [row for c in columns for row in _compare(c, window, codes, repeats)]
     return Report({"rows": rows, "ratio_to_astra": {str(c): ratio for c, ratio in ratio_to(rows, "astra").items()}})
@@ -218,7 +220,7 @@ def _astra(
     method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
 ) -> Iterator[Peer]:
     """Open SIRT of the ASTRA toolbox on the CPU, slice by slice, with one of its projectors."""
-    astra = _need("astra", "astra-toolbox")
+    astra = _need("astra")
     with ExitStack() as held:
         volume = astra.create_vol_geom(geometry.size, geometry.size)
         # Its rows count upwards.
@@ -248,7 +250,7 @@ def _svmbir(
     method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
 ) -> Iterator[Peer]:
     """Open svmbir: coordinate descent over super-voxels; an iteration visits every pixel once, forward and back."""
-    svmbir = _need("svmbir", "svmbir")
+    svmbir = _need("svmbir")
     slices = min(SVMBIR_SLICES, projections.shape[1])
     few = np.ascontiguousarray(projections[:, :slices])
     made: list[Any] = [None]
@@ -279,16 +281,18 @@ def _svmbir(
         yield Peer("svmbir", str(svmbir.__version__), method, slices, iterate, image)
 
 
-def _need(module: str, package: str) -> Any:
-    """Import an optional module."""
+def _need(code: str) -> Any:
+    """Import the module of a code."""
+    package = PACKAGES[code]
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(code)
     except ImportError as error:
         try:
             found = f"{package} {installed_version(package)} is installed but can not be imported: {error}"
         except PackageNotFoundError:
             found = f"{package} is not installed"
-        raise ConfigError(f"{found}; expected for this comparison: pip install 'bluesky-streamrecon[bench]'") from error
+        how = "pip install 'bluesky-streamrecon[bench]'"
+        raise ConfigError(f"{found}; expected for this comparison: {how}") from error
 
 
 @contextmanager
