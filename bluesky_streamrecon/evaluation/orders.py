@@ -147,6 +147,7 @@ def _draw_curves(rows: Sequence[Row]) -> Figure:
                     at, values = [r["projections"] for r in mine], [r[name] for r in mine]
                     lines.append((order if (kind, axes) == ("live", top) else None, at, values, style, f"C{color}"))
             draw_lines(axes, lines)
-        top.set(title=f"{sample} (lines: live; points: finished offline)", ylabel="MS-SSIM to the truth")
+        top.set_title(f"{sample} (lines: live; points: finished offline)", fontsize=9)
+        top.set_ylabel("MS-SSIM to the truth")
         bottom.set(xlabel="projections", yscale="log", ylabel="RMSE / range of the truth")
     return figure
