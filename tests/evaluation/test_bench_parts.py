@@ -1,8 +1,12 @@
 """The benchmarks' own parts: what they count, compare with and refuse. Never how fast anything is."""
 
+import json
 import os
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
@@ -22,6 +26,7 @@ from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.bench.ready import measure_ready
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.view import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import reconstruct
@@ -227,3 +232,38 @@ def test_a_receiver_ends_when_its_standard_input_is_closed(arguments, tmp_path, 
         assert child.code == 0, (tmp_path / "log").read_text()
     finally:
         child.stop(0)
+
+
+def test_a_viewer_fetches_every_slice_of_each_new_picture_once_and_says_how_old_it_was():
+    fetched, fetched_all, ending = [], threading.Event(), threading.Event()
+    now = time.time()
+    pictures = [{"run": "a", "image": number, "rows": [3, 5], "made": made} for number, made in
+                ((1, now - 60), (2, now + 60), (2, now + 60), (3, now + 60))]  # fmt: skip
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            if self.path != "/events?token=secret":
+                fetched.append(self.path)
+                if len(fetched) == 6:
+                    fetched_all.set()
+                return
+            for picture in pictures:
+                self.wfile.write(f"data: {json.dumps({'picture': picture})}\n\n".encode())
+            fetched_all.wait(BOUND)
+            ending.set()
+            self.wfile.write(b"\n")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server, ThreadPoolExecutor(2) as pool:
+        pool.submit(server.serve_forever, 0.01)
+        ready = threading.Event()
+        url = f"http://127.0.0.1:{server.server_port}/?token=secret"
+        delays = pool.submit(watch_page, url, ready, ending).result(BOUND)
+        server.shutdown()
+    assert ready.is_set()
+    assert fetched == [f"/picture/{image}/{row}.png?token=secret" for image in (1, 2, 3) for row in (0, 1)]
+    assert len(delays) == 2  # the first picture was there before the viewer
