@@ -16,13 +16,24 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["WINDOW_POLICIES", "PixelValues", "ReconSettings", "SteeringSettings", "data_directory", "settings_from"]
+__all__ = [
+    "BACKENDS",
+    "WINDOW_POLICIES",
+    "PixelValues",
+    "ReconSettings",
+    "SteeringSettings",
+    "data_directory",
+    "settings_from",
+]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Option = float | int | str | bool
 
 PixelValues = Literal["counts", "transmission", "line-integrals"]
 """What pixels stand for: detector counts, I/I0 already, or -log(I/I0) already."""
+
+BACKENDS = ("auto", "cpu", "cuda")
+"""What computes: a GPU if there is one that works, the processor's cores, a GPU or nothing."""
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
@@ -51,6 +62,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Side of the square image, pixels; None: detector columns.
     disc : bool
         Update only the inscribed disc.
+    backend : str
+        ``"auto"``: each rank computes on a GPU where there is one that works and has the memory, else on the CPU.
+        ``"cpu"``: on the CPU. ``"cuda"``: on a GPU, or the run is refused.
     threads : int or None
         Threads per rank; None: the cores that the rank may use.
     ranks : int
@@ -79,6 +93,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     axis: float | None = None
     size: int | None = None
     disc: bool = False
+    backend: str = "auto"
     threads: int | None = None
     ranks: int = 2
     share: int = 1
@@ -110,6 +125,10 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigError(
                 f"window_policy: got {self.window_policy!r}, expected one of {', '.join(WINDOW_POLICIES)}"
             )
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
+        if self.backend == "cuda" and self.share > 1:
+            raise ConfigError(f"share={self.share} with backend='cuda': expected share=1, rows are not shared on GPUs")
         if self.size is not None:
             _at_least("size", self.size, 2)
         if self.threads is not None:

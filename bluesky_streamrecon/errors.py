@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "DataError",
+    "DeviceError",
     "GeometryError",
     "JobError",
     "LocalProtocolError",
@@ -45,6 +46,10 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The other side sent what the protocol forbids."""
+
+
+class DeviceError(StreamReconError, RuntimeError):
+    """There is no GPU that can be used, or it failed."""
 
 
 class JobError(StreamReconError, RuntimeError):

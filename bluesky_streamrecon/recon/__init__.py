@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon.algorithms import Algorithm, algorithm_names, get_algorithm
-    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer, check_algorithm, warm_up
+    from bluesky_streamrecon.recon.compiling import warm_up
+    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
     from bluesky_streamrecon.recon.offline import reconstruct
+    from bluesky_streamrecon.recon.options import check_algorithm
     from bluesky_streamrecon.recon.problem import Problem
     from bluesky_streamrecon.recon.projector import Projector, get_projector, projector_names
 
@@ -40,12 +42,12 @@ _HOMES = {
     "Projector": "projector",
     "Reducer": "engine",
     "algorithm_names": "algorithms",
-    "check_algorithm": "engine",
+    "check_algorithm": "options",
     "get_algorithm": "algorithms",
     "get_projector": "projector",
     "projector_names": "projector",
     "reconstruct": "offline",
-    "warm_up": "engine",
+    "warm_up": "compiling",
 }
 
 

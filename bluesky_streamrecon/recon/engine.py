@@ -13,7 +13,6 @@ whole back projection take that of one slab (at most 16 slices) per thread.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -24,17 +23,15 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
-from bluesky_streamrecon.recon.plain import PlainBackend
-from bluesky_streamrecon.recon.projector import get_projector
-from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Reducer, Slab
+from bluesky_streamrecon.recon.backends import Demand, choose_backend, make_backend, projector_of
+from bluesky_streamrecon.recon.options import understood
+from bluesky_streamrecon.recon.slab import Crew, Measurement, Operators, Reducer, Slab
 from bluesky_streamrecon.recon.window import Spread, Window
 
-__all__ = ["Engine", "HaloExchange", "Reducer", "check_algorithm", "warm_up"]
+__all__ = ["Engine", "HaloExchange", "Reducer"]
 
 _DARK = 1e-6
 _KEPT_PASSES = 8
-_FAST = "shear"
 
 
 class HaloExchange(Protocol):
@@ -81,11 +78,22 @@ class Engine:
     reducer : Reducer, optional
         Sums back-projections with the other members of a group that shares these rows: each is given all
         projections and uses its share of them.
+    backend : {"cpu", "auto", "cuda"}, optional
+        What computes, see `choose_backend`.
+    host_rank, sharers : int, optional
+        Number of this rank among those of its host, which take GPUs in turn, and how many these are.
+
+    Attributes
+    ----------
+    choice : Choice
+        What computes, and what is said about it.
 
     Raises
     ------
     ConfigError
         If the algorithm, the projector or an option is unknown or can not work.
+    DeviceError
+        If `backend` is ``"cuda"``, and that can not be.
     GeometryError
         If there are no rows.
     """
@@ -103,22 +111,43 @@ class Engine:
         options: Mapping[str, Any] | None = None,
         halo: HaloExchange | None = None,
         reducer: Reducer | None = None,
+        backend: str = "cpu",
+        host_rank: int = 0,
+        sharers: int = 1,
     ) -> None:
         if rows < 1:
             raise GeometryError(f"rows: got {rows}, expected at least 1")
         if threads < 1:
             raise ConfigError(f"threads: got {threads}, expected at least 1")
-        self._algorithm, self._initial = _understood(algorithm, options)
-        projector = _projector(options)
+        self._algorithm, self._initial = understood(algorithm, options)
         self._name = algorithm
         self._geometry = geometry
         self._rows = rows
         self._halo = halo
         self._reducer = reducer if reducer is not None and reducer.members > 1 else None
-        self._backend = _backend(geometry, projector)
+        demand = Demand(
+            geometry,
+            rows,
+            self._algorithm,
+            projector_of(options),
+            window,
+            window_policy,
+            planned,
+            self._reducer is not None,
+        )
+        self.choice = choose_backend(backend, demand, host_rank=host_rank, sharers=sharers)
+        self._backend = make_backend(self.choice.name, demand)
         layout = self._backend.layout(rows)
         self._slabs: list[Slab] = [self._backend.slab(part) for part in layout]
-        self._window = Window(window, geometry.columns, layout, policy=window_policy, planned=planned)
+        self._window = Window(
+            window,
+            geometry.columns,
+            layout,
+            policy=window_policy,
+            planned=planned,
+            store=self._backend.store,
+            spare=self._backend.spare,
+        )
         self._executor = ThreadPoolExecutor(threads, "recon") if threads > 1 else None
         self._solo = [Crew() for _ in range(threads)]
         self._crew = Crew(threads, self._executor) if threads > 1 else self._solo[0]
@@ -138,7 +167,9 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and give back what the backend holds."""
+        self._release()
+        self._backend.close()
         if self._executor is not None:
             self._executor.shutdown()
 
@@ -168,7 +199,8 @@ class Engine:
         crews = {id(crew): crew.nbytes for crew in (*self._solo, self._crew)}
         return (
             sum(slab.nbytes for slab in self._slabs)
-            + sum(data.nbytes for data in self._window.data)
+            + self._window.store.nbytes
+            + self._backend.nbytes
             + sum(crews.values())
         )
 
@@ -329,19 +361,23 @@ class Engine:
     def _uniform(self) -> NDArray[np.float32]:
         """Give the attenuation of the uniform image with the window's mass, slice by slice, shape (rows,)."""
         subset = self._window.subset(0, 1, 0, 1)
-        lengths = self._backend.operators(subset).ray_lengths.astype(np.float64)[:, :, None]
+        operators = self._backend.operators(subset)
+        lengths = operators.ray_lengths.astype(np.float64)[:, :, None]
+        operators.release()
         typical = np.empty(self._rows, np.float32)
-        for slab, data in zip(self._slabs, self._window.data, strict=True):
+        for number, slab in enumerate(self._slabs):
             first, count = slab.rows.first, slab.rows.count
-            measured = data[subset.slots, :, :count].astype(np.float64)
+            measured = self._window.store.read(number, subset.slots).astype(np.float64)
             known = np.isfinite(measured) & (lengths > 0)
             mass = np.where(known, np.maximum(measured, 0), 0).sum(axis=(0, 1))
             path = np.where(known, lengths, 0).sum(axis=(0, 1))
             typical[first : first + count] = np.maximum(mass / np.maximum(path, 1), _DARK)
         return typical
 
-    def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Give the slices above and below each slab; its own outermost where the sample ends."""
+    def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
+        """Give the slices above and below each slab, its own outermost where the sample ends; None if it is alone."""
+        if self._halo is None and len(self._slabs) == 1:
+            return None
         edges = [slab.edges() for slab in self._slabs]
         above, below = self._halo.exchange(edges[0][0], edges[-1][1]) if self._halo is not None else (None, None)
         firsts = [first for first, _ in edges[1:]] + [edges[-1][1] if below is None else below]
@@ -359,7 +395,8 @@ class Engine:
             slab = self._slabs[index]
             first, count = slab.rows.first, slab.rows.count
             measurement = Measurement(
-                self._window.data[index],
+                self._window.store,
+                index,
                 typical[first : first + count],
                 None if neighbours is None else neighbours[index],
                 self._reducer,
@@ -392,91 +429,3 @@ class Engine:
         for operators in self._operators.values():
             operators.release()
         self._operators.clear()
-
-
-def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
-    """Refuse an algorithm, a projector or options that an `Engine` would refuse, without making one.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or can not work.
-    """
-    _understood(algorithm, options)
-    if (projector := _projector(options)) != _FAST:  # which would be compiled
-        get_projector(projector)
-
-
-def warm_up(
-    geometry: TomoGeometry,
-    rows: int,
-    *,
-    algorithm: str = "mlem",
-    options: Mapping[str, Any] | None = None,
-    threads: int = 1,
-    shared: bool = False,
-) -> float:
-    """Compile, or load from disk, the kernels that such an `Engine` uses, on an image of a few pixels.
-
-    Parameters
-    ----------
-    geometry, rows, algorithm, options, threads
-        As for `Engine`; how large the image is does not matter.
-    shared : bool, optional
-        Whether rows will be shared with other members (a reducer).
-
-    Returns
-    -------
-    float
-        Seconds it took.
-    """
-    start = time.perf_counter()
-    small = TomoGeometry(columns=8, disc=geometry.disc)
-    reducer = _Alone() if shared else None
-    layout = _backend(small, _projector(options)).layout(rows)
-    for count in {part.width: part.count for part in layout}.values():
-        with Engine(
-            small, count, algorithm=algorithm, window=2, threads=threads, options=options, reducer=reducer
-        ) as engine:
-            for angle in (0.0, 1.5):
-                engine.append(np.ones((count, 8), np.float32), angle)
-            engine.update()
-    return time.perf_counter() - start
-
-
-class _Alone:
-    """The first of two members, the other of which adds nothing."""
-
-    member = 0
-    members = 2
-
-    def sum(self, array: NDArray[np.float32]) -> None:
-        """Leave the array."""
-
-
-def _understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:
-    """Give the algorithm, and the attenuation to start with."""
-    of_algorithm = dict(options or {})
-    of_algorithm.pop("projector", None)
-    initial = _initial(of_algorithm.pop("initial", None))
-    return make_algorithm(algorithm, of_algorithm), initial
-
-
-def _projector(options: Mapping[str, Any] | None) -> str:
-    return str((options or {}).get("projector", _FAST))
-
-
-def _backend(geometry: TomoGeometry, projector: str) -> Backend:
-    if projector == _FAST:
-        from bluesky_streamrecon.recon.shear_slab import ShearBackend
-
-        return ShearBackend(geometry)
-    return PlainBackend(geometry, get_projector(projector))
-
-
-def _initial(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"initial: got {value!r}, expected an attenuation of at least 0, 1/pixel")
-    return float(value)

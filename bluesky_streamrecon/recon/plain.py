@@ -10,7 +10,8 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.problem import Problem
 from bluesky_streamrecon.recon.projector import Projector, ProjectorFactory
 from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
-from bluesky_streamrecon.recon.window import SlabRows, Subset
+from bluesky_streamrecon.recon.store import SlabRows
+from bluesky_streamrecon.recon.window import Subset
 
 __all__ = ["PlainBackend"]
 
@@ -93,7 +94,7 @@ class PlainProblem(Problem):
 
     @property
     def measured(self) -> NDArray[np.float32]:
-        return self._measurement.data[self._operators.subset.slots, :, : self._slab.rows.count]
+        return self._measurement.store.read(self._measurement.number, self._operators.subset.slots)
 
     @property
     def sensitivity(self) -> NDArray[np.float32]:

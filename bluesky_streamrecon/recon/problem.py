@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "Problem", "inverse", "smoothed"]
+__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "Problem", "inverse", "relaxed", "smoothed"]
 
 LEAST_VIEW = 1e-3
 """A pixel that all projections together see with less weight than this is left as it is."""
@@ -89,10 +89,18 @@ class Problem(ABC):
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slices next to this slab, above and below, each (N, N); its own outermost where the sample ends."""
 
-    def ratio(self, floor: float) -> NDArray[np.float32]:
-        """Divide measured by predicted, both at least 0 and `floor`; 1 where nothing was measured."""
+    def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
+        """Divide measured by predicted, both at least 0 and `floor`; 1 where nothing was measured.
+
+        Parameters
+        ----------
+        floor : float
+            Smallest predicted line integral that is divided by (unitless).
+        relaxation : float, optional
+            Share of the difference from 1 that is kept.
+        """
         quotient = np.maximum(self.measured, 0) / np.maximum(self.forward(), np.float32(floor))
-        return np.where(np.isnan(quotient), np.float32(1), quotient)
+        return relaxed(np.where(np.isnan(quotient), np.float32(1), quotient), relaxation)
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
         """Subtract predicted from measured, shape (A, C, S); 0 where nothing was measured.
@@ -134,11 +142,19 @@ class Problem(ABC):
             it always grows (quadratic penalty).
         """
         old = self.image.copy()
+        above, below = (edge.copy() for edge in self.neighbours())
         self.multiply(ratio)
-        above, below = self.neighbours()
         seen = (self.sensitivity > LEAST_VIEW)[:, :, None]
         smooth = smoothed(old, self.image, above, below, self.typical, strength, edge)
         self.image[...] = np.where(seen, np.maximum(smooth, LEAST_ATTENUATION), old)
+
+
+def relaxed(ratio: NDArray[np.float32], relaxation: float) -> NDArray[np.float32]:
+    """Reduce the difference of `ratio` from 1 to a share of it, in place, and return it."""
+    if relaxation != 1:
+        ratio *= np.float32(relaxation)
+        ratio += np.float32(1 - relaxation)
+    return ratio
 
 
 def inverse(values: NDArray[np.float32], least: float) -> NDArray[np.float32]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.engine import Engine, warm_up
+from bluesky_streamrecon.recon.compiling import warm_up
+from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import get_projector
 
 __all__ = ["QuickReconstructor"]

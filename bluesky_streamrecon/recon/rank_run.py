@@ -26,7 +26,8 @@ from bluesky_streamrecon.recon.axis import AxisEstimate
 from bluesky_streamrecon.recon.axis_search import AxisSearch
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator, Group
-from bluesky_streamrecon.recon.engine import Engine, warm_up
+from bluesky_streamrecon.recon.compiling import warm_up
+from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.findings import Findings
 from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import RankLink, Result

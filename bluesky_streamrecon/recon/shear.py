@@ -28,7 +28,7 @@ from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_pa
 from bluesky_streamrecon.recon.problem import LEAST_VIEW
 from bluesky_streamrecon.recon.projector import check_angles
 from bluesky_streamrecon.recon.slab import Crew, aligned_zeros
-from bluesky_streamrecon.recon.window import SlabRows
+from bluesky_streamrecon.recon.store import SlabRows
 
 __all__ = ["ShearLayout", "ShearProjector", "ShearTables", "slab_rows"]
 

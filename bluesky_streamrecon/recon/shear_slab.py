@@ -19,10 +19,11 @@ from bluesky_streamrecon.recon.kernels.blocks import INCREASE, MULTIPLY, Rule
 from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_ratio
 from bluesky_streamrecon.recon.kernels.simd import LANES
 from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
-from bluesky_streamrecon.recon.problem import LEAST_ATTENUATION, LEAST_LENGTH, Problem, inverse
+from bluesky_streamrecon.recon.problem import LEAST_ATTENUATION, LEAST_LENGTH, Problem, inverse, relaxed
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
 from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
-from bluesky_streamrecon.recon.window import SlabRows, Subset
+from bluesky_streamrecon.recon.store import HostStore, SlabRows
+from bluesky_streamrecon.recon.window import Subset
 
 __all__ = ["ShearBackend"]
 
@@ -161,7 +162,7 @@ class ShearProblem(Problem):
 
     @property
     def measured(self) -> NDArray[np.float32]:
-        return self._measurement.data[self._operators.slots, :, : self._slab.rows.count]
+        return self._measurement.store.read(self._measurement.number, self._operators.slots)
 
     @property
     def sensitivity(self) -> NDArray[np.float32]:
@@ -183,6 +184,13 @@ class ShearProblem(Problem):
     def _bins(self) -> NDArray[np.float32]:
         return self._crew.scratch("bins", (self._tables.count, self._layout.geometry.columns + 2, self._width))
 
+    @property
+    def _data(self) -> NDArray[np.float32]:
+        """The window's line integrals, shape (slots, C, width)."""
+        store = self._measurement.store
+        assert isinstance(store, HostStore)  # noqa: S101 - what `store` made
+        return store.data[self._measurement.number]
+
     def _inner(self, bins: NDArray[np.float32]) -> NDArray[np.float32]:
         return bins[:, 1:-1, : self._slab.rows.count]
 
@@ -191,8 +199,8 @@ class ShearProblem(Problem):
         self._crew.run(lambda part: self._tables.project(pixels, self._ranges[part], lines, bins))
         return self._inner(bins)
 
-    def ratio(self, floor: float) -> NDArray[np.float32]:
-        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._measurement.data
+    def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
+        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._data
 
         def share(part: int) -> None:
             ranges = self._ranges[part]
@@ -201,10 +209,10 @@ class ShearProblem(Problem):
                 compare_ratio(self._lanes, bins, data, self._operators.slots, floor, first, stop)
 
         self._crew.run(share)
-        return self._inner(bins)
+        return relaxed(self._inner(bins), relaxation)
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
-        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._measurement.data
+        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._data
         weights = self._operators.per_length if per_length else self._operators.ones
 
         def share(part: int) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.recon.problem import Problem
-from bluesky_streamrecon.recon.window import SlabRows, Subset
+from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
+from bluesky_streamrecon.recon.window import Subset
 
 __all__ = ["Backend", "Crew", "Measurement", "Operators", "Reducer", "Slab"]
 
@@ -136,24 +137,39 @@ class Measurement:
 
     Parameters
     ----------
-    data : ndarray of float32, shape (slots, C, width)
+    store : Store
         The window's line integrals.
+    number : int
+        Of the slab.
     typical : ndarray of float32, shape (count,)
         Scale of each slice, 1/pixel.
     neighbours : tuple of ndarray of float32, shape (N, N), or None
-        Slices above and below the slab; None where the algorithm does not look at them.
+        Slices above and below the slab; None where the algorithm does not look at them, or there are none.
     reducer : Reducer or None
         Sums back-projections where rows are shared.
     """
 
-    data: NDArray[np.float32]
+    store: Store
+    number: int
     typical: NDArray[np.float32]
     neighbours: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     reducer: Reducer | None
 
 
 class Backend(ABC):
-    """How images are stored and projected."""
+    """How images are stored and projected.
+
+    Attributes
+    ----------
+    spare : int
+        Slots of a store beyond those in use that this backend can make use of.
+    """
+
+    spare: int = 0
+
+    def store(self, slabs: Sequence[SlabRows], columns: int, capacity: int) -> Store:
+        """Make memory for so many projections."""
+        return HostStore(slabs, columns, capacity)
 
     @abstractmethod
     def layout(self, rows: int) -> tuple[SlabRows, ...]:
@@ -170,3 +186,11 @@ class Backend(ABC):
     @abstractmethod
     def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> Problem:
         """Put together what an algorithm works with in one pass."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside slabs and store."""
+        return 0
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Give back what is held."""

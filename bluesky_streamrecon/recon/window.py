@@ -7,7 +7,8 @@ radians. What is not finite is kept as NaN: a missing value.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,19 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.config import WINDOW_POLICIES
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
 
-__all__ = ["SlabRows", "Spread", "Subset", "Window", "kept_views", "pass_order", "redundant_view", "spread_views"]
+__all__ = [
+    "SlabRows",
+    "Spread",
+    "Subset",
+    "Window",
+    "kept_views",
+    "most_kept",
+    "pass_order",
+    "redundant_view",
+    "spread_views",
+]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -26,15 +38,6 @@ OLDER = 0.5
 _FIRST_CAPACITY = 16
 _KEPT_WINDOWS = 4
 _SAME_GAP = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class SlabRows:
-    """Rows of a block that are reconstructed together: `count` from `first` on, stored `width` wide."""
-
-    first: int
-    count: int
-    width: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,11 +106,15 @@ class Window:
         when there are more, the one that adds least to the angles is forgotten (see `redundant_view`).
     planned : int, optional
         Projections that are expected. Memory is set aside for them at once; it is doubled as needed if there are more.
+    store : callable, optional
+        Makes the memory for projections, from the slabs, the detector columns and a number of slots.
+    spare : int, optional
+        Slots beyond those that are kept: so many projections may come before a slot that was given up is used again.
 
     Attributes
     ----------
-    data : list of ndarray of float32, shape (slots, C, width)
-        Line integrals, one array per slab; lanes without a row stay zero.
+    store : Store
+        The projections themselves.
     total : int
         Projections appended so far.
 
@@ -125,6 +132,8 @@ class Window:
         *,
         policy: str | Spread = "newest",
         planned: int = 0,
+        store: Callable[[Sequence[SlabRows], int, int], Store] = HostStore,
+        spare: int = 0,
     ) -> None:
         if length is not None and length < 1:
             raise ConfigError(f"window: got {length}, expected at least 1 projection, or None to keep all")
@@ -138,16 +147,17 @@ class Window:
             most = max(self._spread.kept, length or 1)
         self._limit = length if self._spread is None else most
         self._chosen: NDArray[np.int64] | None = None
-        self._columns = columns
-        self._slabs = tuple(slabs)
-        self._rows = sum(slab.count for slab in slabs)
+        self._shape = (sum(slab.count for slab in slabs), columns)
         capacity = min(max(planned, _FIRST_CAPACITY), most)
         if length is not None and self._spread is None:
             capacity = length
+        self._spare = spare if length is not None else 0
+        capacity += self._spare
         self._angles = np.zeros(capacity, np.float64)
         self._order = np.zeros(capacity, np.int64)
+        self._free = deque(range(capacity))
         self._kept = 0
-        self.data = [np.zeros((capacity, columns, slab.width), np.float32) for slab in slabs]
+        self.store = store(slabs, columns, capacity)
         self.total = 0
 
     def __len__(self) -> int:
@@ -179,10 +189,9 @@ class Window:
             Line integrals, unitless.
         """
         slots = self.kept_slots
-        projections = np.empty((len(slots), self._rows, self._columns), np.float32)
-        for slab, data in zip(self._slabs, self.data, strict=True):
-            for projection, slot in zip(projections, slots, strict=True):
-                projection[slab.first : slab.first + slab.count] = data[slot, :, : slab.count].T
+        projections = np.empty((len(slots), *self._shape), np.float32)
+        for projection, slot in zip(projections, slots, strict=True):
+            projection[...] = self.store.projection(int(slot))
         return self._angles[slots], projections
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
@@ -202,19 +211,15 @@ class Window:
         GeometryError
             If the angle is not finite.
         """
-        if projection.shape != (self._rows, self._columns):
+        if projection.shape != self._shape:
             raise DataError(
-                f"projection {self.total + 1}: got shape {projection.shape}, expected "
-                f"{(self._rows, self._columns)} (rows, columns); was the detector ROI changed during the run?"
+                f"projection {self.total + 1}: got shape {projection.shape}, expected {self._shape} (rows, columns); "
+                f"was the detector ROI changed during the run?"
             )
         if not math.isfinite(angle):
             raise GeometryError(f"projection {self.total + 1}: got angle {angle}, expected finite radians")
         slot = self._free_slot()
-        for slab, data in zip(self._slabs, self.data, strict=True):
-            part = data[slot, :, : slab.count]
-            part[...] = projection[slab.first : slab.first + slab.count].T
-            if not np.isfinite(part).all():
-                part[~np.isfinite(part)] = np.nan
+        self.store.write(slot, projection)
         self._angles[slot] = angle
         self._order[self._kept] = slot
         self._kept += 1
@@ -253,26 +258,25 @@ class Window:
         return Subset(angles[member::members], slots[member::members], angles)
 
     def _free_slot(self) -> int:
-        """Give a slot for the next projection: a new one, or that of the projection that is forgotten."""
-        if self._kept < len(self._angles):
-            return self._kept
-        if self._limit is None or self._kept < self._limit:
+        """Return a slot for the next projection: the one that has been free for longest."""
+        if self._kept == self._limit:
+            place = 0
+            if self._spread is not None:
+                place = redundant_view(self._angles[self.kept_slots], max(self._limit - (self._length or 0), 1))
+            self._free.append(int(self._order[place]))
+            self._order[place : self._kept - 1] = self._order[place + 1 : self._kept].copy()
+            self._kept -= 1
+        if not self._free:
             self._grow()
-            return self._kept
-        place = 0
-        if self._spread is not None:
-            place = redundant_view(self._angles[self.kept_slots], max(self._limit - (self._length or 0), 1))
-        slot = int(self._order[place])
-        self._order[place : self._kept - 1] = self._order[place + 1 : self._kept].copy()
-        self._kept -= 1
-        return slot
+        return self._free.popleft()
 
     def _grow(self) -> None:
-        more = self._kept if self._limit is None else min(self._kept, self._limit - self._kept)
+        capacity = len(self._angles)
+        more = self._kept if self._limit is None else min(self._kept, self._limit + self._spare - capacity)
         self._angles = np.concatenate((self._angles, np.zeros(more)))
         self._order = np.concatenate((self._order, np.zeros(more, np.int64)))
-        for index, data in enumerate(self.data):
-            self.data[index] = np.concatenate((data, np.zeros((more, *data.shape[1:]), np.float32)))
+        self._free.extend(range(capacity, capacity + more))
+        self.store.grow(more)
 
 
 def kept_views(columns: int, length: int) -> int:
@@ -284,6 +288,21 @@ def kept_views(columns: int, length: int) -> int:
     (1609, 96)
     """
     return max(math.ceil(math.pi / 2 * columns), _KEPT_WINDOWS * length)
+
+
+def most_kept(columns: int, length: int | None, policy: str | Spread, planned: int) -> int:
+    """Return how many projections a window keeps at most, of so many that are planned.
+
+    Examples
+    --------
+    >>> [most_kept(1024, length, policy, 180) for length, policy in ((24, "newest"), (24, "spread"), (None, "newest"))]
+    [24, 180, 180]
+    """
+    if length is None or policy != "newest":
+        kept = policy.kept if isinstance(policy, Spread) else None
+        most = planned if length is None else max(kept, length) if kept is not None else kept_views(columns, length)
+        return min(most, max(planned, length or 0))
+    return length
 
 
 def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:

@@ -62,7 +62,7 @@ def test_window_without_length_keeps_all():
     for projection, angle in zip(projections, angles, strict=True):
         window.append(projection, angle)
     np.testing.assert_array_equal(window.angles, angles)
-    np.testing.assert_array_equal(window.data[0][window.slots][:, :, :3], projections.transpose(0, 2, 1))
+    np.testing.assert_array_equal(window.store.data[0][window.slots][:, :, :3], projections.transpose(0, 2, 1))
 
 
 views = st.lists(st.floats(-7, 7), min_size=1, max_size=60)
@@ -177,7 +177,7 @@ def test_full_window_forgets_what_the_others_best_make_up_for(angles, length, pl
     assert kept_numbers(window) == forget_by_hand(angles, limit, length)
     np.testing.assert_array_equal(window.kept()[0], np.array(angles)[kept_numbers(window)])
     assert window.total == len(angles)
-    assert len(window.data[0]) <= max(limit, 16)
+    assert len(window.store.data[0]) <= max(limit, 16)
 
 
 @settings(deadline=None)
@@ -203,7 +203,7 @@ def test_newest_projections_are_never_forgotten(angles, length, fresh):
     newest = min(length, len(angles))
     assert kept_numbers(window)[-newest:] == list(range(len(angles) - newest, len(angles)))
     window.choose(0, fresh)
-    used = [int(window.data[0][slot, 0, 0]) for slot in window.slots]
+    used = [int(window.store.data[0][slot, 0, 0]) for slot in window.slots]
     assert len(used) == newest
     assert used[-min(fresh, newest) :] == list(range(len(angles) - min(fresh, newest), len(angles)))
 
@@ -217,7 +217,7 @@ def test_ordinary_scan_is_kept_whole():
 def test_endless_scan_stays_spread_over_its_angles_in_flat_memory(turn):
     window = spread_window((np.arange(4000) * turn * 0.618034) % turn, 6, columns=40, planned=4000)
     limit = kept_views(40, 6)
-    assert [len(data) for data in window.data] == [limit]
+    assert [len(data) for data in window.store.data] == [limit]
     gaps = np.diff(np.sort(window.kept()[0]))
     assert len(gaps) == limit - 1
     assert gaps.max() < 3 * turn / limit
@@ -230,7 +230,7 @@ def test_equal_gaps_are_equal_in_spite_of_rounding():
 
 def test_planned_projections_that_are_too_many_take_no_more_memory():
     window = Window(None, 8, [SlabRows(0, 1, 4)], planned=10**9)
-    assert len(window.data[0]) == kept_views(8, 1)
+    assert len(window.store.data[0]) == kept_views(8, 1)
     for number in range(40):
         window.append(np.full((1, 8), number, np.float32), 0.0)
     assert kept_numbers(window) == list(range(40))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
 from bluesky_streamrecon.recon.problem import Problem
@@ -40,11 +38,7 @@ class MLEM(Algorithm):
 
     def step(self, problem: Problem) -> None:
         """Improve the image once."""
-        ratio = problem.ratio(self.floor)
-        if self.relaxation != 1:
-            ratio *= np.float32(self.relaxation)
-            ratio += np.float32(1 - self.relaxation)
-        problem.multiply(ratio)
+        problem.multiply(problem.ratio(self.floor, self.relaxation))
 
 
 @dataclass(frozen=True)

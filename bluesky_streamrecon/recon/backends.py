@@ -1,0 +1,162 @@
+"""Which backend computes: the CPU, or a GPU where there is one that works and has the memory.
+
+``"auto"`` takes a GPU if it can, and else says in one line why not; ``"cuda"`` refuses instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_streamrecon.config import BACKENDS
+from bluesky_streamrecon.cores import own_cores
+from bluesky_streamrecon.errors import ConfigError, DeviceError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.plain import PlainBackend
+from bluesky_streamrecon.recon.projector import get_projector
+from bluesky_streamrecon.recon.slab import Backend
+from bluesky_streamrecon.recon.window import Spread, most_kept
+
+__all__ = ["FAST", "Choice", "Demand", "choose_backend", "make_backend", "projector_of"]
+
+log = logging.getLogger(__name__)
+
+FAST = "shear"
+_UNPLANNED = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backend, and what is said about it.
+
+    Parameters
+    ----------
+    name : {"cpu", "cuda"}
+        Which.
+    device : str
+        What computes: the card, its driver and the library, or how many cores.
+    note : str
+        Why it is not the one that was preferred; empty if it is.
+    """
+
+    name: str
+    device: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a block of rows asks of a backend.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Detector and image.
+    rows : int
+        Of the block.
+    algorithm : Algorithm
+        With its options.
+    projector : str
+        Registered name.
+    window : int or None
+        Projections of an update.
+    window_policy : str or Spread
+        Which these are.
+    planned : int
+        Projections that are expected; 0: not known.
+    shared : bool
+        Whether other ranks work on the same rows.
+    """
+
+    geometry: TomoGeometry
+    rows: int
+    algorithm: Algorithm
+    projector: str = FAST
+    window: int | None = None
+    window_policy: str | Spread = "spread"
+    planned: int = 0
+    shared: bool = False
+
+
+def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: int = 1) -> Choice:
+    """Choose what computes.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+        What is wanted.
+    demand : Demand
+        What it is for.
+    host_rank, sharers : int, optional
+        Number of this rank among those of its host, and how many these are.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backend.
+    DeviceError
+        If it is ``"cuda"``, and that can not be.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    cores = f"CPU, {len(own_cores())} cores"
+    if name == "cpu":
+        return Choice("cpu", cores)
+    if demand.projector != FAST:
+        return Choice("cpu", cores, f"projector {demand.projector!r} computes with NumPy, so on the CPU")
+    try:
+        return Choice("cuda", _gpu(demand, host_rank, sharers, simulator=name == "cuda"))
+    except DeviceError as error:
+        if name == "cuda":
+            raise
+        return Choice("cpu", cores, f"on the CPU: {error}")
+
+
+def _gpu(demand: Demand, host_rank: int, sharers: int, *, simulator: bool) -> str:
+    """Select a GPU; return what it is called."""
+    from bluesky_streamrecon.recon.cuda.device import find_device
+    from bluesky_streamrecon.recon.cuda.layout import Memory
+
+    if demand.shared:
+        raise DeviceError("ranks can not share rows on a GPU; expected share = 1, and no more ranks than rows")
+    device = find_device(host_rank)
+    if device.simulated and not simulator:
+        raise DeviceError("NUMBA_ENABLE_CUDASIM is set, so there is only a simulator")
+    length = demand.window or demand.planned or _UNPLANNED
+    memory = Memory.of(
+        demand.geometry,
+        demand.rows,
+        kept=most_kept(demand.geometry.columns, demand.window, demand.window_policy, demand.planned or _UNPLANNED),
+        in_a_pass=-(-length // max(1, min(length, demand.algorithm.passes(length)))),
+        coupled=demand.algorithm.coupled,
+    )
+    on_this = -(-sharers // device.visible)
+    free = device.free // on_this
+    log.info("%s: %s bytes of %s free ones are needed", device, f"{memory.total:,}", f"{free:,}")
+    if memory.total > free:
+        raise DeviceError(
+            f"{demand.rows} rows need {memory.total:,} bytes, and {free:,} of GPU {device.number} ({device.name}) are "
+            f"free for this rank; {-(-memory.total * on_this // device.free)} such GPUs, with one rank each, would do"
+        )
+    return str(device)
+
+
+def make_backend(choice: str, demand: Demand) -> Backend:
+    """Make the backend that was chosen."""
+    if demand.projector != FAST:
+        return PlainBackend(demand.geometry, get_projector(demand.projector))
+    if choice == "cuda":
+        from bluesky_streamrecon.recon.cuda.backend import CudaBackend
+
+        return CudaBackend(demand.geometry, coupled=demand.algorithm.coupled)
+    from bluesky_streamrecon.recon.shear_slab import ShearBackend
+
+    return ShearBackend(demand.geometry)
+
+
+def projector_of(options: Mapping[str, Any] | None) -> str:
+    """Return the name of the projector that options ask for."""
+    return str((options or {}).get("projector", FAST))

@@ -1,0 +1,42 @@
+"""Options of a reconstruction: those of its algorithm, and those that every algorithm has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
+from bluesky_streamrecon.recon.backends import FAST, projector_of
+from bluesky_streamrecon.recon.projector import get_projector
+
+__all__ = ["check_algorithm", "understood"]
+
+
+def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse an algorithm, a projector or options that an `Engine` would refuse, without making one.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or can not work.
+    """
+    understood(algorithm, options)
+    if (projector := projector_of(options)) != FAST:  # which would be compiled
+        get_projector(projector)
+
+
+def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:
+    """Return the algorithm, and the attenuation to start with."""
+    of_algorithm = dict(options or {})
+    of_algorithm.pop("projector", None)
+    initial = _initial(of_algorithm.pop("initial", None))
+    return make_algorithm(algorithm, of_algorithm), initial
+
+
+def _initial(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"initial: got {value!r}, expected an attenuation of at least 0, 1/pixel")
+    return float(value)
