@@ -89,6 +89,10 @@ class Communicator(Protocol):
     def cores(self) -> int:
         """Cores that this rank may use for itself."""
 
+    @property
+    def host(self) -> tuple[int, int]:
+        """Number of this rank among those of its host, and how many these are."""
+
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
         """Start to find the minimum of each value over all ranks."""
 
@@ -187,6 +191,7 @@ class SingleCommunicator:
 
     rank = 0
     size = 1
+    host = (0, 1)
 
     def __init__(self) -> None:
         self.cores = len(own_cores())
@@ -236,6 +241,7 @@ class MpiCommunicator:
         users = np.zeros(_MOST_CORES, dtype=np.int64)
         users[[core for core in mine if core < _MOST_CORES]] = 1
         here.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
+        self._host = (int(here.Get_rank()), int(here.Get_size()))
         here.Free()
         self._cores = core_share([core for core in mine if core < _MOST_CORES], users)
 
@@ -253,6 +259,11 @@ class MpiCommunicator:
     def cores(self) -> int:
         """Cores that this rank may use for itself."""
         return self._cores
+
+    @property
+    def host(self) -> tuple[int, int]:
+        """Number of this rank among those of its host, and how many these are."""
+        return self._host
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
         """Start to find the minimum of each value over all ranks."""

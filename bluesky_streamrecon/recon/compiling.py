@@ -2,19 +2,90 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.backends import Demand, make_backend, projector_of
+from bluesky_streamrecon.recon.backends import Choice, Demand, choose_backend, make_backend, projector_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
 
-__all__ = ["warm_up"]
+__all__ = ["prepare_backend", "warm_up"]
+
+log = logging.getLogger(__name__)
+
+
+def prepare_backend(
+    recon: ReconSettings,
+    geometry: TomoGeometry,
+    rows: int,
+    *,
+    planned: int = 0,
+    threads: int = 1,
+    shared: bool = False,
+    host: tuple[int, int] = (0, 1),
+) -> tuple[Choice, float]:
+    """Choose what computes a block of rows, and have its kernels ready.
+
+    A GPU on which ``"auto"`` can not compile is not taken.
+
+    Parameters
+    ----------
+    recon : ReconSettings
+        Algorithm, window and backend.
+    geometry, rows, planned, threads, shared
+        Of the block, see `Engine` and `warm_up`.
+    host : tuple of int, optional
+        Number of this rank among those of its host, and how many these are.
+
+    Returns
+    -------
+    choice : Choice
+        What computes.
+    seconds : float
+        That compiling, or loading from disk, took.
+    """
+    demand = Demand(
+        geometry,
+        rows,
+        understood(recon.algorithm, recon.options)[0],
+        projector_of(recon.options),
+        recon.window,
+        recon.window_policy,
+        planned,
+        shared,
+    )
+    rank, sharers = host
+    choice = choose_backend(recon.backend, demand, host_rank=rank, sharers=sharers)
+
+    def compiled(name: str) -> float:
+        return warm_up(
+            geometry,
+            rows,
+            algorithm=recon.algorithm,
+            options=recon.options,
+            threads=threads,
+            shared=shared,
+            backend=name,
+            host_rank=rank,
+        )
+
+    try:
+        return choice, compiled(choice.name)
+    except Exception as error:
+        if choice.name == "cpu" or recon.backend != "auto":
+            raise
+        log.exception("the GPU can not be used")
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        choice = choose_backend("cpu", demand)
+        return replace(choice, note=f"on the CPU: no kernels for the GPU: {why}"), compiled("cpu")
 
 
 def warm_up(

@@ -256,6 +256,10 @@ class Engine:
         self._image_number += 1
         self._fresh = 0
 
+    def finish(self) -> None:
+        """Wait until all that was asked for is done: a GPU may be two passes behind."""
+        self._backend.finish()
+
     def slices(self, local_rows: Iterable[int]) -> NDArray[np.float32]:
         """Give a copy of some slices.
 

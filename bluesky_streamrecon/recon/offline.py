@@ -29,6 +29,7 @@ def reconstruct(
     size: int | None = None,
     disc: bool = False,
     threads: int | None = None,
+    backend: str = "auto",
     **options: Option,
 ) -> NDArray[np.float32]:
     """Reconstruct a scan, at once or as it would be done live.
@@ -56,6 +57,8 @@ def reconstruct(
         Update only the inscribed disc.
     threads : int, optional
         By default as many as this process may use.
+    backend : {"auto", "cpu", "cuda"}, optional
+        What computes: a GPU if there is one that works and has the memory, the CPU, a GPU or nothing.
     **options
         Options of the algorithm and of the engine.
 
@@ -92,6 +95,7 @@ def reconstruct(
         planned=count,
         threads=threads or len(own_cores()),
         options=options,
+        backend=backend,
     ) as engine:
         for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
             engine.append(projection, float(angle))

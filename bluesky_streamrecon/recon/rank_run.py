@@ -24,9 +24,10 @@ from bluesky_streamrecon.partition import RowBlock, partition_rows
 from bluesky_streamrecon.recon.algorithms import get_algorithm
 from bluesky_streamrecon.recon.axis import AxisEstimate
 from bluesky_streamrecon.recon.axis_search import AxisSearch
+from bluesky_streamrecon.recon.backends import Choice
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator, Group
-from bluesky_streamrecon.recon.compiling import warm_up
+from bluesky_streamrecon.recon.compiling import prepare_backend
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.findings import Findings
 from bluesky_streamrecon.recon.intake import Intake, View
@@ -116,6 +117,7 @@ class RankRun:
         local = [row - self._block.first for row in self._shown]
         self._shown_lines = ShownLines(local, self._columns, keep=saves)
         self._intake: Intake | None = None
+        self._choice = Choice("cpu", "")
         try:
             self._intake = Intake(run, resume)
             get_algorithm(run.recon.algorithm)
@@ -136,15 +138,12 @@ class RankRun:
         """Have the kernels ready before projections come: from disk in a second, or compiled in some more."""
         run = self.run
         self._say("compiling kernels", text="or loading them from disk, if this was done before")
+        shared = self._block.members > 1
         try:
-            seconds = warm_up(
-                self._geometry(None),
-                self._block.rows,
-                algorithm=run.recon.algorithm,
-                options=run.recon.options,
-                threads=self._threads,
-                shared=self._block.members > 1,
-            )
+            self._choice, seconds = prepare_backend(
+                run.recon, self._geometry(None), self._block.rows, planned=run.planned, threads=self._threads,
+                shared=shared, host=self._communicator.host,
+            )  # fmt: skip
         except (StreamReconError, OSError, MemoryError):
             raise
         except Exception as error:
@@ -155,8 +154,10 @@ class RankRun:
             raise ConfigError(
                 f"algorithm {run.recon.algorithm!r}{by} failed on a small image: {told(error)}"
             ) from error
-        log.info("run %s: kernels are ready after %.1f s", run.run_uid, seconds)
-        self._say("waiting for projections")
+        if self._choice.note:
+            log.warning("run %s: %s", run.run_uid, self._choice.note)
+        log.info("run %s: kernels are ready after %.1f s; %s", run.run_uid, seconds, self._choice.device)
+        self._say("waiting for projections", text="; ".join(filter(None, (self._choice.device, self._choice.note))))
 
     @property
     def prepared(self) -> int:
@@ -382,6 +383,9 @@ class RankRun:
                 options=run.recon.options,
                 halo=self._group,
                 reducer=self._group,
+                backend=self._choice.name,
+                host_rank=self._communicator.host[0],
+                sharers=self._communicator.host[1],
             )
         except StreamReconError as error:
             problem = str(error)
@@ -461,6 +465,7 @@ class RankRun:
             "axis_found": int(self._axis is not None),
             "projections": self.applied,
             "image_number": self.image_number,
+            "device": self._choice.device,
             "settings": msgspec.json.encode(run.recon).decode(),
             "metadata": msgspec.json.encode(run.metadata).decode(),
             "counts": msgspec.json.encode(counts).decode(),

@@ -192,5 +192,8 @@ class Backend(ABC):
         """Bytes held beside slabs and store."""
         return 0
 
+    def finish(self) -> None:  # noqa: B027 - most are never behind
+        """Wait until all that was asked for is done."""
+
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what is held."""

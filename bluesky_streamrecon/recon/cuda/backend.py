@@ -192,7 +192,7 @@ class CudaProblem(Problem):
         """Return the comparison that `sinogram` stands for; else copy it to the GPU."""
         given: Any = sinogram
         if given is self._pending and self._pending is not None and self._pending.values is None:
-            how = self._pending.how
+            how: Comparison = self._pending.how
             self._pending = None
             return how
         self._settle()
@@ -340,6 +340,11 @@ class CudaBackend(Backend):
     def nbytes(self) -> int:
         """Bytes of working memory on the GPU."""
         return self.passes.nbytes
+
+    def finish(self) -> None:
+        """Wait until all passes are done."""
+        with failures_reported():
+            self._stream.synchronize()
 
     def close(self) -> None:
         """Give recorded graphs back."""
