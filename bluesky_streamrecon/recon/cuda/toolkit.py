@@ -18,6 +18,7 @@ import numpy as np
 
 from bluesky_streamrecon.jit import cache_directory
 
+os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # small images need few blocks
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
 # numba-cuda 0.30 looks up functions that NumPy 2.5 no longer has, and compiles nothing without them.
