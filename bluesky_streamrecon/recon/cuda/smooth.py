@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.back import TABLE, gathered
-from bluesky_streamrecon.recon.cuda.sizes import BACK_THREADS, HEIGHT, SMOOTH_BLOCKS, WIDTH
+from bluesky_streamrecon.recon.cuda.sizes import BACK_BLOCKS, BACK_THREADS, HEIGHT, SMOOTH_BLOCKS, WIDTH
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, device_with_cuda, kernel, types
 from bluesky_streamrecon.recon.cuda.vector import add4, load4, peek, select4, store4
 
@@ -222,7 +222,7 @@ def back_quadratic(
                 c0, h0, c1, h1 = c1, h1, c2, h2
 
 
-@kernel(BACK_THREADS, SMOOTH_BLOCKS)
+@kernel(BACK_THREADS, BACK_BLOCKS)
 def back_hybrid(
     lines: Any,
     size: int,

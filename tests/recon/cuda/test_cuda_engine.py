@@ -49,7 +49,7 @@ GEOMETRIES = {
     "small image, far axis": (TomoGeometry(24, -4.0, 18), TomoGeometry(128, -20.0, 96), half_turn(3)),
     "all steep": (TomoGeometry(20), TomoGeometry(256), np.array([0.0, 0.1, -0.3, 3.0])),
     "all flat, ties at 45 degrees": (TomoGeometry(20), TomoGeometry(256), np.array([1.57, 1.3, -1.5, np.pi / 4])),
-    "two tiles": (TomoGeometry(70, 30.3, 67, True), TomoGeometry(512), np.array([0.0, 0.785, 1.6, 2.5])),
+    "two_tiles": (TomoGeometry(70, 30.3, 67, True), TomoGeometry(512), np.array([0.0, 0.785, 1.6, 2.5])),
 }
 
 
@@ -102,8 +102,7 @@ class Neighbour:
         return tuple(None if value is None else np.full_like(first, value) for value in self.values)
 
 
-@pytest.mark.parametrize("algorithm", ["pml-quadratic", "pml-hybrid"])
-@pytest.mark.parametrize("rows", [4, 5])
+@pytest.mark.parametrize(("algorithm", "rows"), [("pml-quadratic", 5), ("pml-hybrid", 4)])
 def test_neighbouring_blocks_pull_at_the_outermost_slices(algorithm, rows):
     angles = half_turn(2)
     data = scan(TINY, rows, angles)
