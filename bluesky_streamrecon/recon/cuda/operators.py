@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.recon.cuda.layout import GpuLayout
 from bluesky_streamrecon.recon.cuda.sizes import HEIGHT, SLOT, TILE, WIDTH
-from bluesky_streamrecon.recon.cuda.streams import Event, Launcher, Stream, device_zeros, pinned, upload
-from bluesky_streamrecon.recon.cuda.tables import gains, inverse_paths, tables
+from bluesky_streamrecon.recon.cuda.streams import Event, Launcher, Stream, address_of, device_zeros, pinned, upload
+from bluesky_streamrecon.recon.cuda.tables import PATH_THREADS, gains, inverse_paths, tables
 from bluesky_streamrecon.recon.problem import LEAST_LENGTH, LEAST_VIEW
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables
 from bluesky_streamrecon.recon.window import Subset
@@ -25,7 +25,7 @@ __all__ = ["CudaOperators", "Geometry", "TablePool", "TableSet"]
 _QUEUED = 32
 _numbers = counted()
 
-_tables, _gains, _paths = Launcher(tables, 64), Launcher(gains, 128), Launcher(inverse_paths, 128)
+_tables, _gains, _paths = Launcher(tables, 64), Launcher(gains, 128), Launcher(inverse_paths, PATH_THREADS)
 
 
 class Geometry:
@@ -62,6 +62,7 @@ class TableSet:
         self.number = next(_numbers)
         self.most = most
         self.parameters = device_zeros(4 * most, np.float64)
+        self.address = address_of(self.parameters)
         self.cosines, self.sines, self.larges, self.slots = (
             self.parameters[i * most : (i + 1) * most] for i in range(4)
         )
@@ -105,7 +106,7 @@ class TablePool:
         self._copied[place].synchronize()
         staged = self._staged[place][: 4 * found.most]
         staged.reshape(4, found.most)[:, : values.shape[1]] = values
-        upload(found.parameters, 0, staged, self._geometry.stream)
+        upload(found.parameters, 0, staged, self._geometry.stream, found.address)
         self._copied[place].record(self._geometry.stream)
 
 
@@ -180,7 +181,7 @@ class CudaOperators:
         layout, found = self._geometry.layout, self.tables
         g = layout.geometry
         _paths(
-            (-(-g.columns // 128), self.count), self._geometry.stream, found.larges, g.half, float(g.axis), g.columns,
+            (-(-g.columns // 32), self.count), self._geometry.stream, found.larges, g.half, float(g.axis), g.columns,
             g.size, layout.side, layout.origin, layout.length, found.halves, self._geometry.chords, LEAST_LENGTH,
             found.weights,
         )  # fmt: skip

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.recon.cuda.layout import SLICES, group_count
-from bluesky_streamrecon.recon.cuda.streams import Event, Progress, Stream, device_zeros, download, pinned, upload
+from bluesky_streamrecon.recon.cuda.streams import (
+    Event,
+    Progress,
+    Stream,
+    address_of,
+    device_zeros,
+    download,
+    pinned,
+    upload,
+)
 from bluesky_streamrecon.recon.store import SlabRows, Store
 
 __all__ = ["CudaStore"]
@@ -49,6 +58,7 @@ class CudaStore(Store):
         self._stream = Stream()
         self._size = SLICES * group_count(self._rows.count) * columns
         self.data = device_zeros(capacity * self._size)
+        self._address = address_of(self.data)
         self._read_by = np.zeros(capacity, np.int64)
         each = self._rows.count * columns
         self._staged = pinned((max(2, min(_STAGED, _STAGED_BYTES // (4 * each))), each))
@@ -63,7 +73,7 @@ class CudaStore(Store):
         copied.synchronize()
         staged.reshape(projection.shape)[...] = projection
         self._progress.hold(self._stream, int(self._read_by[slot]))
-        upload(self.data, slot * self._size, staged, self._stream)
+        upload(self.data, slot * self._size, staged, self._stream, self._address)
         copied.record(self._stream)
 
     def hand_over(self, slots: NDArray[np.int64], stream: Stream) -> None:
@@ -94,6 +104,7 @@ class CudaStore(Store):
         self._stream.synchronize()
         self.data = device_zeros((old + more) * self._size)
         self.data[: old * self._size].copy_to_device(before)
+        self._address = address_of(self.data)
         self._read_by = np.concatenate((self._read_by, np.zeros(more, np.int64)))
 
     @property

@@ -19,6 +19,7 @@ __all__ = [
     "Launcher",
     "Progress",
     "Stream",
+    "address_of",
     "checked",
     "device_zeros",
     "download",
@@ -38,10 +39,13 @@ class Stream:
     ----------
     own : object
         What Numba takes for a stream.
+    handle : int
+        What the driver does.
     """
 
     def __init__(self) -> None:
         self.own: Any = 0 if SIMULATED else cuda.stream()
+        self.handle = 0 if SIMULATED else int(self.own.handle)
 
     def wait_for(self, event: Event) -> None:
         """Do what follows on this stream only after `event`; the host does not wait."""
@@ -178,7 +182,7 @@ class Graph:
         from cuda.bindings import driver
 
         self._driver = driver
-        own = driver.CUstream(int(stream.own.handle))
+        own = driver.CUstream(stream.handle)
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(own, mode))
         try:
@@ -190,7 +194,7 @@ class Graph:
 
     def launch(self, stream: Stream) -> None:
         """Carry it out."""
-        own = self._driver.CUstream(int(stream.own.handle))
+        own = self._driver.CUstream(stream.handle)
         checked("cuGraphLaunch", self._driver.cuGraphLaunch(self._made, own))
 
     def close(self) -> None:
@@ -214,15 +218,23 @@ def pinned(shape: tuple[int, ...], kind: Any = np.float32) -> Any:
     return np.zeros(shape, kind) if SIMULATED else cuda.pinned_array(shape, kind)
 
 
-def upload(target: Any, first: int, source: Any, stream: Stream) -> None:
-    """Copy a contiguous host array to a flat array on the GPU, from element `first` on; does not wait if pinned."""
+def address_of(array: Any) -> int:
+    """Return where a flat array begins on the GPU; 0 in the simulator."""
+    return 0 if SIMULATED else int(array.__cuda_array_interface__["data"][0])
+
+
+def upload(target: Any, first: int, source: Any, stream: Stream, address: int | None = None) -> None:
+    """Copy a contiguous host array to a flat array on the GPU, from element `first` on; does not wait if pinned.
+
+    `address` is that of the array, where it is known already.
+    """
     if SIMULATED:
         target[first : first + source.size] = source.reshape(-1)
         return
     from cuda.bindings import driver
 
-    place = target.__cuda_array_interface__["data"][0] + first * target.dtype.itemsize
-    answer = driver.cuMemcpyHtoDAsync(place, source.ctypes.data, source.nbytes, int(stream.own.handle))
+    place = (address or address_of(target)) + first * source.itemsize
+    answer = driver.cuMemcpyHtoDAsync(place, source.ctypes.data, source.nbytes, stream.handle)
     checked("cuMemcpyHtoDAsync", answer)
 
 
@@ -233,6 +245,6 @@ def download(source: Any, first: int, target: Any, stream: Stream) -> None:
         return
     from cuda.bindings import driver
 
-    place = source.__cuda_array_interface__["data"][0] + first * source.dtype.itemsize
-    answer = driver.cuMemcpyDtoHAsync(target.ctypes.data, place, target.nbytes, int(stream.own.handle))
+    place = address_of(source) + first * target.itemsize
+    answer = driver.cuMemcpyDtoHAsync(target.ctypes.data, place, target.nbytes, stream.handle)
     checked("cuMemcpyDtoHAsync", answer)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.sizes import HALO, HEIGHT, REACH, SLOT, TILE, WIDTH
-from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, kernel
+from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, kernel, types
 from bluesky_streamrecon.recon.cuda.vector import halves_of, peek
 
-__all__ = ["gains", "inverse_paths", "share_of", "tables"]
+__all__ = ["PATH_THREADS", "gains", "inverse_paths", "share_of", "tables"]
 
+PATH_THREADS = 256
 _PITCH = TILE + 2 * HALO + 1
 
 
@@ -178,12 +179,14 @@ def inverse_paths(
 ) -> None:
     """Invert the path of each ray through the image, A 1, (A, C): 0 where it is not above `least`.
 
-    Grid (C / threads, A). A line of ones, shifted, is a box: it covers a coordinate or it does not.
+    Grid (C / 32, A), `PATH_THREADS` threads: a warp takes every eighth line for 32 columns. A line of ones, shifted, is
+    a box: it covers a coordinate or it does not.
     """
-    c = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    parts = cuda.shared.array(PATH_THREADS, types.float64)
+    thread = cuda.threadIdx.x
+    lane, warp = thread & 31, thread >> 5
+    c = cuda.blockIdx.x * 32 + lane
     a = cuda.blockIdx.y
-    if c >= columns:
-        return
     large = larges[a]
     cell = abs(large)
     near = (1 + cell) / (2 * cell)
@@ -192,7 +195,8 @@ def inverse_paths(
     odd = max(0, min(length - 3, int(math.floor(middle - 0.5 - near)) + 1))
     step = axis - (origin + half) * large
     total = 0.0
-    for line in range(size):
+    line = warp
+    while line < size:
         h = peek(halves, a * side + line)
         late = h & 1
         shift = (h >> 1) + origin
@@ -202,4 +206,11 @@ def inverse_paths(
         for j in range(begin, begin + 3):
             if first <= j and j < stop:
                 total += share_of(step + (j + 0.5 * late) * large, cell, c - 0.5, c + 0.5)
-    result[a * columns + c] = np.float32(1 / total) if total > least else np.float32(0)
+        line += PATH_THREADS // 32
+    parts[thread] = total
+    cuda.syncthreads()
+    if warp == 0 and c < columns:
+        total = 0.0
+        for part in range(PATH_THREADS // 32):
+            total += parts[part * 32 + lane]
+        result[a * columns + c] = np.float32(1 / total) if total > least else np.float32(0)
