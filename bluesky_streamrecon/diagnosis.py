@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from bluesky_streamrecon.configuration import Configuration, load_configuration
-from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StreamReconError
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import JobLink
@@ -110,6 +110,7 @@ def check_setup(
         return
     yield tried("keys", lambda: _keys(configuration))
     yield tried("disk", lambda: _disk(configuration))
+    yield tried("gpu", lambda: _gpu(configuration))
     launchable = True
     if configuration.job.launcher == "mpi":
         item = tried("mpi", lambda: _mpi(configuration, patience))
@@ -195,6 +196,23 @@ def _disk(configuration: Configuration) -> str:
             raise ConfigError(f"{what} {there}: {free / 2**20:.0f} MiB free, expected 1 GiB; make room")
         found.append(f"{what} {folder}: {free / 2**30:.1f} GiB free")
     return ", ".join(found)
+
+
+def _gpu(configuration: Configuration) -> str:
+    """Try the GPU of this computer; the job's own may be on another."""
+    from bluesky_streamrecon.recon.cuda.device import find_device
+
+    wanted = configuration.recon.backend
+    if wanted == "cpu":
+        return "not asked for ([recon] backend = 'cpu')"
+    if configuration.job.launcher != "mpi":
+        return "ranks run elsewhere: each says at the start of a run what it computes on"
+    try:
+        return str(find_device())
+    except DeviceError as error:
+        if wanted == "cuda":
+            raise
+        return f"none here, so runs compute on the CPU: {error}"
 
 
 def _mpi(configuration: Configuration, patience: float) -> str:

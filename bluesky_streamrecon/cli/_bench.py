@@ -9,6 +9,7 @@ import typer
 from bluesky_streamrecon.cli._options import (
     Algorithm,
     Algorithms,
+    Backend,
     Columns,
     ColumnsList,
     Json,
@@ -39,6 +40,7 @@ def kernels(
     threads: Annotated[list[int] | None, typer.Option(min=1, metavar="T...", help="Threads.")] = None,
     algorithm: Algorithms = None,
     slices: Rows = 16,
+    backend: Backend = "cpu",
     repeats: Repeats = 5,
     json: Json = False,
 ) -> None:
@@ -46,7 +48,8 @@ def kernels(
 
     Without options: 256 and 1024 columns, a window of 24, one thread, mlem, pml-quadratic, pml-hybrid and sirt.
     GUPS is slices x window x columns² x 2 / seconds / 1e9; *moving* is with a new projection before each update, as in
-    a scan; */ GFMA* is the ratio to this processor's multiply-adds, taken in turns.
+    a scan; *host* is the time that the host needs for that, milliseconds; */ GFMA* is the
+    ratio to this processor's multiply-adds, taken in turns.
 
     Example: `streamrecon bench kernels --columns 256 1024 --threads 1 2`
     """
@@ -59,6 +62,7 @@ def kernels(
         algorithms=algorithm or ALGORITHMS,
         slices=slices,
         repeats=repeats,
+        backend=backend,
     )
     print_report(report, json=json)
 
@@ -71,10 +75,11 @@ def peers(
         list[str] | None,
         typer.Option(metavar="CODE...", help="astra, svmbir, tomopy.  [default: the first two; tomopy if installed]"),
     ] = None,
+    backend: Backend = "cpu",
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """Compare iterations of other codes with ours, on one core, in turns; at 512 columns without options.
+    """Compare iterations of other codes with ours, on one core or one GPU, in turns; at 512 columns without options.
 
     Needs `pip install 'bluesky-streamrecon[bench]'`. *ours / this* compares with our SIRT.
 
@@ -83,7 +88,8 @@ def peers(
     from bluesky_streamrecon.evaluation.bench.peers import compare_peers
 
     print_report(
-        compare_peers(columns=columns or (512,), window=window, codes=code or None, repeats=repeats), json=json
+        compare_peers(columns=columns or (512,), window=window, codes=code or None, repeats=repeats, backend=backend),
+        json=json,
     )
 
 
@@ -98,6 +104,7 @@ def pipeline(
     num: Num = 180,
     algorithm: Algorithm = "mlem",
     disc: Annotated[bool, typer.Option("--disc", help="Reconstruct the inscribed disc only.")] = False,
+    backend: Backend = "cpu",
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
@@ -121,6 +128,7 @@ def pipeline(
         algorithm=algorithm,
         disc=disc,
         repeats=repeats,
+        backend=backend,
     )
     print_report(report, json=json)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bluesky_streamrecon.cli._options import Algorithm, AngleUnits, Json, Order, Ranks, Step, Window
+from bluesky_streamrecon.cli._options import Algorithm, AngleUnits, Backend, Json, Order, Ranks, Step, Window
 from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
 __all__ = ["demo"]
@@ -38,6 +38,7 @@ def demo(
         str, typer.Option(help="'spread': the newest, and older ones from all angles; 'newest' only, as in the paper.")
     ] = "spread",
     step: Step = 1,
+    backend: Backend = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
     angle_units: AngleUnits = None,
@@ -65,6 +66,7 @@ def demo(
         window=window,
         window_policy=window_policy,
         step=step,
+        backend=backend,
         seed=seed,
         out=out,
         angle_units=angle_units,

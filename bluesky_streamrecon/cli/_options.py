@@ -12,6 +12,7 @@ __all__ = [
     "Algorithm",
     "Algorithms",
     "AngleUnits",
+    "Backend",
     "Columns",
     "ColumnsList",
     "Data",
@@ -35,6 +36,7 @@ __all__ = [
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
+Backend = Annotated[str, typer.Option(metavar="NAME", help="What computes: auto (a GPU if one works), cpu or cuda.")]
 Rows = Annotated[int, typer.Option(min=1, help="Detector rows.")]
 Columns = Annotated[int, typer.Option(min=2, help="Detector columns.")]
 ColumnsList = Annotated[list[int] | None, typer.Option(min=2, metavar="C...", help="Detector columns.")]

@@ -7,7 +7,8 @@ on as many threads, measured in turns with the kernels; a ratio to it means the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -23,6 +24,9 @@ ALGORITHMS = ("mlem", "pml-quadratic", "pml-hybrid", "sirt")
 PROBE_SECONDS = 0.002
 PROBES = 9
 ENGINE_SECONDS = 0.3
+_ASKED = 3
+_TOGETHER = 64
+"""Updates of a GPU that are timed together: it may be two behind."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ def measure_kernels(
     slices: int = 16,
     repeats: int = 5,
     seconds: float = 0.2,
+    backend: str = "cpu",
 ) -> Report:
     """Measure every combination of what is given.
 
@@ -49,14 +54,17 @@ def measure_kernels(
         Samples of each figure.
     seconds : float, optional
         Least length of a sample.
+    backend : str, optional
+        What computes; a GPU has no threads.
 
     Returns
     -------
     Report
         ``probe_gfma`` and ``probe_spread`` (1e9 multiply-adds per second of one thread), and ``rows``: columns slowest,
         algorithms fastest, each with ``gups`` and its ``spread`` (all threads together, the window as it is),
-        ``gups_moving`` (every update follows a new projection, as in a scan) and ``gups_per_gfma`` (`gups` per 1e9
-        multiply-adds per second).
+        ``gups_moving`` (every update follows a new projection, as in a scan), ``gups_per_gfma`` (`gups` per 1e9
+        multiply-adds per second), ``host_ms`` (milliseconds of the host for a projection and an update), ``backend``
+        and ``device``.
 
     Raises
     ------
@@ -75,7 +83,7 @@ def measure_kernels(
     rows = []
     for c, window, count, algorithm in product(columns, windows, threads, algorithms):
         logger.info("%s: %d columns, window %d, %d slices, %d threads", algorithm, c, window, slices, count)
-        rows.append(_measure(algorithm, c, window, slices, count, repeats, seconds, probes))
+        rows.append(_measure(algorithm, c, window, slices, count, repeats, seconds, probes, backend))
     probe = Summary.of(probes)
     return Report({"probe_gfma": probe.median, "probe_spread": probe.spread, "rows": rows})
 
@@ -91,19 +99,37 @@ def engine_rate(
 
 def _measure(
     algorithm: str, columns: int, window: int, slices: int, threads: int, repeats: int, seconds: float,
-    probes: list[float],
+    probes: list[float], backend: str,
 ) -> Row:  # fmt: skip
     """Measure one row; add what a thread's multiply-adds were meanwhile to `probes`."""
     work = giga_updates(algorithm, slices, window, columns)
-    with moving_engine(algorithm, rows=slices, columns=columns, window=window, threads=threads) as (engine, move):
+    with moving_engine(algorithm, rows=slices, columns=columns, window=window, threads=threads, backend=backend) as (
+        engine,
+        move,
+    ):
+        choice = engine.choice
+        together = _TOGETHER if choice.name == "cuda" else 1
+
+        def many(update: Callable[[], None]) -> None:
+            for _ in range(together):
+                update()
+            engine.finish()
+
+        def asked() -> float:
+            engine.finish()
+            before = time.perf_counter()
+            move(1)
+            return time.perf_counter() - before
 
         def turn() -> dict[str, float]:
             before = _multiply_adds(threads)
-            still = work / seconds_per_call(engine.update, at_least=seconds)
+            still = together * work / seconds_per_call(partial(many, engine.update), at_least=seconds)
             after = _multiply_adds(threads)
-            moving = work / seconds_per_call(partial(move, 1), at_least=seconds)
+            moving = together * work / seconds_per_call(partial(many, partial(move, 1)), at_least=seconds)
             probes.extend((before / threads, after / threads))
-            return {"gups": still, "gups_moving": moving, "gups_per_gfma": still / ((before + after) / 2)}
+            host = 1e3 * Summary.of([asked() for _ in range(_ASKED)]).median
+            per_gfma = still / ((before + after) / 2)
+            return {"gups": still, "gups_moving": moving, "gups_per_gfma": per_gfma, "host_ms": host}
 
         found = take_turns(repeats, turn)
     return {
@@ -113,6 +139,8 @@ def _measure(
         "slices": slices,
         "threads": threads,
         "spread": found["gups"].spread,
+        "backend": choice.name,
+        "device": choice.device,
         **{name: summary.median for name, summary in found.items()},
     }
 

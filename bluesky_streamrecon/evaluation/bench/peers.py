@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,11 @@ METHODS = {"astra": ("line", "linear"), "svmbir": ("mbir",)}
 PACKAGES = {"astra": "astra-toolbox", "svmbir": "svmbir"}
 SLICES = 16
 SVMBIR_SLICES = 4
-SHORT, LONG = 1, 3
+LENGTHS = {"cpu": (1, 3), "cuda": (2, 42)}
+GPU_SLICES = 100
 LEAST_SECONDS = 0.1
+
+GPU_METHOD = "sirt, GPU"
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ def compare_peers(
     window: int = 24,
     codes: Sequence[str] | None = None,
     repeats: int = 3,
+    backend: str = "cpu",
 ) -> Report:
     """Measure ours and others in turns.
 
@@ -87,6 +92,8 @@ def compare_peers(
         Of ``astra`` and ``svmbir``; both by default.
     repeats : int, optional
         Turns.
+    backend : {"cpu", "cuda"}, optional
+        ``"cuda"``: one GPU instead of one core, and of the others ASTRA, where it is installed.
 
     Returns
     -------
@@ -102,13 +109,16 @@ def compare_peers(
     check_repeats(repeats)
     if window < 1:
         raise ConfigError(f"window: got {window}, expected at least 1")
-    codes = codes or tuple(METHODS)
+    on_gpu = backend == "cuda"
+    if on_gpu and codes and tuple(codes) != ("astra",):
+        raise ConfigError(f"code: got {', '.join(codes)} on a GPU, expected astra")
+    codes = codes or tuple(METHODS if not on_gpu else ["astra"] if find_spec("astra") else [])
     for code in codes:
         if code not in METHODS:
             raise ConfigError(f"code: got {code!r}, expected one of {', '.join(METHODS)}")
         _need(code)
     with one_thread():
-        rows = [row for c in columns for row in _compare(c, window, codes, repeats)]
+        rows = [row for c in columns for row in _compare(c, window, codes, repeats, backend)]
     return Report({"rows": rows, "ratio_to_astra": {str(c): ratio for c, ratio in ratio_to(rows, "astra").items()}})
 
 
@@ -148,24 +158,32 @@ def open_peer(
     ConfigError
         When entered, if the code is not installed; the message says how to install it.
     """
-    kinds = {"streamrecon": _ours, "astra": _astra, "svmbir": _svmbir}
+    kinds = {"streamrecon": _ours, "ours on a GPU": _ours_on_gpu, "astra": _astra, "svmbir": _svmbir}
+    if (code, method) == ("astra", GPU_METHOD):
+        return _astra_on_gpu(method, geometry, angles, projections)
     return kinds[code](method, geometry, angles, projections)
 
 
-def _compare(columns: int, window: int, codes: Sequence[str], repeats: int) -> list[Row]:
+def _compare(columns: int, window: int, codes: Sequence[str], repeats: int, backend: str) -> list[Row]:
+    on_gpu = backend == "cuda"
+    ours = "ours on a GPU" if on_gpu else "streamrecon"
     geometry = TomoGeometry(columns)
     angles = scan_angles(max(180, window))[:window]
-    projections = disc_projections(geometry, angles, SLICES)
-    wanted = [("streamrecon", name) for name in OURS] + [(code, method) for code in codes for method in METHODS[code]]
+    projections = disc_projections(geometry, angles, GPU_SLICES if on_gpu else SLICES)
+    wanted = [(ours, name) for name in OURS]
+    wanted += [(code, method) for code in codes for method in ((GPU_METHOD,) if on_gpu else METHODS[code])]
     with ExitStack() as stack:
         peers: list[Peer] = []
         for code, method in wanted:
             logger.info("%d columns: %s %s warms up", columns, code, method)
             peers.append(stack.enter_context(open_peer(code, method, geometry, angles, projections)))
-            peers[-1].iterate(SHORT)
+            peers[-1].iterate(2 if on_gpu else 1)
 
         def turn() -> dict[str, float]:
-            speeds = [giga_updates("", peer.slices, window, columns) / _extra_iteration(peer) for peer in peers]
+            speeds = [
+                giga_updates("", peer.slices, window, columns) / _extra_iteration(peer, *LENGTHS[backend])
+                for peer in peers
+            ]
             ratios = {f"ratio {i}": speeds[0] / speed for i, speed in enumerate(speeds)}
             return ratios | {f"gups {i}": speed for i, speed in enumerate(speeds)}
 
@@ -178,7 +196,8 @@ def _compare(columns: int, window: int, codes: Sequence[str], repeats: int) -> l
             "columns": columns,
             "window": window,
             "slices": peer.slices,
-            "threads": 1,
+            "threads": 0 if on_gpu else 1,
+            "backend": backend,
             "gups": found[f"gups {i}"].median,
             "spread": found[f"gups {i}"].spread,
             "ratio": found[f"ratio {i}"].median,
@@ -187,18 +206,18 @@ def _compare(columns: int, window: int, codes: Sequence[str], repeats: int) -> l
     ]
 
 
-def _extra_iteration(peer: Peer) -> float:
+def _extra_iteration(peer: Peer, few: int, many: int) -> float:
     """Return the seconds that one iteration more costs."""
     runs = 0
     short = long = 0.0
     while long < LEAST_SECONDS or long <= short:
         start = time.perf_counter()
-        peer.iterate(SHORT)
+        peer.iterate(few)
         middle = time.perf_counter()
-        peer.iterate(LONG)
+        peer.iterate(many)
         end = time.perf_counter()
         short, long, runs = short + middle - start, long + end - middle, runs + 1
-    return (long - short) / (LONG - SHORT) / runs
+    return (long - short) / (many - few) / runs
 
 
 @contextmanager
@@ -213,6 +232,53 @@ def _ours(
         for projection, angle in zip(projections, angles, strict=True):
             engine.append(projection, float(angle))
         yield Peer("streamrecon", __version__, method, slices, engine.update, engine.image)
+
+
+@contextmanager
+def _ours_on_gpu(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> Iterator[Peer]:
+    from bluesky_streamrecon import __version__
+    from bluesky_streamrecon.recon import Engine
+
+    slices = projections.shape[1]
+    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles), backend="cuda") as engine:
+        for projection, angle in zip(projections, angles, strict=True):
+            engine.append(projection, float(angle))
+
+        def iterate(count: int) -> None:
+            engine.update(count)
+            engine.finish()
+
+        yield Peer("streamrecon", __version__, method, slices, iterate, engine.image)
+
+
+@contextmanager
+def _astra_on_gpu(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+) -> Iterator[Peer]:
+    """Open SIRT of the ASTRA toolbox on a GPU, all slices together; the image stays there."""
+    astra = _need("astra", "astra-toolbox")
+    size, slices = geometry.size, projections.shape[1]
+    with ExitStack() as held:
+        volume = astra.create_vol_geom(size, size, slices)
+        beams = astra.create_proj_geom("parallel3d", 1.0, 1.0, slices, geometry.columns, -angles)
+        sinogram = astra.data3d.create("-sino", beams, np.ascontiguousarray(projections.transpose(1, 0, 2)))
+        held.callback(astra.data3d.delete, sinogram)
+        image = astra.data3d.create("-vol", volume, 0)
+        held.callback(astra.data3d.delete, image)
+        settings = astra.astra_dict("SIRT3D_CUDA")
+        settings |= {"ProjectionDataId": sinogram, "ReconstructionDataId": image}
+        algorithm = astra.algorithm.create(settings)
+        held.callback(astra.algorithm.delete, algorithm)
+        yield Peer(
+            code="astra",
+            version=str(astra.__version__),
+            method=method,
+            slices=slices,
+            iterate=lambda count: astra.algorithm.run(algorithm, count),
+            image=lambda: np.asarray(astra.data3d.get(image), np.float32),
+        )
 
 
 @contextmanager

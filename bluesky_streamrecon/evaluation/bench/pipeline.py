@@ -50,6 +50,7 @@ def measure_pipeline(
     disc: bool = False,
     repeats: int = 3,
     latency: bool = True,
+    backend: str = "cpu",
 ) -> Report:
     """Measure one case.
 
@@ -67,6 +68,8 @@ def measure_pipeline(
         Turns.
     latency : bool, optional
         Measure that, too; without, it is NaN.
+    backend : str, optional
+        What the ranks, and the engine alone, compute on.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def measure_pipeline(
     geometry = TomoGeometry(columns, disc=disc)
     recon = ReconSettings(
         algorithm=algorithm, window=window, step=step, axis=geometry.axis, disc=disc, threads=threads, ranks=ranks,
-        coalesce=False,
+        coalesce=False, backend=backend,
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
         raise ConfigError(
@@ -152,7 +155,7 @@ def measure_pipeline(
         "images": len(images) if latency else 0,
         "scores": scored,
         "rows": rows, "columns": columns, "window": window, "step": step, "ranks": ranks, "threads": threads,
-        "projections": projections, "algorithm": algorithm, "disc": disc,
+        "projections": projections, "algorithm": algorithm, "disc": disc, "backend": backend,
     })  # fmt: skip
 
 
@@ -177,11 +180,14 @@ def _engine_alone(
         window_policy=recon.window_policy,
         planned=len(angles),
         threads=threads,
+        backend=recon.backend,
     ) as engine:
         for number in range(1, last + 1):
             engine.append(integrals[number - 1], float(angles[number - 1]))
             if number % recon.step == 0:
                 engine.update()
             if number == first:
+                engine.finish()
                 start, began = time.perf_counter(), time.process_time()
+        engine.finish()
         return (last - first) / (time.perf_counter() - start), time.process_time() - began

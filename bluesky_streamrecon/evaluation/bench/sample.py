@@ -82,7 +82,7 @@ def giga_updates(algorithm: str, slices: int, window: int, columns: int) -> floa
 
 @contextmanager
 def moving_engine(
-    algorithm: str, *, rows: int, columns: int, window: int, threads: int = 1
+    algorithm: str, *, rows: int, columns: int, window: int, threads: int = 1, backend: str = "cpu"
 ) -> Iterator[tuple[Engine, Callable[[int], None]]]:
     """Keep a warmed-up engine whose window is full of projections of the sample.
 
@@ -92,6 +92,8 @@ def moving_engine(
         Registered name.
     rows, columns, window, threads : int
         What is reconstructed, and on how many threads.
+    backend : str, optional
+        What computes; the launches of a GPU are recorded.
 
     Yields
     ------
@@ -104,7 +106,8 @@ def moving_engine(
 
     geometry, angles = TomoGeometry(columns), scan_angles(max(180, window))
     projections = disc_projections(geometry, angles[:window], rows)
-    with Engine(geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads) as engine:
+    settings = {"algorithm": algorithm, "window": window, "planned": len(angles)}
+    with Engine(geometry, rows, threads=threads, backend=backend, **settings) as engine:
 
         def append(count: int) -> None:
             for number in range(engine.projections, engine.projections + count):
@@ -116,5 +119,6 @@ def moving_engine(
 
         append(window)
         engine.update()
-        move()
+        for _ in range(2 * len(angles) if engine.choice.name == "cuda" else 1):  # windows come again after a turn
+            move()
         yield engine, move
