@@ -106,8 +106,9 @@ def moving_engine(
 
     geometry, angles = TomoGeometry(columns), scan_angles(max(180, window))
     projections = disc_projections(geometry, angles[:window], rows)
-    settings = {"algorithm": algorithm, "window": window, "planned": len(angles)}
-    with Engine(geometry, rows, threads=threads, backend=backend, **settings) as engine:
+    with Engine(
+        geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads, backend=backend
+    ) as engine:
 
         def append(count: int) -> None:
             for number in range(engine.projections, engine.projections + count):

@@ -118,6 +118,11 @@ class CudaProblem(Problem):
         return self._slab.lend()
 
     @property
+    def axis(self) -> float:
+        """Detector column of the rotation axis."""
+        return self._backend.layout_of.geometry.axis
+
+    @property
     def angles(self) -> NDArray[np.float64]:
         """Angles of `measured`, shape (A,), radians."""
         return self._operators.subset.angles[self._operators.order]

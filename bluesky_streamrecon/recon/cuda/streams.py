@@ -44,8 +44,8 @@ class Stream:
     """
 
     def __init__(self) -> None:
-        self.own: Any = 0 if SIMULATED else cuda.stream()
-        self.handle = 0 if SIMULATED else int(self.own.handle)
+        self.own: Any = None if SIMULATED else cuda.stream()
+        self.handle = 0 if self.own is None else int(self.own.handle)
 
     def wait_for(self, event: Event) -> None:
         """Do what follows on this stream only after `event`; the host does not wait."""
