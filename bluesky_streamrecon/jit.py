@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba import njit
+from numba.core import entrypoints
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
-__all__ = ["cache_directory", "helper", "kernel", "loops"]
+__all__ = ["cache_directory", "helper", "kernel", "leave_extensions_out", "loops"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +65,15 @@ def loops(function: F) -> F:
 def helper(function: F) -> F:
     """Mark a small function that becomes part of the kernels that call it."""
     return njit(nogil=True, error_model="numpy", inline="always")(function)  # type: ignore[no-any-return]
+
+
+def leave_extensions_out() -> None:
+    """Keep Numba from importing other packages' extensions in this process; for processes that only run our kernels.
+
+    Numba imports all of them before it compiles or loads its first function. Tiled brings two, awkward and sparse,
+    which take longer to import than a rank's own kernels to load.
+    """
+    entrypoints._already_initialized = True
 
 
 def _kept(compiled: Any, function: F) -> F:

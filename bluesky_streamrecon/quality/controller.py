@@ -295,7 +295,7 @@ def run_controller(
     if lifeline:
         threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()
     # The first score does not wait for the compiler, and the hello does not either.
-    warming = threading.Thread(target=warm_up, name="warm-up-ms-ssim")
+    warming = threading.Thread(target=_warm_up, name="warm-up-ms-ssim")
     warming.start()
     try:
         link = ControllerEndpoint(
@@ -315,6 +315,13 @@ def run_controller(
         return 130
     finally:
         warming.join()
+
+
+def _warm_up() -> None:
+    from bluesky_streamrecon.jit import leave_extensions_out
+
+    leave_extensions_out()
+    warm_up()
 
 
 def _watch_lifeline(stop: threading.Event) -> None:

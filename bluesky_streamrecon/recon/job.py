@@ -112,6 +112,11 @@ def run_job(
         with watch.signals():
             if lifeline and ranks.rank == 0:
                 watch.follow(0)
+            if communicator is None:
+                # While we wait for the first run: all kernels need Numba, which takes longer to import than the rest.
+                from bluesky_streamrecon.jit import leave_extensions_out
+
+                leave_extensions_out()
             job = _Job(ranks, endpoint, watch, job_id, threads or ranks.cores, store, saved)
             try:
                 code = job.serve()
