@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import bluesky.plan_stubs as bps
 import numpy as np
 import pytest
 from bluesky import RunEngine
 
 from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.beamline import ReconJob
 
 BOUND = 20.0  # seconds that anything in a test may take
 
@@ -23,6 +33,28 @@ collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and whatever they start, ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_of_tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have the tables of catalogues made once: Tiled starts an interpreter for them, which imports all of it again."""
+    start, made = subprocess.run, tmp_path_factory.mktemp("tables") / "catalog.db"
+
+    def run(command: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(command, list) or command[1:6] != ["-m", "tiled", "catalog", "init", "--if-not-exists"]:
+            return start(command, *arguments, **options)
+        path = Path(command[6].partition(":///")[2])
+        if not made.exists():
+            done = start(command, *arguments, **options)
+            shutil.copyfile(path, made)
+            return done
+        if not path.exists():
+            shutil.copyfile(made, path)
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", run)
+        yield
 
 
 @pytest.fixture
@@ -58,9 +90,41 @@ def installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return install
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a program that has ended left behind; named as by `subprocess`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def no_orphans() -> Iterator[None]:
-    """Fail the test that leaves a process running; processes that are on their way out have a moment."""
+def program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run ``streamrecon`` by its entry point in this process: starting one takes longer than most commands do."""
+    from bluesky_streamrecon.cli import main
+
+    def run(*arguments: object) -> Done:
+        loggers = [logging.getLogger(name) for name in (None, "bluesky")]
+        levels, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
+        logging.root.handlers.clear()  # `main` closes those that it finds
+        monkeypatch.setattr(sys, "argv", ["streamrecon", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            logging.root.handlers[:] = handlers
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+        return Done(int(ended.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fail if a process is left running; processes that are on their way out have a moment."""
     before = descendants()
     yield
     pause = threading.Event()
@@ -70,6 +134,43 @@ def no_orphans() -> Iterator[None]:
             return
         pause.wait(0.02)
     raise AssertionError(f"processes left behind: {[command_of(pid) for pid in left]}")
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    """Fail the test that leaves a process running."""
+    with nothing_left():
+        yield
+
+
+@pytest.fixture(scope="session")
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ReconJob, Path]]:
+    """A real job of two ranks, and where it is announced."""
+    from bluesky_streamrecon.beamline import ReconJob
+
+    state = tmp_path_factory.mktemp("state")
+    with nothing_left():
+        job = ReconJob("job", ranks=2, keep_alive=True)
+        with pytest.MonkeyPatch.context() as patch, own_run_engine(context_managers=[]) as engine:
+            patch.setenv("XDG_STATE_HOME", str(state))
+            patch.setenv("STREAMRECON_TEST", str(os.getpid()))
+            engine(_stage_and_unstage(job))
+        yield job, state
+        job.close()
+
+
+def _stage_and_unstage(device: Any) -> Iterator[Any]:
+    yield from bps.stage(device, wait=True)
+    yield from bps.unstage(device, wait=True)
+
+
+@pytest.fixture
+def kept_job(_kept: tuple[ReconJob, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReconJob:
+    """A real job of two ranks that goes from test to test: for what is not about how a job starts or ends."""
+    job, state = _kept
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setattr(job.options, "output", tmp_path / "recon")
+    return job
 
 
 def descendants() -> set[int]:

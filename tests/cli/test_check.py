@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +13,7 @@ from bluesky_streamrecon.diagnosis import CheckItem, check_setup
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.wire import generate_keys
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans")]
+pytestmark = pytest.mark.usefixtures("no_orphans")
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +33,6 @@ def configured(tmp_path):
     return write
 
 
-def streamrecon(*arguments):
-    command = [sys.executable, "-m", "bluesky_streamrecon", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
-
-
 @pytest.fixture
 def no_server(monkeypatch):
     monkeypatch.setattr(diagnosis, "_tiled", lambda configuration: "not tried")
@@ -49,14 +42,15 @@ def checked(path, patience=30.0):
     return {item.name: item for item in check_setup(path, patience=patience)}
 
 
-def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(configured, tmp_path):
+@pytest.mark.mpi
+def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(program, configured, tmp_path):
     for name in ("beamline", "cluster"):
         generate_keys(tmp_path, name)
     path = configured(
         '[job]\nkey = "beamline.secret"\nallowed = ["cluster.public"]\n'
         'job_key = "cluster.secret"\nserver_key = "beamline.public"\n'
     )
-    done = streamrecon("check", "--config", path, "--json")
+    done = program("check", "--config", path, "--json")
     items = {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
     assert {name.replace(" ", "_"): item["status"] for name, item in items.items()} == dict.fromkeys(
         [
@@ -82,6 +76,7 @@ def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(configured, tmp_
     assert "MB/s" in items["rate"]["hint"]
 
 
+@pytest.mark.mpi
 def test_mpi_of_another_kind_is_found_out(configured, no_server, tmp_path):
     program = tmp_path / "mpiexec"
     program.write_text('#!/bin/bash\nshift 2\nMPI= "$@" & "$@" & wait\n')
@@ -172,17 +167,17 @@ def test_check_that_breaks_is_a_finding():
     assert diagnosis._tried("b", refused) == CheckItem("b", "ERROR", "not so")
 
 
-def test_show_gives_every_setting_and_its_origin(configured):
+def test_show_gives_every_setting_and_its_origin(program, configured):
     path = configured("[recon]\nwindow = 30\n")
-    done = streamrecon("config", "show", "--config", path, "--json")
+    done = program("config", "show", "--config", path, "--json")
     shown = json.loads(done.stdout.splitlines()[-1])
     rows = {row["name"]: row for row in shown["settings"]}
     assert rows["recon.window"] == {"name": "recon.window", "value": 30, "origin": str(path)}
     assert rows["job.ranks"]["origin"] == "default"
-    assert "recon.window" in streamrecon("config", "show", "--config", path).stdout
+    assert "recon.window" in program("config", "show", "--config", path).stdout
 
 
-def test_wrong_file_exits_with_2_and_one_line(configured):
-    done = streamrecon("config", "show", "--config", configured("[nonsense]\n"))
+def test_wrong_file_exits_with_2_and_one_line(program, configured):
+    done = program("config", "show", "--config", configured("[nonsense]\n"))
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from bluesky.preprocessors import plan_mutator
 from bluesky.utils import Msg
 
-from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 
@@ -55,16 +54,7 @@ class Halfway:
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch) -> Iterator[ReconJob]:
-    """Give a job of two ranks that is announced to this test only."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    made = ReconJob("job", ranks=2, output=tmp_path / "recon")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def overruled(run_engine, tmp_path, job, in_thread) -> Callable[..., Any]:
+def overruled(run_engine, tmp_path, kept_job, in_thread) -> Callable[..., Any]:
     """Run a scan, and `speak` in another thread when `at` projections of it have been taken."""
     beamline = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
 
@@ -77,7 +67,7 @@ def overruled(run_engine, tmp_path, job, in_thread) -> Callable[..., Any]:
                 beamline.stage,
                 shutter=beamline.shutter,
                 sample_table=beamline.table,
-                job=job,
+                job=kept_job,
                 **{**given, **kwargs},
             )
         else:

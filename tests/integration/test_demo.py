@@ -12,20 +12,11 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(110)]
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
 
 
-def demo(out, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "bluesky_streamrecon", "demo", "--out", str(out), "--json", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def tooth(tmp_path_factory):
     out = tmp_path_factory.mktemp("tooth")
-    done = demo(out, "--data", TOOTH)
+    command = [sys.executable, "-m", "bluesky_streamrecon", "demo", "--out", str(out), "--json", "--data", str(TOOTH)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return out, done, json.loads(done.stdout.splitlines()[-1])
 
@@ -80,8 +71,8 @@ def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
         assert start["raw_run_uid"] == result["run_uid"]
 
 
-def test_a_scan_that_never_reaches_the_threshold_takes_all_angles_and_says_so(tmp_path):
-    done = demo(tmp_path, "--threshold", 1, "--num", 20, "--window", 6, "--ranks", 1)
+def test_a_scan_that_never_reaches_the_threshold_takes_all_angles_and_says_so(program, tmp_path):
+    done = program("demo", "--out", tmp_path, "--json", "--threshold", 1, "--num", 20, "--window", 6, "--ranks", 1)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["projections_used"] == result["projections_planned"] == 20
@@ -89,10 +80,10 @@ def test_a_scan_that_never_reaches_the_threshold_takes_all_angles_and_says_so(tm
     assert "all 20 projections" in result["reason"]
 
 
-def test_a_file_that_is_no_scan_is_refused_with_one_line(tmp_path):
+def test_a_file_that_is_no_scan_is_refused_with_one_line(program, tmp_path):
     bad = tmp_path / "bad.h5"
     bad.write_bytes(b"this is not HDF5")
-    done = demo(tmp_path / "out", "--data", bad)
+    done = program("demo", "--out", tmp_path / "out", "--data", bad)
     assert done.returncode in (1, 2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert "bad.h5" in done.stderr

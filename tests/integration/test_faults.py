@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 
@@ -22,28 +21,24 @@ pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mar
     ],
     ids=["moved", "dims", "blocked", "no sample", "stuck"],
 )
-def test_fault_is_told_in_the_reason_and_ends_nothing_early(run_engine, documents, tmp_path, faults, said):
+def test_fault_is_told_in_the_reason_and_ends_nothing_early(run_engine, documents, kept_job, tmp_path, faults, said):
     beamline = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True, faults=faults)
-    job = ReconJob("job", ranks=2, output=tmp_path / "recon")
-    try:
-        run_engine(
-            stream_tomo_plan(
-                beamline.detector,
-                beamline.stage,
-                shutter=beamline.shutter,
-                sample_table=beamline.table,
-                job=job,
-                num=60,
-                window=8,
-                axis=beamline.axis,
-                threshold=0.5,  # what any two images reach
-                minimum_projections=40,
-            )
+    run_engine(
+        stream_tomo_plan(
+            beamline.detector,
+            beamline.stage,
+            shutter=beamline.shutter,
+            sample_table=beamline.table,
+            job=kept_job,
+            num=60,
+            window=8,
+            axis=beamline.axis,
+            threshold=0.5,  # what any two images reach
+            minimum_projections=40,
         )
-    finally:
-        job.close()
+    )
     stop = next(document for name, document in documents if name == "stop")
     assert stop["num_events"]["primary"] == 60
     assert stop["reason"].startswith("all 60 projections taken; not judged at 60 of 60 projections: ")
     assert said in stop["reason"]
-    assert job.last_run.verdicts[-1].verdict == "invalid"
+    assert kept_job.last_run.verdicts[-1].verdict == "invalid"

@@ -44,7 +44,7 @@ def by_people(documents):
     return [tuple(row[f"job-steering-{name}"] for name in ("verdict", "who", "place", "text")) for row in mine]
 
 
-def test_command_line_finishes_a_run_that_is_held_and_advisory(overruled, documents, job):
+def test_command_line_finishes_a_run_that_is_held_and_advisory(overruled, documents, kept_job):
     seen = []
 
     def speak():
@@ -62,14 +62,17 @@ def test_command_line_finishes_a_run_that_is_held_and_advisory(overruled, docume
         ("hold", "anna", "command line", "look at the crack: held: no automatic stop until release"),
         ("finish", "ben", "command line", "seen enough"),
     ]
-    assert job.last_run.ledger_totals()["balanced"]
-    assert [order.action for order in job.last_run.orders] == ["hold", "finish"]
+    assert kept_job.last_run.ledger_totals()["balanced"]
+    assert [order.action for order in kept_job.last_run.orders] == ["hold", "finish"]
 
 
-def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_in_the_image(overruled, documents, job):
+def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_in_the_image(
+    overruled, documents, kept_job
+):
     stored = []
-    job.subscribe(lambda name, doc: stored.append((name, doc)))
-    overruled(lambda: job.extend(9, "one more round", who="anna"), at=20, threshold=1.0)
+    token = kept_job.subscribe(lambda name, doc: stored.append((name, doc)))
+    overruled(lambda: kept_job.extend(9, "one more round", who="anna"), at=20, threshold=1.0)
+    kept_job.unsubscribe(token)
     start, stop = of(documents, "start")[0], of(documents, "stop")[0]
     assert start["streamrecon"]["extendable"]
     assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 29)
@@ -79,7 +82,7 @@ def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_
     assert len({round(angle, 6) for angle in angles}) == 29
     gaps = [next(i for i, (a, b) in enumerate(pairwise(planned)) if a < angle < b) for angle in angles[24:]]
     assert len(set(gaps)) == 5
-    record = job.last_run
+    record = kept_job.last_run
     assert (record.taken, record.used, record.planned) == (29, 29, 24)
     assert record.ledger_totals()["balanced"]
     assert record.problems == ()
@@ -88,35 +91,35 @@ def test_run_that_is_extended_takes_angles_between_the_planned_ones_and_all_are_
     assert (stored[-1][0], stored[-1][1]["exit_status"]) == ("stop", "success")
 
 
-def test_gain_that_is_left_is_predicted_for_the_plan_as_it_was_extended(overruled, documents, job):
+def test_gain_that_is_left_is_predicted_for_the_plan_as_it_was_extended(overruled, documents, kept_job):
     overruled(
-        lambda: job.extend(16, who="anna"), at=20, policy="predicted-gain", tolerance=1e-6, minimum_projections=12
+        lambda: kept_job.extend(16, who="anna"), at=20, policy="predicted-gain", tolerance=1e-6, minimum_projections=12
     )
     assert of(documents, "stop")[0]["num_events"]["primary"] == 36
     rows = [event["data"] for event in of(documents, "event", "steering")]
     judged = [row["job-steering-text"] for row in rows if row["job-steering-policy"] == "predicted-gain"]
     assert " of 36 projections" in judged[-1]
-    assert job.last_run.problems == ()
+    assert kept_job.last_run.problems == ()
 
 
-def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, job):
+def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, kept_job):
     told = []
 
     def speak():
         with pytest.raises(SteeringError, match="can not be made longer"):
-            job.extend(20)
-        told.append(job.extend(3))
-        told.append(job.status())
+            kept_job.extend(20)
+        told.append(kept_job.extend(3))
+        told.append(kept_job.status())
         with pytest.raises(SteeringError, match="no-such-run is meant"):
-            job.finish_now("wrong run", run_uid="no-such-run")
+            kept_job.finish_now("wrong run", run_uid="no-such-run")
         with pytest.raises(SteeringError, match="reason"):
-            job.finish_now(" ")
-        job.finish_now("good enough", who="anna")
+            kept_job.finish_now(" ")
+        kept_job.finish_now("good enough", who="anna")
 
     def plan(beamline):
         return streaming_wrapper(
             bp.scan([beamline.detector], beamline.stage, 0, 170, 18),
-            job=job,
+            job=kept_job,
             detector=beamline.detector,
             angle=beamline.stage,
             pixel_values="line-integrals",
@@ -130,4 +133,4 @@ def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, doc
     assert "5 of 18 taken" in repr(told[1])
     assert not of(documents, "start")[0]["streamrecon"]["extendable"]
     with pytest.raises(SteeringError, match="no run is open"):
-        job.hold()
+        kept_job.hold()

@@ -19,7 +19,8 @@ from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
 from bluesky_streamrecon.sim_devices import SheppLogan, sim_beamline
 from bluesky_streamrecon.storage import TomoScan, write_dxfile
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+with_own_job = pytest.mark.usefixtures("own_job", "no_orphans")  # for tests of how a job ends
 
 
 @pytest.fixture
@@ -28,10 +29,16 @@ def beamline(run_engine, tmp_path):
 
 
 @pytest.fixture
-def job(tmp_path):
+def own_job(tmp_path):
     made = ReconJob("job", ranks=2, output=tmp_path / "recon")
     yield made
     made.close()
+
+
+@pytest.fixture
+def job(request):
+    """The job that goes from test to test, unless the test uses one of its own."""
+    return request.getfixturevalue("own_job" if "own_job" in request.fixturenames else "kept_job")
 
 
 @pytest.fixture
@@ -70,7 +77,6 @@ def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
 
 
 def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
-    job.options.keep_alive = True
     for _ in range(2):
         # Each projection waits until the one before is in the image, as at a detector that is slower than the job.
         run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
@@ -190,6 +196,7 @@ def killed(run_engine, job):
     return at
 
 
+@with_own_job
 @pytest.mark.parametrize("victim", ["mpiexec", "rank"])
 def test_job_that_is_killed_and_not_started_again_leaves_a_complete_scan_and_a_loud_message(
     run_engine, documents, tomo, job, of, victim, caplog, killed
@@ -206,19 +213,27 @@ def test_job_that_is_killed_and_not_started_again_leaves_a_complete_scan_and_a_l
     assert any(record.levelname == "ERROR" and "lost after" in record.message for record in caplog.records)
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Holds the image of a scan whose job was left alone."""
+    return []
+
+
 @pytest.mark.parametrize(("victim", "checkpoint_every"), [("rank", 0), ("rank", 3), ("controller", 0)])
 def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
-    run_engine, documents, tomo, job, of, victim, checkpoint_every, killed, tmp_path
+    run_engine, documents, tomo, job, of, victim, checkpoint_every, killed, tmp_path, undisturbed, monkeypatch
 ):
     """With the default settings: steps are taken together where the job is behind, but not to catch up."""
-    job.options.keep_alive = True
-    chosen = {"num": 30, "threshold": 1.0, "axis": 34.8, "checkpoint_every": checkpoint_every}
-    run_engine(held_back(tomo(**chosen), job, ahead=4))
-    with h5py.File(job.last_run.result) as file:
-        expected = file["/exchange/data"][:]
-    assert job.last_run.image_number == 30
+    chosen = {"num": 30, "threshold": 1.0, "axis": 34.8}
+    if not undisturbed:
+        run_engine(held_back(tomo(**chosen), job, ahead=4))
+        with h5py.File(job.last_run.result) as file:
+            undisturbed.append(file["/exchange/data"][:])
+        assert job.last_run.image_number == 30
+    (expected,) = undisturbed
+    chosen["checkpoint_every"] = checkpoint_every
     token = killed(victim, 15)
-    job.options.backoff = 0.05
+    monkeypatch.setattr(job.options, "backoff", 0.05)
     same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)  # down to the noise
     result = run_engine(held_back(tomo(same, **chosen), job, ahead=4))
     run_engine.unsubscribe(token)
@@ -235,6 +250,7 @@ def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
     assert np.abs(image - expected).max() <= 1e-4 * expected.max()
 
 
+@with_own_job
 @pytest.mark.parametrize("end", ["abort", "stop", "halt"])
 def test_no_process_survives_a_scan_that_is_ended_by_hand(run_engine, documents, tomo, job, of, in_thread, end):
     def pause(name, doc):
@@ -249,7 +265,7 @@ def test_no_process_survives_a_scan_that_is_ended_by_hand(run_engine, documents,
     assert of(documents, "stop")[0]["exit_status"] == ("success" if end == "stop" else "abort")
 
 
-def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan(tmp_path):
+def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan(tmp_path, no_orphans):
     source = textwrap.dedent(f"""
         import threading
         from bluesky import RunEngine

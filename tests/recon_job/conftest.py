@@ -97,6 +97,12 @@ class Beamline:
     def __post_init__(self) -> None:
         self.endpoint = BeamlineEndpoint(on_event=lambda event, _: self.events.put(event))
 
+    def forget(self) -> None:
+        """Leave out what earlier runs have said."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.events.get_nowait()
+
     def wait_for(self, kind: type[E], accept: Callable[[Any], bool] = lambda event: True) -> E:
         """Give the next event of a kind; a problem that is not waited for fails the test."""
         deadline = time.monotonic() + WAIT_S
@@ -270,6 +276,24 @@ def mpi_job(beamline: Beamline) -> Iterator[Callable[..., MpiJob]]:
     yield start
     for one in started:
         one.kill()
+
+
+@pytest.fixture(scope="module")
+def kept_mpi_job() -> Iterator[Callable[[int], tuple[Beamline, MpiJob]]]:
+    """Give a job of so many ranks that goes from test to test, and its beamline: for what is no matter of its end."""
+    kept: dict[int, tuple[Beamline, MpiJob]] = {}
+    with contextlib.ExitStack() as stack:
+
+        def get(ranks: int) -> tuple[Beamline, MpiJob]:
+            if ranks not in kept or kept[ranks][1].process.poll() is not None:
+                beamline = Beamline()
+                stack.callback(beamline.endpoint.close)
+                kept[ranks] = beamline, MpiJob(beamline, ranks)
+                stack.callback(kept[ranks][1].kill)
+            kept[ranks][0].forget()
+            return kept[ranks]
+
+        yield get
 
 
 @pytest.fixture(scope="session")

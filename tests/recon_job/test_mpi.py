@@ -30,9 +30,9 @@ def image_of(finished):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_gives_the_image_of_an_independent_loop(
-    beamline, mpi_job, scan, tmp_path, reference_mlem, ranks
+    kept_mpi_job, scan, tmp_path, reference_mlem, ranks
 ):
-    started = mpi_job(ranks)
+    beamline, _ = kept_mpi_job(ranks)
     finished = beamline.feed(scan, settings(scan, ranks, options={"initial": 0.02}), tmp_path)
     expected = reference_mlem(scan, window=8, step=2, initial=0.02)
     assert len(finished.results) == ranks
@@ -41,9 +41,6 @@ def test_any_number_of_ranks_gives_the_image_of_an_independent_loop(
     results = beamline.feed(scan, settings(scan, ranks, axis=None), tmp_path, uid="axis").results
     assert {result.axis for result in results} == {results[0].axis}
     assert results[0].axis == pytest.approx(scan.axis, abs=0.25)
-
-    beamline.endpoint.shutdown_peers("the test is over")
-    assert started.wait() == 0
 
 
 def alone(scan, algorithm):
@@ -62,14 +59,37 @@ def alone(scan, algorithm):
         return engine.image()
 
 
-def test_neighbouring_and_shared_rows_do_not_change_the_image(beamline, mpi_job, scan, tmp_path):
-    started = mpi_job(3)
+def test_neighbouring_and_shared_rows_do_not_change_the_image(kept_mpi_job, scan, tmp_path):
+    beamline, _ = kept_mpi_job(3)
     for algorithm, share in (("pml-quadratic", 1), ("mlem", 3), ("pml-quadratic", 2)):
         finished = beamline.feed(
             scan, settings(scan, 3, algorithm=algorithm, share=share), tmp_path, uid=f"{algorithm}-{share}"
         )
         expected = alone(scan, algorithm)
         assert np.abs(image_of(finished) - expected).max() <= 1e-5 * expected.max()
+
+
+def test_job_that_waits_for_the_detector_uses_hardly_any_core(kept_mpi_job, scan, tmp_path):
+    beamline, started = kept_mpi_job(2)
+    beamline.open(scan, settings(scan, 2), tmp_path, uid="waits")
+    beamline.references(scan)
+    beamline.projections(scan, 0, 9)
+    beamline.wait_for_images(2, 4)
+    before = [core_seconds(pid) for pid in started.pids]
+    beamline.listen(2.0)
+    assert max(core_seconds(pid) - was for pid, was in zip(started.pids, before, strict=True)) < 0.4
+    beamline.endpoint.abandon_run("the test is over")
+
+
+def core_seconds(pid):
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_job_ends_as_a_success_when_it_is_asked_to(kept_mpi_job, ranks):
+    beamline, started = kept_mpi_job(ranks)
     beamline.endpoint.shutdown_peers("the test is over")
     assert started.wait() == 0
 
@@ -118,23 +138,3 @@ def test_job_that_was_killed_goes_on_from_its_checkpoint_to_the_same_image(beaml
     beamline.endpoint.shutdown_peers("the test is over")
     assert again.wait() == 0
     assert not list((tmp_path / "saved").iterdir())
-
-
-def test_job_that_waits_for_the_detector_uses_hardly_any_core(beamline, mpi_job, scan, tmp_path):
-    started = mpi_job(2)
-    beamline.open(scan, settings(scan, 2), tmp_path)
-    beamline.references(scan)
-    beamline.projections(scan, 0, 9)
-    beamline.wait_for_images(2, 4)
-    before = [core_seconds(pid) for pid in started.pids]
-    beamline.listen(2.0)
-    assert max(core_seconds(pid) - was for pid, was in zip(started.pids, before, strict=True)) < 0.4
-    beamline.endpoint.abandon_run("the test is over")
-    beamline.endpoint.shutdown_peers("the test is over")
-    assert started.wait() == 0
-
-
-def core_seconds(pid):
-    """User and system time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
