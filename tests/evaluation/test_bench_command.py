@@ -1,4 +1,7 @@
-"""``streamrecon bench``: the fields that scripts rely on, from tiny cases, and nothing left running."""
+"""``streamrecon bench``: the fields that scripts rely on, from tiny cases, and nothing left running.
+
+What measures with processes or for seconds is for the night: `pytest -m nightly`.
+"""
 
 import json
 import logging
@@ -58,12 +61,14 @@ def test_kernels_print_the_contracts_fields():
     assert all(row["window"] == 3 and row["slices"] == 2 and row["gups"] > 0 for row in result["rows"])
 
 
+@pytest.mark.nightly
 def test_kernels_print_a_table_for_people():
     text = bench("kernels", "--columns", 16, "--window", 3, "--slices", 2, "--algorithm", "sirt", "--repeats", 3)
     for word in ("probe_gfma", "sirt", "gups"):
         assert word in text
 
 
+@pytest.mark.nightly
 def test_peers_print_the_contracts_fields_with_ours_among_them():
     pytest.importorskip("astra")
     result = bench("peers", "--columns", 32, "--code", "astra", "--window", 6, "--json")
@@ -76,6 +81,7 @@ def test_peers_print_the_contracts_fields_with_ours_among_them():
     assert result["ratio_to_astra"]["32"] == min(row["ratio"] for row in result["rows"][2:])
 
 
+@pytest.mark.nightly
 def test_memory_is_near_what_is_documented():
     (row,) = bench("memory", "--columns", 256, "--window", 24, "--algorithm", "mlem", "--json")["rows"]
     assert {"algorithm", "bytes_per_voxel", "bytes_per_thread"} <= set(row)
@@ -109,6 +115,7 @@ def test_metric_of_another_package_that_fails_is_left_out_and_logged(monkeypatch
 
 
 @pytest.mark.mpi
+@pytest.mark.nightly
 def test_pipeline_makes_every_image_and_prints_the_contracts_fields(no_orphans):
     case = ("--rows", 4, "--columns", 48, "--window", 4, "--step", 2, "--ranks", 2, "--threads", 1, "--num", 17)
     result = bench("pipeline", *case, "--json")
@@ -129,6 +136,7 @@ def test_pipeline_makes_every_image_and_prints_the_contracts_fields(no_orphans):
 
 
 @pytest.mark.mpi
+@pytest.mark.nightly
 def test_ready_is_sooner_where_kernels_are_on_disk(tmp_path, no_orphans):
     recon = ReconSettings(axis=15.5, ranks=1)
     linked, cold = time_start((2, 32), recon, str(tmp_path))
@@ -144,6 +152,7 @@ def test_ready_prints_the_median_of_cold_and_of_warm_starts(monkeypatch):
     assert (result["warm_spread"], result["cold_spread"], result["ranks"]) == (0.4, 0.25, 1)
 
 
+@pytest.mark.nightly
 def test_publisher_prints_the_contracts_fields(no_orphans):
     result = bench("publisher", "--rows", 32, "--columns", 16, "--num", 12, "--json")
     assert result["frame_bytes"] == 32 * 16 * 2
@@ -152,6 +161,7 @@ def test_publisher_prints_the_contracts_fields(no_orphans):
     assert all(row["projections"] == 12 for row in result["rows"])
 
 
+@pytest.mark.nightly
 def test_wire_prints_the_contracts_fields(no_orphans):
     result = bench("wire", "--rows", 33, "--columns", 64, "--num", 10, "--json")
     for name in ("share_of_bare", "share_of_bare_curve", "gigabytes_per_second"):
@@ -160,6 +170,7 @@ def test_wire_prints_the_contracts_fields(no_orphans):
 
 
 @pytest.mark.mpi
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -217,6 +228,7 @@ def test_a_missing_peer_is_wrong_usage_with_one_clear_line():
 
 
 @pytest.mark.mpi
+@pytest.mark.nightly
 def test_latency_times_every_decision_of_a_full_window(no_orphans):
     result = bench("latency", "--rows", 2, "--columns", 48, "--num", 50, "--exposure", 0.01, "--json")
     assert result["decisions"] == 3 * 26
@@ -226,6 +238,7 @@ def test_latency_times_every_decision_of_a_full_window(no_orphans):
 
 
 @pytest.mark.mpi
+@pytest.mark.nightly
 def test_view_prints_the_contracts_fields(no_orphans, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     result = bench("view", "--viewers", 2, "--rows", 4, "--columns", 64, "--num", 40, "--json")
