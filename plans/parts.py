@@ -10,8 +10,9 @@ from typing import Any
 
 from bluesky.utils import Msg, MsgGenerator
 
+from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.errors import ConfigError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 
 __all__ = [
@@ -68,7 +69,8 @@ def over_recording(order: str, recorded: tuple[float, ...]) -> AngleOrder:
 
 
 def within_limits(stage: Any, angles: Collection[float]) -> MsgGenerator[None]:
-    """Have the stage refuse now what it would refuse in the middle of the scan."""
+    """Have the stage refuse now what it would refuse in the middle of the scan; refuse one that is not in degrees."""
+    yield from _in_degrees(stage)
     check = getattr(stage, "check_value", None)
     if check is None:
         return
@@ -83,6 +85,28 @@ def within_limits(stage: Any, angles: Collection[float]) -> MsgGenerator[None]:
         if failed or not math.isfinite(angle):
             why = failed or "it is not a finite angle"
             raise ConfigError(f"angle {angle:g} degrees: {stage.name} can not go there: {why}")
+
+
+def _in_degrees(stage: Any) -> MsgGenerator[None]:
+    """Raise `ConfigError` for a stage whose readback has another unit than degrees: it would go elsewhere."""
+    if not callable(getattr(stage, "describe", None)):
+        return
+    try:
+        keys = yield from answer(stage.describe)
+    except UnansweredError:
+        return
+    hinted = (getattr(stage, "hints", None) or {}).get("fields", ())
+    for key in [name for name in keys if name in hinted] or list(keys):
+        units = keys[key].get("units")
+        try:
+            degrees = degrees_per_unit(units, f"stage {stage.name}, {key}")
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+        if degrees not in (None, 1.0):
+            raise ConfigError(
+                f"stage {stage.name}: {key} is in {str(units).strip()}, expected degrees, as the plan's angles are; "
+                "set its units (EGU), or scan it by a plan of your own in streaming_wrapper"
+            )
 
 
 def answer(call: Callable[[], Any]) -> MsgGenerator[Any]:
