@@ -261,7 +261,7 @@ class RankRun:
         self._show(final=closed and self.applied == agreed)
         self._save(self._engine, view)
         self._acknowledge(self._intake.seq)
-        self._findings.add_all([] if self._intake is None else self._intake.warnings)
+        self._findings.add_all(self._intake.warnings)
         self._say(
             "reconstructing",
             projections=self.applied,
