@@ -116,7 +116,7 @@ def run_demo(
         opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
         try:
             job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-            with contextlib.closing(job), run_engine() as engine:
+            with run_engine() as engine, contextlib.closing(job):
                 for source in (job, engine):
                     source.subscribe(lambda name, doc: documents.append((name, doc)))
                 engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
