@@ -82,7 +82,7 @@ def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo
         run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
         stop = of(documents, "stop")[-1]
         assert stop["exit_status"] == "success"
-        assert stop["reason"].startswith("quality: MS-SSIM")
+        assert stop["reason"].startswith("quality: stopped at ")
         assert stop["num_events"]["primary"] < 40
         assert job.last_run.ledger_totals()["balanced"]
 
@@ -170,7 +170,7 @@ def test_flight_is_ended_by_quality_in_the_middle_of_a_sweep_and_all_of_it_is_us
     (stop,) = of(documents, "stop")
     record, taken = job.last_run, stop["num_events"]["primary"]
     assert stop["exit_status"] == "success"
-    assert stop["reason"].startswith("quality: MS-SSIM")
+    assert stop["reason"].startswith("quality: stopped at ")
     assert 12 <= taken < 720
     assert (record.taken, record.used) == (taken, taken)
     assert record.ledger_totals()["balanced"]
