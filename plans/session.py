@@ -359,8 +359,8 @@ class StreamSession:
             problems = [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)]
             told += [text for text in problems if (text.partition(": ")[2] or text) not in said][:PROBLEMS_TOLD]
         elif not told:
-            problems = self.job.runs.problems_before_opening or ("no projections were streamed",)
-            told.append(f"not reconstructed: {problems[-1].splitlines()[0]}")
+            early = self.job.runs.problems_before_opening or ("no projections were streamed",)
+            told.append(f"not reconstructed: {early[-1].splitlines()[0]}")
         return "; ".join(told)
 
     def _ledger_told(self) -> list[str]:

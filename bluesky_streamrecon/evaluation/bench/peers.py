@@ -258,7 +258,7 @@ def _astra_on_gpu(
     method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
 ) -> Iterator[Peer]:
     """Open SIRT of the ASTRA toolbox on a GPU, all slices together; the image stays there."""
-    astra = _need("astra", "astra-toolbox")
+    astra = _need("astra")
     size, slices = geometry.size, projections.shape[1]
     with ExitStack() as held:
         volume = astra.create_vol_geom(size, size, slices)

@@ -145,7 +145,7 @@ def _beamline(rows: int, columns: int, ranks: int, num: int) -> Iterator[Callabl
             plan = stream_tomo_plan(
                 [beamline.detector],
                 beamline.stage,
-                order=np.degrees(angles[:projections]),
+                order=np.degrees(angles[:projections]).tolist(),
                 flats=2,
                 darks=2,
                 shutter=beamline.shutter,
