@@ -97,6 +97,12 @@ class AttachedJob:
             )
         return self.link.endpoint
 
+    def enter_loop(self) -> None:
+        """Report to the running loop from now on: a kept job may be staged by a RunEngine with a loop of its own."""
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            self.loop, self._news = loop, asyncio.Event()
+
     async def start(self, ranks: int, *, wait: bool, timeout: float) -> None:
         """Start the job, or open the endpoint for one that somebody else starts, and `wait` until everyone is linked.
 
@@ -105,7 +111,7 @@ class AttachedJob:
         JobError
             If it can not be started, ends, or is not linked after `timeout` seconds.
         """
-        self.loop = asyncio.get_running_loop()
+        self.enter_loop()
         self.linked_ranks, self.controller_linked, self.launched_ranks = 0, False, ranks
         self._died = []
         try:

@@ -174,6 +174,7 @@ class ReconJob(StandardReadable):
         self.runs.staged()
         self.steering.show(Decision())
         job, options = self.job, self.options
+        job.enter_loop()
         if job.link is not None and (not job.usable or (self.local and job.launched_ranks != self._wanted_ranks)):
             await job.stop()
         if job.link is None:
