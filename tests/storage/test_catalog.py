@@ -263,7 +263,10 @@ def test_file_that_the_server_may_not_read_is_told_with_what_to_do(run_engine, s
     beamline = sim_beamline(rows=3, columns=48, directory=tmp_path / "elsewhere", instant=True)
     run_engine.subscribe(storage.writer)
     (uid,) = run_engine(tomogram(beamline)).run_start_uids
-    frames = load_run(storage.catalog, uid).projections
+    (tmp_path / "elsewhere").rename(tmp_path / "on another computer")  # else it is read here, without the server
+    scan = load_run(storage.catalog, uid)
+    frames = scan.projections
+    assert "not on this computer" in scan.problems[0]
     with pytest.raises(
         StorageError, match=rf"run {uid}, primary: Tiled at http://.* did not send the data.*--readable"
     ):
