@@ -17,7 +17,7 @@ from bluesky_streamrecon.beamline.job_link import JobLink, Launcher
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent, Listener
 from bluesky_streamrecon.errors import JobError
-from bluesky_streamrecon.wire.announcement import announce, withdraw
+from bluesky_streamrecon.job_registration import register_job, unregister_job
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerJoined, PeerLost
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class AttachedJob:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.link: JobLink | None = None
         self._last_link: JobLink | None = None
-        self._announced: Path | None = None
+        self._registration: Path | None = None
         self._died: list[ProcessExit] = []  # while no run is open
         self._news = asyncio.Event()
         self.linked_ranks = self.launched_ranks = 0
@@ -117,7 +117,7 @@ class AttachedJob:
         try:
             link = await asyncio.to_thread(JobLink, self._make_endpoint, self.launcher, self._post)
             self.link = self._last_link = link
-            self._announced = announce(link.endpoint.address, link.endpoint.job_id, self._server_key)
+            self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self._server_key)
             await asyncio.to_thread(link.launch, ranks)
             if wait:
                 await self._all_linked(link, timeout)
@@ -147,14 +147,14 @@ class AttachedJob:
     async def stop(self) -> None:
         """End the job, or the connection to one that somebody else has started."""
         link, self.link = self.link, None
-        self._withdraw()
+        self._unregister()
         if link is not None:
             await asyncio.to_thread(link.close)
 
     def close(self) -> None:
         """End it from any thread but the loop's; idempotent."""
         link, self.link = self.link or self._last_link, None
-        self._withdraw()
+        self._unregister()
         if link is not None:
             link.close()  # waits for whoever is closing it already
 
@@ -191,7 +191,7 @@ class AttachedJob:
         self._on_event(event, sender)
         self._news.set()
 
-    def _withdraw(self) -> None:
+    def _unregister(self) -> None:
         """Let other programs of this user find the job no more."""
-        announced, self._announced = self._announced, None
-        withdraw(announced)
+        registration, self._registration = self._registration, None
+        unregister_job(registration)

@@ -17,7 +17,7 @@ from bluesky_streamrecon.beamline.attached_job import AttachedJob
 from bluesky_streamrecon.beamline.run_record import ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.errors import SteeringError
-from bluesky_streamrecon.wire.announcement import own_name
+from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.wire.messages import Score
 from bluesky_streamrecon.wire.operator_messages import (
     MOST_EXTRA,

@@ -153,8 +153,8 @@ def open_operator(
         If there is no such job.
     """
     from bluesky_streamrecon.errors import ConfigError
+    from bluesky_streamrecon.job_registration import find_job
     from bluesky_streamrecon.wire import OperatorEndpoint
-    from bluesky_streamrecon.wire.announcement import find_job
 
     security = client_security(key, server_key)
     if address is not None and job_id is None:
@@ -170,8 +170,8 @@ def open_operator(
 def _order(
     operator: OperatorEndpoint, action: Any, run: str | None, who: str | None, as_json: bool, **fields: Any
 ) -> None:
+    from bluesky_streamrecon.job_registration import own_name
     from bluesky_streamrecon.wire import Ask
-    from bluesky_streamrecon.wire.announcement import own_name
 
     if run is None:  # the run that is open now, and no other that may be by the time this arrives
         now = operator.ask(Ask(action="status")).status

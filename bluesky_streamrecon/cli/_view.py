@@ -41,7 +41,7 @@ def view(
         from bluesky_streamrecon.live_view import Source, ViewServer
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error}; pip install 'bluesky-streamrecon[view]'") from error
-    from bluesky_streamrecon.wire.announcement import own_name
+    from bluesky_streamrecon.job_registration import own_name
 
     source = Source(lambda: open_operator(address, job_id, key, server_key), own_name() if who is None else who)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.quality.metrics import PreviewImage
-from bluesky_streamrecon.wire.operator_messages import LARGEST_PICTURE_SIDE, MOST_PICTURE_BYTES, Picture, ShowMe
+from bluesky_streamrecon.wire.images import LARGEST_PICTURE_SIDE, MOST_PICTURE_BYTES, Picture, ShowMe
 
 __all__ = ["Pictures", "draw_picture"]
 

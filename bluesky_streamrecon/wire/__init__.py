@@ -20,6 +20,7 @@ from bluesky_streamrecon.wire.events import (
     RunFinished,
     StreamFailed,
 )
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     AbandonRun,
@@ -30,7 +31,6 @@ from bluesky_streamrecon.wire.messages import (
     LengthenRun,
     OpenRun,
     OpenRunSpec,
-    Preview,
     PreviewAt,
     Problem,
     RunDone,
@@ -38,17 +38,9 @@ from bluesky_streamrecon.wire.messages import (
     Shutdown,
     Status,
 )
-from bluesky_streamrecon.wire.operator_messages import (
-    Answer,
-    Ask,
-    Judged,
-    Order,
-    OrderAction,
-    Picture,
-    RunStatus,
-    ShowMe,
-)
-from bluesky_streamrecon.wire.peers import ControllerEndpoint, OperatorEndpoint, RankEndpoint
+from bluesky_streamrecon.wire.operator_endpoint import OperatorEndpoint
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, OrderAction, RunStatus
+from bluesky_streamrecon.wire.peers import ControllerEndpoint, RankEndpoint
 from bluesky_streamrecon.wire.run import Ledger
 from bluesky_streamrecon.wire.security import ClientSecurity, KeyPair, ServerSecurity
 from bluesky_streamrecon.wire.sockets import generate_keys, make_keys

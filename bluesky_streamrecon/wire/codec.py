@@ -16,8 +16,8 @@ import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire.fields import Pixels
-from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Hello, Item, Message, OpenRun, Preview, Welcome
-from bluesky_streamrecon.wire.operator_messages import Picture
+from bluesky_streamrecon.wire.images import Picture, Preview
+from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Hello, Item, Message, OpenRun, Welcome
 
 __all__ = [
     "MAXIMUM_HEADER_BYTES",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     CloseRun,
@@ -12,14 +13,13 @@ from bluesky_streamrecon.wire.messages import (
     ItemGone,
     LengthenRun,
     OpenRun,
-    Preview,
     Problem,
     RunDone,
     Score,
     Shutdown,
     Status,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 
 __all__ = [
     "Acked",

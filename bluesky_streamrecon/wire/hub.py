@@ -19,6 +19,7 @@ from bluesky_streamrecon.wire.events import (
     PeerLost,
     RunFinished,
 )
+from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Listener, Peer, SendTo
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
@@ -33,7 +34,7 @@ from bluesky_streamrecon.wire.messages import (
     Shutdown,
     Status,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, OperatorSessions
 from bluesky_streamrecon.wire.run import Ledger, Run
 

@@ -21,6 +21,7 @@ from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.channel import MessageSender, Receiver
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.connection import Connection, SendNow, Sent
+from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.messages import (
     CHANNELS,
     AbandonRun,
@@ -40,7 +41,7 @@ from bluesky_streamrecon.wire.messages import (
     Shutdown,
     Welcome,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Picture, ShowMe
+from bluesky_streamrecon.wire.operator_messages import Answer
 
 __all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
 

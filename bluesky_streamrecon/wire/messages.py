@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.views import Views
 from bluesky_streamrecon.wire.fields import (
-    MAXIMUM_SIDE,
     PIXEL_TYPES,
     Address,
     Count,
@@ -33,12 +30,12 @@ from bluesky_streamrecon.wire.fields import (
     Rank,
     Row,
     Shape2,
-    Side,
     Size,
     Text,
     Uid,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 
 __all__ = [
     "CHANNELS",
@@ -57,7 +54,6 @@ __all__ = [
     "OpenChannel",
     "OpenRun",
     "OpenRunSpec",
-    "Preview",
     "PreviewAt",
     "Problem",
     "RunDone",
@@ -381,78 +377,6 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """The peer shall end its process in an orderly way."""
 
     reason: Text = ""
-
-
-# ---------------------------------------------------------------------------- from a rank to the controller
-
-
-class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
-    """Some slices of one image.
-
-    Parameters
-    ----------
-    run_uid, seq, rank : str, int, int
-        Which preview of which rank.
-    image_number, projections : int
-        Which image, and how many projections went into it.
-    final : bool
-        It is the run's last image.
-    rows, size : tuple of int, int
-        Detector rows of the slices, and their side.
-    angles_used : tuple of float
-        Radians, in order of arrival; of the views whose line integrals come along.
-    columns : int
-        0, or the columns of `lines`: the line integrals of these rows that no preview before this one
-        brought, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
-    lines_first, lines_counts : int, tuple of int
-        Projections before the first of them, and how many each is the mean of (long scans); empty: one each.
-    axis : float or None
-        Detector column of the rotation axis.
-    doubt : str
-        Why no image of this run is to be trusted, and the scan not to be ended for one; empty: no reason.
-    pixels : ndarray of float32, shape (len(rows), size, size)
-        The slices; they travel as a frame of their own.
-    lines : ndarray of float32 or None
-        The line integrals, if any.
-    """
-
-    run_uid: Uid
-    seq: Count = 0
-    rank: Rank
-    image_number: Count
-    projections: Count
-    final: bool = False
-    rows: PreviewRows
-    size: Side
-    angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
-    columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
-    lines_first: Count = 0
-    lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
-    axis: float | None = None
-    doubt: Text = ""
-    pixels: Pixels | None = None
-    lines: Pixels | None = None
-
-    @property
-    def views(self) -> Views | None:
-        """Line integrals with their angles and counts, if any came along."""
-        if self.lines is None:
-            return None
-        counts = self.lines_counts or (1,) * len(self.angles_used)
-        return Views(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
-
-    def with_views(self, views: Views | None, first: int | None = None) -> Preview:
-        """Return this preview with these line integrals, the newest of its projections, or those after `first`."""
-        if views is None:
-            return self
-        return msgspec.structs.replace(
-            self,
-            angles_used=tuple(views.angles.tolist()),
-            columns=views.values.shape[2],
-            lines_first=self.projections - int(views.counts.sum()) if first is None else first,
-            lines_counts=() if views.single else tuple(views.counts.tolist()),
-            lines=views.values,
-        )
 
 
 Message = (

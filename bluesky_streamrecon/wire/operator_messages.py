@@ -1,6 +1,6 @@
-"""What a person's program and the beamline say to each other: how the run is, orders, and small pictures.
+"""What a person's program and the beamline say to each other: how the run is, and orders.
 
-Pictures are 8-bit and small, so they travel inside the header. Times are seconds since the epoch (UTC).
+Times are seconds since the epoch (UTC).
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from bluesky_streamrecon.wire.fields import Count, Name, Number, PreviewRows, Text, Uid
+from bluesky_streamrecon.wire.fields import Count, Name, Number, Text, Uid
 
 __all__ = [
-    "LARGEST_PICTURE_SIDE",
     "MOST_EXTRA",
     "MOST_JUDGED",
-    "MOST_PICTURE_BYTES",
     "Action",
     "Answer",
     "Ask",
     "Judged",
     "Order",
     "OrderAction",
-    "Picture",
     "RunStatus",
-    "ShowMe",
 ]
 
 OrderAction = Literal["finish", "hold", "release", "extend"]
 Action = Literal["status", "finish", "hold", "release", "extend"]
 
-LARGEST_PICTURE_SIDE: Final = 256
-MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
-"""Three slices of the largest side, or more smaller ones."""
 MOST_JUDGED: Final = 256
 """Verdicts in one answer."""
 MOST_EXTRA: Final = 100_000
@@ -225,50 +218,6 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:<12} {words}" for name, words in self.lines())
-
-
-class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
-    """Some slices of one image for people to see: 8 bits, made small.
-
-    Parameters
-    ----------
-    run_uid, image_number, projections
-        Which image of which run, and how many projections went into it.
-    rows, size : tuple of int, int
-        Detector rows of the slices, and their side.
-    full_size : int
-        Side before they were made small.
-    low, high : float
-        Attenuation, 1/pixel, that is shown as 0 and as 255.
-    pixels : bytes
-        ``len(rows) * size * size``, C order.
-    axis : float or None
-        Detector column of the rotation axis.
-    made : float
-        When the image was complete.
-    """
-
-    run_uid: Uid
-    image_number: Count
-    projections: Count
-    rows: PreviewRows
-    size: Annotated[int, Meta(ge=1, le=LARGEST_PICTURE_SIDE)]
-    full_size: Annotated[int, Meta(ge=1, le=65_536)]
-    low: float
-    high: float
-    pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
-    axis: float | None = None
-    made: float = 0.0
-
-
-class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):
-    """Somebody watches: one picture of an image other than this one may be sent, when there is one.
-
-    An operator sends it to the beamline, and that one to the controller. The picture may be lost.
-    """
-
-    run_uid: Uid | None = None
-    image_number: Count = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Peer
-from bluesky_streamrecon.wire.operator_messages import Picture, ShowMe
 
 __all__ = ["MOST_AT_ONCE", "MOST_OPERATORS", "OperatorSessions"]
 

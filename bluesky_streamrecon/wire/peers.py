@@ -1,4 +1,4 @@
-"""What connects to a beamline: a rank, the controller, a person's program; each an endpoint with its own thread."""
+"""What connects to a beamline: a rank, and the controller; each an endpoint with its own thread."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 import uuid
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 
-from bluesky_streamrecon.errors import ConfigError, JobError, LocalProtocolError, SteeringError
-from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES
+from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
+from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES
 from bluesky_streamrecon.wire.endpoint import Connecting, E, Endpoint, Listening, Part
-from bluesky_streamrecon.wire.events import ControllerEvent, LinkRestored, OperatorEvent, RankEvent, Refused
+from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
+from bluesky_streamrecon.wire.images import Picture, Preview
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
@@ -23,27 +23,24 @@ from bluesky_streamrecon.wire.messages import (
     Item,
     ItemGone,
     OpenRun,
-    Preview,
     PreviewAt,
     Problem,
     RunDone,
     Score,
-    Shutdown,
     Status,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Picture, ShowMe
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport, local_host_towards, own_software, process_info
 
-__all__ = ["ControllerEndpoint", "OperatorEndpoint", "RankEndpoint"]
+__all__ = ["ControllerEndpoint", "PeerEndpoint", "RankEndpoint", "hello_of"]
 
 log = logging.getLogger(__name__)
 
 BEAMLINE, PREVIEWS = "beamline", "previews"
 
 
-class _PeerEndpoint(Endpoint[E]):
+class PeerEndpoint(Endpoint[E]):
     """An endpoint that connects to a beamline."""
 
     def __init__(
@@ -78,13 +75,14 @@ class _PeerEndpoint(Endpoint[E]):
         events.clear()
 
 
-def _hello(role: str, job_id: str, software: str, **more: object) -> Hello:
+def hello_of(role: str, job_id: str, software: str, **more: object) -> Hello:
+    """Return the hello of a new endpoint in this process."""
     host, pid = process_info()
     about = {"host": host, "pid": pid, "software": software or own_software()}
     return Hello(job_id=job_id, role=role, instance=uuid.uuid4().hex, **about, **more)  # type: ignore[arg-type]
 
 
-class RankEndpoint(_PeerEndpoint[RankEvent]):
+class RankEndpoint(PeerEndpoint[RankEvent]):
     """A rank's end: items of runs come from the beamline, previews go to the controller, wherever that is.
 
     Parameters
@@ -144,7 +142,7 @@ class RankEndpoint(_PeerEndpoint[RankEvent]):
         self._flushed = threading.Event()
         self._flushed.set()
         self._delivered = True
-        hello = _hello("rank", job_id, software, rank=rank, size=size)
+        hello = hello_of("rank", job_id, software, rank=rank, size=size)
         transport = Transport(frame_limit=MAXIMUM_PIXEL_BYTES)
         to_controller = Member(hello, channel=None, to="the controller")
         self._controller = Connecting(PREVIEWS, transport, to_controller, None if security is None else security.keys)
@@ -158,6 +156,7 @@ class RankEndpoint(_PeerEndpoint[RankEvent]):
         with self._front:
             if isinstance(event, OpenRun):
                 self._run_uid, self._end = event.run_uid, None
+                self._post(self._forget_previews)
                 resumed = self._resume is not None and self._resume[0] == self._run_uid
                 self._applied = self._taken = self._resume[1] if self._resume is not None and resumed else 0
             elif isinstance(event, Item | ItemGone):
@@ -249,11 +248,18 @@ class RankEndpoint(_PeerEndpoint[RankEvent]):
         with self._front:
             self._queued -= 1
 
+    def _forget_previews(self) -> None:
+        self._previews = None
+        self._controller.member.connection.senders.pop(PREVIEWS, None)
+
     def _after_turn(self) -> None:
         events = self._beamline.member.events
         for event in events:
             if isinstance(event, PreviewAt):
-                self._controller.go_to(event.address, event.key, self._clock())
+                try:
+                    self._controller.go_to(event.address, event.key, self._clock())
+                except ConfigError as error:
+                    log.error("rank %d: no previews: %s", self.rank, error)
         gone = {event.run_uid for event in events if isinstance(event, AbandonRun)}
         if gone:
             with self._changed:
@@ -284,7 +290,7 @@ def _check_preview(preview: Preview) -> None:
         raise LocalProtocolError(f"{where}: got {pixels.nbytes} bytes, expected at most {MAXIMUM_PIXEL_BYTES}")
 
 
-class ControllerEndpoint(_PeerEndpoint[ControllerEvent]):
+class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
     """The controller's end: scores go to the beamline, previews come from the ranks.
 
     Parameters
@@ -327,7 +333,7 @@ class ControllerEndpoint(_PeerEndpoint[ControllerEvent]):
         self.preview_address = preview_announce or _announced(bound, address)
         """Address that ranks are told."""
         key = None if preview_security is None else preview_security.keys.public
-        hello = _hello("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
+        hello = hello_of("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
         self._previews = PreviewReceiver(job_id=job_id, session=hello.instance, credit=credit)
         part = Listening(PREVIEWS, transport, self._previews)
         super().__init__(
@@ -357,153 +363,3 @@ def _announced(bound: str, beamline: str) -> str:
         found = local_host_towards(beamline)
         return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
     return bound
-
-
-class _Waiting:
-    """Somebody who waits for an answer or a picture."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.result: Answer | Picture | None = None
-        self.failure = ""
-
-
-class OperatorEndpoint(_PeerEndpoint[OperatorEvent]):
-    """Ask and command a beamline; may be used by several threads at once.
-
-    Parameters
-    ----------
-    address, job_id, security, software, clock
-        As for `RankEndpoint`.
-
-    Raises
-    ------
-    ConfigError
-        If the address can not be used.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        job_id: str,
-        security: ClientSecurity | None = None,
-        software: str = "",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.address = address
-        self.ending = threading.Event()
-        """Set when the beamline has said that its job ends."""
-        self._answered: dict[int, _Waiting] = {}  # by the order's number
-        self._viewers: dict[_Waiting, ShowMe] = {}
-        self._open: set[_Waiting] = set()
-        self._front = threading.Lock()
-        self._refused = ""
-        member = Member(_hello("operator", job_id, software), channel="orders")
-        transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES)
-        super().__init__("streamrecon-operator", address, transport, member, security, clock)
-
-    @property
-    def linked(self) -> bool:
-        """The beamline has welcomed us, and the link is there."""
-        return self._beamline.member.state is LinkState.LINKED
-
-    def ask(self, ask: Ask, *, timeout: float = 10.0) -> Answer:
-        """Ask or order something, surely and once, and wait for the answer.
-
-        Raises
-        ------
-        JobError
-            If the beamline refuses us, or does not answer in time.
-        SteeringError
-            If it answers that this can not be done.
-        """
-        waiting = _Waiting()
-        if ask.action != "status" and not ask.uid:
-            ask = msgspec.structs.replace(ask, uid=uuid.uuid4().hex)
-
-        def send() -> None:
-            self._answered[self._beamline.member.reports.send(ask)] = waiting
-
-        answer = self._wait(waiting, send, timeout, f"no answer to {ask.action!r}")
-        assert isinstance(answer, Answer)  # noqa: S101
-        if not answer.ok:
-            raise SteeringError(answer.text)
-        return answer
-
-    def look(self, seen: ShowMe, *, timeout: float = 10.0) -> Picture:
-        """Wait for a picture of another image than the one that was `seen`.
-
-        Raises
-        ------
-        JobError
-            If the beamline refuses us, or there is none in time.
-        """
-        waiting = _Waiting()
-
-        def send() -> None:
-            self._viewers[waiting] = seen
-            self._beamline.member.send(seen)
-
-        picture = self._wait(waiting, send, timeout, "no picture")
-        assert isinstance(picture, Picture)  # noqa: S101
-        return picture
-
-    def close(self, linger_s: float = 0.2) -> None:
-        """Close the socket and join the thread; whoever still waits is told so. Idempotent."""
-        self._fail("the connection to the beamline was closed")
-        super().close(linger_s)
-
-    def _wait(self, waiting: _Waiting, send: Callable[[], None], timeout: float, what: str) -> Answer | Picture | None:
-        with self._front:
-            if self._refused:
-                raise JobError(self._refused)
-            self._open.add(waiting)
-        self._post(send)
-        answered = waiting.done.wait(timeout)
-        with self._front:
-            self._open.discard(waiting)
-        if not answered:
-            self._post(lambda: self._forget(waiting))
-            there = "it is there, but does not answer" if self.linked else "nobody is there, or keys do not fit"
-            raise JobError(f"beamline at {self.address}: {what} within {timeout:g} s; {there}")
-        if waiting.failure:
-            raise JobError(waiting.failure)
-        return waiting.result
-
-    # ------------------------------------------------------------------ in the thread
-
-    def _after_turn(self) -> None:
-        events = self._beamline.member.events
-        while events:
-            event = events.popleft()
-            if isinstance(event, Answer):
-                self._give(self._answered.pop(event.number, None), event)
-            elif isinstance(event, Picture):
-                for waiting in list(self._viewers):
-                    self._give(waiting, event)
-                self._viewers.clear()
-            elif isinstance(event, LinkRestored):
-                for seen in self._viewers.values():
-                    self._beamline.member.send(seen)
-            elif isinstance(event, Refused):
-                self._fail(f"the beamline at {self.address} refuses us: {event.text}")
-            elif isinstance(event, Shutdown):
-                self.ending.set()
-
-    def _give(self, waiting: _Waiting | None, result: Answer | Picture) -> None:
-        if waiting is not None:
-            waiting.result = result
-            waiting.done.set()
-
-    def _forget(self, waiting: _Waiting) -> None:
-        self._viewers.pop(waiting, None)
-        self._answered = {number: other for number, other in self._answered.items() if other is not waiting}
-
-    def _fail(self, text: str) -> None:
-        with self._front:
-            self._refused = self._refused or text
-            for waiting in self._open:
-                if not waiting.done.is_set():
-                    waiting.failure = text
-                    waiting.done.set()

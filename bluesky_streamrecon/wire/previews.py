@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.views import Views, ViewStore, most_views
 from bluesky_streamrecon.wire.channel import Sender
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener, Peer
-from bluesky_streamrecon.wire.messages import Ack, Hello, Message, OpenChannel, Preview, Problem
+from bluesky_streamrecon.wire.messages import Ack, Hello, Message, OpenChannel, Problem
 
 __all__ = ["PreviewReceiver", "PreviewSender"]
 

@@ -85,7 +85,7 @@ class Beamline:
                 held = {"hold": order, "release": None}.get(ask.action, self.status.held)
                 self.status = msgspec.structs.replace(self.status, held=held)
         judged = tuple(each for each in self.judged if each.image_number > ask.after)
-        self.endpoint.answer(sender, Answer(number=ask.number, ok=ok, text=text, status=self.status, judged=judged))
+        self.endpoint.answer(sender, Answer(number=ask.seq, ok=ok, text=text, status=self.status, judged=judged))
 
     def _draw(self) -> None:
         while True:

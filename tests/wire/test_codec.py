@@ -21,6 +21,7 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
@@ -37,9 +38,9 @@ OPEN = m.OpenRun(
     metadata={"sample": "tooth"},
 )
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
-PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
 
-PICTURE = o.Picture(
+PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
 )
 
@@ -66,7 +67,7 @@ DOWN = [
     m.PreviewAt(address=None),
     m.Heartbeat(),
     m.Shutdown(reason="bye"),
-    o.ShowMe(run_uid="run", image_number=3),
+    ShowMe(run_uid="run", image_number=3),
     o.Answer(
         number=1,
         status=RunStatus(state="running", run_uid="run", held=Order(action="hold", who="anna"), ledger={"sent": 1}),
@@ -94,7 +95,7 @@ def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) 
 
 
 def test_largest_picture_and_answer_fit_into_a_header() -> None:
-    big = o.Picture(
+    big = Picture(
         run_uid="r" * 128,
         image_number=2**53,
         projections=2**53,

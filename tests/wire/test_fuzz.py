@@ -23,6 +23,7 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.previews import PreviewReceiver
 
@@ -39,10 +40,10 @@ OPEN = m.OpenRun(
     steering=SteeringSettings(),
 )
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4), dtype="<u2", shape=(4, 8))
-PREVIEW = m.Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
 WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
-PICTURE = o.Picture(
+PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=8, low=0, high=1, pixels=bytes(4)
 )
 OPEN_PREVIEWS = m.OpenChannel(channel="previews", stream="run")
@@ -57,7 +58,7 @@ SEEDS: list[list[bytes]] = [
     encode(msgspec.structs.replace(HELLO, role="operator", rank=0, size=1)),
     encode(o.Ask(seq=1, action="hold", who="anna", reason="why")),
     encode(PICTURE),
-    encode(o.ShowMe(run_uid="run", image_number=3)),
+    encode(ShowMe(run_uid="run", image_number=3)),
     encode(o.Answer(seq=1, number=1)),
     encode(WELCOME),
     encode(OPEN),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bluesky_streamrecon import job_registration as a
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.wire import (
     Answer,
@@ -23,7 +24,6 @@ from bluesky_streamrecon.wire import (
     ShowMe,
     make_keys,
 )
-from bluesky_streamrecon.wire import announcement as a
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.connection import Sent
@@ -243,20 +243,20 @@ def test_job_is_announced_to_its_user_alone_and_forgotten_when_its_process_is_go
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with pytest.raises(JobError, match="no job of yours runs"):
         a.find_job()
-    path = a.announce("tcp://127.0.0.1:5", "job-one")
+    path = a.register_job("tcp://127.0.0.1:5", "job-one")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert a.find_job().address == "tcp://127.0.0.1:5"
-    second = a.announce("tcp://127.0.0.1:6", "job-two")
+    second = a.register_job("tcp://127.0.0.1:6", "job-two")
     with pytest.raises(JobError, match="2 jobs run"):
         a.find_job()
     assert a.find_job("job-t").job_id == "job-two"
-    a.withdraw(second)
+    a.unregister_job(second)
     told = json.loads(path.read_text())
     stale = path.with_name("stale.json")
     stale.write_text(json.dumps({**told, "started": told["started"] + 1}))  # another process has that number now
     path.with_name("garbage.json").write_text("{")
-    assert [each.pid for each in a.announcements()] == [os.getpid()]
+    assert [each.pid for each in a.registered_jobs()] == [os.getpid()]
     assert not stale.exists()
-    a.withdraw(path)
-    assert a.announcements() == ()
+    a.unregister_job(path)
+    assert a.registered_jobs() == ()

@@ -16,8 +16,9 @@ from bluesky_streamrecon.views import most_views
 from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.connection import Sent
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.member import LinkState, Member
-from bluesky_streamrecon.wire.messages import Hello, Preview
+from bluesky_streamrecon.wire.messages import Hello
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 
 RETAIN = 5

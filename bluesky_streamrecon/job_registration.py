@@ -1,4 +1,4 @@
-"""Where the running jobs of this user on this computer can be asked: one small file each, readable by nobody else.
+"""Registration of running jobs, so that other programs of the same user find them: one small private file each.
 
 A file is removed when its job ends. One that was left behind is known by its process, which is not there any more or
 is another.
@@ -20,13 +20,13 @@ import platformdirs
 
 from bluesky_streamrecon.errors import JobError
 
-__all__ = ["Announcement", "announce", "announcements", "find_job", "own_name", "withdraw"]
+__all__ = ["JobRegistration", "find_job", "own_name", "register_job", "registered_jobs", "unregister_job"]
 
 log = logging.getLogger(__name__)
 
 
-class Announcement(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that can be asked.
+class JobRegistration(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that runs, and where it can be reached.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     started : float
         When that process was started, seconds since the computer was; 0: not known.
     since : float
-        When the job was announced, seconds since the epoch (UTC).
+        When the job was registered, seconds since the epoch (UTC).
     """
 
     address: str
@@ -56,10 +56,10 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         return self.host == socket.gethostname() and _exists(self.pid) and self.started == _started(self.pid)
 
 
-def announce(address: str, job_id: str, server: str | None = None) -> Path | None:
-    """Write the file of a job of this process, and give its path; None (and a log record) if it can not be written."""
+def register_job(address: str, job_id: str, server: str | None = None) -> Path | None:
+    """Write the file of a job of this process, and return its path; None (and a warning) if it can not be written."""
     pid = os.getpid()
-    told = Announcement(
+    registration = JobRegistration(
         address=address,
         job_id=job_id,
         server=server,
@@ -75,15 +75,15 @@ def announce(address: str, job_id: str, server: str | None = None) -> Path | Non
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(told))
+            file.write(msgspec.json.encode(registration))
         fresh.replace(path)
     except OSError as error:
-        log.warning("the job is not announced in %s: %s; name it by --address and --job-id", directory, error)
+        log.warning("the job is not registered in %s: %s; name it by --address and --job-id", directory, error)
         return None
     return path
 
 
-def withdraw(path: Path | None) -> None:
+def unregister_job(path: Path | None) -> None:
     """Remove a file of ours; one that is gone does no harm."""
     if path is not None:
         with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def withdraw(path: Path | None) -> None:
 
 
 def own_name() -> str:
-    """Give who we are to be known as: user and computer."""
+    """Return who we are to be known as: user and computer."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # the system knows no name for this user
@@ -99,25 +99,25 @@ def own_name() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def announcements() -> tuple[Announcement, ...]:
-    """Give the jobs that run on this computer, newest first; files that were left behind are removed."""
+def registered_jobs() -> tuple[JobRegistration, ...]:
+    """Return the jobs that run on this computer, newest first; files that were left behind are removed."""
     found = []
     for path in _directory().glob("*.json"):
         try:
             if path.stat().st_uid != os.getuid():
                 continue
-            told = msgspec.json.decode(path.read_bytes(), type=Announcement)
+            job = msgspec.json.decode(path.read_bytes(), type=JobRegistration)
         except (OSError, msgspec.MsgspecError):
             continue
-        if told.alive:
-            found.append(told)
-        elif told.host == socket.gethostname():
-            withdraw(path)
-    return tuple(sorted(found, key=lambda told: -told.since))
+        if job.alive:
+            found.append(job)
+        elif job.host == socket.gethostname():
+            unregister_job(path)
+    return tuple(sorted(found, key=lambda job: -job.since))
 
 
-def find_job(job_id: str | None = None) -> Announcement:
-    """Give the job that runs on this computer.
+def find_job(job_id: str | None = None) -> JobRegistration:
+    """Return the job that runs on this computer.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def find_job(job_id: str | None = None) -> Announcement:
     JobError
         If there is none, or more than one.
     """
-    found = [told for told in announcements() if job_id is None or told.job_id.startswith(job_id)]
+    found = [job for job in registered_jobs() if job_id is None or job.job_id.startswith(job_id)]
     if not found:
         which = "no job" if job_id is None else f"no job {job_id!r}"
         raise JobError(
@@ -137,7 +137,7 @@ def find_job(job_id: str | None = None) -> Announcement:
             "--address and --job-id"
         )
     if len(found) > 1:
-        listed = ", ".join(f"{told.job_id} (pid {told.pid})" for told in found)
+        listed = ", ".join(f"{job.job_id} (pid {job.pid})" for job in found)
         raise JobError(f"{len(found)} jobs run on this computer: {listed}; name one by --job-id")
     return found[0]
 
@@ -157,7 +157,7 @@ def _exists(pid: int) -> bool:
 
 
 def _started(pid: int) -> float:
-    """Give the clock ticks after the computer's start at which a process was started; 0 where /proc does not tell."""
+    """Return the clock ticks after the computer's start at which a process was started; 0 where /proc does not say."""
     try:
         return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):

@@ -1,0 +1,144 @@
+"""Messages with images: slices for the controller, with line integrals of their rows, and pictures for people.
+
+Pictures are 8-bit and small, so they travel inside the header. Angles are radians, lengths detector pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from bluesky_streamrecon.views import Views
+from bluesky_streamrecon.wire.fields import (
+    MAXIMUM_SIDE,
+    Count,
+    Number,
+    Pixels,
+    PreviewRows,
+    Rank,
+    Side,
+    Text,
+    Uid,
+)
+
+__all__ = ["LARGEST_PICTURE_SIDE", "MOST_PICTURE_BYTES", "Picture", "Preview", "ShowMe"]
+
+LARGEST_PICTURE_SIDE: Final = 256
+MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
+"""Three slices of the largest side, or more smaller ones."""
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
+    """Some slices of one image.
+
+    Parameters
+    ----------
+    run_uid, seq, rank : str, int, int
+        Which preview of which rank.
+    image_number, projections : int
+        Which image, and how many projections went into it.
+    final : bool
+        It is the run's last image.
+    rows, size : tuple of int, int
+        Detector rows of the slices, and their side.
+    angles_used : tuple of float
+        Radians, in order of arrival; of the views whose line integrals come along.
+    columns : int
+        0, or the columns of `lines`: the line integrals of these rows that no preview before this one
+        brought, shape ``(len(angles_used), len(rows), columns)``. What is NaN was not measured.
+    lines_first, lines_counts : int, tuple of int
+        Projections before the first of them, and how many each is the mean of (long scans); empty: one each.
+    axis : float or None
+        Detector column of the rotation axis.
+    doubt : str
+        Why no image of this run is to be trusted, and the scan not to be ended for one; empty: no reason.
+    pixels : ndarray of float32, shape (len(rows), size, size)
+        The slices; they travel as a frame of their own.
+    lines : ndarray of float32 or None
+        The line integrals, if any.
+    """
+
+    run_uid: Uid
+    seq: Count = 0
+    rank: Rank
+    image_number: Count
+    projections: Count
+    final: bool = False
+    rows: PreviewRows
+    size: Side
+    angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
+    columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
+    lines_first: Count = 0
+    lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
+    axis: float | None = None
+    doubt: Text = ""
+    pixels: Pixels | None = None
+    lines: Pixels | None = None
+
+    @property
+    def views(self) -> Views | None:
+        """Line integrals with their angles and counts, if any came along."""
+        if self.lines is None:
+            return None
+        counts = self.lines_counts or (1,) * len(self.angles_used)
+        return Views(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
+
+    def with_views(self, views: Views | None, first: int | None = None) -> Preview:
+        """Return this preview with these line integrals, the newest of its projections, or those after `first`."""
+        if views is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            angles_used=tuple(views.angles.tolist()),
+            columns=views.values.shape[2],
+            lines_first=self.projections - int(views.counts.sum()) if first is None else first,
+            lines_counts=() if views.single else tuple(views.counts.tolist()),
+            lines=views.values,
+        )
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
+    """Some slices of one image for people to see: 8 bits, made small.
+
+    Parameters
+    ----------
+    run_uid, image_number, projections
+        Which image of which run, and how many projections went into it.
+    rows, size : tuple of int, int
+        Detector rows of the slices, and their side.
+    full_size : int
+        Side before they were made small.
+    low, high : float
+        Attenuation, 1/pixel, that is shown as 0 and as 255.
+    pixels : bytes
+        ``len(rows) * size * size``, C order.
+    axis : float or None
+        Detector column of the rotation axis.
+    made : float
+        When the image was complete.
+    """
+
+    run_uid: Uid
+    image_number: Count
+    projections: Count
+    rows: PreviewRows
+    size: Annotated[int, Meta(ge=1, le=LARGEST_PICTURE_SIDE)]
+    full_size: Annotated[int, Meta(ge=1, le=65_536)]
+    low: float
+    high: float
+    pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
+    axis: float | None = None
+    made: float = 0.0
+
+
+class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):
+    """Somebody watches: one picture of an image other than this one may be sent, when there is one.
+
+    An operator sends it to the beamline, and that one to the controller. The picture may be lost.
+    """
+
+    run_uid: Uid | None = None
+    image_number: Count = 0
