@@ -315,7 +315,7 @@ def test_scan_whose_axis_nobody_knows_is_taken_to_its_end_and_says_why_in_the_sa
     assert doubt.startswith("rotation axis: column ")
     assert "not certain (the sample reaches out of view at the " in doubt
     assert doubt.endswith("; give axis= in detector columns")
-    assert stop["reason"].startswith("all 40 projections taken; no ")
+    assert stop["reason"].startswith("all 40 projections taken; not judged at 40 of 40 projections: rotation axis: ")
     assert stop["reason"].count(doubt) == 1
     assert all(verdict.verdict == "invalid" and doubt in verdict.text for verdict in record.verdicts)
 
