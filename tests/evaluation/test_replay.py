@@ -218,13 +218,13 @@ def test_replay_never_has_enough_of_a_scan_whose_axis_nobody_knows_and_says_why(
     scan = off_centre(axis, 180)
     found = replay(
         recorded(scan, planned=72, recon=ReconSettings()), SteeringSettings(policy=policy, minimum_coverage=0)
-    )
-    assert found.stopped_at is None
-    (problem,) = found.problems
+    ).fields
+    assert found["stopped_at"] is None
+    (problem,) = found["problems"]
     assert problem.startswith("rotation axis: column ")
     assert "the sample reaches out of view" in problem
-    assert all(verdict.verdict == "invalid" for verdict in found.verdicts)
-    assert found.verdicts[-1].text == f"not judged at 72 of 72 projections: {problem}"
+    assert all(verdict["verdict"] == "invalid" for verdict in found["verdicts"])
+    assert found["verdicts"][-1]["text"] == f"not judged at 72 of 72 projections: {problem}"
 
 
 @pytest.mark.parametrize("axis", [10.0, 20.0, 47.5])
@@ -232,8 +232,8 @@ def test_replay_finds_the_axis_of_a_full_turn_near_the_edge_and_reports_what_is_
     scan = off_centre(axis, 360)
     found = replay(
         recorded(scan, planned=72, span=(0.0, 360.0), recon=ReconSettings()), SteeringSettings(policy="ms-ssim")
-    )
-    (problem,) = found.problems
+    ).fields
+    (problem,) = found["problems"]
     assert problem.startswith("field of view: the sample reaches out of view at the ")
 
 

@@ -124,7 +124,7 @@ def test_controller_scores_each_image_and_comes_back_after_a_crash(beamline, sta
     assert [score.image_number for score in scores] == [1, 2, 3, 4]
     assert [score.score is None for score in scores] == [True, True, True, False]
     assert [score.verdict for score in scores] == ["continue", "continue", "continue", "enough"]
-    assert scores[3].text.endswith(">= 0.5 at 4 of 20 projections")
+    assert scores[3].text.startswith("at 4 of 20 projections: MS-SSIM 0.")
 
     controller.kill()
     controller.wait(BOUND)
