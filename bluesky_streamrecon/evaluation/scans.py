@@ -166,9 +166,12 @@ class ScanStack:
 
     def compare(self, projections: int, image: NDArray[np.float32]) -> list[dict[str, Any]]:
         """Return a row for each scan, from an image of all rows; see `LineScan.compare`."""
+        return [scan.compare(projections, part) for scan, part in zip(self.scans, self.parts(image), strict=True)]
+
+    def parts(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the rows of each scan, of an image of all rows."""
         rows = np.cumsum([0] + [scan.rows for scan in self.scans]).tolist()
-        parts = [image[first:stop] for first, stop in pairwise(rows)]
-        return [scan.compare(projections, part) for scan, part in zip(self.scans, parts, strict=True)]
+        return [image[first:stop] for first, stop in pairwise(rows)]
 
 
 @lru_cache(maxsize=8)
