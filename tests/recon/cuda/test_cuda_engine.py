@@ -155,7 +155,7 @@ class Curious(Algorithm):
         ratio = ratio**0.5
         problem.multiply(ratio)
         problem.image[...] *= np.float32(1.5)
-        predicted = problem.forward()
+        predicted = problem.forward().copy()  # the next comparison may use its memory
         missing = np.isnan(problem.measured)
         residual = problem.residual()
         residual[missing] = 0
