@@ -270,9 +270,8 @@ def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan
         import threading
         from bluesky import RunEngine
         from bluesky_streamrecon.beamline import ReconJob
-        from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
-        from bluesky_streamrecon.sim_devices import SheppLogan, sim_beamline
-from bluesky_streamrecon.storage import TomoScan, write_dxfile
+        from bluesky_streamrecon.plans import stream_tomo_plan
+        from bluesky_streamrecon.sim_devices import sim_beamline
         RE = RunEngine({{}})
         b = sim_beamline(rows=4, columns=64, directory={str(tmp_path)!r}, instant=True)
         def pause(name, doc):
