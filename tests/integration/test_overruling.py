@@ -130,7 +130,7 @@ def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, doc
     overruled(speak, at=5, plan=plan)
     assert of(documents, "stop")[0]["reason"].startswith("operator anna: good enough")
     assert told[0] == "no automatic stop before 8 projections"
-    assert "5 of 18 taken" in repr(told[1])
+    assert "5 of 18 streamed" in repr(told[1])
     assert not of(documents, "start")[0]["streamrecon"]["extendable"]
     with pytest.raises(SteeringError, match="no run is open"):
         kept_job.hold()

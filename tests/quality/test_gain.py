@@ -424,7 +424,7 @@ def test_metric_of_lines_that_fails_is_named_and_takes_nothing_from_the_others(s
     assert len(made.failed) == 4
     assert made.failed[0] == "metric 'fails' failed: RuntimeError: boom"
     assert "read-only" in made.failed[1]
-    assert made.failed[3].startswith("metric 'endless' gave inf, expected a finite number")
+    assert made.failed[3].startswith("metric 'endless' returned inf, expected a finite number")
 
 
 def test_forecast_that_fails_says_so_and_the_next_is_made(simulate):
