@@ -39,6 +39,8 @@ def take_references_plan(
 ) -> MsgGenerator[str | None]:
     """Take flats and darks in a run of their own, for scans that are told ``references="last"`` or the run's uid.
 
+    The sample is back in the beam then, and the shutter closed: a plan of your own opens it.
+
     Parameters
     ----------
     detectors : device or sequence of devices, optional
@@ -62,8 +64,8 @@ def take_references_plan(
 
     Examples
     --------
-    In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or
-    ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
+    In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or, with the shutter
+    open, ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
     """
     devices, beamline, around = detectors_in_use(detectors)
     yield from connected(getattr(beamline, "devices", ()))

@@ -9,6 +9,7 @@ import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
+from bluesky.plan_stubs import mv
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.config import ReconSettings, SteeringSettings
@@ -197,6 +198,7 @@ def test_plain_scan_makes_the_image_that_a_tomogram_makes(run_engine, documents,
         recon = ReconSettings(ranks=1, axis=beamline.axis, window=8, iterations=2)
         plan = bp.list_scan([beamline.detector], beamline.stage, angles)
         steering = SteeringSettings(threshold=1.0)
+        run_engine(mv(beamline.shutter, "open"))  # no plan of the user's opens it, and ours have closed it
         run_engine(streaming_wrapper(plan, references="last", job=job, recon=recon, steering=steering))
         images.append(h5py.File(job.last_run.result)["/exchange/data"][:])
     finally:
