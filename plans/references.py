@@ -64,8 +64,8 @@ def take_references_plan(
 
     Examples
     --------
-    In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or, with the shutter
-    open, ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
+    In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or, with the
+    shutter open, ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
     """
     devices, beamline, around = detectors_in_use(detectors)
     yield from connected(getattr(beamline, "devices", ()))

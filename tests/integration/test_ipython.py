@@ -133,6 +133,7 @@ def readme(language: str) -> list[str]:
     return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
+@pytest.mark.timeout(240)
 def test_every_line_for_the_prompt_in_the_readme_runs_and_every_scan_leaves_an_image(ipython):
     child, _ = ipython
     say(child, "from bluesky_streamrecon.sim_devices import sim_beamline; from bluesky_streamrecon.storage import *")
@@ -141,6 +142,7 @@ def test_every_line_for_the_prompt_in_the_readme_runs_and_every_scan_leaves_an_i
     )
     say(child, "use_beamline(quick, recon_job, storage=storage)")
     say(child, "detector, stage, shutter = quick.detector, quick.stage, quick.shutter")
+    say(child, "recon_job.keep_alive = True  # it starts once for all lines")
     lines = readme("python")
     assert len(lines) == 6
     for line in lines:
@@ -154,7 +156,7 @@ def test_every_line_for_the_prompt_in_the_readme_runs_and_every_scan_leaves_an_i
             ), line
             assert "(16, 256, 256)" in say(child, "print(load_reconstruction(catalog, uids[0]).shape)"), line
     assert "with 10 flats and 10 darks of run" in say(child, "print(stop['reason'])")
-    say(child, "use_beamline(beamline, recon_job, storage=storage)")
+    say(child, "use_beamline(beamline, recon_job, storage=storage); recon_job.keep_alive = False; recon_job.close()")
 
 
 def test_every_line_for_the_shell_in_the_readme_is_one_that_a_test_or_the_build_runs():
