@@ -94,7 +94,8 @@ def streaming_wrapper(
     job = job if job is not None else current_job()
     recon = recon if recon is not None else ReconSettings(ranks=job.wanted_ranks)
     if pixel_values is not None:
-        recon = msgspec.structs.replace(recon, pixel_values=pixel_values)
+        # Made anew, since older versions of msgspec do not check what they replace.
+        recon = ReconSettings(**{**msgspec.structs.asdict(recon), "pixel_values": pixel_values})
     check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
     session = StreamSession(
         job,
