@@ -390,7 +390,9 @@ def test_plan_is_summarized_and_its_limits_are_checked_without_a_run(
 ):
     def plan():
         if own:
-            return stream_tomo_plan([beamline.detector], beamline.stage, num=4, job=pretend_job, flats=0, darks=0)
+            return stream_tomo_plan(
+                [beamline.detector], beamline.stage, num=4, job=pretend_job, pixel_values="transmission"
+            )
         return wrapped(bp.scan([beamline.detector], beamline.stage, 0, 135, 4), beamline)
 
     summarize_plan(plan())

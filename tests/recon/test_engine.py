@@ -15,7 +15,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine, check_algorithm, warm_up
 from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
-from bluesky_streamrecon.recon.shear import ShearLayout
+from bluesky_streamrecon.recon.shear import ShearLayout, slab_rows
 from bluesky_streamrecon.recon.window import (
     SlabRows,
     Spread,
@@ -467,10 +467,12 @@ def test_memory_per_voxel_is_as_stated():
             working = threads * 4 * (4 * size + size + 200) * 64 + threads * 10 * (size + 2) * 64 * 2
             state = engine.nbytes - window
             per_voxel[algorithm, threads] = (state - min(working, engine.nbytes - before)) / (rows * size * size)
-    margins = 1.42
+    margins = 1.42  # zeros around the image
     assert per_voxel["mlem", 1] <= 4 * margins
     assert per_voxel["mlem", 4] <= 4 * margins
-    assert per_voxel["pml-quadratic", 1] <= 5 * margins
+    # A penalty keeps the first and last slice of each slab, now and after the pass; slabs are narrower on some processors.
+    edges = 4 * 4 / slab_rows(rows)[0].width
+    assert per_voxel["pml-quadratic", 1] <= 4 * margins + edges
 
 
 @pytest.mark.parametrize(("columns", "most"), [(256, 0.42), (1024, 0.10)])
