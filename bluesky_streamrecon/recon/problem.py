@@ -79,7 +79,10 @@ class Problem(ABC):
 
     @abstractmethod
     def forward(self) -> NDArray[np.float32]:
-        """Predict line integrals from the image, shape (A, C, S). Valid until the next `forward`, `ratio` or `residual`."""
+        """Predict line integrals from the image, shape (A, C, S).
+
+        Valid until the next `forward`, `ratio` or `residual`.
+        """
 
     @abstractmethod
     def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:

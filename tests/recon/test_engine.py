@@ -470,7 +470,7 @@ def test_memory_per_voxel_is_as_stated():
     margins = 1.42  # zeros around the image
     assert per_voxel["mlem", 1] <= 4 * margins
     assert per_voxel["mlem", 4] <= 4 * margins
-    # A penalty keeps the first and last slice of each slab, now and after the pass; slabs are narrower on some processors.
+    # A penalty keeps first and last slice of each slab, now and after the pass; slabs are narrower on some processors.
     edges = 4 * 4 / slab_rows(rows)[0].width
     assert per_voxel["pml-quadratic", 1] <= 4 * margins + edges
 
