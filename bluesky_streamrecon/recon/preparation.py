@@ -278,7 +278,10 @@ class Preparation:
                 limits = np.minimum(limits, self._limits)
             if np.issubdtype(dtype, np.integer):
                 most = np.iinfo(dtype).max  # type: ignore[type-var]
-                self._saturates = dtype, np.ceil(np.minimum(limits, most)).astype(dtype)
+                counts = np.full(limits.shape, most, dtype)
+                below = limits < most  # the largest 64-bit integers are no doubles
+                counts[below] = np.ceil(limits[below]).astype(dtype)
+                self._saturates = dtype, counts
             else:
                 self._saturates = dtype, limits if np.isfinite(limits).any() else None
         return self._saturates[1]

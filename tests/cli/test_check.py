@@ -58,6 +58,7 @@ def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(program, configu
             "configuration",
             "keys",
             "disk",
+            "gpu",
             "mpi",
             "port",
             "job",
