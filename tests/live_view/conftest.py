@@ -135,10 +135,12 @@ class Page:
 
 @pytest.fixture
 def beamline() -> Iterator[Beamline]:
+    before = set(threading.enumerate())  # a job that goes from test to test has threads of its own
     made = Beamline()
     yield made
     made.close()
-    left = [t.name for t in threading.enumerate() if t.name.startswith("streamrecon-") and t.name != GUARD]
+    started = set(threading.enumerate()) - before
+    left = [each.name for each in started if each.name.startswith("streamrecon-") and each.name != GUARD]
     assert not left, f"still running after the test: {left}"
 
 

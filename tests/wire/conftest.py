@@ -153,14 +153,12 @@ class Wires:
 @pytest.fixture
 def wires(tmp_path: Path) -> Iterator[Wires]:
     """Give a maker of endpoints, and fail the test that leaves a thread of theirs running."""
+    before = set(threading.enumerate())  # a job that goes from test to test has threads of its own
     made = Wires(tmp_path)
     yield made
     made.close()
-    left = [
-        thread.name
-        for thread in threading.enumerate()
-        if thread.name.startswith("streamrecon-") and thread.name != GUARD
-    ]
+    started = set(threading.enumerate()) - before
+    left = [each.name for each in started if each.name.startswith("streamrecon-") and each.name != GUARD]
     assert not left, f"still running after the test: {left}"
 
 
