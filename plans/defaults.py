@@ -109,8 +109,8 @@ def with_settings(plan: Callable[P, MsgGenerator[R]], settings: Mapping[str, Any
     Examples
     --------
     >>> def scan(*, num: int = 180): yield
-    >>> inspect.signature(with_settings(scan, {"num": 90}))
-    <Signature (*, num: int = 90)>
+    >>> inspect.signature(with_settings(scan, {"num": 90})).parameters["num"].default
+    90
     """
     signature = inspect.signature(plan)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())

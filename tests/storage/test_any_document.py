@@ -121,7 +121,7 @@ def test_any_value_is_written_as_json_and_read_back_the_same(value):
     kept = plain(value)
     text = json.dumps(kept)
     assert json.dumps(json.loads(text)) == text
-    if isinstance(value, dict):
+    if type(value) is dict:  # not one that can not be looked into
         assert len(kept) == len(value)
 
 
