@@ -227,7 +227,8 @@ class RunningJob:
     def get_ready(self) -> float:
         """Open a run, and return when all ranks waited for its projections."""
         scan = self._documents(self._recon.window or 1, SteeringSettings())
-        self._publish([*scan.start(), *scan.stream("dark")])
+        dark = np.full(self._shape, DARK_COUNT, np.uint16)  # frames in events open the run with the first of them
+        self._publish([*scan.start(), *scan.stream("dark"), *scan.frame("dark", 0.0, dark)])
         self.events.wait("ranks that are ready", lambda: len(self.events.ready_at) == self.events.ranks, START_SECONDS)
         return max(self.events.ready_at.values())
 
