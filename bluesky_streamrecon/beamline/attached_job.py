@@ -171,7 +171,8 @@ class AttachedJob:
             case PeerJoined(peer) if peer.role == "controller":
                 self.controller_linked = True
             case PeerLost(peer, reason):
-                logger.warning("lost %s: %s", peer, reason)
+                level = logging.INFO if self.link is None else logging.WARNING  # it was asked to end
+                logger.log(level, "lost %s: %s", peer, reason)
                 self.controller_linked = self.controller_linked and peer.role != "controller"
             case ProcessExit():
                 logger.error("%s", event)
