@@ -6,10 +6,10 @@ import ctypes
 import functools
 from collections.abc import Callable
 
-__all__ = ["give_back"]
+__all__ = ["trim_heap"]
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return free memory of this process to the operating system; nothing happens without glibc.
 
     Threads that make large arrays have heaps of their own, and what is freed in the middle of one stays resident.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from bluesky_streamrecon.configuration import Configuration, load_configuration
+from bluesky_streamrecon.config_file import Configuration, load_config_file
 from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StreamReconError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def check_setup(
 
     def read() -> str:
         nonlocal configuration
-        configuration = load_configuration(path)
+        configuration = load_config_file(path)
         return f"{configuration.path}" if configuration.path else "no file: all settings have their defaults"
 
     item = tried("configuration", read)
@@ -356,7 +356,7 @@ class _JobProbe:
 
     def _flats(self, shape: tuple[int, int], count: int, *, together: bool) -> list[float]:
         """Send flats, which ranks only average, in a run of their own; give the seconds of each, or of all together."""
-        from bluesky_streamrecon.config import ReconSettings
+        from bluesky_streamrecon.settings import ReconSettings
         from bluesky_streamrecon.wire import OpenRunSpec
 
         endpoint = self._the_link().endpoint

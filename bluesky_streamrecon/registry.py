@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 
-__all__ = ["Registry", "made", "told"]
+__all__ = ["Registry", "format_error", "made"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +123,10 @@ def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: A
     except StreamReconError:
         raise
     except Exception as error:
-        raise ConfigError(f"{what} {name!r} can not be made with its settings: {told(error)}") from error
+        raise ConfigError(f"{what} {name!r} can not be made with its settings: {format_error(error)}") from error
 
 
-def told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Return an error in one line: its kind, what it says, and where it was raised."""
     where = traceback.extract_tb(error.__traceback__)[-1:]
     return f"{type(error).__name__}: {error}" + "".join(

@@ -90,27 +90,27 @@ class Pace:
     flush_period: float
 
     def pulses(self, sweep: Sweep) -> Sweep:
-        """Give where exposures begin, so that their middles are at the angles of a sweep."""
+        """Return where exposures begin, so that their middles are at the angles of a sweep."""
         return Sweep(sweep.first - self.velocity * self.exposure / 2, sweep.step, sweep.num)
 
     def move(self, sweep: Sweep) -> FlyMotorInfo:
-        """Give the stage's move for a sweep."""
+        """Return the stage's move for a sweep."""
         pulses = self.pulses(sweep)
         first = pulses.first - self.margin
         last = pulses.last + self.velocity * self.exposure + self.margin
         return FlyMotorInfo(start_position=first, end_position=last, time_for_move=(last - first) / self.velocity)
 
     def ends(self, sweep: Sweep) -> tuple[float, float]:
-        """Give from where to where the stage goes, run-up and run-down included, degrees."""
+        """Return from where to where the stage goes, run-up and run-down included, degrees."""
         move = self.move(sweep)
         return move.ramp_up_start_pos(self.ramp), move.ramp_down_end_pos(self.ramp)
 
     def patience(self, sweep: Sweep) -> float:
-        """Give how long a frame may take to come, seconds."""
+        """Return how long a frame may take to come, seconds."""
         return 2 * self.ramp + (sweep.step + 2 * self.margin) / self.velocity + 2 * self.exposure + STALL_SECONDS
 
     def seconds(self, sweep: Sweep) -> float:
-        """Give how long the stage is under way in a sweep, seconds."""
+        """Return how long the stage is under way in a sweep, seconds."""
         return float(self.move(sweep).time_for_move) + self.ramp
 
 

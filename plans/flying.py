@@ -23,7 +23,7 @@ from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, reco
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
 from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording, within_limits
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
-from bluesky_streamrecon.plans.signature import image_settings, told_settings, with_image_settings
+from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 
 __all__ = ["stream_tomo_fly_plan"]
@@ -197,7 +197,7 @@ def stream_tomo_fly_plan(
             "velocity": pace.velocity,
             "exposure": pace.exposure,
             **frames.told(),
-            **told_settings(recon, steering),
+            **chosen_settings(recon, steering),
         },
         **(md or {}),
     }
@@ -307,7 +307,7 @@ def _check_number(name: str, value: object, *, least: float | None = None) -> No
 
 
 def _between(sweeps: Sequence[Sweep], grid: float) -> Iterator[Sweep]:
-    """Give further sweeps without end, between the planned angles and then between those."""
+    """Return further sweeps without end, between the planned angles and then between those."""
     parts = 2
     while True:
         for odd in range(1, parts, 2):

@@ -11,9 +11,9 @@ from typing import Any
 from bluesky.utils import Msg, MsgGenerator
 
 from bluesky_streamrecon.angle_units import degrees_per_unit
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = [
     "UnansweredError",
@@ -43,7 +43,7 @@ def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
 
 
 def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:
-    """Give what Bluesky's callbacks look for in a start document; `stream` has an event per line of the table."""
+    """Return what Bluesky's callbacks look for in a start document; `stream` has an event per line of the table."""
     return {
         "plan_name": plan,
         "detectors": [device.name for device in devices],

@@ -25,9 +25,9 @@ from bluesky_streamrecon.beamline import (
     RunRecord,
     SuspendMode,
 )
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -129,7 +129,7 @@ class StreamSession:
                 error = raised
 
     def release(self) -> Steps:
-        """Give the RunEngine back its rewindable state."""
+        """Return the RunEngine back its rewindable state."""
         if self.shielded:
             self.shielded = False
             yield Msg("rewindable", None, True)
@@ -416,7 +416,7 @@ def settle(statuses: list[Any], timeout: float | None = None) -> Steps:
 
 
 def _settled(status: Any) -> Callable[[], Awaitable[None]]:
-    """Give what waits until a status is done, successful or not (a failure comes out of the RunEngine itself)."""
+    """Return what waits until a status is done, successful or not (a failure comes out of the RunEngine itself)."""
 
     async def wait() -> None:
         loop = asyncio.get_running_loop()

@@ -15,11 +15,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from bluesky_streamrecon.config import Option, ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.reference_frames import ReferenceFrames
+from bluesky_streamrecon.settings import Option, ReconSettings, SteeringSettings
 
-__all__ = ["image_settings", "readable_signature", "told_settings", "with_image_settings"]
+__all__ = ["chosen_settings", "image_settings", "readable_signature", "with_image_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,7 +98,7 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     return ReconSettings(**recon, options=options), SteeringSettings(**steering, options=policy_options)
 
 
-def told_settings(recon: ReconSettings, steering: SteeringSettings) -> dict[str, Any]:
+def chosen_settings(recon: ReconSettings, steering: SteeringSettings) -> dict[str, Any]:
     """Return what ``plan_args`` of a start document say of the settings."""
     told = {name: getattr(recon, name) for name in ("window", "window_policy", "step", "algorithm", "pixel_values")}
     return {"policy": steering.rule, "threshold": steering.least_score, "tolerance": steering.tolerance, **told}

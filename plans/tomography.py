@@ -17,7 +17,7 @@ from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
 from bluesky_streamrecon.plans.parts import about, check_names, connected, over_recording, within_limits
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
-from bluesky_streamrecon.plans.signature import image_settings, told_settings, with_image_settings
+from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 
 __all__ = ["stream_tomo_plan"]
@@ -139,7 +139,7 @@ def stream_tomo_plan(
             "num": len(visiting),
             **range_of_angles,
             **frames.told(),
-            **told_settings(recon, steering),
+            **chosen_settings(recon, steering),
         },
         **(md or {}),
     }

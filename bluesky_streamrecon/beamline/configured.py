@@ -10,7 +10,7 @@ from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import Launcher
-    from bluesky_streamrecon.configuration import Configuration
+    from bluesky_streamrecon.config_file import Configuration
     from bluesky_streamrecon.wire.security import ServerSecurity
 
 __all__ = ["make_job", "make_launcher", "read_security"]
@@ -22,7 +22,7 @@ def make_job(configuration: Configuration, name: str = "recon_job", **changes: A
     Parameters
     ----------
     configuration : Configuration
-        See `load_configuration`.
+        See `load_config_file`.
     name : str, optional
         Of the device.
     **changes

@@ -15,9 +15,9 @@ import numpy as np
 
 from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_degrees
 from bluesky_streamrecon.beamline.frames import wire_dtype
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.wire.messages import ItemKind
 
 __all__ = [
@@ -173,7 +173,7 @@ def shortened(text: str) -> str:
 
 
 def read_block(start: Mapping[str, Any]) -> RunBlock | None:
-    """Give a start document's ``streamrecon`` block, or None if it has none.
+    """Return a start document's ``streamrecon`` block, or None if it has none.
 
     Raises
     ------

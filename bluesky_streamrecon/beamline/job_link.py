@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import Listener, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed
-from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.wire.events import PeerInfo
 
 if TYPE_CHECKING:

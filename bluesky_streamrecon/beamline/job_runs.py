@@ -34,7 +34,7 @@ from bluesky_streamrecon.beamline.run_state import (
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Ask, Order

@@ -12,7 +12,7 @@ from bluesky.protocols import Reading
 from ophyd_async.core import SignalDatatypeT, SignalR, SoftSignalBackend
 
 from bluesky_streamrecon.beamline.run_state import RunState
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["JobSignals", "ShownValue"]
 

@@ -184,7 +184,7 @@ class MpiLauncher:
                 checkpoints = self._own_checkpoints = directory / "checkpoints"
             threads = self._threads or max(1, len(own_cores()) // ranks)
             us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", self._log_level)
-            common = ("--address", address, "--job-id", job_id, "--lifeline", *self._security)
+            common = ("--address", address, "--job-id", job_id, "--watch-parent", *self._security)
             job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)
             kept = ("--checkpoints", str(checkpoints))
             self._on_exit = on_exit

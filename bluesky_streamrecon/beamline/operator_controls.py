@@ -89,7 +89,7 @@ class OperatorControls:
         who: str | None = None,
         run_uid: str | None = None,
     ) -> str:
-        """Give an order from the prompt, and return the answer; see `ReconJob` for the orders.
+        """Return an order from the prompt, and return the answer; see `ReconJob` for the orders.
 
         Raises
         ------

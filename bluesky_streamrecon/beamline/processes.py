@@ -1,4 +1,4 @@
-"""One process that we started: its log, its lifeline, and its end, which is noticed at once and leaves nothing behind.
+"""One process that we started: its log, its standard input, and its end, which is noticed at once.
 
 A process gets a session of its own, so that Ctrl-C at the prompt does not reach it, and a pipe as standard input:
 when that closes, by `stop` or because this interpreter died, it is to exit. Times are seconds.
@@ -130,7 +130,7 @@ class Child:
         return self._process.returncode
 
     def release(self) -> None:
-        """From now on its end is expected; cut its lifeline."""
+        """From now on its end is expected; close its standard input."""
         self._stopping.set()
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
@@ -145,7 +145,7 @@ class Child:
         return self._ended.wait(timeout)
 
     def stop(self, grace: float) -> None:
-        """End it and everything that it started: lifeline, SIGTERM after `grace` seconds, then SIGKILL."""
+        """End it and everything that it started: standard input closed, SIGTERM after `grace` seconds, then SIGKILL."""
         self.release()
         if not self.wait(grace):
             _signal_session(self.pid, signal.SIGTERM)
@@ -168,7 +168,7 @@ class Child:
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """Give the last lines of a log file; empty if there are none."""
+    """Return the last lines of a log file; empty if there are none."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -180,7 +180,7 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
 
 
 def _session(leader: int) -> list[int]:
-    """Give the processes of a session that are not dead yet (Linux; elsewhere only the leader's group is known)."""
+    """Return the processes of a session that are not dead yet (Linux; elsewhere only the leader's group is known)."""
     members = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -30,9 +30,9 @@ from bluesky_streamrecon.beamline.documents import (
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.pixels import common_dtype, exactly
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 
 __all__ = ["Frame", "Publisher", "Sink", "choose_preview_rows"]
@@ -53,7 +53,7 @@ class Frame(Protocol):
         ...
 
     def read(self) -> NDArray[np.generic]:
-        """Give the pixels, shape (rows, columns)."""
+        """Return the pixels, shape (rows, columns)."""
         ...
 
 

@@ -29,8 +29,8 @@ from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.run_state import Listener
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.operator_messages import RunStatus
 
 if TYPE_CHECKING:

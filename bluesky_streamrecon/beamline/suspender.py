@@ -110,7 +110,7 @@ class _SignalSuspender(SuspenderBase):
         self._update(RE, value)
 
     def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
-        """Give what a plan has to wait for before it may start; nothing here."""
+        """Return what a plan has to wait for before it may start; nothing here."""
         return [], ""
 
     @abstractmethod
@@ -283,7 +283,7 @@ class BacklogSuspender(_SignalSuspender):
                 RE.request_suspend(self._released.wait, justification=self._get_justification())
 
     def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
-        """Give what a plan has to wait for before it may start."""
+        """Return what a plan has to wait for before it may start."""
         with self._guard:
             if self._tripped and self._released is not None:
                 self._requested = True

@@ -61,9 +61,9 @@ def show(config: Config = None, json: Json = False) -> None:
 
     Example: `streamrecon config show --config beamline.toml`
     """
-    from bluesky_streamrecon.configuration import load_configuration
+    from bluesky_streamrecon.config_file import load_config_file
 
-    configuration = load_configuration(config)
+    configuration = load_config_file(config)
     rows = list(configuration.rows())
     if json:
         settings = [{"name": name, "value": value, "origin": origin} for name, value, origin in rows]

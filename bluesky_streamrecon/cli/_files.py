@@ -40,7 +40,7 @@ def export_stored(
     if json:
         print_json(done.as_json())
         return
-    print(f"{done.file} ({done.layout}): {done.told()}")
+    print(f"{done.file} ({done.layout}): {done.summary()}")
     print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))
 
 
@@ -76,5 +76,5 @@ def import_recorded(
     if json:
         print_json(done.as_json())
         return
-    print(f"{done.file} ({done.layout}): {done.told()}")
+    print(f"{done.file} ({done.layout}): {done.summary()}")
     print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))

@@ -34,7 +34,7 @@ def job(
     ] = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
-    lifeline: Lifeline = False,
+    watch_parent: Lifeline = False,
 ) -> None:
     """Reconstruct what a beamline streams; this is what `mpiexec` starts, once per rank.
 
@@ -48,7 +48,7 @@ def job(
             job_id,
             security=client_security(key, server_key),
             threads=threads,
-            lifeline=lifeline,
+            watch_parent=watch_parent,
             link_limit=link_limit,
             checkpoints=checkpoints,
         )
@@ -70,7 +70,7 @@ def control(
     ] = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
-    lifeline: Lifeline = False,
+    watch_parent: Lifeline = False,
 ) -> None:
     """Score the images of a running job and tell the beamline when they are good enough.
 
@@ -87,7 +87,7 @@ def control(
             preview_bind=preview_bind,
             preview_security=_preview_security(key, preview_allow),
             link_limit=link_limit,
-            lifeline=lifeline,
+            watch_parent=watch_parent,
             reconstructor=QuickReconstructor(),
         )
     )

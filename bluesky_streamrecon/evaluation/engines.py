@@ -16,7 +16,7 @@ END_SECONDS = 20.0
 
 @contextmanager
 def run_engine(**settings: Any) -> Iterator[RunEngine]:
-    """Give a RunEngine on an event loop of its own, and close the loop in the end.
+    """Return a RunEngine on an event loop of its own, and close the loop in the end.
 
     Parameters
     ----------

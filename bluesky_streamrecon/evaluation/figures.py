@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import SteeringSettings
+from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.wire import Score
 
 __all__ = ["Line", "draw_lines", "draw_verdicts", "grey_range", "new_figure", "predictions", "show_slice"]

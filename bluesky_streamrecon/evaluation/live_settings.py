@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bluesky_streamrecon.config import ReconSettings, settings_from
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
 from bluesky_streamrecon.evaluation.images import live_images, with_best_image
@@ -20,6 +19,7 @@ from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.recon.window import Spread
+from bluesky_streamrecon.settings import ReconSettings, settings_from
 from bluesky_streamrecon.sim_devices import Discs, Foam
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.stepping import preview_rows_of
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["Judgement", "judge_offline"]

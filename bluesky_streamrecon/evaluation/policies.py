@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.evaluation.figures import new_figure, predictions
 from bluesky_streamrecon.evaluation.images import finish, with_best_image
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Row
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Discs, Foam, Sample, SheppLogan
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
@@ -24,6 +23,7 @@ from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_scan
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
-from bluesky_streamrecon.quality.study import display_range
+from bluesky_streamrecon.quality.trials import display_range
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
 from bluesky_streamrecon.storage import TomoScan, read_scan
 

@@ -19,13 +19,13 @@ __all__ = ["change", "draw_png", "render"]
 
 
 def render(token: str, nonce: str) -> str:
-    """Give the page; `nonce` lets its own script and style run, `token` lets it speak to us."""
+    """Return the page; `nonce` lets its own script and style run, `token` lets it speak to us."""
     text = resources.files("bluesky_streamrecon.live_view").joinpath("page.html").read_text(encoding="utf-8")
     return text.replace("@TOKEN@", token).replace("@NONCE@", nonce)
 
 
 def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, Any]:
-    """Give what a page that knows `known` verdicts of `run_uid` has to be told."""
+    """Return what a page that knows `known` verdicts of `run_uid` has to be told."""
     status = snapshot.status
     first = known if run_uid == status.run_uid else 0
     picture = snapshot.picture
@@ -59,7 +59,7 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
 
 @lru_cache(maxsize=16)
 def draw_png(picture: Picture, index: int) -> bytes:
-    """Give one slice of a picture as PNG.
+    """Return one slice of a picture as PNG.
 
     Raises
     ------

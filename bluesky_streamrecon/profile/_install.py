@@ -40,12 +40,12 @@ class ProfileReport:
     files: dict[Path, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, str]:
-        """Give the files with their names as text."""
+        """Return the files with their names as text."""
         return {str(path): what for path, what in self.files.items()}
 
 
 def profile_directory(name: str, ipython_dir: Path | None = None) -> Path:
-    """Give where the profile `name` lives; refuses names that are no plain file name."""
+    """Return where the profile `name` lives; refuses names that are no plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"profile: got the name {name!r}, expected letters, digits, '.', '_' and '-'")
     if ipython_dir is None:

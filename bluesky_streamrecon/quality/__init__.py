@@ -8,16 +8,16 @@ The controller itself is in ``bluesky_streamrecon.quality.controller``; Numba is
 from __future__ import annotations
 
 from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
-from bluesky_streamrecon.quality.guards import find_fault
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
     MsSsimMetric,
     PreviewImage,
-    StudyMetric,
+    TrialMetric,
     make_metric,
     metric_names,
     register_metric,
@@ -36,13 +36,13 @@ from bluesky_streamrecon.quality.policy import (
     MsSsimPolicy,
     Policy,
     PredictedGainPolicy,
-    Reading,
+    ScoredImage,
     Verdict,
     get_policy,
     policy_names,
     register_policy,
 )
-from bluesky_streamrecon.quality.study import Reconstructor, Study
+from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
 
 __all__ = [
     "AngularRange",
@@ -58,11 +58,11 @@ __all__ = [
     "Policy",
     "PredictedGainPolicy",
     "PreviewImage",
-    "Reading",
     "Reconstructor",
     "ScanLines",
-    "Study",
-    "StudyMetric",
+    "ScoredImage",
+    "TrialMetric",
+    "TrialReconstruction",
     "Verdict",
     "deepest_pyramid",
     "find_fault",

@@ -15,14 +15,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from bluesky_streamrecon.allocator import give_back
+from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.quality.metrics import PreviewImage
 from bluesky_streamrecon.quality.msssim import warm_up
 from bluesky_streamrecon.quality.pictures import Pictures
 from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
 from bluesky_streamrecon.quality.snapshots import Snapshots
-from bluesky_streamrecon.quality.study import Reconstructor
+from bluesky_streamrecon.quality.trials import Reconstructor
 from bluesky_streamrecon.wire import (
     AbandonRun,
     CloseRun,
@@ -139,7 +139,7 @@ class Controller:
             self.judge_next()
             self._pictures.turn()
             if time.monotonic() >= trimmed + TRIM_SECONDS:
-                give_back()
+                trim_heap()
                 trimmed = time.monotonic()
             silent = self._link.unlinked_seconds()
             if silent > self._link_limit:
@@ -262,7 +262,7 @@ def run_controller(
     preview_bind: str = "tcp://127.0.0.1:*",
     preview_security: ServerSecurity | None = None,
     insecure: bool = False,
-    lifeline: bool = False,
+    watch_parent: bool = False,
     link_limit: float = 60.0,
     reconstructor: Reconstructor | None = None,
 ) -> int:
@@ -276,7 +276,7 @@ def run_controller(
         The beamline's.
     security, preview_bind, preview_security, insecure : optional
         As for `ControllerEndpoint`.
-    lifeline : bool, optional
+    watch_parent : bool, optional
         End when standard input is closed, as it is when the process that started us is gone.
     link_limit : float, optional
         Seconds without a sign of life from the beamline after which the controller gives up.
@@ -292,8 +292,8 @@ def run_controller(
 
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
-    if lifeline:
-        threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()
+    if watch_parent:
+        threading.Thread(target=_watch_parent, args=(stop,), name="parent-watch", daemon=True).start()
     # The first score does not wait for the compiler, and the hello does not either.
     warming = threading.Thread(target=_warm_up, name="warm-up-ms-ssim")
     warming.start()
@@ -324,7 +324,7 @@ def _warm_up() -> None:
     warm_up()
 
 
-def _watch_lifeline(stop: threading.Event) -> None:
+def _watch_parent(stop: threading.Event) -> None:
     # Not sys.stdin: its lock, held by this thread when the interpreter ends, would be a fatal error.
     while os.read(0, 4096):
         pass

@@ -47,7 +47,7 @@ class AngularRange:
     stop: float = math.pi
 
     @classmethod
-    def told(cls, metadata: Mapping[str, str]) -> AngularRange:
+    def from_metadata(cls, metadata: Mapping[str, str]) -> AngularRange:
         """Read it from a run's metadata (``angle_start``, ``angle_stop``, degrees); a half turn if it is not told."""
         try:
             start, stop = (math.radians(float(metadata[name])) for name in ("angle_start", "angle_stop"))

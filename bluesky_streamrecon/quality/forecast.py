@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bluesky_streamrecon.allocator import give_back
+from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, structured_rows
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
-from bluesky_streamrecon.quality.guards import FEWEST, find_fault, structured_rows
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.metrics import StudyMetric, number_of
-from bluesky_streamrecon.quality.study import Reconstructor, Study
+from bluesky_streamrecon.quality.metrics import TrialMetric, number_of
+from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
 
 __all__ = ["Background", "Forecast", "Forecaster", "Inline", "fewest_views"]
 
@@ -82,20 +82,20 @@ class Forecaster:
         The recipe; None: only faults are looked for.
     gain : bool
         Whether the remaining gain is wanted.
-    metrics : sequence of StudyMetric
+    metrics : sequence of TrialMetric
         Metrics that are wanted.
     fewest : int
         Projections below which only faults are looked for; may be set anew.
     """
 
     def __init__(
-        self, reconstructor: Reconstructor | None, *, gain: bool, metrics: Sequence[StudyMetric] = (), fewest: int
+        self, reconstructor: Reconstructor | None, *, gain: bool, metrics: Sequence[TrialMetric] = (), fewest: int
     ) -> None:
         self._reconstructor = reconstructor
         self._gain = gain
         self._metrics = tuple(metrics)
         self.fewest = fewest
-        self._before: Study | None = None
+        self._before: TrialReconstruction | None = None
 
     def __call__(self, lines: ScanLines) -> Forecast:
         """Make the forecast from these projections."""
@@ -108,7 +108,7 @@ class Forecaster:
             return Forecast(lines.projections, why_not="this controller has nothing to reconstruct with")
         if lines.projections < self.fewest:
             return Forecast(lines.projections)
-        study = Study(lines, structured_rows(lines), self._reconstructor, self._before)
+        study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before)
         gain, why_not = self._predicted(study) if self._gain else (None, "")
         metrics: dict[str, float | None] = {}
         failed = []
@@ -118,7 +118,7 @@ class Forecaster:
         self._before = study if self._metrics else None
         return Forecast(lines.projections, gain=gain, why_not=why_not, metrics=metrics, failed=tuple(failed))
 
-    def _predicted(self, study: Study) -> tuple[Gain | None, str]:
+    def _predicted(self, study: TrialReconstruction) -> tuple[Gain | None, str]:
         lines = study.lines
         if not lines.planned:
             return None, "the number of planned projections is not known"
@@ -131,7 +131,7 @@ class Forecaster:
             return None, str(error)
 
 
-def _measured(metric: StudyMetric, study: Study) -> tuple[float | None, str]:
+def _measured(metric: TrialMetric, study: TrialReconstruction) -> tuple[float | None, str]:
     """Measure; an error in one metric is reported, and harms neither the others nor the prediction."""
     try:
         return number_of(metric.name, metric.measure(study)), ""
@@ -246,7 +246,7 @@ class Background:
                     return
             forecast = _safely(self._forecaster, lines)
             lines = None
-            give_back()  # a forecast takes many times what is kept
+            trim_heap()  # a forecast takes many times what is kept
             with self._changed:
                 self._done.append(forecast)
                 self._busy = False

@@ -14,7 +14,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.quality.coverage import AngularRange
-from bluesky_streamrecon.quality.study import NOISE_OF_BINNING, Study, display_range, similarity
+from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, display_range, similarity
 
 __all__ = ["Gain", "predict_gain"]
 
@@ -83,12 +83,12 @@ def band(gain: float) -> tuple[float, float]:
     return max(gain * math.exp(-BAND) - FLOOR, 0.0), gain * math.exp(BAND) + FLOOR
 
 
-def predict_gain(study: Study) -> Gain:
+def predict_gain(study: TrialReconstruction) -> Gain:
     """Predict what the rest of the scan would add.
 
     Parameters
     ----------
-    study : Study
+    study : TrialReconstruction
         Of at least eight views.
 
     Returns
@@ -129,7 +129,7 @@ def predict_gain(study: Study) -> Gain:
     )
 
 
-def _one_row(study: Study, row: int) -> tuple[float, float]:
+def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float]:
     """Return what the last doubling has brought in one row, and the share of it that is noise."""
     full, binned = study.full[row], study.binning > 1
     shown = display_range(full) if np.isfinite(full).all() else 0.0

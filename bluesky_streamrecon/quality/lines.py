@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, aligned, most_views
 from bluesky_streamrecon.quality.coverage import AngularRange
-from bluesky_streamrecon.views import Views, ViewStore, aligned, most_views
 from bluesky_streamrecon.wire import OpenRun, Preview
 
 __all__ = ["GROUP", "LineStore", "ScanLines"]
@@ -140,7 +140,7 @@ class _Block:
     """Rows that come from one rank."""
 
     def __init__(self, most: int) -> None:
-        self.views = ViewStore(most)
+        self.views = ProjectionStore(most)
         self.sample = _Sample(most)
         self.axis = 0.0
         self._most = most
@@ -156,9 +156,9 @@ class _Block:
         if not self.views.exact:
             self.sample.add(number, values, angle)
 
-    def replace(self, views: Views) -> None:
+    def replace(self, views: ProjectionSet) -> None:
         """Take what stands for all projections so far."""
-        self.views = ViewStore(self._most)
+        self.views = ProjectionStore(self._most)
         self.views.extend(views)
 
 
@@ -175,7 +175,7 @@ class LineStore:
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._columns = run.detector_shape[1]
         self.planned = run.planned
-        self._over = AngularRange.told(run.metadata)
+        self._over = AngularRange.from_metadata(run.metadata)
         self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
 

@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
-from bluesky_streamrecon.quality.study import Study
+from bluesky_streamrecon.quality.trials import TrialReconstruction
 from bluesky_streamrecon.registry import Registry, made
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = [
     "ImageHistory",
@@ -28,7 +28,7 @@ __all__ = [
     "MetricFactory",
     "MsSsimMetric",
     "PreviewImage",
-    "StudyMetric",
+    "TrialMetric",
     "comparison_distance",
     "make_metric",
     "measured",
@@ -160,21 +160,21 @@ class Metric(Protocol):
 
 
 @runtime_checkable
-class StudyMetric(Protocol):
+class TrialMetric(Protocol):
     """A number that is measured now and then on reconstructions from all line integrals so far."""
 
     @property
     def name(self) -> str:
         """Under which its values are stored, and asked for by policies."""
 
-    def measure(self, study: Study) -> float | None:
+    def measure(self, study: TrialReconstruction) -> float | None:
         """Measure; None: not yet."""
 
 
-MetricFactory = Callable[[SteeringSettings, int], Metric | StudyMetric]
+MetricFactory = Callable[[SteeringSettings, int], Metric | TrialMetric]
 """Makes a metric for one run, from its settings and the distance k (projections) of compared images."""
 
-_HERE = "bluesky_streamrecon.quality.study_metrics"
+_HERE = "bluesky_streamrecon.quality.trial_metrics"
 
 _metrics: Registry[MetricFactory] = Registry(
     "metric",
@@ -197,7 +197,7 @@ def metric_names() -> tuple[str, ...]:
     return _metrics.names()
 
 
-def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric | StudyMetric:
+def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric | TrialMetric:
     """Make the metric of this name for one run; `compare_to` is the distance k of compared images, projections.
 
     Raises
@@ -207,14 +207,14 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
         no metric or calls itself otherwise.
     """
     metric: Any = made("metric", name, _metrics.get(name), settings, compare_to)
-    if not (isinstance(metric, StudyMetric) or (isinstance(metric, Metric) and callable(metric))):
+    if not (isinstance(metric, TrialMetric) or (isinstance(metric, Metric) and callable(metric))):
         raise ConfigError(
             f"metric {name!r}: its factory returned {metric!r}, expected an object with a name, and either a reach and "
             "a call with the images' history, or measure(study)"
         )
     if metric.name != name:
         raise ConfigError(f"metric {name!r}: calls itself {metric.name!r}, expected the name that it is registered as")
-    reach: object = 0 if isinstance(metric, StudyMetric) else metric.reach
+    reach: object = 0 if isinstance(metric, TrialMetric) else metric.reach
     if not isinstance(reach, Real) or not 0 <= float(reach) < math.inf:
         raise ConfigError(f"metric {name!r}: got reach {reach!r}, expected a number of projections, 0 or more")
     return metric

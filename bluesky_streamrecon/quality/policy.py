@@ -16,12 +16,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.registry import Registry, made
+from bluesky_streamrecon.settings import SteeringSettings
 
 __all__ = [
     "PREDICTED_GAIN",
@@ -31,7 +31,7 @@ __all__ = [
     "Policy",
     "PolicyFactory",
     "PredictedGainPolicy",
-    "Reading",
+    "ScoredImage",
     "Verdict",
     "get_policy",
     "policy_names",
@@ -43,7 +43,7 @@ PREDICTED_GAIN = "predicted-gain"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ScoredImage:
     """What was measured on one image.
 
     Parameters
@@ -67,7 +67,7 @@ class Evidence:
 
     Parameters
     ----------
-    readings : sequence of Reading
+    readings : sequence of ScoredImage
         Every image measured in this run, the oldest first; the last is the one to judge.
     planned : int
         Projections planned for the run; 0: not known.
@@ -87,7 +87,7 @@ class Evidence:
         Angles that the scan is going to visit.
     """
 
-    readings: Sequence[Reading]
+    readings: Sequence[ScoredImage]
     planned: int = 0
     compare_to: int = 0
     largest_gap: float | None = None
@@ -97,7 +97,7 @@ class Evidence:
     over: AngularRange = HALF_TURN
 
     @property
-    def newest(self) -> Reading:
+    def newest(self) -> ScoredImage:
         """The reading to judge."""
         return self.readings[-1]
 
@@ -169,7 +169,7 @@ def get_policy(name: str) -> PolicyFactory:
     Examples
     --------
     >>> policy = get_policy("ms-ssim")(SteeringSettings(threshold=0.9))
-    >>> policy.judge(Evidence([Reading(33, 57, {"ms-ssim": 0.953})], planned=180)).text
+    >>> policy.judge(Evidence([ScoredImage(33, 57, {"ms-ssim": 0.953})], planned=180)).text
     'at 57 of 180 projections: MS-SSIM 0.953 >= 0.9'
     >>> get_policy("ms-ssim+predicted-gain")(SteeringSettings()).metrics
     ('ms-ssim', 'predicted-gain')
@@ -302,7 +302,7 @@ class MsSsimPolicy:
             return Verdict("continue", score, "; ".join([text, *missing]))
         return Verdict("enough", score, text)
 
-    def _running(self, readings: Sequence[Reading]) -> int:
+    def _running(self, readings: Sequence[ScoredImage]) -> int:
         running = 0
         for reading in reversed(readings):
             score = reading.metrics.get("ms-ssim")

@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.quality.coverage import largest_gap
+from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, Inline, fewest_views
-from bluesky_streamrecon.quality.guards import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
     PreviewImage,
-    StudyMetric,
+    TrialMetric,
     comparison_distance,
     make_metric,
     measured,
 )
-from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, Reading, Verdict, get_policy
-from bluesky_streamrecon.quality.study import Reconstructor
+from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, ScoredImage, Verdict, get_policy
+from bluesky_streamrecon.quality.trials import Reconstructor
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
@@ -105,11 +105,11 @@ class SteeringSession:
         wanted = dict.fromkeys(("ms-ssim", *self._policy.metrics))
         metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
         self._wanted = tuple(wanted)
-        self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, StudyMetric))
+        self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, TrialMetric))
         self._forecaster = Forecaster(
             reconstructor,
             gain=PREDICTED_GAIN in wanted,
-            metrics=[metric for metric in metrics if isinstance(metric, StudyMetric)],
+            metrics=[metric for metric in metrics if isinstance(metric, TrialMetric)],
             fewest=fewest_views(run.planned, run.steering.minimum_projections),
         )
         begin = None if reconstructor is None else reconstructor.warm_up
@@ -130,7 +130,7 @@ class SteeringSession:
         self._history = ImageHistory()
         self._waiting: deque[PreviewImage] = deque()
         self._left_out = 0
-        self._readings: list[Reading] = []
+        self._readings: list[ScoredImage] = []
         self._newest: Score | None = None
         self._angles: set[float] = set()
         self._met = False
@@ -332,7 +332,7 @@ class SteeringSession:
             values = dict.fromkeys(values)
         if self._forecasts:
             values |= _measured_by(self._forecasts, self.run.planned)
-        self._readings.append(Reading(image.image_number, image.projections, values))
+        self._readings.append(ScoredImage(image.image_number, image.projections, values))
         settled = (self.run.recon.window or self._compare_to) + self._compare_to
         evidence = Evidence(
             self._readings,

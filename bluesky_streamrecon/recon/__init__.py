@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
     from bluesky_streamrecon.recon.offline import reconstruct
     from bluesky_streamrecon.recon.options import check_algorithm
-    from bluesky_streamrecon.recon.problem import Problem
     from bluesky_streamrecon.recon.projector import Projector, get_projector, projector_names
+    from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = [
     "Algorithm",
     "Engine",
     "HaloExchange",
-    "Problem",
     "Projector",
     "Reducer",
+    "SlabUpdate",
     "algorithm_names",
     "check_algorithm",
     "get_algorithm",
@@ -38,7 +38,7 @@ _HOMES = {
     "Algorithm": "algorithms",
     "Engine": "engine",
     "HaloExchange": "engine",
-    "Problem": "problem",
+    "SlabUpdate": "slab_update",
     "Projector": "projector",
     "Reducer": "engine",
     "algorithm_names": "algorithms",

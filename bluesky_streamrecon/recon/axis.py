@@ -136,7 +136,7 @@ def axis_checkpoint(projections: int, planned: int) -> bool:
 
 
 def axis_rows(detector_rows: int) -> range:
-    """Give the detector rows that are looked at: all, or 128 evenly spread ones of a tall detector.
+    """Return the detector rows that are looked at: all, or 128 evenly spread ones of a tall detector.
 
     Examples
     --------
@@ -199,7 +199,7 @@ class AxisFinder:
         self._ends[:ENDS] += ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
 
     def evidence(self) -> NDArray[np.float64]:
-        """Give what may be added up over ranks and handed to `locate_axis`.
+        """Return what may be added up over ranks and handed to `locate_axis`.
 
         Returns
         -------
@@ -225,7 +225,7 @@ class AxisFinder:
 def _misfit(
     spectra: NDArray[np.complex128], angles: NDArray[np.float64], frequencies: NDArray[np.float64], radius: float
 ) -> NDArray[np.float64]:
-    """Give the evidence of rows that have all these views.
+    """Return the evidence of rows that have all these views.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def _misfit(
 
 
 def _harmonics(angles: NDArray[np.float64], orders: range) -> NDArray[np.float64]:
-    """Give an orthonormal basis of what harmonics of these orders can be at these angles."""
+    """Return an orthonormal basis of what harmonics of these orders can be at these angles."""
     turns = np.outer(angles, np.asarray(orders, dtype=np.float64))
     basis = np.hstack([np.cos(turns), np.sin(turns[:, 1:] if orders.start == 0 else turns)])
     return np.linalg.qr(basis)[0]
@@ -399,6 +399,6 @@ def reconsidered(
 
 
 def _frequencies(columns: int) -> NDArray[np.float64]:
-    """Give the frequencies that are looked at, radians per pixel, shape (32,)."""
+    """Return the frequencies that are looked at, radians per pixel, shape (32,)."""
     lowest = 2 * math.pi / (_PADDING * columns)
     return lowest * np.arange(1, FREQUENCIES + 1, dtype=np.float64)

@@ -14,7 +14,7 @@ from bluesky_streamrecon.recon.axis import (
     reconsidered,
 )
 from bluesky_streamrecon.recon.communicator import Communicator
-from bluesky_streamrecon.recon.intake import View
+from bluesky_streamrecon.recon.projection_buffer import View
 from bluesky_streamrecon.wire import OpenRun
 
 __all__ = ["AxisSearch"]

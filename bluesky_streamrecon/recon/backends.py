@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bluesky_streamrecon.config import BACKENDS
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, DeviceError
 from bluesky_streamrecon.geometry import TomoGeometry
@@ -19,6 +18,7 @@ from bluesky_streamrecon.recon.plain import PlainBackend
 from bluesky_streamrecon.recon.projector import get_projector
 from bluesky_streamrecon.recon.slab import Backend
 from bluesky_streamrecon.recon.window import Spread, most_kept
+from bluesky_streamrecon.settings import BACKENDS
 
 __all__ = ["FAST", "Choice", "Demand", "choose_backend", "make_backend", "projector_of"]
 

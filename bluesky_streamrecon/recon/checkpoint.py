@@ -26,7 +26,7 @@ _KEPT = 2
 
 
 def run_key(run_uid: str) -> int:
-    """Give a number that stands for a run, above 0 and small enough for MPI's integers."""
+    """Return a number that stands for a run, above 0 and small enough for MPI's integers."""
     return int.from_bytes(hashlib.blake2b(run_uid.encode(), digest_size=7).digest(), "little") + 1
 
 

@@ -65,10 +65,10 @@ class Group(Protocol):
     def exchange(
         self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Give the slices just above and just below this rank's; None at the detector's edge."""
+        """Return the slices just above and just below this rank's; None at the detector's edge."""
 
     def free(self) -> None:
-        """Give its channels back; all ranks do so together."""
+        """Return its channels back; all ranks do so together."""
 
 
 class Communicator(Protocol):
@@ -110,7 +110,7 @@ class Communicator(Protocol):
 
 
 def core_share(mine: Collection[int], users: Sequence[int] | NDArray[np.int64]) -> int:
-    """Give the number of threads for a rank, where ranks of a host may use the same cores.
+    """Return the number of threads for a rank, where ranks of a host may use the same cores.
 
     Parameters
     ----------
@@ -198,18 +198,18 @@ class SingleCommunicator:
         self.check: Callable[[], None] = _nothing
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
-        """Give the values back."""
+        """Return the values back."""
         return _Agreed(tuple(values))
 
     def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
-        """Give the values back."""
+        """Return the values back."""
         return tuple(values)
 
     def sum(self, array: NDArray[np.float64]) -> None:
         """Leave the array as it is."""
 
     def group(self, blocks: Sequence[RowBlock]) -> Group | None:  # noqa: ARG002 - the protocol's signature
-        """Give None: there is nobody else."""
+        """Return None: there is nobody else."""
         return None
 
     def abort(self, code: int) -> NoReturn:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.backends import Choice, Demand, choose_backend, make_backend, projector_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
+from bluesky_streamrecon.settings import ReconSettings
 
 __all__ = ["prepare_backend", "warm_up"]
 

@@ -25,7 +25,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.backends import Demand, choose_backend, make_backend, projector_of
 from bluesky_streamrecon.recon.options import understood
-from bluesky_streamrecon.recon.slab import Crew, Measurement, Operators, Reducer, Slab
+from bluesky_streamrecon.recon.slab import Measurement, Operators, Reducer, Slab, ThreadTeam
 from bluesky_streamrecon.recon.window import Spread, Window
 
 __all__ = ["Engine", "HaloExchange", "Reducer"]
@@ -40,7 +40,7 @@ class HaloExchange(Protocol):
     def exchange(
         self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Give the last slice of the block above and the first of the block below, each (N, N).
+        """Return the last slice of the block above and the first of the block below, each (N, N).
 
         Called by every rank once per pass, in the same order; None where there is no such block.
         """
@@ -149,8 +149,8 @@ class Engine:
             spare=self._backend.spare,
         )
         self._executor = ThreadPoolExecutor(threads, "recon") if threads > 1 else None
-        self._solo = [Crew() for _ in range(threads)]
-        self._crew = Crew(threads, self._executor) if threads > 1 else self._solo[0]
+        self._solo = [ThreadTeam() for _ in range(threads)]
+        self._team = ThreadTeam(threads, self._executor) if threads > 1 else self._solo[0]
         self._operators: dict[tuple[int, int], Operators] = {}
         self._typical: NDArray[np.float32] | None = None
         self._image_number = 0
@@ -196,7 +196,7 @@ class Engine:
     @property
     def nbytes(self) -> int:
         """Bytes held by images, window and the threads' working memory."""
-        crews = {id(crew): crew.nbytes for crew in (*self._solo, self._crew)}
+        crews = {id(team): team.nbytes for team in (*self._solo, self._team)}
         return (
             sum(slab.nbytes for slab in self._slabs)
             + self._window.store.nbytes
@@ -261,7 +261,7 @@ class Engine:
         self._backend.finish()
 
     def slices(self, local_rows: Iterable[int]) -> NDArray[np.float32]:
-        """Give a copy of some slices.
+        """Return a copy of some slices.
 
         Parameters
         ----------
@@ -287,11 +287,11 @@ class Engine:
         return images
 
     def image(self) -> NDArray[np.float32]:
-        """Give a copy of all slices, shape (rows, N, N), 1/pixel."""
+        """Return a copy of all slices, shape (rows, N, N), 1/pixel."""
         return self.slices(range(self._rows))
 
     def kept(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Give a copy of the projections that later updates may use, oldest first: part of the state, for `load`.
+        """Return a copy of the projections that later updates may use, oldest first: part of the state, for `load`.
 
         Returns
         -------
@@ -363,7 +363,7 @@ class Engine:
             slab.fill(start[slab.rows.first : slab.rows.first + slab.rows.count])
 
     def _uniform(self) -> NDArray[np.float32]:
-        """Give the attenuation of the uniform image with the window's mass, slice by slice, shape (rows,)."""
+        """Return the attenuation of the uniform image with the window's mass, slice by slice, shape (rows,)."""
         subset = self._window.subset(0, 1, 0, 1)
         operators = self._backend.operators(subset)
         lengths = operators.ray_lengths.astype(np.float64)[:, :, None]
@@ -379,7 +379,7 @@ class Engine:
         return typical
 
     def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
-        """Give the slices above and below each slab, its own outermost where the sample ends; None if it is alone."""
+        """Return the slices above and below each slab, its own outermost where the sample ends; None if it is alone."""
         if self._halo is None and len(self._slabs) == 1:
             return None
         edges = [slab.edges() for slab in self._slabs]
@@ -395,7 +395,7 @@ class Engine:
         typical = self._typical
         assert typical is not None  # noqa: S101
 
-        def work(index: int, crew: Crew) -> None:
+        def work(index: int, team: ThreadTeam) -> None:
             slab = self._slabs[index]
             first, count = slab.rows.first, slab.rows.count
             measurement = Measurement(
@@ -405,7 +405,7 @@ class Engine:
                 None if neighbours is None else neighbours[index],
                 self._reducer,
             )
-            self._algorithm.step(self._backend.problem(slab, operators, measurement, crew))
+            self._algorithm.step(self._backend.slab_update(slab, operators, measurement, team))
 
         threads = len(self._solo)
         alone = 0 if self._reducer is not None or threads == 1 else len(self._slabs) // threads * threads
@@ -415,12 +415,12 @@ class Engine:
                 for index in range(thread, alone, threads):
                     work(index, self._solo[thread])
 
-            self._crew.run(share)
+            self._team.run(share)
         for index in range(alone, len(self._slabs)):
-            work(index, self._crew)
+            work(index, self._team)
 
     def _prepared(self, number: int, passes: int) -> Operators:
-        """Give the operators of a pass; they are kept until the window changes, unless there are many."""
+        """Return the operators of a pass; they are kept until the window changes, unless there are many."""
         key = (number, passes)
         if key not in self._operators:
             if len(self._operators) >= _KEPT_PASSES:

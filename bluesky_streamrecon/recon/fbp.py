@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["FBP", "FILTERS", "filter_completed", "filter_sinogram"]
 
@@ -158,7 +158,7 @@ class FBP(Algorithm):
         if self.filter not in FILTERS:
             raise ConfigError(f"filter: got {self.filter!r}, expected one of {', '.join(FILTERS)}")
 
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Replace the image."""
         every = problem.all_angles
         order = np.argsort(every)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
 from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
-from bluesky_streamrecon.recon.lifeline import Interrupted, Watch
+from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
 from bluesky_streamrecon.recon.rank_run import RankRun
-from bluesky_streamrecon.registry import told
+from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
     AbandonRun,
     ClientSecurity,
@@ -56,7 +56,7 @@ def run_job(
     *,
     security: ClientSecurity | None = None,
     threads: int | None = None,
-    lifeline: bool = False,
+    watch_parent: bool = False,
     communicator: Communicator | None = None,
     link_limit: float = 300.0,
     checkpoints: str | Path | None = None,
@@ -73,7 +73,7 @@ def run_job(
         Keys, needed where the beamline is not on this host.
     threads : int, optional
         Threads of this rank where a run's settings do not say; the cores that it may use by default.
-    lifeline : bool, optional
+    watch_parent : bool, optional
         End when the standard input of rank 0 is closed, as happens when the process that started the job dies.
     communicator : Communicator, optional
         To the other ranks; the MPI job that this process belongs to by default.
@@ -107,10 +107,10 @@ def run_job(
             security=security,
             resume=None if saved is None else (saved.run_uid, saved.seq),
         )
-        watch = Watch(endpoint.unlinked_seconds, link_limit)
+        watch = ShutdownMonitor(endpoint.unlinked_seconds, link_limit)
         ranks.check = watch.check
         with watch.signals():
-            if lifeline and ranks.rank == 0:
+            if watch_parent and ranks.rank == 0:
                 watch.follow(0)
             if communicator is None:
                 # While we wait for the first run: all kernels need Numba, which takes longer to import than the rest.
@@ -161,7 +161,7 @@ class _Job:
         self,
         communicator: Communicator,
         endpoint: RankEndpoint,
-        watch: Watch,
+        watch: ShutdownMonitor,
         job_id: str,
         threads: int,
         checkpoints: CheckpointStore | None,
@@ -369,8 +369,8 @@ class _Job:
 
 
 def _told(error: Exception) -> str:
-    """Give an error as one text: what it says, and where it was raised unless it is one of ours."""
-    return (str(error) if isinstance(error, StreamReconError) else told(error))[:4000]
+    """Return an error as one text: what it says, and where it was raised unless it is one of ours."""
+    return (str(error) if isinstance(error, StreamReconError) else format_error(error))[:4000]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -379,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", required=True, help="of the beamline, tcp://host:port")
     parser.add_argument("--job-id", required=True, help="the beamline's name for this job")
     parser.add_argument("--threads", type=int, help="threads of this rank; by default the cores that it may use")
-    parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
     parser.add_argument("--link-limit", type=float, default=300.0, help="seconds without the beamline to end after")
     parser.add_argument("--checkpoints", help="directory for checkpoints")
     parser.add_argument("--log-level", default="info")
@@ -392,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.address,
             given.job_id,
             threads=given.threads,
-            lifeline=given.lifeline,
+            watch_parent=given.watch_parent,
             link_limit=given.link_limit,
             checkpoints=given.checkpoints,
         )

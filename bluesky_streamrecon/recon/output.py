@@ -27,7 +27,7 @@ Attribute = str | int | float
 
 
 def result_path(directory: str | Path, recon_uid: str) -> Path:
-    """Give the path of a reconstruction's file.
+    """Return the path of a reconstruction's file.
 
     Examples
     --------
@@ -158,7 +158,7 @@ class ResultFile:
                 data[first + start : first + stop] = slices(range(start, stop))
 
     def finish(self) -> None:
-        """Give the file its name. One rank does this, after all have written.
+        """Return the file its name. One rank does this, after all have written.
 
         Raises
         ------

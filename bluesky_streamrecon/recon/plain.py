@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.problem import Problem
 from bluesky_streamrecon.recon.projector import Projector, ProjectorFactory
-from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
+from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.recon.store import SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
@@ -69,7 +69,7 @@ class PlainOperators:
         """Nothing is kept for reuse."""
 
 
-class PlainProblem(Problem):
+class PlainUpdate(SlabUpdate):
     """One pass over a plain slab."""
 
     def __init__(self, slab: PlainSlab, operators: PlainOperators, measurement: Measurement) -> None:
@@ -163,8 +163,8 @@ class PlainBackend(Backend):
         """Prepare projection at the angles of `subset`."""
         return PlainOperators(self._factory, self._geometry, subset)
 
-    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> PlainProblem:  # noqa: ARG002
+    def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> PlainUpdate:  # noqa: ARG002
         """Put together what an algorithm works with in one pass."""
         assert isinstance(slab, PlainSlab)  # noqa: S101
         assert isinstance(operators, PlainOperators)  # noqa: S101
-        return PlainProblem(slab, operators, measurement)
+        return PlainUpdate(slab, operators, measurement)

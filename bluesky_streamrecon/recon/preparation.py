@@ -15,10 +15,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import PixelValues
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.recon.references import average
+from bluesky_streamrecon.settings import PixelValues
 
 __all__ = ["Preparation", "StripeFilter"]
 
@@ -124,7 +124,7 @@ class Preparation:
         self._references[kind].append(frame.copy())
 
     def prepare(self, frame: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Give the line integrals of one projection.
+        """Return the line integrals of one projection.
 
         Parameters
         ----------
@@ -346,7 +346,7 @@ class StripeFilter:
         self._least = least
 
     def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
-        """Give the projection without its stripes.
+        """Return the projection without its stripes.
 
         Parameters
         ----------
@@ -379,7 +379,7 @@ class StripeFilter:
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Give row, first and stop column of each horizontal run of True, in reading order."""
+    """Return row, first and stop column of each horizontal run of True, in reading order."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
     padded[:, 1:-1] = mask
     steps = np.diff(padded, axis=1)

@@ -52,12 +52,12 @@ projectors: Registry[ProjectorFactory] = Registry(
 
 
 def projector_names() -> tuple[str, ...]:
-    """Give the names of all projectors, ours and those of installed packages."""
+    """Return the names of all projectors, ours and those of installed packages."""
     return projectors.names()
 
 
 def get_projector(name: str) -> ProjectorFactory:
-    """Give the projector registered as `name`.
+    """Return the projector registered as `name`.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def get_projector(name: str) -> ProjectorFactory:
 
 
 def check_angles(angles: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:
-    """Give `angles` as a float64 array.
+    """Return `angles` as a float64 array.
 
     Raises
     ------

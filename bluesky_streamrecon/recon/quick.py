@@ -83,7 +83,7 @@ class QuickReconstructor:
             return engine.image()
 
     def project(self, images: NDArray[np.float32], angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:
-        """Give the line integrals, shape (m, rows, C), of images (rows, C, C)."""
+        """Return the line integrals, shape (m, rows, C), of images (rows, C, C)."""
         columns = images.shape[1]
         geometry = TomoGeometry(columns, axis, columns, disc=True)
         stacked = np.ascontiguousarray(np.moveaxis(images, 0, -1))

@@ -30,12 +30,12 @@ from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.compiling import prepare_backend
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.findings import Findings
-from bluesky_streamrecon.recon.intake import Intake, View
 from bluesky_streamrecon.recon.links import RankLink, Result
 from bluesky_streamrecon.recon.output import ResultFile, result_path
-from bluesky_streamrecon.recon.shown import ShownLines
+from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
+from bluesky_streamrecon.recon.projection_buffer import ProjectionBuffer, View
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, preview_rows_of, step_size
-from bluesky_streamrecon.registry import told
+from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Status
 
 __all__ = ["RankRun"]
@@ -115,16 +115,16 @@ class RankRun:
         saves = checkpoints is not None and run.recon.checkpoint_every > 0 and not run.recon.stripe_removal
         self._checkpoints = checkpoints if saves else None
         local = [row - self._block.first for row in self._shown]
-        self._shown_lines = ShownLines(local, self._columns, keep=saves)
-        self._intake: Intake | None = None
+        self._preview_sinograms = PreviewSinograms(local, self._columns, keep=saves)
+        self._buffer: ProjectionBuffer | None = None
         self._choice = Choice("cpu", "")
         try:
-            self._intake = Intake(run, resume)
+            self._buffer = ProjectionBuffer(run, resume)
             get_algorithm(run.recon.algorithm)
             self._geometry(run.recon.axis)
             if resume is not None:
                 self._angles = resume.angles.tolist()
-                self._shown_lines.restore(resume.arrays, len(self._angles))
+                self._preview_sinograms.restore(resume.arrays, len(self._angles))
                 self._acknowledged = resume.seq
             elif run.recon.axis is None:
                 self._search = AxisSearch(run, communicator)
@@ -152,7 +152,7 @@ class RankRun:
             projector = run.recon.options.get("projector")
             by = f" with projector {projector!r}" if projector is not None else ""
             raise ConfigError(
-                f"algorithm {run.recon.algorithm!r}{by} failed on a small image: {told(error)}"
+                f"algorithm {run.recon.algorithm!r}{by} failed on a small image: {format_error(error)}"
             ) from error
         if self._choice.note:
             log.warning("run %s: %s", run.run_uid, self._choice.note)
@@ -162,7 +162,7 @@ class RankRun:
     @property
     def prepared(self) -> int:
         """Projections that could go into the image, or are in it."""
-        return 0 if self._intake is None else self._intake.prepared
+        return 0 if self._buffer is None else self._buffer.prepared
 
     @property
     def applied(self) -> int:
@@ -175,7 +175,7 @@ class RankRun:
         return 0 if self._engine is None else self._engine.image_number
 
     def fail(self, text: str, *, here: bool = True) -> None:
-        """Give this run up, for a reason on this rank or another one; what comes is taken and dropped."""
+        """Return this run up, for a reason on this rank or another one; what comes is taken and dropped."""
         if self.failure is not None:
             return
         self.failure = text
@@ -184,25 +184,25 @@ class RankRun:
 
     def take(self, item: Item) -> None:
         """Take the next item in, and prepare it if it is a projection."""
-        if self.failure is None and self._intake is not None:
+        if self.failure is None and self._buffer is not None:
             try:
-                self._intake.take(item)
+                self._buffer.take(item)
             except DataError as error:
                 self.fail(str(error))
         self._acknowledge(item.seq)
 
     def take_lost(self, item: ItemGone) -> None:
         """Note that an item can not be had any more."""
-        if self.failure is None and self._intake is not None:
-            self._intake.take_lost(item)
+        if self.failure is None and self._buffer is not None:
+            self._buffer.take_lost(item)
         self._acknowledge(item.seq)
 
     def close(self, close: CloseRun) -> None:
         """Note that no items follow."""
         self.closed = close
-        if self.failure is None and self._intake is not None:
+        if self.failure is None and self._buffer is not None:
             try:
-                self._intake.close(close)
+                self._buffer.close(close)
             except DataError as error:
                 self.fail(str(error))
 
@@ -212,8 +212,8 @@ class RankRun:
         Held projections must not use up the credit: the flats that are missing, or the projections that the axis
         still needs, come after them.
         """
-        if self._intake is not None and self._intake.views and self._engine is not None:
-            seq = self._intake.views[0].seq - 1
+        if self._buffer is not None and self._buffer.views and self._engine is not None:
+            seq = self._buffer.views[0].seq - 1
         if seq > self._acknowledged and not self.superseded:
             self._acknowledged = seq
             self._link.applied(seq)
@@ -231,7 +231,7 @@ class RankRun:
             All ranks know that no more will come.
         """
         # A failure of this rank alone changes nothing before all have agreed on it: the others count on this step.
-        if self._intake is None or self.broken or not self._begun(agreed, closed, self._intake.views):
+        if self._buffer is None or self.broken or not self._begun(agreed, closed, self._buffer.views):
             return False
         if self._engine is None:
             return False
@@ -250,18 +250,18 @@ class RankRun:
             return False
         began = self._clock()
         for _ in range(take):
-            view = self._intake.views.popleft()
+            view = self._buffer.views.popleft()
             pixels = self._blank() if view.pixels is None else view.pixels
             self._engine.append(pixels, view.angle)
-            self._shown_lines.append(pixels, view.angle)
+            self._preview_sinograms.append(pixels, view.angle)
             self._angles.append(view.angle)
         self._coalesced += take > settings.step
         self._engine.update(settings.iterations)
         seconds = self._clock() - began
         self._show(final=closed and self.applied == agreed)
         self._save(self._engine, view)
-        self._acknowledge(self._intake.seq)
-        self._findings.add_all(self._intake.warnings)
+        self._acknowledge(self._buffer.seq)
+        self._findings.add_all(self._buffer.warnings)
         self._say(
             "reconstructing",
             projections=self.applied,
@@ -274,7 +274,7 @@ class RankRun:
 
     def finish(self) -> Result:
         """Write the result after the last image, and tell how the run went."""
-        self._findings.add_all([] if self._intake is None else self._intake.warnings)
+        self._findings.add_all([] if self._buffer is None else self._buffer.warnings)
         if self.failure is not None:
             return self._result(None, f"failed: {self.failure}", self.failure if self._failed_here else "")
         if self._engine is None:
@@ -287,8 +287,8 @@ class RankRun:
 
     def release(self) -> None:
         """Let go of memory, threads and channels; all ranks do so together."""
-        if self._intake is not None:
-            self._intake.forget()
+        if self._buffer is not None:
+            self._buffer.forget()
         if self._engine is not None:
             self._engine.close()
         if self._group is not None:
@@ -332,10 +332,10 @@ class RankRun:
     def _save(self, engine: Engine, last: View) -> None:
         """Save what the next image depends on, if it is time to."""
         every = self.run.recon.checkpoint_every
-        if self._checkpoints is None or engine.image_number % every or self._intake is None:
+        if self._checkpoints is None or engine.image_number % every or self._buffer is None:
             return
         window_angles, window = engine.kept()
-        arrays = {**self._intake.arrays(), **self._shown_lines.arrays()}
+        arrays = {**self._buffer.arrays(), **self._preview_sinograms.arrays()}
         if engine.typical is not None:
             arrays["typical"] = engine.typical
         try:
@@ -405,7 +405,7 @@ class RankRun:
         return TomoGeometry(self._columns, middle if axis is None else axis, recon.size or 0, recon.disc)
 
     def _blank(self) -> NDArray[np.float32]:
-        """Give a projection that says nothing, for one that was lost or had no light."""
+        """Return a projection that says nothing, for one that was lost or had no light."""
         return np.full((self._block.rows, self._columns), np.nan, dtype=np.float32)
 
     def _lag(self) -> int:
@@ -431,7 +431,7 @@ class RankRun:
                 pixels=pixels,
                 doubt=self._findings.doubt,
             )
-            self._link.send(preview.with_views(self._shown_lines.take()))
+            self._link.send(preview.with_views(self._preview_sinograms.take()))
 
     def _write(self, engine: Engine) -> tuple[str | None, str, str]:
         """Write the image with all ranks; give the path, why there is none, and what went wrong here."""
@@ -475,7 +475,7 @@ class RankRun:
         }
 
     def _counts(self) -> dict[str, int]:
-        counts = {} if self._intake is None else self._intake.counts
+        counts = {} if self._buffer is None else self._buffer.counts
         return counts | {
             "projections": self.applied,
             "coalesced_steps": self._coalesced,

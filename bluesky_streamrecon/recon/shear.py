@@ -25,9 +25,9 @@ from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, she
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
 from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
 from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
-from bluesky_streamrecon.recon.problem import LEAST_VIEW
 from bluesky_streamrecon.recon.projector import check_angles
-from bluesky_streamrecon.recon.slab import Crew, aligned_zeros
+from bluesky_streamrecon.recon.slab import ThreadTeam, aligned_zeros
+from bluesky_streamrecon.recon.slab_update import LEAST_VIEW
 from bluesky_streamrecon.recon.store import SlabRows
 
 __all__ = ["ShearLayout", "ShearProjector", "ShearTables", "slab_rows"]
@@ -103,7 +103,7 @@ class ShearLayout:
         self.back_tiles = self._tiles(BACK_ROWS, BACK_COLUMNS)
 
     def _tiles(self, rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give first and stop of the tiles that hold reconstructed pixels, for each band of rows."""
+        """Return first and stop of the tiles that hold reconstructed pixels, for each band of rows."""
         whole = np.zeros((self.side, self.side), bool)
         whole[: len(self.mask), : len(self.mask)] = self.mask
         tiles = whole.reshape(self.side // rows, rows, self.side // columns, columns)
@@ -114,7 +114,7 @@ class ShearLayout:
         return first.astype(np.int64), stop.astype(np.int64)
 
     def borrow(self) -> NDArray[np.float32]:
-        """Give an array of zeros for a scalar per pixel, shape (L, L + 16); fresh memory is slow to touch."""
+        """Return an array of zeros for a scalar per pixel, shape (L, L + 16); fresh memory is slow to touch."""
         try:
             array = self._free.pop()
         except IndexError:
@@ -122,7 +122,7 @@ class ShearLayout:
         array.fill(0)
         return array
 
-    def give_back(self, array: NDArray[np.float32]) -> None:
+    def trim_heap(self, array: NDArray[np.float32]) -> None:
         """Take back what `borrow` gave."""
         self._free.append(array)
 
@@ -134,11 +134,11 @@ class ShearLayout:
         return list(zip(cuts, [*cuts[1:], self.side], strict=True))
 
     def image(self, width: int) -> NDArray[np.float32]:
-        """Give a slab of zeros, shape (rows, stride, width)."""
+        """Return a slab of zeros, shape (rows, stride, width)."""
         return aligned_zeros((self.side + 2 * self.margin + 1, self.stride, width))
 
     def view(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the N x N pixels of a slab, shape (N, N, width)."""
+        """Return the N x N pixels of a slab, shape (N, N, width)."""
         size, margin = self.geometry.size, self.margin
         return image[margin : margin + size, margin : margin + size]
 
@@ -228,8 +228,8 @@ class ShearTables:
         radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
         by_rows, by_columns = self._unseen()
         sensitivity_gains(self.count, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
-        self.layout.give_back(by_rows)
-        self.layout.give_back(by_columns)
+        self.layout.trim_heap(by_rows)
+        self.layout.trim_heap(by_columns)
         return gains
 
     def sensitivity(self) -> NDArray[np.float32]:
@@ -350,7 +350,7 @@ class ShearProjector:
         self.angles = check_angles(angles)
         self._layout = ShearLayout(geometry)
         self._tables = ShearTables(self._layout, self.angles)
-        self._crew = Crew()
+        self._team = ThreadTeam()
 
     @property
     def domain_shape(self) -> tuple[int, int]:
@@ -378,8 +378,8 @@ class ShearProjector:
             first, count, width = rows.first, rows.count, rows.width
             slab = layout.image(width)
             layout.view(slab)[layout.mask, :count] = image[layout.mask, first : first + count]
-            lines = self._crew.scratch("lines", (tables.count, 2, layout.length, width))
-            predicted = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
+            lines = self._team.scratch("lines", (tables.count, 2, layout.length, width))
+            predicted = self._team.scratch("bins", (tables.count, self.geometry.columns + 2, width))
             tables.project(slab, tables.ranges(1)[0], lines, predicted)
             sinogram[tables.order, :, first : first + count] = predicted[:, 1:-1, :count]
         return sinogram
@@ -398,10 +398,10 @@ class ShearProjector:
         image = np.zeros((size, size, sinogram.shape[2]), np.float32)
         for rows in slab_rows(sinogram.shape[2]):
             first, count, width = rows.first, rows.count, rows.width
-            bins = self._crew.scratch("bins", (tables.count, self.geometry.columns + 2, width))
+            bins = self._team.scratch("bins", (tables.count, self.geometry.columns + 2, width))
             bins[...] = 0
             bins[:, 1:-1, :count] = sinogram[tables.order, :, first : first + count]
-            lines = self._crew.scratch("lines", (tables.count, 2, layout.length, width))
+            lines = self._team.scratch("lines", (tables.count, 2, layout.length, width))
             tables.spread(bins, tables.ranges(1)[0], lines)
             gathered = np.zeros((layout.side, layout.side, width), np.float32)
             tables.gather(lines, (0, layout.side), gathered)

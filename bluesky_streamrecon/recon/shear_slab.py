@@ -1,6 +1,6 @@
-"""Slabs of the fast projector, in the engine: every operation of `Problem` as kernels, spread over threads.
+"""Slabs of the fast projector, in the engine: every operation of `SlabUpdate` as kernels, spread over threads.
 
-Forward projection deals angles to the threads of a crew, back projection deals image rows: nothing is added up
+Forward projection deals angles to the threads of a team, back projection deals image rows: nothing is added up
 across threads, so the result has the same bits for any number of them.
 """
 
@@ -19,9 +19,9 @@ from bluesky_streamrecon.recon.kernels.blocks import INCREASE, MULTIPLY, Rule
 from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_ratio
 from bluesky_streamrecon.recon.kernels.simd import LANES
 from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
-from bluesky_streamrecon.recon.problem import LEAST_ATTENUATION, LEAST_LENGTH, Problem, inverse, relaxed
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
-from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
+from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, LEAST_LENGTH, SlabUpdate, inverse, relaxed
 from bluesky_streamrecon.recon.store import HostStore, SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
@@ -63,7 +63,7 @@ class ShearSlab(Slab):
         self._edges = None
 
     def next_edges(self) -> Edges:
-        """Give two arrays for the edges after a pass, while the present ones are still in use."""
+        """Return two arrays for the edges after a pass, while the present ones are still in use."""
         if self._spare is None:
             self._spare = (np.zeros(self._mask.shape, np.float32), np.zeros(self._mask.shape, np.float32))
         return self._spare
@@ -99,9 +99,9 @@ class ShearOperators:
             return self._gains
 
     def release(self) -> None:
-        """Give memory back for the next window; do not use these operators any more."""
+        """Return memory back for the next window; do not use these operators any more."""
         if self._gains is not None:
-            self._everyone.layout.give_back(self._gains)
+            self._everyone.layout.trim_heap(self._gains)
             self._gains = None
 
     @cached_property
@@ -127,22 +127,27 @@ class ShearOperators:
         return np.ones_like(self.tables.ray_lengths)
 
 
-class ShearProblem(Problem):
+class ShearUpdate(SlabUpdate):
     """One pass over a slab, with kernels. Sinograms are in the order of the tables: steep angles first."""
 
     def __init__(
-        self, layout: ShearLayout, slab: ShearSlab, operators: ShearOperators, measurement: Measurement, crew: Crew
+        self,
+        layout: ShearLayout,
+        slab: ShearSlab,
+        operators: ShearOperators,
+        measurement: Measurement,
+        team: ThreadTeam,
     ) -> None:
         self._layout = layout
         self._slab = slab
         self._operators = operators
         self._tables = operators.tables
         self._measurement = measurement
-        self._crew = crew
+        self._team = team
         self._width = slab.rows.width
         self._lanes = LANES[self._width]
-        self._ranges = self._tables.ranges(crew.size)
-        self._bands = layout.bands(crew.size)
+        self._ranges = self._tables.ranges(team.size)
+        self._bands = layout.bands(team.size)
 
     def _image(self) -> NDArray[np.float32]:
         self._slab.forget_edges()
@@ -178,11 +183,11 @@ class ShearProblem(Problem):
 
     @property
     def _lines(self) -> NDArray[np.float32]:
-        return self._crew.scratch("lines", (self._tables.count, 2, self._layout.length, self._width))
+        return self._team.scratch("lines", (self._tables.count, 2, self._layout.length, self._width))
 
     @property
     def _bins(self) -> NDArray[np.float32]:
-        return self._crew.scratch("bins", (self._tables.count, self._layout.geometry.columns + 2, self._width))
+        return self._team.scratch("bins", (self._tables.count, self._layout.geometry.columns + 2, self._width))
 
     @property
     def _data(self) -> NDArray[np.float32]:
@@ -196,7 +201,7 @@ class ShearProblem(Problem):
 
     def forward(self) -> NDArray[np.float32]:
         lines, bins, pixels = self._lines, self._bins, self._slab.pixels
-        self._crew.run(lambda part: self._tables.project(pixels, self._ranges[part], lines, bins))
+        self._team.run(lambda part: self._tables.project(pixels, self._ranges[part], lines, bins))
         return self._inner(bins)
 
     def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
@@ -208,7 +213,7 @@ class ShearProblem(Problem):
             for first, stop in ranges.spans:
                 compare_ratio(self._lanes, bins, data, self._operators.slots, floor, first, stop)
 
-        self._crew.run(share)
+        self._team.run(share)
         return relaxed(self._inner(bins), relaxation)
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
@@ -221,32 +226,32 @@ class ShearProblem(Problem):
             for first, stop in ranges.spans:
                 compare_difference(self._lanes, bins, data, self._operators.slots, weights, first, stop)
 
-        self._crew.run(share)
+        self._team.run(share)
         return self._inner(bins)
 
     def _spread(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the sheared lines of a sinogram, which need not be copied if it is what `forward` gave."""
+        """Return the sheared lines of a sinogram, which need not be copied if it is what `forward` gave."""
         lines, bins = self._lines, self._bins
         inner = self._inner(bins)
         if sinogram.__array_interface__ != inner.__array_interface__:
             values = np.array(sinogram)
             bins[...] = 0
             inner[...] = values
-        self._crew.run(lambda part: self._tables.spread(bins, self._ranges[part], lines))
+        self._team.run(lambda part: self._tables.spread(bins, self._ranges[part], lines))
         return lines
 
     def _gathered(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the whole back projection, summed over members, shape (L, L, width)."""
+        """Return the whole back projection, summed over members, shape (L, L, width)."""
         lines = self._spread(sinogram)
         side = self._layout.side
-        gathered = self._crew.scratch("gathered", (side, side, self._width))
+        gathered = self._team.scratch("gathered", (side, side, self._width))
         gathered[...] = 0
 
         def share(part: int) -> None:
             begin, end = self._bands[part]
             self._tables.gather(lines, (begin, end), gathered[begin:end])
 
-        self._crew.run(share)
+        self._team.run(share)
         if self._measurement.reducer is not None:
             self._measurement.reducer.sum(gathered)
         return gathered
@@ -270,15 +275,15 @@ class ShearProblem(Problem):
         tables, layout, pixels, gains = self._tables, self._layout, self._slab.pixels, self._operators.gains
         if self._measurement.reducer is not None:
             gathered = self._gathered(sinogram)
-            self._crew.run(
+            self._team.run(
                 lambda part: apply_update(
                     self._lanes, rule, *self._bands[part], gathered, pixels, layout.margin, gains, factor, least
                 )
             )
             return
         lines = self._spread(sinogram)
-        buffers = self._crew.scratch("tile", (self._crew.size, BACK_ROWS, BACK_COLUMNS + 1, self._width))
-        self._crew.run(
+        buffers = self._team.scratch("tile", (self._team.size, BACK_ROWS, BACK_COLUMNS + 1, self._width))
+        self._team.run(
             lambda part: shear_back_update(
                 self._lanes,
                 rule,
@@ -305,8 +310,8 @@ class ShearProblem(Problem):
         if edge is not None:
             sharpness[: slab.rows.count] = 1 / (edge * self.typical)
         size = layout.geometry.size
-        kept = self._crew.scratch("kept", (self._crew.size, 2, size + 2, width))
-        bottom = self._crew.scratch("bottom", (self._crew.size, size + 2, width))
+        kept = self._team.scratch("kept", (self._team.size, 2, size + 2, width))
+        bottom = self._team.scratch("bottom", (self._team.size, size + 2, width))
         for part, (begin, end) in enumerate(self._bands):
             copy_row(self._lanes, slab.pixels, layout.margin, min(begin, size) - 1, kept[part, (begin - 1) % 2])
             copy_row(self._lanes, slab.pixels, layout.margin, min(end, size), bottom[part])
@@ -334,7 +339,7 @@ class ShearProblem(Problem):
                 )
         else:
             lines = self._spread(ratio)
-            bands = self._crew.scratch("band", (self._crew.size, BACK_ROWS, layout.side, width))
+            bands = self._team.scratch("band", (self._team.size, BACK_ROWS, layout.side, width))
 
             def share(part: int) -> None:
                 shear_back_smooth(
@@ -350,7 +355,7 @@ class ShearProblem(Problem):
                     *(*rest, kept[part], bottom[part]),
                 )
 
-        self._crew.run(share)
+        self._team.run(share)
         slab.take_next_edges()
 
 
@@ -378,8 +383,8 @@ class ShearBackend(Backend):
         """Prepare projection at the angles of `subset`."""
         return ShearOperators(self._layout, subset)
 
-    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> ShearProblem:
+    def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> ShearUpdate:
         """Put together what an algorithm works with in one pass."""
         assert isinstance(slab, ShearSlab)  # noqa: S101
         assert isinstance(operators, ShearOperators)  # noqa: S101
-        return ShearProblem(self._layout, slab, operators, measurement, crew)
+        return ShearUpdate(self._layout, slab, operators, measurement, team)

@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
-__all__ = ["Backend", "Crew", "Measurement", "Operators", "Reducer", "Slab"]
+__all__ = ["Backend", "Measurement", "Operators", "Reducer", "Slab", "ThreadTeam"]
 
 _ALIGNMENT = 64
 
@@ -40,7 +40,7 @@ class Reducer(Protocol):
         """Replace a C-contiguous `array` by its sum over the group, the same bits on every member."""
 
 
-class Crew:
+class ThreadTeam:
     """Threads that work on one slab together, and the memory they work in.
 
     Parameters
@@ -48,7 +48,7 @@ class Crew:
     size : int
         Threads.
     executor : Executor or None
-        Runs all but the first share; None where the crew is one thread.
+        Runs all but the first share; None where the team is one thread.
     """
 
     def __init__(self, size: int = 1, executor: Executor | None = None) -> None:
@@ -72,7 +72,7 @@ class Crew:
                 raise error
 
     def scratch(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
-        """Give aligned memory of `shape` that keeps its content until `name` is asked for again, larger."""
+        """Return aligned memory of `shape` that keeps its content until `name` is asked for again, larger."""
         count = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.size < count:
@@ -86,7 +86,7 @@ class Crew:
 
 
 def aligned_zeros(shape: Sequence[int]) -> NDArray[np.float32]:
-    """Give a float32 array of zeros whose first element starts a cache line."""
+    """Return a float32 array of zeros whose first element starts a cache line."""
     count = math.prod(shape)
     memory = np.zeros(count * 4 + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -100,7 +100,7 @@ class Slab(ABC):
 
     @abstractmethod
     def read(self, row: int) -> NDArray[np.float32]:
-        """Give a view of the image of `row` (counted within the slab), shape (N, N): the next pass changes it."""
+        """Return a view of the image of `row` (counted within the slab), shape (N, N): the next pass changes it."""
 
     @abstractmethod
     def write(self, row: int, image: NDArray[np.float32]) -> None:
@@ -112,7 +112,7 @@ class Slab(ABC):
 
     @abstractmethod
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Give first and last slice, shape (N, N), as they are now: not changed by the next pass."""
+        """Return first and last slice, shape (N, N), as they are now: not changed by the next pass."""
 
     @property
     @abstractmethod
@@ -128,7 +128,7 @@ class Operators(Protocol):
         """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
 
     def release(self) -> None:
-        """Give memory back; these operators will not be used again."""
+        """Return memory back; these operators will not be used again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +184,7 @@ class Backend(ABC):
         """Prepare projection at the angles of `subset`."""
 
     @abstractmethod
-    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> Problem:
+    def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> SlabUpdate:
         """Put together what an algorithm works with in one pass."""
 
     @property
@@ -196,4 +196,4 @@ class Backend(ABC):
         """Wait until all that was asked for is done."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Give back what is held."""
+        """Return back what is held."""

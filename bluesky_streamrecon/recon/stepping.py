@@ -10,7 +10,7 @@ USUAL_WINDOW = 24
 
 
 def step_size(pending: int, *, step: int, window: int | None, coalesce: bool, closed: bool) -> int:
-    """Give how many projections the next update takes in; 0 if it is not due.
+    """Return how many projections the next update takes in; 0 if it is not due.
 
     A job that is more than a window behind takes as many whole steps at once as fit into the window, so every
     projection is in the window of at least one update.
@@ -45,7 +45,7 @@ def step_size(pending: int, *, step: int, window: int | None, coalesce: bool, cl
 
 
 def preview_rows_of(run: OpenRun) -> tuple[int, ...]:
-    """Give the detector rows that are shown: those asked for, or up to three, evenly spread."""
+    """Return the detector rows that are shown: those asked for, or up to three, evenly spread."""
     if run.preview_rows:
         return run.preview_rows
     rows = run.detector_shape[0]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import WINDOW_POLICIES
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
+from bluesky_streamrecon.settings import WINDOW_POLICIES
 
 __all__ = [
     "SlabRows",
@@ -179,7 +179,7 @@ class Window:
         return self._order[: self._kept]
 
     def kept(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Give a copy of all that is kept, oldest first: a window that is given these goes on in the same way.
+        """Return a copy of all that is kept, oldest first: a window that is given these goes on in the same way.
 
         Returns
         -------
@@ -245,7 +245,7 @@ class Window:
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
-        """Give the projections of pass `number` of `passes`, and of them this member's share.
+        """Return the projections of pass `number` of `passes`, and of them this member's share.
 
         Each subset is spread evenly over the half turn; successive passes are far from each other.
         """
@@ -280,7 +280,7 @@ class Window:
 
 
 def kept_views(columns: int, length: int) -> int:
-    """Give how many projections a spread window keeps: a fully sampled half turn, and at least four windows.
+    """Return how many projections a spread window keeps: a fully sampled half turn, and at least four windows.
 
     Examples
     --------

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from bluesky_streamrecon.config import data_directory
-from bluesky_streamrecon.ending import close_at_end
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.exit_hooks import close_at_end
+from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
@@ -217,7 +217,7 @@ def open_storage(
         Of a Tiled server, with its key where it needs one; a server in this process by default.
     directory : str or Path, optional
         Of the embedded server's catalogue, and of the files of detectors (in ``detector``) and reconstructions (in
-        ``reconstructions``), which the server may read; by default `bluesky_streamrecon.config.data_directory`.
+        ``reconstructions``), which the server may read; by default `bluesky_streamrecon.settings.data_directory`.
     readable : sequence of Path, optional
         More directories that the embedded server may read.
 

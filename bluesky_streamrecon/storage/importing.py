@@ -159,7 +159,7 @@ class _InFile:
 def _raw_documents(
     run: StoredRun, keys: RunKeys, frames: TomoScan, stacks: Mapping[str, Frames], target: Path
 ) -> Iterator[Document]:
-    """Give the documents of a raw run; angles become a column, wherever they were."""
+    """Return the documents of a raw run; angles become a column, wherever they were."""
     angle = {"source": "encoder", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "units": "deg"}
     bundle = _composed(run)
     yield "start", dict(bundle.start_doc)
@@ -207,7 +207,7 @@ def _stop(bundle: Any, run: StoredRun) -> dict[str, Any]:
 
 
 def _stream(bundle: Any, name: str, stored: StoredStream, inside: _InFile | None) -> Iterator[Document]:
-    """Give descriptor, file and events of one stream."""
+    """Return descriptor, file and events of one stream."""
     data_keys = dict(stored.data_keys)
     lengths = {len(stored.columns[key]) for key in data_keys} | ({inside.shape[0]} if inside else set())
     if len(lengths) != 1:

@@ -80,11 +80,11 @@ class PortableRun:
     problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Give the fields as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
-    def told(self) -> str:
-        """Give the frames in words."""
+    def summary(self) -> str:
+        """Return the frames in words."""
         count = f"{self.projections} projections, {self.flats} flats, {self.darks} darks"
         return f"{count} of {self.rows} x {self.columns} pixels"
 
@@ -252,7 +252,7 @@ def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableSc
 
 
 def chosen_layout(path: Path, layout: str | None = None) -> str:
-    """Give a layout by its name, or by the suffix of a file.
+    """Return a layout by its name, or by the suffix of a file.
 
     Raises
     ------

@@ -93,7 +93,7 @@ class ReconstructionRun:
             raise StorageError(f"reconstruction {self.recon_uid}: scores can not have columns 'time' and 'seq_num'")
 
     def documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give the run's documents, valid by event-model, in order: ``for name, doc in run.documents()``."""
+        """Return the run's documents, valid by event-model, in order: ``for name, doc in run.documents()``."""
         began = clock.time() if self.time is None else self.time
         run = compose_run(
             uid=self.recon_uid,

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from bluesky_streamrecon.views import Views
+from bluesky_streamrecon.projection_sets import ProjectionSet
 from bluesky_streamrecon.wire.fields import (
     MAXIMUM_SIDE,
     Count,
@@ -79,14 +79,14 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     lines: Pixels | None = None
 
     @property
-    def views(self) -> Views | None:
+    def views(self) -> ProjectionSet | None:
         """Line integrals with their angles and counts, if any came along."""
         if self.lines is None:
             return None
         counts = self.lines_counts or (1,) * len(self.angles_used)
-        return Views(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
+        return ProjectionSet(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
 
-    def with_views(self, views: Views | None, first: int | None = None) -> Preview:
+    def with_views(self, views: ProjectionSet | None, first: int | None = None) -> Preview:
         """Return this preview with these line integrals, the newest of its projections, or those after `first`."""
         if views is None:
             return self

@@ -188,7 +188,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         return f"by {self.held.who} since {_time_of_day(self.held.time)}{why}"
 
     def lines(self) -> tuple[tuple[str, str], ...]:
-        """Give what there is to tell, as pairs of a heading and words."""
+        """Return what there is to tell, as pairs of a heading and words."""
         if self.run_uid is None:
             told = [("run", "none is open"), ("job", self.state)]
             return tuple(told + [("problem", self.problem)] * bool(self.problem))

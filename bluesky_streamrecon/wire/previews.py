@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import RemoteProtocolError
-from bluesky_streamrecon.views import Views, ViewStore, most_views
+from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, most_views
 from bluesky_streamrecon.wire.channel import Sender
 from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener, Peer
@@ -27,7 +27,7 @@ class PreviewSender(Sender):
     """A rank's end: keeps the newest previews of a run, also those that arrived, for a controller that comes back.
 
     Line integrals are all kept: the oldest preview that is left brings those of all before it. In a long scan these are
-    views, each the mean of projections at nearly the same angle (see `ViewStore`).
+    views, each the mean of projections at nearly the same angle (see `ProjectionStore`).
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class PreviewSender(Sender):
         self._most_bytes = most_bytes
         self._kept: dict[int, Preview] = {}
         self._kept_bytes = 0
-        self._before: ViewStore | None = None
+        self._before: ProjectionStore | None = None
         self._before_first = 0
 
     def send(self, preview: Preview, now: float) -> int:
@@ -72,7 +72,7 @@ class PreviewSender(Sender):
             return preview
         own, before = preview.views, self._before.views()
         parts = [before] if own is None else [before, own]
-        merged = Views(*(np.concatenate(field) for field in zip(*map(_fields, parts), strict=True)))
+        merged = ProjectionSet(*(np.concatenate(field) for field in zip(*map(_fields, parts), strict=True)))
         return preview.with_views(merged, self._before_first)
 
     def _let_go(self, preview: Preview) -> None:
@@ -82,7 +82,7 @@ class PreviewSender(Sender):
         if views is None:
             return
         if self._before is None:
-            self._before = ViewStore(most_views(preview.columns))
+            self._before = ProjectionStore(most_views(preview.columns))
             self._before_first = preview.lines_first
         self._before.extend(views)
 
@@ -141,5 +141,5 @@ def _size(preview: Preview) -> int:
     return 0 if preview.pixels is None else preview.pixels.nbytes
 
 
-def _fields(views: Views) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _fields(views: ProjectionSet) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     return views.values, views.angles, views.counts

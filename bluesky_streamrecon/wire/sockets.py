@@ -343,5 +343,5 @@ def own_software() -> str:
 
 
 def process_info() -> tuple[str, int]:
-    """Give host name and process id, for hellos."""
+    """Return host name and process id, for hellos."""
     return socket.gethostname(), os.getpid()

@@ -36,7 +36,7 @@ class FrameSource(Protocol):
         ...
 
     def read(self) -> Frame:
-        """Give the frame, shape (rows, columns); may wait until it is written."""
+        """Return the frame, shape (rows, columns); may wait until it is written."""
         ...
 
 
@@ -128,7 +128,7 @@ class FrameStore:
                 self._slots[seq] = _Slot(source)
 
     def get(self, seq: int) -> Frame | Gone | None:
-        """Give a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
+        """Return a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
         with self._ready:
             slot = self._slots.get(seq)
             if slot is None or slot.gone is not None:

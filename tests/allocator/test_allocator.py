@@ -23,7 +23,7 @@ def test_the_c_library_is_asked_for_all_that_is_free(monkeypatch):
         malloc_trim = staticmethod(asked.append)
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
-    allocator.give_back()
+    allocator.trim_heap()
     assert asked == [0]
 
 
@@ -33,8 +33,8 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    allocator.give_back()
+    allocator.trim_heap()
 
 
 def test_it_works_here():
-    allocator.give_back()
+    allocator.trim_heap()

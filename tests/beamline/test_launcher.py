@@ -81,7 +81,7 @@ def test_process_that_is_killed_is_told_with_the_signal(child, exits):
     assert "killed by SIGKILL" in str(exits.get(timeout=BOUND))
 
 
-def test_obedient_process_ends_when_its_lifeline_is_cut(child, exits):
+def test_obedient_process_ends_when_its_standard_input_is_closed(child, exits):
     obedient = child(OBEDIENT)
     until("ready", obedient)
     obedient.stop(BOUND)
@@ -120,7 +120,7 @@ def test_program_that_is_not_there_is_a_clear_error(tmp_path):
 
 @pytest.fixture
 def fake_mpiexec(tmp_path):
-    """A program in mpiexec's place: says its arguments and environment, and waits for its lifeline."""
+    """A program in mpiexec's place: prints arguments and environment, and waits until its input is closed."""
     program = tmp_path / "mpiexec"
     program.write_text(
         textwrap.dedent(f"""\
@@ -153,7 +153,7 @@ def test_ranks_are_started_with_what_they_need_to_know(launcher, exits, tmp_path
         "tcp://127.0.0.1:5",
         "--job-id",
         "job-7",
-        "--lifeline",
+        "--watch-parent",
         "'--threads', '3'",
         "] 3",
     ):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.beamline import JobState, ReconJob
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.wire import CloseRun, ControllerEndpoint, Item, OpenRun, RankEndpoint, RunDone, Score, Status
 

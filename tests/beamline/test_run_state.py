@@ -16,8 +16,8 @@ from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import DetachStream, LengthenPlan, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
-from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,

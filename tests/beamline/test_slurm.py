@@ -14,7 +14,7 @@ import pytest
 
 from bluesky_streamrecon.beamline import SlurmLauncher, make_launcher
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.configuration import load_configuration
+from bluesky_streamrecon.config_file import load_config_file
 from bluesky_streamrecon.errors import ConfigError, JobError
 
 BOUND = 20.0
@@ -185,7 +185,7 @@ def test_configuration_makes_the_launcher(tmp_path, slurm, exits):
     file.write_text(
         f'[job]\nlauncher = "slurm"\nranks = 3\n[job.slurm]\noptions = ["--qos=fast"]\ndirectory = "{tmp_path}/x"\n'
     )
-    launcher = make_launcher(load_configuration(file))
+    launcher = make_launcher(load_config_file(file))
     launcher.start("tcp://127.0.0.1:1", "job", 3, exits.put)
     assert "#SBATCH --qos=fast" in (tmp_path / "x" / "streamrecon-job.sh").read_text()
     launcher.stop(0.0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.beamline import MpiLauncher, make_job, make_launcher
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
-from bluesky_streamrecon.configuration import Configuration, configuration_path, load_configuration
+from bluesky_streamrecon.config_file import Configuration, configuration_path, load_config_file
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import generate_keys
 
 
@@ -36,22 +36,22 @@ def written(tmp_path):
 
 def test_without_a_file_defaults_hold():
     assert configuration_path() is None
-    assert load_configuration() == Configuration()
-    assert {origin for _, _, origin in load_configuration().rows()} == {"default"}
+    assert load_config_file() == Configuration()
+    assert {origin for _, _, origin in load_config_file().rows()} == {"default"}
 
 
 def test_file_is_found_by_option_then_variable_then_in_the_users_directory(written, monkeypatch):
     usual = written("[job]\nranks = 3\n", "xdg/bluesky-streamrecon/config.toml")
-    assert load_configuration().path == usual
+    assert load_config_file().path == usual
     told = written("[job]\nranks = 4\n", "told.toml")
     monkeypatch.setenv("STREAMRECON_CONFIG", str(told))
-    assert load_configuration().job.ranks == 4
-    assert load_configuration(written("[job]\nranks = 5\n")).job.ranks == 5
+    assert load_config_file().job.ranks == 4
+    assert load_config_file(written("[job]\nranks = 5\n")).job.ranks == 5
 
 
 def test_each_setting_tells_where_it_comes_from(written):
     path = written("[job]\nranks = 3\n[job.slurm]\npoll = 2.5\n[recon]\nwindow = 30\n[steering]\nthreshold = 0.9\n")
-    rows = {name: (value, origin) for name, value, origin in load_configuration(path).rows()}
+    rows = {name: (value, origin) for name, value, origin in load_config_file(path).rows()}
     assert rows["job.ranks"] == (3, str(path))
     assert rows["job.slurm.poll"] == (2.5, str(path))
     assert rows["recon.ranks"] == (3, "job.ranks")
@@ -67,7 +67,7 @@ def test_what_the_file_says_of_images_and_steering_becomes_arguments_of_the_plan
         "[job]\nranks = 3\n[recon]\nwindow = 30\n[recon.options]\nfloor = 1e-5\n"
         "[steering]\ntolerance = 0.03\n[steering.options]\nmine = 2\n"
     )
-    assert load_configuration(path).plan_settings() == {
+    assert load_config_file(path).plan_settings() == {
         "window": 30, "options": {"floor": 1e-5}, "tolerance": 0.03, "policy_options": {"mine": 2}
     }  # fmt: skip
     assert Configuration().plan_settings() == {}
@@ -77,10 +77,10 @@ def test_paths_are_relative_to_the_file(written, tmp_path):
     path = written(
         '[job]\nlogs = "logs"\nkey = "k.secret"\nallowed = ["a.public", "/abs"]\njob_key="j"\nserver_key="s"\n'
     )
-    job = load_configuration(path).job
+    job = load_config_file(path).job
     assert (job.logs, job.key) == (str(tmp_path / "logs"), str(tmp_path / "k.secret"))
     assert job.allowed == (str(tmp_path / "a.public"), "/abs")
-    assert load_configuration(written('[storage]\ndirectory = "d"\n')).data == tmp_path / "d"
+    assert load_config_file(written('[storage]\ndirectory = "d"\n')).data == tmp_path / "d"
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_paths_are_relative_to_the_file(written, tmp_path):
 def test_what_can_not_work_is_refused_with_the_file_and_the_table(written, text, said):
     path = written(text)
     with pytest.raises(ConfigError, match=said) as refused:
-        load_configuration(path)
+        load_config_file(path)
     assert str(path) in str(refused.value)
 
 
 def test_missing_file_that_was_asked_for_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
-        load_configuration(tmp_path / "none.toml")
+        load_config_file(tmp_path / "none.toml")
 
 
 def test_job_is_made_as_described(run_engine, written, tmp_path):
@@ -122,7 +122,7 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
     restarts = 1
     finish_timeout = 33.0
     """
-    configuration = load_configuration(written(text))
+    configuration = load_config_file(written(text))
     job = make_job(configuration, start_timeout=7.0)
     assert (job.local, job.job_id, job.options.finish_timeout, job.options.start_timeout) == (
         False,
@@ -138,7 +138,7 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
 
 
 def test_settings_are_those_that_travel_with_a_run(written):
-    recon = load_configuration(written("[recon]\nalgorithm = 'sirt'\n[recon.options]\nrelaxation = 0.5\n")).recon
+    recon = load_config_file(written("[recon]\nalgorithm = 'sirt'\n[recon.options]\nrelaxation = 0.5\n")).recon
     assert msgspec.to_builtins(recon)["options"] == {"relaxation": 0.5}
 
 

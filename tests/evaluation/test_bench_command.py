@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli._bench import app
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
 from bluesky_streamrecon.evaluation.bench.ready import time_start
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.quality import metric_names, metrics
+from bluesky_streamrecon.settings import ReconSettings
 
 COMMANDS = ("kernels", "peers", "pipeline", "ready", "latency", "view", "publisher", "wire", "memory", "metrics")
 pytestmark = pytest.mark.timeout(150)

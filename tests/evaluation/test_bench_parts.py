@@ -15,7 +15,6 @@ import pytest
 
 from bluesky_streamrecon.beamline.processes import Child, ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call, take_turns
@@ -30,6 +29,7 @@ from bluesky_streamrecon.evaluation.bench.view import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import (
     Acked,
     AllRanksReady,

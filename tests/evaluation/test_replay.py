@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.replay import Recorded, recorded_file, replay
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import metrics, policy
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, Noise, SheppLogan, SimulatedCamera
 from bluesky_streamrecon.storage import TomoScan, write_dxfile
 

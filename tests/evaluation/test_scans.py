@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.images import finish, live_images, with_best_image
 from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
 
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"

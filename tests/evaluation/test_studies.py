@@ -7,7 +7,6 @@ import csv
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.live_settings import evaluate_settings, read_choice
 from bluesky_streamrecon.evaluation.offline import judge_offline
@@ -17,6 +16,7 @@ from bluesky_streamrecon.evaluation.report import save_figure
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.evaluation.steering import crossing, evaluate_steering, follow, stays
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Discs, SheppLogan
 
 PNG = b"\x89PNG"

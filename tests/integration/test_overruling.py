@@ -11,9 +11,9 @@ from itertools import pairwise
 import bluesky.plans as bp
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(100)]
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from bluesky_streamrecon.ending import GUARD
+from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.live_view import Source, ViewServer
 from bluesky_streamrecon.wire import (
     Answer,

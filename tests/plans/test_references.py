@@ -12,7 +12,6 @@ import pytest
 from bluesky.plan_stubs import mv
 
 from bluesky_streamrecon.beamline import ReconJob
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.plans import (
     stream_tomo_fly_plan,
@@ -22,6 +21,7 @@ from bluesky_streamrecon.plans import (
     take_references_plan,
     use_beamline,
 )
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import load_references, load_run, open_storage
 

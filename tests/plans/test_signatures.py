@@ -10,7 +10,6 @@ import bluesky.protocols
 import pytest
 from bluesky.utils import is_plan
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import (
     stream_tomo_fly_plan,
@@ -20,6 +19,7 @@ from bluesky_streamrecon.plans import (
     with_settings,
 )
 from bluesky_streamrecon.plans.signature import image_settings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 PLANS = [stream_tomo_plan, stream_tomo_fly_plan, take_references_plan]
 CONFIGURED = [with_settings(plan, {"window": 30}) for plan in PLANS[:2]]

@@ -13,11 +13,11 @@ import pytest
 from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.beamline.frames import FileFrame
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
 from bluesky_streamrecon.ordering import AngleOrder
 from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline, with_settings
 from bluesky_streamrecon.quality import policy
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Faults, sim_beamline
 
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.session import SteeringSession
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices.camera import Exposure, FrameKind, Noise, SimulatedCamera, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import Foam

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     OpenRun,
@@ -138,8 +138,8 @@ def test_controller_scores_each_image_and_comes_back_after_a_crash(beamline, sta
     assert again.wait(BOUND) == 0
 
 
-def test_controller_ends_when_its_lifeline_is_cut(beamline, start_controller):
-    controller = start_controller(", lifeline=True")
+def test_controller_ends_when_its_standard_input_is_closed(beamline, start_controller):
+    controller = start_controller(", watch_parent=True")
     beamline.controller_joined()
     controller.stdin.close()
     assert controller.wait(BOUND) == 0

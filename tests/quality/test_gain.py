@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import make_order, optimized_interleaved
-from bluesky_streamrecon.quality import Evidence, Reading, get_policy, make_metric
+from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
 from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.session import _measured_by
-from bluesky_streamrecon.quality.study import Study, display_range, similarity
+from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
+from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam
 
 COLUMNS = 192
@@ -36,7 +36,7 @@ def loss(simulated, truth, count, recipe):
     shown = np.ptp(truth, axis=(1, 2))
 
     def quality(projections):
-        images = Study(simulated.upto(projections), range(len(truth)), recipe).full
+        images = TrialReconstruction(simulated.upto(projections), range(len(truth)), recipe).full
         return np.mean([similarity(*pair) for pair in zip(images, truth, shown, strict=True)])
 
     return quality(simulated.lines.planned) - quality(count)
@@ -55,13 +55,13 @@ def test_true_gain_is_inside_the_band(simulate, recipe, sample, counts, order):
     simulated = simulate(sample, counts=counts, order=order, columns=COLUMNS)
     truth = sample.ellipses(2, 0.43 * COLUMNS).image(COLUMNS)
     for count in (48, 84):
-        gain = predict_gain(Study(simulated.upto(count), [0, 1], recipe))
+        gain = predict_gain(TrialReconstruction(simulated.upto(count), [0, 1], recipe))
         assert gain.lower <= loss(simulated, truth, count, recipe) <= gain.upper
 
 
 def test_more_photons_and_more_views_leave_less_to_gain(simulate, recipe):
     gains = [
-        predict_gain(Study(simulate(counts=counts).upto(count), [0], recipe))
+        predict_gain(TrialReconstruction(simulate(counts=counts).upto(count), [0], recipe))
         for counts, count in ((1e3, 48), (1e5, 48), (1e5, 96))
     ]
     assert gains[0].gain > gains[1].gain > gains[2].gain
@@ -69,21 +69,23 @@ def test_more_photons_and_more_views_leave_less_to_gain(simulate, recipe):
 
 
 def test_complete_scan_has_nothing_to_gain(simulate, recipe):
-    gain = predict_gain(Study(simulate().lines, [0, 1], recipe))
+    gain = predict_gain(TrialReconstruction(simulate().lines, [0, 1], recipe))
     assert (gain.gain, gain.lower) == (pytest.approx(0, abs=1e-6), 0)
     assert gain.upper < 0.002
 
 
 def test_same_data_give_the_same_prediction_however_often(simulate, recipe):
     lines = simulate().upto(60)
-    assert predict_gain(Study(lines, [0], recipe)) == predict_gain(Study(lines, [0], recipe))
+    assert predict_gain(TrialReconstruction(lines, [0], recipe)) == predict_gain(
+        TrialReconstruction(lines, [0], recipe)
+    )
 
 
 def test_wide_detectors_are_studied_in_pairs_of_pixels(simulate, recipe, monkeypatch):
     simulated = simulate(columns=193)
-    whole = predict_gain(Study(simulated.upto(60), [0], recipe))
-    monkeypatch.setattr("bluesky_streamrecon.quality.study.UNBINNED", 128)
-    study = Study(simulated.upto(60), [0], recipe)
+    whole = predict_gain(TrialReconstruction(simulated.upto(60), [0], recipe))
+    monkeypatch.setattr("bluesky_streamrecon.quality.trials.UNBINNED", 128)
+    study = TrialReconstruction(simulated.upto(60), [0], recipe)
     assert (study.binning, study.full.shape, study.axis) == (
         2,
         (1, 96, 96),
@@ -172,7 +174,7 @@ def gain(projections, upper, planned=180, value=None):
 
 def evidence(*forecasts, projections=None, planned=180, score=0.97, **more):
     at = projections or forecasts[-1].projections
-    readings = [Reading(at, at, {"ms-ssim": score})]
+    readings = [ScoredImage(at, at, {"ms-ssim": score})]
     return Evidence(readings, planned, 24, forecasts=forecasts, columns=256, **more)
 
 
@@ -341,7 +343,7 @@ def test_full_turn_counts_views_from_the_back_as_views():
     ],
 )
 def test_range_is_read_from_the_runs_metadata(metadata, expected):
-    assert AngularRange.told(metadata) == expected
+    assert AngularRange.from_metadata(metadata) == expected
 
 
 def test_minimum_coverage_of_a_limited_scan_counts_its_own_range(simulate, drive):
@@ -373,7 +375,7 @@ def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe,
 
 
 def test_identical_half_sets_agree_to_the_finest_period(simulate, recipe):
-    study = Study(simulate().upto(48), [0], recipe)
+    study = TrialReconstruction(simulate().upto(48), [0], recipe)
     study.__dict__["halves"] = (study.full, study.full)
     assert make_metric("half-set-frc", SteeringSettings(), 24).measure(study) == 2.0
 

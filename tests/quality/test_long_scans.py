@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.projection_sets import ProjectionStore
 from bluesky_streamrecon.quality import lines as lines_module
+from bluesky_streamrecon.quality.data_checks import find_fault, structured_rows
 from bluesky_streamrecon.quality.gain import predict_gain
-from bluesky_streamrecon.quality.guards import find_fault, structured_rows
 from bluesky_streamrecon.quality.lines import GROUP, LineStore
-from bluesky_streamrecon.quality.study import Study
+from bluesky_streamrecon.quality.trials import TrialReconstruction
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import Foam
-from bluesky_streamrecon.views import ViewStore
 from bluesky_streamrecon.wire import Preview
 
 PLANNED = 480
@@ -72,7 +72,7 @@ def told(empty):
 
 def means(scan, count, rank):
     """What a rank tells of the first projections of a long scan, when it tells them again."""
-    kept = ViewStore(MOST)
+    kept = ProjectionStore(MOST)
     for values, angle in zip(scan.values[:count], scan.angles[:count], strict=True):
         kept.append(values[rank : rank + 1], float(angle))
     views = kept.views()
@@ -116,8 +116,8 @@ def test_prediction_from_means_is_that_from_all_projections(simulate, told):
     recipe = QuickReconstructor()
     for photons, count in ((300, 240), (1e3, 360)):
         simulated = simulate(Foam(pores=60), counts=photons, order=ORDER)
-        exact = predict_gain(Study(simulated.upto(count), [0, 1], recipe))
-        means = predict_gain(Study(told(simulated.lines, count).scan(), [0, 1], recipe))
+        exact = predict_gain(TrialReconstruction(simulated.upto(count), [0, 1], recipe))
+        means = predict_gain(TrialReconstruction(told(simulated.lines, count).scan(), [0, 1], recipe))
         assert exact.lower < means.gain < exact.upper
         assert means.gain == pytest.approx(exact.gain, rel=0.2, abs=5e-4)
         assert (means.projections, means.planned) == (count, PLANNED)
@@ -176,8 +176,8 @@ def test_means_of_what_is_here_already_are_left_aside(simulate, told):
 
 def test_residual_of_a_long_scan_is_that_of_projections_not_seen_before(simulate, told, stand_in):
     whole = simulate(order=ORDER).lines
-    before = Study(told(whole, 300).scan(), [0, 1], stand_in)
-    study = Study(told(whole, 360).scan(), [0, 1], stand_in, before)
+    before = TrialReconstruction(told(whole, 300).scan(), [0, 1], stand_in)
+    study = TrialReconstruction(told(whole, 360).scan(), [0, 1], stand_in, before)
     measured, predicted = study.held_out()
     assert measured.shape == predicted.shape
     assert GROUP <= len(measured) <= 60

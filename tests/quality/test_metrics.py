@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality import (
     ImageHistory,
@@ -19,6 +18,7 @@ from bluesky_streamrecon.quality import (
 )
 from bluesky_streamrecon.quality import metrics as metrics_module
 from bluesky_streamrecon.quality.metrics import comparison_distance
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 STACK = np.zeros((1, 22, 22), np.float32)
 

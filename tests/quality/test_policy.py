@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_streamrecon.config import SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality import (
     Evidence,
@@ -19,7 +18,7 @@ from bluesky_streamrecon.quality import (
     MsSsimPolicy,
     Policy,
     PreviewImage,
-    Reading,
+    ScoredImage,
     Verdict,
     get_policy,
     make_metric,
@@ -29,13 +28,14 @@ from bluesky_streamrecon.quality import (
 from bluesky_streamrecon.quality import metrics as metrics_module
 from bluesky_streamrecon.quality import policy as policy_module
 from bluesky_streamrecon.quality.session import SteeringSession
+from bluesky_streamrecon.settings import SteeringSettings
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-policy.md"
 
 
 def evidence(*scores, projections=57, planned=180, gap=None):
     first = projections - len(scores) + 1
-    readings = [Reading(first + i, first + i, {"ms-ssim": score}) for i, score in enumerate(scores)]
+    readings = [ScoredImage(first + i, first + i, {"ms-ssim": score}) for i, score in enumerate(scores)]
     return Evidence(readings, planned, compare_to=24, largest_gap=gap)
 
 
@@ -185,7 +185,7 @@ def test_metric_of_the_how_to_works_as_printed(tmp_path, monkeypatch, image):
 
 def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
     def judge(policy, projections):
-        reading = Reading(projections, projections, {"ms-ssim": 0.99})
+        reading = ScoredImage(projections, projections, {"ms-ssim": 0.99})
         return policy.judge(Evidence([reading], planned=180, compare_to=24, settled=48))
 
     early = judge(MsSsimPolicy(), 47)
@@ -194,7 +194,9 @@ def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
     assert judge(MsSsimPolicy(), 48).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=0), 25).verdict == "enough"
     assert judge(MsSsimPolicy(minimum_projections=60), 59).verdict == "continue"
-    short = MsSsimPolicy().judge(Evidence([Reading(24, 24, {"ms-ssim": 0.99})], planned=24, compare_to=24, settled=48))
+    short = MsSsimPolicy().judge(
+        Evidence([ScoredImage(24, 24, {"ms-ssim": 0.99})], planned=24, compare_to=24, settled=48)
+    )
     assert short.text.endswith("; not before 48 projections, and 24 are planned")
 
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, metrics, ms_ssim, policy
 from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.session import SteeringSession
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 

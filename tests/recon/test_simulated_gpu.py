@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError, DeviceError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.algorithms import make_algorithm
@@ -17,6 +16,7 @@ from bluesky_streamrecon.recon.backends import Demand, choose_backend
 from bluesky_streamrecon.recon.cuda import device as cuda_device
 from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.window import Window
+from bluesky_streamrecon.settings import ReconSettings
 
 DEMAND = Demand(TomoGeometry(1024), 100, make_algorithm("mlem", {}), window=24, planned=180)
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.ordering import optimized_interleaved
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     AllRanksReady,
     BeamlineEndpoint,
@@ -213,7 +213,7 @@ def job(beamline: Beamline) -> Iterator[ThreadJob]:
 
 
 class MpiJob:
-    """A job under mpiexec, with a lifeline."""
+    """A job under mpiexec, that ends when its standard input is closed."""
 
     def __init__(self, beamline: Beamline, ranks: int, *arguments: str) -> None:
         mpiexec = Path(sys.executable).with_name("mpiexec")
@@ -224,7 +224,7 @@ class MpiJob:
                 *(str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(ranks)),
                 *(sys.executable, "-m", "bluesky_streamrecon.recon.job"),
                 *("--address", beamline.endpoint.address, "--job-id", beamline.endpoint.job_id),
-                *("--threads", "1", "--lifeline", *arguments),
+                *("--threads", "1", "--watch-parent", *arguments),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
 from bluesky_streamrecon.recon.communicator import SingleCommunicator
 from bluesky_streamrecon.recon.job import run_job
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     ControllerEndpoint,
     PeerJoined,

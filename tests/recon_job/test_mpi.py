@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.preparation import Preparation
+from bluesky_streamrecon.settings import ReconSettings
 
 pytestmark = pytest.mark.mpi
 

@@ -13,8 +13,8 @@ from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import SingleCommunicator, neighbours
-from bluesky_streamrecon.recon.lifeline import Interrupted, Watch
 from bluesky_streamrecon.recon.output import ResultFile
+from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
 from bluesky_streamrecon.recon.stepping import step_size
 
 
@@ -153,7 +153,7 @@ def test_result_that_can_not_be_written_says_where_and_what_to_look_at(tmp_path)
 
 def test_silence_longer_than_the_limit_ends_the_job():
     silent = 1.0
-    watch = Watch(lambda: silent, 10.0)
+    watch = ShutdownMonitor(lambda: silent, 10.0)
     watch.check()
     silent = 11.0
     with pytest.raises(Interrupted, match="not been heard of for 11 s"):
@@ -162,7 +162,7 @@ def test_silence_longer_than_the_limit_ends_the_job():
 
 def test_signal_ends_the_job_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    watch = Watch(lambda: 0.0, 10.0)
+    watch = ShutdownMonitor(lambda: 0.0, 10.0)
     with watch.signals():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted) as caught:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bluesky_streamrecon
-from bluesky_streamrecon.configuration import load_configuration
+from bluesky_streamrecon.config_file import load_config_file
 from bluesky_streamrecon.logs import LineFormatter, set_run
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
@@ -79,7 +79,7 @@ def test_secret_keys_are_in_no_log_and_no_repr(tmp_path, caplog):
     (tmp_path / "config.toml").write_text(
         '[job]\nkey="beamline.secret"\nallowed=["cluster.public"]\njob_key="cluster.secret"\nserver_key="beamline.public"\n'
     )
-    shown += [str(row) for row in load_configuration(tmp_path / "config.toml").rows()]
+    shown += [str(row) for row in load_config_file(tmp_path / "config.toml").rows()]
     text = caplog.text + "\n".join(shown)
     for name in ("beamline", "cluster", "stranger"):
         secret = (tmp_path / f"{name}.secret").read_text().split()[-1]

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import data_directory
-from bluesky_streamrecon.ending import GUARD
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.exit_hooks import GUARD
+from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, sim_beamline
 from bluesky_streamrecon.storage import (
     CatalogWriter,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bluesky_streamrecon.ending import GUARD
+from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     CloseRun,

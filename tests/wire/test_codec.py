@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.views import Views
+from bluesky_streamrecon.projection_sets import ProjectionSet
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import Judged, Order, RunStatus
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire import operator_messages as o
@@ -149,7 +149,7 @@ def test_line_integrals_come_as_a_third_frame() -> None:
 
 
 def test_line_integrals_are_those_of_the_newest_projections() -> None:
-    views = Views(np.zeros((2, 2, 5), np.float32), np.array([0.1, 0.2]), np.array([1, 3]))
+    views = ProjectionSet(np.zeros((2, 2, 5), np.float32), np.array([0.1, 0.2]), np.array([1, 3]))
     message = msgspec.structs.replace(PREVIEW, projections=9).with_views(views)
     assert (message.lines_first, message.lines_counts, message.columns) == (5, (1, 3), 5)
     again = message.views

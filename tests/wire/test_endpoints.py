@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     AbandonRun,
     Acked,

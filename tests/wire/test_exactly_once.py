@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from bluesky_streamrecon.config import ReconSettings
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.codec import encode

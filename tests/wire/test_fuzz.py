@@ -11,9 +11,9 @@ import random
 import msgspec
 import numpy as np
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire import operator_messages as o
 from bluesky_streamrecon.wire.codec import (

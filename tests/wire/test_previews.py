@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_streamrecon.views import most_views
+from bluesky_streamrecon.projection_sets import most_views
 from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.connection import Sent

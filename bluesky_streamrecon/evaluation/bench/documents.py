@@ -15,7 +15,7 @@ import numpy as np
 from event_model import ComposeDescriptorBundle, ComposeStreamResourceBundle, compose_run, compose_stream_resource
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["Document", "ScanDocuments"]
 

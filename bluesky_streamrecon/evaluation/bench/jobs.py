@@ -23,10 +23,10 @@ from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import JobEvent
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import BeamlineEndpoint
 from bluesky_streamrecon.wire.events import (
     Acked,

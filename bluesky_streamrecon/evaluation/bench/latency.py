@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import statistics
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_latency"]
 

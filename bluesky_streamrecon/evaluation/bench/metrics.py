@@ -15,22 +15,22 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.quality import ImageHistory, PreviewImage, StudyMetric, make_metric, metric_names
+from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric, metric_names
+from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.gain import predict_gain
-from bluesky_streamrecon.quality.guards import find_fault
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import comparison_distance, measured
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
-from bluesky_streamrecon.quality.study import Study
-from bluesky_streamrecon.registry import told
+from bluesky_streamrecon.quality.trials import TrialReconstruction
+from bluesky_streamrecon.registry import format_error
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["FAULTS", "measure_metrics"]
 
@@ -98,12 +98,14 @@ def measure_metrics(
     for name in metric_names():
         try:
             metric = make_metric(name, steering, distance)
-            work = _of_study(metric, study) if isinstance(metric, StudyMetric) else partial(measured, metric, history)
+            work = _of_study(metric, study) if isinstance(metric, TrialMetric) else partial(measured, metric, history)
             work()
         except Exception as error:  # noqa: BLE001 - of another package, it may be anything
-            logger.warning("%s is left out: %s", name, error if isinstance(error, StreamReconError) else told(error))
+            logger.warning(
+                "%s is left out: %s", name, error if isinstance(error, StreamReconError) else format_error(error)
+            )
             continue
-        works[name] = (every if isinstance(metric, StudyMetric) else 1), work
+        works[name] = (every if isinstance(metric, TrialMetric) else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
     works[FAULTS] = every, lambda: find_fault(now)
     found = []
@@ -162,19 +164,21 @@ def _live(
         return sample(update), ImageHistory(tuple(images))
 
 
-def _studies(lines: ScanLines, every: int) -> Callable[[], Study]:
+def _studies(lines: ScanLines, every: int) -> Callable[[], TrialReconstruction]:
     """Return what makes a fresh study of these projections; the one before it is there, as in a scan."""
     from bluesky_streamrecon.recon.quick import QuickReconstructor
 
     reconstructor = QuickReconstructor()
     reconstructor.warm_up()
     rows = range(len(lines.rows))
-    before = Study(replace(lines, values=lines.values[:-every], angles=lines.angles[:-every]), rows, reconstructor)
-    Study(lines, rows, reconstructor, before)  # has the earlier images made
-    return lambda: Study(lines, rows, reconstructor, before)
+    before = TrialReconstruction(
+        replace(lines, values=lines.values[:-every], angles=lines.angles[:-every]), rows, reconstructor
+    )
+    TrialReconstruction(lines, rows, reconstructor, before)  # has the earlier images made
+    return lambda: TrialReconstruction(lines, rows, reconstructor, before)
 
 
-def _of_study(metric: StudyMetric, study: Callable[[], Study]) -> Callable[[], object]:
+def _of_study(metric: TrialMetric, study: Callable[[], TrialReconstruction]) -> Callable[[], object]:
     """Measure, and make the images that the next study may want."""
 
     def measure() -> object:

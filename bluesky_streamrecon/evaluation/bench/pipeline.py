@@ -17,7 +17,6 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
@@ -25,6 +24,7 @@ from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_pipeline"]
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
 from bluesky_streamrecon.evaluation.bench.harness import percentile
@@ -26,6 +25,7 @@ from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import receiving_ranks
 from bluesky_streamrecon.evaluation.bench.sample import scan_angles
 from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_publisher"]
 

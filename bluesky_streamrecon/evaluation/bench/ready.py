@@ -8,11 +8,11 @@ from __future__ import annotations
 import tempfile
 import time
 
-from bluesky_streamrecon.config import ReconSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
 from bluesky_streamrecon.evaluation.report import Report
+from bluesky_streamrecon.settings import ReconSettings
 
 __all__ = ["measure_ready", "time_start"]
 

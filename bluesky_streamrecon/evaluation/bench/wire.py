@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.bare_sockets import BareSender
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
@@ -26,6 +25,7 @@ from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import BeamlineEndpoint, OpenRunSpec
 
 __all__ = ["measure_wire"]

@@ -8,10 +8,10 @@ scans are taken all the same: their documents go to files in the directory ``not
 import atexit
 import os
 
-from bluesky_streamrecon.configuration import load_configuration
+from bluesky_streamrecon.config_file import load_config_file
 from bluesky_streamrecon.storage import CatalogWriter, open_storage
 
-configuration = load_configuration()
+configuration = load_config_file()
 try:
     storage = open_storage(
         os.environ.get("STREAMRECON_TILED_URI") or configuration.storage.uri, directory=configuration.data

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.registry import Registry, made
 
 __all__ = ["Algorithm", "algorithm_names", "algorithms", "get_algorithm", "make_algorithm"]
@@ -30,11 +30,11 @@ class Algorithm(ABC):
     coupled: ClassVar[bool] = False
 
     def passes(self, projections: int) -> int:  # noqa: ARG002
-        """Give the number of subsets into which a window of so many projections is cut."""
+        """Return the number of subsets into which a window of so many projections is cut."""
         return 1
 
     @abstractmethod
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Improve ``problem.image`` once, in place, from the projections of one pass."""
 
 
@@ -58,12 +58,12 @@ algorithms: Registry[type[Algorithm]] = Registry(
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """Give the names of all algorithms, ours and those of installed packages."""
+    """Return the names of all algorithms, ours and those of installed packages."""
     return algorithms.names()
 
 
 def get_algorithm(name: str) -> type[Algorithm]:
-    """Give the algorithm registered as `name`.
+    """Return the algorithm registered as `name`.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def get_algorithm(name: str) -> type[Algorithm]:
 
 
 def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
-    """Give the algorithm `name` with `options` set.
+    """Return the algorithm `name` with `options` set.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["MLEM", "OSEM"]
 
@@ -36,7 +36,7 @@ class MLEM(Algorithm):
         number_above("floor", self.floor, 0)
         number_above("relaxation", self.relaxation, 0, 1)
 
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
         problem.multiply(problem.ratio(self.floor, self.relaxation))
 
@@ -66,5 +66,5 @@ class OSEM(MLEM):
         at_least_one("subsets", self.subsets)
 
     def passes(self, projections: int) -> int:
-        """Give the number of subsets."""
+        """Return the number of subsets."""
         return min(self.subsets, projections)

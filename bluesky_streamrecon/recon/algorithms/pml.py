@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above, number_from
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["HybridPML", "OrderedHybridPML", "OrderedQuadraticPML", "QuadraticPML"]
 
@@ -43,7 +43,7 @@ class QuadraticPML(Algorithm):
         number_from("strength", self.strength, 0)
         number_above("floor", self.floor, 0)
 
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
         problem.multiply_smoothly(problem.ratio(self.floor), self.strength, None)
 
@@ -73,7 +73,7 @@ class HybridPML(QuadraticPML):
         super().__post_init__()
         number_above("edge", self.edge, 0)
 
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
         problem.multiply_smoothly(problem.ratio(self.floor), self.strength, self.edge)
 
@@ -89,7 +89,7 @@ class OrderedQuadraticPML(QuadraticPML):
         at_least_one("subsets", self.subsets)
 
     def passes(self, projections: int) -> int:
-        """Give the number of subsets."""
+        """Return the number of subsets."""
         return min(self.subsets, projections)
 
 
@@ -104,5 +104,5 @@ class OrderedHybridPML(HybridPML):
         at_least_one("subsets", self.subsets)
 
     def passes(self, projections: int) -> int:
-        """Give the number of subsets."""
+        """Return the number of subsets."""
         return min(self.subsets, projections)

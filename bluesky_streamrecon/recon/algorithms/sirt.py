@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms._checks import number_above
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
-from bluesky_streamrecon.recon.problem import Problem
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["ART", "SIRT"]
 
@@ -36,7 +36,7 @@ class SIRT(Algorithm):
         if not isinstance(self.nonnegative, bool):
             raise ConfigError(f"nonnegative: got {self.nonnegative!r}, expected True or False")
 
-    def step(self, problem: Problem) -> None:
+    def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
         problem.add(problem.residual(per_length=True), gain=self.relaxation, nonnegative=self.nonnegative)
 
@@ -62,5 +62,5 @@ class ART(SIRT):
     relaxation: float = 0.5
 
     def passes(self, projections: int) -> int:
-        """Give one pass per projection."""
+        """Return one pass per projection."""
         return projections

@@ -1,4 +1,4 @@
-"""The backend of a GPU: one slab of all rows, and every operation of `Problem` on it.
+"""The backend of a GPU: one slab of all rows, and every operation of `SlabUpdate` on it.
 
 Operations that the algorithms here use run on the GPU and return before they are done. What an algorithm looks at with
 NumPy (`image`, `forward`, `back`, a ratio or a residual that is computed with) is copied to the host and back.
@@ -22,12 +22,12 @@ from bluesky_streamrecon.recon.cuda.passes import Comparison, Passes, Penalty, R
 from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.store import CudaStore
 from bluesky_streamrecon.recon.cuda.streams import Stream, device_zeros, download, upload
-from bluesky_streamrecon.recon.problem import Problem
-from bluesky_streamrecon.recon.slab import Backend, Crew, Measurement, Operators, Slab
+from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.recon.store import SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
-__all__ = ["CudaBackend", "CudaProblem", "DeviceSinogram"]
+__all__ = ["CudaBackend", "CudaUpdate", "DeviceSinogram"]
 
 _GATHERED_BYTES = 256 * 2**20
 _SPARE = 64
@@ -41,7 +41,7 @@ class DeviceSinogram(NDArrayOperatorsMixin):
     It may be used like an array; from then on it is one, in the host's memory.
     """
 
-    def __init__(self, problem: CudaProblem, how: Comparison) -> None:
+    def __init__(self, problem: CudaUpdate, how: Comparison) -> None:
         self.how = how
         self._problem = problem
         self._values: NDArray[np.float32] | None = None
@@ -95,7 +95,7 @@ def _looked(value: Any) -> Any:
     return value.look() if isinstance(value, DeviceSinogram) else value
 
 
-class CudaProblem(Problem):
+class CudaUpdate(SlabUpdate):
     """One pass over all rows. Sinograms are in the order of the tables: steep angles first."""
 
     def __init__(
@@ -163,11 +163,11 @@ class CudaProblem(Problem):
         return self.compared(Comparison.prediction())
 
     def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
-        """Divide measured by predicted, when somebody needs it; see `Problem.ratio`."""
+        """Divide measured by predicted, when somebody needs it; see `SlabUpdate.ratio`."""
         return self._later(Comparison.ratio(floor, relaxation))
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
-        """Subtract predicted from measured, when somebody needs it; see `Problem.residual`."""
+        """Subtract predicted from measured, when somebody needs it; see `SlabUpdate.residual`."""
         return self._later(Comparison.residual(per_length=per_length))
 
     def _later(self, how: Comparison) -> NDArray[np.float32]:
@@ -311,12 +311,12 @@ class CudaBackend(Backend):
         with failures_reported():
             return CudaOperators(self._geometry, self._pool, subset)
 
-    def problem(self, slab: Slab, operators: Operators, measurement: Measurement, crew: Crew) -> CudaProblem:  # noqa: ARG002
+    def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> CudaUpdate:  # noqa: ARG002
         """Put together what an algorithm works with in one pass."""
         assert isinstance(slab, CudaSlab)  # noqa: S101
         assert isinstance(operators, CudaOperators)  # noqa: S101
         with failures_reported():
-            return CudaProblem(self, slab, operators, measurement)
+            return CudaUpdate(self, slab, operators, measurement)
 
     def penalty(self, strength: float, edge: float | None, typical: NDArray[np.float32], *, edges: int) -> Penalty:
         """Return a penalty, with its scales on the GPU; they are copied when they change."""
@@ -352,5 +352,5 @@ class CudaBackend(Backend):
             self._stream.synchronize()
 
     def close(self) -> None:
-        """Give recorded graphs back."""
+        """Return recorded graphs back."""
         self.passes.close()

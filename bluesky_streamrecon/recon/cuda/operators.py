@@ -16,8 +16,8 @@ from bluesky_streamrecon.recon.cuda.layout import GpuLayout
 from bluesky_streamrecon.recon.cuda.sizes import HEIGHT, SLOT, TILE, WIDTH
 from bluesky_streamrecon.recon.cuda.streams import Event, Launcher, Stream, address_of, device_zeros, pinned, upload
 from bluesky_streamrecon.recon.cuda.tables import PATH_THREADS, gains, inverse_paths, tables
-from bluesky_streamrecon.recon.problem import LEAST_LENGTH, LEAST_VIEW
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables
+from bluesky_streamrecon.recon.slab_update import LEAST_LENGTH, LEAST_VIEW
 from bluesky_streamrecon.recon.window import Subset
 
 __all__ = ["CudaOperators", "Geometry", "TablePool", "TableSet"]
@@ -92,7 +92,7 @@ class TablePool:
         self._free.clear()
         return TableSet(self._geometry.layout, angles)
 
-    def give_back(self, found: TableSet) -> None:
+    def trim_heap(self, found: TableSet) -> None:
         """Let a set be used again."""
         self._free.append(found)
 
@@ -203,8 +203,8 @@ class CudaOperators:
         return lengths
 
     def release(self) -> None:
-        """Give the tables back for the next window; do not use these operators any more."""
-        self._pool.give_back(self.tables)
+        """Return the tables back for the next window; do not use these operators any more."""
+        self._pool.trim_heap(self.tables)
 
 
 def _on_gpu(array: NDArray[Any], stream: Stream) -> Any:

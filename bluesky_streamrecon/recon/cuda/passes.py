@@ -30,7 +30,7 @@ from bluesky_streamrecon.recon.cuda.smooth import back_hybrid, back_quadratic
 from bluesky_streamrecon.recon.cuda.store import CudaStore
 from bluesky_streamrecon.recon.cuda.streams import Event, Graph, Launcher, Progress, Stream, device_zeros, upload
 from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED
-from bluesky_streamrecon.recon.problem import LEAST_ATTENUATION
+from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION
 
 __all__ = ["Comparison", "Passes", "Penalty", "Rule"]
 
@@ -162,7 +162,7 @@ class Passes:
         self.stream.synchronize()
 
     def close(self) -> None:
-        """Give recorded graphs back."""
+        """Return recorded graphs back."""
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()

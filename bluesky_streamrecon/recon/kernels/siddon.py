@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 def _crossing(
     steep: bool, cosine: float, sine: float, column: float, half: float, line: int
 ) -> tuple[int, float, float]:
-    """Give (pixel, length in it, length in the next one) of a ray in row `line` (or column, if not steep)."""
+    """Return (pixel, length in it, length in the next one) of a ray in row `line` (or column, if not steep)."""
     across, along = (cosine, sine) if steep else (sine, cosine)
     slope = -along / across
     middle = half + column / across + (line - half) * slope

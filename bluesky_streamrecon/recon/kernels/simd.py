@@ -65,7 +65,7 @@ LANES = {count: Lanes(count) for count in (4, 8, 16)}
 
 @cache
 def widest_lanes() -> int:
-    """Give the number of slices that is fastest here: 16 with 32 registers of 16 values (AVX-512), else 8."""
+    """Return the number of slices that is fastest here: 16 with 32 registers of 16 values (AVX-512), else 8."""
     return 16 if "+avx512f" in ",".join(map(str, cpu_target.target_context.codegen().magic_tuple())) else 8
 
 
@@ -102,7 +102,7 @@ class _VectorModel(PrimitiveModel):  # type: ignore[misc]
 
 
 def vector_ir(count: int) -> ir.VectorType:
-    """Give LLVM's type of a vector."""
+    """Return LLVM's type of a vector."""
     return ir.VectorType(FLOAT, count)
 
 
@@ -179,7 +179,7 @@ def zeros(typing: Any, lanes: LanesType) -> Any:
 
 @intrinsic
 def broadcast(typing: Any, lanes: LanesType, scalar: Any) -> Any:
-    """Give a float32 in all lanes."""
+    """Return a float32 in all lanes."""
     return Vector(lanes.count)(lanes, types.float32), lambda _context, builder, sig, args: broadcast_ir(
         builder, args[1], sig.return_type.count
     )

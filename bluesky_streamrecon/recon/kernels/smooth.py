@@ -51,7 +51,7 @@ def copy_row(lanes: Any, image: Array, margin: int, row: int, target: Array) -> 
 
 @helper
 def _two(lanes: Any, centre: Any, first: Any, second: Any, per_edge: Any) -> tuple[Any, Any]:
-    """Give sum of g and of g (x + x_j) over two neighbours, with one division for both."""
+    """Return sum of g and of g (x + x_j) over two neighbours, with one division for both."""
     one = broadcast(lanes, np.float32(1))
     a = fma(absolute(centre - first), per_edge, one)
     b = fma(absolute(centre - second), per_edge, one)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bluesky_streamrecon.recon.shown import ShownLines
-from bluesky_streamrecon.views import most_views
+from bluesky_streamrecon.projection_sets import most_views
+from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 
 
 def projections(count):
@@ -13,14 +13,14 @@ def projections(count):
 
 
 def shown_lines(count, *, keep=False):
-    shown = ShownLines([1, 3], 6, keep=keep)
+    shown = PreviewSinograms([1, 3], 6, keep=keep)
     for number, projection in enumerate(projections(count)):
         shown.append(projection, 0.1 * number)
     return shown
 
 
 def test_each_projection_is_told_once_and_only_its_shown_rows():
-    shown = ShownLines([1, 3], 6)
+    shown = PreviewSinograms([1, 3], 6)
     told = []
     for number, projection in enumerate(projections(5)):
         shown.append(projection, 0.1 * number)
@@ -36,7 +36,7 @@ def test_each_projection_is_told_once_and_only_its_shown_rows():
 def test_job_that_goes_on_from_a_checkpoint_tells_all_again():
     before = shown_lines(3, keep=True)
     before.take()
-    after = ShownLines([1, 3], 6, keep=True)
+    after = PreviewSinograms([1, 3], 6, keep=True)
     after.restore(before.arrays(), 3)
     after.append(projections(4)[3], 0.3)
     told = after.take()
@@ -49,20 +49,20 @@ def test_checkpoint_of_a_long_scan_is_no_larger_and_tells_of_all_projections():
     count = 3000
     before = shown_lines(count, keep=True)
     assert len(before.arrays()["shown_lines"]) <= most_views(6)
-    after = ShownLines([1, 3], 6, keep=True)
+    after = PreviewSinograms([1, 3], 6, keep=True)
     after.restore(before.arrays(), count)
     assert after.take().counts.sum() == count
 
 
 def test_rank_without_shown_rows_keeps_nothing():
-    shown = ShownLines([], 6, keep=True)
+    shown = PreviewSinograms([], 6, keep=True)
     shown.append(projections(1)[0], 0.0)
     assert (shown.take(), shown.arrays()) == (None, {})
 
 
 def test_checkpoint_of_other_rows_is_not_used():
-    other = ShownLines([1], 6, keep=True)
+    other = PreviewSinograms([1], 6, keep=True)
     other.append(projections(1)[0], 0.0)
-    shown = ShownLines([1, 3], 6)
+    shown = PreviewSinograms([1, 3], 6)
     shown.restore(other.arrays(), 1)
     assert shown.take() is None

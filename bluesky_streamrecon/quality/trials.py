@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
 
-__all__ = ["Reconstructor", "Study", "display_range", "similarity"]
+__all__ = ["Reconstructor", "TrialReconstruction", "display_range", "similarity"]
 
 UNBINNED = 512
 """Widest detector, columns, that is studied pixel by pixel; above it two pixels are taken together."""
@@ -65,7 +65,7 @@ class Reconstructor(Protocol):
         """Return the line integrals, shape (m, rows, C), of images (rows, C, C)."""
 
 
-class Study:
+class TrialReconstruction:
     """Reconstructions from the first m projections of a scan; each is made when it is asked for.
 
     Parameters
@@ -76,12 +76,16 @@ class Study:
         Rows to study, counted within the preview rows.
     reconstructor : Reconstructor
         The recipe.
-    before : Study, optional
+    before : TrialReconstruction, optional
         An earlier study of the same scan and rows.
     """
 
     def __init__(
-        self, lines: ScanLines, rows: Sequence[int], reconstructor: Reconstructor, before: Study | None = None
+        self,
+        lines: ScanLines,
+        rows: Sequence[int],
+        reconstructor: Reconstructor,
+        before: TrialReconstruction | None = None,
     ) -> None:
         kept = np.isfinite(lines.values).all(axis=(1, 2))
         self.lines = lines

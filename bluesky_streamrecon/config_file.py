@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from bluesky_streamrecon.config import ReconSettings, SteeringSettings, data_directory, settings_from
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
     "Configuration",
@@ -23,7 +23,7 @@ __all__ = [
     "SlurmSection",
     "StorageSection",
     "configuration_path",
-    "load_configuration",
+    "load_config_file",
 ]
 
 VARIABLE = "STREAMRECON_CONFIG"
@@ -233,7 +233,7 @@ def configuration_path(given: str | Path | None = None) -> Path | None:
     return usual if usual.is_file() else None
 
 
-def load_configuration(path: str | Path | None = None) -> Configuration:
+def load_config_file(path: str | Path | None = None) -> Configuration:
     """Read the configuration file.
 
     Parameters

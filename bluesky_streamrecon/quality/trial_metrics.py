@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.config import SteeringSettings
-from bluesky_streamrecon.quality.study import Study
+from bluesky_streamrecon.quality.trials import TrialReconstruction
+from bluesky_streamrecon.settings import SteeringSettings
 
 __all__ = ["HalfSetResolution", "HeldOutResidual", "half_set_frc", "held_out_residual", "ring_correlation"]
 
@@ -30,7 +30,7 @@ class HeldOutResidual:
 
     name: str = "held-out-residual"
 
-    def measure(self, study: Study) -> float | None:
+    def measure(self, study: TrialReconstruction) -> float | None:
         """Measure on the projections since the study before; None for the first one."""
         held_out = study.held_out()
         if held_out is None:
@@ -55,7 +55,7 @@ class HalfSetResolution:
 
     name: str = "half-set-frc"
 
-    def measure(self, study: Study) -> float | None:
+    def measure(self, study: TrialReconstruction) -> float | None:
         """Measure on the half-sets of all projections so far."""
         first, second = study.halves
         periods = [_resolution(ring_correlation(a, b), a.shape[0]) for a, b in zip(first, second, strict=True)]

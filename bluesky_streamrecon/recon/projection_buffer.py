@@ -16,7 +16,7 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun
 
-__all__ = ["Intake", "View"]
+__all__ = ["ProjectionBuffer", "View"]
 
 _RAW_LIMIT = 2**30
 
@@ -37,7 +37,7 @@ class View:
     pixels : ndarray of float32, shape (rows, columns), or None
         Line integrals; None where the projection was lost.
     counts : dict of str to int
-        `Intake.counts` with this projection and without those after it.
+        `ProjectionBuffer.counts` with this projection and without those after it.
     """
 
     seq: int
@@ -46,7 +46,7 @@ class View:
     counts: dict[str, int]
 
 
-class Intake:
+class ProjectionBuffer:
     """Prepare the items of a run as they come.
 
     Projections that come before any flat are held as they are, up to a limit, until flats have come.
@@ -105,7 +105,7 @@ class Intake:
         return self._preparation.counts | {"lost": self.lost}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Give what a checkpoint has to keep of flats and darks."""
+        """Return what a checkpoint has to keep of flats and darks."""
         return self._preparation.arrays()
 
     def take(self, item: Item) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.views import Views, ViewStore, most_views
+from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, most_views
 
-__all__ = ["ShownLines"]
+__all__ = ["PreviewSinograms"]
 
 _LINES, _ANGLES, _COUNTS = "shown_lines", "shown_angles", "shown_counts"
 
 
-class ShownLines:
+class PreviewSinograms:
     """What one rank has to tell of its shown rows.
 
     Every projection is told once. For checkpoints all are kept, neighbours in angle averaged where there are many: a
@@ -33,8 +33,8 @@ class ShownLines:
     def __init__(self, local_rows: Sequence[int], columns: int, *, keep: bool = False) -> None:
         self._rows = list(local_rows)
         self._new: list[tuple[NDArray[np.float32], float]] = []
-        self._restored: Views | None = None
-        self._kept = ViewStore(most_views(columns)) if keep and self._rows else None
+        self._restored: ProjectionSet | None = None
+        self._kept = ProjectionStore(most_views(columns)) if keep and self._rows else None
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
         """Take the shown rows of a projection, line integrals (rows, columns)."""
@@ -44,8 +44,8 @@ class ShownLines:
             if self._kept is not None:
                 self._kept.append(lines, angle)
 
-    def take(self) -> Views | None:
-        """Give what was not taken yet; None: nothing."""
+    def take(self) -> ProjectionSet | None:
+        """Return what was not taken yet; None: nothing."""
         restored, self._restored = self._restored, None
         new, self._new = self._new, []
         values, angles = [lines for lines, _ in new], [angle for _, angle in new]
@@ -56,10 +56,10 @@ class ShownLines:
                 [*restored.angles, *angles],
                 [*restored.counts, *counts],
             )
-        return Views(np.stack(values), np.array(angles), np.array(counts)) if values else None
+        return ProjectionSet(np.stack(values), np.array(angles), np.array(counts)) if values else None
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Give what a checkpoint has to keep."""
+        """Return what a checkpoint has to keep."""
         if self._kept is None or not len(self._kept):
             return {}
         kept = self._kept.views()
@@ -73,6 +73,6 @@ class ShownLines:
         counts = np.asarray(arrays[_COUNTS], np.int64)
         if lines.shape[1] != len(self._rows) or counts.sum() != projections:
             return
-        self._restored = Views(lines, angles, counts)
+        self._restored = ProjectionSet(lines, angles, counts)
         if self._kept is not None:
             self._kept.extend(self._restored)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ViewStore", "Views", "aligned", "most_views"]
+__all__ = ["ProjectionSet", "ProjectionStore", "aligned", "most_views"]
 
 FEWEST = 1024
 PER_COLUMN = 1.5
@@ -37,8 +37,8 @@ def most_views(columns: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Views:
-    """Views in the order in which the first projection of each came.
+class ProjectionSet:
+    """Projections in the order in which the first projection of each came.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Views:
         return bool((self.counts == 1).all())
 
 
-class ViewStore:
+class ProjectionStore:
     """Views of one scan, at most so many.
 
     Projections are kept one by one until there are more than `most`. Then the turn is cut into cells of equal angle,
@@ -70,7 +70,7 @@ class ViewStore:
     Parameters
     ----------
     most : int
-        Views held.
+        Projections held.
 
     Attributes
     ----------
@@ -118,15 +118,15 @@ class ViewStore:
         if self._level is not None:
             self._places[key >> FINEST - self._level] = place
 
-    def extend(self, views: Views) -> None:
+    def extend(self, views: ProjectionSet) -> None:
         """Take all of these in."""
         for values, angle, count in zip(views.values, views.angles, views.counts, strict=True):
             self.append(values, float(angle), int(count))
 
-    def views(self) -> Views:
+    def views(self) -> ProjectionSet:
         """Return what is held, as copies."""
         held = self._held
-        return Views(self._values[:held].copy(), self._angles[:held].copy(), self._counts[:held].copy())
+        return ProjectionSet(self._values[:held].copy(), self._angles[:held].copy(), self._counts[:held].copy())
 
     def _place(self, key: int) -> int | None:
         return None if self._level is None else self._places.get(key >> FINEST - self._level)
@@ -175,7 +175,7 @@ class ViewStore:
         self._angles[place] += turn * count / self._counts[place]
 
 
-def aligned(stores: Sequence[ViewStore]) -> list[Views]:
+def aligned(stores: Sequence[ProjectionStore]) -> list[ProjectionSet]:
     """Return the views that several stores of one scan have in common: of each store those in the same cells.
 
     Stores that were filled from different sources may differ by what came last.
@@ -188,5 +188,5 @@ def aligned(stores: Sequence[ViewStore]) -> list[Views]:
     parts = []
     for store in cut:
         at = [store._places[cell] for cell in shared]
-        parts.append(Views(store._values[at], store._angles[at], store._counts[at]))
+        parts.append(ProjectionSet(store._values[at], store._angles[at], store._counts[at]))
     return parts

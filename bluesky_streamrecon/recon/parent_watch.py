@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["Interrupted", "Watch"]
+__all__ = ["Interrupted", "ShutdownMonitor"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Interrupted(BaseException):
         self.code = code
 
 
-class Watch:
+class ShutdownMonitor:
     """Remember that the job should end, and say so when asked.
 
     Parameters
@@ -112,7 +112,7 @@ class Watch:
                 log.error("still busy %.0f s after the end was asked for; exiting", grace)
                 os._exit(1)
 
-        threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
+        threading.Thread(target=wait_for_end, name="parent-watch", daemon=True).start()
 
     def ended(self) -> None:
         """Tell that the job is ending, so that nothing more is enforced."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_streamrecon.views import ViewStore, aligned, most_views
+from bluesky_streamrecon.projection_sets import ProjectionStore, aligned, most_views
 
 ROWS, COLUMNS = 2, 3
 
@@ -19,7 +19,7 @@ def values_of(angle: float, number: int) -> np.ndarray:
 
 
 def filled(angles, most, *, missing=()):
-    store = ViewStore(most)
+    store = ProjectionStore(most)
     for number, angle in enumerate(angles):
         values = values_of(angle, number)
         if number in missing:
@@ -81,7 +81,7 @@ def test_rows_that_were_not_measured_do_not_spoil_the_mean():
 
 def test_views_put_into_another_store_stand_for_as_many_projections():
     views = filled(np.linspace(0, 3, 500), 32).views()
-    store = ViewStore(16)
+    store = ProjectionStore(16)
     store.extend(views)
     assert store.taken == 500
     assert not store.exact

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality.guards import find_fault, structured_rows, too_early
+from bluesky_streamrecon.quality.data_checks import find_fault, structured_rows, too_early
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.faults import Faults

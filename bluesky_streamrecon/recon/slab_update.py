@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "Problem", "inverse", "relaxed", "smoothed"]
+__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "SlabUpdate", "inverse", "relaxed", "smoothed"]
 
 LEAST_VIEW = 1e-3
 """A pixel that all projections together see with less weight than this is left as it is."""
@@ -24,7 +24,7 @@ LEAST_ATTENUATION = 1e-12
 """Smallest value of a multiplicative algorithm, 1/pixel: zero could never grow again, less is slow to compute with."""
 
 
-class Problem(ABC):
+class SlabUpdate(ABC):
     """One pass over one slab."""
 
     @property
@@ -40,7 +40,7 @@ class Problem(ABC):
 
     @abstractmethod
     def _image(self) -> NDArray[np.float32]:
-        """Give the writable view of the image."""
+        """Return the writable view of the image."""
 
     @property
     @abstractmethod
@@ -161,7 +161,7 @@ def relaxed(ratio: NDArray[np.float32], relaxation: float) -> NDArray[np.float32
 
 
 def inverse(values: NDArray[np.float32], least: float) -> NDArray[np.float32]:
-    """Give 1 / values, and 0 where they are not above `least`."""
+    """Return 1 / values, and 0 where they are not above `least`."""
     large = values > least
     return np.where(large, 1 / np.where(large, values, 1), 0).astype(np.float32)
 
@@ -192,7 +192,7 @@ def smoothed(
     typical : ndarray of float32, shape (S,)
         Scale of each slice, 1/pixel.
     strength, edge : float
-        See `Problem.multiply_smoothly`.
+        See `SlabUpdate.multiply_smoothly`.
 
     Returns
     -------
