@@ -129,7 +129,7 @@ class StreamSession:
                 error = raised
 
     def release(self) -> Steps:
-        """Return the RunEngine back its rewindable state."""
+        """Restore the RunEngine's rewindable state."""
         if self.shielded:
             self.shielded = False
             yield Msg("rewindable", None, True)

@@ -89,7 +89,7 @@ class OperatorControls:
         who: str | None = None,
         run_uid: str | None = None,
     ) -> str:
-        """Return an order from the prompt, and return the answer; see `ReconJob` for the orders.
+        """Carry out an order from the prompt, and return the answer; see `ReconJob` for the orders.
 
         Raises
         ------

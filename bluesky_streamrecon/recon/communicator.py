@@ -68,7 +68,7 @@ class Group(Protocol):
         """Return the slices just above and just below this rank's; None at the detector's edge."""
 
     def free(self) -> None:
-        """Return its channels back; all ranks do so together."""
+        """Release its channels; all ranks do so together."""
 
 
 class Communicator(Protocol):
@@ -198,11 +198,11 @@ class SingleCommunicator:
         self.check: Callable[[], None] = _nothing
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
-        """Return the values back."""
+        """Release the values."""
         return _Agreed(tuple(values))
 
     def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
-        """Return the values back."""
+        """Release the values."""
         return tuple(values)
 
     def sum(self, array: NDArray[np.float64]) -> None:

@@ -158,7 +158,7 @@ class ResultFile:
                 data[first + start : first + stop] = slices(range(start, stop))
 
     def finish(self) -> None:
-        """Return the file its name. One rank does this, after all have written.
+        """Name the file. One rank does this, after all have written.
 
         Raises
         ------

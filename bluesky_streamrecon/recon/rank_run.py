@@ -175,7 +175,7 @@ class RankRun:
         return 0 if self._engine is None else self._engine.image_number
 
     def fail(self, text: str, *, here: bool = True) -> None:
-        """Return this run up, for a reason on this rank or another one; what comes is taken and dropped."""
+        """Abandon this run, for a reason on this rank or another one; what comes is taken and dropped."""
         if self.failure is not None:
             return
         self.failure = text

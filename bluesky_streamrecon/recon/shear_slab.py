@@ -99,7 +99,7 @@ class ShearOperators:
             return self._gains
 
     def release(self) -> None:
-        """Return memory back for the next window; do not use these operators any more."""
+        """Release memory for the next window; do not use these operators any more."""
         if self._gains is not None:
             self._everyone.layout.trim_heap(self._gains)
             self._gains = None

@@ -128,7 +128,7 @@ class Operators(Protocol):
         """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
 
     def release(self) -> None:
-        """Return memory back; these operators will not be used again."""
+        """Release memory; these operators will not be used again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,4 +196,4 @@ class Backend(ABC):
         """Wait until all that was asked for is done."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Return back what is held."""
+        """Release what is held."""

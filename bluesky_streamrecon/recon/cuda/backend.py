@@ -352,5 +352,5 @@ class CudaBackend(Backend):
             self._stream.synchronize()
 
     def close(self) -> None:
-        """Return recorded graphs back."""
+        """Release recorded graphs."""
         self.passes.close()

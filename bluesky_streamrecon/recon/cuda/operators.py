@@ -203,7 +203,7 @@ class CudaOperators:
         return lengths
 
     def release(self) -> None:
-        """Return the tables back for the next window; do not use these operators any more."""
+        """Release the tables for the next window; do not use these operators any more."""
         self._pool.trim_heap(self.tables)
 
 

@@ -162,7 +162,7 @@ class Passes:
         self.stream.synchronize()
 
     def close(self) -> None:
-        """Return recorded graphs back."""
+        """Release recorded graphs."""
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()

@@ -198,7 +198,7 @@ class Graph:
         checked("cuGraphLaunch", self._driver.cuGraphLaunch(self._made, own))
 
     def close(self) -> None:
-        """Return it back to the driver."""
+        """Release it to the driver."""
         self._driver.cuGraphExecDestroy(self._made)
         self._driver.cuGraphDestroy(self._graph)
 
