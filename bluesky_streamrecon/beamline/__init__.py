@@ -12,6 +12,7 @@ from bluesky_streamrecon.beamline.publisher import Publisher, Sink, choose_previ
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
+from bluesky_streamrecon.beamline.run_table import RunTable
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 from bluesky_streamrecon.beamline.steering import Steering
 from bluesky_streamrecon.beamline.suspender import BacklogSuspender, QualityReached, QualitySuspender, SuspendMode
@@ -29,6 +30,7 @@ __all__ = [
     "RunBlock",
     "RunRecord",
     "RunState",
+    "RunTable",
     "Sink",
     "SlurmLauncher",
     "Steering",

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from bluesky_streamrecon.profile._install import ProfileReport, install_profile, remove_profile
+from bluesky_streamrecon.profile._show import show_reconstruction
 
-__all__ = ["ProfileReport", "install_profile", "remove_profile"]
+__all__ = ["ProfileReport", "install_profile", "remove_profile", "show_reconstruction"]

@@ -87,8 +87,10 @@ def say(child: pexpect.spawn, line: str) -> str:
 def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     child, _ = ipython
     printed = say(child, "result = RE(stream_tomo_plan())")
-    assert "recon_job-score" in printed
-    assert re.search(r"\|\s+0\.\d{4}\s+\|", printed), "no score in the table"
+    assert re.search(r"Scan 1 \(\w{8}\): 180 projections in optimized-interleaved order", printed)
+    assert re.search(r"\d+ of 180 +[\d.]+ +\d+ +0\.\d{4} ", printed), "no score in the table"
+    assert max(len(line) for line in printed.splitlines() if " of 180 " in line and "ended" not in line) <= 80
+    assert re.search(r"Scan 1 \(\w{8}\) ended after 0:\d\d, success: quality: stopped at \d+ of 180", printed)
     assert "Traceback" not in printed
     reason = say(child, "raw = catalog[result[0]].metadata; print(raw['stop']['reason'])")
     assert re.search(
@@ -101,12 +103,13 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     say(child, "from bluesky_streamrecon.storage import load_reconstruction")
     assert "(16, 256, 256)" in say(child, "print(load_reconstruction(catalog, recon_uid).shape)")
     assert "(1, 16, 256)" in say(child, "print(catalog[result[0]]['primary']['detector'][0].shape)")
+    assert "reconstruction-" in say(child, "figure = show_last()")
 
 
 def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython):
     child, _ = ipython
     child.sendline("RE(stream_tomo_plan(num=60, threshold=1.0))")
-    child.expect(r"\|\s+5 \|")
+    child.expect(r"\n +6 of 60 ")
     press_ctrl_c(child, r"A 'deferred pause'")
     press_ctrl_c(child, PROMPT)
     told = say(child, "status()")
@@ -171,7 +174,7 @@ def test_every_line_for_the_shell_in_the_readme_is_one_that_a_test_or_the_build_
 def test_abort_after_a_pause_leaves_no_process_the_next_run_works_and_ipython_ends(ipython):
     child, mark = ipython
     child.sendline("RE(stream_tomo_plan())")
-    child.expect(r"\|\s+5 \|")  # the fifth projection's line in the table
+    child.expect(r"\n +7 of 180 ")  # a row of the table
     assert len(job_processes(mark)) >= 3  # mpiexec's ranks and the controller
     press_ctrl_c(child, r"A 'deferred pause'")
     press_ctrl_c(child, PROMPT)

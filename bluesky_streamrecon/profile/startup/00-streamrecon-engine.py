@@ -1,19 +1,34 @@
-"""RunEngine, the table and plots of each run, and a progress bar for moves and exposures.
+"""RunEngine, a table of each streamed run, table and plots of every other run, and a progress bar for long moves.
 
 Written by `streamrecon profile install`; change it as you like: a changed file is never overwritten.
 """
 
 import os
+from functools import partial
 
 from bluesky import RunEngine
+from bluesky.callbacks import LivePlot
 from bluesky.callbacks.best_effort import BestEffortCallback
-from bluesky.utils import ProgressBarManager
+from bluesky.utils import ProgressBarManager, TerminalProgressBar
+from event_model import RunRouter
+
+from bluesky_streamrecon.beamline import BLOCK, RunTable
 
 RE = RunEngine({})
 
 bec = BestEffortCallback()
 if not os.environ.get("DISPLAY"):
     bec.disable_plots()
-RE.subscribe(bec)
 
-RE.waiting_hook = ProgressBarManager()
+
+def table_and_plots(name, start):  # noqa: ARG001 - as RunRouter calls it
+    """Return what follows a run: our table where it is reconstructed, with the score over projections, else `bec`."""
+    if BLOCK not in start:
+        return [bec], []
+    plots = [LivePlot("recon_job-score", x="recon_job-projections")] if os.environ.get("DISPLAY") else []
+    return [RunTable(), *plots], []
+
+
+RE.subscribe(RunRouter([table_and_plots]))
+
+RE.waiting_hook = ProgressBarManager(partial(TerminalProgressBar, delay_draw=5.0))

@@ -1,0 +1,147 @@
+"""The table of a streamed run at the prompt: what will be done, a few rows, and how it ended.
+
+It is a document callback, for stepping and flying plans alike. Times are seconds, angles those of the stage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from event_model import DocumentRouter
+
+from bluesky_streamrecon.beamline.documents import BLOCK
+
+__all__ = ["RunTable"]
+
+ROWS = 24
+"""Rows of a run that takes all of its projections; orders of people have lines of their own."""
+
+WIDTH = 80
+"""Characters of the longest line."""
+
+COLUMNS = {"projections": 12, "angle": 9, "image": 6, "score": 8, "predicted gain": 17, "lag": 5, "time": 9}
+
+
+class RunTable(DocumentRouter):
+    """Print how a streamed run goes, in at most 80 columns.
+
+    For one run; ``RunRouter`` makes one for each. A run without reconstruction is passed over.
+
+    Parameters
+    ----------
+    out : callable, optional
+        Called with each line.
+
+    Examples
+    --------
+    Every streamed run has a table, and every other run what it had before:
+
+    >>> from event_model import RunRouter
+    >>> def table_or_plots(name, start):
+    ...     return [RunTable() if "streamrecon" in start else bec], []
+    >>> RE.subscribe(RunRouter([table_or_plots]))  # doctest: +SKIP
+    """
+
+    def __init__(self, out: Callable[[str], object] = print) -> None:
+        super().__init__()
+        self._out = out
+        self._streams: dict[str, str] = {}
+        self._job = ""  # what names of the job's signals begin with
+        self._angles: list[str] = []  # names under which an angle may be
+        self._scan: str = ""
+        self._planned = 0
+        self._begun = self._first = 0.0
+        self._taken = self._shown = 0
+        self._gain = ""
+
+    def start(self, doc: Any) -> None:
+        """Say what will be done, and how to look at it."""
+        block: Mapping[str, Any] | None = doc.get(BLOCK)
+        if block is None:
+            return
+        recon, steering = block.get("recon", {}), block.get("steering", {})
+        self._scan = f"Scan {doc.get('scan_id', '?')} ({doc['uid'][:8]})"
+        self._planned, self._begun = int(block.get("projections") or 0), doc["time"]
+        self._angles = [str(block.get("angle")), *map(str, doc.get("motors", ()))]
+        order = f" in {block['order']} order" if "order" in block else ""
+        how = f"{recon.get('algorithm')}, {block.get('job_ranks', '?')} ranks"
+        rule = steering.get("policy") or "predicted-gain"
+        limit = f", tolerance {steering['tolerance']:g}" if "predicted-gain" in rule and "tolerance" in steering else ""
+        verb = "Reports" if steering.get("advisory") else "Ends"
+        self._say(
+            f"{self._scan}: {self._planned or 'any number of'} projections{order}; {how}. {verb} when the image is "
+            f'good enough ({rule}{limit}). Look: streamrecon view. Steer: status(), finish_now("why"), hold().'
+        )
+
+    def descriptor(self, doc: Any) -> None:
+        """Find the job's signals."""
+        self._streams[doc["uid"]] = doc.get("name", "primary")
+        for name, keys in doc.get("object_keys", {}).items():
+            if f"{name}-image_number" in keys and f"{name}-lag" in keys:
+                self._job = name
+
+    def event(self, doc: Any) -> Any:
+        """Print a row where the run is a good piece further."""
+        stream, data = self._streams.get(doc["descriptor"]), doc["data"]
+        if not self._scan:
+            return doc
+        if stream == "steering":
+            self._take_verdict(data)
+        elif self._job and f"{self._job}-lag" in data:
+            used, lag = data[f"{self._job}-projections"], data[f"{self._job}-lag"]
+            self._taken = doc["seq_num"] if stream == "primary" else used + lag
+            self._first = self._first or doc["time"]
+            if self._taken >= self._shown + max(1, self._planned // ROWS):
+                self._row(data, doc["time"])
+        return doc
+
+    def stop(self, doc: Any) -> None:
+        """Say how the run ended, and what can be done now."""
+        if not self._scan:
+            return
+        took = _minutes(doc["time"] - self._begun)
+        reason = f": {doc['reason']}" if doc.get("reason") else ""
+        self._say(f"{self._scan} ended after {took}, {doc['exit_status']}{reason}")
+        if doc["exit_status"] == "success":
+            self._say("Next: show_last(); in a shell: streamrecon replay RUN, streamrecon export RUN")
+
+    def _take_verdict(self, data: Mapping[str, Any]) -> None:
+        values = {name.rpartition("-")[2]: value for name, value in data.items()}
+        metrics = json.loads(values.get("metrics") or "{}")
+        gain, upper = metrics.get("predicted-gain"), metrics.get("predicted-gain-high")
+        if gain is not None and upper is not None:
+            self._gain = f"{gain:.4f} ± {upper - gain:.4f}"
+        if values.get("who"):
+            self._say(f"{values['verdict']} by {values['who']} ({values['place']}): {values['text']}")
+
+    def _say(self, text: str) -> None:
+        for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+            self._out(line)
+
+    def _row(self, data: Mapping[str, Any], now: float) -> None:
+        if not self._shown:
+            self._out(" ".join(title.rjust(width) for title, width in COLUMNS.items()))
+        self._shown = self._taken
+        score = data[f"{self._job}-score"]
+        angle = next((data[name] for name in self._angles if name in data), None)
+        cells = (
+            f"{self._taken} of {self._planned}" if self._planned else str(self._taken),
+            f"{angle:.3f}" if isinstance(angle, int | float) else "",
+            str(data[f"{self._job}-image_number"]),
+            "" if score is None or math.isnan(score) else f"{score:.4f}",
+            self._gain,
+            str(data[f"{self._job}-lag"]),
+            _minutes(now - self._begun),
+        )
+        self._out(" ".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True)))
+
+
+def _minutes(seconds: float) -> str:
+    """Return a duration as ``0:31`` or ``1:02:03``."""
+    text = str(timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").removeprefix("0") if text.startswith("0:") else text

@@ -1,0 +1,70 @@
+"""The last reconstruction as a figure, in one line at the prompt. Lengths are detector pixels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bluesky_streamrecon.storage import load_reconstruction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["show_reconstruction"]
+
+LIMITS = (0.5, 99.5)
+"""Percentiles of the values that are black and white."""
+
+
+def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | Path = ".") -> Figure:
+    """Draw three cuts through the middle of a reconstruction.
+
+    Parameters
+    ----------
+    catalog : CatalogOfBlueskyRuns
+        Where runs are stored.
+    run : str or int, optional
+        Uid of the scan or of its reconstruction, or its place in the catalogue; the last by default.
+    directory : path, optional
+        Where there is no display, the picture is written here, as ``reconstruction-<uid>.png``, and its path printed.
+
+    Returns
+    -------
+    Figure
+        One cut along each axis.
+
+    Raises
+    ------
+    StorageError
+        If there is no such run, or it has no reconstruction.
+    """
+    from matplotlib import pyplot as plt
+
+    start = catalog[run].metadata["start"]
+    volume = load_reconstruction(catalog, start["uid"])
+    rows, size, _ = volume.shape
+    low, high = np.percentile(volume, LIMITS)
+    cuts = (
+        (f"row {rows // 2} of {rows}", volume[rows // 2], "x", "y"),
+        (f"x–row at y = {size // 2}", volume[:, size // 2], "x", "row"),
+        (f"y–row at x = {size // 2}", volume[:, :, size // 2], "y", "row"),
+    )
+    figure: Figure
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), constrained_layout=True)
+    for panel, (title, cut, across, down) in zip(panels, cuts, strict=True):
+        drawn = panel.imshow(
+            cut, cmap="gray", vmin=low, vmax=high, aspect="equal" if across == "x" and down == "y" else "auto"
+        )
+        panel.set(title=title, xlabel=f"{across} (pixels)", ylabel=f"{down} (pixels)")
+    figure.colorbar(drawn, ax=panels, label="attenuation (1/pixel)", shrink=0.8)
+    figure.suptitle(f"Reconstruction {start['uid'][:8]} of scan {start.get('raw_run_uid', start['uid'])[:8]}")
+    if not os.environ.get("DISPLAY"):
+        path = Path(directory) / f"reconstruction-{start['uid'][:8]}.png"
+        figure.savefig(path, dpi=110)
+        print(path)
+    else:
+        figure.show()
+    return figure
