@@ -15,11 +15,15 @@ from bluesky_streamrecon.cli import (
     _processes,
     _profile,
     _replay,
+    _runs,
     _steer,
     _view,
 )
 
 __all__ = ["register"]
+
+MINUS_ONE = {"ignore_unknown_options": True}
+"""Lets -1 be a RUN; an option that does not exist is then one argument too many."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,8 +38,10 @@ def register(app: typer.Typer) -> None:
     app.command("check")(_check.check)
     app.add_typer(_check.app, name="config")
     app.command("advise")(_advise.advise)
-    app.command("replay")(_replay.replay)
-    app.command("export")(_files.export_stored)
+    app.command("runs")(_runs.runs)
+    app.command("last")(_runs.last)
+    app.command("replay", context_settings=MINUS_ONE)(_replay.replay)
+    app.command("export", context_settings=MINUS_ONE)(_files.export_stored)
     app.command("import")(_files.import_recorded)
     app.command("view")(_view.view)
     app.add_typer(_steer.app, name="steer")

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Uri
+from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Run, Uri
 from bluesky_streamrecon.cli._output import print_json, print_problems
 
 __all__ = ["export_stored", "import_recorded"]
 
 
 def export_stored(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run, or its beginning.")],
+    run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="To be written; must not exist yet.")],
     layout: Annotated[
         str | None, typer.Option(help="'nxtomo' or 'dxchange'; default: by FILE's suffix (.nxs, .nx; .h5, .hdf5, .dx).")

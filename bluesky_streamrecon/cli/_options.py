@@ -9,6 +9,7 @@ import typer
 import typer.core
 
 __all__ = [
+    "RUN",
     "Algorithm",
     "Algorithms",
     "AngleUnits",
@@ -27,6 +28,7 @@ __all__ = [
     "Readable",
     "Repeats",
     "Rows",
+    "Run",
     "Seeds",
     "Step",
     "Threads",
@@ -55,6 +57,8 @@ Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
 Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (a file).")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small images and few cases: to see that it works.")]
 
+RUN = "A stored run: the beginning of its uid, its scan_id, or -1 for the last scan"
+Run = Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN}.")]
 Directory = Annotated[Path | None, typer.Option(help="Of an embedded catalogue; default: your own.")]
 Uri = Annotated[str | None, typer.Option(help="Of a Tiled server with the catalogue.")]
 AngleUnits = Annotated[

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Threads, Uri
+from bluesky_streamrecon.cli._options import RUN, AngleUnits, Directory, Json, Readable, Threads, Uri
 from bluesky_streamrecon.cli._output import print_json, show_progress
 
 __all__ = ["replay"]
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid of a stored run (or its beginning), or a scan file.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN}, or a scan file.")],
     policy: Annotated[str | None, typer.Option(help="Stopping policy; default: that of the run.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Score at which the criterion of 'ms-ssim' is met.")] = None,
     tolerance: Annotated[
@@ -52,6 +52,8 @@ def replay(
     path = Path(run)
     if path.is_file():
         recorded, close = recorded_file(path, order=order, angle_units=angle_units), None
+    elif path.suffix or path.parent != Path():
+        raise ConfigError(f"{run}: no such file")
     elif order is not None:
         raise ConfigError("order: a stored run was taken in its own order; --order is for recorded scans")
     else:

@@ -24,7 +24,7 @@ from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepa
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
-from bluesky_streamrecon.storage import TomoScan, load_run, open_storage, read_scan
+from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ def recorded_run(
     try:
         frames = load_run(storage.catalog, uid, angle_units=angle_units)
         _log_problems(frames)
-        start: Mapping[str, Any] = storage.catalog[uid].metadata["start"]
+        start: Mapping[str, Any] = find_run(storage.catalog, uid).metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # people may have asked for more
         ends = block.get("start"), block.get("stop")

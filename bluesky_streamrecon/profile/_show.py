@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bluesky_streamrecon.storage import load_reconstruction
+from bluesky_streamrecon.storage import find_run, load_reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
     catalog : CatalogOfBlueskyRuns
         Where runs are stored.
     run : str or int, optional
-        Uid of the scan or of its reconstruction, or its place in the catalogue; the last by default.
+        Uid of the scan or of its reconstruction, its beginning, or a ``scan_id``; the last scan by default.
     directory : path, optional
         Where there is no display, the picture is written here, as ``reconstruction-<uid>.png``, and its path printed.
 
@@ -43,7 +43,7 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
     """
     from matplotlib import pyplot as plt
 
-    start = catalog[run].metadata["start"]
+    start = find_run(catalog, run).metadata["start"]
     volume = load_reconstruction(catalog, start["uid"])
     rows, size, _ = volume.shape
     low, high = np.percentile(volume, LIMITS)

@@ -13,6 +13,7 @@ from bluesky_streamrecon.storage.catalog import (
 )
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.importing import import_scan
+from bluesky_streamrecon.storage.listing import find_run, last_scan_id, list_runs
 from bluesky_streamrecon.storage.nxtomo import read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.portable import (
     LAYOUTS,
@@ -45,7 +46,10 @@ __all__ = [
     "compose_reconstruction",
     "databroker_client",
     "export_run",
+    "find_run",
     "import_scan",
+    "last_scan_id",
+    "list_runs",
     "load_reconstruction",
     "load_references",
     "load_run",

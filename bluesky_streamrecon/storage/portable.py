@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.runs import RunKeys, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
@@ -289,9 +290,7 @@ def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: 
 
 def _both(catalog: Any, uid: str) -> tuple[Any, Any]:
     """Find a raw run and its reconstruction, given either."""
-    run = _known(catalog, uid)
-    if run is None:
-        raise StorageError(f"run {uid}: not in the catalogue {catalog.uri}")
+    run = find_run(catalog, uid)
     start = run.metadata["start"]
     if (raw_uid := start.get("raw_run_uid")) is not None:
         raw = _known(catalog, raw_uid)

@@ -22,6 +22,7 @@ from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
+from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.proxies import reaches_loopback
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
@@ -160,7 +161,7 @@ def load_run(
     DataError
         If the run has no projections, fewer frames than angles, or data that are not all there.
     """
-    run = _run(catalog, uid)
+    run = find_run(catalog, uid)
     keys = run_keys(run, uid, detector=detector, stage=stage)
     detector, primary = keys.detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
@@ -174,7 +175,7 @@ def load_run(
         raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
 
     borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
-    source = run if borrowed is None else _run(catalog, borrowed)
+    source = run if borrowed is None else find_run(catalog, borrowed)
 
     def references(stream: str) -> Frames:
         if stream in set(source) and detector in set(source[stream]):
@@ -318,21 +319,14 @@ def _fetching(name: str) -> Iterator[None]:
         ) from error
 
 
-def _run(catalog: Any, uid: str) -> Any:
-    try:
-        return catalog[uid]
-    except (KeyError, ValueError) as error:
-        raise StorageError(f"run {uid}: not in the catalogue {catalog.uri} ({error})") from error
-
-
 def _reconstruction(catalog: Any, uid: str) -> Any:
-    run = _run(catalog, uid)
+    run = find_run(catalog, uid)
     if "image" in set(run):
         return run
     recon_uid = run.metadata["start"].get("streamrecon", {}).get("recon_uid")
     if recon_uid is None:
         raise StorageError(f"run {uid}: neither a reconstruction nor a run that names one")
-    return _run(catalog, recon_uid)
+    return find_run(catalog, recon_uid)
 
 
 def _first(start: Any, field: str, uid: str) -> str:

@@ -22,7 +22,7 @@ def test_process_exits_with_the_code_and_prints_what_scripts_read():
 def test_help_names_every_command_with_an_example(program):
     top = program("--help")
     assert top.returncode == 0
-    for command in ("demo", "orders", "job", "control", "keygen", "export", "import", "profile"):
+    for command in ("demo", "orders", "job", "control", "keygen", "export", "import", "runs", "last", "profile"):
         assert command in top.stdout
         if command != "profile":
             assert "Example" in program(command, "--help").stdout

@@ -9,7 +9,7 @@ import atexit
 import os
 
 from bluesky_streamrecon.config_file import load_config_file
-from bluesky_streamrecon.storage import CatalogWriter, open_storage
+from bluesky_streamrecon.storage import CatalogWriter, last_scan_id, open_storage
 
 configuration = load_config_file()
 try:
@@ -18,6 +18,7 @@ try:
     )
     atexit.register(storage.close)
     catalog, db, tiled_writer = storage.catalog, storage.databroker, storage.writer
+    RE.md["scan_id"] = last_scan_id(catalog)  # noqa: F821 - numbers go on from session to session
 except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
     storage = catalog = db = None
     tiled_writer = CatalogWriter(None, backup_directory=configuration.data / "not_stored")

@@ -1,0 +1,67 @@
+"""``streamrecon runs`` and ``streamrecon last``: which runs are stored, and how the last one ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from bluesky_streamrecon.cli._options import Directory, Json, Uri
+from bluesky_streamrecon.cli._output import print_json, print_table
+
+__all__ = ["last", "runs"]
+
+
+def runs(
+    count: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    directory: Directory = None,
+    uri: Uri = None,
+    json: Json = False,
+) -> None:
+    """List the newest stored scans, and how each ended.
+
+    Commands that take a RUN take the beginning of its uid, its scan_id, or -1 for the last scan.
+
+    Example: `streamrecon runs --count 5`
+    """
+    found = _newest(count, directory, uri)
+    if json:
+        print_json({"runs": found})
+        return
+    columns = ["scan_id", "uid", "time", "plan", "sample", "projections", "ended"]
+    print_table("Scans, newest first", columns, [[_short(run)[name] for name in columns] for run in found])
+
+
+def last(directory: Directory = None, uri: Uri = None, json: Json = False) -> None:
+    """Show the last stored scan: how it ended, and why.
+
+    Example: `streamrecon last`
+    """
+    found = _newest(1, directory, uri)
+    if json:
+        print_json({"runs": found})
+        return
+    for run in found:
+        print(f"scan {run['scan_id']}, run {run['uid']}, {run['plan']}, {_when(run)}")
+        print(f"{run['exit_status'] or 'not ended'}: {run['reason'] or 'no reason given'}")
+        if run["recon_uid"]:
+            print(f"reconstruction {run['recon_uid']}")
+    if not found:
+        print("no scan is stored")
+
+
+def _newest(count: int, directory: Any, uri: str | None) -> list[dict[str, Any]]:
+    from bluesky_streamrecon.storage import list_runs, open_storage
+
+    with open_storage(uri, directory=directory) as storage:
+        return list_runs(storage.catalog, count)
+
+
+def _short(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what fits into a table of 80 columns."""
+    return run | {"uid": run["uid"][:8], "time": _when(run), "ended": run["exit_status"] or "not ended"}
+
+
+def _when(run: dict[str, Any]) -> str:
+    return f"{datetime.fromtimestamp(run['time']).astimezone():%Y-%m-%d %H:%M}"
