@@ -277,7 +277,7 @@ class PretendEndpoint:
         self._items = self._applied = self._dropped = 0
         self._script.specs.append(spec)
 
-    def append(self, kind: str, index: int, angle: float, source: Any) -> int:
+    def append(self, kind: str, index: int, angle: Any, source: Any) -> int:
         assert self._state == "open"
         self._items += 1
         self._queue.put(("item", kind, index, angle, source))
@@ -322,7 +322,7 @@ class PretendEndpoint:
             self._script.gate.wait(BOUND)
             (self._take if work[0] == "item" else self._finish)(*work[1:])
 
-    def _take(self, kind: str, index: int, angle: float, source: Any) -> None:
+    def _take(self, kind: str, index: int, angle: Any, source: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
         from bluesky_streamrecon.wire.events import Acked, StreamFailed
         from bluesky_streamrecon.wire.messages import Score, Status
@@ -341,7 +341,7 @@ class PretendEndpoint:
         if kind == "projection" and index in script.dropped:
             self._dropped += 1
             return
-        script.frames.append((kind, index, angle, pixels))
+        script.frames.append((kind, index, angle() if callable(angle) else angle, pixels))
         self._applied += 1
         count = index if kind == "projection" else 0
         for rank in (0, 1):

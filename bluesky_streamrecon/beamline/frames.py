@@ -24,7 +24,7 @@ from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES
 
-__all__ = ["FileFrame", "FrameFile", "InlineFrame", "wire_dtype"]
+__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +212,54 @@ class FileFrame:
         pixels = self._file.read(first, first + self._frames)
         where = f"{self._file.path}: {self._file.dataset}: frame {first}"
         return _one_frame(pixels, self._shape, self._frames, self._dtype, where)
+
+
+class FlownFrame:
+    """A projection of a fly scan, whose angle is in a file as well; both are read when the wire needs them.
+
+    Parameters
+    ----------
+    frame : FileFrame
+        The pixels.
+    file, index : FrameFile and int
+        Where the angle is, and its number there.
+    in_radians : callable
+        Returns what was recorded in radians, or raises `DataError`.
+    seen : callable
+        Called with the angle (radians) when it is read for the first time.
+    """
+
+    __slots__ = ("_angle", "_file", "_frame", "_in_radians", "_index", "_seen")
+    in_file = True
+
+    def __init__(
+        self,
+        frame: FileFrame,
+        file: FrameFile,
+        index: int,
+        in_radians: Callable[[Any], float],
+        seen: Callable[[float], object],
+    ) -> None:
+        self._frame, self._file, self._index, self._in_radians, self._seen = frame, file, index, in_radians, seen
+        self._angle: float | None = None
+
+    def read(self) -> NDArray[np.generic]:
+        """Read the frame, shape (rows, columns), and its angle.
+
+        Raises
+        ------
+        DataError
+            If one of them is not there, or not as it was announced.
+        """
+        pixels = self._frame.read()
+        if self._angle is None:
+            self._angle = self._in_radians(self._file.read(self._index, self._index + 1))
+            self._seen(self._angle)
+        return pixels
+
+    def angle(self) -> float:
+        """Return the angle, radians; 0 before it was read."""
+        return self._angle or 0.0
 
 
 class InlineFrame:

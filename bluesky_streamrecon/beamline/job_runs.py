@@ -38,7 +38,7 @@ from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Ask, Order
-from bluesky_streamrecon.wire.run import Ledger
+from bluesky_streamrecon.wire.run import Angle, Ledger
 
 __all__ = ["JobOptions", "JobRuns"]
 
@@ -169,7 +169,7 @@ class JobRuns:
             self.take_event(died)
         self._show(self.open)
 
-    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | Frame) -> int:
         """Queue a frame."""
         number = self.job.endpoint.append(kind, index, angle, source)
         if self.open is not None:
@@ -212,6 +212,7 @@ class JobRuns:
         until = self._clock() + VERDICT_SECONDS
         while self.job.controller_linked and run.judged < run.image_number and self._clock() < until:
             await self.job.wait_for_news(until - self._clock())
+        self.publisher.check_angles()
         return True
 
     async def end(self) -> None:

@@ -1,8 +1,9 @@
 """Turns a run's documents into the stream of flats, darks and projections that the reconstruction job gets.
 
 A callback never blocks the RunEngine and never raises into it: it only notes where a frame is and queues that; the
-wire's threads read and send. What goes wrong is logged with the run's uid, told to `on_problem`, and ends the
-stream of that run; the scan goes on. Angles are radians from here on.
+wire's threads read and send. No file is opened here: where angles are in a file, they are read with their frames. What
+goes wrong is logged with the run's uid, reported to `on_problem`, and ends the stream of that run; the scan goes on.
+Angles are radians from here on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,11 +29,12 @@ from bluesky_streamrecon.beamline.documents import (
     saturation_of,
     shortened,
 )
-from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
+from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, InlineFrame, wire_dtype
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
+from bluesky_streamrecon.wire.run import Angle
 
 __all__ = ["Frame", "Publisher", "Sink", "choose_preview_rows"]
 
@@ -64,8 +65,8 @@ class Sink(Protocol):
         """Begin a run."""
         ...
 
-    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | Frame) -> int:
-        """Queue one frame."""
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | Frame) -> int:
+        """Queue one frame; its angle may be known only when it has been read."""
         ...
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
@@ -73,15 +74,20 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Angles:
-    """Angles in a file, of consecutive events, that are still to be read."""
+_Place = tuple[FrameFile, int]
+"""A file with angles, and the number of one in it."""
 
-    layout: StreamLayout
-    file: FrameFile
-    first: int  # in the file
-    seq: int  # of the first event
-    count: int
+
+@dataclass(slots=True)
+class _AngleRange:
+    """Range of the angles whose data key has no units, and how many there are."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    count: int = 0
+
+    def add(self, angle: float) -> None:
+        self.low, self.high, self.count = min(self.low, angle), max(self.high, angle), self.count + 1
 
 
 @dataclass(slots=True)
@@ -94,12 +100,12 @@ class _Run:
     layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
     frames: dict[tuple[str, int], FileFrame] = field(default_factory=dict)  # waiting for their event
-    angles: dict[tuple[str, int], float] = field(default_factory=dict)  # waiting for their frame
-    unread: deque[_Angles] = field(default_factory=deque)  # in files
+    angles: dict[tuple[str, int], _Place | float] = field(default_factory=dict)  # waiting for their frame
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
-    unitless: tuple[float, float] | None = None  # range of the angles, if their data key has no units
+    unitless: _AngleRange = field(default_factory=_AngleRange)
+    flown: bool = False  # angles are in a file, and read with their frames
     over: str | None = None  # why nothing is published any more
 
 
@@ -120,10 +126,9 @@ class Publisher:
     Notes
     -----
     A StreamDatum and its event are paired by number, whichever comes first; so are two StreamDatums where the angles
-    are in a file as well. Angles that can not be read yet are tried again with the next documents, and waited for at
-    the end. A number that comes twice (a plan that was rewound after it had saved the event) is published once: the
-    second exposure is of the same angle. Where an exposure was repeated before its event was saved, the file has a
-    frame that no StreamDatum names; the one that is named is published.
+    are in a file as well. A number that comes twice (a plan that was rewound after it had saved the event) is
+    published once: the second exposure is of the same angle. Where an exposure was repeated before its event was saved,
+    the file has a frame that no StreamDatum names; the one that is named is published.
     """
 
     def __init__(
@@ -164,24 +169,27 @@ class Publisher:
         run = self._run
         if run is None or run.over is not None:
             return False
-        try:
-            self._read_angles(run)
-        except Exception as error:  # noqa: BLE001 - the scan must end, whatever it is
-            self._tell(run, str(error))
         run.over = "ended"
         if run.frames or run.angles:
             lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
             self._tell(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
-        if run.unitless is not None:
-            span = math.degrees(run.unitless[1] - run.unitless[0])
-            try:
-                require_plausible_degrees(span, run.counts["projection"], "angles", WHICH_UNITS)
-            except DataError as error:
-                self._tell(run, str(error))
+        if not run.flown:
+            self.check_angles()
         if run.format is None:
             return False
         self._sink.close_run(exit_status, shortened(reason))
         return True
+
+    def check_angles(self) -> None:
+        """Report angles without units that can hardly be degrees; of a fly scan, call it when its frames were read."""
+        run = self._run
+        if run is not None and run.unitless.count:
+            known, run.unitless = run.unitless, _AngleRange()
+            span = math.degrees(known.high - known.low)
+            try:
+                require_plausible_degrees(span, known.count, "angles", WHICH_UNITS)
+            except DataError as error:
+                self._tell(run, str(error))
 
     # ------------------------------------------------------------------------------------- documents
 
@@ -229,28 +237,21 @@ class Publisher:
         if run is None or layout is None or run.over is not None:
             return
         data_key, file = run.files.get(doc["stream_resource"], ("", None))
-        indices, numbers = doc["indices"], doc["seq_nums"]
+        indices, numbers = (range(doc[key]["start"], doc[key]["stop"]) for key in ("indices", "seq_nums"))
+        places = list(zip(indices, numbers, strict=False))
         if file is not None and layout.angle_in_file and data_key == layout.angle_key:
-            count = min(indices["stop"] - indices["start"], numbers["stop"] - numbers["start"])
-            run.unread.append(_Angles(layout, file, indices["start"], numbers["start"], count))
+            for index, seq in places:
+                self._angle_of(run, layout, seq, (file, index))
         if file is not None and data_key == layout.image_key and layout.dtype is not None:
-            self._frames_in(run, layout, file, indices, numbers)
-        self._read_angles(run, patience=0)
-
-    def _frames_in(
-        self, run: _Run, layout: StreamLayout, file: FrameFile, indices: Mapping[str, int], numbers: Mapping[str, int]
-    ) -> None:
-        dtype = self._open(run, layout.shape, layout.dtype)
-        for index, seq in zip(
-            range(indices["start"], indices["stop"]), range(numbers["start"], numbers["stop"]), strict=False
-        ):
-            frame = FileFrame(file, index, layout.shape, dtype, layout.frames)
-            if layout.angle_key is None:
-                self._publish(run, layout, seq, 0.0, frame)
-            elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
-                self._publish(run, layout, seq, angle, frame)
-            else:
-                run.frames[layout.stream, seq] = frame
+            dtype = self._open(run, layout.shape, layout.dtype)
+            for index, seq in places:
+                frame = FileFrame(file, index, layout.shape, dtype, layout.frames)
+                if layout.angle_key is None:
+                    self._publish(run, layout, seq, 0.0, frame)
+                elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
+                    self._pair(run, layout, seq, angle, frame)
+                else:
+                    run.frames[layout.stream, seq] = frame
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -287,27 +288,21 @@ class Publisher:
         )
         return wider
 
-    def _angle_of(self, run: _Run, layout: StreamLayout, seq: int, angle: float) -> None:
+    def _angle_of(self, run: _Run, layout: StreamLayout, seq: int, angle: _Place | float) -> None:
         if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
-            self._publish(run, layout, seq, angle, frame)
+            self._pair(run, layout, seq, angle, frame)
         elif seq not in run.sent.get(layout.stream, ()):
             run.angles[layout.stream, seq] = angle
 
-    def _read_angles(self, run: _Run, patience: float | None = None) -> None:
-        """Read angles that are in a file, in their order, as far as they are there."""
-        while run.unread:
-            todo = run.unread[0]
-            try:
-                values = todo.file.read(todo.first, todo.first + todo.count, patience=patience)
-            except DataError as error:
-                if patience is None:
-                    run.unread.clear()
-                    raise
-                logger.debug("run %s: angles are not there yet: %s", run.uid, error)
-                return
-            run.unread.popleft()
-            for seq, value in enumerate(values.reshape(todo.count), todo.seq):
-                self._angle_of(run, todo.layout, seq, todo.layout.in_radians(value))
+    def _pair(self, run: _Run, layout: StreamLayout, seq: int, angle: _Place | float, frame: FileFrame) -> None:
+        """Publish a frame of a file with its angle, which may be in a file as well."""
+        if isinstance(angle, float):
+            self._publish(run, layout, seq, angle, frame)
+            return
+        run.flown = True
+        seen = _ignore if layout.angle_has_units else run.unitless.add
+        flown = FlownFrame(frame, *angle, layout.in_radians, seen)
+        self._publish(run, layout, seq, flown.angle, flown)
 
     def _event_page(self, doc: Mapping[str, Any]) -> None:
         for i, seq in enumerate(doc["seq_num"]):
@@ -360,7 +355,7 @@ class Publisher:
         return dtype
 
     def _publish(
-        self, run: _Run, layout: StreamLayout, seq: int, angle: float, source: NDArray[np.generic] | Frame
+        self, run: _Run, layout: StreamLayout, seq: int, angle: Angle, source: NDArray[np.generic] | Frame
     ) -> None:
         sent = run.sent.setdefault(layout.stream, set())
         if seq in sent:
@@ -370,9 +365,8 @@ class Publisher:
         self._sink.append(layout.kind, index, angle, source)
         run.counts[layout.kind] = index
         sent.add(seq)
-        if layout.kind == "projection" and not layout.angle_has_units:
-            low, high = run.unitless or (angle, angle)
-            run.unitless = (min(low, angle), max(high, angle))
+        if layout.kind == "projection" and not layout.angle_has_units and isinstance(angle, float):
+            run.unitless.add(angle)
 
     def _fail(self, error: Exception) -> None:
         """End the stream of this run, loudly; the scan goes on."""

@@ -22,7 +22,7 @@ from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo, StreamFaile
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
-from bluesky_streamrecon.wire.run import Entry, Ledger, Run
+from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport
 from bluesky_streamrecon.wire.store import FrameSource, FrameStore
@@ -190,7 +190,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             self._open = _OpenRun(run, store, spec.detector_shape, np.dtype(spec.dtype))
             self._post(lambda: self._do_open(run, store))
 
-    def append(self, kind: ItemKind, index: int, angle: float, source: NDArray[np.generic] | FrameSource) -> int:
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | FrameSource) -> int:
         """Queue one frame of the open run and give its sequence number; neither copies nor waits.
 
         Parameters
@@ -199,8 +199,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             Flats and darks come before the projections that they are for.
         index : int
             1, 2, 3, ... within the kind.
-        angle : float
-            Radians; 0 for flats and darks.
+        angle : float, or callable
+            Radians; 0 for flats and darks. A function is called in the endpoint's thread, after the frame was read.
         source : ndarray, shape (rows, columns), or FrameSource
             The frame, not to be changed any more, or where it is read from (in another thread, maybe repeatedly).
 
@@ -216,7 +216,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             where = f"{kind} {index} of run {state.run.uid[:8]}"
             if state.counts.get(kind, -1) + 1 != index:
                 raise LocalProtocolError(f"{where}: expected {kind} {state.counts.get(kind, -1) + 1}")
-            if not np.isfinite(angle):
+            if not callable(angle) and not np.isfinite(angle):
                 raise LocalProtocolError(f"{where}: got angle {angle}, expected finite radians")
             if isinstance(source, np.ndarray):
                 if source.shape != state.shape or source.dtype.newbyteorder("=") != state.dtype.newbyteorder("="):
@@ -228,7 +228,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
             state.counts[kind] = index
             state.items += 1
-            seq, entry = state.items, Entry(kind, index, float(angle))
+            seq, entry = state.items, Entry(kind, index, angle)
             self._post(lambda: self._do_append(state, seq, entry, source))
         return seq
 

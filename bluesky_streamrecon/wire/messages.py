@@ -329,7 +329,10 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
 
 
 class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
-    """Stands in an item's place when its frame can not be read any more; counted as dropped."""
+    """Stands in an item's place when its frame can not be read any more; counted as dropped.
+
+    `angle` is 0 if it was to be read with the frame.
+    """
 
     run_uid: Uid
     seq: Number

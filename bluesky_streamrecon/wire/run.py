@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,11 +26,13 @@ from bluesky_streamrecon.wire.messages import (
 )
 from bluesky_streamrecon.wire.store import Gone
 
-__all__ = ["Entry", "Frames", "Ledger", "Run"]
+__all__ = ["Angle", "Entry", "Frames", "Ledger", "Run"]
 
 LOOK_AHEAD = 4
 
 Pixels = NDArray[np.generic]
+Angle = float | Callable[[], float]
+"""Radians, or what returns them once the frame was read (0 before)."""
 
 
 class Frames(Protocol):
@@ -55,7 +58,12 @@ class Entry:
 
     kind: ItemKind
     index: int
-    angle: float
+    angle: Angle
+
+    @property
+    def radians(self) -> float:
+        """The angle, as far as it is known."""
+        return self.angle() if callable(self.angle) else self.angle
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +192,7 @@ class _ItemSender(Sender):
                 seq=seq,
                 kind=entry.kind,
                 index=entry.index,
-                angle=entry.angle,
+                angle=entry.radians,
                 why=frame.why[:4096],
             )
         return Item(
@@ -192,7 +200,7 @@ class _ItemSender(Sender):
             seq=seq,
             kind=entry.kind,
             index=entry.index,
-            angle=entry.angle,
+            angle=entry.radians,
             rows=(block.first, block.stop),
             dtype=run.spec.dtype,  # type: ignore[arg-type]
             shape=(block.rows, run.spec.detector_shape[1]),

@@ -13,9 +13,13 @@ import pytest
 from event_model import compose_run
 
 from bluesky_streamrecon.beamline import Publisher, choose_preview_rows
+from bluesky_streamrecon.beamline.frames import FrameFile
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.wire import BeamlineEndpoint, Item, RankEndpoint
 from bluesky_streamrecon.wire.fields import Name, Text
 
 ROWS, COLUMNS = 3, 5
+BOUND = 20.0
 
 
 class Kept:
@@ -39,6 +43,9 @@ class Kept:
 
     def frames(self):
         return [np.asarray(s) if isinstance(s, np.ndarray) else s.read() for *_, s in self.items]
+
+    def degrees(self):
+        return [math.degrees(angle() if callable(angle) else angle) for _, _, angle, _ in self.items]
 
 
 def configuration(data):
@@ -454,8 +461,6 @@ def test_preview_rows_are_spread_and_inside():
 
 
 def test_frame_that_is_late_is_waited_for(tmp_path):
-    from bluesky_streamrecon.beamline.frames import FrameFile
-
     path = tmp_path / "late.h5"
     turns = []
 
@@ -477,9 +482,6 @@ def test_frame_that_is_late_is_waited_for(tmp_path):
 
 
 def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
-    from bluesky_streamrecon.beamline.frames import FrameFile
-    from bluesky_streamrecon.errors import DataError
-
     now = [0.0]
 
     def wait(seconds):
@@ -493,8 +495,6 @@ def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
 
 
 def test_frames_are_read_while_the_detector_writes(tmp_path):
-    from bluesky_streamrecon.beamline.frames import FrameFile
-
     path = tmp_path / "growing.h5"
     with h5py.File(path, "w", libver="latest") as file:
         data = file.create_dataset("d", shape=(0, 2, 2), maxshape=(None, 2, 2), chunks=(1, 2, 2), dtype="<u2")
@@ -557,35 +557,78 @@ def test_angles_in_a_file_are_read_and_paired_with_their_frames(publisher, sink,
         ("projection", 2),
         ("projection", 3),
     ]
-    assert [math.degrees(angle) for _, _, angle, _ in sink.items] == pytest.approx([10.0, 20.5, 31.0])
     assert [frame[0, 0] for frame in sink.frames()] == [0, 1, 2]
+    assert sink.degrees() == pytest.approx([10.0, 20.5, 31.0])
 
 
-def test_angles_that_come_late_are_tried_again_and_keep_their_order(publisher, sink, problems, tmp_path):
-    run = FlownRun(publisher, tmp_path)
-    run.datum(0, 1, 2)
-    run.angle_datum(0, 1, 2)  # no file yet
-    assert sink.items == []
-    run.write(10.0, 20.0, 30.0)
-    run.datum(2, 3, 1)
-    run.angle_datum(2, 3, 1)
-    assert [math.degrees(angle) for _, _, angle, _ in sink.items] == pytest.approx([10.0, 20.0, 30.0])
-    run.stop()
+def test_no_document_opens_a_file_and_what_is_written_later_arrives_with_its_angles(tmp_path, problems, monkeypatch):
+    """Through a real endpoint to a rank: the files do not exist before the whole run was published."""
+    opened = []
+    read = FrameFile.read
+    monkeypatch.setattr(
+        FrameFile, "read", lambda *args: (opened.append(threading.current_thread().name), read(*args))[1]
+    )
+    beamline = BeamlineEndpoint(on_event=lambda event, sender: None)
+    rank = RankEndpoint(beamline.address, job_id=beamline.job_id, rank=0, size=1)
+    try:
+        publisher = Publisher(beamline, on_problem=problems.append)
+        began = time.monotonic()
+        run = FlownRun(publisher, tmp_path)
+        run.datum(0, 1, 3)
+        run.angle_datum(0, 1, 3)
+        run.stop()
+        assert time.monotonic() - began < 2.0, "a file that is not there is waited for 5 s"
+        run.write(10.0, 20.5, 31.0)
+        items = []
+        while len(items) < 3:
+            event = rank.next(BOUND)
+            assert event is not None
+            if isinstance(event, Item):
+                items.append(event)
+                rank.applied(event.seq)
+        assert [math.degrees(item.angle) for item in items] == pytest.approx([10.0, 20.5, 31.0])
+        assert [item.pixels[0, 0] for item in items] == [0, 1, 2]
+    finally:
+        rank.close(0.0)
+        beamline.close(0.0)
+    assert opened
+    assert all(name.startswith("streamrecon-frames-") for name in opened)
     assert problems == []
 
 
-def test_angles_that_never_come_are_loud_at_the_end_and_the_run_ends(publisher, sink, problems, tmp_path):
+def test_angle_that_never_comes_costs_its_frame_and_not_the_run(publisher, sink, problems, tmp_path):
     run = FlownRun(publisher, tmp_path)
     run.write(10.0, 20.0)
     run.datum(0, 1, 3)
-    run.angle_datum(0, 1, 2)
-    publisher._run.files[run.angles.stream_resource_doc["uid"]][1]._patience = 0.05
-    run.angle_datum(2, 3, 1)
+    run.angle_datum(0, 1, 3)
+    for _, file in publisher._run.files.values():
+        file._patience = 0.05
+    run.datum(3, 4, 1)
     run.stop()
-    assert len(sink.items) == 2
     assert sink.closed == [("success", "")]
-    assert "has 2 frames after" in problems[0]
-    assert "events [3] had a frame and no angle" in problems[1]
+    assert "events [4] had a frame and no angle" in problems[0]
+    for (*_, source), fits in zip(sink.items, (True, True, False), strict=True):
+        if fits:
+            source.read()
+        else:
+            with pytest.raises(DataError, match="has 2 frames after"):
+                source.read()
+
+
+def test_flown_angles_without_units_that_were_hardly_degrees_are_told_once_they_were_read(
+    publisher, sink, problems, tmp_path
+):
+    run = FlownRun(publisher, tmp_path)
+    run.write(*np.linspace(0.0, 3.1, 30))
+    run.datum(0, 1, 30)
+    run.angle_datum(0, 1, 30)
+    publisher.end("success", "")
+    assert problems == []
+    sink.frames()
+    publisher.check_angles()
+    publisher.check_angles()
+    assert len(problems) == 1
+    assert "30 views without units range over 3.1" in problems[0]
 
 
 def test_angle_in_a_file_for_frames_in_events_is_refused(publisher, problems):
@@ -619,8 +662,6 @@ def test_frames_in_events_that_do_not_fit_the_announced_type_are_taken_as_they_a
 
 
 def test_frame_that_does_not_fit_a_run_that_is_open_is_refused_and_never_wrapped(publisher, sink):
-    from bluesky_streamrecon.errors import DataError
-
     run = Run(publisher)
     run.describe("flat", angle=False, shape=(2, 2), dtype="|u1")
     run.event(1, stream="flat", det=np.full((2, 2), 200, "u1"))
@@ -638,8 +679,6 @@ def test_frame_that_does_not_fit_a_run_that_is_open_is_refused_and_never_wrapped
 def test_frames_in_a_file_of_another_type_than_announced_are_exact_or_refused_with_the_file(
     publisher, sink, tmp_path, announced, written, fits
 ):
-    from bluesky_streamrecon.errors import DataError
-
     with h5py.File(tmp_path / "frames.h5", "w") as file:
         file["d"] = np.full((1, ROWS, COLUMNS), written)
     run = Run(publisher, tmp_path)
@@ -656,8 +695,6 @@ def test_frames_in_a_file_of_another_type_than_announced_are_exact_or_refused_wi
 
 @pytest.mark.parametrize("shape", [(3, 2, 2), (2, 3), (2, 2, 3), (4,)])
 def test_frame_of_another_shape_than_announced_is_refused_and_never_averaged(publisher, sink, shape):
-    from bluesky_streamrecon.errors import DataError
-
     run = Run(publisher)
     run.describe(shape=(2, 2))
     run.event(1, 0.0, det=np.ones(shape, "<u2"))
