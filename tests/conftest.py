@@ -324,8 +324,8 @@ class PretendEndpoint:
 
     def _take(self, kind: str, index: int, angle: Any, source: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
-        from bluesky_streamrecon.wire.events import Acked, StreamFailed
-        from bluesky_streamrecon.wire.messages import Score, Status
+        from bluesky_streamrecon.wire.events import Acked
+        from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
         script, uid = self._script, self._spec.run_uid
         if kind == "projection" and script.lost_at is not None and index > script.lost_at:
@@ -336,7 +336,7 @@ class PretendEndpoint:
             pixels = source if isinstance(source, np.ndarray) else source.read()
         except Exception as error:  # noqa: BLE001
             self._dropped += 1
-            self._on_event(StreamFailed(uid, str(error)))
+            self._on_event(Problem(fault="local", where="streaming", text=str(error), run_uid=uid))
             return
         if kind == "projection" and index in script.dropped:
             self._dropped += 1

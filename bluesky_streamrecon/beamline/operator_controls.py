@@ -114,11 +114,10 @@ class OperatorControls:
         judged: tuple[Judged, ...] = ()
         text = ""
         try:
-            match ask.action:
-                case "finish" | "hold" | "release" | "extend" as action:
-                    text = self._carry_out(_order_of(ask, action), ask.run_uid)
-                case _:
-                    judged = self._judged_after(ask.run_uid, ask.after)
+            if ask.order is not None:
+                text = self._carry_out(ask.order, ask.run_uid)
+            else:
+                judged = self._judged_after(ask.run_uid, ask.after)
         except SteeringError as error:
             return Answer(number=ask.seq, ok=False, text=str(error)[:4096], status=self._status())
         return Answer(number=ask.seq, text=text, status=self._status(), judged=judged)
@@ -197,12 +196,6 @@ class OperatorControls:
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise SteeringError(f"the RunEngine's loop has not answered for {LOOP_SECONDS:g} s; is it busy?") from None
-
-
-def _order_of(ask: Ask, action: OrderAction) -> Order:
-    return Order(
-        action=action, who=ask.who, place=ask.place or "elsewhere", reason=ask.reason, count=ask.count, uid=ask.uid
-    )
 
 
 def as_judged(score: Score) -> Judged:

@@ -30,7 +30,6 @@ from bluesky_streamrecon.wire.events import (
     PeerJoined,
     PeerLost,
     RunFinished,
-    StreamFailed,
 )
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
@@ -160,8 +159,6 @@ class RunState:
                     self._note_problem(text, sender.rank)
                 else:
                     self.problems.append(text if sender is None else f"{sender.role}: {text}")
-            case StreamFailed(run_uid=run_uid, text=text) if run_uid == uid:
-                self.problems.append(f"streaming: {text}")
             case Acked(run_uid=run_uid, rank=rank, projections=projections) if run_uid == uid:
                 self.applied[rank] = projections
                 self.heard_at = now

@@ -48,7 +48,7 @@ def status(
     with connect_operator(address, job_id, key, server_key) as operator:
         from bluesky_streamrecon.wire import Ask
 
-        _tell(operator.ask(Ask(action="status")).status, "", as_json=json)
+        _tell(operator.ask(Ask()).status, "", as_json=json)
 
 
 @app.command()
@@ -171,13 +171,13 @@ def _order(
     operator: OperatorEndpoint, action: Any, run: str | None, who: str | None, as_json: bool, **fields: Any
 ) -> None:
     from bluesky_streamrecon.job_registration import own_name
-    from bluesky_streamrecon.wire import Ask
+    from bluesky_streamrecon.wire import Ask, Order
 
     if run is None:  # the run that is open now, and no other that may be by the time this arrives
-        now = operator.ask(Ask(action="status")).status
+        now = operator.ask(Ask()).status
         run = None if now is None else now.run_uid
-    ask = Ask(action=action, run_uid=run, who=own_name() if who is None else who, place=PLACE, **fields)
-    answer = operator.ask(ask)
+    order = Order(action=action, who=own_name() if who is None else who, place=PLACE, **fields)
+    answer = operator.ask(Ask(order=order, run_uid=run))
     _tell(answer.status, answer.text, as_json=as_json)
 
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
-from bluesky_streamrecon.wire import Answer, Ask, Judged, OperatorEndpoint, OrderAction, Picture, RunStatus, ShowMe
+from bluesky_streamrecon.wire import (
+    Answer,
+    Ask,
+    Judged,
+    OperatorEndpoint,
+    Order,
+    OrderAction,
+    Picture,
+    RunStatus,
+    ShowMe,
+)
 
 __all__ = ["Snapshot", "Source"]
 
@@ -107,8 +117,8 @@ class Source:
         operator = self._operator
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
-        ask = Ask(action=action, run_uid=run_uid, who=self._who, place=PLACE, reason=reason, count=count)
-        return operator.ask(ask, timeout=ANSWER_SECONDS)
+        order = Order(action=action, who=self._who, place=PLACE, reason=reason, count=count)
+        return operator.ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
 
     def close(self) -> None:
         """End the threads and the connection; idempotent."""
@@ -161,7 +171,7 @@ class Source:
     def _ask_status(self, operator: OperatorEndpoint) -> None:
         now = self._snapshot
         known = now.judged[-1].image_number if now.judged else 0
-        answer = operator.ask(Ask(action="status", run_uid=now.status.run_uid, after=known), timeout=ANSWER_SECONDS)
+        answer = operator.ask(Ask(run_uid=now.status.run_uid, after=known), timeout=ANSWER_SECONDS)
         status = answer.status
         if status is None:
             return

@@ -18,7 +18,6 @@ from bluesky_streamrecon.wire.events import (
     RankEvent,
     Refused,
     RunFinished,
-    StreamFailed,
 )
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
@@ -92,7 +91,6 @@ __all__ = [
     "ShowMe",
     "Shutdown",
     "Status",
-    "StreamFailed",
     "generate_keys",
     "make_keys",
 ]

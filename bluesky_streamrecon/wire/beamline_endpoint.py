@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
-from bluesky_streamrecon.wire.endpoint import Endpoint, Listening
-from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo, StreamFailed
+from bluesky_streamrecon.wire.endpoint import Endpoint
+from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.messages import PIXEL_TYPES, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
@@ -33,51 +32,6 @@ log = logging.getLogger(__name__)
 
 PEERS = "peers"
 READER_JOIN_S = 5.0
-
-
-@dataclass(slots=True)
-class _OpenRun:
-    """What `append` looks at, in the caller's thread."""
-
-    run: Run
-    store: FrameStore
-    shape: tuple[int, int]
-    dtype: np.dtype[np.generic]
-    items: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
-
-
-class _Serving(Listening):
-    """The hub's socket, and the stores of its runs."""
-
-    def __init__(self, transport: Transport, hub: Hub) -> None:
-        super().__init__(PEERS, transport, hub)
-        self.hub = hub
-        self.stores: list[FrameStore] = []
-        self._reported: set[tuple[str, str]] = set()
-
-    def turn(self, now: float) -> float:
-        """Do what is due."""
-        wait = super().turn(now)
-        run = self.hub.run
-        if run is not None and self.stores:
-            store = self.stores[-1]
-            for text in store.failures():
-                self._failed(run.uid, text)
-                wait = 0.0
-            if run.finished:
-                store.stop()
-        return wait
-
-    def _failed(self, run_uid: str, text: str) -> None:
-        cause = text.split(":", 1)[-1]
-        if (run_uid, cause) in self._reported:
-            return
-        if len(self._reported) < 64:
-            self._reported.add((run_uid, cause))
-        log.error("run %s: the stream is not complete: %s", run_uid, text)
-        self.hub.problem(text)
-        self.hub.events.append((StreamFailed(run_uid, text), None))
 
 
 class BeamlineEndpoint(Endpoint[BeamlineEvent]):
@@ -132,8 +86,9 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self._memory_limit = memory_limit
         self._directory = spill_directory
         self._front = threading.Lock()
-        self._open: _OpenRun | None = None
+        self._open: Run | None = None
         self._closed = False
+        self._stores: list[FrameStore] = []  # of the newest run, and of others whose thread still waits for a file
         transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES, io_threads=2)
         try:
             self._address = transport.bind(PEERS, address, security, insecure=insecure)
@@ -149,8 +104,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             peer_timeout=peer_timeout,
             resend_seconds=peer_timeout,
         )
-        self._serving = _Serving(transport, self._hub)
-        super().__init__("streamrecon-beamline", transport, {PEERS: self._serving}, clock)
+        super().__init__("streamrecon-beamline", transport, {PEERS: self._hub}, clock)
         self._thread.start()
 
     @property
@@ -176,7 +130,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             self._check_not_closed()
             if self._open is not None:
                 raise LocalProtocolError(
-                    f"run {spec.run_uid[:8]}: opened while run {self._open.run.uid[:8]} is; close or abandon that first"
+                    f"run {spec.run_uid[:8]}: opened while run {self._open.uid[:8]} is; close or abandon that first"
                 )
             store = FrameStore(
                 shape=spec.detector_shape,
@@ -186,9 +140,9 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 notify=self._transport.wake,
                 name=spec.run_uid,
             )
-            run = Run(spec, store)
-            self._open = _OpenRun(run, store, spec.detector_shape, np.dtype(spec.dtype))
-            self._post(lambda: self._do_open(run, store))
+            self._stores = [*(old for old in self._stores if old.alive), store]
+            run = self._open = Run(spec, store)
+            self._post(lambda: self._hub.open_run(run, self._clock()))
 
     def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | FrameSource) -> int:
         """Queue one frame of the open run and give its sequence number; neither copies nor waits.
@@ -210,26 +164,11 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             If no run is open, the index is not the next one, or the array's shape or dtype is not the run's.
         """
         with self._front:
-            state = self._open
-            if state is None:
+            run = self._open
+            if run is None:
                 raise LocalProtocolError(f"{kind} {index}: no run is open; call open_run first")
-            where = f"{kind} {index} of run {state.run.uid[:8]}"
-            if state.counts.get(kind, -1) + 1 != index:
-                raise LocalProtocolError(f"{where}: expected {kind} {state.counts.get(kind, -1) + 1}")
-            if not callable(angle) and not np.isfinite(angle):
-                raise LocalProtocolError(f"{where}: got angle {angle}, expected finite radians")
-            if isinstance(source, np.ndarray):
-                if source.shape != state.shape or source.dtype.newbyteorder("=") != state.dtype.newbyteorder("="):
-                    raise LocalProtocolError(
-                        f"{where}: got {source.dtype.str} {source.shape}, expected {state.dtype.str} {state.shape}; "
-                        "was the detector ROI changed after the run was opened?"
-                    )
-            elif not isinstance(source, FrameSource):
-                raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
-            state.counts[kind] = index
-            state.items += 1
-            seq, entry = state.items, Entry(kind, index, angle)
-            self._post(lambda: self._do_append(state, seq, entry, source))
+            seq, entry = run.announce(kind, index, angle, source), Entry(kind, index, angle)
+            self._post(lambda: self._hub.append(run, entry, source))
         return seq
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
@@ -241,17 +180,16 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             If no run is open.
         """
         with self._front:
-            state, self._open = self._open, None
-            if state is None:
+            run, self._open = self._open, None
+            if run is None:
                 raise LocalProtocolError("close_run: no run is open")
-            self._post(lambda: self._do_close(state, exit_status, reason))
+            self._post(lambda: self._hub.close_run(run, exit_status, reason))
 
     def lengthen_run(self, planned: int) -> None:
         """Tell the controller that the open run is going to take so many projections; does not wait."""
         with self._front:
-            state = self._open
-            if state is not None:
-                self._post(lambda: self._hub.lengthen(planned))
+            if self._open is not None:
+                self._post(lambda: self._hub.lengthen_run(planned))
 
     def abandon_run(self, reason: str = "") -> None:
         """Forget the open or closed run and its frames, and tell the peers so."""
@@ -288,17 +226,16 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
 
     def memory(self) -> int:
         """Bytes of the newest run's frames in memory."""
-        stores = self._serving.stores
-        return stores[-1].memory if stores else 0
+        return self._stores[-1].memory if self._stores else 0
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued for at most `linger_s` seconds, close the socket, join the threads; idempotent."""
         with self._front:
             self._open, self._closed = None, True
         super().close(linger_s)
-        for store in self._serving.stores:
+        for store in self._stores:
             store.stop()
-        for store in self._serving.stores:
+        for store in self._stores:
             store.join(READER_JOIN_S)
 
     # ------------------------------------------------------------------ in the endpoint's thread
@@ -311,23 +248,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 self._on_event(event, sender)
             except Exception:
                 log.exception("on_event raised for %s; going on", type(event).__name__)
-
-    def _do_open(self, run: Run, store: FrameStore) -> None:
-        now = self._clock()
-        self._hub.open_run(run, now)
-        for old in self._serving.stores:
-            old.stop()
-        self._serving.stores = [*(old for old in self._serving.stores if old.alive), store]
-
-    def _do_append(self, state: _OpenRun, seq: int, entry: Entry, source: NDArray[np.generic] | FrameSource) -> None:
-        if not state.run.finished:
-            state.store.add(seq, source)
-            state.run.append(entry)
-
-    def _do_close(self, state: _OpenRun, exit_status: str, reason: str) -> None:
-        log.info("run %s: closed after %d items: %s %s", state.run.uid, state.items, exit_status, reason)
-        if not state.run.finished:
-            state.run.finish_log(exit_status, reason)
 
     def _check_not_closed(self) -> None:
         if self._closed:

@@ -29,7 +29,6 @@ __all__ = [
     "ReceiverState",
     "Sender",
     "SenderState",
-    "Verdict",
 ]
 
 
@@ -49,22 +48,13 @@ class ReceiverState(enum.Enum):
     COMPLETE = "complete"
 
 
+_ALWAYS: Final = {"link": SenderState.OPENING, "unlink": SenderState.UNLINKED}
+_LINKED: Final = {"ack": SenderState.STREAMING, "forget": SenderState.OPENING, "stall": SenderState.OPENING}
+
 SENDER_MOVES: Final[dict[SenderState, dict[str, SenderState]]] = {
-    SenderState.UNLINKED: {"link": SenderState.OPENING, "unlink": SenderState.UNLINKED},
-    SenderState.OPENING: {
-        "link": SenderState.OPENING,
-        "ack": SenderState.STREAMING,
-        "forget": SenderState.OPENING,
-        "stall": SenderState.OPENING,
-        "unlink": SenderState.UNLINKED,
-    },
-    SenderState.STREAMING: {
-        "link": SenderState.OPENING,
-        "ack": SenderState.STREAMING,
-        "forget": SenderState.OPENING,
-        "stall": SenderState.OPENING,
-        "unlink": SenderState.UNLINKED,
-    },
+    SenderState.UNLINKED: _ALWAYS,
+    SenderState.OPENING: _ALWAYS | _LINKED,
+    SenderState.STREAMING: _ALWAYS | _LINKED,
 }
 """Legal moves of a sender: state, then what happens, then the state after it."""
 
@@ -84,14 +74,6 @@ RECEIVER_MOVES: Final[dict[ReceiverState, dict[str, ReceiverState]]] = {
     ReceiverState.COMPLETE: {"known": ReceiverState.COMPLETE},
 }
 """Legal moves of a receiver; a message after the last one breaks the protocol."""
-
-
-class Verdict(enum.Enum):
-    """What the receiver does with a message."""
-
-    ACCEPT = "accept"
-    DUPLICATE = "duplicate"
-    GAP = "gap"
 
 
 class Sender(ABC):
@@ -138,9 +120,9 @@ class Sender(ABC):
         self._open_due = False
         self._bytes = [0]
 
-    @abstractmethod
     def opening(self) -> msgspec.Struct:
         """Return the message that opens the channel."""
+        return OpenChannel(channel=self.channel, stream=self.stream, first=self.first)
 
     @abstractmethod
     def message(self, seq: int) -> msgspec.Struct | None:
@@ -298,10 +280,6 @@ class MessageSender(Sender):
         self._kept[seq] = msgspec.structs.replace(message, seq=seq)
         return seq
 
-    def opening(self) -> msgspec.Struct:
-        """Return the message that opens the channel."""
-        return OpenChannel(channel=self.channel, stream=self.stream, first=self.first)
-
     def message(self, seq: int) -> msgspec.Struct | None:
         """Return a message that has not arrived yet."""
         return self._kept[seq]
@@ -353,8 +331,10 @@ class Receiver:
             if self.state is ReceiverState.MISSING:
                 self.state = ReceiverState.IN_ORDER
 
-    def offer(self, seq: int, *, last: bool = False) -> Verdict:
-        """Decide on a message that has arrived; `last` if none may follow it.
+    def offer(self, seq: int, *, last: bool = False) -> bool:
+        """Return whether a message that has arrived is the next one; `last` if none may follow it.
+
+        One that is known is dropped, and one that comes too early refused; both are counted.
 
         Raises
         ------
@@ -365,7 +345,7 @@ class Receiver:
         if seq <= self.received:
             self.duplicate += 1
             self._move("known", seq)
-            return Verdict.DUPLICATE
+            return False
         if seq > self.applied + self.credit:
             raise RemoteProtocolError(
                 f"{self.channel} {seq}: expected at most {self.applied + self.credit} (applied {self.applied}, credit "
@@ -376,11 +356,11 @@ class Receiver:
             if self.state is ReceiverState.IN_ORDER:
                 self._resend = True
             self._move("early", seq)
-            return Verdict.GAP
+            return False
         self._move("last" if last else "expected", seq)
         self._resend = False
         self.received = seq
-        return Verdict.ACCEPT
+        return True
 
     def apply(self, seq: int) -> None:
         """All messages up to `seq` are applied.

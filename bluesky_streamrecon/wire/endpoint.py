@@ -6,16 +6,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
+import msgspec
+
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Listener
-from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.security import KeyPair
 from bluesky_streamrecon.wire.sockets import Transport
 
-__all__ = ["Connecting", "Endpoint", "Listening", "Part"]
+__all__ = ["Endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -24,114 +29,6 @@ E = TypeVar("E")
 MESSAGES_PER_TURN = 256
 ERROR_PAUSE_S = 0.1
 PATIENCE_S = 0.2
-
-
-class Part(Protocol):
-    """One socket of an endpoint and the protocol on it; its methods are called in the endpoint's thread."""
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left that should be sent before closing."""
-        ...
-
-    def receive(self, link: bytes, frames: list[memoryview], now: float) -> None:
-        """Take one message."""
-        ...
-
-    def turn(self, now: float) -> float:
-        """Do what is due, send what is ready; return the seconds until the next turn at the latest."""
-        ...
-
-
-class Listening:
-    """A listening socket, already bound."""
-
-    def __init__(self, name: str, transport: Transport, listener: Listener) -> None:
-        self._name, self._transport, self._listener = name, transport, listener
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left that was said and not sent."""
-        return self._listener.settled
-
-    def receive(self, link: bytes, frames: list[memoryview], now: float) -> None:
-        """Take one message."""
-        self._listener.receive(link, frames, now)
-
-    def turn(self, now: float) -> float:
-        """Do what is due."""
-        self._listener.tick(now)
-        more = self._listener.pump(lambda link, message: self._transport.send(self._name, link, encode(message)), now)
-        return 0.0 if more else self._listener.heartbeat_seconds / 4
-
-
-class Connecting:
-    """A connecting socket, made anew whenever its link is lost.
-
-    Parameters
-    ----------
-    name, transport, member
-        The socket's name, where it is, and the protocol on it.
-    keys : KeyPair, optional
-        Own keys.
-    """
-
-    def __init__(self, name: str, transport: Transport, member: Member, keys: KeyPair | None = None) -> None:
-        self.member = member
-        self._name, self._transport, self._keys = name, transport, keys
-        self._address: str | None = None
-        self._server: str | None = None
-
-    @property
-    def hopeless(self) -> bool:
-        """There is nobody to send to."""
-        return self._address is None or self.member.state is LinkState.REFUSED
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left that should be sent, or there is nobody to send it to."""
-        connection = self.member.connection
-        return self.hopeless or not (
-            connection.outbox or any(not sender.settled for sender in connection.senders.values())
-        )
-
-    def go_to(self, address: str | None, server: str | None, now: float) -> None:
-        """Connect to this address (with this CURVE public key) from now on; None: to nobody.
-
-        Raises
-        ------
-        ConfigError
-            If the address can not be used.
-        """
-        if (address, server) == (self._address, self._server):
-            return
-        self._address, self._server = address, server
-        self.member.redirect()
-        if address is None:
-            self._transport.disconnect(self._name)
-        else:
-            self._connect(address, now)
-
-    def receive(self, link: bytes, frames: list[memoryview], now: float) -> None:  # noqa: ARG002
-        """Take one message."""
-        self.member.receive(frames, now)
-
-    def turn(self, now: float) -> float:
-        """Do what is due."""
-        member = self.member
-        if self._address is None:
-            return PATIENCE_S
-        member.tick(now)
-        if member.reconnect:
-            self._connect(self._address, now)
-        more = member.pump(lambda message: self._transport.send(self._name, None, encode(message)), now)
-        if member.state is LinkState.REFUSED:
-            self._transport.disconnect(self._name)
-        return 0.0 if more else PATIENCE_S
-
-    def _connect(self, address: str, now: float) -> None:
-        self._transport.connect(self._name, address, self._keys, self._server)
-        self.member.connected(now)
 
 
 class Endpoint(Generic[E]):
@@ -143,10 +40,13 @@ class Endpoint(Generic[E]):
         Of the thread.
     transport : Transport
         Used by this thread alone once it runs, and closed by it.
-    parts : dict of str to Part
-        By the name of the socket.
+    ends : dict of str to Listener or Member
+        The protocol on each socket, by the socket's name: a listening one is bound already, a connecting one is made
+        anew whenever its link is lost.
     clock : callable
         Monotonic seconds.
+    keys : KeyPair, optional
+        Own keys, for connecting.
 
     Attributes
     ----------
@@ -154,11 +54,19 @@ class Endpoint(Generic[E]):
         Held by the thread while it works.
     """
 
-    def __init__(self, name: str, transport: Transport, parts: dict[str, Part], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        ends: Mapping[str, Listener | Member],
+        clock: Callable[[], float],
+        keys: KeyPair | None = None,
+    ) -> None:
         self.lock = threading.RLock()
         self._transport = transport
-        self._parts = parts
+        self._ends = ends
         self._clock = clock
+        self._keys = keys
         self._commands: deque[Callable[[], None]] = deque()
         self._deadline: float | None = None
         self._queue: deque[E] = deque()
@@ -187,13 +95,32 @@ class Endpoint(Generic[E]):
         self._commands.append(command)
         self._transport.wake()
 
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Keep the thread from working meanwhile, and have it do at once what there is to do then."""
+        with self.lock:
+            yield
+        self._transport.wake()
+
     def _after_turn(self) -> None:
         """Hand out events; called in the thread after each turn, not holding `lock`."""
 
     def _hand_out(self, events: Iterable[E]) -> None:
         with self._changed:
             self._queue.extend(events)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _connect(self, name: str, end: Member) -> None:
+        """Connect a socket to where the other end is.
+
+        Raises
+        ------
+        ConfigError
+            If the address can not be used.
+        """
+        if end.target is not None:
+            self._transport.connect(name, *end.target, self._keys)
+            end.connected(self._clock())
 
     # ------------------------------------------------------------------ in the thread
 
@@ -207,7 +134,7 @@ class Endpoint(Generic[E]):
                     continue
                 deadline = 0.0  # nobody is left to close us, and we must not keep the process
             left = deadline - time.monotonic()
-            if left <= 0 or (not self._commands and all(part.settled for part in self._parts.values())):
+            if left <= 0 or (not self._commands and all(end.settled for end in self._ends.values())):
                 break
             wait = min(wait, left)
         self._guarded(self._transport.close, max(0.0, left))
@@ -221,12 +148,31 @@ class Endpoint(Generic[E]):
                     message = self._transport.receive(name)
                     if message is None:
                         break
-                    self._parts[name].receive(*message, now)
+                    self._ends[name].receive(*message, now)
             while self._commands:
                 self._guarded(self._commands.popleft())
-            wait = min(part.turn(now) for part in self._parts.values())
+            wait = min(self._turn(name, end, now) for name, end in self._ends.items())
         self._after_turn()
         return wait
+
+    def _turn(self, name: str, end: Listener | Member, now: float) -> float:
+        """Do what is due on a socket, send what is ready; return the seconds until the next turn at the latest."""
+
+        def send(link: bytes, message: msgspec.Struct) -> Sent:
+            return self._transport.send(name, link, encode(message))
+
+        end.tick(now)
+        if isinstance(end, Listener):
+            return 0.0 if end.pump(send, now) else end.heartbeat_seconds / 4
+        if end.hopeless:
+            self._transport.disconnect(name)
+        elif end.reconnect:
+            try:
+                self._connect(name, end)
+            except ConfigError as error:
+                log.error("%s: %s", name, error)
+                end.go_to(None, None)
+        return 0.0 if end.pump(lambda message: send(b"", message), now) else PATIENCE_S
 
     def _guarded(self, what: Callable[..., float | None], *arguments: float) -> float:
         """Call it; an error must not end the thread silently, nor make it spin."""

@@ -36,7 +36,6 @@ __all__ = [
     "RankEvent",
     "Refused",
     "RunFinished",
-    "StreamFailed",
 ]
 
 
@@ -105,17 +104,7 @@ class RunFinished:
     results: tuple[RunDone, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFailed:
-    """Items of the run can not be streamed (file unreadable, disk full); once per cause, the scan goes on."""
-
-    run_uid: str
-    text: str
-
-
-BeamlineEvent = (
-    PeerJoined | PeerLost | AllRanksReady | Acked | Status | Score | RunFinished | Problem | StreamFailed | Ask
-)
+BeamlineEvent = PeerJoined | PeerLost | AllRanksReady | Acked | Status | Score | RunFinished | Problem | Ask
 
 # ------------------------------------------------------------------------------------- at the connecting side
 

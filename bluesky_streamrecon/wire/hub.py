@@ -20,7 +20,7 @@ from bluesky_streamrecon.wire.events import (
     RunFinished,
 )
 from bluesky_streamrecon.wire.images import Picture, ShowMe
-from bluesky_streamrecon.wire.listener import Listener, Peer, SendTo
+from bluesky_streamrecon.wire.listener import Listener, Peer
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     Ack,
@@ -36,7 +36,8 @@ from bluesky_streamrecon.wire.messages import (
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, OperatorSessions
-from bluesky_streamrecon.wire.run import Ledger, Run
+from bluesky_streamrecon.wire.run import Entry, Ledger, Run
+from bluesky_streamrecon.wire.store import Frame, FrameSource
 
 __all__ = ["Hub"]
 
@@ -104,27 +105,44 @@ class Hub(Listener):
         for peer in self._links.values():
             self._serve(peer, now)
 
+    def append(self, run: Run, entry: Entry, source: Frame | FrameSource) -> None:
+        """Take one more item of a run, unless that is over."""
+        if not run.finished:
+            run.frames.add(len(run.log) + 1, source)
+            run.append(entry)
+
+    def close_run(self, run: Run, exit_status: str, reason: str) -> None:
+        """Close a run after its last item, unless it is over."""
+        log.info("run %s: closed after %d items: %s %s", run.uid, len(run.log), exit_status, reason)
+        if not run.finished:
+            run.finish_log(exit_status, reason)
+
+    def lengthen_run(self, planned: int) -> None:
+        """Send the controller how many projections the open run is going to take."""
+        if self.run is not None and not self.run.finished:
+            self.run.lengthen(LengthenRun(run_uid=self.run.uid, planned=planned))
+
     def abandon_run(self, reason: str) -> None:
         """Forget the run, and tell the peers so."""
         run = self.run
         if run is None or run.finished:
             return
         log.warning("run %s: abandoned: %s", run.uid, reason)
-        run.finished = True
+        run.finish()
         for peer in self._links.values():
-            if peer.connection.senders.pop("run", None) is not None:
-                peer.connection.say(AbandonRun(run_uid=run.uid, reason=reason))
+            if peer.senders.pop("run", None) is not None:
+                peer.say(AbandonRun(run_uid=run.uid, reason=reason))
 
     def shutdown(self, reason: str) -> None:
         """Ask everyone, now and later, to end."""
         self._shutdown = reason
         for peer in self._links.values():
-            peer.connection.say(Shutdown(reason=reason))
+            peer.say(Shutdown(reason=reason))
 
     def answer(self, operator: PeerInfo, answer: Answer) -> None:
         """Answer an operator, now or when it is linked again; nothing happens if it was forgotten."""
         peer = self._peers.get(("operator", operator.instance))
-        sender = None if peer is None else peer.connection.senders.get("answers")
+        sender = None if peer is None else peer.senders.get("answers")
         if isinstance(sender, MessageSender):
             sender.send(answer)
 
@@ -142,47 +160,35 @@ class Hub(Listener):
         """Ledger of each rank for the newest run."""
         return {} if self.run is None else self.run.ledger()
 
-    def problem(self, text: str) -> None:
-        """Tell ranks and controller of a problem on this side."""
-        uid = None if self.run is None else self.run.uid
-        for peer in self._links.values():
-            if peer.hello.role != "operator":
-                peer.connection.say(Problem(fault="local", where="beamline", text=text[:4096], run_uid=uid))
-
     # ------------------------------------------------------------------ of every turn
 
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         super().tick(now)
+        if self.run is not None:
+            for text in self.run.new_failures():
+                self._report_failure(self.run, text)
         operators = [peer for peer in self._links.values() if peer.hello.role == "operator"]
         self._operators.tick(operators, now)
         controller = self._peers.get(("controller", 0))
         if controller is not None and controller.link is not None and (wish := self._operators.wish(now)) is not None:
-            controller.connection.say(wish)
-
-    def pump(self, send: SendTo, now: float, budget: int = 64) -> bool:
-        """Send what is due; a run that is finished is served to the controller alone, which hears of its end."""
-        if self.run is not None and self.run.finished:
-            for peer in self._links.values():
-                if peer.hello.role == "rank":
-                    peer.connection.senders.pop("run", None)
-        return super().pump(send, now, budget)
+            controller.say(wish)
 
     # ------------------------------------------------------------------ peers come and go
 
-    def refusal(self, hello: Hello) -> Problem | None:
-        """Return why this hello can not be accepted."""
+    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+        """Return what of this hello can not be accepted, and why."""
         if hello.role == "operator":
             mine = ("operator", hello.instance) in self._peers
             why = "" if mine else self._operators.why_not(self.operators)
-            return Problem(fault="remote", where="hello", text=why) if why else None
+            return ("hello", why) if why else None
         others = [p for p in self._links.values() if p.hello.role == "rank" and p.hello.size != hello.size]
         if hello.role == "rank" and others:
             text = (
                 f"size: got a rank of {hello.size}, expected {self.size}, as its {len(others)} linked ranks say; "
                 "does another job still run?"
             )
-            return Problem(fault="remote", where="size", text=text)
+            return ("size", text)
         return None
 
     def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
@@ -190,7 +196,7 @@ class Hub(Listener):
         hello = peer.hello
         if hello.role == "operator":
             if before is None:
-                peer.connection.serve(MessageSender("answers", hello.instance), now)
+                peer.serve(MessageSender("answers", hello.instance), now)
             self._forget_operators()
         else:
             self._tell(PeerJoined(peer.info), peer)
@@ -200,13 +206,13 @@ class Hub(Listener):
             self._operators.new_controller()
             for other in self._links.values():
                 if other.hello.role == "rank":
-                    other.connection.say(self._preview_at())
+                    other.say(self._preview_at())
         self._serve(peer, now)
         if hello.run_uid is not None and (self.run is None or self.run.uid != hello.run_uid or self.run.abandoned):
             text = "the beamline does not serve this run"
-            peer.connection.say(AbandonRun(run_uid=hello.run_uid, reason=text))
+            peer.say(AbandonRun(run_uid=hello.run_uid, reason=text))
         if self._shutdown is not None:
-            peer.connection.say(Shutdown(reason=self._shutdown))
+            peer.say(Shutdown(reason=self._shutdown))
 
     def left(self, peer: Peer, reason: str) -> None:
         """Take note that a peer's link is gone."""
@@ -235,7 +241,7 @@ class Hub(Listener):
         elif self.run is not None and before is not None:
             self.run.came_back(hello.rank, restarted=before is not peer)
         if ("controller", 0) in self._peers:
-            peer.connection.say(self._preview_at())
+            peer.say(self._preview_at())
         linked = sum(p.hello.role == "rank" for p in self._links.values())
         if linked == self.size and not self._ready:
             self._ready = True
@@ -246,9 +252,9 @@ class Hub(Listener):
         run, hello = self.run, peer.hello
         if hello.role == "operator":
             return
-        peer.connection.senders.pop("run", None)
+        peer.senders.pop("run", None)
         if run is not None and not run.abandoned and (hello.role == "controller" or not run.finished):
-            peer.connection.serve(run.sender(hello.role, hello.rank), now)
+            peer.serve(run.sender(hello.role, hello.rank), now)
 
     def _preview_at(self) -> PreviewAt:
         hello = self._peers[("controller", 0)].hello
@@ -262,20 +268,18 @@ class Hub(Listener):
 
     # ------------------------------------------------------------------ what peers say
 
-    def applied(self, peer: Peer, ack: Ack) -> None:
-        """Take note that a rank has applied more of the run."""
-        run, rank = self.run, peer.hello.rank
-        if run is not None and ack.channel == "run" and peer.hello.role == "rank":
-            applied = min(ack.applied, len(run.log))
-            self._tell(Acked(run.uid, rank, applied, run.projections_up_to(applied)), peer)
-
     def heard(self, peer: Peer, message: Message, now: float) -> None:
-        """Take a message."""
+        """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         role, run = peer.hello.role, self.run
+        if isinstance(message, Ack):
+            if run is not None and message.channel == "run" and role == "rank":
+                applied = min(message.applied, len(run.log))
+                self._tell(Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
+            return
         if role == "operator":
             self._from_operator(peer, message, now)
             return
-        receiver = peer.connection.receivers.get("reports")
+        receiver = peer.receivers.get("reports")
         if receiver is not None:
             receiver.apply(receiver.received)
         if isinstance(message, Problem):
@@ -302,6 +306,9 @@ class Hub(Listener):
             elif run.done(message):
                 results = run.results()
                 log.info("run %s: finished by all %d ranks", run.uid, len(results))
+                for other in self._links.values():  # the controller still hears of its end
+                    if other.hello.role == "rank":
+                        other.senders.pop("run", None)
                 self._tell(RunFinished(run.uid, results))
 
     def _from_operator(self, peer: Peer, message: Message, now: float) -> None:
@@ -312,10 +319,14 @@ class Hub(Listener):
         elif not isinstance(message, Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for operators to send")
 
-    def lengthen(self, planned: int) -> None:
-        """Tell the controller that the open run is going to take so many projections."""
-        if self.run is not None and not self.run.finished:
-            self.run.lengthen(LengthenRun(run_uid=self.run.uid, planned=planned))
+    def _report_failure(self, run: Run, text: str) -> None:
+        """Report, here and to ranks and controller, that items of the run can not be sent."""
+        log.error("run %s: the stream is not complete: %s", run.uid, text)
+        problem = Problem(fault="local", where="streaming", text=text[:4096], run_uid=run.uid)
+        self._tell(problem)
+        for peer in self._links.values():
+            if peer.hello.role != "operator":
+                peer.say(problem)
 
     def _tell(self, event: BeamlineEvent, peer: Peer | None = None) -> None:
         self.events.append((event, None if peer is None else peer.info))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -18,9 +17,9 @@ import msgspec
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
-from bluesky_streamrecon.wire.connection import Connection, Sent
 from bluesky_streamrecon.wire.events import PeerInfo
-from bluesky_streamrecon.wire.messages import CHANNELS, Ack, Heartbeat, Hello, Message, OpenChannel, Problem, Welcome
+from bluesky_streamrecon.wire.link import LinkEnd, Sent
+from bluesky_streamrecon.wire.messages import Ack, Heartbeat, Hello, Message, OpenChannel, Problem, Welcome
 
 __all__ = ["Listener", "Peer", "SendTo"]
 
@@ -30,13 +29,13 @@ SendTo = Callable[[bytes, msgspec.Struct], Sent]
 MOST_REPLIES: Final = 1000  # to those who have not said hello
 
 
-class Peer:
-    """Somebody who was welcomed, whether linked or not."""
+class Peer(LinkEnd):
+    """Our end of the link to somebody who was welcomed, whether linked now or not."""
 
     def __init__(self, hello: Hello) -> None:
+        super().__init__()
         self.hello = hello
         self.link: bytes | None = None
-        self.connection = Connection()
         self.ahead: float | None = None
 
     @property
@@ -65,7 +64,7 @@ class Peer:
         return str(self.info)
 
 
-class Listener(ABC):
+class Listener:
     """Peers and their links.
 
     Parameters
@@ -108,33 +107,27 @@ class Listener(ABC):
 
     # ------------------------------------------------------------------ what differs
 
-    @abstractmethod
-    def refusal(self, hello: Hello) -> Problem | None:
-        """Return why this hello can not be accepted."""
+    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+        """Return what of this hello can not be accepted, and why."""
+        raise NotImplementedError
 
-    @abstractmethod
     def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
         """Take note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
 
-    @abstractmethod
     def left(self, peer: Peer, reason: str) -> None:
         """Take note that a peer's link is gone; no reason: it has a newer one."""
 
-    def check(self, peer: Peer, message: Message) -> None:  # noqa: B027 - most need no check
+    def check(self, peer: Peer, message: Message) -> None:
         """Raise `RemoteProtocolError` for a message that this peer may not send."""
 
-    @abstractmethod
     def heard(self, peer: Peer, message: Message, now: float) -> None:
-        """Take a message; one of a channel comes once and in order."""
-
-    @abstractmethod
-    def applied(self, peer: Peer, ack: Ack) -> None:
-        """Take note that a peer has applied more of what it was sent."""
+        """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
+        raise NotImplementedError
 
     @property
     def settled(self) -> bool:
         """Nothing is left that was said and not sent."""
-        return not self._replies and not any(peer.connection.outbox for peer in self._links.values())
+        return not self._replies and not any(peer.outbox for peer in self._links.values())
 
     # ------------------------------------------------------------------ from the transport
 
@@ -149,7 +142,7 @@ class Listener(ABC):
                 self._unknown.add(type(message).__name__)
                 self._reply(link, "link", "say hello first")
             else:
-                peer.connection.seen = now
+                peer.seen = now
                 self._receive(peer, message, now)
         except UnknownVersionError as error:
             self._refused.add(error)
@@ -157,7 +150,7 @@ class Listener(ABC):
         except RemoteProtocolError as error:
             self.garbage.add(error if peer is None else f"{peer}: {error}")
             if peer is not None:
-                peer.connection.say(Problem(fault="remote", where="message", text=str(error)[:4096]))
+                peer.say(_problem("message", str(error)))
 
     def unreachable(self, link: bytes) -> None:
         """Forget a link that the transport knows no more."""
@@ -168,14 +161,9 @@ class Listener(ABC):
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         for peer in list(self._links.values()):
-            connection = peer.connection
-            if now - connection.seen > self._timeout:
-                self._lose(peer, f"nothing heard for {now - connection.seen:.1f} s")
-                continue
-            connection.tick(now)
-            if now - connection.said >= self.heartbeat_seconds:
-                connection.said = now
-                connection.outbox.extend(connection.acks(again=True) or [Heartbeat()])
+            silent = peer.keep_alive(now, timeout=self._timeout, interval=self.heartbeat_seconds, heartbeat=Heartbeat())
+            if silent:
+                self._lose(peer, f"nothing heard for {silent:.1f} s")
 
     def pump(self, send: SendTo, now: float, budget: int = 64) -> bool:
         """Send what is due, then messages of channels, one per peer in turn; return whether more is ready."""
@@ -183,14 +171,14 @@ class Listener(ABC):
             send(*self._replies.popleft())
         ready = []
         for link, peer in list(self._links.items()):
-            sent = peer.connection.drain(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
+            sent = peer.drain(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
             if sent is Sent.NOBODY:
                 self._lose(peer, "connection closed")
             elif sent is Sent.DONE:
                 ready.append((link, peer))
         while ready and budget > 0:
             for link, peer in list(ready):
-                sent_now = peer.connection.send_next(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
+                sent_now = peer.send_next(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
                 budget -= sent_now is Sent.DONE
                 if sent_now is Sent.NOBODY:
                     self._lose(peer, "connection closed")
@@ -201,34 +189,26 @@ class Listener(ABC):
     # ------------------------------------------------------------------ insides
 
     def _receive(self, peer: Peer, message: Message, now: float) -> None:
-        connection = peer.connection
-        if isinstance(message, Ack):
-            if connection.acknowledge(message, now):
-                self.applied(peer, message)
-        elif isinstance(message, Heartbeat):
+        if isinstance(message, Heartbeat):
             if message.time:
                 peer.ahead = message.time - self._wall()  # its hello may have waited for us to listen
-        elif isinstance(message, OpenChannel):
-            if message.channel not in self.credits:
-                raise RemoteProtocolError(f"channel {message.channel!r}: expected one of {', '.join(self.credits)}")
-            connection.open(message, self.credits[message.channel])
-        elif not isinstance(message, self.accepted):
+        elif not isinstance(message, (Ack, OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
         else:
             self.check(peer, message)
-            if type(message) not in CHANNELS or connection.accepts(message):
+            if peer.take(message, self.credits, now):
                 self.heard(peer, message, now)
 
     def _hello(self, link: bytes, hello: Hello, now: float) -> None:
         if hello.job_id != self.job_id:
             text = f"job id: got {hello.job_id[:64]!r}, expected that of the job that is served here; is it left over "
-            refusal: Problem | None = _refusal("hello", text + "from an earlier session, or meant for another address?")
+            refusal: tuple[str, str] | None = ("hello", text + "from an earlier session, or meant for another address?")
         else:
             refusal = self.refusal(hello)
         if refusal is not None:
             who = f"{hello.role} {hello.rank} of {hello.size} at {hello.host[:64]}:{hello.pid}"
-            self._refused.add(f"{who}: {refusal.text}")
-            self._reply(link, refusal.where, refusal.text)
+            self._refused.add(f"{who}: {refusal[1]}")
+            self._reply(link, *refusal)
             return
         fresh = Peer(hello)
         before = self._peers.get(fresh.key)
@@ -252,8 +232,8 @@ class Listener(ABC):
             heartbeat_seconds=self.heartbeat_seconds,
             peer_timeout=self._timeout,
         )
-        peer.connection.say(welcome)
-        peer.connection.link(now)
+        peer.say(welcome)
+        peer.begin(now)
         self.joined(peer, now, before=before)
 
     def _lose(self, peer: Peer, reason: str) -> None:
@@ -265,12 +245,12 @@ class Listener(ABC):
         if peer.link is not None:
             self._links.pop(peer.link, None)
             peer.link = None
-            peer.connection.unlink()
+            peer.break_off()
             self.left(peer, "")
 
     def _reply(self, link: bytes, where: str, text: str) -> None:
-        self._replies.append((link, _refusal(where, text)))
+        self._replies.append((link, _problem(where, text)))
 
 
-def _refusal(where: str, text: str) -> Problem:
+def _problem(where: str, text: str) -> Problem:
     return Problem(fault="remote", where=where, text=text[:4096])

@@ -20,8 +20,8 @@ from bluesky_streamrecon.logs import RateLimitedWarning, set_run
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.channel import MessageSender, Receiver
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
-from bluesky_streamrecon.wire.connection import Connection, SendNow, Sent
 from bluesky_streamrecon.wire.images import Picture, ShowMe
+from bluesky_streamrecon.wire.link import LinkEnd, SendNow, Sent
 from bluesky_streamrecon.wire.messages import (
     CHANNELS,
     AbandonRun,
@@ -50,10 +50,8 @@ log = logging.getLogger(__name__)
 MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent | PreviewAt
 
 SIZE_TRIES: Final = 3
-ANSWERS_AT_ONCE: Final = 256
+CREDITS: Final = {"answers": 256}
 REFUSALS: Final = frozenset({"hello", "version", "superseded"})
-PLAIN: Final = (AbandonRun, PreviewAt, ShowMe, Picture, Shutdown)
-"""Messages besides those of channels that are handed to the user."""
 
 
 class LinkState(enum.Enum):
@@ -84,7 +82,7 @@ LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
 """Legal moves of a link: state, then what happens, then the state after it."""
 
 
-class Member:
+class Member(LinkEnd):
     """State of a connecting end.
 
     When `reconnect` is true, the connection is to be thrown away and made anew, and `connected` called.
@@ -119,16 +117,17 @@ class Member:
         to: str = "the beamline",
         wall: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__()
         self.state = LinkState.DOWN
         self.reconnect = True
+        self.target: tuple[str, str | None] | None = None
         self.events: deque[MemberEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
-        self.connection = Connection()
         self.run: OpenRun | None = None
-        self.seen: float | None = None
+        self.heard: float | None = None
         self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
         if channel is not None:
-            self.connection.senders[channel] = self.reports
+            self.senders[channel] = self.reports
         self._hello = hello
         self._name = f"{hello.role} {hello.rank}"
         self._to = to
@@ -153,9 +152,9 @@ class Member:
         elif type(message) in CHANNELS:
             self.reports.send(message)
         elif self.state is LinkState.LINKED:
-            self.connection.say(message)
+            self.say(message)
 
-    def applied(self, run_uid: str, seq: int) -> None:
+    def applied(self, run_uid: str | None, seq: int) -> None:
         """All items of the run up to `seq` are applied (nothing happens if the run is not ours any more)."""
         receiver = self.receiver
         if receiver is not None and receiver.stream == run_uid:
@@ -166,12 +165,17 @@ class Member:
     @property
     def receiver(self) -> Receiver | None:
         """Receiving half of the run's channel."""
-        return self.connection.receivers.get("run")
+        return self.receivers.get("run")
 
     @property
-    def unsettled(self) -> bool:
-        """Something that was sent surely has not arrived yet."""
-        return not self.reports.settled
+    def hopeless(self) -> bool:
+        """There is nobody to send to."""
+        return self.target is None or self.state is LinkState.REFUSED
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that should be sent, or there is nobody to send it to."""
+        return self.hopeless or super().settled
 
     # ------------------------------------------------------------------ from the transport
 
@@ -179,18 +183,20 @@ class Member:
         """There is a fresh connection: say hello."""
         self._move("connect")
         self.reconnect = False
-        self.connection.unlink()
+        self.break_off()
         self._since = now
         uid = None if self.run is None else self.run.run_uid
-        self.connection.say(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
+        self.say(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
 
-    def redirect(self) -> None:
-        """Another end than before is to be reached."""
-        self._move("redirect")
-        self.connection.unlink()
-        self.reconnect = True
+    def go_to(self, address: str | None, server: str | None) -> None:
+        """Take this address (with this CURVE public key) as the other end's from now on; None: there is none."""
+        target = None if address is None else (address, server)
+        if target != self.target:
+            self._move("redirect")
+            self.break_off()
+            self.target, self.reconnect = target, True
 
-    def receive(self, frames: Sequence[Buffer], now: float) -> None:
+    def receive(self, link: bytes, frames: Sequence[Buffer], now: float) -> None:  # noqa: ARG002 - as a listener's
         """Take one message; whatever it is, nothing is raised."""
         if self.state is LinkState.REFUSED or self.reconnect:
             return
@@ -206,27 +212,21 @@ class Member:
 
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
-        connection = self.connection
         if self.state is LinkState.GREETING and now - self._since > self._greeting_seconds:
             self.reconnect = True
         elif self.state is LinkState.LINKED:
-            silent = now - connection.seen
-            if silent > self._timeout:
+            heartbeat = Heartbeat(time=self._wall())
+            silent = self.keep_alive(now, timeout=self._timeout, interval=self._heartbeat, heartbeat=heartbeat)
+            if silent:
                 self._lost(f"nothing heard for {silent:.1f} s")
-                return
-            connection.tick(now)
-            if now - connection.said >= self._heartbeat:
-                connection.said = now
-                connection.outbox.extend(connection.acks(again=True))
-                connection.say(Heartbeat(time=self._wall()))
 
     def pump(self, send: SendNow, now: float, budget: int = 64) -> bool:
         """Send what is due; return whether more is ready."""
         linked = self.state is LinkState.LINKED
-        if self.state is LinkState.REFUSED or self.connection.drain(send, now, acks=linked) is not Sent.DONE:
+        if self.state is LinkState.REFUSED or self.drain(send, now, acks=linked) is not Sent.DONE:
             return False
         while linked and budget > 0:
-            if self.connection.send_next(send, now) is not Sent.DONE:
+            if self.send_next(send, now) is not Sent.DONE:
                 return False
             budget -= 1
         return linked
@@ -240,25 +240,22 @@ class Member:
             self._problem(message)
         if self.state is not LinkState.LINKED:
             return
-        self.seen = self.connection.seen = now
+        self.seen = self.heard = now
         if isinstance(message, OpenRun):
-            self._open(message)
+            self._open_run(message)
         elif isinstance(message, Item | ItemGone | LengthenRun | CloseRun):
             self._item(message)
-        elif isinstance(message, Ack):
-            self.connection.acknowledge(message, now)
-        elif isinstance(message, OpenChannel):
-            self.connection.open(message, ANSWERS_AT_ONCE)
-        elif isinstance(message, Answer):
-            if self.connection.accepts(message):
-                receiver = self.connection.receivers["answers"]
-                receiver.apply(receiver.received)
-                self.events.append(message)
         elif isinstance(message, AbandonRun):
             if self.run is not None and self.run.run_uid == message.run_uid:
                 self._abandon(message.reason)
-        elif isinstance(message, PLAIN):
-            self.events.append(message)
+        elif isinstance(message, Ack | OpenChannel):
+            self.take(message, CREDITS, now)
+        elif isinstance(message, Answer | PreviewAt | ShowMe | Picture | Shutdown):
+            if self.take(message, CREDITS, now):
+                self.events.append(message)
+            if isinstance(message, Answer):
+                answers = self.receivers["answers"]
+                answers.apply(answers.received)
         elif not isinstance(message, Heartbeat | Welcome | Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for the other end to send")
 
@@ -270,7 +267,7 @@ class Member:
         self._turned_away = 0
         self._move("welcome")
         self._heartbeat, self._timeout = message.heartbeat_seconds, message.peer_timeout
-        self.connection.link(now)
+        self.begin(now)
         if restored:
             log.info("%s: linked to %s", self._name, self._to)
             self.events.append(ev.LinkRestored(message.session))
@@ -291,7 +288,7 @@ class Member:
             )
             self.events.append(message)
 
-    def _open(self, run: OpenRun) -> None:
+    def _open_run(self, run: OpenRun) -> None:
         receiver = self.receiver
         if self.run is not None and receiver is not None and self.run.run_uid == run.run_uid:
             if run.block != self.run.block:
@@ -303,7 +300,7 @@ class Member:
         applied = self._resume[1] if self._resume is not None and self._resume[0] == run.run_uid else 0
         credit = max(self._credit, 2 * max(run.recon.window or 0, run.recon.step))
         self.run = run
-        self.connection.receivers["run"] = Receiver("run", run.run_uid, credit=credit, applied=applied)
+        self.receivers["run"] = Receiver("run", run.run_uid, credit=credit, applied=applied)
         self._done = False
         self._gone = set()
         self._close = None
@@ -316,7 +313,7 @@ class Member:
             return  # left over from a run that is not ours any more
         if isinstance(message, Item):
             self._check_item(message, self.run)
-        if not self.connection.accepts(message):
+        if not self.take(message, CREDITS, self.seen):
             return
         if isinstance(message, ItemGone):
             log.warning("run %s: item %d is lost: %s", message.run_uid, message.seq, message.why)
@@ -326,7 +323,7 @@ class Member:
         if not isinstance(message, Item):
             self._gone.add(message.seq)
         self.events.append(message)
-        self._pass_over(self.connection.receivers["run"])
+        self._pass_over(self.receivers["run"])
 
     def _check_item(self, item: Item, run: OpenRun) -> None:
         if item.rows != run.rows or item.dtype != run.dtype or item.shape[1] != run.detector_shape[1]:
@@ -347,7 +344,7 @@ class Member:
             log.warning("run %s: done, but not ours any more; not reported", report.run_uid)
             return
         if self._close is None:
-            raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before it was closed")
+            raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before its end has come")
         self._done = True
         last = self._close.seq - 1
         applied = min(receiver.applied, last)
@@ -367,20 +364,20 @@ class Member:
             log.warning("run %s: abandoned: %s", self.run.run_uid, reason)
             self.events.append(AbandonRun(run_uid=self.run.run_uid, reason=reason))
         self.run = None
-        self.connection.receivers.pop("run", None)
+        self.receivers.pop("run", None)
 
     # ------------------------------------------------------------------ insides
 
     def _lost(self, reason: str) -> None:
         log.warning("%s: link to %s lost: %s", self._name, self._to, reason)
-        self.connection.unlink()
+        self.break_off()
         self.events.append(ev.LinkLost(reason))
         self.reconnect = True
 
     def _refuse(self, text: str) -> None:
         self._move("refuse")
         log.error("%s: refused by %s: %s", self._name, self._to, text)
-        self.connection.unlink()
+        self.break_off()
         self.events.append(ev.Refused(text))
 
     def _move(self, what: str) -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,14 +24,7 @@ from bluesky_streamrecon.wire.sockets import Transport
 
 __all__ = ["OperatorEndpoint"]
 
-
-class _Waiting:
-    """Somebody who waits for an answer or a picture."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.result: Answer | Picture | None = None
-        self.failure = ""
+T = TypeVar("T")
 
 
 class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
@@ -58,11 +53,9 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self.address = address
         self.ending = threading.Event()
         """Set when the beamline has said that its job ends."""
-        self._answered: dict[int, _Waiting] = {}  # by the order's number
-        self._viewers: dict[_Waiting, ShowMe] = {}
-        self._open: set[_Waiting] = set()
-        self._front = threading.Lock()
-        self._refused = ""
+        self._answers: dict[int, Future[Answer]] = {}  # by the order's number
+        self._viewers: dict[Future[Picture], ShowMe] = {}
+        self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id, software), channel="orders")
         transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES)
         super().__init__("streamrecon-operator", address, transport, member, security, clock)
@@ -70,7 +63,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
     @property
     def linked(self) -> bool:
         """The beamline has welcomed us, and the link is there."""
-        return self._beamline.member.state is LinkState.LINKED
+        return self._member.state is LinkState.LINKED
 
     def ask(self, ask: Ask, *, timeout: float = 10.0) -> Answer:
         """Ask or order something, surely and once, and wait for the answer.
@@ -82,15 +75,17 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         SteeringError
             If it answers that this can not be done.
         """
-        waiting = _Waiting()
-        if ask.action != "status" and not ask.uid:
-            ask = msgspec.structs.replace(ask, uid=uuid.uuid4().hex)
-
-        def send() -> None:
-            self._answered[self._beamline.member.reports.send(ask)] = waiting
-
-        answer = self._wait(waiting, send, timeout, f"no answer to {ask.action!r}")
-        assert isinstance(answer, Answer)  # noqa: S101
+        answered: Future[Answer] = Future()
+        if ask.order is not None and not ask.order.uid:
+            ask = msgspec.structs.replace(ask, order=msgspec.structs.replace(ask.order, uid=uuid.uuid4().hex))
+        with self._working():
+            self._check_not_over()
+            number = self._member.reports.send(ask)
+            self._answers[number] = answered
+        try:
+            answer = self._wait(answered, timeout, f"no answer to {ask.action!r}")
+        finally:
+            self._answers.pop(number, None)
         if not answer.ok:
             raise SteeringError(answer.text)
         return answer
@@ -103,71 +98,59 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         JobError
             If the beamline refuses us, or there is none in time.
         """
-        waiting = _Waiting()
-
-        def send() -> None:
-            self._viewers[waiting] = seen
-            self._beamline.member.send(seen)
-
-        picture = self._wait(waiting, send, timeout, "no picture")
-        assert isinstance(picture, Picture)  # noqa: S101
-        return picture
+        shown: Future[Picture] = Future()
+        with self._working():
+            self._check_not_over()
+            self._viewers[shown] = seen
+            self._member.send(seen)
+        try:
+            return self._wait(shown, timeout, "no picture")
+        finally:
+            self._viewers.pop(shown, None)
 
     def close(self, linger_s: float = 0.2) -> None:
-        """Close the socket and join the thread; whoever still waits is told so. Idempotent."""
-        self._fail("the connection to the beamline was closed")
+        """Close the socket and join the thread; who still waits gets an error. Idempotent."""
+        with self.lock:
+            self._end("the connection to the beamline was closed")
         super().close(linger_s)
 
-    def _wait(self, waiting: _Waiting, send: Callable[[], None], timeout: float, what: str) -> Answer | Picture | None:
-        with self._front:
-            if self._refused:
-                raise JobError(self._refused)
-            self._open.add(waiting)
-        self._post(send)
-        answered = waiting.done.wait(timeout)
-        with self._front:
-            self._open.discard(waiting)
-        if not answered:
-            self._post(lambda: self._forget(waiting))
+    def _check_not_over(self) -> None:
+        if self._over:
+            raise JobError(self._over)
+
+    def _wait(self, result: Future[T], timeout: float, what: str) -> T:
+        try:
+            return result.result(timeout)
+        except TimeoutError:
             there = "it is there, but does not answer" if self.linked else "nobody is there, or keys do not fit"
-            raise JobError(f"beamline at {self.address}: {what} within {timeout:g} s; {there}")
-        if waiting.failure:
-            raise JobError(waiting.failure)
-        return waiting.result
+            raise JobError(f"beamline at {self.address}: {what} within {timeout:g} s; {there}") from None
 
     # ------------------------------------------------------------------ in the thread
 
     def _after_turn(self) -> None:
-        events = self._beamline.member.events
-        while events:
-            event = events.popleft()
-            if isinstance(event, Answer):
-                self._give(self._answered.pop(event.number, None), event)
-            elif isinstance(event, Picture):
-                for waiting in list(self._viewers):
-                    self._give(waiting, event)
-                self._viewers.clear()
-            elif isinstance(event, LinkRestored):
-                for seen in self._viewers.values():
-                    self._beamline.member.send(seen)
-            elif isinstance(event, Refused):
-                self._fail(f"the beamline at {self.address} refuses us: {event.text}")
-            elif isinstance(event, Shutdown):
-                self.ending.set()
+        events = self._member.events
+        with self.lock:
+            while events:
+                event = events.popleft()
+                if isinstance(event, Answer):
+                    if (answered := self._answers.pop(event.number, None)) is not None:
+                        answered.set_result(event)
+                elif isinstance(event, Picture):
+                    viewers, self._viewers = self._viewers, {}
+                    for shown in viewers:
+                        shown.set_result(event)
+                elif isinstance(event, LinkRestored):
+                    for seen in self._viewers.values():
+                        self._member.send(seen)
+                elif isinstance(event, Refused):
+                    self._end(f"the beamline at {self.address} refuses us: {event.text}")
+                elif isinstance(event, Shutdown):
+                    self.ending.set()
 
-    def _give(self, waiting: _Waiting | None, result: Answer | Picture) -> None:
-        if waiting is not None:
-            waiting.result = result
-            waiting.done.set()
-
-    def _forget(self, waiting: _Waiting) -> None:
-        self._viewers.pop(waiting, None)
-        self._answered = {number: other for number, other in self._answered.items() if other is not waiting}
-
-    def _fail(self, text: str) -> None:
-        with self._front:
-            self._refused = self._refused or text
-            for waiting in self._open:
-                if not waiting.done.is_set():
-                    waiting.failure = text
-                    waiting.done.set()
+    def _end(self, text: str) -> None:
+        """Raise an error for everybody who waits, and for all who ask later."""
+        self._over = self._over or text
+        waiting: list[Future[Any]] = [*self._answers.values(), *self._viewers]
+        self._answers, self._viewers = {}, {}
+        for future in waiting:
+            future.set_exception(JobError(self._over))

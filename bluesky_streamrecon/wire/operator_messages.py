@@ -16,7 +16,6 @@ from bluesky_streamrecon.wire.fields import Count, Name, Number, Text, Uid
 __all__ = [
     "MOST_EXTRA",
     "MOST_JUDGED",
-    "Action",
     "Answer",
     "Ask",
     "Judged",
@@ -26,7 +25,6 @@ __all__ = [
 ]
 
 OrderAction = Literal["finish", "hold", "release", "extend"]
-Action = Literal["status", "finish", "hold", "release", "extend"]
 
 MOST_JUDGED: Final = 256
 """Verdicts in one answer."""
@@ -57,7 +55,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     action: OrderAction
     who: Name
-    place: Name = ""
+    place: Name = "elsewhere"
     time: float = 0.0
     reason: Text = ""
     count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
@@ -66,31 +64,27 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
-    """An operator asks something; there is one answer to each.
-
-    ``"status"`` asks how the run is; the others are orders. An order may name the run that it means.
+    """An operator asks how the run is, or orders something; there is one answer to each.
 
     Parameters
     ----------
-    action : str
-        What is asked.
+    order : Order or None
+        What is ordered; `time` and `projections` are filled in by the beamline. None: nothing.
     run_uid : str or None
-        Run that is meant; None: the open one.
-    who, place, reason, count, uid
-        As for `Order`.
+        Run that is meant (its beginning is enough); None: the open one.
     after : int
-        Number of the last image whose verdict is known to the operator.
+        Without an order: number of the last image whose verdict is known to the operator.
     """
 
     seq: Count = 0
-    action: Action
+    order: Order | None = None
     run_uid: Uid | None = None
-    who: Name = ""
-    place: Name = ""
-    reason: Text = ""
-    count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
-    uid: Annotated[str, Meta(max_length=128)] = ""
     after: Count = 0
+
+    @property
+    def action(self) -> str:
+        """What is asked, in one word."""
+        return "status" if self.order is None else self.order.action
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

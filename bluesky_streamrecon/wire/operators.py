@@ -87,7 +87,7 @@ class OperatorSessions:
         if more or self._paced_at is None:
             self._paced_at = now
         for peer in operators:
-            receiver = peer.connection.receivers.get("orders")
+            receiver = peer.receivers.get("orders")
             if receiver is not None and more:
                 receiver.apply(min(receiver.received, receiver.applied + more))
 
@@ -107,4 +107,4 @@ class OperatorSessions:
         if viewer.shown == shown and now - viewer.shown_at < SAME_PICTURE_SECONDS:
             return
         viewer.looking, viewer.shown, viewer.shown_at = None, shown, now
-        peer.connection.say(picture)
+        peer.say(picture)

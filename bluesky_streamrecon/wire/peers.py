@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
+import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES
-from bluesky_streamrecon.wire.endpoint import Connecting, E, Endpoint, Listening, Part
+from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
 from bluesky_streamrecon.wire.images import Picture, Preview
+from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
-    CloseRun,
     Hello,
     Item,
     ItemGone,
@@ -31,17 +31,15 @@ from bluesky_streamrecon.wire.messages import (
 )
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
-from bluesky_streamrecon.wire.sockets import Transport, local_host_towards, own_software, process_info
+from bluesky_streamrecon.wire.sockets import Transport, local_host_towards
 
 __all__ = ["ControllerEndpoint", "PeerEndpoint", "RankEndpoint", "hello_of"]
-
-log = logging.getLogger(__name__)
 
 BEAMLINE, PREVIEWS = "beamline", "previews"
 
 
 class PeerEndpoint(Endpoint[E]):
-    """An endpoint that connects to a beamline."""
+    """An endpoint that connects to a beamline, and may have more sockets."""
 
     def __init__(
         self,
@@ -51,35 +49,37 @@ class PeerEndpoint(Endpoint[E]):
         member: Member,
         security: ClientSecurity | None,
         clock: Callable[[], float],
-        **parts: Part,
+        **others: Listener | Member,
     ) -> None:
         keys, server = (None, None) if security is None else (security.keys, security.server)
-        self._beamline = Connecting(BEAMLINE, transport, member, keys)
+        super().__init__(name, transport, {BEAMLINE: member, **others}, clock, keys)
+        self._member = member
         self._born = clock()
+        member.go_to(address, server)
         try:
-            self._beamline.go_to(address, server, clock())
+            self._connect(BEAMLINE, member)
         except BaseException:
             transport.close(0.0)
             raise
-        super().__init__(name, transport, {BEAMLINE: self._beamline, **parts}, clock)
         self._thread.start()
 
     def unlinked_seconds(self) -> float:
         """Seconds since the beamline was last heard of, or since the beginning; small while linked."""
-        seen = self._beamline.member.seen
-        return max(0.0, self._clock() - (self._born if seen is None else seen))
+        heard = self._member.heard
+        return max(0.0, self._clock() - (self._born if heard is None else heard))
 
     def _after_turn(self) -> None:
-        events = self._beamline.member.events
-        self._hand_out(events)  # type: ignore[arg-type]
-        events.clear()
+        self._hand_out(self._member.events)  # type: ignore[arg-type]
+        self._member.events.clear()
 
 
 def hello_of(role: str, job_id: str, software: str, **more: object) -> Hello:
     """Return the hello of a new endpoint in this process."""
-    host, pid = process_info()
-    about = {"host": host, "pid": pid, "software": software or own_software()}
-    return Hello(job_id=job_id, role=role, instance=uuid.uuid4().hex, **about, **more)  # type: ignore[arg-type]
+    from bluesky_streamrecon import __version__
+
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "instance": uuid.uuid4().hex}
+    software = software or f"bluesky-streamrecon {__version__}"
+    return Hello(job_id=job_id, role=role, software=software, **about, **more)  # type: ignore[arg-type]
 
 
 class RankEndpoint(PeerEndpoint[RankEvent]):
@@ -132,39 +132,26 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         self.rank = rank
         self._resume = resume
         self._retain = retain
-        self._front = threading.Lock()
-        self._run_uid: str | None = None
+        self._run_uid: str | None = None  # of the run whose items are taken
         self._taken = 0
-        self._applied = 0
-        self._end: int | None = None
         self._previews: PreviewSender | None = None
-        self._queued = 0  # previews that the thread has not seen yet
-        self._flushed = threading.Event()
-        self._flushed.set()
-        self._delivered = True
         hello = hello_of("rank", job_id, software, rank=rank, size=size)
-        transport = Transport(frame_limit=MAXIMUM_PIXEL_BYTES)
-        to_controller = Member(hello, channel=None, to="the controller")
-        self._controller = Connecting(PREVIEWS, transport, to_controller, None if security is None else security.keys)
+        self._controller = Member(hello, channel=None, to="the controller")
         member = Member(hello, credit=credit, resume=resume)
-        name = f"streamrecon-rank-{rank}"
+        transport, name = Transport(frame_limit=MAXIMUM_PIXEL_BYTES), f"streamrecon-rank-{rank}"
         super().__init__(name, address, transport, member, security, clock, **{PREVIEWS: self._controller})
 
     def next(self, timeout: float | None = None) -> RankEvent | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
         event = super().next(timeout)
-        with self._front:
-            if isinstance(event, OpenRun):
-                self._run_uid, self._end = event.run_uid, None
-                self._post(self._forget_previews)
-                resumed = self._resume is not None and self._resume[0] == self._run_uid
-                self._applied = self._taken = self._resume[1] if self._resume is not None and resumed else 0
-            elif isinstance(event, Item | ItemGone):
-                self._taken = event.seq
-            elif isinstance(event, CloseRun):
-                self._end = event.seq
-            elif isinstance(event, AbandonRun) and event.run_uid == self._run_uid:
-                self._run_uid = None
+        if isinstance(event, OpenRun):
+            uid, applied = self._resume or (None, 0)
+            self._run_uid, self._taken = event.run_uid, applied if uid == event.run_uid else 0
+            with self.lock:
+                self._previews = None
+                self._controller.senders.pop(PREVIEWS, None)
+        elif isinstance(event, Item | ItemGone):
+            self._taken = event.seq
         return event
 
     def pending(self) -> int:
@@ -178,20 +165,15 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         Raises
         ------
         LocalProtocolError
-            If `seq` is smaller than before, or has not been taken with `next`.
+            If `seq` has not been taken with `next`.
         """
-        with self._front:
-            uid = self._run_uid
-            if uid is None:
-                log.info("rank %d: item %d is applied, but its run was abandoned", self.rank, seq)
-                return
-            if not self._applied <= seq <= self._taken:
-                raise LocalProtocolError(
-                    f"item {seq} of run {uid[:8]}: reported as applied, expected {self._applied} to {self._taken} "
-                    "(reported before, taken with next)"
-                )
-            self._applied = seq
-        self._post(lambda: self._beamline.member.applied(uid, seq))
+        if seq > self._taken:
+            raise LocalProtocolError(
+                f"item {seq} of run {self._run_uid}: reported as applied, expected at most {self._taken}, the last one "
+                "that was taken with next"
+            )
+        with self._working():
+            self._member.applied(self._run_uid, seq)
 
     def send(self, message: Status | RunDone | Problem | Preview) -> None:
         """Send a message; does not wait.
@@ -203,26 +185,15 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         Raises
         ------
         LocalProtocolError
-            If a run is reported as done and its `CloseRun` was not taken with `next` before, or a preview's arrays are
-            not as in `Preview`.
+            If a run is reported as done before its `CloseRun` has come, or a preview's arrays are not as in `Preview`.
         """
         if isinstance(message, Preview):
             _check_preview(message)
-            with self._front:
-                self._queued += 1
-                self._flushed.clear()
-            self._post(lambda: self._send_preview(message))
-            return
-        if isinstance(message, RunDone):
-            with self._front:
-                if self._run_uid != message.run_uid:
-                    log.info("run %s: done, but it was abandoned", message.run_uid)
-                    return
-                if self._end is None:
-                    raise LocalProtocolError(
-                        f"run {message.run_uid[:8]}: reported as done before its end was taken with next"
-                    )
-        self._post(lambda: self._beamline.member.send(message))
+        with self._working():
+            if isinstance(message, Preview):
+                self._send_preview(message)
+            else:
+                self._member.send(message)
 
     @property
     def previews_dropped(self) -> int:
@@ -231,35 +202,30 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
 
     def flush_previews(self, timeout: float) -> bool:
         """Wait until the controller has all previews, or there is none, or `timeout` seconds; return whether it has."""
-        return self._flushed.wait(timeout) and self._delivered
+        with self._changed:
+            self._changed.wait_for(lambda: self._controller.hopeless or self._previews_settled, timeout)
+        return self._previews_settled
 
-    # ------------------------------------------------------------------ in the thread
+    @property
+    def _previews_settled(self) -> bool:
+        return self._previews is None or self._previews.settled
 
     def _send_preview(self, preview: Preview) -> None:
-        now = self._clock()
+        now, to = self._clock(), self._controller
         if self._previews is None or self._previews.stream != preview.run_uid:
             self._previews = PreviewSender(preview.run_uid, most=self._retain)
-            member = self._controller.member
-            if member.state is LinkState.LINKED:
-                member.connection.serve(self._previews, now)
+            if to.state is LinkState.LINKED:
+                to.serve(self._previews, now)
             else:
-                member.connection.senders[PREVIEWS] = self._previews
+                to.senders[PREVIEWS] = self._previews
         self._previews.send(preview, now)
-        with self._front:
-            self._queued -= 1
-
-    def _forget_previews(self) -> None:
-        self._previews = None
-        self._controller.member.connection.senders.pop(PREVIEWS, None)
 
     def _after_turn(self) -> None:
-        events = self._beamline.member.events
+        events = self._member.events
         for event in events:
             if isinstance(event, PreviewAt):
-                try:
-                    self._controller.go_to(event.address, event.key, self._clock())
-                except ConfigError as error:
-                    log.error("rank %d: no previews: %s", self.rank, error)
+                with self.lock:
+                    self._controller.go_to(event.address, event.key)
         gone = {event.run_uid for event in events if isinstance(event, AbandonRun)}
         if gone:
             with self._changed:
@@ -268,11 +234,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
                 self._queue.extend(kept)
         self._hand_out(event for event in events if not isinstance(event, PreviewAt))  # type: ignore[misc]
         events.clear()
-        self._controller.member.events.clear()
-        with self._front:
-            if not self._queued and self._controller.settled:
-                self._delivered = self._previews is None or self._previews.settled
-                self._flushed.set()
+        self._controller.events.clear()
 
 
 def _check_preview(preview: Preview) -> None:
@@ -335,21 +297,21 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         key = None if preview_security is None else preview_security.keys.public
         hello = hello_of("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
         self._previews = PreviewReceiver(job_id=job_id, session=hello.instance, credit=credit)
-        part = Listening(PREVIEWS, transport, self._previews)
-        super().__init__(
-            "streamrecon-controller", address, transport, Member(hello), security, clock, **{PREVIEWS: part}
-        )
+        name = "streamrecon-controller"
+        super().__init__(name, address, transport, Member(hello), security, clock, **{PREVIEWS: self._previews})
 
     def next(self, timeout: float | None = None) -> ControllerEvent | None:
         """Take the next event, as `Endpoint.next`; a preview counts as applied when it is taken."""
         event = super().next(timeout)
         if isinstance(event, Preview):
-            self._post(lambda: self._previews.taken(event))
+            with self._working():
+                self._previews.taken(event)
         return event
 
     def send(self, message: Score | Problem | Picture) -> None:
         """Send a score or a problem until the beamline has it, or a picture, which is lost while there is no link."""
-        self._post(lambda: self._beamline.member.send(message))
+        with self._working():
+            self._member.send(message)
 
     def _after_turn(self) -> None:
         super()._after_turn()

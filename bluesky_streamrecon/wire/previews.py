@@ -14,7 +14,7 @@ from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, 
 from bluesky_streamrecon.wire.channel import Sender
 from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener, Peer
-from bluesky_streamrecon.wire.messages import Ack, Hello, Message, OpenChannel, Problem
+from bluesky_streamrecon.wire.messages import Hello, Message, Problem
 
 __all__ = ["PreviewReceiver", "PreviewSender"]
 
@@ -61,10 +61,6 @@ class PreviewSender(Sender):
         self.forget(next(iter(self._kept)), now)
         return seq
 
-    def opening(self) -> msgspec.Struct:
-        """Return the message that opens the channel."""
-        return OpenChannel(channel=self.channel, stream=self.stream, first=self.first)
-
     def message(self, seq: int) -> msgspec.Struct | None:
         """Return a preview; with the oldest that is kept come the line integrals of all before it."""
         preview = self._kept[seq]
@@ -101,19 +97,17 @@ class PreviewReceiver(Listener):
     def taken(self, preview: Preview) -> None:
         """Take note that the user has this preview and all before it."""
         peer = self._peers.get(("rank", preview.rank))
-        receiver = None if peer is None else peer.connection.receivers.get("previews")
+        receiver = None if peer is None else peer.receivers.get("previews")
         if receiver is not None and receiver.stream == preview.run_uid and preview.seq > receiver.applied:
             receiver.apply(min(preview.seq, receiver.received))
 
-    def refusal(self, hello: Hello) -> Problem | None:
-        """Return why this hello can not be accepted."""
-        if hello.role == "rank":
-            return None
-        return Problem(fault="remote", where="hello", text=f"role: got {hello.role!r}, expected 'rank'")
+    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+        """Return what of this hello can not be accepted, and why."""
+        return None if hello.role == "rank" else ("hello", f"role: got {hello.role!r}, expected 'rank'")
 
     def check(self, peer: Peer, message: Message) -> None:
         """Raise `RemoteProtocolError` for a preview that is not of its sender and channel."""
-        receiver = peer.connection.receivers.get("previews")
+        receiver = peer.receivers.get("previews")
         if isinstance(message, Preview) and receiver is not None:
             got, expected = (message.rank, message.run_uid), (peer.hello.rank, receiver.stream)
             if got != expected:
@@ -126,15 +120,6 @@ class PreviewReceiver(Listener):
         """Take a preview."""
         if isinstance(message, Preview):
             self.events.append(message)
-
-    def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
-        """Nothing is to be said to a rank that joins."""
-
-    def left(self, peer: Peer, reason: str) -> None:
-        """Nothing is lost with a link."""
-
-    def applied(self, peer: Peer, ack: Ack) -> None:
-        """Nothing is sent on a channel from here."""
 
 
 def _size(preview: Preview) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
-from bluesky_streamrecon.wire.channel import Sender
+from bluesky_streamrecon.wire.channel import MessageSender, Sender
 from bluesky_streamrecon.wire.messages import (
     Ack,
     CloseRun,
@@ -24,32 +24,16 @@ from bluesky_streamrecon.wire.messages import (
     RunDone,
     Status,
 )
-from bluesky_streamrecon.wire.store import Gone
+from bluesky_streamrecon.wire.store import Frame, FrameSource, FrameStore, Gone
 
-__all__ = ["Angle", "Entry", "Frames", "Ledger", "Run"]
+__all__ = ["Angle", "Entry", "Ledger", "Run"]
 
 LOOK_AHEAD = 4
 
-Pixels = NDArray[np.generic]
+MOST_CAUSES = 64
+
 Angle = float | Callable[[], float]
 """Radians, or what returns them once the frame was read (0 before)."""
-
-
-class Frames(Protocol):
-    """Where a run takes its frames from, by sequence number; `FrameStore` is one."""
-
-    @property
-    def spilled(self) -> int:
-        """Frames that went to a file so far."""
-        ...
-
-    def get(self, seq: int) -> Pixels | Gone | None:
-        """Return the frame, or None while it is being fetched."""
-        ...
-
-    def prefetch(self, seq: int) -> None:
-        """Fetch it if there is room: it will be asked for soon."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,25 +217,20 @@ class _ItemSender(Sender):
         )
 
 
-class _MarkSender(Sender):
+class _MarkSender(MessageSender):
     """What the controller is sent of a run: its opening, that it gets longer, and its end."""
 
     def __init__(self, run: Run) -> None:
         super().__init__("run", run.uid)
         self._run = run
-        self._marks: list[LengthenRun | CloseRun] = []
-
-    def send(self, mark: LengthenRun | CloseRun) -> None:
-        """Add a mark; all are kept for a controller that comes back as a new process."""
-        self._marks.append(msgspec.structs.replace(mark, seq=self.append()))
 
     def opening(self) -> msgspec.Struct:
         """Return the message that opens the run."""
         return self._run.opening(RowBlock(0, self._run.spec.detector_shape[0], 0, 0, 1))
 
-    def message(self, seq: int) -> msgspec.Struct | None:
-        """Return a mark."""
-        return self._marks[seq - 1]
+    def acknowledge(self, ack: Ack, now: float) -> bool:
+        """Take what the controller says it has; all is kept for one that comes back as a new process."""
+        return Sender.acknowledge(self, ack, now)
 
 
 class Run:
@@ -261,11 +240,11 @@ class Run:
     ----------
     spec : OpenRunSpec
         With a `dtype` of the wire.
-    frames : Frames
+    frames : FrameStore
         Where the items' frames are.
     """
 
-    def __init__(self, spec: OpenRunSpec, frames: Frames) -> None:
+    def __init__(self, spec: OpenRunSpec, frames: FrameStore) -> None:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
@@ -278,6 +257,50 @@ class Run:
         self._senders: dict[int, _ItemSender] = {}
         self._controller = _MarkSender(self)
         self._results: tuple[RunDone, ...] | None = None
+        self._announced = {"flat": 0, "dark": 0, "projection": 0}
+        self._causes: set[str] = set()
+
+    def announce(self, kind: ItemKind, index: int, angle: Angle, source: Frame | FrameSource) -> int:
+        """Check an item that is about to be appended, in whatever thread, and return its sequence number.
+
+        Raises
+        ------
+        LocalProtocolError
+            If the index is not the next one of its kind, or shape or dtype of an array are not the run's.
+        """
+        where = f"{kind} {index} of run {self.uid[:8]}"
+        expected = self._announced.get(kind, -1) + 1
+        if index != expected:
+            raise LocalProtocolError(f"{where}: expected {kind} {expected}")
+        if not callable(angle) and not np.isfinite(angle):
+            raise LocalProtocolError(f"{where}: got angle {angle}, expected finite radians")
+        if isinstance(source, np.ndarray):
+            shape, dtype = self.spec.detector_shape, np.dtype(self.spec.dtype)
+            if source.shape != shape or source.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+                raise LocalProtocolError(
+                    f"{where}: got {source.dtype.str} {source.shape}, expected {dtype.str} {shape}; was the detector "
+                    "ROI changed after the run was opened?"
+                )
+        elif not isinstance(source, FrameSource):
+            raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
+        self._announced[kind] = index
+        return sum(self._announced.values())
+
+    def new_failures(self) -> list[str]:
+        """Return why frames can not be sent, each cause once."""
+        new = []
+        for text in self.frames.failures():
+            cause = text.split(":", 1)[-1]
+            if cause not in self._causes:
+                new.append(text)
+                if len(self._causes) < MOST_CAUSES:
+                    self._causes.add(cause)
+        return new
+
+    def finish(self) -> None:
+        """Forget the frames: nobody is sent any more of them."""
+        self.finished = True
+        self.frames.stop()
 
     @property
     def abandoned(self) -> bool:
@@ -347,7 +370,7 @@ class Run:
         if any(done is None for done in results):
             return False
         self._results = tuple(done for done in results if done is not None)
-        self.finished = True
+        self.finish()
         return True
 
     def results(self) -> tuple[RunDone, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import zmq.utils.z85
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.logs import RateLimitedWarning
 from bluesky_streamrecon.wire.codec import Buffer
-from bluesky_streamrecon.wire.connection import Sent
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.security import KeyPair, ServerSecurity, check_bind, write_keys
 
 __all__ = ["Transport", "generate_keys", "make_keys"]
@@ -133,7 +132,7 @@ class Transport:
         self._poller.register(router, zmq.POLLIN)
         return router.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def connect(self, name: str, address: str, keys: KeyPair | None, server: str | None) -> None:
+    def connect(self, name: str, address: str, server: str | None, keys: KeyPair | None) -> None:
         """Open a DEALER (in the place of an older one of this name); it keeps on trying by itself.
 
         Raises
@@ -166,14 +165,14 @@ class Transport:
             self._poller.unregister(old)
             old.close(linger=linger_ms)
 
-    def send(self, name: str, link: bytes | None, frames: Sequence[Buffer]) -> Sent:
-        """Send one message without waiting; frames after the first are not copied."""
+    def send(self, name: str, link: bytes, frames: Sequence[Buffer]) -> Sent:
+        """Send one message (to this link, of a ROUTER) without waiting; frames after the first are not copied."""
         there = self._sockets.get(name)
         if there is None:
             return Sent.NOBODY
         last = len(frames) - 1
         try:
-            if link is not None:
+            if link:
                 there.send(link, zmq.SNDMORE | zmq.NOBLOCK)
             for number, frame in enumerate(frames):
                 more = zmq.SNDMORE if number < last else 0
@@ -333,15 +332,3 @@ def local_host_towards(address: str) -> str:
             return str(probe.getsockname()[0])
         except (OSError, ValueError):
             return socket.gethostname()
-
-
-def own_software() -> str:
-    """Name this package and its version, for hellos."""
-    from bluesky_streamrecon import __version__
-
-    return f"bluesky-streamrecon {__version__}"
-
-
-def process_info() -> tuple[str, int]:
-    """Return host name and process id, for hellos."""
-    return socket.gethostname(), os.getpid()

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FrameSource", "FrameStore", "Gone"]
+__all__ = ["Frame", "FrameSource", "FrameStore", "Gone"]
 
 Frame = NDArray[np.generic]
 

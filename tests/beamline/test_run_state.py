@@ -24,7 +24,6 @@ from bluesky_streamrecon.wire.events import (
     PeerInfo,
     PeerLost,
     RunFinished,
-    StreamFailed,
 )
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
@@ -70,7 +69,7 @@ def order(run, action, **fields):
         Status(run_uid="another", rank=0, state="running", projections=5, image_number=5),
         Acked("another", 0, 9, 9),
         Problem(fault="local", where="rank 1", text="late", run_uid="another"),
-        StreamFailed("another", "late"),
+        Problem(fault="local", where="streaming", text="late", run_uid="another"),
         RunFinished("another", (RunDone(run_uid="another", rank=0, applied=1, image_number=1),)),
     ],
     ids=lambda event: type(event).__name__,

@@ -77,12 +77,11 @@ class Beamline:
         if not isinstance(ask, Ask):
             return
         ok, text = True, ""
-        if ask.action != "status":
+        if ask.order is not None:
             ok, text = not self.refuse, self.refuse or f"{ask.action} done"
             if ok:
-                order = Order(action=ask.action, who=ask.who, place=ask.place, reason=ask.reason, count=ask.count)
-                self.orders.append(order)
-                held = {"hold": order, "release": None}.get(ask.action, self.status.held)
+                self.orders.append(ask.order)
+                held = {"hold": ask.order, "release": None}.get(ask.action, self.status.held)
                 self.status = msgspec.structs.replace(self.status, held=held)
         judged = tuple(each for each in self.judged if each.image_number > ask.after)
         self.endpoint.answer(sender, Answer(number=ask.seq, ok=ok, text=text, status=self.status, judged=judged))

@@ -14,7 +14,6 @@ from bluesky_streamrecon.wire.channel import (
     ReceiverState,
     Sender,
     SenderState,
-    Verdict,
 )
 from bluesky_streamrecon.wire.messages import Ack, Heartbeat, OpenChannel
 
@@ -144,14 +143,14 @@ def test_confirming_what_was_not_due_is_our_own_fault() -> None:
 
 def test_receiver_takes_the_next_drops_the_known_and_refuses_the_early() -> None:
     receiver = receiving(9)
-    assert receiver.offer(1) is Verdict.ACCEPT
-    assert receiver.offer(1) is Verdict.DUPLICATE
-    assert receiver.offer(3) is Verdict.GAP
+    assert receiver.offer(1)
+    assert not receiver.offer(1)
+    assert not receiver.offer(3)
     assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=True, duplicate=1, gaps=1)
-    assert receiver.offer(4) is Verdict.GAP
+    assert not receiver.offer(4)
     assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=False, duplicate=1, gaps=2)
-    assert receiver.offer(2) is Verdict.ACCEPT
-    assert receiver.offer(3, last=True) is Verdict.ACCEPT
+    assert receiver.offer(2)
+    assert receiver.offer(3, last=True)
     assert (receiver.duplicate, receiver.gaps, receiver.state) == (1, 2, ReceiverState.COMPLETE)
 
 
@@ -174,7 +173,7 @@ def test_item_beyond_the_credit_breaks_the_protocol() -> None:
 def test_item_after_the_last_breaks_the_protocol() -> None:
     receiver = receiving(9)
     receiver.offer(1, last=True)
-    assert receiver.offer(1) is Verdict.DUPLICATE
+    assert not receiver.offer(1)
     with pytest.raises(RemoteProtocolError, match="after the last"):
         receiver.offer(2)
 

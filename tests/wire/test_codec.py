@@ -47,7 +47,9 @@ PICTURE = Picture(
 UP = [
     HELLO,
     msgspec.structs.replace(HELLO, role="operator", rank=0, size=1),
-    o.Ask(seq=1, action="extend", run_uid="run", who="anna", place="prompt", reason="why", count=3, uid="u"),
+    o.Ask(
+        seq=1, run_uid="run", order=o.Order(action="extend", who="anna", place="prompt", reason="why", count=3, uid="u")
+    ),
     PICTURE,
     m.OpenChannel(channel="reports", stream="i", first=3),
     m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),

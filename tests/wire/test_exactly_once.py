@@ -18,8 +18,8 @@ from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import CloseRun, Hello, Item, OpenRun, RunDone, Score
 from bluesky_streamrecon.wire.run import Entry, Run
@@ -43,6 +43,12 @@ class Shelf:
 
     def prefetch(self, seq: int) -> None:
         """There already."""
+
+    def failures(self) -> list[str]:
+        return []
+
+    def stop(self) -> None:
+        """Nothing to be let go."""
 
 
 @dataclass
@@ -221,7 +227,7 @@ class World:
             if up and party.link:
                 self.hub.receive(party.link, frames, self.now)
             elif not up:
-                party.member.receive(frames, self.now)
+                party.member.receive(b"", frames, self.now)
 
     def round(self) -> None:
         """Everyone acts, and all that is on its way arrives."""
@@ -268,7 +274,7 @@ class World:
     @property
     def done(self) -> bool:
         reported = all(party.reported or party.role != "rank" for party in self.parties)
-        settled = all(not party.member.unsettled and party.closed for party in self.parties)
+        settled = all(party.member.reports.settled and party.closed for party in self.parties)
         linked = all(party.member.state is LinkState.LINKED for party in self.parties)
         return self.run.finished and reported and settled and linked
 

@@ -21,9 +21,9 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
-from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.previews import PreviewReceiver
 
@@ -56,7 +56,7 @@ SEEDS: list[list[bytes]] = [
     encode(m.Score(seq=1, run_uid="run", image_number=1, projections=2, metrics={"a": 1.0})),
     encode(m.RunDone(seq=1, run_uid="run", rank=0, applied=2, image_number=2)),
     encode(msgspec.structs.replace(HELLO, role="operator", rank=0, size=1)),
-    encode(o.Ask(seq=1, action="hold", who="anna", reason="why")),
+    encode(o.Ask(seq=1, order=o.Order(action="hold", who="anna", reason="why"))),
     encode(PICTURE),
     encode(ShowMe(run_uid="run", image_number=3)),
     encode(o.Answer(seq=1, number=1)),
@@ -127,13 +127,13 @@ def test_hub_survives_and_does_not_grow() -> None:
 def test_member_survives_garbage_and_still_takes_the_next_item() -> None:
     member = Member(HELLO)
     member.connected(0.0)
-    member.receive(encode(WELCOME), 0.0)
-    member.receive(encode(OPEN), 0.0)
+    member.receive(b"", encode(WELCOME), 0.0)
+    member.receive(b"", encode(OPEN), 0.0)
     fate = random.Random(2)
     for _ in range(ROUNDS):
-        member.receive([b"\x00" + frame for frame in mutated(fate)], 0.0)
+        member.receive(b"", [b"\x00" + frame for frame in mutated(fate)], 0.0)
     member.events.clear()
-    member.receive([*encode(ITEM), np.zeros((4, 8), "<u2").tobytes()], 0.0)
+    member.receive(b"", [*encode(ITEM), np.zeros((4, 8), "<u2").tobytes()], 0.0)
     assert [type(event).__name__ for event in member.events] == ["Item"]
     assert member.garbage.count == ROUNDS
 
@@ -145,8 +145,8 @@ def test_member_survives_a_beamline_that_talks_nonsense() -> None:
         if number % 500 == 0:
             member = Member(HELLO)
             member.connected(0.0)
-            member.receive(encode(WELCOME), 0.0)
-        member.receive(mutated(fate), 0.0)
+            member.receive(b"", encode(WELCOME), 0.0)
+        member.receive(b"", mutated(fate), 0.0)
         if member.state.value != "refused":
             member.tick(0.0)
             member.reconnect = False

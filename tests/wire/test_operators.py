@@ -17,6 +17,7 @@ from bluesky_streamrecon.wire import (
     ClientSecurity,
     LinkRestored,
     OperatorEndpoint,
+    Order,
     PeerJoined,
     Picture,
     RunStatus,
@@ -26,12 +27,12 @@ from bluesky_streamrecon.wire import (
 )
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, MOST_OPERATORS
 
-STATUS = Ask(action="status")
+STATUS = Ask()
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=4, low=0.0, high=1.0, pixels=bytes(4)
 )
@@ -55,9 +56,9 @@ def answering(wires):
         def hear(event, sender):
             wires.seen(event)
             if isinstance(event, Ask) and beamline is not None:
-                ok = event.reason != "refuse"
-                status = RunStatus(state="running", run_uid="run", taken=event.count)
-                beamline.answer(sender, Answer(number=event.seq, ok=ok, text=event.reason, status=status))
+                reason = "" if event.order is None else event.order.reason
+                status = RunStatus(state="running", run_uid="run", taken=event.after)
+                beamline.answer(sender, Answer(number=event.seq, ok=reason != "refuse", text=reason, status=status))
 
         from bluesky_streamrecon.wire import BeamlineEndpoint
 
@@ -70,11 +71,11 @@ def answering(wires):
 def test_question_is_answered_and_a_refusal_is_an_error(answering, operator, wires):
     beamline = answering()
     asking = operator(beamline)
-    assert asking.ask(Ask(action="status", count=7)).status.taken == 7
-    assert asking.ask(Ask(action="finish", reason="good", who="anna")).text == "good"
+    assert asking.ask(Ask(after=7)).status.taken == 7
+    assert asking.ask(Ask(order=Order(action="finish", reason="good", who="anna"))).text == "good"
     with pytest.raises(SteeringError, match="refuse"):
-        asking.ask(Ask(action="hold", reason="refuse"))
-    orders = wires.seen.of(Ask)[1:]
+        asking.ask(Ask(order=Order(action="hold", reason="refuse", who="anna")))
+    orders = [ask.order for ask in wires.seen.of(Ask)[1:]]
     assert all(order.uid for order in orders)
     assert beamline.operators() == 1
     assert beamline.peers() == ()
@@ -156,11 +157,11 @@ def test_operator_that_asks_without_end_is_answered_at_a_limited_pace():
     hub = hub_with(1)
     hub.tick(0.0)
     for number in range(1, 1001):
-        hub.receive(b"0", encode(Ask(seq=number, action="status")), 0.0)
+        hub.receive(b"0", encode(Ask(seq=number)), 0.0)
     assert len(hub.events) == MOST_AT_ONCE
     hub.tick(1.0)
     for number in range(MOST_AT_ONCE + 1, 1001):
-        hub.receive(b"0", encode(Ask(seq=number, action="status")), 1.0)
+        hub.receive(b"0", encode(Ask(seq=number)), 1.0)
     assert len(hub.events) == MOST_AT_ONCE + 20
 
 
@@ -184,7 +185,7 @@ def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(
 def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered_once() -> None:
     hub, now = Hub(job_id="job", session="s"), 0.0
     member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders", resend_seconds=1.0)
-    member.reports.send(Ask(action="finish", reason="good"))
+    member.reports.send(Ask(order=Order(action="finish", who="anna", reason="good")))
     asked: list[Any] = []
     up: list[Any] = []
     down: list[Any] = []
@@ -204,7 +205,7 @@ def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered
         while down:
             message = down.pop(0)
             if not (lost and (isinstance(message, Answer) or (isinstance(message, m.Ack) and message.received))):
-                member.receive(encode(message), now)
+                member.receive(b"", encode(message), now)
 
     for _ in range(4):
         turn(b"first", lost=True)
@@ -215,7 +216,7 @@ def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered
     answered = [event for event in member.events if isinstance(event, Answer)]
     assert [(answer.number, answer.text) for answer in answered] == [(1, "done")]
     assert [ask.seq for ask in asked] == [1]
-    assert not member.unsettled
+    assert member.reports.settled
 
 
 def test_silent_operator_is_forgotten():

@@ -32,8 +32,8 @@ from bluesky_streamrecon.wire import (
     Status,
 )
 from bluesky_streamrecon.wire.codec import decode, encode
-from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.hub import Hub
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
 
@@ -58,7 +58,7 @@ def talk(hub: Hub, member: Member, link: bytes, now: float) -> None:
 
     def down(to: bytes, message: Any) -> Sent:
         if to == link:
-            member.receive(encode(message), now)
+            member.receive(b"", encode(message), now)
         return Sent.DONE
 
     member.pump(up, now)
@@ -317,7 +317,7 @@ def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothi
     member = Member(Hello(job_id="job", role="rank", instance="a"))
     member.connected(0.0)
     talk(hub, member, b"2", 0.0)
-    member.receive(encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
+    member.receive(b"", encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
     assert member.garbage.count == 1
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.projection_sets import most_views
 from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.connection import Sent
 from bluesky_streamrecon.wire.images import Preview
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import Hello
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
@@ -65,9 +65,9 @@ class Pair:
     def begin(self, run_uid: str) -> None:
         self.out = PreviewSender(run_uid, most=RETAIN, resend_seconds=2.0)
         if self.rank.state is LinkState.LINKED:
-            self.rank.connection.serve(self.out, self.now)
+            self.rank.serve(self.out, self.now)
         else:
-            self.rank.connection.senders["previews"] = self.out
+            self.rank.senders["previews"] = self.out
 
     def restart_controller(self) -> None:
         self.into = PreviewReceiver(job_id="job", session="s", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
@@ -128,7 +128,7 @@ class Pair:
         self.into.receive(b"%d" % self.links, frames, self.now)
 
     def _to_rank(self, frames: list[bytes]) -> None:
-        self.rank.receive(frames, self.now)
+        self.rank.receive(b"", frames, self.now)
 
     def heal(self) -> None:
         for count in range(200):

@@ -34,7 +34,6 @@ from bluesky_streamrecon.wire.events import (
     PeerInfo,
     PeerJoined,
     RunFinished,
-    StreamFailed,
 )
 from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
@@ -136,8 +135,6 @@ class EventRecorder:
                     self.finished = True
                 case Problem(where=where, text=text):
                     self._failure = self._failure or f"{where}: {text}"
-                case StreamFailed(text=text):
-                    self._failure = self._failure or text
                 case ProcessExit():
                     self._failure = self._failure or str(event)
                 case _:

@@ -1,0 +1,161 @@
+"""One end of a link, whichever: what is to be sent, plainly or on a channel, and when the other end was last heard.
+
+What is said plainly may be lost with the link; what goes on a channel is sent again on the next one. No I/O; time is
+passed in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.wire.channel import Receiver, Sender
+from bluesky_streamrecon.wire.messages import CHANNELS, Ack, CloseRun, Heartbeat, OpenChannel, Problem
+
+__all__ = ["LinkEnd", "SendNow", "Sent"]
+
+
+class Sent(enum.Enum):
+    """What became of a message that was to be sent. ``FULL``: not now, later."""
+
+    DONE = "done"
+    FULL = "full"
+    NOBODY = "nobody"
+
+
+SendNow = Callable[[msgspec.Struct], Sent]
+
+
+class LinkEnd:
+    """What one end knows of a link.
+
+    Attributes
+    ----------
+    senders, receivers : dict
+        Halves of channels at this end, by the name of the channel.
+    seen, said : float
+        When something came last, and when something was sent last.
+    """
+
+    def __init__(self) -> None:
+        self.outbox: deque[msgspec.Struct] = deque()
+        self.senders: dict[str, Sender] = {}
+        self.receivers: dict[str, Receiver] = {}
+        self.seen = 0.0
+        self.said = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that should be sent."""
+        return not self.outbox and all(sender.settled for sender in self.senders.values())
+
+    def begin(self, now: float) -> None:
+        """Begin on a fresh link: every channel is opened again."""
+        self.seen = now
+        for sender in self.senders.values():
+            sender.link(now)
+
+    def break_off(self) -> None:
+        """Stop sending: the link is gone, and what was said plainly and not sent is lost with it."""
+        self.outbox.clear()
+        for sender in self.senders.values():
+            sender.unlink()
+
+    def serve(self, sender: Sender, now: float) -> None:
+        """Begin to send on this channel, in the place of an older stream of it; on a link."""
+        self.senders[sender.channel] = sender
+        sender.link(now)
+
+    def say(self, message: msgspec.Struct) -> None:
+        """Send a message that may be lost with the link."""
+        self.outbox.append(message)
+
+    def take(self, message: msgspec.Struct, allowed: Mapping[str, int], now: float) -> bool:
+        """Do what the channels have to do about a message; return whether it is to be handled further.
+
+        That is: an acknowledgement of something new, the next message of a channel, or a plain one.
+
+        Parameters
+        ----------
+        message : Struct
+            That has come.
+        allowed : dict of str to int
+            Channels that the other end may open, and the credit of each.
+        now : float
+            Seconds.
+
+        Raises
+        ------
+        RemoteProtocolError
+            If a channel is not known or was not opened, or the other end does not keep to the rules.
+        """
+        if isinstance(message, Ack):
+            sender = self.senders.get(message.channel)
+            return sender is not None and sender.acknowledge(message, now)
+        if isinstance(message, OpenChannel):
+            self._open(message, allowed)
+            return False
+        return type(message) not in CHANNELS or self._is_next(message)
+
+    def keep_alive(self, now: float, *, timeout: float, interval: float, heartbeat: Heartbeat) -> float:
+        """Say something if nothing was said for `interval`; return how long nothing was heard if above `timeout`."""
+        if now - self.seen > timeout:
+            return now - self.seen
+        for sender in self.senders.values():
+            sender.tick(now)
+        if now - self.said >= interval:
+            self.said = now
+            self.outbox.extend([*self._acks(again=True), heartbeat])
+        return 0.0
+
+    def drain(self, send: SendNow, now: float, *, acks: bool = True) -> Sent:
+        """Send what was said, and the acknowledgements that are due, until there is nothing or no room."""
+        if acks:
+            self.outbox.extend(self._acks())
+        while self.outbox:
+            sent = send(self.outbox[0])
+            if sent is not Sent.DONE:
+                return sent
+            self.outbox.popleft()
+            self.said = now
+        return Sent.DONE
+
+    def send_next(self, send: SendNow, now: float) -> Sent | None:
+        """Send one message of a channel; None if none is ready."""
+        for sender in self.senders.values():
+            message = sender.next()
+            if message is not None:
+                sent = send(message)
+                if sent is Sent.DONE:
+                    sender.advance(now)
+                    self.said = now
+                return sent
+        return None
+
+    def _open(self, message: OpenChannel, allowed: Mapping[str, int]) -> None:
+        """Answer the opening of a channel; another stream than before begins with nothing received."""
+        name = message.channel
+        if name not in allowed:
+            raise RemoteProtocolError(f"channel {name!r}: expected one of {', '.join(allowed) or '(none)'}")
+        receiver = self.receivers.get(name)
+        if receiver is None or receiver.stream != message.stream:
+            receiver = self.receivers[name] = Receiver(name, message.stream, credit=allowed[name])
+        receiver.open(message.first)
+
+    def _is_next(self, message: msgspec.Struct) -> bool:
+        """Return whether a message is the next one of its channel; a problem without a number is on none."""
+        channel, seq = CHANNELS[type(message)], message.seq  # type: ignore[attr-defined]
+        if seq == 0 and isinstance(message, Problem):
+            return True
+        receiver = self.receivers.get(channel)
+        if receiver is None or seq == 0:
+            raise RemoteProtocolError(f"{type(message).__name__} {seq}: the channel {channel!r} was not opened for it")
+        return receiver.offer(seq, last=isinstance(message, CloseRun))
+
+    def _acks(self, *, again: bool = False) -> list[Ack]:
+        acks = (receiver.ack(again=again) for receiver in self.receivers.values())
+        return [ack for ack in acks if ack is not None]
