@@ -1,53 +1,65 @@
-"""How a process logs: one line per event, with the time (UTC) and the run that it is about.
+"""How a process logs: one line per event, with the time (UTC), the run that it is about, and who logs it.
 
-A line is ``2026-03-01T12:00:00.123Z WARNING wire.hub run=9123df61-… rank 1 of 2 (host:77): lost: connection closed``;
-what has several lines is put on one. Nothing here knows what is logged.
+A line is ``2026-03-01T12:00:00.123Z WARNING wire.hub run=9123df61-… role=beamline rank 1 of 2 (host:77): lost``;
+what has several lines is put on one. Run and role belong to the context of a thread or task, so nothing that logs has
+to pass them on. Nothing here knows what is logged.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
+from contextvars import ContextVar
 from typing import Any, TextIO
 
-__all__ = ["LineFormatter", "RateLimitedWarning", "set_run", "set_up_logging"]
+__all__ = ["ContextFilter", "LineFormatter", "RateLimitedWarning", "set_role", "set_run", "set_up_logging"]
 
 PACKAGE = "bluesky_streamrecon."
-_PREFIX = re.compile(r"run (?P<run>[^\s:]+): ")
-_run: str | None = None
+_run: ContextVar[str | None] = ContextVar("run", default=None)
+_role: ContextVar[str | None] = ContextVar("role", default=None)
 
 
 def set_run(run_uid: str | None) -> None:
-    """Set the run that is logged with records that do not name one themselves; None: none."""
-    global _run  # noqa: PLW0603 - a process serves one run at a time
-    _run = run_uid
+    """Set the run that is logged with what this thread or task does from now on; None: none."""
+    _run.set(run_uid)
+
+
+def set_role(role: str | None) -> None:
+    """Set who is logged with what this thread or task does from now on, such as ``"rank-0"``."""
+    _role.set(role)
+
+
+class ContextFilter(logging.Filter):
+    """Gives each record the attributes ``run`` and ``role`` of the context that it is logged in; lets all pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True, after the record was given its run and role."""
+        record.run, record.role = _run.get() or "-", _role.get() or "-"
+        return True
 
 
 class LineFormatter(logging.Formatter):
-    r"""One line per record: time, level, where, run, and what.
+    r"""One line per record: time, level, where, run, role, and what.
 
     Examples
     --------
-    >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "run %s: opened\nhere", ("9123",), None)
+    >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "opened\nhere", (), None)
+    >>> ContextFilter().filter(record)
+    True
     >>> LineFormatter().format(record).partition(" ")[2]
-    'INFO wire.hub run=9123 opened | here'
+    'INFO wire.hub run=- role=- opened | here'
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
-        told = record.getMessage()
-        named = _PREFIX.match(told)
-        run = _run or "-"
-        if named is not None:
-            run, told = named["run"].replace("(none)", "-"), told[named.end() :]
+        """Format one record that has passed a `ContextFilter`."""
+        text = record.getMessage()
         if record.exc_info:
-            told = f"{told}\n{self.formatException(record.exc_info)}"
+            text = f"{text}\n{self.formatException(record.exc_info)}"
         moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
-        where = record.name.removeprefix(PACKAGE)
-        lines = " | ".join(line.strip() for line in told.splitlines() if line.strip())
-        return f"{moment} {record.levelname} {where} run={run} {lines}"
+        about = f"{record.name.removeprefix(PACKAGE)} run={record.run} role={record.role}"  # type: ignore[attr-defined]
+        lines = " | ".join(line.strip() for line in text.splitlines() if line.strip())
+        return f"{moment} {record.levelname} {about} {lines}"
 
 
 def set_up_logging(level: str | int = "WARNING", stream: TextIO | None = None) -> logging.Handler:
@@ -66,6 +78,7 @@ def set_up_logging(level: str | int = "WARNING", stream: TextIO | None = None) -
         That was set up.
     """
     handler: logging.StreamHandler[Any] = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(ContextFilter())
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     return handler

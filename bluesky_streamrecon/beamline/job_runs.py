@@ -34,6 +34,7 @@ from bluesky_streamrecon.beamline.run_state import (
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
@@ -156,6 +157,7 @@ class JobRuns:
             output.mkdir(parents=True, exist_ok=True)
             spec = msgspec.structs.replace(spec, output=str(output.resolve()))
         endpoint.open_run(spec)
+        set_run(spec.run_uid)
         problems, self._early_problems = self._early_problems, []
         self.open = RunState(
             spec,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.logs import set_role, set_run
 from bluesky_streamrecon.quality.metrics import PreviewImage
 from bluesky_streamrecon.quality.msssim import warm_up
 from bluesky_streamrecon.quality.pictures import Pictures
@@ -208,6 +209,7 @@ class Controller:
             self.judge_next()
         self._leave()
         self._past.append(run.run_uid)
+        set_run(run.run_uid)
         early, self._early = self._early, deque(maxlen=EARLY_PREVIEWS)
         try:
             self.session = SteeringSession(
@@ -290,6 +292,7 @@ def run_controller(
     """
     from bluesky_streamrecon.wire import ControllerEndpoint
 
+    set_role("controller")
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     if watch_parent:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.logs import set_role, set_run, set_up_logging
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
 from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
 from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
@@ -94,6 +95,7 @@ def run_job(
     else that goes wrong on one rank is reported, and ends all ranks.
     """
     ranks = MpiCommunicator() if communicator is None else communicator
+    set_role(f"rank-{ranks.rank}")
     endpoint: RankEndpoint | None = None
     code = 1
     try:
@@ -312,7 +314,8 @@ class _Job:
                 self._abandoned = run.superseded = True
 
     def _open(self, run: OpenRun) -> None:
-        log.info("run %s: rows %d to %d of %s", run.run_uid, *run.rows, run.detector_shape)
+        set_run(run.run_uid)
+        log.info("rows %d to %d of %s", *run.rows, run.detector_shape)
         self._abandoned = False
         saved, self._saved = self._saved, None
         self._run = RankRun(
@@ -384,9 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", help="directory for checkpoints")
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=given.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    set_up_logging(given.log_level.upper())
     with suppress(KeyboardInterrupt):
         return run_job(
             given.address,

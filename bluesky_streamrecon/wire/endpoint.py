@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.logs import set_role
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Listener
@@ -125,6 +126,7 @@ class Endpoint(Generic[E]):
     # ------------------------------------------------------------------ in the thread
 
     def _run(self) -> None:
+        set_role(self._thread.name.removeprefix("streamrecon-"))
         wait = 0.0
         while True:
             wait = self._guarded(self._once, wait)

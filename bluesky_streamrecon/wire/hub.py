@@ -101,7 +101,7 @@ class Hub(Listener):
         if self.size is not None:
             run.deal(self.size)
         set_run(run.uid)
-        log.info("run %s: opened, %d projections planned", run.uid, run.spec.planned)
+        log.info("opened, %d projections planned", run.spec.planned)
         for peer in self._links.values():
             self._serve(peer, now)
 
@@ -113,7 +113,7 @@ class Hub(Listener):
 
     def close_run(self, run: Run, exit_status: str, reason: str) -> None:
         """Close a run after its last item, unless it is over."""
-        log.info("run %s: closed after %d items: %s %s", run.uid, len(run.log), exit_status, reason)
+        log.info("closed after %d items: %s %s", len(run.log), exit_status, reason)
         if not run.finished:
             run.finish_log(exit_status, reason)
 
@@ -127,7 +127,7 @@ class Hub(Listener):
         run = self.run
         if run is None or run.finished:
             return
-        log.warning("run %s: abandoned: %s", run.uid, reason)
+        log.warning("run %s was abandoned: %s", run.uid, reason)
         run.finish()
         for peer in self._links.values():
             if peer.senders.pop("run", None) is not None:
@@ -283,7 +283,7 @@ class Hub(Listener):
         if receiver is not None:
             receiver.apply(receiver.received)
         if isinstance(message, Problem):
-            log.warning("run %s: %s reports a problem in %s: %s", message.run_uid, peer, message.where, message.text)
+            log.warning("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
             self._tell(message, peer)
         elif isinstance(message, Picture) and role == "controller":
             self._operators.show(message, [p for p in self._links.values() if p.hello.role == "operator"], now)
@@ -297,15 +297,15 @@ class Hub(Listener):
     def _report(self, peer: Peer, message: Score | RunDone) -> None:
         run = self.run
         if run is None or run.uid != message.run_uid or run.abandoned:
-            log.warning("run %s: %s of %s ignored: not the open run", message.run_uid, type(message).__name__, peer)
+            log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
         elif isinstance(message, Score):
             self._tell(message, peer)
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
-                log.warning("run %s: %s reports it as done, but it is open; ignored", run.uid, peer)
+                log.warning("%s reports the run as done, but it is open; ignored", peer)
             elif run.done(message):
                 results = run.results()
-                log.info("run %s: finished by all %d ranks", run.uid, len(results))
+                log.info("finished by all %d ranks", len(results))
                 for other in self._links.values():  # the controller still hears of its end
                     if other.hello.role == "rank":
                         other.senders.pop("run", None)
@@ -321,7 +321,7 @@ class Hub(Listener):
 
     def _report_failure(self, run: Run, text: str) -> None:
         """Report, here and to ranks and controller, that items of the run can not be sent."""
-        log.error("run %s: the stream is not complete: %s", run.uid, text)
+        log.error("the stream is not complete: %s", text)
         problem = Problem(fault="local", where="streaming", text=text[:4096], run_uid=run.uid)
         self._tell(problem)
         for peer in self._links.values():

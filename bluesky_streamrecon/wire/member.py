@@ -284,7 +284,7 @@ class Member(LinkEnd):
                 self._lost(f"{self._to} does not know this link any more")
         else:
             log.warning(
-                "run %s: %s reports a problem in %s: %s", message.run_uid, self._to, message.where, message.text
+                "%s reports a problem in %s (run %s): %s", self._to, message.where, message.run_uid, message.text
             )
             self.events.append(message)
 
@@ -305,7 +305,7 @@ class Member(LinkEnd):
         self._gone = set()
         self._close = None
         set_run(run.run_uid)
-        log.info("run %s: opened, rows %d to %d", run.run_uid, *run.rows)
+        log.info("opened, rows %d to %d", *run.rows)
         self.events.append(run)
 
     def _item(self, message: Item | ItemGone | LengthenRun | CloseRun) -> None:
@@ -316,10 +316,10 @@ class Member(LinkEnd):
         if not self.take(message, CREDITS, self.seen):
             return
         if isinstance(message, ItemGone):
-            log.warning("run %s: item %d is lost: %s", message.run_uid, message.seq, message.why)
+            log.warning("item %d is lost: %s", message.seq, message.why)
         elif isinstance(message, CloseRun):
             self._close = message
-            log.info("run %s: closed after %d projections", message.run_uid, message.projections)
+            log.info("closed after %d projections", message.projections)
         if not isinstance(message, Item):
             self._gone.add(message.seq)
         self.events.append(message)
@@ -341,7 +341,7 @@ class Member(LinkEnd):
         """Report a run as done, with what was applied and received of it."""
         receiver = self.receiver
         if self.run is None or receiver is None or self.run.run_uid != report.run_uid:
-            log.warning("run %s: done, but not ours any more; not reported", report.run_uid)
+            log.warning("run %s is done, but not ours any more; not reported", report.run_uid)
             return
         if self._close is None:
             raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before its end has come")
@@ -361,7 +361,7 @@ class Member(LinkEnd):
         if self.run is None:
             return
         if not self._done:
-            log.warning("run %s: abandoned: %s", self.run.run_uid, reason)
+            log.warning("run %s was abandoned: %s", self.run.run_uid, reason)
             self.events.append(AbandonRun(run_uid=self.run.run_uid, reason=reason))
         self.run = None
         self.receivers.pop("run", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import logging
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import bluesky_streamrecon
 from bluesky_streamrecon.config_file import load_config_file
-from bluesky_streamrecon.logs import LineFormatter, set_run
+from bluesky_streamrecon.logs import ContextFilter, LineFormatter, set_role, set_run, set_up_logging
 from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     ClientSecurity,
@@ -93,23 +94,53 @@ def test_secret_keys_are_in_no_log_and_no_repr(tmp_path, caplog):
 @pytest.fixture
 def line():
     set_run(None)
+    set_role(None)
 
     def line(message, *arguments, **options):
         record = logging.LogRecord("bluesky_streamrecon.recon.job", logging.ERROR, "", 0, message, arguments, None)
         record.__dict__.update(options)
+        assert ContextFilter().filter(record)
         return LineFormatter().format(record)
 
     yield line
     set_run(None)
+    set_role(None)
 
 
-def test_record_is_one_line_with_time_level_place_and_run(line):
-    moment, rest = line("run %s: the job\n  has ended", "9123df61").split(" ", 1)
+def test_record_is_one_line_with_time_level_place_run_and_role(line):
+    moment, rest = line("the job\n  has %s", "ended").split(" ", 1)
     assert moment.endswith("Z")
-    assert rest == "ERROR recon.job run=9123df61 the job | has ended"
-    assert line("nothing to do with runs").endswith("ERROR recon.job run=- nothing to do with runs")
+    assert rest == "ERROR recon.job run=- role=- the job | has ended"
     set_run("77aa")
-    assert line("rank 1: lost").endswith("run=77aa rank 1: lost")
+    set_role("rank-1")
+    assert line("run 9123df61: words are not looked into").endswith(
+        "ERROR recon.job run=77aa role=rank-1 run 9123df61: words are not looked into"
+    )
+
+
+def test_each_thread_logs_its_own_run_and_role():
+    log, told = logging.getLogger("bluesky_streamrecon.recon.job"), io.StringIO()
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    handler = set_up_logging("INFO", told)
+    try:
+
+        def work(run, role):
+            set_run(run)
+            set_role(role)
+            log.info("at work")
+
+        threads = [threading.Thread(target=work, args=(f"run-{i}", f"rank-{i}")) for i in range(2)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        log.info("here")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        handler.close()
+    lines = [line.partition("recon.job ")[2] for line in told.getvalue().splitlines()]
+    assert lines == ["run=run-0 role=rank-0 at work", "run=run-1 role=rank-1 at work", "run=- role=- here"]
 
 
 def test_traceback_stays_on_the_line(line):
