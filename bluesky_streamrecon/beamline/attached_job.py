@@ -7,18 +7,19 @@ Times are seconds.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from bluesky_streamrecon.beamline.job_link import JobLink, Launcher
+from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, Listener
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_state import JobEvent, Listener
-from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.beamline.run_state import JobEvent
+from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
-from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerJoined, PeerLost
+from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerLost
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["AttachedJob"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOOP_SECONDS = 5.0
 
 
 class AttachedJob:
@@ -48,8 +53,6 @@ class AttachedJob:
     ----------
     linked_ranks : int
         MPI ranks of the job when all were linked last; 0: not yet.
-    controller_linked : bool
-        The controller is linked.
     launched_ranks : int
         Ranks that were asked for.
     """
@@ -75,7 +78,6 @@ class AttachedJob:
         self._died: list[ProcessExit] = []  # while no run is open
         self._news = asyncio.Event()
         self.linked_ranks = self.launched_ranks = 0
-        self.controller_linked = False
 
     @property
     def usable(self) -> bool:
@@ -112,7 +114,7 @@ class AttachedJob:
             If it can not be started, ends, or is not linked after `timeout` seconds.
         """
         self.enter_loop()
-        self.linked_ranks, self.controller_linked, self.launched_ranks = 0, False, ranks
+        self.linked_ranks, self.launched_ranks = 0, ranks
         self._died = []
         try:
             link = await asyncio.to_thread(JobLink, self._make_endpoint, self.launcher, self._post)
@@ -129,7 +131,7 @@ class AttachedJob:
 
     async def _all_linked(self, link: JobLink, timeout: float) -> None:
         deadline = self._clock() + timeout
-        while not ((self.linked_ranks and self.controller_linked) or self._died):
+        while not ((self.linked_ranks and link.linked("controller")) or self._died):
             left = deadline - self._clock()
             if left <= 0:
                 who = link.peers_in_words(self.launched_ranks if link.local else None)
@@ -143,6 +145,31 @@ class AttachedJob:
         self._news.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), seconds)
+
+    def in_loop(self, work: Callable[[], T]) -> T:
+        """Have the RunEngine's loop do this, from whatever thread, and return what comes out; errors are raised here.
+
+        The loop also turns while the RunEngine is paused.
+        """
+        loop = self.loop
+        if loop is None or loop.is_closed() or not loop.is_running():
+            return work()
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is loop:
+            return work()
+
+        async def run() -> T:
+            return work()
+
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        try:
+            return future.result(LOOP_SECONDS)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise SteeringError(f"the RunEngine's loop has not answered for {LOOP_SECONDS:g} s; is it busy?") from None
 
     async def stop(self) -> None:
         """End the job, or the connection to one that somebody else has started."""
@@ -168,12 +195,9 @@ class AttachedJob:
         match event:
             case AllRanksReady(size):
                 self.linked_ranks = size
-            case PeerJoined(peer) if peer.role == "controller":
-                self.controller_linked = True
             case PeerLost(peer, reason):
                 level = logging.INFO if self.link is None else logging.WARNING  # it was asked to end
                 logger.log(level, "lost %s: %s", peer, reason)
-                self.controller_linked = self.controller_linked and peer.role != "controller"
             case ProcessExit():
                 logger.error("%s", event)
                 if not in_run:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_state import Listener, RestartProcess
+from bluesky_streamrecon.beamline.run_state import JobEvent, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.exit_hooks import close_at_end
@@ -20,7 +20,7 @@ from bluesky_streamrecon.wire.events import PeerInfo
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
-__all__ = ["JobLink", "Launcher"]
+__all__ = ["JobLink", "Launcher", "Listener"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,14 @@ class Launcher(Protocol):
 
     def logs(self) -> str:
         """Return where the processes' output is, and its last lines."""
+        ...
+
+
+class Listener(Protocol):
+    """Takes what a job reports, in any thread."""
+
+    def __call__(self, event: JobEvent, sender: PeerInfo | None = None, /) -> None:
+        """Take an event, and the peer that it is from, if any."""
         ...
 
 
@@ -126,9 +134,9 @@ class JobLink:
         """The job can take another run."""
         return not self._closed and (self._launcher is None or self._launcher.running)
 
-    def ranks_linked(self) -> int:
-        """Ranks that are connected now."""
-        return sum(peer.linked for peer in self.endpoint.peers() if peer.role == "rank")
+    def linked(self, role: str) -> int:
+        """Return how many ranks (or controllers) are connected now."""
+        return sum(peer.linked for peer in self.endpoint.peers() if peer.role == role)
 
     def peers_in_words(self, ranks: int | None) -> str:
         """Return in words which processes are connected and, if `ranks` is known, which are not."""

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.attached_job import AttachedJob
 from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
-from bluesky_streamrecon.beamline.operator_controls import OperatorControls
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
+from bluesky_streamrecon.beamline.operator_status import judged_after, run_status
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
 from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.run_state import (
@@ -34,11 +34,12 @@ from bluesky_streamrecon.beamline.run_state import (
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
-from bluesky_streamrecon.wire.operator_messages import Ask, Order
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
 from bluesky_streamrecon.wire.run import Angle, Ledger
 
 __all__ = ["JobOptions", "JobRuns"]
@@ -92,15 +93,12 @@ class JobRuns:
     ----------
     publisher : Publisher
         Document callback whose frames go to the open run.
-    controls : OperatorControls
-        What operators may order.
     last : RunRecord or None
         Record of the last run.
     """
 
     def __init__(self, signals: JobSignals, options: JobOptions, clock: Callable[[], float]) -> None:
         self.publisher = Publisher(self, on_problem=self.report)
-        self.controls = OperatorControls(self)
         self.last: RunRecord | None = None
         self.open: RunState | None = None
         self.job: AttachedJob  # set by the device, whose job reports to `take_event`
@@ -200,7 +198,7 @@ class JobRuns:
             return False
         while not run.over:
             link = self.job.link
-            hope = run.restarting or (link is not None and (link.ranks_linked() > 0 or (link.local and link.usable)))
+            hope = run.restarting or (link is not None and (link.linked("rank") > 0 or (link.local and link.usable)))
             limit = patience if hope else min(NOBODY_SECONDS, patience)
             left = run.heard_at + limit - self._clock()
             if left <= 0:
@@ -212,7 +210,9 @@ class JobRuns:
         if run.results is None:
             return False
         until = self._clock() + VERDICT_SECONDS
-        while self.job.controller_linked and run.judged < run.image_number and self._clock() < until:
+        while run.judged < run.image_number and self._clock() < until:
+            if self.job.link is None or not self.job.link.linked("controller"):
+                break
             await self.job.wait_for_news(until - self._clock())
         self.publisher.check_angles()
         return True
@@ -267,7 +267,7 @@ class JobRuns:
         self.job.note(event, in_run=run is not None)
         match event:
             case Ask() if self.job.link is not None and sender is not None:
-                self.job.endpoint.answer(sender, self.controls.answer(event))
+                self.job.endpoint.answer(sender, self.answer(event))
             case AllRanksReady(size):
                 self._signals.ranks.set(size)
         if run is not None:
@@ -278,10 +278,45 @@ class JobRuns:
                 self._signals.problem.set(problem)
             self._show(run)
 
-    def carry_out(self, order: Order) -> str:
-        """Have the open run carry out an order, and return the answer."""
+    # ------------------------------------------------------------------------------------- operators
+
+    def status(self) -> RunStatus:
+        """Return how the run is; in the loop, as all of these."""
+        shown = self._signals
+        return run_status(
+            self.open,
+            {} if self.open is None else self.ledger(),
+            state=shown.state.value,
+            problem=shown.problem.value,
+            ranks=self.job.linked_ranks,
+        )
+
+    def answer(self, ask: Ask) -> Answer:
+        """Do what another program asks, and return the answer."""
+        judged: tuple[Judged, ...] = ()
+        text = ""
+        try:
+            if ask.order is not None:
+                text = self.carry_out(ask.order, ask.run_uid)
+            else:
+                judged = judged_after(self.open, ask.run_uid, ask.after)
+        except SteeringError as error:
+            return Answer(number=ask.seq, ok=False, text=str(error)[:4096], status=self.status())
+        return Answer(number=ask.seq, text=text, status=self.status(), judged=judged)
+
+    def carry_out(self, order: Order, run_uid: str | None) -> str:
+        """Carry out an order for a run (the open one by default), and return the answer to the operator.
+
+        Raises
+        ------
+        SteeringError
+            If no run is open, or another one, or the order can not be carried out.
+        """
         run = self.open
-        assert run is not None  # noqa: S101 - `OperatorControls` has looked
+        if run is None:
+            raise SteeringError(f"{order.action}: no run is open")
+        if run_uid is not None and not run.spec.run_uid.startswith(run_uid):
+            raise SteeringError(f"{order.action}: run {run_uid} is meant, but the open one is {run.spec.run_uid}")
         answer, effects = run.order(order, time.time())
         logger.info("run %s: %s by %s: %s", run.spec.run_uid, order.action, order.who, order.reason or answer)
         self._do(effects)
@@ -318,16 +353,6 @@ class JobRuns:
         if self.open is not None:
             self.open.override = self.open.override.closed()
         self.report(why)
-
-    @property
-    def state(self) -> str:
-        """What the signal ``state`` shows."""
-        return self._signals.state.value
-
-    @property
-    def problem(self) -> str:
-        """What went wrong last, or nothing."""
-        return self._signals.problem.value
 
     def _do(self, effects: list[Effect]) -> None:
         link = self.job.link

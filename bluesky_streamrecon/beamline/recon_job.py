@@ -1,7 +1,7 @@
 """The reconstruction job as a device: staged, it is there; read, it shows how good the image is; unstaged, it is gone.
 
 The device is signals, `stage` and `unstage`, put together from parts: the job itself (`AttachedJob`), its runs
-(`JobRuns`) and what people may order (`OperatorControls`). Times are seconds.
+(`JobRuns`), and orders from the prompt. Times are seconds.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from bluesky.protocols import Reading
 from ophyd_async.core import AsyncStatus, Device, StandardReadable
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.beamline.attached_job import AttachedJob
-from bluesky_streamrecon.beamline.job_link import Launcher
+from bluesky_streamrecon.beamline.job_link import Launcher, Listener
 from bluesky_streamrecon.beamline.job_runs import JobOptions, JobRuns
 from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_record import RunRecord
-from bluesky_streamrecon.beamline.run_state import Listener
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, SteeringError
+from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire.operator_messages import RunStatus
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
@@ -268,7 +269,7 @@ class ReconJob(StandardReadable):
 
     def status(self) -> RunStatus:
         """Return how the run is; its text is for people."""
-        return self.runs.controls.status()
+        return self.job.in_loop(self.runs.status)
 
     def finish_now(self, reason: str, *, who: str | None = None, run_uid: str | None = None) -> str:
         """End the run as a success at the plan's next checkpoint, whatever policy, hold or advisory mode say.
@@ -292,15 +293,15 @@ class ReconJob(StandardReadable):
         SteeringError
             If no run is open, or another one, or there is no reason.
         """
-        return self.runs.controls.order("finish", reason, who=who, run_uid=run_uid)
+        return self._order("finish", reason, who, run_uid)
 
     def hold(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
         """Let nothing end the run automatically until `release`; parameters as for `finish_now`."""
-        return self.runs.controls.order("hold", reason, who=who, run_uid=run_uid)
+        return self._order("hold", reason, who, run_uid)
 
     def release(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
         """Undo `hold`: if the image is still good enough by its next verdict, the run ends."""
-        return self.runs.controls.order("release", reason, who=who, run_uid=run_uid)
+        return self._order("release", reason, who, run_uid)
 
     def extend(self, n: int, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
         """Take at least `n` more projections before the run may end automatically.
@@ -312,7 +313,21 @@ class ReconJob(StandardReadable):
         SteeringError
             As `finish_now`; or if `n` is not at least 1, or the plan is too short and can not be made longer.
         """
-        return self.runs.controls.order("extend", reason, count=n, who=who, run_uid=run_uid)
+        return self._order("extend", reason, who, run_uid, count=n)
+
+    def _order(self, action: OrderAction, reason: str, who: str | None, run_uid: str | None, count: int = 0) -> str:
+        given: object = count  # whatever was typed
+        if action == "extend" and not (type(given) is int and 1 <= count <= MOST_EXTRA):
+            raise SteeringError(f"extend: got {count!r} projections, expected 1 to {MOST_EXTRA}")
+        order = Order(
+            action=action,
+            who=(own_name() if who is None else who)[:256],
+            place="prompt",
+            reason=str(reason)[:4096],
+            count=count,
+            uid=uuid4().hex,
+        )
+        return self.job.in_loop(lambda: self.runs.carry_out(order, run_uid))
 
     # ----------------------------------------------------------------- the reconstruction's own documents
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
+from bluesky_streamrecon.wire.messages import OpenRunSpec, RunDone, Score
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
@@ -18,24 +19,20 @@ class RunRecord:
 
     Parameters
     ----------
-    run_uid, recon_uid : str
-        Raw run, and the run that the reconstruction is stored as.
+    spec : OpenRunSpec
+        What the job was asked to do.
     exit_status, reason : str
         As in the stop document, or empty if it was not reached; the reason says what ended the run.
-    planned, taken, used : int
-        Projections planned, published, and used in the last image by every rank.
+    taken, used : int
+        Projections published, and used in the last image by every rank.
     score : float or None
         The last one.
-    threshold : float
-        What it was compared with.
     verdicts : tuple of Score
         Every verdict of the controller, in order.
-    axis : float or None
-        Detector column of the rotation axis that was used.
     image_number : int
         Images made.
-    result : str or None
-        File with the final image.
+    results : tuple of RunDone
+        What each rank has reported at the end; none if the job did not finish the run.
     ledger : dict of int to Ledger
         Per rank, what became of the run's items.
     ranks : int
@@ -46,39 +43,67 @@ class RunRecord:
         Everything that went wrong, in order.
     lost : bool
         The job was lost in the middle of the run.
-    counts : dict of str to int
-        Pixels and frames that the job had to correct, summed over ranks.
-    spec : OpenRunSpec
-        What the job was asked to do.
     orders : tuple of Order
         What operators have ordered.
     update_seconds : float or None
         Median time of an update of the image, over all ranks.
     """
 
-    run_uid: str
-    recon_uid: str
+    spec: OpenRunSpec
     exit_status: str
     reason: str
-    planned: int
     taken: int
     used: int
     score: float | None
-    threshold: float
     verdicts: tuple[Score, ...]
-    axis: float | None
     image_number: int
-    result: str | None
+    results: tuple[RunDone, ...]
     ledger: dict[int, Ledger]
     ranks: int
     seconds: float | None
     seconds_to_first_image: float | None
     problems: tuple[str, ...]
     lost: bool
-    counts: dict[str, int]
-    spec: OpenRunSpec
     orders: tuple[Order, ...] = ()
     update_seconds: float | None = None
+
+    @property
+    def run_uid(self) -> str:
+        """Uid of the raw run."""
+        return self.spec.run_uid
+
+    @property
+    def recon_uid(self) -> str:
+        """Uid of the run that the reconstruction is stored as."""
+        return self.spec.recon_uid
+
+    @property
+    def planned(self) -> int:
+        """Projections planned."""
+        return self.spec.planned
+
+    @property
+    def threshold(self) -> float:
+        """What scores were compared with."""
+        return self.spec.steering.least_score
+
+    @property
+    def axis(self) -> float | None:
+        """Detector column of the rotation axis that was used."""
+        return next((done.axis for done in self.results if done.axis is not None), None)
+
+    @property
+    def result(self) -> str | None:
+        """File with the final image."""
+        return next((done.result for done in self.results if done.result is not None), None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pixels and frames that the job had to correct, summed over ranks."""
+        total: Counter[str] = Counter()
+        for done in self.results:
+            total.update(done.counts)
+        return dict(total)
 
     @property
     def scores(self) -> list[tuple[int, float]]:

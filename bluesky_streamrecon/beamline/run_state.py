@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import msgspec
 
@@ -35,18 +34,10 @@ from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Problem, Ru
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["DetachStream", "Effect", "JobEvent", "LengthenPlan", "Listener", "RestartProcess", "RunState"]
+__all__ = ["DetachStream", "Effect", "JobEvent", "LengthenPlan", "RestartProcess", "RunState"]
 
 JobEvent = BeamlineEvent | ProcessExit | RestartFailed
 """What a job's threads and processes report."""
-
-
-class Listener(Protocol):
-    """Takes what a job reports, in any thread."""
-
-    def __call__(self, event: JobEvent, sender: PeerInfo | None = None, /) -> None:
-        """Take an event, and the peer that it is from, if any."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,32 +426,22 @@ class RunState:
     def record(self, ledger: dict[int, Ledger], ranks: int, now: float) -> RunRecord:
         """Return what is kept of the run; `ranks` counts where no results have come."""
         results = self.results or ()
-        counts: dict[str, int] = {}
-        for done in results:
-            for name, count in done.counts.items():
-                counts[name] = counts.get(name, 0) + count
         return RunRecord(
-            run_uid=self.spec.run_uid,
-            recon_uid=self.spec.recon_uid,
+            spec=self.spec,
             exit_status=self.exit_status or "",
             reason=self.reason,
-            planned=self.spec.planned,
             taken=self.taken["projection"],
             used=self.used,
             score=self.score,
-            threshold=self.spec.steering.least_score,
             verdicts=tuple(self.verdicts),
-            axis=next((done.axis for done in results if done.axis is not None), None),
             image_number=self.image_number,
-            result=next((done.result for done in results if done.result is not None), None),
+            results=results,
             ledger=ledger,
             ranks=len(results) or ranks,
             seconds=now - self.staged_at,
             seconds_to_first_image=None if self.first_image_at is None else self.first_image_at - self.staged_at,
             problems=tuple(self.problems),
             lost=self.lost,
-            counts=counts,
-            spec=self.spec,
             orders=self.override.orders,
             update_seconds=statistics.median(self.update_seconds) if self.update_seconds else None,
         )

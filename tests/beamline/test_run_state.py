@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bluesky_streamrecon.beamline import JobState, RunState
 from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
-from bluesky_streamrecon.beamline.operator_controls import as_judged
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
+from bluesky_streamrecon.beamline.operator_status import as_judged
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import DetachStream, LengthenPlan, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision

@@ -199,7 +199,7 @@ def test_reconstruction_that_can_not_be_stored_is_told_and_the_run_stays_a_succe
     script.result = "/data/recon.h5"
     run_engine(wrapped(bp.scan([beamline.detector], beamline.stage, 0, 90, 3), beamline, compose=broken))
     assert of(documents, "stop")[0]["exit_status"] == "success"
-    assert "no space left on device" in pretend_job.runs.problem
+    assert "no space left on device" in pretend_job.status().problem
     assert "no space left on device" in pretend_job.last_run.problems[-1]
 
 

@@ -1,0 +1,94 @@
+"""What operators are shown of a run: how it is, and the verdict of each image in numbers. Pure functions.
+
+Counts are projections.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bluesky_streamrecon.beamline.run_record import ledger_totals
+from bluesky_streamrecon.beamline.run_state import RunState
+from bluesky_streamrecon.wire.messages import Score
+from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
+from bluesky_streamrecon.wire.run import Ledger
+
+__all__ = ["as_judged", "judged_after", "run_status"]
+
+
+def run_status(run: RunState | None, ledger: dict[int, Ledger], *, state: str, problem: str, ranks: int) -> RunStatus:
+    """Return how a run is.
+
+    Parameters
+    ----------
+    run : RunState or None
+        None: none is open.
+    ledger : dict of int to Ledger
+        Per rank, what became of its items.
+    state, problem : str
+        What the job's signals show.
+    ranks : int
+        MPI ranks that are linked.
+    """
+    problem = problem[:4096]
+    if run is None:
+        return RunStatus(state=state, problem=problem)
+    newest, override = run.newest, run.override
+    numbers = Judged(image_number=0, projections=0) if newest is None else as_judged(newest)
+    return RunStatus(
+        state=state,
+        run_uid=run.spec.run_uid,
+        taken=run.taken["projection"],
+        planned=run.spec.planned,
+        added=override.added,
+        image_number=run.image_number,
+        used=run.used,
+        lag=run.lag,
+        score=_finite(run.score),
+        gain=numbers.gain,
+        gain_low=numbers.gain_low,
+        gain_high=numbers.gain_high,
+        gain_at=numbers.gain_at,
+        verdict="" if newest is None else newest.verdict,
+        policy=run.spec.steering.rule,
+        text="" if newest is None else newest.text,
+        advisory=run.spec.steering.advisory,
+        can_extend=override.lengthens and not override.complete,
+        held=override.held,
+        finish=override.finish,
+        least=override.least,
+        axis=run.axis,
+        ranks=ranks,
+        ledger=ledger_totals(ledger) if ledger else {},
+        problem=("; ".join(dict.fromkeys(run.problems)) or problem)[:4096],
+    )
+
+
+def judged_after(run: RunState | None, run_uid: str | None, after: int) -> tuple[Judged, ...]:
+    """Return the verdicts of a run's images after number `after` of run `run_uid`, oldest first."""
+    if run is None:
+        return ()
+    if run_uid is not None and run_uid != run.spec.run_uid:
+        after = 0
+    later = [verdict for verdict in run.verdicts if verdict.image_number > after]
+    return tuple(as_judged(verdict) for verdict in later[:MOST_JUDGED])
+
+
+def as_judged(score: Score) -> Judged:
+    """Return a verdict in numbers."""
+    metrics = score.metrics
+    at = _finite(metrics.get("predicted-gain-at"))
+    return Judged(
+        image_number=score.image_number,
+        projections=score.projections,
+        score=_finite(score.score),
+        gain=_finite(metrics.get("predicted-gain")),
+        gain_low=_finite(metrics.get("predicted-gain-low")),
+        gain_high=_finite(metrics.get("predicted-gain-high")),
+        gain_at=None if at is None else int(at),
+        verdict=score.verdict,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
