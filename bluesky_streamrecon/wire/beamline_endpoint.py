@@ -168,7 +168,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             if run is None:
                 raise LocalProtocolError(f"{kind} {index}: no run is open; call open_run first")
             seq, entry = run.announce(kind, index, angle, source), Entry(kind, index, angle)
-            self._post(lambda: self._hub.append(run, entry, source))
+            self._post(lambda: run.append(entry, source))
         return seq
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:

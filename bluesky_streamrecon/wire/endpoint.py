@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -48,6 +48,8 @@ class Endpoint(Generic[E]):
         Monotonic seconds.
     keys : KeyPair, optional
         Own keys, for connecting.
+    events : deque, optional
+        Where the ends put what `next` hands out.
 
     Attributes
     ----------
@@ -62,6 +64,7 @@ class Endpoint(Generic[E]):
         ends: Mapping[str, Listener | Member],
         clock: Callable[[], float],
         keys: KeyPair | None = None,
+        events: deque[E] | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self._transport = transport
@@ -70,16 +73,16 @@ class Endpoint(Generic[E]):
         self._keys = keys
         self._commands: deque[Callable[[], None]] = deque()
         self._deadline: float | None = None
-        self._queue: deque[E] = deque()
-        self._changed = threading.Condition()
+        self._events: deque[E] = deque() if events is None else events
+        self._changed = threading.Condition(self.lock)  # notified after each turn
         self._thread = threading.Thread(target=self._run, name=name)
 
     def next(self, timeout: float | None = None) -> E | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
         with self._changed:
-            if not self._changed.wait_for(lambda: bool(self._queue), timeout):
+            if not self._changed.wait_for(lambda: bool(self._events), timeout):
                 return None
-            return self._queue.popleft()
+            return self._events.popleft()
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued for at most `linger_s` seconds, close the sockets, join the thread; idempotent."""
@@ -104,12 +107,7 @@ class Endpoint(Generic[E]):
         self._transport.wake()
 
     def _after_turn(self) -> None:
-        """Hand out events; called in the thread after each turn, not holding `lock`."""
-
-    def _hand_out(self, events: Iterable[E]) -> None:
-        with self._changed:
-            self._queue.extend(events)
-            self._changed.notify_all()
+        """Look at what has come; called in the thread after each turn, not holding `lock`."""
 
     def _connect(self, name: str, end: Member) -> None:
         """Connect a socket to where the other end is.
@@ -154,6 +152,7 @@ class Endpoint(Generic[E]):
             while self._commands:
                 self._guarded(self._commands.popleft())
             wait = min(self._turn(name, end, now) for name, end in self._ends.items())
+            self._changed.notify_all()
         self._after_turn()
         return wait
 

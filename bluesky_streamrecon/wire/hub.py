@@ -36,8 +36,7 @@ from bluesky_streamrecon.wire.messages import (
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, OperatorSessions
-from bluesky_streamrecon.wire.run import Entry, Ledger, Run
-from bluesky_streamrecon.wire.store import Frame, FrameSource
+from bluesky_streamrecon.wire.run import Ledger, Run
 
 __all__ = ["Hub"]
 
@@ -104,12 +103,6 @@ class Hub(Listener):
         log.info("opened, %d projections planned", run.spec.planned)
         for peer in self._links.values():
             self._serve(peer, now)
-
-    def append(self, run: Run, entry: Entry, source: Frame | FrameSource) -> None:
-        """Take one more item of a run, unless that is over."""
-        if not run.finished:
-            run.frames.add(len(run.log) + 1, source)
-            run.append(entry)
 
     def close_run(self, run: Run, exit_status: str, reason: str) -> None:
         """Close a run after its last item, unless it is over."""

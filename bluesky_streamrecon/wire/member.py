@@ -47,7 +47,7 @@ __all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
 
 log = logging.getLogger(__name__)
 
-MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent | PreviewAt
+MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent
 
 SIZE_TRIES: Final = 3
 CREDITS: Final = {"answers": 256}
@@ -125,6 +125,7 @@ class Member(LinkEnd):
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
         self.run: OpenRun | None = None
         self.heard: float | None = None
+        self.preview_at: PreviewAt | None = None
         self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
         if channel is not None:
             self.senders[channel] = self.reports
@@ -250,7 +251,9 @@ class Member(LinkEnd):
                 self._abandon(message.reason)
         elif isinstance(message, Ack | OpenChannel):
             self.take(message, CREDITS, now)
-        elif isinstance(message, Answer | PreviewAt | ShowMe | Picture | Shutdown):
+        elif isinstance(message, PreviewAt):
+            self.preview_at = message
+        elif isinstance(message, Answer | ShowMe | Picture | Shutdown):
             if self.take(message, CREDITS, now):
                 self.events.append(message)
             if isinstance(message, Answer):
@@ -362,7 +365,9 @@ class Member(LinkEnd):
             return
         if not self._done:
             log.warning("run %s was abandoned: %s", self.run.run_uid, reason)
-            self.events.append(AbandonRun(run_uid=self.run.run_uid, reason=reason))
+            kept = [event for event in self.events if not isinstance(event, Item | ItemGone)]
+            self.events.clear()
+            self.events.extend([*kept, AbandonRun(run_uid=self.run.run_uid, reason=reason)])
         self.run = None
         self.receivers.pop("run", None)
 

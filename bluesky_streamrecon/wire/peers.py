@@ -6,7 +6,9 @@ import os
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -18,12 +20,10 @@ from bluesky_streamrecon.wire.images import Picture, Preview
 from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import (
-    AbandonRun,
     Hello,
     Item,
     ItemGone,
     OpenRun,
-    PreviewAt,
     Problem,
     RunDone,
     Score,
@@ -52,7 +52,8 @@ class PeerEndpoint(Endpoint[E]):
         **others: Listener | Member,
     ) -> None:
         keys, server = (None, None) if security is None else (security.keys, security.server)
-        super().__init__(name, transport, {BEAMLINE: member, **others}, clock, keys)
+        events = cast("deque[E]", member.events)  # of those, only what a peer of this kind is sent
+        super().__init__(name, transport, {BEAMLINE: member, **others}, clock, keys, events)
         self._member = member
         self._born = clock()
         member.go_to(address, server)
@@ -67,10 +68,6 @@ class PeerEndpoint(Endpoint[E]):
         """Seconds since the beamline was last heard of, or since the beginning; small while linked."""
         heard = self._member.heard
         return max(0.0, self._clock() - (self._born if heard is None else heard))
-
-    def _after_turn(self) -> None:
-        self._hand_out(self._member.events)  # type: ignore[arg-type]
-        self._member.events.clear()
 
 
 def hello_of(role: str, job_id: str, software: str, **more: object) -> Hello:
@@ -156,8 +153,8 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
 
     def pending(self) -> int:
         """Items that have arrived and not been taken with `next`."""
-        with self._changed:
-            return sum(isinstance(event, Item | ItemGone) for event in self._queue)
+        with self.lock:
+            return sum(isinstance(event, Item | ItemGone) for event in self._events)
 
     def applied(self, seq: int) -> None:
         """All items up to `seq` are in the image (or the flat and dark); their memory may be reused.
@@ -221,20 +218,10 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         self._previews.send(preview, now)
 
     def _after_turn(self) -> None:
-        events = self._member.events
-        for event in events:
-            if isinstance(event, PreviewAt):
-                with self.lock:
-                    self._controller.go_to(event.address, event.key)
-        gone = {event.run_uid for event in events if isinstance(event, AbandonRun)}
-        if gone:
-            with self._changed:
-                kept = [e for e in self._queue if not (isinstance(e, Item | ItemGone) and e.run_uid in gone)]
-                self._queue.clear()
-                self._queue.extend(kept)
-        self._hand_out(event for event in events if not isinstance(event, PreviewAt))  # type: ignore[misc]
-        events.clear()
-        self._controller.events.clear()
+        with self.lock:
+            self._controller.events.clear()
+            if (to := self._member.preview_at) is not None:
+                self._controller.go_to(to.address, to.key)
 
 
 def _check_preview(preview: Preview) -> None:
@@ -296,9 +283,9 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         """Address that ranks are told."""
         key = None if preview_security is None else preview_security.keys.public
         hello = hello_of("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
-        self._previews = PreviewReceiver(job_id=job_id, session=hello.instance, credit=credit)
-        name = "streamrecon-controller"
-        super().__init__(name, address, transport, Member(hello), security, clock, **{PREVIEWS: self._previews})
+        member, name = Member(hello), "streamrecon-controller"
+        self._previews = PreviewReceiver(job_id=job_id, session=hello.instance, credit=credit, events=member.events)
+        super().__init__(name, address, transport, member, security, clock, **{PREVIEWS: self._previews})
 
     def next(self, timeout: float | None = None) -> ControllerEvent | None:
         """Take the next event, as `Endpoint.next`; a preview counts as applied when it is taken."""
@@ -312,11 +299,6 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         """Send a score or a problem until the beamline has it, or a picture, which is lost while there is no link."""
         with self._working():
             self._member.send(message)
-
-    def _after_turn(self) -> None:
-        super()._after_turn()
-        self._hand_out(self._previews.events)
-        self._previews.events.clear()
 
 
 def _announced(bound: str, beamline: str) -> str:

@@ -84,15 +84,15 @@ class PreviewSender(Sender):
 
 
 class PreviewReceiver(Listener):
-    """The controller's end: takes previews of every rank, in order and once each."""
+    """The controller's end: takes previews of every rank, in order and once each, and puts them into `events`."""
 
     def __init__(
-        self, *, job_id: str, session: str, credit: int, heartbeat_seconds: float = 1.0, peer_timeout: float = 10.0
+        self, *, job_id: str, session: str, credit: int, events: deque[Any] | None = None, **timing: Any
     ) -> None:
-        super().__init__(job_id=job_id, session=session, heartbeat_seconds=heartbeat_seconds, peer_timeout=peer_timeout)
+        super().__init__(job_id=job_id, session=session, **timing)
         self.accepted = (Preview, Problem)
         self.credits = {"previews": credit}
-        self.events: deque[Preview] = deque()
+        self.events: deque[Any] = deque() if events is None else events
 
     def taken(self, preview: Preview) -> None:
         """Take note that the user has this preview and all before it."""

@@ -307,13 +307,15 @@ class Run:
         """Given up before all ranks were done."""
         return self.finished and self._results is None
 
-    def append(self, entry: Entry) -> int:
-        """Add one item and return its sequence number."""
+    def append(self, entry: Entry, source: Frame | FrameSource) -> None:
+        """Add one item, unless the run is over."""
+        if self.finished:
+            return
         self.log.append(entry)
+        self.frames.add(len(self.log), source)
         self._projections.append(self._projections[-1] + (entry.kind == "projection"))
         for sender in self._senders.values():
             sender.append_item()
-        return len(self.log)
 
     def finish_log(self, exit_status: str, reason: str) -> None:
         """No more items: number the closing mark after the last of them."""

@@ -41,6 +41,9 @@ class Shelf:
     def get(self, seq: int) -> np.ndarray:
         return pixels_of(seq)
 
+    def add(self, seq: int, source: np.ndarray) -> None:
+        """There already."""
+
     def prefetch(self, seq: int) -> None:
         """There already."""
 
@@ -191,7 +194,8 @@ class World:
 
     def append(self) -> None:
         if self.hub.run is not None and self.run.close is None:
-            self.run.append(Entry("projection", len(self.run.log) + 1, 0.1))
+            seq = len(self.run.log) + 1
+            self.run.append(Entry("projection", seq, 0.1), pixels_of(seq))
 
     def close(self) -> None:
         if self.hub.run is not None and self.run.close is None:
