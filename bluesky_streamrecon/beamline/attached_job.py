@@ -147,7 +147,7 @@ class AttachedJob:
             await asyncio.wait_for(self._news.wait(), seconds)
 
     def in_loop(self, work: Callable[[], T]) -> T:
-        """Have the RunEngine's loop do this, from whatever thread, and return what comes out; errors are raised here.
+        """Call this in the RunEngine's loop, from whatever thread, and return what it returns; errors are raised here.
 
         The loop also turns while the RunEngine is paused.
         """
@@ -217,6 +217,6 @@ class AttachedJob:
         self._news.set()
 
     def _unregister(self) -> None:
-        """Let other programs of this user find the job no more."""
+        """Remove the registration by which other programs of this user find the job."""
         registration, self._registration = self._registration, None
         unregister_job(registration)

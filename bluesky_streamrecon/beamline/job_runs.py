@@ -178,7 +178,7 @@ class JobRuns:
         return number
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
-        """Tell the job that no frames follow."""
+        """Close the run: no frames follow."""
         run = self.open
         if run is not None and run.exit_status is None:
             run.close(exit_status, reason, self._clock())

@@ -70,7 +70,7 @@ class Sink(Protocol):
         ...
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
-        """Tell that no frames follow."""
+        """Close the run: no frames follow."""
         ...
 
 
@@ -165,14 +165,14 @@ class Publisher:
             self._run.over = reason
 
     def end(self, exit_status: str, reason: str) -> bool:
-        """End the stream before the run's stop document comes; tell whether there was one to end."""
+        """End the stream before the run's stop document comes; return whether there was one to end."""
         run = self._run
         if run is None or run.over is not None:
             return False
         run.over = "ended"
         if run.frames or run.angles:
             lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
-            self._tell(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
+            self._report(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
         if not run.flown:
             self.check_angles()
         if run.format is None:
@@ -189,7 +189,7 @@ class Publisher:
             try:
                 require_plausible_degrees(span, known.count, "angles", WHICH_UNITS)
             except DataError as error:
-                self._tell(run, str(error))
+                self._report(run, str(error))
 
     # ------------------------------------------------------------------------------------- documents
 
@@ -281,7 +281,7 @@ class Publisher:
             exactly(pixels, np.dtype(layout.dtype), "")
             return layout.dtype
         wider = wire_dtype(common_dtype(pixels.dtype, layout.dtype), averaged=averaged)
-        self._tell(
+        self._report(
             run,
             f"stream {layout.stream!r}, image {layout.image_key!r}: {layout.dtype} was announced, and the first frame "
             f"has values of {pixels.dtype.name} that do not fit it: frames are taken as {wider}",
@@ -385,13 +385,13 @@ class Publisher:
                 logger.exception("run %s: the stream could not be closed", run.uid)
         self._on_problem(f"streaming stopped {after}: {text}")
 
-    def _tell(self, run: _Run, text: str) -> None:
+    def _report(self, run: _Run, text: str) -> None:
         logger.error("run %s: %s", run.uid, text)
         self._on_problem(text)
 
 
 def _ignore(_: object) -> None:
-    """Nobody wants to know."""
+    """Do nothing with it."""
 
 
 def choose_preview_rows(rows: int) -> tuple[int, ...]:

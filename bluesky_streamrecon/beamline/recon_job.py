@@ -67,7 +67,7 @@ class ReconJob(StandardReadable):
     address : str, optional
         Where the job connects to; any other host than loopback needs `security`.
     job_id : str, optional
-        What the job must say; made up for each job by default.
+        What the job must name in its hello; made up for each job by default.
     security, insecure : ServerSecurity and bool, optional
         Own secret key and the public keys that are let in; or do without them on other hosts than loopback.
     output : path, optional
@@ -240,7 +240,7 @@ class ReconJob(StandardReadable):
 
     @property
     def job_id(self) -> str | None:
-        """What a job must say; None before the device is staged, if it was not given."""
+        """What a job must name in its hello; None before the device is staged, if it was not given."""
         return self.job.link.endpoint.job_id if self.job.link is not None else self._job_id
 
     @property
@@ -265,7 +265,7 @@ class ReconJob(StandardReadable):
             memory_limit=self._memory_limit,
         )
 
-    # ----------------------------------------------------------------------------- what operators may say
+    # ----------------------------------------------------------------------------- orders from the prompt
 
     def status(self) -> RunStatus:
         """Return how the run is; its text is for people."""
@@ -296,7 +296,7 @@ class ReconJob(StandardReadable):
         return self._order("finish", reason, who, run_uid)
 
     def hold(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
-        """Let nothing end the run automatically until `release`; parameters as for `finish_now`."""
+        """Prevent every automatic end of the run until `release`; parameters as for `finish_now`."""
         return self._order("hold", reason, who, run_uid)
 
     def release(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
@@ -332,7 +332,7 @@ class ReconJob(StandardReadable):
     # ----------------------------------------------------------------- the reconstruction's own documents
 
     def subscribe(self, callback: DocumentCallback) -> int:
-        """Have `callback` called with the documents of each reconstruction, as of a run of its own; return a token."""
+        """Call `callback` with the documents of each reconstruction, as of a run of its own; return a token."""
         token = next(self._tokens)
         self._subscribers[token] = callback
         return token

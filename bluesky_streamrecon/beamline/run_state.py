@@ -57,7 +57,7 @@ class DetachStream:
 
 @dataclass(frozen=True, slots=True)
 class LengthenPlan:
-    """Tell the controller that the plan has become longer: it predicts for all projections."""
+    """Send the controller how long the plan has become: it predicts for all projections."""
 
     total: int
 
@@ -102,7 +102,7 @@ class RunState:
     given_up: bool = False  # nobody waits for the last image any more
     stopping: bool = False  # to be ended by quality at the plan's next checkpoint
     enough: Score | None = None  # the verdict that it is ended for
-    ending: str = ""  # why it is ended, once the plan has been told
+    ending: str = ""  # why it is ended, once the plan knows
     kept_going: str = ""  # what was against a stop: the hold or the extension, in words
     _noted_for: tuple[Order, ...] | None = None  # orders for which a stop that did not happen was noted
     _restarting: set[str] = field(default_factory=set)  # roles

@@ -145,7 +145,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             self._post(lambda: self._hub.open_run(run, self._clock()))
 
     def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | FrameSource) -> int:
-        """Queue one frame of the open run and give its sequence number; neither copies nor waits.
+        """Queue one frame of the open run and return its sequence number; neither copies nor waits.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         return seq
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
-        """Tell the ranks that no items follow; `RunFinished` comes when all have reported their result.
+        """Close the run: no items follow; `RunFinished` comes when all have reported their result.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             self._post(lambda: self._hub.close_run(run, exit_status, reason))
 
     def lengthen_run(self, planned: int) -> None:
-        """Tell the controller that the open run is going to take so many projections; does not wait."""
+        """Send the controller that the open run is going to take so many projections; does not wait."""
         with self._front:
             if self._open is not None:
                 self._post(lambda: self._hub.lengthen_run(planned))
@@ -206,7 +206,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self._post(lambda: self._hub.answer(operator, answer))
 
     def operators(self) -> int:
-        """Programs of people that are connected."""
+        """Return how many operators' programs are connected."""
         with self.lock:
             return self._hub.operators
 
@@ -255,7 +255,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
 
 
 def _checked(spec: OpenRunSpec) -> OpenRunSpec:
-    """Find out in the caller's thread whether the run can be told to anyone."""
+    """Check in the caller's thread whether the run can be sent to anyone."""
     where = f"run {spec.run_uid[:8]}"
     try:
         dtype = np.dtype(spec.dtype).newbyteorder("<").str

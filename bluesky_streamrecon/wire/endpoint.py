@@ -95,13 +95,13 @@ class Endpoint(Generic[E]):
     # ------------------------------------------------------------------ for subclasses
 
     def _post(self, command: Callable[[], None]) -> None:
-        """Have the thread call this soon, in the order of posting; does not wait."""
+        """Queue a call for the thread, without waiting for it."""
         self._commands.append(command)
         self._transport.wake()
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Keep the thread from working meanwhile, and have it do at once what there is to do then."""
+        """Keep the thread from working meanwhile, and wake it then."""
         with self.lock:
             yield
         self._transport.wake()
@@ -165,7 +165,7 @@ class Endpoint(Generic[E]):
         end.tick(now)
         if isinstance(end, Listener):
             return 0.0 if end.pump(send, now) else end.heartbeat_seconds / 4
-        if end.hopeless:
+        if end.has_no_peer:
             self._transport.disconnect(name)
         elif end.reconnect:
             try:

@@ -98,7 +98,7 @@ class Hub(Listener):
         self.run = run
         run.window = self.window
         if self.size is not None:
-            run.deal(self.size)
+            run.partition(self.size)
         set_run(run.uid)
         log.info("opened, %d projections planned", run.spec.planned)
         for peer in self._links.values():
@@ -124,13 +124,13 @@ class Hub(Listener):
         run.finish()
         for peer in self._links.values():
             if peer.senders.pop("run", None) is not None:
-                peer.say(AbandonRun(run_uid=run.uid, reason=reason))
+                peer.send_plain(AbandonRun(run_uid=run.uid, reason=reason))
 
     def shutdown(self, reason: str) -> None:
         """Ask everyone, now and later, to end."""
         self._shutdown = reason
         for peer in self._links.values():
-            peer.say(Shutdown(reason=reason))
+            peer.send_plain(Shutdown(reason=reason))
 
     def answer(self, operator: PeerInfo, answer: Answer) -> None:
         """Answer an operator, now or when it is linked again; nothing happens if it was forgotten."""
@@ -165,7 +165,7 @@ class Hub(Listener):
         self._operators.tick(operators, now)
         controller = self._peers.get(("controller", 0))
         if controller is not None and controller.link is not None and (wish := self._operators.wish(now)) is not None:
-            controller.say(wish)
+            controller.send_plain(wish)
 
     # ------------------------------------------------------------------ peers come and go
 
@@ -185,30 +185,30 @@ class Hub(Listener):
         return None
 
     def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
-        """Take note that a peer was welcomed."""
+        """Note that a peer was welcomed."""
         hello = peer.hello
         if hello.role == "operator":
             if before is None:
                 peer.serve(MessageSender("answers", hello.instance), now)
             self._forget_operators()
         else:
-            self._tell(PeerJoined(peer.info), peer)
+            self._emit(PeerJoined(peer.info), peer)
         if hello.role == "rank":
             self._rank_joined(peer, before)
         elif hello.role == "controller":
             self._operators.new_controller()
             for other in self._links.values():
                 if other.hello.role == "rank":
-                    other.say(self._preview_at())
+                    other.send_plain(self._preview_at())
         self._serve(peer, now)
         if hello.run_uid is not None and (self.run is None or self.run.uid != hello.run_uid or self.run.abandoned):
             text = "the beamline does not serve this run"
-            peer.say(AbandonRun(run_uid=hello.run_uid, reason=text))
+            peer.send_plain(AbandonRun(run_uid=hello.run_uid, reason=text))
         if self._shutdown is not None:
-            peer.say(Shutdown(reason=self._shutdown))
+            peer.send_plain(Shutdown(reason=self._shutdown))
 
     def left(self, peer: Peer, reason: str) -> None:
-        """Take note that a peer's link is gone."""
+        """Note that a peer's link is gone."""
         role = peer.hello.role
         if role == "rank":
             self._ready = False
@@ -220,7 +220,7 @@ class Hub(Listener):
             else:
                 log.info("%s: gone: %s", peer, reason)
             if role != "operator":
-                self._tell(PeerLost(peer.info, reason), peer)
+                self._emit(PeerLost(peer.info, reason), peer)
 
     def _rank_joined(self, peer: Peer, before: Peer | None) -> None:
         hello = peer.hello
@@ -230,15 +230,15 @@ class Hub(Listener):
             self.size = hello.size
             self._ready = False
             if self.run is not None and not self.run.finished:
-                self.run.deal(hello.size)
+                self.run.partition(hello.size)
         elif self.run is not None and before is not None:
             self.run.came_back(hello.rank, restarted=before is not peer)
         if ("controller", 0) in self._peers:
-            peer.say(self._preview_at())
+            peer.send_plain(self._preview_at())
         linked = sum(p.hello.role == "rank" for p in self._links.values())
         if linked == self.size and not self._ready:
             self._ready = True
-            self._tell(AllRanksReady(linked))
+            self._emit(AllRanksReady(linked))
 
     def _serve(self, peer: Peer, now: float) -> None:
         """Begin to send the run to a rank or the controller."""
@@ -259,15 +259,15 @@ class Hub(Listener):
         for key in gone[: -self._operators.most]:
             del self._peers[key]
 
-    # ------------------------------------------------------------------ what peers say
+    # ------------------------------------------------------------------ what peers send
 
-    def heard(self, peer: Peer, message: Message, now: float) -> None:
+    def received(self, peer: Peer, message: Message, now: float) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         role, run = peer.hello.role, self.run
         if isinstance(message, Ack):
             if run is not None and message.channel == "run" and role == "rank":
                 applied = min(message.applied, len(run.log))
-                self._tell(Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
+                self._emit(Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
             return
         if role == "operator":
             self._from_operator(peer, message, now)
@@ -277,13 +277,13 @@ class Hub(Listener):
             receiver.apply(receiver.received)
         if isinstance(message, Problem):
             log.warning("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
-            self._tell(message, peer)
+            self._emit(message, peer)
         elif isinstance(message, Picture) and role == "controller":
             self._operators.show(message, [p for p in self._links.values() if p.hello.role == "operator"], now)
         elif isinstance(message, Status):
             if run is not None and message.run_uid == run.uid:
                 run.note(message)
-                self._tell(message, peer)
+                self._emit(message, peer)
         elif isinstance(message, Score | RunDone):
             self._report(peer, message)
 
@@ -292,7 +292,7 @@ class Hub(Listener):
         if run is None or run.uid != message.run_uid or run.abandoned:
             log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
         elif isinstance(message, Score):
-            self._tell(message, peer)
+            self._emit(message, peer)
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
                 log.warning("%s reports the run as done, but it is open; ignored", peer)
@@ -302,11 +302,11 @@ class Hub(Listener):
                 for other in self._links.values():  # the controller still hears of its end
                     if other.hello.role == "rank":
                         other.senders.pop("run", None)
-                self._tell(RunFinished(run.uid, results))
+                self._emit(RunFinished(run.uid, results))
 
     def _from_operator(self, peer: Peer, message: Message, now: float) -> None:
         if isinstance(message, Ask):
-            self._tell(message, peer)
+            self._emit(message, peer)
         elif isinstance(message, ShowMe):
             self._operators.look(peer, message, now)
         elif not isinstance(message, Problem):
@@ -316,10 +316,10 @@ class Hub(Listener):
         """Report, here and to ranks and controller, that items of the run can not be sent."""
         log.error("the stream is not complete: %s", text)
         problem = Problem(fault="local", where="streaming", text=text[:4096], run_uid=run.uid)
-        self._tell(problem)
+        self._emit(problem)
         for peer in self._links.values():
             if peer.hello.role != "operator":
-                peer.say(problem)
+                peer.send_plain(problem)
 
-    def _tell(self, event: BeamlineEvent, peer: Peer | None = None) -> None:
+    def _emit(self, event: BeamlineEvent, peer: Peer | None = None) -> None:
         self.events.append((event, None if peer is None else peer.info))

@@ -1,6 +1,6 @@
 """One end of a link, whichever: what is to be sent, plainly or on a channel, and when the other end was last heard.
 
-What is said plainly may be lost with the link; what goes on a channel is sent again on the next one. No I/O; time is
+What is sent plainly may be lost with the link; what goes on a channel is sent again on the next one. No I/O; time is
 passed in.
 """
 
@@ -37,7 +37,7 @@ class LinkEnd:
     ----------
     senders, receivers : dict
         Halves of channels at this end, by the name of the channel.
-    seen, said : float
+    seen, sent_at : float
         When something came last, and when something was sent last.
     """
 
@@ -46,7 +46,7 @@ class LinkEnd:
         self.senders: dict[str, Sender] = {}
         self.receivers: dict[str, Receiver] = {}
         self.seen = 0.0
-        self.said = 0.0
+        self.sent_at = 0.0
 
     @property
     def settled(self) -> bool:
@@ -60,7 +60,7 @@ class LinkEnd:
             sender.link(now)
 
     def break_off(self) -> None:
-        """Stop sending: the link is gone, and what was said plainly and not sent is lost with it."""
+        """Stop sending: the link is gone, and plain messages that were not sent are lost with it."""
         self.outbox.clear()
         for sender in self.senders.values():
             sender.unlink()
@@ -70,7 +70,7 @@ class LinkEnd:
         self.senders[sender.channel] = sender
         sender.link(now)
 
-    def say(self, message: msgspec.Struct) -> None:
+    def send_plain(self, message: msgspec.Struct) -> None:
         """Send a message that may be lost with the link."""
         self.outbox.append(message)
 
@@ -102,18 +102,18 @@ class LinkEnd:
         return type(message) not in CHANNELS or self._is_next(message)
 
     def keep_alive(self, now: float, *, timeout: float, interval: float, heartbeat: Heartbeat) -> float:
-        """Say something if nothing was said for `interval`; return how long nothing was heard if above `timeout`."""
+        """Send a heartbeat if nothing was sent for `interval`; return how long nothing has come, if above `timeout`."""
         if now - self.seen > timeout:
             return now - self.seen
         for sender in self.senders.values():
             sender.tick(now)
-        if now - self.said >= interval:
-            self.said = now
+        if now - self.sent_at >= interval:
+            self.sent_at = now
             self.outbox.extend([*self._acks(again=True), heartbeat])
         return 0.0
 
     def drain(self, send: SendNow, now: float, *, acks: bool = True) -> Sent:
-        """Send what was said, and the acknowledgements that are due, until there is nothing or no room."""
+        """Send plain messages, and the acknowledgements that are due, until there is nothing or no room."""
         if acks:
             self.outbox.extend(self._acks())
         while self.outbox:
@@ -121,7 +121,7 @@ class LinkEnd:
             if sent is not Sent.DONE:
                 return sent
             self.outbox.popleft()
-            self.said = now
+            self.sent_at = now
         return Sent.DONE
 
     def send_next(self, send: SendNow, now: float) -> Sent | None:
@@ -132,7 +132,7 @@ class LinkEnd:
                 sent = send(message)
                 if sent is Sent.DONE:
                     sender.advance(now)
-                    self.said = now
+                    self.sent_at = now
                 return sent
         return None
 

@@ -112,21 +112,21 @@ class Listener:
         raise NotImplementedError
 
     def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
-        """Take note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
+        """Note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
 
     def left(self, peer: Peer, reason: str) -> None:
-        """Take note that a peer's link is gone; no reason: it has a newer one."""
+        """Note that a peer's link is gone; no reason: it has a newer one."""
 
     def check(self, peer: Peer, message: Message) -> None:
         """Raise `RemoteProtocolError` for a message that this peer may not send."""
 
-    def heard(self, peer: Peer, message: Message, now: float) -> None:
+    def received(self, peer: Peer, message: Message, now: float) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         raise NotImplementedError
 
     @property
     def settled(self) -> bool:
-        """Nothing is left that was said and not sent."""
+        """No plain message is left to be sent."""
         return not self._replies and not any(peer.outbox for peer in self._links.values())
 
     # ------------------------------------------------------------------ from the transport
@@ -150,7 +150,7 @@ class Listener:
         except RemoteProtocolError as error:
             self.garbage.add(error if peer is None else f"{peer}: {error}")
             if peer is not None:
-                peer.say(_problem("message", str(error)))
+                peer.send_plain(_problem("message", str(error)))
 
     def unreachable(self, link: bytes) -> None:
         """Forget a link that the transport knows no more."""
@@ -197,7 +197,7 @@ class Listener:
         else:
             self.check(peer, message)
             if peer.take(message, self.credits, now):
-                self.heard(peer, message, now)
+                self.received(peer, message, now)
 
     def _hello(self, link: bytes, hello: Hello, now: float) -> None:
         if hello.job_id != self.job_id:
@@ -232,7 +232,7 @@ class Listener:
             heartbeat_seconds=self.heartbeat_seconds,
             peer_timeout=self._timeout,
         )
-        peer.say(welcome)
+        peer.send_plain(welcome)
         peer.begin(now)
         self.joined(peer, now, before=before)
 

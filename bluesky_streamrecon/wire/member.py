@@ -124,7 +124,7 @@ class Member(LinkEnd):
         self.events: deque[MemberEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
         self.run: OpenRun | None = None
-        self.heard: float | None = None
+        self.last_seen: float | None = None
         self.preview_at: PreviewAt | None = None
         self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
         if channel is not None:
@@ -153,7 +153,7 @@ class Member(LinkEnd):
         elif type(message) in CHANNELS:
             self.reports.send(message)
         elif self.state is LinkState.LINKED:
-            self.say(message)
+            self.send_plain(message)
 
     def applied(self, run_uid: str | None, seq: int) -> None:
         """All items of the run up to `seq` are applied (nothing happens if the run is not ours any more)."""
@@ -169,14 +169,14 @@ class Member(LinkEnd):
         return self.receivers.get("run")
 
     @property
-    def hopeless(self) -> bool:
+    def has_no_peer(self) -> bool:
         """There is nobody to send to."""
         return self.target is None or self.state is LinkState.REFUSED
 
     @property
     def settled(self) -> bool:
         """Nothing is left that should be sent, or there is nobody to send it to."""
-        return self.hopeless or super().settled
+        return self.has_no_peer or super().settled
 
     # ------------------------------------------------------------------ from the transport
 
@@ -187,7 +187,7 @@ class Member(LinkEnd):
         self.break_off()
         self._since = now
         uid = None if self.run is None else self.run.run_uid
-        self.say(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
+        self.send_plain(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
 
     def go_to(self, address: str | None, server: str | None) -> None:
         """Take this address (with this CURVE public key) as the other end's from now on; None: there is none."""
@@ -241,7 +241,7 @@ class Member(LinkEnd):
             self._problem(message)
         if self.state is not LinkState.LINKED:
             return
-        self.seen = self.heard = now
+        self.seen = self.last_seen = now
         if isinstance(message, OpenRun):
             self._open_run(message)
         elif isinstance(message, Item | ItemGone | LengthenRun | CloseRun):

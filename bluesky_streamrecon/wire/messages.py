@@ -70,7 +70,7 @@ PROTOCOL_VERSION = 2
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
-    """Nothing to say, still here.
+    """Sign of life.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     version : int
         Protocol version of the sender, as in the preamble.
     job_id : str
-        Must be the beamline's; told to the job when it is started.
+        Must be the beamline's; the job gets it when it is started.
     role : {"rank", "controller", "operator"}
         What the peer is.
     instance : str
@@ -117,7 +117,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     preview_address, preview_key : str or None
         Where the controller takes previews, and the public key (Z85) of that socket.
     time : float
-        The peer's clock when it said so, seconds since 1970; 0: it does not tell. Only compared with ours, for people.
+        The peer's clock then, seconds since 1970; 0: not known. Only compared with ours, for people.
     """
 
     version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION

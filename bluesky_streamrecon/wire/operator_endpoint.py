@@ -52,7 +52,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
     ) -> None:
         self.address = address
         self.ending = threading.Event()
-        """Set when the beamline has said that its job ends."""
+        """Set when the beamline announces that its job ends."""
         self._answers: dict[int, Future[Answer]] = {}  # by the order's number
         self._viewers: dict[Future[Picture], ShowMe] = {}
         self._over = ""  # why nothing can be asked any more

@@ -1,4 +1,4 @@
-"""What a person's program and the beamline say to each other: how the run is, and orders.
+"""Messages between an operator's program and the beamline: how the run is, and orders.
 
 Times are seconds since the epoch (UTC).
 """
@@ -182,13 +182,13 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         return f"by {self.held.who} since {_time_of_day(self.held.time)}{why}"
 
     def lines(self) -> tuple[tuple[str, str], ...]:
-        """Return what there is to tell, as pairs of a heading and words."""
+        """Return what there is to show, as pairs of a heading and words."""
         if self.run_uid is None:
-            told = [("run", "none is open"), ("job", self.state)]
-            return tuple(told + [("problem", self.problem)] * bool(self.problem))
+            shown = [("run", "none is open"), ("job", self.state)]
+            return tuple(shown + [("problem", self.problem)] * bool(self.problem))
         of = f" of {self.planned}" if self.planned else ""
         more = f" and {self.added} added" if self.added else ""
-        told = [
+        shown = [
             ("run", self.run_uid),
             ("projections", f"{self.taken}{of}{more} streamed"),
             ("image", f"{self.image_number}, from {self.used} projections; lag {self.lag}"),
@@ -197,18 +197,18 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             ("held", self.hold_text or "no"),
         ]
         if self.least > self.taken:
-            told.append(("extended", f"no automatic stop before {self.least} projections"))
+            shown.append(("extended", f"no automatic stop before {self.least} projections"))
         if self.finish is not None:
-            told.append(("finishing", f"asked for by {self.finish.who}: {self.finish.reason}"))
+            shown.append(("finishing", f"asked for by {self.finish.who}: {self.finish.reason}"))
         if self.axis is not None:
-            told.append(("axis", f"detector column {self.axis:.2f}"))
-        told.append(("job", f"{self.state}, {self.ranks} ranks"))
-        # It adds up once nothing is on its way any more, so that is told of a finished run only.
+            shown.append(("axis", f"detector column {self.axis:.2f}"))
+        shown.append(("job", f"{self.state}, {self.ranks} ranks"))
+        # It adds up once nothing is on its way any more, so that is shown of a finished run only.
         counts = (f"{name} {value}" for name, value in self.ledger.items() if name != "balanced")
-        told.append(("ledger", ", ".join(counts) or "empty"))
+        shown.append(("ledger", ", ".join(counts) or "empty"))
         if self.problem:
-            told.append(("problem", self.problem))
-        return tuple(told)
+            shown.append(("problem", self.problem))
+        return tuple(shown)
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:<12} {words}" for name, words in self.lines())

@@ -32,7 +32,7 @@ class _Viewer:
 
 
 class OperatorSessions:
-    """Everyone who said hello as an operator."""
+    """State of all operators: what they wait to see, and how much they may ask."""
 
     most = MOST_OPERATORS
 
@@ -107,4 +107,4 @@ class OperatorSessions:
         if viewer.shown == shown and now - viewer.shown_at < SAME_PICTURE_SECONDS:
             return
         viewer.looking, viewer.shown, viewer.shown_at = None, shown, now
-        peer.say(picture)
+        peer.send_plain(picture)

@@ -65,9 +65,9 @@ class PeerEndpoint(Endpoint[E]):
         self._thread.start()
 
     def unlinked_seconds(self) -> float:
-        """Seconds since the beamline was last heard of, or since the beginning; small while linked."""
-        heard = self._member.heard
-        return max(0.0, self._clock() - (self._born if heard is None else heard))
+        """Seconds since the beamline last sent anything, or since the beginning; small while linked."""
+        seen = self._member.last_seen
+        return max(0.0, self._clock() - (self._born if seen is None else seen))
 
 
 def hello_of(role: str, job_id: str, software: str, **more: object) -> Hello:
@@ -200,7 +200,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
     def flush_previews(self, timeout: float) -> bool:
         """Wait until the controller has all previews, or there is none, or `timeout` seconds; return whether it has."""
         with self._changed:
-            self._changed.wait_for(lambda: self._controller.hopeless or self._previews_settled, timeout)
+            self._changed.wait_for(lambda: self._controller.has_no_peer or self._previews_settled, timeout)
         return self._previews_settled
 
     @property
@@ -249,7 +249,7 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
     preview_bind : str
         Where ranks bring their previews; any other host than loopback needs `preview_security`.
     preview_announce : str, optional
-        Address that ranks are told; None: `preview_bind` with the real port, and where it binds all interfaces,
+        Address that ranks get; None: `preview_bind` with the real port, and where it binds all interfaces,
         the one that faces the beamline.
     preview_security : ServerSecurity, optional
         Keys of that socket; its public key travels to the ranks by way of the beamline.
@@ -280,7 +280,7 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
             transport.close(0.0)
             raise
         self.preview_address = preview_announce or _announced(bound, address)
-        """Address that ranks are told."""
+        """Address that ranks get."""
         key = None if preview_security is None else preview_security.keys.public
         hello = hello_of("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
         member, name = Member(hello), "streamrecon-controller"

@@ -95,7 +95,7 @@ class PreviewReceiver(Listener):
         self.events: deque[Any] = deque() if events is None else events
 
     def taken(self, preview: Preview) -> None:
-        """Take note that the user has this preview and all before it."""
+        """Note that the user has this preview and all before it."""
         peer = self._peers.get(("rank", preview.rank))
         receiver = None if peer is None else peer.receivers.get("previews")
         if receiver is not None and receiver.stream == preview.run_uid and preview.seq > receiver.applied:
@@ -113,10 +113,10 @@ class PreviewReceiver(Listener):
             if got != expected:
                 raise RemoteProtocolError(
                     f"preview {message.seq}: got rank {got[0]} of run {got[1][:8]}, expected rank {expected[0]} of run "
-                    f"{expected[1][:8]}, as was said before"
+                    f"{expected[1][:8]}, as its hello and its channel have it"
                 )
 
-    def heard(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
+    def received(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
         """Take a preview."""
         if isinstance(message, Preview):
             self.events.append(message)

@@ -99,7 +99,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         return self.dropped == 0 and self.items == self.sent == self.acknowledged == self.applied
 
     def explain(self) -> str:
-        """Say in a few words whether the ledger adds up, and where it does not."""
+        """Return in a few words whether the ledger adds up, and where it does not."""
         counts = f"{self.items} items, {self.sent} sent, {self.acknowledged} acknowledged, {self.applied} applied"
         if self.balanced:
             return f"balanced: {counts}"
@@ -334,10 +334,10 @@ class Run:
         self._controller.send(self.close)
 
     def lengthen(self, message: LengthenRun) -> None:
-        """Tell the controller that more projections are planned by now."""
+        """Send the controller how many projections are planned by now."""
         self._controller.send(message)
 
-    def deal(self, size: int) -> None:
+    def partition(self, size: int) -> None:
         """Deal the rows to this many ranks; everything is sent from the first item on."""
         blocks = partition_rows(self.spec.detector_shape[0], size, share=min(self.spec.recon.share, size))
         self._senders = {rank: _ItemSender(self, block) for rank, block in enumerate(blocks)}
@@ -351,7 +351,7 @@ class Run:
         return self._senders[rank] if role == "rank" else self._controller
 
     def came_back(self, rank: int, *, restarted: bool) -> None:
-        """Take note that a rank is linked again, as a new process or the same."""
+        """Note that a rank is linked again, as a new process or the same."""
         sender = self._senders.get(rank)
         if sender is not None and not self.finished:
             sender.came_back(restarted=restarted)

@@ -87,7 +87,7 @@ class ClientSecurity:
 
 
 def write_keys(directory: str | Path, name: str, keys: KeyPair) -> tuple[Path, Path]:
-    """Write ``NAME.public`` and ``NAME.secret`` (mode 0600) and give their paths.
+    """Write ``NAME.public`` and ``NAME.secret`` (mode 0600) and return their paths.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def read_secret_key(path: str | Path) -> KeyPair:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether a ``tcp://host:port``, ``ipc://`` or ``inproc://`` address stays on this machine."""
+    """Return whether a ``tcp://host:port``, ``ipc://`` or ``inproc://`` address stays on this machine."""
     scheme, _, rest = address.partition("://")
     if scheme in ("ipc", "inproc"):
         return True
@@ -178,7 +178,7 @@ def is_loopback(address: str) -> bool:
 
 
 def check_bind(address: str, security: ServerSecurity | None, *, insecure: bool) -> None:
-    """Refuse to open a door to the network without keys.
+    """Refuse to bind an address on the network without keys.
 
     Raises
     ------

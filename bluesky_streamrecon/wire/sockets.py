@@ -31,7 +31,7 @@ CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 128
 HIGH_WATER: Final = 1000
 SERVER_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
-HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not said what it is
+HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not completed its handshake
 BAD_HANDSHAKES: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -50,7 +50,7 @@ def make_keys() -> KeyPair:
 
 
 def generate_keys(directory: str | Path, name: str) -> tuple[Path, Path]:
-    """Make a CURVE key pair in ``NAME.public`` and ``NAME.secret`` (mode 0600) and give their paths.
+    """Make a CURVE key pair in ``NAME.public`` and ``NAME.secret`` (mode 0600) and return their paths.
 
     Raises
     ------
@@ -86,11 +86,11 @@ class Transport:
         )
         self._overlong = RateLimitedWarning(log, "message with too many frames ignored")
         self._poller = zmq.Poller()
-        self._ear, self._bell = socket.socketpair()
-        self._ear.setblocking(False)
-        self._bell.setblocking(False)
-        self._poller.register(self._ear, zmq.POLLIN)
-        self._rung = False
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._poller.register(self._wake_receiver, zmq.POLLIN)
+        self._woken = False
 
     # ------------------------------------------------------------------ sockets
 
@@ -214,12 +214,12 @@ class Transport:
     # ------------------------------------------------------------------ waiting
 
     def poll(self, timeout_s: float) -> set[str]:
-        """Wait for messages or `wake`, and give the names of the sockets that have something."""
+        """Wait for messages or `wake`, and return the names of the sockets that have something."""
         ready = {id(key): None for key, _ in self._poller.poll(max(0, int(timeout_s * 1000)))}
         with contextlib.suppress(BlockingIOError):
-            while self._ear.recv(4096):
+            while self._wake_receiver.recv(4096):
                 pass
-        self._rung = False  # not before: a ring that was heard just now would silence those of the next poll
+        self._woken = False  # not before: a wakeup that was read just now would suppress those of the next poll
         if not ready:
             return set()
         if self._guard is not None and id(self._guard) in ready:
@@ -234,11 +234,11 @@ class Transport:
 
         What the caller wants seen after that `poll` it must have put in place before.
         """
-        if self._rung:
+        if self._woken:
             return
-        self._rung = True
+        self._woken = True
         with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is asleep
-            self._bell.send(b"!")
+            self._wake_sender.send(b"!")
 
     def close(self, linger_s: float) -> None:
         """Close all sockets, waiting at most this long for what is on its way out."""
@@ -251,9 +251,9 @@ class Transport:
             self._poller.unregister(self._guard)
             self._guard.close(linger=0)
         self._context.term()
-        self._poller.unregister(self._ear)
-        self._ear.close()
-        self._bell.close()
+        self._poller.unregister(self._wake_receiver)
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     # ------------------------------------------------------------------ insides
 
@@ -323,7 +323,7 @@ class Transport:
 
 
 def local_host_towards(address: str) -> str:
-    """Tell which of this machine's addresses faces a ``tcp://host:port``; nothing is sent."""
+    """Return which of this machine's addresses faces a ``tcp://host:port``; nothing is sent."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -13,17 +13,17 @@ BOUND = 20.0
 
 
 class Meanwhile:
-    """An ear that has something happen in another thread while it is listened to."""
+    """A receiving end that has something happen in another thread while it is read."""
 
     def __init__(self, ear: Any, happens: Any) -> None:
-        self._ear, self._happens = ear, happens
+        self._wake_receiver, self._happens = ear, happens
 
     def recv(self, size: int) -> bytes:
         self._happens()
-        return self._ear.recv(size)
+        return self._wake_receiver.recv(size)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._ear, name)
+        return getattr(self._wake_receiver, name)
 
 
 @pytest.fixture
@@ -45,22 +45,22 @@ def ends(transport: Transport) -> bool:
     polling.start()
     ended = over.wait(BOUND / 4)
     if not ended:
-        transport._bell.send(b"!")
+        transport._wake_sender.send(b"!")
     polling.join()
     return ended
 
 
-def test_ring_ends_the_next_poll_or_the_present_one(transport):
+def test_wakeup_ends_the_next_poll_or_the_present_one(transport):
     transport.wake()
     assert ends(transport)
     threading.Timer(0.01, transport.wake).start()
     assert ends(transport)
 
 
-def test_ring_in_the_moment_in_which_another_is_answered_silences_no_later_one(transport):
-    transport._ear = Meanwhile(transport._ear, transport.wake)
+def test_wakeup_while_another_is_read_suppresses_no_later_one(transport):
+    transport._wake_receiver = Meanwhile(transport._wake_receiver, transport.wake)
     transport.wake()
     transport.poll(BOUND)
-    transport._ear = transport._ear._ear
+    transport._wake_receiver = transport._wake_receiver._wake_receiver
     transport.wake()
     assert ends(transport)
