@@ -118,10 +118,6 @@ class Publisher:
         Where frames go.
     on_problem : callable, optional
         Called with a text when something can not be published; in the RunEngine's thread.
-    on_open : callable, optional
-        Called with the `OpenRunSpec` when a run is opened.
-    output : str, optional
-        Directory for the reconstruction's file.
 
     Notes
     -----
@@ -136,13 +132,9 @@ class Publisher:
         sink: Sink,
         *,
         on_problem: Callable[[str], None] | None = None,
-        on_open: Callable[[OpenRunSpec], None] | None = None,
-        output: str | None = None,
     ) -> None:
         self._sink = sink
         self._on_problem = on_problem or _ignore
-        self._on_open = on_open or _ignore
-        self._output = output
         self._run: _Run | None = None
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -153,11 +145,6 @@ class Publisher:
                 handler(doc)
         except Exception as error:  # noqa: BLE001 - the scan must go on, whatever it is
             self._fail(error)
-
-    @property
-    def counts(self) -> dict[ItemKind, int]:
-        """Flats, darks and projections of the run that were published so far."""
-        return dict(self._run.counts) if self._run else {"flat": 0, "dark": 0, "projection": 0}
 
     def detach(self, reason: str) -> None:
         """Publish nothing more of this run: nobody takes it any more."""
@@ -346,12 +333,10 @@ class Publisher:
             recon=run.block.recon,
             steering=run.block.steering,
             preview_rows=preview,
-            output=self._output,
             metadata=run.metadata,
         )
         self._sink.open_run(spec)
         run.format = (shape, dtype)
-        self._on_open(spec)
         return dtype
 
     def _publish(

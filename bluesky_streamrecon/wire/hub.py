@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable
+from typing import Any
 
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import set_run
@@ -50,31 +49,21 @@ class Hub(Listener):
 
     Parameters
     ----------
-    job_id, session, heartbeat_seconds, peer_timeout, wall
-        See `Listener`.
     resend_seconds, window_items, window_bytes
         Of the items of runs, see `Sender`.
+    **listening
+        See `Listener`.
     """
 
     def __init__(
         self,
         *,
-        job_id: str,
-        session: str,
-        heartbeat_seconds: float = 1.0,
-        peer_timeout: float = 10.0,
         resend_seconds: float = 10.0,
         window_items: int = 256,
         window_bytes: int = 64 * 2**20,
-        wall: Callable[[], float] = time.time,
+        **listening: Any,
     ) -> None:
-        super().__init__(
-            job_id=job_id,
-            session=session,
-            heartbeat_seconds=heartbeat_seconds,
-            peer_timeout=peer_timeout,
-            wall=wall,
-        )
+        super().__init__(**listening)
         self.accepted = (Status, Score, RunDone, Problem, Picture, Ask, ShowMe)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": MOST_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()

@@ -152,12 +152,6 @@ class Listener:
             if peer is not None:
                 peer.send_plain(_problem("message", str(error)))
 
-    def unreachable(self, link: bytes) -> None:
-        """Forget a link that the transport knows no more."""
-        peer = self._links.get(link)
-        if peer is not None:
-            self._lose(peer, "connection closed")
-
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         for peer in list(self._links.values()):

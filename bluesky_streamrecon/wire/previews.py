@@ -86,10 +86,8 @@ class PreviewSender(Sender):
 class PreviewReceiver(Listener):
     """The controller's end: takes previews of every rank, in order and once each, and puts them into `events`."""
 
-    def __init__(
-        self, *, job_id: str, session: str, credit: int, events: deque[Any] | None = None, **timing: Any
-    ) -> None:
-        super().__init__(job_id=job_id, session=session, **timing)
+    def __init__(self, *, credit: int, events: deque[Any] | None = None, **listening: Any) -> None:
+        super().__init__(**listening)
         self.accepted = (Preview, Problem)
         self.credits = {"previews": credit}
         self.events: deque[Any] = deque() if events is None else events

@@ -168,23 +168,19 @@ class _ItemSender(Sender):
         if frame is None:
             return None
         entry = run.log[seq - 1]
+        about: dict[str, Any] = {
+            "run_uid": run.uid,
+            "seq": seq,
+            "kind": entry.kind,
+            "index": entry.index,
+            "angle": entry.radians,
+        }
         if isinstance(frame, Gone):
             self._gone.add(seq)
             self._why = self._why or frame.why
-            return ItemGone(
-                run_uid=run.uid,
-                seq=seq,
-                kind=entry.kind,
-                index=entry.index,
-                angle=entry.radians,
-                why=frame.why[:4096],
-            )
+            return ItemGone(**about, why=frame.why[:4096])
         return Item(
-            run_uid=run.uid,
-            seq=seq,
-            kind=entry.kind,
-            index=entry.index,
-            angle=entry.radians,
+            **about,
             rows=(block.first, block.stop),
             dtype=run.spec.dtype,  # type: ignore[arg-type]
             shape=(block.rows, run.spec.detector_shape[1]),

@@ -148,7 +148,8 @@ def test_more_operators_than_there_is_room_for_are_refused():
     (refusal,) = answers(hub, b"late")
     assert isinstance(refusal, m.Problem)
     assert "at most 16" in refusal.text
-    hub.unreachable(b"3")
+    hub.receive(b"0", encode(STATUS), 0.0)  # has not numbered it, and is told so
+    hub.pump(lambda to, _: Sent.NOBODY if to == b"0" else Sent.DONE, 0.0)
     hub.receive(b"late", encode(m.Hello(job_id="job", role="operator", instance="late")), 0.0)
     assert isinstance(answers(hub, b"late")[0], m.Welcome)
 
