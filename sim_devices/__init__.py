@@ -11,10 +11,12 @@ from bluesky_streamrecon.sim_devices.camera import (
 from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, TomoDetector
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLogan, sample_named
+from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
-from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
-from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger, TriggerLine
+from bluesky_streamrecon.sim_devices.stage import RotaryStage
+from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger
 
 __all__ = [
     "AngleRecorder",

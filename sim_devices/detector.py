@@ -9,9 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from bluesky.protocols import Hints, Reading, Triggerable
@@ -19,20 +18,12 @@ from event_model import DataKey
 from numpy.typing import NDArray
 from ophyd_async.core import (
     AsyncStatus,
-    DetectorAcquireLogic,
-    DetectorDataLogic,
-    DetectorTriggerLogic,
     PathProvider,
-    SignalDict,
     SignalR,
     SignalRW,
     StandardDetector,
     StandardReadable,
-    StreamableDataProvider,
-    StreamResourceDataProvider,
-    StreamResourceInfo,
     TriggerInfo,
-    soft_signal_r_and_setter,
     soft_signal_rw,
 )
 from ophyd_async.core import StandardReadableFormat as Format
@@ -40,13 +31,13 @@ from ophyd_async.core import StandardReadableFormat as Format
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Exposure, FrameKind, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.frame_file import DATASET, FrameFile
-from bluesky_streamrecon.sim_devices.stage import RotaryStage, SamplePosition, SampleTable, Shutter, ShutterState
-from bluesky_streamrecon.sim_devices.triggers import Gate, TriggerLine
+from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
+from bluesky_streamrecon.sim_devices.recorder import EdgeAcquireLogic, EdgeTriggerLogic, FileDataLogic, Sleep
+from bluesky_streamrecon.sim_devices.shutter import SamplePosition, SampleTable, Shutter, ShutterState
+from bluesky_streamrecon.sim_devices.stage import RotaryStage
 
 __all__ = ["InlineTomoDetector", "Scene", "TomoDetector"]
 
-Sleep = Callable[[float], Awaitable[None]]
 JITTER = 1e-6  # seconds by which a pulse may come too early
 logger = logging.getLogger(__name__)
 
@@ -91,178 +82,70 @@ class Scene:
         return faulty_exposure(Exposure(kind, at, index), self.faults)
 
 
-class _Recorder:
-    """Exposes, and writes what it sees; the three logics of a `TomoDetector` share one."""
+@dataclass(kw_only=True)
+class _AcquireLogic(EdgeAcquireLogic):
+    """Exposes at pulses, or by itself."""
 
-    def __init__(
-        self,
-        scene: Scene,
-        path_provider: PathProvider,
-        exposure_time: SignalRW[float],
-        line: TriggerLine | None,
-        *,
-        instant: bool,
-        sleep: Sleep,
-    ):
-        self.scene = scene
-        self.exposure_time = exposure_time
-        self.frames_written, self._set_frames_written = soft_signal_r_and_setter(int, 0)
-        self.frames = 1
-        self.deadtime = 0.0
-        self.line = line
-        self.by_line = False
-        self._ready = -math.inf  # for another pulse, by the stage's clock
-        self._path_provider = path_provider
-        self._instant = instant
-        self._sleep = sleep
-        self._file: FrameFile | None = None
-        self._taken = 0
-        self._task: asyncio.Task[None] | None = None
+    scene: Scene
+    exposure_time: SignalRW[float]
+    instant: bool
+    deadtime: float = 0.0
+    by_line: bool = False
+    ready: float = -math.inf  # for another pulse, by the stage's clock
 
-    def open(self, datakey_name: str) -> StreamableDataProvider:
-        """Begin a new file, and count its frames from 0."""
-        info = self._path_provider(datakey_name)
-        camera, name = self.scene.camera, f"{info.filename}.h5"
-        self._file = FrameFile(Path(info.directory_path) / name, camera.shape, camera.dtype)
-        self._set_frames_written(0)
-        self._taken = 0
-        return StreamResourceDataProvider(
-            uri=f"{info.directory_uri}{name}",
-            resources=[
-                StreamResourceInfo(
-                    data_key=datakey_name,
-                    shape=camera.shape,
-                    chunk_shape=(1, *camera.shape),
-                    dtype_numpy=camera.dtype.str,
-                    parameters={"dataset": DATASET},
-                )
-            ],
-            mimetype="application/x-hdf5",
-            collections_written_signal=self.frames_written,
-        )
-
-    async def close(self) -> None:
-        """Close the file, if there is one."""
-        file, self._file = self._file, None
-        if file is not None:
-            await asyncio.to_thread(file.close)
-
-    async def start(self) -> None:
+    async def start_acquiring(self) -> None:
         """Begin the exposures asked for; wait for it if it is one, so that its failure is the trigger's."""
-        if self.by_line and self.line is not None:
-            await self.cancel()
-            self._ready = -math.inf
-            self._task = asyncio.create_task(self.line.serve(self.frames, self._expose))
-            self._task.add_done_callback(_log_failure)
-            await asyncio.sleep(0)  # now it listens
-            return
-        self._task = asyncio.create_task(self._acquire(self.frames))
-        if self.frames == 1:
-            await asyncio.shield(self._task)
+        self.ready = -math.inf
+        if self.by_line:
+            await super().start_acquiring()
+        elif self.frames == 1:
+            self.task = asyncio.create_task(self._take(1))
+            await asyncio.shield(self.task)
         else:
-            self._task.add_done_callback(_log_failure)
+            self.begin(self._take(self.frames))
 
-    async def wait(self) -> None:
-        """Wait until the exposures are over."""
-        if self._task is not None:
-            await self._task
-
-    async def cancel(self) -> None:
-        """Abandon the exposures that are left."""
-        task, self._task = self._task, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _acquire(self, frames: int) -> None:
-        exposure_time = 0.0 if self._instant else await self.exposure_time.get_value()
-        deadtime = 0.0 if self._instant else self.deadtime
+    async def _take(self, frames: int) -> None:
+        exposure_time = 0.0 if self.instant else await self.exposure_time.get_value()
+        deadtime = 0.0 if self.instant else self.deadtime
         for _ in range(frames):
             if exposure_time:
-                await self._sleep(exposure_time / 2)
-            exposure = await self.scene.exposure(self._taken)
+                await self.sleep(exposure_time / 2)
+            exposure = await self.scene.exposure(self.data.taken)
             if exposure_time + deadtime:
-                await self._sleep(exposure_time / 2 + deadtime)
-            await self._write(exposure)
+                await self.sleep(exposure_time / 2 + deadtime)
+            await self.data.write(partial(self.scene.camera.frame, exposure))
 
-    async def _expose(self, gate: Gate) -> None:
+    async def expose(self, gate: Gate) -> None:
         """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
         width = await self.exposure_time.get_value()
-        if gate.opens < self._ready and not gate.flight.instant:
-            logger.error("a pulse came %.3g s before the exposure was over, and is lost", self._ready - gate.opens)
+        if gate.opens < self.ready and not gate.flight.instant:
+            logger.error("a pulse came %.3g s before the exposure was over, and is lost", self.ready - gate.opens)
             return
-        self._ready = gate.opens + width - JITTER
-        exposure = await self.scene.exposure(self._taken, gate.angle(width))
+        self.ready = gate.opens + width - JITTER
+        exposure = await self.scene.exposure(self.data.taken, gate.angle(width))
         if left := gate.left(width):
-            await self._sleep(left)
-        await self._write(exposure)
-
-    async def _write(self, exposure: Exposure) -> None:
-        self._taken += 1
-        if self._file is not None:
-            self._set_frames_written(await asyncio.to_thread(_take, self.scene.camera, exposure, self._file))
-
-
-def _take(camera: Camera, exposure: Exposure, file: FrameFile) -> int:
-    return file.append(camera.frame(exposure))
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the detector stopped in the middle of a series: %s", error)
+            await self.sleep(left)
+        await self.data.write(partial(self.scene.camera.frame, exposure))
 
 
 @dataclass
-class _TriggerLogic(DetectorTriggerLogic):
-    recorder: _Recorder
+class _TriggerLogic(EdgeTriggerLogic):
+    acquire: _AcquireLogic
 
     def config_sigs(self) -> set[SignalR[Any]]:
-        return {self.recorder.exposure_time}
+        return {self.acquire.exposure_time}
 
     async def prepare_internal(self, num: int, livetime: float, deadtime: float) -> None:
         if livetime:
-            await self.recorder.exposure_time.set(livetime)
-        self.recorder.frames, self.recorder.deadtime = num, deadtime
-        self.recorder.by_line = False
-
-    async def default_trigger_info(self) -> TriggerInfo:
-        return TriggerInfo(livetime=await self.recorder.exposure_time.get_value())
-
-
-class _LineTriggerLogic(_TriggerLogic):
-    """Of a detector that has a trigger line."""
-
-    def get_deadtime(self, config_values: SignalDict) -> float:  # noqa: ARG002 - it has none, whatever is set
-        return 0.0
+            await self.acquire.exposure_time.set(livetime)
+        self.acquire.frames, self.acquire.deadtime, self.acquire.by_line = num, deadtime, False
 
     async def prepare_edge(self, num: int, livetime: float) -> None:
         await self.prepare_internal(num, livetime, 0.0)
-        self.recorder.by_line = True
+        self.acquire.by_line = True
 
-
-@dataclass
-class _AcquireLogic(DetectorAcquireLogic):
-    recorder: _Recorder
-
-    async def start_acquiring(self) -> None:
-        await self.recorder.start()
-
-    async def wait_for_idle(self) -> None:
-        await self.recorder.wait()
-
-    async def ensure_stopped(self) -> None:
-        await self.recorder.cancel()
-
-
-@dataclass
-class _DataLogic(DetectorDataLogic):
-    recorder: _Recorder
-
-    async def prepare_unbounded(self, datakey_name: str) -> StreamableDataProvider:
-        return await asyncio.to_thread(self.recorder.open, datakey_name)
-
-    async def stop(self) -> None:
-        await self.recorder.close()
+    async def default_trigger_info(self) -> TriggerInfo:
+        return TriggerInfo(livetime=await self.acquire.exposure_time.get_value())
 
 
 class TomoDetector(StandardDetector):
@@ -277,10 +160,10 @@ class TomoDetector(StandardDetector):
         What it looks at.
     path_provider : PathProvider
         Where files go; must give a new name each time.
+    line : TriggerLine
+        It also exposes at the pulses of this line (prepared for external edges).
     exposure : float, optional
         Exposure time, seconds; a configuration signal, ``exposure_time``.
-    line : TriggerLine, optional
-        It also exposes at the pulses of this line (prepared for external edges).
     instant : bool, optional
         Take no time to expose.
     sleep : callable, optional
@@ -293,19 +176,19 @@ class TomoDetector(StandardDetector):
         self,
         scene: Scene,
         path_provider: PathProvider,
+        line: TriggerLine,
         *,
         exposure: float = 0.05,
-        line: TriggerLine | None = None,
         instant: bool = False,
         sleep: Sleep = asyncio.sleep,
         name: str = "",
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        recorder = _Recorder(scene, path_provider, self.exposure_time, line, instant=instant, sleep=sleep)
-        self.frames_written = recorder.frames_written
+        data = FileDataLogic(path_provider, scene.camera.shape, scene.camera.dtype)
+        acquire = _AcquireLogic(data, line, sleep, scene=scene, exposure_time=self.exposure_time, instant=instant)
+        self.frames_written = data.written
         self.scene = scene
-        triggers = _TriggerLogic(recorder) if line is None else _LineTriggerLogic(recorder)
-        self.add_detector_logics(triggers, _AcquireLogic(recorder), _DataLogic(recorder))
+        self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
         super().__init__(name=name)
 
 

@@ -22,9 +22,11 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
 from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, Scene, TomoDetector
 from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
-from bluesky_streamrecon.sim_devices.stage import RotaryStage, SampleTable, Shutter
-from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger, TriggerLine
+from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
+from bluesky_streamrecon.sim_devices.stage import RotaryStage
+from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger
 from bluesky_streamrecon.storage import read_scan
 
 __all__ = ["SimBeamline", "sim_beamline"]
@@ -206,7 +208,7 @@ def sim_beamline(
     else:
         paths = StaticPathProvider(UUIDFilenameProvider(), folder)
         line = TriggerLine()
-        detector = TomoDetector(scene, paths, exposure=exposure, line=line, instant=instant, name=f"{prefix}detector")
+        detector = TomoDetector(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}detector")
         trigger = PositionTrigger(stage, line, f"{prefix}trigger")
         encoder = AngleRecorder(line, paths, name=f"{prefix}encoder")
     beamline = SimBeamline(

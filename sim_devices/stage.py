@@ -1,4 +1,4 @@
-"""A rotary stage that takes its time, and the two things that open the beam: shutter and sample table.
+"""A rotary stage that takes its time.
 
 Angles are degrees, velocities degrees per second, times seconds. Positions beyond 360 are positions like any other.
 """
@@ -6,14 +6,11 @@ Angles are degrees, velocities degrees per second, times seconds. Positions beyo
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
 
-from bluesky.protocols import Location
 from ophyd_async.core import (
     AsyncStatus,
     FlyableLogic,
@@ -22,7 +19,6 @@ from ophyd_async.core import (
     StandardFlyable,
     StandardMovable,
     StandardReadable,
-    StrictEnum,
     TimeoutCalculator,
     soft_signal_r_and_setter,
     soft_signal_rw,
@@ -31,106 +27,11 @@ from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.motion import Flight, Motion
 
-__all__ = ["Flight", "Motion", "RotaryStage", "SamplePosition", "SampleTable", "Shutter", "ShutterState"]
+__all__ = ["RotaryStage"]
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Motion:
-    """One move: speed rises evenly, holds, and falls evenly.
-
-    Parameters
-    ----------
-    start, stop : float
-        Positions, degrees.
-    velocity : float
-        Highest speed, degrees per second, positive.
-    acceleration_time : float
-        Time from rest to `velocity`, seconds; 0 for none.
-    """
-
-    start: float
-    stop: float
-    velocity: float
-    acceleration_time: float
-
-    @property
-    def _ramp(self) -> float:
-        """Time spent speeding up, seconds; shorter than the stage's where it never gets to full speed."""
-        distance = abs(self.stop - self.start)
-        return min(self.acceleration_time, math.sqrt(distance * self.acceleration_time / self.velocity))
-
-    @property
-    def duration(self) -> float:
-        """From rest to rest, seconds."""
-        distance = abs(self.stop - self.start)
-        if distance <= self.velocity * self.acceleration_time:
-            return 2 * self._ramp
-        return distance / self.velocity + self.acceleration_time
-
-    def position(self, elapsed: float) -> float:
-        """Return where the stage is `elapsed` seconds after it started, degrees."""
-        duration, ramp = self.duration, self._ramp
-        if elapsed >= duration:
-            return self.stop
-        peak = self.velocity * ramp / self.acceleration_time if ramp else self.velocity
-        if elapsed < ramp:
-            done = peak * elapsed**2 / (2 * ramp)
-        elif elapsed > duration - ramp:
-            done = abs(self.stop - self.start) - peak * (duration - elapsed) ** 2 / (2 * ramp)
-        else:
-            done = peak * (elapsed - ramp / 2)
-        return self.start + math.copysign(done, self.stop - self.start)
-
-    def when(self, position: float) -> float | None:
-        """Return the seconds from its start after which the stage passes a position; None if it never does."""
-        distance = abs(self.stop - self.start)
-        way = (position - self.start) * math.copysign(1, self.stop - self.start)
-        if not 0 <= way <= distance:
-            return None
-        ramp = self._ramp
-        peak = self.velocity * ramp / self.acceleration_time if ramp else self.velocity
-        if way < peak * ramp / 2:
-            return math.sqrt(2 * way * ramp / peak)
-        if distance - way < peak * ramp / 2:
-            return self.duration - math.sqrt(2 * (distance - way) * ramp / peak)
-        return way / peak + ramp / 2
-
-
-@dataclass
-class Flight:
-    """A turn without stops, as far as it has come; times are those of the stage's clock.
-
-    Parameters
-    ----------
-    motion : Motion
-        As it was begun.
-    started : float
-        When, seconds.
-    instant : bool
-        It takes no time at all.
-    stopped : float, optional
-        When it was stopped before its end.
-    """
-
-    motion: Motion
-    started: float
-    instant: bool = False
-    stopped: float = math.inf
-
-    def when(self, position: float) -> float | None:
-        """Return when the stage passes a position, seconds; None if it never does."""
-        after = self.motion.when(position)
-        if after is None:
-            return None
-        when = self.started + (0.0 if self.instant else after)
-        return when if when <= self.stopped else None
-
-    def position(self, at: float) -> float:
-        """Return where the stage is at a time, degrees."""
-        return self.motion.position(min(at, self.stopped) - self.started)
 
 
 @dataclass
@@ -377,87 +278,3 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         self._leg = None
         self._at = position
         self._set_readback(position)
-
-
-class ShutterState(StrictEnum):
-    """Positions of the shutter."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-class SamplePosition(StrictEnum):
-    """Positions of the sample table."""
-
-    IN = "in"
-    OUT = "out"
-
-
-State = TypeVar("State", bound=StrictEnum)
-
-
-class _Switch(StandardReadable, Generic[State]):
-    """Arrives at once, at one of the positions there are.
-
-    Its status is a plain one: a progress bar can not subtract ``"open"`` from ``"closed"``.
-    """
-
-    def __init__(self, positions: type[State], initial: State, name: str) -> None:
-        self._positions = positions
-        with self.add_children_as_readables(Format.HINTED_SIGNAL):
-            self.position = soft_signal_rw(positions, initial)
-        super().__init__(name=name)
-
-    def set_name(self, name: str, *, child_name_separator: str | None = None) -> None:
-        """Name the device; its one reading has the same name."""
-        super().set_name(name, child_name_separator=child_name_separator)
-        self.position.set_name(name)
-
-    async def check_value(self, value: State) -> None:
-        """Refuse what is not a position.
-
-        Raises
-        ------
-        ConfigError
-            Naming the positions there are.
-        """
-        if value not in list(self._positions):
-            expected = " or ".join(repr(position.value) for position in self._positions)
-            raise ConfigError(f"{self.name}: got {value!r}, expected {expected}")
-
-    @AsyncStatus.wrap
-    async def set(self, value: State) -> None:
-        """Go to a position."""
-        await self.check_value(value)
-        await self.position.set(value)
-
-    async def locate(self) -> Location[State]:
-        """Return where it is, which is where it was told to go."""
-        position = await self.position.get_value()
-        return Location(setpoint=position, readback=position)
-
-
-class Shutter(_Switch[ShutterState]):
-    """The beam's shutter: set it to ``"open"`` or ``"closed"``; darks are taken with it closed.
-
-    Parameters
-    ----------
-    name : str, optional
-        Of the device and its reading.
-    """
-
-    def __init__(self, name: str = "") -> None:
-        super().__init__(ShutterState, ShutterState.OPEN, name)
-
-
-class SampleTable(_Switch[SamplePosition]):
-    """Takes the sample ``"in"`` to the beam or ``"out"`` of it; flats are taken with it out.
-
-    Parameters
-    ----------
-    name : str, optional
-        Of the device and its reading.
-    """
-
-    def __init__(self, name: str = "") -> None:
-        super().__init__(SamplePosition, SamplePosition.IN, name)

@@ -1,8 +1,10 @@
-"""``streamrecon steer``: ask a running scan how it is, and overrule its automatic stop."""
+"""``streamrecon steer``: ask how a running scan is, and overrule its automatic stop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,116 +18,108 @@ from bluesky_streamrecon.cli._processes import KeyFile, ServerKey, client_securi
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire import OperatorEndpoint, RunStatus
 
+    Operator = OperatorEndpoint
+else:
+    Operator = Any  # the commands' annotations are evaluated
+
 __all__ = ["Address", "JobId", "Who", "app", "connect_operator", "open_operator"]
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Ask a running scan how it is, and overrule its automatic stop.\n\n"
+    help="Ask how a running scan is, and overrule its automatic stop.\n\n"
     "Without options, the one job of yours that runs on this computer is meant.",
 )
 
 Address = Annotated[str | None, typer.Option(help="The beamline's address, if it is another computer.")]
 JobId = Annotated[str | None, typer.Option(help="Id of the job; its beginning is enough on this computer.")]
 Run = Annotated[str | None, typer.Option(help="Uid of the run that is meant (its beginning is enough).")]
+Why = Annotated[str, typer.Argument(help="Why.")]
 Who = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who you are.  [default: user@computer]")]
 
 PLACE = "command line"
 
 
-@app.command()
-def status(
-    address: Address = None,
-    job_id: JobId = None,
-    key: KeyFile = None,
-    server_key: ServerKey = None,
-    json: Json = False,
-) -> None:
-    """Tell how the run is: projections, image, score, predicted gain, who holds it, lag, ledger.
+def operator_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that gets a connection to the job, as `operator`, and has the options that name the job."""
+    own = inspect.signature(function, eval_str=True)
+    given = [parameter for name, parameter in own.parameters.items() if name != "operator"]
+    options = {"address": Address, "job_id": JobId, "key": KeyFile, "server_key": ServerKey}
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in options.items()
+    ]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        with connect_operator(*(values.pop(name) for name in options)) as operator:
+            function(operator, **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in given] + added
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command()(command)
+    return function
+
+
+@operator_command
+def status(operator: Operator, json: Json = False) -> None:
+    """Show how the run is: projections, image, score, predicted gain, who holds it, lag, ledger.
 
     Example: `streamrecon steer status`
     """
-    with connect_operator(address, job_id, key, server_key) as operator:
-        from bluesky_streamrecon.wire import Ask
+    from bluesky_streamrecon.wire import Ask
 
-        _tell(operator.ask(Ask()).status, "", as_json=json)
+    _print_status(operator.ask(Ask()).status, "", as_json=json)
 
 
-@app.command()
+@operator_command
 def finish(
+    operator: Operator,
     reason: Annotated[str, typer.Argument(help="Why, in a few words; stored with the run.")],
     run: Run = None,
     who: Who = None,
-    address: Address = None,
-    job_id: JobId = None,
-    key: KeyFile = None,
-    server_key: ServerKey = None,
     json: Json = False,
 ) -> None:
     """End the run as a success at the next projection, even if it is held or only advisory.
 
     Example: `streamrecon steer finish "good enough for me"`
     """
-    with connect_operator(address, job_id, key, server_key) as operator:
-        _order(operator, "finish", run, who, json, reason=reason)
+    _order(operator, "finish", run, who, json, reason=reason)
 
 
-@app.command()
-def hold(
-    reason: Annotated[str, typer.Argument(help="Why.")] = "",
-    run: Run = None,
-    who: Who = None,
-    address: Address = None,
-    job_id: JobId = None,
-    key: KeyFile = None,
-    server_key: ServerKey = None,
-    json: Json = False,
-) -> None:
+@operator_command
+def hold(operator: Operator, reason: Why = "", run: Run = None, who: Who = None, json: Json = False) -> None:
     """Let nothing end the run automatically until it is released.
 
     Example: `streamrecon steer hold "look at the crack first"`
     """
-    with connect_operator(address, job_id, key, server_key) as operator:
-        _order(operator, "hold", run, who, json, reason=reason)
+    _order(operator, "hold", run, who, json, reason=reason)
 
 
-@app.command()
-def release(
-    reason: Annotated[str, typer.Argument(help="Why.")] = "",
-    run: Run = None,
-    who: Who = None,
-    address: Address = None,
-    job_id: JobId = None,
-    key: KeyFile = None,
-    server_key: ServerKey = None,
-    json: Json = False,
-) -> None:
+@operator_command
+def release(operator: Operator, reason: Why = "", run: Run = None, who: Who = None, json: Json = False) -> None:
     """Undo a hold: if the image is still good enough at its next verdict, the run ends.
 
     Example: `streamrecon steer release`
     """
-    with connect_operator(address, job_id, key, server_key) as operator:
-        _order(operator, "release", run, who, json, reason=reason)
+    _order(operator, "release", run, who, json, reason=reason)
 
 
-@app.command()
+@operator_command
 def extend(
+    operator: Operator,
     count: Annotated[int, typer.Argument(min=1, metavar="N", help="Projections to take at least.")],
-    reason: Annotated[str, typer.Argument(help="Why.")] = "",
+    reason: Why = "",
     run: Run = None,
     who: Who = None,
-    address: Address = None,
-    job_id: JobId = None,
-    key: KeyFile = None,
-    server_key: ServerKey = None,
     json: Json = False,
 ) -> None:
     """Take N more projections before the run may end, beyond the plan if need be (where the plan can).
 
     Example: `streamrecon steer extend 20`
     """
-    with connect_operator(address, job_id, key, server_key) as operator:
-        _order(operator, "extend", run, who, json, reason=reason, count=count)
+    _order(operator, "extend", run, who, json, reason=reason, count=count)
 
 
 @contextmanager
@@ -178,10 +172,10 @@ def _order(
         run = None if now is None else now.run_uid
     order = Order(action=action, who=own_name() if who is None else who, place=PLACE, **fields)
     answer = operator.ask(Ask(order=order, run_uid=run))
-    _tell(answer.status, answer.text, as_json=as_json)
+    _print_status(answer.status, answer.text, as_json=as_json)
 
 
-def _tell(status: RunStatus | None, text: str, *, as_json: bool) -> None:
+def _print_status(status: RunStatus | None, text: str, *, as_json: bool) -> None:
     import msgspec
 
     if as_json:

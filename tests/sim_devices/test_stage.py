@@ -13,7 +13,7 @@ from ophyd_async.core import init_devices
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices import Faults, RotaryStage, SampleTable, Shutter
-from bluesky_streamrecon.sim_devices.stage import Motion
+from bluesky_streamrecon.sim_devices.motion import Motion
 
 BOUND = 20.0
 

@@ -12,7 +12,7 @@ from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
 from bluesky_streamrecon.sim_devices import Faults, sim_beamline
-from bluesky_streamrecon.sim_devices.stage import Flight, Motion
+from bluesky_streamrecon.sim_devices.motion import Flight, Motion
 
 EDGES = {"trigger": DetectorTrigger.EXTERNAL_EDGE}
 
