@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, data_directory, settings_from
+from bluesky_streamrecon.settings import Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
     "Configuration",
@@ -97,7 +98,7 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     launcher: Literal["mpi", "slurm", "none"] = "mpi"
-    ranks: int = 2
+    ranks: Positive = 2
     address: str = "tcp://127.0.0.1:*"
     job_id: str | None = None
     key: str | None = None
@@ -119,8 +120,6 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     slurm: SlurmSection = SlurmSection()
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise ConfigError(f"ranks: got {self.ranks}, expected at least 1")
         if (self.key is None) != (not self.allowed):
             raise ConfigError("key and allowed: got one of them, expected both or none (see `streamrecon keygen`)")
         if (self.job_key is None) != (self.server_key is None):
@@ -228,8 +227,7 @@ def configuration_path(given: str | Path | None = None) -> Path | None:
     told = given or os.environ.get(VARIABLE)
     if told:
         return Path(told).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    usual = Path(base) / "bluesky-streamrecon" / "config.toml"
+    usual = platformdirs.user_config_path("bluesky-streamrecon", appauthor=False) / "config.toml"
     return usual if usual.is_file() else None
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
+import platformdirs
+from msgspec import Meta
 
 from bluesky_streamrecon.errors import ConfigError
 
@@ -37,6 +39,10 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(min_length=1)]
 
 
 class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,60 +91,42 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Passed to the algorithm (relaxation, regularisation, …).
     """
 
-    algorithm: str = "mlem"
-    window: int | None = 24
+    algorithm: Name = "mlem"
+    window: Positive | None = 24
     window_policy: str = "spread"
-    step: int = 1
-    iterations: int = 1
+    step: Positive = 1
+    iterations: Positive = 1
     axis: float | None = None
-    size: int | None = None
+    size: Annotated[int, Meta(ge=2)] | None = None
     disc: bool = False
     backend: str = "auto"
-    threads: int | None = None
-    ranks: int = 2
-    share: int = 1
+    threads: Positive | None = None
+    ranks: Positive = 2
+    share: Positive = 1
     coalesce: bool = True
     pixel_values: PixelValues = "counts"
     stripe_removal: bool = False
-    checkpoint_every: int = 0
+    checkpoint_every: Count = 0
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
-        if self.pixel_values not in get_args(PixelValues):
-            raise ConfigError(
-                f"pixel_values: got {self.pixel_values!r}, expected one of {', '.join(get_args(PixelValues))}"
-            )
+        for name, choices in (
+            ("pixel_values", get_args(PixelValues)), ("window_policy", WINDOW_POLICIES), ("backend", BACKENDS)
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         _check_types(self)
-        _at_least("step", self.step, 1)
-        _at_least("iterations", self.iterations, 1)
-        _at_least("ranks", self.ranks, 1)
-        _at_least("share", self.share, 1)
-        _at_least("checkpoint_every", self.checkpoint_every, 0)
-        if self.window is not None:
-            _at_least("window", self.window, 1)
-            if self.window < self.step:
-                raise ConfigError(
-                    f"window={self.window} is shorter than step={self.step}: projections would never be used; "
-                    "expected window >= step (window=None keeps all)"
-                )
-        if self.window_policy not in WINDOW_POLICIES:
+        if self.window is not None and self.window < self.step:
             raise ConfigError(
-                f"window_policy: got {self.window_policy!r}, expected one of {', '.join(WINDOW_POLICIES)}"
+                f"window={self.window} is shorter than step={self.step}: projections would never be used; "
+                "expected window >= step (window=None keeps all)"
             )
-        if self.backend not in BACKENDS:
-            raise ConfigError(f"backend: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         if self.backend == "cuda" and self.share > 1:
             raise ConfigError(f"share={self.share} with backend='cuda': expected share=1, rows are not shared on GPUs")
-        if self.size is not None:
-            _at_least("size", self.size, 2)
-        if self.threads is not None:
-            _at_least("threads", self.threads, 1)
         if self.axis is not None and not math.isfinite(self.axis):
             raise ConfigError(f"axis: got {self.axis}, expected a finite detector column or None to find it")
         if self.share > self.ranks:
             raise ConfigError(f"share={self.share} is more than ranks={self.ranks}; expected share <= ranks")
-        if not self.algorithm:
-            raise ConfigError("algorithm: got an empty name, expected for instance 'mlem'")
         if self.algorithm == "fbp" and self.window is not None:
             raise ConfigError(
                 f"algorithm='fbp' with window={self.window}: filtered back projection makes each image anew, and would "
@@ -179,15 +167,15 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Passed to the policy.
     """
 
-    policy: str | None = None
+    policy: Name | None = None
     threshold: float | None = None
     tolerance: float = 0.02
-    patience: int = 1
-    minimum_projections: int | None = None
-    minimum_coverage: float = 0.0
-    compare_to: int | None = None
-    scales: int = 5
-    preview_rows: tuple[int, ...] | None = None
+    patience: Positive = 1
+    minimum_projections: Count | None = None
+    minimum_coverage: Annotated[float, Meta(ge=0, le=360)] = 0.0
+    compare_to: Positive | None = None
+    scales: Annotated[int, Meta(ge=1, le=5)] = 5
+    preview_rows: Annotated[tuple[Count, ...], Meta(min_length=1)] | None = None
     advisory: bool = False
     options: dict[str, Option] = {}
 
@@ -207,19 +195,6 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 f"threshold: got {self.threshold} with policy='predicted-gain', which does not use it; expected "
                 "tolerance=, or policy='ms-ssim+predicted-gain' (both have to say so)"
             )
-        _at_least("patience", self.patience, 1)
-        if self.minimum_projections is not None:
-            _at_least("minimum_projections", self.minimum_projections, 0)
-        if not 0 <= self.minimum_coverage <= 360:
-            raise ConfigError(f"minimum_coverage: got {self.minimum_coverage}, expected 0 to 360 degrees")
-        if self.compare_to is not None:
-            _at_least("compare_to", self.compare_to, 1)
-        if not 1 <= self.scales <= 5:
-            raise ConfigError(f"scales: got {self.scales}, expected 1 to 5")
-        if self.preview_rows is not None and (not self.preview_rows or min(self.preview_rows) < 0):
-            raise ConfigError(f"preview_rows: got {self.preview_rows}, expected detector rows, 0 or more")
-        if not self.rule:
-            raise ConfigError("policy: got an empty name, expected for instance 'ms-ssim'")
 
     def check_planned(self, planned: int) -> None:
         """Refuse settings that can not end a scan of so many projections.
@@ -273,8 +248,7 @@ def data_directory() -> Path:
     given = os.environ.get("STREAMRECON_DATA")
     if given:
         return Path(given).expanduser().resolve()
-    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(share) / "bluesky-streamrecon"
+    return platformdirs.user_data_path("bluesky-streamrecon", appauthor=False)
 
 
 def _check_types(settings: msgspec.Struct) -> None:
@@ -305,8 +279,3 @@ def _plain(value: Any) -> Any:
         case tuple():
             return tuple(map(_plain, value))
     return value
-
-
-def _at_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}: got {value!r}, expected an integer of at least {least}")

@@ -106,9 +106,10 @@ def chosen_settings(recon: ReconSettings, steering: SteeringSettings) -> dict[st
 
 def _settings() -> Iterator[Parameter]:
     for kind in (ReconSettings, SteeringSettings):
+        hints = get_type_hints(kind)  # without their limits, which forms do not know
         for field in msgspec.structs.fields(kind):
             name = _argument(kind, field.name)
-            annotation, default = AS_ARGUMENTS.get(name, (field.type, field.default))
+            annotation, default = AS_ARGUMENTS.get(name, (hints[field.name], field.default))
             yield Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 

@@ -89,7 +89,7 @@ def test_paths_are_relative_to_the_file(written, tmp_path):
         ("[jobs]\n", r"unknown table \[jobs\]; known: job, recon, steering, storage"),
         ("[job]\nrank = 2\n", r"\[job\]: JobSection: .*`rank`; known fields: launcher, ranks"),
         ("[job]\nranks = 'two'\n", r"\[job\]: JobSection: Expected `int`, got `str` - at `\$.ranks`"),
-        ("[job]\nranks = 0\n", "got 0, expected at least 1"),
+        ("[job]\nranks = 0\n", r"Expected `int` >= 1 - at `\$.ranks`"),
         ("[recon]\nwindow = 2\nstep = 3\n", r"\[recon\]: .*window=2 is shorter than step=3"),
         ("[job]\nkey = 'a'\n", "key and allowed: got one of them"),
         ("[job]\njob_key = 'a'\n", "job_key and server_key: got one of them"),
