@@ -7,7 +7,6 @@ from bluesky_streamrecon.hdf5 import LazyFrames
 from bluesky_streamrecon.storage.catalog import (
     EmbeddedTiled,
     Storage,
-    databroker_client,
     open_catalog,
     open_storage,
 )
@@ -23,7 +22,11 @@ from bluesky_streamrecon.storage.portable import (
     export_run,
     read_scan,
 )
-from bluesky_streamrecon.storage.reconstruction import FinishedReconstruction, ReconstructionRun, compose_reconstruction
+from bluesky_streamrecon.storage.reconstruction import (
+    FinishedReconstruction,
+    compose_reconstruction,
+    reconstruction_documents,
+)
 from bluesky_streamrecon.storage.references import StoredReferences, load_references
 from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
@@ -38,13 +41,11 @@ __all__ = [
     "LazyFrames",
     "PortableRun",
     "PortableScan",
-    "ReconstructionRun",
     "Storage",
     "StoredReferences",
     "TomoScan",
     "chosen_layout",
     "compose_reconstruction",
-    "databroker_client",
     "export_run",
     "find_run",
     "import_scan",
@@ -59,6 +60,7 @@ __all__ = [
     "read_dxfile",
     "read_nxtomo",
     "read_scan",
+    "reconstruction_documents",
     "write_dxfile",
     "write_nxtomo",
 ]

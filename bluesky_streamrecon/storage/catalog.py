@@ -23,7 +23,7 @@ from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
-__all__ = ["EmbeddedTiled", "Storage", "databroker_client", "open_catalog", "open_storage"]
+__all__ = ["EmbeddedTiled", "Storage", "open_catalog", "open_storage"]
 
 CONTAINER = "raw"
 
@@ -309,20 +309,6 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
             f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
         )
     return catalog
-
-
-def databroker_client(uri: str, *, container: str = CONTAINER) -> Any:
-    """Connect databroker 2 to the catalogue; see `open_catalog`.
-
-    Returns
-    -------
-    databroker.Broker
-        ``db[uid].table()``, ``db[uid].data("detector")`` and the rest of its interface. It has a Tiled client of its
-        own, because databroker changes how the client it is given presents runs.
-    """
-    from databroker import Broker
-
-    return Broker(open_catalog(uri, container=container))
 
 
 def _probe(where: str, *, trust_env: bool) -> None:

@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import numpy as np
-from event_model import compose_run
-
-from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.pixels import plain_dtype
 from bluesky_streamrecon.storage.catalog import Storage
 from bluesky_streamrecon.storage.dxfile import copy_frames, new_hdf5
-from bluesky_streamrecon.storage.portable import (
-    PortableRun,
-    PortableScan,
-    StoredRun,
-    StoredStream,
-    described,
-    read_scan,
-)
+from bluesky_streamrecon.storage.portable import PortableRun, PortableScan, described, read_scan
 from bluesky_streamrecon.storage.runs import RunKeys
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
+from bluesky_streamrecon.storage.stored_run import Document, FramesInFile, StoredRun, StoredStream, run_documents
 
 __all__ = ["import_scan"]
 
-Document = tuple[str, dict[str, Any]]
 PLAIN = RunKeys("detector", "stage")
 STORE_SECONDS = 600.0  # that the catalogue may take
 
@@ -120,7 +109,7 @@ def _new_run(scan: PortableScan, path: Path, sample: str) -> StoredRun:
     if scan.frames.problems:
         start["problems"] = list(scan.frames.problems)
     hints = {PLAIN.angle: {"fields": [PLAIN.angle]}}
-    return StoredRun(start, {}, {"primary": StoredStream({}, {}, hints, {})})
+    return StoredRun(start, {}, {"primary": StoredStream(hints=hints)})
 
 
 def _copy(scan: PortableScan, stacks: Mapping[str, Frames], path: Path, target: Path) -> None:
@@ -143,111 +132,45 @@ def _store(storage: Storage, documents: Sequence[Document]) -> None:
             raise StorageError(f"run {uid}: can not be stored in the catalogue ({why})")
 
 
-@dataclass(frozen=True, slots=True)
-class _InFile:
-    """A data key whose values are in the copied file."""
-
-    data_key: str
-    file: Path
-    dataset: str
-    shape: tuple[int, ...]  # of all of them
-    dtype: str
-    units: str
-    frame_shape: tuple[int, ...]  # as the data key has it
-
-
 def _raw_documents(
     run: StoredRun, keys: RunKeys, frames: TomoScan, stacks: Mapping[str, Frames], target: Path
 ) -> Iterator[Document]:
     """Return the documents of a raw run; angles become a column, wherever they were."""
     angle = {"source": "encoder", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "units": "deg"}
-    bundle = _composed(run)
-    yield "start", dict(bundle.start_doc)
+    streams, files = {}, {}
     for name, stack in stacks.items():
-        stored = run.streams.get(name, StoredStream({}, {}, {}, {}))
-        if name == "primary":
-            columns = {**stored.columns, keys.angle: frames.angles_deg}
-            stored = StoredStream({**stored.data_keys, keys.angle: angle}, stored.configuration, stored.hints, columns)
         if len(stack):
-            shape, dtype = tuple(stack.shape), plain_dtype(stack.dtype).str
-            image = _InFile(keys.detector, target, f"/{name}", shape, dtype, "counts", (1, *shape[1:]))
-            yield from _stream(bundle, name, stored, image)
-    for name, stored in run.streams.items():
-        if name not in stacks and stored.data_keys:
-            yield from _stream(bundle, name, stored, None)
-    yield "stop", _stop(bundle, run)
+            shape = tuple(stack.shape)
+            streams[name] = run.streams.get(name, StoredStream())
+            files[name] = FramesInFile(
+                data_key=keys.detector,
+                file=target,
+                dataset=f"/{name}",
+                shape=shape,
+                dtype=plain_dtype(stack.dtype).str,
+                units="counts",
+                frame_shape=(1, *shape[1:]),
+            )
+    if (primary := streams.get("primary")) is not None:
+        streams["primary"] = replace(
+            primary,
+            data_keys={**primary.data_keys, keys.angle: angle},
+            columns={**primary.columns, keys.angle: frames.angles_deg},
+        )
+    others = {name: stream for name, stream in run.streams.items() if name not in stacks}
+    return run_documents(replace(run, streams=streams | others), files)
 
 
 def _reconstruction_documents(run: StoredRun, path: Path, image_at: str, target: Path) -> Iterator[Document]:
     with open_hdf5(path) as file:
-        stored_image = find_dataset(file, image_at)
-        shape, dtype = tuple(stored_image.shape), plain_dtype(stored_image.dtype).str
-    image = _InFile("image", target, "/image", shape, dtype, "1/pixel", shape[1:])
-    bundle = _composed(run)
-    yield "start", dict(bundle.start_doc)
-    for name, stored in run.streams.items():
-        yield from _stream(bundle, name, stored, image if name == "image" else None)
-    yield "stop", _stop(bundle, run)
-
-
-def _composed(run: StoredRun) -> Any:
-    known = {key: value for key, value in run.start.items() if key not in ("uid", "time")}
-    return compose_run(uid=run.start["uid"], time=run.start["time"], metadata=known)
-
-
-def _stop(bundle: Any, run: StoredRun) -> dict[str, Any]:
-    stop = run.stop
-    return dict(
-        bundle.compose_stop(
-            exit_status=stop.get("exit_status", "success"),
-            reason=stop.get("reason", ""),
-            time=stop.get("time", run.start["time"]),
+        stored = find_dataset(file, image_at)
+        image = FramesInFile(
+            data_key="image",
+            file=target,
+            dataset="/image",
+            shape=tuple(stored.shape),
+            dtype=plain_dtype(stored.dtype).str,
+            units="1/pixel",
+            frame_shape=tuple(stored.shape[1:]),
         )
-    )
-
-
-def _stream(bundle: Any, name: str, stored: StoredStream, inside: _InFile | None) -> Iterator[Document]:
-    """Return descriptor, file and events of one stream."""
-    data_keys = dict(stored.data_keys)
-    lengths = {len(stored.columns[key]) for key in data_keys} | ({inside.shape[0]} if inside else set())
-    if len(lengths) != 1:
-        raise DataError(f"stream {name!r}: its columns have {sorted(lengths)} values, expected as many of each")
-    (count,) = lengths
-    if inside is not None:
-        uri = f"file://localhost{inside.file.as_posix()}"
-        data_keys[inside.data_key] = {
-            "source": uri,
-            "dtype": "array",
-            "dtype_numpy": inside.dtype,
-            "shape": list(inside.frame_shape),
-            "external": "STREAM:",
-            "units": inside.units,
-        }
-    descriptor = bundle.compose_descriptor(
-        name=name,
-        data_keys=data_keys,
-        configuration=stored.configuration,
-        hints={device: hint for device, hint in stored.hints.items() if set(hint.get("fields", ())) <= set(data_keys)},
-    )
-    yield "descriptor", dict(descriptor.descriptor_doc)
-    if inside is not None:
-        resource = bundle.compose_stream_resource(
-            mimetype="application/x-hdf5",
-            uri=uri,
-            data_key=inside.data_key,
-            parameters={"dataset": inside.dataset, "chunk_shape": [1, *inside.shape[1:]], "swmr": False},
-        )
-        yield "stream_resource", dict(resource.stream_resource_doc)
-        datum = resource.compose_stream_datum(
-            indices={"start": 0, "stop": count},
-            seq_nums={"start": 1, "stop": count + 1},
-            descriptor=descriptor.descriptor_doc,
-        )
-        yield "stream_datum", dict(datum)
-    times = stored.columns.get("time", np.full(count, bundle.start_doc["time"]))
-    columns = {key: stored.columns[key].tolist() for key in stored.data_keys}
-    for number in range(count):
-        when = float(times[number])
-        data = {key: columns[key][number] for key in columns}
-        event = descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, when), time=when)
-        yield "event", dict(event)
+    return run_documents(run, {"image": image})

@@ -15,7 +15,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
@@ -24,14 +23,13 @@ from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.runs import RunKeys, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
+from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
 
 __all__ = [
     "GROUP",
     "LAYOUTS",
     "PortableRun",
     "PortableScan",
-    "StoredRun",
-    "StoredStream",
     "chosen_layout",
     "described",
     "export_run",
@@ -88,41 +86,6 @@ class PortableRun:
         """Return the frames in words."""
         count = f"{self.projections} projections, {self.flats} flats, {self.darks} darks"
         return f"{count} of {self.rows} x {self.columns} pixels"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStream:
-    """One stream of a run, without its frames.
-
-    Parameters
-    ----------
-    data_keys, configuration, hints : dict
-        As in its descriptor; `data_keys` of the columns only.
-    columns : dict of ndarray
-        By data key, and ``time``: all of one length.
-    """
-
-    data_keys: dict[str, Any]
-    configuration: dict[str, Any]
-    hints: dict[str, Any]
-    columns: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """A run, without its frames.
-
-    Parameters
-    ----------
-    start, stop : dict
-        Its documents; `stop` is empty where the run has none.
-    streams : dict of StoredStream
-        By name.
-    """
-
-    start: dict[str, Any]
-    stop: dict[str, Any]
-    streams: dict[str, StoredStream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +235,7 @@ def chosen_layout(path: Path, layout: str | None = None) -> str:
 
 
 def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: str | None) -> PortableRun:
-    """Tell what a file has."""
+    """Return what a file has."""
     count, rows, columns = scan.projections.shape
     return PortableRun(
         run_uid=run_uid,

@@ -14,7 +14,6 @@ from event_model import compose_run
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.evaluation.replay import recorded_run
 from bluesky_streamrecon.storage import (
-    ReconstructionRun,
     chosen_layout,
     export_run,
     import_scan,
@@ -25,6 +24,7 @@ from bluesky_streamrecon.storage import (
     read_dxfile,
     read_nxtomo,
     read_scan,
+    reconstruction_documents,
     write_dxfile,
     write_nxtomo,
 )
@@ -86,11 +86,10 @@ def stored(storage, scan):
     with h5py.File(folder / f"{recon}.h5", "w") as file:
         file["exchange/data"] = image
     rows = [{"image_number": n, "projections": n, "score": None if n == 1 else 0.3 * n} for n in (1, 2, 3)]
-    made = ReconstructionRun(
-        recon_uid=recon, raw_run_uid=uid, file=folder / f"{recon}.h5", shape=image.shape, scores=rows,
-        metadata={"streamrecon": {"ledger": LEDGER}},
-    )  # fmt: skip
-    for name, doc in made.documents():
+    made = reconstruction_documents(
+        recon, uid, folder / f"{recon}.h5", image.shape, scores=rows, metadata={"streamrecon": {"ledger": LEDGER}}
+    )
+    for name, doc in made:
         storage.writer(name, doc)
     assert storage.writer.flush(20)
     return uid, recon, image

@@ -17,7 +17,7 @@ import pytest
 
 from bluesky_streamrecon.diagnosis import Configuration, _tiled
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.storage import ReconstructionRun, open_catalog, open_storage
+from bluesky_streamrecon.storage import open_catalog, open_storage, reconstruction_documents
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.runs import _fetching
 
@@ -87,10 +87,10 @@ def _no_proxy_of_this_computer(monkeypatch):
 
 
 def stored(storage) -> bool:
-    run = ReconstructionRun(recon_uid=str(uuid.uuid4()), raw_run_uid="raw", file=Path("/nowhere.h5"), shape=(1, 2, 2))
-    for name, doc in run.documents():
+    uid = str(uuid.uuid4())
+    for name, doc in reconstruction_documents(uid, "raw", Path("/nowhere.h5"), (1, 2, 2)):
         storage.writer(name, doc)
-    return run.recon_uid in storage.catalog and storage.databroker[run.recon_uid].start["uid"] == run.recon_uid
+    return uid in storage.catalog and storage.databroker[uid].start["uid"] == uid
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.storage import ReconstructionRun, compose_reconstruction
+from bluesky_streamrecon.storage import compose_reconstruction, reconstruction_documents
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.run import Ledger
 
 UID = "11111111-2222-3333-4444-555555555555"
 
 
-def run(tmp_path, **more) -> ReconstructionRun:
+def documents_of(tmp_path, **more):
     values = {"recon_uid": UID, "raw_run_uid": "raw", "file": tmp_path / "r.h5", "shape": (2, 4, 4)} | more
-    return ReconstructionRun(**values)
+    return list(reconstruction_documents(**values))
 
 
 def test_documents_are_valid_and_in_order(tmp_path):
@@ -28,7 +28,7 @@ def test_documents_are_valid_and_in_order(tmp_path):
         {"image_number": 1, "score": None, "verdict": "continue"},
         {"image_number": 2, "score": 0.5, "verdict": "enough"},
     ]
-    documents = list(run(tmp_path, scores=rows, reason="quality", time=5.0).documents())
+    documents = documents_of(tmp_path, scores=rows, reason="quality")
     for name, doc in documents:
         event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
     assert [name for name, _ in documents] == [
@@ -36,7 +36,7 @@ def test_documents_are_valid_and_in_order(tmp_path):
         *["descriptor", "event", "event", "stop"],
     ]
     start, stop = documents[0][1], documents[-1][1]
-    assert (start["uid"], start["raw_run_uid"], start["time"]) == (UID, "raw", 5.0)
+    assert (start["uid"], start["raw_run_uid"]) == (UID, "raw")
     assert (stop["exit_status"], stop["reason"], stop["num_events"]) == (
         "success",
         "quality",
@@ -53,15 +53,15 @@ def test_documents_are_valid_and_in_order(tmp_path):
     assert scores[1] == 0.5
 
 
-def test_run_that_can_not_be_told_is_refused(tmp_path):
+def test_reconstruction_that_does_not_fit_together_is_refused(tmp_path):
     with pytest.raises(StorageError, match=r"got shape \(4, 4\)"):
-        run(tmp_path, shape=(4, 4))
+        documents_of(tmp_path, shape=(4, 4))
     with pytest.raises(StorageError, match="different columns"):
-        run(tmp_path, scores=[{"a": 1}, {"b": 1}])
+        documents_of(tmp_path, scores=[{"a": 1}, {"b": 1}])
     with pytest.raises(StorageError, match="mixes numbers"):
-        list(run(tmp_path, scores=[{"a": 1}, {"a": "one"}]).documents())
+        documents_of(tmp_path, scores=[{"a": 1}, {"a": "one"}])
     with pytest.raises(StorageError, match="'time'"):
-        run(tmp_path, scores=[{"time": 1}])
+        documents_of(tmp_path, scores=[{"time": 1}])
 
 
 def record(tmp_path, **more) -> SimpleNamespace:
