@@ -224,9 +224,9 @@ def configuration_path(given: str | Path | None = None) -> Path | None:
     Path or None
         None: there is none, and defaults hold.
     """
-    told = given or os.environ.get(VARIABLE)
-    if told:
-        return Path(told).expanduser()
+    chosen = given or os.environ.get(VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
     usual = platformdirs.user_config_path("bluesky-streamrecon", appauthor=False) / "config.toml"
     return usual if usual.is_file() else None
 

@@ -1,4 +1,4 @@
-"""From which directions a scan looks: views of one direction, repeated or opposite, are told from those of others.
+"""From which directions a scan looks: views of one direction, repeated or opposite, count as one.
 
 Parallel beam: a view from the back sees what the view from the front saw. Angles are radians.
 """

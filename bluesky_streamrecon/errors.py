@@ -1,4 +1,4 @@
-"""Every error of ours, so that a caller can tell them from all others.
+"""Every error that this package raises on purpose.
 
 A message says where, what came, what was expected, and what to look at.
 """
@@ -37,7 +37,7 @@ class DataError(StreamReconError, ValueError):
 
 
 class ProtocolError(StreamReconError):
-    """Something that the wire protocol forbids; one of the two subclasses tells whose fault it is."""
+    """Something that the wire protocol forbids; the subclass says whose fault it is."""
 
 
 class LocalProtocolError(ProtocolError):
@@ -57,7 +57,7 @@ class JobError(StreamReconError, RuntimeError):
 
 
 class SteeringError(StreamReconError, RuntimeError):
-    """An order of a person can not be carried out: there is no such run, or it makes no sense for it."""
+    """An order of a person can not be carried out: there is no such run, or the run does not allow it."""
 
 
 class StorageError(StreamReconError):

@@ -96,7 +96,7 @@ def _sources(folder: Path) -> str:
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Tells Numba our directory and our idea of freshness."""
+    """Our directory, and our sources' digest in place of a file's time."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._folder = Path(py_file).parent

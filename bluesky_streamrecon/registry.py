@@ -111,7 +111,7 @@ class Registry(Generic[T]):
 
 
 def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: Any) -> T:
-    """Call what was registered as `name`; whatever goes wrong in it is told as a setting that can not work.
+    """Call what was registered as `name`; whatever goes wrong in it is a setting that can not work.
 
     Raises
     ------

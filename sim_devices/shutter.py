@@ -66,7 +66,7 @@ class _Switch(StandardReadable, Generic[State]):
         await self.position.set(value)
 
     async def locate(self) -> Location[State]:
-        """Return where it is, which is where it was told to go."""
+        """Return where it is, which is where it was sent."""
         position = await self.position.get_value()
         return Location(setpoint=position, readback=position)
 

@@ -51,7 +51,7 @@ class SimBeamline:
     directory : Path
         Where the detector's files go.
     axis : float or None
-        Detector column of the rotation axis, as built; None for a recorded scan, where nobody told.
+        Detector column of the rotation axis, as built; None for a recorded scan, whose axis is not known.
     angles : tuple of float or None
         Angles of a recorded scan, degrees; None where any angle can be seen.
     trigger : PositionTrigger or None

@@ -60,7 +60,7 @@ class _TriggerLogic(FlyableLogic[Sweep, Sweep]):
             task.cancel()
             await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
-                logger.warning("%s", error)  # whoever waited for it has been told as well
+                logger.warning("%s", error)  # whoever waited for it has the error as well
 
     async def _fire(self, sweep: Sweep) -> None:
         for number, position in enumerate(sweep, 1):

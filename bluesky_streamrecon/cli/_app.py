@@ -52,7 +52,7 @@ def _program(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """See a sample while it is being scanned, and stop when it has been seen well enough.
+    """Reconstruct a sample while it is scanned, and end the scan when the image is good enough.
 
     `streamrecon demo` runs the whole loop on this computer: scan, stream, reconstruct, score, stop.
     """

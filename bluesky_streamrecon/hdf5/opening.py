@@ -93,10 +93,10 @@ def require_filters(dataset: h5py.Dataset) -> None:
         return
     skipped = dataset.id.get_chunk_info(0).filter_mask
     for number in range(count):
-        code, _, _, told = plist.get_filter(number)
+        code, _, _, named = plist.get_filter(number)
         if skipped >> number & 1 or h5py.h5z.filter_avail(code):
             continue
-        name, what_to_do = _FILTERS.get(code, (told.decode(errors="replace").split(";")[0] or "unknown", _REGISTRY))
+        name, what_to_do = _FILTERS.get(code, (named.decode(errors="replace").split(";")[0] or "unknown", _REGISTRY))
         raise MissingFilterError(
             f"{dataset.file.filename}: {dataset.name} is compressed by the HDF5 filter {code} ({name}), which is not "
             f"installed here; {what_to_do}"

@@ -1,7 +1,7 @@
 """Writes and removes the startup files of an IPython profile, and never touches what a person changed.
 
-What was written is kept as checksums in ``streamrecon-files.json`` inside the profile, so a file that still is
-as we wrote it can be told from one that was edited.
+What was written is kept as checksums in ``streamrecon-files.json`` inside the profile, so a file that was edited
+is recognized.
 """
 
 from __future__ import annotations

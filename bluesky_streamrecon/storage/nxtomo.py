@@ -1,7 +1,7 @@
 """NXtomo in and out: the NeXus application definition that DLS, ESRF and others use.
 
-All frames stand in one dataset; ``image_key`` tells projections (0), flats (1), darks (2) and invalid frames (3)
-apart, ``image_key_control`` those taken for alignment (-1), and ``rotation_angle`` has an angle for each, in the units
+All frames stand in one dataset; ``image_key`` is 0 for projections, 1 for flats, 2 for darks and 3 for invalid
+frames, ``image_key_control`` those taken for alignment (-1), and ``rotation_angle`` has an angle for each, in the units
 that its attribute ``units`` states, degrees where it has none.
 See https://manual.nexusformat.org/classes/applications/NXtomo.html.
 """

@@ -221,7 +221,7 @@ def chosen_layout(path: Path, layout: str | None = None) -> str:
     Raises
     ------
     ConfigError
-        If there is no such layout, or the suffix tells none.
+        If there is no such layout, or the suffix stands for none.
     """
     if layout is not None:
         if layout not in LAYOUTS:
@@ -230,8 +230,8 @@ def chosen_layout(path: Path, layout: str | None = None) -> str:
     for name, suffixes in LAYOUTS.items():
         if path.suffix.lower() in suffixes:
             return name
-    told = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in LAYOUTS.items())
-    raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that tells the layout ({told}), or a layout")
+    known = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in LAYOUTS.items())
+    raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that names the layout ({known}), or a layout")
 
 
 def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: str | None) -> PortableRun:

@@ -123,8 +123,8 @@ def run_keys(run: Any, uid: str, *, detector: str | None = None, stage: str | No
         raise DataError(f"run {uid}: no stream 'primary', only {sorted(streams)}; was it stopped before a projection?")
     primary = set(run["primary"])
     detector = detector or _first(start, "detectors", uid)
-    told = start.get("streamrecon", {}).get("angle")
-    stage = stage or (told if told in primary else _first(start, "motors", uid))
+    recorded = start.get("streamrecon", {}).get("angle")
+    stage = stage or (recorded if recorded in primary else _first(start, "motors", uid))
     missing = {detector, stage} - primary
     if missing:
         raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
@@ -204,7 +204,7 @@ def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str]
     if not path.is_file():
         problems.append(
             f"{name}: {path} is not on this computer, its frames come through the Tiled server: frames that were never "
-            "written can not be told from zeros there"
+            "written can not be distinguished from zeros there"
         )
         return CatalogFrames(array, name, stop)
     events = int(array.shape[0]) if stop is None else min(stop, int(array.shape[0]))
@@ -304,7 +304,7 @@ def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
 
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """Say which pixels the server could not give, and why that is likely: its own answer is but a number."""
+    """Raise an error with the likely reason where the server does not send pixels: its own answer is but a number."""
     import httpx
 
     try:

@@ -78,7 +78,7 @@ class CatalogWriter:
             logger.warning("run %s is not in the catalogue yet after %g s; still trying", doc["run_start"], self._wait)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all documents so far have been dealt with; tell whether that was within `timeout` seconds."""
+        """Wait until all documents so far have been dealt with; return whether that was within `timeout` seconds."""
         with self._lock:
             if self._thread is None:
                 return True

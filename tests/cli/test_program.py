@@ -75,7 +75,7 @@ def test_export_and_import_refuse_what_can_not_work_before_a_catalogue_is_made(p
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     wrong = program("export", "3f2a91", tmp_path / "x.tif")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "expected one that tells the layout" in wrong.stderr
+    assert "expected one that names the layout" in wrong.stderr
     assert program("import", "x.h5", "--uri", "http://127.0.0.1:1/api/v1").returncode == 2
     (tmp_path / "x.h5").write_text("no scan")
     failed = program("import", tmp_path / "x.h5")

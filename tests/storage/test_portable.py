@@ -257,11 +257,11 @@ def test_run_that_does_not_exist_can_not_be_exported(storage, tmp_path):
         export_run(storage.catalog, "00000000", tmp_path / "x.nxs")
 
 
-def test_layout_is_told_by_the_suffix_or_by_name():
+def test_layout_follows_from_the_suffix_or_the_name():
     assert chosen_layout(Path("a.NXS")) == "nxtomo"
     assert chosen_layout(Path("a.hdf5")) == "dxchange"
     assert chosen_layout(Path("a.h5"), "nxtomo") == "nxtomo"
-    with pytest.raises(ConfigError, match=r"got suffix '\.tif', expected one that tells the layout"):
+    with pytest.raises(ConfigError, match=r"got suffix '\.tif', expected one that names the layout"):
         chosen_layout(Path("a.tif"))
     with pytest.raises(ConfigError, match="layout: got 'zarr', expected one of nxtomo, dxchange"):
         chosen_layout(Path("a.h5"), "zarr")
