@@ -102,7 +102,9 @@ class Registry(Generic[T]):
     def _load(self, load: Callable[[], T], name: str, target: str) -> T:
         try:
             return load()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, for instance
             raise ConfigError(
                 f"{self._what} {name!r} is registered as {target} but can not be imported "
                 f"({type(error).__name__}: {error}); "
@@ -111,7 +113,7 @@ class Registry(Generic[T]):
 
 
 def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: Any) -> T:
-    """Call what was registered as `name`; whatever goes wrong in it is a setting that can not work.
+    """Call what was registered as `name`; whatever goes wrong in it is reported as a setting that can not work.
 
     Raises
     ------
@@ -120,13 +122,13 @@ def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: A
     """
     try:
         return make(*given, **options)
-    except StreamReconError:
+    except (StreamReconError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit, for instance
         raise ConfigError(f"{what} {name!r} can not be made with its settings: {format_error(error)}") from error
 
 
-def format_error(error: Exception) -> str:
+def format_error(error: BaseException) -> str:
     """Return an error in one line: its kind, what it says, and where it was raised."""
     where = traceback.extract_tb(error.__traceback__)[-1:]
     return f"{type(error).__name__}: {error}" + "".join(

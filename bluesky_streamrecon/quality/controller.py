@@ -1,7 +1,7 @@
-"""The controller's process: takes previews from the ranks, judges them, and tells the beamline.
+"""The controller's process: receives previews from the ranks, judges them, and sends scores to the beamline.
 
-What is decided is in ``session``; here is the loop around it, which never lets an image go by for want of a run that
-is announced later, and ends when the beamline says so or is gone. Times are seconds of a monotonic clock.
+``session`` decides; here is the loop around it, which keeps images of a run that the beamline has not announced yet,
+and ends when the beamline asks for it or is gone. Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
@@ -24,6 +23,7 @@ from bluesky_streamrecon.quality.pictures import Pictures
 from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
 from bluesky_streamrecon.quality.snapshots import Snapshots
 from bluesky_streamrecon.quality.trials import Reconstructor
+from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
     AbandonRun,
     CloseRun,
@@ -40,14 +40,14 @@ from bluesky_streamrecon.wire import (
 )
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.wire import ClientSecurity, Picture, Score, ServerSecurity
+    from bluesky_streamrecon.wire import ClientSecurity, ControllerEndpoint, Score, ServerSecurity
 
-__all__ = ["Controller", "Link", "run_controller"]
+__all__ = ["Controller", "run_controller"]
 
 logger = logging.getLogger(__name__)
 
 AT_A_TIME = 256
-"""Events that are taken before the next image is judged."""
+"""Events that are handled before the next image is judged."""
 
 EARLY_PREVIEWS = 64
 """Previews held of a run that the beamline has not announced to us yet."""
@@ -55,23 +55,10 @@ EARLY_PREVIEWS = 64
 PAST_RUNS = 64
 
 TRIM_SECONDS = 5.0
-"""Between two moments at which freed memory is given back; images come and go."""
+"""From one return of freed memory to the system to the next."""
 
 SWITCH_SECONDS = 5e-4
 """How long Python's threads wait for one another: previews and verdicts pass through several beside a forecast."""
-
-
-class Link(Protocol):
-    """What the controller needs of its end of the wire; `ControllerEndpoint` has it."""
-
-    def next(self, timeout: float | None = None) -> ControllerEvent | None:
-        """Take the next event, or None after `timeout` seconds."""
-
-    def unlinked_seconds(self) -> float:
-        """Seconds since the beamline was last heard of."""
-
-    def send(self, message: Score | Problem | Picture) -> None:
-        """Send a score or a problem, surely, or a picture to those who watch."""
 
 
 class Controller:
@@ -79,8 +66,8 @@ class Controller:
 
     Parameters
     ----------
-    link : Link
-        Connected end of the wire; closed by the caller.
+    link : ControllerEndpoint
+        Closed by the caller.
     link_limit : float, optional
         Seconds without a sign of life from the beamline after which the controller gives up.
     poll : float, optional
@@ -95,7 +82,7 @@ class Controller:
 
     def __init__(
         self,
-        link: Link,
+        link: ControllerEndpoint,
         *,
         link_limit: float = 60.0,
         poll: float = 0.2,
@@ -115,12 +102,12 @@ class Controller:
         self._pictures = Pictures(link.send)
 
     def run(self, stop: threading.Event) -> int:
-        """Work until the beamline asks to end, is gone, or `stop` is set; give the exit code of the process.
+        """Work until the beamline asks for the end or is gone, or `stop` is set.
 
         Returns
         -------
         int
-            0 if asked to end; 1 if the beamline refused us or was lost.
+            Exit code of the process: 0 if asked to end, 1 if the beamline refused us or was lost.
         """
         try:
             return self._run(stop)
@@ -156,23 +143,19 @@ class Controller:
     def handle(self, event: ControllerEvent) -> int | None:
         """Act on one event; an exit code ends the process."""
         match event:
-            case OpenRun():
-                if self.session is None or self.session.run.run_uid != event.run_uid:
-                    self._open(event)
-            case LengthenRun(run_uid=run_uid, planned=planned):
-                if self.session is not None and self.session.run.run_uid == run_uid:
-                    self.session.lengthen(planned)
+            case OpenRun() if self._session_of(event.run_uid) is None:
+                self._open(event)
+            case LengthenRun() if session := self._session_of(event.run_uid):
+                session.lengthen(event.planned)
             case Preview():
                 self._take(event)
             case ShowMe():
                 self._pictures.wanted(event)
-            case CloseRun(run_uid=run_uid):
-                if self.session is not None and self.session.run.run_uid == run_uid:
-                    self.session.close()
-                    self._send(self.session.last_word())
-            case AbandonRun(run_uid=run_uid):
-                if self.session is not None and self.session.run.run_uid == run_uid:
-                    self._leave()
+            case CloseRun() if session := self._session_of(event.run_uid):
+                session.close()
+                self._send(session.last_score())
+            case AbandonRun() if self._session_of(event.run_uid):
+                self._leave()
             case Shutdown(reason=reason):
                 logger.info("the beamline asks the controller to end: %s", reason)
                 return 0
@@ -204,6 +187,9 @@ class Controller:
     def _busy(self) -> bool:
         return self.session is not None and self.session.waiting > 0
 
+    def _session_of(self, run_uid: str) -> SteeringSession | None:
+        return self.session if self.session is not None and self.session.run.run_uid == run_uid else None
+
     def _open(self, run: OpenRun) -> None:
         while self._busy:  # what the last run still has to judge
             self.judge_next()
@@ -211,29 +197,29 @@ class Controller:
         self._past.append(run.run_uid)
         set_run(run.run_uid)
         early, self._early = self._early, deque(maxlen=EARLY_PREVIEWS)
-        try:
-            self.session = SteeringSession(
-                run,
-                memory_limit=self._memory_limit,
-                on_image=self._keepers(run),
-                reconstructor=self._reconstructor,
-                background=self._background,
-            )
-        except StreamReconError as error:
-            self._report("steering", f"run {run.run_uid} will not be judged: {error}")
-            return
-        for preview in early:
-            self._take(preview)
-
-    def _keepers(self, run: OpenRun) -> Callable[[PreviewImage], None]:
-        snapshots = Snapshots(run)
         self._pictures.begin()
+        snapshots = Snapshots(run)
 
         def keep(image: PreviewImage) -> None:
             snapshots.offer(image)
             self._pictures.offer(run.run_uid, image)
 
-        return keep
+        try:
+            self.session = SteeringSession(
+                run,
+                memory_limit=self._memory_limit,
+                on_image=keep,
+                reconstructor=self._reconstructor,
+                background=self._background,
+            )
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+            why = str(error) if isinstance(error, StreamReconError) else format_error(error)
+            self._report("steering", f"run {run.run_uid} will not be judged: {why}")
+            return
+        for preview in early:
+            self._take(preview)
 
     def _leave(self) -> None:
         if self.session is not None:
@@ -241,10 +227,10 @@ class Controller:
         self.session = None
 
     def _take(self, preview: Preview) -> None:
-        if self.session is not None and preview.run_uid == self.session.run.run_uid:
+        if session := self._session_of(preview.run_uid):
             self._pictures.note_axis(preview.axis)
             try:
-                self.session.accept(preview)
+                session.accept(preview)
             except StreamReconError as error:
                 self._report("previews", str(error), fault="remote")
         elif preview.run_uid not in self._past:

@@ -7,6 +7,7 @@ is nothing to compare with, and raises `DataError` where the images can not tell
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.quality.msssim import deepest_pyramid, ms_ssim, smallest_side
 from bluesky_streamrecon.quality.trials import TrialReconstruction
 from bluesky_streamrecon.registry import Registry, made
@@ -33,9 +34,10 @@ __all__ = [
     "make_metric",
     "measured",
     "metric_names",
-    "number_of",
     "register_metric",
 ]
+
+logger = logging.getLogger(__name__)
 
 WITHOUT_WINDOW = 24
 """Projections between compared images where a run neither says so nor has a window."""
@@ -206,48 +208,60 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
         If there is no metric of this name (the message lists those there are), it can not be made, or what is made is
         no metric or calls itself otherwise.
     """
-    metric: Any = made("metric", name, _metrics.get(name), settings, compare_to)
-    if not (isinstance(metric, TrialMetric) or (isinstance(metric, Metric) and callable(metric))):
-        raise ConfigError(
-            f"metric {name!r}: its factory returned {metric!r}, expected an object with a name, and either a reach and "
-            "a call with the images' history, or measure(study)"
-        )
-    if metric.name != name:
-        raise ConfigError(f"metric {name!r}: calls itself {metric.name!r}, expected the name that it is registered as")
-    reach: object = 0 if isinstance(metric, TrialMetric) else metric.reach
-    if not isinstance(reach, Real) or not 0 <= float(reach) < math.inf:
-        raise ConfigError(f"metric {name!r}: got reach {reach!r}, expected a number of projections, 0 or more")
-    return metric
+
+    def make() -> Metric | TrialMetric:
+        metric: Any = _metrics.get(name)(settings, compare_to)
+        if not (isinstance(metric, TrialMetric) or (isinstance(metric, Metric) and callable(metric))):
+            raise ConfigError(
+                f"metric {name!r}: its factory returned {metric!r}, expected an object with a name, and either a reach "
+                "and a call with the images' history, or measure(study)"
+            )
+        if metric.name != name:
+            raise ConfigError(
+                f"metric {name!r}: calls itself {metric.name!r}, expected the name that it is registered as"
+            )
+        reach: object = 0 if isinstance(metric, TrialMetric) else metric.reach
+        if not isinstance(reach, Real) or not 0 <= float(reach) < math.inf:
+            raise ConfigError(f"metric {name!r}: got reach {reach!r}, expected a number of projections, 0 or more")
+        return metric
+
+    return made("metric", name, make)
 
 
-def measured(metric: Metric, history: ImageHistory) -> float | None:
-    """Measure the newest image of a history by any metric, and check what it gives.
+def measured(name: str, measure: Callable[[], object]) -> tuple[float | None, str]:
+    """Measure, and check that the result is a finite number, or None as long as there is none.
 
-    Raises
-    ------
-    DataError
-        If the images can not tell anything, or it gives no finite number. A metric of one's own may raise anything.
+    Nothing is raised: an error of whatever kind in a metric must end neither the scan nor the controller.
+
+    Parameters
+    ----------
+    name : str
+        Of the metric.
+    measure : callable
+        Calls it.
+
+    Returns
+    -------
+    value : float or None
+        None, too, where it could not be measured.
+    problem : str
+        Why it could not; empty if it could.
     """
-    # Ours writes nothing, and NumPy would have to copy read-only images for its kernels.
-    seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
-    return number_of(metric.name, metric(seen))
-
-
-def number_of(name: str, value: object) -> float | None:
-    """Return what a metric returned as a float, or None.
-
-    Raises
-    ------
-    DataError
-        If it is no finite number.
-    """
+    try:
+        value = measure()
+    except StreamReconError as error:
+        return None, str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        logger.exception("metric %r failed", name)
+        return None, f"metric {name!r} failed: {type(error).__name__}: {error}"
     if value is None:
-        return None
+        return None, ""
     if not isinstance(value, Real) or not math.isfinite(value):
-        raise DataError(
-            f"metric {name!r} returned {value!r:.100}, expected a finite number, or None as long as there is none"
-        )
-    return float(value)
+        expected = "a finite number, or None as long as there is none"
+        return None, f"metric {name!r} returned {value!r:.100}, expected {expected}"
+    return float(value), ""
 
 
 def comparison_distance(recon: ReconSettings, steering: SteeringSettings) -> int:

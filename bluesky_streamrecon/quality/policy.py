@@ -1,8 +1,8 @@
 """When an image is good enough: stopping policies, pure functions of what was measured in a run.
 
-A policy sees every reading of the run and returns a verdict with its reason in words. It keeps no state, so it can be
-applied again to a stored run, and a controller that was restarted judges as before. It never sees pixels; that a scan
-is not ended for an image that shows nothing is ensured by the controller, for all policies.
+A policy is given all values measured in the run and returns a verdict with its reason in words. It keeps no state, so
+it can be applied again to a stored run, and a controller that was restarted judges as before. It never sees pixels; the
+controller ensures, for all policies, that a scan is not ended for an image that shows nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from itertools import islice, takewhile
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -63,11 +64,11 @@ class ScoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a policy may judge by.
+    """All that a policy is given.
 
     Parameters
     ----------
-    readings : sequence of ScoredImage
+    images : sequence of ScoredImage
         Every image measured in this run, the oldest first; the last is the one to judge.
     planned : int
         Projections planned for the run; 0: not known.
@@ -78,16 +79,15 @@ class Evidence:
     settled : int
         Projections from which on both compared images were made of full windows.
     forecasts : sequence of Forecast
-        What was found out from line integrals, the oldest first; each says of how many projections. Only for
-        policies that ask for a metric of line integrals, or for ``"predicted-gain"``, is there more in them than
-        whether data are sound.
+        Results from line integrals, the oldest first, each with its number of projections. They hold more than a check
+        of the data only for policies that ask for a metric of line integrals, or for ``"predicted-gain"``.
     columns : int
         Of the detector.
     over : AngularRange
         Angles that the scan is going to visit.
     """
 
-    readings: Sequence[ScoredImage]
+    images: Sequence[ScoredImage]
     planned: int = 0
     compare_to: int = 0
     largest_gap: float | None = None
@@ -98,8 +98,8 @@ class Evidence:
 
     @property
     def newest(self) -> ScoredImage:
-        """The reading to judge."""
-        return self.readings[-1]
+        """The image to judge."""
+        return self.images[-1]
 
     @property
     def progress(self) -> str:
@@ -133,13 +133,13 @@ class Policy(Protocol):
         """Names of the metrics that it needs."""
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """Judge the newest reading."""
+        """Judge the newest image."""
 
 
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_OURS = {"ms-ssim": f"{__name__}:ms_ssim_policy", PREDICTED_GAIN: f"{__name__}:predicted_gain_policy"}
+_OURS = {"ms-ssim": f"{__name__}:MsSsimPolicy", PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy"}
 
 _policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
 
@@ -189,18 +189,21 @@ def _factory(name: str, all_ours: bool) -> PolicyFactory:
 
 
 def _made(name: str, factory: PolicyFactory, settings: SteeringSettings) -> Policy:
-    policy: Any = made("stopping policy", name, factory, settings)
-    if not isinstance(policy, Policy):
-        raise ConfigError(
-            f"stopping policy {name!r}: its factory returned {policy!r}, expected an object with name, metrics and "
-            "judge"
-        )
-    metrics: object = policy.metrics
-    if not isinstance(metrics, tuple | list) or not all(isinstance(metric, str) for metric in metrics):
-        raise ConfigError(
-            f"stopping policy {name!r}: got metrics {metrics!r}, expected a tuple of names, such as ('ms-ssim',)"
-        )
-    return policy
+    def make() -> Policy:
+        policy: Any = factory(settings)
+        if not isinstance(policy, Policy):
+            raise ConfigError(
+                f"stopping policy {name!r}: its factory returned {policy!r}, expected an object with name, metrics and "
+                "judge"
+            )
+        metrics: object = policy.metrics
+        if not isinstance(metrics, tuple | list) or not all(isinstance(metric, str) for metric in metrics):
+            raise ConfigError(
+                f"stopping policy {name!r}: got metrics {metrics!r}, expected a tuple of names, such as ('ms-ssim',)"
+            )
+        return policy
+
+    return made("stopping policy", name, make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +230,7 @@ class Combination:
         return tuple(dict.fromkeys(metric for policy in self.policies for metric in policy.metrics))
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """Judge the newest reading; the score is that of the first which has one."""
+        """Judge the newest image; the score is that of the first policy which has one."""
         verdicts = [policy.judge(evidence) for policy in self.policies]
         enough = self.needed(verdict.verdict == "enough" for verdict in verdicts)
         at = f"at {evidence.progress}: "
@@ -242,44 +245,27 @@ class MsSsimPolicy:
 
     Parameters
     ----------
-    threshold : float
-        Smallest score that is good enough, in (0, 1]. 1 never stops, not even for a score of 1.
-    patience : int
-        How many images in a row must reach it. An image without a score begins the count anew.
-    minimum_projections : int or None
-        No stop before so many projections; None: not before `Evidence.settled`.
-    minimum_coverage : float
-        No stop before the largest gap between angles is so small, degrees; 0: no such condition. Where the angles are
-        not known, a run with this condition is not stopped.
+    settings : SteeringSettings
+        ``threshold``, the smallest score that is accepted; 1 never stops, not even for a score of 1. ``patience``, how
+        many images in a row must reach it; an image without a score begins the count anew. No stop before
+        ``minimum_projections`` (None: `Evidence.settled`), nor before the largest gap between angles is
+        ``minimum_coverage`` degrees or less; where the angles are not known, a run with this condition is not stopped.
 
     References
     ----------
     .. [1] Bicer et al., IEEE eScience 2017, section III-C, :doi:`10.1109/eScience.2017.53`.
     """
 
-    threshold: float = 0.95
-    patience: int = 1
-    minimum_projections: int | None = None
-    minimum_coverage: float = 0.0
+    settings: SteeringSettings
+    name: ClassVar[str] = "ms-ssim"
+    metrics: ClassVar[tuple[str, ...]] = ("ms-ssim",)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ConfigError(f"threshold: got {self.threshold}, expected 0 < threshold <= 1")
-        if self.patience < 1:
-            raise ConfigError(f"patience: got {self.patience}, expected 1 or more")
-
-    @property
-    def name(self) -> str:
-        """``"ms-ssim"``."""
-        return "ms-ssim"
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Only MS-SSIM."""
-        return ("ms-ssim",)
+        _refuse_options(self.name, self.settings)
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """Judge the newest reading."""
+        """Judge the newest image."""
+        threshold = self.settings.least_score
         score = evidence.newest.metrics.get("ms-ssim")
         at = f"at {evidence.progress}"
         if score is None:
@@ -288,42 +274,62 @@ class MsSsimPolicy:
             )
         if not math.isfinite(score):
             return Verdict("continue", None, f"{at}: MS-SSIM is {score}, which can not be judged by")
-        if self.threshold >= 1:
+        if threshold >= 1:
             return Verdict("continue", score, f"{at}: MS-SSIM {score:.3f}; a threshold of 1 never stops a scan")
-        if score < self.threshold:
-            return Verdict("continue", score, f"{at}: MS-SSIM {_below(score, self.threshold)} < {self.threshold:g}")
-        running = self._running(evidence.readings)
-        text = f"{at}: MS-SSIM {_at_least(score, self.threshold)} >= {self.threshold:g}"
-        if self.patience > 1:
-            text += f", for {min(running, self.patience)} of {self.patience} images in a row"
-        least = evidence.settled if self.minimum_projections is None else self.minimum_projections
-        missing = _missing(evidence, least, self.minimum_coverage)
-        if running < self.patience or missing:
-            return Verdict("continue", score, "; ".join([text, *missing]))
-        return Verdict("enough", score, text)
-
-    def _running(self, readings: Sequence[ScoredImage]) -> int:
-        running = 0
-        for reading in reversed(readings):
-            score = reading.metrics.get("ms-ssim")
-            if score is None or not score >= self.threshold or running == self.patience:
-                break
-            running += 1
-        return running
+        shown = _on_its_side(score, threshold)
+        if score < threshold:
+            return Verdict("continue", score, f"{at}: MS-SSIM {shown} < {threshold:g}")
+        scores = (image.metrics.get("ms-ssim") for image in reversed(evidence.images))
+        least = evidence.settled if self.settings.minimum_projections is None else self.settings.minimum_projections
+        return _where_met(
+            evidence,
+            self.settings,
+            score,
+            f"{at}: MS-SSIM {shown} >= {threshold:g}",
+            met=(each is not None and each >= threshold for each in scores),
+            counted="images",
+            least=least,
+        )
 
 
-def _missing(evidence: Evidence, least: int, coverage: float) -> list[str]:
-    """Return what must still come before a run may be ended, whatever its quality."""
+def _where_met(
+    evidence: Evidence,
+    settings: SteeringSettings,
+    score: float | None,
+    text: str,
+    *,
+    met: Iterable[bool],
+    counted: str,
+    least: int,
+    beside: str = "",
+) -> Verdict:
+    """Return the verdict where a policy's own criterion is met; the run ends unless something else is missing.
+
+    Parameters
+    ----------
+    evidence, settings, score, text
+        What is judged, and the verdict's score and text so far.
+    met : iterable of bool
+        Whether the criterion is met, the newest first; as many in a row as `settings.patience` are needed.
+    counted : str
+        What these are, for the text.
+    least : int
+        No stop before so many projections.
+    beside : str, optional
+        End of the text.
+    """
     missing = []
     if evidence.newest.projections < least:
         missing.append(_not_before(least, evidence))
-    if coverage > 0:
-        gap = evidence.largest_gap
-        if gap is None:
-            missing.append(f"not before gaps between angles are at most {coverage:g} deg, and the angles are not known")
-        elif gap > coverage + 1e-6:
-            missing.append(f"not before gaps between angles are at most {coverage:g} deg (largest: {gap:.4g} deg)")
-    return missing
+    coverage, gap = settings.minimum_coverage, evidence.largest_gap
+    if coverage > 0 and (gap is None or gap > coverage + 1e-6):
+        why = ", and the angles are not known" if gap is None else f" (largest: {gap:.4g} deg)"
+        missing.append(f"not before gaps between angles are at most {coverage:g} deg{why}")
+    in_a_row = sum(1 for _ in islice(takewhile(bool, met), settings.patience))
+    if settings.patience > 1:
+        text += f", for {in_a_row} of {settings.patience} {counted} in a row"
+    enough = in_a_row == settings.patience and not missing
+    return Verdict("enough" if enough else "continue", score, "; ".join([text, *missing]) + beside)
 
 
 def _not_before(least: int, evidence: Evidence) -> str:
@@ -332,25 +338,15 @@ def _not_before(least: int, evidence: Evidence) -> str:
     return f"not before {least} projections{few}"
 
 
-def _below(score: float, threshold: float) -> str:
-    """Return a score with as many digits as show that it is below the threshold."""
-    return next((text for digits in range(3, 17) if float(text := f"{score:.{digits}f}") < threshold), repr(score))
+def _on_its_side(score: float, threshold: float) -> str:
+    """Return a score with as many digits as show on which side of the threshold it is."""
+    texts = (f"{score:.{digits}f}" for digits in range(3, 17))
+    return next((text for text in texts if (float(text) >= threshold) == (score >= threshold)), repr(score))
 
 
-def _at_least(score: float, threshold: float) -> str:
-    return next((text for digits in range(3, 17) if float(text := f"{score:.{digits}f}") >= threshold), repr(score))
-
-
-def ms_ssim_policy(settings: SteeringSettings) -> MsSsimPolicy:
-    """Make the policy ``"ms-ssim"``."""
+def _refuse_options(name: str, settings: SteeringSettings) -> None:
     if settings.options:
-        raise ConfigError(f"policy 'ms-ssim': got options {', '.join(settings.options)}, but it takes none")
-    return MsSsimPolicy(
-        threshold=settings.least_score,
-        patience=settings.patience,
-        minimum_projections=settings.minimum_projections,
-        minimum_coverage=settings.minimum_coverage,
-    )
+        raise ConfigError(f"policy {name!r}: got options {', '.join(settings.options)}, but it takes none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,33 +358,22 @@ class PredictedGainPolicy:
 
     Parameters
     ----------
-    tolerance : float
-        Gain in MS-SSIM that is given up for an earlier end: the upper end of the band must be below it.
-    patience : int
-        How many predictions in a row must be below it.
-    minimum_projections : int or None
-        No stop before so many projections; None: 24, and a fifth of the plan.
-    minimum_coverage : float
-        As for `MsSsimPolicy`.
+    settings : SteeringSettings
+        ``tolerance``, the gain in MS-SSIM that is given up for an earlier end: the upper end of the band must be below
+        it. ``patience``, how many predictions in a row must be. No stop before ``minimum_projections`` (None: 24, and a
+        fifth of the plan), nor before ``minimum_coverage``, as for `MsSsimPolicy`.
     """
 
-    tolerance: float = 0.02
-    patience: int = 1
-    minimum_projections: int | None = None
-    minimum_coverage: float = 0.0
+    settings: SteeringSettings
+    name: ClassVar[str] = PREDICTED_GAIN
+    metrics: ClassVar[tuple[str, ...]] = ("ms-ssim", PREDICTED_GAIN)
 
-    @property
-    def name(self) -> str:
-        """``"predicted-gain"``."""
-        return PREDICTED_GAIN
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The prediction, and MS-SSIM, which is reported beside it."""
-        return ("ms-ssim", PREDICTED_GAIN)
+    def __post_init__(self) -> None:
+        _refuse_options(self.name, self.settings)
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """Judge by the newest prediction."""
+        """Judge by the newest prediction; MS-SSIM is reported beside it."""
+        tolerance = self.settings.tolerance
         score = evidence.newest.metrics.get("ms-ssim")
         beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
         at = f"at {evidence.progress}"
@@ -396,19 +381,22 @@ class PredictedGainPolicy:
         if not made:
             return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
         gain = made[-1]
-        text = self._predicted(gain, evidence)
-        if gain.upper >= self.tolerance:
-            return Verdict("continue", score, f"{at}: {text}{self._when(gain, evidence)}{beside}")
-        running = self._running(made)
-        if self.patience > 1:
-            text += f", in {min(running, self.patience)} of {self.patience} predictions in a row"
-        missing = _missing(evidence, self._least(evidence), self.minimum_coverage)
-        if running < self.patience or missing:
-            return Verdict("continue", score, f"{at}: " + "; ".join([text, *missing]) + beside)
-        return Verdict("enough", score, f"{at}: {text}{beside}")
+        text = f"{at}: {self._predicted(gain, evidence)}"
+        if gain.upper >= tolerance:
+            return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
+        return _where_met(
+            evidence,
+            self.settings,
+            score,
+            text,
+            met=(each.upper < tolerance for each in reversed(made)),
+            counted="predictions",
+            least=self._least(evidence),
+            beside=beside,
+        )
 
     def _least(self, evidence: Evidence) -> int:
-        return fewest_views(evidence.planned, self.minimum_projections)
+        return fewest_views(evidence.planned, self.settings.minimum_projections)
 
     def _why_none(self, evidence: Evidence) -> str:
         """Return why there is no prediction for the rest of the scan."""
@@ -426,7 +414,7 @@ class PredictedGainPolicy:
         tense, since = ("were", f"after {gain.projections}, ") if older else ("are", "")
         text = (
             f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} ± "
-            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.tolerance:g})"
+            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.settings.tolerance:g})"
         )
         last = evidence.forecasts[-1]
         none = last.why_not if last.gain is None and last.projections > gain.projections else ""
@@ -436,27 +424,11 @@ class PredictedGainPolicy:
         now = evidence.newest.projections
         if now >= gain.planned:
             return ""
-        enough = gain.enough_at(self.tolerance, evidence.over, evidence.columns) if evidence.columns else gain.planned
+        enough = (
+            gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns)
+            if evidence.columns
+            else gain.planned
+        )
         if enough is None or enough >= gain.planned:
             return "; all of them are needed"
-        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction will tell"
-
-    def _running(self, made: Sequence[Gain]) -> int:
-        running = 0
-        for gain in reversed(made):
-            if gain.upper >= self.tolerance:
-                break
-            running += 1
-        return running
-
-
-def predicted_gain_policy(settings: SteeringSettings) -> PredictedGainPolicy:
-    """Make the policy ``"predicted-gain"``."""
-    if settings.options:
-        raise ConfigError(f"policy 'predicted-gain': got options {', '.join(settings.options)}, but it takes none")
-    return PredictedGainPolicy(
-        tolerance=settings.tolerance,
-        patience=settings.patience,
-        minimum_projections=settings.minimum_projections,
-        minimum_coverage=settings.minimum_coverage,
-    )
+        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction decides"

@@ -11,19 +11,21 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
-from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, Inline, fewest_views
+from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
+    MsSsimMetric,
     PreviewImage,
     TrialMetric,
     comparison_distance,
@@ -75,9 +77,9 @@ class SteeringSession:
     on_image : callable, optional
         Called with every complete image, before it is judged.
     reconstructor : Reconstructor, optional
-        For what is found out from line integrals; without it only whether they are sound.
+        For forecasts from line integrals; without it these are only checked.
     background : bool, optional
-        Find that out in a thread of its own, so that judging does not wait for it; call `close` in the end.
+        Make forecasts in a thread of their own, so that judging does not wait for them.
 
     Raises
     ------
@@ -111,17 +113,15 @@ class SteeringSession:
             gain=PREDICTED_GAIN in wanted,
             metrics=[metric for metric in metrics if isinstance(metric, TrialMetric)],
             fewest=fewest_views(run.planned, run.steering.minimum_projections),
+            background=background,
         )
-        begin = None if reconstructor is None else reconstructor.warm_up
-        make = self._forecaster
-        self._worker: Background | Inline = Background(make, begin) if background else Inline(make)
         self._forecasts: list[Forecast] = []
         self._lines = LineStore(run)
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
-        self._doubt = ""  # why the job does not trust its own images
-        self._said = False
+        self._doubt = ""  # why the job reports its own images as wrong
+        self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
         self._backlog = backlog
@@ -130,7 +130,7 @@ class SteeringSession:
         self._history = ImageHistory()
         self._waiting: deque[PreviewImage] = deque()
         self._left_out = 0
-        self._readings: list[ScoredImage] = []
+        self._scored: list[ScoredImage] = []
         self._newest: Score | None = None
         self._angles: set[float] = set()
         self._met = False
@@ -147,9 +147,8 @@ class SteeringSession:
         return len(self._history)
 
     def close(self) -> None:
-        """No more projections come: images are still judged, but there is nothing to end any more."""
+        """Take note that no more projections come: images are still judged, but no more forecasts are begun."""
         self._closed = True
-        self._worker.close()
 
     def lengthen(self, planned: int) -> None:
         """Take over a longer plan, of so many projections: predictions for the shorter one are not used any more."""
@@ -229,10 +228,10 @@ class SteeringSession:
         self._met = self._met or enough
         return score
 
-    def last_word(self) -> Score | None:
-        """Judge the newest image once more after `close`, by all that has come; None where there is nothing new to say.
+    def last_score(self) -> Score | None:
+        """Judge the newest image once more after `close`, by all data; None where that changes nothing.
 
-        Otherwise nobody would learn what goes wrong late in a scan, or in one that is over before the first forecast.
+        Otherwise a fault late in a scan, or in one that is over before the first forecast, would not be reported.
         """
         score = self._newest
         if self._waiting or score is None or score.verdict == "invalid" or (fault := self._fault(now=True)) is None:
@@ -252,31 +251,31 @@ class SteeringSession:
         try:
             self._lines.add(preview)
         except DataError as error:  # the image can be judged all the same
-            if not self._said:
+            if not self._lines_failed:
                 logger.error("run %s: %s", self.run.run_uid, error)
-            self._said = True
+            self._lines_failed = True
 
     def _look_ahead(self) -> None:
         """Begin a forecast if it is time for one, and take those that are done."""
-        self._forecasts += self._worker.take()
-        if self._closed or self._worker.busy or self._lines.projections < self._next_forecast:
+        self._forecasts += self._forecaster.take()
+        if self._closed or self._forecaster.busy or self._lines.projections < self._next_forecast:
             return
         lines = self._lines.scan()
         if lines is not None:
             self._next_forecast = lines.projections + self._step
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
-            self._worker.submit(lines)
-            self._forecasts += self._worker.take()
+            self._forecaster.begin(lines)
+            self._forecasts += self._forecaster.take()
 
     def _fault(self, *, now: bool) -> str | None:
-        """Return why no image can be trusted, in the job's words, or the data are no scan of one still sample.
+        """Return why the job reports its images as wrong, or why the data are no scan of one still sample.
 
         Parameters
         ----------
         now : bool
-            Look at all that has come, since the run is about to be ended, as when it is closed; else the newest
-            forecast tells.
+            Check all data, since the run is about to be ended, as when it is closed; else take the newest forecast's
+            result.
         """
         if self._doubt:
             return self._doubt
@@ -290,10 +289,6 @@ class SteeringSession:
         if lines is not None:
             self._checked = (lines.projections, find_fault(lines))
         return self._checked[1]
-
-    def _too_early(self) -> str | None:
-        lines = self._lines.scan()
-        return None if lines is None else too_early(lines)
 
     def _complete(self, number: int, pieces: _Pieces) -> None:
         stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)
@@ -315,27 +310,11 @@ class SteeringSession:
         )
 
     def _verdict(self, image: PreviewImage) -> tuple[Verdict, dict[str, float | None]]:
-        history = self._history.upto(image.image_number)
-        values: dict[str, float | None] = dict.fromkeys(self._wanted)
-        problem = _nothing_to_see(image)
-        for metric in self._metrics:
-            if problem is not None:
-                break
-            try:
-                values[metric.name] = measured(metric, history)
-            except StreamReconError as error:
-                problem = str(error)
-            except Exception as error:
-                logger.exception("metric %r failed on image %d", metric.name, image.image_number)
-                problem = f"metric {metric.name!r} failed: {type(error).__name__}: {error}"
-        if problem is not None:
-            values = dict.fromkeys(values)
-        if self._forecasts:
-            values |= _measured_by(self._forecasts, self.run.planned)
-        self._readings.append(ScoredImage(image.image_number, image.projections, values))
+        values, problem = self._values(image)
+        self._scored.append(ScoredImage(image.image_number, image.projections, values))
         settled = (self.run.recon.window or self._compare_to) + self._compare_to
         evidence = Evidence(
-            self._readings,
+            self._scored,
             self.run.planned,
             self._compare_to,
             largest_gap(self._angles, self._lines.over),
@@ -345,11 +324,37 @@ class SteeringSession:
             self._lines.over,
         )
         score = values.get("ms-ssim")
-        if (fault := self._fault(now=False)) is not None:
+        fault = self._fault(now=False) or problem
+        verdict = self._by_policy(evidence) if not fault else None
+        if verdict is not None and verdict.verdict == "enough":
+            fault = self._fault(now=True) or ""
+        if verdict is None or fault:
             return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
-        if problem is not None:
-            return Verdict("invalid", None, f"not judged at {evidence.progress}: {problem}"), values
-        rule = self.run.steering.rule
+        if verdict.verdict == "enough":
+            lines = self._lines.scan()
+            if lines is not None and (early := too_early(lines)) is not None:
+                return Verdict("continue", score, f"{verdict.text}; {early}"), values
+        failed = self._forecasts[-1].failed if self._forecasts else ()
+        return Verdict(verdict.verdict, verdict.score, "; ".join([verdict.text, *failed])), values
+
+    def _values(self, image: PreviewImage) -> tuple[dict[str, float | None], str]:
+        """Return all metrics of an image and, if it can not be judged, why; nothing is measured on it then."""
+        history = self._history.upto(image.image_number)
+        values: dict[str, float | None] = dict.fromkeys(self._wanted)
+        problem = _nothing_to_see(image)
+        for metric in self._metrics:
+            if problem:
+                values = dict.fromkeys(values)
+                break
+            # Ours writes nothing, and NumPy would have to copy read-only images for its kernels.
+            seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
+            values[metric.name], problem = measured(metric.name, partial(metric, seen))
+        if self._forecasts:
+            values |= _measured_by(self._forecasts, self.run.planned)
+        return values, problem
+
+    def _by_policy(self, evidence: Evidence) -> Verdict:
+        """Have the policy judge; an error of whatever kind in it ends neither scan nor controller."""
         try:
             verdict = self._policy.judge(evidence)
             if verdict.verdict not in ("continue", "enough"):
@@ -358,19 +363,14 @@ class SteeringSession:
                 raise DataError(f"got text {verdict.text!r} with verdict {verdict.verdict!r}, expected a string")
             if verdict.score is not None and not math.isfinite(verdict.score):
                 raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
-        except Exception as error:
-            logger.exception("policy %r failed on image %d", rule, image.image_number)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            rule = self.run.steering.rule
+            logger.exception("policy %r failed on image %d", rule, evidence.newest.image_number)
             text = f"policy {rule!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
-            return Verdict("continue", None, f"{text}{self._failed()}"), values
-        if verdict.verdict == "enough" and (fault := self._fault(now=True)) is not None:
-            return Verdict("invalid", score, f"not judged at {evidence.progress}: {fault}"), values
-        if verdict.verdict == "enough" and (early := self._too_early()) is not None:
-            return Verdict("continue", score, f"{verdict.text}; {early}"), values
-        return Verdict(verdict.verdict, verdict.score, f"{verdict.text}{self._failed()}"), values
-
-    def _failed(self) -> str:
-        """Return which metrics of line integrals could not be measured the last time, in words."""
-        return "".join(f"; {why}" for why in self._forecasts[-1].failed) if self._forecasts else ""
+            return Verdict("continue", None, text)
+        return verdict
 
 
 def _forecast_step(planned: int) -> int:
@@ -378,7 +378,7 @@ def _forecast_step(planned: int) -> int:
 
 
 def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | None]:
-    """Return what forecasts measured as values of metrics, each the newest there is.
+    """Return the newest values of metrics that forecasts hold.
 
     A prediction is that of a still sample: where the newest forecast has found a fault, there is none.
     """
@@ -392,8 +392,8 @@ def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | N
     return values
 
 
-def _nothing_to_see(image: PreviewImage) -> str | None:
-    """Return why an image can not tell anything, whatever is measured on it; None if it can."""
+def _nothing_to_see(image: PreviewImage) -> str:
+    """Return why there is nothing to measure on an image; empty if there is."""
     flat = []
     for row, piece in zip(image.rows, image.stack, strict=True):
         low, high = float(piece.min()), float(piece.max())
@@ -406,7 +406,7 @@ def _nothing_to_see(image: PreviewImage) -> str | None:
             f"image {image.image_number} is empty (each slice is one constant); is the beam on, and is the sample "
             "in the preview rows?"
         )
-    return None
+    return ""
 
 
 def _finite(value: float | None) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +131,7 @@ def simulate() -> Callable[..., Simulated]:
 
 @pytest.fixture
 def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
-    """Send a scan's line integrals through a session, until it has enough or the scan ends.
+    """Send a scan's line integrals through a session, until the policy's criterion is met or the scan ends.
 
     The images are those of a scan that goes well and soon changes no more: only the line integrals tell otherwise.
     `longer`: at which projection the run is told to take how many. `closed`: after which image it is closed, while
@@ -157,7 +156,7 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
             reconstructor=reconstructor,
         )
         if closed is not None:
-            session._worker = SimpleNamespace(busy=True, take=list, close=lambda: None)
+            session._forecaster.begin = lambda lines: None
         scores = []
         for number, last in enumerate(range(step, lines.projections + 1, step), start=1):
             if last - step == longer[0] > 0:
@@ -186,7 +185,7 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
                 return scores, judged
             if number == closed:
                 session.close()
-                scores += [word for word in [session.last_word(), session.last_word()] if word is not None]
+                scores += [score for score in [session.last_score(), session.last_score()] if score is not None]
         return scores, None
 
     return run

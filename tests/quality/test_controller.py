@@ -9,6 +9,7 @@ from collections import deque
 
 import pytest
 
+from bluesky_streamrecon.quality import Verdict, policy
 from bluesky_streamrecon.quality.controller import EARLY_PREVIEWS, Controller
 from bluesky_streamrecon.wire import (
     AbandonRun,
@@ -156,6 +157,46 @@ def test_run_with_an_unknown_policy_is_reported_and_the_next_is_judged(open_run,
     assert (problem.where, problem.fault) == ("steering", "local")
     assert "run run-1 will not be judged: stopping policy: got 'no-such', expected one of ms-ssim" in problem.text
     assert [score.run_uid for score in link.scores] == ["run-2"]
+
+
+class Unfinished:
+    """A policy whose parts raise what they should not; each is asked for at another moment."""
+
+    name = "unfinished"
+
+    def __init__(self, where):
+        self.where = where
+
+    @property
+    def metrics(self):
+        return self.at("metrics", ())
+
+    def judge(self, evidence):
+        return self.at("judge", Verdict("continue", None, "all is well"))
+
+    def at(self, where, answer):
+        if where == self.where:
+            sys.exit("no licence")
+        return answer
+
+
+@pytest.mark.parametrize("where", ["make", "metrics", "judge"])
+def test_plugin_that_exits_ends_neither_controller_nor_scan_and_is_reported(monkeypatch, open_run, previews, where):
+    def make(settings):
+        return Unfinished(where).at("make", None) or Unfinished(where)
+
+    monkeypatch.setitem(policy._policies._added, "unfinished", make)
+    code, link = work(
+        open_run("run-1", policy="unfinished"),
+        *previews(1),
+        open_run("run-2"),
+        *previews(1, uid="run-2"),
+    )
+    assert code == 0
+    said = [problem.text for problem in link.problems] + [s.text for s in link.scores if s.run_uid == "run-1"]
+    assert "SystemExit: no licence" in said[0]
+    assert "policy 'unfinished'" in said[0]
+    assert "run-2" in {score.run_uid for score in link.scores}
 
 
 def test_preview_that_does_not_fit_is_reported_as_the_other_sides_fault(open_run, preview, image):

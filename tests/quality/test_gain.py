@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import make_order, optimized_interleaved
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
 from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
-from bluesky_streamrecon.quality.forecast import Background, Forecast, Forecaster, fewest_views
+from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.session import _measured_by
 from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
@@ -174,8 +175,8 @@ def gain(projections, upper, planned=180, value=None):
 
 def evidence(*forecasts, projections=None, planned=180, score=0.97, **more):
     at = projections or forecasts[-1].projections
-    readings = [ScoredImage(at, at, {"ms-ssim": score})]
-    return Evidence(readings, planned, 24, forecasts=forecasts, columns=256, **more)
+    images = [ScoredImage(at, at, {"ms-ssim": score})]
+    return Evidence(images, planned, 24, forecasts=forecasts, columns=256, **more)
 
 
 def judge(given, **settings):
@@ -366,7 +367,7 @@ def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe,
     class Curious(policy.PredictedGainPolicy):
         metrics = ("held-out-residual", "half-set-frc")
 
-    monkeypatch.setattr(policy._policies, "_added", {**policy._policies._added, "curious": lambda settings: Curious()})
+    monkeypatch.setattr(policy._policies, "_added", {**policy._policies._added, "curious": Curious})
     scores, _ = drive(simulate(counts=1e4), policy="curious", reconstructor=recipe)
     measured = [score.metrics for score in scores if score.metrics.get("half-set-frc") is not None]
     assert measured[0]["held-out-residual"] is None
@@ -387,17 +388,26 @@ def test_display_range_leaves_out_single_pixels():
     assert display_range(image) == 1.0
 
 
-def test_forecasts_in_the_background_come_when_they_are_done(simulate):
-    lines = simulate().upto(24)
-    worker = Background(Forecaster(None, gain=False, fewest=24))
-    assert (worker.busy, worker.take()) == (False, [])
-    worker.submit(lines)
-    assert worker.wait(20)
-    assert worker.take() == [Forecast(24)]
-    assert worker.take() == []
-    worker.close()
-    worker._thread.join(20)
-    assert not worker._thread.is_alive()
+@pytest.fixture
+def forecast_of():
+    """Make one forecast in the background, and return it when its thread has ended."""
+
+    def make(forecaster, lines):
+        assert (forecaster.busy, forecaster.take()) == (False, [])
+        forecaster.begin(lines)
+        forecaster._thread.join(20)
+        assert not forecaster.busy
+        (made,) = forecaster.take()
+        assert forecaster.take() == []
+        return made
+
+    return make
+
+
+def test_forecasts_in_the_background_come_when_they_are_done(simulate, forecast_of):
+    forecaster = Forecaster(None, gain=False, fewest=24, background=True)
+    assert forecast_of(forecaster, simulate().upto(24)) == Forecast(24)
+    assert forecast_of(forecaster, simulate().upto(36)) == Forecast(36)
 
 
 class OfLines:
@@ -409,33 +419,47 @@ def test_metric_of_lines_that_fails_is_named_and_takes_nothing_from_the_others(s
     def fails(study):
         raise RuntimeError("boom")
 
+    def leaves(study):
+        sys.exit("no licence")
+
     def writes(study):
         study.full[...] = 0
         return 1.0
 
     wanted = [
         OfLines("fails", fails),
+        OfLines("leaves", leaves),
         OfLines("writes", writes),
         OfLines("no-number", lambda study: study.full.mean(axis=(1, 2))),
         OfLines("endless", lambda study: math.inf),
         OfLines("fine", lambda study: study.full.max()),
     ]
-    made = Forecaster(stand_in, gain=True, metrics=wanted, fewest=24)(simulate().upto(48))
+    forecaster = Forecaster(stand_in, gain=True, metrics=wanted, fewest=24)
+    forecaster.begin(simulate().upto(48))
+    (made,) = forecaster.take()
     assert made.gain is not None
-    assert made.metrics == {"fails": None, "writes": None, "no-number": None, "endless": None, "fine": 1.0}
-    assert len(made.failed) == 4
+    assert made.metrics == {
+        "fails": None,
+        "leaves": None,
+        "writes": None,
+        "no-number": None,
+        "endless": None,
+        "fine": 1.0,
+    }
+    assert len(made.failed) == 5
     assert made.failed[0] == "metric 'fails' failed: RuntimeError: boom"
-    assert "read-only" in made.failed[1]
-    assert made.failed[3].startswith("metric 'endless' returned inf, expected a finite number")
+    assert made.failed[1] == "metric 'leaves' failed: SystemExit: no licence"
+    assert "read-only" in made.failed[2]
+    assert made.failed[4].startswith("metric 'endless' returned inf, expected a finite number")
 
 
-def test_forecast_that_fails_says_so_and_the_next_is_made(simulate):
-    def fails(lines):
-        raise RuntimeError("boom")
+@pytest.mark.parametrize("error", [RuntimeError("boom"), SystemExit("boom")])
+def test_forecast_that_fails_says_so_and_the_next_is_made(simulate, stand_in, forecast_of, error):
+    def fails(*args, **kwargs):
+        raise error
 
-    worker = Background(fails)
+    stand_in.reconstruct = fails
+    forecaster = Forecaster(stand_in, gain=True, fewest=24, background=True)
     for _ in range(2):
-        worker.submit(simulate().upto(8))
-        assert worker.wait(20)
-        assert worker.take()[0].why_not == "the prediction failed: RuntimeError: boom"
-    worker.close()
+        made = forecast_of(forecaster, simulate().upto(36))
+        assert made.why_not == f"the prediction failed: {type(error).__name__}: boom"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -178,6 +180,7 @@ class Nameless:
         (Named, "calls itself SteeringSettings"),  # the class itself, where what makes it is wanted
         (lambda settings: Named(), "can not be made with its settings: TypeError"),
         (lambda settings, compare_to: settings.options["relax"], "KeyError: 'relax'"),
+        (lambda settings, compare_to: sys.exit(3), "can not be made with its settings: SystemExit: 3"),
         (lambda settings, compare_to: None, "returned None, expected an object with a name"),
         (lambda settings, compare_to: Nameless(), "expected an object with a name"),
         (lambda settings, compare_to: Named("ms-ssim"), "calls itself 'ms-ssim'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,40 +36,44 @@ HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-policy.md"
 
 def evidence(*scores, projections=57, planned=180, gap=None):
     first = projections - len(scores) + 1
-    readings = [ScoredImage(first + i, first + i, {"ms-ssim": score}) for i, score in enumerate(scores)]
-    return Evidence(readings, planned, compare_to=24, largest_gap=gap)
+    images = [ScoredImage(first + i, first + i, {"ms-ssim": score}) for i, score in enumerate(scores)]
+    return Evidence(images, planned, compare_to=24, largest_gap=gap)
+
+
+def ms_ssim(**settings):
+    return MsSsimPolicy(SteeringSettings(**settings))
 
 
 def test_stops_with_score_threshold_and_counts_in_words():
-    verdict = MsSsimPolicy().judge(evidence(0.9, 0.95312))
+    verdict = ms_ssim().judge(evidence(0.9, 0.95312))
     assert verdict == Verdict("enough", 0.95312, "at 57 of 180 projections: MS-SSIM 0.953 >= 0.95")
 
 
 def test_goes_on_below_the_threshold_and_says_so():
-    verdict = MsSsimPolicy().judge(evidence(0.99, 0.912))
+    verdict = ms_ssim().judge(evidence(0.99, 0.912))
     assert verdict == Verdict("continue", 0.912, "at 57 of 180 projections: MS-SSIM 0.912 < 0.95")
 
 
 def test_stops_at_the_first_score_when_it_is_high_enough_already():
-    assert MsSsimPolicy(threshold=0.5).judge(evidence(0.51)).verdict == "enough"
-    assert MsSsimPolicy(threshold=0.95).judge(evidence(0.95)).verdict == "enough"
+    assert ms_ssim(threshold=0.5).judge(evidence(0.51)).verdict == "enough"
+    assert ms_ssim(threshold=0.95).judge(evidence(0.95)).verdict == "enough"
 
 
 def test_says_nothing_before_there_is_an_image_to_compare_with():
-    verdict = MsSsimPolicy().judge(evidence(None, projections=12))
+    verdict = ms_ssim().judge(evidence(None, projections=12))
     assert verdict == Verdict(
         "continue", None, "at 12 of 180 projections: no MS-SSIM yet: no image is 24 projections older"
     )
 
 
 def test_threshold_of_one_never_stops_even_for_equal_images():
-    verdict = MsSsimPolicy(threshold=1.0).judge(evidence(1.0, 1.0))
+    verdict = ms_ssim(threshold=1.0).judge(evidence(1.0, 1.0))
     assert verdict.verdict == "continue"
     assert "a threshold of 1 never stops a scan" in verdict.text
 
 
 def test_patience_asks_for_so_many_images_running():
-    policy = MsSsimPolicy(patience=3)
+    policy = ms_ssim(patience=3)
     said = [policy.judge(evidence(*scores)).verdict for scores in ([0.96] * 2, [0.96, 0.9, 0.96, 0.96], [0.96] * 3)]
     assert said == ["continue", "continue", "enough"]
     assert policy.judge(evidence(0.96, 0.97)).text.endswith(">= 0.95, for 2 of 3 images in a row")
@@ -77,11 +82,11 @@ def test_patience_asks_for_so_many_images_running():
 
 @pytest.mark.parametrize("gap_in_scores", [None, math.nan])
 def test_image_without_a_score_begins_the_count_anew(gap_in_scores):
-    assert MsSsimPolicy(patience=2).judge(evidence(0.99, gap_in_scores, 0.99)).verdict == "continue"
+    assert ms_ssim(patience=2).judge(evidence(0.99, gap_in_scores, 0.99)).verdict == "continue"
 
 
 def test_never_stops_before_the_minimum_of_projections():
-    policy = MsSsimPolicy(minimum_projections=58)
+    policy = ms_ssim(minimum_projections=58)
     said = policy.judge(evidence(0.99)).text
     assert said == "at 57 of 180 projections: MS-SSIM 0.990 >= 0.95; not before 58 projections"
     assert policy.judge(evidence(0.99)).verdict == "continue"
@@ -89,7 +94,7 @@ def test_never_stops_before_the_minimum_of_projections():
 
 
 def test_never_stops_before_the_angles_cover_enough():
-    policy = MsSsimPolicy(minimum_coverage=5)
+    policy = ms_ssim(minimum_coverage=5)
     assert [policy.judge(evidence(0.99, gap=gap)).verdict for gap in (None, 5.625, 5.0, 2.8)] == [
         "continue",
         "continue",
@@ -103,34 +108,30 @@ def test_never_stops_before_the_angles_cover_enough():
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_score_that_is_no_number_never_stops(score):
-    verdict = MsSsimPolicy(threshold=0.1).judge(evidence(score))
+    verdict = ms_ssim(threshold=0.1).judge(evidence(score))
     assert (verdict.verdict, verdict.score) == ("continue", None)
     assert "which can not be judged by" in verdict.text
 
 
 @given(st.floats(0, 1), st.floats(0.001, 0.999))
 def test_text_never_contradicts_the_verdict(score, threshold):
-    verdict = MsSsimPolicy(threshold=threshold).judge(evidence(score))
+    verdict = ms_ssim(threshold=threshold).judge(evidence(score))
     shown = float(re.search(r"MS-SSIM (\S+) ", verdict.text)[1])
     assert (shown >= threshold) == (score >= threshold) == (verdict.verdict == "enough")
 
 
 def test_unknown_number_of_planned_projections_is_left_out_of_the_text():
-    assert MsSsimPolicy().judge(evidence(0.96, planned=0)).text == "at 57 projections: MS-SSIM 0.960 >= 0.95"
+    assert ms_ssim().judge(evidence(0.96, planned=0)).text == "at 57 projections: MS-SSIM 0.960 >= 0.95"
 
 
 def test_policy_is_made_from_the_settings_of_the_run():
     settings = SteeringSettings(threshold=0.9, patience=2, minimum_projections=30, minimum_coverage=10.0)
     policy = get_policy("ms-ssim")(settings)
-    assert policy == MsSsimPolicy(0.9, 2, 30, 10.0)
+    assert policy == MsSsimPolicy(settings)
     assert isinstance(policy, Policy)
 
 
 def test_settings_that_can_not_work_are_refused():
-    with pytest.raises(ConfigError, match="threshold"):
-        MsSsimPolicy(threshold=1.5)
-    with pytest.raises(ConfigError, match="patience"):
-        MsSsimPolicy(patience=0)
     with pytest.raises(ConfigError, match="options tolerance, but it takes none"):
         get_policy("ms-ssim")(SteeringSettings(options={"tolerance": 0.02}))
 
@@ -188,15 +189,13 @@ def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
         reading = ScoredImage(projections, projections, {"ms-ssim": 0.99})
         return policy.judge(Evidence([reading], planned=180, compare_to=24, settled=48))
 
-    early = judge(MsSsimPolicy(), 47)
+    early = judge(ms_ssim(), 47)
     assert early.verdict == "continue"
     assert "not before 48 projections" in early.text
-    assert judge(MsSsimPolicy(), 48).verdict == "enough"
-    assert judge(MsSsimPolicy(minimum_projections=0), 25).verdict == "enough"
-    assert judge(MsSsimPolicy(minimum_projections=60), 59).verdict == "continue"
-    short = MsSsimPolicy().judge(
-        Evidence([ScoredImage(24, 24, {"ms-ssim": 0.99})], planned=24, compare_to=24, settled=48)
-    )
+    assert judge(ms_ssim(), 48).verdict == "enough"
+    assert judge(ms_ssim(minimum_projections=0), 25).verdict == "enough"
+    assert judge(ms_ssim(minimum_projections=60), 59).verdict == "continue"
+    short = ms_ssim().judge(Evidence([ScoredImage(24, 24, {"ms-ssim": 0.99})], planned=24, compare_to=24, settled=48))
     assert short.text.endswith("; not before 48 projections, and 24 are planned")
 
 
@@ -213,6 +212,7 @@ class Own:
     [
         (dict.fromkeys, "can not be made with its settings: TypeError"),
         (lambda settings: Own(**settings.options), "unexpected keyword argument 'tolerence'"),
+        (lambda settings: sys.exit(3), "can not be made with its settings: SystemExit: 3"),
         (lambda settings: None, "its factory returned None, expected an object with name, metrics and judge"),
         (lambda settings: Own("ms-ssim"), "got metrics 'ms-ssim', expected a tuple of names"),
         (lambda settings: Own(None), "got metrics None"),
@@ -231,7 +231,7 @@ def test_options_are_those_of_ones_own_policy_also_beside_ours(monkeypatch):
     )
     settings = SteeringSettings(options={"metric": "contrast"}, tolerance=0.1)
     assert get_policy("mine+predicted-gain")(settings).metrics == ("contrast", "ms-ssim", "predicted-gain")
-    assert get_policy("ms-ssim+predicted-gain|mine")(settings).policies[0].policies[1].tolerance == 0.1
+    assert get_policy("ms-ssim+predicted-gain|mine")(settings).policies[0].policies[1].settings.tolerance == 0.1
     with pytest.raises(ConfigError, match="takes none"):
         get_policy("ms-ssim+predicted-gain")(settings)
 

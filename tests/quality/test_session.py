@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 
 import msgspec
 import numpy as np
@@ -280,7 +281,7 @@ class Strange:
         self.answer = answer
 
     def judge(self, evidence):
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -289,6 +290,7 @@ class Strange:
     ("answer", "said"),
     [
         (RuntimeError("boom"), "policy 'strange' failed at 1 of 180 projections: RuntimeError: boom"),
+        (SystemExit(3), "policy 'strange' failed at 1 of 180 projections: SystemExit: 3"),
         (Verdict("enough", math.nan, "x"), "got score nan"),
         (Verdict("perhaps", None, "x"), "expected 'continue' or 'enough'"),
         (Verdict("enough", 1.0, None), "got text None"),
@@ -358,6 +360,7 @@ def boom(given):
     ("given", "said"),
     [
         (boom, "metric 'mine' failed: RuntimeError: boom"),
+        (lambda history: sys.exit("no licence"), "metric 'mine' failed: SystemExit: no licence"),
         (lambda history: math.nan, "metric 'mine' returned nan, expected a finite number"),
         (lambda history: math.inf, "metric 'mine' returned inf"),
         (lambda history: "good", "metric 'mine' returned 'good'"),

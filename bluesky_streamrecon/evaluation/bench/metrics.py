@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.cores import own_cores
-from bluesky_streamrecon.errors import ConfigError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.report import Report
@@ -29,7 +29,6 @@ from bluesky_streamrecon.quality.metrics import comparison_distance, measured
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.trials import TrialReconstruction
-from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["FAULTS", "measure_metrics"]
@@ -98,14 +97,16 @@ def measure_metrics(
     for name in metric_names():
         try:
             metric = make_metric(name, steering, distance)
-            work = _of_study(metric, study) if isinstance(metric, TrialMetric) else partial(measured, metric, history)
-            work()
-        except Exception as error:  # noqa: BLE001 - of another package, it may be anything
-            logger.warning(
-                "%s is left out: %s", name, error if isinstance(error, StreamReconError) else format_error(error)
-            )
+        except ConfigError as error:  # of another package
+            logger.warning("%s is left out: %s", name, error)
             continue
-        works[name] = (every if isinstance(metric, TrialMetric) else 1), work
+        of_lines = isinstance(metric, TrialMetric)
+        work = _of_study(metric, study) if isinstance(metric, TrialMetric) else partial(metric, history)
+        _, problem = measured(name, work)
+        if problem:
+            logger.warning("%s is left out: %s", name, problem)
+            continue
+        works[name] = (every if of_lines else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
     works[FAULTS] = every, lambda: find_fault(now)
     found = []
@@ -179,10 +180,12 @@ def _studies(lines: ScanLines, every: int) -> Callable[[], TrialReconstruction]:
 
 
 def _of_study(metric: TrialMetric, study: Callable[[], TrialReconstruction]) -> Callable[[], object]:
-    """Measure, and make the images that the next study may want."""
+    """Return what measures, and makes the images that the next study may want."""
 
     def measure() -> object:
         made = study()
-        return metric.measure(made), made.full
+        value = metric.measure(made)
+        _ = made.full
+        return value
 
     return measure
