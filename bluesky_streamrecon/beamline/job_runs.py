@@ -47,7 +47,8 @@ __all__ = ["JobOptions", "JobRuns"]
 logger = logging.getLogger(__name__)
 
 NOBODY_SECONDS = 10.0  # how long a finished scan waits for a job that is not linked
-VERDICT_SECONDS = 3.0  # how long the last image's verdict may come after the last image
+FIRST_VERDICT_SECONDS = 60.0  # for a run's first verdict after its last image: kernels may have to be compiled for it
+VERDICT_SECONDS = 10.0  # from one verdict to the next, while the last image waits for its own
 
 
 @dataclass(kw_only=True)
@@ -209,13 +210,25 @@ class JobRuns:
                 await self.job.wait_for_news(min(left, 1.0))
         if run.results is None:
             return False
-        until = self._clock() + VERDICT_SECONDS
-        while run.judged < run.image_number and self._clock() < until:
-            if self.job.link is None or not self.job.link.linked("controller"):
-                break
-            await self.job.wait_for_news(until - self._clock())
+        await self._last_verdict(run)
         self.publisher.check_angles()
         return True
+
+    async def _last_verdict(self, run: RunState) -> None:
+        """Wait for the verdict on the last image, while the controller is linked and judges this run."""
+        judged, since = run.judged, self._clock()
+        while self.job.controller_linked and not run.unjudged and run.judged < run.image_number:
+            if run.judged > judged:
+                judged, since = run.judged, self._clock()
+            limit = VERDICT_SECONDS if judged else FIRST_VERDICT_SECONDS
+            left = since + limit - self._clock()
+            if left <= 0:
+                self.report(
+                    f"no verdict on the last image, number {run.image_number}: none came from the controller within "
+                    f"{limit:g} s, the last was on image {judged}; is its computer overloaded?"
+                )
+                return
+            await self.job.wait_for_news(left)
 
     async def end(self) -> None:
         """See the open run to its end, if there is one, and keep its record."""

@@ -99,6 +99,7 @@ class RunState:
     reason: str = ""
     first_image_at: float | None = None
     heard_at: float = 0.0  # when the job last got on with this run
+    unjudged: bool = False  # the controller has reported that it can not judge this run
     given_up: bool = False  # nobody waits for the last image any more
     stopping: bool = False  # to be ended by quality at the plan's next checkpoint
     enough: Score | None = None  # the verdict that it is ended for
@@ -150,6 +151,7 @@ class RunState:
                     self._note_problem(text, sender.rank)
                 else:
                     self.problems.append(text if sender is None else f"{sender.role}: {text}")
+                    self.unjudged |= sender is not None and event.where == "steering"
             case Acked(run_uid=run_uid, rank=rank, projections=projections) if run_uid == uid:
                 self.applied[rank] = projections
                 self.heard_at = now
@@ -196,8 +198,13 @@ class RunState:
             self.first_image_at = now
 
     def _take_score(self, score: Score, now: float, wall: float) -> None:
-        if score.image_number <= self.judged:
-            return  # from a controller that was started again and judges some images once more
+        newest = self.newest
+        if newest is not None and score.image_number <= newest.image_number:
+            # From a controller that was started again and judges some images once more, unless all data were checked
+            # again after the last frame.
+            changed = score.verdict == "invalid" != newest.verdict
+            if score.image_number < newest.image_number or not changed:
+                return
         self.verdicts.append(score)
         self.decisions.append(Decision.of(score, wall))
         if self.first_image_at is None:

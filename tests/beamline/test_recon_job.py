@@ -10,12 +10,22 @@ import bluesky.plans as bp
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline import JobState, ReconJob
+from bluesky_streamrecon.beamline import JobState, ReconJob, job_runs
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import streaming_wrapper
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import sim_beamline
-from bluesky_streamrecon.wire import CloseRun, ControllerEndpoint, Item, OpenRun, RankEndpoint, RunDone, Score, Status
+from bluesky_streamrecon.wire import (
+    CloseRun,
+    ControllerEndpoint,
+    Item,
+    OpenRun,
+    Problem,
+    RankEndpoint,
+    RunDone,
+    Score,
+    Status,
+)
 
 BOUND = 20.0
 
@@ -54,7 +64,10 @@ class Player:
             match event := self.endpoint.next(0.05):
                 case OpenRun():
                     run, count = event, 0
-                    if self.rank is None:
+                    if self.rank is None and self.scores is None:
+                        text = "run will not be judged"
+                        self.endpoint.send(Problem(fault="local", where="steering", text=text))
+                    elif self.rank is None:
                         for number, score in enumerate(self.scores, 1):
                             self.endpoint.send(
                                 Score(
@@ -133,6 +146,35 @@ def test_job_that_somebody_else_starts_is_waited_for_and_served(
 @pytest.fixture
 def of_stop():
     return lambda documents: next(doc for name, doc in documents if name == "stop")
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([], "no verdict on the last image, number 5: none came from the controller within 0.1 s, the last was on"),
+        ([0.5], "within 0.1 s, the last was on image 1"),
+        (None, "controller: steering: run will not be judged"),
+    ],
+    ids=["none", "the first only", "refused"],
+)
+def test_controller_that_judges_no_more_is_waited_for_only_so_long_and_that_is_said(
+    run_engine, attached, beamline, players, in_thread, monkeypatch, scores, said
+):
+    usual = BOUND if scores is None else 0.1
+    monkeypatch.setattr(job_runs, "FIRST_VERDICT_SECONDS", 100 * BOUND if scores != [] else 0.1)
+    monkeypatch.setattr(job_runs, "VERDICT_SECONDS", usual)
+    when_bound(
+        attached,
+        in_thread,
+        lambda: players.extend(
+            [*(Player(attached.address, rank=rank) for rank in (0, 1)), Player(attached.address, scores=scores)]
+        ),
+    )
+    plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 5)
+    run_engine(streaming_wrapper(plan, job=attached, detector="detector", angle="stage", references="own"))
+    record = attached.last_run
+    assert record.used == 5
+    assert said in "; ".join(record.problems)
 
 
 def test_scan_without_any_job_goes_on_and_says_so(run_engine, documents, attached, beamline, of_stop):

@@ -107,6 +107,16 @@ def test_image_that_is_judged_once_more_is_no_second_verdict(run):
     assert [decision.image_number for decision in run.decisions] == [1, 2, 3]
 
 
+def test_fault_that_is_found_after_the_last_frame_is_a_verdict_of_its_own(run):
+    take(run, score(3))
+    run.close("success", "", 1.0)
+    for verdict in ("invalid", "invalid"):
+        take(run, score(3, verdict))
+    assert [verdict.verdict for verdict in run.verdicts] == ["continue", "invalid"]
+    assert [decision.verdict for decision in run.decisions] == ["continue", "invalid"]
+    assert run.judged == 3
+
+
 def test_hold_revokes_a_stop_that_has_not_happened_and_is_noted_once(run):
     take(run, score(3, "enough"))
     order(run, "hold")
