@@ -33,12 +33,15 @@ from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import (
     Acked,
     AllRanksReady,
+    PeerInfo,
+    PeerLost,
     Problem,
     Score,
     Status,
 )
 
 BOUND = 20.0
+RANK = PeerInfo(role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=False)
 
 
 def test_time_of_a_call_is_not_that_of_an_interrupted_one():
@@ -201,6 +204,7 @@ def test_an_image_counts_when_every_rank_has_it():
     ("event", "text"),
     [
         (Problem(fault="local", where="rank 1", text="no flat field"), "no flat field"),
+        (PeerLost(RANK, "silent for 10 s"), "rank 1 of 2.*: silent for 10 s"),
         (ProcessExit("job of 2 ranks", -9, Path("job.log"), "ouch"), "(?s)SIGKILL.*ouch"),
     ],
 )
@@ -219,12 +223,12 @@ def test_a_wait_is_bounded_and_says_what_for():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("rank", "tcp://127.0.0.1:9", "--job-id", "none", "--rank", "0", "--size", "1"),
-        ("bare", "tcp://127.0.0.1:9"),
+        ("rank", "tcp://127.0.0.1:9", "none", "0", "1", ""),
+        ("bare", "tcp://127.0.0.1:9", ""),
     ],
 )
 def test_a_receiver_ends_when_its_standard_input_is_closed(arguments, tmp_path, no_orphans):
-    command = (sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.receiver", *arguments)
+    command = (sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.receivers", *arguments)
     child = Child("receiver", command, tmp_path / "log")
     child.release()
     try:

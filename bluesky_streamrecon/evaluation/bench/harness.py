@@ -1,17 +1,24 @@
-"""Samples taken in turns, their median and their spread: what all benchmarks share. Times are seconds."""
+"""What all benchmarks share: samples taken in turns, their median and spread, and processes beside this one.
+
+Times are seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "percentile", "seconds_per_call", "take_turns"]
+__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "percentile", "seconds_per_call", "started", "take_turns"]
 
+END_SECONDS = 30.0
 LEAST_REPEATS = 3
 """A median of fewer samples says nothing."""
 
@@ -109,3 +116,16 @@ def seconds_per_call(
         before = now
         if now - first >= at_least:
             return statistics.median(taken)
+
+
+@contextlib.contextmanager
+def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a module in a process of its own, which ends when its standard input is closed, as when this one is gone."""
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(ValueError):  # communicated with already
+            process.communicate(timeout=END_SECONDS)

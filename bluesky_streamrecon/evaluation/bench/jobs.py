@@ -33,6 +33,7 @@ from bluesky_streamrecon.wire.events import (
     AllRanksReady,
     PeerInfo,
     PeerJoined,
+    PeerLost,
     RunFinished,
 )
 from bluesky_streamrecon.wire.messages import Problem, Score, Status
@@ -137,6 +138,8 @@ class EventRecorder:
                     self._failure = self._failure or f"{where}: {text}"
                 case ProcessExit():
                     self._failure = self._failure or str(event)
+                case PeerLost(peer=peer, reason=reason):
+                    self._failure = self._failure or f"{peer} lost: {reason}"
                 case _:
                     return
             self._changed.notify_all()

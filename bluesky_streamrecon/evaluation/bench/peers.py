@@ -138,7 +138,12 @@ def ratio_to(rows: Sequence[Row], code: str) -> dict[int, float]:
 
 
 def open_peer(
-    code: str, method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+    code: str,
+    method: str,
+    geometry: TomoGeometry,
+    angles: NDArray[np.float64],
+    projections: NDArray[np.float32],
+    backend: str = "cpu",
 ) -> AbstractContextManager[Peer]:
     """Return a peer as a context manager, which lets go of its memory and files in the end.
 
@@ -152,31 +157,30 @@ def open_peer(
         Radians.
     projections : ndarray of float32, shape (A, slices, C)
         Line integrals.
+    backend : {"cpu", "cuda"}, optional
+        One core, or one GPU.
 
     Raises
     ------
     ConfigError
         When entered, if the code is not installed; the message says how to install it.
     """
-    kinds = {"streamrecon": _ours, "ours on a GPU": _ours_on_gpu, "astra": _astra, "svmbir": _svmbir}
-    if (code, method) == ("astra", GPU_METHOD):
-        return _astra_on_gpu(method, geometry, angles, projections)
-    return kinds[code](method, geometry, angles, projections)
+    kinds = {"streamrecon": _ours, "astra": _astra, "svmbir": _svmbir}
+    return kinds[code](method, geometry, angles, projections, backend)
 
 
 def _compare(columns: int, window: int, codes: Sequence[str], repeats: int, backend: str) -> list[Row]:
     on_gpu = backend == "cuda"
-    ours = "ours on a GPU" if on_gpu else "streamrecon"
     geometry = TomoGeometry(columns)
     angles = scan_angles(max(180, window))[:window]
     projections = disc_projections(geometry, angles, GPU_SLICES if on_gpu else SLICES)
-    wanted = [(ours, name) for name in OURS]
+    wanted = [("streamrecon", name) for name in OURS]
     wanted += [(code, method) for code in codes for method in ((GPU_METHOD,) if on_gpu else METHODS[code])]
     with ExitStack() as stack:
         peers: list[Peer] = []
         for code, method in wanted:
             logger.info("%d columns: %s %s warms up", columns, code, method)
-            peers.append(stack.enter_context(open_peer(code, method, geometry, angles, projections)))
+            peers.append(stack.enter_context(open_peer(code, method, geometry, angles, projections, backend)))
             peers[-1].iterate(2 if on_gpu else 1)
 
         def turn() -> dict[str, float]:
@@ -222,27 +226,13 @@ def _extra_iteration(peer: Peer, few: int, many: int) -> float:
 
 @contextmanager
 def _ours(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], backend: str
 ) -> Iterator[Peer]:
     from bluesky_streamrecon import __version__
     from bluesky_streamrecon.recon import Engine
 
     slices = projections.shape[1]
-    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles)) as engine:
-        for projection, angle in zip(projections, angles, strict=True):
-            engine.append(projection, float(angle))
-        yield Peer("streamrecon", __version__, method, slices, engine.update, engine.image)
-
-
-@contextmanager
-def _ours_on_gpu(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
-) -> Iterator[Peer]:
-    from bluesky_streamrecon import __version__
-    from bluesky_streamrecon.recon import Engine
-
-    slices = projections.shape[1]
-    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles), backend="cuda") as engine:
+    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles), backend=backend) as engine:
         for projection, angle in zip(projections, angles, strict=True):
             engine.append(projection, float(angle))
 
@@ -254,66 +244,48 @@ def _ours_on_gpu(
 
 
 @contextmanager
-def _astra_on_gpu(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+def _astra(
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], backend: str
 ) -> Iterator[Peer]:
-    """Open SIRT of the ASTRA toolbox on a GPU, all slices together; the image stays there."""
+    """Open SIRT of the ASTRA toolbox: of one slice on the CPU, with one of its projectors, or of all on a GPU."""
     astra = _need("astra")
-    size, slices = geometry.size, projections.shape[1]
+    size, columns = geometry.size, geometry.columns
     with ExitStack() as held:
-        volume = astra.create_vol_geom(size, size, slices)
-        beams = astra.create_proj_geom("parallel3d", 1.0, 1.0, slices, geometry.columns, -angles)
-        sinogram = astra.data3d.create("-sino", beams, np.ascontiguousarray(projections.transpose(1, 0, 2)))
-        held.callback(astra.data3d.delete, sinogram)
-        image = astra.data3d.create("-vol", volume, 0)
-        held.callback(astra.data3d.delete, image)
-        settings = astra.astra_dict("SIRT3D_CUDA")
+        # Its rows count upwards.
+        if backend == "cuda":
+            data, slices = astra.data3d, projections.shape[1]
+            volume = astra.create_vol_geom(size, size, slices)
+            beams = astra.create_proj_geom("parallel3d", 1.0, 1.0, slices, columns, -angles)
+            settings = astra.astra_dict("SIRT3D_CUDA")
+            integrals = projections.transpose(1, 0, 2)
+        else:
+            data, slices = astra.data2d, 1
+            volume = astra.create_vol_geom(size, size)
+            beams = astra.create_proj_geom("parallel", 1.0, columns, -angles)
+            settings = astra.astra_dict("SIRT")
+            settings["ProjectorId"] = astra.create_projector(method, beams, volume)
+            held.callback(astra.projector.delete, settings["ProjectorId"])
+            integrals = projections[:, 0]
+        sinogram = data.create("-sino", beams, np.ascontiguousarray(integrals))
+        held.callback(data.delete, sinogram)
+        image = data.create("-vol", volume, 0)
+        held.callback(data.delete, image)
         settings |= {"ProjectionDataId": sinogram, "ReconstructionDataId": image}
         algorithm = astra.algorithm.create(settings)
         held.callback(astra.algorithm.delete, algorithm)
         yield Peer(
             code="astra",
             version=str(astra.__version__),
-            method=method,
+            method=method if backend == "cuda" else f"sirt, {method}",
             slices=slices,
             iterate=lambda count: astra.algorithm.run(algorithm, count),
-            image=lambda: np.asarray(astra.data3d.get(image), np.float32),
-        )
-
-
-@contextmanager
-def _astra(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
-) -> Iterator[Peer]:
-    """Open SIRT of the ASTRA toolbox on the CPU, slice by slice, with one of its projectors."""
-    astra = _need("astra")
-    with ExitStack() as held:
-        volume = astra.create_vol_geom(geometry.size, geometry.size)
-        # Its rows count upwards.
-        beams = astra.create_proj_geom("parallel", 1.0, geometry.columns, -angles)
-        projector = astra.create_projector(method, beams, volume)
-        held.callback(astra.projector.delete, projector)
-        sinogram = astra.data2d.create("-sino", beams, np.ascontiguousarray(projections[:, 0]))
-        held.callback(astra.data2d.delete, sinogram)
-        image = astra.data2d.create("-vol", volume, 0)
-        held.callback(astra.data2d.delete, image)
-        settings = astra.astra_dict("SIRT")
-        settings |= {"ProjectorId": projector, "ProjectionDataId": sinogram, "ReconstructionDataId": image}
-        algorithm = astra.algorithm.create(settings)
-        held.callback(astra.algorithm.delete, algorithm)
-        yield Peer(
-            code="astra",
-            version=str(astra.__version__),
-            method=f"sirt, {method}",
-            slices=1,
-            iterate=lambda count: astra.algorithm.run(algorithm, count),
-            image=lambda: np.asarray(astra.data2d.get(image), np.float32)[None],
+            image=lambda: np.asarray(data.get(image), np.float32).reshape(slices, size, size),
         )
 
 
 @contextmanager
 def _svmbir(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32]
+    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], _: str
 ) -> Iterator[Peer]:
     """Open svmbir: coordinate descent over super-voxels; an iteration visits every pixel once, forward and back."""
     svmbir = _need("svmbir")

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
-from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
+from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS, check_repeats, percentile, started, take_turns
 from bluesky_streamrecon.evaluation.bench.sample import (
     DARK_COUNT,
     FLAT_COUNT,
@@ -39,7 +38,6 @@ from bluesky_streamrecon.geometry import TomoGeometry
 __all__ = ["main", "measure_view", "watch_page"]
 
 WARM_UP = 12
-END_SECONDS = 30.0
 FAST = 1e6
 """Of the stage, degrees per second."""
 
@@ -178,28 +176,16 @@ def _rate(documents: list[tuple[str, dict[str, Any]]], when: str) -> float:
 def _watched(viewers: int) -> Iterator[list[float]]:
     """Have a live view and so many pages watch meanwhile; the list holds their delays afterwards."""
     delays: list[float] = []
-    with _started("bluesky_streamrecon", "view", "--json") as view:
+    with started("bluesky_streamrecon", "view", "--json") as view:
         line = view.stdout.readline() if view.stdout is not None else ""
         if not line:
             raise JobError("benchmark: the live view did not start; is the extra 'view' installed?")
-        with _started(__name__, json.loads(line)["url"], str(viewers)) as watching:
+        with started(__name__, json.loads(line)["url"], str(viewers)) as watching:
             if watching.stdout is None or watching.stdout.readline() != "True\n":
                 raise JobError("benchmark: the viewers did not start; does the live view answer?")
             yield delays
             found, _ = watching.communicate(timeout=END_SECONDS)
             delays.extend(json.loads(found))
-
-
-@contextlib.contextmanager
-def _started(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(ValueError):  # communicated with already
-            process.communicate(timeout=END_SECONDS)
 
 
 def watch_page(url: str, ready: threading.Event, ending: threading.Event) -> list[float]:

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.bare_sockets import BareSender
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
-from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
+from bluesky_streamrecon.evaluation.bench.receivers import BareSender, bare_receivers, receiving_ranks
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -87,7 +86,7 @@ def measure_wire(
         for ending, curve in (("", False), ("_curve", True)):
             linked = receiving_ranks(receivers, directory, curve=curve, memory=memory)
             send[ending] = partial(_send, *stack.enter_context(linked), pool, frames, timeout)
-            bare = stack.enter_context(bare_receivers(receivers, directory, curve=curve))
+            bare = stack.enter_context(bare_receivers(receivers, curve=curve))
             send[f"_bare{ending}"] = partial(_send_bare, bare, pool, frames, receivers, timeout)
 
         def turn() -> dict[str, float]:
