@@ -26,10 +26,18 @@ BEST_PASSES = 50
 """Times that the image which stands for the truth of a measured scan goes over all projections."""
 
 
-def live_engine(scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1) -> Engine:
+def live_engine(
+    scan: LineScan,
+    recon: ReconSettings,
+    *,
+    spread: Spread | None = None,
+    threads: int = 1,
+    backend: str = "cpu",
+    disc: bool = True,
+) -> Engine:
     """Return the engine that a job with these settings, or another window, would have for all rows of `scan`."""
     return Engine(
-        scan.geometry,
+        replace(scan.geometry, disc=disc),
         scan.rows,
         algorithm=recon.algorithm,
         window=recon.window,
@@ -37,6 +45,7 @@ def live_engine(scan: LineScan, recon: ReconSettings, *, spread: Spread | None =
         planned=len(scan),
         threads=recon.threads or threads,
         options=recon.options,
+        backend=backend,
     )
 
 

@@ -1,6 +1,6 @@
-"""How good an image is, and when that is enough: MS-SSIM, metrics, stopping policies, and the controller's loop.
+"""Image quality and when to stop: MS-SSIM, metrics, stopping policies, and the controller's loop.
 
-Knows no Bluesky, and makes no images of its own: who runs the controller gives it a `Reconstructor`. Images are float32
+Knows no Bluesky, and makes no images of its own: the controller is started with a `Reconstructor`. Images are float32
 stacks ``(rows, N, N)`` in attenuation per pixel, line integrals unitless, angles radians, lengths pixels.
 The controller itself is in ``bluesky_streamrecon.quality.controller``; Numba is imported with the first comparison.
 """

@@ -16,7 +16,7 @@ def powers(
 ) -> tuple[float, float]:
     """Return the power of ``frames[these[i]] - frames[others[i]]`` as white noise, and over so many columns.
 
-    The first is told from second differences along the row. White noise gives the same twice.
+    The first is computed from second differences along the row. Of white noise, the two are equal.
     """
     count, width = len(these), frames.shape[1]
     difference = np.empty(width)

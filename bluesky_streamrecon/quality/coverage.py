@@ -48,7 +48,7 @@ class AngularRange:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> AngularRange:
-        """Read it from a run's metadata (``angle_start``, ``angle_stop``, degrees); a half turn if it is not told."""
+        """Return the range in a run's metadata (``angle_start``, ``angle_stop``, degrees), or else a half turn."""
         try:
             start, stop = (math.radians(float(metadata[name])) for name in ("angle_start", "angle_stop"))
         except (KeyError, ValueError):

@@ -1,6 +1,6 @@
-"""Whether line integrals can be a scan of one still sample at all: what is measured on anything else is not quality.
+"""Checks whether line integrals can be a scan of one still sample: of anything else no score means anything.
 
-Each way to fail has its own words. Statistics are compared with the noise of the same data, so that a weak beam is
+Each kind of fault has its own text. Statistics are compared with the noise of the same data, so that a weak beam is
 not taken for a fault. Line integrals are unitless, lengths detector pixels.
 """
 
@@ -23,7 +23,7 @@ NEWEST = GROUP
 """Projections that are also looked at on their own: what fails, fails during the scan."""
 
 FEWEST = 8
-"""Projections below which only what is plain is said."""
+"""Projections below which only missing light and equal frames are reported."""
 
 UNMEASURED = 0.05
 """Share of projections that may be lost."""
@@ -67,9 +67,9 @@ Row = NDArray[np.float64]
 def find_fault(lines: ScanLines) -> str | None:
     """Return why these projections can not be a scan of one still sample; None if they can.
 
-    A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: nothing tells it from
-    a stage that does not turn. While views have covered a few degrees only, as at the beginning of a long scan in fixed
-    order, that is no fault; see `too_early`.
+    A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: it can not be
+    distinguished from a stage that does not turn. While views have covered a few degrees only, as at the beginning of a
+    long scan in fixed order, that is no fault; see `too_early`.
     """
     fault = _found(lines.one_by_one)
     return None if fault is None or fault.early else fault.text
@@ -96,13 +96,12 @@ def _found(lines: ScanLines) -> _Fault | None:
     dark = _not_measured(measured, lines)
     if dark is not None:
         return _Fault(dark)
-    kept = np.logical_and.reduce(measured, axis=1)
-    values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
+    values = lines.values[measured.all(axis=1)]
     if np.all(values == values[:1]) and len(values) > 1:
         return _Fault("all frames are equal, to the last bit; does the detector take new ones?")
     if len(values) < FEWEST:
         return None
-    faults = [look.fault() for look in _looks(values, angles, lines)]
+    faults = [look.fault() for look in _looks(lines)]
     empty = [fault for fault in faults if fault is not None and fault.empty]
     if len(empty) == len(faults):
         return empty[0]
@@ -111,15 +110,15 @@ def _found(lines: ScanLines) -> _Fault | None:
 
 def structured_rows(lines: ScanLines) -> list[int]:
     """Return the rows (counted within the preview rows) in which there is anything to see."""
-    lines = lines.one_by_one
+    return [row for row, look in enumerate(_looks(lines.one_by_one)) if look.change >= CHANGE]
+
+
+def _looks(lines: ScanLines) -> list[_Look]:
+    """Return the statistics of each row, of all projections that were measured; none if there is no projection."""
     kept = np.isfinite(lines.values).all(axis=(1, 2))
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
     if not len(values):
         return []
-    return [row for row, look in enumerate(_looks(values, angles, lines)) if look.change >= CHANGE]
-
-
-def _looks(values: NDArray[np.float64], angles: Row, lines: ScanLines) -> list[_Look]:
     # Views a right angle apart differ most, whatever the order of angles.
     others = _right_angle_apart(angles)
     return [_Look(np.ascontiguousarray(values[:, row]), angles, others, lines) for row in range(values.shape[1])]
@@ -160,7 +159,7 @@ class _Look:
         self.change = smooth / max(white, 1e-300)
 
     def fault(self) -> _Fault | None:
-        """Look for one thing after the other."""
+        """Return the first fault that is found."""
         columns = self.row.shape[1]
         mass = self.row.sum(axis=1)
         mass_noise = math.sqrt(self.noise * columns)
@@ -185,10 +184,10 @@ class _Look:
         return self._mass_fault(mass, mass_noise) or self._centre_fault(mass)
 
     def _stuck(self) -> int:
-        """Return how many of the newest frames are all one view, although others say that views differ; 0: none.
+        """Return how many of the newest frames are all one view, although others show that views differ; 0: none.
 
-        Frames at neighbouring angles may differ too little to be seen. So they are held against older frames near by,
-        where there are some. Else, as in fixed order, more and more frames are taken together, until earlier ones say
+        Frames at neighbouring angles may differ too little to be seen. So they are compared with older frames near by,
+        where there are some. Else, as in fixed order, more and more frames are taken together, until earlier ones show
         that these should have differed by far more than can be overlooked.
         """
         count = NEWEST

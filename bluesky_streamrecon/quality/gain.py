@@ -1,8 +1,8 @@
 """How much better an image would still get: MS-SSIM that the projections not taken yet would add.
 
 What the last doubling of views has brought (half of the projections against all) is split into noise and missing
-angles; each falls in its own known way with more views, so the rest of the scan can be told. ``docs/explanations/
-steering.md`` has the reasons and the measurements.
+angles; each falls in its own known way with more views, so the gain of the rest can be predicted.
+``docs/explanations/steering.md`` has the reasons and the measurements.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Line integrals of a run's preview rows, of all its projections so far: what the scan itself is judged by.
+"""Line integrals of a run's preview rows, of all its projections so far: from them the scan itself is judged.
 
-They come with the previews, once each in the order of arrival, whatever becomes of the images. Of a scan with more
+They come with the previews, once each in the order of arrival, also where images are left out. Of a scan with more
 projections than `most_views`, neighbours in angle are averaged, and beside them some projections are kept as they were
 taken. Line integrals are unitless, angles radians, lengths detector pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,50 +90,31 @@ class ScanLines:
 class _Sample:
     """Projections as they were taken, at most about so many: the newest, and of older groups every so many-th.
 
-    All lie in one array, whose places are used again.
+    Attributes
+    ----------
+    kept : dict of int to (ndarray, float)
+        Line integrals, shape (rows, columns), and angle, radians, by the number of the projection, from 0.
     """
 
     def __init__(self, most: int) -> None:
+        self.kept: dict[int, tuple[NDArray[np.float32], float]] = {}
         self._most = most
         self._every = 1
-        self._places: dict[int, int] = {}  # by number
-        self._free: list[int] = []
-        self._values = np.empty((0, 0, 0), np.float32)
-        self._angles = np.empty(0, np.float64)
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._places
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
 
     def add(self, number: int, values: NDArray[np.float32], angle: float) -> None:
-        """Take the projection of this number, from 0."""
-        if not self._angles.size:
-            room = self._most + 4 * GROUP
-            self._values, self._angles = np.empty((room, *values.shape), np.float32), np.empty(room, np.float64)
-            self._free = list(range(room))
-        place = self._places[number] = self._free.pop()
-        self._values[place], self._angles[place] = values, angle
+        """Add the projection of this number, from 0."""
+        self.kept[number] = values.copy(), angle
         group = number // GROUP
         if number % GROUP == 0:
-            self._keep(range((group - 3) * GROUP, (group - 2) * GROUP))
-        if len(self._places) > self._most:
+            self._thin_out(range((group - 3) * GROUP, (group - 2) * GROUP))
+        if len(self.kept) > self._most:
             self._every *= 2
-            self._keep([old for old in self._places if old // GROUP < group - 2])
+            self._thin_out([old for old in self.kept if old // GROUP < group - 2])
 
-    def values(self, numbers: list[int]) -> NDArray[np.float32]:
-        """Return line integrals, shape (n, rows, C)."""
-        return self._values[[self._places[number] for number in numbers]]
-
-    def angles(self, numbers: list[int]) -> NDArray[np.float64]:
-        """Return angles, shape (n,), radians."""
-        return self._angles[[self._places[number] for number in numbers]]
-
-    def _keep(self, numbers: Iterable[int]) -> None:
+    def _thin_out(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            if number // GROUP % self._every and number in self._places:
-                self._free.append(self._places.pop(number))
+            if number // GROUP % self._every:
+                self.kept.pop(number, None)
 
 
 class _Block:
@@ -145,19 +126,19 @@ class _Block:
         self.axis = 0.0
         self._most = most
 
-    def take(self, values: NDArray[np.float32], angle: float) -> None:
-        """Take the next projection."""
+    def add(self, values: NDArray[np.float32], angle: float) -> None:
+        """Add the next projection."""
         number = self.views.taken
         if self.views.exact and number == self._most:
-            kept = self.views.views()
+            all_of_them = self.views.views()
             for old in range(number):
-                self.sample.add(old, kept.values[old], float(kept.angles[old]))
+                self.sample.add(old, all_of_them.values[old], float(all_of_them.angles[old]))
         self.views.append(values, angle)
         if not self.views.exact:
             self.sample.add(number, values, angle)
 
     def replace(self, views: ProjectionSet) -> None:
-        """Take what stands for all projections so far."""
+        """Take over views of all projections so far."""
         self.views = ProjectionStore(self._most)
         self.views.extend(views)
 
@@ -169,20 +150,22 @@ class LineStore:
     ----------
     run : OpenRun
         The run, with its preview rows.
+
+    Attributes
+    ----------
+    planned : int
+        Projections planned; 0: not known.
+    over : AngularRange
+        Angles that the scan is going to visit.
     """
 
     def __init__(self, run: OpenRun) -> None:
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._columns = run.detector_shape[1]
         self.planned = run.planned
-        self._over = AngularRange.from_metadata(run.metadata)
+        self.over = AngularRange.from_metadata(run.metadata)
         self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
-
-    @property
-    def over(self) -> AngularRange:
-        """Angles that the scan is going to visit."""
-        return self._over
 
     @property
     def projections(self) -> int:
@@ -192,7 +175,7 @@ class LineStore:
         return min(block.views.taken for block in self._blocks.values())
 
     def add(self, preview: Preview) -> None:
-        """Take what came with a preview; what is here already is left aside.
+        """Add what came with a preview; what is here already is left aside.
 
         Raises
         ------
@@ -219,7 +202,7 @@ class LineStore:
         block.axis = preview.axis
         if not preview.lines_counts:
             for index in range(have - preview.lines_first, len(lines)):
-                block.take(lines[index], preview.angles_used[index])
+                block.add(lines[index], preview.angles_used[index])
         elif preview.lines_first == 0 and sum(preview.lines_counts) > have:
             block.replace(views)
 
@@ -232,38 +215,43 @@ class LineStore:
         exact = all(block.views.exact for block in blocks)
         parts = [block.views.views() for block in blocks] if exact else aligned([block.views for block in blocks])
         views = count if exact else len(parts[0].angles)
-        of = {
-            row: (part, place) for rows, part in zip(self._blocks, parts, strict=True) for place, row in enumerate(rows)
-        }
-        values = np.empty((views, len(self._rows), self._columns), np.float32)
-        for place, row in enumerate(self._rows):
-            part, index = of[row]
-            values[:, place] = part.values[:views, index]
-        sample = None if exact else self._sample(blocks, count)
-        lead = list(self._blocks).index(next(rows for rows in self._blocks if self._rows[0] in rows))
+        lead = next(place for place, rows in enumerate(self._blocks) if self._rows[0] in rows)
         return ScanLines(
-            values,
+            self._in_rows([part.values[:views] for part in parts]),
             parts[lead].angles[:views],
             blocks[lead].axis,
             self._rows,
             self.planned,
-            self._over,
+            self.over,
             0 if exact else count,
-            sample,
+            None if exact else self._sample(blocks, lead, count),
         )
 
-    def _sample(self, blocks: list[_Block], count: int) -> ScanLines:
-        """Return what all ranks have of projections one by one; groups are counted back from the newest."""
+    def _sample(self, blocks: list[_Block], lead: int, count: int) -> ScanLines:
+        """Return the projections that all ranks have one by one; groups are counted back from the newest."""
         newest, behind = count - GROUP, count - GROUP - count % GROUP
         numbers = [
             number
-            for number in blocks[0].sample
-            if (number < behind or newest <= number < count) and all(number in block.sample for block in blocks)
+            for number in blocks[0].sample.kept
+            if (number < behind or newest <= number < count) and all(number in block.sample.kept for block in blocks)
         ]
-        of = {row: (block, place) for rows, block in self._blocks.items() for place, row in enumerate(rows)}
-        kept = [of[row][0].sample.values(numbers)[:, of[row][1]] for row in self._rows]
-        values = np.stack(kept, axis=1) if numbers else np.empty((0, len(self._rows), self._columns), np.float32)
-        first = of[self._rows[0]][0]
-        angles = first.sample.angles(numbers)
-        which = np.array(numbers, np.int64) + 1
-        return ScanLines(values, angles, first.axis, self._rows, self.planned, self._over, numbers=which)
+        kept = [
+            np.array([block.sample.kept[number][0] for number in numbers], np.float32).reshape(
+                len(numbers), len(rows), self._columns
+            )
+            for rows, block in self._blocks.items()
+        ]
+        return ScanLines(
+            self._in_rows(kept),
+            np.array([blocks[lead].sample.kept[number][1] for number in numbers], np.float64),
+            blocks[lead].axis,
+            self._rows,
+            self.planned,
+            self.over,
+            numbers=np.array(numbers, np.int64) + 1,
+        )
+
+    def _in_rows(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return line integrals of all rows, shape (n, rows, C), in the order of the run, from those of each rank."""
+        of = {row: part[:, i] for rows, part in zip(self._blocks, parts, strict=True) for i, row in enumerate(rows)}
+        return np.stack([of[row] for row in self._rows], axis=1)

@@ -1,7 +1,7 @@
-"""What is measured on the images of a run: preview slices, their history, and metrics on it.
+"""Metrics of the images of a run, and the history of preview slices that they are measured on.
 
-A metric is a number per image, made from this image and earlier ones of the same run. It says None as long as there
-is nothing to compare with, and raises `DataError` where the images can not tell anything.
+A metric is a number per image, computed from this image and earlier ones of the same run. It is None as long as there
+is nothing to compare with; where the images show nothing that could be measured, it raises `DataError`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 WITHOUT_WINDOW = 24
-"""Projections between compared images where a run neither says so nor has a window."""
+"""Projections between compared images of a run that has neither `compare_to` nor a window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ class PreviewImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageHistory:
-    """Images of one run, in ascending order of image number and of projections. A value: methods give a new one."""
+    """Images of one run, in ascending order of image number and of projections. Methods return a new history."""
 
     images: tuple[PreviewImage, ...] = ()
 
@@ -87,11 +87,11 @@ class ImageHistory:
         return self.images[found - 1] if found else None
 
     def upto(self, image_number: int) -> ImageHistory:
-        """Leave out all images after this one."""
+        """Return the history without all images after this one."""
         return ImageHistory(tuple(image for image in self.images if image.image_number <= image_number))
 
     def appended(self, image: PreviewImage) -> ImageHistory:
-        """Add the next image.
+        """Return the history with one more image.
 
         Raises
         ------
@@ -113,16 +113,16 @@ class ImageHistory:
         return ImageHistory((*self.images, image))
 
     def read_only(self) -> ImageHistory:
-        """Return the same images so that nobody can write into them: others are compared with them later."""
+        """Return the same images as read-only views, since later images are compared with them."""
         return ImageHistory(tuple(replace(image, stack=_read_only(image.stack)) for image in self.images))
 
     def trimmed(self, oldest: int, *, most: int, keep: int = 2) -> ImageHistory:
-        """Forget what is no longer needed.
+        """Return the history without what is no longer needed.
 
         Parameters
         ----------
         oldest : int
-            Images of fewer projections are not asked for any more, except the newest of them.
+            Images of fewer projections are no longer needed, except the newest of them.
         most : int
             Images to hold at most; where that is less, they are thinned out evenly, the `keep` newest excepted.
         keep : int, optional
@@ -145,7 +145,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """Under which its values are stored, and asked for by policies."""
+        """Name under which its values are stored, and by which policies ask for it."""
 
     @property
     def reach(self) -> int:
@@ -157,7 +157,7 @@ class Metric(Protocol):
         Raises
         ------
         DataError
-            If the images can not tell anything (the message says why); the scan goes on.
+            If the images show nothing that could be measured (the message says why); the scan goes on.
         """
 
 
@@ -167,7 +167,7 @@ class TrialMetric(Protocol):
 
     @property
     def name(self) -> str:
-        """Under which its values are stored, and asked for by policies."""
+        """Name under which its values are stored, and by which policies ask for it."""
 
     def measure(self, study: TrialReconstruction) -> float | None:
         """Measure; None: not yet."""
@@ -183,8 +183,8 @@ _metrics: Registry[MetricFactory] = Registry(
     "bluesky_streamrecon.metrics",
     {
         "ms-ssim": f"{__name__}:ms_ssim_metric",
-        "held-out-residual": f"{_HERE}:held_out_residual",
-        "half-set-frc": f"{_HERE}:half_set_frc",
+        "held-out-residual": f"{_HERE}:HeldOutResidual",
+        "half-set-frc": f"{_HERE}:HalfSetResolution",
     },
 )
 
@@ -279,7 +279,7 @@ class MsSsimMetric:
     """MS-SSIM of the newest image and the newest one that had at least `compare_to` projections fewer.
 
     It is the mean over slices that show anything: a slice that is one constant in both images, as one above the
-    sample, is like itself and would only raise the score. Images smaller than 176 pixels are compared with a
+    sample, would only raise the score. Images smaller than 176 pixels are compared with a
     pyramid of fewer levels.
 
     Parameters
@@ -338,7 +338,7 @@ class MsSsimMetric:
 
 
 def _flat(piece: NDArray[np.float32]) -> bool:
-    some = piece[len(piece) // 2]  # usually tells already
+    some = piece[len(piece) // 2]  # usually enough
     return bool(some.min() == some.max() and piece.min() == piece.max())
 
 

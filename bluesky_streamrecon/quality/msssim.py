@@ -1,6 +1,6 @@
 """Multi-scale structural similarity (MS-SSIM) of two images or two stacks of slices.
 
-Everything is checked and explained here; the loops are in ``_ssim_kernels``. Numba is imported with the first
+The public functions check and explain; the loops are in ``_ssim_kernels``. Numba is imported with the first
 comparison. Lengths are pixels, image values have any unit as long as both images share it.
 """
 
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = ["WEIGHTS", "MsSsimTerms", "deepest_pyramid", "ms_ssim", "ms_ssim_terms", "smallest_side", "warm_up"]
 
@@ -34,7 +31,7 @@ IN_FLOAT64 = 2
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class MsSsimTerms:
-    """MS-SSIM slice by slice, with what it is made of.
+    """MS-SSIM of each slice, and its terms.
 
     Parameters
     ----------
@@ -141,7 +138,9 @@ def ms_ssim_terms(
     first, second = _as_stacks(a, b, levels)
     lowest, highest = _joint_range(first, second)
     used = levels - scales
-    weights = WEIGHTS[used:levels] if (scales, levels) == (5, 5) else _shared_out(WEIGHTS[used:levels])
+    weights = WEIGHTS[used:levels]
+    if (scales, levels) != (5, 5):
+        weights = tuple(weight / sum(weights) for weight in weights)
     rows = len(first)
     if data_range is None:
         data_range = highest - lowest
@@ -174,17 +173,12 @@ def warm_up() -> None:
     ms_ssim(noise, noise[::-1], scales=3, levels=3)
 
 
-def _kernels() -> ModuleType:
-    from bluesky_streamrecon.quality import _ssim_kernels
-
-    return _ssim_kernels
-
-
 def _slice_terms(
     x: NDArray[Any], y: NDArray[Any], scales: int, levels: int, data_range: float, work: type[np.floating[Any]]
 ) -> tuple[list[float], float, float]:
-    kernels = _kernels()
-    offsets = np.arange(TAPS // 2 + 1) - TAPS // 2  # the Gaussian is symmetric: six taps tell all eleven
+    from bluesky_streamrecon.quality import _ssim_kernels as kernels
+
+    offsets = np.arange(TAPS // 2 + 1) - TAPS // 2  # six taps of eleven, since the Gaussian is symmetric
     half = np.exp(-(offsets**2) / (2 * SIGMA**2))
     taps = half / (2 * half.sum() - half[-1])
     scale = 1 / data_range
@@ -213,25 +207,17 @@ def _slice_terms(
         if not coarsest:
             # A term near 0 needs more digits than float32 leaves of 1 minus it; coarse levels give them for little.
             kind = np.float64 if level + 1 >= IN_FLOAT64 else work
-            total, difference = _halved(total, columns, kind), _halved(difference, columns, kind)
+            halves = [_rows(total.shape[0] // 2, columns // 2, kind) for _ in range(2)]
+            for image, half in zip((total, difference), halves, strict=True):
+                kernels.halve(image, columns, half)
+            total, difference = halves
             columns //= 2
     return structure, 1 - luminance, 1 - similarity
 
 
-def _halved(image: NDArray[Any], columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
-    half = _rows(image.shape[0] // 2, columns // 2, kind)
-    _kernels().halve(image, columns, half)
-    return half
-
-
 def _rows(rows: int, columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
-    """Return memory for an image, with a gap after each row, lest long rows drive one another from the cache."""
+    """Return memory for an image, with a gap after each row, so that rows do not evict one another from the cache."""
     return np.empty((rows, columns + GAP), kind)
-
-
-def _shared_out(weights: tuple[float, ...]) -> tuple[float, ...]:
-    total = sum(weights)
-    return tuple(weight / total for weight in weights)
 
 
 def _check_settings(scales: object, levels: object, data_range: float | None) -> None:

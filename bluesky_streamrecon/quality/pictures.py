@@ -1,4 +1,4 @@
-"""Preview slices as small 8-bit pictures for people who watch: drawn when wanted, and never oftener than is cheap."""
+"""Preview slices as small 8-bit pictures for viewers: drawn on demand, in a small share of the controller's time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GREY_RANGE: Final = (0.5, 99.5)
 PICTURE_SECONDS: Final = 0.25
 """Least time between two pictures."""
 MOST_SHARE: Final = 0.05
-"""Of the controller's time that goes into pictures, at most."""
+"""Largest share of the controller's time that goes into pictures."""
 
 
 class Pictures:
@@ -53,19 +53,19 @@ class Pictures:
         self._newest, self._axis = None, None
 
     def offer(self, run_uid: str, image: PreviewImage) -> None:
-        """Take an image; only the newest is kept."""
+        """Keep an image in place of the one before."""
         self._newest = (run_uid, image, self._wall())
 
     def note_axis(self, axis: float | None) -> None:
-        """Take the rotation axis, detector column; None: nothing new."""
+        """Keep the rotation axis, detector column; None: nothing new."""
         self._axis = self._axis if axis is None else axis
 
     def wanted(self, wish: ShowMe) -> None:
-        """Somebody waits for a picture of another image than this."""
+        """Note that a viewer waits for a picture of another image than this."""
         self._wish = wish
 
     def turn(self) -> None:
-        """Draw and send the newest image, if somebody waits for it and it is not too soon."""
+        """Draw and send the newest image, if a viewer waits for it and it is not too soon."""
         if self._wish is None or self._newest is None or self._clock() < self._next:
             return
         run_uid, image, made = self._newest
@@ -78,7 +78,7 @@ class Pictures:
 
 
 def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None, made: float = 0.0) -> Picture:
-    """Make an image's slices small and 8-bit.
+    """Return an image's slices, reduced in size and to 8 bits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""When an image is good enough: stopping policies, pure functions of what was measured in a run.
+"""Stopping policies: when an image is good enough, as pure functions of what was measured in a run.
 
 A policy is given all values measured in the run and returns a verdict with its reason in words. It keeps no state, so
 it can be applied again to a stored run, and a controller that was restarted judges as before. It never sees pixels; the
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 PREDICTED_GAIN = "predicted-gain"
-"""Name of a policy, and of what it needs, as if that were a metric."""
+"""Name of a policy, and of the prediction that it needs, as if that were a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def policy_names() -> tuple[str, ...]:
 
 
 def get_policy(name: str) -> PolicyFactory:
-    """Return what makes the policy of this name for a run's settings.
+    """Return the factory of the policy of this name, to be called with a run's settings.
 
     The criterion of ``"a+b"`` is met when those of both are, that of ``"a|b"`` when one is; ``+`` binds closer. Options
     are for the policies among them that do not come with this package.
@@ -163,8 +163,8 @@ def get_policy(name: str) -> PolicyFactory:
     Raises
     ------
     ConfigError
-        If there is no policy of this name; the message lists those there are. What is given raises it, too, where the
-        policy can not be made, or what is made is none.
+        If there is no policy of this name; the message lists those there are. The factory raises it, too, where the
+        policy can not be made, or the result is none.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The controller's decisions for one run, without sockets and clocks: previews in, scores out.
+"""Judges the images of one run, without sockets and clocks: previews in, scores out.
 
 Slices of one image come from several ranks and are put together here. Images are judged in the order of their
 numbers; where judging is slower than the job, images are left out of judging, but stay available to be compared with.

@@ -1,4 +1,4 @@
-"""Keeps a few of a run's preview slices in a file, so that one can see afterwards how the image grew."""
+"""Preview slices of a few images of a run in a file, to see afterwards how the image developed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Snapshots:
         self._next = 0.0
 
     def offer(self, image: PreviewImage) -> None:
-        """Keep this image if it is time for one. A file that can not be written is said so once, and given up."""
+        """Keep this image if it is time for one. A file that can not be written is reported once, and left."""
         if self.path is None or image.projections < self._next:
             return
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.quality.trials import TrialReconstruction
 from bluesky_streamrecon.settings import SteeringSettings
 
-__all__ = ["HalfSetResolution", "HeldOutResidual", "half_set_frc", "held_out_residual", "ring_correlation"]
+__all__ = ["HalfSetResolution", "HeldOutResidual", "ring_correlation"]
 
 AGREEMENT = 1 / 7
 """Correlation of half-sets at which the whole image's signal is as strong as its noise over three, as is usual."""
@@ -24,11 +25,18 @@ AGREEMENT = 1 / 7
 class HeldOutResidual:
     """Error of predicting projections before they are used: root mean square of the residual, relative to the data.
 
-    The image of the forecast before this one is projected to the angles that came since. What is left in the end is
-    the noise of the projections.
+    The image of the forecast before this one is projected to the angles that came since. It approaches the noise of
+    the projections.
+
+    Parameters
+    ----------
+    settings, compare_to : SteeringSettings, int
+        As for all metrics; not used.
     """
 
-    name: str = "held-out-residual"
+    settings: SteeringSettings
+    compare_to: int
+    name: ClassVar[str] = "held-out-residual"
 
     def measure(self, study: TrialReconstruction) -> float | None:
         """Measure on the projections since the study before; None for the first one."""
@@ -48,12 +56,19 @@ class HalfSetResolution:
     Half-sets are every other view by angle; they agree while their ring correlation is above 1/7 [1]_. The value is
     the mean over slices, at best 2 (the finest period that pixels can show; 4 where pixels were binned).
 
+    Parameters
+    ----------
+    settings, compare_to : SteeringSettings, int
+        As for all metrics; not used.
+
     References
     ----------
     .. [1] Rosenthal and Henderson, J. Mol. Biol. 333(4), 721-745, 2003, :doi:`10.1016/j.jmb.2003.07.013`.
     """
 
-    name: str = "half-set-frc"
+    settings: SteeringSettings
+    compare_to: int
+    name: ClassVar[str] = "half-set-frc"
 
     def measure(self, study: TrialReconstruction) -> float | None:
         """Measure on the half-sets of all projections so far."""
@@ -95,13 +110,3 @@ def _resolution(correlation: NDArray[np.float64], size: int) -> float:
         return float(size)
     above, under = float(correlation[ring - 1]), float(correlation[ring])
     return max(size / (ring - 1 + (above - AGREEMENT) / (above - under)), 2.0)
-
-
-def held_out_residual(settings: SteeringSettings, compare_to: int) -> HeldOutResidual:  # noqa: ARG001
-    """Make the metric ``"held-out-residual"``."""
-    return HeldOutResidual()
-
-
-def half_set_frc(settings: SteeringSettings, compare_to: int) -> HalfSetResolution:  # noqa: ARG001
-    """Make the metric ``"half-set-frc"``."""
-    return HalfSetResolution()

@@ -1,8 +1,8 @@
-"""What is reconstructed, beside the image that streams, to find out what a scan can still gain.
+"""Trial reconstructions, beside the streaming one, from which the remaining gain of a scan is predicted.
 
-All is made anew from all projections so far, by the recipe that a finished scan would be reconstructed with: from all
-of them, from every other direction by angle (two half-sets), and from all with one more helping of their noise. Line
-integrals are unitless, angles radians, lengths detector pixels.
+They are made from all projections so far, as a finished scan would be reconstructed: from all of them, from every
+other direction by angle (two half-sets), and from all with their noise added once more. Line integrals are unitless,
+angles radians, lengths detector pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Images = NDArray[np.float32]
 
 
 class Reconstructor(Protocol):
-    """Makes images from line integrals, and line integrals from images. It is given to this room by its user."""
+    """Makes images from line integrals, and line integrals from images; the user of this package provides it."""
 
     def warm_up(self) -> None:
         """Compile what there is to compile."""
@@ -66,7 +66,7 @@ class Reconstructor(Protocol):
 
 
 class TrialReconstruction:
-    """Reconstructions from the first m projections of a scan; each is made when it is asked for.
+    """Reconstructions from the first m projections of a scan; each is made when it is first used.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class TrialReconstruction:
     reconstructor : Reconstructor
         The recipe.
     before : TrialReconstruction, optional
-        An earlier study of the same scan and rows.
+        An earlier trial of the same scan and rows.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TrialReconstruction:
 
     @cached_property
     def noisier(self) -> Images:
-        """Images from all views with one more helping of noise, as much as is in them already."""
+        """Images from all views with noise added once more, as much as is in them already."""
         # The same data give the same verdict: the seed is the number of projections.
         rng = np.random.default_rng(self.lines.projections)
         deviation = np.empty_like(self.projections)
@@ -154,7 +154,7 @@ class TrialReconstruction:
         return self._made_of(self._all, np.maximum(self.projections + deviation * noise, 0))
 
     def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return projections since the earlier study, and what its images predict of them; None without one.
+        """Return projections since the earlier trial, and the same computed from its images; None without one.
 
         Of a long scan these are some of them.
         """

@@ -8,9 +8,8 @@ import statistics
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
-from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_scan
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_latency"]
@@ -63,15 +62,15 @@ def measure_latency(
 
     check_repeats(repeats)
     get_algorithm(algorithm)
-    geometry, angles = TomoGeometry(columns), scan_angles(num)
-    recon = ReconSettings(axis=geometry.axis, ranks=ranks, algorithm=algorithm)
+    recon = ReconSettings(axis=(columns - 1) / 2, ranks=ranks, algorithm=algorithm)
     full = recon.window or 0
     if rows < 1 or num < 2 * (full + 1) or not 0 < exposure <= 10:
         raise ConfigError(
             f"rows={rows}, num={num}, exposure={exposure}: expected at least 1 row, {2 * (full + 1)} projections, and "
             "up to 10 s for each"
         )
-    counts = counts_of(disc_projections(geometry, angles, rows))
+    scan = disc_scan(columns, rows, num)
+    counts, angles = counts_of(scan.integrals), scan.angles
     latencies: list[float] = []
     images = judged = 0
     logger.info("job starts and warms up")

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
-from bluesky_streamrecon.evaluation.bench.sample import disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import disc_scan
+from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric, metric_names
 from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.gain import predict_gain
@@ -84,14 +85,14 @@ def measure_metrics(
             "projections"
         )
     sample = partial(_median, repeats, seconds)
-    geometry, angles = TomoGeometry(columns), scan_angles(num)
-    lines = _with_noise(disc_projections(geometry, angles, rows))
+    scan = disc_scan(columns, rows, num)
+    scan = replace(scan, integrals=_with_noise(scan.integrals))
     shown = tuple(sorted({rows * k // (SHOWN + 1) for k in range(1, SHOWN + 1)}))
     logger.info("updates of the default window")
-    update, history = _live(geometry, lines, angles, recon, distance, shown, sample)
+    update, history = _live(scan, recon, distance, shown, sample)
     every = max(1, math.ceil(FORECAST_SHARE * num))
     taken = int(TAKEN * num)
-    now = ScanLines(lines[:taken, shown], angles[:taken], geometry.axis, shown, num)
+    now = ScanLines(scan.integrals[:taken, shown], scan.angles[:taken], scan.axis, shown, num)
     study = _studies(now, every)
     works: dict[str, tuple[int, Callable[[], object]]] = {}
     for name in metric_names():
@@ -130,32 +131,19 @@ def _with_noise(lines: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _live(
-    geometry: TomoGeometry,
-    lines: NDArray[np.float32],
-    angles: NDArray[np.float64],
+    scan: LineScan,
     recon: ReconSettings,
     distance: int,
     shown: tuple[int, ...],
     sample: Callable[[Callable[[], object]], Summary],
 ) -> tuple[Summary, ImageHistory]:
     """Update as in a scan; return the time of one update, and two images that are compared."""
-    from bluesky_streamrecon.recon import Engine
-
-    num, rows = lines.shape[:2]
     images = []
-    with Engine(
-        geometry,
-        rows,
-        algorithm=recon.algorithm,
-        window=recon.window,
-        window_policy=recon.window_policy,
-        planned=num,
-        threads=len(own_cores()),
-    ) as engine:
+    with live_engine(scan, recon, threads=len(own_cores()), disc=False) as engine:
 
         def update() -> None:
-            number = engine.projections % num
-            engine.append(lines[number], float(angles[number]))
+            number = engine.projections % len(scan)
+            engine.append(scan.integrals[number], float(scan.angles[number]))
             engine.update(recon.iterations)
 
         for count in (distance, 2 * distance):

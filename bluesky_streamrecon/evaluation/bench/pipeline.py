@@ -14,16 +14,16 @@ import logging
 import math
 import time
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
-from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_projections, scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_scan
+from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_pipeline"]
@@ -95,9 +95,8 @@ def measure_pipeline(
     get_algorithm(algorithm)
     if threads is None:
         threads = max(1, len(own_cores()) // max(1, ranks))
-    geometry = TomoGeometry(columns, disc=disc)
     recon = ReconSettings(
-        algorithm=algorithm, window=window, step=step, axis=geometry.axis, disc=disc, threads=threads, ranks=ranks,
+        algorithm=algorithm, window=window, step=step, axis=(columns - 1) / 2, disc=disc, threads=threads, ranks=ranks,
         coalesce=False, backend=backend,
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
@@ -105,14 +104,13 @@ def measure_pipeline(
             f"rows={rows}, projections={projections}: expected at least 1 row, and at least window + 2 * step = "
             f"{window + 2 * step} projections, so that full windows can be timed"
         )
-    angles = scan_angles(projections)
-    integrals = disc_projections(geometry, angles, rows)
-    counts = counts_of(integrals)
+    scan = disc_scan(columns, rows, projections)
+    counts, angles = counts_of(scan.integrals), scan.angles
     # Projections, in whole steps, after which the window is full, and all of them.
     first, last = -(-window // step) * step, projections // step * step
 
     def alone() -> tuple[float, float]:
-        return _engine_alone(geometry, recon, integrals, angles, (first, last), ranks * threads)
+        return _engine_alone(scan, recon, (first, last), ranks * threads)
 
     logger.info("job of %d ranks and controller start", ranks)
     with RunningJob(recon, (rows, columns), threads=threads) as job:
@@ -159,31 +157,14 @@ def measure_pipeline(
     })  # fmt: skip
 
 
-def _engine_alone(
-    geometry: TomoGeometry,
-    recon: ReconSettings,
-    integrals: NDArray[np.float32],
-    angles: NDArray[np.float64],
-    counted: tuple[int, int],
-    threads: int,
-) -> tuple[float, float]:
+def _engine_alone(scan: LineScan, recon: ReconSettings, counted: tuple[int, int], threads: int) -> tuple[float, float]:
     """Take in all projections, as a new run; return the rate of those that are counted, and their processor time."""
-    from bluesky_streamrecon.recon import Engine
-
     first, last = counted
     start = began = 0.0
-    with Engine(
-        geometry,
-        integrals.shape[1],
-        algorithm=recon.algorithm,
-        window=recon.window,
-        window_policy=recon.window_policy,
-        planned=len(angles),
-        threads=threads,
-        backend=recon.backend,
-    ) as engine:
+    recon = msgspec.structs.replace(recon, threads=threads)
+    with live_engine(scan, recon, backend=recon.backend, disc=recon.disc) as engine:
         for number in range(1, last + 1):
-            engine.append(integrals[number - 1], float(angles[number - 1]))
+            engine.append(scan.integrals[number - 1], float(scan.angles[number - 1]))
             if number % recon.step == 0:
                 engine.update()
             if number == first:

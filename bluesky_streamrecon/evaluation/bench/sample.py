@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon import Engine
 
-__all__ = ["DARK_COUNT", "FLAT_COUNT", "counts_of", "disc_projections", "giga_updates", "moving_engine", "scan_angles"]
+__all__ = [
+    "DARK_COUNT",
+    "FLAT_COUNT",
+    "counts_of",
+    "disc_projections",
+    "disc_scan",
+    "giga_updates",
+    "moving_engine",
+    "scan_angles",
+]
 
 DARK_COUNT = 100
 FLAT_COUNT = 40_000
@@ -60,6 +70,12 @@ def disc_projections(geometry: TomoGeometry, angles: NDArray[np.float64], rows: 
     total *= _THICKEST / total.max()
     rows_scale = 1 - 0.3 * np.arange(rows) / rows
     return (np.maximum(total, 0)[:, None, :] * rows_scale[:, None]).astype(np.float32)
+
+
+def disc_scan(columns: int, rows: int, num: int) -> LineScan:
+    """Return a scan of the sample: `num` projections without noise, optimized interleaved."""
+    geometry, angles = TomoGeometry(columns), scan_angles(num)
+    return LineScan("discs", angles, disc_projections(geometry, angles, rows), geometry.axis)
 
 
 def counts_of(projections: NDArray[np.float32]) -> NDArray[np.uint16]:

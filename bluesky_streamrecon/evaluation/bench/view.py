@@ -25,15 +25,8 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS, check_repeats, percentile, started, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import (
-    DARK_COUNT,
-    FLAT_COUNT,
-    counts_of,
-    disc_projections,
-    scan_angles,
-)
+from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_scan
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["main", "measure_view", "watch_page"]
 
@@ -119,11 +112,12 @@ def _beamline(rows: int, columns: int, ranks: int, num: int) -> Iterator[Callabl
     from bluesky_streamrecon.sim_devices import sim_beamline
     from bluesky_streamrecon.storage import TomoScan, write_dxfile
 
-    geometry, angles = TomoGeometry(columns), scan_angles(num)
+    made = disc_scan(columns, rows, num)
+    counts, angles = counts_of(made.integrals), made.angles
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
         # Projections for the detector to show: to make each when it is wanted would take a core from the job.
-        counts, flat = counts_of(disc_projections(geometry, angles, rows)), np.full((2, rows, columns), FLAT_COUNT)
+        flat = np.full((2, rows, columns), FLAT_COUNT)
         recorded = TomoScan(
             projections=counts,
             angles_deg=np.degrees(angles),
@@ -148,7 +142,7 @@ def _beamline(rows: int, columns: int, ranks: int, num: int) -> Iterator[Callabl
                 darks=2,
                 shutter=beamline.shutter,
                 sample_table=beamline.table,
-                axis=geometry.axis,
+                axis=made.axis,
                 job=job,
                 advisory=True,
                 coalesce=False,
