@@ -73,7 +73,7 @@ def peers(
     window: Window = 24,
     code: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE...", help="astra, svmbir, tomopy.  [default: the first two; tomopy if installed]"),
+        typer.Option(metavar="CODE...", help="astra, svmbir.  [default: both]"),
     ] = None,
     backend: Backend = "cpu",
     repeats: Repeats = 3,

@@ -1,1 +1,1 @@
-"""Ways to try and judge the software: the demo, its pictures, benchmarks and the paper's figures."""
+"""The demo, the replay of past runs, benchmarks (``bench``), and studies that make the paper's figures."""

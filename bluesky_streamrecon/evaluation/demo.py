@@ -1,6 +1,6 @@
-"""The main job from a script: a simulated or replayed scan, streamed, reconstructed, scored and stopped.
+"""The demo: a simulated or replayed scan that is streamed, reconstructed, scored and stopped.
 
-Everything is as at a beamline (a real RunEngine, real processes, a real catalogue); only the devices are simulated.
+RunEngine, processes and catalogue are those of a beamline; only the devices are simulated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["run_demo", "store"]
 
 SHOWN = 5
-"""Images on the way in the picture; the final one has a place of its own."""
+"""Intermediate images in the picture, beside the final one."""
 
 Documents = list[tuple[str, dict[str, Any]]]
 
@@ -52,13 +52,12 @@ def run_demo(
     angle_units: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run `stream_tomo_plan` once and keep everything that it gave in one directory; each projection is logged.
+    """Run `stream_tomo_plan` once, with all results in one directory; each projection is logged.
 
     Parameters
     ----------
     data : Path, optional
-        Recorded scan (DXchange or NXtomo) to replay by angle instead of a simulated sample; it says which angles there
-        are.
+        Recorded scan (DXchange or NXtomo) to replay by angle instead of a simulated sample; the angles are its own.
     sample : str, optional
         Name of the simulated sample.
     num : int, optional
@@ -88,7 +87,7 @@ def run_demo(
     JobError
         If the reconstruction job can not be started, or the scan was interrupted.
     StorageError
-        If there is no place for the data or the catalogue; the scan is not ended by that.
+        If data or catalogue can not be written; the scan is not ended by that.
     """
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.evaluation.engines import run_engine
@@ -204,7 +203,7 @@ class _Progress:
 
 
 def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> None:
-    """Draw what a run gave: the final slice, the image as it grew, and what the policy went by."""
+    """Draw the final slice, the image at several moments, and the numbers that the policy decided by."""
     snapshots: list[tuple[int, NDArray[np.float32]]] = []
     row = 0
     kept = snapshots_path(directory, record.recon_uid)

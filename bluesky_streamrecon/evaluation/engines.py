@@ -1,4 +1,4 @@
-"""A RunEngine for scans without a prompt, which leaves nothing behind."""
+"""A RunEngine for scans without a prompt, which leaves no thread or event loop behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_engine(**settings: Any) -> Iterator[RunEngine]:
     Parameters
     ----------
     **settings
-        As for `bluesky.RunEngine`; its plans give results.
+        As for `bluesky.RunEngine`; `RE(plan)` returns a result.
     """
     loop = asyncio.new_event_loop()
     engine = RunEngine({}, call_returns_result=True, loop=loop, **settings)

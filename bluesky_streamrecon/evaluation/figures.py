@@ -1,4 +1,4 @@
-"""What all figures of the evaluation share: they are drawn without a display, and axes carry quantity and unit."""
+"""Parts that all figures of the evaluation share: they are drawn without a display, and axes have quantity and unit."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def draw_lines(axes: Any, lines: Iterable[Line], *, title: str = "", **labels: A
 
 
 def grey_range(image: NDArray[np.float32]) -> tuple[float, float]:
-    """Return a grey scale that a few extreme pixels do not spoil."""
+    """Return the range of a grey scale, without a few extreme pixels."""
     low, high = np.percentile(image, [0.5, 99.8])
     return float(low), float(high if high > low else low + 1)
 
 
 def predictions(scores: Sequence[Score]) -> dict[int, tuple[float, float, float]]:
-    """Return each prediction of the gain of what is left: projections that it was made from, gain, and its band."""
+    """Return each prediction of the remaining gain: gain and 95 % band, by the projections that it was made from."""
     made: dict[int, tuple[float, float, float]] = {}
     for score in scores:
         at, *found = (score.metrics.get(f"predicted-gain{end}") for end in ("-at", "", "-low", "-high"))
@@ -64,7 +64,7 @@ def predictions(scores: Sequence[Score]) -> dict[int, tuple[float, float, float]
 def draw_verdicts(
     axes: Any, scores: Sequence[Score], steering: SteeringSettings, *, planned: int, stopped_at: int | None, stop: str
 ) -> None:
-    """Draw what a policy went by, and where it ended a run.
+    """Draw the numbers that a policy decided by, and where it ended a run.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def draw_verdicts(
     stopped_at : int or None
         Projections after which it ended the run, if it did.
     stop : str
-        What the line there is called.
+        Label of the line there.
     """
     similar = [(s.projections, s.metrics["ms-ssim"]) for s in scores if s.metrics.get("ms-ssim") is not None]
     if similar:

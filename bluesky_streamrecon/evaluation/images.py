@@ -1,4 +1,4 @@
-"""Images of a scan without processes: live as the job makes them, and finished offline."""
+"""Images of a scan without a job's processes: live, as a job would make them, and finished offline."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) 
 def with_best_image(scan: LineScan, *, threads: int = 1) -> LineScan:
     """Return a measured scan whose truth is its reconstruction from all projections by many updates.
 
-    It shares the noise of the data, so what is finished from nearly all of them looks a little better than it is.
+    It shares the noise of the data, so an image finished from nearly all of them scores a little too well.
     """
     options = {"subsets": BEST_SUBSETS}
     with Engine(

@@ -1,4 +1,4 @@
-"""What settings of the live reconstruction do to its images: any of them, side by side on the same scans."""
+"""Comparison of settings of the live reconstruction, side by side on the same scans."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Choice:
     text : str
         As it was written.
     recon : ReconSettings
-        Settings; what is not chosen is as by default.
+        Settings; those not chosen have their defaults.
     spread : Spread or None
         Another window than the settings can have.
     """
@@ -58,7 +58,7 @@ class Choice:
 
 
 def read_choice(text: str) -> Choice:
-    """Read a choice from words like ``"step=6 algorithm=osem subsets=6"``.
+    """Return the choice that a text like ``"step=6 algorithm=osem subsets=6"`` stands for.
 
     Names are those of `ReconSettings`, of `Spread`, and else of the algorithm's options.
 

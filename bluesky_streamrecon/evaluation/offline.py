@@ -1,7 +1,7 @@
 """Steering without a beamline: a scan's line integrals go through the job's engine and the controller's session.
 
-Nothing is started and nothing waits; what is decided, and when, is what the running system would have decided if it had
-kept up with the detector. The one difference is that forecasts are made at once, not beside the scan.
+No process is started. The decisions are those of a running system that keeps up with the detector, with one
+difference: forecasts are made at once, not beside the scan.
 """
 
 from __future__ import annotations

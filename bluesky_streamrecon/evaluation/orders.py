@@ -1,4 +1,4 @@
-"""What the angle order does to the image while the scan runs: figure 3 of Bicer et al. 2017, and more.
+"""How the angle order affects the image while the scan runs: figure 3 of Bicer et al. 2017, and more.
 
 Every sample is scanned in every order, reconstructed live (the paper's window) and, at some points, finished offline
 from the projections so far. Both are compared with the truth. Of a measured scan the truth is taken to be a

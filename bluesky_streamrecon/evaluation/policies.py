@@ -1,7 +1,7 @@
 """How well a policy stops: cases with known truth, judged by the product's own policies, against an oracle.
 
 Of every scan the image is finished offline from the first m projections and from all of them. What the rest would have
-added, the *loss* at m, is what a policy has to guess. The oracle knows the truth, and stops at the first m from which
+added, the *loss* at m, is what a policy has to predict. The oracle knows the truth, and stops at the first m from which
 on the loss stays within the tolerance. Losses are MS-SSIM, noise is photons per pixel of the open beam.
 """
 
@@ -82,7 +82,7 @@ def held_out_cases() -> list[LineScan]:
 def judge_cases(
     cases: Sequence[LineScan], *, tolerance: float = 0.02, recon: ReconSettings | None = None, threads: int = 1
 ) -> list[Row]:
-    """Have the default policy and the paper's rule judge each case, and find out what was lost.
+    """Judge each case by the default policy and by the paper's rule, and compute what was lost.
 
     Parameters
     ----------

@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 BLOCK = "streamrecon"
 VERDICT = ("projections", "verdict", "score", "metrics", "text")
 MOST_ROWS = 3
-"""Preview rows where the run does not say which."""
+"""Preview rows of a run that does not record which."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """What is needed of a past run.
+    """The data and settings of a past run.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Recorded:
 
 
 def recorded_file(path: Path, *, order: str | None = None, angle_units: str | None = None) -> Recorded:
-    """Open a recorded scan, DXchange or NXtomo; what is doubtful about it is logged.
+    """Open a recorded scan, DXchange or NXtomo; problems of its data are logged.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def recorded_run(
         _log_problems(frames)
         start: Mapping[str, Any] = find_run(storage.catalog, uid).metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
-        planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # people may have asked for more
+        planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
         ends = block.get("start"), block.get("stop")
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, _plain(block.get("recon", {})))
@@ -234,7 +234,7 @@ def _draw(
     whole: NDArray[np.float32],
     lost: float,
 ) -> Figure:
-    """Draw what the policy went by, and the image finished from its stop (None: there was none) and from all."""
+    """Draw what the policy decided by, and the image finished from its stop (None: there was none) and from all."""
     figure = new_figure(12, 4.2)
     axes, *panels = figure.subplots(1, 4, width_ratios=[1.6, 1, 1, 1])
     stopped, planned = judgement.stopped_at, judgement.planned
@@ -255,7 +255,7 @@ def _draw(
 
 
 def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the range of a scan that does not say it: a half turn if it comes near to one, else what there is."""
+    """Return the range of a scan that does not record it: a half turn if it nearly covers one, else what it covers."""
     low, high = float(angles.min()), float(angles.max())
     step = (high - low) / max(len(angles) - 1, 1)
     return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)

@@ -1,6 +1,6 @@
-"""What a benchmark or a study found: fields for programs, tables and pictures for people.
+"""Results of a benchmark or a study: fields for programs, tables and figures for people.
 
-Rows are mappings of plain values. Nothing here measures, and nothing is printed.
+Rows are mappings of plain values. Nothing here measures or prints.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of a benchmark or a study. People read the same names as programs.
+    """All results of a benchmark or a study. Tables have the same names as the fields for programs.
 
     Parameters
     ----------
     fields : dict
         What ``--json`` prints: single values, and lists of rows.
     shown : mapping of str to sequence of Row, optional
-        Rows that people are shown, by title; by default all that are in `fields`.
+        Rows of the tables, by title; by default all that are in `fields`.
     data : mapping of str to sequence of Row, optional
         Rows by the name of their CSV file.
     figures : mapping of str to Figure, optional
@@ -45,7 +45,7 @@ class Report:
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
     def tables(self) -> dict[str, Sequence[Row]]:
-        """Return what people are shown, rows by title: single values first.
+        """Return the rows of each table by its title: single values first.
 
         Examples
         --------
@@ -87,7 +87,7 @@ def new_directory(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG with a palette: a third of the size, and to the eye the same.
+    """Write a figure as PNG with a palette, in a third of the size without visible difference.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows with their keys as heading; what a row lacks stays empty."""
+    """Write rows with their keys as heading; missing values stay empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     try:
         with path.open("w", newline="") as file:

@@ -36,7 +36,7 @@ LEAST_COUNT = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """What images are compared with. Both measures have its own range as their unit.
+    """The image that others are compared with; its range of values is the unit of both measures.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ class LineScan:
     seed : int, optional
         Of sample and noise; None: as measured.
     doubt : str
-        Why the axis is not to be trusted; empty if it is.
+        Why the axis may be wrong; empty if there is no reason.
     problems : tuple of str
-        What preparation and axis finder have found to be wrong, a line each; the doubt among them.
+        Problems that preparation and axis finder report, a line each; the doubt among them.
     """
 
     name: str
@@ -195,9 +195,9 @@ def simulated_scan(
     Parameters
     ----------
     name : str
-        What to call it.
+        Name of the scan.
     sample : Sample
-        What stands on the stage.
+        The sample.
     columns : int
         Detector columns C; the axis is in their middle.
     order : AngleOrder

@@ -32,7 +32,7 @@ PORES = 300
 SHOWN = (
     "sample", "noise", "seed", "planned", "stopped_at", "quality_loss", "oracle_stop", "paper_stop", "paper_loss",
 )  # fmt: skip
-"""Of each case, to people."""
+"""Columns of the table of cases."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""A web page that shows a run while it goes on, and lets people overrule it; on this computer only.
+"""A web page that shows a run while it is taken, with controls to overrule its stopping; on this computer only.
 
-One connection goes to the beamline, however many look: the page's server hands on what comes. Needs the extra ``view``.
+One connection goes to the beamline, whatever the number of viewers: the page's server serves them all. Needs the extra
+``view``.
 """
 
 from bluesky_streamrecon.live_view.server import ViewServer

@@ -19,13 +19,13 @@ __all__ = ["change", "draw_png", "render"]
 
 
 def render(token: str, nonce: str) -> str:
-    """Return the page; `nonce` lets its own script and style run, `token` lets it speak to us."""
+    """Return the page; with `nonce` its own script and style may run, with `token` its requests are accepted."""
     text = resources.files("bluesky_streamrecon.live_view").joinpath("page.html").read_text(encoding="utf-8")
     return text.replace("@TOKEN@", token).replace("@NONCE@", nonce)
 
 
 def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, Any]:
-    """Return what a page that knows `known` verdicts of `run_uid` has to be told."""
+    """Return the changes for a page that has `known` verdicts of `run_uid`."""
     status = snapshot.status
     first = known if run_uid == status.run_uid else 0
     picture = snapshot.picture
@@ -77,5 +77,5 @@ def draw_png(picture: Picture, index: int) -> bytes:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
+    """Replace numbers that JSON does not have by None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

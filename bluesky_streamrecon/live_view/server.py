@@ -1,7 +1,7 @@
-"""The page's web server: loopback only, and nothing without the token that is in the page's address.
+"""The page's web server: loopback only, and every request needs the token that is in the page's address.
 
-A page of another site can neither read anything here (it has no token, and browsers let it read no answer) nor order
-anything (the token has to come in a header, the origin and the host must be ours).
+A page of another site can neither read anything here (it has no token, and browsers keep answers from it) nor send an
+order (the token has to be in a header, origin and host must be ours).
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class ViewServer:
             Route("/picture/{image:int}/{index:int}.png", self._picture),
             Route("/order", self._order, methods=["POST"]),
         ]
-        guarded = _Guard(Starlette(routes=routes), self._token, self.port)
+        checked = _AccessCheck(Starlette(routes=routes), self._token, self.port)
         config = uvicorn.Config(
-            guarded, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2, access_log=False
+            checked, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2, access_log=False
         )
         self._server = uvicorn.Server(config)
         try:
@@ -153,7 +153,7 @@ class ViewServer:
         return StreamingResponse(self._changes(request), media_type="text/event-stream")
 
     async def _changes(self, request: Request) -> AsyncIterator[str]:
-        """Tell a page what has changed, at its own pace: what it was too slow for it is not told."""
+        """Yield changes to a page at its own pace; states that a slow page would have missed are left out."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -169,9 +169,9 @@ class ViewServer:
                 changed.clear()
                 snapshot = self._source.snapshot
                 if snapshot.version != version:
-                    told = change(snapshot, run_uid=run_uid, known=known)
+                    changes = change(snapshot, run_uid=run_uid, known=known)
                     version, run_uid, known = snapshot.version, snapshot.status.run_uid, len(snapshot.judged)
-                    yield f"data: {msgspec.json.encode(told).decode()}\n\n"
+                    yield f"data: {msgspec.json.encode(changes).decode()}\n\n"
                 else:
                     yield ": still here\n\n"
                 with contextlib.suppress(TimeoutError):
@@ -181,8 +181,8 @@ class ViewServer:
             unlisten()
 
 
-class _Guard:
-    """Lets in only those who have the token, and come by our own address."""
+class _AccessCheck:
+    """Accepts only requests that have the token, and come by our own address."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app = app
@@ -195,7 +195,7 @@ class _Guard:
         request = Request(scope)
         refused = self._why_not(request)
 
-        async def send_guarded(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
                     *message.get("headers", ()),
@@ -208,7 +208,7 @@ class _Guard:
             await send(message)
 
         app: ASGIApp = self._app if refused is None else Response(refused, status_code=403)
-        await app(scope, receive, send_guarded)
+        await app(scope, receive, send_with_headers)
 
     def _why_not(self, request: Request) -> str | None:
         host = request.headers.get("host", "")

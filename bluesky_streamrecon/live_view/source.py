@@ -1,6 +1,6 @@
-"""Where the page's contents come from: one operator's connection, asked by two threads, newest wins.
+"""Where the page's contents come from: one operator's connection, used by two threads; only the newest state is kept.
 
-The job may end and another begin: the source then looks for the next one. Times are seconds of a monotonic clock.
+When a job ends, the source waits for the next one. Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ NOTHING = RunStatus()
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is known at one moment.
+    """The state of a run, and of the connection, at one moment.
 
     Parameters
     ----------
     version : int
         Counts up with each change.
     link : str
-        How the connection is, in words; nothing while all is well.
+        State of the connection, in words; empty while it works.
     status : RunStatus
         Of the open run, or of the last one.
     judged : tuple of Judged
@@ -72,7 +72,7 @@ class Source:
     connect : callable
         Finds the job and connects to it; a `JobError` says that there is none.
     who : str
-        Whose orders they are.
+        Name under which orders are sent.
     """
 
     def __init__(self, connect: Callable[[], OperatorEndpoint], who: str) -> None:
@@ -96,7 +96,7 @@ class Source:
         return self._snapshot
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have `listener` called, in another thread, after each change; gives what ends that."""
+        """Call `listener`, in another thread, after each change, until the returned function is called."""
         with self._changed:
             self._listeners.append(listener)
 
@@ -184,7 +184,7 @@ class Source:
             self._update(link="", status=status, judged=now.judged + answer.judged)
 
     def _look(self) -> None:
-        """Ask for one picture after the other."""
+        """Request one picture after the other."""
         with self._changed:
             self._changed.wait_for(lambda: self._operator is not None or self._stop.is_set())
             operator = self._operator
@@ -193,7 +193,7 @@ class Source:
             seen = ShowMe() if shown is None else ShowMe(run_uid=shown.run_uid, image_number=shown.image_number)
             try:
                 picture = operator.look(seen, timeout=LOOK_SECONDS)
-            except JobError:  # nothing new; how the link is, the other thread tells
+            except JobError:  # no new picture; the other thread watches the link
                 continue
             self._update(picture=picture)
 

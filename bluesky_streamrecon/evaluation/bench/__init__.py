@@ -1,5 +1,5 @@
 """Benchmarks, one module each, with one public function that measures and returns a `Report`.
 
-A figure is the median of several samples, taken in turns with what it is compared to (`harness.take_turns`), and comes
-with its spread. Nothing is printed here, and progress is logged; ``streamrecon bench`` shows both.
+A figure is the median of several samples, taken in turns with what it is compared to (`harness.take_turns`), with its
+spread. Nothing is printed here, and progress is logged; ``streamrecon bench`` shows both.
 """

@@ -1,4 +1,4 @@
-"""The documents of a scan, without a scan: what a RunEngine would give its callbacks, for both kinds of detectors.
+"""The documents that a RunEngine would send to its callbacks in a scan, for both kinds of detectors.
 
 Angles are radians here and degrees in the documents.
 """

@@ -20,7 +20,7 @@ __all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "percentile", "seconds_p
 
 END_SECONDS = 30.0
 LEAST_REPEATS = 3
-"""A median of fewer samples says nothing."""
+"""Fewest samples for a median."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def take_turns(repeats: int, turn: Callable[[], Mapping[str, float]]) -> dict[st
 
 
 def check_repeats(repeats: int) -> None:
-    """Raise `ConfigError` if there are too few turns for a median; for what is to be refused before it is set up."""
+    """Raise `ConfigError` if there are too few turns for a median, before anything is set up."""
     if repeats < LEAST_REPEATS:
         raise ConfigError(f"repeats: got {repeats}, expected at least {LEAST_REPEATS}, for a median with its spread")
 

@@ -1,8 +1,7 @@
-"""A real job with its controller, given the documents of scans that are made here, and when things happened in them.
+"""A real job with its controller, to which benchmarks stream scans, and a record of when its events came.
 
 Documents go through publisher, link, MPI ranks, previews and controller as at a beamline; only the RunEngine and its
-devices are left out, since they are to be on another computer than the job. All that benchmarks use of the link's
-events stands here. Times are seconds.
+devices are left out, since they are on another computer than the job. Times are seconds.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class EventRecorder:
     imaged_at : dict of int to float
         When every rank had these many projections in the image.
     spent_at : dict of int to float
-        Processor time of all processes then; 0 where the system does not say.
+        Processor time of all processes then; 0 where the system does not report it.
     update_seconds : dict of int to float
         Time of each image's update; of ranks, the slowest one counts.
     judged_at : dict of int to float
@@ -86,7 +85,7 @@ class EventRecorder:
         self.begin("")
 
     def begin(self, run_uid: str) -> None:
-        """Forget the last run; from now on this one counts."""
+        """Discard what was recorded of the last run, and record this one from now on."""
         with self._changed:
             self._run_uid = run_uid
             self._images: dict[int, int] = {}
@@ -294,7 +293,7 @@ class RunningJob:
 
 
 def _processor_seconds(pids: Collection[int]) -> float:
-    """Return the processor time so far of this process and of others; 0 if the system does not say."""
+    """Return the processor time so far of this process and of others; 0 if the system does not report it."""
     total = 0.0
     try:
         for pid in {os.getpid(), *pids}:

@@ -42,7 +42,7 @@ def measure_kernels(
     seconds: float = 0.2,
     backend: str = "cpu",
 ) -> Report:
-    """Measure every combination of what is given.
+    """Measure every combination of the arguments.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _multiply_adds(threads: int) -> float:
 
 
 def _probe(_thread: int) -> float:
-    """Take several short samples, most of which nobody interrupts; return their median."""
+    """Return the median of several short samples, most of which are not interrupted by other programs."""
     from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate
 
     return Summary.of([multiply_add_rate(seconds=PROBE_SECONDS) for _ in range(PROBES)]).median

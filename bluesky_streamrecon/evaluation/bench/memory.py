@@ -117,7 +117,7 @@ def documented_per_thread(columns: int, projections: int) -> float:
 def _peak_of_process(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:
     """Return the peak of a reconstruction in a fresh process, beyond what it had before, bytes."""
     fresh = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the process, too; it ends with ours, and need not say so.
+    # Ctrl-C reaches the process, too; it ends with ours, without a traceback of its own.
     with ProcessPoolExecutor(
         1, mp_context=fresh, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:

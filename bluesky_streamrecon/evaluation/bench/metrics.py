@@ -35,7 +35,7 @@ from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 __all__ = ["FAULTS", "measure_metrics"]
 
 FAULTS = "faults"
-"""What is checked of the data, with each forecast, whatever the metrics."""
+"""The checks of the data, which are made with each forecast, whatever the metrics."""
 
 PHOTONS = 1e4
 TAKEN = 0.75

@@ -34,7 +34,7 @@ __all__ = ["Peer", "compare_peers", "one_thread", "open_peer", "ratio_to"]
 
 OURS = ("sirt", "mlem")
 METHODS = {"astra": ("line", "linear"), "svmbir": ("mbir",)}
-"""What is measured of each code; its module has the same name. Of ASTRA: its projectors, with SIRT."""
+"""Methods of each code, whose module has the same name. Those of ASTRA are its projectors, with SIRT."""
 
 PACKAGES = {"astra": "astra-toolbox", "svmbir": "svmbir"}
 SLICES = 16
@@ -145,7 +145,7 @@ def open_peer(
     projections: NDArray[np.float32],
     backend: str = "cpu",
 ) -> AbstractContextManager[Peer]:
-    """Return a peer as a context manager, which lets go of its memory and files in the end.
+    """Return a peer as a context manager, which releases its memory and files in the end.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@ Everything is as in a scan but the devices (`RunningJob`). Before and after each
 works on the same projections with as many threads as all ranks have. The first images, whose window is not full, are
 not counted. Rates are projections per second, times seconds.
 
-On a machine that other programs use at the same time, rates say little, not even their ratio. Processor time says more:
-what the kernels alone need, as a share of what all processes need together.
+On a machine that other programs use at the same time, rates mean little, and so does their ratio. Processor time means
+more: that of the kernels alone, as a share of that of all processes together.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def measure_pipeline(
         ``projections_per_second`` (every step made) and its ``spread``; ``kernel_projections_per_second`` of the engine
         alone; ``kernel_share``, their ratio, each scan compared with the mean of the engine's rates before and after
         it; ``processor_share``, processor time of the engine alone over that of all processes, for the same images
-        (None where the system does not say); ``latency_median`` and ``latency_p99`` from handing over the projection
-        that completes a step to the first score of an image that has it, ``image_latency_median`` and
+        (None where the system does not report it); ``latency_median`` and ``latency_p99`` from handing over the
+        projection that completes a step to the first score of an image that has it, ``image_latency_median`` and
         ``image_latency_p99`` until every rank has reported the image; ``images`` and ``scores``, those made and scored
         while latency was measured; and the arguments.
 

@@ -142,16 +142,16 @@ class BareSender:
         Raises
         ------
         JobError
-            If a receiver takes nothing for too long.
+            If a receiver takes no frame for too long.
         """
         try:
             for socket, part in zip(self._sockets, parts, strict=True):
                 socket.send(part.reshape(-1).view("u1").data, copy=False)
         except zmq.Again as error:
-            raise JobError(f"bench wire: a receiver took nothing for {PATIENCE_SECONDS:g} s; has it ended?") from error
+            raise JobError(f"bench wire: a receiver took no frame for {PATIENCE_SECONDS:g} s; has it ended?") from error
 
     def finish_round(self, timeout: float) -> None:
-        """Tell every receiver that a round is over, and wait until each has answered; see `wait`."""
+        """Send every receiver the end of a round, and wait until each has answered; see `wait`."""
         for socket in self._sockets:
             socket.send(END_OF_ROUND)
         self.wait(timeout)

@@ -1,4 +1,4 @@
-"""A sample that costs nothing to make: discs whose line integrals are known, and an engine that works on it.
+"""A sample that is quick to compute: discs whose line integrals are known, and an engine that works on it.
 
 Lengths are detector pixels, angles radians.
 """

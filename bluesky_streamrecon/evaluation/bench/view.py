@@ -56,7 +56,7 @@ def measure_view(
     Report
         ``median_delay`` and ``p99_delay`` from an image's last slice at the controller to its PNGs in a viewer's hands,
         of all ``pictures``; ``rate_ratio``, projections per second of a watched scan over those of one that is not,
-        median over turns, and its ``spread``; ``projections_per_second`` of the scans that nobody watched, from the
+        median over turns, and its ``spread``; ``projections_per_second`` of the scans without viewers, from the
         first exposure to the last verdict; and the arguments.
 
     Raises
@@ -183,7 +183,7 @@ def _watched(viewers: int) -> Iterator[list[float]]:
 
 
 def watch_page(url: str, ready: threading.Event, ending: threading.Event) -> list[float]:
-    """Watch a live view as one page does: hear of changes, and fetch the slices of each new picture.
+    """Watch a live view as one page does: receive changes, and fetch the slices of each new picture.
 
     Parameters
     ----------
