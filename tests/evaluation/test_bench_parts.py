@@ -169,14 +169,14 @@ def test_documents_are_such_that_the_publisher_takes_them(in_file, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = np.stack(pool)
     place = ((tmp_path / "a.h5").as_uri(), "data") if in_file else None
-    scan = ScanDocuments((2, 3), 2, ReconSettings(), SteeringSettings(), file=place)
     sink, problems = Sink(), []
     publisher = Publisher(sink, on_problem=problems.append)
-    documents = [*scan.start(), *scan.stream("primary")]
+    scan = ScanDocuments(publisher, (2, 3), 2, ReconSettings(), SteeringSettings(), file=place)
+    scan.start()
+    scan.stream("primary")
     for i, angle in enumerate((0.0, 1.5)):
-        documents += scan.frame("primary", angle, i if in_file else pool[i])
-    for name, document in [*documents, *scan.stop()]:
-        publisher(name, document)
+        scan.frame("primary", angle, i if in_file else pool[i])
+    scan.stop()
     assert problems == []
     assert (sink.spec.run_uid, sink.spec.detector_shape, sink.spec.dtype) == (scan.uid, (2, 3), "<u2")
     assert sink.frames == [("projection", 1, 0.0, 5), ("projection", 2, 1.5, 6)]

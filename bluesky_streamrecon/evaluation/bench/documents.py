@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["Document", "ScanDocuments"]
-
-Document = tuple[str, dict[str, Any]]
+__all__ = ["ScanDocuments"]
 
 DETECTOR, STAGE = "detector", "stage"
 
 
 class ScanDocuments:
-    """Documents of one run.
+    """Documents of one run, each handed to a callback, as a RunEngine does.
 
     Parameters
     ----------
+    callback : callable
+        Takes the kind of a document, and the document.
     shape : (int, int)
         Detector rows and columns.
     planned : int
@@ -46,6 +47,7 @@ class ScanDocuments:
 
     def __init__(
         self,
+        callback: Callable[[str, dict[str, Any]], object],
         shape: tuple[int, int],
         planned: int,
         recon: ReconSettings,
@@ -63,17 +65,18 @@ class ScanDocuments:
         }
         self._run = compose_run(metadata={"plan_name": "benchmark", "streamrecon": block})
         self.uid: str = self._run.start_doc["uid"]
+        self._callback = callback
         self._shape = shape
         self._file = file
         self._streams: dict[str, ComposeDescriptorBundle] = {}
         self._resources: dict[str, ComposeStreamResourceBundle] = {}
 
-    def start(self) -> list[Document]:
-        """Return the start document."""
-        return [("start", dict(self._run.start_doc))]
+    def start(self) -> None:
+        """Emit the start document."""
+        self._callback("start", dict(self._run.start_doc))
 
-    def stream(self, name: str) -> list[Document]:
-        """Return the descriptor of a stream and, where frames are in a file, its StreamResource."""
+    def stream(self, name: str) -> None:
+        """Emit the descriptor of a stream and, where frames are in a file, its StreamResource."""
         image = {"source": "benchmark", "dtype": "array", "shape": [1, *self._shape], "dtype_numpy": "<u2"}
         if self._file is not None:
             image["external"] = "STREAM:"
@@ -85,7 +88,7 @@ class ScanDocuments:
             hints={STAGE: {"fields": [STAGE]}},
             configuration={},
         )
-        documents: list[Document] = [("descriptor", dict(made.descriptor_doc))]
+        self._callback("descriptor", dict(made.descriptor_doc))
         if self._file is not None:
             uri, dataset = self._file
             self._resources[name] = resource = compose_stream_resource(
@@ -95,11 +98,10 @@ class ScanDocuments:
                 data_key=DETECTOR,
                 parameters={"dataset": dataset},
             )
-            documents.append(("stream_resource", dict(resource.stream_resource_doc)))
-        return documents
+            self._callback("stream_resource", dict(resource.stream_resource_doc))
 
-    def frame(self, stream: str, angle: float, source: NDArray[np.uint16] | int) -> list[Document]:
-        """Return what comes with one frame: its event and, before it, its StreamDatum.
+    def frame(self, stream: str, angle: float, source: NDArray[np.uint16] | int) -> None:
+        """Emit the documents of one frame: its event and, before it, its StreamDatum.
 
         Parameters
         ----------
@@ -115,7 +117,6 @@ class ScanDocuments:
         if not isinstance(source, int):
             data[DETECTOR] = source[None]
         event = made.compose_event(data=data, timestamps=dict.fromkeys(data, time.time()), validate=False)
-        documents: list[Document] = [("event", dict(event))]
         if isinstance(source, int):
             number = event["seq_num"]
             datum = self._resources[stream].compose_stream_datum(
@@ -124,9 +125,9 @@ class ScanDocuments:
                 made.descriptor_doc,
                 validate=False,
             )
-            documents.insert(0, ("stream_datum", dict(datum)))
-        return documents
+            self._callback("stream_datum", dict(datum))
+        self._callback("event", dict(event))
 
-    def stop(self) -> list[Document]:
-        """Return the stop document."""
-        return [("stop", dict(self._run.compose_stop()))]
+    def stop(self) -> None:
+        """Emit the stop document."""
+        self._callback("stop", dict(self._run.compose_stop()))

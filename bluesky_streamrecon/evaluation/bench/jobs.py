@@ -23,7 +23,7 @@ from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.errors import JobError
-from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
+from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import BeamlineEndpoint
@@ -227,7 +227,9 @@ class RunningJob:
         """Open a run, and return when all ranks waited for its projections."""
         scan = self._documents(self._recon.window or 1, SteeringSettings())
         dark = np.full(self._shape, DARK_COUNT, np.uint16)  # frames in events open the run with the first of them
-        self._publish([*scan.start(), *scan.stream("dark"), *scan.frame("dark", 0.0, dark)])
+        scan.start()
+        scan.stream("dark")
+        scan.frame("dark", 0.0, dark)
         self.events.wait("ranks that are ready", lambda: len(self.events.ready_at) == self.events.ranks, START_SECONDS)
         return max(self.events.ready_at.values())
 
@@ -264,32 +266,28 @@ class RunningJob:
         """
         events, total = self.events, len(counts)
         scan = self._documents(total, steering)
-        self._publish(scan.start())
+        scan.start()
         for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
-            frame = np.full(self._shape, count, np.uint16)
-            self._publish([*scan.stream(stream), *scan.frame(stream, 0.0, frame)])
-        self._publish(scan.stream("primary"))
+            scan.stream(stream)
+            scan.frame(stream, 0.0, np.full(self._shape, count, np.uint16))
+        scan.stream("primary")
         pause, handed, start = threading.Event(), [], time.perf_counter()
         for i in range(total):
             if interval:
                 pause.wait(max(0.0, start + i * interval - time.perf_counter()))
             handed.append(time.perf_counter())
-            self._publish(scan.frame("primary", float(angles[i]), counts[i]))
+            scan.frame("primary", float(angles[i]), counts[i])
         last = total // self._recon.step * self._recon.step
         events.wait("the last image", lambda: last in events.imaged_at, IMAGE_SECONDS)
-        self._publish(scan.stop())
+        scan.stop()
         events.wait("the end of the run", lambda: events.finished, IMAGE_SECONDS)
         events.wait("the last image's score", lambda: total in events.judged_at, SCORE_SECONDS)
         return handed
 
     def _documents(self, planned: int, steering: SteeringSettings) -> ScanDocuments:
-        scan = ScanDocuments(self._shape, planned, self._recon, steering)
+        scan = ScanDocuments(self._publisher, self._shape, planned, self._recon, steering)
         self.events.begin(scan.uid)
         return scan
-
-    def _publish(self, documents: list[Document]) -> None:
-        for name, document in documents:
-            self._publisher(name, document)
 
 
 def _processor_seconds(pids: Collection[int]) -> float:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.documents import Document, ScanDocuments
+from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.harness import percentile
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import receiving_ranks
@@ -81,9 +82,7 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
             publisher = Publisher(endpoint, on_problem=events.fail)
             for kind, file_of in (("frames in events", None), ("frames in a file", (path.as_uri(), DATASET))):
                 logger.info("%d projections, %s", projections, kind)
-                scan = ScanDocuments((rows, columns), projections, ReconSettings(), SteeringSettings(), file=file_of)
-                sources: Sequence[NDArray[np.uint16] | int] = pool if file_of is None else range(len(pool))
-                taken = _publish(publisher, events, scan, sources, projections)
+                taken = _publish(publisher, events, file_of, pool, projections)
                 found.append(
                     {
                         "detector": kind,
@@ -100,27 +99,31 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
 def _publish(
     publisher: Publisher,
     events: EventRecorder,
-    scan: ScanDocuments,
-    sources: Sequence[NDArray[np.uint16] | int],
+    file: tuple[str, str] | None,
+    pool: Sequence[NDArray[np.uint16]],
     projections: int,
 ) -> list[float]:
     """Publish one run; return the milliseconds of each projection."""
+    spent = 0.0
 
-    def publish(documents: list[Document]) -> float:
+    def timed(name: str, document: dict[str, Any]) -> None:
+        nonlocal spent
         start = time.perf_counter()
-        for name, document in documents:
-            publisher(name, document)
-        return (time.perf_counter() - start) * 1000
+        publisher(name, document)
+        spent += (time.perf_counter() - start) * 1000
 
+    scan = ScanDocuments(timed, pool[0].shape, projections, ReconSettings(), SteeringSettings(), file=file)
     events.begin(scan.uid)
-    publish(scan.start())
-    publish(scan.stream("primary"))
+    scan.start()
+    scan.stream("primary")
     taken = []
     for number, angle in enumerate(scan_angles(projections), 1):
-        taken.append(publish(scan.frame("primary", float(angle), sources[number % len(sources)])))
+        spent, place = 0.0, number % len(pool)
+        scan.frame("primary", float(angle), pool[place] if file is None else place)
+        taken.append(spent)
         # A detector is slower than this loop: some frames are on their way, not hundreds.
         behind = number - IN_FLIGHT
         events.wait(f"acknowledgement of projection {behind}", lambda: events.used >= behind, TIMEOUT)  # noqa: B023
-    publish(scan.stop())
+    scan.stop()
     events.wait("the end of a run", lambda: events.finished, TIMEOUT)
     return taken
