@@ -1,4 +1,4 @@
-"""Closes what is still open when the main thread ends.
+"""Closes what is still open when the main thread ends, and acts when the process that started this one is gone.
 
 The interpreter joins all threads before it runs ``atexit`` functions, so those come too late for whatever holds a
 thread: the process would never end. One daemon thread waits for the main thread instead.
@@ -6,12 +6,15 @@ thread: the process would never end. One daemon thread waits for the main thread
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["GUARD", "Closable", "close_at_end"]
+__all__ = ["GUARD", "Closable", "close_at_end", "when_closed"]
 
 GUARD = "streamrecon-exit"
 """Name of the thread, which stays until the process ends."""
@@ -48,3 +51,24 @@ def _close_all() -> None:
             thing.close()
         except Exception:
             logger.exception("%r could not be closed at the end of the program", thing)
+
+
+def when_closed(descriptor: int, call: Callable[[], object]) -> None:
+    """Call a function, in a thread, when the other end of a file descriptor is closed, as when the process there ends.
+
+    Parameters
+    ----------
+    descriptor : int
+        For instance 0, standard input, which a process that starts another one keeps open.
+    call : callable
+        What is to be done then.
+    """
+
+    def wait_for_end() -> None:
+        # A plain read: the buffered one holds a lock, and to hold it when the interpreter ends is a fatal error.
+        with contextlib.suppress(OSError):
+            while os.read(descriptor, 4096):
+                pass
+        call()
+
+    threading.Thread(target=wait_for_end, name="parent-watch", daemon=True).start()

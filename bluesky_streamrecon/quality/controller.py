@@ -7,15 +7,16 @@ and ends when the beamline asks for it or is gone. Times are seconds of a monoto
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.exit_hooks import when_closed
 from bluesky_streamrecon.logs import set_role, set_run
 from bluesky_streamrecon.quality.metrics import PreviewImage
 from bluesky_streamrecon.quality.msssim import warm_up
@@ -282,7 +283,7 @@ def run_controller(
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     if watch_parent:
-        threading.Thread(target=_watch_parent, args=(stop,), name="parent-watch", daemon=True).start()
+        when_closed(0, partial(_parent_gone, stop))
     # The first score does not wait for the compiler, and the hello does not either.
     warming = threading.Thread(target=_warm_up, name="warm-up-ms-ssim")
     warming.start()
@@ -313,9 +314,6 @@ def _warm_up() -> None:
     warm_up()
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    # Not sys.stdin: its lock, held by this thread when the interpreter ends, would be a fatal error.
-    while os.read(0, 4096):
-        pass
+def _parent_gone(stop: threading.Event) -> None:
     logger.info("standard input was closed: the controller ends")
     stop.set()

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from bluesky_streamrecon.exit_hooks import when_closed
+
 __all__ = ["Interrupted", "ShutdownMonitor"]
 
 log = logging.getLogger(__name__)
@@ -100,11 +102,7 @@ class ShutdownMonitor:
             Seconds after which the process ends the hard way if it is still busy.
         """
 
-        def wait_for_end() -> None:
-            # A plain read: the buffered one holds a lock that an exiting interpreter stumbles over.
-            with contextlib.suppress(OSError):
-                while os.read(descriptor, 1024):
-                    pass
+        def input_closed() -> None:
             if self._ended.wait(_ORDERLY_SECONDS):
                 return
             self.end("the process that started this job is gone (standard input closed)", 1)
@@ -112,7 +110,7 @@ class ShutdownMonitor:
                 log.error("still busy %.0f s after the end was asked for; exiting", grace)
                 os._exit(1)
 
-        threading.Thread(target=wait_for_end, name="parent-watch", daemon=True).start()
+        when_closed(descriptor, input_closed)
 
     def ended(self) -> None:
         """Tell that the job is ending, so that nothing more is enforced."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.exit_hooks import when_closed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,13 +232,7 @@ def _receive_bare(stop: threading.Event, address: str, server_key: str) -> None:
 def main(kind: str, *arguments: str) -> None:
     """Receive until asked to end, or until standard input is closed, as when the process that started this is gone."""
     stop = threading.Event()
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        stop.set()
-
-    threading.Thread(target=watch, name="watch-input", daemon=True).start()
+    when_closed(0, stop.set)
     kinds: dict[str, Callable[..., None]] = {"rank": _be_rank, "bare": _receive_bare}
     kinds[kind](stop, *arguments)
 
