@@ -91,6 +91,7 @@ def run_demo(
     """
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.evaluation.engines import run_engine
+    from bluesky_streamrecon.evaluation.scans import places_in_order
     from bluesky_streamrecon.ordering import listed, make_order
     from bluesky_streamrecon.plans import stream_tomo_plan
     from bluesky_streamrecon.sim_devices import sim_beamline
@@ -103,9 +104,8 @@ def run_demo(
         logger.warning("%s", problem)
     if angle_order is None:
         assert beamline.angles is not None  # noqa: S101 - a recorded scan has its angles
-        recorded = np.sort(beamline.angles)
-        grid = make_order(order, num=len(recorded), start=0, stop=len(recorded))
-        angle_order = listed(recorded[np.asarray(grid.angles, int)])
+        recorded = np.asarray(beamline.angles)
+        angle_order = listed(recorded[places_in_order(order, recorded)])
     title = data.name if data else sample
     recon_directory = new_directory(out / "reconstruction")
     began = time.monotonic()

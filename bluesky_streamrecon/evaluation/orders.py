@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.evaluation.figures import draw_lines, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
 from bluesky_streamrecon.evaluation.report import Report, Row
-from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
+from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, places_in_order, simulated_scan
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.sim_devices import Foam, Sample, SheppLogan
 
@@ -108,16 +108,9 @@ def draw_orders(orders: Sequence[AngleOrder]) -> Figure:
 
 
 def _recorded(data: Path, threads: int) -> Callable[[str], LineScan]:
-    """Return a recorded scan in any order; of orders off the grid, the nearest projection that is left is taken."""
-    ascending = with_best_image(measured_scan(data, order="fixed"), threads=threads)
-
-    def scan_in(name: str) -> LineScan:
-        total = len(ascending)
-        left = list(range(total))
-        wanted = make_order(name, num=total, start=0, stop=total).angles
-        return ascending.in_order([left.pop(int(np.argmin(np.abs(np.asarray(left) - place)))) for place in wanted])
-
-    return scan_in
+    """Return what takes a recorded scan in any order."""
+    scan = with_best_image(measured_scan(data, order="fixed"), threads=threads)
+    return lambda name: scan.in_order(places_in_order(name, scan.angles))
 
 
 def _draw_images(samples: Sequence[tuple[LineScan, dict[str, NDArray[np.float32]]]]) -> Figure:

@@ -20,8 +20,7 @@ from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, ne
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
-from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared
 from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
@@ -86,8 +85,7 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
     _log_problems(frames)
     count = len(frames.angles_deg)
     if order is not None:
-        grid = make_order(order, num=count, start=0, stop=count)
-        chosen = np.argsort(frames.angles_deg, kind="stable")[np.asarray(grid.angles, int)]
+        chosen = places_in_order(order, frames.angles_deg)
         frames = replace(
             frames, projections=np.asarray(frames.projections[:])[chosen], angles_deg=frames.angles_deg[chosen]
         )

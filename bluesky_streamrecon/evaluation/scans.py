@@ -25,7 +25,16 @@ from bluesky_streamrecon.quality.trials import display_range
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
 from bluesky_streamrecon.storage import TomoScan, read_scan
 
-__all__ = ["LineScan", "ScanStack", "Truth", "centred", "measured_scan", "prepared", "simulated_scan"]
+__all__ = [
+    "LineScan",
+    "ScanStack",
+    "Truth",
+    "centred",
+    "measured_scan",
+    "places_in_order",
+    "prepared",
+    "simulated_scan",
+]
 
 FILL = 0.94
 """Share of the detector's width that a simulated sample fills."""
@@ -220,6 +229,22 @@ def simulated_scan(
     return LineScan(name, angles, lines, axis, Truth.known(truth), noise=counts, seed=seed)
 
 
+def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:
+    """Return the projections of a recorded scan, each once, in the order in which they might have been taken.
+
+    Parameters
+    ----------
+    order : str
+        Registered name; of an order that is not on a grid, the nearest projection that is left is taken.
+    angles : ndarray of float64, shape (n,)
+        Of the projections, in any order and unit.
+    """
+    left = list(range(len(angles)))
+    wanted = make_order(order, num=len(left), start=0, stop=len(left)).angles
+    by_angle = np.argsort(angles, kind="stable")
+    return [int(by_angle[left.pop(int(np.argmin(np.abs(np.asarray(left) - place))))]) for place in wanted]
+
+
 def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:
     """Read a recorded scan, prepare it, and put it into the order in which it might have been taken.
 
@@ -231,9 +256,7 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
         If the file can not be used.
     """
     scan = prepared(read_scan(path).frames, name or Path(path).stem)
-    grid = make_order(order, num=len(scan), start=0, stop=len(scan))
-    by_angle = np.argsort(scan.angles, kind="stable")
-    return centred(scan.in_order(by_angle[np.asarray(grid.angles, int)]))
+    return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 
 def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str = "counts") -> LineScan:

@@ -9,7 +9,7 @@ import pytest
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.images import finish, live_images, with_best_image
-from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
+from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, places_in_order, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
@@ -67,6 +67,15 @@ def test_best_image_stands_for_the_truth():
     truth = with_best_image(scan).truth
     assert truth.similarity(truth.image) == 1.0
     assert truth.similarity(finish(scan)) > truth.similarity(finish(scan.first(10)))
+
+
+@pytest.mark.parametrize("order", ["fixed", "optimized-interleaved", "golden"])
+def test_recorded_projections_are_taken_once_each_in_any_order(order):
+    angles = np.random.default_rng(1).permutation(np.arange(40.0))
+    places = places_in_order(order, angles)
+    assert sorted(places) == list(range(40))
+    wanted = np.asarray(make_order(order, num=40, start=0, stop=40).angles)
+    np.testing.assert_allclose(angles[places][:8], wanted[:8], atol=0.5)
 
 
 def test_nothing_can_not_be_finished():
