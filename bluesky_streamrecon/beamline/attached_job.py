@@ -80,6 +80,11 @@ class AttachedJob:
         self.linked_ranks = self.launched_ranks = 0
 
     @property
+    def controller_linked(self) -> bool:
+        """The controller is linked."""
+        return self.link is not None and self.link.linked("controller") > 0
+
+    @property
     def usable(self) -> bool:
         """The job is there and can take another run."""
         return self.link is not None and self.link.usable
