@@ -13,8 +13,9 @@ whole back projection take that of one slab (at most 16 slices) per thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -174,6 +175,11 @@ class Engine:
             self._executor.shutdown()
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether `update` returns before the image is made: `begin_slices` then saves the caller waiting for it."""
+        return self._backend.asynchronous
+
+    @property
     def image_number(self) -> int:
         """Updates made, counting those before `load`."""
         return self._image_number
@@ -285,6 +291,14 @@ class Engine:
             slab = self._slab_of(row)
             image[...] = slab.read(row - slab.rows.first)
         return images
+
+    def begin_slices(self, local_rows: Iterable[int]) -> Callable[[], NDArray[np.float32]]:
+        """Ask for what `slices` returns; what is returned here waits for it, and may be called after later updates."""
+        begun = [
+            slab.begin_read([row - slab.rows.first for row in rows])
+            for slab, rows in groupby(local_rows, self._slab_of)
+        ]
+        return lambda: np.concatenate([read() for read in begun])
 
     def image(self) -> NDArray[np.float32]:
         """Return a copy of all slices, shape (rows, N, N), 1/pixel."""

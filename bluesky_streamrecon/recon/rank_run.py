@@ -107,6 +107,7 @@ class RankRun:
         self._coalesced = 0
         self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
         self._final_sent = False
+        self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None
         self._findings = Findings(run.run_uid, link.send)
         shown = preview_rows_of(run) if run.block.member == 0 else ()
         self._shown = tuple(row for row in shown if self._block.first <= row < self._block.stop)
@@ -247,6 +248,7 @@ class RankRun:
             closed=closed,
         )
         if not take:
+            self._send_preview()
             return False
         began = self._clock()
         for _ in range(take):
@@ -281,6 +283,7 @@ class RankRun:
             return self._result(None, "no projection came, so there is no image")
         if not self._final_sent:
             self._show(final=True)
+        self._send_preview()
         if self.run.output is None:
             return self._result(None, "")
         return self._result(*self._write(self._engine))
@@ -416,9 +419,9 @@ class RankRun:
         self._link.send(status)
 
     def _show(self, *, final: bool) -> None:
+        """Ask for a preview of the image as it is now, and send the one before it."""
         self._final_sent = final
         if self._shown and self._engine is not None:
-            pixels = self._engine.slices(row - self._block.first for row in self._shown)
             preview = Preview(
                 run_uid=self.run.run_uid,
                 rank=self._communicator.rank,
@@ -426,12 +429,22 @@ class RankRun:
                 projections=self.applied,
                 final=final,
                 rows=self._shown,
-                size=pixels.shape[-1],
+                size=self._geometry(None).size,
                 axis=self._axis_or_none(),
-                pixels=pixels,
                 doubt=self._findings.doubt,
-            )
-            self._link.send(preview.with_views(self._preview_sinograms.take()))
+            ).with_views(self._preview_sinograms.take())
+            pixels = self._engine.begin_slices(row - self._block.first for row in self._shown)
+            self._send_preview()
+            self._preview = preview, pixels
+            if not self._engine.asynchronous:
+                self._send_preview()
+
+    def _send_preview(self) -> None:
+        """Send the preview that was asked for last: a GPU may still have to make its pixels."""
+        if self._preview is not None:
+            preview, pixels = self._preview
+            self._preview = None
+            self._link.send(msgspec.structs.replace(preview, pixels=pixels()))
 
     def _write(self, engine: Engine) -> tuple[str | None, str, str]:
         """Write the image with all ranks; give the path, why there is none, and what went wrong here."""

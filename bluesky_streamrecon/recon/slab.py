@@ -102,6 +102,11 @@ class Slab(ABC):
     def read(self, row: int) -> NDArray[np.float32]:
         """Return a view of the image of `row` (counted within the slab), shape (N, N): the next pass changes it."""
 
+    def begin_read(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
+        """Return how to get a copy of some rows as they are now, shape (k, N, N); a GPU may still have to make it."""
+        copies = np.stack([self.read(row) for row in rows])
+        return lambda: copies
+
     @abstractmethod
     def write(self, row: int, image: NDArray[np.float32]) -> None:
         """Replace the image of `row`; outside the mask it becomes zero."""
@@ -163,9 +168,12 @@ class Backend(ABC):
     ----------
     spare : int
         Slots of a store beyond those in use that this backend can make use of.
+    asynchronous : bool
+        Whether a pass is only begun when it returns.
     """
 
     spare: int = 0
+    asynchronous: bool = False
 
     def store(self, slabs: Sequence[SlabRows], columns: int, capacity: int) -> Store:
         """Make memory for so many projections."""

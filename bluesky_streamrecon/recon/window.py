@@ -37,7 +37,6 @@ OLDER = 0.5
 
 _FIRST_CAPACITY = 16
 _KEPT_WINDOWS = 4
-_SAME_GAP = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +158,9 @@ class Window:
         self._kept = 0
         self.store = store(slabs, columns, capacity)
         self.total = 0
+        if self._spread is not None:  # compiled, or loaded from disk, before projections come
+            redundant_view(np.arange(2.0), 1)
+            spread_views(np.arange(2.0), 2, 0)
 
     def __len__(self) -> int:
         return self._kept if self._length is None else min(self._kept, self._length)
@@ -328,17 +330,9 @@ def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
     >>> redundant_view(np.radians([0, 90, 45, 135, 60, 182]), 4)
     2
     """
-    turned = np.mod(angles, 2 * math.pi)
-    by_angle = np.argsort(turned, kind="stable")
-    ordered = turned[by_angle]
-    gaps = np.empty_like(ordered)
-    gaps[1:-1] = ordered[2:] - ordered[:-2]
-    gaps[0] = ordered[1] - ordered[-1] + 2 * math.pi
-    gaps[-1] = ordered[0] - ordered[-2] + 2 * math.pi
-    left = np.empty_like(gaps)
-    # Equal steps of the stage differ by rounding, which must not decide.
-    left[by_angle] = np.round(gaps / _SAME_GAP)
-    return int(np.argmin(left[:candidates]))
+    from bluesky_streamrecon.recon.kernels.angles import redundant
+
+    return int(redundant(np.ascontiguousarray(angles, np.float64), candidates))
 
 
 def spread_views(
@@ -380,10 +374,9 @@ def spread_views(
     wanted = min(length - newest, count)
     if wanted == 0:
         return np.arange(count, total)
-    by_angle = np.argsort(np.mod(angles[:count], math.pi), kind="stable")
-    edges = np.arange(wanted + 1) * count // wanted
-    places = edges[:-1] + np.floor((number * GOLDEN) % 1 * np.diff(edges)).astype(np.int64)
-    return np.concatenate((np.sort(by_angle[places]), np.arange(count, total)))
+    from bluesky_streamrecon.recon.kernels.angles import spread
+
+    return np.asarray(spread(np.ascontiguousarray(angles, np.float64), newest, wanted, (number * GOLDEN) % 1))
 
 
 def pass_order(passes: int) -> list[int]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.cuda.device import failures_reported
 from bluesky_streamrecon.recon.cuda.layout import SLICES, GpuLayout, group_count
 from bluesky_streamrecon.recon.cuda.operators import CudaOperators, Geometry, TablePool
 from bluesky_streamrecon.recon.cuda.passes import Comparison, Passes, Penalty, Rule
@@ -183,13 +182,12 @@ class CudaUpdate(SlabUpdate):
 
     def compared(self, how: Comparison) -> NDArray[np.float32]:
         """Compare now, and copy the result, (A, C, S), to the host."""
-        with failures_reported():
-            self._slab.to_gpu()
-            self._passes.compare(self._slab, self._operators, self._store, how)
-            shape = (self._slab.groups, self._operators.count, self._backend.layout_of.geometry.columns, SLICES)
-            found = np.empty(shape, np.float32)
-            download(self._passes.sinogram, 0, found, self._passes.stream)
-            self._passes.stream.synchronize()
+        self._slab.to_gpu()
+        self._passes.compare(self._slab, self._operators, self._store, how)
+        shape = (self._slab.groups, self._operators.count, self._backend.layout_of.geometry.columns, SLICES)
+        found = np.empty(shape, np.float32)
+        download(self._passes.sinogram, 0, found, self._passes.stream)
+        self._passes.stream.synchronize()
         turned = found.transpose(1, 2, 0, 3).reshape(*shape[1:3], -1)
         return np.ascontiguousarray(turned[:, :, : self._slab.rows.count])
 
@@ -210,11 +208,10 @@ class CudaUpdate(SlabUpdate):
         return None
 
     def _step(self, sinogram: NDArray[np.float32], rule: Rule | Penalty) -> None:
-        with failures_reported():
-            how = self._bring(sinogram)
-            self._slab.to_gpu()
-            self._passes.step(self._slab, self._operators, self._store, how, rule)
-            self._slab.changed()
+        how = self._bring(sinogram)
+        self._slab.to_gpu()
+        self._passes.step(self._slab, self._operators, self._store, how, rule)
+        self._slab.changed()
 
     def multiply(self, ratio: NDArray[np.float32]) -> None:
         """Multiply each pixel by the mean of its rays' `ratio`."""
@@ -238,18 +235,17 @@ class CudaUpdate(SlabUpdate):
         """Back-project (A, C, S) to (N, N, S); a copy."""
         rows, groups, size = self._slab.rows.count, self._slab.groups, self._backend.layout_of.geometry.size
         result = np.zeros((size, size, rows), np.float32)
-        with failures_reported():
-            if (how := self._bring(sinogram)) is not None:
-                self._slab.to_gpu()
-                self._passes.compare(self._slab, self._operators, self._store, how)
-            for first, target in self._backend.gathering(groups):
-                count = min(len(target) // (SLICES * size * size), groups - first)
-                self._passes.gather(self._operators, target, first, count)
-                part = np.empty((count, size, size, SLICES), np.float32)
-                download(target, 0, part, self._passes.stream)
-                self._passes.stream.synchronize()
-                for number in range(SLICES * first, min(SLICES * (first + count), rows)):
-                    result[:, :, number] = part[number // SLICES - first, :, :, number % SLICES]
+        if (how := self._bring(sinogram)) is not None:
+            self._slab.to_gpu()
+            self._passes.compare(self._slab, self._operators, self._store, how)
+        for first, target in self._backend.gathering(groups):
+            count = min(len(target) // (SLICES * size * size), groups - first)
+            self._passes.gather(self._operators, target, first, count)
+            part = np.empty((count, size, size, SLICES), np.float32)
+            download(target, 0, part, self._passes.stream)
+            self._passes.stream.synchronize()
+            for number in range(SLICES * first, min(SLICES * (first + count), rows)):
+                result[:, :, number] = part[number // SLICES - first, :, :, number % SLICES]
         result[~self._backend.layout_of.mask] = 0
         return result
 
@@ -273,14 +269,14 @@ class CudaBackend(Backend):
     """
 
     spare = _SPARE
+    asynchronous = True
 
     def __init__(self, geometry: TomoGeometry, *, coupled: bool = False) -> None:
-        with failures_reported():
-            self.layout_of = GpuLayout(geometry)
-            self._stream = Stream()
-            self._coupled = coupled
-            self._geometry = Geometry(self.layout_of, self._stream)
-            self._pool = TablePool(self._geometry)
+        self.layout_of = GpuLayout(geometry)
+        self._stream = Stream()
+        self._coupled = coupled
+        self._geometry = Geometry(self.layout_of, self._stream)
+        self._pool = TablePool(self._geometry)
         self._gathered: Any = None
         self._scale: Any = None
         self._sharpness: Any = None
@@ -292,15 +288,13 @@ class CudaBackend(Backend):
 
     def slab(self, rows: SlabRows) -> CudaSlab:
         """Make an image of zeros."""
-        with failures_reported():
-            self.passes = Passes(self._geometry, group_count(rows.count))
-            self._scale, self._sharpness = (device_zeros(rows.width) for _ in range(2))
-            return CudaSlab(rows, self.layout_of, self._stream, coupled=self._coupled)
+        self.passes = Passes(self._geometry, group_count(rows.count))
+        self._scale, self._sharpness = (device_zeros(rows.width) for _ in range(2))
+        return CudaSlab(rows, self.layout_of, self._stream, coupled=self._coupled)
 
     def store(self, slabs: Sequence[SlabRows], columns: int, capacity: int) -> Store:
         """Make memory for so many projections."""
-        with failures_reported():
-            return CudaStore(slabs, columns, capacity, self.passes.progress)
+        return CudaStore(slabs, columns, capacity, self.passes.progress)
 
     def operators(self, subset: Subset) -> CudaOperators:
         """Prepare projection at the angles of `subset`."""
@@ -308,15 +302,13 @@ class CudaBackend(Backend):
             raise ConfigError(
                 "share: rows can not be shared among ranks on a GPU; expected share = 1, or backend = 'cpu'"
             )
-        with failures_reported():
-            return CudaOperators(self._geometry, self._pool, subset)
+        return CudaOperators(self._geometry, self._pool, subset)
 
     def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> CudaUpdate:  # noqa: ARG002
         """Put together what an algorithm works with in one pass."""
         assert isinstance(slab, CudaSlab)  # noqa: S101
         assert isinstance(operators, CudaOperators)  # noqa: S101
-        with failures_reported():
-            return CudaUpdate(self, slab, operators, measurement)
+        return CudaUpdate(self, slab, operators, measurement)
 
     def penalty(self, strength: float, edge: float | None, typical: NDArray[np.float32], *, edges: int) -> Penalty:
         """Return a penalty, with its scales on the GPU; they are copied when they change."""
@@ -348,8 +340,7 @@ class CudaBackend(Backend):
 
     def finish(self) -> None:
         """Wait until all passes are done."""
-        with failures_reported():
-            self._stream.synchronize()
+        self._stream.synchronize()
 
     def close(self) -> None:
         """Release recorded graphs."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from bluesky_streamrecon.errors import DeviceError
 
-__all__ = ["CudaDevice", "failures_reported", "find_device"]
+__all__ = ["CudaDevice", "find_device"]
 
 LEAST_CAPABILITY = (8, 0)
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
@@ -119,33 +117,3 @@ def _driver() -> str:
     except OSError:
         found = None
     return f"{found.group(1) if found else 'unknown'} (CUDA {major}.{minor})"
-
-
-@contextmanager
-def failures_reported() -> Iterator[None]:
-    """Raise what the driver reports as our own error.
-
-    Raises
-    ------
-    DeviceError
-        If a call of the driver failed.
-    """
-    from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if SIMULATED or isinstance(error, DeviceError):
-            raise
-        raise _told(error) from error
-    except Exception as error:
-        if SIMULATED or not isinstance(error, cuda.cudadrv.driver.CudaAPIError):
-            raise
-        raise _told(error) from error
-
-
-def _told(error: BaseException) -> DeviceError:
-    return DeviceError(
-        f"the GPU failed: {' '.join(str(error).split())[:300]}; is its memory full, is it used by another program, or "
-        "was it lost (nvidia-smi)?"
-    )

@@ -92,12 +92,12 @@ class TablePool:
         self._free.clear()
         return TableSet(self._geometry.layout, angles)
 
-    def trim_heap(self, found: TableSet) -> None:
+    def give_back(self, found: TableSet) -> None:
         """Let a set be used again."""
         self._free.append(found)
 
-    def fill(self, found: TableSet, values: NDArray[np.float64]) -> None:
-        """Bring ``values``, (4, A), to the parameters of a set."""
+    def fill(self, found: TableSet, order: NDArray[np.int64], *values: NDArray[Any]) -> None:
+        """Copy four arrays, (A,), in this order, to the parameters of a set."""
         if self._staged.shape[1] < 4 * found.most:
             self._geometry.stream.synchronize()
             self._staged = pinned((_QUEUED, 4 * found.most), np.float64)
@@ -105,7 +105,8 @@ class TablePool:
         self._used += 1
         self._copied[place].synchronize()
         staged = self._staged[place][: 4 * found.most]
-        staged.reshape(4, found.most)[:, : values.shape[1]] = values
+        for row, source in zip(staged.reshape(4, found.most), values, strict=True):
+            row[: len(order)] = source[order]
         upload(found.parameters, 0, staged, self._geometry.stream, found.address)
         self._copied[place].record(self._geometry.stream)
 
@@ -138,11 +139,10 @@ class CudaOperators:
         self.subset = subset
         cosines, sines = np.cos(subset.angles), np.sin(subset.angles)
         flat = np.abs(cosines) < np.abs(sines)
-        self.order = np.argsort(flat, kind="stable")
-        self.count, self.steep = len(subset.angles), int(len(flat) - flat.sum())
+        self.order = flat.argsort(kind="stable")
+        self.count, self.steep = len(flat), len(flat) - int(np.count_nonzero(flat))
         self.tables = pool.borrow(self.count)
-        values = np.stack((cosines, sines, np.where(flat, sines, cosines), subset.slots.astype(np.float64)))
-        pool.fill(self.tables, values[:, self.order])
+        pool.fill(self.tables, self.order, cosines, sines, np.where(flat, sines, cosines), subset.slots)
         self.fresh = True
         self.weighted = False
 
@@ -204,7 +204,7 @@ class CudaOperators:
 
     def release(self) -> None:
         """Release the tables for the next window; do not use these operators any more."""
-        self._pool.trim_heap(self.tables)
+        self._pool.give_back(self.tables)
 
 
 def _on_gpu(array: NDArray[Any], stream: Stream) -> Any:

@@ -6,8 +6,6 @@ recorded as a graph; from then on a pass takes the host a tenth of a millisecond
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +26,10 @@ from bluesky_streamrecon.recon.cuda.sizes import (
 from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.smooth import back_hybrid, back_quadratic
 from bluesky_streamrecon.recon.cuda.store import CudaStore
-from bluesky_streamrecon.recon.cuda.streams import Event, Graph, Launcher, Progress, Stream, device_zeros, upload
-from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED
+from bluesky_streamrecon.recon.cuda.streams import Event, Launcher, Progress, Recorder, Stream, device_zeros, upload
 from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION
 
 __all__ = ["Comparison", "Passes", "Penalty", "Rule"]
-
-log = logging.getLogger(__name__)
-
-_MOST_GRAPHS = 64
 
 _forward = Launcher(forward, FORWARD_THREADS, FORWARD_BYTES)
 _compare, _spread = Launcher(compare, 128), Launcher(spread, 128)
@@ -130,9 +123,7 @@ class Passes:
         self._groups = groups
         self._most = 0
         self._lines = self._back_lines = self.sinogram = self._ones = device_zeros(SLICES)
-        self._once: dict[Hashable, None] = {}
-        self._graphs: dict[Hashable, Graph] = {}
-        self._record = not SIMULATED
+        self._recorder = Recorder(geometry.stream)
         self.progress = Progress(geometry.stream)
 
     @property
@@ -163,10 +154,7 @@ class Passes:
 
     def close(self) -> None:
         """Release recorded graphs."""
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
-        self._once.clear()
+        self._recorder.close()
 
     def compare(self, slab: CudaSlab, operators: CudaOperators, store: CudaStore, how: Comparison) -> None:
         """Project the image and compare it, into `sinogram`."""
@@ -209,7 +197,7 @@ class Passes:
                 assert isinstance(rule, Rule)  # noqa: S101
                 self._back(slab.image, self._groups, 0, operators, rule)
 
-        self._run(key, launch)
+        self._recorder.run(key, launch)
         operators.prepared(weights=how is not None and how.per_length)
         if penalty is not None:
             slab.exchange()
@@ -226,26 +214,6 @@ class Passes:
             self._spread(operators)
             self.progress.end()
         self._back(target, count, first, operators, Rule(GATHER, 1.0, 0.0))
-
-    def _run(self, key: Hashable, launch: Callable[[], None]) -> None:
-        graph = self._graphs.get(key)
-        if graph is None and self._record and key in self._once:
-            try:
-                graph = self._graphs[key] = Graph(self.stream, launch)
-            except RuntimeError as error:
-                log.warning("passes are launched one by one, which takes the host longer: %s", error)
-                self._record = False
-            if len(self._graphs) > _MOST_GRAPHS:
-                oldest = next(iter(self._graphs))
-                self.stream.synchronize()
-                self._graphs.pop(oldest).close()
-        if graph is not None:
-            graph.launch(self.stream)
-            return
-        launch()
-        self._once[key] = None
-        if len(self._once) > 16 * _MOST_GRAPHS:
-            self._once.pop(next(iter(self._once)))
 
     def _forward(self, slab: CudaSlab, operators: CudaOperators, store: CudaStore, how: Comparison) -> Event | None:
         layout, found, groups = self._geometry.layout, operators.tables, self._groups

@@ -8,15 +8,16 @@ import numpy as np
 
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, kernel
 
-__all__ = ["fill_slices", "put_slice", "take_slice"]
+__all__ = ["fill_slices", "put_slice", "take_slices"]
 
 
 @kernel()
-def take_slice(image: Any, row: int, area: int, target: Any) -> None:
-    """Copy a slice to an array. Grid (area / threads)."""
+def take_slices(image: Any, rows: Any, area: int, target: Any) -> None:
+    """Copy some slices to an array, one after the other. Grid (area / threads, rows)."""
     pixel = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if pixel < area:
-        target[pixel] = image[(row // 4 * area + pixel) * 4 + row % 4]
+        row = np.int64(rows[cuda.blockIdx.y])
+        target[cuda.blockIdx.y * np.int64(area) + pixel] = image[(row // 4 * area + pixel) * 4 + row % 4]
 
 
 @kernel()

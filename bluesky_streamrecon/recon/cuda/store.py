@@ -17,6 +17,7 @@ from bluesky_streamrecon.recon.cuda.streams import (
     Progress,
     Stream,
     address_of,
+    copy,
     device_zeros,
     download,
     pinned,
@@ -103,7 +104,7 @@ class CudaStore(Store):
         self.version += 1
         self._stream.synchronize()
         self.data = device_zeros((old + more) * self._size)
-        self.data[: old * self._size].copy_to_device(before)
+        copy(before, self.data)
         self._address = address_of(self.data)
         self._read_by = np.concatenate((self._read_by, np.zeros(more, np.int64)))
 

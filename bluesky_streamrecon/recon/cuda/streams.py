@@ -1,26 +1,33 @@
 """Order on the GPU: streams, events, launches, recorded graphs; in the simulator, where all is done at once, nothing.
 
-A launch takes the host some 0.2 ms, a recorded graph of launches 0.1 ms however many there are.
+All calls of the driver are made here, and what it reports is raised as `DeviceError`. A launch takes the host some
+0.2 ms, a recorded graph of launches a tenth of that however many there are.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
+from bluesky_streamrecon.errors import DeviceError
 from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda
+
+if not SIMULATED:
+    from cuda.bindings import driver
 
 __all__ = [
     "Event",
     "Graph",
     "Launcher",
     "Progress",
+    "Recorder",
     "Stream",
     "address_of",
-    "checked",
+    "copy",
     "device_zeros",
     "download",
     "pinned",
@@ -29,7 +36,48 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _PLAIN_SHARED = 48 * 1024
+
+
+def _failed(why: object) -> DeviceError:
+    return DeviceError(
+        f"the GPU failed: {' '.join(str(why).split())[:300]}; is its memory full, is it used by another program, or "
+        "was it lost (nvidia-smi)?"
+    )
+
+
+def _checked(answer: Any) -> Any:
+    """Return what a call of the driver returned beside its status.
+
+    Raises
+    ------
+    DeviceError
+        If the status is an error.
+    """
+    status = answer[0]
+    if status:
+        raise _failed(getattr(status, "name", status))
+    return answer[1] if len(answer) > 1 else None
+
+
+def _reported(function: F) -> F:
+    """Raise what Numba reports of the driver, or of memory, as `DeviceError`."""
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except DeviceError:
+            raise
+        except Exception as error:
+            # Numba's own errors and those of the library below it have no common root.
+            if not isinstance(error, MemoryError) and not type(error).__name__.lower().startswith("cuda"):
+                raise
+            raise _failed(error) from error
+
+    return call  # type: ignore[return-value]
 
 
 class Stream:
@@ -39,43 +87,51 @@ class Stream:
     ----------
     own : object
         What Numba takes for a stream.
-    handle : int
+    handle : object
         What the driver does.
     """
 
+    @_reported
     def __init__(self) -> None:
-        self.own: Any = None if SIMULATED else cuda.stream()
-        self.handle = 0 if self.own is None else int(self.own.handle)
+        self.own: Any = None
+        self.handle: Any = None
+        if not SIMULATED:
+            self.own = cuda.stream()
+            self.handle = driver.CUstream(int(self.own.handle))
 
     def wait_for(self, event: Event) -> None:
         """Do what follows on this stream only after `event`; the host does not wait."""
-        if event.own is not None and event.recorded:
-            event.own.wait(self.own)
+        if event.recorded and not SIMULATED:
+            _checked(driver.cuStreamWaitEvent(self.handle, event.handle, 0))
 
     def synchronize(self) -> None:
         """Wait until all is done."""
         if not SIMULATED:
-            self.own.synchronize()
+            _checked(driver.cuStreamSynchronize(self.handle))
 
 
 class Event:
     """A moment on a stream."""
 
+    @_reported
     def __init__(self) -> None:
-        self.own: Any = None if SIMULATED else cuda.event(timing=False)
+        self.handle: Any = None
         self.recorded = False
+        if not SIMULATED:
+            self._own = cuda.event(timing=False)
+            self.handle = driver.CUevent(int(self._own.handle))
 
     def record(self, stream: Stream) -> Event:
         """Mark what has been asked of `stream` so far."""
         self.recorded = True
-        if self.own is not None:
-            self.own.record(stream.own)
+        if not SIMULATED:
+            _checked(driver.cuEventRecord(self.handle, stream.handle))
         return self
 
     def synchronize(self) -> None:
         """Wait for it."""
-        if self.own is not None and self.recorded:
-            self.own.synchronize()
+        if self.recorded and not SIMULATED:
+            _checked(driver.cuEventSynchronize(self.handle))
 
 
 class Progress:
@@ -131,6 +187,7 @@ class Launcher:
         self._kernel, self._threads, self._shared = kernel, threads, shared
         self._ready = SIMULATED or shared <= _PLAIN_SHARED
 
+    @_reported
     def __call__(self, grid: tuple[int, ...], stream: Stream, *args: Any) -> None:
         """Launch it."""
         if not self._ready:
@@ -141,30 +198,59 @@ class Launcher:
 
 
 def _allow_shared(compiled: Any, count: int) -> None:
-    from cuda.bindings import driver
-
     function = compiled._codelibrary.get_cufunc()
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     handle = int(function.handle)
     if hasattr(function, "kernel"):
         kernel, number = driver.CUkernel(handle), driver.CUdevice(cuda.get_current_device().id)
-        checked("cuKernelSetAttribute", driver.cuKernelSetAttribute(attribute, count, kernel, number))
+        _checked(driver.cuKernelSetAttribute(attribute, count, kernel, number))
     else:
-        checked("cuFuncSetAttribute", driver.cuFuncSetAttribute(driver.CUfunction(handle), attribute, count))
+        _checked(driver.cuFuncSetAttribute(driver.CUfunction(handle), attribute, count))
 
 
-def checked(name: str, answer: Any) -> Any:
-    """Return what a call of the driver returned beside its status.
+class Recorder:
+    """Launches that come again are recorded the second time, and repeated as a graph from then on.
 
-    Raises
-    ------
-    RuntimeError
-        If the status is an error.
+    Parameters
+    ----------
+    stream : Stream
+        Of the launches.
+    most : int, optional
+        Graphs that are kept.
     """
-    status, *rest = answer if isinstance(answer, tuple) else (answer,)
-    if int(status) != 0:
-        raise RuntimeError(f"{name}: {getattr(status, 'name', status)}")
-    return rest[0] if rest else None
+
+    def __init__(self, stream: Stream, most: int = 64) -> None:
+        self._stream, self._most = stream, most
+        self._once: dict[Hashable, None] = {}
+        self._graphs: dict[Hashable, Graph] = {}
+        self._works = not SIMULATED
+
+    def run(self, key: Hashable, launch: Callable[[], None]) -> None:
+        """Carry out `launch`, which does the same whenever `key` is the same."""
+        graph = self._graphs.get(key)
+        if graph is None and self._works and key in self._once:
+            try:
+                graph = self._graphs[key] = Graph(self._stream, launch)
+            except RuntimeError as error:
+                log.warning("kernels are launched one by one, which takes the host longer: %s", error)
+                self._works = False
+            if len(self._graphs) > self._most:
+                self._stream.synchronize()
+                self._graphs.pop(next(iter(self._graphs))).close()
+        if graph is not None:
+            graph.launch(self._stream)
+            return
+        launch()
+        self._once[key] = None
+        if len(self._once) > 16 * self._most:
+            self._once.pop(next(iter(self._once)))
+
+    def close(self) -> None:
+        """Release all graphs."""
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        self._once.clear()
 
 
 class Graph:
@@ -179,40 +265,36 @@ class Graph:
     """
 
     def __init__(self, stream: Stream, run: Callable[[], None]) -> None:
-        from cuda.bindings import driver
-
-        self._driver = driver
-        own = driver.CUstream(stream.handle)
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(own, mode))
+        _checked(driver.cuStreamBeginCapture(stream.handle, mode))
         try:
             run()
         finally:
-            graph = checked("cuStreamEndCapture", driver.cuStreamEndCapture(own))
-        self._graph = graph
-        self._made = checked("cuGraphInstantiate", driver.cuGraphInstantiate(graph, 0))
+            self._graph = _checked(driver.cuStreamEndCapture(stream.handle))
+        self._made = _checked(driver.cuGraphInstantiate(self._graph, 0))
 
     def launch(self, stream: Stream) -> None:
         """Carry it out."""
-        own = self._driver.CUstream(stream.handle)
-        checked("cuGraphLaunch", self._driver.cuGraphLaunch(self._made, own))
+        _checked(driver.cuGraphLaunch(self._made, stream.handle))
 
     def close(self) -> None:
-        """Release it to the driver."""
-        self._driver.cuGraphExecDestroy(self._made)
-        self._driver.cuGraphDestroy(self._graph)
+        """Release it."""
+        driver.cuGraphExecDestroy(self._made)
+        driver.cuGraphDestroy(self._graph)
 
 
+@_reported
 def device_zeros(count: int, kind: Any = np.float32) -> Any:
     """Return a flat array of zeros on the GPU."""
     array = cuda.device_array(count, kind)
     if SIMULATED:
         array[:] = 0
     else:
-        cuda.cudadrv.driver.device_memset(array, 0, array.nbytes)
+        _checked(driver.cuMemsetD8(address_of(array), 0, array.nbytes))
     return array
 
 
+@_reported
 def pinned(shape: tuple[int, ...], kind: Any = np.float32) -> Any:
     """Return an array of host memory that the GPU copies from and to by itself."""
     return np.zeros(shape, kind) if SIMULATED else cuda.pinned_array(shape, kind)
@@ -223,7 +305,7 @@ def address_of(array: Any) -> int:
     return 0 if SIMULATED else int(array.__cuda_array_interface__["data"][0])
 
 
-def upload(target: Any, first: int, source: Any, stream: Stream, address: int | None = None) -> None:
+def upload(target: Any, first: int, source: Any, stream: Stream, address: int = 0) -> None:
     """Copy a contiguous host array to a flat array on the GPU, from element `first` on; does not wait if pinned.
 
     `address` is that of the array, where it is known already.
@@ -231,11 +313,8 @@ def upload(target: Any, first: int, source: Any, stream: Stream, address: int | 
     if SIMULATED:
         target[first : first + source.size] = source.reshape(-1)
         return
-    from cuda.bindings import driver
-
     place = (address or address_of(target)) + first * source.itemsize
-    answer = driver.cuMemcpyHtoDAsync(place, source.ctypes.data, source.nbytes, stream.handle)
-    checked("cuMemcpyHtoDAsync", answer)
+    _checked(driver.cuMemcpyHtoDAsync(place, source.ctypes.data, source.nbytes, stream.handle))
 
 
 def download(source: Any, first: int, target: Any, stream: Stream) -> None:
@@ -243,8 +322,13 @@ def download(source: Any, first: int, target: Any, stream: Stream) -> None:
     if SIMULATED:
         target.reshape(-1)[:] = source[first : first + target.size].copy_to_host()
         return
-    from cuda.bindings import driver
-
     place = address_of(source) + first * target.itemsize
-    answer = driver.cuMemcpyDtoHAsync(target.ctypes.data, place, target.nbytes, stream.handle)
-    checked("cuMemcpyDtoHAsync", answer)
+    _checked(driver.cuMemcpyDtoHAsync(target.ctypes.data, place, target.nbytes, stream.handle))
+
+
+def copy(source: Any, target: Any) -> None:
+    """Copy an array on the GPU to the beginning of another."""
+    if SIMULATED:
+        target[: len(source)].copy_to_device(source)
+    else:
+        _checked(driver.cuMemcpyDtoD(address_of(target), address_of(source), source.nbytes))
