@@ -17,6 +17,7 @@ import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.settings import Positive, ReconSettings, SteeringSettings, data_directory, settings_from
+from bluesky_streamrecon.gpus import slurm_gpus, visible_gpus
 
 __all__ = [
     "Configuration",
@@ -68,7 +69,7 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     launcher : {"mpi", "slurm", "none"}
         On this computer; by a batch system; by somebody else.
     ranks : int
-        MPI ranks.
+        MPI ranks; by default one for each GPU that the job will see, if ``[recon] backend`` is ``"cuda"``.
     address : str
         Where the beamline listens.
     job_id : str or None
@@ -169,6 +170,8 @@ class Configuration:
         The file; None: there is none.
     given : frozenset of str
         What the file says itself, as ``"job.ranks"``.
+    gpus : int
+        GPUs of which each gets a rank, since the file does not say how many ranks; 0: it does, or it is not known.
     """
 
     job: JobSection = field(default_factory=JobSection)
@@ -177,6 +180,7 @@ class Configuration:
     storage: StorageSection = field(default_factory=StorageSection)
     path: Path | None = None
     given: frozenset[str] = field(default_factory=frozenset)
+    gpus: int = 0
 
     @property
     def data(self) -> Path:
@@ -206,6 +210,8 @@ class Configuration:
                 yield from self._rows(full, value)
             elif full == "recon.ranks" and full not in self.given and "job.ranks" in self.given:
                 yield full, value, "job.ranks"
+            elif full in ("job.ranks", "recon.ranks") and self.gpus:
+                yield full, value, "one for each GPU"
             else:
                 yield full, msgspec.to_builtins(value), str(self.path) if full in self.given else "default"
 
@@ -258,7 +264,10 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
         raise ConfigError(f"configuration {found}: unknown table [{unknown[0]}]; known: {', '.join(SECTIONS)}")
     given = frozenset(_names(tables))
     tables = _absolute(tables, found.resolve().parent)
-    if "job.ranks" in given and "recon.ranks" not in given:
+    gpus = 0 if given & {"job.ranks", "recon.ranks"} else _gpus(tables)
+    if gpus:
+        tables.setdefault("job", {})["ranks"] = gpus
+    if (gpus or "job.ranks" in given) and "recon.ranks" not in given:
         tables.setdefault("recon", {})["ranks"] = tables["job"]["ranks"]
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
@@ -266,7 +275,21 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
             sections[name] = settings_from(kind, tables.get(name, {}))
         except ConfigError as error:
             raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
-    return Configuration(**sections, path=found, given=given)
+    return Configuration(**sections, path=found, given=given, gpus=gpus)
+
+
+def _gpus(tables: dict[str, Any]) -> int:
+    """Return how many GPUs the job will see, if it is to compute on GPUs; 0 if that can not be known here."""
+    recon, job = tables.get("recon", {}), tables.get("job", {})
+    if not isinstance(recon, dict) or not isinstance(job, dict) or recon.get("backend") != "cuda":
+        return 0
+    slurm = job.get("slurm", {})
+    match job.get("launcher", "mpi"):
+        case "mpi":
+            return visible_gpus()
+        case "slurm":
+            return slurm_gpus([str(option) for option in slurm.get("options", ())] if isinstance(slurm, dict) else ())
+    return 0
 
 
 def _names(tables: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from bluesky_streamrecon import config_file
 from bluesky_streamrecon.beamline import MpiLauncher, make_job, make_launcher
-from bluesky_streamrecon.config_file import Configuration, configuration_path, load_config_file
+from bluesky_streamrecon.config_file import Configuration, JobSection, configuration_path, load_config_file
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import generate_keys
@@ -60,6 +61,23 @@ def test_each_setting_tells_where_it_comes_from(written):
     assert rows["job.restarts"] == (3, "default")
     for name, kind in (("recon", Configuration().recon), ("storage", Configuration().storage)):
         assert {f"{name}.{field}" for field in kind.__struct_fields__} <= set(rows)
+
+
+def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, monkeypatch):
+    monkeypatch.setattr(config_file, "visible_gpus", lambda: 4)
+    cuda = "[recon]\nbackend = 'cuda'\n"
+    read = load_config_file(written(cuda))
+    assert (read.job.ranks, read.recon.ranks) == (4, 4)
+    rows = {name: (value, origin) for name, value, origin in read.rows()}
+    assert rows["job.ranks"] == rows["recon.ranks"] == (4, "one for each GPU")
+    assert "ranks" not in read.plan_settings()
+    assert load_config_file(written("[job]\nranks = 3\n" + cuda)).job.ranks == 3
+    assert load_config_file(written("[recon]\nbackend = 'auto'\n")).job.ranks == JobSection().ranks
+    slurm = "[job]\nlauncher = 'slurm'\n[job.slurm]\noptions = ['--nodes=2', '--gpus-per-node=h100:4']\n"
+    assert load_config_file(written(slurm + cuda)).job.ranks == 8
+    assert load_config_file(written("[job]\nlauncher = 'none'\n" + cuda)).job.ranks == JobSection().ranks
+    monkeypatch.setattr(config_file, "visible_gpus", lambda: 0)
+    assert load_config_file(written(cuda)).job.ranks == JobSection().ranks
 
 
 def test_what_the_file_says_of_images_and_steering_becomes_arguments_of_the_plans(written):

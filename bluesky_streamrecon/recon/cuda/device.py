@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bluesky_streamrecon.errors import DeviceError
+from bluesky_streamrecon.gpus import open_driver
 
 __all__ = ["CudaDevice", "find_device"]
 
@@ -76,10 +76,7 @@ def find_device(host_rank: int = 0) -> CudaDevice:
     if find_spec("numba_cuda") is None:
         raise DeviceError("numba-cuda is not installed: pip install 'bluesky-streamrecon[cuda]'")
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "1":
-        try:
-            ctypes.CDLL(os.environ.get("NUMBA_CUDA_DRIVER", "libcuda.so.1"))
-        except OSError as error:
-            raise DeviceError(f"there is no NVIDIA driver here ({error})") from error
+        open_driver()
     from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda, version
 
     if SIMULATED:
