@@ -156,21 +156,27 @@ class Preparation:
             values *= self._scale
 
         limit = self._saturates_at(frame.dtype)
-        saturated = None if limit is None else np.greater_equal(frame, limit)
+        saturated = None
+        if limit is not None and not (frame.max(axis=1, keepdims=True) < limit).all():
+            saturated = np.greater_equal(frame, limit)
         dead = self._dead
         if dead is not None:
             values.flat[dead.places] = 1.0
             if saturated is not None:
                 saturated.flat[dead.places] = False
-        usable = values > 0
-        np.less(values, np.inf, out=usable, where=usable)
-        if usable.all() and (saturated is None or not saturated.any()):
+        with np.errstate(invalid="ignore", over="ignore"):
+            # The sum is not finite if a value is not, and the smallest value is NaN if one is.
             light, number = values.sum(axis=1), np.float32(values.shape[1])
+            least = values.min()
+        usable = least > 0 and np.isfinite(light).all()
+        if usable and (saturated is None or not saturated.any()):
             unlit = light <= _DARK_TRANSMISSION * number if dead is None else dead.unlit(light)
             if not unlit.any():
-                self._minus_log(values)
+                if least < LEAST_TRANSMISSION:
+                    np.maximum(values, np.float32(LEAST_TRANSMISSION), out=values)
+                np.negative(np.log(values, out=values), out=values)
                 return values if dead is None else _bridge(values, *dead.runs)
-        return self._mended(values, usable, saturated)
+        return self._mended(values, (values > 0) & (values < np.inf), saturated)
 
     def _mended(
         self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
