@@ -233,16 +233,23 @@ def wire(
 
 
 @app.command(cls=ListCommand)
-def memory(columns: Columns = 512, window: Window = 24, algorithm: Algorithms = None, json: Json = False) -> None:
+def memory(
+    columns: Columns = 512,
+    window: Window = 24,
+    algorithm: Algorithms = None,
+    backend: Backend = "cpu",
+    json: Json = False,
+) -> None:
     """Measure peak memory per voxel and per thread, beside what is documented (without margins).
 
-    Without --algorithm: mlem, osem, pml-quadratic, pml-hybrid, sirt and art.
+    Without --algorithm: mlem, osem, pml-quadratic, pml-hybrid, sirt and art. With `--backend cuda`: a GPU's memory.
 
     Example: `streamrecon bench memory --columns 1024 --algorithm mlem pml-quadratic`
     """
     from bluesky_streamrecon.evaluation.bench.memory import ALGORITHMS, measure_memory
 
-    print_report(measure_memory(columns=columns, window=window, algorithms=algorithm or ALGORITHMS), json=json)
+    report = measure_memory(columns=columns, window=window, algorithms=algorithm or ALGORITHMS, backend=backend)
+    print_report(report, json=json)
 
 
 @app.command()

@@ -22,6 +22,8 @@ from typing import Any
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
 from bluesky_streamrecon.evaluation.bench.sample import giga_updates
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.window import kept_views
 
 __all__ = ["CostModel", "advise", "kernel_speed"]
@@ -32,6 +34,8 @@ RESERVE = 0.8
 USUAL_WINDOW = 24
 MOST_SUBSETS = 6
 PROBE = {"rows": 16, "columns": 1024, "window": USUAL_WINDOW, "step": 1, "threads": 1}
+GPU_ROWS = 96
+"""A GPU has much to do at once; few rows would not show how fast it is."""
 GROUPS = {4: 7, 8: 10, 16: 16}
 """Slices that are computed together, and as how many of a full group they count: geometry is shared by all."""
 
@@ -87,7 +91,16 @@ class CostModel:
 
 
 def advise(
-    *, rows: int, columns: int, rate: float, ranks: int, gups: float, threads: int = 1, window: int = USUAL_WINDOW
+    *,
+    rows: int,
+    columns: int,
+    rate: float,
+    ranks: int,
+    gups: float,
+    threads: int = 1,
+    window: int = USUAL_WINDOW,
+    gpu: bool = False,
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """Find the settings that make the best image while keeping up: the shortest step that can be sustained.
 
@@ -103,15 +116,20 @@ def advise(
         See `CostModel`.
     window : int, optional
         To keep to; shorter windows cost less per step, but not per projection.
+    gpu : bool, optional
+        Each rank computes on a GPU of its own: rows are not shared, and memory is that of the GPU.
+    memory : int, optional
+        Bytes that each rank has; by default enough.
 
     Returns
     -------
     dict
         ``window`` and ``step`` (a step of more than 1 is best taken in ``subsets``), ``ranks`` and ``threads``,
         ``share`` (ranks that share one block of rows, where there are more ranks than rows), ``sustained`` projections
-        per second and whether they are ``feasible``, as fast as the detector; ``ranks_needed``, the fewest ranks with
-        which they would be (0: none would do); ``gups``; ``bytes_per_second`` that the detector sends (16-bit pixels);
-        and ``memory_per_rank``, bytes of the image and of as many projections as are kept in a long scan.
+        per second and whether they are ``feasible``, as fast as the detector and within the memory; ``ranks_needed``,
+        the fewest ranks with which they would be (0: none would do); ``gups``; ``bytes_per_second`` that the detector
+        sends (16-bit pixels); and ``memory_per_rank``, bytes of the image and of as many projections as are kept in a
+        long scan.
 
     Raises
     ------
@@ -138,13 +156,18 @@ def advise(
         seconds = model.step_seconds(rows=block, columns=columns, window=1, threads=threads, members=share)
         return rate * seconds / RESERVE
 
+    def fits(number: int) -> bool:
+        return memory is None or _memory(_dealt(rows, number)[1], columns, window, gpu=gpu) <= memory
+
     share, block = _dealt(rows, ranks)
     step = min(max(1, math.ceil(load(ranks) * window)), window)
     sustained = RESERVE * model.rate(
         rows=block, columns=columns, window=window, step=step, threads=threads, members=share
     )
     # Numbers of ranks that make a difference; a group can not have more members than projections.
-    candidates = {math.ceil(rows / size) for size in range(1, rows + 1)} | {rows * k for k in range(1, window + 1)}
+    candidates = {math.ceil(rows / size) for size in range(1, rows + 1)}
+    if not gpu:
+        candidates |= {rows * k for k in range(1, window + 1)}
     return {
         "window": window,
         "step": step,
@@ -153,18 +176,27 @@ def advise(
         "share": share,
         "subsets": min(step, MOST_SUBSETS),
         "sustained": sustained,
-        "feasible": sustained >= rate,
-        "ranks_needed": next((number for number in sorted(candidates) if load(number) <= 1), 0),
+        "feasible": sustained >= rate and fits(ranks) and not (gpu and share > 1),
+        "ranks_needed": next((number for number in sorted(candidates) if load(number) <= 1 and fits(number)), 0),
         "gups": gups,
         "bytes_per_second": 2.0 * rows * columns * rate,
-        "memory_per_rank": 4.0 * block * columns * (columns + kept_views(columns, window)),
+        "memory_per_rank": _memory(block, columns, window, gpu=gpu),
     }
 
 
-def kernel_speed(columns: int) -> float:
-    """Measure this machine's GUPS per core in about a second, on an image of at most 1024 columns."""
-    case = PROBE | {"columns": min(columns, PROBE["columns"])}
-    return CostModel.from_rate(engine_rate("mlem", **case), **case).gups
+def kernel_speed(columns: int, *, gpu: bool = False) -> float:
+    """Measure this machine's GUPS per core, or those of a GPU, in about a second, with at most 1024 columns."""
+    case = PROBE | {"columns": min(columns, PROBE["columns"])} | ({"rows": GPU_ROWS} if gpu else {})
+    rate = engine_rate("mlem", **case, backend="cuda" if gpu else "cpu")
+    return CostModel.from_rate(rate, **case).gups
+
+
+def _memory(rows: int, columns: int, window: int, *, gpu: bool) -> float:
+    """Return the bytes of a rank that has so many rows, in a scan that is long enough for all that is kept."""
+    kept = kept_views(columns, window)
+    if gpu:
+        return float(Memory.of(TomoGeometry(columns), rows, kept=kept, in_a_pass=window, coupled=False).total)
+    return 4.0 * rows * columns * (columns + kept)
 
 
 def _computed(rows: int) -> int:

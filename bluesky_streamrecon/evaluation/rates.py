@@ -86,7 +86,7 @@ def evaluate_rates(
     for window, step in product(MAP_WINDOWS, MAP_STEPS):
         if step <= window:
             logger.info("map: %d columns, window %d, step %d", c, window, step)
-            case = {"rows": rows, "columns": c, "window": window, "step": step, "threads": cores}
+            case: dict[str, Any] = {"rows": rows, "columns": c, "window": window, "step": step, "threads": cores}
             rate = engine_rate("mlem", **case, repeats=repeats)
             found.append(_row("map", "co-located", algorithm="mlem", ranks=1, measured=rate, **case))
     table = predicted(found)

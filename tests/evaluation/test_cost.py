@@ -78,3 +78,29 @@ def test_rates_are_measured_drawn_and_written(tmp_path, monkeypatch):
     report.write(tmp_path)
     for name in ("rates_sizes.png", "rates_map.png", "rates.csv"):
         assert (tmp_path / name).stat().st_size > 100
+
+
+def test_ranks_with_a_gpu_each_need_its_memory_and_share_no_rows():
+    card = {"rows": 2048, "columns": 2048, "rate": 100, "gups": 3000.0, "gpu": True, "memory": 80 * 2**30}
+    one = advise(**card, ranks=1)
+    assert one["sustained"] > 100
+    assert one["memory_per_rank"] > card["memory"]
+    assert (one["feasible"], one["ranks_needed"]) == (False, 2)
+    assert advise(**card, ranks=2)["feasible"]
+    assert not advise(**{**card, "rows": 2}, ranks=4)["feasible"]
+    assert advise(rows=1, columns=4096, rate=1e9, ranks=1, gups=1000.0, gpu=True)["ranks_needed"] == 0
+
+
+def test_advise_measures_the_gpu_and_says_what_it_holds(monkeypatch, capsys):
+    from bluesky_streamrecon.cli._advise import advise as command
+    from bluesky_streamrecon.evaluation import cost
+    from bluesky_streamrecon.recon.cuda import device
+
+    found = device.CudaDevice(0, "Card", (9, 0), "1.0", "numba-cuda 1", 80 * 2**30, 79 * 2**30)
+    monkeypatch.setattr(device, "find_device", lambda: found)
+    monkeypatch.setattr(cost, "kernel_speed", lambda columns, gpu: 3000.0 if gpu else 10.0)
+    command(rows=2048, columns=2048, rate=100.0, ranks=1, backend="auto")
+    said = capsys.readouterr().out
+    assert "1 ranks of one GPU each (Card, 80 GiB), 3e+03 GUPS per GPU (measured here)" in said
+    assert "does not fit: " in said
+    assert "2 ranks would do" in said

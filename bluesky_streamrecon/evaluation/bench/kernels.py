@@ -89,12 +89,31 @@ def measure_kernels(
 
 
 def engine_rate(
-    algorithm: str, *, rows: int, columns: int, window: int, step: int, threads: int, repeats: int = 3
+    algorithm: str,
+    *,
+    rows: int,
+    columns: int,
+    window: int,
+    step: int,
+    threads: int,
+    repeats: int = 3,
+    backend: str = "cpu",
 ) -> float:
     """Measure the engine alone, its window full and moving on; projections per second, median."""
-    with moving_engine(algorithm, rows=rows, columns=columns, window=window, threads=threads) as (_, move):
-        work = partial(move, step)
-        return step / Summary.of([seconds_per_call(work, at_least=ENGINE_SECONDS) for _ in range(repeats)]).median
+    case = {"rows": rows, "columns": columns, "window": window, "threads": threads}
+    with moving_engine(algorithm, **case, backend=backend) as (engine, move):
+        together = _TOGETHER if engine.choice.name == "cuda" else 1
+
+        def work() -> None:
+            for _ in range(together):
+                move(step)
+            engine.finish()
+
+        return (
+            together
+            * step
+            / Summary.of([seconds_per_call(work, at_least=ENGINE_SECONDS) for _ in range(repeats)]).median
+        )
 
 
 def _measure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -19,7 +19,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.sample import scan_angles
-from bluesky_streamrecon.evaluation.report import Report
+from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.geometry import TomoGeometry
 
 __all__ = ["ALGORITHMS", "documented_per_thread", "documented_per_voxel", "measure_memory"]
@@ -33,7 +33,9 @@ PEAK_RESET = Path("/proc/self/clear_refs")
 logger = logging.getLogger(__name__)
 
 
-def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence[str] = ALGORITHMS) -> Report:
+def measure_memory(
+    *, columns: int = 512, window: int = 24, algorithms: Sequence[str] = ALGORITHMS, backend: str = "cpu"
+) -> Report:
     """Measure each algorithm; a minute or so, and a few hundred megabytes.
 
     Parameters
@@ -44,6 +46,8 @@ def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence
         Projections in the window.
     algorithms : sequence of str, optional
         Registered names.
+    backend : {"cpu", "cuda"}, optional
+        ``"cuda"``: the memory of a GPU, which has no threads; as documented is what a run is refused by.
 
     Returns
     -------
@@ -63,6 +67,8 @@ def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence
 
     if min(columns, window) < 2:
         raise ConfigError(f"columns, window: got {columns}, {window}, expected at least 2 of each")
+    if backend == "cuda":
+        return Report({"rows": [_on_gpu(name, columns, window) for name in algorithms]})
     if not PEAK_RESET.exists():
         raise ConfigError(f"bench memory: expected Linux's {PEAK_RESET}, to measure a peak")
     rows = []
@@ -70,7 +76,7 @@ def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence
         algorithm = make_algorithm(name, {})
         in_a_pass = -(-window // algorithm.passes(window))
         logger.info("%s: %d columns, window %d", name, columns, window)
-        peak = partial(_peak_of_process, name, columns, window)
+        peak = partial(_in_fresh_process, _peak, name, columns, window)
         slabs = 1 + max(1, -(-LEAST_IMAGE_BYTES // (4 * SLAB * columns**2)))
         one, many = peak(SLAB, 1), peak(slabs * SLAB, 1)
         per_thread = documented_per_thread(columns, in_a_pass)
@@ -90,6 +96,54 @@ def measure_memory(*, columns: int = 512, window: int = 24, algorithms: Sequence
             }
         )
     return Report({"rows": rows})
+
+
+def _on_gpu(name: str, columns: int, window: int) -> Row:
+    """Measure the memory that a GPU loses to an engine of few rows, and of more."""
+    from bluesky_streamrecon.recon.algorithms import make_algorithm
+    from bluesky_streamrecon.recon.cuda.layout import Memory
+
+    algorithm = make_algorithm(name, {})
+    logger.info("%s: %d columns, window %d", name, columns, window)
+    few = SLAB
+    many = few + SLAB * max(1, -(-LEAST_IMAGE_BYTES * 8 // (4 * SLAB * columns**2)))
+    taken = [_in_fresh_process(_taken_of_gpu, name, columns, window, rows) for rows in (few, many)]
+    in_a_pass = -(-window // algorithm.passes(window))
+    documented = [
+        Memory.of(TomoGeometry(columns), rows, kept=window, in_a_pass=in_a_pass, coupled=algorithm.coupled).total
+        for rows in (few, many)
+    ]
+    voxels = (many - few) * columns**2
+    return {
+        "algorithm": name,
+        "columns": columns,
+        "window": window,
+        "bytes_per_voxel": (taken[1] - taken[0]) / voxels,
+        "documented_per_voxel": (documented[1] - documented[0]) / voxels,
+        "bytes_per_thread": 0.0,
+        "documented_per_thread": 0.0,
+        "peak_bytes": taken[1],
+        "documented_bytes": documented[1],
+    }
+
+
+def _taken_of_gpu(algorithm: str, columns: int, window: int, rows: int) -> int:
+    """Reconstruct a little; return by how many bytes the GPU has less free memory, the driver's needs included."""
+    from bluesky_streamrecon.recon import Engine
+    from bluesky_streamrecon.recon.cuda.device import find_device
+
+    device = find_device()
+    angles = scan_angles(max(180, window + 1))
+    projection = np.ones((rows, columns), np.float32)
+    with Engine(
+        TomoGeometry(columns), rows, algorithm=algorithm, window=window, window_policy="newest", backend="cuda"
+    ) as engine:
+        for number, angle in enumerate(angles[: window + 2]):
+            engine.append(projection, float(angle))
+            if number >= window - 1:
+                engine.update()
+                engine.slices([0])
+        return device.total - find_device().free
 
 
 def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
@@ -114,17 +168,17 @@ def documented_per_thread(columns: int, projections: int) -> float:
     return 64.0 * projections * (4 * columns + columns)
 
 
-def _peak_of_process(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:
-    """Return the peak of a reconstruction in a fresh process, beyond what it had before, bytes."""
+def _in_fresh_process(measure: Callable[..., int], algorithm: str, columns: int, window: int, *sizes: int) -> int:
+    """Return what `measure` finds in a process of its own, bytes."""
     fresh = multiprocessing.get_context("spawn")
     # Ctrl-C reaches the process, too; it ends with ours, without a traceback of its own.
     with ProcessPoolExecutor(
         1, mp_context=fresh, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:
         try:
-            return pool.submit(_peak, algorithm, columns, window, rows, threads).result()
+            return pool.submit(measure, algorithm, columns, window, *sizes).result()
         except (BrokenProcessPool, OSError) as error:
-            what = f"{algorithm}, {rows} rows of {columns} columns, window {window}, {threads} threads"
+            what = f"{algorithm}, {columns} columns, window {window}, {', '.join(map(str, sizes))} (rows, threads)"
             raise JobError(f"bench memory: {what}: the measuring process failed: {error}; is memory short?") from error
 
 
