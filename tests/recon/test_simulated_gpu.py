@@ -34,11 +34,18 @@ def simulated(*tests, **environment):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("card", ["new", "old"])
-def test_kernels_are_right_in_the_simulator(card):
-    here = Path(__file__).parent / "cuda"
-    chosen = [] if card == "new" else ["-k", "two_tiles or (each_algorithm and pml-quadratic) or (geometry and full)"]
-    done = simulated(str(here), *chosen, STREAMRECON_SIMULATED_GPU=card)
+@pytest.mark.parametrize(
+    ("name", "chosen", "card"),
+    [
+        ("test_cuda_engine.py", "any_geometry", "new"),
+        ("test_cuda_engine.py", "not any_geometry", "new"),
+        ("test_cuda_engine.py", "two_tiles or (each_algorithm and pml-quadratic)", "old"),
+        ("test_order.py", "", "new"),
+    ],
+    ids=["geometries", "algorithms", "tiles of older cards", "order"],
+)
+def test_gpu_is_right_in_the_simulator(name, chosen, card):
+    done = simulated(str(Path(__file__).parent / "cuda" / name), "-k", chosen, STREAMRECON_SIMULATED_GPU=card)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 

@@ -1,0 +1,107 @@
+"""What is asked of the GPU is done in an order that makes the right image, however late or early each part is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import cuda
+from numpy.testing import assert_allclose
+
+from bluesky_streamrecon.errors import DeviceError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.cuda import backend, store, streams
+from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED
+
+pytestmark = pytest.mark.skipif(not SIMULATED, reason="stands in for the driver, so it needs the simulator")
+TINY = TomoGeometry(18)
+spec = importlib.util.spec_from_file_location("driver_stand_in", Path(__file__).with_name("driver_stand_in.py"))
+stand_in = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(stand_in)
+
+
+@pytest.fixture
+def eager():
+    """Whether copies to the GPU are made as early as they may be."""
+    return False
+
+
+@pytest.fixture
+def driver(eager, monkeypatch):
+    made = stand_in.Driver(eager=eager)
+    kind = type(cuda.device_array(1, np.float32))
+    place = property(lambda array: {"data": (array._ary.ctypes.data, False)})
+    monkeypatch.setattr(kind, "__cuda_array_interface__", place, raising=False)
+    numba = SimpleNamespace(
+        stream=made.handle, event=lambda timing: made.handle(), device_array=cuda.device_array,
+        pinned_array=made.pinned_array,
+    )  # fmt: skip
+    for name, value in (("SIMULATED", False), ("driver", made), ("cuda", numba)):
+        monkeypatch.setattr(streams, name, value, raising=False)
+
+    def launch(launcher, *args):
+        made.launch(launcher, *args)
+
+    monkeypatch.setattr(streams.Launcher, "__call__", launch)
+    monkeypatch.setattr(backend.CudaBackend, "spare", 0)  # so that slots are used again at once
+    monkeypatch.setattr(store, "_STAGED", 2)
+    return made
+
+
+def scan(rows, count):
+    random = np.random.default_rng(5)
+    angles = 0.2 + np.arange(count // 2) * 2 * np.pi / count
+    data = (random.random((count, rows, 18), np.float32) + 0.5) * np.float32(10)
+    return data, np.concatenate((angles, angles))
+
+
+@pytest.mark.parametrize(("algorithm", "eager"), [("mlem", False), ("mlem", True), ("pml-quadratic", True)])
+def test_updates_and_previews_are_right_whatever_is_late(driver, algorithm):
+    data, angles = scan(2, 8)
+    shown = {}
+    for what in ("cpu", "cuda"):
+        asked, shown[what] = [], []
+        with Engine(TINY, 2, algorithm=algorithm, window=3, window_policy="newest", backend=what) as engine:
+            for number, (projection, angle) in enumerate(zip(data, angles, strict=True), 1):
+                engine.append(projection, float(angle))
+                if number >= 3:
+                    engine.update()
+                    asked.append(engine.begin_slices([1, 0]))
+                if len(asked) > 2:  # what was asked for before two more updates
+                    shown[what].append(asked.pop(0)())
+            shown[what] += [wait() for wait in asked]
+    assert driver.launches > 0
+    for found, expected in zip(shown["cuda"], shown["cpu"], strict=True):
+        assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.max())
+
+
+def test_host_is_at_most_two_updates_ahead(driver):
+    data, angles = scan(1, 2)
+    with Engine(TINY, 1, window=None, backend="cuda") as engine:
+        engine.append(data[0], float(angles[0]))
+        engine.update()
+        engine.finish()
+        engine.update()  # recorded
+        engine.update()
+        most = driver.waiting()
+        assert most > 0
+        for _ in range(2):
+            engine.update()
+            assert driver.waiting() <= most
+        engine.finish()
+        assert driver.waiting() == 0
+
+
+def test_what_the_driver_reports_ends_an_update_with_one_line(driver):
+    data, angles = scan(1, 2)
+    with Engine(TINY, 1, window=None, backend="cuda") as engine:
+        engine.append(data[0], float(angles[0]))
+        engine.update()
+        driver.failure = "CUDA_ERROR_ILLEGAL_ADDRESS"
+        with pytest.raises(DeviceError, match="the GPU failed: CUDA_ERROR_ILLEGAL_ADDRESS; is its memory full") as told:
+            engine.update()
+        assert "\n" not in str(told.value)
