@@ -16,8 +16,8 @@ import msgspec
 import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.settings import Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 from bluesky_streamrecon.gpus import slurm_gpus, visible_gpus
+from bluesky_streamrecon.settings import Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
     "Configuration",
