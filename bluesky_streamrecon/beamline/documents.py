@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from event_model import unpack_event_page
 
 from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_degrees
 from bluesky_streamrecon.beamline.frames import wire_dtype
@@ -24,6 +25,7 @@ __all__ = [
     "BLOCK",
     "KINDS",
     "RunBlock",
+    "StreamDocuments",
     "StreamLayout",
     "carried",
     "read_block",
@@ -79,6 +81,63 @@ class RunBlock:
     recon: ReconSettings
     steering: SteeringSettings
     span: float | None = None
+
+
+class StreamDocuments:
+    """Pass documents on, those of classic ophyd's detectors (resource, datum) as StreamResource and StreamDatum.
+
+    Parameters
+    ----------
+    callback : callable
+        Gets each document, with its name. Others than those of such detectors come as they are, uncopied.
+    """
+
+    def __init__(self, callback: Callable[[str, Mapping[str, Any]], object]) -> None:
+        self._callback = callback
+        self._normalizer: Any = None
+        self._normalized: set[str] = set()  # descriptors
+        self._event: Mapping[str, Any] = {}
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document.
+
+        Raises
+        ------
+        Exception
+            What the callback raises, or bluesky_tiled_plugins for documents that contradict each other.
+        """
+        if name == "start":
+            self._normalizer = None
+            self._normalized.clear()
+        if name == "descriptor" and any(
+            key.get("external", "STREAM:") != "STREAM:" for key in doc["data_keys"].values()
+        ):
+            self._normalized.add(doc["uid"])
+        legacy = name in ("resource", "datum", "datum_page")
+        if not legacy and doc.get("uid" if name == "descriptor" else "descriptor") not in self._normalized:
+            self._callback(name, doc)
+            return
+        if self._normalizer is None:
+            from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
+
+            self._normalizer = RunNormalizer(patches={"datum": _numbered})
+            self._normalizer.subscribe(self._emitted)
+        for each in unpack_event_page(cast(Any, doc)) if name == "event_page" else (doc,):
+            self._event = each
+            getattr(self._normalizer, "event" if name == "event_page" else name)(each)
+
+    def _emitted(self, name: str, doc: Mapping[str, Any]) -> None:
+        if name == "stream_datum":
+            # The normalizer counts the frames of a file; an event keeps its own number where one was taken twice.
+            number = self._event["seq_num"]
+            doc = {**doc, "seq_nums": {"start": number, "stop": number + 1}}
+        self._callback(name, doc)
+
+
+def _numbered(datum: dict[str, Any]) -> dict[str, Any]:
+    """Return a datum whose frame has its number under the one name that the normalizer knows."""
+    told = datum["datum_kwargs"]
+    return {**datum, "datum_kwargs": {"point_number": told["index"], **told}} if "index" in told else datum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,11 +294,6 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     image_key = _image_key(descriptor, block.detector)
     image = keys[image_key]
     external = image.get("external")
-    if external and external != "STREAM:":
-        raise DataError(
-            f"stream {stream!r}, image {image_key!r}: it is stored as {external!r}, expected StreamResource "
-            "documents or frames in the event; ophyd detectors with file plugins need ophyd-async's StandardDetector"
-        )
     frames = frame_layout(descriptor, image_key)
     told = image.get("dtype_numpy")
     dtype = wire_dtype(told, averaged=frames.exposures > 1) if isinstance(told, str) and told else None

@@ -22,6 +22,7 @@ from bluesky_streamrecon.angle_units import require_plausible_degrees
 from bluesky_streamrecon.beamline.documents import (
     WHICH_UNITS,
     RunBlock,
+    StreamDocuments,
     StreamLayout,
     carried,
     read_block,
@@ -136,13 +137,12 @@ class Publisher:
         self._sink = sink
         self._on_problem = on_problem or _ignore
         self._run: _Run | None = None
+        self._documents = StreamDocuments(self._take)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; never raises."""
         try:
-            handler = getattr(self, f"_{name}", None)
-            if handler is not None:
-                handler(doc)
+            self._documents(name, doc)
         except Exception as error:  # noqa: BLE001 - the scan must go on, whatever it is
             self._fail(error)
 
@@ -150,10 +150,14 @@ class Publisher:
         """Publish nothing more of this run: nobody takes it any more."""
         if self._run is not None and self._run.over is None:
             self._run.over = reason
+            for _, file in self._run.files.values():
+                file.run_ended()
 
     def end(self, exit_status: str, reason: str) -> bool:
         """End the stream before the run's stop document comes; return whether there was one to end."""
         run = self._run
+        for _, file in run.files.values() if run is not None else ():
+            file.run_ended()
         if run is None or run.over is not None:
             return False
         run.over = "ended"
@@ -179,6 +183,11 @@ class Publisher:
                 self._report(run, str(error))
 
     # ------------------------------------------------------------------------------------- documents
+
+    def _take(self, name: str, doc: Mapping[str, Any]) -> None:
+        handler = getattr(self, f"_{name}", None)
+        if handler is not None:
+            handler(doc)
 
     def _start(self, doc: Mapping[str, Any]) -> None:
         if self._run is not None:
@@ -209,14 +218,10 @@ class Publisher:
             return
         wanted = {key for layout in run.layouts.values() if layout for key in (layout.image_key, layout.angle_key)}
         if doc["data_key"] in wanted:
-            parameters = doc["parameters"]
-            dataset = parameters.get("dataset") or parameters.get("path")
-            if not dataset:
-                raise DataError(f"stream_resource {doc['uid']}: parameters {parameters} name no dataset")
+            file = FrameFile(doc["uri"], doc["mimetype"], doc["parameters"])
             # Streams may share a dataset; HDF5 can not refresh one that is open twice.
-            known = {(file.uri, file.dataset): file for _, file in run.files.values()}
-            file = known.get((doc["uri"], str(dataset))) or FrameFile(doc["uri"], doc["mimetype"], str(dataset))
-            run.files[doc["uid"]] = (doc["data_key"], file)
+            known = {each.where: each for _, each in run.files.values()}
+            run.files[doc["uid"]] = (doc["data_key"], known.get(file.where, file))
 
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         run = self._run

@@ -435,7 +435,7 @@ def test_frames_that_never_got_an_event_are_told_at_the_end(publisher, sink, wri
 def test_file_of_another_kind_is_refused_with_what_to_do(publisher, sink, written, tmp_path, problems):
     run = Run(publisher, tmp_path)
     run.describe()
-    run.resource(mimetype="multipart/related;type=image/tiff")
+    run.resource(mimetype="multipart/related;type=image/png")
     assert "expected HDF5" in problems[0]
 
 
@@ -475,7 +475,7 @@ def test_frame_that_is_late_is_waited_for(tmp_path):
             data.resize(len(turns), axis=0)
             data[-1] = len(turns)
 
-    frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", wait=wait)
+    frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"}, wait=wait)
     np.testing.assert_array_equal(frames.read(1, 2), [[[2, 2], [2, 2]]])
     assert len(turns) == 2
     frames.close()
@@ -487,11 +487,13 @@ def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
     def wait(seconds):
         now[0] += seconds
 
-    frames = FrameFile(f"file:///{tmp_path}/none.h5", "application/x-hdf5", "/d", clock=lambda: now[0], wait=wait)
+    frames = FrameFile(
+        f"file:///{tmp_path}/none.h5", "application/x-hdf5", {"dataset": "/d"}, clock=lambda: now[0], wait=wait
+    )
     with pytest.raises(DataError, match=r"frames 0 to 0 of .*none\.h5:/d: the file can not be read"):
         frames.read(0, 1)
     with pytest.raises(DataError, match="is it on this computer"):
-        FrameFile("http://elsewhere/none.h5", "application/x-hdf5", "/d")
+        FrameFile("http://elsewhere/none.h5", "application/x-hdf5", {"dataset": "/d"})
 
 
 def test_frames_are_read_while_the_detector_writes(tmp_path):
@@ -499,7 +501,7 @@ def test_frames_are_read_while_the_detector_writes(tmp_path):
     with h5py.File(path, "w", libver="latest") as file:
         data = file.create_dataset("d", shape=(0, 2, 2), maxshape=(None, 2, 2), chunks=(1, 2, 2), dtype="<u2")
         file.swmr_mode = True
-        frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d")
+        frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"})
         for i in range(3):
             data.resize(i + 1, axis=0)
             data[i] = i
@@ -689,7 +691,7 @@ def test_frames_in_a_file_of_another_type_than_announced_are_exact_or_refused_wi
     if fits:
         np.testing.assert_allclose(sink.frames()[0], written)
     else:
-        with pytest.raises(DataError, match=rf"frames\.h5: /d: frame 0: got {written}"):
+        with pytest.raises(DataError, match=rf"frames\.h5:/d: frame 0: got {written}"):
             sink.frames()
 
 

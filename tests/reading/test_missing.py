@@ -236,7 +236,7 @@ def test_missing_filter_is_named_with_file_dataset_and_what_to_install(tmp_path)
     def wait(seconds):
         raise AssertionError("a filter does not come by waiting")
 
-    live = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", wait=wait)
+    live = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"}, wait=wait)
     with pytest.raises(MissingFilterError, match=words):
         live.read(0, 1)
 
@@ -252,10 +252,10 @@ def test_frame_that_is_announced_before_it_is_written_is_waited_for(tmp_path):
         with h5py.File(path, "r+") as file:
             file["d"][1] = FRAMES[1]
 
-    live = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", wait=write)
+    live = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"}, wait=write)
     np.testing.assert_array_equal(live.read(1, 2), FRAMES[1:2])
     live.close()
-    never = FrameFile(f"file://localhost{path}", "application/x-hdf5", "/d", patience=0.0)
+    never = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"}, patience=0.0)
     with pytest.raises(DataError, match=r"frames 2 to 2 of .*late\.h5:/d: .* never written"):
         never.read(2, 3)
 

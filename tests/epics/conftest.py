@@ -1,0 +1,198 @@
+"""Soft IOCs in processes of their own, on ports of loopback that nobody else has, and devices that meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bluesky import RunEngine
+
+HERE = Path(__file__).parent
+BOUND = 30.0
+
+LACKING = [name for name in ("aioca", "caproto", "epics") if importlib.util.find_spec(name) is None]
+collect_ignore_glob = ["test_*"] if LACKING else []
+
+
+def _free_port() -> int:
+    """Return a port that neither TCP nor UDP uses."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            try:
+                udp.bind(("127.0.0.1", tcp.getsockname()[1]))
+            except OSError:
+                continue
+            return int(tcp.getsockname()[1])
+
+
+# Channel Access looks at loopback alone; libca reads this once in a process, when ophyd is imported.
+# It starts a repeater, which would outlive the tests, unless somebody has the repeater's port.
+_repeater = socket.socket(type=socket.SOCK_DGRAM)
+_repeater.bind(("127.0.0.1", 0))
+os.environ |= {
+    "EPICS_CA_ADDR_LIST": "127.0.0.1",
+    "EPICS_CA_AUTO_ADDR_LIST": "NO",
+    "EPICS_CA_SERVER_PORT": str(_free_port()),
+    "EPICS_CAS_INTF_ADDR_LIST": "127.0.0.1",
+    "EPICS_CA_REPEATER_PORT": str(_repeater.getsockname()[1]),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keep_the_repeaters_port() -> Iterator[None]:
+    """Leave the port when all is over."""
+    yield
+    _repeater.close()
+
+
+@dataclass
+class Ioc:
+    """A soft IOC that can be killed and started again."""
+
+    directory: Path
+    options: tuple[str, ...] = ()
+    prefix: str = field(default_factory=lambda: f"T{os.urandom(4).hex()}:")
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Ioc:
+        """Start it, and wait until it answers."""
+        command = [sys.executable, str(HERE / "ioc.py"), self.prefix, str(self.directory), *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        while (line := self.process.stdout.readline()) != "ready\n":
+            assert line, f"the IOC ended with {self.process.wait(BOUND)}"
+        return self
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate(timeout=BOUND)
+            self.process = None
+
+
+@pytest.fixture
+def start_ioc(tmp_path: Path) -> Iterator[Callable[..., Ioc]]:
+    """Start IOCs; all are gone at the end."""
+    started: list[Ioc] = []
+
+    def start(*options: str) -> Ioc:
+        started.append(Ioc(tmp_path, options))
+        return started[-1].start()
+
+    yield start
+    for ioc in started:
+        ioc.kill()
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a plan takes."""
+
+    stage: Any
+    detector: Any
+    shutter: Any
+    table: Any
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """As arguments of a plan."""
+        return {"shutter": self.shutter, "sample_table": self.table}
+
+
+@pytest.fixture
+def modern(run_engine: RunEngine, tmp_path: Path) -> Iterator[Callable[..., Devices]]:
+    """Make the devices of an IOC by ophyd-async: its motor, and an areaDetector that writes HDF5 (or TIFF)."""
+    import aioca
+    from ophyd_async.core import StaticPathProvider, StrictEnum, UUIDFilenameProvider, init_devices
+    from ophyd_async.epics.adcore import ADWriterFactory
+    from ophyd_async.epics.adsimdetector import SimDetector
+    from ophyd_async.epics.core import epics_signal_rw
+    from ophyd_async.epics.motor import Motor
+
+    class Shutter(StrictEnum):
+        OPEN, CLOSED = "Open", "Closed"
+
+    class Table(StrictEnum):
+        IN, OUT = "In", "Out"
+
+    def make(ioc: Ioc, *writers: str) -> Devices:
+        paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+        suffixes = {"hdf": "", "tiff": "" if writers == ("tiff",) else "-tiff"}
+        factories = [
+            getattr(ADWriterFactory, each)(paths, datakey_suffix=suffixes[each]) for each in writers or ["hdf"]
+        ]
+
+        async def connect() -> Devices:
+            async with init_devices():
+                rot = Motor(f"ca://{ioc.prefix}rot")
+                camera = SimDetector(f"ca://{ioc.prefix}AD:", *factories)
+                shutter = epics_signal_rw(Shutter, f"ca://{ioc.prefix}shutter")
+                table = epics_signal_rw(Table, f"ca://{ioc.prefix}table")
+            return Devices(rot, camera, shutter, table)
+
+        return asyncio.run_coroutine_threadsafe(connect(), run_engine.loop).result(BOUND)
+
+    async def forget() -> None:
+        aioca.purge_channel_caches()  # whose loop is about to be closed
+
+    yield make
+    asyncio.run_coroutine_threadsafe(forget(), run_engine.loop).result(BOUND)
+
+
+@pytest.fixture
+def classic(tmp_path: Path) -> Iterator[Callable[..., Devices]]:
+    """Make the devices of an IOC by classic ophyd."""
+    from ophyd import (
+        AreaDetector,
+        Component,
+        EpicsMotor,
+        EpicsSignal,
+        HDF5Plugin,
+        SimDetectorCam,
+        SingleTrigger,
+        TIFFPlugin,
+    )
+    from ophyd.areadetector.filestore_mixins import FileStoreHDF5IterativeWrite, FileStoreTIFFIterativeWrite
+
+    made: list[Any] = []
+
+    class Hdf(HDF5Plugin, FileStoreHDF5IterativeWrite):
+        pass
+
+    class Tiff(TIFFPlugin, FileStoreTIFFIterativeWrite):
+        pass
+
+    def make(ioc: Ioc, writer: str = "hdf") -> Devices:
+        class Camera(SingleTrigger, AreaDetector):
+            cam = Component(SimDetectorCam, "cam1:")
+            file = Component(
+                {"hdf": Hdf, "tiff": Tiff}[writer],
+                {"hdf": "HDF1:", "tiff": "TIFF1:"}[writer],
+                write_path_template=str(tmp_path),
+            )
+
+        made[:] = [
+            EpicsMotor(f"{ioc.prefix}rot", name="rot"),
+            Camera(f"{ioc.prefix}AD:", name="camera", read_attrs=["file"]),
+            EpicsSignal(f"{ioc.prefix}shutter", name="shutter", string=True),
+            EpicsSignal(f"{ioc.prefix}table", name="table", string=True),
+        ]
+        for device in made:
+            device.wait_for_connection(all_signals=True, timeout=BOUND) if device.name == "rot" else None
+            device.wait_for_connection(timeout=BOUND)
+        return Devices(*made)
+
+    yield make
+    for device in made:
+        device.destroy()

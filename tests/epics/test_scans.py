@@ -1,0 +1,111 @@
+"""Tomograms with devices that speak Channel Access: those of ophyd-async, and those of classic ophyd."""
+
+from __future__ import annotations
+
+import math
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
+from bluesky_streamrecon.plans.reference_frames import take_frames
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+
+from .ioc import frame
+
+pytestmark = pytest.mark.epics
+
+NUM = 40
+RECON = ReconSettings(ranks=2, axis=33.0, window=None)
+STEERING = SteeringSettings(tolerance=0.3)
+
+
+def stop_of(documents):
+    (stop,) = [doc for kind, doc in documents if kind == "stop"]
+    print(stop["reason"])
+    return stop
+
+
+def tomogram(devices, job, **more):
+    """Take a tomogram whose tolerance is wide, so that it ends early."""
+    wanted = {"num": NUM, "flats": 2, "darks": 2, "tolerance": 0.3, "axis": 33.0, "window": None, "job": job}
+    return stream_tomo_plan([devices.detector], devices.stage, **{**wanted, **devices.around, **more})
+
+
+def wrapped(devices, job):
+    """Take a tomogram by a plan that knows nothing of reconstructions, from first angle to last."""
+    detectors = [devices.detector]
+
+    @bpp.run_decorator(md={"num_points": NUM})
+    def plan():
+        yield from bps.mv(devices.shutter, "Closed")
+        yield from take_frames(detectors, "dark", 2)
+        yield from bps.mv(devices.shutter, "Open", devices.table, "Out")
+        yield from take_frames(detectors, "flat", 2)
+        yield from bps.mv(devices.table, "In")
+        yield from projections()
+
+    @bpp.stage_decorator([*detectors, devices.stage])
+    def projections():
+        for angle in make_order("optimized-interleaved", num=NUM, start=0.0, stop=180.0):
+            yield from bps.one_nd_step(detectors, {devices.stage: angle}, {devices.stage: None})
+
+    what = {"detector": devices.detector, "angle": devices.stage, "references": "own", "job": job}
+    return streaming_wrapper(plan(), recon=RECON, steering=STEERING, **what)
+
+
+def assert_all_frames_are_those_of_the_camera(script, projections):
+    assert [kind for kind, *_ in script.frames] == ["dark"] * 2 + ["flat"] * 2 + ["projection"] * projections
+    for kind, _, angle, pixels in script.frames:
+        np.testing.assert_array_equal(pixels, frame(math.degrees(angle), kind))
+
+
+def stops_by_quality(documents):
+    stop = stop_of(documents)
+    assert stop["exit_status"] == "success"
+    assert stop["reason"].startswith("quality: stopped at")
+    assert stop["num_events"]["primary"] < NUM
+
+
+def test_tomogram_by_ophyd_async_stops_by_quality(run_engine, documents, start_ioc, modern, kept_job):
+    run_engine(tomogram(modern(start_ioc()), kept_job))
+    stops_by_quality(documents)
+
+
+def test_tomogram_by_classic_ophyd_stops_by_quality(run_engine, documents, start_ioc, classic, kept_job):
+    run_engine(tomogram(classic(start_ioc()), kept_job))
+    stops_by_quality(documents)
+
+
+def test_file_that_is_not_written_in_swmr_mode_is_read_when_it_is_closed(
+    run_engine, documents, start_ioc, modern, pretend_job, script
+):
+    run_engine(tomogram(modern(start_ioc("--no-swmr")), pretend_job, num=6))
+    assert_all_frames_are_those_of_the_camera(script, 6)
+    assert not pretend_job.last_run.problems
+
+
+@pytest.mark.parametrize("library", ["modern", "classic"])
+def test_tiff_files_are_read_as_they_come(run_engine, start_ioc, modern, classic, pretend_job, script, library):
+    devices = {"modern": modern, "classic": classic}[library](start_ioc(), "tiff")
+    run_engine(tomogram(devices, pretend_job, num=4))
+    assert_all_frames_are_those_of_the_camera(script, 4)
+    assert not pretend_job.last_run.problems
+
+
+def test_one_of_several_data_keys_is_reconstructed_by_name(run_engine, start_ioc, modern, pretend_job, script):
+    devices = modern(start_ioc(), "hdf", "tiff")
+    run_engine(tomogram(devices, pretend_job, num=4))
+    assert_all_frames_are_those_of_the_camera(script, 4)
+    assert not pretend_job.last_run.problems
+
+
+@pytest.mark.parametrize("library", ["modern", "classic"])
+def test_plans_of_bluesky_are_streamed_from_these_devices(
+    run_engine, documents, start_ioc, modern, classic, kept_job, library
+):
+    run_engine(wrapped({"modern": modern, "classic": classic}[library](start_ioc()), kept_job))
+    stops_by_quality(documents)
