@@ -52,6 +52,7 @@ def run_status(run: RunState | None, ledger: dict[int, Ledger], *, state: str, p
         verdict="" if newest is None else newest.verdict,
         policy=run.spec.steering.rule,
         text="" if newest is None else newest.text,
+        tolerance=run.spec.steering.tolerance if "predicted-gain" in run.spec.steering.rule else None,
         advisory=run.spec.steering.advisory,
         can_extend=override.lengthens and not override.complete,
         held=override.held,

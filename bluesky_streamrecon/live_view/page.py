@@ -13,15 +13,18 @@ import numpy as np
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.source import Snapshot
-from bluesky_streamrecon.wire import Picture
+from bluesky_streamrecon.wire import Picture, RunStatus
 
-__all__ = ["change", "draw_png", "render"]
+__all__ = ["change", "draw_png", "headline", "render"]
+
+
+_FILES = resources.files("bluesky_streamrecon.live_view")
 
 
 def render(token: str, nonce: str) -> str:
     """Return the page; with `nonce` its own script and style may run, with `token` its requests are accepted."""
-    text = resources.files("bluesky_streamrecon.live_view").joinpath("page.html").read_text(encoding="utf-8")
-    return text.replace("@TOKEN@", token).replace("@NONCE@", nonce)
+    page, script = (_FILES.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
+    return page.replace("@TOKEN@", token).replace("@NONCE@", nonce).replace("@SCRIPT@", script)
 
 
 def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, Any]:
@@ -32,6 +35,8 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
     return {
         "link": snapshot.link,
         "run": status.run_uid,
+        "headline": headline(status, ended=bool(snapshot.link)),
+        "tolerance": status.tolerance,
         "lines": [list(line) for line in status.lines()],
         "taken": status.taken,
         "total": status.total,
@@ -55,6 +60,43 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
             "made": picture.made,
         },
     }
+
+
+def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
+    """Return what a person has to know first.
+
+    Parameters
+    ----------
+    status : RunStatus
+        Of the open run, or of the last one.
+    ended : bool
+        It is open no more, or not known to be.
+
+    Returns
+    -------
+    dict
+        ``what`` happens, in a few words; the ``detail``; what is in ``doubt``; and the ``tone``, which is ``"wait"``,
+        ``"good"`` or ``"bad"``.
+    """
+    if status.run_uid is None:
+        return {
+            "what": "No run is open",
+            "detail": f"The job is {status.state}.",
+            "doubt": status.problem,
+            "tone": "wait",
+        }
+    of = f" of {status.total}" if status.total else ""
+    taken = f"Projection {status.taken}{of}"
+    what, tone = {
+        "": (f"{taken}: no verdict yet", "wait"),
+        "invalid": ("Something is wrong with the data", "bad"),
+        "enough": (f"{taken}: good enough", "good"),
+    }.get(status.verdict, (f"{taken}: not good enough yet", "wait"))
+    if ended and status.verdict != "invalid":
+        what = f"The run has ended, or is out of reach, at projection {status.taken}{of}"
+    elif status.finish is not None:
+        what, tone = f"{taken}: finishing", "good"
+    return {"what": what, "detail": status.text, "doubt": status.problem, "tone": tone}
 
 
 @lru_cache(maxsize=16)

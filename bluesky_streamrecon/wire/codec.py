@@ -16,11 +16,12 @@ import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire.fields import Pixels
-from bluesky_streamrecon.wire.images import Picture, Preview
+from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, Picture, Preview
 from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Hello, Item, Message, OpenRun, Welcome
 
 __all__ = [
     "MAXIMUM_HEADER_BYTES",
+    "MAXIMUM_PICTURE_BYTES",
     "MAXIMUM_PIXEL_BYTES",
     "PREAMBLE",
     "Buffer",
@@ -37,8 +38,12 @@ PREAMBLE: Final = MAGIC + bytes([PROTOCOL_VERSION])
 MAXIMUM_HEADER_BYTES: Final = 2**18
 """Longest header frame, preamble included."""
 MAXIMUM_PREVIEW_HEADER_BYTES: Final = 2**20
+MAXIMUM_PICTURE_BYTES: Final = MOST_PICTURE_BYTES + 2**12
+"""Longest message of those that go to an operator and come from one, the pixels of a `Picture` included."""
 MAXIMUM_PIXEL_BYTES: Final = 2**30
 """Largest pixel frame."""
+
+_LONGEST: Final = {Preview: MAXIMUM_PREVIEW_HEADER_BYTES, Picture: MAXIMUM_PICTURE_BYTES}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
@@ -69,7 +74,7 @@ def encode(message: msgspec.Struct) -> list[Buffer]:
         bare = {"pixels": None} if isinstance(message, Item) else {"pixels": None, "lines": None}
         message = msgspec.structs.replace(message, **bare)
     header = PREAMBLE + _encoder.encode(message)
-    limit = MAXIMUM_PREVIEW_HEADER_BYTES if isinstance(message, Preview) else MAXIMUM_HEADER_BYTES
+    limit = _LONGEST.get(type(message), MAXIMUM_HEADER_BYTES)
     if len(header) > limit:
         raise LocalProtocolError(f"{type(message).__name__}: header has {len(header)} bytes, expected at most {limit}")
     return [header, *(np.ascontiguousarray(part).view(np.uint8).data for part in arrays)]
@@ -103,8 +108,8 @@ def _decode_header(frames: Sequence[Buffer]) -> Message:
     if not 1 <= len(frames) <= MOST_FRAMES:
         raise RemoteProtocolError(f"message: got {len(frames)} frames, expected 1 to {MOST_FRAMES}")
     header = memoryview(frames[0])
-    if header.nbytes > MAXIMUM_PREVIEW_HEADER_BYTES:
-        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {MAXIMUM_PREVIEW_HEADER_BYTES}")
+    if header.nbytes > MAXIMUM_PICTURE_BYTES:
+        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {MAXIMUM_PICTURE_BYTES}")
     if header.nbytes < len(PREAMBLE) or bytes(header[: len(MAGIC)]) != MAGIC:
         raise RemoteProtocolError(
             f"header: got {bytes(header[:4])!r}, expected {PREAMBLE!r}; is this a streamrecon peer?"

@@ -26,7 +26,7 @@ from bluesky_streamrecon.wire.fields import (
 
 __all__ = ["LARGEST_PICTURE_SIDE", "MOST_PICTURE_BYTES", "Picture", "Preview", "ShowMe"]
 
-LARGEST_PICTURE_SIDE: Final = 256
+LARGEST_PICTURE_SIDE: Final = 1024
 MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
 """Three slices of the largest side, or more smaller ones."""
 

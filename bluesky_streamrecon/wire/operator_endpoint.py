@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bluesky_streamrecon.errors import JobError, SteeringError
-from bluesky_streamrecon.wire.codec import MAXIMUM_HEADER_BYTES
+from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES
 from bluesky_streamrecon.wire.events import LinkRestored, OperatorEvent, Refused
 from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.member import LinkState, Member
@@ -57,7 +57,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self._viewers: dict[Future[Picture], ShowMe] = {}
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id, software), channel="orders")
-        transport = Transport(frame_limit=MAXIMUM_HEADER_BYTES)
+        transport = Transport(frame_limit=MAXIMUM_PICTURE_BYTES)
         super().__init__("streamrecon-operator", address, transport, member, security, clock)
 
     @property

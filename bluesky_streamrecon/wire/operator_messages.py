@@ -124,6 +124,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         Projections that it was predicted from.
     verdict, policy, text : str
         The newest verdict, who gave it, and its words.
+    tolerance : float or None
+        Predicted gain below which the image is good enough, where the policy predicts.
     advisory : bool
         No automatic stop.
     can_extend : bool
@@ -158,6 +160,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Name = ""
     policy: Name = ""
     text: Text = ""
+    tolerance: float | None = None
     advisory: bool = False
     can_extend: bool = False
     held: Order | None = None

@@ -20,6 +20,22 @@ BROWSER = next(
 )
 
 
+SIZES = ((1920, 1080), (820, 1180), (1280, 800))
+WHAT_MATTERS = ("#slices", "#headline", "#finish", "#scores", "#gains")  # seen without scrolling
+
+
+def overlapping(boxes):
+    """Pairs of boxes that share area."""
+
+    def meet(a, b):
+        across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+        down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+        return across > 1 and down > 1
+
+    names = list(boxes)
+    return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if meet(boxes[a], boxes[b])]
+
+
 @contextlib.contextmanager
 def live_view():
     """Start ``streamrecon view`` as a person does, and give the page's address."""
@@ -82,7 +98,7 @@ def test_run_is_held_extended_and_finished_by_the_buttons_in_a_browser(overruled
     def speak():
         with live_view() as url, playwright.sync_playwright() as browsers:
             browser = browsers.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1180, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.goto(url)
@@ -93,9 +109,21 @@ def test_run_is_held_extended_and_finished_by_the_buttons_in_a_browser(overruled
             page.fill("#count", "5")
             page.click("#extend")
             page.locator("#said", has_text="no automatic stop before 15").wait_for()
-            for scheme in ("light", "dark") if shots else ():
-                page.emulate_media(color_scheme=scheme)
-                page.screenshot(path=f"{shots}/view-{scheme}.png", full_page=True)
+            for width, height in SIZES:
+                page.set_viewport_size({"width": width, "height": height})
+                boxes = {name: page.locator(name).bounding_box() for name in WHAT_MATTERS}
+                assert all(box["x"] + box["width"] <= width for box in boxes.values())
+                assert all(box["y"] + box["height"] <= height for box in boxes.values()), (width, height, boxes)
+                assert not overlapping(boxes)
+                for scheme in ("light", "dark") if shots else ():
+                    page.emulate_media(color_scheme=scheme)
+                    page.screenshot(path=f"{shots}/view-{width}-{scheme}.png")
+            slice_shown = page.locator(".frame").nth(0)
+            slice_shown.hover()
+            page.mouse.wheel(0, -800)
+            assert page.locator(".frame img[style*='scale(7.']").count() == 3  # all slices move together
+            slice_shown.dblclick()
+            assert page.locator(".frame img[style*='scale(1)']").count() == 3
             page.click("#finish")
             page.fill("#reason", "seen enough")
             page.click("#really")

@@ -11,7 +11,8 @@ from PIL import Image
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.live_view import ViewServer
-from bluesky_streamrecon.wire import Judged
+from bluesky_streamrecon.live_view.page import headline
+from bluesky_streamrecon.wire import Judged, RunStatus
 
 
 def until(changes, what):
@@ -123,3 +124,31 @@ def test_many_pages_share_one_connection(page, beamline):
 def test_port_that_is_taken_is_said(server):
     with pytest.raises(ConfigError, match="take another one"):
         ViewServer(server._source, server.port)
+
+
+RUN = RunStatus(state="running", run_uid="run-1", taken=60, planned=180, text="at 59: about 34 more are needed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended", "what", "tone"),
+    [
+        ({"verdict": "continue"}, False, "Projection 60 of 180: not good enough yet", "wait"),
+        ({"verdict": "enough"}, False, "Projection 60 of 180: good enough", "good"),
+        ({"verdict": "invalid"}, False, "Something is wrong with the data", "bad"),
+        ({"verdict": "invalid"}, True, "Something is wrong with the data", "bad"),
+        ({"verdict": "enough"}, True, "The run has ended, or is out of reach, at projection 60 of 180", "good"),
+        ({}, False, "Projection 60 of 180: no verdict yet", "wait"),
+        ({"run_uid": None}, False, "No run is open", "wait"),
+    ],
+)
+def test_what_a_person_has_to_know_first_is_said_first(changes, ended, what, tone):
+    said = headline(msgspec.structs.replace(RUN, **changes), ended=ended)
+    assert (said["what"], said["tone"]) == (what, tone)
+
+
+def test_doubt_and_tolerance_reach_the_page(page, beamline):
+    changes = page.changes()
+    problem = "the sample sits elsewhere since about projection 60"
+    beamline.status = msgspec.structs.replace(beamline.status, problem=problem, tolerance=0.02)
+    told = until(changes, lambda t: t["headline"]["doubt"])
+    assert (told["headline"]["doubt"], told["tolerance"]) == (problem, 0.02)

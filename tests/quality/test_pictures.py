@@ -19,14 +19,14 @@ def pixels(picture):
 
 
 def test_large_slices_are_made_small_by_means_of_blocks():
-    stack = np.kron(np.arange(25.0).reshape(1, 5, 5), np.ones((1, 140, 140)))
-    picture = draw_picture("run", image(4, stack[:, :611, :611], rows=(7,)), axis=300.5, made=3.0)
-    assert (picture.size, picture.full_size, picture.rows) == (204, 611, (7,))
+    stack = np.kron(np.arange(25.0).reshape(1, 5, 5), np.ones((1, 560, 560), np.float32))
+    picture = draw_picture("run", image(4, stack[:, :2444, :2444], rows=(7,)), axis=300.5, made=3.0)
+    assert (picture.size, picture.full_size, picture.rows) == (815, 2444, (7,))
     assert (picture.run_uid, picture.image_number, picture.projections) == ("run", 4, 8)
     assert (picture.axis, picture.made) == (300.5, 3.0)
     shown = pixels(picture)[0]
     assert (shown[0, 0], shown[-1, -1]) == (0, 255)
-    assert shown[0, 100] < shown[100, 100] < shown[200, 100]
+    assert shown[0, 400] < shown[400, 400] < shown[800, 400]
 
 
 def test_hot_pixels_do_not_darken_the_rest_and_what_is_not_finite_is_black():
@@ -42,7 +42,7 @@ def test_hot_pixels_do_not_darken_the_rest_and_what_is_not_finite_is_black():
 def test_empty_image_and_many_rows_can_be_shown():
     assert np.all(pixels(draw_picture("run", image(1, np.zeros((2, 8, 8))))) == 0)
     assert np.all(pixels(draw_picture("run", image(1, np.full((2, 8, 8), np.nan)))) == 0)
-    many = draw_picture("run", image(1, np.zeros((9, 256, 256))))
+    many = draw_picture("run", image(1, np.zeros((9, 1024, 1024), np.float32)))
     assert many.rows == (0, 4, 8)
 
 
