@@ -7,8 +7,6 @@ first, then, turned through shared memory, those that shift rows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.sizes import BACK_BLOCKS, BACK_THREADS, CHUNK, HEIGHT, REACH, WIDTH
@@ -29,7 +27,7 @@ _LANES = 128  # elements of 32 pixels
 
 
 @device
-def _add_rows(window: Any, table: Any, at: Any, base: Any, sums: Any) -> Any:
+def _add_rows(window, table, at, base, sums):
     """Add 4 lines of 64 pixels to a thread's 8 sums."""
     o = load4(table, at)
     a, b, c, d = o[0] + base, o[1] + base, o[2] + base, o[3] + base
@@ -46,7 +44,7 @@ def _add_rows(window: Any, table: Any, at: Any, base: Any, sums: Any) -> Any:
 
 
 @device
-def _add_columns(window: Any, table: Any, at: Any, base: Any, sums: Any) -> Any:
+def _add_columns(window, table, at, base, sums):
     """Add 8 lines of 32 pixels to a thread's 8 sums."""
     o = load4(table, at)
     p = load4(table, at + 4)
@@ -64,24 +62,9 @@ def _add_columns(window: Any, table: Any, at: Any, base: Any, sums: Any) -> Any:
 
 @device
 def _stage(
-    window: Any,
-    lines: Any,
-    table: Any,
-    offsets: Any,
-    starts: Any,
-    warp: Any,
-    lane: Any,
-    first: Any,
-    count: Any,
-    line0: Any,
-    position0: Any,
-    group: Any,
-    band: Any,
-    angles: Any,
-    side: Any,
-    length: Any,
-    seen: Any,
-) -> None:
+    window, lines, table, offsets, starts, warp, lane, first, count, line0, position0, group, band, angles, side,
+    length, seen,
+) -> None:  # fmt: skip
     """Bring the sheared lines of some angles, as far as the tile needs them, and their table; a warp per line."""
     begin = (group * angles + first) * 2 * length
     line = warp
@@ -111,21 +94,7 @@ def _stage(
 
 
 @device_with_cuda
-def gathered(
-    window: Any,
-    table: Any,
-    lines: Any,
-    x0: Any,
-    y0: Any,
-    group: Any,
-    angles: Any,
-    steep: Any,
-    side: Any,
-    length: Any,
-    back_offsets: Any,
-    back_starts: Any,
-    seen: Any,
-) -> Any:
+def gathered(window, table, lines, x0, y0, group, angles, steep, side, length, back_offsets, back_starts, seen):
     """Return a thread's 8 pixels of the back projection: rows y0 + 4 warp .. + 3, at x0 + lane and 32 further."""
     thread = cuda.threadIdx.x
     lane, warp = thread & 31, thread >> 5
@@ -191,14 +160,14 @@ def gathered(
 
 
 @device
-def _changed(rule: Any, old: Any, value: Any, gain: Any, least: Any) -> Any:
+def _changed(rule, old, value, gain, least):
     """Return the new pixel; what would be NaN is left as it was: pixels whose gain is NaN."""
     new = old * (value * gain) if rule == MULTIPLY else old + value * gain
     return max(new, least) if new == new else old  # noqa: PLR0124 - NaN
 
 
 @device
-def _changed4(rule: Any, old: Any, value: Any, gain: Any, least: Any) -> Any:
+def _changed4(rule, old, value, gain, least):
     """Return the new pixel in four slices."""
     return (
         _changed(rule, old[0], value[0], gain, least),
@@ -209,21 +178,7 @@ def _changed4(rule: Any, old: Any, value: Any, gain: Any, least: Any) -> Any:
 
 
 @device
-def _finish(
-    rule: Any,
-    image: Any,
-    size: Any,
-    x: Any,
-    y: Any,
-    group: Any,
-    one: Any,
-    two: Any,
-    three: Any,
-    four: Any,
-    gains: Any,
-    factor: Any,
-    least: Any,
-) -> None:
+def _finish(rule, image, size, x, y, group, one, two, three, four, gains, factor, least) -> None:
     """Change four pixels, given their back projection: two rows of two. Loads go before stores."""
     in0 = x < size and y < size
     in1 = x + 32 < size and y < size
@@ -260,23 +215,9 @@ def _finish(
 
 @kernel(BACK_THREADS, BACK_BLOCKS)
 def back_update(
-    rule: int,
-    lines: Any,
-    first_group: int,
-    size: int,
-    tiles: Any,
-    angles: int,
-    steep: int,
-    side: int,
-    length: int,
-    back_offsets: Any,
-    back_starts: Any,
-    seen: Any,
-    gains: Any,
-    factor: float,
-    least: float,
-    image: Any,
-) -> None:
+    rule: int, lines, first_group: int, size: int, tiles, angles: int, steep: int, side: int, length: int,
+    back_offsets, back_starts, seen, gains, factor: float, least: float, image,
+) -> None:  # fmt: skip
     """Back-project `lines` and change `image` in place. Grid (tiles, groups); shared memory `BACK_BYTES`.
 
     Parameters

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.cuda.back import INCREASE, MULTIPLY
+from bluesky_streamrecon.recon.cuda.detector import DIFFERENCE, PREDICTED, QUOTIENT
 from bluesky_streamrecon.recon.cuda.layout import SLICES, GpuLayout, group_count
 from bluesky_streamrecon.recon.cuda.operators import CudaOperators, Geometry, TablePool
 from bluesky_streamrecon.recon.cuda.passes import Comparison, Passes, Penalty, Rule
@@ -22,7 +24,7 @@ from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.store import CudaStore
 from bluesky_streamrecon.recon.cuda.streams import Stream, device_zeros, download, upload
 from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import SlabUpdate
+from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, SlabUpdate
 from bluesky_streamrecon.recon.store import SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
@@ -159,15 +161,15 @@ class CudaUpdate(SlabUpdate):
     def forward(self) -> NDArray[np.float32]:
         """Predict line integrals, shape (A, C, S); a copy."""
         self._settle()
-        return self.compared(Comparison.prediction())
+        return self.compared(Comparison(PREDICTED))
 
     def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
         """Divide measured by predicted, when somebody needs it; see `SlabUpdate.ratio`."""
-        return self._later(Comparison.ratio(floor, relaxation))
+        return self._later(Comparison(QUOTIENT, floor, relaxation))
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
         """Subtract predicted from measured, when somebody needs it; see `SlabUpdate.residual`."""
-        return self._later(Comparison.residual(per_length=per_length))
+        return self._later(Comparison(DIFFERENCE, per_length=per_length))
 
     def _later(self, how: Comparison) -> NDArray[np.float32]:
         self._settle()
@@ -215,11 +217,11 @@ class CudaUpdate(SlabUpdate):
 
     def multiply(self, ratio: NDArray[np.float32]) -> None:
         """Multiply each pixel by the mean of its rays' `ratio`."""
-        self._step(ratio, Rule.multiply())
+        self._step(ratio, Rule(MULTIPLY, 1.0, LEAST_ATTENUATION))
 
     def add(self, residual: NDArray[np.float32], *, gain: float = 1.0, nonnegative: bool = True) -> None:
         """Add the mean of its rays' `residual` to each pixel."""
-        self._step(residual, Rule.add(gain, nonnegative=nonnegative))
+        self._step(residual, Rule(INCREASE, gain, 0.0 if nonnegative else -np.inf))
 
     def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
         """Multiply like `multiply`, but pull each pixel towards its ten neighbours."""

@@ -6,7 +6,6 @@ Line integrals lie as they come, (slots, 4 groups, C). Each coordinate falls on 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -21,37 +20,23 @@ QUOTIENT, DIFFERENCE, PREDICTED = 0, 1, 2
 
 
 @device
-def _quotient(measured: Any, predicted: Any, floor: Any, relaxation: Any, rest: Any) -> Any:
+def _quotient(measured, predicted, floor, relaxation, rest):
     quotient = max(measured, np.float32(0)) / max(predicted, floor)
     relaxed = quotient * relaxation + rest
     return relaxed if measured == measured else np.float32(1)  # noqa: PLR0124 - NaN: not measured
 
 
 @device
-def _difference(measured: Any, predicted: Any, weight: Any) -> Any:
+def _difference(measured, predicted, weight):
     difference = (measured - predicted) * weight
     return difference if measured == measured else np.float32(0)  # noqa: PLR0124 - NaN: not measured
 
 
 @kernel()
 def compare(
-    kind: int,
-    lines: Any,
-    data: Any,
-    slots: Any,
-    larges: Any,
-    angles: int,
-    half: float,
-    axis: float,
-    columns: int,
-    groups: int,
-    origin: int,
-    length: int,
-    least: float,
-    relaxation: float,
-    weights: Any,
-    result: Any,
-) -> None:
+    kind: int, lines, data, slots, larges, angles: int, half: float, axis: float, columns: int, groups: int, origin:
+    int, length: int, least: float, relaxation: float, weights, result,
+) -> None:  # fmt: skip
     """Bin the lines of the way forward, and compare them with what was measured.
 
     Grid (C / threads, A, groups / `REPEAT`).
@@ -122,19 +107,9 @@ def compare(
 
 @kernel()
 def spread(
-    sinogram: Any,
-    larges: Any,
-    angles: int,
-    half: float,
-    axis: float,
-    columns: int,
-    groups: int,
-    origin: int,
-    length: int,
-    seen: Any,
-    back: Any,
-    forward: Any,
-) -> None:
+    sinogram, larges, angles: int, half: float, axis: float, columns: int, groups: int, origin: int, length: int,
+    seen, back, forward,
+) -> None:  # fmt: skip
     """Spread a sinogram to the lines of the way back, and clear those of the way forward for the next time.
 
     Grid (longest range of `seen` / threads, 2 A, groups / `REPEAT`).

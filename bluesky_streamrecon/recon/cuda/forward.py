@@ -12,8 +12,6 @@ whose order is not fixed: the last bits of float32 can differ from run to run.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.sizes import (
@@ -50,7 +48,7 @@ _COUNT, _LOW, _HIGH = TILE + 4, TILE + 5, TILE + 6
 
 
 @device
-def _add_lines(pixels: Any, table: Any, entry: Any, base: Any, total: Any) -> Any:
+def _add_lines(pixels, table, entry, base, total):
     """Add the pixels of four lines."""
     o = load4(table, entry)
     one = add4(load4_at(pixels, o[0] + base), load4_at(pixels, o[1] + base))
@@ -60,22 +58,9 @@ def _add_lines(pixels: Any, table: Any, entry: Any, base: Any, total: Any) -> An
 
 @kernel(FORWARD_THREADS, FORWARD_BLOCKS)
 def forward(
-    image: Any,
-    size: int,
-    tiles: Any,
-    angles: int,
-    steep: int,
-    side: int,
-    origin: int,
-    length: int,
-    heights: Any,
-    offsets: Any,
-    evens: Any,
-    middles: Any,
-    halves: Any,
-    seen: Any,
-    lines: Any,
-) -> None:
+    image, size: int, tiles, angles: int, steep: int, side: int, origin: int, length: int, heights, offsets, evens,
+    middles, halves, seen, lines,
+) -> None:  # fmt: skip
     """Add the image's projection to `lines`. Grid (tiles, groups of slices); shared memory `FORWARD_BYTES`.
 
     Tables are those of `tables`; a tile is x | y << 12 | edges << 24, in tiles, where edges tell on which sides (left,

@@ -6,13 +6,12 @@ recorded as a graph; from then on a pass takes the host a tenth of a millisecond
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bluesky_streamrecon.recon.cuda.back import GATHER, INCREASE, MULTIPLY, back_update
-from bluesky_streamrecon.recon.cuda.detector import DIFFERENCE, PREDICTED, QUOTIENT, compare, spread
+from bluesky_streamrecon.recon.cuda.back import GATHER, back_update
+from bluesky_streamrecon.recon.cuda.detector import compare, spread
 from bluesky_streamrecon.recon.cuda.forward import forward
 from bluesky_streamrecon.recon.cuda.layout import SLICES
 from bluesky_streamrecon.recon.cuda.operators import CudaOperators, Geometry
@@ -38,8 +37,7 @@ _quadratic = Launcher(back_quadratic, BACK_THREADS, BACK_BYTES)
 _hybrid = Launcher(back_hybrid, BACK_THREADS, BACK_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """How predicted line integrals are compared with measured ones; see `detector.compare`."""
 
     kind: int
@@ -47,43 +45,16 @@ class Comparison:
     relaxation: float = 1.0
     per_length: bool = False
 
-    @classmethod
-    def ratio(cls, floor: float, relaxation: float) -> Comparison:
-        """Return measured over predicted."""
-        return cls(QUOTIENT, floor, relaxation)
 
-    @classmethod
-    def residual(cls, *, per_length: bool) -> Comparison:
-        """Return measured minus predicted."""
-        return cls(DIFFERENCE, per_length=per_length)
-
-    @classmethod
-    def prediction(cls) -> Comparison:
-        """Return predicted, compared with nothing."""
-        return cls(PREDICTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """How a pixel is changed, given its back projection; see `back.back_update`."""
 
     kind: int
     factor: float
     least: float
 
-    @classmethod
-    def multiply(cls) -> Rule:
-        """Return x <- x times gathered."""
-        return cls(MULTIPLY, 1.0, LEAST_ATTENUATION)
 
-    @classmethod
-    def add(cls, gain: float, *, nonnegative: bool) -> Rule:
-        """Return x <- x + gain times gathered."""
-        return cls(INCREASE, gain, 0.0 if nonnegative else -float("inf"))
-
-
-@dataclass(frozen=True, slots=True)
-class Penalty:
+class Penalty(NamedTuple):
     """How a pixel is pulled towards its neighbours; see `smooth`.
 
     Parameters

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, kernel
@@ -12,7 +10,7 @@ __all__ = ["fill_slices", "put_slice", "take_slices"]
 
 
 @kernel()
-def take_slices(image: Any, rows: Any, area: int, target: Any) -> None:
+def take_slices(image, rows, area: int, target) -> None:
     """Copy some slices to an array, one after the other. Grid (area / threads, rows)."""
     pixel = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if pixel < area:
@@ -21,7 +19,7 @@ def take_slices(image: Any, rows: Any, area: int, target: Any) -> None:
 
 
 @kernel()
-def put_slice(image: Any, row: int, area: int, source: Any) -> None:
+def put_slice(image, row: int, area: int, source) -> None:
     """Copy an array to a slice. Grid (area / threads)."""
     pixel = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     if pixel < area:
@@ -29,7 +27,7 @@ def put_slice(image: Any, row: int, area: int, source: Any) -> None:
 
 
 @kernel()
-def fill_slices(image: Any, size: int, chords: Any, values: Any) -> None:
+def fill_slices(image, size: int, chords, values) -> None:
     """Make every slice uniform where it is reconstructed, zero elsewhere. Grid (N / threads, N, 4 groups)."""
     x = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     y = cuda.blockIdx.y

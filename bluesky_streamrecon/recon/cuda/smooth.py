@@ -8,7 +8,6 @@ or the outermost slice itself.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ _ROW_LINES = HEIGHT // (BACK_THREADS // 32)
 
 
 @device
-def _root(penalty: Any, pull: Any, wanted: Any, least: Any) -> Any:
+def _root(penalty, pull, wanted, least):
     """Solve 2 penalty v^2 + (1 - pull) v = wanted for v > 0, by whichever form does not cancel."""
     zero = np.float32(0)
     slope = np.float32(1) - pull
@@ -36,16 +35,14 @@ def _root(penalty: Any, pull: Any, wanted: Any, least: Any) -> Any:
 
 
 @device
-def _quadratic(
-    centre: Any, beside: Any, corners: Any, over: Any, under: Any, spoken: Any, gain: Any, strength: Any, least: Any
-) -> Any:
+def _quadratic(centre, beside, corners, over, under, spoken, gain, strength, least):
     """Return the new pixel: the pull always grows with the difference."""
     mean = _NEAR * (beside + (over + under)) + _DIAGONAL * corners
     return _root(strength, strength * (centre + mean), centre * (max(spoken, np.float32(0)) * gain), least)
 
 
 @device
-def _pair(centre: Any, first: Any, second: Any, per_edge: Any) -> Any:
+def _pair(centre, first, second, per_edge):
     """Return the sums of g and of g (x + x_j) over two neighbours, with one division for both."""
     a = abs(centre - first) * per_edge + np.float32(1)
     b = abs(centre - second) * per_edge + np.float32(1)
@@ -55,23 +52,9 @@ def _pair(centre: Any, first: Any, second: Any, per_edge: Any) -> Any:
 
 @device
 def _hybrid(
-    centre: Any,
-    left: Any,
-    right: Any,
-    up: Any,
-    down: Any,
-    over: Any,
-    under: Any,
-    up_left: Any,
-    down_right: Any,
-    up_right: Any,
-    down_left: Any,
-    spoken: Any,
-    gain: Any,
-    strength: Any,
-    per_edge: Any,
-    least: Any,
-) -> Any:
+    centre, left, right, up, down, over, under, up_left, down_right, up_right, down_left, spoken, gain, strength,
+    per_edge, least,
+):  # fmt: skip
     """Return the new pixel: beyond the edge the pull no longer grows."""
     g0, h0 = _pair(centre, left, right, per_edge)
     g1, h1 = _pair(centre, up, down, per_edge)
@@ -84,7 +67,7 @@ def _hybrid(
 
 
 @device
-def _pixel(image: Any, group: Any, size: Any, x: Any, y: Any) -> Any:
+def _pixel(image, group, size, x, y):
     """Return pixel (y, x) of four slices; zero outside the image."""
     known = y >= 0 and y < size and x >= 0 and x < size
     at = (group * size + max(0, min(y, size - 1))) * size + max(0, min(x, size - 1))
@@ -92,7 +75,7 @@ def _pixel(image: Any, group: Any, size: Any, x: Any, y: Any) -> Any:
 
 
 @device
-def _row(image: Any, group: Any, size: Any, x: Any, y: Any) -> Any:
+def _row(image, group, size, x, y):
     """Return pixel (y, x), and the sum of its neighbours left and right; zero outside the image."""
     known = y >= 0 and y < size
     begin = (group * size + max(0, min(y, size - 1))) * size + x
@@ -103,8 +86,7 @@ def _row(image: Any, group: Any, size: Any, x: Any, y: Any) -> Any:
 
 
 @device
-def _beyond(image: Any, at: Any, area: Any, pixel: Any, z: Any, last: Any, centre: Any, edges: Any, above: Any,
-            below: Any) -> Any:  # fmt: skip
+def _beyond(image, at, area, pixel, z, last, centre, edges, above, below):
     """Return the neighbours along the axis of four slices from number z on, of which `last` is the block's last.
 
     Bit 0 of `edges`: slice `above` is known, bit 1: `below`.
@@ -127,7 +109,7 @@ def _beyond(image: Any, at: Any, area: Any, pixel: Any, z: Any, last: Any, centr
 
 
 @device_with_cuda
-def _keep(window: Any, sums: Any) -> None:
+def _keep(window, sums) -> None:
     """Put a thread's 8 sums into shared memory: the code of eight updates would be long, so a loop reads them."""
     cuda.syncthreads()
     own = cuda.threadIdx.x * 4
@@ -143,26 +125,9 @@ def _keep(window: Any, sums: Any) -> None:
 
 @kernel(BACK_THREADS, SMOOTH_BLOCKS)
 def back_quadratic(
-    lines: Any,
-    size: int,
-    tiles: Any,
-    angles: int,
-    steep: int,
-    side: int,
-    length: int,
-    back_offsets: Any,
-    back_starts: Any,
-    seen: Any,
-    gains: Any,
-    least: float,
-    image: Any,
-    last: int,
-    scale: Any,
-    edges: int,
-    above: Any,
-    below: Any,
-    target: Any,
-) -> None:
+    lines, size: int, tiles, angles: int, steep: int, side: int, length: int, back_offsets, back_starts, seen, gains,
+    least: float, image, last: int, scale, edges: int, above, below, target,
+) -> None:  # fmt: skip
     """Back-project `lines`, and write the penalised update of `image` to `target`; the penalty is quadratic.
 
     Grid (groups, tiles); shared memory `BACK_BYTES`.
@@ -224,27 +189,9 @@ def back_quadratic(
 
 @kernel(BACK_THREADS, BACK_BLOCKS)
 def back_hybrid(
-    lines: Any,
-    size: int,
-    tiles: Any,
-    angles: int,
-    steep: int,
-    side: int,
-    length: int,
-    back_offsets: Any,
-    back_starts: Any,
-    seen: Any,
-    gains: Any,
-    least: float,
-    image: Any,
-    last: int,
-    scale: Any,
-    sharpness: Any,
-    edges: int,
-    above: Any,
-    below: Any,
-    target: Any,
-) -> None:
+    lines, size: int, tiles, angles: int, steep: int, side: int, length: int, back_offsets, back_starts, seen, gains,
+    least: float, image, last: int, scale, sharpness, edges: int, above, below, target,
+) -> None:  # fmt: skip
     """Do as `back_quadratic`, with a penalty that grows linearly beyond an edge.
 
     Parameters

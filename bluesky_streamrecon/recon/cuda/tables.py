@@ -7,7 +7,6 @@ side = N rounded up, origin and length of the sheared coordinates. Arithmetic is
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -23,26 +22,9 @@ _PITCH = TILE + 2 * HALO + 1
 
 @kernel()
 def tables(
-    cosines: Any,
-    sines: Any,
-    angles: int,
-    steep: int,
-    half: float,
-    axis: float,
-    columns: int,
-    size: int,
-    side: int,
-    origin: int,
-    length: int,
-    halves: Any,
-    seen: Any,
-    heights: Any,
-    offsets: Any,
-    evens: Any,
-    middles: Any,
-    back_offsets: Any,
-    back_starts: Any,
-) -> None:
+    cosines, sines, angles: int, steep: int, half: float, axis: float, columns: int, size: int, side: int, origin:
+    int, length: int, halves, seen, heights, offsets, evens, middles, back_offsets, back_starts,
+) -> None:  # fmt: skip
     """Fill the tables of both halves. Grid (side / threads, angles), a thread per line and angle.
 
     Parameters
@@ -113,27 +95,16 @@ def tables(
 
 
 @device
-def share_of(place: Any, cell: Any, low: Any, high: Any) -> Any:
+def share_of(place, cell, low, high):
     """Return the part of a cell of this width, centred at `place`, that lies between `low` and `high`."""
     return max(0.0, min(place + cell / 2, high) - max(place - cell / 2, low)) / cell
 
 
 @kernel()
 def gains(
-    larges: Any,
-    angles: int,
-    steep: int,
-    half: float,
-    axis: float,
-    columns: int,
-    size: int,
-    side: int,
-    radius: float,
-    halves: Any,
-    chords: Any,
-    least: float,
-    result: Any,
-) -> None:
+    larges, angles: int, steep: int, half: float, axis: float, columns: int, size: int, side: int, radius: float,
+    halves, chords, least: float, result,
+) -> None:  # fmt: skip
     """Invert the sensitivity A' 1, (N, N): NaN for pixels that are not seen or not reconstructed.
 
     Grid (N / threads, N). `larges` holds the larger of cosine and sine of each angle; pixels closer than `radius` to
@@ -164,19 +135,9 @@ def gains(
 
 @kernel()
 def inverse_paths(
-    larges: Any,
-    half: float,
-    axis: float,
-    columns: int,
-    size: int,
-    side: int,
-    origin: int,
-    length: int,
-    halves: Any,
-    chords: Any,
-    least: float,
-    result: Any,
-) -> None:
+    larges, half: float, axis: float, columns: int, size: int, side: int, origin: int, length: int, halves, chords,
+    least: float, result,
+) -> None:  # fmt: skip
     """Invert the path of each ray through the image, A 1, (A, C): 0 where it is not above `least`.
 
     Grid (C / 32, A), `PATH_THREADS` threads: a warp takes every eighth line for 32 columns. A line of ones, shifted, is

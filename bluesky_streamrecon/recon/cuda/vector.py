@@ -51,7 +51,7 @@ if SIMULATED:
         array[index : index + 4] = value
 
     @device_with_cuda
-    def reduce4(array: Any, index: Any, value: Four) -> None:
+    def reduce4(array, index, value) -> None:
         """Add to four elements, each atomically."""
         assert 0 <= index <= len(array) - 4, (index, len(array))
         for i in range(4):
@@ -143,7 +143,7 @@ else:
     else:
 
         @device_with_cuda
-        def reduce4(array: Any, index: Any, value: Four) -> None:
+        def reduce4(array, index, value) -> None:
             """Add to four elements in global memory, each atomically."""
             cuda.atomic.add(array, index, value[0])
             cuda.atomic.add(array, index + 1, value[1])
@@ -173,7 +173,7 @@ else:
         return array.dtype(array, types.intp), code
 
     @device
-    def halves_of(line: Any, half: Any, slope: Any) -> Any:
+    def halves_of(line, half, slope):
         """Return floor(2 (line - half) slope + 1/2), each operation rounded by itself, as the CPU does it.
 
         A fused multiply-add would round ties otherwise, and move a line by half a pixel.
@@ -183,19 +183,19 @@ else:
 
 
 @device
-def add4(a: Four, b: Four) -> Four:
+def add4(a, b):
     """Return a + b."""
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
 
 
 @device
-def scale4(a: Four, factor: Any, b: Four) -> Four:
+def scale4(a, factor, b):
     """Return a factor + b."""
     return (a[0] * factor + b[0], a[1] * factor + b[1], a[2] * factor + b[2], a[3] * factor + b[3])
 
 
 @device
-def select4(condition: Any, a: Four) -> Four:
+def select4(condition, a):
     """Return `a` where the condition holds, else zero."""
     zero = np.float32(0)
     return (
@@ -207,6 +207,6 @@ def select4(condition: Any, a: Four) -> Four:
 
 
 @device
-def zero4() -> Four:
+def zero4():
     """Return four zeros."""
     return (np.float32(0), np.float32(0), np.float32(0), np.float32(0))
