@@ -100,7 +100,6 @@ class SteeringSession:
         if not run.preview_rows:
             raise ConfigError(f"run {run.run_uid}: got no preview rows, expected at least one to judge the image by")
         self.run = run
-        self.skipped = 0
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._compare_to = comparison_distance(run.recon, run.steering)
         self._policy: Policy = get_policy(run.steering.rule)(run.steering)
@@ -140,11 +139,6 @@ class SteeringSession:
     def waiting(self) -> int:
         """Complete images that are not judged yet."""
         return len(self._waiting)
-
-    @property
-    def images_held(self) -> int:
-        """Images held to compare with, those that wait among them."""
-        return len(self._history)
 
     def close(self) -> None:
         """Take note that no more projections come: images are still judged, but no more forecasts are begun."""
@@ -200,7 +194,6 @@ class SteeringSession:
         """Judge the next image that waits; None if there is none."""
         if len(self._waiting) > self._backlog:
             self._left_out += len(self._waiting) - 1
-            self.skipped += len(self._waiting) - 1
             self._waiting = deque([self._waiting[-1]])
         self._look_ahead()
         if not self._waiting:
