@@ -141,6 +141,7 @@ function plot(svg, title, kind, ticks, height, total, points, { band = [], limit
   if (points.length) {
     parts.push(element("path", { class: kind, d: "M" + line(points).join("L") }));
     const [n, v] = points[points.length - 1];
+    parts.push(element("circle", { class: kind + " newest", cx: x(n), cy: y(v), r: 3.5 }));
     parts.push(element("text", { x: right, y: 14, "text-anchor": "end", class: "title" }, v.toFixed(4) + " at " + n));
   }
   svg.replaceChildren(...parts);

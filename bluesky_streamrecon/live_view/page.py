@@ -18,6 +18,9 @@ from bluesky_streamrecon.wire import Picture, RunStatus
 __all__ = ["change", "draw_png", "headline", "render"]
 
 
+SAID_ELSEWHERE = {"run", "verdict", "problem"}
+"""Lines of the state that the page has in better places."""
+
 _FILES = resources.files("bluesky_streamrecon.live_view")
 
 
@@ -37,7 +40,7 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
         "run": status.run_uid,
         "headline": headline(status, ended=bool(snapshot.link)),
         "tolerance": status.tolerance,
-        "lines": [list(line) for line in status.lines()],
+        "lines": [list(line) for line in status.lines() if line[0] not in SAID_ELSEWHERE],
         "taken": status.taken,
         "total": status.total,
         "held": status.hold_text,
