@@ -129,10 +129,12 @@ class RunState:
         list of Effect
             What is to be done about it.
         """
-        uid = self.spec.run_uid
+        if getattr(event, "run_uid", None) not in (None, self.spec.run_uid):
+            return []
+        if isinstance(event, ProcessExit | Acked | Status | Score):
+            self.heard_at = now
         match event:
             case ProcessExit():
-                self.heard_at = now
                 return self._process_ended(event)
             case RestartFailed(exited):
                 return self._give_up(exited, str(event))
@@ -145,23 +147,20 @@ class RunState:
                 self._restarting.discard("controller")
             case PeerLost(peer) if peer.role == "rank":
                 self._change(Change.RANK_LOST)
-            case Problem() if event.run_uid in (None, uid):
+            case Problem():
                 text = f"{event.where}: {event.text}"
                 if sender is not None and sender.role == "rank":
                     self._note_problem(text, sender.rank)
                 else:
                     self.problems.append(text if sender is None else f"{sender.role}: {text}")
                     self.unjudged |= sender is not None and event.where == "steering"
-            case Acked(run_uid=run_uid, rank=rank, projections=projections) if run_uid == uid:
+            case Acked(rank=rank, projections=projections):
                 self.applied[rank] = projections
-                self.heard_at = now
-            case Status() if event.run_uid == uid:
-                self.heard_at = now
+            case Status():
                 self._take_status(event, now)
-            case Score() if event.run_uid == uid:
-                self.heard_at = now
+            case Score():
                 self._take_score(event, now, wall)
-            case RunFinished(run_uid=run_uid, results=results) if run_uid == uid:
+            case RunFinished(results=results):
                 self.results = results
                 self._change(Change.RUN_DONE)
         return []
@@ -194,8 +193,8 @@ class RunState:
         self.statuses[status.rank] = status
         if status.step_seconds > 0:
             self.update_seconds.append(status.step_seconds)
-        if status.image_number and self.first_image_at is None:
-            self.first_image_at = now
+        if status.image_number:
+            self.first_image_at = self.first_image_at or now
 
     def _take_score(self, score: Score, now: float, wall: float) -> None:
         newest = self.newest
@@ -207,8 +206,7 @@ class RunState:
                 return
         self.verdicts.append(score)
         self.decisions.append(Decision.of(score, wall))
-        if self.first_image_at is None:
-            self.first_image_at = now
+        self.first_image_at = self.first_image_at or now
         if score.verdict == "enough" and self.exit_status is None and not self.stopping:
             self.enough = score
             self._stop_by_quality(wall)
@@ -398,8 +396,9 @@ class RunState:
     @property
     def used(self) -> int:
         """Projections that every rank has applied; 0 before all ranks have reported."""
-        ranks = {done.rank for done in self.results} if self.results else self.applied.keys() | self.statuses.keys()
-        return min((max(self.applied.get(rank, 0), self._status(rank).projections) for rank in ranks), default=0)
+        reported = {rank: status.projections for rank, status in self.statuses.items()}
+        ranks = {done.rank for done in self.results} if self.results else self.applied.keys() | reported.keys()
+        return min((max(self.applied.get(rank, 0), reported.get(rank, 0)) for rank in ranks), default=0)
 
     @property
     def image_number(self) -> int:
@@ -427,12 +426,8 @@ class RunState:
         """Detector column of the rotation axis, if it was given or has been reported."""
         return next((done.axis for done in self.results or () if done.axis is not None), self.spec.recon.axis)
 
-    def _status(self, rank: int) -> Status:
-        return self.statuses.get(rank) or Status(run_uid=self.spec.run_uid, rank=rank, state="")
-
     def record(self, ledger: dict[int, Ledger], ranks: int, now: float) -> RunRecord:
         """Return what is kept of the run; `ranks` counts where no results have come."""
-        results = self.results or ()
         return RunRecord(
             spec=self.spec,
             exit_status=self.exit_status or "",
@@ -442,9 +437,9 @@ class RunState:
             score=self.score,
             verdicts=tuple(self.verdicts),
             image_number=self.image_number,
-            results=results,
+            results=self.results or (),
             ledger=ledger,
-            ranks=len(results) or ranks,
+            ranks=len(self.results or ()) or ranks,
             seconds=now - self.staged_at,
             seconds_to_first_image=None if self.first_image_at is None else self.first_image_at - self.staged_at,
             problems=tuple(self.problems),
