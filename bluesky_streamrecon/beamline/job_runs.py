@@ -153,8 +153,7 @@ class JobRuns:
         """Begin a run."""
         endpoint, output = self.job.endpoint, self._options.output
         if output is not None and spec.output is None:
-            output.mkdir(parents=True, exist_ok=True)
-            spec = msgspec.structs.replace(spec, output=str(output.resolve()))
+            spec = msgspec.structs.replace(spec, output=str(output.absolute()))
         endpoint.open_run(spec)
         set_run(spec.run_uid)
         problems, self._early_problems = self._early_problems, []

@@ -168,6 +168,8 @@ class ReconJob(StandardReadable):
 
         Raises
         ------
+        ConfigError
+            If the directory for reconstructions can not be made.
         JobError
             If the job can not be started, ends, or has not connected in time.
         """
@@ -176,6 +178,8 @@ class ReconJob(StandardReadable):
         self.steering.show(Decision())
         job, options = self.job, self.options
         job.enter_loop()
+        if options.output is not None:
+            await asyncio.to_thread(_make_directory, options.output)
         if job.link is not None and (not job.usable or (self.local and job.launched_ranks != self._wanted_ranks)):
             await job.stop()
         if job.link is None:
@@ -373,3 +377,13 @@ class ReconJob(StandardReadable):
             self.runs.amend(record, f"reconstruction {record.recon_uid} was not stored: {why}")
             return False
         return True
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"directory for reconstructions {path}: can not be made: {error.strerror or error}; is the disk mounted, "
+            "and may you write there?"
+        ) from error

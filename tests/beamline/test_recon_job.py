@@ -282,3 +282,22 @@ def test_other_number_of_ranks_is_started_anew(run_engine, pretend_job, script, 
             streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", references="own", recon=recon)
         )
     assert script.launched == [2, 3]
+
+
+def test_directory_for_reconstructions_that_can_not_be_made_is_refused_before_the_stage_moves(
+    run_engine, documents, pretend_job, beamline, script, tmp_path
+):
+    (tmp_path / "file").write_text("in the way")
+    pretend_job.options.output = tmp_path / "file" / "reconstructions"
+    plan = bp.scan([beamline.detector], beamline.stage, 10, 90, 2)
+    with pytest.raises(ConfigError, match="reconstructions: can not be made: Not a directory"):
+        run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", references="own"))
+    assert (documents, script.launched, beamline.stage.angle) == ([], [], 0.0)
+
+
+def test_job_gets_the_directory_for_reconstructions_which_is_there(run_engine, pretend_job, beamline, script, tmp_path):
+    pretend_job.options.output = tmp_path / "a" / "b"
+    plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 2)
+    run_engine(streaming_wrapper(plan, job=pretend_job, detector="detector", angle="stage", references="own"))
+    assert script.specs[0].output == str(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
