@@ -37,6 +37,8 @@ class LinkEnd:
     ----------
     senders, receivers : dict
         Halves of channels at this end, by the name of the channel.
+    linked : bool
+        There is a link now.
     seen, sent_at : float
         When something came last, and when something was sent last.
     """
@@ -45,6 +47,7 @@ class LinkEnd:
         self.outbox: deque[msgspec.Struct] = deque()
         self.senders: dict[str, Sender] = {}
         self.receivers: dict[str, Receiver] = {}
+        self.linked = False
         self.seen = 0.0
         self.sent_at = 0.0
 
@@ -55,20 +58,22 @@ class LinkEnd:
 
     def begin(self, now: float) -> None:
         """Begin on a fresh link: every channel is opened again."""
-        self.seen = now
+        self.linked, self.seen = True, now
         for sender in self.senders.values():
             sender.link(now)
 
     def break_off(self) -> None:
         """Stop sending: the link is gone, and plain messages that were not sent are lost with it."""
+        self.linked = False
         self.outbox.clear()
         for sender in self.senders.values():
             sender.unlink()
 
     def serve(self, sender: Sender, now: float) -> None:
-        """Begin to send on this channel, in the place of an older stream of it; on a link."""
+        """Send on this channel from now on, in the place of an older stream of it; as soon as there is a link."""
         self.senders[sender.channel] = sender
-        sender.link(now)
+        if self.linked:
+            sender.link(now)
 
     def send_plain(self, message: msgspec.Struct) -> None:
         """Send a message that may be lost with the link."""

@@ -15,7 +15,7 @@ from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES
 from bluesky_streamrecon.wire.events import LinkRestored, OperatorEvent, Refused
 from bluesky_streamrecon.wire.images import Picture, ShowMe
-from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Shutdown
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.peers import PeerEndpoint, hello_of
@@ -63,7 +63,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
     @property
     def linked(self) -> bool:
         """The beamline has welcomed us, and the link is there."""
-        return self._member.state is LinkState.LINKED
+        return self._member.linked
 
     def ask(self, ask: Ask, *, timeout: float = 10.0) -> Answer:
         """Ask or order something, surely and once, and wait for the answer.

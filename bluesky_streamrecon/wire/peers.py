@@ -18,7 +18,7 @@ from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
 from bluesky_streamrecon.wire.images import Picture, Preview
 from bluesky_streamrecon.wire.listener import Listener
-from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import (
     Hello,
     Item,
@@ -208,13 +208,10 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         return self._previews is None or self._previews.settled
 
     def _send_preview(self, preview: Preview) -> None:
-        now, to = self._clock(), self._controller
+        now = self._clock()
         if self._previews is None or self._previews.stream != preview.run_uid:
             self._previews = PreviewSender(preview.run_uid, most=self._retain)
-            if to.state is LinkState.LINKED:
-                to.serve(self._previews, now)
-            else:
-                to.senders[PREVIEWS] = self._previews
+            self._controller.serve(self._previews, now)
         self._previews.send(preview, now)
 
     def _after_turn(self) -> None:

@@ -17,7 +17,7 @@ from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.link import Sent
-from bluesky_streamrecon.wire.member import LinkState, Member
+from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 
@@ -64,10 +64,7 @@ class Pair:
 
     def begin(self, run_uid: str) -> None:
         self.out = PreviewSender(run_uid, most=RETAIN, resend_seconds=2.0)
-        if self.rank.state is LinkState.LINKED:
-            self.rank.serve(self.out, self.now)
-        else:
-            self.rank.senders["previews"] = self.out
+        self.rank.serve(self.out, self.now)
 
     def restart_controller(self) -> None:
         self.into = PreviewReceiver(job_id="job", session="s", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
