@@ -105,11 +105,10 @@ def level_deficits(
     c1: float,
     c2: float,
     coarsest: bool,
-) -> tuple[float, float, float]:
-    """Return 1 - contrast-structure, 1 - luminance and 1 - SSIM, each a mean over the valid region.
+) -> tuple[float, float]:
+    """Return 1 - contrast-structure and 1 - SSIM, each a mean over the valid region; the latter is 0 unless `coarsest`.
 
-    Of each row `columns` pixels count. `mean_total` and `mean_difference` are what was taken off before; the last two
-    are 0 unless `coarsest`.
+    Of each row `columns` pixels count. `mean_total` and `mean_difference` are the means that were subtracted before.
     Rows are summed in the type of the images, their sums in float64.
     """
     rows = total.shape[0]
@@ -128,7 +127,6 @@ def level_deficits(
     mean_q = np.empty(n, total.dtype)
     square_q = np.empty(n, total.dtype)
     structure = 0.0
-    luminance = 0.0
     similarity = 0.0
     for i in range(rows - 10):
         _filter_down(total, i, taps, mean, square)
@@ -139,7 +137,6 @@ def level_deficits(
         _filter_across(square, taps, square_q)
         row_structure = zero
         if coarsest:
-            row_luminance = zero
             row_similarity = zero
             for j in range(n):
                 p = mean_p[j]
@@ -151,9 +148,7 @@ def level_deficits(
                 q += offset_q
                 m = q * q / (half * (p * p + q * q) + k1)
                 row_structure += s
-                row_luminance += m
                 row_similarity += s + m - s * m
-            luminance += float(row_luminance)
             similarity += float(row_similarity)
         else:
             for j in range(n):
@@ -162,4 +157,4 @@ def level_deficits(
                 row_structure += variance_q / (half * (variance_p + variance_q) + k2)
         structure += float(row_structure)
     count = n * (rows - 10)
-    return structure / count, luminance / count, similarity / count
+    return structure / count, similarity / count

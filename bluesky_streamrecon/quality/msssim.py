@@ -39,22 +39,13 @@ class MsSsimTerms:
         MS-SSIM of each slice, 0 to 1.
     contrast_structure : ndarray of float64, shape (rows, scales)
         Mean contrast-structure of each compared level, the finest first, -1 to 1 (as measured, not yet clipped).
-    luminance : ndarray of float64, shape (rows,)
-        Mean luminance term of the coarsest level.
     coarsest : ndarray of float64, shape (rows,)
         Mean of luminance times contrast-structure at the coarsest level: the SSIM of that level.
-    weights : tuple of float
-        Exponent of each compared level, the finest first.
-    data_range : float
-        Range that the constants of SSIM were scaled with; 0 if both images are one and the same constant.
     """
 
     values: NDArray[np.float64]
     contrast_structure: NDArray[np.float64]
-    luminance: NDArray[np.float64]
     coarsest: NDArray[np.float64]
-    weights: tuple[float, ...]
-    data_range: float
 
 
 def smallest_side(levels: int = 5) -> int:
@@ -146,7 +137,7 @@ def ms_ssim_terms(
         data_range = highest - lowest
         if data_range == 0:
             ones = np.ones(rows)
-            return MsSsimTerms(ones, np.ones((rows, scales)), ones.copy(), ones.copy(), weights, 0.0)
+            return MsSsimTerms(ones, np.ones((rows, scales)), ones.copy())
     if not (math.isfinite(data_range) and math.isfinite(1 / data_range)):
         raise DataError(
             f"data range of the two images: {data_range:g} (values from {lowest:g} to {highest:g}) can not be scaled "
@@ -155,16 +146,13 @@ def ms_ssim_terms(
     # Values far outside the stated range would drown its constants in float32 rounding.
     work = np.float32 if highest - lowest <= 2 * data_range else np.float64
     structure = np.empty((rows, scales))
-    luminance = np.empty(rows)
     coarsest = np.empty(rows)
     for row in range(rows):
-        structure[row], luminance[row], coarsest[row] = _slice_terms(
-            first[row], second[row], scales, levels, data_range, work
-        )
+        structure[row], coarsest[row] = _slice_terms(first[row], second[row], scales, levels, data_range, work)
     # Equation (7) of the paper; SSIM of the coarsest level holds both its luminance and its contrast-structure.
     factors = np.maximum(np.concatenate([structure[:, :-1], coarsest[:, None]], axis=1), 0.0)
     values = np.prod(factors ** np.asarray(weights), axis=1)
-    return MsSsimTerms(values, structure, luminance, coarsest, weights, float(data_range))
+    return MsSsimTerms(values, structure, coarsest)
 
 
 def warm_up() -> None:
@@ -175,7 +163,7 @@ def warm_up() -> None:
 
 def _slice_terms(
     x: NDArray[Any], y: NDArray[Any], scales: int, levels: int, data_range: float, work: type[np.floating[Any]]
-) -> tuple[list[float], float, float]:
+) -> tuple[list[float], float]:
     from bluesky_streamrecon.quality import _ssim_kernels as kernels
 
     offsets = np.arange(TAPS // 2 + 1) - TAPS // 2  # six taps of eleven, since the Gaussian is symmetric
@@ -188,11 +176,11 @@ def _slice_terms(
     kernels.sum_and_difference(x, y, mean_x, mean_y, scale, total, difference)
     mean_total, mean_difference = (mean_x + mean_y) * scale, (mean_x - mean_y) * scale
     structure = []
-    luminance = similarity = 0.0
+    similarity = 0.0
     for level in range(levels):
         coarsest = level == levels - 1
         if level >= levels - scales:
-            deficit, luminance, similarity = kernels.level_deficits(
+            deficit, similarity = kernels.level_deficits(
                 total,
                 difference,
                 columns,
@@ -212,7 +200,7 @@ def _slice_terms(
                 kernels.halve(image, columns, half)
             total, difference = halves
             columns //= 2
-    return structure, 1 - luminance, 1 - similarity
+    return structure, 1 - similarity
 
 
 def _rows(rows: int, columns: int, kind: type[np.floating[Any]]) -> NDArray[Any]:
