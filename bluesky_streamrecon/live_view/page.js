@@ -136,7 +136,7 @@ function plot(svg, title, kind, ticks, height, total, points, { band = [], limit
   }
   if (limit !== null) {
     parts.push(element("path", { class: "limit", d: `M${left} ${y(limit.at)}H${right}` }));
-    parts.push(element("text", { x: left + 4, y: y(limit.at) - 4, class: "of-limit" }, limit.text));
+    parts.push(element("text", { x: left + 4, y: y(limit.at) + 13, class: "of-limit" }, limit.text));
   }
   if (points.length) {
     parts.push(element("path", { class: kind, d: "M" + line(points).join("L") }));
