@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Run, Uri
-from bluesky_streamrecon.cli._output import print_json, print_problems
+from bluesky_streamrecon.cli._output import console, print_json
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.storage import PortableRun
 
 __all__ = ["export_stored", "import_recorded"]
 
@@ -36,12 +40,7 @@ def export_stored(
     chosen_layout(file, layout)
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
         done = export_run(storage.catalog, run, file, layout=layout)
-    print_problems(done.problems)
-    if json:
-        print_json(done.as_json())
-        return
-    print(f"{done.file} ({done.layout}): {done.summary()}")
-    print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))
+    _print_run(done, as_json=json)
 
 
 def import_recorded(
@@ -72,9 +71,14 @@ def import_recorded(
     readable = () if frames is None else (frames,)
     with open_storage(uri, directory=directory, readable=readable) as storage:
         done = import_scan(storage, file, frames=frames, sample=sample, angle_units=angle_units)
-    print_problems(done.problems)
-    if json:
-        print_json(done.as_json())
+    _print_run(done, as_json=json)
+
+
+def _print_run(done: PortableRun, *, as_json: bool) -> None:
+    for problem in done.problems:
+        console.print(escape(problem), highlight=False)
+    if as_json:
+        print_json(done)
         return
     print(f"{done.file} ({done.layout}): {done.summary()}")
     print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))

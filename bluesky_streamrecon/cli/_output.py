@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +10,19 @@ import msgspec
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.evaluation.report import Report
 
-__all__ = ["console", "print_json", "print_problems", "print_report", "print_table", "show_progress"]
+__all__ = ["console", "print_json", "print_report", "print_table", "show_progress"]
 
 console = Console(stderr=True)
 
 
-def print_problems(problems: Iterable[str]) -> None:
-    """Print what is doubtful about data, a line each, on stderr."""
-    for problem in problems:
-        console.print(escape(problem), highlight=False)
-
-
 def print_json(value: Any) -> None:
-    """Print one JSON object on a line of its own on stdout; NaN and infinity become null."""
-    print(msgspec.json.encode(_finite(value)).decode(), flush=True)
+    """Print one JSON object on a line of its own on stdout; NaN and infinity become null, as msgspec has them."""
+    print(msgspec.json.encode(value).decode(), flush=True)
 
 
 def print_report(report: Report, *, json: bool) -> None:
@@ -75,13 +67,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return not text
     return True
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value

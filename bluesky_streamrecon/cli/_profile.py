@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.profile import ProfileReport
 
 __all__ = ["app"]
 
@@ -29,11 +32,8 @@ def install(name: Name, ipython_dir: Directory = None, json: Json = False) -> No
     from bluesky_streamrecon.profile import install_profile
 
     done = install_profile(name, ipython_dir)
-    for path, what in done.files.items():
-        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
-    if json:
-        print_json({"profile": name, "directory": str(done.directory), "files": done.as_json()})
-    else:
+    _print_files(name, done, as_json=json)
+    if not json:
         print(f"profile ready: ipython --profile={name}")
 
 
@@ -46,11 +46,18 @@ def remove(name: Name, ipython_dir: Directory = None, json: Json = False) -> Non
     from bluesky_streamrecon.profile import remove_profile
 
     done = remove_profile(name, ipython_dir)
-    for path, what in done.files.items():
-        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
+    _print_files(name, done, as_json=json)
     if json:
-        print_json({"profile": name, "directory": str(done.directory), "files": done.as_json()})
-    elif done.directory.exists():
+        return
+    if done.directory.exists():
         print(f"{done.directory} still holds files that are not ours")
     else:
         print(f"profile {name} removed")
+
+
+def _print_files(name: str, done: ProfileReport, *, as_json: bool) -> None:
+    for path, what in done.files.items():
+        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
+    if as_json:
+        files = {str(path): what for path, what in done.files.items()}
+        print_json({"profile": name, "directory": str(done.directory), "files": files})

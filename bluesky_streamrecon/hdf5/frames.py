@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bluesky_streamrecon.hdf5.gaps import NotWrittenError, find_gaps
 from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, find_dataset, open_hdf5, require_filters
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 
-__all__ = ["LazyFrames", "read_checked", "read_numbers", "usable_frames"]
+__all__ = ["FrameStack", "LazyFrames", "read_checked", "read_numbers", "usable_frames"]
 
 
 def read_checked(dataset: h5py.Dataset, frames: slice | int | NDArray[np.intp], *rest: Any) -> NDArray[Any]:
@@ -154,7 +155,54 @@ def _require_frames(source: h5py.Dataset) -> None:
         raise DataError(f"{where} is {shape} of {source.dtype}, expected numbers (frames, rows, columns)")
 
 
-class LazyFrames:
+class FrameStack(ABC):
+    """A stack of frames that are read when it is sliced, at their true values.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (frames, rows, columns).
+    dtype : dtype
+        Of the pixels.
+    name : str
+        What to call it in errors.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+        self._shape, self._dtype, self._name = shape, dtype, name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, rows, columns)."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self._dtype
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read frames, or parts of frames, as NumPy's basic slicing has it."""
+        frames, *rest = key if isinstance(key, tuple) else (key,)
+        numbers = np.arange(len(self))[frames]
+        if np.ndim(numbers) and numbers.size == 0:
+            return np.empty((0, *self._shape[1:]), self._dtype)[(slice(None), *rest)]
+        return exactly(self._read(numbers, rest), self._dtype, self._name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all frames."""
+        whole = self[:]
+        return whole if dtype is None else exactly(whole, np.dtype(dtype), self._name)
+
+    @abstractmethod
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        """Return frames by their numbers, or one by its number, and of each what `rest` selects."""
+
+
+class LazyFrames(FrameStack):
     """Some frames of an HDF5 dataset, read when they are asked for; no file stays open.
 
     They come out in the type that `plain_dtype` names, and checked as by `read_checked`.
@@ -185,40 +233,22 @@ class LazyFrames:
             _require_frames(source)
             require_filters(source)
             self._index = np.arange(source.shape[0] // exposures) if index is None else index
-            self._frame_shape: tuple[int, int] = source.shape[1:]
-            self._dtype = plain_dtype(source.dtype) if exposures == 1 else mean_dtype(source.dtype)
+            dtype = plain_dtype(source.dtype) if exposures == 1 else mean_dtype(source.dtype)
+            super().__init__((self._index.size, *source.shape[1:]), dtype, f"{path}: {dataset}")
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(frames, rows, columns)."""
-        return (self._index.size, *self._frame_shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
-        return self._dtype
-
-    def __len__(self) -> int:
-        return int(self._index.size)
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Read frames, or parts of frames, as NumPy's basic slicing has it."""
-        frames, *rest = key if isinstance(key, tuple) else (key,)
-        wanted = self._index[frames]
-        if np.ndim(wanted) and wanted.size == 0:
-            return np.empty((0, *self._frame_shape), self._dtype)[(slice(None), *rest)]
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        wanted = self._index[numbers]
         with open_hdf5(self.path) as file:
             source = find_dataset(file, self.dataset)
             if self._exposures == 1:
-                values = self._read(source, wanted, rest)
-            else:
-                each = (np.asarray(wanted)[..., None] * self._exposures + np.arange(self._exposures)).reshape(-1)
-                taken = self._read(source, each, rest)
-                values = taken.reshape((-1, self._exposures, *taken.shape[1:])).mean(axis=1, dtype=np.float64)
-                values = values if np.ndim(wanted) else values[0]
-        return exactly(values, self._dtype, f"{self.path}: {self.dataset}")
+                return self._checked(source, wanted, rest)
+            each = (np.asarray(wanted)[..., None] * self._exposures + np.arange(self._exposures)).reshape(-1)
+            taken = self._checked(source, each, rest)
+            values = taken.reshape((-1, self._exposures, *taken.shape[1:])).mean(axis=1, dtype=np.float64)
+            return values if np.ndim(wanted) else np.asarray(values[0])
 
-    def _read(self, source: h5py.Dataset, wanted: Any, rest: list[Any]) -> NDArray[Any]:
+    @staticmethod
+    def _checked(source: h5py.Dataset, wanted: Any, rest: list[Any]) -> NDArray[Any]:
         if np.ndim(wanted) == 0:
             return read_checked(source, int(wanted), *rest)
         if np.all(np.diff(wanted) == 1):
@@ -226,8 +256,3 @@ class LazyFrames:
         # h5py wants ascending lists; put the frames back into the order that was asked for.
         order, back = np.unique(wanted, return_inverse=True)
         return read_checked(source, order, *rest)[back]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read all frames."""
-        whole = self[:]
-        return whole if dtype is None else exactly(whole, np.dtype(dtype), f"{self.path}: {self.dataset}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import h5py
+import hdf5plugin
 
 from bluesky_streamrecon.errors import DataError, StorageError
 
@@ -15,20 +16,9 @@ HDF5_ERRORS: Final = (OSError, RuntimeError, KeyError, ValueError)
 """What h5py raises where a file is damaged, cut short or only partly there."""
 
 _PLUGINS: Final = "install hdf5plugin (pip install hdf5plugin), or set HDF5_PLUGIN_PATH to where the plugin is"
-_FILTERS: Final = {
+_FILTERS: Final = {code: (name, _PLUGINS) for name, code in hdf5plugin.FILTERS.items()} | {
     4: ("szip", "install an h5py whose HDF5 was built with szip (conda-forge has one)"),
-    307: ("bzip2", _PLUGINS),
     32000: ("LZF", "install h5py from PyPI or conda-forge, which brings it"),
-    32001: ("Blosc", _PLUGINS),
-    32004: ("LZ4", _PLUGINS),
-    32008: ("bitshuffle", _PLUGINS),
-    32013: ("ZFP", _PLUGINS),
-    32015: ("Zstandard", _PLUGINS),
-    32017: ("SZ", _PLUGINS),
-    32018: ("FCIDECOMP", _PLUGINS),
-    32024: ("SZ3", _PLUGINS),
-    32026: ("Blosc2", _PLUGINS),
-    32028: ("SPERR", _PLUGINS),
 }
 _REGISTRY: Final = "the list of registered filters is at https://github.com/HDFGroup/hdf5_plugins"
 

@@ -39,10 +39,6 @@ class ProfileReport:
     directory: Path
     files: dict[Path, str] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, str]:
-        """Return the files with their names as text."""
-        return {str(path): what for path, what in self.files.items()}
-
 
 def profile_directory(name: str, ipython_dir: Path | None = None) -> Path:
     """Return where the profile `name` lives; refuses names that are no plain file name."""

@@ -66,9 +66,7 @@ def read_dxfile(path: str | Path, *, angle_units: str | None = None) -> TomoScan
         else empty_frames(projections)
         for name, may_be_dark in ((f"{GROUP}/data_white", False), (f"{GROUP}/data_dark", True))
     )
-    return assembled(
-        path, lambda frames: LazyFrames(path, f"{GROUP}/data", frames), index, angles[index], flats, darks, problems
-    )
+    return assembled(path, f"{GROUP}/data", index, angles[index], flats, darks, problems)
 
 
 def write_dxfile(

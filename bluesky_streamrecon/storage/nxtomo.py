@@ -81,9 +81,7 @@ def read_nxtomo(path: str | Path, *, angle_units: str | None = None) -> TomoScan
             problems.append(f"{path}: {number} of {keys.size} frames are {what}: left out")
     flats, darks = (LazyFrames(path, parts.data, np.flatnonzero(keys == key)) for key in (FLAT, DARK))
     chosen = np.flatnonzero(keys == PROJECTION)
-    return assembled(
-        path, lambda frames: LazyFrames(path, parts.data, frames), chosen, angles[chosen], flats, darks, problems
-    )
+    return assembled(path, parts.data, chosen, angles[chosen], flats, darks, problems)
 
 
 def _keys(path: Path, parts: NXTomoParts) -> NDArray[np.intp]:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.angle_units import angles_in_degrees
 from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
-from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
+from bluesky_streamrecon.hdf5 import FrameStack, LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
+from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.proxies import reaches_loopback
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class CatalogFrames:
+class CatalogFrames(FrameStack):
     """Frames of one stream of a stored run, fetched when they are asked for; `StorageError` if the server can not.
 
     Parameters
@@ -53,53 +53,28 @@ class CatalogFrames:
     """
 
     def __init__(self, array: Any, name: str, stop: int | None = None) -> None:
-        shape = tuple(array.shape)
-        self._inner = len(shape) == 4
-        if len(shape) not in (3, 4):
-            raise DataError(f"{name}: got shape {shape}, expected frames of (rows, columns)")
+        if len(array.shape) not in (3, 4):
+            raise DataError(f"{name}: got shape {tuple(array.shape)}, expected frames of (rows, columns)")
+        count, *inner, rows, columns = array.shape
         self._array = array
-        self._name = name
-        count = shape[0] if stop is None else min(stop, shape[0])
-        self._shape: tuple[int, int, int] = (count, shape[-2], shape[-1])
-        self._exposures = shape[1] if self._inner else 1
-        self._dtype = plain_dtype(array.dtype) if self._exposures == 1 else mean_dtype(array.dtype)
+        self._exposures: int | None = inner[0] if inner else None
+        dtype = plain_dtype(array.dtype) if self._exposures in (None, 1) else mean_dtype(array.dtype)
+        super().__init__((count if stop is None else min(stop, count), rows, columns), dtype, name)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(frames, rows, columns)."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
-        return self._dtype
-
-    def __len__(self) -> int:
-        return self._shape[0]
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Fetch frames, or parts of frames, as NumPy's basic slicing has it."""
-        frames, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(frames, slice):
-            frames = slice(*frames.indices(len(self)))
-            if frames.start >= frames.stop:
-                return np.empty((0, *self._shape[1:]), self.dtype)[(slice(None), *rest)]
-        else:
-            frames = range(len(self))[int(frames)]
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        one = np.ndim(numbers) == 0
+        frames = (
+            int(numbers)
+            if one
+            else slice(int(numbers[0]), int(numbers[-1]) + 1, int(numbers[1] - numbers[0]) if numbers.size > 1 else 1)
+        )
         with _fetching(self._name):
-            if not self._inner:
-                values = np.asarray(self._array[(frames, *rest)])
-            elif self._exposures == 1:
-                values = np.asarray(self._array[(frames, 0, *rest)])
-            else:
-                axis = 1 if isinstance(frames, slice) else 0
-                values = np.asarray(self._array[(frames, slice(None), *rest)]).mean(axis=axis, dtype=np.float64)
-        return exactly(values, self._dtype, self._name)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Fetch all frames."""
-        whole = self[:]
-        return whole if dtype is None else exactly(whole, np.dtype(dtype), self._name)
+            if self._exposures is None:
+                return np.asarray(self._array[(frames, *rest)])
+            if self._exposures == 1:
+                return np.asarray(self._array[(frames, 0, *rest)])
+            values = np.asarray(self._array[(frames, slice(None), *rest)])
+            return np.asarray(values.mean(axis=0 if one else 1, dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
