@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, sim_beamline
@@ -60,14 +61,23 @@ def tomogram(beamline, md=None):
     yield from plan()
 
 
-@pytest.fixture(params=[False, True], ids=["files", "inline"])
-def beamline(request, storage):
-    return sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True, inline=request.param)
+@pytest.fixture
+def beamline(storage):
+    return sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True)
 
 
-def test_raw_run_is_read_back_as_a_scan(run_engine, storage, beamline):
-    run_engine.subscribe(storage.writer)
-    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+@pytest.fixture(scope="module", params=[False, True], ids=["files", "inline"])
+def taken(request, storage):
+    """A stored tomogram: the beamline that took it, and its uid."""
+    taker = sim_beamline(rows=3, columns=48, directory=storage.detector_directory, instant=True, inline=request.param)
+    with own_run_engine(context_managers=[]) as engine:
+        engine.subscribe(storage.writer)
+        (uid,) = engine(tomogram(taker)).run_start_uids
+    return taker, uid
+
+
+def test_raw_run_is_read_back_as_a_scan(storage, taken):
+    beamline, uid = taken
     scan = load_run(storage.catalog, uid)
     np.testing.assert_array_equal(scan.angles_deg, ANGLES)
     for frames, kind in (
@@ -86,9 +96,8 @@ def test_raw_run_is_read_back_as_a_scan(run_engine, storage, beamline):
     assert storage.writer.failed == {}
 
 
-def test_same_run_is_read_by_databroker(run_engine, storage, beamline):
-    run_engine.subscribe(storage.writer)
-    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+def test_same_run_is_read_by_databroker(storage, taken):
+    beamline, uid = taken
     header = storage.databroker[uid]
     assert header.start["uid"] == uid
     assert header.stop["exit_status"] == "success"

@@ -97,10 +97,11 @@ def stored(storage, scan):
 
 @pytest.fixture(scope="module")
 def exported(storage, stored, tmp_path_factory):
-    """Give a file of the stored run."""
-    path = tmp_path_factory.mktemp("exported") / "run.nxs"
-    export_run(storage.catalog, stored[0], path)
-    return path
+    """Files of the stored run, one of each layout, and what was said of them."""
+    uid, recon, _ = stored
+    folder = tmp_path_factory.mktemp("exported")
+    nxs = export_run(storage.catalog, uid[:9], folder / "run.nxs")
+    return nxs, export_run(storage.catalog, recon, folder / "run.h5")  # its reconstruction means the run
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +117,12 @@ def columns(run, stream):
 
 def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, exported, scan, tmp_path):
     uid, recon, image = stored
-    name = "run.nxs"
-    done = export_run(storage.catalog, uid[:9], tmp_path / name)
+    done, _ = exported
+    shutil.copy(done.file, tmp_path / "run.nxs")
     assert (done.run_uid, done.recon_uid, done.projections, done.rows, done.columns) == (uid, recon, 5, 3, 8)
-    again = import_scan(elsewhere, tmp_path / name)
+    again = import_scan(elsewhere, tmp_path / "run.nxs")
     assert (again.run_uid, again.recon_uid, again.layout) == (uid, recon, done.layout)
-    (tmp_path / name).unlink()  # not needed any more
+    (tmp_path / "run.nxs").unlink()  # not needed any more
     loaded = load_run(elsewhere.catalog, uid)
     for ours, theirs in (
         (loaded.projections, scan.projections),
@@ -147,13 +148,12 @@ def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, s
     table = elsewhere.databroker[uid].table()
     assert list(table["rot"]) == list(scan.angles_deg)
     with pytest.raises(StorageError, match=f"run {uid} is in the catalogue already"):
-        import_scan(elsewhere, exported)
+        import_scan(elsewhere, done.file)
 
 
-def test_both_layouts_carry_the_same_run(storage, stored, exported, tmp_path):
+def test_both_layouts_carry_the_same_run(stored, exported):
     uid, recon, _ = stored
-    export_run(storage.catalog, uid, tmp_path / "run.h5")
-    one, other = read_scan(exported), read_scan(tmp_path / "run.h5")
+    one, other = (read_scan(done.file) for done in exported)
     assert (one.run.start["uid"], one.reconstruction.start["uid"]) == (uid, recon)
     for mine, theirs in ((one.run, other.run), (one.reconstruction, other.reconstruction)):
         assert (mine.start, mine.stop) == (theirs.start, theirs.stop)
@@ -162,14 +162,13 @@ def test_both_layouts_carry_the_same_run(storage, stored, exported, tmp_path):
             np.testing.assert_equal(mine.streams[stream].columns, theirs.streams[stream].columns)
 
 
-def test_exported_frames_are_read_by_readers_of_the_layouts_alone(storage, stored, scan, tmp_path):
-    uid, recon, image = stored
-    for file, read in (("a.nxs", read_nxtomo), ("a.h5", read_dxfile)):
-        export_run(storage.catalog, recon, tmp_path / file)  # its reconstruction means the run
-        found = read(tmp_path / file)
+def test_exported_frames_are_read_by_readers_of_the_layouts_alone(stored, exported, scan):
+    uid, _, image = stored
+    for done, read in zip(exported, (read_nxtomo, read_dxfile), strict=True):
+        found = read(done.file)
         np.testing.assert_array_equal(found.projections[:], scan.projections)
         np.testing.assert_array_equal(found.angles_deg, scan.angles_deg)
-        with h5py.File(tmp_path / file) as opened:
+        with h5py.File(done.file) as opened:
             np.testing.assert_array_equal(opened["streamrecon/reconstruction/image"][:], image)
             assert uid in opened["streamrecon/run/start"].asstr()[()]
 
@@ -202,7 +201,7 @@ def test_any_scan_of_either_layout_is_a_new_run_each_time(elsewhere, scan, tmp_p
     np.testing.assert_array_equal(loaded.darks[:], scan.darks)
 
 
-@pytest.mark.parametrize("dtype", [">u2", ">f4", "<f2", "<u8", "|i1"])
+@pytest.mark.parametrize("dtype", [">u2", "<f2"])
 def test_frames_of_any_type_are_imported_so_that_tiled_and_we_read_them(elsewhere, tmp_path, dtype):
     frames = np.arange(1, 31).reshape(5, 2, 3).astype(dtype)
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -334,7 +333,7 @@ def change(**what):
 def test_file_of_ours_that_was_changed_by_hand_is_refused_and_nothing_is_stored(
     elsewhere, stored, exported, tmp_path, changed, words
 ):
-    shutil.copy(exported, tmp_path / "x.nxs")
+    shutil.copy(exported[0].file, tmp_path / "x.nxs")
     with h5py.File(tmp_path / "x.nxs", "a") as file:
         for name, uid in (("run", stored[0]), ("reconstruction", stored[1])):
             start = file[f"streamrecon/{name}/start"].asstr()[()]
