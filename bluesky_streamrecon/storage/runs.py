@@ -63,11 +63,8 @@ class CatalogFrames(FrameStack):
 
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
         one = np.ndim(numbers) == 0
-        frames = (
-            int(numbers)
-            if one
-            else slice(int(numbers[0]), int(numbers[-1]) + 1, int(numbers[1] - numbers[0]) if numbers.size > 1 else 1)
-        )
+        step = int(numbers[1] - numbers[0]) if np.size(numbers) > 1 else 1
+        frames = int(numbers) if one else slice(int(numbers[0]), int(numbers[-1]) + 1, step)
         with _fetching(self._name):
             if self._exposures is None:
                 return np.asarray(self._array[(frames, *rest)])
@@ -169,7 +166,8 @@ class _RunFrames(LazyFrames):
 
 def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None) -> Frames:
     """Return the frames of a stream, from their file where that is on this computer."""
-    array, descriptor = run[stream][key], dict(run[stream].metadata)
+    client = run[stream]
+    array, descriptor = client[key], dict(client.metadata)
     name = f"run {uid}, {stream}"
     layout = frame_layout({**descriptor, "name": stream}, key)
     source = _source(array)
