@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["RowBlock", "partition_rows"]
+__all__ = ["RowBlock", "choose_preview_rows", "partition_rows"]
 
 PORTIONS = (4, 8, 16)
 """Slices that kernels take at a time."""
@@ -106,3 +106,14 @@ def _even_edges(total: int, parts: int) -> list[int]:
     """Split `total` into `parts` runs, the longer ones first; give their edges."""
     size, longer = divmod(total, parts)
     return [i * size + min(i, longer) for i in range(parts + 1)]
+
+
+def choose_preview_rows(rows: int) -> tuple[int, ...]:
+    """Choose up to three detector rows to be shown, evenly spread, away from the edges.
+
+    Examples
+    --------
+    >>> choose_preview_rows(16), choose_preview_rows(1)
+    ((4, 8, 12), (0,))
+    """
+    return tuple(sorted({min(rows - 1, round(rows * part)) for part in (0.25, 0.5, 0.75)}))

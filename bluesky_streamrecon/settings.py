@@ -20,6 +20,7 @@ from bluesky_streamrecon.errors import ConfigError
 
 __all__ = [
     "BACKENDS",
+    "TOMOGRAPHY",
     "WINDOW_POLICIES",
     "PixelValues",
     "ReconSettings",
@@ -36,6 +37,9 @@ PixelValues = Literal["counts", "transmission", "line-integrals"]
 
 BACKENDS = ("auto", "cpu", "cuda")
 """What computes: a GPU if there is one that works, the processor's cores, a GPU or nothing."""
+
+TOMOGRAPHY = "tomography"
+"""Name of the analysis that reconstructs slices; it needs the angle of each projection."""
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
@@ -87,6 +91,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Remove ring stripes from the window's sinograms before they are used.
     checkpoint_every : int
         Images between two checkpoints of the job; 0: none.
+    analysis : str
+        Registered name of what is made of the frames: ``"tomography"``, or an analysis of your own, for which settings
+        of the image mean what it makes of them.
     options : dict
         Passed to the algorithm (relaxation, regularisation, …).
     """
@@ -107,6 +114,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pixel_values: PixelValues = "counts"
     stripe_removal: bool = False
     checkpoint_every: Count = 0
+    analysis: Name = TOMOGRAPHY
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:

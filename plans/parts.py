@@ -13,12 +13,13 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
     "UnansweredError",
     "about",
     "answer",
+    "check_analysis",
     "check_names",
     "connected",
     "over_recording",
@@ -34,12 +35,22 @@ def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
     """Refuse what a job with our own installation could only refuse once it has been started."""
     from bluesky_streamrecon.quality.metrics import comparison_distance, make_metric
     from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, get_policy
-    from bluesky_streamrecon.recon import check_algorithm
 
-    check_algorithm(recon.algorithm, recon.options)
+    check_analysis(recon)
     for metric in get_policy(steering.rule)(steering).metrics:
         if metric != PREDICTED_GAIN:
             make_metric(metric, steering, comparison_distance(recon, steering))
+
+
+def check_analysis(recon: ReconSettings) -> None:
+    """Refuse an analysis that is not installed, and an algorithm or options that can not work."""
+    from bluesky_streamrecon.recon import check_algorithm
+    from bluesky_streamrecon.recon.analysis import get_analysis
+
+    if recon.analysis == TOMOGRAPHY:
+        check_algorithm(recon.algorithm, recon.options)
+    else:
+        get_analysis(recon.analysis)
 
 
 def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bluesky_streamrecon.beamline import (
 )
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -161,7 +161,7 @@ class StreamSession:
         self.steering.check_planned(planned)
         if self._detector is None:
             self._detector = _only(msg.kwargs.get("detectors"))
-        if self._angle is None:
+        if self._angle is None and self.recon.analysis == TOMOGRAPHY:
             self._angle = _only(msg.kwargs.get("motors"))
         block = {
             **self._md,

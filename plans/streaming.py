@@ -11,9 +11,10 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import QualityReached, ReconJob, SuspendMode
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
+from bluesky_streamrecon.plans.parts import check_analysis
 from bluesky_streamrecon.plans.reference_frames import check_source
 from bluesky_streamrecon.plans.session import Compose, Steps, StreamSession, settle
-from bluesky_streamrecon.settings import PixelValues, ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import TOMOGRAPHY, PixelValues, ReconSettings, SteeringSettings
 
 __all__ = ["streaming_wrapper"]
 
@@ -53,12 +54,13 @@ def streaming_wrapper(
     detector : device or str, optional
         Whose frames are projections: a device, its name, or its data key; the plan's only detector by default.
     angle : device or str, optional
-        The rotation stage, its name, or the data key of its readback; the plan's only motor by default.
+        The rotation stage, its name, or the data key of its readback; the plan's only motor by default. An `analysis`
+        other than tomography needs none, and is not told the angle unless it is named here.
     references : str, optional
         Where flats and darks come from: ``"own"``: the plan takes them itself, in the streams ``flat`` and ``dark``;
         ``"last"``: the newest run in the catalogue that has some of this detector; or the uid of a run.
     pixel_values : {"counts", "transmission", "line-integrals"}, optional
-        What pixels stand for; that of `recon` by default. Only counts need `references`.
+        What pixels stand for; that of `recon` by default. Only counts need `references`, and only for tomography.
     job : ReconJob, optional
         The job in use by default.
     recon, steering : ReconSettings, SteeringSettings, optional
@@ -84,7 +86,7 @@ def streaming_wrapper(
     Raises
     ------
     ConfigError
-        If there is no flat field from anywhere, before anything moves.
+        If there is no flat field from anywhere, or no such analysis or algorithm, before anything moves.
 
     Notes
     -----
@@ -96,7 +98,9 @@ def streaming_wrapper(
     if pixel_values is not None:
         # Made anew, since older versions of msgspec do not check what they replace.
         recon = ReconSettings(**{**msgspec.structs.asdict(recon), "pixel_values": pixel_values})
-    check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
+    if recon.analysis == TOMOGRAPHY:
+        check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
+    check_analysis(recon)
     session = StreamSession(
         job,
         detector=detector,

@@ -8,7 +8,7 @@ from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout
 from bluesky_streamrecon.beamline.job_link import Launcher
 from bluesky_streamrecon.beamline.job_state import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
-from bluesky_streamrecon.beamline.publisher import Publisher, Sink, choose_preview_rows
+from bluesky_streamrecon.beamline.publisher import Publisher, Sink
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
@@ -36,7 +36,6 @@ __all__ = [
     "Steering",
     "StreamLayout",
     "SuspendMode",
-    "choose_preview_rows",
     "find_mpiexec",
     "ledger_totals",
     "make_job",

@@ -18,7 +18,7 @@ from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.wire.messages import ItemKind
 
 __all__ = [
@@ -67,7 +67,8 @@ class RunBlock:
     planned : int
         Projections planned.
     detector, angle : str or None
-        Name of the detector (or its data key), and of the stage (or its data key).
+        Name of the detector (or its data key), and of the stage (or its data key). An analysis other than tomography
+        needs no angle: without one, its projections have angle 0.
     recon, steering : ReconSettings, SteeringSettings
         What the user asked for.
     span : float or None
@@ -249,12 +250,13 @@ def read_block(start: Mapping[str, Any]) -> RunBlock | None:
             f"start document {start['uid']}: block {BLOCK!r} lacks {error}, expected recon_uid and projections; "
             "use stream_tomo_plan or streaming_wrapper"
         ) from error
+    recon = settings_from(ReconSettings, dict(block.get("recon", {})))
     return RunBlock(
         recon_uid=recon_uid,
         planned=planned,
         detector=block.get("detector"),
-        angle=block.get("angle") or _hinted(start),
-        recon=settings_from(ReconSettings, dict(block.get("recon", {}))),
+        angle=block.get("angle") or (_hinted(start) if recon.analysis == TOMOGRAPHY else None),
+        recon=recon,
         steering=settings_from(SteeringSettings, dict(block.get("steering", {}))),
         span=_span(block),
     )
@@ -299,7 +301,9 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     dtype = wire_dtype(told, averaged=frames.exposures > 1) if isinstance(told, str) and told else None
     if external and dtype is None:
         raise DataError(f"stream {stream!r}, image {image_key!r}: the data key lacks dtype_numpy, expected as '<u2'")
-    angle_key, radians = (None, 0.0) if kind != "projection" else _angle_key(descriptor, block)
+    angle_key, radians = None, 0.0
+    if kind == "projection" and (block.angle is not None or block.recon.analysis == TOMOGRAPHY):
+        angle_key, radians = _angle_key(descriptor, block)
     angle_in_file = angle_key is not None and bool(keys[angle_key].get("external"))
     if angle_in_file and not external:
         raise DataError(

@@ -32,12 +32,13 @@ from bluesky_streamrecon.beamline.documents import (
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, InlineFrame, wire_dtype
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.run import Angle
 
-__all__ = ["Frame", "Publisher", "Sink", "choose_preview_rows"]
+__all__ = ["Frame", "Publisher", "Sink"]
 
 logger = logging.getLogger(__name__)
 
@@ -382,14 +383,3 @@ class Publisher:
 
 def _ignore(_: object) -> None:
     """Do nothing with it."""
-
-
-def choose_preview_rows(rows: int) -> tuple[int, ...]:
-    """Choose up to three detector rows, evenly spread, away from the edges.
-
-    Examples
-    --------
-    >>> choose_preview_rows(16), choose_preview_rows(1)
-    ((4, 8, 12), (0,))
-    """
-    return tuple(sorted({min(rows - 1, round(rows * part)) for part in (0.25, 0.5, 0.75)}))

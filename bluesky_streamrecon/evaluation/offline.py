@@ -15,10 +15,9 @@ import numpy as np
 
 from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.scans import LineScan
-from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.partition import RowBlock, choose_preview_rows
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.recon.stepping import preview_rows_of
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
@@ -107,7 +106,7 @@ def judge_offline(
                 image_number=engine.image_number,
                 projections=number,
                 rows=rows,
-                size=pixels.shape[1],
+                shape=(pixels.shape[1], pixels.shape[2]),
                 angles_used=tuple(float(a) for a in scan.angles[done:number]),
                 columns=scan.columns,
                 lines_first=done,
@@ -129,7 +128,7 @@ def _opened(
     scan: LineScan, recon: ReconSettings, steering: SteeringSettings, planned: int, span: tuple[float, float]
 ) -> OpenRun:
     """Make the message that would have opened the run. Advisory, so that judging goes on to the end."""
-    run = OpenRun(
+    return OpenRun(
         run_uid=scan.name or "offline",
         recon_uid="offline",
         planned=planned,
@@ -138,7 +137,6 @@ def _opened(
         block=RowBlock(0, scan.rows, 0, 0, 1),
         recon=recon,
         steering=msgspec.structs.replace(steering, advisory=True),
-        preview_rows=steering.preview_rows or (),
+        preview_rows=steering.preview_rows or choose_preview_rows(scan.rows),
         metadata={"angle_start": str(span[0]), "angle_stop": str(span[1])},
     )
-    return msgspec.structs.replace(run, preview_rows=preview_rows_of(run))

@@ -87,7 +87,8 @@ def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None
     run_uid : str
         Run of the image.
     image : PreviewImage
-        Slices, shape (k, N, N), 1/pixel. Of more than fit, as many as fit, evenly spread.
+        Slices, shape (k, N, N), 1/pixel; others are stretched to a square. Of more than fit, as many as fit, evenly
+        spread.
     axis, made : float, optional
         See `Picture`.
 
@@ -96,11 +97,12 @@ def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None
     Picture
         Each of its pixels is the mean of a square of the image's. What is not finite is shown as the lowest value.
     """
-    size = image.stack.shape[-1]
+    stack = _squares(image.stack)
+    size = stack.shape[-1]
     block = math.ceil(size / LARGEST_PICTURE_SIDE)
     side = math.ceil(size / block)
     kept = _spread(len(image.rows), MOST_PICTURE_BYTES // side**2)
-    small = _block_means(image.stack[kept], block, side)
+    small = _block_means(stack[kept], block, side)
     some = small[:, :: 1 + side // GREY_SIDE, :: 1 + side // GREY_SIDE]
     finite = some[np.isfinite(some)]
     low, high = (float(v) for v in np.percentile(finite, GREY_RANGE)) if finite.size else (0.0, 0.0)
@@ -118,6 +120,14 @@ def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None
         axis=axis,
         made=made,
     )
+
+
+def _squares(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    height, width = stack.shape[1:]
+    if height == width:
+        return stack
+    side = max(height, width)
+    return stack[:, np.arange(side)[:, None] * height // side, np.arange(side) * width // side]
 
 
 def _spread(count: int, most: int) -> list[int]:

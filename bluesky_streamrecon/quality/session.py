@@ -34,6 +34,7 @@ from bluesky_streamrecon.quality.metrics import (
 )
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, ScoredImage, Verdict, get_policy
 from bluesky_streamrecon.quality.trials import Reconstructor
+from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
@@ -58,7 +59,7 @@ class _Pieces:
     """Slices of one image, as far as they have come."""
 
     projections: int
-    size: int
+    shape: tuple[int, int]
     slices: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
@@ -103,7 +104,9 @@ class SteeringSession:
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._compare_to = comparison_distance(run.recon, run.steering)
         self._policy: Policy = get_policy(run.steering.rule)(run.steering)
-        wanted = dict.fromkeys(("ms-ssim", *self._policy.metrics))
+        # Slices are always compared; images of another analysis need not be such that MS-SSIM can be measured on them.
+        always = ("ms-ssim",) if run.recon.analysis == TOMOGRAPHY else ()
+        wanted = dict.fromkeys((*always, *self._policy.metrics))
         metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
         self._wanted = tuple(wanted)
         self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, TrialMetric))
@@ -165,7 +168,7 @@ class SteeringSession:
         """
         number = preview.image_number
         where = f"preview of image {number} from rank {preview.rank}"
-        pixels, shape = preview.pixels, (len(preview.rows), preview.size, preview.size)
+        pixels, shape = preview.pixels, (len(preview.rows), *preview.shape)
         if pixels is None or pixels.shape != shape:
             raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
         self._doubt = preview.doubt or self._doubt
@@ -174,11 +177,11 @@ class SteeringSession:
             self._take_lines(preview)
         if len(self._history) and number <= self._history.newest.image_number:
             return
-        pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.size))
-        if (preview.projections, preview.size) != (pieces.projections, pieces.size):
+        pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.shape))
+        if (preview.projections, preview.shape) != (pieces.projections, pieces.shape):
             raise DataError(
-                f"{where}: got {preview.projections} projections and size {preview.size}, expected "
-                f"{pieces.projections} and {pieces.size} as from the other ranks; are they of one job?"
+                f"{where}: got {preview.projections} projections and shape {preview.shape}, expected "
+                f"{pieces.projections} and {pieces.shape} as from the other ranks; are they of one job?"
             )
         for row, piece in zip(preview.rows, pixels, strict=True):
             if row in self._rows:

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.recon.algorithms import Algorithm, algorithm_names, get_algorithm
+    from bluesky_streamrecon.recon.algorithms import Algorithm
     from bluesky_streamrecon.recon.compiling import warm_up
     from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
     from bluesky_streamrecon.recon.offline import reconstruct
     from bluesky_streamrecon.recon.options import check_algorithm
-    from bluesky_streamrecon.recon.projector import Projector, get_projector, projector_names
+    from bluesky_streamrecon.recon.projector import Projector
     from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = [
@@ -25,11 +25,7 @@ __all__ = [
     "Projector",
     "Reducer",
     "SlabUpdate",
-    "algorithm_names",
     "check_algorithm",
-    "get_algorithm",
-    "get_projector",
-    "projector_names",
     "reconstruct",
     "warm_up",
 ]
@@ -41,11 +37,7 @@ _HOMES = {
     "SlabUpdate": "slab_update",
     "Projector": "projector",
     "Reducer": "engine",
-    "algorithm_names": "algorithms",
     "check_algorithm": "options",
-    "get_algorithm": "algorithms",
-    "get_projector": "projector",
-    "projector_names": "projector",
     "reconstruct": "offline",
     "warm_up": "compiling",
 }

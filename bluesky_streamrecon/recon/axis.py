@@ -17,7 +17,7 @@ result does not depend on how many ranks there are. Angles are radians, lengths 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,6 @@ __all__ = [
     "axis_rows",
     "find_axis",
     "locate_axis",
-    "reconsidered",
 ]
 
 FREQUENCIES = 32
@@ -107,7 +106,7 @@ class AxisEstimate:
 
 
 def axis_checkpoint(projections: int, planned: int) -> bool:
-    """Tell whether the axis is looked for when so many projections have arrived.
+    """Return whether the axis is looked for when so many projections have arrived.
 
     The numbers are fixed, so that the same projections give the same axis whatever the timing.
 
@@ -148,22 +147,24 @@ def axis_rows(detector_rows: int) -> range:
 
 
 class AxisFinder:
-    """Gather what a rank's rows say about the rotation axis.
+    """Find the rotation axis from the rows of one rank, or of several together.
 
     Parameters
     ----------
+    rows : int
+        Rows of this rank that are looked at, R; may be 0.
     columns : int
         Detector columns C, at least 8.
 
     Notes
     -----
-    Kept per projection: 32 complex numbers per row.
+    Kept per projection: itself, not copied, and 32 complex numbers per row.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, rows: int, columns: int) -> None:
         if columns < 8:
             raise GeometryError(f"rotation axis: got {columns} detector columns, expected at least 8; give the axis")
-        self._columns = columns
+        self._shape = (rows, columns)
         self._omega = _frequencies(columns)
         # Differences between neighbours, without the step from the field's edge to nothing: a sample or a background
         # that reaches over the edge then does less harm. Dividing by their response gives the projection's spectrum.
@@ -171,6 +172,7 @@ class AxisFinder:
         response = 2j * np.sin(self._omega / 2)
         self._transform = np.exp(-1j * np.outer(middle, self._omega)) / response
         self._angles: list[float] = []
+        self._views: list[NDArray[np.float32] | None] = []
         self._spectra: list[NDArray[np.complex128]] = []
         self._ends = np.zeros(FREQUENCIES)  # sums over rows and views, see `ends_of`
 
@@ -179,24 +181,50 @@ class AxisFinder:
         """Projections added."""
         return len(self._angles)
 
-    def add(self, projection: NDArray[np.float32], angle: float) -> None:
+    def add(self, projection: NDArray[np.float32] | None, angle: float) -> None:
         """Add a view.
 
         Parameters
         ----------
-        projection : ndarray of float32, shape (R, C)
-            Line integrals of the rows that are looked at; R may be 0. A row with NaN counts as not measured.
+        projection : ndarray of float32, shape (R, C), or None
+            Line integrals of the rows that are looked at; a row with NaN counts as not measured. None: it was lost.
         angle : float
             Radians.
         """
-        if projection.ndim != 2 or projection.shape[1] != self._columns:
+        if projection is not None and projection.shape != self._shape:
             raise GeometryError(
-                f"rotation axis: got a projection of shape {projection.shape}, expected (rows, {self._columns})"
+                f"rotation axis: got a projection of shape {projection.shape}, expected {self._shape} (rows, columns)"
             )
+        self._angles.append(float(angle))
+        self._views.append(projection)
+        if projection is None:
+            self._spectra.append(np.full((self._shape[0], FREQUENCIES), np.nan, np.complex128))
+            return
         differences = np.diff(projection.astype(np.float64), axis=1)
         self._spectra.append(differences @ self._transform.real + 1j * (differences @ self._transform.imag))
-        self._angles.append(float(angle))
         self._ends[:ENDS] += ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
+
+    def locate(self, add_up: Callable[[NDArray[np.float64]], object] = lambda _: None) -> AxisEstimate:
+        """Find the axis from all views so far, where the sample reaches out of view in opposite ones.
+
+        Parameters
+        ----------
+        add_up : callable, optional
+            Adds evidence up over all ranks, in place; they call it alike.
+        """
+        rows, columns = self._shape
+        evidence = self.evidence()
+        add_up(evidence)
+        estimate = locate_axis(evidence, columns, self.projections)
+        pairs = opposite_pairs(self._angles) if estimate.reaches_out else []
+        if len(pairs) < LEAST_PAIRS:
+            return estimate
+        evidence = opposite_evidence(self._views, pairs, rows, columns)
+        add_up(evidence)
+        found = locate_by_opposite(evidence, columns)
+        if found is None:
+            return estimate
+        return AxisEstimate(*found, estimate.projections, estimate.reaches_out, by_opposite=True)
 
     def evidence(self) -> NDArray[np.float64]:
         """Return what may be added up over ranks and handed to `locate_axis`.
@@ -209,7 +237,7 @@ class AxisFinder:
             with what is seen at the ends of the detector.
         """
         found = np.zeros((5, FREQUENCIES))
-        if not self._angles or not self._spectra[0].shape[0]:
+        if not self._angles or not self._shape[0]:
             return found
         found[4] = self._ends
         angles = np.asarray(self._angles)
@@ -218,7 +246,7 @@ class AxisFinder:
         seen = np.isfinite(spectra[:, :, 0].real)
         for pattern in np.unique(seen, axis=1).T:
             rows = (seen == pattern[:, None]).all(axis=0)
-            found[:4] += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._columns / 2)
+            found[:4] += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._shape[1] / 2)
         return found
 
 
@@ -273,7 +301,7 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
     Parameters
     ----------
     evidence : ndarray of float64, shape (5, 32)
-        Sum over rows of what `AxisFinder.evidence` gives.
+        Sum over rows of what `AxisFinder.evidence` returns.
     columns : int
         Detector columns C.
     projections : int
@@ -350,52 +378,11 @@ def find_axis(projections: ArrayLike, angles: ArrayLike) -> AxisEstimate:
             f"rotation axis: got projections of shape {stack.shape} and angles of shape {turns.shape}, expected "
             "(A, rows, columns) and (A,)"
         )
-    finder = AxisFinder(stack.shape[2])
     rows = axis_rows(stack.shape[1])
-    looked_at = stack[:, rows.start :: rows.step]
-    for projection, angle in zip(looked_at, turns, strict=True):
+    finder = AxisFinder(len(rows), stack.shape[2])
+    for projection, angle in zip(stack[:, rows.start :: rows.step], turns, strict=True):
         finder.add(projection, float(angle))
-    estimate = locate_axis(finder.evidence(), stack.shape[2], len(turns))
-    return reconsidered(estimate, list(looked_at), turns, looked_at.shape[1:], lambda _: None)
-
-
-def reconsidered(
-    estimate: AxisEstimate,
-    views: Sequence[NDArray[np.float32] | None],
-    angles: Sequence[float] | NDArray[np.float64],
-    shape: tuple[int, ...],
-    add_up: Callable[[NDArray[np.float64]], object],
-) -> AxisEstimate:
-    """Look for the axis once more, in opposite views, where the sample reaches out of view.
-
-    Parameters
-    ----------
-    estimate : AxisEstimate
-        What `locate_axis` has found.
-    views : sequence of ndarray of float32, shape (R, C), or None
-        The same views, of the rows that are looked at; None: not measured.
-    angles : sequence of float
-        Radians, of all views.
-    shape : (int, int)
-        R and C.
-    add_up : callable
-        Adds evidence up over all ranks, in place; they call it alike.
-
-    Returns
-    -------
-    AxisEstimate
-        `estimate` itself where the sample fits, or opposite views say nothing for certain.
-    """
-    pairs = opposite_pairs(angles) if estimate.reaches_out else []
-    if len(pairs) < LEAST_PAIRS:
-        return estimate
-    rows, columns = shape
-    evidence = opposite_evidence(views, pairs, rows, columns)
-    add_up(evidence)
-    found = locate_by_opposite(evidence, columns)
-    if found is None:
-        return estimate
-    return AxisEstimate(*found, estimate.projections, estimate.reaches_out, by_opposite=True)
+    return finder.locate()
 
 
 def _frequencies(columns: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from bluesky_streamrecon.errors import ConfigError, DeviceError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
 from bluesky_streamrecon.recon.plain import PlainBackend
-from bluesky_streamrecon.recon.projector import get_projector
+from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.slab import Backend
 from bluesky_streamrecon.recon.window import Spread, most_kept
 from bluesky_streamrecon.settings import BACKENDS
@@ -147,7 +147,7 @@ def _gpu(demand: Demand, host_rank: int, sharers: int, *, simulator: bool) -> st
 def make_backend(choice: str, demand: Demand) -> Backend:
     """Make the backend that was chosen."""
     if demand.projector != FAST:
-        return PlainBackend(demand.geometry, get_projector(demand.projector))
+        return PlainBackend(demand.geometry, projectors.get(demand.projector))
     if choice == "cuda":
         from bluesky_streamrecon.recon.cuda.backend import CudaBackend
 

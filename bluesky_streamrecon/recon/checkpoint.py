@@ -1,8 +1,8 @@
 """What a rank saves now and then, so that a job that is started again need not begin from the first projection.
 
-A checkpoint holds a rank's rows of one image and all that the next image depends on: the window, the dark and gain,
-the axis. Ranks save at the same images. The last two are kept, because a job may die while some ranks have saved and
-others have not; the newest that all ranks have is the one to go on from.
+A checkpoint holds what the analysis of a rank's rows goes on from right after an image. Ranks save at the same images.
+The last two are kept, because a job may die while some ranks have saved and others have not; the newest that all ranks
+have is the one to go on from.
 """
 
 from __future__ import annotations
@@ -40,35 +40,20 @@ class Checkpoint:
         Which run.
     seq : int
         Last item that is in the image.
-    image_number : int
-        Images made.
-    axis, axis_uncertainty : float
-        Detector column of the rotation axis, and how well it is known.
-    angles : ndarray of float64, shape (projections,)
-        All used so far, radians.
-    image : ndarray of float32, shape (rows, N, N)
-        Attenuation, 1/pixel.
-    window : ndarray of float32, shape (A, rows, C)
-        Line integrals that are still needed, oldest first.
-    window_angles : ndarray of float64, shape (A,)
-        Their angles, radians.
+    image_number, projections : int
+        Images made, and projections in the last of them.
+    lost : int
+        Items until then that could not be had.
     arrays : mapping of str to ndarray
-        Dark, gain and whatever else the preparation and the engine go on from.
-    counts : mapping of str to int
-        See `Preparation`.
+        What `Analysis.save` returned.
     """
 
     run_uid: str
     seq: int
     image_number: int
-    axis: float
-    axis_uncertainty: float
-    angles: NDArray[np.float64]
-    image: NDArray[np.float32]
-    window: NDArray[np.float32]
-    window_angles: NDArray[np.float64]
+    projections: int
+    lost: int = 0
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -102,14 +87,10 @@ class CheckpointStore:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with h5py.File(part, "w") as file:
-                for name in ("run_uid", "seq", "image_number", "axis", "axis_uncertainty"):
+                for name in ("run_uid", "seq", "image_number", "projections", "lost"):
                     file.attrs[name] = getattr(checkpoint, name)
-                for name in ("angles", "image", "window", "window_angles"):
-                    file[name] = getattr(checkpoint, name)
                 for name, array in checkpoint.arrays.items():
-                    file[f"arrays/{name}"] = array
-                for name, count in checkpoint.counts.items():
-                    file.require_group("counts").attrs[name] = count
+                    file[name] = array
             part.replace(path)
         except OSError as error:
             raise StorageError(f"could not write the checkpoint {path}: {error}; is the disk full?") from error
@@ -147,14 +128,9 @@ class CheckpointStore:
                     run_uid=str(file.attrs["run_uid"]),
                     seq=int(file.attrs["seq"]),
                     image_number=int(file.attrs["image_number"]),
-                    axis=float(file.attrs["axis"]),
-                    axis_uncertainty=float(file.attrs["axis_uncertainty"]),
-                    angles=file["angles"][:],
-                    image=file["image"][:],
-                    window=file["window"][:],
-                    window_angles=file["window_angles"][:],
-                    arrays={name: value[()] for name, value in file["arrays"].items()},
-                    counts={name: int(value) for name, value in file["counts"].attrs.items()},
+                    projections=int(file.attrs["projections"]),
+                    lost=int(file.attrs["lost"]),
+                    arrays={name: value[()] for name, value in file.items()},
                 )
         except (OSError, KeyError, ValueError):
             return None

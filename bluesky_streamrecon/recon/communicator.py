@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ __all__ = [
     "Group",
     "MpiCommunicator",
     "Neighbours",
-    "SingleCommunicator",
     "core_share",
     "neighbours",
 ]
@@ -37,76 +36,62 @@ _MOST_CORES = 4096
 _HALO_UP, _HALO_DOWN = 11, 12
 
 
-class Agreement(Protocol):
-    """Minimum over all ranks that is being found."""
+class Agreement:
+    """Minimum of each of some values over all ranks; of one rank, the values themselves."""
+
+    def __init__(self, values: Sequence[int]) -> None:
+        self._least = np.asarray(values, dtype=np.int64)
 
     def done(self) -> bool:
-        """Tell whether every rank has contributed; does not wait."""
+        """Return whether every rank has contributed; does not wait."""
+        return True
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The minima; valid once `done` said so."""
+        """The minima; valid once `done` returned True."""
+        return tuple(int(value) for value in self._least)
 
 
-class Group(Protocol):
-    """Ranks that share rows or hold neighbouring rows; is a Reducer and a HaloExchange to the engine."""
+class Communicator:
+    """What the job needs of the other ranks; here, of one rank without MPI, there are none.
 
-    @property
-    def member(self) -> int:
-        """Number of this rank among those that share its rows, 0-based."""
+    All ranks make the same calls in the same order.
 
-    @property
-    def members(self) -> int:
-        """Ranks that share these rows."""
+    Attributes
+    ----------
+    check : callable
+        Called now and then while something is waited for; may raise.
+    rank, size : int
+        Number of this rank, 0-based, and number of ranks.
+    cores : int
+        Cores that this rank may use for itself.
+    host : (int, int)
+        Number of this rank among those of its host, and how many these are.
+    """
 
-    def sum(self, array: NDArray[np.float32]) -> None:
-        """Add up over the ranks that share these rows, in place."""
-
-    def exchange(
-        self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Return the slices just above and just below this rank's; None at the detector's edge."""
-
-    def free(self) -> None:
-        """Release its channels; all ranks do so together."""
-
-
-class Communicator(Protocol):
-    """What the job needs of the other ranks. All ranks make the same calls in the same order."""
-
-    check: Callable[[], None]
-    """Called now and then while something is waited for; may raise."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this rank, 0-based."""
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-
-    @property
-    def cores(self) -> int:
-        """Cores that this rank may use for itself."""
-
-    @property
-    def host(self) -> tuple[int, int]:
-        """Number of this rank among those of its host, and how many these are."""
+    def __init__(self) -> None:
+        self.check: Callable[[], None] = _nothing
+        self.rank, self.size, self.host = 0, 1, (0, 1)
+        self.cores = len(own_cores())
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
         """Start to find the minimum of each value over all ranks."""
+        return Agreement(values)
 
     def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
         """Find the minimum of each value over all ranks."""
+        return tuple(values)
 
     def sum(self, array: NDArray[np.float64]) -> None:
         """Add up over all ranks, in place."""
 
-    def group(self, blocks: Sequence[RowBlock]) -> Group | None:
+    def group(self, blocks: Sequence[RowBlock]) -> Group | None:  # noqa: ARG002 - those with MPI need them
         """Connect ranks that share rows or hold neighbouring ones; None if this one is alone."""
+        return None
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once."""
+        raise SystemExit(code)
 
 
 def core_share(mine: Collection[int], users: Sequence[int] | NDArray[np.int64]) -> int:
@@ -170,54 +155,7 @@ def neighbours(blocks: Sequence[RowBlock], rank: int) -> Neighbours:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Agreed:
-    """An agreement of one."""
-
-    values: tuple[int, ...]
-
-    def done(self) -> bool:
-        return True
-
-
-class SingleCommunicator:
-    """One rank, no MPI.
-
-    Raises
-    ------
-    SystemExit
-        By `abort`.
-    """
-
-    rank = 0
-    size = 1
-    host = (0, 1)
-
-    def __init__(self) -> None:
-        self.cores = len(own_cores())
-        self.check: Callable[[], None] = _nothing
-
-    def begin_minimum(self, values: Sequence[int]) -> Agreement:
-        """Release the values."""
-        return _Agreed(tuple(values))
-
-    def minimum(self, values: Sequence[int]) -> tuple[int, ...]:
-        """Release the values."""
-        return tuple(values)
-
-    def sum(self, array: NDArray[np.float64]) -> None:
-        """Leave the array as it is."""
-
-    def group(self, blocks: Sequence[RowBlock]) -> Group | None:  # noqa: ARG002 - the protocol's signature
-        """Return None: there is nobody else."""
-        return None
-
-    def abort(self, code: int) -> NoReturn:
-        """End this process."""
-        raise SystemExit(code)
-
-
-class MpiCommunicator:
+class MpiCommunicator(Communicator):
     """All ranks of the MPI job that this process belongs to.
 
     Parameters
@@ -229,41 +167,22 @@ class MpiCommunicator:
     def __init__(self, *, sleep: Callable[[float], object] = time.sleep) -> None:
         from mpi4py import MPI
 
+        super().__init__()
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         # Agreements may be under way while something else is exchanged; each needs a channel of its own.
         self._agreements = self._world.Dup()
         self._work = self._world.Dup()
         self._sleep = sleep
-        self.check: Callable[[], None] = _nothing
+        self.rank, self.size = int(self._world.Get_rank()), int(self._world.Get_size())
         here = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         mine = own_cores()
         users = np.zeros(_MOST_CORES, dtype=np.int64)
         users[[core for core in mine if core < _MOST_CORES]] = 1
         here.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
-        self._host = (int(here.Get_rank()), int(here.Get_size()))
+        self.host = (int(here.Get_rank()), int(here.Get_size()))
         here.Free()
-        self._cores = core_share([core for core in mine if core < _MOST_CORES], users)
-
-    @property
-    def rank(self) -> int:
-        """Number of this rank, 0-based."""
-        return int(self._world.Get_rank())
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return int(self._world.Get_size())
-
-    @property
-    def cores(self) -> int:
-        """Cores that this rank may use for itself."""
-        return self._cores
-
-    @property
-    def host(self) -> tuple[int, int]:
-        """Number of this rank among those of its host, and how many these are."""
-        return self._host
+        self.cores = core_share([core for core in mine if core < _MOST_CORES], users)
 
     def begin_minimum(self, values: Sequence[int]) -> Agreement:
         """Start to find the minimum of each value over all ranks."""
@@ -281,7 +200,7 @@ class MpiCommunicator:
 
     def group(self, blocks: Sequence[RowBlock]) -> Group | None:
         """Connect ranks that share rows or hold neighbouring ones; None if this one is alone."""
-        return _MpiGroup(self, self._mpi, self._work, blocks) if self.size > 1 else None
+        return Group(self, self._mpi, self._work, blocks) if self.size > 1 else None
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once."""
@@ -300,24 +219,26 @@ class MpiCommunicator:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-class _MpiMinimum:
+class _MpiMinimum(Agreement):
     """A minimum over ranks that is being found."""
 
     def __init__(self, mpi: Any, channel: Any, values: Sequence[int]) -> None:
-        self._mine = np.asarray(values, dtype=np.int64)
-        self._least = np.empty_like(self._mine)
+        super().__init__(values)
+        self._mine = self._least.copy()
         self._request = channel.Iallreduce(self._mine, self._least, op=mpi.MIN)
 
     def done(self) -> bool:
         return bool(self._request.Test())
 
-    @property
-    def values(self) -> tuple[int, ...]:
-        return tuple(int(value) for value in self._least)
 
+class Group:
+    """Ranks that share rows or hold neighbouring rows: a `Reducer` and a `HaloExchange` to the engine.
 
-class _MpiGroup:
-    """Channel among the ranks that share rows, and to the ranks above and below."""
+    Attributes
+    ----------
+    member, members : int
+        Number of this rank among those that share its rows, 0-based, and how many these are.
+    """
 
     def __init__(self, owner: MpiCommunicator, mpi: Any, channel: Any, blocks: Sequence[RowBlock]) -> None:
         self._owner = owner
@@ -330,12 +251,14 @@ class _MpiGroup:
         self._near = neighbours(blocks, owner.rank)
 
     def sum(self, array: NDArray[np.float32]) -> None:
+        """Add up over the ranks that share these rows, in place."""
         if self._sharing is not None:
             self._owner.wait(self._sharing.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM).Test)
 
     def exchange(
         self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Return the slices just above and just below this rank's; None at the detector's edge."""
         near = self._near
         first, last = np.ascontiguousarray(first_slice), np.ascontiguousarray(last_slice)
         above = None if near.above is None else np.empty_like(first)
@@ -351,6 +274,7 @@ class _MpiGroup:
         return above, below
 
     def free(self) -> None:
+        """Release its channels; all ranks do so together."""
         if self._sharing is not None:
             self._sharing.Free()
             self._sharing = None

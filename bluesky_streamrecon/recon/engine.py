@@ -168,7 +168,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """End the threads, and give back what the backend holds."""
+        """End the threads, and release what the backend holds."""
         self._release()
         self._backend.close()
         if self._executor is not None:
@@ -202,16 +202,16 @@ class Engine:
     @property
     def nbytes(self) -> int:
         """Bytes held by images, window and the threads' working memory."""
-        crews = {id(team): team.nbytes for team in (*self._solo, self._team)}
+        teams = {id(team): team.nbytes for team in (*self._solo, self._team)}
         return (
             sum(slab.nbytes for slab in self._slabs)
             + self._window.store.nbytes
             + self._backend.nbytes
-            + sum(crews.values())
+            + sum(teams.values())
         )
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
-        """Take in one projection.
+        """Append a projection.
 
         Parameters
         ----------
@@ -326,7 +326,7 @@ class Engine:
     ) -> None:
         """Continue from an image made earlier. The window is left as it is, and none of it counts as fresh.
 
-        Append what `kept` gave at that time first.
+        Append what `kept` returned at that time first.
 
         Parameters
         ----------

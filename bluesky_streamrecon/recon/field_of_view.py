@@ -1,4 +1,4 @@
-"""Whether the sample fits the detector's width, told by what is seen at both ends of its views.
+"""Whether the sample fits the detector's width, judged by both ends of its views.
 
 Line integrals are unitless, lengths detector pixels.
 """
@@ -53,7 +53,7 @@ def reaches_out(projections: NDArray[np.float32]) -> str:
 
 
 def reaching_out(ends: NDArray[np.float64]) -> str:
-    """Say where the sample reaches out of view, given what `ends_of` returns; nothing where it fits."""
+    """Return where the sample reaches out of view, in words, from what `ends_of` returns; empty where it fits."""
     differing, spread, left, right, noise, number = ends[:ENDS]
     by_chance = _SURE * noise / math.sqrt(max(number, 1.0))
     if differing <= REACHES_OUT**2 * max(spread, 0.0) + by_chance:

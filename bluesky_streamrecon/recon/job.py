@@ -8,17 +8,13 @@ nothing and use no core.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from bluesky_streamrecon.errors import StreamReconError
-from bluesky_streamrecon.logs import set_role, set_run, set_up_logging
+from bluesky_streamrecon.logs import set_role, set_run
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
 from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
 from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
@@ -37,11 +33,10 @@ from bluesky_streamrecon.wire import (
     RankEndpoint,
     RankEvent,
     Refused,
-    RunDone,
     Shutdown,
 )
 
-__all__ = ["main", "run_job"]
+__all__ = ["run_job"]
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +122,10 @@ def run_job(
     except Interrupted as interruption:
         log.warning("rank %d ends: %s", ranks.rank, interruption.reason)
         code = interruption.code
-    except Exception as error:
+    except BaseException as error:  # an algorithm of somebody's own may raise SystemExit, too
         log.exception("rank %d failed", ranks.rank)
         if endpoint is not None:
-            endpoint.send(Problem(fault="local", where="reconstruction job", text=_told(error)))
+            endpoint.send(Problem(fault="local", where="reconstruction job", text=_text_of(error)))
     finally:
         if endpoint is not None:
             endpoint.close(linger_s=1.0 if code == 0 else 3.0)
@@ -183,7 +178,7 @@ class _Job:
         self._shutdown: str | None = None
 
     def serve(self) -> int:
-        """Serve run after run; give the exit status."""
+        """Serve run after run; return the exit status."""
         log.info("rank %d of %d serves job %s", self._communicator.rank, self._communicator.size, self._job_id)
         agreed = _State()
         while True:
@@ -209,7 +204,7 @@ class _Job:
                 agreed = self._work(self._run, agreed)
 
     def _work(self, run: RankRun, agreed: _State) -> _State:
-        """Do what was agreed; give what the next agreement has to go beyond."""
+        """Do what was agreed; return what the next agreement has to go beyond."""
         if agreed.abandoned:
             run.release()
             self._leave()
@@ -263,7 +258,7 @@ class _Job:
         return run.prepared > agreed.prepared or (run.closed is not None) > agreed.closed
 
     def _hear(self, timeout: float) -> bool:
-        """Take all events that have come, waiting for the first; tell whether there was one."""
+        """Take all events that have come, waiting for the first; return whether there was one."""
         self._watch.check()
         if self._next is not None:
             # Events from here on belong to the next run, which begins when all ranks have left this one.
@@ -287,9 +282,16 @@ class _Job:
                 else:
                     self._next = event
                     self._abandoned = run.superseded = True
-            case Item() | ItemGone() | CloseRun() | AbandonRun():
+            case Item() | ItemGone():
                 if run is not None and event.run_uid == run.run.run_uid:
-                    self._advance(run, event)
+                    run.take(event)
+            case CloseRun():
+                if run is not None and event.run_uid == run.run.run_uid:
+                    run.close(event)
+            case AbandonRun(run_uid=uid, reason=reason):
+                if run is not None and uid == run.run.run_uid:
+                    log.warning("run %s was abandoned: %s", uid, reason)
+                    self._abandoned = run.superseded = True
             case Shutdown(reason=reason):
                 self._shutdown = reason or "the beamline asked for it"
             case Refused(text=text):
@@ -300,18 +302,6 @@ class _Job:
                 log.info("linked to the beamline")
             case Problem(where=where, text=text):
                 log.error("the beamline reports a problem in %s: %s", where, text)
-
-    def _advance(self, run: RankRun, message: Item | ItemGone | CloseRun | AbandonRun) -> None:
-        match message:
-            case Item():
-                run.take(message)
-            case ItemGone():
-                run.take_lost(message)
-            case CloseRun():
-                run.close(message)
-            case AbandonRun(run_uid=uid, reason=reason):
-                log.warning("run %s was abandoned: %s", uid, reason)
-                self._abandoned = run.superseded = True
 
     def _open(self, run: OpenRun) -> None:
         set_run(run.run_uid)
@@ -339,27 +329,14 @@ class _Job:
             self._hear(_IDLE_WAIT)
 
     def _report(self, run: RankRun) -> None:
-        result = run.finish()
-        rank, uid = self._communicator.rank, run.run.run_uid
-        if result.problem:
-            text = result.problem[:4096]
-            self._endpoint.send(Problem(fault="local", where="reconstruction", text=text, run_uid=uid))
+        done = run.finish()
         if run.superseded:
             return
         self._endpoint.flush_previews(2.0)
-        done = RunDone(
-            run_uid=uid,
-            rank=rank,
-            image_number=result.image_number,
-            axis=result.axis,
-            counts=result.counts,
-            result=result.path,
-            text=result.text[:4096],
-        )
         self._endpoint.send(done)
         if self._checkpoints is not None:
             self._checkpoints.clear()
-        log.info("run %s is done: %s", run.run.run_uid, result)
+        log.info("run %s is done: %s", run.run.run_uid, done)
 
     def _leave(self) -> None:
         """Forget the run; begin the next one if it has already been opened."""
@@ -371,34 +348,6 @@ class _Job:
             self._open(following)
 
 
-def _told(error: Exception) -> str:
+def _text_of(error: BaseException) -> str:
     """Return an error as one text: what it says, and where it was raised unless it is one of ours."""
     return (str(error) if isinstance(error, StreamReconError) else format_error(error))[:4000]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a rank from the command line: ``mpiexec -n 2 python -m bluesky_streamrecon.recon.job --address …``."""
-    parser = argparse.ArgumentParser(prog="python -m bluesky_streamrecon.recon.job", description=main.__doc__)
-    parser.add_argument("--address", required=True, help="of the beamline, tcp://host:port")
-    parser.add_argument("--job-id", required=True, help="the beamline's name for this job")
-    parser.add_argument("--threads", type=int, help="threads of this rank; by default the cores that it may use")
-    parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
-    parser.add_argument("--link-limit", type=float, default=300.0, help="seconds without the beamline to end after")
-    parser.add_argument("--checkpoints", help="directory for checkpoints")
-    parser.add_argument("--log-level", default="info")
-    given = parser.parse_args(arguments)
-    set_up_logging(given.log_level.upper())
-    with suppress(KeyboardInterrupt):
-        return run_job(
-            given.address,
-            given.job_id,
-            threads=given.threads,
-            watch_parent=given.watch_parent,
-            link_limit=given.link_limit,
-            checkpoints=given.checkpoints,
-        )
-    return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

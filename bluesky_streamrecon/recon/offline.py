@@ -43,7 +43,7 @@ def reconstruct(
     axis : float, optional
         Detector column of the rotation axis; the middle of the detector by default.
     algorithm : str, optional
-        Registered name, see `algorithm_names`.
+        Registered name, as listed by ``algorithms.names()``.
     iterations : int, optional
         Times the algorithm goes over the projections. By default 20 where all are used at once, and 1 for each step
         of a live reconstruction and for FBP.

@@ -8,7 +8,7 @@ from typing import Any
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
-from bluesky_streamrecon.recon.projector import get_projector
+from bluesky_streamrecon.recon.projector import projectors
 
 __all__ = ["check_algorithm", "understood"]
 
@@ -23,7 +23,7 @@ def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
     """
     understood(algorithm, options)
     if (projector := projector_of(options)) != FAST:  # which would be compiled
-        get_projector(projector)
+        projectors.get(projector)
 
 
 def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:

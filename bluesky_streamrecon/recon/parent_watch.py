@@ -56,7 +56,7 @@ class ShutdownMonitor:
         self._ended = threading.Event()
 
     def end(self, reason: str, code: int) -> None:
-        """Let the next `check` raise."""
+        """Ask for the end of the job: the next `check` raises."""
         if self._reason is None:
             self._reason, self._code = reason, code
 

@@ -44,7 +44,7 @@ class PlainSlab(Slab):
 
 
 class PlainOperators:
-    """A projector, and what it gives for an image and a sinogram of ones."""
+    """A projector, and what it makes of an image and a sinogram of ones."""
 
     def __init__(self, factory: ProjectorFactory, geometry: TomoGeometry, subset: Subset) -> None:
         self.subset = subset
@@ -127,7 +127,7 @@ class PlainUpdate(SlabUpdate):
 
 
 def _shaped(array: NDArray[np.float32], expected: tuple[int, ...], what: str) -> NDArray[np.float32]:
-    """Refuse what a projector gave in another shape: NumPy would spread one slice over all of them."""
+    """Refuse what a projector returned in another shape: NumPy would spread one slice over all of them."""
     if array.shape != expected:
         raise GeometryError(f"projector: {what} gave shape {array.shape}, expected {expected}, slices last")
     return array

@@ -225,7 +225,7 @@ class Preparation:
         return {name: array for name, array in known.items() if array is not None}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
-        """Go on with what `arrays` gave, and these counts; flats and darks that still come are late."""
+        """Go on with what `arrays` returned, and these counts; flats and darks that still come are late."""
         self._frozen = True
         if "dark" in arrays:
             self._dark = arrays["dark"].astype(np.float32)
@@ -316,14 +316,14 @@ class _Dead:
         self._number = np.count_nonzero(mask, axis=1)
 
     def unlit(self, light: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Say which rows got no light, given each row's sum of transmissions, dead pixels counting 1."""
+        """Return which rows got no light, from each row's sum of transmissions, dead pixels counting 1."""
         live = self.mask.shape[1] - self._number
         dark: NDArray[np.bool_] = light - self._number <= _DARK_TRANSMISSION * live
         return dark
 
 
 class StripeFilter:
-    """Take the constant error of each detector pixel, which would draw rings, off the line integrals.
+    """Remove the constant error of each detector pixel, which would draw rings, from the line integrals.
 
     The sample's own structure moves over the detector while it turns; what stays in place, over a half turn, is the
     pixel's fault. The error is the average over the window of what a wide median along the row leaves, each

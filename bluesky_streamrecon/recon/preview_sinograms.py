@@ -15,10 +15,10 @@ _LINES, _ANGLES, _COUNTS = "shown_lines", "shown_angles", "shown_counts"
 
 
 class PreviewSinograms:
-    """What one rank has to tell of its shown rows.
+    """Line integrals of the shown rows of one rank, which are sent with its previews.
 
-    Every projection is told once. For checkpoints all are kept, neighbours in angle averaged where there are many: a
-    job that goes on from one tells them again, for its previews begin anew.
+    Every projection is sent once. For checkpoints all are kept, neighbours in angle averaged where there are many: a
+    job that goes on from one sends them again, for its previews begin anew.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class PreviewSinograms:
         self._kept = ProjectionStore(most_views(columns)) if keep and self._rows else None
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
-        """Take the shown rows of a projection, line integrals (rows, columns)."""
+        """Append the shown rows of a projection, line integrals (rows, columns)."""
         if self._rows:
             lines = projection[self._rows].astype(np.float32)
             self._new.append((lines, angle))

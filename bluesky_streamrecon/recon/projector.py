@@ -17,7 +17,13 @@ from bluesky_streamrecon.errors import GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.registry import Registry
 
-__all__ = ["Projector", "ProjectorFactory", "check_angles", "get_projector", "projector_names", "projectors"]
+__all__ = [
+    "GeometryProjector",
+    "Projector",
+    "ProjectorFactory",
+    "check_angles",
+    "projectors",
+]
 
 
 class Projector(Protocol):
@@ -38,6 +44,45 @@ class Projector(Protocol):
         """Apply the adjoint to (A, C, S), giving (N, N, S), zero outside the mask."""
 
 
+class GeometryProjector:
+    """What projectors that come with the package have in common.
+
+    Parameters
+    ----------
+    geometry : TomoGeometry
+        Detector, axis, image size and mask.
+    angles : ndarray of float64, shape (A,)
+        Radians, any order and range.
+
+    Raises
+    ------
+    GeometryError
+        If the angles are not finite.
+    """
+
+    def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
+        self.geometry = geometry
+        self.angles = check_angles(angles)
+
+    @property
+    def domain_shape(self) -> tuple[int, int]:
+        """Shape of one slice's image, (N, N)."""
+        return (self.geometry.size, self.geometry.size)
+
+    @property
+    def range_shape(self) -> tuple[int, int]:
+        """Shape of one slice's line integrals, (A, C)."""
+        return (len(self.angles), self.geometry.columns)
+
+    def _check_image(self, image: NDArray[np.float32]) -> None:
+        if image.ndim != 3 or image.shape[:2] != self.domain_shape:
+            raise GeometryError(f"image: got shape {image.shape}, expected {(*self.domain_shape, 'slices')}")
+
+    def _check_sinogram(self, sinogram: NDArray[np.float32]) -> None:
+        if sinogram.ndim != 3 or sinogram.shape[:2] != self.range_shape:
+            raise GeometryError(f"sinogram: got shape {sinogram.shape}, expected {(*self.range_shape, 'slices')}")
+
+
 ProjectorFactory = Callable[[TomoGeometry, NDArray[np.float64]], Projector]
 """Makes a projector from the geometry and the angles (radians, any order and range)."""
 
@@ -49,22 +94,6 @@ projectors: Registry[ProjectorFactory] = Registry(
         "siddon": "bluesky_streamrecon.recon.siddon:SiddonProjector",
     },
 )
-
-
-def projector_names() -> tuple[str, ...]:
-    """Return the names of all projectors, ours and those of installed packages."""
-    return projectors.names()
-
-
-def get_projector(name: str) -> ProjectorFactory:
-    """Return the projector registered as `name`.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name; the message lists those there are.
-    """
-    return projectors.get(name)
 
 
 def check_angles(angles: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.compiling import warm_up
 from bluesky_streamrecon.recon.engine import Engine
-from bluesky_streamrecon.recon.projector import get_projector
+from bluesky_streamrecon.recon.projector import projectors
 
 __all__ = ["QuickReconstructor"]
 
@@ -39,7 +39,7 @@ class QuickReconstructor:
         """Compile the kernels for up to three rows, or load them from disk."""
         geometry = TomoGeometry(columns=8, disc=True)
         warm_up(geometry, 3, algorithm="osem", threads=self._threads)
-        get_projector("shear")(geometry, np.zeros(1)).forward(np.zeros((8, 8, 3), np.float32))
+        projectors.get("shear")(geometry, np.zeros(1)).forward(np.zeros((8, 8, 3), np.float32))
 
     def reconstruct(
         self,
@@ -87,4 +87,4 @@ class QuickReconstructor:
         columns = images.shape[1]
         geometry = TomoGeometry(columns, axis, columns, disc=True)
         stacked = np.ascontiguousarray(np.moveaxis(images, 0, -1))
-        return np.ascontiguousarray(np.moveaxis(get_projector("shear")(geometry, angles).forward(stacked), -1, 1))
+        return np.ascontiguousarray(np.moveaxis(projectors.get("shear")(geometry, angles).forward(stacked), -1, 1))

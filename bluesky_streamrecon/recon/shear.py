@@ -18,14 +18,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, shear_back
 from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, shear_forward
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
 from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
 from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
-from bluesky_streamrecon.recon.projector import check_angles
+from bluesky_streamrecon.recon.projector import GeometryProjector
 from bluesky_streamrecon.recon.slab import ThreadTeam, aligned_zeros
 from bluesky_streamrecon.recon.slab_update import LEAST_VIEW
 from bluesky_streamrecon.recon.store import SlabRows
@@ -122,8 +121,8 @@ class ShearLayout:
         array.fill(0)
         return array
 
-    def trim_heap(self, array: NDArray[np.float32]) -> None:
-        """Take back what `borrow` gave."""
+    def put_back(self, array: NDArray[np.float32]) -> None:
+        """Keep an array of `borrow` for the next caller."""
         self._free.append(array)
 
     def bands(self, parts: int) -> list[tuple[int, int]]:
@@ -220,7 +219,7 @@ class ShearTables:
         Returns
         -------
         ndarray of float32, shape (L, L + 16)
-            Borrowed from the layout: give it back when it is no longer used.
+            From `ShearLayout.borrow`: to be put back when it is no longer used.
         """
         geometry = self.layout.geometry
         gains = self.layout.borrow()
@@ -228,8 +227,8 @@ class ShearTables:
         radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
         by_rows, by_columns = self._unseen()
         sensitivity_gains(self.count, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
-        self.layout.trim_heap(by_rows)
-        self.layout.trim_heap(by_columns)
+        self.layout.put_back(by_rows)
+        self.layout.put_back(by_columns)
         return gains
 
     def sensitivity(self) -> NDArray[np.float32]:
@@ -272,7 +271,7 @@ class ShearTables:
         return path[:, 1:-1].astype(np.float32)
 
     def ranges(self, parts: int) -> list[AngleRanges]:
-        """Deal steep and flat angles to `parts` threads."""
+        """Return the steep and flat angles of each of `parts` threads."""
         flat = self.count - self.steep
         cut = [
             (
@@ -329,38 +328,14 @@ class ShearTables:
         )
 
 
-class ShearProjector:
-    """Fast projector and its exact adjoint.
-
-    Parameters
-    ----------
-    geometry : TomoGeometry
-        Detector, axis, image size and mask.
-    angles : ndarray of float64, shape (A,)
-        Radians, any order and range.
-
-    Raises
-    ------
-    GeometryError
-        If the angles are not finite.
-    """
+class ShearProjector(GeometryProjector):
+    """Fast projector and its exact adjoint. Parameters as of `GeometryProjector`."""
 
     def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
-        self.geometry = geometry
-        self.angles = check_angles(angles)
+        super().__init__(geometry, angles)
         self._layout = ShearLayout(geometry)
         self._tables = ShearTables(self._layout, self.angles)
         self._team = ThreadTeam()
-
-    @property
-    def domain_shape(self) -> tuple[int, int]:
-        """Shape of one slice's image, (N, N)."""
-        return (self.geometry.size, self.geometry.size)
-
-    @property
-    def range_shape(self) -> tuple[int, int]:
-        """Shape of one slice's line integrals, (A, C)."""
-        return (len(self.angles), self.geometry.columns)
 
     def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project (N, N, S), 1/pixel, to line integrals (A, C, S); pixels outside the mask count as zero.
@@ -370,8 +345,7 @@ class ShearProjector:
         GeometryError
             If the image has another shape.
         """
-        if image.ndim != 3 or image.shape[:2] != self.domain_shape:
-            raise GeometryError(f"image: got shape {image.shape}, expected {(*self.domain_shape, 'slices')}")
+        self._check_image(image)
         tables, layout = self._tables, self._layout
         sinogram = np.empty((*self.range_shape, image.shape[2]), np.float32)
         for rows in slab_rows(image.shape[2]):
@@ -392,8 +366,7 @@ class ShearProjector:
         GeometryError
             If the sinogram has another shape.
         """
-        if sinogram.ndim != 3 or sinogram.shape[:2] != self.range_shape:
-            raise GeometryError(f"sinogram: got shape {sinogram.shape}, expected {(*self.range_shape, 'slices')}")
+        self._check_sinogram(sinogram)
         tables, layout, size = self._tables, self._layout, self.geometry.size
         image = np.zeros((size, size, sinogram.shape[2]), np.float32)
         for rows in slab_rows(sinogram.shape[2]):

@@ -101,7 +101,7 @@ class ShearOperators:
     def release(self) -> None:
         """Release memory for the next window; do not use these operators any more."""
         if self._gains is not None:
-            self._everyone.layout.trim_heap(self._gains)
+            self._everyone.layout.put_back(self._gains)
             self._gains = None
 
     @cached_property
@@ -230,7 +230,7 @@ class ShearUpdate(SlabUpdate):
         return self._inner(bins)
 
     def _spread(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the sheared lines of a sinogram, which need not be copied if it is what `forward` gave."""
+        """Return the sheared lines of a sinogram, which need not be copied if it is what `forward` returned."""
         lines, bins = self._lines, self._bins
         inner = self._inner(bins)
         if sinogram.__array_interface__ != inner.__array_interface__:

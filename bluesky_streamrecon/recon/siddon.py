@@ -13,44 +13,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.kernels.siddon import siddon_back, siddon_forward
-from bluesky_streamrecon.recon.projector import check_angles
+from bluesky_streamrecon.recon.projector import GeometryProjector
 
 __all__ = ["SiddonProjector"]
 
 
-class SiddonProjector:
-    """Line-integral projector and its exact adjoint.
-
-    Parameters
-    ----------
-    geometry : TomoGeometry
-        Detector, axis, image size and mask.
-    angles : ndarray of float64, shape (A,)
-        Radians, any order and range.
-
-    Raises
-    ------
-    GeometryError
-        If the angles are not finite.
-    """
+class SiddonProjector(GeometryProjector):
+    """Line-integral projector and its exact adjoint. Parameters as of `GeometryProjector`."""
 
     def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
-        self.geometry = geometry
-        self.angles = check_angles(angles)
+        super().__init__(geometry, angles)
         self._mask = geometry.mask()
-
-    @property
-    def domain_shape(self) -> tuple[int, int]:
-        """Shape of one slice's image, (N, N)."""
-        return (self.geometry.size, self.geometry.size)
-
-    @property
-    def range_shape(self) -> tuple[int, int]:
-        """Shape of one slice's line integrals, (A, C)."""
-        return (len(self.angles), self.geometry.columns)
 
     def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Integrate (N, N, S) along all rays, giving (A, C, S).
@@ -60,8 +35,7 @@ class SiddonProjector:
         GeometryError
             If the image has another shape.
         """
-        if image.shape[:2] != self.domain_shape or image.ndim != 3:
-            raise GeometryError(f"image: got shape {image.shape}, expected {(*self.domain_shape, 'slices')}")
+        self._check_image(image)
         masked = np.where(self._mask[:, :, None], image, np.float32(0)).astype(np.float32)
         sinogram = np.zeros((*self.range_shape, image.shape[2]), np.float32)
         siddon_forward(masked, self.angles, self.geometry.axis, sinogram)
@@ -75,8 +49,7 @@ class SiddonProjector:
         GeometryError
             If the sinogram has another shape.
         """
-        if sinogram.shape[:2] != self.range_shape or sinogram.ndim != 3:
-            raise GeometryError(f"sinogram: got shape {sinogram.shape}, expected {(*self.range_shape, 'slices')}")
+        self._check_sinogram(sinogram)
         image = np.zeros((*self.domain_shape, sinogram.shape[2]), np.float64)
         siddon_back(np.ascontiguousarray(sinogram, np.float32), self.angles, self.geometry.axis, image)
         image *= self._mask[:, :, None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["USUAL_WINDOW", "preview_rows_of", "step_size"]
+__all__ = ["USUAL_WINDOW", "shown_rows", "step_size"]
 
 USUAL_WINDOW = 24
 
@@ -44,9 +45,8 @@ def step_size(pending: int, *, step: int, window: int | None, coalesce: bool, cl
     return step
 
 
-def preview_rows_of(run: OpenRun) -> tuple[int, ...]:
-    """Return the detector rows that are shown: those asked for, or up to three, evenly spread."""
-    if run.preview_rows:
-        return run.preview_rows
-    rows = run.detector_shape[0]
-    return tuple(sorted({min(rows - 1, rows * k // 4) for k in (1, 2, 3)}))
+def shown_rows(run: OpenRun) -> tuple[int, ...]:
+    """Return the detector rows that this rank shows; of ranks that share rows the first one does."""
+    block = run.block
+    shown = run.preview_rows or choose_preview_rows(run.detector_shape[0])
+    return tuple(row for row in shown if block.first <= row < block.stop and block.member == 0)

@@ -141,15 +141,12 @@ class Window:
         self._length = length
         spread = policy if isinstance(policy, Spread) else Spread() if policy == "spread" else None
         self._spread = None if length is None else spread
-        most = kept_views(columns, length or 1)
-        if self._spread is not None and self._spread.kept is not None:
-            most = max(self._spread.kept, length or 1)
-        self._limit = length if self._spread is None else most
+        self._limit = _limit(columns, length, policy)
         self._chosen: NDArray[np.int64] | None = None
         self._shape = (sum(slab.count for slab in slabs), columns)
-        capacity = min(max(planned, _FIRST_CAPACITY), most)
-        if length is not None and self._spread is None:
-            capacity = length
+        capacity = self._limit or kept_views(columns, 1)
+        if length is None or self._spread is not None:
+            capacity = min(max(planned, _FIRST_CAPACITY), capacity)
         self._spare = spare if length is not None else 0
         capacity += self._spare
         self._angles = np.zeros(capacity, np.float64)
@@ -197,7 +194,7 @@ class Window:
         return self._angles[slots], projections
 
     def append(self, projection: NDArray[np.float32], angle: float) -> None:
-        """Take a projection in; the window moves on to the newest, until `choose` is called.
+        """Append a projection; the window moves on to the newest, until `choose` is called.
 
         Parameters
         ----------
@@ -229,7 +226,7 @@ class Window:
         self._chosen = None
 
     def choose(self, number: int, fresh: int) -> bool:
-        """Choose the projections of an update; say whether they are others than before.
+        """Choose the projections of an update, and return whether they are others than before.
 
         Parameters
         ----------
@@ -300,11 +297,16 @@ def most_kept(columns: int, length: int | None, policy: str | Spread, planned: i
     >>> [most_kept(1024, length, policy, 180) for length, policy in ((24, "newest"), (24, "spread"), (None, "newest"))]
     [24, 180, 180]
     """
-    if length is None or policy != "newest":
-        kept = policy.kept if isinstance(policy, Spread) else None
-        most = planned if length is None else max(kept, length) if kept is not None else kept_views(columns, length)
-        return min(most, max(planned, length or 0))
-    return length
+    limit = _limit(columns, length, policy)
+    return planned if limit is None else min(limit, max(planned, length or 0))
+
+
+def _limit(columns: int, length: int | None, policy: str | Spread) -> int | None:
+    """Return how many projections a window keeps, however many come; None: all."""
+    if length is None or policy == "newest":
+        return length
+    kept = policy.kept if isinstance(policy, Spread) else None
+    return kept_views(columns, length) if kept is None else max(kept, length)
 
 
 def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:

@@ -136,7 +136,7 @@ def _preview(message: Preview, frames: Sequence[Buffer]) -> Preview:
     where = f"preview {message.seq} of rank {message.rank}"
     if not message.rows:
         raise RemoteProtocolError(f"{where}: got no rows, expected at least one")
-    pixels = _pixels(frames[:2], np.dtype("<f4"), (len(message.rows), message.size, message.size), where)
+    pixels = _pixels(frames[:2], np.dtype("<f4"), (len(message.rows), *message.shape), where)
     lines = None
     if message.columns:
         _check_lines(message, where)

@@ -5,7 +5,7 @@ Pictures are 8-bit and small, so they travel inside the header. Angles are radia
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import msgspec
 import numpy as np
@@ -42,8 +42,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         Which image, and how many projections went into it.
     final : bool
         It is the run's last image.
-    rows, size : tuple of int, int
-        Detector rows of the slices, and their side.
+    rows, shape : tuple of int, (int, int)
+        Detector rows of the slices, and the height and width of each; for tomography both are the image's side.
     angles_used : tuple of float
         Radians, in order of arrival; of the views whose line integrals come along.
     columns : int
@@ -55,7 +55,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         Detector column of the rotation axis.
     doubt : str
         Why no image of this run is to be trusted, and the scan not to be ended for one; empty: no reason.
-    pixels : ndarray of float32, shape (len(rows), size, size)
+    pixels : ndarray of float32, shape (len(rows), height, width)
         The slices; they travel as a frame of their own.
     lines : ndarray of float32 or None
         The line integrals, if any.
@@ -68,7 +68,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     projections: Count
     final: bool = False
     rows: PreviewRows
-    size: Side
+    shape: tuple[Side, Side]
     angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
     columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
     lines_first: Count = 0
@@ -86,7 +86,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         counts = self.lines_counts or (1,) * len(self.angles_used)
         return ProjectionSet(self.lines, np.array(self.angles_used), np.array(counts, np.int64))
 
-    def with_views(self, views: ProjectionSet | None, first: int | None = None) -> Preview:
+    def with_views(self, views: ProjectionSet | None, first: int | None = None) -> Self:
         """Return this preview with these line integrals, the newest of its projections, or those after `first`."""
         if views is None:
             return self

@@ -223,7 +223,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
 
 def _check_preview(preview: Preview) -> None:
     where, pixels, lines = f"preview of image {preview.image_number}", preview.pixels, preview.lines
-    shape = (len(preview.rows), preview.size, preview.size)
+    shape = (len(preview.rows), *preview.shape)
     if pixels is None or not preview.rows or (pixels.dtype, pixels.shape) != (np.float32, shape):
         got = "no pixels" if pixels is None else f"{pixels.dtype.str} {pixels.shape}"
         raise LocalProtocolError(f"{where}: got {got}, expected float32 {shape} for rows {preview.rows}")

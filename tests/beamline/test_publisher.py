@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from event_model import compose_run
 
-from bluesky_streamrecon.beamline import Publisher, choose_preview_rows
+from bluesky_streamrecon.beamline import Publisher
 from bluesky_streamrecon.beamline.frames import FrameFile
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire import BeamlineEndpoint, Item, RankEndpoint
@@ -449,12 +449,6 @@ def test_publishing_takes_less_than_a_millisecond_of_the_run_engine_thread(publi
         run.event(seq, 1.0, det=pixels)
         times.append(time.perf_counter() - begun)
     assert np.median(times) < 1e-3
-
-
-def test_preview_rows_are_spread_and_inside():
-    assert choose_preview_rows(1) == (0,)
-    assert choose_preview_rows(2) == (0, 1)
-    assert choose_preview_rows(2160) == (540, 1080, 1620)
 
 
 # --------------------------------------------------------------------------------------- files

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.partition import partition_rows
+from bluesky_streamrecon.partition import choose_preview_rows, partition_rows
 
 
 @given(st.integers(1, 3000), st.integers(1, 300), st.data())
@@ -46,3 +46,9 @@ def test_groups_of_ranks_form_only_where_ranks_exceed_rows(rows, ranks):
 def test_impossible_partitions_are_refused(bad):
     with pytest.raises(ConfigError, match="partition"):
         partition_rows(**{"rows": 4, "ranks": 2} | bad)
+
+
+def test_preview_rows_are_spread_and_inside():
+    assert choose_preview_rows(1) == (0,)
+    assert choose_preview_rows(2) == (0, 1)
+    assert choose_preview_rows(2160) == (540, 1080, 1620)

@@ -76,7 +76,7 @@ def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
     assert of(documents, "stop")[0]["num_events"]["steering"] == len(record.verdicts)
 
 
-def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
+def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of, held_back):
     for _ in range(2):
         # Each projection waits until the one before is in the image, as at a detector that is slower than the job.
         run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
@@ -85,40 +85,6 @@ def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo
         assert stop["reason"].startswith("quality: stopped at ")
         assert stop["num_events"]["primary"] < 40
         assert job.last_run.ledger_totals()["balanced"]
-
-
-def held_back(plan, job, ahead=8):
-    """Pause at each checkpoint until the job has caught up to `ahead` projections."""
-    import asyncio
-
-    from bluesky.preprocessors import plan_mutator
-    from bluesky.utils import Msg
-
-    async def caught_up():
-        for _ in range(2000):
-            run = job.runs.open
-            judged = run.verdicts[-1].projections if run is not None and run.verdicts else 0
-            if run is None or run.exit_status or judged >= run.taken["projection"] - ahead:
-                return
-            await asyncio.wait([asyncio.ensure_future(tick())])
-
-    async def tick():
-        ticked = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.01, ticked.set)
-        await ticked.wait()
-
-    def wait_before(msg):
-        if msg.command == "checkpoint":
-            return single(Msg("wait_for", None, [caught_up]), msg), None
-        return None, None
-
-    def single(*messages):
-        response = None
-        for message in messages:
-            response = yield message
-        return response
-
-    return plan_mutator(plan, wait_before)
 
 
 @pytest.fixture
@@ -221,7 +187,18 @@ def undisturbed():
 
 @pytest.mark.parametrize(("victim", "checkpoint_every"), [("rank", 0), ("rank", 3), ("controller", 0)])
 def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
-    run_engine, documents, tomo, job, of, victim, checkpoint_every, killed, tmp_path, undisturbed, monkeypatch
+    run_engine,
+    documents,
+    tomo,
+    job,
+    of,
+    victim,
+    checkpoint_every,
+    killed,
+    tmp_path,
+    undisturbed,
+    monkeypatch,
+    held_back,
 ):
     """With the default settings: steps are taken together where the job is behind, but not to catch up."""
     chosen = {"num": 30, "threshold": 1.0, "axis": 34.8}

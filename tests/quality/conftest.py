@@ -66,7 +66,7 @@ def preview() -> Callable[..., Preview]:
             projections=number if projections is None else projections,
             final=final,
             rows=rows,
-            size=size,
+            shape=(size, size),
             angles_used=tuple(angles),
             pixels=pixels,
         )
@@ -169,7 +169,7 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
                 image_number=number,
                 projections=last,
                 rows=lines.rows,
-                size=SIDE,
+                shape=(SIDE, SIDE),
                 angles_used=tuple(lines.angles[new].tolist()),
                 columns=lines.values.shape[2],
                 lines_first=last - step,

@@ -81,7 +81,7 @@ class Beamline:
                     image_number=number,
                     projections=number,
                     rows=(ROWS[rank],),
-                    size=SIDE,
+                    shape=(SIDE, SIDE),
                     pixels=stack,
                 )
             )

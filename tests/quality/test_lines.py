@@ -26,7 +26,7 @@ def part():
             image_number=last,
             projections=last,
             rows=rows,
-            size=44,
+            shape=(44, 44),
             angles_used=tuple(0.01 * number for number in range(first + 1, last + 1)),
             columns=columns,
             lines_first=first,

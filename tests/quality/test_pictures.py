@@ -46,6 +46,14 @@ def test_empty_image_and_many_rows_can_be_shown():
     assert many.rows == (0, 4, 8)
 
 
+def test_slices_of_another_shape_are_stretched_to_a_square():
+    shown = pixels(draw_picture("run", image(1, [np.outer([1, 2], np.ones(8))])))[0]
+    assert shown.shape == (8, 8)
+    assert (shown[:4] == shown[0, 0]).all()
+    assert (shown[4:] == shown[7, 7]).all()
+    assert shown[0, 0] < shown[7, 7]
+
+
 def test_newest_image_is_drawn_once_per_wish_and_not_too_often():
     now, sent = [0.0], []
     pictures = Pictures(sent.append, clock=lambda: now[0], wall=lambda: 5.0)

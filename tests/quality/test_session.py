@@ -439,7 +439,7 @@ def test_scores_are_in_order_whatever_the_interleaving(data):
             np.random.default_rng([number, rank]).random((1, 11, 11), np.float32) + np.eye(11, dtype=np.float32) * 9
         )
         header = Preview(
-            run_uid="run-1", seq=1, rank=rank, image_number=number, projections=number, rows=(rank,), size=11
+            run_uid="run-1", seq=1, rank=rank, image_number=number, projections=number, rows=(rank,), shape=(11, 11)
         )
         session.accept(msgspec.structs.replace(header, pixels=pixels))
         if data.draw(st.booleans()) and (judged := session.judge()):

@@ -7,7 +7,7 @@ import pytest
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon import Algorithm, Engine, algorithm_names, get_algorithm, reconstruct
+from bluesky_streamrecon.recon import Algorithm, Engine, reconstruct
 from bluesky_streamrecon.recon.algorithms import algorithms
 from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.shear import ShearProjector
@@ -214,12 +214,12 @@ def test_operations_take_any_sinogram_and_give_arrays(projector):
 
 
 def test_algorithms_are_found_by_name():
-    assert set(NAMES) | {"fbp"} <= set(algorithm_names())
-    assert get_algorithm("mlem").__name__ == "MLEM"
+    assert set(NAMES) | {"fbp"} <= set(algorithms.names())
+    assert algorithms.get("mlem").__name__ == "MLEM"
     with pytest.raises(ConfigError, match=r"algorithm: got 'em', expected one of art, fbp, .*mlem, osem"):
-        get_algorithm("em")
+        algorithms.get("em")
     with pytest.raises(ConfigError, match="comes with the package"):
-        algorithms.add("mlem", get_algorithm("mlem"))
+        algorithms.add("mlem", algorithms.get("mlem"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bluesky_streamrecon.recon import algorithm_names, reconstruct
+from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.recon.algorithms import algorithms
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-an-algorithm.md"
 
@@ -23,7 +24,7 @@ def test_algorithm_of_the_how_to_is_under_30_lines_and_converges():
     projections, angles = cylinder()
     names = {"projections": projections, "angles": angles}
     exec(compile(definition + use, str(HOW_TO), "exec"), names)
-    assert "landweber" in algorithm_names()
+    assert "landweber" in algorithms.names()
     disc = names["volume"][0]
     assert abs(disc[20:28, 20:28].mean() - 0.02) < 0.002
     assert abs(disc[:4, :4]).max() < 0.004
@@ -36,7 +37,7 @@ def test_algorithm_of_an_installed_package_is_found_by_its_entry_point(installed
     group = re.search(r'entry-points\."(.*?)"', HOW_TO.read_text())[1]
     source = definition.replace('algorithms.add("landweber", Landweber)', "")
     installed_package(group, "landweber-of-a-package", "package_with_landweber", source, "Landweber")
-    assert "landweber-of-a-package" in algorithm_names()
+    assert "landweber-of-a-package" in algorithms.names()
     projections, angles = cylinder()
     volume = reconstruct(projections, angles, algorithm="landweber-of-a-package", iterations=50, gain=0.9)
     assert abs(volume[0, 20:28, 20:28].mean() - 0.02) < 0.002

@@ -110,7 +110,7 @@ def test_reconstruct_refuses_what_does_not_fit():
 
 def test_importing_the_room_loads_neither_numba_nor_mpi():
     code = (
-        "import sys, bluesky_streamrecon.recon as r; dir(r); r.algorithm_names(); r.get_algorithm('mlem'); "
+        "import sys, bluesky_streamrecon.recon as r; dir(r); r.check_algorithm('mlem', {}); "
         "assert not {'numba', 'mpi4py', 'scipy'} & set(sys.modules), sorted(sys.modules); "
         "r.reconstruct; r.Engine; assert 'mpi4py' not in sys.modules"
     )

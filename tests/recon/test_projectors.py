@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon import get_projector, projector_names, reconstruct
+from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon import shear as shear_module
 from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearProjector, ShearTables, slab_rows
@@ -179,10 +179,10 @@ def test_wrong_shapes_are_refused(kind):
 
 
 def test_projectors_are_found_by_name():
-    assert {"shear", "siddon"} <= set(projector_names())
-    assert get_projector("siddon") is SiddonProjector
+    assert {"shear", "siddon"} <= set(projectors.names())
+    assert projectors.get("siddon") is SiddonProjector
     with pytest.raises(ConfigError, match=r"expected one of .*shear, siddon"):
-        get_projector("joseph")
+        projectors.get("joseph")
 
 
 class Flattening(SiddonProjector):

@@ -179,7 +179,7 @@ class ThreadJob:
     """A job of one rank in a thread of this process."""
 
     def __init__(self, beamline: Beamline) -> None:
-        from bluesky_streamrecon.recon.communicator import SingleCommunicator
+        from bluesky_streamrecon.recon.communicator import Communicator
         from bluesky_streamrecon.recon.job import run_job
 
         self.code: int | None = None
@@ -189,7 +189,7 @@ class ThreadJob:
                 beamline.endpoint.address,
                 beamline.endpoint.job_id,
                 threads=1,
-                communicator=SingleCommunicator(),
+                communicator=Communicator(),
                 link_limit=WAIT_S,
             )
 
@@ -222,7 +222,7 @@ class MpiJob:
         self.process = subprocess.Popen(
             [
                 *(str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(ranks)),
-                *(sys.executable, "-m", "bluesky_streamrecon.recon.job"),
+                *(sys.executable, "-m", "bluesky_streamrecon", "--log-level", "info", "job"),
                 *("--address", beamline.endpoint.address, "--job-id", beamline.endpoint.job_id),
                 *("--threads", "1", "--watch-parent", *arguments),
             ],
@@ -346,12 +346,12 @@ def _reference_mlem(
     scan: Scan, *, window: int, step: int, initial: float, policy: str = "spread", projector: str = "shear"
 ) -> NDArray[np.float64]:
     from bluesky_streamrecon.geometry import TomoGeometry
-    from bluesky_streamrecon.recon import get_projector
+    from bluesky_streamrecon.recon.projector import projectors
 
     rows, columns = scan.shape
     pixels = columns**2
     unit_images = np.eye(pixels, dtype=np.float32).reshape(columns, columns, pixels)
-    matrix = get_projector(projector)(TomoGeometry(columns, scan.axis), scan.angles).forward(unit_images)
+    matrix = projectors.get(projector)(TomoGeometry(columns, scan.axis), scan.angles).forward(unit_images)
     matrix = matrix.reshape(len(scan.angles), columns, pixels).astype(np.float64)
     measured = scan.line_integrals()
     image = np.full((rows, pixels), initial)

@@ -189,7 +189,7 @@ def test_evidence_of_parts_adds_up_to_the_same_axis():
     stack = np.stack([noisy(clean, 1e3, seed) for seed in range(5)], axis=1).astype(np.float32)
     total = np.zeros((5, 32))
     for rows in (slice(0, 2), slice(2, 5), slice(5, 5)):
-        finder = AxisFinder(128)
+        finder = AxisFinder(stack[0, rows].shape[0], 128)
         for projection, angle in zip(stack, angles, strict=True):
             finder.add(projection[rows], float(angle))
         total += finder.evidence()
@@ -228,6 +228,6 @@ def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match=r"expected \(A, rows, columns\)"):
         find_axis(np.zeros((3, 4)), [0, 1, 2])
     with pytest.raises(GeometryError, match="at least 8"):
-        AxisFinder(4)
-    with pytest.raises(GeometryError, match=r"expected \(rows, 64\)"):
-        AxisFinder(64).add(np.zeros((2, 32), np.float32), 0.0)
+        AxisFinder(1, 4)
+    with pytest.raises(GeometryError, match=r"expected \(2, 64\)"):
+        AxisFinder(2, 64).add(np.zeros((2, 32), np.float32), 0.0)

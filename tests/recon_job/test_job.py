@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import h5py
 import numpy as np
 import pytest
 
 from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
-from bluesky_streamrecon.recon.communicator import SingleCommunicator
+from bluesky_streamrecon.recon.analysis import Analysis, Frame, analyses
+from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.job import run_job
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
@@ -101,26 +103,72 @@ def test_unknown_option_is_refused_and_the_job_lives_on(beamline, job, scan, tmp
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
 
 
+of_any_kind = pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+
+
 @dataclass(frozen=True)
 class Broken(Algorithm):
-    """Somebody's own, not finished yet."""
+    """Somebody's own, not finished yet: fails on images of more than so many pixels a side."""
+
+    above: int = 0
+    error: ClassVar[type[BaseException]]
 
     def step(self, problem):
-        raise ZeroDivisionError("not today")
+        if len(problem.image) > self.above:
+            raise self.error("not today")
 
 
-def test_algorithm_that_fails_is_reported_with_its_line_and_the_job_lives_on(
-    beamline, job, scan, tmp_path, monkeypatch
+class BrokenAnalysis(Analysis[Frame]):
+    """Somebody's own, not finished yet."""
+
+    error: ClassVar[type[BaseException]]
+
+    def __init__(self, run, ranks, threads):
+        raise self.error("not today")
+
+    def update(self, frames): ...
+
+    def images(self, rows): ...
+
+
+@of_any_kind
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"algorithm": "broken"}, "algorithm 'broken' failed on a small image: {} (step, line"),
+        ({"analysis": "broken"}, "analysis 'broken' failed when it was opened: {} (__init__, line"),
+    ],
+)
+def test_plugin_that_fails_at_once_is_reported_with_its_line_and_the_job_lives_on(
+    beamline, job, scan, tmp_path, monkeypatch, error, chosen, told
 ):
     monkeypatch.setitem(algorithms._added, "broken", Broken)
-    beamline.open(scan, settings(scan, algorithm="broken"), tmp_path, uid="refused")
+    monkeypatch.setitem(analyses._added, "broken", BrokenAnalysis)
+    monkeypatch.setattr(Broken, "error", error, raising=False)
+    monkeypatch.setattr(BrokenAnalysis, "error", error, raising=False)
+    beamline.open(scan, settings(scan, **chosen), tmp_path, uid="refused")
     beamline.references(scan)
     beamline.projections(scan)
     beamline.endpoint.close_run()
-    text = beamline.wait_for(Problem).text
-    assert "algorithm 'broken' failed on a small image: ZeroDivisionError: not today (step, line" in text
+    assert told.format(f"{error.__name__}: not today") in beamline.wait_for(Problem).text
     beamline.wait_for(RunFinished)
     assert beamline.feed(scan, settings(scan), tmp_path, uid="next").results[0].result is not None
+
+
+@of_any_kind
+def test_plugin_that_fails_later_ends_the_job_with_a_report_of_its_line(
+    beamline, scan, tmp_path, monkeypatch, error, request
+):
+    monkeypatch.setitem(algorithms._added, "broken", Broken)
+    monkeypatch.setattr(Broken, "error", error, raising=False)
+    job = request.getfixturevalue("job")
+    beamline.open(scan, settings(scan, algorithm="broken", options={"above": 8}), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan)
+    problem = beamline.wait_for(Problem)
+    assert problem.where == "reconstruction job"
+    assert f"{error.__name__}: not today (step, line" in problem.text
+    assert job.end() == 1
 
 
 def test_flats_taken_after_the_scan_give_the_same_image(beamline, job, scan, tmp_path):
@@ -302,4 +350,4 @@ def test_job_ends_as_asked(beamline, job):
 def test_job_ends_when_the_beamline_is_not_heard_of_any_more(beamline):
     address, job_id = beamline.endpoint.address, beamline.endpoint.job_id
     beamline.endpoint.close()
-    assert run_job(address, job_id, communicator=SingleCommunicator(), link_limit=1.0) == 1
+    assert run_job(address, job_id, communicator=Communicator(), link_limit=1.0) == 1

@@ -9,11 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
-from bluesky_streamrecon.recon.communicator import SingleCommunicator, neighbours
-from bluesky_streamrecon.recon.output import ResultFile
+from bluesky_streamrecon.recon.communicator import Communicator, neighbours
+from bluesky_streamrecon.recon.output import write_result
 from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
 from bluesky_streamrecon.recon.stepping import step_size
 
@@ -56,27 +55,24 @@ def checkpoint(seq=10):
         run_uid="run-1",
         seq=seq,
         image_number=4,
-        axis=12.5,
-        axis_uncertainty=0.125,
-        angles=np.arange(8.0),
-        image=np.ones((2, 4, 4), np.float32),
-        window=np.full((3, 2, 5), np.nan, np.float32),
-        window_angles=np.array([1.0, 6.0, 7.0]),
-        arrays={"dark": np.zeros((2, 5), np.float32), "dead": np.zeros((2, 5), bool)},
-        counts={"flats": 3, "dead_pixels": 1},
+        projections=8,
+        lost=1,
+        arrays={
+            "dark": np.full((2, 5), np.nan, np.float32),
+            "dead": np.zeros((2, 5), bool),
+            "flats": np.asarray(3),
+        },
     )
 
 
 def test_checkpoint_comes_back_as_it_was(tmp_path):
     CheckpointStore(tmp_path, "job", 0, 1).save(checkpoint())
-    found = CheckpointStore(tmp_path, "job", 0, 1).newest_common(SingleCommunicator())
-    assert (found.run_uid, found.seq, found.image_number, found.axis, found.counts) == (
-        *("run-1", 10, 4, 12.5),
-        {"flats": 3, "dead_pixels": 1},
-    )
-    for name in ("angles", "image", "window", "window_angles"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(checkpoint(), name))
-    assert found.arrays["dead"].dtype == bool
+    found = CheckpointStore(tmp_path, "job", 0, 1).newest_common(Communicator())
+    assert (found.run_uid, found.seq, found.image_number, found.projections, found.lost) == ("run-1", 10, 4, 8, 1)
+    assert found.arrays.keys() == checkpoint().arrays.keys()
+    for name, array in checkpoint().arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+        assert found.arrays[name].dtype == array.dtype
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):
@@ -88,7 +84,7 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class OtherRankHas(SingleCommunicator):
+class OtherRankHas(Communicator):
     """Another rank whose newest checkpoint is an older one."""
 
     def __init__(self, seq):
@@ -112,42 +108,49 @@ def test_damaged_checkpoint_is_as_good_as_none(tmp_path):
     CheckpointStore(tmp_path, "job", 0, 1).save(checkpoint())
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:200])
-    assert CheckpointStore(tmp_path, "job", 0, 1).newest_common(SingleCommunicator()) is None
+    assert CheckpointStore(tmp_path, "job", 0, 1).newest_common(Communicator()) is None
 
 
 def test_checkpoints_of_another_job_or_size_are_not_seen(tmp_path):
     CheckpointStore(tmp_path, "job", 0, 1).save(checkpoint())
-    assert CheckpointStore(tmp_path, "job", 0, 2).newest_common(SingleCommunicator()) is None
-    assert CheckpointStore(tmp_path, "other", 0, 1).newest_common(SingleCommunicator()) is None
+    assert CheckpointStore(tmp_path, "job", 0, 2).newest_common(Communicator()) is None
+    assert CheckpointStore(tmp_path, "other", 0, 1).newest_common(Communicator()) is None
+
+
+def write(path, images, *, shape, datasets, attributes):
+    return write_result(
+        path,
+        Communicator(),
+        partition_rows(shape[0], 1)[0],
+        images,
+        shape=shape,
+        datasets=datasets,
+        attributes=attributes,
+    )
 
 
 def test_result_is_never_seen_half_written(tmp_path):
-    result = ResultFile(tmp_path / "deep" / "recon.h5")
-    image = np.arange(20 * 9, dtype=np.float32).reshape(20, 3, 3)
-    result.create(rows=20, size=3, angles=[0.0, np.pi / 2], attributes={"axis": 1.5})
-    result.write(0, 20, lambda rows: image[list(rows)])
-    assert not result.path.exists()
-    result.finish()
-    with h5py.File(result.path) as file:
+    path = tmp_path / "deep" / "recon.h5"
+    image = np.arange(20 * 12, dtype=np.float32).reshape(20, 3, 4)
+
+    def images(rows):
+        assert not path.exists()
+        return image[list(rows)]
+
+    write(path, images, shape=(20, 3, 4), datasets={"theta": (np.array([0, 90]), "degrees")}, attributes={"axis": 1.5})
+    with h5py.File(path) as file:
         np.testing.assert_array_equal(file["/exchange/data"][:], image)
         np.testing.assert_array_equal(file["/exchange/theta"][:], [0, 90])
-        assert file.attrs["axis"] == 1.5
+        assert (file["/exchange/theta"].attrs["units"], file.attrs["axis"]) == ("degrees", 1.5)
 
 
 def test_result_that_can_not_be_written_says_where_and_what_to_look_at(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/recon\.h5.*writable"):
-        ResultFile(tmp_path / "file" / "recon.h5").create(rows=1, size=3, angles=[], attributes={})
-    good, problem = ResultFile(tmp_path / "file" / "recon.h5").write_together(
-        SingleCommunicator(),
-        partition_rows(1, 1)[0],
-        lambda rows: None,
-        rows=1,
-        size=3,
-        angles=[],
-        attributes={},
+    good, problem = write(
+        tmp_path / "file" / "recon.h5", lambda rows: None, shape=(1, 3, 3), datasets={}, attributes={}
     )
     assert not good
+    assert "file/recon.h5" in problem
     assert "writable" in problem
 
 

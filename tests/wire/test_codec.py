@@ -38,7 +38,7 @@ OPEN = m.OpenRun(
     metadata={"sample": "tooth"},
 )
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
-PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), shape=(4, 4))
 
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
@@ -279,7 +279,9 @@ def test_settings_that_can_not_work_are_refused_on_decoding() -> None:
         decode([bare(**fields)])
 
 
-@pytest.mark.parametrize("change", [{"rows": ()}, {"rows": (1,)}, {"size": 5}, {"size": 0}, {"size": 65536}])
+@pytest.mark.parametrize(
+    "change", [{"rows": ()}, {"rows": (1,)}, {"shape": (4, 5)}, {"shape": (0, 4)}, {"shape": (4, 65536)}]
+)
 def test_preview_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
         decode([*encode(msgspec.structs.replace(PREVIEW, **change)), bytes(128)])

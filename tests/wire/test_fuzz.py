@@ -40,7 +40,7 @@ OPEN = m.OpenRun(
     steering=SteeringSettings(),
 )
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4), dtype="<u2", shape=(4, 8))
-PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), size=4)
+PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), shape=(4, 4))
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
 WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
 PICTURE = Picture(

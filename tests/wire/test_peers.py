@@ -46,7 +46,7 @@ def preview(number: int, pixels: Any = None, *, rows: tuple[int, ...] = (1,), fi
     """Make a preview of image `number` of the first run."""
     pixels = np.zeros((len(rows), 8, 8), np.float32) if pixels is None else pixels
     about = {"run_uid": "run-1", "rank": 0, "image_number": number, "projections": number}
-    return Preview(rows=rows, size=8, pixels=pixels, final=final, **about)
+    return Preview(rows=rows, shape=(8, 8), pixels=pixels, final=final, **about)
 
 
 def talk(hub: Hub, member: Member, link: bytes, now: float) -> None:

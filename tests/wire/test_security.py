@@ -189,7 +189,7 @@ def test_run_goes_through_with_keys_previews_too(
     beamline.close_run()
     wires.take(rank, OpenRun)
     image = wires.frame(3, (8, 8), "<f4")[None]
-    rank.send(Preview(run_uid="run-1", rank=0, image_number=1, projections=1, rows=(2,), size=8, pixels=image))
+    rank.send(Preview(run_uid="run-1", rank=0, image_number=1, projections=1, rows=(2,), shape=(8, 8), pixels=image))
     got = wires.take(controller, Preview, (OpenRun, object))
     assert (got.pixels == image).all()
 

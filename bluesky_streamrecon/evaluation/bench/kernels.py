@@ -71,11 +71,11 @@ def measure_kernels(
     ConfigError
         If an algorithm is unknown, or a number can not work.
     """
-    from bluesky_streamrecon.recon import get_algorithm
+    from bluesky_streamrecon.recon.algorithms import algorithms as registered
 
     check_repeats(repeats)
     for name in algorithms:
-        get_algorithm(name)
+        registered.get(name)
     least = min((slices, *columns, *windows, *threads))
     if least < 1:
         raise ConfigError(f"slices, columns, windows and threads: got {least}, expected at least 1")

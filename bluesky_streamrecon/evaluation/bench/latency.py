@@ -58,10 +58,10 @@ def measure_latency(
     JobError
         If a scan fails.
     """
-    from bluesky_streamrecon.recon import get_algorithm
+    from bluesky_streamrecon.recon.algorithms import algorithms
 
     check_repeats(repeats)
-    get_algorithm(algorithm)
+    algorithms.get(algorithm)
     recon = ReconSettings(axis=(columns - 1) / 2, ranks=ranks, algorithm=algorithm)
     full = recon.window or 0
     if rows < 1 or num < 2 * (full + 1) or not 0 < exposure <= 10:

@@ -89,10 +89,10 @@ def measure_pipeline(
     JobError
         If the job can not be started, or reports a problem.
     """
-    from bluesky_streamrecon.recon import get_algorithm
+    from bluesky_streamrecon.recon.algorithms import algorithms
 
     check_repeats(repeats)
-    get_algorithm(algorithm)
+    algorithms.get(algorithm)
     if threads is None:
         threads = max(1, len(own_cores()) // max(1, ranks))
     recon = ReconSettings(

@@ -45,10 +45,10 @@ def measure_ready(
     JobError
         If a job does not start.
     """
-    from bluesky_streamrecon.recon import get_algorithm
+    from bluesky_streamrecon.recon.algorithms import algorithms
 
     check_repeats(repeats)
-    get_algorithm(algorithm)
+    algorithms.get(algorithm)
     if rows < 1 or columns < 2 or ranks < 1:
         raise ConfigError(f"rows={rows}, columns={columns}, ranks={ranks}: expected at least 1, 2 and 1")
     recon = ReconSettings(algorithm=algorithm, ranks=ranks, axis=(columns - 1) / 2)

@@ -8,10 +8,11 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon.algorithms._checks import at_least_one
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.registry import Registry, made
 
-__all__ = ["Algorithm", "algorithm_names", "algorithms", "get_algorithm", "make_algorithm"]
+__all__ = ["Algorithm", "OrderedSubsets", "algorithms", "make_algorithm"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Algorithm(ABC):
     positive: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:  # noqa: B027 - most have options to check
+        """Refuse options that can not work."""
+
     def passes(self, projections: int) -> int:  # noqa: ARG002
         """Return the number of subsets into which a window of so many projections is cut."""
         return 1
@@ -36,6 +40,27 @@ class Algorithm(ABC):
     @abstractmethod
     def step(self, problem: SlabUpdate) -> None:
         """Improve ``problem.image`` once, in place, from the projections of one pass."""
+
+
+@dataclass(frozen=True)
+class OrderedSubsets(Algorithm):
+    """Base class before another algorithm: a step of that one for each of several subsets of the window in turn.
+
+    Parameters
+    ----------
+    subsets : int, optional
+        Each spread evenly over the half turn; never more than projections.
+    """
+
+    subsets: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one("subsets", self.subsets)
+
+    def passes(self, projections: int) -> int:
+        """Return the number of subsets."""
+        return min(self.subsets, projections)
 
 
 _HERE = "bluesky_streamrecon.recon.algorithms"
@@ -57,22 +82,6 @@ algorithms: Registry[type[Algorithm]] = Registry(
 )
 
 
-def algorithm_names() -> tuple[str, ...]:
-    """Return the names of all algorithms, ours and those of installed packages."""
-    return algorithms.names()
-
-
-def get_algorithm(name: str) -> type[Algorithm]:
-    """Return the algorithm registered as `name`.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name; the message lists those there are.
-    """
-    return algorithms.get(name)
-
-
 def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
     """Return the algorithm `name` with `options` set.
 
@@ -82,7 +91,7 @@ def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
         If the name or an option is unknown, an option has a value that can not work, or what has the name is no
         algorithm.
     """
-    kind: Any = get_algorithm(name)  # of another package, it may be anything
+    kind: Any = algorithms.get(name)  # of another package, it may be anything
     if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
         raise ConfigError(f"algorithm {name!r}: got {kind!r}, expected a subclass of Algorithm")
     known = {field.name: field for field in fields(kind)}

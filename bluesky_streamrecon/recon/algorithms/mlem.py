@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above
-from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.algorithms._checks import number_above
+from bluesky_streamrecon.recon.algorithms.base import Algorithm, OrderedSubsets
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["MLEM", "OSEM"]
@@ -42,7 +42,7 @@ class MLEM(Algorithm):
 
 
 @dataclass(frozen=True)
-class OSEM(MLEM):
+class OSEM(OrderedSubsets, MLEM):
     """OSEM [1]_: an MLEM step for each of several subsets of the window in turn.
 
     Parameters
@@ -58,13 +58,3 @@ class OSEM(MLEM):
     ----------
     .. [1] H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13(4), 601-609, 1994, :doi:`10.1109/42.363108`.
     """
-
-    subsets: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one("subsets", self.subsets)
-
-    def passes(self, projections: int) -> int:
-        """Return the number of subsets."""
-        return min(self.subsets, projections)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bluesky_streamrecon.recon.algorithms._checks import at_least_one, number_above, number_from
-from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.algorithms._checks import number_above, number_from
+from bluesky_streamrecon.recon.algorithms.base import Algorithm, OrderedSubsets
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["HybridPML", "OrderedHybridPML", "OrderedQuadraticPML", "QuadraticPML"]
@@ -79,30 +79,10 @@ class HybridPML(QuadraticPML):
 
 
 @dataclass(frozen=True)
-class OrderedQuadraticPML(QuadraticPML):
+class OrderedQuadraticPML(OrderedSubsets, QuadraticPML):
     """Quadratic PML with a step for each of several subsets of the window in turn."""
-
-    subsets: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one("subsets", self.subsets)
-
-    def passes(self, projections: int) -> int:
-        """Return the number of subsets."""
-        return min(self.subsets, projections)
 
 
 @dataclass(frozen=True)
-class OrderedHybridPML(HybridPML):
+class OrderedHybridPML(OrderedSubsets, HybridPML):
     """Hybrid PML with a step for each of several subsets of the window in turn."""
-
-    subsets: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one("subsets", self.subsets)
-
-    def passes(self, projections: int) -> int:
-        """Return the number of subsets."""
-        return min(self.subsets, projections)

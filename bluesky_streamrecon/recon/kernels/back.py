@@ -116,7 +116,7 @@ def shear_back_update(
     factor, least : float
         See the rules.
     buffer : float32 (8, 17, W)
-        Working memory of this thread; one column is for luck with the cache's sets.
+        Working memory of this thread; one column more than is used spreads it over the cache's sets.
     """
     size = width(lanes)
     angles = offsets.shape[1]

@@ -1,0 +1,377 @@
+"""Tomography as an analysis of frames: preparation, rotation axis, engine. Angles are radians, lengths pixels."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.partition import partition_rows
+from bluesky_streamrecon.recon.algorithms import algorithms
+from bluesky_streamrecon.recon.analysis import Analysis, Frame, Report, explained
+from bluesky_streamrecon.recon.axis import AxisEstimate, AxisFinder, axis_checkpoint, axis_rows
+from bluesky_streamrecon.recon.backends import Choice
+from bluesky_streamrecon.recon.checkpoint import Checkpoint
+from bluesky_streamrecon.recon.communicator import Communicator, Group
+from bluesky_streamrecon.recon.compiling import prepare_backend
+from bluesky_streamrecon.recon.engine import Engine
+from bluesky_streamrecon.recon.output import Attribute
+from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
+from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
+from bluesky_streamrecon.recon.stepping import shown_rows
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
+
+__all__ = ["Tomography", "View"]
+
+log = logging.getLogger(__name__)
+
+_COUNT = "count_"
+_RAW_LIMIT = 2**30
+
+
+@dataclass(slots=True)
+class View(Frame):
+    """A projection that is prepared and not yet in the image.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (rows, columns), or None
+        Line integrals; None where the projection was lost.
+    angle : float
+        Radians.
+    counts : dict of str to int
+        `Tomography.counts` with this projection and without those after it.
+    """
+
+    pixels: NDArray[np.float32] | None
+    angle: float
+    counts: dict[str, int]
+
+
+class Tomography(Analysis[View]):
+    """Slices of a sample that turns in the beam, updated from a window of projections.
+
+    There is no image before the rotation axis is known: a wrong one would have to be taken back, and with it every
+    image and score.
+
+    Parameters
+    ----------
+    run : OpenRun
+        What the run is and which rows this rank has.
+    ranks : Communicator
+        To the other ranks.
+    threads : int
+        That compute.
+
+    Raises
+    ------
+    ConfigError, GeometryError, DeviceError
+        If a setting can not work.
+    """
+
+    def __init__(self, run: OpenRun, ranks: Communicator, threads: int) -> None:
+        recon = run.recon
+        self._run = run
+        self._ranks = ranks
+        self._threads = threads
+        self._columns = run.detector_shape[1]
+        # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
+        self.resumable = not recon.stripe_removal
+        self._raw: list[Item | ItemGone] = []  # projections that came before any flat
+        self._raw_bytes = 0
+        self._preparation = Preparation(
+            run.block.rows, self._columns, values=recon.pixel_values, saturation=_number(run, "saturation")
+        )
+        self._stripes = StripeFilter(recon.window) if recon.stripe_removal else None
+        self.warnings: list[str] = self._preparation.warnings
+        algorithms.get(recon.algorithm)
+        self._axis: AxisEstimate | None = None
+        size = self._geometry().size  # which checks the settings
+        self.shape = (size, size)
+        # Of ranks that share rows one speaks for all.
+        block, rows = run.block, axis_rows(run.detector_shape[0])
+        inside = [row - block.first for row in rows if block.first <= row < block.stop and block.member == 0]
+        self._axis_rows = slice(inside[0], None, rows.step) if inside else slice(0)
+        self._finder = AxisFinder(len(inside), self._columns) if recon.axis is None else None
+        self._warned = False
+        self._saved: Checkpoint | None = None
+        self._engine: Engine | None = None
+        self._group: Group | None = None
+        self._angles: list[float] = []
+        self._counts: dict[str, int] = {}  # with the last projection that is in the image
+        self._doubt = ""
+        shown = [row - run.block.first for row in shown_rows(run)]
+        self._sinograms = PreviewSinograms(shown, self._columns, keep=recon.checkpoint_every > 0 and self.resumable)
+        self._choice = self._compiled()
+        self.device = "; ".join(filter(None, (self._choice.device, self._choice.note)))
+
+    def _compiled(self) -> Choice:
+        """Choose what computes, and have its kernels ready before projections come."""
+        run = self._run
+        projector = run.recon.options.get("projector")
+        by = f" with projector {projector!r}" if projector is not None else ""
+        with explained(f"algorithm {run.recon.algorithm!r}{by} failed on a small image"):
+            choice, seconds = prepare_backend(
+                run.recon,
+                self._geometry(),
+                run.block.rows,
+                planned=run.planned,
+                threads=self._threads,
+                shared=run.block.members > 1,
+                host=self._ranks.host,
+            )
+        if choice.note:
+            log.warning("run %s: %s", run.run_uid, choice.note)
+        log.info("run %s: kernels are ready after %.1f s; %s", run.run_uid, seconds, choice.device)
+        return choice
+
+    def prepare(self, item: Item | ItemGone) -> list[View]:
+        """Return the projections that can be used now, as line integrals.
+
+        Those that come before any flat are held as they are, up to a limit, until flats have come. One that was lost
+        keeps its place, so steps stay the same.
+
+        Raises
+        ------
+        DataError
+            If an item can not be used, and the run can not go on.
+        """
+        if item.kind != "projection":
+            if isinstance(item, Item):
+                self._preparation.add_reference(item.kind, _pixels(item))
+            return []
+        if self._preparation.ready or (isinstance(item, ItemGone) and not self._raw):
+            return [*self._released(), self._view(item)]
+        self._hold(item)
+        return []
+
+    def close(self, closed: CloseRun) -> list[View]:  # noqa: ARG002 - the protocol's signature
+        """Return the projections that were held back.
+
+        Raises
+        ------
+        DataError
+            If flats were needed and none came.
+        """
+        if self._raw and not self._preparation.ready:
+            raise DataError(
+                f"got {len(self._raw)} projections and no flat field, expected at least one; were flats taken? "
+                "(pixel_values='transmission' says that none are needed)"
+            )
+        views = self._released()
+        self._preparation.conclude()
+        return views
+
+    def _hold(self, item: Item | ItemGone) -> None:
+        if isinstance(item, Item):
+            self._raw_bytes += _pixels(item).nbytes
+            if self._raw_bytes > _RAW_LIMIT:
+                raise DataError(
+                    f"{len(self._raw)} projections came before any flat field and take more than {_RAW_LIMIT >> 20} "
+                    "MiB; expected flats before the projections"
+                )
+            item = msgspec.structs.replace(item, pixels=_pixels(item).copy())
+        self._raw.append(item)
+
+    def _released(self) -> list[View]:
+        raw, self._raw = self._raw, []
+        return [self._view(item) for item in raw]
+
+    def _view(self, item: Item | ItemGone) -> View:
+        pixels = self._preparation.prepare(_pixels(item)) if isinstance(item, Item) else None
+        if pixels is not None and self._stripes is not None:
+            pixels = self._stripes.apply(pixels, item.angle)
+        return View(item.seq, pixels, item.angle, dict(self._preparation.counts))
+
+    def begin(self, frames: Sequence[View], closed: bool) -> str:
+        """Find the axis and make the engine, as soon as that can be done."""
+        if self._finder is not None:
+            self._axis = self._find_axis(self._finder, frames, closed)
+            if self._axis is None:
+                return "finding the rotation axis"
+            self._finder = None
+            self._doubt = self._axis.doubt
+            if notice := self._doubt or self._axis.notice(self._columns, self._run.recon.size or self._columns):
+                self.warnings.append(notice)
+        self._make_engine()
+        return ""
+
+    def _find_axis(self, finder: AxisFinder, frames: Sequence[View], closed: bool) -> AxisEstimate | None:
+        """Look for the axis at fixed numbers of projections, until it is known well or no more come.
+
+        An order of angles that covers the half turn early makes it known after about 16 projections, while a scan
+        from one end to the other shows it only near its end.
+        """
+        for view in frames[finder.projections :]:
+            finder.add(None if view.pixels is None else view.pixels[self._axis_rows], view.angle)
+            if axis_checkpoint(finder.projections, self._run.planned):
+                estimate = self._located(finder)
+                if estimate.confident:
+                    return estimate
+                if estimate.reaches_out and not self._warned:
+                    self._warned = True  # while it can be mended; once, for the words change with each view
+                    why = f"{estimate.reaches_out}, so it is not certain, and there is no image"
+                    self.warnings.append(f"rotation axis: {why}; give axis=")
+        return self._located(finder) if closed else None
+
+    def _located(self, finder: AxisFinder) -> AxisEstimate:
+        estimate = finder.locate(self._ranks.sum)
+        log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
+        return estimate
+
+    def update(self, frames: Sequence[View]) -> None:
+        """Take projections into the window, and make the next image from it."""
+        engine = self._running
+        for view in frames:
+            # A projection that was lost, or had no light, says nothing.
+            pixels = self._blank() if view.pixels is None else view.pixels
+            engine.append(pixels, view.angle)
+            self._sinograms.append(pixels, view.angle)
+            self._angles.append(view.angle)
+            self._counts = view.counts
+        engine.update(self._run.recon.iterations)
+
+    def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return slices, shape (len(rows), N, N), 1/pixel."""
+        return self._running.slices(rows)
+
+    def begin_images(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
+        """Ask for slices: a GPU copies them while the next update is made."""
+        return self._running.begin_slices(rows)
+
+    def annotate(self, report: Report) -> Report:
+        """Return a report with the axis; a preview also with the line integrals that none before it had."""
+        report = msgspec.structs.replace(report, axis=self._axis_known())
+        if isinstance(report, Preview):
+            report = msgspec.structs.replace(report, doubt=self._doubt).with_views(self._sinograms.take())
+        return report
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Flats, darks and bad pixels, see `Preparation`."""
+        return dict(self._preparation.counts)
+
+    def datasets(self) -> Mapping[str, tuple[NDArray[np.generic], str]]:
+        """Return the angles used, in order."""
+        return {"theta": (np.rad2deg(np.asarray(self._angles, dtype=np.float64)), "degrees")}
+
+    def attributes(self) -> Mapping[str, Attribute]:
+        """Return algorithm, axis and what computed."""
+        axis = self._axis_known()
+        return {
+            "algorithm": self._run.recon.algorithm,
+            "axis": math.nan if axis is None else axis,
+            "axis_uncertainty": 0.0 if self._axis is None else self._axis.uncertainty,
+            "axis_found": int(self._axis is not None),
+            "device": self._choice.device,
+        }
+
+    def save(self) -> Mapping[str, NDArray[np.generic]]:
+        """Return window, image, axis, and the flats and darks that were used."""
+        engine, estimate = self._running, self._axis
+        window_angles, window = engine.kept()
+        axis = (self._axis_known(), 0.0 if estimate is None else estimate.uncertainty)
+        arrays: dict[str, NDArray[np.generic]] = {
+            **self._preparation.arrays(),
+            **self._sinograms.arrays(),
+            **{f"{_COUNT}{name}": np.asarray(number) for name, number in self._counts.items()},
+            "axis": np.asarray(axis, np.float64),
+            "angles": np.asarray(self._angles),
+            "image": engine.image(),
+            "window": window,
+            "window_angles": window_angles,
+        }
+        if engine.typical is not None:
+            arrays["typical"] = engine.typical
+        return arrays
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from where a job before this one was."""
+        arrays = saved.arrays
+        self._counts = {name.removeprefix(_COUNT): int(arrays[name]) for name in arrays if name.startswith(_COUNT)}
+        self._preparation.restore(arrays, self._counts)
+        self._angles = arrays["angles"].tolist()
+        self._sinograms.restore(arrays, len(self._angles))
+        if self._run.recon.axis is None:
+            axis, uncertainty = (float(value) for value in arrays["axis"])
+            self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
+        self._finder = None
+        self._saved = saved
+
+    def release(self) -> None:
+        """Return memory, threads and channels."""
+        if self._engine is not None:
+            self._engine.close()
+        if self._group is not None:
+            self._group.free()
+        self._engine = self._group = None
+
+    @property
+    def _running(self) -> Engine:
+        assert self._engine is not None  # noqa: S101 - nothing is asked for before `begin`
+        return self._engine
+
+    def _make_engine(self) -> None:
+        recon, block = self._run.recon, self._run.block
+        self._group = self._ranks.group(
+            partition_rows(self._run.detector_shape[0], self._ranks.size, share=recon.share)
+        )
+        engine = Engine(
+            self._geometry(),
+            block.rows,
+            algorithm=recon.algorithm,
+            window=recon.window,
+            window_policy=recon.window_policy,
+            planned=self._run.planned,
+            threads=self._threads,
+            options=recon.options,
+            halo=self._group,
+            reducer=self._group,
+            backend=self._choice.name,
+            host_rank=self._ranks.host[0],
+            sharers=self._ranks.host[1],
+        )
+        self._engine = engine
+        self.asynchronous = engine.asynchronous
+        if (saved := self._saved) is not None:
+            arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
+            for pixels, angle in zip(arrays["window"], arrays["window_angles"], strict=True):
+                engine.append(pixels, float(angle))
+            engine.load(arrays["image"], saved.image_number, saved.projections, typical=arrays.get("typical"))
+            log.info("run %s: goes on after image %d", self._run.run_uid, saved.image_number)
+            self._saved = None
+
+    def _geometry(self) -> TomoGeometry:
+        recon, axis = self._run.recon, self._axis_known()
+        middle = (self._columns - 1) / 2
+        return TomoGeometry(self._columns, middle if axis is None else axis, recon.size or 0, recon.disc)
+
+    def _axis_known(self) -> float | None:
+        return self._run.recon.axis if self._axis is None else self._axis.axis
+
+    def _blank(self) -> NDArray[np.float32]:
+        return np.full((self._run.block.rows, self._columns), np.nan, dtype=np.float32)
+
+
+def _pixels(item: Item) -> NDArray[np.generic]:
+    if item.pixels is None:
+        raise DataError("got no pixels")
+    return item.pixels
+
+
+def _number(run: OpenRun, key: str) -> float | None:
+    text = run.metadata.get(key)
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(f"got metadata {key}={text!r}, expected a number") from error
