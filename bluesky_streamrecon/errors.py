@@ -52,6 +52,10 @@ class DeviceError(StreamReconError, RuntimeError):
     """There is no GPU that can be used, or it failed."""
 
 
+class MotionError(StreamReconError, RuntimeError):
+    """A device is not where it was sent when it should be."""
+
+
 class JobError(StreamReconError, RuntimeError):
     """The reconstruction job could not be started, was lost, or failed."""
 

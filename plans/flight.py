@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -20,8 +21,9 @@ from bluesky.utils import Msg, MsgGenerator, short_uid
 from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
 
 from bluesky_streamrecon.beamline import QualityReached
-from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.errors import DataError, MotionError
 from bluesky_streamrecon.ordering import Sweep
+from bluesky_streamrecon.plans.motion import time_limit
 from bluesky_streamrecon.plans.parts import answer
 
 __all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps"]
@@ -160,7 +162,7 @@ class _Landing:
     """
 
     def __init__(self, statuses: Iterable[Any]) -> None:
-        self._left = {id(status): status for status in statuses}
+        self._left = {id(status): status for status in statuses if status is not None}  # None: only looked at
         self._over = asyncio.Event()
         for status in list(self._left.values()):
             status.add_callback(self._done)  # in the RunEngine's loop, as everything here
@@ -228,13 +230,28 @@ class _Flight:
         for device, value in wanted:
             status = yield from bps.prepare(device, value, group=group)
             statuses.append(status)
-        yield from _Landing(statuses).wait()
+        start, _ = self.pace.ends(self.sweep)
+        seconds, how = yield from answer(partial(time_limit, self.flyers.stage, start), unanswered=(None, ""))
+        yield from self._all_of(statuses, seconds, f"{self.flyers.stage.name} at its run-up, {start:g} degrees{how}")
+
+    def _all_of(self, statuses: Iterable[Any], seconds: float | None, what: str) -> MsgGenerator[None]:
+        """Wait until all are done, but not longer than that."""
+        landing = _Landing(statuses)
+        began = self.clock()
+        while not landing.over:
+            yield from landing.wait(seconds)
+            late = seconds is not None and self.clock() >= began + seconds
+            if late and not landing.over:
+                raise MotionError(f"{self.name}: not ready after {seconds:.0f} s: {what}; do the devices' IOCs answer?")
 
     def _fly(self) -> MsgGenerator[None]:
         """Turn once, and collect what comes."""
         flyers = self.flyers
-        yield from _Landing((yield from bps.kickoff_all(*flyers.writers, flyers.trigger, wait=False))).wait()
-        yield from _Landing((yield from bps.kickoff_all(flyers.stage, wait=False))).wait()
+        patience = self.pace.patience(self.sweep)
+        armed = yield from bps.kickoff_all(*flyers.writers, flyers.trigger, wait=False)
+        yield from self._all_of(armed, patience, "detectors, encoder and trigger armed")
+        turning = yield from bps.kickoff_all(flyers.stage, wait=False)
+        yield from self._all_of(turning, patience, f"{flyers.stage.name} turning")
         self._turning = _Landing((yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)))
         self._seen_at = self.clock()
         yield from self._collect_until(self._turning)
@@ -284,7 +301,8 @@ class _Flight:
         async def counts() -> list[int]:
             return [await writer.get_index() for writer in self.flyers.writers]
 
-        return list((yield from answer(counts)))
+        planned = [self.before + len(self.sweep)] * len(self.flyers.writers)
+        return list((yield from answer(counts, unanswered=planned)))
 
     def _check(self, expected: int | None) -> MsgGenerator[None]:
         counts = yield from self._counts()

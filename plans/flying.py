@@ -21,12 +21,15 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep, make_order
 from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
-from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording, within_limits
+from bluesky_streamrecon.plans.motion import move, rotation_of
+from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 
 __all__ = ["stream_tomo_fly_plan"]
+
+UNKNOWN_EXPOSURE = 0.1  # seconds, where the plan is only looked at
 
 
 @with_image_settings
@@ -153,14 +156,20 @@ def stream_tomo_fly_plan(
     steering.check_planned(len(visiting))
     sweeps = visiting.sweeps()
     grid = (visiting.stop - visiting.start) / len(visiting)
+    rotation = yield from rotation_of(stage)
+    if rotation.degrees != 1.0:
+        raise ConfigError(
+            f"stage {rotation.stage.name}: a unit of it is {rotation.degrees:g} degrees, expected 1: trigger and "
+            "encoder have its angles, too; set its units (EGU), or use stream_tomo_plan"
+        )
     pace = yield from _pace(flyers, sweeps, grid, (velocity, exposure, deadtime), flush_period)
     ends = [end for sweep in sweeps for end in pace.ends(sweep)]
-    yield from within_limits(stage, ends)
+    yield from rotation.within_limits(ends)
     frames = yield from frames.with_words()
     lengthens = recorded is None
     if lengthens:
         try:
-            yield from within_limits(stage, [max(ends) + grid])
+            yield from rotation.within_limits([max(ends) + grid])
         except ConfigError:
             lengthens = False
 
@@ -180,7 +189,7 @@ def stream_tomo_fly_plan(
         def at_rest() -> MsgGenerator[None]:
             yield from come_to_rest(flyers)
             if usual is not None:
-                yield from bps.mv(velocity_of_stage, usual)
+                yield from move(velocity_of_stage, usual)
 
         yield from bpp.finalize_wrapper(fly_sweeps(flown(), flyers, pace), at_rest)
 
@@ -260,13 +269,15 @@ def _pace(
         )
         if signal is None:
             raise ConfigError(f"exposure: {camera.name} has no exposure_time and no driver.acquire_time; give seconds")
-        exposure = yield from answer(signal.get_value)
+        exposure = yield from answer(signal.get_value, unanswered=UNKNOWN_EXPOSURE)
     _check_number("exposure", exposure)
     for writer in (*flyers.detectors, flyers.encoder):
         if getattr(writer, "get_trigger_deadtime", None) is None:
             needs: float | None = None
         else:
-            triggers, needs = yield from answer(writer.get_trigger_deadtime)
+            triggers, needs = yield from answer(
+                writer.get_trigger_deadtime, unanswered=({DetectorTrigger.EXTERNAL_EDGE}, 0.0)
+            )
             if DetectorTrigger.EXTERNAL_EDGE not in triggers:
                 told = ", ".join(sorted(kind.name for kind in triggers))
                 raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
@@ -281,7 +292,7 @@ def _pace(
     closest = min((sweep.step for sweep in sweeps if len(sweep) > 1), default=grid)
     fastest = closest / frame
     limit = getattr(flyers.stage, "max_velocity", None)
-    stage_limit = math.inf if limit is None else (yield from answer(limit.get_value)) or math.inf
+    stage_limit = math.inf if limit is None else (yield from answer(limit.get_value, unanswered=None)) or math.inf
     if velocity is None:
         velocity = min(fastest, grid / exposure, stage_limit)
     _check_number("velocity", velocity)
@@ -295,7 +306,7 @@ def _pace(
             f"velocity: got {velocity:g} degrees per second, expected at most {stage_limit:g}, the stage's"
         )
     ramp_signal = getattr(flyers.stage, "acceleration_time", None)
-    ramp = 0.0 if ramp_signal is None else (yield from answer(ramp_signal.get_value))
+    ramp = 0.0 if ramp_signal is None else (yield from answer(ramp_signal.get_value, unanswered=0.0))
     return Pace(velocity, exposure, min(grid, closest), ramp, flush_period)
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bluesky.utils import Msg, MsgGenerator
 
-from bluesky_streamrecon.angle_units import degrees_per_unit
-from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 
@@ -23,7 +20,6 @@ __all__ = [
     "check_names",
     "connected",
     "over_recording",
-    "within_limits",
 ]
 
 
@@ -79,54 +75,20 @@ def over_recording(order: str, recorded: tuple[float, ...]) -> AngleOrder:
     return AngleOrder(places.name, tuple(angles[int(place)] for place in places), angles[0], angles[-1] + spacing)
 
 
-def within_limits(stage: Any, angles: Collection[float]) -> MsgGenerator[None]:
-    """Have the stage refuse now what it would refuse in the middle of the scan; refuse one that is not in degrees."""
-    yield from _in_degrees(stage)
-    check = getattr(stage, "check_value", None)
-    if check is None:
-        return
-    for angle in (min(angles), max(angles)):
-        failed: Exception | None = None
-        try:
-            yield from answer(partial(check, angle))
-        except UnansweredError:
-            pass
-        except Exception as error:  # noqa: BLE001 - the stage's own kind of error
-            failed = error
-        if failed or not math.isfinite(angle):
-            why = failed or "it is not a finite angle"
-            raise ConfigError(f"angle {angle:g} degrees: {stage.name} can not go there: {why}")
-
-
-def _in_degrees(stage: Any) -> MsgGenerator[None]:
-    """Raise `ConfigError` for a stage whose readback has another unit than degrees: it would go elsewhere."""
-    if not callable(getattr(stage, "describe", None)):
-        return
-    try:
-        keys = yield from answer(stage.describe)
-    except UnansweredError:
-        return
-    hinted = (getattr(stage, "hints", None) or {}).get("fields", ())
-    for key in [name for name in keys if name in hinted] or list(keys):
-        units = keys[key].get("units")
-        try:
-            degrees = degrees_per_unit(units, f"stage {stage.name}, {key}")
-        except DataError as error:
-            raise ConfigError(str(error)) from None
-        if degrees not in (None, 1.0):
-            raise ConfigError(
-                f"stage {stage.name}: {key} is in {str(units).strip()}, expected degrees, as the plan's angles are; "
-                "set its units (EGU), or scan it by a plan of your own in streaming_wrapper"
-            )
-
-
-def answer(call: Callable[[], Any]) -> MsgGenerator[Any]:
+def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
     """Have a device asked something in the RunEngine's loop; its error is raised here.
+
+    Parameters
+    ----------
+    call : callable
+        Returns the answer, or what can be awaited for it.
+    **instead
+        ``unanswered``: returned if the plan is not run by a RunEngine, but only looked at (`summarize_plan`).
 
     Raises
     ------
     UnansweredError
-        If the plan is not run by a RunEngine, but only looked at.
+        If the plan is only looked at, and there is nothing else to return.
     """
     answers: list[Any] = []
     errors: list[Exception] = []
@@ -143,6 +105,8 @@ def answer(call: Callable[[], Any]) -> MsgGenerator[Any]:
         yield Msg("wait_for", None, [ask])
     if errors:
         raise errors[0]
+    if not answers and "unanswered" in instead:
+        return instead["unanswered"]
     if not answers:
         raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")
     return answers[0]

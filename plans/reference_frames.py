@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,15 @@ from typing import Any, get_type_hints
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Movable, Readable
-from bluesky.utils import MsgGenerator
+from bluesky.utils import MsgGenerator, root_ancestor, separate_devices
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans.parts import UnansweredError, answer
+from bluesky_streamrecon.plans.motion import move
+from bluesky_streamrecon.plans.parts import answer
 
-__all__ = ["OWN", "Detectors", "Positioner", "ReferenceFrames", "check_source", "take_frames", "tomogram"]
+__all__ = ["OWN", "Detectors", "Positioner", "ReferenceFrames", "check_source", "find_words", "take_frames", "tomogram"]
+
+logger = logging.getLogger(__name__)
 
 Detectors = Sequence[Readable] | None  # type: ignore[type-arg] # blueapi matches devices by the bare protocol
 Positioner = Movable | None  # type: ignore[type-arg]
@@ -114,8 +118,8 @@ class ReferenceFrames:
         ConfigError
             If the words are not those of the device, or can not be found.
         """
-        shutter = yield from _words("shutter", self.shutter, self.shutter_words, "shutter_words")
-        table = yield from _words("sample_table", self.sample_table, self.table_words, "table_words")
+        shutter = yield from find_words("shutter", self.shutter, self.shutter_words, "shutter_words")
+        table = yield from find_words("sample_table", self.sample_table, self.table_words, "table_words")
         return replace(self, shutter_words=shutter, table_words=table)
 
     def told(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class ReferenceFrames:
     @staticmethod
     def _move(device: Any, words: Sequence[Word] | None, place: int) -> MsgGenerator[None]:
         if device is not None and words is not None:
-            yield from bps.mv(device, words[place])
+            yield from move(device, words[place])
 
 
 def take_frames(detectors: Sequence[Any], stream: str, num: int) -> Generator[Any, Any, None]:
@@ -203,10 +207,32 @@ def tomogram(
         yield from frames.take(detectors)
         if projections is not None:
             yield from frames.sample_in()
-            yield from bpp.stage_wrapper(projections, staged)
+            yield from _staged(projections, staged)
 
     uid: str | None = yield from bpp.finalize_wrapper(bpp.run_wrapper(run(), md=dict(md)), frames.clean_up)
     return uid
+
+
+def _staged(plan: MsgGenerator[None], devices: Sequence[Any]) -> MsgGenerator[None]:
+    """Run a plan with devices that are staged; where it fails, a device that can not be unstaged does not hide why."""
+    devices = separate_devices([root_ancestor(device) for device in devices])
+
+    def undo(*, failed: bool) -> MsgGenerator[None]:
+        for device in reversed(devices):
+            try:
+                yield from bps.unstage(device, wait=True)
+            except Exception as error:
+                if not failed:
+                    raise
+                logger.error("%s could not be unstaged: %s", device.name, error)
+
+    def body() -> MsgGenerator[None]:
+        yield from bps.stage_all(*devices)
+        yield from plan
+
+    yield from bpp.contingency_wrapper(
+        body(), except_plan=lambda _: undo(failed=True), else_plan=lambda: undo(failed=False)
+    )
 
 
 def check_source(pixel_values: str, references: str | None, otherwise: str) -> None:
@@ -235,17 +261,16 @@ def _check_count(name: str, value: object) -> None:
         raise ConfigError(f"{name}: got {value!r}, expected an integer of 0 or more")
 
 
-def _words(role: str, device: Any, given: Sequence[Word] | None, option: str) -> MsgGenerator[Sequence[Word] | None]:
-    """Find what a device is set to for its two positions; the words of an enum count in whatever case they are."""
+def find_words(
+    role: str, device: Any, given: Sequence[Word] | None, option: str
+) -> MsgGenerator[Sequence[Word] | None]:
+    """Return what a device is set to for its two positions; the words of an enum count in whatever case they are."""
     if device is None:
         return None
     if given is not None and (isinstance(given, str) or len(given) != 2 or given[0] == given[1]):
         usual = tuple(names[0] for names in ROLES[role])
         raise ConfigError(f"{option}: got {given!r}, expected two that differ, such as {usual}")
-    try:
-        known = yield from answer(partial(_choices, device))
-    except UnansweredError:  # the plan is only looked at
-        known = []
+    known = yield from answer(partial(_choices, device), unanswered=[])
     wanted = ROLES[role] if given is None else tuple((each,) for each in given)
     found = [pair for choices in known if (pair := _matching(choices, wanted)) is not None]
     numbers = given is not None and not any(isinstance(each, str) for each in given)
@@ -263,9 +288,7 @@ def _words(role: str, device: Any, given: Sequence[Word] | None, option: str) ->
     if check is not None:
         for word in words:
             try:
-                yield from answer(partial(check, word))
-            except UnansweredError:
-                pass
+                yield from answer(partial(check, word), unanswered=None)
             except Exception as error:
                 raise ConfigError(f"{role} {device.name}: can not be set to {word!r} ({option}): {error}") from error
     return words

@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 from bluesky.run_engine import WaitForTimeoutError
-from bluesky.utils import Msg, MsgGenerator, ensure_generator
+from bluesky.utils import Msg
 
 from bluesky_streamrecon.beamline import (
     BLOCK,
-    QualityReached,
     QualitySuspender,
     ReconJob,
     RunRecord,
     SuspendMode,
 )
+from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -34,13 +34,12 @@ __all__ = ["Compose", "StreamSession", "settle"]
 logger = logging.getLogger(__name__)
 
 Compose = Callable[[RunRecord], Any]
-Steps = Generator[Msg, Any, Any]
 RANKS_TOLD = 4  # whose ledgers stand in the stop document if they do not add up
 PROBLEMS_TOLD = 4  # in the stop document; all are in the record
 EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
 
 
-class StreamSession:
+class StreamSession(EarlyEnding):
     """Streams the runs of one plan to a job, and ends the plan when the image is good enough.
 
     Parameters
@@ -84,10 +83,7 @@ class StreamSession:
         signals_in: str = "primary",
     ) -> None:
         self.job = job
-        self.suspender = QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached)
-        self.run_uid: str | None = None
-        self.reached: QualityReached | None = None
-        self.shielded = False
+        super().__init__(QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached))
         self._detector, self._angle = _name(detector), _name(angle)
         self._devices = [] if isinstance(detector, str | None) else [detector]  # of which one may be the detector
         self._references = references
@@ -97,64 +93,15 @@ class StreamSession:
         self._compose = compose
         self._lengthens = lengthens
         self._signals_in = signals_in
-        self._run_key: object = None
-        self._open = False
-        self._rewindable = True  # what the plan wants
-        self._bundle: str | None = None
         self._read: list[Any] = []  # in the open bundle
         self._triggered: dict[object, list[Any]] = {}  # statuses, by group
-
-    def drive(self, plan: MsgGenerator[Any]) -> Steps:
-        """Run a plan to its end, or to where it is good enough, and give what it returns."""
-        inner = ensure_generator(plan)
-        response: Any = None
-        error: Exception | None = None
-        while True:
-            try:
-                msg = inner.throw(error) if error is not None else inner.send(response)
-            except StopIteration as stop:
-                return stop.value
-            error, response = None, None
-            try:
-                response = yield from self._handle(msg)
-            except GeneratorExit:
-                inner.close()
-                raise
-            except QualityReached as reached:
-                self.reached = self.reached or reached
-                if self.suspender.mode == "at-once" and self._rewindable and not self.shielded:
-                    self._bundle = None  # the RunEngine has rewound, and dropped it
-                error = reached
-            except Exception as raised:  # noqa: BLE001 - the plan is to handle it
-                error = raised
-
-    def release(self) -> Steps:
-        """Restore the RunEngine's rewindable state."""
-        if self.shielded:
-            self.shielded = False
-            yield Msg("rewindable", None, True)
-
-    def abandon(self) -> None:
-        """Clean up where no message can be sent any more: the RunEngine was halted."""
-        RE = self.suspender.RE
-        if RE is not None:
-            if self.shielded:
-                RE.rewindable = True
-            RE.remove_suspender(self.suspender)
 
     # ------------------------------------------------------------------------------------- messages
 
     def _handle(self, msg: Msg) -> Steps:
         if msg.command == "stage":
             self._devices.append(msg.obj)
-        if msg.command == "open_run" and not self._open:
-            return (yield from self._open_run(msg))
-        if msg.command == "rewindable" and msg.args and msg.args[0] is not None:
-            self._rewindable = bool(msg.args[0])
-        handler = getattr(self, f"_on_{msg.command}", None)
-        if handler is None or not self._open or msg.run != self._run_key:
-            return (yield msg)
-        return (yield from handler(msg))
+        return (yield from super()._handle(msg))
 
     def _open_run(self, msg: Msg) -> Steps:
         planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
@@ -183,32 +130,12 @@ class StreamSession:
             counts = {"flats": len(found.flats), "darks": len(found.darks)}
             block["references"] = {"uid": found.uid, "age": time.time() - found.time, **counts}
         self.job.prepare_run(self.recon, self.steering, block["recon_uid"], lengthens=self._lengthens)
-        self.run_uid = yield msg._replace(kwargs={**msg.kwargs, BLOCK: block})
-        # Where the plan is only looked at (`summarize_plan`, `check_limits`), nothing is answered and nothing happens.
-        self._run_key, self._open = msg.run, self.run_uid is not None
+        yield from super()._open_run(msg._replace(kwargs={**msg.kwargs, BLOCK: block}))
+        self._triggered = {}
         if found is not None and self._open:
             for name, doc in reference_documents(found, str(self.run_uid), str(self._detector)):
                 self.job.publisher(name, doc)
-        self._bundle, self._triggered = None, {}
         return self.run_uid
-
-    def _on_checkpoint(self, msg: Msg) -> Steps:
-        yield from self.release()
-        yield from self._steering_events()
-        if self.suspender.armed and self.reached is None:
-            raise self.suspender.reached()
-        return (yield msg)
-
-    def _on_collect(self, msg: Msg) -> Steps:
-        """End a fly scan where its frames are collected: while it flies, it has no checkpoint."""
-        response = yield msg
-        yield from self._steering_events()
-        if self.suspender.armed:
-            reached = self.suspender.reached()
-            if self.reached is None:
-                raise reached
-            self.reached = reached  # now with the frames that have come since
-        return response
 
     def _on_trigger(self, msg: Msg) -> Steps:
         """Shield an exposure from being rewound: its frame is in the file, and taken again it would be there twice."""
@@ -236,9 +163,8 @@ class StreamSession:
         return (yield msg)
 
     def _on_create(self, msg: Msg) -> Steps:
-        self._bundle = msg.kwargs.get("name") or (msg.args[0] if msg.args else "")
         self._read = []
-        return (yield msg)
+        return (yield from super()._on_create(msg))
 
     def _on_read(self, msg: Msg) -> Steps:
         response = yield msg
@@ -265,32 +191,17 @@ class StreamSession:
                 reading = yield Msg("read", self.job, run=self._run_key)
                 if self._rewinds:
                     break
-        self._bundle = None
-        response = yield msg
-        yield from self.release()
-        return response
-
-    def _on_drop(self, msg: Msg) -> Steps:
-        if self._bundle is None:
-            return None
-        self._bundle = None
-        response = yield msg
-        yield from self.release()
-        return response
+        return (yield from super()._on_save(msg))
 
     def _on_close_run(self, msg: Msg) -> Steps:
-        exit_status = "success" if self.reached else msg.kwargs.get("exit_status") or "success"
-        reason = self.reached.reason if self.reached else msg.kwargs.get("reason")
+        exit_status, reason = self._outcome(msg)
         job = self.job
         streamed = job.publisher.end(exit_status, reason or "")
         if exit_status == "success":
-            if self._bundle is not None:
-                yield Msg("drop", run=self._run_key)
-                self._bundle = None
-            yield from self.release()
+            yield from self._drop_what_is_open()
             if streamed:
                 yield from self._until(job.runs.finished)
-            yield from self._steering_events()
+            yield from self._between()
             reason = self._reason(reason)
         elif streamed:
             # Nobody waits for the job any more: this is how far it was when the run ended.
@@ -310,7 +221,7 @@ class StreamSession:
         """A pause takes the plan back to its last checkpoint."""
         return self._rewindable and not self.shielded
 
-    def _steering_events(self) -> Steps:
+    def _between(self) -> Steps:
         if self._bundle is not None or not self._open:
             return
         for decision in self.job.runs.take_decisions():

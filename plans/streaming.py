@@ -11,9 +11,10 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import QualityReached, ReconJob, SuspendMode
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
+from bluesky_streamrecon.plans.early_stop import Steps
 from bluesky_streamrecon.plans.parts import check_analysis
 from bluesky_streamrecon.plans.reference_frames import check_source
-from bluesky_streamrecon.plans.session import Compose, Steps, StreamSession, settle
+from bluesky_streamrecon.plans.session import Compose, StreamSession, settle
 from bluesky_streamrecon.settings import TOMOGRAPHY, PixelValues, ReconSettings, SteeringSettings
 
 __all__ = ["streaming_wrapper"]

@@ -15,7 +15,9 @@ from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
-from bluesky_streamrecon.plans.parts import about, check_names, connected, over_recording, within_limits
+from bluesky_streamrecon.plans.device_check import judge_detector
+from bluesky_streamrecon.plans.motion import Rotation, rotation_of
+from bluesky_streamrecon.plans.parts import about, check_names, connected, over_recording
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
@@ -61,7 +63,7 @@ def stream_tomo_plan(
         The first one's frames are reconstructed. Without `detectors` and `stage`, those of the beamline in use
         (`use_beamline`), a simulated one by default, with its shutter and table.
     stage : device, optional
-        Rotation stage; degrees.
+        Rotation stage; angles are converted to the unit that its readback has.
     num : int, optional
         Angles.
     start : float, optional
@@ -87,6 +89,8 @@ def stream_tomo_plan(
     ------
     ConfigError
         If an argument can not work, or an angle is outside the stage's limits.
+    MotionError
+        If stage, shutter or table are not where they should be in time.
 
     Examples
     --------
@@ -116,13 +120,15 @@ def stream_tomo_plan(
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
     steering.check_planned(len(visiting))
-    yield from within_limits(stage, visiting)
+    yield from judge_detector(devices[0])
+    rotation = yield from rotation_of(stage)
+    yield from rotation.within_limits(visiting)
     frames = yield from frames.with_words()
-    more = _more_between(visiting, stage, job) if recorded is None else _no_more
+    more = _more_between(visiting, rotation, job) if recorded is None else _no_more
 
     def take(angle: float) -> MsgGenerator[None]:
         yield from bps.checkpoint()
-        yield from bps.mv(stage, angle)
+        yield from rotation.to(angle)
         yield from bps.trigger_and_read([*devices, stage])
 
     def projections() -> MsgGenerator[None]:
@@ -164,7 +170,7 @@ def _no_more(take: TakeOne) -> MsgGenerator[None]:  # noqa: ARG001 - as _more_be
     yield from ()
 
 
-def _more_between(order: AngleOrder, stage: Any, job: ReconJob) -> Callable[[TakeOne], MsgGenerator[None]]:
+def _more_between(order: AngleOrder, rotation: Rotation, job: ReconJob) -> Callable[[TakeOne], MsgGenerator[None]]:
     """Make a plan that takes projections between the planned ones, as long as people want more."""
 
     def more(take: TakeOne) -> MsgGenerator[None]:
@@ -172,7 +178,7 @@ def _more_between(order: AngleOrder, stage: Any, job: ReconJob) -> Callable[[Tak
             if not job.runs.more_wanted(number):
                 return
             try:
-                yield from within_limits(stage, (angle,))
+                yield from rotation.within_limits((angle,))
             except ConfigError as error:
                 job.runs.no_more(f"the run can not be extended any further: {error}")
                 return

@@ -162,6 +162,10 @@ class QualitySuspender(_SignalSuspender):
         because a suspension would fail the run.
     reached : callable, optional
         Makes the exception when it is needed.
+    when : callable, optional
+        Whether a value of the signal says so; by default whether it is true.
+    once_is_enough : bool, optional
+        A signal that has said so counts, whatever it says later.
 
     Raises
     ------
@@ -175,12 +179,15 @@ class QualitySuspender(_SignalSuspender):
         *,
         mode: SuspendMode = "after-projection",
         reached: Callable[[], QualityReached] = QualityReached,
+        when: Callable[[Any], bool] = bool,
+        once_is_enough: bool = False,
     ) -> None:
         if mode not in ("after-projection", "at-once"):
             raise ConfigError(f"suspender mode: got {mode!r}, expected 'after-projection' or 'at-once'")
         super().__init__(signal, "the image is good enough")
         self.mode: SuspendMode = mode
         self._reached = reached
+        self._when, self._once_is_enough = when, once_is_enough
         self._fired = False
         self._in_run = False
         self._token: int | None = None
@@ -208,7 +215,7 @@ class QualitySuspender(_SignalSuspender):
         super().remove()
 
     def _update(self, RE: RunEngine, value: Any) -> None:
-        self._tripped = bool(value)
+        self._tripped = bool(self._when(value)) or (self._once_is_enough and bool(self._tripped))
         if self._tripped:
             self._fire(RE)
 

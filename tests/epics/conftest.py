@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,15 +36,17 @@ def _free_port() -> int:
             return int(tcp.getsockname()[1])
 
 
+# An IOC each: of those that listen at one address, only the last would get what clients search for.
+ADDRESSES = [f"127.0.0.{number}" for number in range(1, 4)]
+
 # Channel Access looks at loopback alone; libca reads this once in a process, when ophyd is imported.
 # It starts a repeater, which would outlive the tests, unless somebody has the repeater's port.
 _repeater = socket.socket(type=socket.SOCK_DGRAM)
 _repeater.bind(("127.0.0.1", 0))
 os.environ |= {
-    "EPICS_CA_ADDR_LIST": "127.0.0.1",
+    "EPICS_CA_ADDR_LIST": " ".join(ADDRESSES),
     "EPICS_CA_AUTO_ADDR_LIST": "NO",
     "EPICS_CA_SERVER_PORT": str(_free_port()),
-    "EPICS_CAS_INTF_ADDR_LIST": "127.0.0.1",
     "EPICS_CA_REPEATER_PORT": str(_repeater.getsockname()[1]),
 }
 
@@ -60,18 +63,29 @@ class Ioc:
     """A soft IOC that can be killed and started again."""
 
     directory: Path
+    address: str
     options: tuple[str, ...] = ()
     prefix: str = field(default_factory=lambda: f"T{os.urandom(4).hex()}:")
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> Ioc:
         """Start it, and wait until it answers."""
-        command = [sys.executable, str(HERE / "ioc.py"), self.prefix, str(self.directory), *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(HERE / "ioc.py"), self.prefix, self.address, str(self.directory)]
+        self.process = subprocess.Popen([*command, *self.options], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         while (line := self.process.stdout.readline()) != "ready\n":
             assert line, f"the IOC ended with {self.process.wait(BOUND)}"
         return self
+
+    def put(self, name: str, value: Any) -> None:
+        """Set one of its PVs, from outside."""
+        from caproto.sync.client import write
+
+        write(self.prefix + name, value, notify=True, repeater=False, timeout=BOUND)
+
+    def killed_after(self, seconds: float) -> threading.Timer:
+        """Return a timer that kills it."""
+        return threading.Timer(seconds, self.kill)
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
@@ -87,7 +101,7 @@ def start_ioc(tmp_path: Path) -> Iterator[Callable[..., Ioc]]:
     started: list[Ioc] = []
 
     def start(*options: str) -> Ioc:
-        started.append(Ioc(tmp_path, options))
+        started.append(Ioc(tmp_path, ADDRESSES[len(started)], options))
         return started[-1].start()
 
     yield start

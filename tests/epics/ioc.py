@@ -1,9 +1,9 @@
 """A soft IOC of a tomography beamline on loopback: a motor record, shutter, sample table, and a small areaDetector.
 
-Run as a program: ``python ioc.py PREFIX DIRECTORY [--no-swmr]``; it prints ``ready`` when it answers. The detector's
-frames are projections of discs at the angle that the motor has, flats where the table is out, darks where the shutter
-is closed. ``PREFIXfault`` set to ``stall`` has the motor stand still. PVs that nobody has described are made when a
-client asks for them, so that classic ophyd finds every record of an areaDetector that it knows.
+Run as a program: ``python ioc.py PREFIX ADDRESS DIRECTORY [--no-swmr]``; it prints ``ready`` when it answers. The
+detector's frames are projections of discs at the angle that the motor has, flats where the table is out, darks where
+the shutter is closed. ``PREFIXfault`` set to ``stall`` has the motor stand still. PVs that nobody has described are
+made when a client asks for them, so that classic ophyd finds every record of an areaDetector that it knows.
 
 It shows that protocols, types, files and put completion fit; it shows nothing about the timing of real hardware.
 """
@@ -285,6 +285,7 @@ def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("prefix")
+    parser.add_argument("address")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--no-swmr", action="store_true")
     given = parser.parse_args()
@@ -301,7 +302,7 @@ def main() -> None:
         await detector.begin()
         print("ready", flush=True)
 
-    run(detector.records, interfaces=["127.0.0.1"], startup_hook=started)
+    run(detector.records, interfaces=[given.address], startup_hook=started)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,277 @@
+"""`check_devices_plan`: try each device of a tomogram before the first scan, and say what does not work and why.
+
+Nothing is moved and no run is opened; each detector is armed and takes one exposure. Angles are degrees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.protocols import WritesStreamAssets
+from bluesky.utils import FailedStatus, MsgGenerator
+
+from bluesky_streamrecon.beamline.documents import StreamDocuments
+from bluesky_streamrecon.beamline.frames import FrameFile
+from bluesky_streamrecon.data_keys import frame_layout
+from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.plans.defaults import devices_in_use
+from bluesky_streamrecon.plans.motion import rotation_of
+from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, find_words
+
+__all__ = ["CheckedDevice", "check_devices_plan", "judge_detector"]
+
+CONNECT_SECONDS = 10.0
+EXPOSURE_SECONDS = 30.0  # for arming and one exposure
+READ_SECONDS = 5.0  # for a frame to be readable while the detector is armed
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDevice:
+    """What became of one check.
+
+    Parameters
+    ----------
+    name : str
+        Role and name of the device.
+    status : {"OK", "ERROR"}
+        Whether it works.
+    hint : str
+        What was found and, if it does not work, what to do.
+    """
+
+    name: str
+    status: Literal["OK", "ERROR"]
+    hint: str
+
+
+def check_devices_plan(
+    detectors: Detectors = None,
+    stage: Positioner = None,
+    *,
+    start: float = 0.0,
+    stop: float = 180.0,
+    shutter: Positioner = None,
+    sample_table: Positioner = None,
+    show: Callable[[str], object] | None = print,
+) -> MsgGenerator[list[CheckedDevice]]:
+    """Try the devices of a tomogram: connected, read back, units, limits, words, and one exposure of each detector.
+
+    Nothing moves, and the shutter stays as it is.
+
+    Parameters
+    ----------
+    detectors : device or sequence of devices, optional
+        As for `stream_tomo_plan`; without `detectors` and `stage`, those of the beamline in use.
+    stage : device, optional
+        Rotation stage.
+    start : float, optional
+        First angle that is wanted, degrees.
+    stop : float, optional
+        Last angle that is wanted, degrees.
+    shutter : device, optional
+        That of the beamline in use by default.
+    sample_table : device, optional
+        That of the beamline in use by default.
+    show : callable, optional
+        Called with a line per check as soon as it is known.
+
+    Returns
+    -------
+    list of CheckedDevice
+        In the order in which they were tried.
+
+    Examples
+    --------
+    At the prompt: ``RE(check_devices_plan([camera], rotation, shutter=shutter, sample_table=table))``.
+    """
+    devices, stage, _, around = devices_in_use(detectors, stage)
+    shutter = shutter if shutter is not None else getattr(around, "shutter", None)
+    table = sample_table if sample_table is not None else getattr(around, "table", None)
+    found: list[CheckedDevice] = []
+
+    def tried(role: str, device: Any, check: Generator[Any, Any, str]) -> MsgGenerator[None]:
+        name = f"{role} {getattr(device, 'name', device)}"
+        try:
+            yield from answer(partial(_connected, device), unanswered=None)
+            item = CheckedDevice(name, "OK", (yield from check))
+        except FailedStatus as failed:
+            item = CheckedDevice(name, "ERROR", _text(failed.args[0].exception() if failed.args else failed))
+        except Exception as error:  # noqa: BLE001 - a device of anybody's: what it raises is what was to be found
+            item = CheckedDevice(name, "ERROR", _text(error))
+        found.append(item)
+        if show is not None:
+            show(f"{item.status:>7}  {item.name}: {item.hint}")
+
+    yield from tried("stage", stage, _stage(stage, (start, stop)))
+    for role, device in (("shutter", shutter), ("sample_table", table)):
+        if device is not None:
+            yield from tried(role, device, _words(role, device))
+    for detector in devices:
+        yield from tried("detector", detector, _exposure(detector))
+    return found
+
+
+def judge_detector(detector: Any) -> MsgGenerator[None]:
+    """Plan stub: refuse a detector now whose own description says that its frames can not be reconstructed.
+
+    Raises
+    ------
+    ConfigError
+        If it says so; most detectors describe their frames only when they are armed.
+    """
+    if hasattr(detector, "collect_asset_docs") and not isinstance(detector, WritesStreamAssets):
+        # Its documents are of classic ophyd: what makes stream ones of them is not to be imported within the scan.
+        await_import = partial(asyncio.to_thread, importlib.import_module, "bluesky_tiled_plugins.writing.tiled_writer")
+        yield from answer(await_import, unanswered=None)
+    if not callable(getattr(detector, "describe", None)):
+        return
+    try:
+        keys = yield from answer(detector.describe, unanswered={})
+    except Exception:  # noqa: BLE001 - not armed
+        return
+    for key, about in keys.items():
+        if len(about.get("shape") or ()) >= 2:
+            try:
+                frame_layout({"name": "primary", "data_keys": keys, "configuration": {}}, key)
+            except DataError as error:
+                raise ConfigError(f"detector {detector.name}: {error}") from None
+    if keys and not hasattr(detector, "collect_asset_docs") and not _images(keys):
+        raise ConfigError(
+            f"detector {detector.name}: no image among its data keys {', '.join(map(repr, keys))}; expected one with "
+            "two or three dimensions"
+        )
+
+
+def _images(keys: Mapping[str, Any]) -> list[str]:
+    return [key for key, about in keys.items() if len(about.get("shape") or ()) >= 2]
+
+
+async def _connected(device: Any) -> None:
+    if inspect.iscoroutinefunction(getattr(device, "connect", None)):
+        await device.connect(timeout=CONNECT_SECONDS)
+    elif callable(getattr(device, "wait_for_connection", None)):
+        await asyncio.to_thread(device.wait_for_connection, timeout=CONNECT_SECONDS)
+
+
+def _stage(stage: Any, angles: tuple[float, float]) -> Generator[Any, Any, str]:
+    reading = yield from answer(stage.read, unanswered={})
+    rotation = yield from rotation_of(stage)
+    yield from rotation.within_limits(angles)
+    hinted = (getattr(stage, "hints", None) or {}).get("fields", ())
+    values = [each["value"] for key, each in reading.items() if key in hinted] or [
+        each["value"] for each in reading.values()
+    ]
+    if not values or not isinstance(values[0], int | float) or not math.isfinite(values[0]):
+        raise DataError(f"reads back {values[:1] or 'nothing'}, expected a finite number; is its readback hinted?")
+    unit = "in degrees" if rotation.degrees == 1.0 else f"a unit is {rotation.degrees:g} degrees"
+    at = values[0] * rotation.degrees
+    slow = "" if getattr(stage, "velocity", None) is not None else "; has no velocity: moves may take 5 min"
+    return f"is at {at:.4g} degrees ({unit}), may go from {angles[0]:g} to {angles[1]:g}{slow}"
+
+
+def _words(role: str, device: Any) -> Generator[Any, Any, str]:
+    words = yield from find_words(role, device, None, f"{'table' if role != 'shutter' else role}_words")
+    return f"is set to {' and '.join(repr(getattr(word, 'value', word)) for word in words or ())}"
+
+
+def _exposure(detector: Any) -> Generator[Any, Any, str]:
+    """Arm a detector, take one exposure, and look at what it says of it and where it is."""
+    said: list[str] = []
+
+    def look() -> MsgGenerator[None]:
+        yield from bps.trigger(detector, group="check", wait=False)
+        yield from bps.wait("check", timeout=EXPOSURE_SECONDS)
+        keys = yield from answer(detector.describe, unanswered={})
+        reading = yield from answer(detector.read, unanswered={})
+        documents = yield from answer(partial(_asset_documents, detector), unanswered=[])
+        said.append((yield from answer(partial(_frames, detector, keys, reading, documents), unanswered="")))
+
+    yield from bpp.stage_wrapper(look(), [detector])
+    return "; ".join(said)
+
+
+async def _asset_documents(detector: Any) -> list[tuple[str, dict[str, Any]]]:
+    if not hasattr(detector, "collect_asset_docs"):
+        return []
+    documents = detector.collect_asset_docs()
+    if hasattr(documents, "__aiter__"):
+        return [each async for each in documents]
+    return list(documents)
+
+
+async def _frames(
+    detector: Any, keys: dict[str, Any], reading: dict[str, Any], documents: Iterable[tuple[str, dict[str, Any]]]
+) -> str:
+    """Say of each image where it is and whether it can be read now."""
+    images = _images(keys)
+    if not images:
+        raise DataError(
+            f"no image among its data keys {sorted(keys)}; expected one with two or three dimensions; is its file "
+            "plugin among those that are read?"
+        )
+    descriptor = {"uid": "check", "name": "check", "data_keys": keys, "object_keys": {detector.name: list(keys)}}
+    said = []
+    files = _files(descriptor, reading, documents)
+    for key in images:
+        layout = frame_layout(descriptor, key)
+        shape = f"{key}: {layout.rows} x {layout.columns} {keys[key].get('dtype_numpy', '(type not told)')}"
+        if not keys[key].get("external"):
+            said.append(f"{shape}, in the event")
+            continue
+        if key not in files:
+            raise DataError(f"{key}: is in a file, and no document says which; does the detector write while armed?")
+        file, mimetype, index = files[key]
+        try:
+            first = index * layout.exposures
+            pixels = await asyncio.to_thread(file.read, first, first + layout.exposures, patience=READ_SECONDS)
+        except DataError as error:
+            raise DataError(
+                f"{shape}, {mimetype}: can not be read here while the detector is armed, so that the scan can not be "
+                f"steered: {error}"
+            ) from error
+        said.append(f"{shape}, {mimetype}, read here as {pixels.dtype}, from {file.where}")
+    return "; ".join(said)
+
+
+def _files(
+    descriptor: dict[str, Any], reading: dict[str, Any], documents: Iterable[tuple[str, dict[str, Any]]]
+) -> dict[str, tuple[FrameFile, str, int]]:
+    """Return file, mimetype and index of the last frame, by data key."""
+    resources: dict[str, Any] = {}
+    indices: dict[str, int] = {}
+
+    def take(name: str, doc: Any) -> None:
+        if name == "stream_resource":
+            resources[doc["uid"]] = doc
+        elif name == "stream_datum":
+            indices[doc["stream_resource"]] = doc["indices"]["stop"] - 1
+
+    stream = StreamDocuments(take)
+    stream("descriptor", {**descriptor, "run_start": "check", "time": 0.0, "configuration": {}, "hints": {}})
+    for name, doc in documents:
+        stream(name, {**doc, "descriptor": "check"} if name == "stream_datum" else doc)
+    values = {key: each["value"] for key, each in reading.items()}
+    times = {key: each["timestamp"] for key, each in reading.items()}
+    event = {"uid": "event", "descriptor": "check", "seq_num": 1, "time": 0.0, "data": values, "timestamps": times}
+    stream("event", event)
+    return {
+        doc["data_key"]: (FrameFile(doc["uri"], doc["mimetype"], doc["parameters"]), doc["mimetype"], indices[uid])
+        for uid, doc in resources.items()
+        if uid in indices
+    }
+
+
+def _text(error: Any) -> str:
+    """Return an error as people read it: its own words if they are ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: {text}"
