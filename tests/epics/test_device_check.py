@@ -13,7 +13,6 @@ def check(run_engine, devices, **more):
     lines = []
     plan = check_devices_plan([devices.detector], devices.stage, show=lines.append, **devices.around, **more)
     found = run_engine(plan).plan_result
-    print("\n".join(lines))
     assert len(lines) == len(found)
     return {item.name: (item.status, item.hint) for item in found}
 

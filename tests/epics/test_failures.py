@@ -7,7 +7,6 @@ from dataclasses import replace
 import bluesky.plan_stubs as bps
 import h5py
 import pytest
-from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.errors import MotionError
 from bluesky_streamrecon.plans import motion, stream_tomo_plan
@@ -58,7 +57,9 @@ def assert_beam_is_off_and_frames_are_readable(run_engine, devices, tmp_path):
     for path in tmp_path.glob("*.h5"):
         with h5py.File(path) as file:
             counts.append(len(file["/entry/data/data"]))
-    assert sorted(counts) == [1, 1, AT]
+    dark, flat, projections = sorted(counts)
+    assert (dark, flat) == (1, 1)
+    assert projections >= AT
 
 
 def read(device):
@@ -89,10 +90,11 @@ def test_motor_that_does_not_arrive_ends_the_scan_in_time(
 
     timer = motor.killed_after(0.5)
     after_projections(run_engine, act)
-    with pytest.raises((MotionError, FailedStatus)) as raised:
+    with pytest.raises(MotionError) as raised:
         run_engine(scan(devices, pretend_job))
-    timer.join()
-    print("GOT", repr(raised.value)[:300], "|", failed_reason(documents)[:300])
+    if fault == "is killed":
+        timer.join()
+    assert str(raised.value) == failed_reason(documents)
     assert failed_reason(documents).startswith(("rot: not at", "rot: does not answer"))
     assert_beam_is_off_and_frames_are_readable(run_engine, devices, tmp_path)
 

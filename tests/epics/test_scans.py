@@ -25,7 +25,6 @@ STEERING = SteeringSettings(tolerance=0.3)
 
 def stop_of(documents):
     (stop,) = [doc for kind, doc in documents if kind == "stop"]
-    print(stop["reason"])
     return stop
 
 
