@@ -18,6 +18,7 @@ import pytest
 from bluesky import RunEngine
 
 HERE = Path(__file__).parent
+collect_ignore = ["ioc.py"]  # a program, with an extra that other tests do without
 BOUND = 30.0
 
 LACKING = [name for name in ("aioca", "caproto", "epics") if importlib.util.find_spec(name) is None]
