@@ -20,6 +20,7 @@ from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep, make_order
 from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
+from bluesky_streamrecon.plans.device_check import judge_detector
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
 from bluesky_streamrecon.plans.motion import move, rotation_of
 from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording
@@ -156,6 +157,7 @@ def stream_tomo_fly_plan(
     steering.check_planned(len(visiting))
     sweeps = visiting.sweeps()
     grid = (visiting.stop - visiting.start) / len(visiting)
+    yield from judge_detector(devices[0])
     rotation = yield from rotation_of(stage)
     if rotation.degrees != 1.0:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib.util
 import os
 import socket
@@ -22,7 +23,7 @@ collect_ignore = ["ioc.py"]  # a program, with an extra that other tests do with
 BOUND = 30.0
 
 LACKING = [name for name in ("aioca", "caproto", "epics") if importlib.util.find_spec(name) is None]
-collect_ignore_glob = ["test_*"] if LACKING else []
+collect_ignore_glob = ["*.py"] if LACKING else []
 
 
 def _free_port() -> int:
@@ -44,19 +45,13 @@ ADDRESSES = [f"127.0.0.{number}" for number in range(1, 4)]
 # It starts a repeater, which would outlive the tests, unless somebody has the repeater's port.
 _repeater = socket.socket(type=socket.SOCK_DGRAM)
 _repeater.bind(("127.0.0.1", 0))
+atexit.register(_repeater.close)
 os.environ |= {
     "EPICS_CA_ADDR_LIST": " ".join(ADDRESSES),
     "EPICS_CA_AUTO_ADDR_LIST": "NO",
     "EPICS_CA_SERVER_PORT": str(_free_port()),
     "EPICS_CA_REPEATER_PORT": str(_repeater.getsockname()[1]),
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _keep_the_repeaters_port() -> Iterator[None]:
-    """Leave the port when all is over."""
-    yield
-    _repeater.close()
 
 
 @dataclass
