@@ -734,3 +734,43 @@ def test_angles_without_units_that_were_hardly_degrees_are_told_at_the_end(publi
         run.event(seq, 0.1 * seq, det=np.ones((2, 2), "<u2"))
     run.stop()
     assert "30 views without units range over 2.9" in problems[0]
+
+
+# ------------------------------------------------------------------------- files that are kept back while written
+
+
+def kept_back(path, at, act):
+    """Make a file that can not be opened, of which `act` changes something at the n-th look."""
+    path.write_bytes(b"not yet")
+    now, looks = [0.0], [0]
+
+    def wait(seconds):
+        now[0] += 1.0
+        looks[0] += 1
+        if looks[0] == at:
+            act(frames)
+
+    parameters = {"dataset": "/d"}
+    frames = FrameFile(f"file://{path}", "application/x-hdf5", parameters, clock=lambda: now[0], wait=wait)
+    return frames, now
+
+
+def test_file_that_its_detector_keeps_to_itself_is_read_when_it_is_closed(tmp_path, caplog):
+    path = tmp_path / "frames.h5"
+
+    def close(_):
+        with h5py.File(path, "w") as file:
+            file["d"] = np.arange(6, dtype="<u2").reshape(1, 2, 3)
+
+    frames, now = kept_back(path, 40, close)
+    np.testing.assert_array_equal(frames.read(0, 1)[0], [[0, 1, 2], [3, 4, 5]])
+    assert now[0] == 40.0  # patience is 5
+    assert [record.getMessage().count("read when the detector closes it") for record in caplog.records] == [1]
+
+
+def test_file_that_is_not_readable_after_the_run_is_given_up_for_all_frames_at_once(tmp_path):
+    frames, now = kept_back(tmp_path / "frames.h5", 40, lambda frames: frames.run_ended())
+    for number in range(3):
+        with pytest.raises(DataError, match="does it write in SWMR mode"):
+            frames.read(number, number + 1)
+    assert now[0] == 45.0
