@@ -105,6 +105,10 @@ class Preparation:
             ),
             0,
         )
+        self._gain: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]] | None = None
+        self._light = np.zeros(rows, np.float32)
+        if values != "line-integrals":
+            _load_kernels()
 
     @property
     def ready(self) -> bool:
@@ -146,37 +150,34 @@ class Preparation:
         if not self._frozen:
             self._freeze()
         self._prepared += 1
-        values = frame.astype(np.float32)
+        values = frame.astype(np.float32, order="C")
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
             self.counts["not_finite_values"] += int(np.count_nonzero(bad))
             return _mend(values, bad) if bad.any() else values
-        if self._dark is not None and self._scale is not None:
-            values -= self._dark
-            values *= self._scale
-
         limit = self._saturates_at(frame.dtype)
         saturated = None
         if limit is not None and not (frame.max(axis=1, keepdims=True) < limit).all():
             saturated = np.greater_equal(frame, limit)
-        dead = self._dead
-        if dead is not None:
-            values.flat[dead.places] = 1.0
-            if saturated is not None:
-                saturated.flat[dead.places] = False
-        with np.errstate(invalid="ignore", over="ignore"):
-            # The sum is not finite if a value is not, and the smallest value is NaN if one is.
-            light, number = values.sum(axis=1), np.float32(values.shape[1])
-            least = values.min()
-        usable = least > 0 and np.isfinite(light).all()
-        if usable and (saturated is None or not saturated.any()):
-            unlit = light <= _DARK_TRANSMISSION * number if dead is None else dead.unlit(light)
+        if saturated is not None and self._dead is not None:
+            saturated.flat[self._dead.places] = False
+        if self._correct(values) and (saturated is None or not saturated.any()):
+            dead, number = self._dead, np.float32(values.shape[1])
+            unlit = self._light <= _DARK_TRANSMISSION * number if dead is None else dead.unlit(self._light)
             if not unlit.any():
-                if least < LEAST_TRANSMISSION:
-                    np.maximum(values, np.float32(LEAST_TRANSMISSION), out=values)
-                np.negative(np.log(values, out=values), out=values)
+                self._minus_log(values)
                 return values if dead is None else _bridge(values, *dead.runs)
         return self._mended(values, (values > 0) & (values < np.inf), saturated)
+
+    def _correct(self, values: NDArray[np.float32]) -> bool:
+        """Make transmissions of counts, in place, and add up each row's; say whether all are positive and finite."""
+        from bluesky_streamrecon.recon.kernels.preparation import correct
+
+        if self._gain is None:
+            dark = np.zeros(self._shape, np.float32) if self._dark is None else self._dark
+            scale = np.ones(self._shape, np.float32) if self._scale is None else self._scale
+            self._gain = dark, scale, np.zeros(self._shape, bool) if self._dead is None else self._dead.mask
+        return bool(correct(values, *self._gain, self._light) == 0)
 
     def _mended(
         self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
@@ -294,9 +295,10 @@ class Preparation:
 
     @staticmethod
     def _minus_log(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        np.maximum(values, np.float32(LEAST_TRANSMISSION), out=values)
-        np.log(values, out=values)
-        return np.negative(values, out=values)
+        from bluesky_streamrecon.recon.kernels.preparation import minus_log
+
+        minus_log(values, np.float32(LEAST_TRANSMISSION))
+        return values
 
     def _check(self, frame: NDArray[np.generic], kind: str) -> None:
         if frame.shape != self._shape:
@@ -304,6 +306,15 @@ class Preparation:
                 f"{self._where}got a {kind} of shape {frame.shape}, expected {self._shape}; was the detector's "
                 "region changed after the run was opened?"
             )
+
+
+def _load_kernels() -> None:
+    """Compile the kernels, or load them from disk, before projections come."""
+    from bluesky_streamrecon.recon.kernels.preparation import correct, minus_log
+
+    one = np.ones((1, 1), np.float32)
+    correct(one, one.copy(), one.copy(), np.zeros((1, 1), bool), np.zeros(1, np.float32))
+    minus_log(one, np.float32(LEAST_TRANSMISSION))
 
 
 class _Dead:

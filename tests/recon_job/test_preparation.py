@@ -39,6 +39,16 @@ def test_line_integrals_are_minus_log_of_dark_corrected_transmission():
     assert preparation.counts["darks"] == 3
 
 
+def test_line_integrals_are_exact_to_the_last_place_from_the_darkest_to_the_brightest_pixel():
+    shares = np.concatenate((np.geomspace(1e-6, 1e4, SHAPE[0] * SHAPE[1] - 3), [1.0, np.nextafter(1, 0), 1 + 2e-7]))
+    shares = np.random.default_rng(0).permutation(shares).reshape(SHAPE).astype(np.float32)
+    expected = -np.log(shares.astype(np.float64))
+    for values in (shares, np.where(np.arange(SHAPE[1]) == 7, 0, shares)):  # the second way mends a pixel
+        result = Preparation(*SHAPE, values="transmission").prepare(values)
+        error = np.abs(result - expected) / np.spacing(np.abs(expected).astype(np.float32))
+        assert np.delete(error, 7, axis=1).max() < 1
+
+
 def test_averages_of_many_bright_frames_do_not_overflow():
     preparation = Preparation(*SHAPE)
     for _ in range(300):
