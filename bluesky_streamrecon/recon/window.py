@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
+from bluesky_streamrecon.recon.angle_order import HALF_TURN, TURN, AngleOrder
 from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
 from bluesky_streamrecon.settings import WINDOW_POLICIES
 
@@ -150,14 +151,15 @@ class Window:
         self._spare = spare if length is not None else 0
         capacity += self._spare
         self._angles = np.zeros(capacity, np.float64)
-        self._order = np.zeros(capacity, np.int64)
+        self._order, self._numbers = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._free = deque(range(capacity))
         self._kept = 0
         self.store = store(slabs, columns, capacity)
         self.total = 0
-        if self._spread is not None:  # compiled, or loaded from disk, before projections come
-            redundant_view(np.arange(2.0), 1)
-            spread_views(np.arange(2.0), 2, 0)
+        # What a spread window keeps is judged on the full turn, what it takes on the half; keys are the numbers below.
+        self._by_turn, self._by_half = AngleOrder(TURN, capacity), AngleOrder(HALF_TURN, capacity)
+        if self._spread is not None:
+            _load_kernels()
 
     def __len__(self) -> int:
         return self._kept if self._length is None else min(self._kept, self._length)
@@ -220,7 +222,10 @@ class Window:
         slot = self._free_slot()
         self.store.write(slot, projection)
         self._angles[slot] = angle
-        self._order[self._kept] = slot
+        self._order[self._kept], self._numbers[self._kept] = slot, self.total
+        if self._spread is not None:
+            self._by_turn.add(angle, self.total)
+            self._by_half.add(angle, self.total)
         self._kept += 1
         self.total += 1
         self._chosen = None
@@ -240,7 +245,8 @@ class Window:
         before = self.slots
         kept = self.kept_slots
         older = self._spread.older if fresh <= 1 else self._spread.older_of_steps
-        self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh, older)]
+        arrived = self._numbers[: self._kept]
+        self._chosen = kept[_spread(self._by_half.keys, arrived, self._length, number, fresh, older)]
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
@@ -261,9 +267,13 @@ class Window:
         if self._kept == self._limit:
             place = 0
             if self._spread is not None:
-                place = redundant_view(self._angles[self.kept_slots], max(self._limit - (self._length or 0), 1))
+                candidates = max(self._limit - (self._length or 0), 1)
+                place = _redundant(self._by_turn, self._numbers[: self._kept], candidates)
+                for order in (self._by_turn, self._by_half):
+                    order.remove(int(self._numbers[place]))
             self._free.append(int(self._order[place]))
-            self._order[place : self._kept - 1] = self._order[place + 1 : self._kept].copy()
+            for kept in (self._order, self._numbers):
+                kept[place : self._kept - 1] = kept[place + 1 : self._kept].copy()
             self._kept -= 1
         if not self._free:
             self._grow()
@@ -274,6 +284,7 @@ class Window:
         more = self._kept if self._limit is None else min(self._kept, self._limit + self._spare - capacity)
         self._angles = np.concatenate((self._angles, np.zeros(more)))
         self._order = np.concatenate((self._order, np.zeros(more, np.int64)))
+        self._numbers = np.concatenate((self._numbers, np.zeros(more, np.int64)))
         self._free.extend(range(capacity, capacity + more))
         self.store.grow(more)
 
@@ -332,9 +343,7 @@ def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
     >>> redundant_view(np.radians([0, 90, 45, 135, 60, 182]), 4)
     2
     """
-    from bluesky_streamrecon.recon.kernels.angles import redundant
-
-    return int(redundant(np.ascontiguousarray(angles, np.float64), candidates))
+    return _redundant(AngleOrder.of(angles, TURN), np.arange(len(angles)), candidates)
 
 
 def spread_views(
@@ -370,7 +379,22 @@ def spread_views(
     >>> spread_views(quarter_turns, 4, 0), spread_views(quarter_turns, 4, 1)
     (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
-    total = len(angles)
+    keys = AngleOrder.of(angles, HALF_TURN).keys
+    return _spread(keys, np.arange(len(angles)), length, number, fresh, older)
+
+
+def _redundant(order: AngleOrder, arrived: NDArray[np.int64], candidates: int) -> int:
+    """Do what `redundant_view` does; the keys of `order` ascend in `arrived`, the oldest first."""
+    from bluesky_streamrecon.recon.kernels.angles import redundant
+
+    return int(redundant(order.angles, order.keys, arrived, candidates))
+
+
+def _spread(
+    keys: NDArray[np.int64], arrived: NDArray[np.int64], length: int, number: int, fresh: int, older: float
+) -> NDArray[np.int64]:
+    """Do what `spread_views` does; `keys` are in order of the angles, and ascend in `arrived`, the oldest first."""
+    total = len(keys)
     newest = min(max(length - int(older * length), fresh), length, total)
     count = total - newest
     wanted = min(length - newest, count)
@@ -378,7 +402,16 @@ def spread_views(
         return np.arange(count, total)
     from bluesky_streamrecon.recon.kernels.angles import spread
 
-    return np.asarray(spread(np.ascontiguousarray(angles, np.float64), newest, wanted, (number * GOLDEN) % 1))
+    return np.asarray(spread(keys, arrived, newest, wanted, (number * GOLDEN) % 1))
+
+
+def _load_kernels() -> None:
+    """Compile the kernels, or load them from disk, before projections come."""
+    redundant_view(np.arange(2.0), 1)
+    spread_views(np.arange(2.0), 2, 0, 1, 0.5)
+    order = AngleOrder(TURN, 1)
+    order.add(0.0, 0)
+    order.remove(0)
 
 
 def pass_order(passes: int) -> list[int]:

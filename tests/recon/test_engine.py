@@ -223,6 +223,26 @@ def test_endless_scan_stays_spread_over_its_angles_in_flat_memory(turn):
     assert gaps.max() < 3 * turn / limit
 
 
+@pytest.mark.parametrize("order", ["golden section", "random", "round and round"])
+def test_window_that_moves_on_keeps_and_takes_what_the_definitions_say_of_all_of_it(order):
+    random = np.random.default_rng(1)
+    angles = {
+        "golden section": np.arange(300) * 2.4 - 3,
+        "random": random.uniform(-9, 9, 300),
+        "round and round": (np.arange(300) % 37) * math.pi / 18,
+    }[order]
+    window, kept = Window(4, 16, [SlabRows(0, 1, 4)], policy="spread"), np.empty(0)
+    for number, angle in enumerate(angles):
+        if len(kept) == kept_views(16, 4):
+            kept = np.delete(kept, redundant_view(kept, len(kept) - 4))
+        kept = np.append(kept, angle)
+        window.append(np.zeros((1, 16), np.float32), float(angle))
+        window.choose(number, 1)
+        assert window.kept()[0].tolist() == kept.tolist()
+        if len(kept) > 4:
+            assert window.angles.tolist() == kept[spread_views(kept, 4, number)].tolist()
+
+
 def test_equal_gaps_are_equal_in_spite_of_rounding():
     angles = np.linspace(0, math.pi, 181)[:-1] + 1e-13 * np.random.default_rng(1).standard_normal(180)
     assert redundant_view(angles, 180) == 1

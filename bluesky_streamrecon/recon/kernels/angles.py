@@ -1,4 +1,4 @@
-"""Which projections a window keeps and takes: sorting and counting of angles, in microseconds for some thousand.
+"""Which projections a window keeps and takes: counting of angles that are in order, in microseconds for some thousand.
 
 The definitions are those of `window.redundant_view` and `window.spread_views`; angles are radians.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from bluesky_streamrecon.jit import kernel
 
-__all__ = ["redundant", "spread"]
+__all__ = ["insert", "redundant", "remove", "spread"]
 
 Array = np.ndarray[Any, Any]
 
@@ -21,74 +21,67 @@ _SAME_GAP = 1e-9
 
 
 @kernel
-def _ordered(angles: Array, period: float) -> tuple[Array, Array]:
-    """Return the order of angles modulo `period`, ties as they came, and the reduced angles.
+def insert(angles: Array, keys: Array, count: int, angle: float, key: int) -> None:
+    """Put an angle and its key where they belong among the first `count`, which ascend; after those that are equal."""
+    at = count
+    while at > 0 and angles[at - 1] > angle:
+        angles[at] = angles[at - 1]
+        keys[at] = keys[at - 1]
+        at -= 1
+    angles[at] = angle
+    keys[at] = key
 
-    Angles are dealt to as many bins as there are angles, and sorted by insertion within each.
+
+@kernel
+def remove(angles: Array, keys: Array, count: int, key: int) -> None:
+    """Take a key, which is among the first `count`, and its angle out."""
+    at = 0
+    while keys[at] != key:
+        at += 1
+    for place in range(at, count - 1):
+        angles[place] = angles[place + 1]
+        keys[place] = keys[place + 1]
+
+
+@kernel
+def redundant(angles: Array, keys: Array, arrived: Array, candidates: int) -> int:
+    """Return the place in `arrived` whose neighbours on the full turn are closest together; see `window`.
+
+    Angles ascend from 0 to a full turn; `keys` go with them; the same keys ascend in `arrived`, the oldest first.
     """
     count = len(angles)
-    reduced = np.empty(count)
-    for place in range(count):
-        angle = angles[place]
-        reduced[place] = angle if 0 <= angle < period else angle % period
-    low, high = reduced.min(), reduced.max()
-    scale = (count - 1) / (high - low) if high > low else 0.0
-    starts = np.zeros(count + 1, np.int64)
-    bins = np.empty(count, np.int64)
-    for place in range(count):
-        found = int((reduced[place] - low) * scale)
-        bins[place] = found
-        starts[found + 1] += 1
-    for found in range(count):
-        starts[found + 1] += starts[found]
-    stops = starts[:count].copy()
-    order = np.empty(count, np.int64)
-    for place in range(count):
-        found = bins[place]
-        at = stops[found]
-        stops[found] += 1
-        while at > starts[found] and reduced[order[at - 1]] > reduced[place]:
-            order[at] = order[at - 1]
-            at -= 1
-        order[at] = place
-    return order, reduced
-
-
-@kernel
-def redundant(angles: Array, candidates: int) -> int:
-    """Return the place of the projection whose neighbours on the full turn are closest together; see `window`."""
-    turn = 2 * math.pi
-    order, reduced = _ordered(angles, turn)
-    count = len(order)
-    best, least = 0, np.inf
+    youngest = arrived[candidates - 1]
+    best, least = arrived[0], np.inf
+    before = angles[count - 1] - 2 * math.pi
     for rank in range(count):
-        place = order[rank]
-        gap = reduced[order[(rank + 1) % count]] - reduced[order[rank - 1]]
-        if rank == 0 or rank == count - 1:
-            gap += turn
-        gap = np.rint(gap / _SAME_GAP)
-        if place < candidates and (gap < least or (gap == least and place < best)):
-            best, least = place, gap
-    return best
+        after = angles[rank + 1] if rank + 1 < count else angles[0] + 2 * math.pi
+        gap = np.rint((after - before) / _SAME_GAP)
+        before = angles[rank]
+        key = keys[rank]
+        if key <= youngest and (gap < least or (gap == least and key < best)):
+            best, least = key, gap
+    return np.searchsorted(arrived, best)  # type: ignore[no-any-return]
 
 
 @kernel
-def spread(angles: Array, newest: int, wanted: int, share: float) -> Array:
-    """Return the places of `wanted` older projections, one of each stratum by angle, and of the `newest`, ascending.
+def spread(keys: Array, arrived: Array, newest: int, wanted: int, share: float) -> Array:
+    """Return the places in `arrived` of `wanted` older ones, one of each stratum by angle, and of the `newest`.
 
-    `share`, 0 to 1, is the place within each stratum.
+    They ascend. `keys` are in the order of the angles, the same ascend in `arrived`; `share`, 0 to 1, is the place
+    within each stratum.
     """
-    count = len(angles) - newest
+    count = len(keys) - newest
+    older = np.empty(count, np.int64)
+    found = 0
+    for rank in range(len(keys)):
+        if keys[rank] < arrived[count]:
+            older[found] = keys[rank]
+            found += 1
     result = np.empty(wanted + newest, np.int64)
-    order, _ = _ordered(angles[:count], math.pi)
     for number in range(wanted):
         begin, end = number * count // wanted, (number + 1) * count // wanted
-        place = order[begin + math.floor(share * (end - begin))]
-        at = number
-        while at > 0 and result[at - 1] > place:
-            result[at] = result[at - 1]
-            at -= 1
-        result[at] = place
+        result[number] = np.searchsorted(arrived, older[begin + math.floor(share * (end - begin))])
+    result[:wanted].sort()
     for number in range(newest):
         result[wanted + number] = count + number
     return result
