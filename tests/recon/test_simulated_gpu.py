@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,6 +123,27 @@ def test_settings_refuse_what_no_gpu_does():
         ReconSettings(backend="gpu")
     with pytest.raises(ConfigError, match="share=2 with backend='cuda': expected share=1"):
         ReconSettings(backend="cuda", share=2, ranks=2)
+
+
+@pytest.mark.parametrize(("lost", "given_back"), [(True, []), (False, [1, 2])], ids=["lost", "full"])
+def test_nothing_is_given_back_to_a_gpu_that_is_lost(lost, given_back, monkeypatch, capsys):
+    driver = pytest.importorskip("numba.cuda.cudadrv.driver")
+    from bluesky_streamrecon.recon.cuda import streams
+
+    monkeypatch.setattr(driver, "_logger", logging.getLogger("numba"), raising=False)  # made with the first GPU
+    queues, done = [driver._PendingDeallocs(0), driver._PendingDeallocs(0)], []
+    context = SimpleNamespace(deallocations=queues[0], memory_manager=SimpleNamespace(deallocations=queues[1]))
+    monkeypatch.setattr(streams, "_contexts", [context])
+    monkeypatch.setattr(streams, "_lost", ExitStack())
+    monkeypatch.setattr(streams, "driver", SimpleNamespace(cuCtxSynchronize=lambda: (700 if lost else 0,)))
+    with pytest.raises(DeviceError, match="the GPU failed: 700"):
+        streams._checked((700,))
+    for number, queue in enumerate(queues, 1):
+        finalizer = weakref.finalize(queue, queue.add_item, done.append, number, 8)
+        finalizer()
+        queue.clear()
+    assert done == given_back
+    assert capsys.readouterr().err == ""
 
 
 def test_slot_that_was_given_up_is_used_again_last():

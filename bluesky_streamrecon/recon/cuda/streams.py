@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -39,13 +40,34 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PLAIN_SHARED = 48 * 1024
+_contexts: list[Any] = []
+"""That streams were made in; once a GPU is lost, Numba can no longer be asked for them."""
+_lost = ExitStack()
+"""Never left: see `_leave_what_is_lost`."""
 
 
 def _failed(why: object) -> DeviceError:
+    _leave_what_is_lost()
     return DeviceError(
         f"the GPU failed: {' '.join(str(why).split())[:300]}; is its memory full, is it used by another program, or "
         "was it lost (nvidia-smi)?"
     )
+
+
+def _leave_what_is_lost() -> None:
+    """Give nothing back to a GPU of which nothing can be had any more: each piece would end in a traceback of its own.
+
+    A full memory is not such a case. What the process held there goes when it ends.
+    """
+    if SIMULATED:
+        return
+    status = driver.cuCtxSynchronize()[0]
+    if not status or "CAPTURE" in getattr(status, "name", ""):  # not allowed while launches are recorded
+        return
+    while _contexts:
+        context = _contexts.pop()
+        for queue in (context.deallocations, context.memory_manager.deallocations):
+            _lost.enter_context(queue.disable())
 
 
 def _checked(answer: Any) -> Any:
@@ -97,6 +119,9 @@ class Stream:
         self.handle: Any = None
         if not SIMULATED:
             self.own = cuda.stream()
+            context = cuda.current_context()
+            if not any(known is context for known in _contexts):
+                _contexts.append(context)
             self.handle = driver.CUstream(int(self.own.handle))
 
     def wait_for(self, event: Event) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,20 @@ class Status(int):
 
 
 GOOD = Status(0)
+
+
+class Deallocations:
+    """What Numba would give back later."""
+
+    disabled = False
+
+    @contextmanager
+    def disable(self):
+        self.disabled = True
+        try:
+            yield
+        finally:
+            self.disabled = False
 
 
 class Driver:
@@ -40,6 +55,8 @@ class Driver:
         self.pinned = []
         self.graphs = self.launches = 0
         self.failure = ""
+        manager = SimpleNamespace(deallocations=Deallocations())
+        self.context = SimpleNamespace(deallocations=Deallocations(), memory_manager=manager)
 
     # ------------------------------------------------------------------------------------- what streams.py calls
 
@@ -111,7 +128,13 @@ class Driver:
     def cuGraphDestroy(self, _graph):
         return self._answer()
 
+    def cuCtxSynchronize(self):
+        return self._answer()
+
     # --------------------------------------------------------------------------------------- what Numba stands for
+
+    def current_context(self):
+        return self.context
 
     def handle(self):
         self._made = getattr(self, "_made", 0) + 1

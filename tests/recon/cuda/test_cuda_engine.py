@@ -66,7 +66,8 @@ def test_mlem_is_what_its_definition_says_in_any_geometry(name, reference, simul
 def test_each_algorithm_makes_the_image_of_the_cpu(algorithm, simulated):
     geometry = TINY if simulated else TomoGeometry(130, 61.2, 0, True)
     angles = half_turn(4 if simulated else 24)
-    data = scan(geometry, 5, angles)
+    several = not simulated or algorithm in ("mlem", "pml-quadratic")  # groups of four slices
+    data = scan(geometry, 5 if several else 3, angles)
     (expected,) = images(geometry, data, angles, algorithm=algorithm, window=None)
     (image,) = images(geometry, data, angles, algorithm=algorithm, window=None, backend="cuda")
     assert_same(image, expected, 1e-5)

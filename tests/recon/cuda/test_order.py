@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,9 +42,15 @@ def driver(eager, monkeypatch):
     monkeypatch.setattr(kind, "__cuda_array_interface__", place, raising=False)
     numba = SimpleNamespace(
         stream=made.handle, event=lambda timing: made.handle(), device_array=cuda.device_array,
-        pinned_array=made.pinned_array,
+        pinned_array=made.pinned_array, current_context=made.current_context,
     )  # fmt: skip
-    for name, value in (("SIMULATED", False), ("driver", made), ("cuda", numba)):
+    for name, value in (
+        ("SIMULATED", False),
+        ("driver", made),
+        ("cuda", numba),
+        ("_contexts", []),
+        ("_lost", ExitStack()),
+    ):
         monkeypatch.setattr(streams, name, value, raising=False)
 
     def launch(launcher, *args):
@@ -108,3 +115,5 @@ def test_what_the_driver_reports_ends_an_update_with_one_line(driver):
         with pytest.raises(DeviceError, match="the GPU failed: CUDA_ERROR_ILLEGAL_ADDRESS; is its memory full") as told:
             engine.update()
         assert "\n" not in str(told.value)
+    assert driver.context.deallocations.disabled
+    assert driver.context.memory_manager.deallocations.disabled
