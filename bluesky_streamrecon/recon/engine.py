@@ -298,7 +298,8 @@ class Engine:
             slab.begin_read([row - slab.rows.first for row in rows])
             for slab, rows in groupby(local_rows, self._slab_of)
         ]
-        return lambda: np.concatenate([read() for read in begun])
+        # Some megabytes for each image: they are copied again only where they come from several slabs.
+        return begun[0] if len(begun) == 1 else lambda: np.concatenate([read() for read in begun])
 
     def image(self) -> NDArray[np.float32]:
         """Return a copy of all slices, shape (rows, N, N), 1/pixel."""
