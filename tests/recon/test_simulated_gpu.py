@@ -39,17 +39,16 @@ def simulated(*tests, **environment):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("name", "chosen", "card"),
+    ("chosen", "card"),
     [
-        ("test_cuda_engine.py", "any_geometry", "new"),
-        ("test_cuda_engine.py", "not any_geometry", "new"),
-        ("test_cuda_engine.py", "two_tiles or (each_algorithm and pml-quadratic)", "old"),
-        ("test_order.py", "", "new"),
+        ("any_geometry or test_order", "new"),
+        ("not any_geometry and not test_order", "new"),
+        ("two_tiles or (each_algorithm and pml-quadratic)", "old"),
     ],
-    ids=["geometries", "algorithms", "tiles of older cards", "order"],
+    ids=["geometries and order", "algorithms", "tiles of older cards"],
 )
-def test_gpu_is_right_in_the_simulator(name, chosen, card):
-    done = simulated(str(Path(__file__).parent / "cuda" / name), "-k", chosen, STREAMRECON_SIMULATED_GPU=card)
+def test_gpu_is_right_in_the_simulator(chosen, card):
+    done = simulated(str(Path(__file__).parent / "cuda"), "-k", chosen, STREAMRECON_SIMULATED_GPU=card)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 
