@@ -12,7 +12,7 @@ from bluesky.preprocessors import plan_mutator
 from bluesky.utils import Msg
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
-from bluesky_streamrecon.sim_devices import RotaryStage, SimBeamline, TomoDetector, sim_beamline
+from bluesky_streamrecon.sim_devices import RotaryStage, SimBeamline, TomoDetector, TriggerLine, sim_beamline
 
 BOUND = 20.0
 
@@ -74,8 +74,9 @@ def held_beamline(run_engine, tmp_path) -> Callable[..., SimBeamline]:
         detector = plain.detector
         if exposing is not None or moving is not None:
             paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+            sleep = exposing or asyncio.sleep
             detector = TomoDetector(
-                scene, paths, exposure=1.0, instant=exposing is None, sleep=exposing or asyncio.sleep, name="detector"
+                scene, paths, TriggerLine(), exposure=1.0, instant=exposing is None, sleep=sleep, name="detector"
             )
         return SimBeamline(stage, detector, plain.shutter, plain.table, plain.camera, tmp_path)
 
