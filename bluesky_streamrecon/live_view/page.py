@@ -92,7 +92,7 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     taken = f"Projection {status.taken}{of}"
     what, tone = {
         "": (f"{taken}: no verdict yet", "wait"),
-        "invalid": ("Something is wrong with the data", "bad"),
+        "invalid": ("The image is not to be relied on", "bad"),
         "enough": (f"{taken}: good enough", "good"),
     }.get(status.verdict, (f"{taken}: not good enough yet", "wait"))
     if ended and status.verdict != "invalid":

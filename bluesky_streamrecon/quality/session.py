@@ -122,7 +122,9 @@ class SteeringSession:
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
-        self._doubt = ""  # why the job reports its own images as wrong
+        self._doubt, self._doubted = "", 0  # why the job reports its own images as wrong, and of which image that is
+        self._axis: float | None = None
+        self._outdated = 0  # projections of the last prediction that was about another axis
         self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
@@ -171,7 +173,10 @@ class SteeringSession:
         pixels, shape = preview.pixels, (len(preview.rows), *preview.shape)
         if pixels is None or pixels.shape != shape:
             raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
-        self._doubt = preview.doubt or self._doubt
+        if number >= self._doubted:
+            self._doubted, self._doubt = number, preview.doubt
+            if preview.axis != self._axis:
+                self._forget_predictions(preview.axis)
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
         if preview.lines is not None:
             self._take_lines(preview)
@@ -253,7 +258,7 @@ class SteeringSession:
 
     def _look_ahead(self) -> None:
         """Begin a forecast if it is time for one, and take those that are done."""
-        self._forecasts += self._forecaster.take()
+        self._take_forecasts()
         if self._closed or self._forecaster.busy or self._lines.projections < self._next_forecast:
             return
         lines = self._lines.scan()
@@ -262,7 +267,17 @@ class SteeringSession:
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
             self._forecaster.begin(lines)
-            self._forecasts += self._forecaster.take()
+            self._take_forecasts()
+
+    def _take_forecasts(self) -> None:
+        self._forecasts += [each for each in self._forecaster.take() if each.projections > self._outdated]
+
+    def _forget_predictions(self, axis: float | None) -> None:
+        """Begin anew with predictions and checks: those so far were about another rotation axis."""
+        if self._axis is not None:
+            self._forecasts, self._outdated = [], self._lines.projections
+            self._next_forecast, self._checked = FEWEST, (0, None)
+        self._axis = axis
 
     def _fault(self, *, now: bool) -> str | None:
         """Return why the job reports its images as wrong, or why the data are no scan of one still sample.

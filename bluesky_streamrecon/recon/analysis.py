@@ -68,7 +68,8 @@ class Analysis(Protocol[F]):
     device : str
         What computes, for people.
     resumable : bool
-        Whether `save` and `restore` can be relied on in this run; else it has no checkpoints.
+        Whether `save` and `restore` can be relied on in this run; else it has no checkpoints. May be false for a while
+        later.
     warnings : sequence of str
         What people should know, a line each, which begins with what it is about: ``"flats: …"``. Grows.
     """

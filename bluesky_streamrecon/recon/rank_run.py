@@ -286,7 +286,7 @@ class RankRun:
 
     def _save(self, analysis: Analysis[Any], seq: int) -> None:
         """Save what the next image depends on, if it is time to."""
-        if self._checkpoints is None or self._image_number % self.run.recon.checkpoint_every:
+        if self._checkpoints is None or not analysis.resumable or self._image_number % self.run.recon.checkpoint_every:
             return
         lost = self._lost_before + sum(number <= seq for number in self._lost)
         saved = Checkpoint(self.run.run_uid, seq, self._image_number, self._applied, lost, analysis.save())

@@ -26,12 +26,16 @@ from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
-from bluesky_streamrecon.recon.stepping import shown_rows
+from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
 
 log = logging.getLogger(__name__)
+
+FURTHER, MOVED = 1.5, 1.0
+"""An axis that is not certain either takes a provisional one's place if it is from so many times the projections, and
+lies so many pixels away."""
 
 _COUNT = "count_"
 _RAW_LIMIT = 2**30
@@ -59,8 +63,10 @@ class View(Frame):
 class Tomography(Analysis[View]):
     """Slices of a sample that turns in the beam, updated from a window of projections.
 
-    There is no image before the rotation axis is known: a wrong one would have to be taken back, and with it every
-    image and score.
+    Where nobody has said where the rotation axis is, it is looked for. From the first window on there is an image,
+    about the most likely axis if none is certain; such images are provisional, and nothing is judged by them. Once the
+    axis is certain, or all projections have come, every image is made anew, so that the last is the one of a run that
+    had this axis from the start.
 
     Parameters
     ----------
@@ -102,6 +108,8 @@ class Tomography(Analysis[View]):
         self._axis_rows = slice(inside[0], None, rows.step) if inside else slice(0)
         self._finder = AxisFinder(len(inside), self._columns) if recon.axis is None else None
         self._warned = False
+        self._past: list[list[View]] = []  # what each image took in, as long as the axis is provisional
+        self._taken, self._closed_at = 0, -1
         self._saved: Checkpoint | None = None
         self._engine: Engine | None = None
         self._group: Group | None = None
@@ -153,7 +161,7 @@ class Tomography(Analysis[View]):
         self._hold(item)
         return []
 
-    def close(self, closed: CloseRun) -> list[View]:  # noqa: ARG002 - the protocol's signature
+    def close(self, closed: CloseRun) -> list[View]:
         """Return the projections that were held back.
 
         Raises
@@ -168,7 +176,14 @@ class Tomography(Analysis[View]):
             )
         views = self._released()
         self._preparation.conclude()
+        self._closed_at = closed.projections
+        self._conclude()
         return views
+
+    def _conclude(self) -> None:
+        """Leave it in the run's record if the axis was not certain when the last projection was taken."""
+        if self._finder is not None and self._engine is not None and self._taken == self._closed_at:
+            self.warnings.append(self._doubt)
 
     def _hold(self, item: Item | ItemGone) -> None:
         if isinstance(item, Item):
@@ -192,52 +207,94 @@ class Tomography(Analysis[View]):
         return View(item.seq, pixels, item.angle, dict(self._preparation.counts))
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
-        """Find the axis and make the engine, as soon as that can be done."""
+        """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
         if self._finder is not None:
-            self._axis = self._find_axis(self._finder, frames, closed)
-            if self._axis is None:
-                return "finding the rotation axis"
-            self._finder = None
-            self._doubt = self._axis.doubt
-            if notice := self._doubt or self._axis.notice(self._columns, self._run.recon.size or self._columns):
-                self.warnings.append(notice)
+            new = frames[self._finder.projections :]
+            found = self._look_for_axis(self._finder, new)
+            if found is None or not found.confident:
+                if not closed and (found is None or self._finder.projections < self._first_window):
+                    return "finding the rotation axis"
+                found = self._located(self._finder) if closed or found is None else found
+            self._take_axis(found, final=closed or found.confident)
         self._make_engine()
         return ""
 
-    def _find_axis(self, finder: AxisFinder, frames: Sequence[View], closed: bool) -> AxisEstimate | None:
-        """Look for the axis at fixed numbers of projections, until it is known well or no more come.
+    @property
+    def _first_window(self) -> int:
+        """Projections after which there is an image, whatever is known of the axis."""
+        return self._run.recon.window or USUAL_WINDOW
+
+    def _look_for_axis(self, finder: AxisFinder, new: Sequence[View]) -> AxisEstimate | None:
+        """Look for the axis at fixed numbers of projections; return the newest estimate, None if there is none.
 
         An order of angles that covers the half turn early makes it known after about 16 projections, while a scan
         from one end to the other shows it only near its end.
         """
-        for view in frames[finder.projections :]:
+        found = None
+        for view in new:
             finder.add(None if view.pixels is None else view.pixels[self._axis_rows], view.angle)
             if axis_checkpoint(finder.projections, self._run.planned):
-                estimate = self._located(finder)
-                if estimate.confident:
-                    return estimate
-                if estimate.reaches_out and not self._warned:
+                found = self._located(finder)
+                if found.confident:
+                    return found
+                if found.reaches_out and not self._warned:
                     self._warned = True  # while it can be mended; once, for the words change with each view
-                    why = f"{estimate.reaches_out}, so it is not certain, and there is no image"
+                    why = f"{found.reaches_out}, so it is not certain, and the image is provisional"
                     self.warnings.append(f"rotation axis: {why}; give axis=")
-        return self._located(finder) if closed else None
+        return found
 
     def _located(self, finder: AxisFinder) -> AxisEstimate:
         estimate = finder.locate(self._ranks.sum)
         log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
         return estimate
 
+    def _take_axis(self, found: AxisEstimate, *, final: bool) -> None:
+        """Make images about this axis from now on; a provisional one is looked for again."""
+        self._axis = found
+        # A checkpoint does not tell a provisional axis from one that is certain.
+        self.resumable = final and not self._run.recon.stripe_removal
+        if not final:
+            self._doubt = f"{found.doubt}; images are provisional until it is certain"
+            return
+        self._finder = None
+        self._doubt = found.doubt
+        if notice := self._doubt or found.notice(self._columns, self._run.recon.size or self._columns):
+            self.warnings.append(notice)
+
+    def _better_axis(self, finder: AxisFinder, frames: Sequence[View]) -> AxisEstimate | None:
+        """Return an axis about which images have to be made anew, with these projections; None: none is known."""
+        assert self._axis is not None  # noqa: S101 - it was begun with one
+        known = finder.projections  # the first image was begun with projections that it did not take in
+        found = self._look_for_axis(finder, frames[max(0, known - self._taken) :])
+        if found is None:
+            return None
+        if found.confident or finder.projections == self._run.planned:
+            return found
+        further = found.projections >= FURTHER * self._axis.projections
+        return found if further and abs(found.axis - self._axis.axis) > MOVED else None
+
     def update(self, frames: Sequence[View]) -> None:
         """Take projections into the window, and make the next image from it."""
-        engine = self._running
         for view in frames:
-            # A projection that was lost, or had no light, says nothing.
-            pixels = self._blank() if view.pixels is None else view.pixels
-            engine.append(pixels, view.angle)
-            self._sinograms.append(pixels, view.angle)
+            self._sinograms.append(self._blank() if view.pixels is None else view.pixels, view.angle)
             self._angles.append(view.angle)
             self._counts = view.counts
-        engine.update(self._run.recon.iterations)
+        steps = [list(frames)]
+        if (finder := self._finder) is not None:
+            self._past += steps
+            if (found := self._better_axis(finder, frames)) is not None:
+                final = found.confident or finder.projections == self._run.planned
+                self._take_axis(found, final=final)
+                self._release_engine()
+                self._make_engine()
+                steps, self._past = self._past, [] if final else self._past
+        self._taken += len(frames)
+        for step in steps:
+            for view in step:
+                # A projection that was lost, or had no light, says nothing.
+                self._running.append(self._blank() if view.pixels is None else view.pixels, view.angle)
+            self._running.update(self._run.recon.iterations)
+        self._conclude()
 
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""
@@ -307,7 +364,11 @@ class Tomography(Analysis[View]):
         self._saved = saved
 
     def release(self) -> None:
-        """Return memory, threads and channels."""
+        """Release memory, threads and channels."""
+        self._past = []
+        self._release_engine()
+
+    def _release_engine(self) -> None:
         if self._engine is not None:
             self._engine.close()
         if self._group is not None:

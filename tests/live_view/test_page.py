@@ -134,8 +134,8 @@ RUN = RunStatus(state="running", run_uid="run-1", taken=60, planned=180, text="a
     [
         ({"verdict": "continue"}, False, "Projection 60 of 180: not good enough yet", "wait"),
         ({"verdict": "enough"}, False, "Projection 60 of 180: good enough", "good"),
-        ({"verdict": "invalid"}, False, "Something is wrong with the data", "bad"),
-        ({"verdict": "invalid"}, True, "Something is wrong with the data", "bad"),
+        ({"verdict": "invalid"}, False, "The image is not to be relied on", "bad"),
+        ({"verdict": "invalid"}, True, "The image is not to be relied on", "bad"),
         ({"verdict": "enough"}, True, "The run has ended, or is out of reach, at projection 60 of 180", "good"),
         ({}, False, "Projection 60 of 180: no verdict yet", "wait"),
         ({"run_uid": None}, False, "No run is open", "wait"),

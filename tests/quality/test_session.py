@@ -16,6 +16,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, metrics, ms_ssim, policy
 from bluesky_streamrecon.quality.coverage import largest_gap
+from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
@@ -55,6 +56,24 @@ def test_run_whose_job_doubts_its_images_is_never_ended_and_says_why(open_run, p
         judged += judge_all(session)
     assert all(score.verdict == "invalid" for score in judged[from_image - 1 :])
     assert judged[-1].text == f"not judged at 180 of 180 projections: {doubt}"
+
+
+def test_doubt_that_is_over_is_not_held_against_later_images_and_predictions_for_another_axis_are_forgotten(
+    open_run, preview, image
+):
+    session = SteeringSession(open_run(policy="predicted-gain", minimum_projections=60))
+    judged = []
+    for number in range(1, 61):
+        shown = preview(number, 3 * number, pixels=image(number))
+        doubtful = number <= 40
+        doubt = "rotation axis: column 7.00 ± 3; images are provisional until it is certain" if doubtful else ""
+        if number == 41:
+            session._forecasts.append(Forecast(120))
+        session.accept(msgspec.structs.replace(shown, doubt=doubt, axis=7.0 if doubtful else 5.0))
+        judged += judge_all(session)
+    assert {score.verdict for score in judged[:40]} == {"invalid"}
+    assert "invalid" not in {score.verdict for score in judged[40:]}
+    assert all(forecast.projections > 120 for forecast in session._forecasts)
 
 
 def test_every_image_is_scored_and_the_first_that_is_enough_says_why(run_through, image):

@@ -210,7 +210,7 @@ def test_axis_that_can_not_be_known_is_said_so(beamline, job, scan, tmp_path):
 
 
 @pytest.mark.parametrize(("axis", "scale"), [(33.0, 60.0), (24.5, 50.0), (45.0, 40.0)])
-def test_wide_sample_is_reported_while_it_can_be_mended_and_no_image_is_made_before_the_end(
+def test_wide_sample_is_reported_while_it_can_be_mended_and_its_images_are_provisional(
     beamline, job, seen_through, tmp_path, axis, scale
 ):
     wide = seen_through(64, axis, scale, 180)
@@ -220,16 +220,17 @@ def test_wide_sample_is_reported_while_it_can_be_mended_and_no_image_is_made_bef
     early = beamline.wait_for(Problem)
     assert early.where == "rotation axis"
     assert "reaches out of view" in early.text
-    assert early.text.endswith("so it is not certain, and there is no image; give axis=")
-    # How far a rank is may be known before what it reports, which is numbered.
-    if not any(isinstance(event, Status) and event.lag == 48 for event in beamline.seen):
-        beamline.wait_for(Status, lambda status: status.lag == 48)
-    assert not any(seen.image_number for seen in beamline.seen if isinstance(seen, Status))
+    assert early.text.endswith("so it is not certain, and the image is provisional; give axis=")
+    if not any(isinstance(event, Status) and event.image_number for event in beamline.seen):
+        beamline.wait_for(Status, lambda status: status.image_number > 0)  # before the run is closed
     beamline.endpoint.close_run()
     last = beamline.wait_for(Problem)
     assert "not certain (the sample reaches out of view" in last.text
-    (result,) = beamline.wait_for(RunFinished).results
+    finished = beamline.wait_for(RunFinished)
+    (result,) = finished.results
     assert result.counts["projections"] == 48
+    given = beamline.feed(wide, settings(wide, axis=result.axis), tmp_path, uid="given")
+    np.testing.assert_array_equal(image_of(finished), image_of(given))
 
 
 @pytest.mark.parametrize(("axis", "scale"), [(14.0, 55.0), (47.3, 58.0), (20.0, 50.0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import pytest
 
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.axis import find_axis
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.settings import ReconSettings
 
@@ -41,6 +43,24 @@ def test_any_number_of_ranks_gives_the_image_of_an_independent_loop(
     results = beamline.feed(scan, settings(scan, ranks, axis=None), tmp_path, uid="axis").results
     assert {result.axis for result in results} == {results[0].axis}
     assert results[0].axis == pytest.approx(scan.axis, abs=0.25)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_axis_that_is_known_late_ends_with_the_image_of_a_run_that_had_it_from_the_start(
+    kept_mpi_job, scan, tmp_path, ranks
+):
+    beamline, _ = kept_mpi_job(ranks)
+    turned = np.argsort(scan.angles)  # from one end to the other: few views say nothing about the axis
+    late = replace(scan, projections=scan.projections[turned], angles=scan.angles[turned])
+    light = late.flats.mean(axis=0) - late.darks.mean(axis=0)
+    integrals = -np.log((late.projections - late.darks.mean(axis=0)) / light)
+    assert abs(find_axis(integrals[:16], late.angles[:16]).axis - scan.axis) > 0.5
+    finished = beamline.feed(late, settings(late, ranks, axis=None), tmp_path, uid="late")
+    axis = finished.results[0].axis
+    assert axis == pytest.approx(scan.axis, abs=0.25)
+    given = beamline.feed(late, settings(late, ranks, axis=axis), tmp_path, uid="given")
+    assert finished.results[0].image_number == given.results[0].image_number
+    assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
 
 
 def alone(scan, algorithm):
