@@ -68,7 +68,7 @@ _storage: Storage | None = None
 
 
 def use_beamline(beamline: Beamline | None, job: ReconJob | None = None, *, storage: Storage | None = None) -> None:
-    """Have plans that are called without devices use these; None for what is made at first use.
+    """Set what plans use that are called without devices; None for what is made at first use.
 
     A job that has no directory for its results gets one beside the detector's files.
 

@@ -212,7 +212,7 @@ async def _asset_documents(detector: Any) -> list[tuple[str, dict[str, Any]]]:
 async def _frames(
     detector: Any, keys: dict[str, Any], reading: dict[str, Any], documents: Iterable[tuple[str, dict[str, Any]]]
 ) -> str:
-    """Say of each image where it is and whether it can be read now."""
+    """Return, for each image, where it is and whether it can be read now."""
     images = _images(keys)
     if not images:
         raise DataError(

@@ -296,7 +296,7 @@ class _Flight:
             yield from bps.save()
 
     def _counts(self) -> MsgGenerator[list[int]]:
-        """Tell how many frames each writer has written since it was staged."""
+        """Return how many frames each writer has written since it was staged."""
 
         async def counts() -> list[int]:
             return [await writer.get_index() for writer in self.flyers.writers]

@@ -76,7 +76,7 @@ def over_recording(order: str, recorded: tuple[float, ...]) -> AngleOrder:
 
 
 def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
-    """Have a device asked something in the RunEngine's loop; its error is raised here.
+    """Ask a device something in the RunEngine's loop; its error is raised here.
 
     Parameters
     ----------

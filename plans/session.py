@@ -232,7 +232,7 @@ class StreamSession(EarlyEnding):
 
     @staticmethod
     def _until(work: Callable[[], Awaitable[Any]]) -> Steps:
-        """Have `work` done once, however often the plan is paused meanwhile."""
+        """Do `work` once, however often the plan is paused meanwhile."""
         tasks: list[asyncio.Future[Any]] = []
 
         def started() -> asyncio.Future[Any]:
@@ -244,7 +244,7 @@ class StreamSession(EarlyEnding):
             yield Msg("wait_for", None, [started])
 
     def _reason(self, given: str | None) -> str:
-        """Tell in the stop document how the run ended, and whatever went wrong with its reconstruction."""
+        """Return how the run ended, and whatever went wrong with its reconstruction."""
         run = self.job.runs.open
         told = [given] if given else []
         if run is not None:
@@ -275,7 +275,7 @@ class StreamSession(EarlyEnding):
         return "; ".join(told)
 
     def _ledger_told(self) -> list[str]:
-        """Say which ranks' ledgers do not add up."""
+        """Return which ranks' ledgers do not add up."""
         uneven = [(rank, entry) for rank, entry in self.job.runs.ledger().items() if not entry.balanced]
         told = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
         if len(uneven) > RANKS_TOLD:

@@ -252,7 +252,7 @@ class MpiLauncher:
             self._temporary = None
 
     def logs(self) -> str:
-        """Tell where the processes' output is, and its last lines."""
+        """Return where the processes' output is, and its last lines."""
         from bluesky_streamrecon.beamline.processes import log_tail
 
         told = []

@@ -60,7 +60,7 @@ class RunTable(DocumentRouter):
         self._gain = ""
 
     def start(self, doc: Any) -> None:
-        """Say what will be done, and how to look at it."""
+        """Print what will be done, and how to look at it."""
         block: Mapping[str, Any] | None = doc.get(BLOCK)
         if block is None:
             return
@@ -101,7 +101,7 @@ class RunTable(DocumentRouter):
         return doc
 
     def stop(self, doc: Any) -> None:
-        """Say how the run ended, and what can be done now."""
+        """Print how the run ended, and what can be done now."""
         if not self._scan:
             return
         took = _minutes(doc["time"] - self._begun)

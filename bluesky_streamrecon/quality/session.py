@@ -365,7 +365,7 @@ class SteeringSession:
         return values, problem
 
     def _by_policy(self, evidence: Evidence) -> Verdict:
-        """Have the policy judge; an error of whatever kind in it ends neither scan nor controller."""
+        """Ask the policy for its verdict; an error of whatever kind in it ends neither scan nor controller."""
         try:
             verdict = self._policy.judge(evidence)
             if verdict.verdict not in ("continue", "enough"):

@@ -113,5 +113,5 @@ class ShutdownMonitor:
         when_closed(descriptor, input_closed)
 
     def ended(self) -> None:
-        """Tell that the job is ending, so that nothing more is enforced."""
+        """Note that the job is ending, so that nothing more is enforced."""
         self._ended.set()

@@ -335,7 +335,7 @@ def _need(code: str) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have libraries that are loaded meanwhile, and processes that are started, use one thread each."""
+    """Limit libraries that are loaded meanwhile, and processes that are started, to one thread each."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

@@ -168,7 +168,7 @@ def _rate(documents: list[tuple[str, dict[str, Any]]], when: str) -> float:
 
 @contextlib.contextmanager
 def _watched(viewers: int) -> Iterator[list[float]]:
-    """Have a live view and so many pages watch meanwhile; the list holds their delays afterwards."""
+    """Run a live view with so many pages meanwhile; the list holds their delays afterwards."""
     delays: list[float] = []
     with started("bluesky_streamrecon", "view", "--json") as view:
         line = view.stdout.readline() if view.stdout is not None else ""

@@ -108,7 +108,7 @@ class Passes:
         return int(self._lines.nbytes + self._back_lines.nbytes + self.sinogram.nbytes)
 
     def reserve(self, angles: int) -> None:
-        """Have memory for passes of so many angles."""
+        """Allocate memory for passes of so many angles."""
         if angles <= self._most:
             return
         layout = self._geometry.layout

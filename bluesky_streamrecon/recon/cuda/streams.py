@@ -55,7 +55,7 @@ def _failed(why: object) -> DeviceError:
 
 
 def _leave_what_is_lost() -> None:
-    """Give nothing back to a GPU of which nothing can be had any more: each piece would end in a traceback of its own.
+    """Release nothing on a GPU that is lost: each piece would end in a traceback of its own.
 
     A full memory is not such a case. What the process held there goes when it ends.
     """
