@@ -301,6 +301,7 @@ class JobRuns:
             state=shown.state.value,
             problem=shown.problem.value,
             ranks=self.job.linked_ranks,
+            last=self.last,
         )
 
     def answer(self, ask: Ask) -> Answer:

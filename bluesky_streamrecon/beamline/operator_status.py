@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bluesky_streamrecon.beamline.run_record import ledger_totals
+from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.wire.messages import Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
@@ -16,7 +16,15 @@ from bluesky_streamrecon.wire.run import Ledger
 __all__ = ["as_judged", "judged_after", "run_status"]
 
 
-def run_status(run: RunState | None, ledger: dict[int, Ledger], *, state: str, problem: str, ranks: int) -> RunStatus:
+def run_status(
+    run: RunState | None,
+    ledger: dict[int, Ledger],
+    *,
+    state: str,
+    problem: str,
+    ranks: int,
+    last: RunRecord | None = None,
+) -> RunStatus:
     """Return how a run is.
 
     Parameters
@@ -29,8 +37,13 @@ def run_status(run: RunState | None, ledger: dict[int, Ledger], *, state: str, p
         What the job's signals show.
     ranks : int
         MPI ranks that are linked.
+    last : RunRecord, optional
+        Of the run before.
     """
     problem = problem[:4096]
+    if run is None and last is not None:
+        ended = f"{last.exit_status or 'ended'}: {last.reason or 'no reason given'}"[:4096]
+        return RunStatus(state=state, problem=problem, last_run=last.run_uid, ended=ended)
     if run is None:
         return RunStatus(state=state, problem=problem)
     newest, override = run.newest, run.override

@@ -95,6 +95,10 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
         "invalid": ("The image is not to be relied on", "bad"),
         "enough": (f"{taken}: good enough", "good"),
     }.get(status.verdict, (f"{taken}: not good enough yet", "wait"))
+    if status.ended:
+        good = "good" if status.ended.startswith("success") else "bad"
+        what = f"The run has ended at projection {status.taken}{of}"
+        return {"what": what, "detail": status.ended, "doubt": status.problem, "tone": good}
     if ended and status.verdict != "invalid":
         what = f"The run has ended, or is out of reach, at projection {status.taken}{of}"
     elif status.finish is not None:

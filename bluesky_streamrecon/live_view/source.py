@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 from bluesky_streamrecon.wire import (
     Answer,
@@ -175,9 +177,12 @@ class Source:
         status = answer.status
         if status is None:
             return
-        if status.run_uid is None:  # what the last run was stays on show
-            status = now.status if now.status.run_uid is not None else status
-            self._update(link="no run is open" if now.status.run_uid is not None else "", status=status)
+        if status.run_uid is None and now.status.run_uid is not None:  # what the last run was stays on show
+            ended = status.ended if status.last_run == now.status.run_uid else ""
+            shown = msgspec.structs.replace(now.status, state=status.state, ended=ended or now.status.ended)
+            self._update(link="no run is open", status=shown)
+        elif status.run_uid is None:
+            self._update(link="", status=status)
         elif status.run_uid != now.status.run_uid:
             self._update(link="", status=status, judged=answer.judged)
         else:

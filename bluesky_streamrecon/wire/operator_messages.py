@@ -142,6 +142,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         Summed over ranks.
     problem : str
         What went wrong last.
+    last_run, ended : str or None, str
+        The run before, where none is open, and how it ended: exit status and reason.
     """
 
     state: Name = "idle"
@@ -170,6 +172,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     ranks: Count = 0
     ledger: Annotated[dict[Name, int | bool], Meta(max_length=32)] = {}
     problem: Text = ""
+    last_run: Uid | None = None
+    ended: Text = ""
 
     @property
     def total(self) -> int:
@@ -188,6 +192,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         """Return what there is to show, as pairs of a heading and words."""
         if self.run_uid is None:
             shown = [("run", "none is open"), ("job", self.state)]
+            if self.last_run is not None:
+                shown.insert(1, ("last run", f"{self.last_run[:8]}, {self.ended}"))
             return tuple(shown + [("problem", self.problem)] * bool(self.problem))
         of = f" of {self.planned}" if self.planned else ""
         more = f" and {self.added} added" if self.added else ""

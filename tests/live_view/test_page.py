@@ -59,8 +59,10 @@ def test_another_run_begins_with_no_verdicts(page, beamline):
     beamline.status = msgspec.structs.replace(beamline.status, run_uid="run-2")
     told = until(changes, lambda t: t["run"] == "run-2" and t["judged"])
     assert told["first"] == 0
-    beamline.status = msgspec.structs.replace(beamline.status, run_uid=None)
-    assert until(changes, lambda t: t["link"])["run"] == "run-2"
+    ended = {"last_run": "run-2", "ended": "success: quality: stopped at 1 of 12 projections"}
+    beamline.status = msgspec.structs.replace(beamline.status, run_uid=None, **ended)
+    told = until(changes, lambda t: t["link"])
+    assert (told["run"], told["headline"]["detail"]) == ("run-2", ended["ended"])
 
 
 def test_orders_carry_who_and_where_and_a_refusal_is_told(page, beamline):
@@ -137,6 +139,13 @@ RUN = RunStatus(state="running", run_uid="run-1", taken=60, planned=180, text="a
         ({"verdict": "invalid"}, False, "The image is not to be relied on", "bad"),
         ({"verdict": "invalid"}, True, "The image is not to be relied on", "bad"),
         ({"verdict": "enough"}, True, "The run has ended, or is out of reach, at projection 60 of 180", "good"),
+        (
+            {"verdict": "continue", "ended": "success: operator: seen"},
+            True,
+            "The run has ended at projection 60 of 180",
+            "good",
+        ),
+        ({"verdict": "enough", "ended": "fail: stalled"}, True, "The run has ended at projection 60 of 180", "bad"),
         ({}, False, "Projection 60 of 180: no verdict yet", "wait"),
         ({"run_uid": None}, False, "No run is open", "wait"),
     ],

@@ -150,4 +150,6 @@ def test_status_tells_in_words_how_the_run_is(steady, script, pretend_job):
     assert "7 of 12 streamed" in told
     assert "0.5000" in told
     assert (seen[0].taken, seen[0].used, seen[0].lag, seen[0].held) == (7, 7, 0, None)
-    assert "none is open" in repr(pretend_job.status())
+    ended = repr(pretend_job.status())
+    assert "none is open" in ended
+    assert f"last run     {pretend_job.last_run.run_uid[:8]}, success: all 12 projections taken; " in ended
