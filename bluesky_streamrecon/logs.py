@@ -45,10 +45,9 @@ class LineFormatter(logging.Formatter):
     Examples
     --------
     >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "opened\nhere", (), None)
-    >>> ContextFilter().filter(record)
-    True
+    >>> record.run, record.role = "3f2a91", "rank-0"  # as `ContextFilter` does
     >>> LineFormatter().format(record).partition(" ")[2]
-    'INFO wire.hub run=- role=- opened | here'
+    'INFO wire.hub run=3f2a91 role=rank-0 opened | here'
     """
 
     def format(self, record: logging.LogRecord) -> str:

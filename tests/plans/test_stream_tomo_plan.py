@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bluesky.utils import FailedStatus
 
+from bluesky_streamrecon.beamline import job_runs
 from bluesky_streamrecon.beamline.frames import FileFrame
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
 from bluesky_streamrecon.ordering import AngleOrder
@@ -292,7 +293,8 @@ def test_score_above_threshold_at_the_first_comparison_ends_the_run_at_once(run_
     assert stop["num_events"]["primary"] < 12
 
 
-def test_score_of_another_run_does_nothing(run_engine, documents, tomo, script):
+def test_score_of_another_run_does_nothing(run_engine, documents, tomo, script, monkeypatch):
+    monkeypatch.setattr(job_runs, "FIRST_VERDICT_SECONDS", 0.1)
     script.score = lambda n: 0.99
     script.score_uid = "another"
     run_engine(tomo())

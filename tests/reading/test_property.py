@@ -62,10 +62,10 @@ class Sink:
 
 
 class Late:
-    """Keeps where projections are, as the wire does until a rank wants them."""
+    """Keeps where frames are, as the wire does until a rank wants them."""
 
     def __init__(self):
-        self.projections = []
+        self.sources = []
 
     def open_run(self, spec):
         pass
@@ -74,8 +74,7 @@ class Late:
         pass
 
     def append(self, kind, index, angle, source):
-        if kind == "projection":
-            self.projections.append(source)
+        self.sources.append((kind, source))
         return index
 
 
@@ -227,9 +226,10 @@ def test_data_that_are_not_there_are_refused_with_file_and_dataset_and_never_rea
             patch.setattr(FrameFile.__init__, "__kwdefaults__", {**FrameFile.__init__.__kwdefaults__, "patience": 0.0})
             for document in documents:
                 publisher(*document)
-        for source in late.projections:
+        for kind, source in late.sources:
             try:
-                shown.append(source if isinstance(source, np.ndarray) else source.read())
+                frame = source if isinstance(source, np.ndarray) else source.read()
+                shown += [frame] if kind == "projection" else []
             except DataError as error:
                 problems.append(str(error))
         assert problems
