@@ -17,7 +17,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky.run_engine import WaitForTimeoutError
-from bluesky.utils import FailedStatus, MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.errors import ConfigError, DataError, MotionError
@@ -100,7 +100,9 @@ def move(device: Any, value: Any) -> MsgGenerator[None]:
     seconds, how = yield from answer(partial(time_limit, device, value), unanswered=(None, ""))
     failed: BaseException | None = None
     try:
-        yield from bps.mv(device, value, timeout=seconds)
+        group = short_uid("move")
+        yield from bps.abs_set(device, value, group=group)
+        yield from bps.wait(group, timeout=seconds)
     except TimeoutError as error:
         failed = error
     except FailedStatus as error:

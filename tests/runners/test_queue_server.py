@@ -39,7 +39,8 @@ def test_plans_are_listed_with_their_settings_and_devices_and_nothing_that_no_qu
     assert "__READABLE__" in parameters["detectors"]["annotation"]["type"]
     assert "__MOVABLE__" in parameters["stage"]["annotation"]["type"]
     assert parameters["stage"]["convert_device_names"]
-    assert (parameters["window"]["annotation"]["type"], parameters["window"]["default"]) == ("int | None", "24")
+    window = parameters["window"]
+    assert (window["annotation"]["type"], window["default"]) == ("typing.Optional[int]", "24")
     assert all(each.get("description") for each in parameters.values())
 
 
