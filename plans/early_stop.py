@@ -69,6 +69,22 @@ class EarlyEnding:
             except Exception as raised:  # noqa: BLE001 - the plan is to handle it
                 error = raised
 
+    def run(self, plan: MsgGenerator[Any]) -> Steps:
+        """Install the suspender and drive a plan; return what it returns, or the run's uid where it was ended."""
+        yield Msg("install_suspender", None, self.suspender)
+        try:
+            return (yield from self.drive(plan))
+        except QualityReached:
+            return self.run_uid
+        except GeneratorExit:
+            self.abandon()
+            raise
+
+    def clean_up(self) -> Steps:
+        """Undo what `run` has begun."""
+        yield from self.release()
+        yield Msg("remove_suspender", None, self.suspender)
+
     def release(self) -> Steps:
         """Return the RunEngine to its rewindable state."""
         if self.shielded:
@@ -234,20 +250,9 @@ def stop_early_wrapper(
             when((yield from answer(partial(_value, signal), unanswered=None)))
         except Exception as error:
             raise ConfigError(f"signal {signal.name}: can not be read and judged: {error!r}") from error
-        yield Msg("install_suspender", None, suspender)
-        try:
-            return (yield from ending.drive(plan))
-        except QualityReached:
-            return ending.run_uid
-        except GeneratorExit:
-            ending.abandon()
-            raise
+        return (yield from ending.run(plan))
 
-    def cleanup() -> Steps:
-        yield from ending.release()
-        yield Msg("remove_suspender", None, suspender)
-
-    return bpp.finalize_wrapper(body(), cleanup)  # type: ignore[no-any-return]
+    return bpp.finalize_wrapper(body(), ending.clean_up)  # type: ignore[no-any-return]
 
 
 async def _value(signal: Any) -> Any:

@@ -9,7 +9,7 @@ import bluesky.preprocessors as bpp
 import msgspec
 from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
-from bluesky_streamrecon.beamline import QualityReached, ReconJob, SuspendMode
+from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
 from bluesky_streamrecon.plans.parts import check_analysis
@@ -127,18 +127,10 @@ def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[A
         job.prepare_run(session.recon, session.steering, "")
         yield from _staged(job)
         tokens.append((yield Msg("subscribe", None, job.publisher, "all")))
-        yield Msg("install_suspender", None, session.suspender)
-        try:
-            return (yield from session.drive(plan))
-        except QualityReached:
-            return session.run_uid
-        except GeneratorExit:
-            session.abandon()
-            raise
+        return (yield from session.run(plan))
 
     def cleanup() -> Steps:
-        yield from session.release()
-        yield Msg("remove_suspender", None, session.suspender)
+        yield from session.clean_up()
         for token in tokens:
             yield Msg("unsubscribe", None, token=token)
         status = yield Msg("unstage", job)

@@ -29,8 +29,8 @@ def runs(
     if json:
         print_json({"runs": found})
         return
-    columns = ["scan_id", "uid", "time", "plan", "sample", "projections", "ended"]
-    print_table("Scans, newest first", columns, [[_short(run)[name] for name in columns] for run in found])
+    columns = ["scan", "uid", "time", "plan", "taken", "ended"]
+    print_table("Scans, newest first", columns, [_short(run) for run in found])
 
 
 def last(directory: Directory = None, uri: Uri = None, json: Json = False) -> None:
@@ -58,9 +58,10 @@ def _newest(count: int, directory: Any, uri: str | None) -> list[dict[str, Any]]
         return list_runs(storage.catalog, count)
 
 
-def _short(run: dict[str, Any]) -> dict[str, Any]:
-    """Return what fits into a table of 80 columns."""
-    return run | {"uid": run["uid"][:8], "time": _when(run), "ended": run["exit_status"] or "not ended"}
+def _short(run: dict[str, Any]) -> list[object]:
+    """Return what fits into a table of 80 columns with its names uncut."""
+    ended = run["exit_status"] or "not ended"
+    return [run["scan_id"], run["uid"][:8], _when(run)[5:], run["plan"], run["projections"], ended]
 
 
 def _when(run: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def stored(tmp_path_factory):
         RE.md |= {"scan_id": 40, "sample_name": "foam"}
         RE.subscribe(storage.writer)
         plans = (
-            bp.count([det], 2),
+            bp.count([det], 2, md={"plan_name": "stream_tomo_fly_plan"}),
             bp.count([det], 3, md={"streamrecon": {"recon_uid": "none"}}),
             bp.count([det], 1, md={"raw_run_uid": "of the second"}),
             bp.count([det], 4),
@@ -78,6 +78,7 @@ def test_commands_list_the_scans_and_the_last_and_take_minus_one_as_a_run(stored
     table = program("runs", *where)
     assert uids[0][:8] in table.stdout
     assert max(map(len, table.stdout.splitlines())) <= 80
+    assert "…" not in table.stdout
     newest = program("last", *where)
     assert f"scan 44, run {uids[3]}, count" in newest.stdout
     assert "success" in newest.stdout
