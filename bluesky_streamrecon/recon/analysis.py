@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -72,6 +73,9 @@ class Analysis(Protocol[F]):
         later.
     warnings : sequence of str
         What people should know, a line each, which begins with what it is about: ``"flats: …"``. Grows.
+    scratch : Path or None
+        A file that it may write on this rank, set before `restore` and `begin`: it is there again after a restart, with
+        at least what it held at the checkpoint. None: there is none that outlives this process.
     """
 
     shape: tuple[int, int]
@@ -79,6 +83,7 @@ class Analysis(Protocol[F]):
     device: str = ""
     resumable: bool = False
     warnings: Sequence[str] = ()
+    scratch: Path | None = None
 
     # ------------------------------------------------------- as frames come, whatever the other ranks have
 

@@ -2,7 +2,8 @@
 
 A checkpoint holds what the analysis of a rank's rows goes on from right after an image. Ranks save at the same images.
 The last two are kept, because a job may die while some ranks have saved and others have not; the newest that all ranks
-have is the one to go on from.
+have is the one to go on from. Beside them lies the scratch file of a run's analysis; a checkpoint from before whose end
+that file was lost is not gone on from.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class CheckpointStore:
             with h5py.File(part, "w") as file:
                 for name in ("run_uid", "seq", "image_number", "projections", "lost"):
                     file.attrs[name] = getattr(checkpoint, name)
+                file.attrs["scratch_bytes"] = _bytes(self.scratch(checkpoint.run_uid))
                 for name, array in checkpoint.arrays.items():
                     file[name] = array
             part.replace(path)
@@ -107,9 +109,13 @@ class CheckpointStore:
         lowest, minus_highest = communicator.minimum([key, -key])
         return found if lowest == -minus_highest and lowest > 0 else None
 
+    def scratch(self, run_uid: str) -> Path:
+        """Return the path of the scratch file of a run's analysis."""
+        return self._directory / f"{self._stem}scratch-{run_key(run_uid):015x}"
+
     def clear(self) -> None:
-        """Remove this rank's checkpoints."""
-        for path in self._saved():
+        """Remove this rank's checkpoints, and what runs have left behind."""
+        for path in self._directory.glob(f"{self._stem}*"):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -119,11 +125,12 @@ class CheckpointStore:
     def _seq(self, path: Path) -> int:
         return int(path.stem.removeprefix(self._stem))
 
-    @staticmethod
-    def _load(path: Path) -> Checkpoint | None:
-        """Read a checkpoint; None if it is damaged, for then the run is just done again."""
+    def _load(self, path: Path) -> Checkpoint | None:
+        """Read a checkpoint; None if it or its scratch file is damaged, for then the run is just done again."""
         try:
             with h5py.File(path) as file:
+                if _bytes(self.scratch(str(file.attrs["run_uid"]))) < file.attrs["scratch_bytes"]:
+                    return None
                 return Checkpoint(
                     run_uid=str(file.attrs["run_uid"]),
                     seq=int(file.attrs["seq"]),
@@ -134,3 +141,7 @@ class CheckpointStore:
                 )
         except (OSError, KeyError, ValueError):
             return None
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -120,6 +120,8 @@ class RankRun:
         open_analysis = get_analysis(name)
         with explained(f"analysis {name!r} failed when it was opened"):
             analysis = open_analysis(self.run, self._communicator, threads)
+            if self._checkpoints is not None:
+                analysis.scratch = self._checkpoints.scratch(self.run.run_uid)
             if resume is not None:
                 analysis.restore(resume)
         if not analysis.resumable:

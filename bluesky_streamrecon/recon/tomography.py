@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,11 +17,13 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.recon.algorithms import algorithms
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, Report, explained
+from bluesky_streamrecon.recon.archive import Archive, Archived
 from bluesky_streamrecon.recon.axis import AxisEstimate, AxisFinder, axis_checkpoint, axis_rows
 from bluesky_streamrecon.recon.backends import Choice
 from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.compiling import prepare_backend
+from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
@@ -38,7 +40,6 @@ FURTHER, MOVED = 1.5, 1.0
 lies so many pixels away."""
 
 _COUNT = "count_"
-_RAW_LIMIT = 2**30
 
 
 @dataclass(slots=True)
@@ -91,8 +92,7 @@ class Tomography(Analysis[View]):
         self._columns = run.detector_shape[1]
         # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
         self.resumable = not recon.stripe_removal
-        self._raw: list[Item | ItemGone] = []  # projections that came before any flat
-        self._raw_bytes = 0
+        self._early = EarlyItems()
         self._preparation = Preparation(
             run.block.rows, self._columns, values=recon.pixel_values, saturation=_number(run, "saturation")
         )
@@ -108,9 +108,9 @@ class Tomography(Analysis[View]):
         self._axis_rows = slice(inside[0], None, rows.step) if inside else slice(0)
         self._finder = AxisFinder(len(inside), self._columns) if recon.axis is None else None
         self._warned = False
-        self._past: list[list[View]] = []  # what each image took in, as long as the axis is provisional
-        self._taken, self._closed_at = 0, -1
+        self._closed_at = -1
         self._saved: Checkpoint | None = None
+        self._archive = Archive(run.block.rows, self._columns)
         self._engine: Engine | None = None
         self._group: Group | None = None
         self._angles: list[float] = []
@@ -154,11 +154,11 @@ class Tomography(Analysis[View]):
         """
         if item.kind != "projection":
             if isinstance(item, Item):
-                self._preparation.add_reference(item.kind, _pixels(item))
+                self._preparation.add_reference(item.kind, pixels_of(item))
             return []
-        if self._preparation.ready or (isinstance(item, ItemGone) and not self._raw):
+        if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
             return [*self._released(), self._view(item)]
-        self._hold(item)
+        self._early.hold(item)
         return []
 
     def close(self, closed: CloseRun) -> list[View]:
@@ -169,9 +169,9 @@ class Tomography(Analysis[View]):
         DataError
             If flats were needed and none came.
         """
-        if self._raw and not self._preparation.ready:
+        if self._early and not self._preparation.ready:
             raise DataError(
-                f"got {len(self._raw)} projections and no flat field, expected at least one; were flats taken? "
+                f"got {len(self._early)} projections and no flat field, expected at least one; were flats taken? "
                 "(pixel_values='transmission' says that none are needed)"
             )
         views = self._released()
@@ -182,26 +182,14 @@ class Tomography(Analysis[View]):
 
     def _conclude(self) -> None:
         """Leave it in the run's record if the axis was not certain when the last projection was taken."""
-        if self._finder is not None and self._engine is not None and self._taken == self._closed_at:
+        if self._finder is not None and self._engine is not None and len(self._angles) == self._closed_at:
             self.warnings.append(self._doubt)
 
-    def _hold(self, item: Item | ItemGone) -> None:
-        if isinstance(item, Item):
-            self._raw_bytes += _pixels(item).nbytes
-            if self._raw_bytes > _RAW_LIMIT:
-                raise DataError(
-                    f"{len(self._raw)} projections came before any flat field and take more than {_RAW_LIMIT >> 20} "
-                    "MiB; expected flats before the projections"
-                )
-            item = msgspec.structs.replace(item, pixels=_pixels(item).copy())
-        self._raw.append(item)
-
     def _released(self) -> list[View]:
-        raw, self._raw = self._raw, []
-        return [self._view(item) for item in raw]
+        return [self._view(item) for item in self._early.release()]
 
     def _view(self, item: Item | ItemGone) -> View:
-        pixels = self._preparation.prepare(_pixels(item)) if isinstance(item, Item) else None
+        pixels = self._preparation.prepare(pixels_of(item)) if isinstance(item, Item) else None
         if pixels is not None and self._stripes is not None:
             pixels = self._stripes.apply(pixels, item.angle)
         return View(item.seq, pixels, item.angle, dict(self._preparation.counts))
@@ -216,6 +204,7 @@ class Tomography(Analysis[View]):
                     return "finding the rotation axis"
                 found = self._located(self._finder) if closed or found is None else found
             self._take_axis(found, final=closed or found.confident)
+        self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
         self._make_engine()
         return ""
 
@@ -265,7 +254,7 @@ class Tomography(Analysis[View]):
         """Return an axis about which images have to be made anew, with these projections; None: none is known."""
         assert self._axis is not None  # noqa: S101 - it was begun with one
         known = finder.projections  # the first image was begun with projections that it did not take in
-        found = self._look_for_axis(finder, frames[max(0, known - self._taken) :])
+        found = self._look_for_axis(finder, frames[max(0, known - len(self._angles) + len(frames)) :])
         if found is None:
             return None
         if found.confident or finder.projections == self._run.planned:
@@ -279,22 +268,50 @@ class Tomography(Analysis[View]):
             self._sinograms.append(self._blank() if view.pixels is None else view.pixels, view.angle)
             self._angles.append(view.angle)
             self._counts = view.counts
-        steps = [list(frames)]
-        if (finder := self._finder) is not None:
-            self._past += steps
-            if (found := self._better_axis(finder, frames)) is not None:
-                final = found.confident or finder.projections == self._run.planned
-                self._take_axis(found, final=final)
-                self._release_engine()
-                self._make_engine()
-                steps, self._past = self._past, [] if final else self._past
-        self._taken += len(frames)
-        for step in steps:
-            for view in step:
-                # A projection that was lost, or had no light, says nothing.
-                self._running.append(self._blank() if view.pixels is None else view.pixels, view.angle)
-            self._running.update(self._run.recon.iterations)
+            self._archive.append(view.pixels, view.angle, self._running.image_number + 1)
+        if self._archive.problem and self._archive.problem not in self.warnings:
+            self.warnings.append(self._archive.problem)
+        # A projection that was lost, or had no light, says nothing.
+        new = [(self._blank() if view.pixels is None else view.pixels, view.angle) for view in frames]
+        finder = self._finder
+        better = None if finder is None else self._better_axis(finder, frames)
+        if finder is None or better is None:
+            self._make_image(new)
+        else:
+            self._take_axis(better, final=better.confident or finder.projections == self._run.planned)
+            self._make_images_anew(new)
         self._conclude()
+
+    def remake(self, axis: float) -> None:
+        """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it.
+
+        Parameters
+        ----------
+        axis : float
+            Detector column.
+        """
+        self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles)), final=True)
+        if self._engine is not None:
+            self._make_images_anew()
+
+    def _make_images_anew(self, new: Sequence[Archived] = ()) -> None:
+        """Make all images about the present axis; `new` are projections that the window has not yet."""
+        if not self._archive.problem:
+            steps = self._archive.steps()
+        else:  # what the window still has is the next best
+            angles, projections = self._running.kept()
+            known = [*((pixels, float(angle)) for pixels, angle in zip(projections, angles, strict=True)), *new]
+            every = self._run.recon.step
+            steps = (known[first : first + every] for first in range(0, len(known), every))
+        self._release_engine()
+        self._make_engine()
+        for step in steps:
+            self._make_image(step)
+
+    def _make_image(self, step: Iterable[Archived]) -> None:
+        for pixels, angle in step:
+            self._running.append(pixels, angle)
+        self._running.update(self._run.recon.iterations)
 
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""
@@ -357,16 +374,16 @@ class Tomography(Analysis[View]):
         self._preparation.restore(arrays, self._counts)
         self._angles = arrays["angles"].tolist()
         self._sinograms.restore(arrays, len(self._angles))
-        if self._run.recon.axis is None:
-            axis, uncertainty = (float(value) for value in arrays["axis"])
+        axis, uncertainty = (float(value) for value in arrays["axis"])
+        if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
         self._finder = None
         self._saved = saved
 
     def release(self) -> None:
         """Release memory, threads and channels."""
-        self._past = []
         self._release_engine()
+        self._archive.remove()
 
     def _release_engine(self) -> None:
         if self._engine is not None:
@@ -420,12 +437,6 @@ class Tomography(Analysis[View]):
 
     def _blank(self) -> NDArray[np.float32]:
         return np.full((self._run.block.rows, self._columns), np.nan, dtype=np.float32)
-
-
-def _pixels(item: Item) -> NDArray[np.generic]:
-    if item.pixels is None:
-        raise DataError("got no pixels")
-    return item.pixels
 
 
 def _number(run: OpenRun, key: str) -> float | None:
