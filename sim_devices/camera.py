@@ -6,6 +6,7 @@ that is taken again gives the same data however fast it went. Angles are degrees
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -100,6 +101,9 @@ class Noise:
         Relative spread of the columns' gains (what makes rings in an image that is not flat-corrected).
     gain : float
         Relative spread of the pixels' gains.
+    rings : float
+        Relative spread of the pixels' gains that only projections have and flats do not show: it makes rings although
+        the image is flat-corrected.
     dead : float
         Share of pixels that see no light.
     hot : float
@@ -112,13 +116,14 @@ class Noise:
     dark: float = 100.0
     stripes: float = 0.03
     gain: float = 0.01
+    rings: float = 0.0
     dead: float = 2e-4
     hot: float = 1e-4
 
     def __post_init__(self) -> None:
         if not 1 <= self.counts <= 1e9:
             raise ConfigError(f"counts: got {self.counts}, expected 1 to 1e9 photons per pixel and frame")
-        for name in ("readout", "dark", "stripes", "gain", "dead", "hot"):
+        for name in ("readout", "dark", "stripes", "gain", "rings", "dead", "hot"):
             if not 0 <= getattr(self, name) < (10000 if name in {"readout", "dark"} else 0.5):
                 raise ConfigError(f"{name}: got {getattr(self, name)}, which is negative or too large")
 
@@ -133,21 +138,36 @@ class SimulatedCamera:
     columns : int
         Detector columns.
     axis : float
-        Detector column of the rotation axis.
+        Detector column of the rotation axis, in the middle row if it is tilted.
     noise : Noise, optional
         Imperfections.
     seed : int, optional
         Of all that is random.
+    truncated : bool, optional
+        The sample may reach out of view.
+    tilt : float, optional
+        Angle of the rotation axis to the detector's columns, in the detector's plane, degrees. Positive: the axis lies
+        further to the right (at larger columns) in lower rows (of larger number).
 
     Raises
     ------
     GeometryError
-        If the sample would leave the field of view.
+        If the sample would leave the field of view and may not.
     """
 
-    def __init__(self, sample: Ellipses, columns: int, axis: float, *, noise: Noise | None = None, seed: int = 0):
+    def __init__(
+        self,
+        sample: Ellipses,
+        columns: int,
+        axis: float,
+        *,
+        noise: Noise | None = None,
+        seed: int = 0,
+        truncated: bool = False,
+        tilt: float = 0.0,
+    ):
         room = min(axis + 0.5, columns - 0.5 - axis)
-        if sample.radius > room:
+        if sample.radius > room and not truncated:
             raise GeometryError(
                 f"sample: reaches {sample.radius:.1f} pixels from the axis at column {axis}, but the nearer "
                 f"edge of the {columns} columns is {room:.1f} away; make the sample smaller or the axis nearer to "
@@ -164,6 +184,17 @@ class SimulatedCamera:
         self.dead_pixels = rng.random(self._shape) < self.noise.dead
         self.hot_pixels = (rng.random(self._shape) < self.noise.hot) & ~self.dead_pixels
         self._flat[self.dead_pixels] = 0.0
+        self._response = 1 + self.noise.rings * rng.standard_normal(self._shape) if self.noise.rings else None
+        # A pixel beside the axis sees another slice than one on it; what lies between slices is interpolated.
+        rows = np.arange(sample.rows)
+        self._axes = axis + math.tan(math.radians(tilt)) * (rows - (sample.rows - 1) / 2)
+        above = math.sin(math.radians(tilt)) * (np.arange(columns) - axis)
+        self._slices: list[tuple[NDArray[np.float64] | float, Ellipses]] = [(1.0, sample)]
+        if tilt:
+            self._slices = [
+                (np.clip(1 - np.abs(above - step), 0, 1), sample.taken_from(np.clip(rows + step, 0, sample.rows - 1)))
+                for step in range(math.floor(above.min()), math.ceil(above.max()) + 1)
+            ]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -185,10 +216,9 @@ class SimulatedCamera:
         if exposure.kind is not FrameKind.DARK:
             photons = self.noise.counts * exposure.beam * self._flat
             if exposure.kind is FrameKind.PROJECTION:
-                angle = np.deg2rad(exposure.angle)
-                photons *= np.exp(
-                    -self.sample.projection(angle, self._shape[1], self.axis, shift=exposure.shift), dtype=np.float64
-                )
+                photons *= np.exp(-self._line_integrals(exposure), dtype=np.float64)
+                if self._response is not None:
+                    photons *= np.maximum(self._response, 0)
             if self.noise.poisson:
                 photons = rng.poisson(photons).astype(np.float64)
             counts += photons * (FLAT_LEVEL / self.noise.counts)
@@ -196,6 +226,13 @@ class SimulatedCamera:
             counts += self.noise.readout * rng.standard_normal(self._shape, dtype=np.float32)
         counts[self.hot_pixels] = 0.98 * FULL_SCALE
         return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
+
+    def _line_integrals(self, exposure: Exposure) -> NDArray[np.float64]:
+        angle, columns = math.radians(exposure.angle), self._shape[1]
+        seen = np.zeros(self._shape)
+        for weights, slices in self._slices:
+            seen += weights * slices.projection(angle, columns, self._axes, shift=exposure.shift)
+        return seen
 
 
 class RecordedCamera:

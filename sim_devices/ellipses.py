@@ -74,8 +74,16 @@ class Ellipses:
             return 0.0
         return float(np.max(np.hypot(self.u, self.v) + np.maximum(self.a, self.b)))
 
+    def taken_from(self, sources: NDArray[np.intp]) -> Ellipses:
+        """Return a stack each row of which is the row of this one that `sources` names, shape (rows,)."""
+        of_row = [np.flatnonzero(self.row == source) for source in sources]
+        chosen = np.concatenate(of_row)
+        row = np.repeat(np.arange(len(sources)), [len(found) for found in of_row])
+        values = (each[chosen] for each in (self.u, self.v, self.a, self.b, self.phi, self.density))
+        return Ellipses(len(sources), row, *values)
+
     def projection(
-        self, angle: float, columns: int, axis: float, *, shift: tuple[float, float] = (0.0, 0.0)
+        self, angle: float, columns: int, axis: float | Floats, *, shift: tuple[float, float] = (0.0, 0.0)
     ) -> NDArray[np.float32]:
         """Return the line integrals that each detector pixel sees, averaged over its width.
 
@@ -85,8 +93,8 @@ class Ellipses:
             Radians.
         columns : int
             Detector columns C.
-        axis : float
-            Detector column of the rotation axis.
+        axis : float or ndarray of float64, shape (rows,)
+            Detector column of the rotation axis, in each row if it is tilted.
         shift : (float, float), optional
             How far the whole sample has moved on its mount, (u, v) in pixels.
 
@@ -97,7 +105,7 @@ class Ellipses:
         """
         cosine, sine = np.cos(angle), np.sin(angle)
         half_width = np.hypot(self.a * np.cos(angle - self.phi), self.b * np.sin(angle - self.phi))
-        centre = axis + (self.u + shift[0]) * cosine + (self.v + shift[1]) * sine
+        centre = np.broadcast_to(axis, self.rows)[self.row] + (self.u + shift[0]) * cosine + (self.v + shift[1]) * sine
         first = np.clip(np.ceil(centre - half_width - 0.5), 0, columns).astype(np.intp)
         last = np.clip(np.floor(centre + half_width + 0.5), -1, columns - 1).astype(np.intp)
         width = np.maximum(last - first + 1, 0)

@@ -105,7 +105,11 @@ def sim_beamline(
     inline: bool = False,
     counts: float = 1e4,
     noise: Noise | None = None,
-    axis_offset: float = 3.3,
+    rings: float = 0.0,
+    axis: float | None = None,
+    half_acquisition: bool = False,
+    fill: float = 0.92,
+    tilt: float = 0.0,
     velocity: float = 180.0,
     acceleration_time: float = 0.1,
     backlash: float = 0.0,
@@ -139,9 +143,20 @@ def sim_beamline(
     counts : float, optional
         Photons per pixel and frame in the open beam.
     noise : Noise, optional
-        All imperfections; overrides `counts`.
-    axis_offset : float, optional
-        Distance of the rotation axis from the detector's middle ``(columns - 1) / 2``, pixels.
+        All imperfections; overrides `counts` and `rings`.
+    rings : float, optional
+        Relative spread of the pixels' gains that flats do not show; 0.02 makes clear rings.
+    axis : float, optional
+        Detector column of the rotation axis; by default 3.3 columns right of the detector's middle, and with
+        `half_acquisition` an eighth of the width from its left edge.
+    half_acquisition : bool, optional
+        The sample fills the view on the side of the axis that is farther from the detector's edge, and reaches out of
+        it on the other: to be scanned over a full turn, ``stop=360``.
+    fill : float, optional
+        Radius of the sample over the distance from the axis to the nearer edge of the detector (with
+        `half_acquisition`: the farther one). Above 1 the sample reaches out of view all around.
+    tilt : float, optional
+        Angle of the rotation axis to the detector's columns, degrees; see `SimulatedCamera`.
     velocity, acceleration_time, backlash, limits : optional
         Of the stage; degrees and seconds.
     faults : Faults, optional
@@ -159,18 +174,21 @@ def sim_beamline(
     Raises
     ------
     ConfigError
-        If an argument can not work.
+        If an argument can not work, or does not go with a recorded scan.
     DataError
         If the recording is not a scan with flats, darks and angles.
     """
     faults = faults or Faults()
     camera: Camera
-    axis: float | None = None
     angles: Sequence[float] | NDArray[np.float64] | None = None
     problems: tuple[str, ...] = ()
     if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
         if faults.moves_sample:
             raise ConfigError("faults: a recorded scan can not drift or jump; give a simulated sample")
+        if axis is not None or half_acquisition or tilt or rings:
+            raise ConfigError(
+                "axis, half_acquisition, tilt, rings: a recorded scan has its own geometry; give a simulated sample"
+            )
         if not Path(sample).is_file():
             raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a scan")
         scan = read_scan(sample, angle_units=angle_units).frames
@@ -179,14 +197,28 @@ def sim_beamline(
     else:
         if rows < 1 or columns < 16:
             raise ConfigError(f"detector: got {rows} rows and {columns} columns, expected at least 1 and 16")
-        axis = (columns - 1) / 2 + axis_offset
-        radius = 0.92 * min(axis + 0.5, columns - 0.5 - axis)
+        axis = _checked_axis(axis, columns, half_acquisition)
+        if not 0.05 <= fill <= 4:
+            raise ConfigError(f"fill: got {fill}, expected 0.05 to 4 (above 1 the sample reaches out of view)")
+        if not abs(tilt) <= 2:
+            raise ConfigError(f"tilt: got {tilt}, expected -2 to 2 degrees")
+        edges = axis + 0.5, columns - 0.5 - axis
+        radius = fill * (max(edges) if half_acquisition else min(edges))
         if radius < 4:
-            raise ConfigError(f"axis_offset: got {axis_offset}, which leaves no room for a sample in {columns} columns")
+            raise ConfigError(
+                f"axis: got column {axis:g} with fill={fill:g}, which leaves no room for a sample in {columns} "
+                "columns; half_acquisition=True lets it reach out of view on the axis' side"
+            )
         if isinstance(sample, str):
             sample = sample_named(sample, seed=seed)
         camera = SimulatedCamera(
-            sample.ellipses(rows, radius), columns, axis, noise=noise or Noise(counts=counts), seed=seed
+            sample.ellipses(rows, radius),
+            columns,
+            axis,
+            noise=noise or Noise(counts=counts, rings=rings),
+            seed=seed,
+            truncated=half_acquisition or fill > 1,
+            tilt=tilt,
         )
     folder = Path(tempfile.mkdtemp(prefix="streamrecon-")) if directory is None else Path(directory).resolve()
     stage = RotaryStage(
@@ -226,6 +258,14 @@ def sim_beamline(
     )
     _connect(beamline.devices)
     return beamline
+
+
+def _checked_axis(axis: float | None, columns: int, half_acquisition: bool) -> float:
+    if axis is None:
+        return float(columns // 8) if half_acquisition else (columns - 1) / 2 + 3.3
+    if not 0 <= axis <= columns - 1:
+        raise ConfigError(f"axis: got column {axis}, expected one of the detector's, 0 to {columns - 1}")
+    return float(axis)
 
 
 def _connect(devices: Sequence[Device]) -> None:

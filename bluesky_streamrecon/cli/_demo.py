@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bluesky_streamrecon.cli._options import Algorithm, AngleUnits, Backend, Json, Order, Ranks, Step, Window
+from bluesky_streamrecon.cli._options import (
+    Algorithm,
+    AngleUnits,
+    Backend,
+    Columns,
+    Json,
+    Order,
+    Ranks,
+    Rows,
+    Step,
+    Window,
+)
 from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
 __all__ = ["demo"]
@@ -40,6 +51,20 @@ def demo(
     step: Step = 1,
     backend: Backend = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
+    rows: Rows = 16,
+    columns: Columns = 256,
+    axis: Annotated[float | None, typer.Option(help="Detector column of the simulated rotation axis.")] = None,
+    half_acquisition: Annotated[
+        bool, typer.Option("--half-acquisition", help="Axis near the detector's edge, scan over a full turn.")
+    ] = False,
+    fill: Annotated[
+        float, typer.Option(help="Radius of the simulated sample over that of the view; above 1 it reaches out of it.")
+    ] = 0.92,
+    tilt: Annotated[float, typer.Option(help="Angle of the simulated axis to the detector's columns, degrees.")] = 0.0,
+    rings: Annotated[
+        float, typer.Option(help="Spread of the simulated pixels' gains that flats do not show: 0.02 makes rings.")
+    ] = 0.0,
+    counts: Annotated[float, typer.Option(help="Simulated photons per pixel and frame in the open beam.")] = 1e4,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
     angle_units: AngleUnits = None,
     json: Json = False,
@@ -48,7 +73,8 @@ def demo(
 
     Leaves in --out a picture (demo.png), the raw data, the reconstruction, and the catalogue of both.
 
-    Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`
+    Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`.
+    Rehearse a scan with the axis near the detector's edge: `streamrecon demo --half-acquisition --num 360`
     """
     from bluesky_streamrecon.evaluation.demo import run_demo
 
@@ -70,6 +96,16 @@ def demo(
         seed=seed,
         out=out,
         angle_units=angle_units,
+        simulated={
+            "rows": rows,
+            "columns": columns,
+            "axis": axis,
+            "half_acquisition": half_acquisition,
+            "fill": fill,
+            "tilt": tilt,
+            "rings": rings,
+            "counts": counts,
+        },
     )
     console.print(escape(f"{result['exit_status']}: {result['reason']}"), highlight=False)
     if json:

@@ -50,6 +50,7 @@ def run_demo(
     seed: int = 0,
     out: Path = Path("streamrecon-demo"),
     angle_units: str | None = None,
+    simulated: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run `stream_tomo_plan` once, with all results in one directory; each projection is logged.
@@ -72,6 +73,9 @@ def run_demo(
         Directory for the picture, the raw data, the reconstruction and the catalogue; made if missing.
     angle_units : str, optional
         Units of the recorded scan's angles, in place of those that its file states.
+    simulated : mapping, optional
+        Further arguments of `sim_beamline`: rows, columns, axis, half_acquisition, fill, tilt, rings, counts, ... With
+        ``half_acquisition`` the scan is one over a full turn.
     **settings
         As for `stream_tomo_plan`: algorithm, window, step, policy, threshold, tolerance, ...
 
@@ -97,9 +101,11 @@ def run_demo(
     from bluesky_streamrecon.sim_devices import sim_beamline
     from bluesky_streamrecon.storage import open_storage
 
-    angle_order = make_order(order, num=num) if data is None else None
+    geometry = dict(simulated or {})
+    turn = 360.0 if geometry.get("half_acquisition") else 180.0
+    angle_order = make_order(order, num=num, stop=turn) if data is None else None
     out = new_directory(out.resolve())
-    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", angle_units=angle_units)
+    beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", angle_units=angle_units, **geometry)
     for problem in beamline.problems:
         logger.warning("%s", problem)
     if angle_order is None:

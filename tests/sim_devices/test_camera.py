@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
-from bluesky_streamrecon.sim_devices import Exposure, Faults, Foam, FrameKind, Noise, RecordedCamera, SimulatedCamera
+from bluesky_streamrecon.sim_devices import (
+    Ellipses,
+    Exposure,
+    Faults,
+    Foam,
+    FrameKind,
+    Noise,
+    RecordedCamera,
+    SimulatedCamera,
+)
 from bluesky_streamrecon.sim_devices.camera import faulty_exposure
 from bluesky_streamrecon.storage import TomoScan, read_dxfile
 
@@ -67,6 +76,44 @@ def test_dead_pixels_see_nothing_and_hot_ones_always_read_high():
 def test_sample_larger_than_the_field_of_view_is_refused():
     with pytest.raises(GeometryError, match="nearer to the middle"):
         SimulatedCamera(Foam().ellipses(1, 40.0), 64, 31.5)
+
+
+class Ball:
+    """One ball of 6 pixels, off the axis and above the middle row."""
+
+    def ellipses(self, rows, radius):
+        heights = np.arange(rows) - (rows - 1) / 2 + 10
+        row = np.flatnonzero(np.abs(heights) < 6)
+        r = np.sqrt(36 - heights[row] ** 2)
+        each = np.ones(len(row))
+        return Ellipses(rows, row, 20.0 * each, 5.0 * each, r, r, 0 * each, 0.05 * each)
+
+
+@pytest.mark.parametrize("tilt", [-1.5, 0.0, 2.0])
+@pytest.mark.parametrize("degrees", [0.0, 60.0, 200.0])
+def test_tilted_axis_turns_the_whole_view_about_the_middle_of_the_axis(tilt, degrees):
+    noise = Noise(poisson=False, readout=0.0, dead=0.0, hot=0.0, stripes=0.0, gain=0.0, dark=0.0)
+    cam = SimulatedCamera(Ball().ellipses(41, 40.0), 81, 40.0, noise=noise, tilt=tilt)
+    projection = Exposure(FrameKind.PROJECTION, degrees, 0)
+    shadow = -np.log(cam.frame(projection) / cam.frame(Exposure(FrameKind.FLAT, 0.0, 0)))
+    rows, columns = np.indices(shadow.shape)
+    centre = [float((place * shadow).sum() / shadow.sum()) for place in (columns, rows)]
+    theta, phi = np.radians([degrees, tilt])
+    aside, down = 20.0 * np.cos(theta) + 5.0 * np.sin(theta), -10.0
+    expected = [
+        40.0 + aside * np.cos(phi) + down * np.sin(phi),
+        20.0 + down * np.cos(phi) - aside * np.sin(phi),
+    ]
+    assert centre == pytest.approx(expected, abs=0.06)
+
+
+def test_rings_are_in_projections_and_not_in_flats():
+    quiet = {"poisson": False, "readout": 0.0, "dead": 0.0, "hot": 0.0}
+    sample = Foam().ellipses(2, 20.0)
+    clean, ringed = (SimulatedCamera(sample, 64, 31.5, noise=Noise(**quiet, rings=rings)) for rings in (0.0, 0.05))
+    flat, seen = Exposure(FrameKind.FLAT, 0.0, 0), Exposure(FrameKind.PROJECTION, 0.0, 0)
+    np.testing.assert_array_equal(clean.frame(flat), ringed.frame(flat))
+    assert np.std(ringed.frame(seen) / clean.frame(seen)) == pytest.approx(0.05, rel=0.3)
 
 
 def test_impossible_noise_is_refused():

@@ -207,10 +207,27 @@ def test_faults_show_in_the_frames(run_engine, documents, tmp_path):
 
 
 def test_own_sample_size_axis_and_prefix_are_taken(tmp_path):
-    beamline = small(tmp_path, sample=Foam(pores=5, seed=9), axis_offset=-2.5, prefix="sim-")
+    beamline = small(tmp_path, sample=Foam(pores=5, seed=9), axis=21.0, prefix="sim-")
     assert beamline.axis == pytest.approx(23.5 - 2.5)
     names = ["stage", "detector", "shutter", "table", "trigger", "encoder"]
     assert [device.name for device in beamline.devices] == [f"sim-{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "right"),
+    [
+        ({}, False, False),
+        ({"half_acquisition": True}, True, False),
+        ({"half_acquisition": True, "axis": 40.0}, False, True),
+        ({"fill": 1.5}, True, True),
+    ],
+)
+def test_sample_reaches_out_of_view_where_it_was_asked_to(tmp_path, options, left, right):
+    beamline = small(tmp_path, sample=Foam(pores=0), **options)
+    flat, seen = (beamline.camera.frame(Exposure(kind, 0.0, 0)) for kind in (FrameKind.FLAT, FrameKind.PROJECTION))
+    shade = -np.log(np.maximum(seen, 101.0) - 100) + np.log(np.maximum(flat, 101.0) - 100)
+    ends = np.median(shade[:, :2]), np.median(shade[:, -2:])
+    assert tuple(end > 0.1 for end in ends) == (left, right)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +235,11 @@ def test_own_sample_size_axis_and_prefix_are_taken(tmp_path):
     [
         ({"sample": "no/such/file.h5"}, "path of a scan"),
         ({"rows": 0}, "0 rows"),
-        ({"axis_offset": 23.0}, "no room"),
+        ({"axis": 46.5}, "no room"),
+        ({"axis": 48.0}, "0 to 47"),
+        ({"fill": 5.0}, "0.05 to 4"),
+        ({"tilt": 3.0}, "-2 to 2 degrees"),
+        ({"sample": TOOTH, "half_acquisition": True}, "its own geometry"),
         ({"exposure": -1.0}, "exposure"),
         ({"counts": 0.0}, "photons"),
         ({"sample": TOOTH, "faults": Faults(drift=(1.0, 0.0))}, "recorded scan"),
