@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from bluesky.utils import MsgGenerator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Beamline",
+    "beamline_of",
     "compose_with_storage",
     "current_beamline",
     "current_job",
@@ -89,6 +91,38 @@ def use_beamline(beamline: Beamline | None, job: ReconJob | None = None, *, stor
     _beamline, _simulated, _job, _storage = beamline, None, job, storage
     if beamline is not None and job is not None:
         _place_results(job, beamline)
+
+
+def beamline_of(names: Mapping[str, Any]) -> Beamline:
+    """Return the beamline that startup files have made.
+
+    Parameters
+    ----------
+    names : mapping of str to object
+        What they define: `stage` and `detector`, and `shutter` and `sample_table` where there are some. If these four
+        are the devices of `beamline`, that is returned, with all that it has beside them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no stage or no detector.
+
+    Examples
+    --------
+    >>> beamline_of({"stage": "rot", "detector": "camera"}).table is None
+    True
+    """
+    own = SimpleNamespace(
+        stage=names.get("stage"),
+        detector=names.get("detector"),
+        shutter=names.get("shutter"),
+        table=names.get("sample_table"),
+    )
+    if own.stage is None or own.detector is None:
+        raise ConfigError("devices: got no stage, or no detector; expected both, under these names")
+    beamline: Beamline | None = names.get("beamline")
+    same = all(getattr(beamline, name, None) is device for name, device in vars(own).items())
+    return beamline if beamline is not None and same else own
 
 
 def with_settings(plan: Callable[P, MsgGenerator[R]], settings: Mapping[str, Any]) -> Callable[P, MsgGenerator[R]]:

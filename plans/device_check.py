@@ -25,10 +25,11 @@ from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.plans.defaults import devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import answer, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, find_words
+from bluesky_streamrecon.plans.signature import readable_signature
 
-__all__ = ["CheckedDevice", "check_devices_plan", "judge_detector"]
+__all__ = ["CheckedDevice", "check_devices_plan", "judge_detector", "try_devices"]
 
 CONNECT_SECONDS = 10.0
 EXPOSURE_SECONDS = 30.0  # for arming and one exposure
@@ -54,6 +55,7 @@ class CheckedDevice:
     hint: str
 
 
+@readable_signature
 def check_devices_plan(
     detectors: Detectors = None,
     stage: Positioner = None,
@@ -62,11 +64,10 @@ def check_devices_plan(
     stop: float = 180.0,
     shutter: Positioner = None,
     sample_table: Positioner = None,
-    show: Callable[[str], object] | None = print,
 ) -> MsgGenerator[list[CheckedDevice]]:
     """Try the devices of a tomogram: connected, read back, units, limits, words, and one exposure of each detector.
 
-    Nothing moves, and the shutter stays as it is.
+    Nothing moves, and the shutter stays as it is. A line per check is printed as soon as it is known.
 
     Parameters
     ----------
@@ -82,8 +83,6 @@ def check_devices_plan(
         That of the beamline in use by default.
     sample_table : device, optional
         That of the beamline in use by default.
-    show : callable, optional
-        Called with a line per check as soon as it is known.
 
     Returns
     -------
@@ -94,7 +93,22 @@ def check_devices_plan(
     --------
     At the prompt: ``RE(check_devices_plan([camera], rotation, shutter=shutter, sample_table=table))``.
     """
-    devices, stage, _, around = devices_in_use(detectors, stage)
+    around = {"shutter": shutter, "sample_table": sample_table}
+    return (yield from try_devices(detectors, stage, angles=(start, stop), show=print, **around))
+
+
+def try_devices(
+    detectors: Detectors,
+    stage: Positioner,
+    *,
+    angles: tuple[float, float],
+    shutter: Positioner,
+    sample_table: Positioner,
+    show: Callable[[str], object],
+) -> MsgGenerator[list[CheckedDevice]]:
+    """Do as `check_devices_plan`; `show` is called with each line."""
+    devices, stage, beamline, around = devices_in_use(detectors, stage)
+    yield from connected(getattr(beamline, "devices", ()))
     shutter = shutter if shutter is not None else getattr(around, "shutter", None)
     table = sample_table if sample_table is not None else getattr(around, "table", None)
     found: list[CheckedDevice] = []
@@ -109,10 +123,9 @@ def check_devices_plan(
         except Exception as error:  # noqa: BLE001 - a device of anybody's: what it raises is what was to be found
             item = CheckedDevice(name, "ERROR", _text(error))
         found.append(item)
-        if show is not None:
-            show(f"{item.status:>7}  {item.name}: {item.hint}")
+        show(f"{item.status:>7}  {item.name}: {item.hint}")
 
-    yield from tried("stage", stage, _stage(stage, (start, stop)))
+    yield from tried("stage", stage, _stage(stage, angles))
     for role, device in (("shutter", shutter), ("sample_table", table)):
         if device is not None:
             yield from tried(role, device, _words(role, device))

@@ -20,6 +20,7 @@ Config = Annotated[
         "--config", help="Configuration; default: $STREAMRECON_CONFIG, then ~/.config/bluesky-streamrecon/config.toml."
     ),
 ]
+PERMISSIONS = "user_group_permissions.yaml"
 COLOURS = {"OK": "green", "TIMEOUT": "yellow", "ERROR": "red"}
 
 
@@ -40,7 +41,8 @@ def check(
 
     Each is OK, TIMEOUT or ERROR, with what to do. Exit status 1 if anything is not OK.
 
-    With `--devices`, each device is tried, too: it does not move, and a detector takes one exposure.
+    With `--devices`, each device is tried, too: it does not move, and a detector takes one exposure. Where the file
+    belongs to a profile, the plans are named that a queue server would see.
 
     Example: `streamrecon check --config beamline.toml --devices devices.py`
     """
@@ -68,31 +70,47 @@ def check(
 
 
 def _check_devices(path: Path, config: Path | None) -> list[Any]:
-    """Run a file that makes devices, and try them."""
-    import runpy
+    """Run a file that makes devices, and try them; of a profile also see which plans a queue has."""
+    from functools import partial
 
     from rich.markup import escape
 
     from bluesky_streamrecon.config_file import load_config_file
-    from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.evaluation.engines import run_engine
-    from bluesky_streamrecon.plans import check_devices_plan
+    from bluesky_streamrecon.plans import beamline_of, use_beamline
+    from bluesky_streamrecon.plans.device_check import try_devices
+    from bluesky_streamrecon.profile import run_startup
+
+    def show(line: str) -> None:
+        console.print(escape(line), highlight=False, soft_wrap=True)
 
     known = {"configuration": load_config_file(config), "tiled_writer": lambda *_: None}
     with run_engine(context_managers=[]) as RE:
-        made = runpy.run_path(str(path), init_globals=known | {"RE": RE})
-        detectors = made.get("detectors") or made.get("detector")
-        if detectors is None or made.get("stage") is None:
-            raise ConfigError(f"{path}: makes no stage, or no detector; expected both, under these names")
-        plan = check_devices_plan(
-            detectors if isinstance(detectors, list | tuple) else [detectors],
-            made["stage"],
-            shutter=made.get("shutter"),
-            sample_table=made.get("sample_table"),
-            show=lambda line: console.print(escape(line), highlight=False, soft_wrap=True),
-        )
-        found: Any = RE(plan)
-    return list(found.plan_result)
+        try:
+            made = run_startup(path, known | {"RE": RE} | dict.fromkeys(("storage", "catalog", "db")))
+            use_beamline(beamline_of(made))
+            try_all = partial(try_devices, shutter=None, sample_table=None, angles=(0.0, 180.0), show=show)
+            found: list[Any] = list(RE(try_all(None, None)).plan_result)  # type: ignore[attr-defined] # as it was made
+        finally:
+            use_beamline(None)
+    if (permissions := path.parent / PERMISSIONS).parent.name == "startup":
+        found.append(_check_queue(made, permissions))
+        show(f"{found[-1].status:>7}  {found[-1].name}: {found[-1].hint}")
+    return found
+
+
+def _check_queue(names: dict[str, Any], permissions: Path) -> Any:
+    """Find out which plans a queue server would see in a profile."""
+    from bluesky_streamrecon.diagnosis import CheckItem
+    from bluesky_streamrecon.profile import queue_plans
+
+    plans, faults = queue_plans(names)
+    hint = f"a queue server lists the plans {', '.join(plans) or '(none)'}"
+    if faults:
+        return CheckItem("queue", "ERROR", f"a queue server could not be started with {'; '.join(faults)}")
+    if not permissions.exists():
+        hint += f"; nobody may run them yet: {permissions} is written by streamrecon profile install NAME --queueserver"
+    return CheckItem("queue", "OK", hint)
 
 
 @app.command("show")

@@ -24,14 +24,21 @@ Directory = Annotated[
 
 
 @app.command("install")
-def install(name: Name, ipython_dir: Directory = None, json: Json = False) -> None:
+def install(
+    name: Name,
+    ipython_dir: Directory = None,
+    queueserver: Annotated[
+        bool, typer.Option("--queueserver", help="Also write who may run what from the queue server.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Write the profile's startup files; a file that was changed by hand is never overwritten.
 
     Example: `streamrecon profile install tomo && ipython --profile=tomo`
     """
     from bluesky_streamrecon.profile import install_profile
 
-    done = install_profile(name, ipython_dir)
+    done = install_profile(name, ipython_dir, queueserver=queueserver)
     _print_files(name, done, as_json=json)
     if not json:
         print(f"profile ready: ipython --profile={name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bluesky_streamrecon.profile._install import ProfileReport, install_profile, remove_profile
+from bluesky_streamrecon.profile._queue import queue_plans, run_startup
 from bluesky_streamrecon.profile._show import show_reconstruction
 
-__all__ = ["ProfileReport", "install_profile", "remove_profile", "show_reconstruction"]
+__all__ = ["ProfileReport", "install_profile", "queue_plans", "remove_profile", "run_startup", "show_reconstruction"]

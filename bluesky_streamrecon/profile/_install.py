@@ -19,6 +19,9 @@ from bluesky_streamrecon.errors import ConfigError
 
 __all__ = ["ProfileReport", "install_profile", "remove_profile"]
 
+PERMISSIONS = "user_group_permissions.yaml"
+"""The queue server's name for it."""
+
 _MANIFEST = "streamrecon-files.json"
 _IPYTHON_LEAVES = {"db", "log", "pid", "security", "history.sqlite", "history.sqlite-journal", "startup", "README"}
 
@@ -51,7 +54,7 @@ def profile_directory(name: str, ipython_dir: Path | None = None) -> Path:
     return ipython_dir / f"profile_{name}"
 
 
-def install_profile(name: str, ipython_dir: Path | None = None) -> ProfileReport:
+def install_profile(name: str, ipython_dir: Path | None = None, *, queueserver: bool = False) -> ProfileReport:
     """Write the profile's startup files, or bring them up to date.
 
     Parameters
@@ -60,6 +63,8 @@ def install_profile(name: str, ipython_dir: Path | None = None) -> ProfileReport
         Profile name, as in ``ipython --profile=NAME``.
     ipython_dir : Path, optional
         IPython's directory; the usual one by default.
+    queueserver : bool, optional
+        Write the queue server's file of permissions, too; one that is there is brought up to date in any case.
 
     Returns
     -------
@@ -76,11 +81,12 @@ def install_profile(name: str, ipython_dir: Path | None = None) -> ProfileReport
     startup.mkdir(parents=True, exist_ok=True)
     known = _read_manifest(report.directory)
     for ours in sorted(files(__package__).joinpath("startup").iterdir(), key=lambda item: item.name):
-        if not ours.name.endswith(".py"):
+        wanted = ours.name.endswith(".py") or (ours.name == PERMISSIONS and (queueserver or ours.name in known))
+        if not wanted:
             continue
         content = ours.read_bytes()
         target = startup / ours.name
-        aside = target.with_suffix(".py.new")
+        aside = _aside(target)
         if not target.exists():
             what = "written"
         elif target.read_bytes() == content:
@@ -118,7 +124,7 @@ def remove_profile(name: str, ipython_dir: Path | None = None) -> ProfileReport:
     startup = report.directory / "startup"
     for filename, checksum in _read_manifest(report.directory).items():
         target = startup / filename
-        target.with_suffix(".py.new").unlink(missing_ok=True)
+        _aside(target).unlink(missing_ok=True)
         if not target.exists():
             continue
         if _checksum(target.read_bytes()) == checksum:
@@ -132,6 +138,11 @@ def remove_profile(name: str, ipython_dir: Path | None = None) -> ProfileReport:
     if not left:
         shutil.rmtree(report.directory)
     return report
+
+
+def _aside(target: Path) -> Path:
+    """Return where our version of a changed file lies."""
+    return target.with_name(f"{target.name}.new")
 
 
 def _read_manifest(directory: Path) -> dict[str, str]:

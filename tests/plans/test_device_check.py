@@ -10,6 +10,7 @@ from ophyd.sim import SynAxis, det
 from bluesky_streamrecon import diagnosis
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_plan
+from bluesky_streamrecon.profile import install_profile
 from bluesky_streamrecon.sim_devices import sim_beamline
 
 
@@ -18,12 +19,10 @@ def beamline(run_engine, tmp_path):
     return sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
 
 
-def test_simulated_devices_work_and_nothing_moves(run_engine, documents, beamline):
-    lines = []
-    plan = check_devices_plan(
-        [beamline.detector], beamline.stage, shutter=beamline.shutter, sample_table=beamline.table, show=lines.append
-    )
-    found = run_engine(plan).plan_result
+def test_simulated_devices_work_and_nothing_moves(run_engine, documents, beamline, capsys):
+    around = {"shutter": beamline.shutter, "sample_table": beamline.table}
+    found = run_engine(check_devices_plan([beamline.detector], beamline.stage, **around)).plan_result
+    lines = capsys.readouterr().out.splitlines()
     assert [item.status for item in found] == ["OK"] * 4
     assert "4 x 32" in lines[-1]
     assert "read here" in lines[-1]
@@ -35,7 +34,7 @@ def test_each_device_that_does_not_work_is_named_and_the_others_are_still_tried(
         def read(self):
             raise TimeoutError("no answer")
 
-    plan = check_devices_plan([det, beamline.detector], Silent(name="rot"), shutter=beamline.shutter, show=None)
+    plan = check_devices_plan([det, beamline.detector], Silent(name="rot"), shutter=beamline.shutter)
     found = {item.name: item for item in run_engine(plan).plan_result}
     assert found["stage rot"].hint == "TimeoutError: no answer"
     assert "no image among its data keys ['det']" in found["detector det"].hint
@@ -49,7 +48,19 @@ def test_detector_without_an_image_is_refused_before_the_job_is_started(run_engi
     assert script.launched == []
 
 
-def test_command_tries_the_devices_of_a_file(program, tmp_path, monkeypatch):
+@pytest.fixture
+def checked(program, monkeypatch):
+    """Try the devices of a file by the command, without all else that it tries; return its items by name."""
+    monkeypatch.setattr(diagnosis, "check_setup", lambda *arguments, **options: iter(()))  # it takes its time
+
+    def check(path):
+        done = program("check", "--devices", path, "--json")
+        return {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
+
+    return check
+
+
+def test_command_tries_the_devices_of_a_file(checked, tmp_path):
     path = tmp_path / "devices.py"
     path.write_text(
         "from bluesky_streamrecon.sim_devices import sim_beamline\n"
@@ -57,8 +68,25 @@ def test_command_tries_the_devices_of_a_file(program, tmp_path, monkeypatch):
         "stage, detector = beamline.stage, beamline.detector\n"
         "shutter, sample_table = beamline.shutter, beamline.table\n"
     )
-    monkeypatch.setattr(diagnosis, "check_setup", lambda *arguments, **options: iter(()))  # it takes its time
-    done = program("check", "--devices", path, "--json")
-    items = {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
-    assert items["detector detector"]["status"] == "OK"
-    assert items["stage stage"]["status"] == "OK"
+    items = checked(path)
+    assert {name: item["status"] for name, item in items.items()} == {
+        "stage stage": "OK",
+        "shutter shutter": "OK",
+        "sample_table table": "OK",
+        "detector detector": "OK",
+    }
+
+
+@pytest.mark.parametrize("queueserver", [False, True])
+def test_command_says_which_plans_of_a_profile_a_queue_would_see(checked, tmp_path, monkeypatch, queueserver):
+    monkeypatch.setenv("STREAMRECON_DATA", str(tmp_path / "data"))
+    startup = install_profile("tomo", tmp_path, queueserver=queueserver).directory / "startup"
+    item = checked(startup / "20-streamrecon-devices.py")["queue"]
+    assert item["status"] == "OK"
+    plans = "check_devices_plan, take_references_plan, stream_tomo_fly_plan, stream_tomo_plan"
+    assert set(plans.split(", ")) <= set(item["hint"].partition(";")[0].replace(",", "").split())
+    assert ("profile install NAME --queueserver" in item["hint"]) is not queueserver
+    (startup / "40-mine.py").write_text("def my_scan(filters=open):\n    yield from bps.null()\n")
+    item = checked(startup / "20-streamrecon-devices.py")["queue"]
+    assert item["status"] == "ERROR"
+    assert "my_scan: the default of filters, <built-in function open>, is not a number" in item["hint"]

@@ -12,6 +12,7 @@ from bluesky.utils import is_plan
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import (
+    check_devices_plan,
     stream_tomo_fly_plan,
     stream_tomo_plan,
     streaming_wrapper,
@@ -21,7 +22,7 @@ from bluesky_streamrecon.plans import (
 from bluesky_streamrecon.plans.signature import image_settings
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-PLANS = [stream_tomo_plan, stream_tomo_fly_plan, take_references_plan]
+PLANS = [stream_tomo_plan, stream_tomo_fly_plan, take_references_plan, check_devices_plan]
 CONFIGURED = [with_settings(plan, {"window": 30}) for plan in PLANS[:2]]
 SETTINGS = {*ReconSettings.__struct_fields__, *SteeringSettings.__struct_fields__, "policy_options"}
 

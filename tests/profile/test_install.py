@@ -118,6 +118,16 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path, monkeypatch)
     assert first.read_text() == current
 
 
+def test_queue_server_permissions_are_written_when_asked_for_and_brought_up_to_date_from_then_on(tmp_path):
+    def permissions(report):
+        return report.files.get(report.directory / "startup" / "user_group_permissions.yaml")
+
+    assert permissions(install_profile("tomo", tmp_path)) is None
+    assert permissions(install_profile("tomo", tmp_path, queueserver=True)) == "written"
+    assert permissions(install_profile("tomo", tmp_path)) == "unchanged"
+    assert permissions(remove_profile("tomo", tmp_path)) == "removed"
+
+
 def test_remove_takes_all_of_ours_away(tmp_path):
     report = install_profile("tomo", tmp_path)
     (report.directory / "history.sqlite").touch()  # IPython leaves this one

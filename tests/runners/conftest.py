@@ -42,7 +42,7 @@ class Installed:
 @pytest.fixture
 def installed(tmp_path: Path) -> Installed:
     """Install the profile beside a directory for its data."""
-    report = install_profile("tomo", tmp_path / "ipython")
+    report = install_profile("tomo", tmp_path / "ipython", queueserver=True)
     environment = os.environ | {"STREAMRECON_DATA": str(tmp_path / "data"), "PYTHONWARNINGS": "default"}
     environment["STREAMRECON_TILED_URI"] = "http://127.0.0.1:1/api/v1"  # nobody: a catalogue takes seconds to start
     environment.pop("DISPLAY", None)

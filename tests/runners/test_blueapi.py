@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.timeout(290),
 ]
 
-PLANS = {"stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan"}
+PLANS = {"stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan", "check_devices_plan"}
 
 
 def test_module_of_plans_is_registered_with_the_settings_as_fields_of_a_form(installed):
@@ -31,7 +31,7 @@ def test_module_of_plans_is_registered_with_the_settings_as_fields_of_a_form(ins
         print(json.dumps({name: plan.model.model_json_schema() for name, plan in context.plans.items()}))
     """
     forms = json.loads(installed.run(sys.executable, "-c", textwrap.dedent(script)).splitlines()[-1])
-    assert set(forms) == PLANS | {"check_devices_plan"}
+    assert set(forms) == PLANS
     fields = forms["stream_tomo_plan"]["properties"]
     assert fields["detectors"]["items"]["type"] == "bluesky.protocols.Readable"
     assert fields["stage"]["type"] == "bluesky.protocols.Movable"

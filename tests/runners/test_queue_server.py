@@ -17,14 +17,8 @@ import yaml
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(590)]
 
-PLANS = {"stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan"}
+PLANS = {"stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan", "check_devices_plan"}
 BOUND = 250.0  # seconds that a plan or the manager's environment may take
-EVERYTHING = {
-    "user_groups": {
-        "root": {"allowed_plans": [None], "allowed_devices": [None]},
-        "primary": {"allowed_plans": [":.*"], "allowed_devices": [":?.*:depth=3"], "allowed_functions": [":.*"]},
-    }
-}
 
 
 def test_plans_are_listed_with_their_settings_and_devices_and_nothing_that_no_queue_can_run(installed, program):
@@ -100,10 +94,9 @@ def manager(installed, program, tmp_path) -> Iterator[Manager]:
         pytest.skip("no redis-server on this computer: plans are listed, but none is run from a queue")
     from bluesky_queueserver import ZMQCommSendThreads
 
-    (installed.startup / "user_group_permissions.yaml").write_text(yaml.safe_dump(EVERYTHING))
     database, control, info = free_port(), free_port(), free_port()
     addresses = [f"--zmq-control-addr=tcp://127.0.0.1:{control}", f"--zmq-info-addr=tcp://127.0.0.1:{info}"]
-    command = [start, "--startup-dir", str(installed.startup), "--keep-re", f"--redis-addr=127.0.0.1:{database}"]
+    command = [start, "--startup-dir", str(installed.startup), f"--redis-addr=127.0.0.1:{database}"]
     with (tmp_path / "redis.log").open("wb") as one, (tmp_path / "manager.log").open("wb") as two:
         memory = [redis, "--port", str(database), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
         with running(memory, one), running([*command, *addresses], two, env=installed.environment, cwd=tmp_path):
@@ -125,6 +118,9 @@ def manager(installed, program, tmp_path) -> Iterator[Manager]:
 def test_scan_from_the_queue_ends_by_quality_and_its_documents_are_kept(manager, installed):
     manager.ask("environment_open")
     manager.until(worker_environment_exists=True, manager_state="idle")
+    manager.ask(
+        "queue_item_add", item={"name": "check_devices_plan", "item_type": "plan"}, user="anna", user_group="primary"
+    )
     scan = {
         "name": "stream_tomo_plan",
         "args": [["detector"], "stage"],
@@ -133,8 +129,9 @@ def test_scan_from_the_queue_ends_by_quality_and_its_documents_are_kept(manager,
     }
     manager.ask("queue_item_add", item=scan, user="anna", user_group="primary")
     manager.ask("queue_start")
-    manager.until(items_in_queue=0, items_in_history=1, manager_state="idle")
-    (done,) = manager.ask("history_get")["items"]
+    manager.until(items_in_queue=0, items_in_history=2, manager_state="idle")
+    checked, done = manager.ask("history_get")["items"]
+    assert checked["result"]["exit_status"] == "completed", checked["result"]
     assert done["result"]["exit_status"] == "completed", done["result"]
     uid = done["result"]["run_uids"][0]
     lines = (installed.data / "not_stored" / f"{uid}.jsonl").read_text().splitlines()  # there is no catalogue here

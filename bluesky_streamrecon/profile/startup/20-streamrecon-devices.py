@@ -1,17 +1,10 @@
-"""The devices: a simulated beamline until you put your own here, and the reconstruction job, which is a device too."""
+"""The devices: a simulated beamline, until you write yours here in its place, under these four names.
 
-import atexit
+`stage` turns the sample and `detector` sees it; `shutter` and `sample_table`, where there are some, are used for darks
+and flats.
+"""
 
-from bluesky_streamrecon.beamline import BacklogSuspender, ReconJob, make_job  # noqa: F401 - for use at the prompt
 from bluesky_streamrecon.sim_devices import sim_beamline
 
 beamline = sim_beamline(directory=configuration.data / "detector")  # noqa: F821 - read in 10-streamrecon-storage.py
 stage, detector, shutter, sample_table = beamline.stage, beamline.detector, beamline.shutter, beamline.table
-
-recon_job = make_job(configuration)  # noqa: F821
-recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
-atexit.register(recon_job.close)
-
-# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20).
-status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend
-hold, release = recon_job.hold, recon_job.release

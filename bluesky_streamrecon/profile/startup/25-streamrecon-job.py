@@ -1,0 +1,13 @@
+"""The reconstruction job, which is a device too; nothing is started before a scan stages it."""
+
+import atexit
+
+from bluesky_streamrecon.beamline import BacklogSuspender, ReconJob, make_job  # noqa: F401 - for use at the prompt
+
+recon_job = make_job(configuration)  # noqa: F821 - read in 10-streamrecon-storage.py
+recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
+atexit.register(recon_job.close)
+
+# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20).
+status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend
+hold, release = recon_job.hold, recon_job.release
