@@ -186,6 +186,8 @@ class Detector:
         ):
             await readback.write(self.records[self.prefix + name].value)
         if what == "FilePath":
+            if int(self.value(f"{plugin}:CreateDirectory")):
+                Path(self.value(name)).mkdir(parents=True, exist_ok=True)
             await self.put(f"{name}Exists_RBV", int(Path(self.value(name)).is_dir()))
         elif what == "Acquire":
             await (self._acquire() if self.on(name) else self.put("cam1:DetectorState_RBV", "Idle"))
