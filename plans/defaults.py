@@ -199,7 +199,9 @@ def current_storage() -> Storage:
     return _storage
 
 
-def devices_in_use(detectors: Any, stage: Any) -> tuple[list[Any], Any, Beamline | None, Beamline | None]:
+def devices_in_use(
+    detectors: Any, stage: Any, reconstruct: str | None = None
+) -> tuple[list[Any], Any, Beamline | None, Beamline | None]:
     """Find the devices of a scan.
 
     Parameters
@@ -208,11 +210,13 @@ def devices_in_use(detectors: Any, stage: Any) -> tuple[list[Any], Any, Beamline
         What the plan was called with.
     stage : device or None
         The same.
+    reconstruct : str or None, optional
+        Name of the detector whose frames are reconstructed.
 
     Returns
     -------
     devices : list of devices
-        Detectors.
+        Detectors, the one that is reconstructed first.
     stage : device
         Rotation stage.
     beamline : Beamline or None
@@ -223,11 +227,16 @@ def devices_in_use(detectors: Any, stage: Any) -> tuple[list[Any], Any, Beamline
     Raises
     ------
     ConfigError
-        If one of them is missing.
+        If one of them is missing, or none has that name.
     """
     if (detectors is None) != (stage is None):
         raise ConfigError("detectors and stage: got one of them, expected both, or none for the beamline in use")
     devices, beamline, around = detectors_in_use(detectors)
+    if reconstruct is not None:
+        names = [device.name for device in devices]
+        if reconstruct not in names:
+            raise ConfigError(f"reconstruct: got {reconstruct!r}, expected the name of a detector: {', '.join(names)}")
+        devices.sort(key=lambda device: device.name != reconstruct)
     return devices, stage if beamline is None else beamline.stage, beamline, around
 
 

@@ -48,6 +48,7 @@ def stream_tomo_fly_plan(
     exposure: float | None = None,
     deadtime: float | None = None,
     flush_period: float = 0.2,
+    reconstruct: str | None = None,
     flats: int | None = None,
     darks: int | None = None,
     references: str | None = None,
@@ -71,8 +72,9 @@ def stream_tomo_fly_plan(
     Parameters
     ----------
     detectors : device or sequence of devices, optional
-        Detectors of ophyd-async that expose at external edges; the first one's frames are reconstructed. Without
-        `detectors` and `stage`, those of the beamline in use (`use_beamline`), with what belongs to them.
+        Detectors of ophyd-async that expose at external edges; the first one's frames are reconstructed, or those of
+        `reconstruct`. Without `detectors` and `stage`, those of the beamline in use (`use_beamline`), with what belongs
+        to them.
     stage : device, optional
         Rotation stage that can be prepared with a `FlyMotorInfo`, as the `Motor` of ophyd-async; degrees.
     trigger : device, optional
@@ -99,6 +101,8 @@ def stream_tomo_fly_plan(
         Seconds that the detector needs from the end of an exposure to the next; what it says itself by default.
     flush_period : float, optional
         Seconds between two looks at what there is.
+    reconstruct : str, optional
+        Name of the detector whose frames are reconstructed.
     job : ReconJob, optional
         The job in use by default.
     md : mapping, optional
@@ -127,7 +131,7 @@ def stream_tomo_fly_plan(
     At the prompt: ``RE(stream_tomo_fly_plan())``, or ``RE(stream_tomo_fly_plan([camera], rotation, trigger=pcomp,
     encoder=panda, num=1500, order="interlaced(6)", velocity=20, shutter=shutter, sample_table=table))``.
     """
-    devices, stage, beamline, around = devices_in_use(detectors, stage)
+    devices, stage, beamline, around = devices_in_use(detectors, stage, reconstruct)
     if beamline is not None:
         trigger = trigger if trigger is not None else getattr(beamline, "trigger", None)
         encoder = encoder if encoder is not None else getattr(beamline, "encoder", None)

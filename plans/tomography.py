@@ -36,6 +36,7 @@ def stream_tomo_plan(
     start: float = 0.0,
     stop: float = 180.0,
     order: str | Sequence[float] = "optimized-interleaved",
+    reconstruct: str | None = None,
     flats: int | None = None,
     darks: int | None = None,
     references: str | None = None,
@@ -60,8 +61,8 @@ def stream_tomo_plan(
     Parameters
     ----------
     detectors : device or sequence of devices, optional
-        The first one's frames are reconstructed. Without `detectors` and `stage`, those of the beamline in use
-        (`use_beamline`), a simulated one by default, with its shutter and table.
+        The first one's frames are reconstructed, or those of `reconstruct`. Without `detectors` and `stage`, those of
+        the beamline in use (`use_beamline`), a simulated one by default, with its shutter and table.
     stage : device, optional
         Rotation stage; angles are converted to the unit that its readback has.
     num : int, optional
@@ -73,6 +74,8 @@ def stream_tomo_plan(
     order : str, AngleOrder or sequence of float, optional
         In which order they are visited: a name (`bluesky_streamrecon.ordering.order_names`), an order, or a list of
         degrees. A beamline that replays a recording has its angles visited in the named order.
+    reconstruct : str, optional
+        Name of the detector whose frames are reconstructed.
     suspend : {"after-projection", "at-once"}, optional
         How the scan ends when the image is good enough, see `streaming_wrapper`.
     job : ReconJob, optional
@@ -97,7 +100,7 @@ def stream_tomo_plan(
     At the prompt: ``RE(stream_tomo_plan())``, or
     ``RE(stream_tomo_plan([camera], rotation, num=1500, shutter=shutter, sample_table=table, threshold=0.98))``.
     """
-    devices, stage, beamline, around = devices_in_use(detectors, stage)
+    devices, stage, beamline, around = devices_in_use(detectors, stage, reconstruct)
     yield from connected(getattr(beamline, "devices", ()))
     job = job if job is not None else current_job(beamline)
     recon, steering = image_settings(job.wanted_ranks, settings)

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 collect_ignore = ["ioc.py"]  # a program, with an extra that other tests do without
 BOUND = 30.0
 
-LACKING = [name for name in ("aioca", "caproto", "epics") if importlib.util.find_spec(name) is None]
+LACKING = [name for name in ("aioca", "caproto", "epics", "PIL") if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["*.py"] if LACKING else []
 
 
@@ -122,7 +122,7 @@ class Devices:
 
 @pytest.fixture
 def modern(run_engine: RunEngine, tmp_path: Path) -> Iterator[Callable[..., Devices]]:
-    """Make the devices of an IOC by ophyd-async: its motor, and an areaDetector that writes HDF5 (or TIFF)."""
+    """Make the devices of an IOC by ophyd-async: its motor, and an areaDetector that writes HDF5 (or others)."""
     import aioca
     from ophyd_async.core import StaticPathProvider, StrictEnum, UUIDFilenameProvider, init_devices
     from ophyd_async.epics.adcore import ADWriterFactory
@@ -138,10 +138,9 @@ def modern(run_engine: RunEngine, tmp_path: Path) -> Iterator[Callable[..., Devi
 
     def make(ioc: Ioc, *writers: str) -> Devices:
         paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
-        suffixes = {"hdf": "", "tiff": "" if writers == ("tiff",) else "-tiff"}
-        factories = [
-            getattr(ADWriterFactory, each)(paths, datakey_suffix=suffixes[each]) for each in writers or ["hdf"]
-        ]
+        first, *others = writers or ("hdf",)
+        factories = [getattr(ADWriterFactory, first)(paths)]
+        factories += [getattr(ADWriterFactory, each)(paths, datakey_suffix=f"-{each}") for each in others]
 
         async def connect() -> Devices:
             async with init_devices():

@@ -1,9 +1,11 @@
 """A soft IOC of a tomography beamline on loopback: a motor record, shutter, sample table, and a small areaDetector.
 
-Run as a program: ``python ioc.py PREFIX ADDRESS DIRECTORY [--no-swmr]``; it prints ``ready`` when it answers. The
-detector's frames are projections of discs at the angle that the motor has, flats where the table is out, darks where
-the shutter is closed. ``PREFIXfault`` set to ``stall`` has the motor stand still. PVs that nobody has described are
-made when a client asks for them, so that classic ophyd finds every record of an areaDetector that it knows.
+Run as a program: ``python ioc.py PREFIX ADDRESS DIRECTORY [--no-swmr] [--bytes]``; it prints ``ready`` when it answers.
+The detector's frames are projections of discs at the angle that the motor has, flats where the table is out, darks
+where the shutter is closed; with ``--bytes`` of 8 bits. ``PREFIXfault`` set to ``stall`` has the motor stand still; set
+to ``disk full`` the HDF5 plugin writes nothing more, and with ``disk full, counted`` it counts on all the same. PVs
+that nobody has described are made when a client asks for them, so that classic ophyd finds every record of an
+areaDetector that it knows.
 
 It shows that protocols, types, files and put completion fit; it shows nothing about the timing of real hardware.
 """
@@ -26,11 +28,18 @@ from caproto.server import PVGroup, pvproperty, run
 from ophyd_async.core import Device, Signal, StaticPathProvider, UUIDFilenameProvider
 from ophyd_async.epics.adcore import ADWriterFactory
 from ophyd_async.epics.adsimdetector import SimDetector
+from PIL import Image
 
 ROWS, COLUMNS = 16, 64
 COUNTS = 20_000.0
 STEP = 0.01  # seconds between two looks at a moving motor
 LONGEST = 256  # characters of a path
+BYTE = 128  # counts in one of 8 bits
+SERIES: dict[str, Callable[[str, np.ndarray], object]] = {
+    "TIFF1": tifffile.imwrite,
+    "JPEG1": lambda path, pixels: Image.fromarray(pixels).save(path, quality=100),
+}
+"""Plugins that write a file per frame, and how."""
 
 
 def frame(degrees: float, kind: str) -> np.ndarray:
@@ -126,14 +135,25 @@ class Records(dict[str, Any]):
 
 
 class Detector:
-    """cam1, HDF1 and TIFF1 of an areaDetector; `beam` tells angle and kind of the next frame."""
+    """cam1, HDF1, TIFF1 and JPEG1 of an areaDetector; `beam` tells angle and kind of the next frame."""
 
-    def __init__(self, prefix: str, directory: Path, beam: Callable[[], tuple[float, str]], *, swmr: bool) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        directory: Path,
+        beam: Callable[[], tuple[float, str]],
+        *,
+        swmr: bool,
+        wide: bool,
+        fault: Callable[[], str],
+    ) -> None:
         self.prefix, self.directory, self.beam, self.swmr = prefix, directory, beam, swmr
+        self.wide, self.fault = wide, fault
         self.records = Records(prefix, self._channel)
         self._file: h5py.File | None = None
         paths = StaticPathProvider(UUIDFilenameProvider(), directory)
-        device = SimDetector(f"ca://{prefix}", ADWriterFactory.hdf(paths), ADWriterFactory.tiff(paths))
+        writers = ADWriterFactory.hdf(paths), ADWriterFactory.tiff(paths), ADWriterFactory.jpeg(paths)
+        device = SimDetector(f"ca://{prefix}", *writers)
         for backend in _backends(device):
             for name in {backend.read_pv, backend.write_pv} - {"", None}:
                 self.records.add(name, backend.datatype)
@@ -145,14 +165,14 @@ class Detector:
         values |= {"cam1:MaxSizeX_RBV": COLUMNS, "cam1:MaxSizeY_RBV": ROWS, "cam1:AcquireTime": 0.05}
         values |= {"cam1:NumImages": 1, "cam1:ImageMode": "Multiple", "cam1:DetectorState_RBV": "Idle"}
         values |= {"cam1:DataType_RBV.DISV": 1, "cam1:PortName_RBV": "CAM", "cam1:PluginType_RBV": "SimDetector"}
-        for plugin, kind in (("HDF1:", "NDFileHDF5"), ("TIFF1:", "NDFileTIFF")):
+        for plugin, kind in (("HDF1:", "NDFileHDF5"), ("TIFF1:", "NDFileTIFF"), ("JPEG1:", "NDFileJPEG")):
             values |= {f"{plugin}Array{name}": value for name, value in size.items()}
             values |= {f"{plugin}PluginType_RBV": kind, f"{plugin}NDArrayPort": "CAM", f"{plugin}NDimensions_RBV": 2}
             values |= {f"{plugin}PortName_RBV": kind, f"{plugin}FilePathExists_RBV": 1}
             values |= {f"{plugin}FilePath": f"{self.directory}/", f"{plugin}FileName": "x"}
             values |= {f"{plugin}FileTemplate": "%s%s_%6.6d.dat"}
-        for plugin in ("cam1:", "HDF1:", "TIFF1:"):
-            values |= {f"{plugin}DataType_RBV": "UInt16", f"{plugin}ColorMode_RBV": "Mono"}
+        for plugin in ("cam1:", "HDF1:", "TIFF1:", "JPEG1:"):
+            values |= {f"{plugin}DataType_RBV": "UInt16" if self.wide else "UInt8", f"{plugin}ColorMode_RBV": "Mono"}
         for name, value in values.items():
             await self.put(name, value)
             if "_RBV" not in name:
@@ -210,20 +230,25 @@ class Detector:
 
     async def _take(self, pixels: np.ndarray) -> None:
         await self.put("cam1:ArrayCounter_RBV", int(self.value("cam1:ArrayCounter_RBV")) + 1)
+        pixels = pixels if self.wide else (pixels // BYTE).clip(0, 255).astype("u1")
+        fault = self.fault()
         if self._file is not None:
             data = self._file["/entry/data/data"]
-            data.resize(len(data) + 1, 0)
-            data[-1] = pixels
-            if self.swmr:
-                data.flush()  # as ADCore: only in SWMR mode
-            await self.put("HDF1:NumCaptured_RBV", len(data))
-        single = self.value("TIFF1:FileWriteMode") == "Single" and self.on("TIFF1:AutoSave")
-        if self.on("TIFF1:Capture_RBV") or (single and self.on("TIFF1:EnableCallbacks")):
-            number = int(self.value("TIFF1:FileNumber"))
-            tifffile.imwrite(self._path("TIFF1", number), pixels)
-            await self.put("TIFF1:FileNumber", number + 1)
-            await self.put("TIFF1:FileNumber_RBV", number + 1)
-            await self.put("TIFF1:NumCaptured_RBV", int(self.value("TIFF1:NumCaptured_RBV")) + 1)
+            if not fault.startswith("disk full"):
+                data.resize(len(data) + 1, 0)
+                data[-1] = pixels
+                if self.swmr:
+                    data.flush()  # as ADCore: only in SWMR mode
+            if fault != "disk full":
+                await self.put("HDF1:NumCaptured_RBV", int(self.value("HDF1:NumCaptured_RBV")) + 1)
+        for plugin, write in SERIES.items():
+            single = self.value(f"{plugin}:FileWriteMode") == "Single" and self.on(f"{plugin}:AutoSave")
+            if self.on(f"{plugin}:Capture_RBV") or (single and self.on(f"{plugin}:EnableCallbacks")):
+                number = int(self.value(f"{plugin}:FileNumber"))
+                write(self._path(plugin, number), pixels)
+                await self.put(f"{plugin}:FileNumber", number + 1)
+                await self.put(f"{plugin}:FileNumber_RBV", number + 1)
+                await self.put(f"{plugin}:NumCaptured_RBV", int(self.value(f"{plugin}:NumCaptured_RBV")) + 1)
 
     def _path(self, plugin: str, number: int) -> str:
         template = self.value(f"{plugin}:FileTemplate")
@@ -236,7 +261,8 @@ class Detector:
             number = int(self.value("HDF1:FileNumber"))
             path = self._path(plugin, number)
             self._file = h5py.File(path, "w", libver="latest" if self.swmr else "earliest")
-            self._file.create_dataset("/entry/data/data", (0, ROWS, COLUMNS), "<u2", maxshape=(None, ROWS, COLUMNS))
+            kind = "<u2" if self.wide else "u1"
+            self._file.create_dataset("/entry/data/data", (0, ROWS, COLUMNS), kind, maxshape=(None, ROWS, COLUMNS))
             if self.swmr:
                 self._file.swmr_mode = True
             await self.put("HDF1:FullFileName_RBV", path)
@@ -290,6 +316,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--no-swmr", action="store_true")
+    parser.add_argument("--bytes", action="store_true")
     given = parser.parse_args()
     motor = Motor(prefix=given.prefix)
 
@@ -297,7 +324,8 @@ def main() -> None:
         kind = "dark" if motor.shutter.value == "Closed" else "flat" if motor.table.value == "Out" else "projection"
         return motor.motor.field_inst.user_readback_value.value, kind
 
-    detector = Detector(f"{given.prefix}AD:", given.directory, beam, swmr=not given.no_swmr)
+    options = {"swmr": not given.no_swmr, "wide": not given.bytes, "fault": lambda: motor.fault.value}
+    detector = Detector(f"{given.prefix}AD:", given.directory, beam, **options)
     detector.records.update(motor.pvdb)
 
     async def started(_: Any) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
 from bluesky_streamrecon.plans.reference_frames import take_frames
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-from .ioc import frame
+from .ioc import BYTE, frame
 
 pytestmark = pytest.mark.epics
 
 NUM = 40
 RECON = ReconSettings(ranks=2, axis=33.0, window=None)
 STEERING = SteeringSettings(tolerance=0.3)
+SMALL = {"num": 4, "flats": 2, "darks": 2, "axis": 33.0, "window": None}
 
 
 def stop_of(documents):
@@ -93,6 +96,32 @@ def test_tiff_files_are_read_as_they_come(run_engine, start_ioc, modern, classic
     run_engine(tomogram(devices, pretend_job, num=4))
     assert_all_frames_are_those_of_the_camera(script, 4)
     assert not pretend_job.last_run.problems
+
+
+def test_jpeg_files_are_read_as_they_come(run_engine, start_ioc, modern, pretend_job, script):
+    run_engine(tomogram(modern(start_ioc("--bytes"), "jpeg"), pretend_job, num=4))
+    assert [kind for kind, *_ in script.frames] == ["dark"] * 2 + ["flat"] * 2 + ["projection"] * 4
+    for kind, _, angle, pixels in script.frames:
+        seen = (frame(math.degrees(angle), kind) // BYTE).astype(int)
+        assert pixels.dtype == np.uint8
+        assert np.abs(pixels - seen).max() <= 4  # of about 156: JPEG keeps no pixel as it was
+    assert not pretend_job.last_run.problems
+
+
+@pytest.mark.parametrize("reconstruct", ["camera", "left"])
+def test_one_of_several_detectors_is_reconstructed_by_name(
+    run_engine, start_ioc, modern, pretend_job, script, reconstruct
+):
+    first, second = modern(start_ioc()), modern(start_ioc("--bytes"), "jpeg")
+    second.detector.set_name("left")
+    devices = replace(first, detector=[first.detector, second.detector])
+    plan = {**SMALL, **devices.around, "reconstruct": reconstruct, "job": pretend_job}
+    run_engine(stream_tomo_plan(devices.detector, devices.stage, **plan))
+    assert {pixels.dtype.str for *_, pixels in script.frames} == {"<u2" if reconstruct == "camera" else "|u1"}
+    assert [kind for kind, *_ in script.frames].count("projection") == SMALL["num"]
+    assert not pretend_job.last_run.problems
+    with pytest.raises(ConfigError, match="reconstruct: got 'right', expected the name of a detector: camera, left"):
+        run_engine(stream_tomo_plan(devices.detector, devices.stage, **{**plan, "reconstruct": "right"}))
 
 
 def test_one_of_several_data_keys_is_reconstructed_by_name(run_engine, start_ioc, modern, pretend_job, script):
