@@ -61,7 +61,8 @@ class FrameFile:
     """Frames that a detector writes to a file, or to a file each, read while they are being written.
 
     A file that its detector keeps to itself while it writes (HDF5 not in SWMR mode) is waited for until the detector
-    lets go of it: until `run_ended`, and then as long as for anything else.
+    lets go of it: until `run_ended`, and then as long as for anything else. All that has not come so long after the end
+    is missing, and not waited for one by one.
 
     Parameters
     ----------
@@ -151,7 +152,7 @@ class FrameFile:
                         logger.warning("%s %s: its frames are read when the detector closes it", self.where, found)
                     self._kept_back = kept_back
                 waits = self._kept_back and patience is None
-                since = self._ended if waits else began
+                since = self._ended if waits else began if self._ended is None else min(began, self._ended)
                 if since is not None and self._clock() >= since + limit:
                     raise DataError(
                         f"frames {first} to {stop - 1} of {self.where}: the file {found} after {limit:g} s; is the "
@@ -160,7 +161,7 @@ class FrameFile:
                 self._wait(0.01)
 
     def run_ended(self) -> None:
-        """Note that the detector writes no more: from now on patience ends for a file that can not be opened."""
+        """Note that the detector writes no more: from now on patience ends for whatever is not there."""
         if self._ended is None:
             self._ended = self._clock()
 

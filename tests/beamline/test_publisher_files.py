@@ -304,3 +304,23 @@ def test_file_that_is_not_readable_after_the_run_is_given_up_for_all_frames_at_o
         with pytest.raises(DataError, match="does it write in SWMR mode"):
             frames.read(number, number + 1)
     assert now[0] == 45.0
+
+
+def test_frames_that_were_never_written_are_given_up_all_at_once_when_the_run_has_ended(tmp_path):
+    path = tmp_path / "frames.h5"
+    with h5py.File(path, "w") as file:
+        file["d"] = np.zeros((1, 2, 3), "<u2")
+    now = [0.0]
+
+    def wait(seconds):
+        now[0] += 1.0
+
+    frames = FrameFile(f"file://{path}", "application/x-hdf5", {"dataset": "/d"}, clock=lambda: now[0], wait=wait)
+    with pytest.raises(DataError, match=r"frames 1 to 1 of .*the file has 1 frames after 5 s"):
+        frames.read(1, 2)  # as it may yet come
+    assert now[0] == 5.0
+    frames.run_ended()
+    for number in range(2, 1000):
+        with pytest.raises(DataError, match="has 1 frames"):
+            frames.read(number, number + 1)
+    assert now[0] == 10.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 import bluesky.plan_stubs as bps
 import h5py
 import pytest
+from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.errors import MotionError
 from bluesky_streamrecon.plans import motion, stream_tomo_plan
@@ -60,6 +61,34 @@ def assert_beam_is_off_and_frames_are_readable(run_engine, devices, tmp_path):
     dark, flat, projections = sorted(counts)
     assert (dark, flat) == (1, 1)
     assert projections >= AT
+
+
+def test_frames_that_a_full_disk_did_not_take_are_reported_and_the_scan_goes_on(
+    run_engine, start_ioc, modern, pretend_job, script, tmp_path
+):
+    ioc = start_ioc()
+    after_projections(run_engine, lambda: ioc.put("fault", "disk full, counted"))
+    run_engine(scan(modern(ioc), pretend_job))
+    record = pretend_job.last_run
+    assert (record.exit_status, record.taken) == ("success", 8)
+    assert [kind for kind, *_ in script.frames].count("projection") == AT
+    assert record.problems[0].startswith(f"streaming: frames {AT} to {AT} of {tmp_path}"), record.problems
+    assert f"the file has {AT} frames after 5 s" in record.problems[0]
+    assert {entry.dropped for entry in record.ledger.values()} == {8 - AT}
+
+
+def test_detector_that_stops_at_a_full_disk_ends_the_scan_and_what_was_written_is_there(
+    run_engine, documents, start_ioc, modern, pretend_job, script, tmp_path
+):
+    ioc = start_ioc()
+    devices = modern(ioc)
+    after_projections(run_engine, lambda: ioc.put("fault", "disk full"))
+    with pytest.raises(FailedStatus):
+        run_engine(scan(devices, pretend_job))
+    assert "Timeout Error while waiting 10.0s to update ['" in failed_reason(documents).replace("\\", "")
+    assert f"{ioc.prefix}AD:HDF1:NumCaptured_RBV" in failed_reason(documents)
+    assert [kind for kind, *_ in script.frames].count("projection") == AT
+    assert_beam_is_off_and_frames_are_readable(run_engine, devices, tmp_path)
 
 
 def read(device):
