@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +64,8 @@ def running(command: list[str], log: Any, **options: Any) -> Iterator[subprocess
 class Manager:
     """Asks the RE Manager, and waits for what it says."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, redis: subprocess.Popen[bytes]) -> None:
+        self.redis = redis
         self._client, self._pause = client, threading.Event()
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -99,12 +102,15 @@ def manager(installed, program, tmp_path) -> Iterator[Manager]:
     command = [start, "--startup-dir", str(installed.startup), f"--redis-addr=127.0.0.1:{database}"]
     with (tmp_path / "redis.log").open("wb") as one, (tmp_path / "manager.log").open("wb") as two:
         memory = [redis, "--port", str(database), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-        with running(memory, one), running([*command, *addresses], two, env=installed.environment, cwd=tmp_path):
+        environment = {"env": installed.environment, "cwd": tmp_path}
+        with running(memory, one) as store, running([*command, *addresses], two, **environment):
             client = ZMQCommSendThreads(zmq_server_address=f"tcp://127.0.0.1:{control}", timeout_recv=20_000)
             try:
-                asked = Manager(client)
+                asked = Manager(client, store)
                 asked.until(manager_state="idle")
                 yield asked
+                if store.poll() is not None:
+                    return  # without its redis it can not even be asked to end
                 client.send_message(method="environment_close")
                 asked.until(worker_environment_exists=False, manager_state="idle")
                 client.send_message(method="manager_stop", params={"option": "safe_off"})
@@ -113,6 +119,58 @@ def manager(installed, program, tmp_path) -> Iterator[Manager]:
                 raise
             finally:
                 client.close()
+
+
+def eventually(found: Callable[[], Any], what: str) -> Any:
+    """Look until there is something, and return it."""
+    end, pause = time.monotonic() + BOUND, threading.Event()
+    while time.monotonic() < end:
+        if it := found():
+            return it
+        pause.wait(0.1)
+    raise AssertionError(f"waited {BOUND:g} s for {what}")
+
+
+def job_processes() -> list[str]:
+    """Return the commands of the jobs' processes that descend from this test."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            ours = f"STREAMRECON_TEST={os.getpid()}".encode() in (entry / "environ").read_bytes()
+            if ours and "bluesky_streamrecon" in command and not command.startswith(("python -m pytest", "start-re")):
+                found.append(command)
+    return found
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_scan_goes_on_to_its_end_when_redis_is_killed_and_its_job_ends_with_it(manager, installed):
+    manager.ask("environment_open")
+    manager.until(worker_environment_exists=True, manager_state="idle")
+    wanted = {"num": 60, "threshold": 1.0, "window": 4, "algorithm": "sirt", "flats": 2, "darks": 2}
+    scan = {"name": "stream_tomo_plan", "args": [["detector"], "stage"], "kwargs": wanted, "item_type": "plan"}
+    manager.ask("queue_item_add", item=scan, user="anna", user_group="primary")
+    manager.ask("queue_start")
+    not_stored = installed.data / "not_stored"
+
+    def documents(at_least: int) -> list[dict[str, Any]]:
+        lines = [line for path in not_stored.glob("*.jsonl") for line in path.read_text().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith("\n")] if len(lines) >= at_least else []
+
+    eventually(lambda: documents(20), "a scan on its way")
+    assert job_processes()
+    manager.redis.kill()
+    manager.redis.wait(20)
+
+    def stopped() -> list[dict[str, Any]]:
+        return [
+            each["doc"] for each in documents(1) if each["name"] == "stop" and "primary" in each["doc"]["num_events"]
+        ]
+
+    (stop,) = eventually(stopped, "the end of the scan")
+    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 60)
+    assert stop["reason"].startswith("all 60 projections taken")
+    eventually(lambda: not job_processes(), "the end of the job")
 
 
 def test_scan_from_the_queue_ends_by_quality_and_its_documents_are_kept(manager, installed):
