@@ -26,7 +26,7 @@ from ophyd_async.core import (
     soft_signal_r_and_setter,
 )
 
-from bluesky_streamrecon.sim_devices.frame_file import DATASET, FrameFile
+from bluesky_streamrecon.hdf5.frame_file import DATASET, FrameFile
 from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
 
 __all__ = ["EdgeAcquireLogic", "EdgeTriggerLogic", "FileDataLogic", "Sleep"]

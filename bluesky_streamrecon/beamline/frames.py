@@ -127,10 +127,10 @@ class FrameFile:
         Raises
         ------
         DataError
-            If the file can not be opened, or the frames have not come after `patience` seconds; at once if they are
-            compressed by a filter that is not installed.
+            If the file can not be opened, or the frames have not come after `patience` seconds; at once if they were
+            lost, or are compressed by a filter that is not installed.
         """
-        from bluesky_streamrecon.hdf5 import HDF5_ERRORS, MissingFilterError
+        from bluesky_streamrecon.hdf5 import HDF5_ERRORS, FrameLostError, MissingFilterError
 
         limit = self._patience if patience is None else patience
         began = self._clock()
@@ -141,7 +141,7 @@ class FrameFile:
                     self._kept_back = False
                     if pixels is not None:
                         return pixels
-                except MissingFilterError:
+                except (FrameLostError, MissingFilterError):
                     self._frames.close()
                     raise
                 except (*HDF5_ERRORS, StorageError) as error:

@@ -1,4 +1,4 @@
-"""Reading what detectors wrote: every HDF5 dataset of frames, angles or image keys is read here, and nowhere else.
+"""Reading what detectors wrote, and writing it where they do not: frames of HDF5 files are read and written here alone.
 
 HDF5 reads whatever was never written, and whatever is kept in a file that is gone, as the fill value, mostly 0. Here
 such values are found out: a frame is read whole or it is an error that names the file and the dataset. Importing this
@@ -8,12 +8,13 @@ package loads h5py, and hdf5plugin with the compression filters that detectors u
 import hdf5plugin  # noqa: F401 (registers its filters with HDF5)
 
 from bluesky_streamrecon.hdf5.frames import FrameStack, LazyFrames, read_checked, read_numbers, usable_frames
-from bluesky_streamrecon.hdf5.gaps import DataLostError, NotWrittenError, find_gaps
+from bluesky_streamrecon.hdf5.gaps import DataLostError, FrameLostError, NotWrittenError, find_gaps
 from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, MissingFilterError, find_dataset, open_hdf5, require_filters
 
 __all__ = [
     "HDF5_ERRORS",
     "DataLostError",
+    "FrameLostError",
     "FrameStack",
     "LazyFrames",
     "MissingFilterError",

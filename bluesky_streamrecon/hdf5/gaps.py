@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
 
-__all__ = ["DataLostError", "Gaps", "NotWrittenError", "find_gaps"]
+__all__ = ["GAPS_ARE_FINAL", "DataLostError", "FrameLostError", "Gaps", "NotWrittenError", "find_gaps"]
+
+GAPS_ARE_FINAL: Final = "gaps_are_final"
+"""Attribute of a dataset whose frames come in order: what is missing before the last one will never come."""
 
 _DEEPEST: Final = 8  # virtual datasets of virtual datasets
 _UNLIMITED: Final = h5py.h5s.UNLIMITED
@@ -34,6 +37,10 @@ class NotWrittenError(DataError):
 
 class DataLostError(DataError):
     """Frames were written, and can not be read: a file that they are kept in is gone or cut short."""
+
+
+class FrameLostError(DataLostError):
+    """Frames were lost on their way to the file, so that nobody need wait for them."""
 
 
 @dataclass(slots=True)
@@ -69,11 +76,14 @@ class Gaps:
     def error(self, dataset: h5py.Dataset) -> DataError:
         """Return the error that says what is missing."""
         frames = self.first + np.flatnonzero(self.missing)
-        kind = DataLostError if self.lost else NotWrittenError
+        kind: type[DataError] = DataLostError if self.lost else NotWrittenError
+        why = self.why
+        if dataset.attrs.get(GAPS_ARE_FINAL):
+            kind, why = FrameLostError, "lost between detector and file"
         which = f"frame {frames[0]}" if frames.size == 1 else f"{frames.size} frames, the first of them {frames[0]},"
         return kind(
             f"{dataset.file.filename}: {dataset.name}: {which} of {dataset.shape[0]} "
-            f"{'is' if frames.size == 1 else 'are'} missing: {self.why}"
+            f"{'is' if frames.size == 1 else 'are'} missing: {why}"
         )
 
 

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 from bluesky import RunEngine
 
+from .pva_camera import PvaCamera
+
 HERE = Path(__file__).parent
-collect_ignore = ["ioc.py"]  # a program, with an extra that other tests do without
+collect_ignore = ["ioc.py", "pva_camera.py"]  # programs, with an extra that other tests do without
 BOUND = 30.0
 
-LACKING = [name for name in ("aioca", "caproto", "epics", "PIL") if importlib.util.find_spec(name) is None]
+LACKING = [name for name in ("aioca", "caproto", "epics", "p4p", "PIL") if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["*.py"] if LACKING else []
 
 
@@ -51,6 +53,9 @@ os.environ |= {
     "EPICS_CA_AUTO_ADDR_LIST": "NO",
     "EPICS_CA_SERVER_PORT": str(_free_port()),
     "EPICS_CA_REPEATER_PORT": str(_repeater.getsockname()[1]),
+    "EPICS_PVA_ADDR_LIST": "127.0.0.1",
+    "EPICS_PVA_AUTO_ADDR_LIST": "NO",
+    "EPICS_PVA_BROADCAST_PORT": str(_free_port()),
 }
 
 
@@ -103,6 +108,14 @@ def start_ioc(tmp_path: Path) -> Iterator[Callable[..., Ioc]]:
     yield start
     for ioc in started:
         ioc.kill()
+
+
+@pytest.fixture
+def pva_camera() -> Iterator[PvaCamera]:
+    """Return a camera over PV Access that is yet to be started; gone at the end."""
+    camera = PvaCamera(f"T{os.urandom(4).hex()}:Pva1:Image")
+    yield camera
+    camera.die()
 
 
 @dataclass(frozen=True)

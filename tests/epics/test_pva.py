@@ -1,0 +1,274 @@
+"""Frames over PV Access: taken whole, used once, counted when they are lost, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from dataclasses import dataclass, field
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
+import h5py
+import numpy as np
+import pytest
+from ophyd_async.core import (
+    DetectorTrigger,
+    StaticPathProvider,
+    TriggerInfo,
+    UUIDFilenameProvider,
+    init_devices,
+)
+
+from bluesky_streamrecon.beamline.pva import PvaDetector
+from bluesky_streamrecon.beamline.pva.ntndarray import read_image
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.settings import ReconSettings
+
+from .pva_camera import UNIONS, image
+
+pytestmark = pytest.mark.epics
+
+BOUND = 30.0
+ROWS, COLUMNS = 2, 48
+SHADOW = np.exp(-(((np.arange(COLUMNS) - 30) / 6.0) ** 2))
+
+
+def pixels(number: int, dtype: str = "f4") -> np.ndarray:
+    """Return what the camera takes at its image of this number: a disc beside the axis, and the number."""
+    angle = number * math.pi / 200
+    centre = COLUMNS / 2 - 0.5 + 8 * math.cos(angle)
+    chord = np.sqrt(np.clip(36 - (np.arange(COLUMNS) - centre) ** 2, 0, None)) / 60
+    return np.tile(chord, (ROWS, 1)).astype(dtype)
+
+
+def taken(number: int, **more) -> object:
+    return image(pixels(number), number, taken=1e9 + number / 100, Angle=number * 0.9, **more)
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("codec", ["", "lz4", "blosc", "bslz4"])
+@pytest.mark.parametrize("dtype", UNIONS)
+def test_pixels_of_any_type_and_codec_are_those_that_were_taken(dtype, codec):
+    rng = np.random.default_rng(1)
+    sent = (rng.random((37, 53)) * 100).astype(dtype)
+    got = read_image(image(sent, 5, codec=codec, taken=3.5))
+    np.testing.assert_array_equal(got.pixels, sent)
+    assert (got.pixels.dtype, got.number, got.time) == (np.dtype(dtype), 5, 3.5)
+
+
+def test_pixels_that_were_compressed_with_loss_are_nearly_those_that_were_taken():
+    sent = np.add.outer(np.arange(64), np.arange(96)).astype("u1")
+    got = read_image(image(sent, 5, codec="jpeg"))
+    assert np.abs(got.pixels.astype(int) - sent).max() <= 3
+
+
+def test_image_that_can_not_be_decompressed_is_an_error_that_names_it():
+    sent = image(np.zeros((8, 8), "u2"), 17, codec="blosc")
+    sent.value = ("ubyteValue", np.arange(sent.compressedSize, dtype="u1"))
+    with pytest.raises(DataError, match=r"image 17: .* bytes of blosc can not be decompressed"):
+        read_image(sent)
+
+
+def test_colour_is_refused():
+    with pytest.raises(
+        DataError, match=r"image 3: got \(4, 5, 3\) pixels in ColorMode 2, expected .* set the detector to Mono"
+    ):
+        read_image(image(np.zeros((4, 5, 3), "u1"), 3, ColorMode=2))
+
+
+# --------------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture
+def detector(run_engine, tmp_path, pva_camera):
+    """Make a detector of the camera's images."""
+
+    async def make(**options):
+        paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+        async with init_devices():
+            camera = PvaDetector(pva_camera.pv, paths, attributes=["Angle"], **options)
+        return camera  # noqa: RET504 - named and connected by now
+
+    return lambda **options: asyncio.run_coroutine_threadsafe(make(**options), run_engine.loop).result(BOUND)
+
+
+@dataclass
+class Flight:
+    """A plan that is given images by a camera that it does not know, and a thread that sends them."""
+
+    detector: PvaDetector
+    num: int
+    armed: threading.Event = field(default_factory=threading.Event)
+    lost: int = -1
+    duplicates: int = -1
+
+    def plan(self):
+        info = TriggerInfo(trigger=DetectorTrigger.EXTERNAL_EDGE, number_of_events=self.num, exposure_timeout=BOUND)
+
+        @bpp.stage_decorator([self.detector])
+        @bpp.run_decorator(md={"num_points": self.num})
+        def fly():
+            yield from bps.prepare(self.detector, info, wait=True)
+            yield from bps.declare_stream(self.detector, name="primary", collect=True)
+            yield from bps.kickoff(self.detector, wait=True)
+            self.armed.set()
+            yield from bps.collect_while_completing(
+                [self.detector], [self.detector], flush_period=0.05, stream_name="primary"
+            )
+            self.lost = yield from bps.rd(self.detector.frames_lost)
+            self.duplicates = yield from bps.rd(self.detector.frames_duplicate)
+
+        return fly()
+
+
+def streamed(plan, job, angle="camera-Angle"):
+    recon = ReconSettings(ranks=2, axis=COLUMNS / 2 - 0.5, pixel_values="line-integrals")
+    return streaming_wrapper(plan, detector="camera", angle=angle, recon=recon, job=job)
+
+
+def after(event, work):
+    def run():
+        assert event.wait(BOUND)
+        work()
+
+    return run
+
+
+def images_of(script):
+    """Reconstruct what a pretended job was sent."""
+    frames = sorted((angle, frame) for _, _, angle, frame in script.frames)
+    angles, stack = np.array([angle for angle, _ in frames]), np.stack([frame for _, frame in frames])
+    return reconstruct(stack, angles, axis=COLUMNS / 2 - 0.5, iterations=5)
+
+
+@pytest.mark.parametrize("num", [200, pytest.param(2000, marks=pytest.mark.nightly)])
+def test_every_image_that_came_is_used_once_and_those_that_did_not_are_counted(
+    run_engine, detector, pva_camera, pretend_job, script, in_thread, num, tmp_path, caplog
+):
+    rng = np.random.default_rng(7)
+    numbers = 8 + np.arange(num)
+    lost = set(rng.choice(numbers, num // 100, replace=False).tolist()) | {int(numbers[-1])}
+    twice = set(rng.choice(sorted(set(numbers.tolist()) - lost), num // 100, replace=False).tolist())
+    sent = [number for number in numbers.tolist() for _ in range(1 + (number in twice))]
+    camera = detector(patience=1.0)
+    pva_camera.start(taken(7))
+    flight = Flight(camera, num)
+    in_thread(after(flight.armed, lambda: pva_camera.play((None if n in lost else taken(n) for n in sent), 100.0)))
+    run_engine(streamed(flight.plan(), pretend_job))
+
+    used = [n for n in numbers.tolist() if n not in lost]
+    assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == used
+    for _, _, angle, frame in script.frames:
+        np.testing.assert_array_equal(frame, pixels(round(math.degrees(angle) / 0.9)))
+    assert (flight.lost, flight.duplicates) == (len(lost), len(twice))
+    assert f"{len(used)} images of {num}, {len(lost)} lost, {len(twice)} duplicates" in caplog.text
+    whole = np.stack([pixels(n) for n in used])
+    with h5py.File(tmp_path / "by-the-plugin.h5", "w") as file:
+        file["data"] = whole
+    with h5py.File(tmp_path / "by-the-plugin.h5") as file:
+        through_hdf5 = reconstruct(
+            file["data"][:], np.radians(np.array(used) * 0.9), axis=COLUMNS / 2 - 0.5, iterations=5
+        )
+    np.testing.assert_allclose(images_of(script), through_hdf5, atol=1e-5 * np.abs(through_hdf5).max())
+
+
+def test_step_scan_uses_images_that_were_begun_after_the_trigger(
+    run_engine, detector, pva_camera, documents, in_thread, tmp_path
+):
+    camera = detector()
+    pva_camera.start(taken(0))
+    over = threading.Event()
+
+    def free_running():
+        number = 1
+        while not over.wait(0.005):
+            pva_camera.post(taken(number))
+            number += 1
+
+    in_thread(free_running)
+    try:
+        run_engine(bp.count([camera], 5))
+    finally:
+        over.set()
+    (resource,) = [doc for name, doc in documents if name == "stream_resource" and doc["data_key"] == "camera"]
+    with h5py.File(resource["uri"].removeprefix("file://localhost")) as file:
+        numbers = file["/entry/data/number"][:]
+        assert len(numbers) == 5
+        assert np.all(np.diff(numbers) >= 2)  # the one that was under way is not used
+        for number, frame in zip(numbers, file["/entry/data/data"], strict=True):
+            np.testing.assert_array_equal(frame, pixels(number))
+    assert [doc["seq_num"] for name, doc in documents if name == "event"] == [1, 2, 3, 4, 5]
+
+
+def test_ioc_that_dies_and_comes_back_loses_what_it_did_not_send_and_says_how_many(
+    run_engine, detector, pva_camera, pretend_job, script, in_thread, caplog, back
+):
+    camera = detector()
+    pva_camera.start(taken(7))
+    flight = Flight(camera, 60)
+
+    def play():
+        pva_camera.play(map(taken, range(8, 28)), 100.0)
+        pva_camera.die()
+        pva_camera.start(taken(41))  # its camera was not switched off: it counts on
+        assert back.wait(BOUND)
+        pva_camera.play(map(taken, range(42, 68)), 100.0)
+
+    in_thread(after(flight.armed, play))
+    run_engine(streamed(flight.plan(), pretend_job))
+    assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == [*range(8, 28), *range(41, 68)]
+    assert flight.lost == 13
+    assert "waiting for it to come back" in caplog.text
+    assert "47 images of 60, 13 lost, 0 duplicates" in caplog.text
+
+
+def test_images_whose_ioc_counts_anew_are_kept_apart_and_have_no_angle(
+    run_engine, detector, pva_camera, pretend_job, script, in_thread, caplog, tmp_path, back
+):
+    camera = detector(patience=0.5)
+    pva_camera.start(taken(7))
+    flight = Flight(camera, 40)
+
+    def play():
+        pva_camera.play(map(taken, range(8, 28)), 100.0)
+        pva_camera.die()
+        pva_camera.start(image(pixels(1), 1, taken=2e9))
+        assert back.wait(BOUND)
+        pva_camera.play((image(pixels(n), n, taken=2e9 + n) for n in range(2, 12)), 100.0)
+
+    in_thread(after(flight.armed, play))
+    run_engine(streamed(flight.plan(), pretend_job))
+    assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == [*range(8, 28)]
+    assert "its counter was set to 1 after 20 images of 20" in caplog.text
+    (apart,) = tmp_path.glob("*-apart.h5")
+    with h5py.File(apart) as file:
+        np.testing.assert_array_equal(file["/entry/data/number"], np.arange(1, 12))
+
+
+def test_pv_that_nobody_serves_is_refused_before_anything_is_armed(run_engine, detector, monkeypatch):
+    monkeypatch.setattr("bluesky_streamrecon.beamline.pva.detector.CONNECT_SECONDS", 0.2)
+    with pytest.raises(Exception, match=r"no answer in 0\.2 s; is its IOC running, its PVA plugin enabled"):
+        run_engine(bp.count([detector()], 1))
+
+
+@pytest.fixture
+def back():
+    """Return an event that is set when a PV was lost and has come back."""
+    seen = threading.Event()
+
+    class Seen(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().endswith("is back"):
+                seen.set()
+
+    handler = Seen()
+    logging.getLogger("bluesky_streamrecon").addHandler(handler)
+    yield seen
+    logging.getLogger("bluesky_streamrecon").removeHandler(handler)
