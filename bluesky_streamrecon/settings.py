@@ -20,6 +20,8 @@ from bluesky_streamrecon.errors import ConfigError
 
 __all__ = [
     "BACKENDS",
+    "FINAL_AUTO",
+    "FINAL_NONE",
     "TOMOGRAPHY",
     "WINDOW_POLICIES",
     "PixelValues",
@@ -43,6 +45,9 @@ TOMOGRAPHY = "tomography"
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
+
+FINAL_AUTO, FINAL_NONE = "auto", "none"
+"""How a volume is finished: by the recipe that the default policy predicts for; not at all."""
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -96,6 +101,13 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         of the image mean what it makes of them.
     options : dict
         Passed to the algorithm (relaxation, regularisation, …).
+    final : str
+        How the whole volume is finished from all projections when the run has ended as a success: ``"auto"``, by the
+        recipe that the default policy predicts for; ``"fbp"`` or any other algorithm; ``"none"``: not at all.
+    final_iterations : int or None
+        Times that it goes over all projections; None: 60 updates for ``"auto"``, 1 for FBP, 20 for others.
+    final_options : dict
+        Passed to the algorithm that `final` names.
     """
 
     algorithm: Name = "mlem"
@@ -116,6 +128,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     checkpoint_every: Count = 0
     analysis: Name = TOMOGRAPHY
     options: dict[str, Option] = {}
+    final: Name = FINAL_AUTO
+    final_iterations: Positive | None = None
+    final_options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -267,10 +282,10 @@ def _check_types(settings: msgspec.Struct) -> None:
     for field in msgspec.structs.fields(settings):
         value = _plain(getattr(settings, field.name))
         msgspec.structs.force_setattr(settings, field.name, value)
-        if field.name == "options" and isinstance(value, dict):
+        if field.name in ("options", "final_options") and isinstance(value, dict):
             for key, option in value.items():
                 if not isinstance(option, float | int | str | bool):
-                    raise ConfigError(f"options: got {key}={option!r}, expected a number, a string, True or False")
+                    raise ConfigError(f"{field.name}: got {key}={option!r}, expected a number, a string, True or False")
         try:
             msgspec.convert(value, field.type, strict=True)
         except msgspec.ValidationError as error:

@@ -30,6 +30,7 @@ AS_ARGUMENTS: Mapping[str, tuple[Any, Any]] = {
     "ranks": (int | None, None),  # the job's own number
     "options": (dict[str, Option] | None, None),
     "policy_options": (dict[str, Option] | None, None),
+    "final_options": (dict[str, Option] | None, None),
 }
 """Settings whose type or default is another one as an argument of a plan."""
 

@@ -40,6 +40,7 @@ def job(
 
     Example: `mpiexec -n 16 streamrecon job --address tcp://beamline:5555 --job-id tomo-1`
     """
+    from bluesky_streamrecon.quality.trials import similarity_to_finished
     from bluesky_streamrecon.recon.job import run_job
 
     raise typer.Exit(
@@ -51,6 +52,7 @@ def job(
             watch_parent=watch_parent,
             link_limit=link_limit,
             checkpoints=checkpoints,
+            compare=similarity_to_finished,
         )
     )
 

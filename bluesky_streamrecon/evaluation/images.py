@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth
-from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.window import Spread

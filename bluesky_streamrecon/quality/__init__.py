@@ -7,7 +7,7 @@ The controller itself is in ``bluesky_streamrecon.quality.controller``; Numba is
 
 from __future__ import annotations
 
-from bluesky_streamrecon.quality.coverage import AngularRange
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain, predict_gain

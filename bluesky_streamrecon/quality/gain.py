@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, display_range, similarity
 
 __all__ = ["Gain", "predict_gain"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, aligned, most_views
-from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.wire import OpenRun, Preview
 
 __all__ = ["GROUP", "LineStore", "ScanLines"]

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.quality.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.registry import Registry, made

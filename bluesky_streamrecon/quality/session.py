@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
-from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.lines import LineStore

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
 
-__all__ = ["Reconstructor", "TrialReconstruction", "display_range", "similarity"]
+__all__ = ["Reconstructor", "TrialReconstruction", "display_range", "similarity", "similarity_to_finished"]
 
 UNBINNED = 512
 """Widest detector, columns, that is studied pixel by pixel; above it two pixels are taken together."""
@@ -196,6 +196,12 @@ def display_range(image: NDArray[np.float32]) -> float:
 
     smooth = median_filter(median_filter(image, size=(5, 1), mode="reflect"), size=(1, 5), mode="reflect")
     return float(smooth.max() - smooth.min())
+
+
+def similarity_to_finished(live: NDArray[np.float32], finished: NDArray[np.float32]) -> float:
+    """Return the MS-SSIM of a live image and a finished one, shape (N, N), whose range of values counts."""
+    shown = display_range(finished)
+    return similarity(live, finished, shown) if shown > 0 else 1.0
 
 
 def similarity(a: NDArray[np.float32], b: NDArray[np.float32], data_range: float, *, binned: bool = False) -> float:

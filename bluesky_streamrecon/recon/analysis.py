@@ -157,6 +157,14 @@ class Analysis(Protocol[F]):
         made = self.images(rows)
         return lambda: made
 
+    def finish(self) -> Iterator[float] | None:
+        """Return what makes better images from all frames when the run is over; None: there is nothing to finish.
+
+        It is iterated by all ranks side by side, and yields the share that is done whenever it may be interrupted. It
+        is then closed, and begun again later, to go on from there. After its end `images` returns the finished images.
+        """
+        return None
+
     def annotate(self, report: Report) -> Report:
         """Return a preview, or the report on the run's end, with what else it can tell."""
         return report
@@ -174,8 +182,14 @@ class Analysis(Protocol[F]):
         """Return further attributes for the result's file; those of rank 0 are written."""
         return {}
 
-    def save(self) -> Mapping[str, NDArray[np.generic]]:
-        """Return all that the next images depend on, apart from frames that are still to come."""
+    def save(self, *, last: bool = False) -> Mapping[str, NDArray[np.generic]]:  # noqa: ARG002 - for those that finish
+        """Return all that the next images depend on, apart from frames that are still to come.
+
+        Parameters
+        ----------
+        last : bool, optional
+            Nothing but `finish` follows: only what it needs beside `scratch`.
+        """
         return {}
 
     def restore(self, saved: Checkpoint) -> None:

@@ -15,15 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.wire import OpenRun
 
 __all__ = ["Checkpoint", "CheckpointStore", "run_key"]
 
 _KEPT = 2
+
+NO_RUN = 2**62
 
 
 def run_key(run_uid: str) -> int:
@@ -83,7 +87,11 @@ class CheckpointStore:
         StorageError
             If it can not be written.
         """
-        path = self._directory / f"{self._stem}{checkpoint.seq:012d}.h5"
+        self._write(self._directory / f"{self._stem}{checkpoint.seq:012d}.h5", checkpoint)
+        for old in self._saved()[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _write(self, path: Path, checkpoint: Checkpoint, run: OpenRun | None = None) -> None:
         part = path.with_suffix(".part")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -91,13 +99,13 @@ class CheckpointStore:
                 for name in ("run_uid", "seq", "image_number", "projections", "lost"):
                     file.attrs[name] = getattr(checkpoint, name)
                 file.attrs["scratch_bytes"] = _bytes(self.scratch(checkpoint.run_uid))
+                if run is not None:
+                    file.attrs["run"] = np.void(msgspec.json.encode(run))
                 for name, array in checkpoint.arrays.items():
                     file[name] = array
             part.replace(path)
         except OSError as error:
             raise StorageError(f"could not write the checkpoint {path}: {error}; is the disk full?") from error
-        for old in self._saved()[:-_KEPT]:
-            old.unlink(missing_ok=True)
 
     def newest_common(self, communicator: Communicator) -> Checkpoint | None:
         """Load the newest checkpoint that every rank has; all ranks call this together."""
@@ -114,13 +122,60 @@ class CheckpointStore:
         return self._directory / f"{self._stem}scratch-{run_key(run_uid):015x}"
 
     def clear(self) -> None:
-        """Remove this rank's checkpoints, and what runs have left behind."""
-        for path in self._directory.glob(f"{self._stem}*"):
+        """Remove this rank's checkpoints."""
+        for path in self._saved():
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    # ------------------------------------------------------------------ of runs that are over and to be finished
+
+    def save_last(self, run: OpenRun, checkpoint: Checkpoint) -> None:
+        """Write what a run is finished from, beside its scratch file, until `forget`.
+
+        Raises
+        ------
+        StorageError
+            If it can not be written.
+        """
+        self._write(self._last(run.run_uid), checkpoint, run)
+
+    def forget(self, run_uid: str) -> None:
+        """Remove what `save_last` has written."""
+        self._last(run_uid).unlink(missing_ok=True)
+
+    def unfinished(self, communicator: Communicator) -> list[tuple[OpenRun, Checkpoint]]:
+        """Load what every rank has of runs that are still to be finished, and remove the rest of runs before.
+
+        All ranks call this together. What belongs to the run that a checkpoint is of stays.
+        """
+        mine: dict[int, tuple[Path, Checkpoint]] = {}
+        for path in self._directory.glob(f"{self._stem}last-*.h5"):
+            if (found := self._load(path)) is not None:
+                mine[run_key(found.run_uid)] = (path, found)
+        common: list[tuple[OpenRun, Checkpoint]] = []
+        keys = sorted(mine)
+        while True:
+            lowest, minus_highest = communicator.minimum([keys[0] if keys else NO_RUN, -keys[0] if keys else -NO_RUN])
+            if lowest == NO_RUN:
+                break
+            if keys and keys[0] == lowest:
+                path, found = mine[keys.pop(0)]
+                if lowest == -minus_highest:
+                    with h5py.File(path) as file:
+                        common.append((msgspec.json.decode(file.attrs["run"].tobytes(), type=OpenRun), found))
+        stays = {path for _, found in common for path in (self._last(found.run_uid), self.scratch(found.run_uid))}
+        for path in self._saved():
+            stays |= {path, self.scratch(_uid_of(path))}
+        for path in self._directory.glob(f"{self._stem}*"):
+            if path not in stays:
+                path.unlink(missing_ok=True)
+        return common
+
+    def _last(self, run_uid: str) -> Path:
+        return self._directory / f"{self._stem}last-{run_key(run_uid):015x}.h5"
+
     def _saved(self) -> Sequence[Path]:
-        return sorted(self._directory.glob(f"{self._stem}*.h5")) if self._directory.is_dir() else []
+        return sorted(self._directory.glob(f"{self._stem}[0-9]*.h5")) if self._directory.is_dir() else []
 
     def _seq(self, path: Path) -> int:
         return int(path.stem.removeprefix(self._stem))
@@ -141,6 +196,14 @@ class CheckpointStore:
                 )
         except (OSError, KeyError, ValueError):
             return None
+
+
+def _uid_of(path: Path) -> str:
+    try:
+        with h5py.File(path) as file:
+            return str(file.attrs["run_uid"])
+    except (OSError, KeyError):
+        return ""
 
 
 def _bytes(path: Path) -> int:

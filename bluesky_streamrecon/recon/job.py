@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
 from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.logs import set_role, set_run
+from bluesky_streamrecon.recon.analysis import get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
 from bluesky_streamrecon.recon.communicator import Communicator, MpiCommunicator
+from bluesky_streamrecon.recon.finishing import Compare, Finishing
 from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
 from bluesky_streamrecon.recon.rank_run import RankRun
 from bluesky_streamrecon.registry import format_error
@@ -34,6 +37,7 @@ from bluesky_streamrecon.wire import (
     RankEvent,
     Refused,
     Shutdown,
+    VolumeDone,
 )
 
 __all__ = ["run_job"]
@@ -56,6 +60,7 @@ def run_job(
     communicator: Communicator | None = None,
     link_limit: float = 300.0,
     checkpoints: str | Path | None = None,
+    compare: Compare | None = None,
 ) -> int:
     """Be one rank of a reconstruction job: serve run after run until the beamline asks to end.
 
@@ -77,7 +82,9 @@ def run_job(
         Seconds without a word from the beamline after which the job ends.
     checkpoints : path, optional
         Directory for checkpoints, which runs ask for by ``checkpoint_every``. A job of the same name and size that
-        is started again goes on from there.
+        is started again goes on from there. All projections of a run lie here, too, until its volume is finished.
+    compare : callable, optional
+        Returns how similar a live image is to the finished one, both of shape (N, N).
 
     Returns
     -------
@@ -96,6 +103,7 @@ def run_job(
     try:
         store = None if checkpoints is None else CheckpointStore(Path(checkpoints), job_id, ranks.rank, ranks.size)
         saved = None if store is None else store.newest_common(ranks)
+        unfinished = [] if store is None else store.unfinished(ranks)
         endpoint = RankEndpoint(
             address,
             job_id=job_id,
@@ -114,8 +122,10 @@ def run_job(
                 from bluesky_streamrecon.jit import leave_extensions_out
 
                 leave_extensions_out()
-            job = _Job(ranks, endpoint, watch, job_id, threads or ranks.cores, store, saved)
+            job = _Job(ranks, endpoint, watch, job_id, threads or ranks.cores, store, saved, compare)
             try:
+                for run, last in unfinished:
+                    job.finish_again(run, last)
                 code = job.serve()
             finally:
                 watch.ended()
@@ -145,6 +155,7 @@ class _State(NamedTuple):
     shutdown: int = 0
     abandoned: int = 0
     failed: int = 0
+    finished: int = 0
 
     @property
     def same_run(self) -> bool:
@@ -163,6 +174,7 @@ class _Job:
         threads: int,
         checkpoints: CheckpointStore | None,
         saved: Checkpoint | None,
+        compare: Compare | None,
     ) -> None:
         self._checkpoints = checkpoints
         self._saved = saved
@@ -171,6 +183,8 @@ class _Job:
         self._watch = watch
         self._job_id = job_id
         self._threads = threads
+        self._compare = compare
+        self._finishing: deque[Finishing] = deque()
         self._run: RankRun | None = None
         self._next: OpenRun | None = None
         self._dropping = False
@@ -192,6 +206,9 @@ class _Job:
                 continue
             agreed = self._agree()
             if agreed.shutdown:
+                for unfinished in self._finishing:
+                    log.warning("the volume of run %s is not finished: the job ends", unfinished.run.run_uid)
+                    self._forget(unfinished)
                 log.info("rank %d ends: %s", self._communicator.rank, self._shutdown or "another rank was asked to")
                 return 0
             if not agreed.same_run:
@@ -202,6 +219,8 @@ class _Job:
                 agreed = _State()
             elif self._run is not None:
                 agreed = self._work(self._run, agreed)
+            elif self._finishing:
+                self._finish(self._finishing[0], bool(agreed.finished))
 
     def _work(self, run: RankRun, agreed: _State) -> _State:
         """Do what was agreed; return what the next agreement has to go beyond."""
@@ -218,10 +237,43 @@ class _Job:
             return _State()
         if not agreed.closed:
             return agreed
-        self._report(run)
-        run.release()
+        if self._report(run):
+            self._finishing.append(run.finishing(self._compare))
+        else:
+            run.release()
         self._leave()
         return _State()
+
+    def _finish(self, volume: Finishing, finished: bool) -> None:
+        """Do the next part of finishing a run that is over; between parts, the next run may begin."""
+        if not finished:
+            volume.advance()
+            return
+        volume.conclude()
+        self._finishing.popleft()
+        self._forget(volume)
+
+    def _forget(self, volume: Finishing) -> None:
+        volume.release()
+        if self._checkpoints is not None:
+            self._checkpoints.forget(volume.run.run_uid)
+
+    def finish_again(self, run: OpenRun, last: Checkpoint) -> None:
+        """Finish a run that a job before this one was to finish; all ranks call this together."""
+        set_run(run.run_uid)
+        log.info("goes on with finishing")
+        try:
+            analysis = get_analysis(run.recon.analysis)(run, self._communicator, run.recon.threads or self._threads)
+        except StreamReconError as error:
+            text = f"it can not be finished: {error}"
+            self._endpoint.send(VolumeDone(run_uid=run.run_uid, rank=self._communicator.rank, text=text[:4096]))
+            return
+        if self._checkpoints is not None:
+            analysis.scratch = self._checkpoints.scratch(run.run_uid)
+        analysis.restore(last)
+        self._finishing.append(
+            Finishing(run, analysis, last.projections, self._communicator, self._endpoint, self._compare)
+        )
 
     def _agree(self) -> _State:
         """Find what all ranks have; keep on listening meanwhile."""
@@ -235,7 +287,8 @@ class _Job:
     def _state(self) -> _State:
         run = self._run
         if run is None:
-            return _State(shutdown=-int(self._shutdown is not None))
+            finished = bool(self._finishing) and self._finishing[0].done
+            return _State(shutdown=-int(self._shutdown is not None), finished=int(finished))
         key = run_key(run.run.run_uid)
         return _State(
             run=key,
@@ -252,7 +305,7 @@ class _Job:
             return True
         run = self._run
         if run is None:
-            return False
+            return bool(self._finishing)
         if self._abandoned or run.failure is not None:
             return True
         return run.prepared > agreed.prepared or (run.closed is not None) > agreed.closed
@@ -307,6 +360,8 @@ class _Job:
         set_run(run.run_uid)
         log.info("rows %d to %d of %s", *run.rows, run.detector_shape)
         self._abandoned = False
+        if self._finishing:
+            self._finishing[0].interrupt()
         saved, self._saved = self._saved, None
         self._run = RankRun(
             run,
@@ -328,15 +383,19 @@ class _Job:
         else:
             self._hear(_IDLE_WAIT)
 
-    def _report(self, run: RankRun) -> None:
+    def _report(self, run: RankRun) -> bool:
+        """Report a run as done; return whether its volume is to be finished."""
         done = run.finish()
         if run.superseded:
-            return
+            if done.finishing and self._checkpoints is not None:
+                self._checkpoints.forget(run.run.run_uid)
+            return False
         self._endpoint.flush_previews(2.0)
         self._endpoint.send(done)
         if self._checkpoints is not None:
             self._checkpoints.clear()
         log.info("run %s is done: %s", run.run.run_uid, done)
+        return done.finishing
 
     def _leave(self) -> None:
         """Forget the run; begin the next one if it has already been opened."""

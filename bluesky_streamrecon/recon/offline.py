@@ -6,10 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.cores import own_cores
+from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import check_angles
+from bluesky_streamrecon.recon.recipe import find_recipe, finish
+from bluesky_streamrecon.settings import FINAL_AUTO
 
 __all__ = ["reconstruct"]
 
@@ -28,6 +31,7 @@ def reconstruct(
     step: int | None = None,
     size: int | None = None,
     disc: bool = False,
+    span: tuple[float, float] | None = None,
     threads: int | None = None,
     backend: str = "auto",
     **options: Option,
@@ -43,10 +47,10 @@ def reconstruct(
     axis : float, optional
         Detector column of the rotation axis; the middle of the detector by default.
     algorithm : str, optional
-        Registered name, as listed by ``algorithms.names()``.
+        Registered name, as listed by ``algorithms.names()``; or ``"auto"``: the recipe by which volumes are finished.
     iterations : int, optional
         Times the algorithm goes over the projections. By default 20 where all are used at once, and 1 for each step
-        of a live reconstruction and for FBP.
+        of a live reconstruction and for FBP; 60 updates for ``"auto"``.
     window, step : int, optional
         Reconstruct as live: after every `step` projections (by default 1) from `window` projections (by default all).
     window_policy : str, optional
@@ -55,6 +59,8 @@ def reconstruct(
         Side N of the image in pixels; by default C.
     disc : bool, optional
         Update only the inscribed disc.
+    span : (float, float), optional
+        For ``"auto"``: angles that the scan was going to visit, radians; a half turn by default.
     threads : int, optional
         By default as many as this process may use.
     backend : {"auto", "cpu", "cuda"}, optional
@@ -84,21 +90,31 @@ def reconstruct(
     every = count if not live else (step or 1)
     if every < 1 or (window is not None and window < every):
         raise ConfigError(f"step={step}, window={window}: expected 1 <= step <= window")
-    times = iterations if iterations is not None else 1 if live or algorithm == "fbp" else 20
+    recipe = None
+    if not live:
+        recipe = find_recipe(algorithm, count, iterations, options)
+    elif algorithm == FINAL_AUTO:
+        raise ConfigError("algorithm='auto' with window or step: expected neither, it is made from all projections")
     geometry = TomoGeometry(columns, float("nan") if axis is None else axis, size or 0, disc)
     with Engine(
         geometry,
         rows,
-        algorithm=algorithm,
+        algorithm=algorithm if recipe is None else recipe.algorithm,
         window=window,
         window_policy=window_policy,
         planned=count,
         threads=threads or len(own_cores()),
-        options=options,
+        options=options if recipe is None else recipe.options,
         backend=backend,
     ) as engine:
-        for number, (projection, angle) in enumerate(zip(projections, angles, strict=True), 1):
-            engine.append(projection, float(angle))
+        views = zip(projections, angles.tolist(), strict=True)
+        if recipe is not None:
+            over = HALF_TURN if span is None else AngularRange(*span)
+            for _ in finish(engine, recipe, views, recipe.scales(angles, over)):
+                pass
+            return engine.image()
+        for number, (projection, angle) in enumerate(views, 1):
+            engine.append(projection, angle)
             if number % every == 0 or number == count:
-                engine.update(times)
+                engine.update(iterations or 1)
         return engine.image()

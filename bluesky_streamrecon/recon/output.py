@@ -2,11 +2,13 @@
 
 ``/exchange/data`` holds float32 (rows, height, width), for tomography (rows, N, N), attenuation per detector pixel.
 The analysis may add datasets beside it, as ``/exchange/theta``: the angles used, degrees, in the order in which they
-were used. The rest is attributes of the file. Parallel HDF5 is not needed.
+were used. ``/exchange/volume``, of the same shape, is what was finished from all projections when the run was over. The
+rest is attributes of the file. Parallel HDF5 is not needed.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +21,10 @@ from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.communicator import Communicator
 
-__all__ = ["DATASET", "Attribute", "result_path", "write_result"]
+__all__ = ["DATASET", "VOLUME", "Attribute", "result_path", "write_result"]
 
-DATASET = "/exchange/data"
+DATASET, VOLUME = "/exchange/data", "/exchange/volume"
+"""The live images, and the finished ones."""
 
 _IMAGES_AT_ONCE = 16
 
@@ -47,8 +50,9 @@ def write_result(
     images: Callable[[Sequence[int]], NDArray[np.float32]],
     *,
     shape: tuple[int, int, int],
-    datasets: Mapping[str, tuple[NDArray[np.generic], str]],
     attributes: Mapping[str, Attribute],
+    datasets: Mapping[str, tuple[NDArray[np.generic], str]] | None = None,
+    dataset: str = DATASET,
 ) -> tuple[bool, str]:
     """Write the file with all ranks.
 
@@ -64,8 +68,10 @@ def write_result(
         Returns images (k, height, width) by number, 0 for the rank's first; asked for a few at a time.
     shape : (int, int, int)
         Detector rows, and height and width of an image.
-    datasets, attributes
+    attributes, datasets
         See `Analysis`; those of rank 0 are written.
+    dataset : str, optional
+        Where the images go. `VOLUME` is added to a file that is there; the attributes are its own.
 
     Returns
     -------
@@ -87,20 +93,25 @@ def write_result(
     def create() -> None:
         with _explained("make", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(part, "w") as file:
-                data = file.create_dataset(DATASET, shape=shape, dtype="<f4")
+            adds = dataset != DATASET
+            if adds:  # to a copy: who reads the file has one that is whole
+                shutil.copyfile(path, part)
+            with h5py.File(part, "r+" if adds else "w") as file:
+                if dataset in file:  # of a job that died before it could report it
+                    del file[dataset]
+                data = file.create_dataset(dataset, shape=shape, dtype="<f4")
                 data.attrs["units"] = "1/pixel"
                 data.attrs["axes"] = "row:y:x"
-                for name, (array, units) in datasets.items():
+                for name, (array, units) in (datasets or {}).items():
                     file.create_dataset(f"/exchange/{name}", data=array).attrs["units"] = units
                 for name, value in attributes.items():
-                    file.attrs[name] = value
+                    (data if adds else file).attrs[name] = value
 
     def write() -> None:
         with _explained("write", path), h5py.File(part, "r+") as file:
             for start in range(0, block.rows, _IMAGES_AT_ONCE):
                 stop = min(start + _IMAGES_AT_ONCE, block.rows)
-                file[DATASET][block.first + start : block.first + stop] = images(range(start, stop))
+                file[dataset][block.first + start : block.first + stop] = images(range(start, stop))
 
     def finish() -> None:
         with _explained("name", path):

@@ -1,12 +1,6 @@
-"""The recipe of a finished image, from all projections so far, quick enough to be made again and again.
-
-Ordered subsets, always as many updates whatever the number of views, and views weighted by the angle that they stand
-for. Weights are multiplied into the data: expectation maximization of weighted views needs no other kernel.
-"""
+"""Images finished from all projections so far, quick enough to be made again and again."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +9,14 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.compiling import warm_up
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import projectors
+from bluesky_streamrecon.recon.recipe import find_recipe, finish, subset_scales
+from bluesky_streamrecon.settings import FINAL_AUTO
 
 __all__ = ["QuickReconstructor"]
 
-UPDATES = 60
-SUBSETS = 6
-LEAST_VIEWS = 4
-
 
 class QuickReconstructor:
-    """Gap-weighted OSEM: 10 passes over 6 subsets, over fewer where one would have less than 4 views.
+    """The recipe ``"auto"``: 10 passes over 6 subsets, over fewer where one would have less than 4 views.
 
     Parameters
     ----------
@@ -66,20 +58,21 @@ class QuickReconstructor:
             Attenuation, 1/pixel, zero outside the inscribed disc.
         """
         count, rows, columns = projections.shape
-        subsets = max(1, min(SUBSETS, count // LEAST_VIEWS))
-        by_angle = np.argsort(np.mod(angles, math.pi), kind="stable")
-        scale = np.empty(count, np.float32)
-        for first in range(subsets):  # as the engine deals them
-            views = by_angle[first::subsets]
-            scale[views] = weights[views] / weights[views].mean()
+        recipe = find_recipe(FINAL_AUTO, count)
+        assert recipe is not None  # noqa: S101
+        scales = subset_scales(weights, angles, recipe.options["subsets"])
         geometry = TomoGeometry(columns, axis, columns, disc=True)
-        options = {"subsets": subsets}
         with Engine(
-            geometry, rows, algorithm="osem", window=None, planned=count, threads=self._threads, options=options
+            geometry,
+            rows,
+            algorithm=recipe.algorithm,
+            window=None,
+            planned=count,
+            threads=self._threads,
+            options=recipe.options,
         ) as engine:
-            for projection, angle, factor in zip(projections, angles, scale, strict=True):
-                engine.append(projection * factor, float(angle))
-            engine.update(UPDATES // subsets)
+            for _ in finish(engine, recipe, zip(projections, angles.tolist(), strict=True), scales):
+                pass
             return engine.image()
 
     def project(self, images: NDArray[np.float32], angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:

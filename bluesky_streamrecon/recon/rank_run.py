@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from bluesky_streamrecon.errors import DataError, StorageError, StreamReconError
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, explained, get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.recon.finishing import Compare, Finishing
 from bluesky_streamrecon.recon.output import Attribute, result_path, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Problem, RankEndpoint, RunDone, Status
@@ -104,6 +105,7 @@ class RankRun:
         self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None  # not sent yet
         self._findings: list[str] = []
         self._shown = shown_rows(run)
+        self._store = checkpoints
         self._checkpoints = checkpoints if run.recon.checkpoint_every > 0 else None
         self._analysis: Analysis[Any] | None = None
         try:
@@ -120,8 +122,8 @@ class RankRun:
         open_analysis = get_analysis(name)
         with explained(f"analysis {name!r} failed when it was opened"):
             analysis = open_analysis(self.run, self._communicator, threads)
-            if self._checkpoints is not None:
-                analysis.scratch = self._checkpoints.scratch(self.run.run_uid)
+            if self._store is not None:
+                analysis.scratch = self._store.scratch(self.run.run_uid)
             if resume is not None:
                 analysis.restore(resume)
         if not analysis.resumable:
@@ -234,7 +236,7 @@ class RankRun:
 
     def finish(self) -> RunDone:
         """Write the result after the last image, and return how the run went."""
-        analysis, path, problem = self._analysis, None, ""
+        analysis, path, problem, finishing = self._analysis, None, "", False
         if analysis is not None:
             self._find(analysis.warnings)
         if self.failure is not None:
@@ -246,6 +248,7 @@ class RankRun:
                 self._show(analysis, final=True)
             self._send_preview()
             path, text, problem = (None, "", "") if self.run.output is None else self._write(analysis)
+            finishing = self._to_finish(analysis, path is not None)
         if problem:
             self._send_problem("reconstruction", problem)
         done = RunDone(
@@ -255,8 +258,27 @@ class RankRun:
             counts=self._counts(),
             result=path,
             text="; ".join([*([text] if text else []), *self._findings])[:LONGEST],
+            finishing=finishing,
         )
         return done if analysis is None else analysis.annotate(done)
+
+    def _to_finish(self, analysis: Analysis[Any], written: bool) -> bool:
+        """Return whether all ranks have better images to make, and save what they are made from."""
+        wanted = written and self.closed is not None and self.closed.exit_status == "success"
+        if not self._communicator.minimum([int(wanted and analysis.finish() is not None)])[0]:
+            return False
+        if self._store is not None:
+            last = self._checkpoint(analysis.save(last=True), self._seq)
+            try:
+                self._store.save_last(self.run, last)
+            except StorageError as error:  # then a job that dies in the middle of it does not go on
+                log.warning("%s", error)
+        return True
+
+    def finishing(self, compare: Compare | None) -> Finishing:
+        """Return what makes the better images; it takes the analysis over, which is not to be released before."""
+        assert self._analysis is not None  # noqa: S101 - there is an image
+        return Finishing(self.run, self._analysis, self._applied, self._communicator, self._link, compare)
 
     def release(self) -> None:
         """Release memory, threads and channels; all ranks do so together."""
@@ -290,14 +312,16 @@ class RankRun:
         """Save what the next image depends on, if it is time to."""
         if self._checkpoints is None or not analysis.resumable or self._image_number % self.run.recon.checkpoint_every:
             return
-        lost = self._lost_before + sum(number <= seq for number in self._lost)
-        saved = Checkpoint(self.run.run_uid, seq, self._image_number, self._applied, lost, analysis.save())
         try:
-            self._checkpoints.save(saved)
+            self._checkpoints.save(self._checkpoint(analysis.save(), seq))
         except StorageError as error:
             log.warning("%s", error)
             self._find([f"checkpoints: no more are written: {error}"])
             self._checkpoints = None
+
+    def _checkpoint(self, arrays: Mapping[str, NDArray[np.generic]], seq: int) -> Checkpoint:
+        lost = self._lost_before + sum(number <= seq for number in self._lost)
+        return Checkpoint(self.run.run_uid, seq, self._image_number, self._applied, lost, arrays)
 
     def _show(self, analysis: Analysis[Any], *, final: bool) -> None:
         """Ask for a preview of the image as it is now, and send the one before it."""

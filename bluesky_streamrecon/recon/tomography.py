@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,8 @@ from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.recon.algorithms import algorithms
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, Report, explained
 from bluesky_streamrecon.recon.archive import Archive, Archived
-from bluesky_streamrecon.recon.axis import AxisEstimate, AxisFinder, axis_checkpoint, axis_rows
+from bluesky_streamrecon.recon.axis import AxisEstimate, axis_rows
+from bluesky_streamrecon.recon.axis_search import AxisSearch
 from bluesky_streamrecon.recon.backends import Choice
 from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator, Group
@@ -28,16 +29,13 @@ from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
-from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows
+from bluesky_streamrecon.recon.stepping import shown_rows
+from bluesky_streamrecon.recon.volume import FinishedVolume, finished_volume
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
 
 log = logging.getLogger(__name__)
-
-FURTHER, MOVED = 1.5, 1.0
-"""An axis that is not certain either takes a provisional one's place if it is from so many times the projections, and
-lies so many pixels away."""
 
 _COUNT = "count_"
 
@@ -105,13 +103,15 @@ class Tomography(Analysis[View]):
         # Of ranks that share rows one speaks for all.
         block, rows = run.block, axis_rows(run.detector_shape[0])
         inside = [row - block.first for row in rows if block.first <= row < block.stop and block.member == 0]
-        self._axis_rows = slice(inside[0], None, rows.step) if inside else slice(0)
-        self._finder = AxisFinder(len(inside), self._columns) if recon.axis is None else None
-        self._warned = False
+        looked_at = slice(inside[0], None, rows.step) if inside else slice(0)
+        self._search: AxisSearch | None = None
+        if recon.axis is None:
+            self._search = AxisSearch(run, looked_at, len(inside), ranks.sum, self.warnings)
         self._closed_at = -1
         self._saved: Checkpoint | None = None
         self._archive = Archive(run.block.rows, self._columns)
         self._engine: Engine | None = None
+        self._volume: FinishedVolume | None = None
         self._group: Group | None = None
         self._angles: list[float] = []
         self._counts: dict[str, int] = {}  # with the last projection that is in the image
@@ -182,7 +182,7 @@ class Tomography(Analysis[View]):
 
     def _conclude(self) -> None:
         """Leave it in the run's record if the axis was not certain when the last projection was taken."""
-        if self._finder is not None and self._engine is not None and len(self._angles) == self._closed_at:
+        if self._search is not None and self._engine is not None and len(self._angles) == self._closed_at:
             self.warnings.append(self._doubt)
 
     def _released(self) -> list[View]:
@@ -196,46 +196,14 @@ class Tomography(Analysis[View]):
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
-        if self._finder is not None:
-            new = frames[self._finder.projections :]
-            found = self._look_for_axis(self._finder, new)
-            if found is None or not found.confident:
-                if not closed and (found is None or self._finder.projections < self._first_window):
-                    return "finding the rotation axis"
-                found = self._located(self._finder) if closed or found is None else found
+        if self._search is not None:
+            found = self._search.first(frames, closed)
+            if found is None:
+                return "finding the rotation axis"
             self._take_axis(found, final=closed or found.confident)
         self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
         self._make_engine()
         return ""
-
-    @property
-    def _first_window(self) -> int:
-        """Projections after which there is an image, whatever is known of the axis."""
-        return self._run.recon.window or USUAL_WINDOW
-
-    def _look_for_axis(self, finder: AxisFinder, new: Sequence[View]) -> AxisEstimate | None:
-        """Look for the axis at fixed numbers of projections; return the newest estimate, None if there is none.
-
-        An order of angles that covers the half turn early makes it known after about 16 projections, while a scan
-        from one end to the other shows it only near its end.
-        """
-        found = None
-        for view in new:
-            finder.add(None if view.pixels is None else view.pixels[self._axis_rows], view.angle)
-            if axis_checkpoint(finder.projections, self._run.planned):
-                found = self._located(finder)
-                if found.confident:
-                    return found
-                if found.reaches_out and not self._warned:
-                    self._warned = True  # while it can be mended; once, for the words change with each view
-                    why = f"{found.reaches_out}, so it is not certain, and the image is provisional"
-                    self.warnings.append(f"rotation axis: {why}; give axis=")
-        return found
-
-    def _located(self, finder: AxisFinder) -> AxisEstimate:
-        estimate = finder.locate(self._ranks.sum)
-        log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
-        return estimate
 
     def _take_axis(self, found: AxisEstimate, *, final: bool) -> None:
         """Make images about this axis from now on; a provisional one is looked for again."""
@@ -245,22 +213,10 @@ class Tomography(Analysis[View]):
         if not final:
             self._doubt = f"{found.doubt}; images are provisional until it is certain"
             return
-        self._finder = None
+        self._search = None
         self._doubt = found.doubt
         if notice := self._doubt or found.notice(self._columns, self._run.recon.size or self._columns):
             self.warnings.append(notice)
-
-    def _better_axis(self, finder: AxisFinder, frames: Sequence[View]) -> AxisEstimate | None:
-        """Return an axis about which images have to be made anew, with these projections; None: none is known."""
-        assert self._axis is not None  # noqa: S101 - it was begun with one
-        known = finder.projections  # the first image was begun with projections that it did not take in
-        found = self._look_for_axis(finder, frames[max(0, known - len(self._angles) + len(frames)) :])
-        if found is None:
-            return None
-        if found.confident or finder.projections == self._run.planned:
-            return found
-        further = found.projections >= FURTHER * self._axis.projections
-        return found if further and abs(found.axis - self._axis.axis) > MOVED else None
 
     def update(self, frames: Sequence[View]) -> None:
         """Take projections into the window, and make the next image from it."""
@@ -273,12 +229,13 @@ class Tomography(Analysis[View]):
             self.warnings.append(self._archive.problem)
         # A projection that was lost, or had no light, says nothing.
         new = [(self._blank() if view.pixels is None else view.pixels, view.angle) for view in frames]
-        finder = self._finder
-        better = None if finder is None else self._better_axis(finder, frames)
-        if finder is None or better is None:
+        search, present, better = self._search, self._axis, None
+        if search is not None and present is not None:
+            better = search.better(frames, present, len(self._angles) - len(frames))
+        if search is None or better is None:
             self._make_image(new)
         else:
-            self._take_axis(better, final=better.confident or finder.projections == self._run.planned)
+            self._take_axis(better, final=better.confident or search.complete)
             self._make_images_anew(new)
         self._conclude()
 
@@ -315,11 +272,26 @@ class Tomography(Analysis[View]):
 
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""
-        return self._running.slices(rows)
+        volume = self._volume
+        return self._running.slices(rows) if volume is None or not volume.complete else volume.slices([*rows])
 
     def begin_images(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
         """Ask for slices: a GPU copies them while the next update is made."""
         return self._running.begin_slices(rows)
+
+    def finish(self) -> Iterator[float] | None:
+        """Make the whole volume by the settings' recipe, from all projections."""
+        if self._saved is not None:
+            self._archive.open(self.scratch, keep=self._saved.projections)
+            self._saved = None
+        if self._volume is None:
+            self._volume = finished_volume(self._run, self._archive, self._threads, self._engine_of)
+        return None if self._volume is None else self._finishing(self._volume)
+
+    def _finishing(self, volume: FinishedVolume) -> Iterator[float]:
+        self._release_engine()  # its memory is that of a volume
+        self._connect()
+        yield from volume.parts()
 
     def annotate(self, report: Report) -> Report:
         """Return a report with the axis; a preview also with the line integrals that none before it had."""
@@ -348,17 +320,21 @@ class Tomography(Analysis[View]):
             "device": self._choice.device,
         }
 
-    def save(self) -> Mapping[str, NDArray[np.generic]]:
-        """Return window, image, axis, and the flats and darks that were used."""
+    def save(self, *, last: bool = False) -> Mapping[str, NDArray[np.generic]]:
+        """Return window, image, axis, and the flats and darks that were used; only the axis is needed to finish."""
         engine, estimate = self._running, self._axis
-        window_angles, window = engine.kept()
         axis = (self._axis_known(), 0.0 if estimate is None else estimate.uncertainty)
         arrays: dict[str, NDArray[np.generic]] = {
-            **self._preparation.arrays(),
-            **self._sinograms.arrays(),
             **{f"{_COUNT}{name}": np.asarray(number) for name, number in self._counts.items()},
             "axis": np.asarray(axis, np.float64),
             "angles": np.asarray(self._angles),
+        }
+        if last:
+            return arrays
+        window_angles, window = engine.kept()
+        arrays |= {
+            **self._preparation.arrays(),
+            **self._sinograms.arrays(),
             "image": engine.image(),
             "window": window,
             "window_angles": window_angles,
@@ -371,13 +347,14 @@ class Tomography(Analysis[View]):
         """Go on from where a job before this one was."""
         arrays = saved.arrays
         self._counts = {name.removeprefix(_COUNT): int(arrays[name]) for name in arrays if name.startswith(_COUNT)}
-        self._preparation.restore(arrays, self._counts)
         self._angles = arrays["angles"].tolist()
-        self._sinograms.restore(arrays, len(self._angles))
+        if "image" in arrays:
+            self._preparation.restore(arrays, self._counts)
+            self._sinograms.restore(arrays, len(self._angles))
         axis, uncertainty = (float(value) for value in arrays["axis"])
         if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
-        self._finder = None
+        self._search = None
         self._saved = saved
 
     def release(self) -> None:
@@ -397,25 +374,35 @@ class Tomography(Analysis[View]):
         assert self._engine is not None  # noqa: S101 - nothing is asked for before `begin`
         return self._engine
 
-    def _make_engine(self) -> None:
-        recon, block = self._run.recon, self._run.block
-        self._group = self._ranks.group(
-            partition_rows(self._run.detector_shape[0], self._ranks.size, share=recon.share)
-        )
-        engine = Engine(
+    def _connect(self) -> None:
+        shares = partition_rows(self._run.detector_shape[0], self._ranks.size, share=self._run.recon.share)
+        self._group = self._ranks.group(shares)
+
+    def _engine_of(self, rows: int, planned: int, **changes: Any) -> Engine:
+        """Make an engine for some rows of the block that uses all projections, or as `changes` say."""
+        return Engine(
             self._geometry(),
-            block.rows,
-            algorithm=recon.algorithm,
-            window=recon.window,
-            window_policy=recon.window_policy,
-            planned=self._run.planned,
+            rows,
+            **{"window": None, **changes},
+            planned=planned,
             threads=self._threads,
-            options=recon.options,
             halo=self._group,
             reducer=self._group,
             backend=self._choice.name,
             host_rank=self._ranks.host[0],
             sharers=self._ranks.host[1],
+        )
+
+    def _make_engine(self) -> None:
+        recon = self._run.recon
+        self._connect()
+        engine = self._engine_of(
+            self._run.block.rows,
+            self._run.planned,
+            algorithm=recon.algorithm,
+            window=recon.window,
+            window_policy=recon.window_policy,
+            options=recon.options,
         )
         self._engine = engine
         self.asynchronous = engine.asynchronous

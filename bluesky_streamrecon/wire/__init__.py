@@ -36,6 +36,7 @@ from bluesky_streamrecon.wire.messages import (
     Score,
     Shutdown,
     Status,
+    VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_endpoint import OperatorEndpoint
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, OrderAction, RunStatus
@@ -91,6 +92,7 @@ __all__ = [
     "ShowMe",
     "Shutdown",
     "Status",
+    "VolumeDone",
     "generate_keys",
     "make_keys",
 ]

@@ -18,6 +18,7 @@ from bluesky_streamrecon.wire.messages import (
     Score,
     Shutdown,
     Status,
+    VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 
@@ -104,7 +105,9 @@ class RunFinished:
     results: tuple[RunDone, ...]
 
 
-BeamlineEvent = PeerJoined | PeerLost | AllRanksReady | Acked | Status | Score | RunFinished | Problem | Ask
+BeamlineEvent = (
+    PeerJoined | PeerLost | AllRanksReady | Acked | Status | Score | RunFinished | VolumeDone | Problem | Ask
+)
 
 # ------------------------------------------------------------------------------------- at the connecting side
 

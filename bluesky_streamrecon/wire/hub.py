@@ -32,6 +32,7 @@ from bluesky_streamrecon.wire.messages import (
     Score,
     Shutdown,
     Status,
+    VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, OperatorSessions
@@ -64,7 +65,7 @@ class Hub(Listener):
         **listening: Any,
     ) -> None:
         super().__init__(**listening)
-        self.accepted = (Status, Score, RunDone, Problem, Picture, Ask, ShowMe)
+        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": MOST_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
@@ -272,7 +273,9 @@ class Hub(Listener):
         elif isinstance(message, Status):
             if run is not None and message.run_uid == run.uid:
                 run.note(message)
-                self._emit(message, peer)
+            self._emit(message, peer)  # also of an earlier run, whose volume is being finished
+        elif isinstance(message, VolumeDone):
+            self._emit(message, peer)
         elif isinstance(message, Score | RunDone):
             self._report(peer, message)
 

@@ -60,6 +60,7 @@ __all__ = [
     "Score",
     "Shutdown",
     "Status",
+    "VolumeDone",
     "Welcome",
 ]
 
@@ -233,7 +234,8 @@ class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     """A rank has applied every item of a closed run and written its part of the result.
 
     `applied` counts the items that are in the image, flat or dark. `received`, `duplicate` and `gaps` are as in
-    `Ack`, so that the ledger is complete with this message.
+    `Ack`, so that the ledger is complete with this message. `finishing` says that the rank goes on to finish the
+    volume, and that a `VolumeDone` follows.
     """
 
     seq: Count = 0
@@ -246,6 +248,26 @@ class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     gaps: Count = 0
     axis: float | None = None
     counts: Counts = {}
+    result: Text | None = None
+    text: Text = ""
+    finishing: bool = False
+
+
+class VolumeDone(msgspec.Struct, frozen=True, kw_only=True, tag="volume-done"):
+    """The volume of a run that is done was finished from all its projections, or could not be; the first rank says so.
+
+    Parameters
+    ----------
+    similarity : float or None
+        MS-SSIM of the last live image and the volume, mean over the preview rows; None: not known.
+    result : str or None
+        File that it was added to; None: there is no volume, and `text` says why.
+    """
+
+    seq: Count = 0
+    run_uid: Uid
+    rank: Rank = 0
+    similarity: float | None = None
     result: Text | None = None
     text: Text = ""
 
@@ -392,6 +414,7 @@ Message = (
     | Status
     | Score
     | RunDone
+    | VolumeDone
     | OpenRun
     | Item
     | ItemGone
@@ -414,6 +437,7 @@ CHANNELS: Final[dict[type[msgspec.Struct], str]] = {
     CloseRun: "run",
     Score: "reports",
     RunDone: "reports",
+    VolumeDone: "reports",
     Problem: "reports",
     Preview: "previews",
     Ask: "orders",

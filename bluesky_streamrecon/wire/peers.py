@@ -28,6 +28,7 @@ from bluesky_streamrecon.wire.messages import (
     RunDone,
     Score,
     Status,
+    VolumeDone,
 )
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
@@ -172,7 +173,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         with self._working():
             self._member.applied(self._run_uid, seq)
 
-    def send(self, message: Status | RunDone | Problem | Preview) -> None:
+    def send(self, message: Status | RunDone | VolumeDone | Problem | Preview) -> None:
         """Send a message; does not wait.
 
         A status is lost while there is no link. A result or a problem is sent until the beamline has it; what was

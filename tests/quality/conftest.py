@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.quality.coverage import AngularRange
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bluesky_streamrecon.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.quality.gain import Gain
 
 TURN = AngularRange(0, 2 * math.pi)

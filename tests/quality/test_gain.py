@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import make_order, optimized_interleaved
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
-from bluesky_streamrecon.quality.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.session import _measured_by

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, metrics, ms_ssim, policy
-from bluesky_streamrecon.quality.coverage import largest_gap
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings

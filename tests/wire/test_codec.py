@@ -57,6 +57,7 @@ UP = [
     m.Status(run_uid="run", rank=0, state="busy"),
     m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}),
     m.RunDone(seq=2, run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1}),
+    m.VolumeDone(seq=3, run_uid="run", rank=0, similarity=0.99, result="/data/recon_run.h5"),
     m.Problem(fault="local", where="here", text="broken"),
 ]
 DOWN = [

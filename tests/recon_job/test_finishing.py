@@ -1,0 +1,124 @@
+"""When a run is over, the whole volume is finished from all of its projections, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import RunFinished, Status, VolumeDone
+
+
+def settings(scan, **changes):
+    values = {"window": 8, "step": 2, "axis": scan.axis, "ranks": 1, "coalesce": False}
+    return ReconSettings(**(values | changes))
+
+
+def volume_of(done):
+    with h5py.File(done.result) as file:
+        return file["/exchange/volume"][:]
+
+
+def live_of(done):
+    with h5py.File(done.result) as file:
+        return file["/exchange/data"][:]
+
+
+def offline(scan, algorithm="auto", **options):
+    lines = scan.line_integrals().astype(np.float32)
+    return reconstruct(lines, scan.angles, axis=scan.axis, algorithm=algorithm, threads=1, backend="cpu", **options)
+
+
+def finished(beamline, scan, chosen, output, uid="run-1"):
+    results = beamline.feed(scan, chosen, output, uid).results
+    assert all(result.finishing for result in results)
+    done = beamline.wait_for(VolumeDone)
+    assert done.run_uid == uid
+    assert done.result is not None, done.text
+    return done
+
+
+def close(volume, expected):
+    return np.abs(volume - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("final", "options"),
+    [
+        ("auto", {}),
+        ("fbp", {}),
+        ("sirt", {"relaxation": 0.8}),
+        ("pml-quadratic", {}),
+    ],
+)
+def test_volume_equals_that_of_the_recipe_offline_in_any_order(beamline, job, scan, tmp_path, final, options):
+    order = np.random.default_rng(1).permutation(len(scan.angles))
+    mixed = replace(scan, projections=scan.projections[order], angles=scan.angles[order])
+    iterations = None if final in ("auto", "fbp") else 5
+    chosen = settings(scan, final=final, final_options=options, final_iterations=iterations)
+    done = finished(beamline, mixed, chosen, tmp_path)
+    assert close(volume_of(done), offline(scan, final, iterations=iterations, **options))
+    assert not close(volume_of(done), live_of(done))
+
+
+def test_nothing_is_finished_where_none_is_wanted_or_the_run_failed(beamline, job, scan, tmp_path):
+    assert not beamline.feed(scan, settings(scan, final="none"), tmp_path, "none").results[0].finishing
+    assert not beamline.feed(scan, settings(scan), None, "no file").results[0].finishing
+    beamline.open(scan, settings(scan), tmp_path, "aborted")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.endpoint.close_run("abort", "by hand")
+    assert not beamline.wait_for(RunFinished).results[0].finishing
+
+
+def test_progress_of_finishing_is_reported(beamline, job, scan, tmp_path):
+    finished(beamline, scan, settings(scan), tmp_path)
+    told = [event.text for event in beamline.seen if isinstance(event, Status) and event.state == "finishing"]
+    assert told == [f"{10 * k} %" for k in range(1, 11)]
+
+
+def test_run_that_begins_in_the_middle_of_finishing_goes_first_and_both_are_whole(beamline, job, scan, tmp_path):
+    slow = settings(scan, final="mlem", final_iterations=400)
+    beamline.feed(scan, slow, tmp_path, "first")
+    beamline.wait_for(Status, lambda status: status.state == "finishing")
+    second = beamline.feed(scan, settings(scan), tmp_path, "second")
+    assert second.run_uid == "second"
+    assert not any(isinstance(event, VolumeDone) for event in beamline.seen)
+    done = {event.run_uid: event for event in (beamline.wait_for(VolumeDone), beamline.wait_for(VolumeDone))}
+    assert close(volume_of(done["first"]), offline(scan, "mlem", iterations=400))
+    assert close(volume_of(done["second"]), offline(scan))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("ranks", "share"), [(1, 1), (2, 1), (3, 1), (3, 3)])
+def test_volume_is_the_same_for_any_number_of_ranks(kept_mpi_job, scan, tmp_path, ranks, share):
+    beamline, _ = kept_mpi_job(ranks)
+    for final in ("auto",) if share == 3 else ("auto", "pml-quadratic"):
+        chosen = settings(scan, ranks=ranks, share=share, final=final)
+        done = finished(beamline, scan, chosen, tmp_path, uid=f"{final}-{share}")
+        assert close(volume_of(done), offline(scan, final))
+
+
+@pytest.mark.mpi
+def test_job_that_was_killed_in_the_middle_of_finishing_finishes_the_same_volume(beamline, mpi_job, scan, tmp_path):
+    saved = ("--checkpoints", str(tmp_path / "saved"))
+    chosen = settings(scan, ranks=2, final="mlem", final_iterations=200)
+    started = mpi_job(2, *saved)
+    assert beamline.feed(scan, chosen, tmp_path).results[0].finishing
+    beamline.wait_for(Status, lambda status: status.state == "finishing")
+    os.kill(started.pids[0], signal.SIGKILL)
+    started.wait()
+    again = mpi_job(2, *saved)
+    done = beamline.wait_for(VolumeDone)
+    assert "goes on with finishing" in again.said
+    assert close(volume_of(done), offline(scan, "mlem", iterations=200))
+    assert done.similarity is not None
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert again.wait() == 0
+    assert not list((tmp_path / "saved").iterdir())
