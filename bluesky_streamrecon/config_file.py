@@ -90,6 +90,8 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         See `ReconJob`.
     keep_alive : bool or None
         See `ReconJob`.
+    wait_for_volume : bool
+        ``RE(...)`` returns only when the volume is finished; by default the job goes on with it in the background.
     start_timeout, finish_timeout : float
         See `ReconJob`.
     memory_limit : int
@@ -115,6 +117,7 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     restarts: int = 3
     backoff: float = 1.0
     keep_alive: bool | None = None
+    wait_for_volume: bool = False
     start_timeout: float = 60.0
     finish_timeout: float = 120.0
     memory_limit: int = 2**30

@@ -44,6 +44,7 @@ def make_job(configuration: Configuration, name: str = "recon_job", **changes: A
         "insecure": job.insecure,
         "output": configuration.data / "reconstructions",
         "keep_alive": job.keep_alive,
+        "wait_for_volume": job.wait_for_volume,
         "start_timeout": job.start_timeout,
         "finish_timeout": job.finish_timeout,
         "restarts": job.restarts,

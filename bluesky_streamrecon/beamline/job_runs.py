@@ -21,6 +21,7 @@ from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import judged_after, run_status
+from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
 from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.run_state import (
@@ -32,8 +33,9 @@ from bluesky_streamrecon.beamline.run_state import (
     RunState,
 )
 from bluesky_streamrecon.beamline.steering import Decision
-from bluesky_streamrecon.beamline.supervision import Supervision
+from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -67,6 +69,8 @@ class JobOptions:
         Longest wait for that, and for the last image without any progress.
     restarts, backoff : int, float
         How often a process that dies is started again in one run, and how long to wait before the first time.
+    wait_for_volume : bool
+        Unstaging waits until the volume is finished; else the job goes on with it, and ends then if it is not kept.
     """
 
     output: Path | None = None
@@ -76,6 +80,7 @@ class JobOptions:
     finish_timeout: float = 120.0
     restarts: int = 3
     backoff: float = 1.0
+    wait_for_volume: bool = True
 
 
 class JobRuns:
@@ -96,12 +101,19 @@ class JobRuns:
         Document callback whose frames go to the open run.
     last : RunRecord or None
         Record of the last run.
+    volumes : Volumes
+        Of runs that are over, being finished by the job.
+    on_volume : callable
+        Called with the record of each of these runs when its volume is there, or will never be.
     """
 
     def __init__(self, signals: JobSignals, options: JobOptions, clock: Callable[[], float]) -> None:
         self.publisher = Publisher(self, on_problem=self.report)
         self.last: RunRecord | None = None
         self.open: RunState | None = None
+        self.volumes = Volumes()
+        self.on_volume: Callable[[RunRecord], object] = lambda _record: None
+        self._volume_deaths = Supervision(options.restarts, options.backoff)
         self.job: AttachedJob  # set by the device, whose job reports to `take_event`
         self._signals = signals
         self._options = options
@@ -259,7 +271,52 @@ class JobRuns:
             self.job.endpoint.abandon_run("nobody waits for it any more")
         self.open, self._state = None, run.state
         self._signals.lag.set(0)
+        if self.last.finishing and not run.lost and self.job.link is not None:
+            self._volume_deaths = Supervision(self._options.restarts, self._options.backoff)
+            self.volumes.add(self.last, self._clock())
+            self._signals.volume.set(self.volumes.text)
         return self.last
+
+    async def volumes_finished(self) -> None:
+        """Wait until the job has finished all volumes; gives up when nothing was heard of it for `finish_timeout`."""
+        limit = self._options.finish_timeout
+        while self.volumes:
+            left = self.volumes.heard_at + limit - self._clock()
+            if left <= 0:
+                self.give_up_volumes(f"no message from the job for {limit:g} s")
+            else:
+                await self.job.wait_for_news(min(left, 1.0))
+
+    def give_up_volumes(self, why: str) -> None:
+        """Wait for no volume any more."""
+        for record in self.volumes.give_up(why):
+            self._volume_done(record)
+
+    def _take_volume(self, event: JobEvent) -> None:
+        """Take what the job reports of a run that is over, or of itself while it finishes one."""
+        link = self.job.link
+        if isinstance(event, ProcessExit) and event.role != "controller" and self.open is None and self.volumes:
+            delay = self._volume_deaths.delay(event)
+            if delay is None or link is None:
+                self.give_up_volumes(self._volume_deaths.describe(event))
+            else:
+                link.restart(RestartProcess(event, delay))
+        elif isinstance(event, RestartFailed) and self.open is None:
+            self.give_up_volumes(str(event))
+        elif (record := self.volumes.take(event, self._clock())) is not None:
+            self._volume_done(record)
+        self._signals.volume.set(self.volumes.text)
+
+    def _volume_done(self, record: RunRecord) -> None:
+        if self.last is not None and self.last.run_uid == record.run_uid:
+            self.last = record
+        if record.volume is None:
+            logger.error("run %s: %s", record.run_uid, record.problems[-1])
+            self._signals.problem.set(record.problems[-1])
+        else:
+            logger.info("run %s: the volume %s", record.run_uid, self.volumes.text)
+        self._signals.volume.set(self.volumes.text)
+        self.on_volume(record)
 
     def amend(self, record: RunRecord, problem: str) -> None:
         """Add a problem to the record of a run that is over."""
@@ -276,7 +333,9 @@ class JobRuns:
     def take_event(self, event: JobEvent, sender: PeerInfo | None = None) -> None:
         """Take what the job reports."""
         run = self.open
-        self.job.note(event, in_run=run is not None)
+        restarted = run is not None or (bool(self.volumes) and getattr(event, "role", "") != "controller")
+        self.job.note(event, in_run=restarted)
+        self._take_volume(event)
         match event:
             case Ask() if self.job.link is not None and sender is not None:
                 self.job.endpoint.answer(sender, self.answer(event))
@@ -302,6 +361,7 @@ class JobRuns:
             problem=shown.problem.value,
             ranks=self.job.linked_ranks,
             last=self.last,
+            volume=self.volumes.text,
         )
 
     def answer(self, ask: Ask) -> Answer:

@@ -68,6 +68,7 @@ class JobSignals:
         self.projections = ShownValue(int, 0)
         self.state = ShownValue(str, "idle")
         self.problem = ShownValue(str, "")
+        self.volume = ShownValue(str, "")
         self.algorithm = ShownValue(str, "")
         self.window = ShownValue(int, 0)
         self.step = ShownValue(int, 0)

@@ -24,6 +24,7 @@ def run_status(
     problem: str,
     ranks: int,
     last: RunRecord | None = None,
+    volume: str = "",
 ) -> RunStatus:
     """Return how a run is.
 
@@ -39,11 +40,13 @@ def run_status(
         MPI ranks that are linked.
     last : RunRecord, optional
         Of the run before.
+    volume : str, optional
+        How the newest volume is, in words.
     """
-    problem = problem[:4096]
+    problem, volume = problem[:4096], volume[:4096]
     if run is None and last is not None:
         ended = f"{last.exit_status or 'ended'}: {last.reason or 'no reason given'}"[:4096]
-        return RunStatus(state=state, problem=problem, last_run=last.run_uid, ended=ended)
+        return RunStatus(state=state, problem=problem, last_run=last.run_uid, ended=ended, volume=volume)
     if run is None:
         return RunStatus(state=state, problem=problem)
     newest, override = run.newest, run.override

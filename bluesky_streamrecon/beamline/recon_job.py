@@ -7,10 +7,9 @@ The device is signals, `stage` and `unstage`, put together from parts: the job i
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,6 +25,11 @@ from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.beamline.reconstruction_documents import (
+    Compose,
+    DocumentCallback,
+    ReconstructionDocuments,
+)
 from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
@@ -42,8 +46,8 @@ __all__ = ["ReconJob"]
 
 logger = logging.getLogger(__name__)
 
-DocumentCallback = Callable[[str, dict[str, Any]], object]
-Documents = Iterable[tuple[str, dict[str, Any]]]
+STORE_SECONDS = 10.0
+"""Longest wait, when the job is closed, for a reconstruction that is being stored."""
 
 
 class ReconJob(StandardReadable):
@@ -52,8 +56,9 @@ class ReconJob(StandardReadable):
     Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
     (published, not used yet), ``state`` (see `JobState`) and ``problem`` (what went wrong, or nothing); they are
     read with each event. ``finalize_requested`` turns true when the plan should end the run. The child device
-    ``steering`` reads as the last decision. Settings of the run are configuration. People may ask and overrule it at
-    any time: `status`, `finish_now`, `hold`, `release`, `extend`. `options` may be changed between two runs.
+    ``steering`` reads as the last decision. ``volume`` says how the volume of the last run is. Settings of the run are
+    configuration. People may ask and overrule it at any time: `status`, `finish_now`, `hold`, `release`, `extend`.
+    `options` may be changed between two runs.
 
     Parameters
     ----------
@@ -77,8 +82,11 @@ class ReconJob(StandardReadable):
         job is ended, and one that is started elsewhere keeps its connection.
     wait_for_job : bool, optional
         `stage` waits until every rank and the controller have connected. False is for a job that may come later.
+    wait_for_volume : bool, optional
+        `unstage` waits until the volume is finished from all projections. If it does not, the job goes on with it, a
+        run that begins meanwhile goes first, and a job that is not kept ends when the volume is there.
     start_timeout, finish_timeout : float, optional
-        Longest wait for that, and for the last image without any progress.
+        Longest wait for that, and for the last image or the volume without any progress.
     restarts, backoff : int and float, optional
         How often a process that dies is started again in one run, and how long to wait before the first time.
     memory_limit : int, optional
@@ -106,6 +114,7 @@ class ReconJob(StandardReadable):
         output: str | Path | None = None,
         keep_alive: bool | None = None,
         wait_for_job: bool = True,
+        wait_for_volume: bool = True,
         start_timeout: float = 60.0,
         finish_timeout: float = 120.0,
         restarts: int = 3,
@@ -129,6 +138,7 @@ class ReconJob(StandardReadable):
             finish_timeout=finish_timeout,
             restarts=restarts,
             backoff=backoff,
+            wait_for_volume=wait_for_volume,
         )
         shown = self._shown = JobSignals(ranks)
         self.runs = JobRuns(shown, self.options, clock)
@@ -139,11 +149,13 @@ class ReconJob(StandardReadable):
             clock=clock,
             server_key=None if security is None else security.keys.public,
         )
-        self._subscribers: dict[int, DocumentCallback] = {}
-        self._tokens = itertools.count()
+        self._documents = ReconstructionDocuments(self.runs)
+        self.runs.on_volume = lambda record: self._documents.volume_done(record, self._end_when_finished)
+        self._staged = False
         self.score, self.lag = shown.score.signal, shown.lag.signal
         self.image_number, self.projections = shown.image_number.signal, shown.projections.signal
         self.state, self.problem = shown.state.signal, shown.problem.signal
+        self.volume = shown.volume.signal
         self.add_readables([self.score, self.lag], Format.HINTED_SIGNAL)  # in this order, so that tables have it
         self.add_readables([self.image_number, self.projections, self.state, self.problem], Format.UNCACHED_SIGNAL)
         self.ranks, self.algorithm = shown.ranks.signal, shown.algorithm.signal
@@ -174,13 +186,18 @@ class ReconJob(StandardReadable):
             If the job can not be started, ends, or has not connected in time.
         """
         await super().stage()
+        self._staged = True
         self.runs.staged()
         self.steering.show(Decision())
         job, options = self.job, self.options
         job.enter_loop()
         if options.output is not None:
             await asyncio.to_thread(_make_directory, options.output)
-        if job.link is not None and (not job.usable or (self.local and job.launched_ranks != self._wanted_ranks)):
+        if job.link is not None and job.usable and self.local and job.launched_ranks != self._wanted_ranks:
+            await self.runs.volumes_finished()  # a job of another size can not go on with them
+            await job.stop()
+        elif job.link is not None and not job.usable:
+            self.runs.give_up_volumes("the job has ended")
             await job.stop()
         if job.link is None:
             self.runs.change(Change.LAUNCHED)
@@ -193,18 +210,36 @@ class ReconJob(StandardReadable):
 
     @AsyncStatus.wrap
     async def unstage(self) -> None:
-        """End the stream, wait for the last image if the run is a success, and end the job unless it is to be kept."""
+        """End the stream, wait for the last image if the run is a success, and end the job unless it is to be kept.
+
+        A job that is still finishing a volume ends when it has, unless `wait_for_volume` has us wait for it here.
+        """
+        self._staged = False
         try:
             await self.runs.end()
+            if self.options.wait_for_volume:
+                await self.runs.volumes_finished()
+                await self._documents.settle()
         finally:
-            if not self.options.keep_alive or not self.job.usable:
+            if not self.job.usable or not (self.options.keep_alive or self.runs.volumes):
+                self.runs.give_up_volumes("the job has ended")
                 await self.job.stop()
             self.runs.change(Change.UNSTAGED)
             await super().unstage()
 
     def close(self) -> None:
-        """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again."""
+        """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again.
+
+        A volume that is being finished is given up; the last live image is stored.
+        """
+        self.job.in_loop(lambda: self.runs.give_up_volumes("the job was closed"))
         self.job.close()
+        self._documents.settle_from_outside(STORE_SECONDS)
+
+    def wait_for_volume(self) -> None:
+        """Wait until the job has finished the volumes of all runs that are over; Ctrl-C ends the waiting alone."""
+        while self.runs.volumes or self._documents.busy:
+            time.sleep(0.1)
 
     def prepare_run(
         self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str, *, lengthens: bool = False
@@ -337,16 +372,16 @@ class ReconJob(StandardReadable):
 
     def subscribe(self, callback: DocumentCallback) -> int:
         """Call `callback` with the documents of each reconstruction, as of a run of its own; return a token."""
-        token = next(self._tokens)
-        self._subscribers[token] = callback
-        return token
+        return self._documents.subscribe(callback)
 
     def unsubscribe(self, token: int) -> None:
         """Undo `subscribe`; a token that is not known does nothing."""
-        self._subscribers.pop(token, None)
+        self._documents.unsubscribe(token)
 
-    async def publish_reconstruction(self, record: RunRecord, compose: Callable[[RunRecord], Documents]) -> bool:
+    async def publish_reconstruction(self, record: RunRecord, compose: Compose) -> bool:
         """Call the subscribers with the documents of a run's reconstruction, in a thread; never raises.
+
+        Where the job is finishing the volume, that is done when it is there.
 
         Parameters
         ----------
@@ -358,25 +393,15 @@ class ReconJob(StandardReadable):
         Returns
         -------
         bool
-            Everything was taken; if not, `problem` says why.
+            Everything was taken, or will be; if not, `problem` says why.
         """
-        callbacks = list(self._subscribers.values())
-        if record.result is None or not callbacks:
-            return False
+        return await self._documents.publish(record, compose)
 
-        def publish() -> None:
-            for name, doc in compose(record):
-                for callback in callbacks:
-                    callback(name, doc)
-
-        try:
-            await asyncio.to_thread(publish)
-        except Exception as error:
-            logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
-            why = f"{type(error).__name__}: {error}"
-            self.runs.amend(record, f"reconstruction {record.recon_uid} was not stored: {why}")
-            return False
-        return True
+    async def _end_when_finished(self) -> None:
+        """End a job that was left to finish volumes, and has."""
+        options = self.options
+        if not (self._staged or options.keep_alive or options.wait_for_volume or self.runs.volumes):
+            await self.job.stop()
 
 
 def _make_directory(path: Path) -> None:

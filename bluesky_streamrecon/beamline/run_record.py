@@ -47,6 +47,10 @@ class RunRecord:
         What operators have ordered.
     update_seconds : float or None
         Median time of an update of the image, over all ranks.
+    volume : str or None
+        File with the finished volume, beside the last live image; None: not yet, or there is none.
+    similarity : float or None
+        MS-SSIM of the last live image and the finished volume, mean over the preview rows.
     """
 
     spec: OpenRunSpec
@@ -66,6 +70,8 @@ class RunRecord:
     lost: bool
     orders: tuple[Order, ...] = ()
     update_seconds: float | None = None
+    volume: str | None = None
+    similarity: float | None = None
 
     @property
     def run_uid(self) -> str:
@@ -96,6 +102,11 @@ class RunRecord:
     def result(self) -> str | None:
         """File with the final image."""
         return next((done.result for done in self.results if done.result is not None), None)
+
+    @property
+    def finishing(self) -> bool:
+        """The job goes on to finish the volume."""
+        return any(done.finishing for done in self.results)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -98,7 +98,8 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     if status.ended:
         good = "good" if status.ended.startswith("success") else "bad"
         what = f"The run has ended at projection {status.taken}{of}"
-        return {"what": what, "detail": status.ended, "doubt": status.problem, "tone": good}
+        detail = f"{status.ended}; the volume {status.volume}" if status.volume else status.ended
+        return {"what": what, "detail": detail, "doubt": status.problem, "tone": good}
     if ended and status.verdict != "invalid":
         what = f"The run has ended, or is out of reach, at projection {status.taken}{of}"
     elif status.finish is not None:

@@ -179,7 +179,9 @@ class Source:
             return
         if status.run_uid is None and now.status.run_uid is not None:  # what the last run was stays on show
             ended = status.ended if status.last_run == now.status.run_uid else ""
-            shown = msgspec.structs.replace(now.status, state=status.state, ended=ended or now.status.ended)
+            shown = msgspec.structs.replace(
+                now.status, state=status.state, ended=ended or now.status.ended, volume=status.volume
+            )
             self._update(link="no run is open", status=shown)
         elif status.run_uid is None:
             self._update(link="", status=status)

@@ -76,9 +76,9 @@ def import_scan(
     stacks = {"dark": scan.frames.darks, "flat": scan.frames.flats, "primary": scan.frames.projections}
     # All of them, before anything is written: a file that was changed by hand must not leave half a run.
     documents = list(_raw_documents(run, keys, scan.frames, stacks, target))
-    if scan.reconstruction is not None and scan.image is not None:
+    if scan.reconstruction is not None and scan.images:
         recon_uid = str(scan.reconstruction.start["uid"])
-        documents += _reconstruction_documents(scan.reconstruction, path, scan.image, target)
+        documents += _reconstruction_documents(scan.reconstruction, path, scan.images, target)
     _copy(scan, stacks, path, target)
     try:
         _store(storage, documents)
@@ -116,9 +116,10 @@ def _copy(scan: PortableScan, stacks: Mapping[str, Frames], path: Path, target: 
     with new_hdf5(target) as file:
         for name, frames in stacks.items():
             copy_frames(file, name, frames)
-        if scan.image is not None:
+        if scan.images:
             with open_hdf5(path) as source:
-                copy_frames(file, "image", find_dataset(source, scan.image))
+                for name, dataset in scan.images.items():
+                    copy_frames(file, name, find_dataset(source, dataset))
 
 
 def _store(storage: Storage, documents: Sequence[Document]) -> None:
@@ -161,16 +162,21 @@ def _raw_documents(
     return run_documents(replace(run, streams=streams | others), files)
 
 
-def _reconstruction_documents(run: StoredRun, path: Path, image_at: str, target: Path) -> Iterator[Document]:
+def _reconstruction_documents(
+    run: StoredRun, path: Path, images: Mapping[str, str], target: Path
+) -> Iterator[Document]:
     with open_hdf5(path) as file:
-        stored = find_dataset(file, image_at)
-        image = FramesInFile(
-            data_key="image",
-            file=target,
-            dataset="/image",
-            shape=tuple(stored.shape),
-            dtype=plain_dtype(stored.dtype).str,
-            units="1/pixel",
-            frame_shape=tuple(stored.shape[1:]),
-        )
-    return run_documents(run, {"image": image})
+        stored = {name: find_dataset(file, dataset) for name, dataset in images.items()}
+        frames = {
+            name: FramesInFile(
+                data_key=name,
+                file=target,
+                dataset=f"/{name}",
+                shape=tuple(data.shape),
+                dtype=plain_dtype(data.dtype).str,
+                units="1/pixel",
+                frame_shape=tuple(data.shape[1:]),
+            )
+            for name, data in stored.items()
+        }
+    return run_documents(run, frames)

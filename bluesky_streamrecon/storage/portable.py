@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
-from bluesky_streamrecon.storage.runs import RunKeys, load_run, read_columns, run_keys
+from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
 
@@ -98,8 +98,8 @@ class PortableScan:
         If the file is one of ours; and its reconstruction, if it has one.
     keys : RunKeys or None
         Which data keys of `run` frames and angles were.
-    image : str or None
-        Dataset of the reconstruction's image, (rows, N, N).
+    images : mapping of str to str
+        Datasets of the reconstruction, (rows, N, N), by stream: ``image``, and ``volume`` if it was finished.
     """
 
     layout: str
@@ -107,7 +107,7 @@ class PortableScan:
     run: StoredRun | None = None
     reconstruction: StoredRun | None = None
     keys: RunKeys | None = None
-    image: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None = None) -> PortableRun:
@@ -148,12 +148,13 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
         _write_run(group.create_group("run"), raw, without=(keys.detector, keys.angle))
         if reconstruction is not None:
             below = group.create_group("reconstruction")
-            _write_run(below, reconstruction, without=("image",))
-            image = reconstruction["image"]["image"]
-            stored = below.create_dataset("image", shape=image.shape, dtype=image.dtype, chunks=(1, *image.shape[1:]))
-            stored.attrs["units"] = "1/pixel"
-            for row in range(image.shape[0]):
-                stored[row] = np.asarray(image[row])
+            _write_run(below, reconstruction, without=IMAGES)
+            for name in set(reconstruction).intersection(IMAGES):
+                image = reconstruction[name][name]
+                stored = below.create_dataset(name, shape=image.shape, dtype=image.dtype, chunks=(1, *image.shape[1:]))
+                stored.attrs["units"] = "1/pixel"
+                for row in range(image.shape[0]):
+                    stored[row] = np.asarray(image[row])
 
     write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
     write(path, scan, title=str(start.get("plan_name", "")), sample=_sample(start), more=more)
@@ -205,10 +206,10 @@ def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableSc
             run = _read_run(group["run"])
             below = group.get("reconstruction")
             reconstruction = None if below is None else _read_run(below)
-            image = None if below is None else below["image"].name
+            images = {name: below[name].name for name in IMAGES if below is not None and name in below}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: group {GROUP!r} can not be read ({error}); was it changed by hand?") from error
-    return PortableScan(layout, frames, run, reconstruction, keys, image)
+    return PortableScan(layout, frames, run, reconstruction, keys, images)
 
 
 def chosen_layout(path: Path, layout: str | None = None) -> str:

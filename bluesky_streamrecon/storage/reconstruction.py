@@ -1,7 +1,8 @@
 """A reconstruction as a run of its own: the documents that put it into a catalogue beside its raw run.
 
-The image stays in the HDF5 file that the job wrote; the documents point at it. The stream ``image`` has one event per
-slice, so that the data key ``image`` reads back as (rows, N, N); the stream ``scores`` has one event per score that
+The last live image and the finished volume stay in the HDF5 file that the job wrote; the documents point at them. The
+streams ``image`` and ``volume`` have one event per slice, so that the data keys of these names read back as (rows, N,
+N); the stream ``scores`` has one event per score that
 the controller gave. Nothing here knows Tiled. Times are seconds since the epoch (UTC), lengths detector pixels.
 """
 
@@ -31,7 +32,7 @@ from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["FinishedReconstruction", "ScoreRow", "compose_reconstruction", "reconstruction_documents"]
 
-DATASET = "/exchange/data"
+DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 
 ScoreRow = Mapping[str, float | int | str | bool | None]
 """One row of the scores' table, for instance ``{"image_number": 3, "projections": 27, "score": 0.93}``."""
@@ -45,6 +46,7 @@ def reconstruction_documents(
     *,
     dtype: str = "<f4",
     chunk: tuple[int, ...] | None = None,
+    volume: bool = False,
     scores: Sequence[ScoreRow] = (),
     metadata: Mapping[str, Any] | None = None,
     reason: str = "",
@@ -65,6 +67,8 @@ def reconstruction_documents(
         NumPy's name of the pixel type.
     chunk : (int, int, int), optional
         Of the dataset; a slice by default.
+    volume : bool, optional
+        The file has a finished volume, of the same shape and type, in the dataset ``/exchange/volume``.
     scores : sequence of ScoreRow, optional
         Rows of the scores' table, all with the same keys; None where there is no number.
     metadata : mapping, optional
@@ -87,20 +91,24 @@ def reconstruction_documents(
     now = clock.time()
     start = {"uid": recon_uid, "time": now, "plan_name": "reconstruction", "purpose": "reconstruction"}
     start |= {"raw_run_uid": raw_run_uid, **(metadata or {})}
-    streams = {"image": _table({"row": np.arange(shape[0])})}
+    datasets = {"image": DATASET, **({"volume": VOLUME} if volume else {})}
+    streams = {name: _table({"row": np.arange(shape[0])}) for name in datasets}
     if scores:
         streams["scores"] = _table({name: _column(name, [row[name] for row in scores]) for name in names})
-    image = FramesInFile(
-        data_key="image",
-        file=file.resolve(),
-        dataset=DATASET,
-        shape=shape,
-        dtype=dtype,
-        units="1/pixel",
-        frame_shape=shape[1:],
-        chunk=chunk,
-    )
-    return run_documents(StoredRun(start, {"reason": reason, "time": now}, streams), {"image": image})
+    images = {
+        name: FramesInFile(
+            data_key=name,
+            file=file.resolve(),
+            dataset=dataset,
+            shape=shape,
+            dtype=dtype,
+            units="1/pixel",
+            frame_shape=shape[1:],
+            chunk=chunk,
+        )
+        for name, dataset in datasets.items()
+    }
+    return run_documents(StoredRun(start, {"reason": reason, "time": now}, streams), images)
 
 
 class FinishedReconstruction(Protocol):
@@ -129,6 +137,16 @@ class FinishedReconstruction(Protocol):
     @property
     def result(self) -> str | None:
         """File with the image."""
+        ...
+
+    @property
+    def volume(self) -> str | None:
+        """The same file, if it has the finished volume."""
+        ...
+
+    @property
+    def similarity(self) -> float | None:
+        """MS-SSIM of the last live image and the volume."""
         ...
 
     @property
@@ -194,6 +212,7 @@ def compose_reconstruction(record: FinishedReconstruction) -> Iterator[Document]
         shape,
         dtype=dtype,
         chunk=chunk,
+        volume=record.volume is not None,
         scores=scores,
         metadata={
             "streamrecon": {
@@ -202,6 +221,7 @@ def compose_reconstruction(record: FinishedReconstruction) -> Iterator[Document]
                 "planned": record.spec.planned,
                 "used": record.used,
                 "axis": record.axis,
+                "similarity_to_live": record.similarity,
                 "ledger": ledgers,
                 "raw_exit_status": record.exit_status,
             }

@@ -27,6 +27,7 @@ from bluesky_streamrecon.storage.proxies import reaches_loopback
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
 __all__ = [
+    "IMAGES",
     "CatalogFrames",
     "RunKeys",
     "load_reconstruction",
@@ -36,6 +37,9 @@ __all__ = [
     "run_keys",
     "stored_frames",
 ]
+
+IMAGES = ("image", "volume")
+"""Streams and data keys of a reconstruction: the last live image, and what was finished from all projections."""
 
 
 class CatalogFrames(FrameStack):
@@ -236,8 +240,8 @@ def _source(array: Any) -> tuple[Path, str] | None:
     return Path(unquote(url.path)), str(parameters["dataset"])
 
 
-def load_reconstruction(catalog: Any, uid: str) -> NDArray[np.float32]:
-    """Read the image of a reconstruction.
+def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArray[np.float32]:
+    """Read a reconstruction: the volume finished from all projections if there is one, else the last live image.
 
     Parameters
     ----------
@@ -245,6 +249,8 @@ def load_reconstruction(catalog: Any, uid: str) -> NDArray[np.float32]:
         From `open_catalog`.
     uid : str
         Of the reconstruction, or of its raw run.
+    live : bool, optional
+        Read the last live image in any case.
 
     Returns
     -------
@@ -256,9 +262,11 @@ def load_reconstruction(catalog: Any, uid: str) -> NDArray[np.float32]:
     StorageError
         If the catalogue has no such run, or a raw run without a stored reconstruction, or can not read its file.
     """
-    image = _reconstruction(catalog, uid)["image"]["image"]
-    with _fetching(f"run {uid}, image"):
-        return np.asarray(image.read(), dtype=np.float32)
+    run = _reconstruction(catalog, uid)
+    image, volume = IMAGES
+    name = image if live or volume not in set(run) else volume
+    with _fetching(f"run {uid}, {name}"):
+        return np.asarray(run[name][name].read(), dtype=np.float32)
 
 
 def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:

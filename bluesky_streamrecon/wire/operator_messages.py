@@ -144,6 +144,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         What went wrong last.
     last_run, ended : str or None, str
         The run before, where none is open, and how it ended: exit status and reason.
+    volume : str
+        How the volume of that run is, in words.
     """
 
     state: Name = "idle"
@@ -174,6 +176,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: Text = ""
     last_run: Uid | None = None
     ended: Text = ""
+    volume: Text = ""
 
     @property
     def total(self) -> int:
@@ -194,6 +197,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             shown = [("run", "none is open"), ("job", self.state)]
             if self.last_run is not None:
                 shown.insert(1, ("last run", f"{self.last_run[:8]}, {self.ended}"))
+            if self.volume:
+                shown.append(("volume", self.volume))
             return tuple(shown + [("problem", self.problem)] * bool(self.problem))
         of = f" of {self.planned}" if self.planned else ""
         more = f" and {self.added} added" if self.added else ""

@@ -84,10 +84,16 @@ def stored(storage, scan):
     storage.writer("stop", dict(run.compose_stop(reason="quality: enough")))
     image = np.random.default_rng(1).random((3, 8, 8), dtype=np.float32)
     with h5py.File(folder / f"{recon}.h5", "w") as file:
-        file["exchange/data"] = image
+        file["exchange/data"], file["exchange/volume"] = image, 2 * image
     rows = [{"image_number": n, "projections": n, "score": None if n == 1 else 0.3 * n} for n in (1, 2, 3)]
     made = reconstruction_documents(
-        recon, uid, folder / f"{recon}.h5", image.shape, scores=rows, metadata={"streamrecon": {"ledger": LEDGER}}
+        recon,
+        uid,
+        folder / f"{recon}.h5",
+        image.shape,
+        volume=True,
+        scores=rows,
+        metadata={"streamrecon": {"ledger": LEDGER}},
     )
     for name, doc in made:
         storage.writer(name, doc)
@@ -131,7 +137,8 @@ def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, s
     ):
         np.testing.assert_array_equal(ours[:], theirs)
     np.testing.assert_array_equal(loaded.angles_deg, scan.angles_deg)
-    np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid), image)
+    np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid), 2 * image)
+    np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid, live=True), image)
     scores = load_scores(elsewhere.catalog, uid)
     for key, column in load_scores(storage.catalog, uid).items():
         np.testing.assert_array_equal(scores[key], column)

@@ -72,6 +72,7 @@ def record(tmp_path, **more) -> SimpleNamespace:
     ]
     values = {"run_uid": "raw", "recon_uid": UID, "exit_status": "success", "reason": "quality: 0.9", "used": 6}
     values |= {"axis": 1.5, "ledger": {0: Ledger(items=6)}, "verdicts": verdicts, "spec": spec}
+    values |= {"volume": None, "similarity": None}
     return SimpleNamespace(**(values | {"result": str(tmp_path / "recon.h5")} | more))
 
 
@@ -86,6 +87,16 @@ def test_finished_run_becomes_documents(tmp_path):
     assert set(scores["data_keys"]) == {"image_number", "projections", "score", "verdict", "policy", "text", "residual"}
     for name, doc in documents:
         event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
+
+
+def test_finished_volume_is_a_stream_beside_the_live_image(tmp_path):
+    with h5py.File(tmp_path / "recon.h5", "w") as file:
+        file["/exchange/data"] = file["/exchange/volume"] = np.zeros((2, 4, 4), np.float32)
+    made = record(tmp_path, volume=str(tmp_path / "recon.h5"), similarity=0.99)
+    documents = list(compose_reconstruction(made))
+    assert documents[0][1]["streamrecon"]["similarity_to_live"] == 0.99
+    datasets = {doc["data_key"]: doc["parameters"]["dataset"] for name, doc in documents if name == "stream_resource"}
+    assert datasets == {"image": "/exchange/data", "volume": "/exchange/volume"}
 
 
 def test_finished_run_without_an_image_is_refused(tmp_path):

@@ -1,0 +1,116 @@
+"""A scan ends with the volume made from all of its projections, and waits for it only if it is asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_streamrecon.beamline import ReconJob
+from bluesky_streamrecon.plans import stream_tomo_plan
+from bluesky_streamrecon.sim_devices import sim_beamline
+from bluesky_streamrecon.wire import Status
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def scan(run_engine, tmp_path):
+    """Take a scan; those of one test are alike down to the noise."""
+
+    def take(job, **settings):
+        same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
+        chosen = {"num": 24, "window": 8, "flats": 2, "darks": 2, "axis": 34.8, "threshold": 1.0}
+        plan = stream_tomo_plan(
+            same.detector,
+            same.stage,
+            shutter=same.shutter,
+            sample_table=same.table,
+            job=job,
+            **{**chosen, **settings},
+        )
+        return run_engine(plan)
+
+    return take
+
+
+@pytest.fixture
+def own_job(tmp_path, no_orphans):
+    made = ReconJob("job", ranks=2, output=tmp_path / "recon", backoff=0.05)
+    yield made
+    made.close()
+
+
+def volume_of(record):
+    with h5py.File(record.volume) as file:
+        return file["/exchange/volume"][:]
+
+
+def test_volume_and_its_similarity_to_the_live_image_are_in_the_record_and_among_the_documents(scan, kept_job):
+    documents = []
+    token = kept_job.subscribe(lambda name, doc: documents.append((name, doc)))
+    assert scan(kept_job).exit_status == "success"
+    kept_job.unsubscribe(token)
+    record = kept_job.last_run
+    assert record.volume == record.result
+    assert 0.5 < record.similarity < 1
+    assert volume_of(record).shape == (4, 64, 64)
+    assert [doc["name"] for name, doc in documents if name == "descriptor"] == ["image", "volume", "scores"]
+    assert documents[-1][0] == "stop"
+    assert "is finished, in " in kept_job.status().volume
+
+
+def test_next_scan_does_not_wait_for_the_volume_and_the_job_ends_when_both_are_there(scan, own_job):
+    own_job.options.wait_for_volume = False
+    stored = []
+    own_job.subscribe(lambda name, doc: stored.append(doc["raw_run_uid"]) if name == "start" else None)
+    scan(own_job, final="mlem", final_iterations=1500)
+    first = own_job.last_run
+    assert first.finishing
+    assert first.volume is None
+    assert "is being finished" in own_job.status().volume
+    assert not stored
+    assert scan(own_job).exit_status == "success"
+    assert own_job.last_run.run_uid != first.run_uid
+    own_job.wait_for_volume()
+    assert stored == [first.run_uid, own_job.last_run.run_uid]
+    assert own_job.last_run.volume is not None
+    with h5py.File(first.result) as file:
+        assert np.isfinite(file["/exchange/volume"][:]).all()
+    assert own_job.job.link is None
+
+
+def test_job_that_is_killed_while_it_finishes_is_started_again_and_makes_the_same_volume(scan, own_job, monkeypatch):
+    chosen = {"final": "sirt", "final_iterations": 100}
+    scan(own_job, **chosen)
+    expected = volume_of(own_job.last_run)
+    killed = []
+    take = own_job.runs.volumes.take
+
+    def kill(event, now):
+        if isinstance(event, Status) and event.state == "finishing" and not killed:
+            ranks = [peer.pid for peer in own_job.job.endpoint.peers() if peer.role == "rank"]
+            os.kill(ranks[0], signal.SIGKILL)
+            killed.append(ranks[0])
+        return take(event, now)
+
+    monkeypatch.setattr(own_job.runs.volumes, "take", kill)
+    scan(own_job, **chosen)
+    assert killed
+    record = own_job.last_run
+    assert record.problems == ()
+    assert np.abs(volume_of(record) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_volume_that_a_closed_job_did_not_finish_is_said_so_and_the_live_image_is_stored(scan, own_job):
+    own_job.options.wait_for_volume = False
+    stored = []
+    own_job.subscribe(lambda name, doc: stored.append(name))
+    scan(own_job, final="mlem", final_iterations=100_000)
+    own_job.close()
+    assert own_job.last_run.problems == ("volume: not finished: the job was closed",)
+    assert stored[0] == "start"
+    assert stored[-1] == "stop"
