@@ -24,7 +24,7 @@ PV = "RATE:Pva1:Image"
 
 def serve(images: int, rate: float, side: int, codec: str) -> None:
     """Send images when a line comes in, at an even rate."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests/epics"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests/support"))
     from pva_camera import PvaCamera, image
 
     rng = np.random.default_rng(0)

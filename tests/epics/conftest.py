@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 from bluesky import RunEngine
-
-from .pva_camera import PvaCamera
+from pva_camera import PvaCamera
 
 HERE = Path(__file__).parent
-collect_ignore = ["ioc.py", "pva_camera.py"]  # programs, with an extra that other tests do without
+collect_ignore = ["ioc.py"]  # a program, with an extra that other tests do without
 BOUND = 30.0
 
 LACKING = [name for name in ("aioca", "caproto", "epics", "p4p", "PIL") if importlib.util.find_spec(name) is None]
@@ -72,7 +71,8 @@ class Ioc:
     def start(self) -> Ioc:
         """Start it, and wait until it answers."""
         command = [sys.executable, str(HERE / "ioc.py"), self.prefix, self.address, str(self.directory)]
-        self.process = subprocess.Popen([*command, *self.options], stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "support")}
+        self.process = subprocess.Popen([*command, *self.options], stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout is not None
         while (line := self.process.stdout.readline()) != "ready\n":
             assert line, f"the IOC ended with {self.process.wait(BOUND)}"
@@ -143,6 +143,8 @@ def modern(run_engine: RunEngine, tmp_path: Path) -> Iterator[Callable[..., Devi
     from ophyd_async.epics.core import epics_signal_rw
     from ophyd_async.epics.motor import Motor
 
+    from bluesky_streamrecon.beamline.pva import pva_frames
+
     class Shutter(StrictEnum):
         OPEN, CLOSED = "Open", "Closed"
 
@@ -151,9 +153,12 @@ def modern(run_engine: RunEngine, tmp_path: Path) -> Iterator[Callable[..., Devi
 
     def make(ioc: Ioc, *writers: str) -> Devices:
         paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
-        first, *others = writers or ("hdf",)
-        factories = [getattr(ADWriterFactory, first)(paths)]
-        factories += [getattr(ADWriterFactory, each)(paths, datakey_suffix=f"-{each}") for each in others]
+        made = {"pva": lambda paths, **options: pva_frames(paths, patience=0.5, **options)}
+        suffixes = {each: "" if number == 0 else f"-{each}" for number, each in enumerate(writers or ["hdf"])}
+        factories = [
+            made.get(each, getattr(ADWriterFactory, each, None))(paths, datakey_suffix=suffix)
+            for each, suffix in suffixes.items()
+        ]
 
         async def connect() -> Devices:
             async with init_devices():

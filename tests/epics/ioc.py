@@ -1,11 +1,12 @@
 """A soft IOC of a tomography beamline on loopback: a motor record, shutter, sample table, and a small areaDetector.
 
-Run as a program: ``python ioc.py PREFIX ADDRESS DIRECTORY [--no-swmr] [--bytes]``; it prints ``ready`` when it answers.
-The detector's frames are projections of discs at the angle that the motor has, flats where the table is out, darks
-where the shutter is closed; with ``--bytes`` of 8 bits. ``PREFIXfault`` set to ``stall`` has the motor stand still; set
-to ``disk full`` the HDF5 plugin writes nothing more, and with ``disk full, counted`` it counts on all the same. PVs
-that nobody has described are made when a client asks for them, so that classic ophyd finds every record of an
-areaDetector that it knows.
+Run as a program: ``python ioc.py PREFIX ADDRESS DIRECTORY [--no-swmr] [--bytes] [--pva [--loses N]]``; it prints
+``ready`` when it answers. The detector's frames are projections of discs at the angle that the motor has, flats where
+the table is out, darks where the shutter is closed; with ``--bytes`` of 8 bits. With ``--pva`` each frame is sent over
+PV Access, too, but for that of number N. ``PREFIXfault`` set to ``stall`` has the motor stand still; set to ``disk
+full`` the HDF5 plugin writes nothing more, and with ``disk full, counted`` it counts on all the same. PVs that nobody
+has described are made when a client asks for them, so that classic ophyd finds every record of an areaDetector that it
+knows.
 
 It shows that protocols, types, files and put completion fit; it shows nothing about the timing of real hardware.
 """
@@ -29,6 +30,9 @@ from ophyd_async.core import Device, Signal, StaticPathProvider, UUIDFilenamePro
 from ophyd_async.epics.adcore import ADWriterFactory
 from ophyd_async.epics.adsimdetector import SimDetector
 from PIL import Image
+from pva_camera import PvaCamera, image
+
+from bluesky_streamrecon.beamline.pva import pva_frames
 
 ROWS, COLUMNS = 16, 64
 COUNTS = 20_000.0
@@ -151,8 +155,15 @@ class Detector:
         self.wide, self.fault = wide, fault
         self.records = Records(prefix, self._channel)
         self._file: h5py.File | None = None
+        self.loses = 0
+        self.pva = PvaCamera(f"{prefix}Pva1:Image")
         paths = StaticPathProvider(UUIDFilenameProvider(), directory)
-        writers = ADWriterFactory.hdf(paths), ADWriterFactory.tiff(paths), ADWriterFactory.jpeg(paths)
+        writers = (
+            ADWriterFactory.hdf(paths),
+            ADWriterFactory.tiff(paths),
+            ADWriterFactory.jpeg(paths),
+            pva_frames(paths),
+        )
         device = SimDetector(f"ca://{prefix}", *writers)
         for backend in _backends(device):
             for name in {backend.read_pv, backend.write_pv} - {"", None}:
@@ -163,6 +174,7 @@ class Detector:
         size = {"SizeX_RBV": COLUMNS, "SizeY_RBV": ROWS, "SizeZ_RBV": 0, "Size0_RBV": COLUMNS, "Size1_RBV": ROWS}
         values: dict[str, Any] = {f"cam1:Array{name}": value for name, value in size.items()}
         values |= {"cam1:MaxSizeX_RBV": COLUMNS, "cam1:MaxSizeY_RBV": ROWS, "cam1:AcquireTime": 0.05}
+        values |= {"Pva1:PvName_RBV": self.pva.pv, "Pva1:PluginType_RBV": "NDPluginPva"}
         values |= {"cam1:NumImages": 1, "cam1:ImageMode": "Multiple", "cam1:DetectorState_RBV": "Idle"}
         values |= {"cam1:DataType_RBV.DISV": 1, "cam1:PortName_RBV": "CAM", "cam1:PluginType_RBV": "SimDetector"}
         for plugin, kind in (("HDF1:", "NDFileHDF5"), ("TIFF1:", "NDFileTIFF"), ("JPEG1:", "NDFileJPEG")):
@@ -229,8 +241,11 @@ class Detector:
             await self.put("cam1:Acquire_RBV", 0)
 
     async def _take(self, pixels: np.ndarray) -> None:
-        await self.put("cam1:ArrayCounter_RBV", int(self.value("cam1:ArrayCounter_RBV")) + 1)
+        counted = int(self.value("cam1:ArrayCounter_RBV")) + 1
+        await self.put("cam1:ArrayCounter_RBV", counted)
         pixels = pixels if self.wide else (pixels // BYTE).clip(0, 255).astype("u1")
+        if self.pva.serves and counted != self.loses and self.value("Pva1:EnableCallbacks") in ("Enable", 1):
+            self.pva.post(image(pixels, counted))
         fault = self.fault()
         if self._file is not None:
             data = self._file["/entry/data/data"]
@@ -317,6 +332,8 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--no-swmr", action="store_true")
     parser.add_argument("--bytes", action="store_true")
+    parser.add_argument("--pva", action="store_true")
+    parser.add_argument("--loses", type=int, default=0)
     given = parser.parse_args()
     motor = Motor(prefix=given.prefix)
 
@@ -330,6 +347,9 @@ def main() -> None:
 
     async def started(_: Any) -> None:
         await detector.begin()
+        detector.loses = given.loses
+        if given.pva:
+            detector.pva.start(image(frame(0.0, "dark"), 0))
         print("ready", flush=True)
 
     run(detector.records, interfaces=[given.address], startup_hook=started)

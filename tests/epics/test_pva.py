@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
@@ -21,15 +22,15 @@ from ophyd_async.core import (
     UUIDFilenameProvider,
     init_devices,
 )
+from pva_camera import UNIONS, image
 
 from bluesky_streamrecon.beamline.pva import PvaDetector
 from bluesky_streamrecon.beamline.pva.ntndarray import read_image
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.plans import flight, stream_tomo_fly_plan, streaming_wrapper
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.settings import ReconSettings
-
-from .pva_camera import UNIONS, image
+from bluesky_streamrecon.sim_devices import sim_beamline
 
 pytestmark = pytest.mark.epics
 
@@ -159,15 +160,15 @@ def test_every_image_that_came_is_used_once_and_those_that_did_not_are_counted(
     sent = [number for number in numbers.tolist() for _ in range(1 + (number in twice))]
     camera = detector(patience=1.0)
     pva_camera.start(taken(7))
-    flight = Flight(camera, num)
-    in_thread(after(flight.armed, lambda: pva_camera.play((None if n in lost else taken(n) for n in sent), 100.0)))
-    run_engine(streamed(flight.plan(), pretend_job))
+    flown = Flight(camera, num)
+    in_thread(after(flown.armed, lambda: pva_camera.play((None if n in lost else taken(n) for n in sent), 100.0)))
+    run_engine(streamed(flown.plan(), pretend_job))
 
     used = [n for n in numbers.tolist() if n not in lost]
     assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == used
     for _, _, angle, frame in script.frames:
         np.testing.assert_array_equal(frame, pixels(round(math.degrees(angle) / 0.9)))
-    assert (flight.lost, flight.duplicates) == (len(lost), len(twice))
+    assert (flown.lost, flown.duplicates) == (len(lost), len(twice))
     assert f"{len(used)} images of {num}, {len(lost)} lost, {len(twice)} duplicates" in caplog.text
     whole = np.stack([pixels(n) for n in used])
     with h5py.File(tmp_path / "by-the-plugin.h5", "w") as file:
@@ -212,7 +213,7 @@ def test_ioc_that_dies_and_comes_back_loses_what_it_did_not_send_and_says_how_ma
 ):
     camera = detector()
     pva_camera.start(taken(7))
-    flight = Flight(camera, 60)
+    flown = Flight(camera, 60)
 
     def play():
         pva_camera.play(map(taken, range(8, 28)), 100.0)
@@ -221,10 +222,10 @@ def test_ioc_that_dies_and_comes_back_loses_what_it_did_not_send_and_says_how_ma
         assert back.wait(BOUND)
         pva_camera.play(map(taken, range(42, 68)), 100.0)
 
-    in_thread(after(flight.armed, play))
-    run_engine(streamed(flight.plan(), pretend_job))
+    in_thread(after(flown.armed, play))
+    run_engine(streamed(flown.plan(), pretend_job))
     assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == [*range(8, 28), *range(41, 68)]
-    assert flight.lost == 13
+    assert flown.lost == 13
     assert "waiting for it to come back" in caplog.text
     assert "47 images of 60, 13 lost, 0 duplicates" in caplog.text
 
@@ -234,7 +235,7 @@ def test_images_whose_ioc_counts_anew_are_kept_apart_and_have_no_angle(
 ):
     camera = detector(patience=0.5)
     pva_camera.start(taken(7))
-    flight = Flight(camera, 40)
+    flown = Flight(camera, 40)
 
     def play():
         pva_camera.play(map(taken, range(8, 28)), 100.0)
@@ -243,8 +244,8 @@ def test_images_whose_ioc_counts_anew_are_kept_apart_and_have_no_angle(
         assert back.wait(BOUND)
         pva_camera.play((image(pixels(n), n, taken=2e9 + n) for n in range(2, 12)), 100.0)
 
-    in_thread(after(flight.armed, play))
-    run_engine(streamed(flight.plan(), pretend_job))
+    in_thread(after(flown.armed, play))
+    run_engine(streamed(flown.plan(), pretend_job))
     assert [round(math.degrees(angle) / 0.9) for _, _, angle, _ in script.frames] == [*range(8, 28)]
     assert "its counter was set to 1 after 20 images of 20" in caplog.text
     (apart,) = tmp_path.glob("*-apart.h5")
@@ -272,3 +273,53 @@ def back():
     logging.getLogger("bluesky_streamrecon").addHandler(handler)
     yield seen
     logging.getLogger("bluesky_streamrecon").removeHandler(handler)
+
+
+@pytest.fixture
+def fly(run_engine, detector, pva_camera, pretend_job, tmp_path, monkeypatch):
+    """Fly a simulated stage; each pulse has the camera take an image, of which some are lost."""
+    beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
+    expose, taken_so_far = beamline.camera.frame, itertools.count(1)
+
+    def plan(lost, **more):
+        def frame(exposure):
+            number, seen = next(taken_so_far), expose(exposure)
+            if number not in lost:
+                pva_camera.post(image(seen, number, taken=float(number)))
+            return seen
+
+        monkeypatch.setattr(beamline.camera, "frame", frame)
+        pva_camera.start(image(np.zeros((4, 32), beamline.camera.dtype), 0, taken=0.5))
+        around = {"trigger": beamline.trigger, "encoder": beamline.encoder, "job": pretend_job}
+        corrected = {"flats": 0, "darks": 0, "pixel_values": "transmission"}
+        return stream_tomo_fly_plan(
+            [detector(patience=0.3), beamline.detector],
+            beamline.stage,
+            exposure=0.01,
+            window=4,
+            **around,
+            **corrected,
+            **more,
+        )
+
+    return plan
+
+
+def test_flight_goes_on_without_the_images_that_are_lost_and_the_others_keep_their_angles(
+    run_engine, fly, script, documents
+):
+    run_engine(fly(num=12, order="interlaced(2)", lost={3, 6, 12}))  # two of them at the end of a sweep
+    planned = np.concatenate([np.arange(0, 180, 30), np.arange(15, 180, 30)])
+    used = np.delete(planned, [2, 5, 11])
+    np.testing.assert_allclose([math.degrees(angle) for _, _, angle, _ in script.frames], used, atol=0.5)
+    assert next(doc for name, doc in documents if name == "stop")["exit_status"] == "success"
+
+
+def test_flight_that_is_cut_short_may_have_lost_its_last_images(run_engine, fly, script, documents, monkeypatch):
+    monkeypatch.setattr(flight, "STALL_SECONDS", 1.0)
+    script.score = lambda projections: 0.99 if projections >= 5 else 0.5
+    run_engine(fly(num=400, order="fixed", lost=range(8, 400), threshold=0.95, patience=1, flush_period=0.02))
+    (stop,) = [doc for name, doc in documents if name == "stop"]
+    assert stop["exit_status"] == "success", stop
+    assert stop["reason"].startswith("quality: ")
+    assert stop["num_events"]["primary"] == 7

@@ -131,6 +131,34 @@ def test_one_of_several_data_keys_is_reconstructed_by_name(run_engine, start_ioc
     assert not pretend_job.last_run.problems
 
 
+def test_tomogram_over_pv_access_stops_by_quality(run_engine, documents, start_ioc, modern, kept_job):
+    run_engine(tomogram(modern(start_ioc("--pva"), "pva"), kept_job))
+    stops_by_quality(documents)
+
+
+def test_frame_that_pv_access_loses_costs_one_projection_and_the_scan_goes_on(
+    run_engine, documents, start_ioc, modern, pretend_job, script, caplog
+):
+    devices = modern(start_ioc("--pva", "--loses", "7"), "pva")
+    run_engine(tomogram(devices, pretend_job, num=6))  # after two darks and two flats
+    assert [kind for kind, *_ in script.frames] == ["dark"] * 2 + ["flat"] * 2 + ["projection"] * 5
+    for kind, _, angle, pixels in script.frames:
+        np.testing.assert_array_equal(pixels, frame(math.degrees(angle), kind))
+    assert stop_of(documents)["exit_status"] == "success"
+    assert "5 images of 6, 1 lost" in caplog.text
+
+
+def test_frames_over_pv_access_are_reconstructed_while_the_plugin_keeps_them(
+    run_engine, documents, start_ioc, modern, pretend_job, script
+):
+    devices = modern(start_ioc("--pva", "--no-swmr"), "pva", "hdf")
+    run_engine(tomogram(devices, pretend_job, num=4))
+    assert_all_frames_are_those_of_the_camera(script, 4)
+    assert not pretend_job.last_run.problems
+    keys = {doc["data_key"] for name, doc in documents if name == "stream_resource"}
+    assert keys == {"camera", "camera-hdf"}
+
+
 @pytest.mark.parametrize("library", ["modern", "classic"])
 def test_plans_of_bluesky_are_streamed_from_these_devices(
     run_engine, documents, start_ioc, modern, classic, kept_job, library

@@ -296,6 +296,9 @@ class PvaDetector(StandardDetector):
         self.add_detector_logics(_TriggerLogic(acquire, deadtime), acquire, self._data)
         super().__init__(name=name)
 
+    numbers_frames = True
+    """Each frame has its place, so that a flight that is cut short may end with frames that were lost."""
+
     def complete(self) -> Any:
         """Wait for the images of a flight all of whose pulses were given; those that do not come are lost."""
         status = super().complete()

@@ -95,6 +95,11 @@ class PvaCamera:
         self._server = Server(providers=[{self.pv: self._shared}], conf=conf, useenv=False)
         return self
 
+    @property
+    def serves(self) -> bool:
+        """It is there."""
+        return self._server is not None
+
     def post(self, *images: Any) -> None:
         """Send images."""
         for each in images:
