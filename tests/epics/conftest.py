@@ -111,6 +111,12 @@ def start_ioc(tmp_path: Path) -> Iterator[Callable[..., Ioc]]:
 
 
 @pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return ports that neither TCP nor UDP uses."""
+    return _free_port
+
+
+@pytest.fixture
 def pva_camera() -> Iterator[PvaCamera]:
     """Return a camera over PV Access that is yet to be started; gone at the end."""
     camera = PvaCamera(f"T{os.urandom(4).hex()}:Pva1:Image")

@@ -6,8 +6,12 @@ import asyncio
 import itertools
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -149,7 +153,7 @@ def images_of(script):
     return reconstruct(stack, angles, axis=COLUMNS / 2 - 0.5, iterations=5)
 
 
-@pytest.mark.parametrize("num", [200, pytest.param(2000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("num", [200, pytest.param(2000, marks=[pytest.mark.nightly, pytest.mark.timeout(180)])])
 def test_every_image_that_came_is_used_once_and_those_that_did_not_are_counted(
     run_engine, detector, pva_camera, pretend_job, script, in_thread, num, tmp_path, caplog
 ):
@@ -273,6 +277,57 @@ def back():
     logging.getLogger("bluesky_streamrecon").addHandler(handler)
     yield seen
     logging.getLogger("bluesky_streamrecon").removeHandler(handler)
+
+
+@pytest.fixture
+def served_by_pvapy(free_port):
+    """Have pvapy's simulated areaDetector send images of 32 x 64 pixels, and return its PV."""
+    program = Path(sys.executable).with_name("pvapy-ad-sim-server")
+    if not program.exists():
+        pytest.skip("pvapy is not installed")
+    pv = f"T{os.urandom(4).hex()}:Image"
+    port = os.environ["EPICS_PVA_BROADCAST_PORT"]
+    loopback = {"EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1", "EPICS_PVAS_BROADCAST_PORT": port}
+    server = subprocess.Popen(
+        [
+            program,
+            "-cn",
+            pv,
+            "-nx",
+            "64",
+            "-ny",
+            "32",
+            "-dt",
+            "uint16",
+            "-fps",
+            "50",
+            "-rt",
+            "60",
+            "-nf",
+            "20",
+            "-std",
+            "0",
+            "-dc",
+        ],
+        env={**os.environ, **loopback, "EPICS_PVA_SERVER_PORT": str(free_port())},
+        stdout=subprocess.DEVNULL,
+    )
+    yield pv
+    server.kill()
+    server.wait(BOUND)
+
+
+def test_images_of_pvapy_are_taken(run_engine, served_by_pvapy, tmp_path, documents):
+    async def connect():
+        async with init_devices():
+            camera = PvaDetector(served_by_pvapy, StaticPathProvider(UUIDFilenameProvider(), tmp_path))
+        return camera  # noqa: RET504 - named and connected by now
+
+    run_engine(bp.count([asyncio.run_coroutine_threadsafe(connect(), run_engine.loop).result(BOUND)], 3))
+    (path,) = tmp_path.glob("*.h5")
+    with h5py.File(path) as file:
+        assert file["/entry/data/data"].shape == (3, 32, 64)
+        assert np.all(np.diff(file["/entry/data/number"]) >= 2)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ WAITING_BYTES: Final = 2**30
 """Images that may wait for the disk: 5 s of them at 100 a second and 1 Mpixel of 16 bits."""
 
 DRAIN_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 0.1
 
 NUMBER: Final = "/entry/data/number"
 TIME: Final = "/entry/data/time"
@@ -50,7 +52,7 @@ def _client() -> Any:
 
 
 def first_image(pv: str, timeout: float, attributes: tuple[str, ...] = (), number_from: str | None = None) -> Image:
-    """Return the image that a PV has now.
+    """Return the image that a PV has now, or the first that comes.
 
     Raises
     ------
@@ -59,9 +61,12 @@ def first_image(pv: str, timeout: float, attributes: tuple[str, ...] = (), numbe
     DataError
         If it has none, or one that can not be used.
     """
-    client = _client()
+    client, deadline = _client(), time.monotonic() + timeout
     try:
         value = client.get(pv, timeout=timeout)
+        while not value.dimension and time.monotonic() < deadline:
+            threading.Event().wait(LOOK_SECONDS)
+            value = client.get(pv, timeout=timeout)
     except TimeoutError as error:
         raise DeviceError(
             f"PV {pv}: no answer in {timeout:g} s; is its IOC running, its PVA plugin enabled, and EPICS_PVA_ADDR_LIST "
