@@ -70,6 +70,7 @@ def run_status(
         text="" if newest is None else newest.text,
         tolerance=run.spec.steering.tolerance if "predicted-gain" in run.spec.steering.rule else None,
         advisory=run.spec.steering.advisory,
+        finalize=run.finalize_requested,
         can_extend=override.lengthens and not override.complete,
         held=override.held,
         finish=override.finish,

@@ -1,6 +1,7 @@
-"""Where the page's contents come from: one operator's connection, used by two threads; only the newest state is kept.
+"""Where page and PVs have their contents from: one operator's connection, used by two threads.
 
-When a job ends, the source waits for the next one. Times are seconds of a monotonic clock.
+Only the newest state is kept. When a job ends, the source waits for the next one. Times are seconds of a monotonic
+clock.
 """
 
 from __future__ import annotations
@@ -108,8 +109,17 @@ class Source:
 
         return end
 
-    def order(self, action: OrderAction, *, run_uid: str | None, reason: str = "", count: int = 0) -> Answer:
-        """Overrule the run.
+    def order(
+        self,
+        action: OrderAction,
+        *,
+        run_uid: str | None,
+        reason: str = "",
+        count: int = 0,
+        who: str | None = None,
+        place: str = PLACE,
+    ) -> Answer:
+        """Overrule the run, as the source's own user by default.
 
         Raises
         ------
@@ -119,7 +129,7 @@ class Source:
         operator = self._operator
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
-        order = Order(action=action, who=self._who, place=PLACE, reason=reason, count=count)
+        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count)
         return operator.ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
 
     def close(self) -> None:

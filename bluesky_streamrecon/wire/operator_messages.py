@@ -40,7 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     action : {"finish", "hold", "release", "extend"}
         What is wanted.
     who, place : str
-        Who wants it, and from where: ``"prompt"``, ``"command line"`` or ``"live view"``.
+        Who wants it, and from where: ``"prompt"``, ``"command line"``, ``"live view"`` or ``"PV"``.
     time : float
         When it reached the beamline.
     reason : str
@@ -128,6 +128,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         Predicted gain below which the image is good enough, where the policy predicts.
     advisory : bool
         No automatic stop.
+    finalize : bool
+        The plan is asked to end the run.
     can_extend : bool
         The plan can be made longer.
     held, finish : Order or None
@@ -166,6 +168,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     text: Text = ""
     tolerance: float | None = None
     advisory: bool = False
+    finalize: bool = False
     can_extend: bool = False
     held: Order | None = None
     finish: Order | None = None

@@ -91,6 +91,7 @@ def test_debug_shows_where_it_failed(program, tmp_path):
 
 
 def test_import_is_light():
-    code = "import sys, bluesky_streamrecon; print([m for m in ('numba', 'bluesky', 'zmq', 'numpy', 'p4p', 'epics') if m in sys.modules])"
+    heavy = ("numba", "bluesky", "zmq", "numpy", "p4p", "epics", "aioca", "redis")
+    code = f"import sys, bluesky_streamrecon; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,218 @@
+"""The run as PVs: what clients of PV Access see of it, and what they may order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import msgspec
+import numpy as np
+import pytest
+from bluesky.suspenders import SuspendBoolHigh
+from ophyd import Signal
+from ophyd_async.core import init_devices, soft_signal_rw
+from ophyd_async.epics.core import epics_signal_r
+from pretended_beamline import BOUND, pretended_beamline
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.live_view import PvServer, Source
+from bluesky_streamrecon.plans import stop_early_wrapper
+from bluesky_streamrecon.wire import Judged
+
+pytestmark = pytest.mark.epics
+
+PREFIX = "T:RECON:"
+
+
+@pytest.fixture
+def beamline():
+    with pretended_beamline() as made:
+        yield made
+
+
+@pytest.fixture
+def serve(beamline, monkeypatch, free_port):
+    """Serve the beamline's run as PVs."""
+    served, sources = [], []
+
+    def start(**options):
+        sources.append(Source(beamline.connect, "anna@here"))
+        served.append(PvServer(sources[-1], PREFIX, **options))
+        return served[-1]
+
+    yield start
+    for each in (*served, *sources):
+        each.close()
+
+
+@pytest.fixture
+def client():
+    """Return a client that knows nothing of us."""
+    from p4p.client.thread import Context
+
+    with Context("pva") as context:
+        yield context
+
+
+@pytest.fixture
+def until(client):
+    """Wait for a PV to have a value."""
+
+    def wait(name, wanted):
+        there = threading.Event()
+        seen = []
+
+        def look(value):
+            seen.append(value)
+            if wanted(value):
+                there.set()
+
+        with client.monitor(PREFIX + name, look):
+            assert there.wait(BOUND), f"{name}: saw {seen}"
+        return seen[-1]
+
+    return wait
+
+
+def change(beamline, **fields):
+    beamline.status = msgspec.structs.replace(beamline.status, **fields)
+
+
+def test_verdict_is_served_in_numbers_and_words_as_it_comes(serve, beamline, until):
+    serve()
+    change(beamline, taken=7, score=0.93, gain=0.02, gain_low=0.01, gain_high=0.04, tolerance=0.03, text="nearly")
+    assert until("Projections", lambda n: n == 7) == 7
+    assert until("Text", lambda text: text == "nearly") == "nearly"
+    values = {"Score": 0.93, "Gain": 0.02, "GainLow": 0.01, "GainHigh": 0.04, "Tolerance": 0.03}
+    for name, value in values.items():
+        assert until(name, lambda n: n == n) == value
+    assert until("Planned", lambda n: n == 12) == 12
+    assert until("Run", bool) == "run-1"
+    change(beamline, score=None)
+    until("Score", np.isnan)
+
+
+def test_slices_are_one_image_side_by_side_that_any_viewer_of_ntndarray_opens(serve, beamline, until):
+    serve()
+    beamline.judged = (Judged(image_number=1, projections=2, score=0.5),)
+    beamline.show(3, grey=200)
+    image = until("Image", lambda image: image.shape != (1, 1))
+    assert (image.shape, image.dtype, int(image.max()), int(image.min())) == ((4, 8), np.uint8, 200, 200)
+    assert image.raw.uniqueId == 3
+    assert (image.attrib["Low"], image.attrib["High"], image.attrib["Rows"]) == (0.0, 1.0, "3, 5")
+
+
+def test_orders_that_are_put_carry_who_and_why(serve, beamline, client, until):
+    serve()
+    until("Run", bool)
+    client.put(f"{PREFIX}Hold", "look at the crack first", timeout=BOUND)
+    client.put(f"{PREFIX}Extend", 20, timeout=BOUND)
+    client.put(f"{PREFIX}Release", "", timeout=BOUND)
+    client.put(f"{PREFIX}Finish", "good enough", timeout=BOUND)
+    assert [(o.action, o.place, o.reason, o.count) for o in beamline.orders] == [
+        ("hold", "PV", "look at the crack first", 0),
+        ("extend", "PV", "", 20),
+        ("release", "PV", "", 0),
+        ("finish", "PV", "good enough", 0),
+    ]
+    assert all(order.who.endswith("@127.0.0.1") for order in beamline.orders)
+    assert until("Answer", lambda text: "finish" in text) == "finish done"
+
+
+def test_orders_that_can_not_be_are_refused_and_the_client_is_told_why(serve, beamline, client, until):
+    from p4p.client.raw import RemoteError
+
+    serve()
+    until("Run", bool)
+    with pytest.raises(RemoteError, match="Finish: got no text, expected the reason"):
+        client.put(f"{PREFIX}Finish", "", timeout=BOUND)
+    with pytest.raises(RemoteError, match="Extend: got -3, expected 1 to"):
+        client.put(f"{PREFIX}Extend", -3, timeout=BOUND)
+    beamline.refuse = "the plan can not be made longer"
+    with pytest.raises(RemoteError, match="the plan can not be made longer"):
+        client.put(f"{PREFIX}Extend", 3, timeout=BOUND)
+    assert until("Answer", lambda text: "longer" in text) == "refused: the plan can not be made longer"
+    with pytest.raises(RemoteError):  # what is shown is not to be written
+        client.put(f"{PREFIX}Score", 1.0, timeout=BOUND)
+    assert not beamline.orders
+
+
+def test_orders_are_taken_from_allowed_hosts_alone(serve, beamline, client, until):
+    from p4p.client.raw import RemoteError
+
+    serve(allow=["10.1.2.0/24"])
+    until("Run", bool)
+    with pytest.raises(RemoteError, match=r"not taken from 127\.0\.0\.1; the option --pvs-allow of the server"):
+        client.put(f"{PREFIX}Finish", "mine", timeout=BOUND)
+    assert not beamline.orders
+    with pytest.raises(ConfigError, match=r"hosts that may put: .*expected an address or a network"):
+        serve(allow=["beamline.example"])
+
+
+def test_finalize_is_false_again_when_the_run_has_ended_so_that_the_next_is_not_held(serve, beamline, until):
+    serve()
+    change(beamline, finalize=True)
+    until("Finalize", bool)
+    change(beamline, run_uid=None, last_run="run-1", ended="success: quality")
+    until("Finalize", lambda value: not value)
+    assert until("Ended", bool) == "success: quality"
+
+
+@pytest.fixture
+def finalize(run_engine):
+    """Return the PV as a signal of ophyd-async."""
+
+    async def connect():
+        async with init_devices():
+            finalize = epics_signal_r(bool, f"pva://{PREFIX}Finalize")
+            motor = soft_signal_rw(float, 0.0)
+        return finalize, motor
+
+    return lambda: asyncio.run_coroutine_threadsafe(connect(), run_engine.loop).result(BOUND)
+
+
+def test_any_plan_is_ended_by_the_pv(run_engine, serve, beamline, finalize, documents):
+    serve()
+    signal, motor = finalize()
+
+    def third(name, doc):
+        if name == "event" and doc["seq_num"] == 3:
+            change(beamline, finalize=True)
+
+    run_engine.subscribe(third)
+    plan = bp.count([motor], 100_000, delay=0.01)
+    run_engine(stop_early_wrapper(plan, signal, reason="the image is good enough"))
+    stop = next(doc for name, doc in documents if name == "stop")
+    assert (stop["exit_status"], stop["reason"]) == ("success", "the image is good enough")
+    assert 3 <= stop["num_events"]["primary"] < 100_000
+
+
+def test_stock_suspender_of_bluesky_holds_another_scan_until_the_run_is_over(
+    run_engine, serve, beamline, client, documents, in_thread
+):
+    serve()
+    finalize = Signal(name="finalize", value=False)
+    held = threading.Event()
+
+    def note():
+        held.set()
+        yield from bps.null()
+
+    def third(name, doc):
+        if name == "event" and doc["seq_num"] == 3:
+            change(beamline, finalize=True)
+
+    def end_the_run():
+        assert held.wait(BOUND)
+        change(beamline, run_uid=None, last_run="run-1", ended="success: quality")
+
+    with client.monitor(f"{PREFIX}Finalize", lambda value: finalize.put(bool(value))):
+        run_engine.install_suspender(SuspendBoolHigh(finalize, pre_plan=note))
+        run_engine.subscribe(third)
+        in_thread(end_the_run)
+        run_engine(bp.count([Signal(name="counter", value=1)], 60, delay=0.05))
+    stop = next(doc for name, doc in documents if name == "stop")
+    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 60)
+    assert held.is_set()
