@@ -23,22 +23,22 @@ from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import judged_after, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Frame, Publisher
-from bluesky_streamrecon.beamline.run_record import RunRecord
-from bluesky_streamrecon.beamline.run_state import (
+from bluesky_streamrecon.beamline.run_effects import (
     DetachStream,
     Effect,
-    JobEvent,
     LengthenPlan,
+    MakeImagesAnew,
     RestartProcess,
-    RunState,
 )
+from bluesky_streamrecon.beamline.run_record import RunRecord
+from bluesky_streamrecon.beamline.run_state import JobEvent, RunState
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
@@ -173,7 +173,11 @@ class JobRuns:
             spec,
             self._staged_at,
             Supervision(self._options.restarts, self._options.backoff),
-            OperatorOverride(planned=spec.planned, lengthens=self._lengthens),
+            OperatorOverride(
+                planned=spec.planned,
+                lengthens=self._lengthens,
+                columns=spec.detector_shape[1] if spec.recon.analysis == TOMOGRAPHY else 0,
+            ),
             heard_at=self._clock(),
             problems=problems,
         )
@@ -437,6 +441,8 @@ class JobRuns:
                     link.restart(effect)
                 case LengthenPlan(total) if link is not None:
                     link.endpoint.lengthen_run(total)
+                case MakeImagesAnew(axis) if link is not None:
+                    link.endpoint.correct_axis(axis)
 
     def _show(self, run: RunState) -> None:
         self._signals.state.set(run.state.value)

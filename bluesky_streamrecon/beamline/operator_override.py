@@ -5,6 +5,7 @@ Pure: an order goes in, the next value and a text come out. Counts are projectio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from bluesky_streamrecon.errors import SteeringError
@@ -23,6 +24,10 @@ class OperatorOverride:
         Projections that the plan was made for; 0: not known.
     lengthens : bool
         The plan takes more projections than planned when it is asked to.
+    columns : int
+        Of the detector, where images are about a rotation axis; 0: there is none.
+    axis : float or None
+        Rotation axis that an operator has set, detector column.
     held, finish : Order or None
         Who holds the run, and who has asked to end it.
     added : int
@@ -44,6 +49,8 @@ class OperatorOverride:
 
     planned: int = 0
     lengthens: bool = False
+    columns: int = 0
+    axis: float | None = None
     held: Order | None = None
     finish: Order | None = None
     added: int = 0
@@ -119,6 +126,19 @@ class OperatorOverride:
         if self.held is None:
             return self, "the run is not held"
         return replace(self, held=None), f"released (it was held by {self.held.who})"
+
+    def _axis(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002
+        if not self.columns:
+            raise SteeringError("axis: what this run is analysed by has no rotation axis; expected tomography")
+        axis = math.nan if order.axis is None else order.axis
+        if not -self.columns <= axis <= 2 * self.columns:
+            raise SteeringError(
+                f"axis: got detector column {order.axis}, expected one within a detector's width of the {self.columns} "
+                "columns; is it in millimetres, or for the full, uncropped detector?"
+            )
+        if axis == self.axis:
+            return self, f"images are made about detector column {axis:g} already"
+        return replace(self, axis=axis), f"images are made anew about detector column {axis:g}, and scores begin anew"
 
     def _extend(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:
         if not 1 <= order.count <= MOST_EXTRA:

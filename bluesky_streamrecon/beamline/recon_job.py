@@ -57,8 +57,8 @@ class ReconJob(StandardReadable):
     (published, not used yet), ``state`` (see `JobState`) and ``problem`` (what went wrong, or nothing); they are
     read with each event. ``finalize_requested`` turns true when the plan should end the run. The child device
     ``steering`` reads as the last decision. ``volume`` says how the volume of the last run is. Settings of the run are
-    configuration. People may ask and overrule it at any time: `status`, `finish_now`, `hold`, `release`, `extend`.
-    `options` may be changed between two runs.
+    configuration. People may ask and overrule it at any time: `status`, `finish_now`, `hold`, `release`, `extend`,
+    `set_axis`. `options` may be changed between two runs.
 
     Parameters
     ----------
@@ -354,7 +354,32 @@ class ReconJob(StandardReadable):
         """
         return self._order("extend", reason, who, run_uid, count=n)
 
-    def _order(self, action: OrderAction, reason: str, who: str | None, run_uid: str | None, count: int = 0) -> str:
+    def set_axis(self, column: float, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
+        """Correct the rotation axis of the open run: every rank makes its images anew about this detector column.
+
+        The last image is that of a run that had this axis from the start; scores and predictions begin anew.
+
+        Raises
+        ------
+        SteeringError
+            As `finish_now`; or if `column` is no number on or near the detector, or the run is not of tomography.
+        """
+        try:
+            axis = float(column)
+        except (TypeError, ValueError):
+            raise SteeringError(f"axis: got {column!r}, expected a detector column, such as 511.5") from None
+        return self._order("axis", reason, who, run_uid, axis=axis)
+
+    def _order(
+        self,
+        action: OrderAction,
+        reason: str,
+        who: str | None,
+        run_uid: str | None,
+        *,
+        count: int = 0,
+        axis: float | None = None,
+    ) -> str:
         given: object = count  # whatever was typed
         if action == "extend" and not (type(given) is int and 1 <= count <= MOST_EXTRA):
             raise SteeringError(f"extend: got {count!r} projections, expected 1 to {MOST_EXTRA}")
@@ -364,6 +389,7 @@ class ReconJob(StandardReadable):
             place="prompt",
             reason=str(reason)[:4096],
             count=count,
+            axis=axis,
             uid=uuid4().hex,
         )
         return self.job.in_loop(lambda: self.runs.carry_out(order, run_uid))

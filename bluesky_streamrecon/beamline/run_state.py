@@ -16,6 +16,13 @@ import msgspec
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.beamline.run_effects import (
+    DetachStream,
+    Effect,
+    LengthenPlan,
+    MakeImagesAnew,
+    RestartProcess,
+)
 from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
@@ -34,35 +41,10 @@ from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Problem, Ru
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["DetachStream", "Effect", "JobEvent", "LengthenPlan", "RestartProcess", "RunState"]
+__all__ = ["JobEvent", "RunState"]
 
 JobEvent = BeamlineEvent | ProcessExit | RestartFailed
 """What a job's threads and processes report."""
-
-
-@dataclass(frozen=True, slots=True)
-class RestartProcess:
-    """Start a process that has died once more, `delay` seconds from now."""
-
-    exited: ProcessExit
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class DetachStream:
-    """Publish no more frames of the run: nobody takes them."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LengthenPlan:
-    """Send the controller how long the plan has become: it predicts for all projections."""
-
-    total: int
-
-
-Effect = RestartProcess | DetachStream | LengthenPlan
 
 
 @dataclass
@@ -207,7 +189,8 @@ class RunState:
         self.verdicts.append(score)
         self.decisions.append(Decision.of(score, wall))
         self.first_image_at = self.first_image_at or now
-        if score.verdict == "enough" and self.exit_status is None and not self.stopping:
+        outdated = self.override.axis is not None and score.axis != self.override.axis
+        if score.verdict == "enough" and self.exit_status is None and not self.stopping and not outdated:
             self.enough = score
             self._stop_by_quality(wall)
 
@@ -302,6 +285,9 @@ class RunState:
         if self.override is before:
             return answer, []
         self._note_order(order, answer)
+        if self.override.axis != before.axis and self.override.axis is not None:
+            self.stopping, self.enough = False, None  # what was judged so far is about another axis
+            return answer, [MakeImagesAnew(self.override.axis)]
         if self.stopping and self.override.against_stop(taken):
             self.stopping = False  # it was to end at the next checkpoint
             self._note_no_stop(wall)
@@ -424,7 +410,9 @@ class RunState:
     @property
     def axis(self) -> float | None:
         """Detector column of the rotation axis, if it was given or has been reported."""
-        return next((done.axis for done in self.results or () if done.axis is not None), self.spec.recon.axis)
+        found = [done.axis for done in self.results or ()] + [self.override.axis]
+        found += [verdict.axis for verdict in reversed(self.verdicts)]
+        return next((axis for axis in found if axis is not None), self.spec.recon.axis)
 
     def record(self, ledger: dict[int, Ledger], ranks: int, now: float) -> RunRecord:
         """Return what is kept of the run; `ranks` counts where no results have come."""

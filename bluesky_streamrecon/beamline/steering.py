@@ -27,8 +27,8 @@ class Decision:
     image_number, projections : int
         Newest image that was known, and the projections in it; of an order, projections taken.
     verdict : str
-        ``"continue"``, ``"enough"`` or ``"invalid"`` of the controller; ``"finish"``, ``"hold"``, ``"release"`` or
-        ``"extend"`` of a person; ``"would stop"`` where a person's order kept the run from being ended.
+        ``"continue"``, ``"enough"`` or ``"invalid"`` of the controller; ``"finish"``, ``"hold"``, ``"release"``,
+        ``"extend"`` or ``"axis"`` of a person; ``"would stop"`` where a person's order kept the run from being ended.
     score : float or None
         The newest.
     policy : str

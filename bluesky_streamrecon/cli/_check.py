@@ -90,7 +90,8 @@ def _check_devices(path: Path, config: Path | None) -> list[Any]:
             made = run_startup(path, known | {"RE": RE} | dict.fromkeys(("storage", "catalog", "db")))
             use_beamline(beamline_of(made))
             try_all = partial(try_devices, shutter=None, sample_table=None, angles=(0.0, 180.0), show=show)
-            found: list[Any] = list(RE(try_all(None, None)).plan_result)  # type: ignore[attr-defined] # as it was made
+            ended: Any = RE(try_all(None, None))
+            found: list[Any] = list(ended.plan_result)
         finally:
             use_beamline(None)
     if (permissions := path.parent / PERMISSIONS).parent.name == "startup":

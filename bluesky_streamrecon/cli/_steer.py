@@ -122,6 +122,22 @@ def extend(
     _order(operator, "extend", run, who, json, reason=reason, count=count)
 
 
+@operator_command
+def axis(
+    operator: Operator,
+    column: Annotated[float, typer.Argument(metavar="COLUMN", help="Detector column of the rotation axis.")],
+    reason: Why = "",
+    run: Run = None,
+    who: Who = None,
+    json: Json = False,
+) -> None:
+    """Correct the rotation axis: images are made anew about it, and scores begin anew.
+
+    Example: `streamrecon steer axis 511.5 "a doubled edge in slice 40"`
+    """
+    _order(operator, "axis", run, who, json, reason=reason, axis=column)
+
+
 @contextmanager
 def connect_operator(
     address: str | None, job_id: str | None, key: Path | None, server_key: Path | None

@@ -1,8 +1,8 @@
 "use strict";
 // What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
-const BUTTONS = ["finish", "hold", "release", "extend"];
-let run = null, judged = [], shown = "";
+const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
+let run = null, judged = [], shown = "", axis = null, asked = null; // asked: what is ordered once a reason was given
 const cut = { scale: 1, x: 0, y: 0 }; // of the slices, all alike; x and y in shares of a slice's side
 
 function words(parent, tag, text) {
@@ -23,7 +23,11 @@ function take(told) {
   $("doubt").textContent = told.headline.doubt;
   $("held").textContent = told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
   const open = Boolean(run) && !told.link && !told.finish;
-  $("finish").disabled = $("extend").disabled = !open;
+  $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
+  if (told.axis !== axis && document.activeElement !== $("column")) {
+    axis = told.axis;
+    $("column").value = axis === null ? "" : axis.toFixed(2);
+  }
   $("hold").disabled = !open || Boolean(told.held);
   $("release").disabled = !open || !told.held;
   $("progress").max = Math.max(1, told.total, told.taken);
@@ -178,8 +182,28 @@ async function order(action, more) {
   $("said").textContent = told.text;
 }
 
-$("finish").onclick = () => { $("reason").value = ""; $("why").showModal(); };
-$("why").onclose = () => { if ($("why").returnValue === "finish" && $("reason").value.trim()) order("finish", { reason: $("reason").value.trim() }); };
+// Ask for a reason, and whether it is really wanted.
+function ask(title, about, button, action, more) {
+  asked = { action, more };
+  $("wanted").textContent = title;
+  $("about").textContent = about + " Why? This is stored with the run.";
+  $("really").textContent = button;
+  $("reason").value = "";
+  $("why").returnValue = "";
+  $("why").showModal();
+}
+
+$("why").onclose = () => {
+  const { action, more } = asked, reason = $("reason").value.trim();
+  asked = null;
+  if ($("why").returnValue === "really" && reason) order(action, { reason, ...more });
+};
+$("finish").onclick = () => ask("Finish now", "The run ends as a success at the next projection.", "Finish the run", "finish", {});
+$("axis").onclick = () => {
+  const column = $("column").valueAsNumber;
+  if (!Number.isFinite(column)) { $("said").className = "bad"; $("said").textContent = "the axis is to be a detector column, such as 511.5"; return; }
+  ask("Correct the rotation axis", "All images are made anew about detector column " + column + ", and scores begin anew.", "Correct the axis", "axis", { axis: column });
+};
 $("hold").onclick = () => order("hold", {});
 $("release").onclick = () => order("release", {});
 $("extend").onclick = () => order("extend", { count: Number($("count").value) });

@@ -46,6 +46,7 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
         "held": status.hold_text,
         "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
         "lag": status.lag,
+        "axis": status.axis,
         "first": first,
         "judged": [_numbers(msgspec.structs.asdict(judged)) for judged in snapshot.judged[first:]],
         "picture": None

@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.live_view.page import change, draw_png, render
 from bluesky_streamrecon.live_view.source import Source
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
 __all__ = ["ViewServer"]
 
@@ -38,6 +39,7 @@ class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str | None = None
     reason: str = ""
     count: int = 0
+    axis: float | None = None
 
 
 class ViewServer:
@@ -133,7 +135,7 @@ class ViewServer:
             order = msgspec.json.decode(body, type=_OrderBody)
         except msgspec.MsgspecError as error:
             return JSONResponse({"ok": False, "text": str(error)}, status_code=400)
-        if order.action not in ("finish", "hold", "release", "extend") or not 0 <= order.count <= 100_000:
+        if order.action not in get_args(OrderAction) or not 0 <= order.count <= MOST_EXTRA:
             return JSONResponse({"ok": False, "text": f"no such order: {order.action} {order.count}"}, status_code=400)
         try:
             answer = await asyncio.to_thread(
@@ -142,6 +144,7 @@ class ViewServer:
                 run_uid=order.run,
                 reason=order.reason[:4096],
                 count=order.count,
+                axis=order.axis,
             )
         except StreamReconError as error:
             return JSONResponse({"ok": False, "text": str(error)}, status_code=409)

@@ -116,6 +116,7 @@ class Source:
         run_uid: str | None,
         reason: str = "",
         count: int = 0,
+        axis: float | None = None,
         who: str | None = None,
         place: str = PLACE,
     ) -> Answer:
@@ -129,7 +130,7 @@ class Source:
         operator = self._operator
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
-        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count)
+        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count, axis=axis)
         return operator.ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
 
     def close(self) -> None:

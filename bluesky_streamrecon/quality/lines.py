@@ -206,6 +206,11 @@ class LineStore:
         elif preview.lines_first == 0 and sum(preview.lines_counts) > have:
             block.replace(views)
 
+    def turn_about(self, axis: float) -> None:
+        """Take over another rotation axis, detector column, for all that is here."""
+        for block in self._blocks.values():
+            block.axis = axis
+
     def scan(self) -> ScanLines | None:
         """Return what all ranks have sent, rows in the order of the run; None before there is anything."""
         count = self.projections

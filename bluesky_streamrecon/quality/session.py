@@ -124,7 +124,8 @@ class SteeringSession:
         self._checked: tuple[int, str | None] = (0, None)
         self._doubt, self._doubted = "", 0  # why the job reports its own images as wrong, and of which image that is
         self._axis: float | None = None
-        self._outdated = 0  # projections of the last prediction that was about another axis
+        self._axis_since = 0  # number of the first image about this axis
+        self._forecast_axis: float | None = None  # of the forecast that was begun last
         self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
@@ -176,7 +177,7 @@ class SteeringSession:
         if number >= self._doubted:
             self._doubted, self._doubt = number, preview.doubt
             if preview.axis != self._axis:
-                self._forget_predictions(preview.axis)
+                self._forget_predictions(preview.axis, number)
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
         if preview.lines is not None:
             self._take_lines(preview)
@@ -222,6 +223,7 @@ class SteeringSession:
             score=_finite(verdict.score),
             threshold=self._threshold,
             metrics={name: _finite(value) for name, value in values.items()},
+            axis=self._axis if image.image_number >= self._axis_since else None,
             verdict=verdict.verdict,
             policy=self.run.steering.rule,
             text=text,
@@ -266,18 +268,22 @@ class SteeringSession:
             self._next_forecast = lines.projections + self._step
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
+            self._forecast_axis = lines.axis
             self._forecaster.begin(lines)
             self._take_forecasts()
 
     def _take_forecasts(self) -> None:
-        self._forecasts += [each for each in self._forecaster.take() if each.projections > self._outdated]
+        made = self._forecaster.take()
+        self._forecasts += made if self._forecast_axis == self._axis else []
 
-    def _forget_predictions(self, axis: float | None) -> None:
+    def _forget_predictions(self, axis: float | None, image_number: int) -> None:
         """Begin anew with predictions and checks: those so far were about another rotation axis."""
         if self._axis is not None:
-            self._forecasts, self._outdated = [], self._lines.projections
+            self._forecasts, self._met = [], False
             self._next_forecast, self._checked = FEWEST, (0, None)
-        self._axis = axis
+        if axis is not None:
+            self._lines.turn_about(axis)
+        self._axis, self._axis_since = axis, image_number
 
     def _fault(self, *, now: bool) -> str | None:
         """Return why the job reports its images as wrong, or why the data are no scan of one still sample.

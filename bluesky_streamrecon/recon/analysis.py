@@ -138,6 +138,9 @@ class Analysis(Protocol[F]):
     def update(self, frames: Sequence[F]) -> None:
         """Take the next frames in, and make the next image."""
 
+    def remake(self, axis: float) -> None:
+        """Make all images so far anew about another rotation axis, detector column; only asked of tomography."""
+
     @abstractmethod
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return images of some detector rows.

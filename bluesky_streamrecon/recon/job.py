@@ -27,6 +27,7 @@ from bluesky_streamrecon.wire import (
     AbandonRun,
     ClientSecurity,
     CloseRun,
+    CorrectAxis,
     Item,
     ItemGone,
     LinkLost,
@@ -151,6 +152,7 @@ class _State(NamedTuple):
     run: int = 0
     minus_run: int = 0
     prepared: int = 0
+    corrections: int = 0
     closed: int = 0
     shutdown: int = 0
     abandoned: int = 0
@@ -228,7 +230,7 @@ class _Job:
             run.release()
             self._leave()
             return _State()
-        while not agreed.failed and run.advance(agreed.prepared, bool(agreed.closed)):
+        while not agreed.failed and run.advance(agreed.prepared, agreed.corrections, bool(agreed.closed)):
             self._watch.check()
         if agreed.failed or run.broken:
             run.fail("another rank could not go on; its own report says why", here=False)
@@ -294,6 +296,7 @@ class _Job:
             run=key,
             minus_run=-key,
             prepared=run.prepared,
+            corrections=len(run.corrections),
             closed=int(run.closed is not None),
             shutdown=-int(self._shutdown is not None),
             abandoned=-int(self._abandoned),
@@ -308,7 +311,8 @@ class _Job:
             return bool(self._finishing)
         if self._abandoned or run.failure is not None:
             return True
-        return run.prepared > agreed.prepared or (run.closed is not None) > agreed.closed
+        more = run.prepared > agreed.prepared or len(run.corrections) > agreed.corrections
+        return more or (run.closed is not None) > agreed.closed
 
     def _hear(self, timeout: float) -> bool:
         """Take all events that have come, waiting for the first; return whether there was one."""
@@ -338,6 +342,9 @@ class _Job:
             case Item() | ItemGone():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.take(event)
+            case CorrectAxis():
+                if run is not None and event.run_uid == run.run.run_uid:
+                    run.corrections.append(event)
             case CloseRun():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.close(event)

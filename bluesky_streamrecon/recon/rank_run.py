@@ -25,7 +25,18 @@ from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.finishing import Compare, Finishing
 from bluesky_streamrecon.recon.output import Attribute, result_path, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, Problem, RankEndpoint, RunDone, Status
+from bluesky_streamrecon.wire import (
+    CloseRun,
+    CorrectAxis,
+    Item,
+    ItemGone,
+    OpenRun,
+    Preview,
+    Problem,
+    RankEndpoint,
+    RunDone,
+    Status,
+)
 
 __all__ = ["RankRun"]
 
@@ -62,6 +73,8 @@ class RankRun:
     ----------
     prepared : int
         Projections that could go into the image, or are in it.
+    corrections : list of CorrectAxis
+        All that have come.
     closed : CloseRun or None
         Set when no items follow.
     failure : str or None
@@ -84,6 +97,7 @@ class RankRun:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
+        self.corrections: list[CorrectAxis] = []
         self.closed: CloseRun | None = None
         self.failure: str | None = None
         self.superseded = False
@@ -98,6 +112,7 @@ class RankRun:
         self._frames: deque[Frame] = deque()  # prepared and not in the image, oldest first
         self._lost_before = 0 if resume is None else resume.lost
         self._lost: list[int] = []  # items, since then
+        self._corrected = 0  # corrections that images were made anew for
         self._begun = False
         self._coalesced = 0
         self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
@@ -186,18 +201,25 @@ class RankRun:
 
     # ------------------------------------------------------------------- what all ranks do at the same moments
 
-    def advance(self, agreed: int, closed: bool) -> bool:
-        """Make the next image if it is due; return whether one was made.
+    def advance(self, agreed: int, corrections: int, closed: bool) -> bool:
+        """Make the next image if it is due, or all anew; return whether one was made.
 
         Parameters
         ----------
         agreed : int
             Projections that are prepared on all ranks.
+        corrections : int
+            Corrections of the axis that all ranks have heard of.
         closed : bool
             All ranks know that no more will come.
         """
         # A failure of this rank alone changes nothing before all have agreed on it: the others count on this step.
-        if self._analysis is None or self.broken or not self._ready(self._analysis, agreed, closed):
+        if self._analysis is None or self.broken:
+            return False
+        if corrections > self._corrected:
+            self._make_anew(self._analysis, self.corrections[corrections - 1].axis)
+            self._corrected = corrections
+        if not self._ready(self._analysis, agreed, closed):
             return False
         settings = self.run.recon
         pending = agreed - self._applied
@@ -233,6 +255,18 @@ class RankRun:
             text=f"{take} projections in one step" if take > settings.step else "",
         )
         return True
+
+    def _make_anew(self, analysis: Analysis[Any], axis: float) -> None:
+        """Make all images so far about a corrected axis, and show the newest as one more."""
+        log.info("the axis was corrected to detector column %.2f after %d projections", axis, self._applied)
+        numbers = {"projections": self._applied, "lag": self._lag()}
+        self._say("making images anew", image_number=self._image_number, **numbers)
+        analysis.remake(axis)
+        if self._applied:
+            self._image_number += 1
+            self._show(analysis, final=False)
+            self._say("reconstructing", image_number=self._image_number, **numbers)
+        self._find(analysis.warnings)
 
     def finish(self) -> RunDone:
         """Write the result after the last image, and return how the run went."""

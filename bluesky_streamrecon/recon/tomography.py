@@ -336,6 +336,7 @@ class Tomography(Analysis[View]):
             **self._preparation.arrays(),
             **self._sinograms.arrays(),
             "image": engine.image(),
+            "image_number": np.asarray(engine.image_number),
             "window": window,
             "window_angles": window_angles,
         }
@@ -410,7 +411,7 @@ class Tomography(Analysis[View]):
             arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
             for pixels, angle in zip(arrays["window"], arrays["window_angles"], strict=True):
                 engine.append(pixels, float(angle))
-            engine.load(arrays["image"], saved.image_number, saved.projections, typical=arrays.get("typical"))
+            engine.load(arrays["image"], int(arrays["image_number"]), saved.projections, typical=arrays.get("typical"))
             log.info("run %s: goes on after image %d", self._run.run_uid, saved.image_number)
             self._saved = None
 

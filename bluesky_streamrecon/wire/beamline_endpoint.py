@@ -191,6 +191,14 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             if self._open is not None:
                 self._post(lambda: self._hub.lengthen_run(planned))
 
+    def correct_axis(self, axis: float) -> None:
+        """Send the ranks that images are to be made anew about another rotation axis; does not wait."""
+        with self._front:
+            run = self._open
+            if run is not None:
+                run.announce_correction()
+                self._post(lambda: run.correct_axis(axis))
+
     def abandon_run(self, reason: str = "") -> None:
         """Forget the open or closed run and its frames, and tell the peers so."""
         with self._front:

@@ -17,7 +17,16 @@ import numpy as np
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire.fields import Pixels
 from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, Picture, Preview
-from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Hello, Item, Message, OpenRun, Welcome
+from bluesky_streamrecon.wire.messages import (
+    PROTOCOL_VERSION,
+    CorrectAxis,
+    Hello,
+    Item,
+    Message,
+    OpenRun,
+    Score,
+    Welcome,
+)
 
 __all__ = [
     "MAXIMUM_HEADER_BYTES",
@@ -157,11 +166,15 @@ def _check_angle(angle: float, where: str) -> None:
         raise RemoteProtocolError(f"{where}: got angle {angle}, expected finite radians")
 
 
+def _check_axis(axis: float | None, where: str) -> None:
+    if axis is not None and not math.isfinite(axis):
+        raise RemoteProtocolError(f"{where}: got axis {axis}, expected a finite detector column")
+
+
 def _check_lines(message: Preview, where: str) -> None:
     for angle in message.angles_used:
         _check_angle(angle, where)
-    if message.axis is not None and not math.isfinite(message.axis):
-        raise RemoteProtocolError(f"{where}: got axis {message.axis}, expected a finite detector column")
+    _check_axis(message.axis, where)
     views, counts = len(message.angles_used), message.lines_counts
     if counts and len(counts) != views:
         raise RemoteProtocolError(f"{where}: got {len(counts)} counts of {views} views, expected none or one for each")
@@ -218,5 +231,7 @@ def _pixels(frames: Sequence[Buffer], dtype: np.dtype[Any], shape: tuple[int, ..
 _CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     Hello: _check_hello,
     OpenRun: _check_open,
+    CorrectAxis: lambda message: _check_axis(message.axis, f"correct-axis of run {message.run_uid[:8]}"),
+    Score: lambda message: _check_axis(message.axis, f"score of image {message.image_number}"),
     Picture: _check_picture,
 }

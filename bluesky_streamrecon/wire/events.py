@@ -9,6 +9,7 @@ from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     CloseRun,
+    CorrectAxis,
     Item,
     ItemGone,
     LengthenRun,
@@ -134,6 +135,6 @@ class Refused:
 
 
 LinkEvent = LinkLost | LinkRestored | Refused | Problem | Shutdown
-RankEvent = LinkEvent | OpenRun | Item | ItemGone | CloseRun | AbandonRun
+RankEvent = LinkEvent | OpenRun | Item | ItemGone | CorrectAxis | CloseRun | AbandonRun
 ControllerEvent = LinkEvent | OpenRun | LengthenRun | CloseRun | AbandonRun | Preview | ShowMe
 OperatorEvent = LinkEvent | Answer | Picture

@@ -44,6 +44,7 @@ __all__ = [
     "AbandonRun",
     "Ack",
     "CloseRun",
+    "CorrectAxis",
     "Heartbeat",
     "Hello",
     "Item",
@@ -213,9 +214,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Controller's judgement of one image.
 
     `score` is None before there is anything to compare with, and `threshold` what the policy compares. `metrics` holds
-    everything that was measured. The first verdict of ``"enough"`` asks that the run be ended as a success, and `text`
-    says why. One of ``"invalid"`` says that the data are not a scan of one still sample, so that no score means
-    anything.
+    everything that was measured, and `axis` is the rotation axis that the image is about, a detector column. The first
+    verdict of ``"enough"`` asks that the run be ended as a success, and `text` says why. One of ``"invalid"`` says that
+    the data are not a scan of one still sample, so that no score means anything.
     """
 
     seq: Count = 0
@@ -225,6 +226,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     score: float | None = None
     threshold: float | None = None
     metrics: Metrics = {}
+    axis: float | None = None
     verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""
     text: Text = ""
@@ -364,6 +366,17 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
     why: Text
 
 
+class CorrectAxis(msgspec.Struct, frozen=True, kw_only=True, tag="correct-axis"):
+    """A person has corrected the rotation axis: images are made anew about this detector column.
+
+    Numbered among the items; all ranks do it together, once all of them have heard of it.
+    """
+
+    run_uid: Uid
+    seq: Count = 0
+    axis: float
+
+
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
     """No items follow; numbered after the last of them, so it can neither overtake one nor be lost."""
 
@@ -418,6 +431,7 @@ Message = (
     | OpenRun
     | Item
     | ItemGone
+    | CorrectAxis
     | LengthenRun
     | CloseRun
     | AbandonRun
@@ -433,6 +447,7 @@ Message = (
 CHANNELS: Final[dict[type[msgspec.Struct], str]] = {
     Item: "run",
     ItemGone: "run",
+    CorrectAxis: "run",
     LengthenRun: "run",
     CloseRun: "run",
     Score: "reports",

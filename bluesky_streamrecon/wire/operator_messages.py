@@ -24,7 +24,7 @@ __all__ = [
     "RunStatus",
 ]
 
-OrderAction = Literal["finish", "hold", "release", "extend"]
+OrderAction = Literal["finish", "hold", "release", "extend", "axis"]
 
 MOST_JUDGED: Final = 256
 """Verdicts in one answer."""
@@ -37,7 +37,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    action : {"finish", "hold", "release", "extend"}
+    action : {"finish", "hold", "release", "extend", "axis"}
         What is wanted.
     who, place : str
         Who wants it, and from where: ``"prompt"``, ``"command line"``, ``"live view"`` or ``"PV"``.
@@ -47,6 +47,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Why.
     count : int
         Projections to be added.
+    axis : float or None
+        Detector column about which images are to be made anew.
     projections : int
         How many had been taken then.
     uid : str
@@ -59,6 +61,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     time: float = 0.0
     reason: Text = ""
     count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
+    axis: float | None = None
     projections: Count = 0
     uid: Annotated[str, Meta(max_length=128)] = ""
 

@@ -15,6 +15,7 @@ from bluesky_streamrecon.wire.channel import MessageSender, Sender
 from bluesky_streamrecon.wire.messages import (
     Ack,
     CloseRun,
+    CorrectAxis,
     Item,
     ItemGone,
     ItemKind,
@@ -122,14 +123,14 @@ class _ItemSender(Sender):
         self._duplicate = self._gaps = 0  # of earlier processes of the rank
         self._gone: set[int] = set()
         self._why = ""
-        for _ in run.log:
-            self.append_item()
+        for entry in run.log:
+            self.append_entry(entry)
         if run.close is not None:
             self.append()
 
-    def append_item(self) -> None:
-        """Count one more item."""
-        self.append(self.block.rows * self._run.row_bytes)
+    def append_entry(self, entry: Entry | CorrectAxis) -> None:
+        """Count one more entry of the log."""
+        self.append(self.block.rows * self._run.row_bytes if isinstance(entry, Entry) else 0)
 
     def came_back(self, *, restarted: bool) -> None:
         """Count it; a new process has nothing, so what it reported before counts no more."""
@@ -157,17 +158,19 @@ class _ItemSender(Sender):
         return self._run.opening(self.block, self.redo)
 
     def message(self, seq: int) -> msgspec.Struct | None:
-        """Return an item, what stands in its place, or the end of the run; None while its frame is being fetched."""
+        """Return an entry of the log, what stands in its place, or the run's end; None while a frame is fetched."""
         run, block = self._run, self.block
-        items = len(run.log)
-        if seq > items:
+        entries = len(run.log)
+        if seq > entries:
             return run.close
+        entry = run.log[seq - 1]
+        if isinstance(entry, CorrectAxis):
+            return entry
         frame = run.frames.get(seq)
-        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, items) + 1):
+        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, entries) + 1):
             run.frames.prefetch(ahead)
         if frame is None:
             return None
-        entry = run.log[seq - 1]
         about: dict[str, Any] = {
             "run_uid": run.uid,
             "seq": seq,
@@ -189,15 +192,16 @@ class _ItemSender(Sender):
 
     def ledger(self) -> Ledger:
         """Return what became of the items."""
-        items, ack, done = len(self._run.log), self._ack, self.done
+        log, ack, done = self._run.log, self._ack, self.done
+        marks = [seq for seq, entry in enumerate(log, 1) if not isinstance(entry, Entry)]
 
         def real(seq: int) -> int:
-            seq = min(seq, items)
-            return seq - sum(gone <= seq for gone in self._gone)
+            seq = min(seq, len(log))
+            return seq - sum(passed <= seq for passed in (*self._gone, *marks))
 
         newest: Ack | RunDone | None = done or ack
         return Ledger(
-            items=items,
+            items=len(log) - len(marks),
             sent=real(self.high),
             acknowledged=real(self.received if done is None else min(done.received, self.high)),
             applied=real(self.applied) if done is None else done.applied,
@@ -244,7 +248,7 @@ class Run:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
-        self.log: list[Entry] = []
+        self.log: list[Entry | CorrectAxis] = []
         self.close: CloseRun | None = None
         self.finished = False
         self.window: dict[str, Any] = {}
@@ -254,6 +258,7 @@ class Run:
         self._controller = _MarkSender(self)
         self._results: tuple[RunDone, ...] | None = None
         self._announced = {"flat": 0, "dark": 0, "projection": 0}
+        self._announced_corrections = 0
         self._causes: set[str] = set()
 
     def announce(self, kind: ItemKind, index: int, angle: Angle, source: Frame | FrameSource) -> int:
@@ -280,7 +285,11 @@ class Run:
         elif not isinstance(source, FrameSource):
             raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
         self._announced[kind] = index
-        return sum(self._announced.values())
+        return sum(self._announced.values()) + self._announced_corrections
+
+    def announce_correction(self) -> None:
+        """Note that a correction is about to be appended, in whatever thread."""
+        self._announced_corrections += 1
 
     def new_failures(self) -> list[str]:
         """Return why frames can not be sent, each cause once."""
@@ -307,15 +316,24 @@ class Run:
         """Add one item, unless the run is over."""
         if self.finished:
             return
+        self.frames.add(len(self.log) + 1, source)
+        self._append(entry, self._projections[-1] + (entry.kind == "projection"))
+
+    def correct_axis(self, axis: float) -> None:
+        """Add a correction after the items so far, unless the run is over."""
+        if not self.finished:
+            correction = CorrectAxis(run_uid=self.uid, seq=len(self.log) + 1, axis=axis)
+            self._append(correction, self._projections[-1])
+
+    def _append(self, entry: Entry | CorrectAxis, projections: int) -> None:
         self.log.append(entry)
-        self.frames.add(len(self.log), source)
-        self._projections.append(self._projections[-1] + (entry.kind == "projection"))
+        self._projections.append(projections)
         for sender in self._senders.values():
-            sender.append_item()
+            sender.append_entry(entry)
 
     def finish_log(self, exit_status: str, reason: str) -> None:
         """No more items: number the closing mark after the last of them."""
-        kinds = [entry.kind for entry in self.log]
+        kinds = [entry.kind for entry in self.log if isinstance(entry, Entry)]
         self.close = CloseRun(
             run_uid=self.uid,
             seq=len(self.log) + 1,

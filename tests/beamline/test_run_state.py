@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import as_judged
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_state import DetachStream, LengthenPlan, RestartProcess
+from bluesky_streamrecon.beamline.run_effects import DetachStream, LengthenPlan, MakeImagesAnew, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.settings import SteeringSettings
@@ -47,7 +49,7 @@ def made(*, advisory=False, lengthens=True, restarts=1):
         dtype="<u2",
         steering=SteeringSettings(policy="ms-ssim", threshold=0.9, advisory=advisory),
     )
-    return RunState(spec, 0.0, Supervision(restarts, 0.5), OperatorOverride(planned=10, lengthens=lengthens))
+    return RunState(spec, 0.0, Supervision(restarts, 0.5), OperatorOverride(planned=10, lengthens=lengthens, columns=8))
 
 
 def take(run, event, sender=None, now=1.0):
@@ -144,6 +146,35 @@ def test_extension_beyond_the_plan_is_told_to_the_controller(run):
     assert not run.more_wanted(13)
     with pytest.raises(SteeringError, match="all 13 projections are taken"):
         order(run, "extend", count=9)
+
+
+def test_axis_that_is_corrected_goes_to_the_ranks_with_who_and_why_and_revokes_a_stop_about_another(run):
+    take(run, score(3, "enough"))
+    assert run.finalize_requested
+    answer, effects = order(run, "axis", axis=4.25, reason="a doubled edge")
+    assert (effects, run.finalize_requested, run.axis) == ([MakeImagesAnew(4.25)], False, 4.25)
+    assert answer == "images are made anew about detector column 4.25, and scores begin anew"
+    decision = run.decisions[-1]
+    assert (decision.verdict, decision.who, decision.text) == ("axis", "anna", f"a doubled edge: {answer}")
+    take(run, score(4, "enough"))  # made before, and judged after it
+    assert not run.finalize_requested
+    assert order(run, "axis", axis=4.25, reason="again") == ("images are made about detector column 4.25 already", [])
+    take(run, msgspec.structs.replace(score(5, "enough"), axis=4.25))
+    assert run.finalize_requested
+    assert [each.axis for each in run.record({}, 2, 5.0).orders] == [4.25]
+
+
+@pytest.mark.parametrize("axis", [None, math.nan, math.inf, -8.1, 16.1])
+def test_axis_that_is_not_on_or_near_the_detector_is_refused(run, axis):
+    with pytest.raises(SteeringError, match=r"axis: got detector column .*within a detector's width of the 8 columns"):
+        order(run, "axis", axis=axis)
+    assert (run.decisions, run.axis) == ([], None)
+
+
+def test_run_whose_analysis_has_no_axis_says_so(run):
+    run.override = OperatorOverride(planned=10)
+    with pytest.raises(SteeringError, match="axis: what this run is analysed by has no rotation axis"):
+        order(run, "axis", axis=4.0)
 
 
 def test_process_is_started_again_until_the_limit_and_then_the_run_is_lost(run):

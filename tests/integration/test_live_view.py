@@ -124,6 +124,12 @@ def test_run_is_held_extended_and_finished_by_the_buttons_in_a_browser(overruled
             assert page.locator(".frame img[style*='scale(7.']").count() == 3  # all slices move together
             slice_shown.dblclick()
             assert page.locator(".frame img[style*='scale(1)']").count() == 3
+            page.fill("#column", "30.5")
+            page.click("#axis")
+            page.locator("#about", has_text="about detector column 30.5").wait_for()
+            page.fill("#reason", "a doubled edge")
+            page.click("#really")
+            page.locator("#image", has_text="rotation axis at detector column 30.50").wait_for()
             page.click("#finish")
             page.fill("#reason", "seen enough")
             page.click("#really")
@@ -133,9 +139,11 @@ def test_run_is_held_extended_and_finished_by_the_buttons_in_a_browser(overruled
     overruled(speak, threshold=1.0)
     stop = of(documents, "stop")[0]
     assert (stop["exit_status"], stop["reason"]) == ("success", "operator anna: seen enough")
+    told = "images are made anew about detector column 30.5, and scores begin anew"
     assert by_people(documents) == [
         ("hold", "anna", "live view", "held: no automatic stop until release"),
         ("extend", "anna", "live view", "no automatic stop before 15 projections"),
+        ("axis", "anna", "live view", f"a doubled edge: {told}"),
         ("finish", "anna", "live view", "seen enough"),
     ]
     assert problems == []

@@ -9,6 +9,8 @@ import time
 from itertools import pairwise
 
 import bluesky.plans as bp
+import h5py
+import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import SteeringError
@@ -100,6 +102,41 @@ def test_gain_that_is_left_is_predicted_for_the_plan_as_it_was_extended(overrule
     judged = [row["job-steering-text"] for row in rows if row["job-steering-policy"] == "predicted-gain"]
     assert " of 36 projections" in judged[-1]
     assert kept_job.last_run.problems == ()
+
+
+def test_axis_is_corrected_at_the_prompt_and_from_the_command_line_and_the_image_is_that_of_the_right_one(
+    overruled, documents, kept_job
+):
+    same = {"coalesce": False, "threshold": 1.0, "pixel_values": "line-integrals", "flats": 0, "darks": 0}
+    overruled(lambda: None, **same)
+    right = kept_job.last_run
+    seen = []
+    documents.clear()
+
+    def speak():
+        with pytest.raises(SteeringError, match="got 'left', expected a detector column"):
+            kept_job.set_axis("left")
+        with pytest.raises(SteeringError, match="within a detector's width of the 64 columns"):
+            kept_job.set_axis(400)
+        kept_job.set_axis(right.axis - 3, "too far", who="anna")
+        seen.append(steer("axis", right.axis, "a doubled edge", "--as", "ben"))
+
+    overruled(speak, axis=right.axis + 5, **same)
+    record = kept_job.last_run
+    assert seen[0]["axis"] == record.axis == right.axis
+    assert [(order.action, order.who, order.axis) for order in record.orders] == [
+        ("axis", "anna", right.axis - 3),
+        ("axis", "ben", right.axis),
+    ]
+    told = f"images are made anew about detector column {right.axis:g}, and scores begin anew"
+    assert by_people(documents)[1] == ("axis", "ben", "command line", f"a doubled edge: {told}")
+    judged = [verdict.axis for verdict in record.verdicts]
+    assert judged[-1] == right.axis
+    assert record.ledger_totals()["balanced"]
+    assert record.used == right.used == 24
+    with h5py.File(right.result) as one, h5py.File(record.result) as other:
+        expected, found = one["/exchange/data"][:], other["/exchange/data"][:]
+    assert np.abs(found - expected).max() <= 1e-5 * expected.max()
 
 
 def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, kept_job):

@@ -71,9 +71,11 @@ def test_orders_carry_who_and_where_and_a_refusal_is_told(page, beamline):
     assert page.order({"action": "hold", "run": "run-1"}) == (200, {"ok": True, "text": "hold done"})
     assert "by anna@here" in until(changes, lambda t: t["held"])["held"]
     assert page.order({"action": "extend", "run": "run-1", "count": 7})[0] == 200
-    assert [(o.action, o.who, o.place, o.count) for o in beamline.orders] == [
-        ("hold", "anna@here", "live view", 0),
-        ("extend", "anna@here", "live view", 7),
+    assert page.order({"action": "axis", "run": "run-1", "axis": 511.5, "reason": "doubled"})[0] == 200
+    assert [(o.action, o.who, o.place, o.count, o.axis, o.reason) for o in beamline.orders] == [
+        ("hold", "anna@here", "live view", 0, None, ""),
+        ("extend", "anna@here", "live view", 7, None, ""),
+        ("axis", "anna@here", "live view", 0, 511.5, "doubled"),
     ]
     beamline.refuse = "no run is open"
     assert page.order({"action": "finish", "reason": "good"}) == (409, {"ok": False, "text": "no run is open"})

@@ -53,6 +53,19 @@ def test_projections_that_come_again_are_taken_once(open_run, part):
     assert whole(store, 7).axis == 21.5
 
 
+def test_prediction_is_made_anew_about_a_corrected_axis_though_no_projection_came(open_run, part):
+    session = SteeringSession(open_run(policy="predicted-gain"))
+    begun = []
+    session._forecaster.begin = lambda lines: begun.append((lines.projections, lines.axis))
+    shown = msgspec.structs.replace(part(0, 24), pixels=np.zeros((2, 44, 44), np.float32))
+    session.accept(shown)
+    assert session.judge().axis == 21.5
+    anew = {"image_number": 25, "axis": 19.5, "columns": 0, "lines": None, "angles_used": ()}
+    session.accept(msgspec.structs.replace(shown, **anew))
+    assert session.judge().axis == 19.5
+    assert begun == [(24, 21.5), (24, 19.5)]
+
+
 def test_rows_of_several_ranks_are_put_together_as_far_as_all_have_come(open_run, part):
     store = LineStore(open_run(rows=(9, 3, 7)))
     assert store.scan() is None

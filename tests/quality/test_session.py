@@ -73,6 +73,7 @@ def test_doubt_that_is_over_is_not_held_against_later_images_and_predictions_for
         judged += judge_all(session)
     assert {score.verdict for score in judged[:40]} == {"invalid"}
     assert "invalid" not in {score.verdict for score in judged[40:]}
+    assert [score.axis for score in judged] == [7.0] * 40 + [5.0] * 20
     assert all(forecast.projections > 120 for forecast in session._forecasts)
 
 

@@ -63,6 +63,27 @@ def test_axis_that_is_known_late_ends_with_the_image_of_a_run_that_had_it_from_t
     assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_axis_that_a_person_corrects_ends_with_the_image_of_a_run_that_had_it_from_the_start(
+    kept_mpi_job, scan, tmp_path, ranks
+):
+    beamline, _ = kept_mpi_job(ranks)
+    given = beamline.feed(scan, settings(scan, ranks), tmp_path, uid="right")
+    beamline.open(scan, settings(scan, ranks, axis=scan.axis + 4), tmp_path, uid="corrected")
+    beamline.references(scan)
+    beamline.projections(scan, 0, 13)
+    beamline.wait_for_images(ranks, 6)
+    beamline.endpoint.correct_axis(scan.axis - 2)
+    beamline.wait_for_images(ranks, 7)  # at once: no projection comes meanwhile
+    beamline.projections(scan, 13, 20)
+    beamline.endpoint.correct_axis(scan.axis)
+    beamline.projections(scan, 20)
+    finished = beamline.finish()
+    assert {result.axis for result in finished.results} == {scan.axis}
+    assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
+    assert all(entry.balanced for entry in beamline.endpoint.ledger().values())
+
+
 def alone(scan, algorithm):
     """The same run by one engine, with no job around it."""
     preparation = Preparation(*scan.shape)
@@ -158,3 +179,30 @@ def test_job_that_was_killed_goes_on_from_its_checkpoint_to_the_same_image(beaml
     beamline.endpoint.shutdown_peers("the test is over")
     assert again.wait() == 0
     assert not list((tmp_path / "saved").iterdir())
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 2])
+def test_job_that_was_killed_after_its_axis_was_corrected_ends_with_the_same_image(
+    beamline, mpi_job, scan, tmp_path, checkpoint_every
+):
+    chosen = settings(scan, 2, checkpoint_every=checkpoint_every)
+    first = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
+    expected = image_of(beamline.feed(scan, chosen, tmp_path, uid="right"))
+
+    wrong = settings(scan, 2, axis=scan.axis + 4, checkpoint_every=checkpoint_every)
+    beamline.open(scan, wrong, tmp_path, uid="corrected")
+    beamline.references(scan)
+    beamline.projections(scan, 0, 6)
+    beamline.wait_for_images(2, 3)
+    beamline.endpoint.correct_axis(scan.axis)
+    beamline.wait_for_images(2, 4)
+    beamline.projections(scan, 6, 14)
+    beamline.wait_for_images(2, 8)
+    os.kill(first.pids[0], signal.SIGKILL)
+    first.wait()
+    beamline.projections(scan, 14)
+    again = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
+    finished = beamline.finish()
+    assert ("goes on after image" in again.said) is bool(checkpoint_every)
+    np.testing.assert_array_equal(image_of(finished), expected)
+    assert finished.results[0].axis == scan.axis

@@ -30,6 +30,7 @@ class Script:
         self.frames: list[tuple[str, int, float, np.ndarray]] = []
         self.specs: list[Any] = []
         self.closed: list[tuple[str, str]] = []
+        self.axes: list[float] = []  # that people have set
         self.abandoned: list[str] = []
         self.launched: list[int] = []
         self.restarted: list[str] = []
@@ -95,6 +96,10 @@ class PretendEndpoint:
 
     def lengthen_run(self, planned: int) -> None:
         """Nobody behind this wire predicts anything."""
+
+    def correct_axis(self, axis: float) -> None:
+        """Keep it for the test."""
+        self._script.axes.append(axis)
 
     def abandon_run(self, reason: str = "") -> None:
         self._state = None

@@ -55,7 +55,10 @@ UP = [
     m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),
     m.Heartbeat(time=1.5),
     m.Status(run_uid="run", rank=0, state="busy"),
-    m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}),
+    m.Score(
+        seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}, axis=3.5
+    ),
+    o.Ask(seq=2, order=o.Order(action="axis", who="anna", axis=3.5)),
     m.RunDone(seq=2, run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1}),
     m.VolumeDone(seq=3, run_uid="run", rank=0, similarity=0.99, result="/data/recon_run.h5"),
     m.Problem(fault="local", where="here", text="broken"),
@@ -63,6 +66,7 @@ UP = [
 DOWN = [
     m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0),
     m.LengthenRun(run_uid="run", seq=1, planned=20),
+    m.CorrectAxis(run_uid="run", seq=3, axis=511.5),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),
@@ -95,6 +99,17 @@ def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) 
     picture = msgspec.structs.replace(PICTURE, **wrong)
     with pytest.raises(RemoteProtocolError, match="picture of image 3"):
         decode(encode(picture))
+
+
+@pytest.mark.parametrize("axis", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "message",
+    [m.CorrectAxis(run_uid="run", seq=3, axis=1.0), m.Score(run_uid="run", image_number=1, projections=2)],
+    ids=lambda message: type(message).__name__,
+)
+def test_axis_that_is_no_place_on_a_detector_is_refused(message: msgspec.Struct, axis: float) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"got axis {axis}, expected a finite detector column"):
+        decode(encode(msgspec.structs.replace(message, axis=axis)))
 
 
 def test_largest_picture_and_answer_fit_into_a_header() -> None:

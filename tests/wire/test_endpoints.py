@@ -20,6 +20,7 @@ from bluesky_streamrecon.wire import (
     Acked,
     AllRanksReady,
     CloseRun,
+    CorrectAxis,
     Item,
     LengthenRun,
     LinkRestored,
@@ -175,6 +176,36 @@ def test_controller_is_told_that_a_run_gets_longer_now_and_when_it_comes_back(wi
     wires.take(again, CloseRun)
     assert wires.take(rank, OpenRun).planned == 10  # what was begun with decides when the axis is looked for
     assert [wires.take(rank, Item).seq for _ in range(2)] == [1, 2]
+
+
+def test_correction_of_the_axis_reaches_every_rank_in_its_place_and_again_after_a_restart(
+    wires: Any, spec: Spec
+) -> None:
+    beamline = wires.beamline()
+    beamline.correct_axis(1.5)  # no run is open: nothing happens
+    ranks, controller = [wires.rank(beamline, rank, 2) for rank in range(2)], wires.controller(beamline)
+    beamline.open_run(spec())
+    wires.fill(beamline, 1, 2)
+    beamline.correct_axis(4.25)
+    wires.fill(beamline, 3, 4)
+
+    def follow(rank: Any) -> list[int | float]:
+        seen: list[int | float] = []
+        while len(seen) < 5:
+            event = rank.next(10)
+            seen += [event.seq] if isinstance(event, Item) else [event.axis] if isinstance(event, CorrectAxis) else []
+        rank.applied(5)
+        return seen
+
+    assert [follow(rank) for rank in ranks] == [[1, 2, 4.25, 4, 5]] * 2
+    ranks[1].close(0)
+    wires.seen.wait(PeerLost, lambda e: e.peer.role == "rank")
+    assert follow(wires.rank(beamline, 1, 2)) == [1, 2, 4.25, 4, 5]
+    wires.seen.wait(Acked, lambda e: e.applied == 5 and e.projections == 4, count=3)
+    assert {entry.items for entry in beamline.ledger().values()} == {4}
+    beamline.close_run()
+    assert wires.take(controller, OpenRun).run_uid == "run-1"
+    wires.take(controller, CloseRun)  # it is not told: it sees the axis of each image
 
 
 def test_same_job_serves_one_run_after_another(wires: Any, spec: Spec) -> None:

@@ -21,7 +21,7 @@ from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import LinkState, Member
-from bluesky_streamrecon.wire.messages import CloseRun, Hello, Item, OpenRun, RunDone, Score
+from bluesky_streamrecon.wire.messages import CloseRun, CorrectAxis, Hello, Item, OpenRun, RunDone, Score
 from bluesky_streamrecon.wire.run import Entry, Run
 
 ROWS, COLUMNS = 4, 3
@@ -96,6 +96,7 @@ class Party:
         self.up, self.down = Direction(), Direction()
         self.waiting: deque[Any] = deque()
         self.applied: list[int] = []
+        self.corrected: list[float] = []
         self.opened = self.closed = self.reported = False
         self.scores = 0
 
@@ -135,6 +136,8 @@ class Party:
             assert len(self.waiting) <= self.member.receiver.credit
             first, stop = event.rows
             assert np.array_equal(event.pixels, pixels_of(event.seq)[first:stop])
+        elif isinstance(event, CorrectAxis):
+            self.corrected.append(event.axis)
         elif isinstance(event, CloseRun):
             assert not self.closed
             self.closed = True
@@ -143,7 +146,7 @@ class Party:
         """The user applies some of what is waiting, and reports the run once it is through."""
         for _ in range(min(most, len(self.waiting))):
             item = self.waiting.popleft()
-            assert item.seq == len(self.applied) + 1, "exactly once and in order"
+            assert item.seq == self.world.items[len(self.applied)], "exactly once and in order"
             self.applied.append(item.seq)
             self.member.applied("run", item.seq)
         if self.role == "controller" and self.opened and not self.closed:
@@ -188,6 +191,15 @@ class World:
     def ranks(self) -> list[Party]:
         return [party for party in self.parties if party.role == "rank"]
 
+    @property
+    def items(self) -> list[int]:
+        """Numbers of the items in the log; those between them are of corrections."""
+        return [seq for seq, entry in enumerate(self.run.log, 1) if isinstance(entry, Entry)]
+
+    @property
+    def corrections(self) -> list[float]:
+        return [entry.axis for entry in self.run.log if isinstance(entry, CorrectAxis)]
+
     def open(self) -> None:
         if self.hub.run is None:
             self.hub.open_run(self.run, self.now)
@@ -196,6 +208,10 @@ class World:
         if self.hub.run is not None and self.run.close is None:
             seq = len(self.run.log) + 1
             self.run.append(Entry("projection", seq, 0.1), pixels_of(seq))
+
+    def correct(self) -> None:
+        if self.hub.run is not None and self.run.close is None:
+            self.run.correct_axis(float(len(self.run.log)))
 
     def close(self) -> None:
         if self.hub.run is not None and self.run.close is None:
@@ -284,7 +300,7 @@ class World:
 
 
 FAULTS = (
-    "append append turn storm storm storm storm storm storm flow flow deliver lose lose repeat reorder reorder "
+    "append correct append turn storm storm storm storm storm storm flow flow deliver lose lose repeat reorder reorder "
     "work work cut restart relink wait wait long-wait open"
 )
 STEPS = st.lists(
@@ -301,6 +317,8 @@ def do(world: World, what: str, who: int, number: int) -> None:
     if what == "append":
         for _ in range(few + 1):
             world.append()
+    elif what == "correct":
+        world.correct()
     elif what == "open":
         world.open()
     elif what == "turn":
@@ -350,14 +368,15 @@ def test_each_rank_applies_each_item_exactly_once_in_order(
         for ledger in world.hub.ledger().values():
             assert ledger.applied <= ledger.acknowledged <= ledger.sent <= ledger.items
     world.heal()
-    items = len(world.run.log)
+    items = len(world.items)
     ledgers = world.hub.ledger().values()
     for what in ("resent", "duplicate", "gaps", "restarts", "reconnects"):
         event(f"{what}: {'some' if any(getattr(ledger, what) for ledger in ledgers) else 'none'}")
     event(f"items: {min(items, 10) // 5 * 5} or more")
     assert world.hub.garbage.count == 0
     for party in world.ranks:
-        assert party.applied == list(range(1, items + 1))
+        assert party.applied == world.items
+        assert party.corrected == world.corrections
         assert party.member.garbage.count == 0, "nobody accuses the other side of breaking the protocol"
     assert len([e for e in world.events if isinstance(e, ev.RunFinished)]) == 1
     for ledger in world.hub.ledger().values():
@@ -379,7 +398,7 @@ def test_controller_learns_the_end_and_each_score_arrives_once(steps: list[tuple
     assert scores == sorted(set(scores))
     first = 1000 * controller.life + 1
     assert [n for n in scores if n >= first] == list(range(first, first + controller.scores))
-    assert world.ranks[0].applied == list(range(1, len(world.run.log) + 1))
+    assert world.ranks[0].applied == world.items
 
 
 @given(appends=st.integers(0, 30), ranks=st.integers(1, 3))

@@ -8,6 +8,6 @@ recon_job = make_job(configuration)  # noqa: F821 - read in 10-streamrecon-stora
 recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
 atexit.register(recon_job.close)
 
-# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20).
+# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20), set_axis(511.5).
 status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend
-hold, release = recon_job.hold, recon_job.release
+hold, release, set_axis = recon_job.hold, recon_job.release, recon_job.set_axis
