@@ -105,7 +105,8 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         How the whole volume is finished from all projections when the run has ended as a success: ``"auto"``, by the
         recipe that the default policy predicts for; ``"fbp"`` or any other algorithm; ``"none"``: not at all.
     final_iterations : int or None
-        Times that it goes over all projections; None: 60 updates for ``"auto"``, 1 for FBP, 20 for others.
+        Times that it goes over all projections; None: for ``"auto"`` 60 updates, with
+        little noise up to 90; 1 for FBP; 20 for others.
     final_options : dict
         Passed to the algorithm that `final` names.
     """

@@ -67,6 +67,28 @@ def kernels(
     print_report(report, json=json)
 
 
+@app.command()
+def volume(
+    rows: Rows = 100,
+    columns: Columns = 1024,
+    num: Num = 180,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+    backend: Backend = "cpu",
+    repeats: Repeats = 3,
+    json: Json = False,
+) -> None:
+    """Measure how long a finished volume takes, by the recipe of the default policy and by FBP.
+
+    *per update* is in SIRT updates over all projections, taken in turns.
+
+    Example: `streamrecon bench volume --rows 100 --columns 1024 --threads 2`
+    """
+    from bluesky_streamrecon.evaluation.bench.volume import measure_volume
+
+    report = measure_volume(rows=rows, columns=columns, num=num, threads=threads, repeats=repeats, backend=backend)
+    print_report(report, json=json)
+
+
 @app.command(cls=ListCommand)
 def peers(
     columns: ColumnsList = None,

@@ -146,7 +146,8 @@ def run_demo(
     if record is None:
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
     picture = out / "demo.png"
-    _draw(picture, record, recon_directory, f"{title}, {order}: {record.reason}")
+    row = _draw(picture, record, recon_directory, f"{title}, {order}: {record.reason}")
+    finished = None if record.volume is None else _draw_finished(out / "finished.png", record, row, title)
     return {
         "run_uid": record.run_uid,
         "recon_uid": record.recon_uid,
@@ -161,6 +162,7 @@ def run_demo(
         "seconds_to_first_image": record.seconds_to_first_image,
         "picture": str(picture),
         "ledger": record.ledger_totals(),
+        **({} if finished is None else {"finished": finished}),
     }
 
 
@@ -208,8 +210,26 @@ class _Progress:
             logger.info("projection %s  angle %8.3f  score %s  lag %3.0f", count, angle, shown, lag)
 
 
-def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> None:
-    """Draw the final slice, the image at several moments, and the numbers that the policy decided by."""
+def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> dict[str, Any]:
+    """Draw a slice of the finished volume beside the live one; return what is said of it."""
+    assert record.volume is not None  # noqa: S101
+    with h5py.File(record.volume) as file:
+        live, finished = file["exchange/data"][row], file["exchange/volume"][row]
+    similar = (
+        "" if record.similarity is None else f": MS-SSIM of the live image to the finished one {record.similarity:.4f}"
+    )
+    figure = new_figure(13, 6.4)
+    figure.suptitle(f"{title}, {record.used} projections{similar}", fontsize=11, wrap=True)
+    low, high = grey_range(finished)
+    for axes, image, name in zip(figure.subplots(1, 2), (live, finished), ("live", "finished"), strict=True):
+        shown = show_slice(axes, image, name, low, high)
+    figure.colorbar(shown, ax=figure.axes, shrink=0.75, label="attenuation (1/pixel)")
+    save_figure(figure, picture)
+    return {"picture": str(picture), "file": record.volume, "similarity_to_live": record.similarity}
+
+
+def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> int:
+    """Draw the last live slice, earlier ones, and the numbers that the policy decided by; return which row it is."""
     snapshots: list[tuple[int, NDArray[np.float32]]] = []
     row = 0
     kept = snapshots_path(directory, record.recon_uid)
@@ -245,3 +265,4 @@ def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> None
         stop="stopped at",
     )
     save_figure(figure, picture)
+    return row

@@ -31,7 +31,9 @@ ALL_AROUND = math.pi / 3
 _ROUNDING = 1e-9
 
 
-def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp", *, beyond: int = 0) -> NDArray[np.float32]:
+def filter_sinogram(
+    sinogram: NDArray[np.float32], name: str = "ramp", *, beyond: int = 0, threads: int = 1
+) -> NDArray[np.float32]:
     """Filter line integrals along the detector.
 
     Parameters
@@ -42,6 +44,8 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp", *, beyond
         One of `FILTERS`.
     beyond : int, optional
         Columns beyond both ends of the detector that are given, too, n.
+    threads : int, optional
+        That compute.
 
     Returns
     -------
@@ -78,14 +82,16 @@ def filter_sinogram(sinogram: NDArray[np.float32], name: str = "ramp", *, beyond
         "hann": 0.5 + 0.5 * np.cos(2 * math.pi * frequency),
     }[name]
     response = (scipy.fft.rfft(taps).real * window).astype(np.float32)
-    spectrum = scipy.fft.rfft(_filled(sinogram), length, axis=1)
+    spectrum = scipy.fft.rfft(_filled(sinogram), length, axis=1, workers=threads)
     spectrum *= response[None, :, None]
-    filtered = scipy.fft.irfft(spectrum, length, axis=1)
+    filtered = scipy.fft.irfft(spectrum, length, axis=1, overwrite_x=True, workers=threads)
+    if not beyond:
+        return filtered[:, :columns]
     return np.asarray(np.take(filtered, np.arange(-beyond, columns + beyond), axis=1, mode="wrap"), np.float32)
 
 
 def filter_completed(
-    sinogram: NDArray[np.float32], angles: NDArray[np.float64], axis: float, name: str = "ramp"
+    sinogram: NDArray[np.float32], angles: NDArray[np.float64], axis: float, name: str = "ramp", *, threads: int = 1
 ) -> NDArray[np.float32]:
     """Filter views from all around whose axis is off the middle, each completed by the one from the opposite side.
 
@@ -103,6 +109,8 @@ def filter_completed(
         Detector column of the rotation axis.
     name : str, optional
         One of `FILTERS`.
+    threads : int, optional
+        That compute.
 
     Returns
     -------
@@ -119,7 +127,9 @@ def filter_completed(
     away = (np.arange(columns) - axis) * math.copysign(1, middle - axis)
     weights = 2 * np.sin(math.pi / 4 * (1 + np.clip(away / short, -1, 1))) ** 2
     beyond = math.ceil(2 * abs(axis - middle)) + 1
-    filtered = filter_sinogram(_filled(sinogram) * weights[None, :, None].astype(np.float32), name, beyond=beyond)
+    filtered = filter_sinogram(
+        _filled(sinogram) * weights[None, :, None].astype(np.float32), name, beyond=beyond, threads=threads
+    )
     alone = np.flatnonzero(away > short)
     mirrored = 2 * axis - alone + beyond
     before = np.floor(mirrored).astype(np.intp)
@@ -167,9 +177,9 @@ class FBP(Algorithm):
         measured, columns = problem.measured, problem.measured.shape[1]
         off = abs(problem.axis - (columns - 1) / 2)
         if OFF_THE_MIDDLE * columns < off < (columns - 1) / 2 and _from_all_around(every):
-            filtered = filter_completed(measured, problem.angles, problem.axis, self.filter)
+            filtered = filter_completed(measured, problem.angles, problem.axis, self.filter, threads=problem.threads)
         else:
-            filtered = filter_sinogram(measured, self.filter)
+            filtered = filter_sinogram(measured, self.filter, threads=problem.threads)
         problem.image = problem.back(filtered * cells[:, None, None])
 
 

@@ -11,7 +11,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import check_angles
-from bluesky_streamrecon.recon.recipe import find_recipe, finish
+from bluesky_streamrecon.recon.recipe import find_recipe, finish, log_photons, some_views
 from bluesky_streamrecon.settings import FINAL_AUTO
 
 __all__ = ["reconstruct"]
@@ -50,7 +50,7 @@ def reconstruct(
         Registered name, as listed by ``algorithms.names()``; or ``"auto"``: the recipe by which volumes are finished.
     iterations : int, optional
         Times the algorithm goes over the projections. By default 20 where all are used at once, and 1 for each step
-        of a live reconstruction and for FBP; 60 updates for ``"auto"``.
+        of a live reconstruction and for FBP; 60 to 90 updates for ``"auto"``.
     window, step : int, optional
         Reconstruct as live: after every `step` projections (by default 1) from `window` projections (by default all).
     window_policy : str, optional
@@ -92,7 +92,11 @@ def reconstruct(
         raise ConfigError(f"step={step}, window={window}: expected 1 <= step <= window")
     recipe = None
     if not live:
-        recipe = find_recipe(algorithm, count, iterations, options)
+        photons = 0.0
+        if algorithm == FINAL_AUTO:
+            known = log_photons(projections[some_views(angles)])
+            photons = float(np.exp(np.nanmean(known))) if np.isfinite(known).any() else 0.0
+        recipe = find_recipe(algorithm, count, iterations, options, photons=photons)
     elif algorithm == FINAL_AUTO:
         raise ConfigError("algorithm='auto' with window or step: expected neither, it is made from all projections")
     geometry = TomoGeometry(columns, float("nan") if axis is None else axis, size or 0, disc)

@@ -2,7 +2,8 @@
 
 The recipe ``"auto"`` is the one that the default policy predicts for: ordered subsets, always as many updates whatever
 the number of views, and views weighted by the angle that they stand for. Weights are multiplied into the data:
-expectation maximization of weighted views needs no other kernel.
+expectation maximization of weighted views needs no other kernel. A volume is given more updates where there is little
+noise for them to bring out; the policy predicts for the fewest.
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ from bluesky_streamrecon.settings import FINAL_AUTO, FINAL_NONE
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon.engine import Engine
 
-__all__ = ["ITERATIONS", "Recipe", "find_recipe", "finish", "subset_scales"]
+__all__ = ["ITERATIONS", "Recipe", "find_recipe", "finish", "log_photons", "some_views", "subset_scales"]
 
-UPDATES = 60
+UPDATES, MOST_UPDATES = 60, 90
+FEW_PHOTONS, MANY_PHOTONS = 1e4, 2.5e4
+"""Photons per pixel, as estimated, up to which there are `UPDATES`, and from which there are `MOST_UPDATES`."""
+
 SUBSETS = 6
 LEAST_VIEWS = 4
+NOISE_VIEWS = 32
+SHADOW = 0.15
+"""Share of the largest line integrals from which on a pixel is in the shadow of the sample."""
+
+CHI_SQUARED = 0.4549
+"""Median of the square of a normal variable of variance 1."""
+
 ITERATIONS = 20
 """Times that an algorithm goes over all projections, unless it is told otherwise."""
 
@@ -68,7 +79,12 @@ class Recipe:
 
 
 def find_recipe(
-    final: str, projections: int, iterations: int | None = None, options: Mapping[str, Any] | None = None
+    final: str,
+    projections: int,
+    iterations: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    photons: float = 0.0,
 ) -> Recipe | None:
     """Return the recipe of a name.
 
@@ -79,9 +95,11 @@ def find_recipe(
     projections : int
         That there are.
     iterations : int, optional
-        Times to go over all of them; by default 60 updates for ``"auto"``, 1 for FBP, and 20 for others.
+        Times to go over all of them; by default 60 to 90 updates for ``"auto"``, 1 for FBP, and 20 for others.
     options : mapping, optional
         Of the algorithm; ``"auto"`` takes none but a projector.
+    photons : float, optional
+        Per pixel of the open beam, see `log_photons`: with many, ``"auto"`` makes more updates.
 
     Returns
     -------
@@ -103,8 +121,46 @@ def find_recipe(
                 "final='osem', or no final_options"
             )
         subsets = max(1, min(SUBSETS, projections // LEAST_VIEWS))
-        return Recipe("osem", iterations or UPDATES // subsets, {**given, "subsets": subsets}, weighted=True)
+        share = math.log(max(photons, FEW_PHOTONS) / FEW_PHOTONS) / math.log(MANY_PHOTONS / FEW_PHOTONS)
+        updates = UPDATES + (MOST_UPDATES - UPDATES) * min(share, 1.0)
+        return Recipe("osem", iterations or int(updates) // subsets, {**given, "subsets": subsets}, weighted=True)
     return Recipe(final, iterations or (1 if final == "fbp" else ITERATIONS), given)
+
+
+def log_photons(lines: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Estimate the logarithm of the photons per pixel of the open beam, row by row, from the noise.
+
+    Their variance is exp(p) over photons. What differs between neighbouring columns in the shadow of the sample is
+    taken for noise; structure as fine as that counts as noise, too, so the photons are rather too few.
+
+    Parameters
+    ----------
+    lines : ndarray of float32, shape (m, rows, C)
+        Line integrals of some projections.
+
+    Returns
+    -------
+    ndarray of float64, shape (rows,)
+        NaN for a row that shows nothing.
+    """
+    found = np.full(lines.shape[1], np.nan)
+    for row in range(lines.shape[1]):
+        line = lines[:, row].astype(np.float64)
+        smooth = (line[:, :-2] + line[:, 1:-1] + line[:, 2:]) / 3
+        known = np.isfinite(smooth)
+        if not known.any():
+            continue
+        inside = known & (smooth > SHADOW * np.percentile(smooth[known], 99.5))
+        second = (line[:, :-2] - 2 * line[:, 1:-1] + line[:, 2:])[inside]
+        level = np.median(second**2 / (6 * np.exp(np.minimum(smooth[inside], 20)))) / CHI_SQUARED if inside.any() else 0
+        if level > 0:
+            found[row] = -math.log(level)
+    return found
+
+
+def some_views(angles: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the places of at most 32 views, spread over the angles, in whatever order they were taken."""
+    return np.argsort(angles, kind="stable")[:: -(-len(angles) // NOISE_VIEWS)]
 
 
 def subset_scales(weights: NDArray[np.float64], angles: NDArray[np.float64], subsets: int) -> NDArray[np.float32]:

@@ -256,6 +256,10 @@ class ShearUpdate(SlabUpdate):
             self._measurement.reducer.sum(gathered)
         return gathered
 
+    @property
+    def threads(self) -> int:
+        return self._team.size
+
     def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
         size = self._layout.geometry.size
         gathered = self._gathered(sinogram)[:size, :size, : self._slab.rows.count]

@@ -43,6 +43,11 @@ class SlabUpdate(ABC):
         """Return the writable view of the image."""
 
     @property
+    def threads(self) -> int:
+        """Threads that may be used for this slab alone."""
+        return 1
+
+    @property
     @abstractmethod
     def axis(self) -> float:
         """Detector column of the rotation axis."""

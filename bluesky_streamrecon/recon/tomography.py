@@ -30,7 +30,7 @@ from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
-from bluesky_streamrecon.recon.volume import FinishedVolume, finished_volume
+from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
@@ -285,8 +285,8 @@ class Tomography(Analysis[View]):
             self._archive.open(self.scratch, keep=self._saved.projections)
             self._saved = None
         if self._volume is None:
-            self._volume = finished_volume(self._run, self._archive, self._threads, self._engine_of)
-        return None if self._volume is None else self._finishing(self._volume)
+            self._volume = FinishedVolume(self._run, self._archive, self._threads, self._engine_of, self._ranks.sum)
+        return self._finishing(self._volume) if self._volume.wanted else None
 
     def _finishing(self, volume: FinishedVolume) -> Iterator[float]:
         self._release_engine()  # its memory is that of a volume

@@ -6,6 +6,8 @@ that looks at neighbouring slices takes all rows together.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,51 +17,55 @@ from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.recon.archive import Archive
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
-from bluesky_streamrecon.recon.recipe import Recipe, find_recipe, finish
+from bluesky_streamrecon.recon.recipe import Recipe, find_recipe, finish, log_photons, some_views
+from bluesky_streamrecon.settings import FINAL_NONE
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["FinishedVolume", "finished_volume"]
+__all__ = ["FinishedVolume"]
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 16
 """Rows that each thread has: as many as are stored side by side."""
 
 
 class FinishedVolume:
-    """A volume in the making.
+    """A volume in the making, as a run's settings ask for it.
 
     Parameters
     ----------
+    run : OpenRun
+        With the settings, and the rows of the rank.
     archive : Archive
         All projections of the rank's rows.
-    recipe : Recipe
-        What is computed.
-    over : AngularRange
-        Angles that the scan was to visit.
-    rows : int
-        Of the rank.
     threads : int
         That compute.
     make_engine : callable
         Makes an engine, given rows, projections, algorithm and options.
+    total : callable
+        Adds up an array over all ranks, in place.
     """
 
     def __init__(
         self,
+        run: OpenRun,
         archive: Archive,
-        recipe: Recipe,
-        over: AngularRange,
-        *,
-        rows: int,
         threads: int,
         make_engine: Callable[..., Engine],
+        total: Callable[[NDArray[np.float64]], None],
     ) -> None:
-        self._archive, self._recipe, self._over = archive, recipe, over
+        self._run, self._archive, self._threads = run, archive, threads
         self._make_engine = make_engine
-        self._rows = rows
-        coupled = understood(recipe.algorithm, recipe.options)[0].coupled
-        self._at_once = rows if coupled else ROWS_AT_ONCE * threads
+        self._total = total
+        self._rows = run.block.rows
+        self._recipe: Recipe | None = None
         self._done = 0
         self._slices: NDArray[np.float32] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the settings ask for a volume, and there is something to make it from."""
+        return self._run.recon.final != FINAL_NONE and not self._archive.problem and len(self._archive) > 0
 
     @property
     def complete(self) -> bool:
@@ -77,11 +83,13 @@ class FinishedVolume:
         Where it is closed early, the rows that were finished stay, and the next call goes on after them.
         """
         angles = self._archive.angles
-        scales = self._recipe.scales(angles, self._over)
+        recipe = self._recipe = self._recipe or self._chosen(angles)
+        scales = recipe.scales(angles, AngularRange.from_metadata(self._run.metadata))
+        coupled = understood(recipe.algorithm, recipe.options)[0].coupled
+        at_once = self._rows if coupled else ROWS_AT_ONCE * self._threads
         while not self.complete:
-            first, stop = self._done, min(self._done + self._at_once, self._rows)
+            first, stop = self._done, min(self._done + at_once, self._rows)
             views = ((self._archive.projection(i, first, stop), float(angle)) for i, angle in enumerate(angles))
-            recipe = self._recipe
             with self._make_engine(
                 stop - first, len(angles), algorithm=recipe.algorithm, options=recipe.options
             ) as engine:
@@ -93,25 +101,20 @@ class FinishedVolume:
             self._slices[first:stop] = images
             self._done = stop
 
-
-def finished_volume(
-    run: OpenRun, archive: Archive, threads: int, make_engine: Callable[..., Engine]
-) -> FinishedVolume | None:
-    """Return the volume that a run's settings ask for; None if they ask for none, or there is nothing to make it from.
-
-    Parameters
-    ----------
-    run : OpenRun
-        With the settings, and the rows of the rank.
-    archive, threads, make_engine
-        See `FinishedVolume`.
-    """
-    recon = run.recon
-    if archive.problem or not len(archive):
-        return None
-    projector = {"projector": recon.options["projector"]} if "projector" in recon.options else {}
-    recipe = find_recipe(recon.final, len(archive), recon.final_iterations, projector | recon.final_options)
-    if recipe is None:
-        return None
-    over = AngularRange.from_metadata(run.metadata)
-    return FinishedVolume(archive, recipe, over, rows=run.block.rows, threads=threads, make_engine=make_engine)
+    def _chosen(self, angles: NDArray[np.float64]) -> Recipe:
+        """Return the recipe; how many photons there are is estimated from the rows of all ranks."""
+        recon, block = self._run.recon, self._run.block
+        known = np.zeros(2)
+        if block.member == 0:
+            found = log_photons(
+                np.stack([self._archive.projection(int(view), 0, block.rows) for view in some_views(angles)])
+            )
+            known[:] = np.nansum(found), np.isfinite(found).sum()
+        self._total(known)
+        photons = math.exp(known[0] / known[1]) if known[1] else 0.0
+        projector = {"projector": recon.options["projector"]} if "projector" in recon.options else {}
+        options = projector | recon.final_options
+        recipe = find_recipe(recon.final, len(angles), recon.final_iterations, options, photons=photons)
+        assert recipe is not None  # noqa: S101 - it is wanted
+        log.info("run %s: %s, %d iterations", self._run.run_uid, recipe.algorithm, recipe.iterations)
+        return recipe

@@ -21,7 +21,19 @@ from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.quality import metric_names, metrics
 from bluesky_streamrecon.settings import ReconSettings
 
-COMMANDS = ("kernels", "peers", "pipeline", "ready", "latency", "view", "publisher", "wire", "memory", "metrics")
+COMMANDS = (
+    "kernels",
+    "volume",
+    "peers",
+    "pipeline",
+    "ready",
+    "latency",
+    "view",
+    "publisher",
+    "wire",
+    "memory",
+    "metrics",
+)
 pytestmark = pytest.mark.timeout(150)
 
 
@@ -62,6 +74,13 @@ def test_kernels_print_the_contracts_fields():
 
 
 @pytest.mark.nightly
+def test_volume_prints_what_the_recipe_and_fbp_cost_in_updates():
+    result = bench("volume", "--rows", 2, "--columns", 32, "--num", 24, "--repeats", 3, "--json")
+    assert [(row["final"], row["iterations"]) for row in result["rows"]] == [("sirt", 1), ("fbp", 1), ("auto", 10)]
+    assert result["rows"][0]["per_update"] == 1
+    assert all(row["seconds"] > 0 for row in result["rows"])
+
+
 def test_kernels_print_a_table_for_people():
     text = bench("kernels", "--columns", 16, "--window", 3, "--slices", 2, "--algorithm", "sirt", "--repeats", 3)
     for word in ("probe_gfma", "sirt", "gups"):
