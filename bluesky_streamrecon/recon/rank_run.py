@@ -152,7 +152,7 @@ class RankRun:
             return
         self.failure = text
         self._failed_here = here
-        self._say("failed", projections=self._applied, image_number=self._image_number, text=text[:4000])
+        self._say("failed", text=text[:4000])
 
     def take(self, item: Item | ItemGone) -> None:
         """Take the next item in, and prepare it if it is a projection; or what stands in the place of a lost one."""
@@ -217,8 +217,8 @@ class RankRun:
         if self._analysis is None or self.broken:
             return False
         if corrections > self._corrected:
-            self._make_anew(self._analysis, self.corrections[corrections - 1].axis)
             self._corrected = corrections
+            self._make_anew(self._analysis, self.corrections[corrections - 1].axis)
         if not self._ready(self._analysis, agreed, closed):
             return False
         settings = self.run.recon
@@ -246,27 +246,19 @@ class RankRun:
         self._save(self._analysis, frames[-1].seq)
         self._acknowledge()
         self._find(self._analysis.warnings)
-        self._say(
-            "reconstructing",
-            projections=self._applied,
-            image_number=self._image_number,
-            lag=self._lag(),
-            step_seconds=seconds,
-            text=f"{take} projections in one step" if take > settings.step else "",
-        )
+        text = f"{take} projections in one step" if take > settings.step else ""
+        self._say("reconstructing", lag=self._lag(), step_seconds=seconds, text=text)
         return True
 
     def _make_anew(self, analysis: Analysis[Any], axis: float) -> None:
         """Make all images so far about a corrected axis, and show the newest as one more."""
-        log.info("the axis was corrected to detector column %.2f after %d projections", axis, self._applied)
-        numbers = {"projections": self._applied, "lag": self._lag()}
-        self._say("making images anew", image_number=self._image_number, **numbers)
+        self._say("making images anew", lag=self._lag(), text=f"about detector column {axis:.2f}")
         analysis.remake(axis)
+        self._find(analysis.warnings)
         if self._applied:
             self._image_number += 1
             self._show(analysis, final=False)
-            self._say("reconstructing", image_number=self._image_number, **numbers)
-        self._find(analysis.warnings)
+            self._say("reconstructing", lag=self._lag())
 
     def finish(self) -> RunDone:
         """Write the result after the last image, and return how the run went."""
@@ -388,9 +380,9 @@ class RankRun:
     def _lag(self) -> int:
         return self.prepared - self._applied + self._link.pending()
 
-    def _say(self, state: str, **numbers: Any) -> None:
-        status = Status(run_uid=self.run.run_uid, rank=self._communicator.rank, state=state, **numbers)
-        self._link.send(status)
+    def _say(self, state: str, **more: Any) -> None:
+        numbers = {"projections": self._applied, "image_number": self._image_number, **more}
+        self._link.send(Status(run_uid=self.run.run_uid, rank=self._communicator.rank, state=state, **numbers))
 
     def _find(self, lines: Iterable[str]) -> None:
         """Report what the user should know, each line once, while the run goes on."""
@@ -405,7 +397,7 @@ class RankRun:
 
     def _write(self, analysis: Analysis[Any]) -> tuple[str | None, str, str]:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
-        self._say("writing", projections=self._applied, image_number=self._image_number)
+        self._say("writing")
         path = result_path(str(self.run.output), self.run.recon_uid)
         good, problem = write_result(
             path,

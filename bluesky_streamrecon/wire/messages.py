@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.wire.changes import CorrectAxis, LengthenRun
 from bluesky_streamrecon.wire.fields import (
     PIXEL_TYPES,
     Address,
@@ -366,17 +367,6 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
     why: Text
 
 
-class CorrectAxis(msgspec.Struct, frozen=True, kw_only=True, tag="correct-axis"):
-    """A person has corrected the rotation axis: images are made anew about this detector column.
-
-    Numbered among the items; all ranks do it together, once all of them have heard of it.
-    """
-
-    run_uid: Uid
-    seq: Count = 0
-    axis: float
-
-
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
     """No items follow; numbered after the last of them, so it can neither overtake one nor be lost."""
 
@@ -387,14 +377,6 @@ class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
     darks: Count
     exit_status: Name
     reason: Text = ""
-
-
-class LengthenRun(msgspec.Struct, frozen=True, kw_only=True, tag="lengthen-run"):
-    """The open run is going to take so many projections by now; only the controller is sent this."""
-
-    run_uid: Uid
-    seq: Count = 0
-    planned: Count
 
 
 class AbandonRun(msgspec.Struct, frozen=True, kw_only=True, tag="abandon-run"):
