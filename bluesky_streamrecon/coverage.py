@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_streamrecon.directions import Directions, find_directions
+from bluesky_streamrecon.geometry import FULL_TURN, is_off_the_middle
 
 __all__ = ["HALF_TURN", "AngularRange", "largest_gap"]
 
@@ -33,6 +34,9 @@ class AngularRange:
     ----------
     start, stop : float
         Half-open range, radians.
+    turn : float, optional
+        Angle after which a view shows the same again, radians: a half turn, or a full turn where opposite views see
+        different parts of the sample.
 
     Examples
     --------
@@ -45,6 +49,7 @@ class AngularRange:
 
     start: float = 0.0
     stop: float = math.pi
+    turn: float = math.pi
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> AngularRange:
@@ -55,23 +60,28 @@ class AngularRange:
             return cls()
         return cls(start, stop) if math.isfinite(start) and 0 < stop - start < math.inf else cls()
 
+    def around(self, axis: float, columns: int) -> AngularRange:
+        """Return the range as it counts for an axis at this column of a detector: in half acquisition by full turns."""
+        full_turn = math.degrees(self.stop - self.start) >= FULL_TURN
+        return replace(self, turn=2 * math.pi) if full_turn and is_off_the_middle(columns, axis) else self
+
     @property
     def whole(self) -> bool:
         """Whether the two ends are neighbours."""
-        return self.stop - self.start >= NEARLY_ALL * math.pi
+        return self.stop - self.start >= NEARLY_ALL * self.turn
 
     @property
     def span(self) -> float:
-        """Angle that there is to cover, radians, at most a half turn."""
-        return math.pi if self.whole else self.stop - self.start
+        """Angle that there is to cover, radians, at most a turn."""
+        return self.turn if self.whole else self.stop - self.start
 
     def folded(self, angles: ArrayLike) -> NDArray[np.float64]:
         """Return angles as seen from the start, in ``[0, span]``."""
-        turned = np.mod(np.asarray(angles, np.float64) - self.start, math.pi)
+        turned = np.mod(np.asarray(angles, np.float64) - self.start, self.turn)
         if self.whole:
             return np.asarray(turned)
         outside = turned > self.span  # an angle outside belongs to the end that is nearer
-        return np.where(outside, np.where(turned > (self.span + math.pi) / 2, 0.0, self.span), turned)
+        return np.where(outside, np.where(turned > (self.span + self.turn) / 2, 0.0, self.span), turned)
 
     def directions(self, angles: ArrayLike) -> Directions:
         """Return the directions of views, counted from the start."""

@@ -53,7 +53,7 @@ def find_directions(angles: NDArray[np.float64], span: float = math.pi, *, cycli
     span : float, optional
         Angle that there is to cover, radians; a half turn by default.
     cyclic : bool, optional
-        The two ends are neighbours, and angles count modulo a half turn.
+        The two ends are neighbours, and angles count modulo `span`.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def find_directions(angles: NDArray[np.float64], span: float = math.pi, *, cycli
     >>> np.degrees(found.cells).round(2).tolist()
     [33.75, 33.75, 33.75, 33.75, 45.0]
     """
-    folded = np.mod(angles, math.pi) if cyclic else angles
+    folded = np.mod(angles, span) if cyclic else angles
     order = np.argsort(folded, kind="stable")
     ordered = folded[order]
     same = min(SAME_DIRECTION, SAME_SHARE * span / max(len(ordered), 1))

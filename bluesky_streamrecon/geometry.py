@@ -10,6 +10,7 @@ Lengths are detector pixels, angles radians. Nothing here computes an image.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,65 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import GeometryError
 
-__all__ = ["TomoGeometry"]
+__all__ = ["FULL_TURN", "TomoGeometry", "image_size", "is_full_turn", "is_off_the_middle"]
+
+FULL_TURN = 342.0
+"""Degrees from which on a scan is one over a full turn: what one view does not see, the opposite one does."""
+
+OFF_THE_MIDDLE = 1 / 8
+"""Distance of the axis from the middle of the detector, as a share of its width, from which on a full turn is taken for
+half acquisition, where it is not known how far the sample reaches."""
+
+MARGIN = 1.25
+"""Width of the image over that of the view, where the sample reaches out of it: what is beyond has to lie somewhere,
+and would make a bright rim."""
+
+
+def is_full_turn(metadata: Mapping[str, str]) -> bool:
+    """Return whether the range in a run's metadata (``angle_start``, ``angle_stop``, degrees) is a full turn."""
+    try:
+        return float(metadata["angle_stop"]) - float(metadata["angle_start"]) >= FULL_TURN
+    except (KeyError, ValueError):
+        return False
+
+
+def is_off_the_middle(columns: int, axis: float) -> bool:
+    """Return whether an axis is so far from the middle of the detector that a full turn means half acquisition."""
+    return abs(axis - (columns - 1) / 2) > OFF_THE_MIDDLE * columns
+
+
+def image_size(columns: int, axis: float, *, full_turn: bool = False, edges: int | None = None) -> int:
+    """Return how wide an image shows all that a scan sees.
+
+    Parameters
+    ----------
+    columns : int
+        Detector columns C.
+    axis : float
+        Detector column of the rotation axis.
+    full_turn : bool, optional
+        Views come from all around, so that one side of the axis suffices.
+    edges : int, optional
+        Edges of the detector, 0 to 2, at which the sample reaches out of view; None: not known.
+
+    Returns
+    -------
+    int
+        Side N, pixels: C where the sample fits, twice the far side of the axis in half acquisition, and a quarter more
+        than what is seen where the sample reaches out of that, too.
+
+    Examples
+    --------
+    >>> image_size(256, 32, full_turn=True), image_size(256, 32), image_size(256, 32, full_turn=True, edges=0)
+    (447, 256, 256)
+    >>> image_size(256, 130, edges=2)
+    320
+    """
+    aside = abs(axis - (columns - 1) / 2)
+    wide = bool(edges) if edges is not None else is_off_the_middle(columns, axis)
+    size = max(columns, 2 * math.ceil(aside + (columns - 1) / 2) + 1) if full_turn and wide and aside >= 1 else columns
+    beyond = edges == 2 or (edges == 1 and not full_turn)
+    return math.ceil(MARGIN * size) if beyond else size
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ __all__ = [
     "BACKENDS",
     "FINAL_AUTO",
     "FINAL_NONE",
+    "ROTATIONS",
     "TOMOGRAPHY",
     "WINDOW_POLICIES",
     "PixelValues",
@@ -42,6 +43,9 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 TOMOGRAPHY = "tomography"
 """Name of the analysis that reconstructs slices; it needs the angle of each projection."""
+
+ROTATIONS = ("counterclockwise", "clockwise")
+"""Which way the sample turns while the angle grows, seen from above."""
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
@@ -73,8 +77,18 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Updates per step.
     axis : float or None
         Detector column of the rotation axis; None finds it from the projections.
+    axis_tilt : float
+        Angle of the rotation axis to the detector's columns, in the detector's plane, degrees, at most 2. Positive:
+        in lower rows (of larger number) the axis lies further to the right (at larger columns). Each row is shifted
+        so that the axis is at `axis` in all of them, as it is in the middle row.
+    rotation : str
+        ``"counterclockwise"``: seen from above, the sample turns counterclockwise while the angle grows, and the
+        detector's columns count to the right as seen from the source. ``"clockwise"``: one of the two is the other way
+        round. With the wrong one the image is a mirror image, and otherwise right.
     size : int or None
-        Side of the square image, pixels; None: detector columns.
+        Side of the square image, pixels; None: as wide as what is seen. That are the detector's columns where the
+        sample fits into the view; twice the distance from the axis to the farther edge in a scan over a full turn whose
+        axis is near an edge; and a quarter more where the sample reaches out of view.
     disc : bool
         Update only the inscribed disc.
     backend : str
@@ -117,6 +131,8 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     step: Positive = 1
     iterations: Positive = 1
     axis: float | None = None
+    axis_tilt: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    rotation: str = ROTATIONS[0]
     size: Annotated[int, Meta(ge=2)] | None = None
     disc: bool = False
     backend: str = "auto"
@@ -135,7 +151,8 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("pixel_values", get_args(PixelValues)), ("window_policy", WINDOW_POLICIES), ("backend", BACKENDS)
+            ("pixel_values", get_args(PixelValues)), ("window_policy", WINDOW_POLICIES), ("backend", BACKENDS),
+            ("rotation", ROTATIONS),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")

@@ -187,7 +187,9 @@ class SimulatedCamera:
         self._response = 1 + self.noise.rings * rng.standard_normal(self._shape) if self.noise.rings else None
         # A pixel beside the axis sees another slice than one on it; what lies between slices is interpolated.
         rows = np.arange(sample.rows)
-        self._axes = axis + math.tan(math.radians(tilt)) * (rows - (sample.rows - 1) / 2)
+        self._axes: NDArray[np.float64] = np.asarray(
+            axis + math.tan(math.radians(tilt)) * (rows - (sample.rows - 1) / 2), np.float64
+        )
         above = math.sin(math.radians(tilt)) * (np.arange(columns) - axis)
         self._slices: list[tuple[NDArray[np.float64] | float, Ellipses]] = [(1.0, sample)]
         if tilt:

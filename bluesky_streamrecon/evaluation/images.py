@@ -75,7 +75,7 @@ def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) 
 
     Returns
     -------
-    ndarray of float32, shape (rows, C, C)
+    ndarray of float32, shape (rows, N, N)
         Attenuation, 1/pixel: what a scientist gets from these projections, whatever the window was.
 
     Raises
@@ -87,7 +87,11 @@ def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) 
         raise DataError(f"{scan.name}: got no projection to reconstruct from, expected at least one")
     measured = np.maximum(scan.integrals, 0)
     return QuickReconstructor(threads).reconstruct(
-        measured, scan.angles, over.view_weights(scan.angles), axis=scan.axis
+        measured,
+        scan.angles,
+        over.around(scan.axis, scan.columns).view_weights(scan.angles),
+        axis=scan.axis,
+        size=scan.geometry.size,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
 from bluesky_streamrecon.quality.trials import display_range
@@ -103,6 +103,8 @@ class LineScan:
         Why the axis may be wrong; empty if there is no reason.
     problems : tuple of str
         Problems that preparation and axis finder report, a line each; the doubt among them.
+    size : int
+        Side of the image that shows all that is seen, pixels, where that is more than C; else 0.
     """
 
     name: str
@@ -114,6 +116,7 @@ class LineScan:
     seed: int | None = None
     doubt: str = ""
     problems: tuple[str, ...] = ()
+    size: int = 0
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -137,7 +140,7 @@ class LineScan:
     @property
     def geometry(self) -> TomoGeometry:
         """Detector, axis, and the disc that every projection sees."""
-        return TomoGeometry(self.columns, self.axis, disc=True)
+        return TomoGeometry(self.columns, self.axis, self.size, disc=True)
 
     def compare(self, projections: int, image: NDArray[np.float32]) -> dict[str, Any]:
         """Return how like the truth an image from so many projections is, as a row of a study."""
@@ -268,6 +271,7 @@ def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str
         If there are no flats, or no light at all.
     """
     from bluesky_streamrecon.recon.axis import find_axis
+    from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
 
     _, rows, columns = raw.projections.shape
@@ -281,12 +285,17 @@ def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str
     integrals = np.stack([preparation.prepare(frame) for frame in np.asarray(raw.projections[:])])
     preparation.conclude()
     problems = preparation.warnings
-    if axis is not None:
-        return LineScan(name, raw.angles, integrals, axis, problems=tuple(problems))
-    found = find_axis(integrals, raw.angles)
-    notice = found.doubt or found.notice(columns, columns)
-    problems += [notice] if notice else []
-    return LineScan(name, raw.angles, integrals, found.axis, doubt=found.doubt, problems=tuple(problems))
+    full_turn = float(np.ptp(raw.angles_deg)) * (1 + 1 / max(len(raw.angles_deg) - 1, 1)) >= FULL_TURN
+    sides = reaches_out(integrals)
+    doubt = ""
+    if axis is None:
+        found = find_axis(integrals, raw.angles)
+        axis, doubt = found.axis, found.doubt
+        problems += [text for text in (doubt, found.disagreement) if text]
+    geometry = TomoGeometry(columns, axis, image_size(columns, axis, full_turn=full_turn, edges=len(sides)))
+    problems += filter(None, [field_of_view(geometry, sides, full_turn=full_turn)])
+    size = geometry.size if geometry.size > columns else 0
+    return LineScan(name, raw.angles, integrals, axis, doubt=doubt, problems=tuple(problems), size=size)
 
 
 def centred(scan: LineScan) -> LineScan:
@@ -303,4 +312,4 @@ def centred(scan: LineScan) -> LineScan:
     cropped = np.ascontiguousarray(scan.integrals[:, :, first : first + width])
     if width < columns and reaches_out(cropped):
         return scan
-    return replace(scan, integrals=cropped, axis=scan.axis - first)
+    return replace(scan, integrals=cropped, axis=scan.axis - first, size=0)

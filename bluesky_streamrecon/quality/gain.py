@@ -101,7 +101,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     DataError
         If the images show nothing, or the views look from fewer than 4 directions.
     """
-    lines, over, size = study.lines, study.lines.over, study.columns
+    lines, over, size = study.lines, study.lines.over, study.size * study.binning
     seen = len(over.directions(study.angles).gaps)
     if seen < LEAST_DIRECTIONS:
         raise DataError(f"views from {seen} directions only, repeated and opposite ones aside")
@@ -131,10 +131,12 @@ def predict_gain(study: TrialReconstruction) -> Gain:
 
 def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float]:
     """Return what the last doubling has brought in one row, and the share of it that is noise."""
-    full, binned = study.full[row], study.binning > 1
+    full, binned = study.seen(study.full[row]), study.binning > 1
     shown = display_range(full) if np.isfinite(full).all() else 0.0
     if shown <= 0:
         raise DataError(f"reconstruction from {study.lines.projections} projections: nothing to see in row {row}")
-    doubling = 1 - float(np.mean([similarity(half[row], full, shown, binned=binned) for half in study.halves]))
-    noisier = 1 - similarity(study.noisier[row], full, shown, binned=binned)
+    doubling = 1 - float(
+        np.mean([similarity(study.seen(half[row]), full, shown, binned=binned) for half in study.halves])
+    )
+    noisier = 1 - similarity(study.seen(study.noisier[row]), full, shown, binned=binned)
     return doubling, min(max(FOLLOWED * noisier / max(doubling, 1e-12), 0.0), 1.0)

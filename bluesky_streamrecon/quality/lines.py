@@ -50,6 +50,8 @@ class ScanLines:
         newest among them.
     numbers : ndarray of int64, shape (views,), or None
         Number of each projection, from 1, where not all are here.
+    size : int
+        Side of the image, pixels, where it is larger than the detector has columns; else 0.
     """
 
     values: NDArray[np.float32]
@@ -61,6 +63,7 @@ class ScanLines:
     taken: int = 0
     sample: ScanLines | None = None
     numbers: NDArray[np.int64] | None = None
+    size: int = 0
 
     @property
     def projections(self) -> int:
@@ -124,6 +127,7 @@ class _Block:
         self.views = ProjectionStore(most)
         self.sample = _Sample(most)
         self.axis = 0.0
+        self.size = 0
         self._most = most
 
     def add(self, values: NDArray[np.float32], angle: float) -> None:
@@ -199,7 +203,7 @@ class LineStore:
                 f"{where}: got projections from {preview.lines_first + 1} on, expected from {have + 1} on; was the job "
                 "restarted from a checkpoint without them?"
             )
-        block.axis = preview.axis
+        block.axis, block.size = preview.axis, max(preview.shape)
         if not preview.lines_counts:
             for index in range(have - preview.lines_first, len(lines)):
                 block.add(lines[index], preview.angles_used[index])
@@ -227,9 +231,10 @@ class LineStore:
             blocks[lead].axis,
             self._rows,
             self.planned,
-            self.over,
+            self.over.around(blocks[lead].axis, self._columns),
             0 if exact else count,
             None if exact else self._sample(blocks, lead, count),
+            size=blocks[lead].size if blocks[lead].size > self._columns else 0,
         )
 
     def _sample(self, blocks: list[_Block], lead: int, count: int) -> ScanLines:
@@ -252,7 +257,7 @@ class LineStore:
             blocks[lead].axis,
             self._rows,
             self.planned,
-            self.over,
+            self.over.around(blocks[lead].axis, self._columns),
             numbers=np.array(numbers, np.int64) + 1,
         )
 

@@ -312,6 +312,10 @@ class SteeringSession:
         # Each rank sends in order: what is missing of an earlier image by now will not come any more.
         self._pieces = {other: kept for other, kept in self._pieces.items() if other > number}
         image = PreviewImage(number, pieces.projections, self._rows, stack)
+        if len(self._history) and self._history.newest.stack.shape != stack.shape:
+            # About another axis the view, and so the image, may have another width: the two can not be compared.
+            self._history = ImageHistory()
+            self._waiting.clear()
         self._history = self._history.appended(image)
         self._waiting.append(image)
         if self._on_image is not None:

@@ -55,6 +55,8 @@ class Snapshots:
     @staticmethod
     def _append(path: Path, image: PreviewImage) -> None:
         with h5py.File(path, "a") as file:
+            if "images" in file and file["images"].shape[1:] != image.stack.shape:
+                file.clear()  # those were provisional, about another axis
             if "images" not in file:
                 file["rows"] = np.asarray(image.rows)
                 shape = image.stack.shape
@@ -63,7 +65,7 @@ class Snapshots:
                 )
                 for name in ("projections", "image_number"):
                     file.create_dataset(name, (0,), np.int64, maxshape=(None,), chunks=(64,))
-            if file["images"].shape[1:] != image.stack.shape or image.projections in file["projections"][:]:
+            if image.projections in file["projections"][:]:
                 return
             for name, value in (
                 ("images", image.stack),

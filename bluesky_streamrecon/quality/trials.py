@@ -7,6 +7,7 @@ angles radians, lengths detector pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.geometry import image_size
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
 
@@ -43,6 +45,7 @@ class Reconstructor(Protocol):
         weights: NDArray[np.float64],
         *,
         axis: float,
+        size: int,
     ) -> Images:
         """Reconstruct rows from weighted views.
 
@@ -54,15 +57,17 @@ class Reconstructor(Protocol):
             Radians, and how much each view counts, mean 1.
         axis : float
             Detector column of the rotation axis.
+        size : int
+            Side N of the image.
 
         Returns
         -------
-        ndarray of float32, shape (rows, C, C)
+        ndarray of float32, shape (rows, N, N)
             Attenuation, 1/pixel, never negative.
         """
 
-    def project(self, images: Images, angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:
-        """Return the line integrals, shape (m, rows, C), of images (rows, C, C)."""
+    def project(self, images: Images, angles: NDArray[np.float64], *, axis: float, columns: int) -> NDArray[np.float32]:
+        """Return the line integrals, shape (m, rows, C), of images (rows, N, N)."""
 
 
 class TrialReconstruction:
@@ -93,12 +98,13 @@ class TrialReconstruction:
         self.columns = lines.values.shape[2]
         self.binning = 2 if self.columns > UNBINNED else 1
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
+        self.size = (lines.size or self.columns) // self.binning
         self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
         self._all = np.arange(len(self.angles))
         self._reconstructor = reconstructor
         self._earlier = None
-        if before is not None and before.rows == self.rows and before.axis == self.axis:
+        if before is not None and (before.rows, before.axis, before.size) == (self.rows, self.axis, self.size):
             self._earlier = (before.lines.projections, before.full)
 
     def _prepared(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,9 +118,20 @@ class TrialReconstruction:
     def _made_of(self, views: NDArray[np.intp], projections: NDArray[np.float32]) -> Images:
         angles = self.angles[views]
         weights = self.lines.over.view_weights(angles)
-        images = self._reconstructor.reconstruct(projections[views], angles, weights, axis=self.axis)
+        images = self._reconstructor.reconstruct(projections[views], angles, weights, axis=self.axis, size=self.size)
         images.setflags(write=False)  # a metric that writes into them would change what others find
         return images
+
+    def seen(self, image: Images) -> Images:
+        """Return the part of an image (N, N) that is seen from all sides: where there is a margin, without it."""
+        around = self.lines.over.turn > math.pi
+        width = image_size(self.columns, self.lines.axis, full_turn=around) // self.binning
+        margin = (len(image) - width) // 2
+        if margin <= 0:
+            return image
+        inner = image[margin : margin + width, margin : margin + width]
+        place = np.arange(width) - (width - 1) / 2
+        return np.where(np.hypot(place[:, None], place[None, :]) <= width / 2, inner, np.float32(0))
 
     @cached_property
     def half_sets(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -138,7 +155,11 @@ class TrialReconstruction:
     @cached_property
     def model(self) -> NDArray[np.float32]:
         """Line integrals of `full`, shape (m, rows, C)."""
-        return self._reconstructor.project(self.full, self.angles, axis=self.axis)
+        return self._projected(self.full, self.angles)
+
+    def _projected(self, images: Images, angles: NDArray[np.float64]) -> NDArray[np.float32]:
+        columns = self.projections.shape[2]
+        return self._reconstructor.project(images, angles, axis=self.axis, columns=columns)
 
     @cached_property
     def noisier(self) -> Images:
@@ -167,7 +188,7 @@ class TrialReconstruction:
         if not new.any():
             return None
         angles = lines.angles[new]
-        return self._prepared(lines.values[new]), self._reconstructor.project(images, angles, axis=self.axis)
+        return self._prepared(lines.values[new]), self._projected(images, angles)
 
 
 def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) -> float:

@@ -7,8 +7,9 @@ object's radius vanish. Views that are mirrored about a wrong axis break this. W
 frequencies, what no permitted harmonic explains, and take the axis for which that is least. Nothing is assumed about
 the order or spacing of the angles, no pair at 180 degrees is needed, and about 16 views spread over the half turn
 suffice. Where the sample reaches out of view (its shadow varies at the ends of the detector), the harmonics do not
-vanish, and the axis may be pixels away from where it seems to be, however little noise there is: no such axis is
-certain, unless `opposite` views say where it is.
+vanish, and the axis may be pixels away from where it seems to be, however little noise there is. There `opposite` views
+say where the axis is: many of them, as in a full turn; or in a half turn the two at its ends, if the `double_wedge` of
+the sinogram agrees with them. Where a second method can tell, what it finds is kept beside the first one's.
 
 What a rank contributes is a sum over rows of a few numbers per frequency, so ranks agree by adding them up, and the
 result does not depend on how many ranks there are. Angles are radians, lengths detector pixels.
@@ -18,17 +19,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_streamrecon.errors import DataError, GeometryError
+from bluesky_streamrecon.recon.axis_estimate import AGREE, EDGES, HARMONICS, OPPOSITE, WEDGE, AxisEstimate
+from bluesky_streamrecon.recon.double_wedge import even_views, locate_by_wedge, wedge_evidence
 from bluesky_streamrecon.recon.field_of_view import ENDS, ends_of, reaching_out
 from bluesky_streamrecon.recon.opposite import LEAST_PAIRS, locate_by_opposite, opposite_evidence, opposite_pairs
 
 __all__ = [
-    "AxisEstimate",
     "AxisFinder",
     "axis_checkpoint",
     "axis_rows",
@@ -44,65 +46,10 @@ _SPARE_HARMONICS = 3
 _MOST_ROWS = 128
 _GRID_STEP = 0.05
 _RIVAL_DISTANCE = 3.0
-_ENOUGH_UNCERTAINTY = 0.25
-_ENOUGH_SEPARATION = 10.0
+_EDGE = 4  # columns between two values whose difference is an edge
 
-
-@dataclass(frozen=True, slots=True)
-class AxisEstimate:
-    """A rotation axis and how much to trust it.
-
-    Parameters
-    ----------
-    axis : float
-        Detector column, sub-pixel.
-    uncertainty : float
-        Standard error from the noise that the fit leaves, pixels; infinite when nothing could be fitted.
-    separation : float
-        How much worse the best other axis (more than 3 pixels away) explains the data, in standard deviations of
-        the noise that the fit leaves.
-    projections : int
-        Projections that were used.
-    reaches_out : str, optional
-        Where the sample reaches out of view, in words; empty where it fits.
-    by_opposite : bool, optional
-        It was found from opposite views, which need not see all of the sample.
-    """
-
-    axis: float
-    uncertainty: float
-    separation: float
-    projections: int
-    reaches_out: str = ""
-    by_opposite: bool = False
-
-    @property
-    def confident(self) -> bool:
-        """Whether the axis is known to a quarter of a pixel, nothing else explains the data, and they could tell."""
-        sees_all = self.by_opposite or not self.reaches_out
-        return sees_all and self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
-
-    @property
-    def doubt(self) -> str:
-        """Why the axis is not to be trusted, and what to do; empty if it is."""
-        if self.confident:
-            return ""
-        why = f" ({self.reaches_out})" if self.reaches_out else ""
-        return f"rotation axis: {self}{why}; give axis= in detector columns"
-
-    def notice(self, columns: int, size: int) -> str:
-        """Return what is wrong with an image of `size` pixels although the axis is known; empty if nothing is."""
-        if not (self.confident and self.reaches_out):
-            return ""
-        needed = 2 * math.ceil(max(self.axis, columns - 1 - self.axis)) + 1
-        if size >= needed and " and " not in self.reaches_out:
-            return ""
-        text = f"field of view: {self.reaches_out}; the image ends in it, and its values are not to be relied on"
-        return text if size >= needed else f"{text}; size={needed} shows all that is seen"
-
-    def __str__(self) -> str:
-        trust = "" if self.confident else ", not certain"
-        return f"column {self.axis:.2f} ± {self.uncertainty:.2g} from {self.projections} projections{trust}"
+AddUp = Callable[[NDArray[np.float64]], object]
+"""Adds evidence up over all ranks, in place; they call it alike."""
 
 
 def axis_checkpoint(projections: int, planned: int) -> bool:
@@ -155,16 +102,19 @@ class AxisFinder:
         Rows of this rank that are looked at, R; may be 0.
     columns : int
         Detector columns C, at least 8.
+    upper : int, optional
+        Of the rows, those that are in the upper half of the detector; they come first.
 
     Notes
     -----
     Kept per projection: itself, not copied, and 32 complex numbers per row.
     """
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, columns: int, upper: int = 0) -> None:
         if columns < 8:
             raise GeometryError(f"rotation axis: got {columns} detector columns, expected at least 8; give the axis")
         self._shape = (rows, columns)
+        self._upper = upper
         self._omega = _frequencies(columns)
         # Differences between neighbours, without the step from the field's edge to nothing: a sample or a background
         # that reaches over the edge then does less harm. Dividing by their response gives the projection's spectrum.
@@ -204,7 +154,7 @@ class AxisFinder:
         self._spectra.append(differences @ self._transform.real + 1j * (differences @ self._transform.imag))
         self._ends[:ENDS] += ends_of(projection[np.isfinite(projection).all(axis=1)].astype(np.float64))
 
-    def locate(self, add_up: Callable[[NDArray[np.float64]], object] = lambda _: None) -> AxisEstimate:
+    def locate(self, add_up: AddUp = lambda _: None) -> AxisEstimate:
         """Find the axis from all views so far, where the sample reaches out of view in opposite ones.
 
         Parameters
@@ -212,22 +162,78 @@ class AxisFinder:
         add_up : callable, optional
             Adds evidence up over all ranks, in place; they call it alike.
         """
-        rows, columns = self._shape
         evidence = self.evidence()
         add_up(evidence)
-        estimate = locate_axis(evidence, columns, self.projections)
-        pairs = opposite_pairs(self._angles) if estimate.reaches_out else []
-        if len(pairs) < LEAST_PAIRS:
-            return estimate
-        evidence = opposite_evidence(self._views, pairs, rows, columns)
+        estimate = locate_axis(evidence, self._shape[1], self.projections)
+        wedge = self.by_wedge(add_up)
+        other = None if wedge is None else (WEDGE, wedge)
+        if not estimate.sides:
+            return replace(estimate, other=other)
+        pairs = opposite_pairs(self._angles)
+        found = self._by_opposite(pairs, add_up)
+        if found is None:
+            if wedge is None:
+                return estimate
+            return replace(estimate, axis=wedge, method=WEDGE, other=(HARMONICS, estimate.axis))
+        many = len(pairs) >= LEAST_PAIRS
+        if many and (edges := self._by_opposite(pairs, add_up, edges=True)) is not None:
+            other = EDGES, edges[0]
+        sees_enough = many or (wedge is not None and abs(wedge - found[0]) <= AGREE)
+        return AxisEstimate(*found, self.projections, estimate.sides, OPPOSITE, sees_enough, other)
+
+    def of_halves(self, add_up: AddUp = lambda _: None) -> tuple[AxisEstimate, AxisEstimate]:
+        """Find the axis from the rows in the upper and in the lower half of the detector, each by itself."""
+        pairs = opposite_pairs(self._angles)
+        estimates = []
+        for rows in (slice(0, self._upper), slice(self._upper, None)):
+            evidence = self.evidence(rows)
+            add_up(evidence)
+            estimate = locate_axis(evidence, self._shape[1], self.projections)
+            if estimate.sides and len(pairs) >= LEAST_PAIRS:
+                found = self._by_opposite(pairs, add_up, rows=rows)
+                if found is not None:
+                    estimate = AxisEstimate(*found, self.projections, estimate.sides, OPPOSITE, sees_enough=True)
+            estimates.append(estimate)
+        return estimates[0], estimates[1]
+
+    def by_wedge(self, add_up: AddUp = lambda _: None) -> float | None:
+        """Return the axis by the double wedge of the sinogram; None where that does not tell."""
+        chosen = even_views(self._angles)
+        if not chosen.size:
+            return None
+        views = [self._views[place] for place in chosen]
+        evidence = wedge_evidence(views, np.asarray(self._angles)[chosen], *self._shape)
+        add_up(evidence)
+        return locate_by_wedge(evidence, self._shape[1])
+
+    def _by_opposite(
+        self, pairs: list[tuple[int, int]], add_up: AddUp, *, edges: bool = False, rows: slice = slice(None)
+    ) -> tuple[float, float, float] | None:
+        """Return axis, uncertainty and separation by opposite views, or by differences along the detector in them."""
+        if not pairs:
+            return None
+        count, columns = len(range(self._shape[0])[rows]), self._shape[1]
+        used, shorter = {place for pair in pairs for place in pair}, _EDGE if edges else 0
+        views: list[NDArray[np.float32] | None] = [None] * self.projections
+        for place in used:
+            if (view := self._views[place]) is not None:
+                lines = view[rows]
+                views[place] = lines[:, _EDGE:] - lines[:, :-_EDGE] if edges else lines
+        columns -= shorter
+        evidence = opposite_evidence(views, pairs, count, columns)
+        if edges:
+            evidence[0] *= -1  # a mirrored view's differences have the other sign
         add_up(evidence)
         found = locate_by_opposite(evidence, columns)
-        if found is None:
-            return estimate
-        return AxisEstimate(*found, estimate.projections, estimate.reaches_out, by_opposite=True)
+        return None if found is None else (found[0] + shorter / 2, *found[1:])
 
-    def evidence(self) -> NDArray[np.float64]:
+    def evidence(self, rows: slice = slice(None)) -> NDArray[np.float64]:
         """Return what may be added up over ranks and handed to `locate_axis`.
+
+        Parameters
+        ----------
+        rows : slice, optional
+            Of the rows, those that count.
 
         Returns
         -------
@@ -237,16 +243,16 @@ class AxisFinder:
             with what is seen at the ends of the detector.
         """
         found = np.zeros((5, FREQUENCIES))
-        if not self._angles or not self._shape[0]:
-            return found
         found[4] = self._ends
+        if not self._angles or not range(self._shape[0])[rows]:
+            return found
         angles = np.asarray(self._angles)
-        spectra = np.stack(self._spectra)
+        spectra = np.stack(self._spectra)[:, rows]
         # Rows may have missed some views; those that have the same ones are taken together.
         seen = np.isfinite(spectra[:, :, 0].real)
         for pattern in np.unique(seen, axis=1).T:
-            rows = (seen == pattern[:, None]).all(axis=0)
-            found[:4] += _misfit(spectra[pattern][:, rows], angles[pattern], self._omega, self._shape[1] / 2)
+            alike = (seen == pattern[:, None]).all(axis=0)
+            found[:4] += _misfit(spectra[pattern][:, alike], angles[pattern], self._omega, self._shape[1] / 2)
         return found
 
 
@@ -313,11 +319,11 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
         The middle of the detector with infinite uncertainty when there are too few views.
     """
     constant, real, imaginary, freedom, ends = evidence
-    reaches_out = reaching_out(ends)
+    sides = reaching_out(ends)
     used = freedom > 0
     middle = (columns - 1) / 2
     if not used.any() or not constant.any():
-        return AxisEstimate(middle, math.inf, 0.0, projections, reaches_out)
+        return AxisEstimate(middle, math.inf, 0.0, projections, sides)
     omega = _frequencies(columns)[used]
     turning = (real + 1j * imaginary)[used]
     total = float(constant.sum())
@@ -346,7 +352,7 @@ def locate_axis(evidence: NDArray[np.float64], columns: int, projections: int) -
     rival = float(misfit[rivals].min()) if rivals.size else float(misfit.max())
     # A thousandth of a pixel is far below what matters, and hides in which order ranks were added up.
     separation = math.sqrt(max(rival - least, 0.0) / variance)
-    return AxisEstimate(round(axis, 3), uncertainty, separation, projections, reaches_out)
+    return AxisEstimate(round(axis, 3), uncertainty, separation, projections, sides)
 
 
 def find_axis(projections: ArrayLike, angles: ArrayLike) -> AxisEstimate:

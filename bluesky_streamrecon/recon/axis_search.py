@@ -6,17 +6,20 @@ Lengths are detector columns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bluesky_streamrecon.recon.axis import AxisEstimate, AxisFinder, axis_checkpoint
+from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows
+from bluesky_streamrecon.recon.axis_estimate import WEDGE, AxisEstimate
+from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.recon.field_of_view import ENDS, ends_of, reaching_out
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW
+from bluesky_streamrecon.recon.view import View
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["AxisSearch"]
+__all__ = ["FIRST_VIEWS", "AxisSearch", "seen_to_reach_out"]
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +28,32 @@ FURTHER, MOVED = 1.5, 1.0
 lies so many pixels away."""
 
 
-class _View(Protocol):
-    @property
-    def pixels(self) -> NDArray[np.float32] | None: ...
+FIRST_VIEWS = 4
+"""Projections by which it is judged, once for a run, whether the sample reaches out of view."""
 
-    @property
-    def angle(self) -> float: ...
+APART = 0.5
+"""Pixels between the axis of the upper and of the lower half of the detector, from which on a tilt is reported."""
+
+LATEST = 256
+"""Projections after which a second method is no longer waited for: they are held until then."""
+
+
+def _rows_of(run: OpenRun) -> slice:
+    """Return the rows that this rank looks at, counted within its block; of ranks that share rows only one does."""
+    block, rows = run.block, axis_rows(run.detector_shape[0])
+    inside = [row - block.first for row in rows if block.first <= row < block.stop and block.member == 0]
+    return slice(inside[0], None, rows.step) if inside else slice(0)
+
+
+def seen_to_reach_out(run: OpenRun, ranks: Communicator, frames: Sequence[View]) -> tuple[str, ...]:
+    """Return the sides on which the sample reaches out of view in these frames; all ranks call it together."""
+    sums = np.zeros(ENDS)
+    for view in frames:
+        if view.pixels is not None:
+            lines = view.pixels[_rows_of(run)]
+            sums += ends_of(lines[np.isfinite(lines).all(axis=1)].astype(np.float64))
+    ranks.sum(sums)
+    return reaching_out(sums)
 
 
 class AxisSearch:
@@ -42,38 +65,29 @@ class AxisSearch:
     Parameters
     ----------
     run : OpenRun
-        Which run.
-    rows : slice
-        Of the rank's rows, those that are looked at.
-    count : int
-        How many these are.
-    total : callable
-        Adds up an array over all ranks, in place.
+        Which run, and this rank's rows.
+    ranks : Communicator
+        To the other ranks, which look at the same moments.
     warnings : list of str
         Where what people should know is appended.
     """
 
-    def __init__(
-        self,
-        run: OpenRun,
-        rows: slice,
-        count: int,
-        total: Callable[[NDArray[np.float64]], None],
-        warnings: list[str],
-    ) -> None:
+    def __init__(self, run: OpenRun, ranks: Communicator, warnings: list[str]) -> None:
         self._run = run
-        self._rows = rows
-        self._finder = AxisFinder(count, run.detector_shape[1])
-        self._total = total
+        self._rows = _rows_of(run)
+        looked_at = range(run.block.first, run.block.stop)[self._rows]
+        upper = sum(row < run.detector_shape[0] / 2 for row in looked_at)
+        self._finder = AxisFinder(len(looked_at), run.detector_shape[1], upper)
+        self._total = ranks.sum
         self._warnings = warnings
-        self._warned = False
+        self._warned = self._tilt_reported = False
 
     @property
     def complete(self) -> bool:
         """Whether all projections that are planned were looked at."""
         return self._finder.projections == self._run.planned
 
-    def first(self, frames: Sequence[_View], closed: bool) -> AxisEstimate | None:
+    def first(self, frames: Sequence[View], closed: bool) -> AxisEstimate | None:
         """Return the axis to begin with, at least a provisional one, from all projections so far; None: not yet."""
         found = self._look(frames[self._finder.projections :])
         if found is not None and found.confident:
@@ -83,7 +97,7 @@ class AxisSearch:
             return None
         return self._located() if closed or found is None else found
 
-    def better(self, frames: Sequence[_View], present: AxisEstimate, taken: int) -> AxisEstimate | None:
+    def better(self, frames: Sequence[View], present: AxisEstimate, taken: int) -> AxisEstimate | None:
         """Return an axis about which images have to be made anew; None: none is known.
 
         Parameters
@@ -104,20 +118,58 @@ class AxisSearch:
         further = found.projections >= FURTHER * present.projections
         return found if further and abs(found.axis - present.axis) > MOVED else None
 
-    def _look(self, new: Sequence[_View]) -> AxisEstimate | None:
+    def confirm(self, frames: Sequence[View], certain: AxisEstimate, taken: int) -> AxisEstimate | None:
+        """Return an axis that is certain with what a second method finds, as soon as one can tell; None until then.
+
+        Parameters are as for `better`.
+        """
+        if certain.other is not None or self._finder.projections + len(frames) > LATEST:
+            self._check_tilt()
+            return certain
+        for view in frames[max(0, self._finder.projections - taken) :]:
+            if self._add(view) and (axis := self._finder.by_wedge(self._total)) is not None:
+                log.info("run %s: rotation axis: column %.2f by %s", self._run.run_uid, axis, WEDGE)
+                self._check_tilt()
+                return certain.confirmed_by(WEDGE, axis)
+        return None
+
+    def _add(self, view: View) -> bool:
+        """Add a projection; return whether the axis is looked for now."""
+        self._finder.add(None if view.pixels is None else view.pixels[self._rows], view.angle)
+        return axis_checkpoint(self._finder.projections, self._run.planned)
+
+    def _look(self, new: Sequence[View]) -> AxisEstimate | None:
         """Return the newest estimate, None if there is none."""
         found = None
         for view in new:
-            self._finder.add(None if view.pixels is None else view.pixels[self._rows], view.angle)
-            if axis_checkpoint(self._finder.projections, self._run.planned):
+            if self._add(view):
                 found = self._located()
                 if found.confident:
                     return found
-                if found.reaches_out and not self._warned:
+                self._check_tilt()
+                if found.sides and not self._warned:
                     self._warned = True  # while it can be mended; once, for the words change with each view
                     why = f"{found.reaches_out}, so it is not certain, and the image is provisional"
                     self._warnings.append(f"rotation axis: {why}; give axis=")
         return found
+
+    def _check_tilt(self) -> None:
+        """Report once if the axis of the upper rows is not that of the lower ones."""
+        height = self._run.detector_shape[0]
+        if self._tilt_reported or height < 4:
+            return
+        upper, lower = self._finder.of_halves(self._total)
+        apart = lower.axis - upper.axis
+        sure = upper.confident and lower.confident
+        if not sure or abs(apart) <= max(APART, 4 * math.hypot(upper.uncertainty, lower.uncertainty)):
+            return
+        self._tilt_reported = True
+        tilt = math.degrees(math.atan(apart / (height / 2)))
+        whole = self._run.recon.axis_tilt + tilt
+        self._warnings.append(
+            f"rotation axis: column {upper.axis:.2f} in the upper half of the detector, {lower.axis:.2f} in the lower: "
+            f"it is tilted by {tilt:.2f} degrees; axis_tilt={whole:.2f} corrects that from the next scan on"
+        )
 
     def _located(self) -> AxisEstimate:
         estimate = self._finder.locate(self._total)

@@ -59,7 +59,9 @@ def filter_sinogram(
 
     Notes
     -----
-    The ramp is that of the band-limited impulse response [1]_, so that the mean value is kept.
+    The ramp is that of the band-limited impulse response [1]_, so that the mean value is kept. Beyond both ends of the
+    detector a line goes on from its value there smoothly to zero: a sample that reaches out of view gets no bright rim,
+    and one that does not has nothing there.
 
     References
     ----------
@@ -82,7 +84,7 @@ def filter_sinogram(
         "hann": 0.5 + 0.5 * np.cos(2 * math.pi * frequency),
     }[name]
     response = (scipy.fft.rfft(taps).real * window).astype(np.float32)
-    spectrum = scipy.fft.rfft(_filled(sinogram), length, axis=1, workers=threads)
+    spectrum = scipy.fft.rfft(_continued(_filled(sinogram), length), axis=1, workers=threads)
     spectrum *= response[None, :, None]
     filtered = scipy.fft.irfft(spectrum, length, axis=1, overwrite_x=True, workers=threads)
     if not beyond:
@@ -181,6 +183,19 @@ class FBP(Algorithm):
         else:
             filtered = filter_sinogram(measured, self.filter, threads=problem.threads)
         problem.image = problem.back(filtered * cells[:, None, None])
+
+
+def _continued(sinogram: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Return line integrals, shape (A, length, S), continued beyond the detector; what is before it is at the end."""
+    count, columns, slices = sinogram.shape
+    mean_of = max(2, columns // 128)
+    beyond = (length - columns) // 2
+    fall = (np.cos(math.pi / 2 * (np.arange(beyond) + 0.5) / max(beyond, 1)) ** 2).astype(np.float32)[None, :, None]
+    continued = np.zeros((count, length, slices), np.float32)
+    continued[:, :columns] = sinogram
+    continued[:, columns : columns + beyond] = fall * sinogram[:, -mean_of:].mean(axis=1, keepdims=True)
+    continued[:, length - beyond :] = fall[:, ::-1] * sinogram[:, :mean_of].mean(axis=1, keepdims=True)
+    return continued
 
 
 def _filled(sinogram: NDArray[np.float32]) -> NDArray[np.float32]:

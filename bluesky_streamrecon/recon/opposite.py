@@ -36,7 +36,9 @@ _RIVAL_DISTANCE = 6  # half pixels
 
 
 def opposite_pairs(angles: Sequence[float] | NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Return pairs of views that look from opposite sides, to within half of the views' mean distance.
+    """Return pairs of views that look from opposite sides, to within half of their mean distance in a full turn.
+
+    In a half turn it is the whole of their mean distance, and the first and the last view are a pair.
 
     Examples
     --------
@@ -44,7 +46,7 @@ def opposite_pairs(angles: Sequence[float] | NDArray[np.float64]) -> list[tuple[
     [(0, 2), (1, 4)]
     """
     turned = np.mod(np.asarray(angles, np.float64), 2 * math.pi)
-    near = math.pi / max(len(turned), 1)
+    near = math.pi / max(len(turned), 1) * (1 + 1e-6)
     pairs = set()
     for view, angle in enumerate(turned):
         away = np.abs(np.mod(turned - angle, 2 * math.pi) - math.pi)

@@ -40,6 +40,7 @@ class QuickReconstructor:
         weights: NDArray[np.float64],
         *,
         axis: float,
+        size: int,
     ) -> NDArray[np.float32]:
         """Reconstruct rows from weighted views.
 
@@ -51,17 +52,19 @@ class QuickReconstructor:
             Radians, and how much each view counts; only ratios within a subset matter.
         axis : float
             Detector column of the rotation axis.
+        size : int
+            Side N of the image.
 
         Returns
         -------
-        ndarray of float32, shape (rows, C, C)
+        ndarray of float32, shape (rows, N, N)
             Attenuation, 1/pixel, zero outside the inscribed disc.
         """
         count, rows, columns = projections.shape
         recipe = find_recipe(FINAL_AUTO, count)
         assert recipe is not None  # noqa: S101
         scales = subset_scales(weights, angles, recipe.options["subsets"])
-        geometry = TomoGeometry(columns, axis, columns, disc=True)
+        geometry = TomoGeometry(columns, axis, size, disc=True)
         with Engine(
             geometry,
             rows,
@@ -75,9 +78,10 @@ class QuickReconstructor:
                 pass
             return engine.image()
 
-    def project(self, images: NDArray[np.float32], angles: NDArray[np.float64], *, axis: float) -> NDArray[np.float32]:
-        """Return the line integrals, shape (m, rows, C), of images (rows, C, C)."""
-        columns = images.shape[1]
-        geometry = TomoGeometry(columns, axis, columns, disc=True)
+    def project(
+        self, images: NDArray[np.float32], angles: NDArray[np.float64], *, axis: float, columns: int
+    ) -> NDArray[np.float32]:
+        """Return the line integrals, shape (m, rows, C), of images (rows, N, N)."""
+        geometry = TomoGeometry(columns, axis, images.shape[1], disc=True)
         stacked = np.ascontiguousarray(np.moveaxis(images, 0, -1))
         return np.ascontiguousarray(np.moveaxis(projectors.get("shear")(geometry, angles).forward(stacked), -1, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import compress
 from typing import Any, cast
 
 import msgspec
@@ -13,24 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.geometry import TomoGeometry, image_size, is_full_turn
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.recon.algorithms import algorithms
-from bluesky_streamrecon.recon.analysis import Analysis, Frame, Report, explained
+from bluesky_streamrecon.recon.analysis import Analysis, Report, explained
 from bluesky_streamrecon.recon.archive import Archive, Archived
-from bluesky_streamrecon.recon.axis import AxisEstimate, axis_rows
-from bluesky_streamrecon.recon.axis_search import AxisSearch
+from bluesky_streamrecon.recon.axis_estimate import GIVEN, AxisEstimate
+from bluesky_streamrecon.recon.axis_search import FIRST_VIEWS, AxisSearch, seen_to_reach_out
 from bluesky_streamrecon.recon.backends import Choice
 from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.compiling import prepare_backend
 from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
+from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
+from bluesky_streamrecon.recon.tilt import row_shifts, upright
+from bluesky_streamrecon.recon.view import View, number_in
 from bluesky_streamrecon.recon.volume import FinishedVolume
+from bluesky_streamrecon.settings import ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
@@ -38,25 +42,6 @@ __all__ = ["Tomography", "View"]
 log = logging.getLogger(__name__)
 
 _COUNT = "count_"
-
-
-@dataclass(slots=True)
-class View(Frame):
-    """A projection that is prepared and not yet in the image.
-
-    Parameters
-    ----------
-    pixels : ndarray of float32, shape (rows, columns), or None
-        Line integrals; None where the projection was lost.
-    angle : float
-        Radians.
-    counts : dict of str to int
-        `Tomography.counts` with this projection and without those after it.
-    """
-
-    pixels: NDArray[np.float32] | None
-    angle: float
-    counts: dict[str, int]
 
 
 class Tomography(Analysis[View]):
@@ -92,21 +77,20 @@ class Tomography(Analysis[View]):
         self.resumable = not recon.stripe_removal
         self._early = EarlyItems()
         self._preparation = Preparation(
-            run.block.rows, self._columns, values=recon.pixel_values, saturation=_number(run, "saturation")
+            run.block.rows, self._columns, values=recon.pixel_values, saturation=number_in(run.metadata, "saturation")
         )
+        self._shifts = row_shifts(run.block, run.detector_shape[0], recon.axis_tilt) if recon.axis_tilt else None
+        self._mirrored = recon.rotation != ROTATIONS[0]
         self._stripes = StripeFilter(recon.window) if recon.stripe_removal else None
         self.warnings: list[str] = self._preparation.warnings
         algorithms.get(recon.algorithm)
         self._axis: AxisEstimate | None = None
+        self._full_turn = is_full_turn(run.metadata)
+        self._sides: tuple[str, ...] | None = None  # where the sample reaches out of view; not known yet
         size = self._geometry().size  # which checks the settings
         self.shape = (size, size)
-        # Of ranks that share rows one speaks for all.
-        block, rows = run.block, axis_rows(run.detector_shape[0])
-        inside = [row - block.first for row in rows if block.first <= row < block.stop and block.member == 0]
-        looked_at = slice(inside[0], None, rows.step) if inside else slice(0)
-        self._search: AxisSearch | None = None
-        if recon.axis is None:
-            self._search = AxisSearch(run, looked_at, len(inside), ranks.sum, self.warnings)
+        self._search = AxisSearch(run, ranks, self.warnings) if recon.axis is None else None  # until it is certain
+        self._confirming: AxisSearch | None = None  # until a second method has found it, too
         self._closed_at = -1
         self._saved: Checkpoint | None = None
         self._archive = Archive(run.block.rows, self._columns)
@@ -192,15 +176,23 @@ class Tomography(Analysis[View]):
         pixels = self._preparation.prepare(pixels_of(item)) if isinstance(item, Item) else None
         if pixels is not None and self._stripes is not None:
             pixels = self._stripes.apply(pixels, item.angle)
+        if pixels is not None and self._shifts is not None:
+            pixels = upright(pixels, self._shifts)
         return View(item.seq, pixels, item.angle, dict(self._preparation.counts))
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
+        if self._sides is None:
+            if len(frames) < FIRST_VIEWS and not closed:
+                return "looking how wide the sample is"
+            self._sides = seen_to_reach_out(self._run, self._ranks, frames[:FIRST_VIEWS])
         if self._search is not None:
             found = self._search.first(frames, closed)
             if found is None:
                 return "finding the rotation axis"
             self._take_axis(found, final=closed or found.confident)
+        elif self._axis is None:
+            self._warn(self._field_of_view())
         self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
         self._make_engine()
         return ""
@@ -213,10 +205,23 @@ class Tomography(Analysis[View]):
         if not final:
             self._doubt = f"{found.doubt}; images are provisional until it is certain"
             return
-        self._search = None
+        self._search, self._confirming = None, self._search
         self._doubt = found.doubt
-        if notice := self._doubt or found.notice(self._columns, self._run.recon.size or self._columns):
-            self.warnings.append(notice)
+        self._warn(self._doubt or self._field_of_view(), found.disagreement)
+
+    def _warn(self, *texts: str) -> None:
+        self.warnings += [text for text in texts if text and text not in self.warnings]
+
+    def _field_of_view(self) -> str:
+        return field_of_view(self._geometry(), self._sides or (), full_turn=self._full_turn)
+
+    def _confirm(self, frames: Sequence[View], taken: int) -> None:
+        """Report once, as soon as a second method can tell, if it finds another axis."""
+        if self._confirming is not None and self._axis is not None:
+            confirmed = self._confirming.confirm(frames, self._axis, taken)
+            if confirmed is not None:
+                self._axis, self._confirming = confirmed, None
+                self._warn(confirmed.disagreement)
 
     def update(self, frames: Sequence[View]) -> None:
         """Take projections into the window, and make the next image from it."""
@@ -225,13 +230,13 @@ class Tomography(Analysis[View]):
             self._angles.append(view.angle)
             self._counts = view.counts
             self._archive.append(view.pixels, view.angle, self._running.image_number + 1)
-        if self._archive.problem and self._archive.problem not in self.warnings:
-            self.warnings.append(self._archive.problem)
+        self._warn(self._archive.problem)
         # A projection that was lost, or had no light, says nothing.
         new = [(self._blank() if view.pixels is None else view.pixels, view.angle) for view in frames]
-        search, present, better = self._search, self._axis, None
+        search, present, better, taken = self._search, self._axis, None, len(self._angles) - len(frames)
+        self._confirm(frames, taken)
         if search is not None and present is not None:
-            better = search.better(frames, present, len(self._angles) - len(frames))
+            better = search.better(frames, present, taken)
         if search is None or better is None:
             self._make_image(new)
         else:
@@ -247,7 +252,7 @@ class Tomography(Analysis[View]):
         axis : float
             Detector column.
         """
-        self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles)), final=True)
+        self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)
         if self._engine is not None:
             self._make_images_anew()
 
@@ -273,11 +278,17 @@ class Tomography(Analysis[View]):
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""
         volume = self._volume
-        return self._running.slices(rows) if volume is None or not volume.complete else volume.slices([*rows])
+        finished = volume is not None and volume.complete
+        return self._as_turned(volume.slices([*rows]) if volume and finished else self._running.slices(rows))
 
     def begin_images(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
         """Ask for slices: a GPU copies them while the next update is made."""
-        return self._running.begin_slices(rows)
+        begun = self._running.begin_slices(rows)
+        return lambda: self._as_turned(begun())
+
+    def _as_turned(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return images of a sample that turns the way it does: seen as turning the other way it is a mirror image."""
+        return np.ascontiguousarray(images[:, ::-1]) if self._mirrored else images
 
     def finish(self) -> Iterator[float] | None:
         """Make the whole volume by the settings' recipe, from all projections."""
@@ -285,7 +296,9 @@ class Tomography(Analysis[View]):
             self._archive.open(self.scratch, keep=self._saved.projections)
             self._saved = None
         if self._volume is None:
-            self._volume = FinishedVolume(self._run, self._archive, self._threads, self._engine_of, self._ranks.sum)
+            self._volume = FinishedVolume(
+                self._run, self._archive, self._threads, self._engine_of, self._ranks.sum, axis=self._geometry().axis
+            )
         return self._finishing(self._volume) if self._volume.wanted else None
 
     def _finishing(self, volume: FinishedVolume) -> Iterator[float]:
@@ -327,6 +340,7 @@ class Tomography(Analysis[View]):
         arrays: dict[str, NDArray[np.generic]] = {
             **{f"{_COUNT}{name}": np.asarray(number) for name, number in self._counts.items()},
             "axis": np.asarray(axis, np.float64),
+            "sides": np.asarray([side in (self._sides or ()) for side in SIDES]),
             "angles": np.asarray(self._angles),
         }
         if last:
@@ -355,6 +369,7 @@ class Tomography(Analysis[View]):
         axis, uncertainty = (float(value) for value in arrays["axis"])
         if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
+        self._sides = tuple(compress(SIDES, arrays["sides"].astype(bool)))
         self._search = None
         self._saved = saved
 
@@ -381,15 +396,17 @@ class Tomography(Analysis[View]):
 
     def _engine_of(self, rows: int, planned: int, **changes: Any) -> Engine:
         """Make an engine for some rows of the block that uses all projections, or as `changes` say."""
+        geometry = self._geometry()
+        chosen = geometry.size == self._columns or self._run.recon.size is not None  # else a GPU may lack the memory
         return Engine(
-            self._geometry(),
+            geometry,
             rows,
             **{"window": None, **changes},
             planned=planned,
             threads=self._threads,
             halo=self._group,
             reducer=self._group,
-            backend=self._choice.name,
+            backend=self._choice.name if chosen else self._run.recon.backend,
             host_rank=self._ranks.host[0],
             sharers=self._ranks.host[1],
         )
@@ -397,6 +414,7 @@ class Tomography(Analysis[View]):
     def _make_engine(self) -> None:
         recon = self._run.recon
         self._connect()
+        self.shape = (self._geometry().size,) * 2
         engine = self._engine_of(
             self._run.block.rows,
             self._run.planned,
@@ -417,21 +435,13 @@ class Tomography(Analysis[View]):
 
     def _geometry(self) -> TomoGeometry:
         recon, axis = self._run.recon, self._axis_known()
-        middle = (self._columns - 1) / 2
-        return TomoGeometry(self._columns, middle if axis is None else axis, recon.size or 0, recon.disc)
+        axis = (self._columns - 1) / 2 if axis is None else axis
+        edges = None if self._sides is None else len(self._sides)
+        size = recon.size or image_size(self._columns, axis, full_turn=self._full_turn, edges=edges)
+        return TomoGeometry(self._columns, axis, size, recon.disc)
 
     def _axis_known(self) -> float | None:
         return self._run.recon.axis if self._axis is None else self._axis.axis
 
     def _blank(self) -> NDArray[np.float32]:
         return np.full((self._run.block.rows, self._columns), np.nan, dtype=np.float32)
-
-
-def _number(run: OpenRun, key: str) -> float | None:
-    text = run.metadata.get(key)
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"got metadata {key}={text!r}, expected a number") from error

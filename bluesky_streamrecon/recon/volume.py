@@ -44,6 +44,8 @@ class FinishedVolume:
         Makes an engine, given rows, projections, algorithm and options.
     total : callable
         Adds up an array over all ranks, in place.
+    axis : float
+        Detector column of the rotation axis.
     """
 
     def __init__(
@@ -53,10 +55,13 @@ class FinishedVolume:
         threads: int,
         make_engine: Callable[..., Engine],
         total: Callable[[NDArray[np.float64]], None],
+        *,
+        axis: float,
     ) -> None:
         self._run, self._archive, self._threads = run, archive, threads
         self._make_engine = make_engine
         self._total = total
+        self._over = AngularRange.from_metadata(run.metadata).around(axis, run.detector_shape[1])
         self._rows = run.block.rows
         self._recipe: Recipe | None = None
         self._done = 0
@@ -84,7 +89,7 @@ class FinishedVolume:
         """
         angles = self._archive.angles
         recipe = self._recipe = self._recipe or self._chosen(angles)
-        scales = recipe.scales(angles, AngularRange.from_metadata(self._run.metadata))
+        scales = recipe.scales(angles, self._over)
         coupled = understood(recipe.algorithm, recipe.options)[0].coupled
         at_once = self._rows if coupled else ROWS_AT_ONCE * self._threads
         while not self.complete:

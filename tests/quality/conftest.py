@@ -199,13 +199,12 @@ def stand_in() -> object:
         def warm_up(self):
             pass
 
-        def reconstruct(self, projections, angles, weights, *, axis):
-            size = projections.shape[2]
+        def reconstruct(self, projections, angles, weights, *, axis, size):
             stack = np.zeros((projections.shape[1], size, size), np.float32)
             stack[:, 10:30, 12:28] = 1.0
             return stack
 
-        def project(self, images, angles, *, axis):
-            return np.zeros((len(angles), images.shape[0], images.shape[1]), np.float32)
+        def project(self, images, angles, *, axis, columns):
+            return np.zeros((len(angles), images.shape[0], columns), np.float32)
 
     return StandIn()

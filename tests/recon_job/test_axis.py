@@ -11,8 +11,11 @@ import pytest
 from bluesky_streamrecon.errors import DataError, GeometryError
 from bluesky_streamrecon.ordering import fixed, golden_angle, interleaved, optimized_interleaved
 from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows, find_axis, locate_axis
+from bluesky_streamrecon.recon.axis_estimate import AxisEstimate
+from bluesky_streamrecon.recon.double_wedge import locate_by_wedge, wedge_evidence
 from bluesky_streamrecon.recon.opposite import locate_by_opposite, opposite_evidence, opposite_pairs
 
+ROWS = slice(0, 2), slice(2, 5), slice(5, 5)
 TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
 
 SHEPP_LOGAN = (
@@ -106,9 +109,10 @@ def test_full_turn_around_an_axis_near_the_edge_gives_the_axis_by_opposite_views
     image = noisy(project(sample(name), angles, columns, axis, max(axis, columns - axis) - 6), 1e4)
     estimate = find_axis(image[:, None], angles)
     assert estimate.confident
-    assert estimate.by_opposite
+    assert estimate.method == "opposite views"
+    assert estimate.other[1] == pytest.approx(axis, abs=0.3)
+    assert not estimate.disagreement
     assert estimate.axis == pytest.approx(axis, abs=0.3)
-    assert estimate.notice(columns, columns).startswith("field of view: the sample reaches out of view at the ")
     assert estimate.doubt == ""
 
 
@@ -116,20 +120,61 @@ def test_full_turn_around_an_axis_near_the_edge_gives_the_axis_by_opposite_views
 @pytest.mark.parametrize(
     ("axis", "radius"), [(150, 150), (100, 150), (66, 100), (190, 250), (120, 500), (100, 118), (137, 170)]
 )
-def test_half_turn_of_a_sample_that_reaches_out_of_view_leaves_the_axis_in_doubt_with_what_to_do(name, axis, radius):
+def test_half_turn_of_a_sample_that_reaches_out_of_view_gives_the_axis_when_two_methods_agree(name, axis, radius):
     angles = np.deg2rad(np.array(optimized_interleaved(180)))
     image = noisy(project(sample(name), angles, 256, axis, radius), 1e4)
-    for views in (24, 180):
+    for views in (24, 64, 90, 180):
         estimate = find_axis(image[:views, None], angles[:views])
-        assert not estimate.confident
-        assert "the sample reaches out of view at the " in estimate.doubt
-        assert "give axis= in detector columns" in estimate.doubt
+        if estimate.confident:
+            assert estimate.axis == pytest.approx(axis, abs=0.5)
+            assert estimate.other == ("the double wedge of the sinogram", pytest.approx(estimate.axis, abs=1))
+        else:
+            assert "the sample reaches out of view at the " in estimate.doubt
+            assert "give axis= in detector columns" in estimate.doubt
+    assert estimate.axis == pytest.approx(axis, abs=0.5)
+    assert estimate.confident or name == "shepp-logan" or radius >= 250
+
+
+@pytest.mark.parametrize("name", ["shepp-logan", "foam"])
+@pytest.mark.parametrize("axis", [66.3, 90.0])
+def test_two_methods_find_the_axis_of_a_sample_that_fits(name, axis):
+    angles = np.deg2rad(np.array(optimized_interleaved(180)))[:72]
+    image = noisy(project(sample(name), angles, 160, axis, min(axis, 160 - axis) - 4), 1e4)
+    estimate = find_axis(np.stack([image] * 3, axis=1), angles)
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(axis, abs=0.25)
+    assert estimate.other == ("the double wedge of the sinogram", pytest.approx(axis, abs=0.6))
+    assert estimate.disagreement == ""
+
+
+def test_methods_that_find_different_axes_are_both_shown():
+    estimate = AxisEstimate(66.3, 0.01, 50.0, 60, (), other=("the double wedge of the sinogram", 68.1))
+    text = estimate.disagreement
+    assert "column 66.30 by the angular harmonics of all views, but 68.10 by the double wedge" in text
+    assert "give axis=" in text
+
+
+def test_evidence_of_the_double_wedge_adds_up_over_rows():
+    angles = np.deg2rad(np.array(optimized_interleaved(90)))
+    stack = np.stack([noisy(project(foam(), angles, 96, 44, 60), 1e4, seed) for seed in range(5)], axis=1)
+    parts = [wedge_evidence(list(stack[:, rows]), angles, stack[:, rows].shape[1], 96) for rows in ROWS]
+    np.testing.assert_allclose(sum(parts), wedge_evidence(list(stack), angles, 5, 96), rtol=1e-9)
+    assert locate_by_wedge(sum(parts), 96) == pytest.approx(44, abs=0.6)
+    stack[3, 2] = np.nan  # a row that misses a view is left aside
+    assert locate_by_wedge(wedge_evidence(list(stack), angles, 5, 96), 96) == pytest.approx(44, abs=0.6)
+
+
+def test_double_wedge_of_noise_gives_no_axis():
+    angles = np.deg2rad(np.arange(0, 180, 2.0))
+    views = list(np.random.default_rng(0).normal(0, 1, (90, 2, 64)))
+    assert locate_by_wedge(wedge_evidence(views, angles, 2, 64), 64) is None
+    assert locate_by_wedge(np.zeros((3, 32)), 64) is None
 
 
 def test_quarter_of_a_full_turn_in_fixed_order_has_too_few_opposite_views():
     angles = np.deg2rad(np.arange(0, 360, 2.0))
     image = noisy(project(foam(), angles, 160, 30, 120), 1e4)[:, None]
-    assert not find_axis(image[:92], angles[:92]).confident
+    assert not find_axis(image[:46], angles[:46]).confident
     assert find_axis(image, angles).axis == pytest.approx(30, abs=0.2)
 
 
@@ -141,17 +186,14 @@ def test_sample_that_fits_is_not_said_to_reach_out(noise, fills, drift):
     clean = 0.3 * project(SHEPP_LOGAN, angles, 200, 88.3, fills * 87)
     clean = clean + drift * np.linspace(0, 1, len(angles))[:, None]
     stack = np.stack([noisy(clean, noise, seed) for seed in range(3)], axis=1)
-    assert find_axis(stack, angles).reaches_out == ""
+    assert find_axis(stack, angles).sides == ()
 
 
 def test_evidence_of_opposite_views_adds_up_over_rows():
     angles = np.deg2rad(np.array(optimized_interleaved(60, 0, 360)))
     stack = np.stack([noisy(project(foam(), angles, 96, 20, 70), 1e3, seed) for seed in range(5)], axis=1)
     pairs = opposite_pairs(angles)
-    parts = [
-        opposite_evidence(list(stack[:, rows]), pairs, stack[:, rows].shape[1], 96)
-        for rows in (slice(0, 2), slice(2, 5), slice(5, 5))
-    ]
+    parts = [opposite_evidence(list(stack[:, rows]), pairs, stack[:, rows].shape[1], 96) for rows in ROWS]
     np.testing.assert_allclose(sum(parts), opposite_evidence(list(stack), pairs, 5, 96))
     lost = [None if place in (3, 7) else view for place, view in enumerate(stack)]
     assert locate_by_opposite(opposite_evidence(lost, pairs, 5, 96), 96)[0] == pytest.approx(20, abs=0.1)

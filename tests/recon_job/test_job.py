@@ -216,36 +216,58 @@ def test_wide_sample_is_reported_while_it_can_be_mended_and_its_images_are_provi
     wide = seen_through(64, axis, scale, 180)
     beamline.open(wide, settings(wide, axis=None), tmp_path)
     beamline.references(wide)
-    beamline.projections(wide)
+    beamline.projections(wide, 0, 40)
     early = beamline.wait_for(Problem)
     assert early.where == "rotation axis"
     assert "reaches out of view" in early.text
     assert early.text.endswith("so it is not certain, and the image is provisional; give axis=")
     if not any(isinstance(event, Status) and event.image_number for event in beamline.seen):
         beamline.wait_for(Status, lambda status: status.image_number > 0)  # before the run is closed
+    beamline.projections(wide, 40)
     beamline.endpoint.close_run()
     last = beamline.wait_for(Problem)
-    assert "not certain (the sample reaches out of view" in last.text
+    if last.where == "rotation axis":
+        assert "not certain (the sample reaches out of view" in last.text
+    else:
+        assert last.where == "field of view"
     finished = beamline.wait_for(RunFinished)
     (result,) = finished.results
     assert result.counts["projections"] == 48
-    given = beamline.feed(wide, settings(wide, axis=result.axis), tmp_path, uid="given")
-    np.testing.assert_array_equal(image_of(finished), image_of(given))
+    assert (last.where == "field of view") == (axis == 33.0)
+    if axis == 33.0:
+        assert result.axis == pytest.approx(axis, abs=0.5)
+    beamline.open(wide, settings(wide, axis=result.axis), tmp_path, uid="given")
+    beamline.references(wide)
+    beamline.projections(wide)
+    assert "reaches out of view" in beamline.wait_for(Problem).text
+    image = image_of(finished)
+    assert image.shape[1:] == (80, 80)  # a quarter wider than the detector, for what is beyond has to lie somewhere
+    np.testing.assert_array_equal(image, image_of(beamline.finish()))
 
 
-@pytest.mark.parametrize(("axis", "scale"), [(14.0, 55.0), (47.3, 58.0), (20.0, 50.0)])
-def test_full_turn_about_an_axis_near_the_edge_is_made_with_the_right_axis_and_says_what_is_cut_off(
+@pytest.mark.parametrize(("axis", "scale"), [(14.0, 55.0), (47.3, 52.0), (20.0, 50.0)])
+def test_full_turn_about_an_axis_near_the_edge_gives_an_image_as_wide_as_twice_the_far_side(
     beamline, job, seen_through, tmp_path, axis, scale
 ):
     near = seen_through(64, axis, scale, 360)
-    beamline.open(near, settings(near, axis=None), tmp_path)
+    turn = {"angle_start": "0", "angle_stop": "360"}
+    beamline.open(near, settings(near, axis=None), tmp_path, **turn)
     beamline.references(near)
     beamline.projections(near)
     problem = beamline.wait_for(Problem)
     assert problem.where == "field of view"
-    beamline.endpoint.close_run()
-    (result,) = beamline.wait_for(RunFinished).results
+    assert problem.text.startswith("half acquisition: ")
+    finished = beamline.finish()
+    (result,) = finished.results
     assert result.axis == pytest.approx(axis, abs=0.3)
+    width = 2 * int(np.ceil(max(result.axis, 63 - result.axis))) + 1
+    image = image_of(finished)
+    assert image.shape[1:] == (width, width)
+    beamline.open(near, settings(near, axis=result.axis), tmp_path, uid="given", **turn)
+    beamline.references(near)
+    beamline.projections(near)
+    assert beamline.wait_for(Problem).text.startswith("half acquisition: ")
+    np.testing.assert_array_equal(image, image_of(beamline.finish()))
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
