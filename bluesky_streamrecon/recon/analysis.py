@@ -160,6 +160,10 @@ class Analysis(Protocol[F]):
         made = self.images(rows)
         return lambda: made
 
+    def conclude(self) -> bool:
+        """Make the last image as good as it can be when no more frames come; return whether it is another one now."""
+        return False
+
     def finish(self) -> Iterator[float] | None:
         """Return what makes better images from all frames when the run is over; None: there is nothing to finish.
 

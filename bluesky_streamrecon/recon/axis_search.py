@@ -95,7 +95,7 @@ class AxisSearch:
         enough = found is not None and self._finder.projections >= (self._run.recon.window or USUAL_WINDOW)
         if not closed and not enough:
             return None
-        return self._located() if closed or found is None else found
+        return self.locate() if closed or found is None else found
 
     def better(self, frames: Sequence[View], present: AxisEstimate, taken: int) -> AxisEstimate | None:
         """Return an axis about which images have to be made anew; None: none is known.
@@ -143,7 +143,7 @@ class AxisSearch:
         found = None
         for view in new:
             if self._add(view):
-                found = self._located()
+                found = self.locate()
                 if found.confident:
                     return found
                 self._check_tilt()
@@ -171,7 +171,8 @@ class AxisSearch:
             f"it is tilted by {tilt:.2f} degrees; axis_tilt={whole:.2f} corrects that from the next scan on"
         )
 
-    def _located(self) -> AxisEstimate:
+    def locate(self) -> AxisEstimate:
+        """Return the axis from all projections so far."""
         estimate = self._finder.locate(self._total)
         log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
         return estimate

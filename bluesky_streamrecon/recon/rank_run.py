@@ -270,7 +270,8 @@ class RankRun:
         elif analysis is None or not self._begun:
             text = "no projection came, so there is no image"
         else:
-            if not self._final_sent:
+            if analysis.conclude() or not self._final_sent:
+                self._find(analysis.warnings)
                 self._show(analysis, final=True)
             self._send_preview()
             path, text, problem = (None, "", "") if self.run.output is None else self._write(analysis)

@@ -91,7 +91,6 @@ class Tomography(Analysis[View]):
         self.shape = (size, size)
         self._search = AxisSearch(run, ranks, self.warnings) if recon.axis is None else None  # until it is certain
         self._confirming: AxisSearch | None = None  # until a second method has found it, too
-        self._closed_at = -1
         self._saved: Checkpoint | None = None
         self._archive = Archive(run.block.rows, self._columns)
         self._engine: Engine | None = None
@@ -145,7 +144,7 @@ class Tomography(Analysis[View]):
         self._early.hold(item)
         return []
 
-    def close(self, closed: CloseRun) -> list[View]:
+    def close(self, closed: CloseRun) -> list[View]:  # noqa: ARG002 - which run it is, is known
         """Return the projections that were held back.
 
         Raises
@@ -160,14 +159,7 @@ class Tomography(Analysis[View]):
             )
         views = self._released()
         self._preparation.conclude()
-        self._closed_at = closed.projections
-        self._conclude()
         return views
-
-    def _conclude(self) -> None:
-        """Leave it in the run's record if the axis was not certain when the last projection was taken."""
-        if self._search is not None and self._engine is not None and len(self._angles) == self._closed_at:
-            self.warnings.append(self._doubt)
 
     def _released(self) -> list[View]:
         return [self._view(item) for item in self._early.release()]
@@ -242,7 +234,6 @@ class Tomography(Analysis[View]):
         else:
             self._take_axis(better, final=better.confident or search.complete)
             self._make_images_anew(new)
-        self._conclude()
 
     def remake(self, axis: float) -> None:
         """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it.
@@ -274,6 +265,16 @@ class Tomography(Analysis[View]):
         for pixels, angle in step:
             self._running.append(pixels, angle)
         self._running.update(self._run.recon.iterations)
+
+    def conclude(self) -> bool:
+        """Take the axis that all projections show, if it was provisional, and make the images anew if it is another."""
+        if self._search is None or self._axis is None:
+            return False
+        before, found = self._axis.axis, self._search.locate()
+        self._take_axis(found, final=True)
+        if found.axis != before:
+            self._make_images_anew()
+        return True
 
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""

@@ -245,6 +245,25 @@ def test_wide_sample_is_reported_while_it_can_be_mended_and_its_images_are_provi
     np.testing.assert_array_equal(image, image_of(beamline.finish()))
 
 
+def test_run_that_is_ended_early_has_the_axis_that_all_its_projections_show(beamline, job, seen_through, tmp_path):
+    wide = seen_through(64, 33.0, 60.0, 180)
+
+    def run(axis):
+        beamline.open(wide, settings(wide, axis=axis), tmp_path, uid=f"axis {axis}")
+        beamline.references(wide)
+        beamline.projections(wide, 0, 37)
+        assert "reaches out of view" in beamline.wait_for(Problem).text
+        beamline.wait_for(Status, lambda status: status.image_number > 0)
+        beamline.endpoint.close_run()
+        if axis is None:
+            assert "from 37 projections, not certain" in beamline.wait_for(Problem).text
+        return beamline.wait_for(RunFinished)
+
+    found = run(None)
+    given = run(found.results[0].axis)
+    np.testing.assert_array_equal(image_of(found), image_of(given))
+
+
 @pytest.mark.parametrize(("axis", "scale"), [(14.0, 55.0), (47.3, 52.0), (20.0, 50.0)])
 def test_full_turn_about_an_axis_near_the_edge_gives_an_image_as_wide_as_twice_the_far_side(
     beamline, job, seen_through, tmp_path, axis, scale
