@@ -104,3 +104,17 @@ def test_scan_with_opposite_or_repeated_views_ends_by_prediction(simulate, drive
     )
     assert finalize is not None, scores[-1].text
     assert finalize.projections < len(order) - 3
+
+
+def test_half_acquisition_counts_opposite_views_as_two_directions():
+    over = AngularRange(0.0, 2 * math.pi)
+    angles = over.even(61)  # an odd number: the second half turn fills the gaps of the first
+    near_edge, centred = over.around(10.0, 97), over.around(46.0, 97)
+    assert (near_edge.turn, centred.turn) == (2 * math.pi, math.pi)
+    assert AngularRange().around(10.0, 97).turn == math.pi
+    halves = [angles[near_edge.directions(angles).of_view % 2 == odd] for odd in (0, 1)]
+    for half in halves:  # each is an evenly coarser scan all around, not one half of the turn
+        assert np.diff(half).max() < 2.01 * (angles[1] - angles[0])
+    assert near_edge.variance(angles) == pytest.approx(1 / 61)
+    assert largest_gap(angles, near_edge) == pytest.approx(360 / 61)
+    assert near_edge.aliasing(angles, 200) > centred.aliasing(angles, 200)

@@ -15,6 +15,7 @@ from bluesky_streamrecon.ordering import make_order, optimized_interleaved
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
+from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.session import _measured_by
 from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
@@ -463,3 +464,23 @@ def test_forecast_that_fails_says_so_and_the_next_is_made(simulate, stand_in, fo
     for _ in range(2):
         made = forecast_of(forecaster, simulate().upto(36))
         assert made.why_not == f"the prediction failed: {type(error).__name__}: boom"
+
+
+@pytest.mark.parametrize(
+    ("columns", "axis", "fill", "turn", "size"), [(97, 12.0, 0.9, 360, 169), (96, 49.3, 1.5, 180, 120)]
+)
+def test_trials_show_what_the_detector_sees_not_whole(recipe, columns, axis, fill, turn, size):
+    """Half acquisition on a wide image; an interior scan with a margin, which does not count."""
+    radius = fill * (columns - 0.5 - axis)
+    sample = Foam(seed=3).ellipses(1, radius)
+    order = np.radians(np.array(optimized_interleaved(96, 0, turn)))
+    values = np.stack([sample.projection(float(angle), columns, axis) for angle in order])
+    over = AngularRange(0.0, math.radians(turn)).around(axis, columns)
+    lines = ScanLines(values, order, axis, (0,), 96, over, size=size)
+    study = TrialReconstruction(lines, [0], recipe)
+    truth, width = sample.image(size)[0], study.seen(study.full[0]).shape[0]
+    assert width == (size if turn == 360 else columns)
+    shown = study.seen(study.full[0])
+    difference = np.where(shown > 0, shown - study.seen(truth), 0)
+    assert np.sqrt(np.mean(difference**2)) < 0.15 * np.ptp(truth)
+    assert predict_gain(study).gain < 0.01  # all are taken

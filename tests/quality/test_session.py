@@ -77,6 +77,21 @@ def test_doubt_that_is_over_is_not_held_against_later_images_and_predictions_for
     assert all(forecast.projections > 120 for forecast in session._forecasts)
 
 
+def test_image_that_becomes_wider_with_another_axis_is_compared_with_those_of_its_width_only(open_run, preview, image):
+    session = SteeringSession(open_run(threshold=0.9))
+    judged = []
+    for number in range(1, 61):
+        pixels = image(number)
+        if number > 30:
+            pixels = np.pad(pixels, ((0, 0), (6, 6), (6, 6)))
+        shown = preview(number, pixels=pixels, size=pixels.shape[1])
+        session.accept(msgspec.structs.replace(shown, axis=7.0 if number > 30 else 5.0))
+        judged += judge_all(session)
+    assert [score.image_number for score in judged] == list(range(1, 61))
+    compared = [score.image_number for score in judged if score.score is not None]
+    assert compared == [*range(25, 31), *range(55, 61)]
+
+
 def test_every_image_is_scored_and_the_first_that_is_enough_says_why(run_through, image):
     scores, finalized = run_through(60, threshold=0.9)
     assert [score.image_number for score in scores] == list(range(1, 61))
