@@ -48,7 +48,7 @@ class Flyers:
     encoder : device
         Records an angle per pulse, prepared as a detector.
     detectors : sequence of devices
-        Expose at each pulse, prepared with a `TriggerInfo` for external edges.
+        Expose at each pulse, prepared with a `TriggerInfo` for external edges. (An encoder may know levels alone.)
     """
 
     stage: Any
@@ -155,6 +155,15 @@ def come_to_rest(flyers: Flyers) -> MsgGenerator[None]:
     yield from bps.stop(flyers.stage)
 
 
+def _trigger_of(writer: Any) -> MsgGenerator[DetectorTrigger]:
+    """Plan stub: return what makes it write at a pulse: its edge, or its length where it knows nothing else."""
+    edge, level = DetectorTrigger.EXTERNAL_EDGE, DetectorTrigger.EXTERNAL_LEVEL
+    if getattr(writer, "get_trigger_deadtime", None) is None:
+        return edge
+    known, _ = yield from answer(writer.get_trigger_deadtime, unanswered=({edge}, 0.0))
+    return level if level in known and edge not in known else edge
+
+
 class _Landing:
     """Statuses that are waited for little by little, however often the plan is paused meanwhile.
 
@@ -218,13 +227,15 @@ class _Flight:
 
     def _prepare(self) -> MsgGenerator[None]:
         """Arm the detectors, and bring the stage to its run-up."""
-        info = TriggerInfo(
-            trigger=DetectorTrigger.EXTERNAL_EDGE,
-            livetime=self.pace.exposure,
-            number_of_events=len(self.sweep),
-            exposure_timeout=2 * self.pace.patience(self.sweep),  # ours is to come first, with more to tell
-        )
-        wanted: list[tuple[Any, Any]] = [(writer, info) for writer in self.flyers.writers]
+        wanted: list[tuple[Any, Any]] = []
+        for writer in self.flyers.writers:
+            info = TriggerInfo(
+                trigger=(yield from _trigger_of(writer)),
+                livetime=self.pace.exposure,
+                number_of_events=len(self.sweep),
+                exposure_timeout=2 * self.pace.patience(self.sweep),  # ours is to come first, with more to tell
+            )
+            wanted.append((writer, info))
         wanted += [(self.flyers.trigger, self.pace.pulses(self.sweep)), (self.flyers.stage, self.pace.move(self.sweep))]
         statuses, group = [], short_uid("prepare")
         for device, value in wanted:

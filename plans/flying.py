@@ -40,6 +40,7 @@ def stream_tomo_fly_plan(
     *,
     trigger: Flyable | None = None,
     encoder: Flyable | None = None,
+    angle: str | None = None,
     num: int = 180,
     start: float = 0.0,
     stop: float = 180.0,
@@ -82,6 +83,8 @@ def stream_tomo_fly_plan(
         all of its angles, and stops firing when it is unstaged.
     encoder : device, optional
         Records an angle per pulse in a file (degrees): a detector whose exposure is the time to average over.
+    angle : str, optional
+        Data key of the angle, where the encoder records several numbers (as a PandABox does).
     num : int, optional
         Angles.
     start : float, optional
@@ -207,6 +210,7 @@ def stream_tomo_fly_plan(
             "stage": repr(stage),
             "trigger": repr(trigger),
             "encoder": repr(encoder),
+            "angle": angle,
             "num": len(visiting),
             **range_of_angles,
             "velocity": pace.velocity,
@@ -220,7 +224,7 @@ def stream_tomo_fly_plan(
         tomogram(devices, frames, md, projections(), flyers.all),
         job=job,
         detector=devices[0],
-        angle=encoder,
+        angle=angle or encoder,
         references=OWN if frames.flats else frames.references,
         recon=recon,
         steering=steering,
@@ -284,7 +288,10 @@ def _pace(
             triggers, needs = yield from answer(
                 writer.get_trigger_deadtime, unanswered=({DetectorTrigger.EXTERNAL_EDGE}, 0.0)
             )
-            if DetectorTrigger.EXTERNAL_EDGE not in triggers:
+            may = {DetectorTrigger.EXTERNAL_EDGE}
+            if writer is flyers.encoder:
+                may.add(DetectorTrigger.EXTERNAL_LEVEL)  # the mean over the pulse, as a PandABox captures it
+            if not may & triggers:
                 told = ", ".join(sorted(kind.name for kind in triggers))
                 raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
         if writer is camera and deadtime is None:

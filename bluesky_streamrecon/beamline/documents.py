@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -372,6 +372,11 @@ def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, flo
         mine = [key for key in descriptor.get("object_keys", {}).get(angle, []) if _is_number(keys[key])]
         hinted = descriptor.get("hints", {}).get(angle, {}).get("fields", [])
         found = next((key for key in mine if key in hinted), mine[0] if mine else None)
+        if len(mine) > 1 and found not in hinted and keys[mine[0]].get("external"):
+            raise DataError(
+                f"stream {descriptor['name']!r}: angle {angle!r} records several numbers, {_listed(mine)}; expected "
+                "the data key of the one that is the angle"
+            )
     if found is None or not _is_number(keys[found]):
         raise DataError(
             f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected "
@@ -390,5 +395,5 @@ def _is_number(key: Mapping[str, Any]) -> bool:
     return key.get("dtype") in ("number", "integer") and math.prod(key.get("shape") or [1]) == 1
 
 
-def _listed(keys: Mapping[str, Any]) -> str:
+def _listed(keys: Iterable[str]) -> str:
     return ", ".join(repr(key) for key in keys) or "(none)"
