@@ -26,7 +26,7 @@ from ophyd_async.core import (
     soft_signal_r_and_setter,
 )
 
-from bluesky_streamrecon.hdf5.frame_file import DATASET, FrameFile
+from bluesky_streamrecon.hdf5.frame_writer import DATASET, FrameWriter
 from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
 
 __all__ = ["EdgeAcquireLogic", "EdgeTriggerLogic", "FileDataLogic", "Sleep"]
@@ -52,14 +52,14 @@ class FileDataLogic(DetectorDataLogic):
         self.written, self._set_written = soft_signal_r_and_setter(int, 0)
         self.taken = 0
         self._path_provider, self._shape, self._dtype = path_provider, shape, dtype
-        self._file: FrameFile | None = None
+        self._file: FrameWriter | None = None
 
     async def prepare_unbounded(self, datakey_name: str) -> StreamableDataProvider:
         """Begin a new file, and count its values from 0."""
         info = self._path_provider(datakey_name)
         name = f"{info.filename}.h5"
         path = Path(info.directory_path) / name
-        self._file = await asyncio.to_thread(FrameFile, path, self._shape, self._dtype)
+        self._file = await asyncio.to_thread(FrameWriter, path, self._shape, self._dtype)
         self.taken = 0
         self._set_written(0)
         resource = StreamResourceInfo(

@@ -31,7 +31,7 @@ from pva_camera import UNIONS, image
 from bluesky_streamrecon.beamline.pva import PvaDetector
 from bluesky_streamrecon.beamline.pva.ntndarray import read_image
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.plans import flight, stream_tomo_fly_plan, streaming_wrapper
+from bluesky_streamrecon.plans import check_devices_plan, flight, stream_tomo_fly_plan, streaming_wrapper
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import sim_beamline
@@ -378,3 +378,23 @@ def test_flight_that_is_cut_short_may_have_lost_its_last_images(run_engine, fly,
     assert stop["exit_status"] == "success", stop
     assert stop["reason"].startswith("quality: ")
     assert stop["num_events"]["primary"] == 7
+
+
+def test_check_of_the_devices_takes_an_image_and_says_what_it_is(run_engine, detector, pva_camera, in_thread, tmp_path):
+    stage = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True).stage
+    camera = detector()
+    pva_camera.start(taken(0))
+    over, numbers = threading.Event(), itertools.count(1)
+
+    def free_running():
+        while not over.wait(0.005):
+            pva_camera.post(taken(next(numbers)))
+
+    in_thread(free_running)
+    try:
+        found = run_engine(check_devices_plan([camera], stage)).plan_result
+    finally:
+        over.set()
+    (item,) = [each for each in found if each.name == "detector camera"]
+    assert item.status == "OK", item
+    assert item.hint.startswith(f"camera: {ROWS} x {COLUMNS} <f4, application/x-hdf5, read here as float32")

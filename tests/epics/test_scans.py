@@ -131,9 +131,13 @@ def test_one_of_several_data_keys_is_reconstructed_by_name(run_engine, start_ioc
     assert not pretend_job.last_run.problems
 
 
-def test_tomogram_over_pv_access_stops_by_quality(run_engine, documents, start_ioc, modern, kept_job):
-    run_engine(tomogram(modern(start_ioc("--pva"), "pva"), kept_job))
+def test_tomogram_over_pv_access_stops_by_quality_although_a_frame_is_lost(
+    run_engine, documents, start_ioc, modern, kept_job
+):
+    run_engine(tomogram(modern(start_ioc("--pva", "--loses", "9"), "pva"), kept_job))  # the fifth projection
     stops_by_quality(documents)
+    assert kept_job.last_run.ledger[0].dropped == 1
+    assert any("frame 4 of" in problem and "lost" in problem for problem in kept_job.last_run.problems)
 
 
 def test_frame_that_pv_access_loses_costs_one_projection_and_the_scan_goes_on(

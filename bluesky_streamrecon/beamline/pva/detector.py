@@ -29,7 +29,7 @@ from ophyd_async.epics.core import PvSuffix
 from bluesky_streamrecon.beamline.pva.numbering import Counts
 from bluesky_streamrecon.beamline.pva.receiver import Receiver, first_image
 from bluesky_streamrecon.errors import ConfigError, DeviceError
-from bluesky_streamrecon.hdf5.frame_file import DATASET, NUMBERS
+from bluesky_streamrecon.hdf5.frame_writer import DATASET, NUMBERS
 
 __all__ = ["NDPvaIO", "NTNDArrayDataLogic", "PvaDetector", "pva_frames"]
 

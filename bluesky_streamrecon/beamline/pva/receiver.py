@@ -17,7 +17,7 @@ import numpy as np
 from bluesky_streamrecon.beamline.pva.ntndarray import Image, read_image
 from bluesky_streamrecon.beamline.pva.numbering import Counts, Numbering
 from bluesky_streamrecon.errors import ConfigError, DataError, DeviceError, StreamReconError
-from bluesky_streamrecon.hdf5.frame_file import FrameFile
+from bluesky_streamrecon.hdf5.frame_writer import FrameWriter
 
 __all__ = ["NUMBER", "TIME", "Receiver", "first_image"]
 
@@ -105,8 +105,8 @@ class Receiver:
         self._attributes, self._number_from = tuple(first.attributes), number_from
         columns = {NUMBER: np.dtype("<i8"), TIME: np.dtype("<f8")}
         self._columns = columns | {f"/entry/data/{name}": np.dtype("<f8") for name in self._attributes}
-        self._file = FrameFile(path, self._shape, self._dtype, self._columns)
-        self._apart: FrameFile | None = None
+        self._file = FrameWriter(path, self._shape, self._dtype, self._columns)
+        self._apart: FrameWriter | None = None
         self._numbering = Numbering()
         self._numbering.take(first.number, first.time)
         self._lock = threading.Lock()
@@ -209,7 +209,7 @@ class Receiver:
             )
             if self._apart is None:
                 path = self._path.with_name(f"{self._path.stem}-{APART}{self._path.suffix}")
-                self._apart = FrameFile(path, self._shape, self._dtype, self._columns)
+                self._apart = FrameWriter(path, self._shape, self._dtype, self._columns)
             self._write(self._apart, len(self._apart), image)
         if isinstance(place, int):
             try:
@@ -219,7 +219,7 @@ class Receiver:
                 self._say("write", f"image {image.number} can not be written to {self._path}: {error}")
         self._changed(self._numbering.counts)
 
-    def _write(self, file: FrameFile, place: int, image: Image) -> None:
+    def _write(self, file: FrameWriter, place: int, image: Image) -> None:
         numbers: Mapping[str, float] = {f"/entry/data/{name}": value for name, value in image.attributes.items()}
         file.put(place, image.pixels, {NUMBER: image.number, TIME: image.time, **numbers})
 

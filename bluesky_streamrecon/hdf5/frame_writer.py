@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from bluesky_streamrecon.hdf5.gaps import GAPS_ARE_FINAL
 
-__all__ = ["DATASET", "NUMBERS", "FrameFile"]
+__all__ = ["DATASET", "NUMBERS", "FrameWriter"]
 
 DATASET = "/entry/data/data"
 """Where frames lie in a detector's file."""
@@ -22,8 +22,8 @@ NUMBERS = 1024
 """In a chunk of numbers."""
 
 
-class FrameFile:
-    """An HDF5 file that grows by one frame at a time and can be read meanwhile.
+class FrameWriter:
+    """Write an HDF5 file that grows by one frame at a time and can be read meanwhile.
 
     Each frame is a chunk of its own and has reached the file when `append` or `put` returns (single writer, multiple
     readers). Any thread may write; frames that come after `close` are dropped.
