@@ -19,7 +19,7 @@ import numpy as np
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.source import Snapshot, Source
 from bluesky_streamrecon.wire import Picture
-from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
 __all__ = ["PvServer"]
 
@@ -53,8 +53,14 @@ SHOWN: Final[dict[str, tuple[str, Callable[[Snapshot], Any]]]] = {
 }
 """PVs that are read: type of NTScalar, and value."""
 
-ORDERS: Final = {"Finish": "s", "Hold": "s", "Release": "s", "Extend": "i"}
-"""PVs that are put: text is the reason, a number the projections to add."""
+ORDERS: Final[dict[str, tuple[str, OrderAction]]] = {
+    "Finish": ("s", "finish"),
+    "Hold": ("s", "hold"),
+    "Release": ("s", "release"),
+    "Extend": ("i", "extend"),
+    "SetAxis": ("d", "axis"),
+}
+"""PVs that are put: text is the reason, a number the projections to add, or the column of the axis."""
 
 ANSWER: Final = "Answer"
 IMAGE: Final = "Image"
@@ -102,7 +108,7 @@ class PvServer:
         pvs = {name: SharedPV(nt=NTScalar(kind), initial=zeros[kind]) for name, kind in kinds.items()}
         pvs |= {
             name: SharedPV(nt=NTScalar(kind), initial=zeros[kind], handler=_Put(self, name))
-            for name, kind in ORDERS.items()
+            for name, (kind, _) in ORDERS.items()
         }
         pvs[IMAGE] = SharedPV(initial=self._images.wrap(np.zeros((1, 1), np.uint8)))
         self._pvs = pvs
@@ -136,15 +142,19 @@ class PvServer:
         address = _address(peer.rpartition(":")[0])
         if not any(ipaddress.ip_address(address) in network for network in self._allowed):
             raise ConfigError(f"orders are not taken from {address}; the option --pvs-allow of the server names hosts")
-        count, reason = (int(value), "") if name == "Extend" else (0, str(value).strip()[:LONGEST])
-        if not 0 <= count <= MOST_EXTRA:
-            raise ConfigError(f"{name}: got {count}, expected 1 to {MOST_EXTRA} projections")
-        if name == "Finish" and not reason:
-            raise ConfigError("Finish: got no text, expected the reason")
-        action: Any = name.lower()
+        kind, action = ORDERS[name]
+        given: dict[str, Any] = {"s": {"reason": str(value).strip()[:LONGEST]}, "i": {"count": value}}.get(
+            kind, {"axis": value}
+        )
+        if action == "finish" and not given["reason"]:
+            raise ConfigError(f"{name}: got no text, expected the reason")
+        if action == "extend" and not 1 <= value <= MOST_EXTRA:
+            raise ConfigError(f"{name}: got {value}, expected 1 to {MOST_EXTRA} projections")
+        if action == "axis" and not math.isfinite(value):
+            raise ConfigError(f"{name}: got {value}, expected a detector column")
         run = self._source.snapshot.status.run_uid
         who = f"{account or 'somebody'}@{address}"
-        return self._source.order(action, run_uid=run, reason=reason, count=count, who=who, place=PLACE).text
+        return self._source.order(action, run_uid=run, who=who, place=PLACE, **given).text
 
     def answer(self, text: str) -> None:
         """Show what became of the last order."""

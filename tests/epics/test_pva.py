@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -19,6 +20,7 @@ import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
+from bluesky.utils import FailedStatus
 from ophyd_async.core import (
     DetectorTrigger,
     StaticPathProvider,
@@ -234,6 +236,57 @@ def test_ioc_that_dies_and_comes_back_loses_what_it_did_not_send_and_says_how_ma
     assert "47 images of 60, 13 lost, 0 duplicates" in caplog.text
 
 
+def test_ioc_that_is_away_between_two_exposures_is_waited_for(
+    run_engine, detector, pva_camera, documents, in_thread, lost
+):
+    camera = detector()
+    pva_camera.start(taken(0))
+    over, away, numbers = threading.Event(), threading.Event(), itertools.count(1)
+
+    def free_running():
+        while not over.wait(0.005):
+            if away.is_set():
+                away.clear()
+                pva_camera.die()
+                over.wait(0.6)  # longer than an exposure may take
+                pva_camera.start(taken(next(numbers)))
+            pva_camera.post(taken(next(numbers)))
+
+    @bpp.stage_decorator([camera])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(camera, TriggerInfo(exposure_timeout=0.5), wait=True)
+        for exposure in range(4):
+            if exposure == 2:
+                away.set()
+                assert lost.wait(BOUND)
+            yield from bps.trigger_and_read([camera])
+
+    in_thread(free_running)
+    try:
+        run_engine(plan())
+    finally:
+        over.set()
+    assert [doc["seq_num"] for name, doc in documents if name == "event"] == [1, 2, 3, 4]
+
+
+def test_ioc_that_stays_away_ends_the_scan_with_the_reason(run_engine, detector, pva_camera, monkeypatch, lost):
+    monkeypatch.setattr("bluesky_streamrecon.beamline.pva.detector.BACK_SECONDS", 0.2)
+    camera = detector()
+    pva_camera.start(taken(0))
+
+    @bpp.stage_decorator([camera])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(camera, TriggerInfo(), wait=True)
+        pva_camera.die()
+        assert lost.wait(BOUND)
+        yield from bps.trigger(camera, wait=True)
+
+    with pytest.raises(FailedStatus, match=r"not there for 0\.2 s; does its IOC run\?"):
+        run_engine(plan())
+
+
 def test_images_whose_ioc_counts_anew_are_kept_apart_and_have_no_angle(
     run_engine, detector, pva_camera, pretend_job, script, in_thread, caplog, tmp_path, back
 ):
@@ -263,20 +316,36 @@ def test_pv_that_nobody_serves_is_refused_before_anything_is_armed(run_engine, d
         run_engine(bp.count([detector()], 1))
 
 
-@pytest.fixture
-def back():
-    """Return an event that is set when a PV was lost and has come back."""
+@contextlib.contextmanager
+def logged(text):
+    """Return an event that is set when something is logged."""
     seen = threading.Event()
 
     class Seen(logging.Handler):
         def emit(self, record):
-            if record.getMessage().endswith("is back"):
+            if text in record.getMessage():
                 seen.set()
 
     handler = Seen()
     logging.getLogger("bluesky_streamrecon").addHandler(handler)
-    yield seen
-    logging.getLogger("bluesky_streamrecon").removeHandler(handler)
+    try:
+        yield seen
+    finally:
+        logging.getLogger("bluesky_streamrecon").removeHandler(handler)
+
+
+@pytest.fixture
+def lost():
+    """Return an event that is set when a PV is lost."""
+    with logged("waiting for it to come back") as seen:
+        yield seen
+
+
+@pytest.fixture
+def back():
+    """Return an event that is set when a PV was lost and has come back."""
+    with logged("is back") as seen:
+        yield seen
 
 
 @pytest.fixture

@@ -109,13 +109,15 @@ def test_orders_that_are_put_carry_who_and_why(serve, beamline, client, until):
     until("Run", bool)
     client.put(f"{PREFIX}Hold", "look at the crack first", timeout=BOUND)
     client.put(f"{PREFIX}Extend", 20, timeout=BOUND)
+    client.put(f"{PREFIX}SetAxis", 512.5, timeout=BOUND)
     client.put(f"{PREFIX}Release", "", timeout=BOUND)
     client.put(f"{PREFIX}Finish", "good enough", timeout=BOUND)
-    assert [(o.action, o.place, o.reason, o.count) for o in beamline.orders] == [
-        ("hold", "PV", "look at the crack first", 0),
-        ("extend", "PV", "", 20),
-        ("release", "PV", "", 0),
-        ("finish", "PV", "good enough", 0),
+    assert [(o.action, o.place, o.reason, o.count, o.axis) for o in beamline.orders] == [
+        ("hold", "PV", "look at the crack first", 0, None),
+        ("extend", "PV", "", 20, None),
+        ("axis", "PV", "", 0, 512.5),
+        ("release", "PV", "", 0, None),
+        ("finish", "PV", "good enough", 0, None),
     ]
     assert all(order.who.endswith("@127.0.0.1") for order in beamline.orders)
     assert until("Answer", lambda text: "finish" in text) == "finish done"
@@ -130,6 +132,8 @@ def test_orders_that_can_not_be_are_refused_and_the_client_is_told_why(serve, be
         client.put(f"{PREFIX}Finish", "", timeout=BOUND)
     with pytest.raises(RemoteError, match="Extend: got -3, expected 1 to"):
         client.put(f"{PREFIX}Extend", -3, timeout=BOUND)
+    with pytest.raises(RemoteError, match="SetAxis: got nan, expected a detector column"):
+        client.put(f"{PREFIX}SetAxis", float("nan"), timeout=BOUND)
     beamline.refuse = "the plan can not be made longer"
     with pytest.raises(RemoteError, match="the plan can not be made longer"):
         client.put(f"{PREFIX}Extend", 3, timeout=BOUND)

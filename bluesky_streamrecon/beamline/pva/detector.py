@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ __all__ = ["NDPvaIO", "NTNDArrayDataLogic", "PvaDetector", "pva_frames"]
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+BACK_SECONDS = 60.0
+"""That an IOC may be away between two exposures."""
+LOOK_SECONDS = 0.02
 
 
 class NDPvaIO(NDPluginBaseIO):
@@ -205,6 +209,12 @@ class _AcquireLogic(DetectorAcquireLogic):
         receiver = self.data.receiver
         if receiver is None:
             raise DeviceError("armed without a file to write to")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BACK_SECONDS):
+                while not receiver.connected:
+                    await asyncio.sleep(LOOK_SECONDS)
+        if not receiver.connected:
+            raise DeviceError(f"PV {receiver.pv}: not there for {BACK_SECONDS:g} s; does its IOC run?")
         if not self.by_edges:
             receiver.begin_with_any(self.num, self.skip)
         else:
