@@ -1,13 +1,14 @@
 """The configuration file: one TOML file that says where the job runs, how images are made, and where data go.
 
-Tables are ``[job]`` (with ``[job.slurm]``), ``[recon]``, ``[steering]`` and ``[storage]``; what is left out has its
-default. Paths in it are relative to the file. Nothing here starts or opens anything but the file. Times are seconds.
+Tables are ``[job]`` (with ``[job.slurm]``), ``[recon]``, ``[steering]``, ``[storage]`` and ``[follow]``; what is left
+out has its default. Paths in it are relative to the file. Nothing here starts or opens anything but the file. Times are
+seconds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,11 @@ import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.gpus import slurm_gpus, visible_gpus
-from bluesky_streamrecon.settings import Positive, ReconSettings, SteeringSettings, data_directory, settings_from
+from bluesky_streamrecon.settings import Count, Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
     "Configuration",
+    "FollowSection",
     "JobSection",
     "SlurmSection",
     "StorageSection",
@@ -150,11 +152,54 @@ class StorageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     uri: str | None = None
 
 
+class FollowSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[follow]``: the runs of another RunEngine that ``streamrecon follow`` reconstructs.
+
+    A run is followed if all that is given here fits its start document.
+
+    Parameters
+    ----------
+    plans : tuple of str
+        Names of plans; empty: any.
+    detector, angle : str or None
+        Names of the detector and of the rotation axis, or their data keys. None: whatever the plan says.
+    projections : int
+        Planned; 0: what the plan says (``num_points``).
+    start, stop : float or None
+        Range of angles that the scan is going to cover, degrees.
+    """
+
+    plans: tuple[str, ...] = ()
+    detector: str | None = None
+    angle: str | None = None
+    projections: Count = 0
+    start: float | None = None
+    stop: float | None = None
+
+    def fits(self, start: Mapping[str, Any]) -> bool:
+        """Return whether a run, by its start document, is one of those to follow.
+
+        Examples
+        --------
+        >>> rule = FollowSection(plans=("tomo",), angle="rot")
+        >>> rule.fits({"plan_name": "tomo", "motors": ["rot"]}), rule.fits({"plan_name": "tomo", "motors": ["x"]})
+        (True, False)
+        """
+        if self.plans and start.get("plan_name") not in self.plans:
+            return False
+        for wanted, names in ((self.detector, start.get("detectors")), (self.angle, start.get("motors"))):
+            # Plans of one's own may not say what they use; a data key begins with its device's name.
+            if wanted is not None and names and not any(wanted.startswith(name) for name in names):
+                return False
+        return True
+
+
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "job": JobSection,
     "recon": ReconSettings,
     "steering": SteeringSettings,
     "storage": StorageSection,
+    "follow": FollowSection,
 }
 
 PATHS = {"job.key", "job.job_key", "job.server_key", "job.checkpoints", "job.logs", "job.slurm.directory"}
@@ -167,7 +212,7 @@ class Configuration:
 
     Parameters
     ----------
-    job, recon, steering, storage
+    job, recon, steering, storage, follow
         Its tables; paths are absolute.
     path : Path or None
         The file; None: there is none.
@@ -181,6 +226,7 @@ class Configuration:
     recon: ReconSettings = field(default_factory=ReconSettings)
     steering: SteeringSettings = field(default_factory=SteeringSettings)
     storage: StorageSection = field(default_factory=StorageSection)
+    follow: FollowSection = field(default_factory=FollowSection)
     path: Path | None = None
     given: frozenset[str] = field(default_factory=frozenset)
     gpus: int = 0

@@ -11,6 +11,7 @@ from bluesky_streamrecon.cli import (
     _demo,
     _evaluate,
     _files,
+    _follow,
     _orders,
     _processes,
     _profile,
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("export", context_settings=MINUS_ONE)(_files.export_stored)
     app.command("import")(_files.import_recorded)
     app.command("view")(_view.view)
+    app.command("follow")(_follow.follow)
     app.add_typer(_steer.app, name="steer")
     app.add_typer(_bench.app, name="bench")
     app.add_typer(_evaluate.app, name="evaluate")

@@ -82,6 +82,7 @@ class EmbeddedTiled:
         try:
             self._take_lock()
             self._server: Any = SimpleTiledServer(self.directory, api_key=_API_KEY, readable_storage=folders, port=port)
+            _give_each_request_a_connection(self._server.storage)
         except StorageError:
             self._lock.close()
             raise
@@ -117,6 +118,17 @@ class EmbeddedTiled:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _give_each_request_a_connection(storage: Any) -> None:
+    """Let tables be read while rows are appended: Tiled has one connection to DuckDB for all threads.
+
+    There, the end of a reading rolls back what another thread has appended and not committed, and those rows are lost
+    although the server has answered that they are stored (seen with Tiled 0.2.20).
+    """
+    from sqlalchemy.pool import NullPool
+
+    storage.__dict__["_connection_pool"] = NullPool(storage._adbc_connection.adbc_clone)
 
 
 def _why(error: Exception) -> str:
@@ -279,36 +291,81 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
         If the server can not be reached or does not let us in.
     """
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
-    from tiled.client import from_uri
     from tiled.structures.core import Spec
-    from tiled.utils import OneShotCachedMap
 
-    where, _, query = uri.partition("?")
-    direct = reaches_loopback(where)
-    _probe(where, trust_env=not direct)
-    root: Any = None
+    where = uri.partition("?")[0]
+    root = _connect(uri)
     try:
-        # The key goes in a header: addresses are logged.
-        root = from_uri(where, api_key=parse_qs(query).get("api_key", [None])[0], trust_env=not direct)
         if container not in root:
             root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-        # Its own table of clients, because databroker writes into the one it finds, which is otherwise everyone's.
-        known = root.structure_clients
-        own = OneShotCachedMap({name: lambda name=name: known[name] for name in known})
-        catalog = root.new_variation(structure_clients=own)[container]
+        catalog = _own_clients(root)[container]
     except Exception as error:
-        if root is not None:
-            root.context.close()
-        raise StorageError(
-            f"Tiled at {where}{_through(where)}: no catalogue ({error}); is the address that of a Tiled server, and "
-            "the key right?"
-        ) from error
+        root.context.close()
+        raise _no_catalogue(where, error) from error
     if not isinstance(catalog, CatalogOfBlueskyRuns):
         catalog.context.close()
         raise StorageError(
             f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
         )
     return catalog
+
+
+def find_catalog(uri: str, *, container: str = CONTAINER) -> Any:
+    """Connect to a catalogue to read it; nothing is made.
+
+    Parameters
+    ----------
+    uri : str
+        Of the server, or of a container on it, with its key where it needs one.
+    container : str, optional
+        Its runs are meant if it is there, else those of what `uri` names.
+
+    Returns
+    -------
+    tiled.client.container.Container
+        Whose items are runs.
+
+    Raises
+    ------
+    StorageError
+        If the server can not be reached or does not let us in.
+    """
+    root = _connect(uri)
+    try:
+        return root.get(container, root)
+    except Exception as error:
+        root.context.close()
+        raise _no_catalogue(uri.partition("?")[0], error) from error
+
+
+def _connect(uri: str) -> Any:
+    """Return the client of what an address names."""
+    from tiled.client import from_uri
+
+    where, _, query = uri.partition("?")
+    direct = reaches_loopback(where)
+    _probe(where, trust_env=not direct)
+    try:
+        # The key goes in a header: addresses are logged.
+        return from_uri(where, api_key=parse_qs(query).get("api_key", [None])[0], trust_env=not direct)
+    except Exception as error:
+        raise _no_catalogue(where, error) from error
+
+
+def _own_clients(root: Any) -> Any:
+    """Return a client with its own table of clients: databroker writes into the one that is otherwise everyone's."""
+    from tiled.utils import OneShotCachedMap
+
+    known = root.structure_clients
+    own = OneShotCachedMap({name: lambda name=name: known[name] for name in known})
+    return root.new_variation(structure_clients=own)
+
+
+def _no_catalogue(where: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"Tiled at {where}{_through(where)}: no catalogue ({error}); is the address that of a Tiled server, and the "
+        "key right?"
+    )
 
 
 def _probe(where: str, *, trust_env: bool) -> None:

@@ -14,7 +14,7 @@ from bluesky.utils import Msg
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 
-BOUND = 40.0
+BOUND = 90.0
 
 
 class Halfway:
