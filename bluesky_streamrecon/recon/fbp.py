@@ -88,7 +88,7 @@ def filter_sinogram(
     spectrum *= response[None, :, None]
     filtered = scipy.fft.irfft(spectrum, length, axis=1, overwrite_x=True, workers=threads)
     if not beyond:
-        return filtered[:, :columns]
+        return np.asarray(filtered[:, :columns], np.float32)
     return np.asarray(np.take(filtered, np.arange(-beyond, columns + beyond), axis=1, mode="wrap"), np.float32)
 
 
