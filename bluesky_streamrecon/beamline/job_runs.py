@@ -277,7 +277,8 @@ class JobRuns:
         self._signals.lag.set(0)
         if self.last.finishing and not run.lost and self.job.link is not None:
             self._volume_deaths = Supervision(self._options.restarts, self._options.backoff)
-            self.volumes.add(self.last, self._clock())
+            if (done := self.volumes.add(self.last, self._clock())) is not None:
+                self._volume_done(done)
             self._signals.volume.set(self.volumes.text)
         return self.last
 

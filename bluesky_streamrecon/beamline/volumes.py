@@ -29,6 +29,7 @@ class Volumes:
 
     def __init__(self) -> None:
         self._pending: dict[str, _Pending] = {}
+        self._early: VolumeDone | None = None  # of a run whose record is not there yet
         self.heard_at = 0.0
         self.text = ""
 
@@ -38,15 +39,21 @@ class Volumes:
     def __contains__(self, run_uid: object) -> bool:
         return run_uid in self._pending
 
-    def add(self, record: RunRecord, now: float) -> None:
-        """Wait for the volume of a run that is over."""
+    def add(self, record: RunRecord, now: float) -> RunRecord | None:
+        """Wait for the volume of a run that is over; return what `take` would have, if it has come already."""
         self._pending[record.run_uid] = _Pending(record, {})
         self.heard_at = now
         self.text = "is being finished"
+        early, self._early = self._early, None
+        return self.take(early, now)
 
     def take(self, event: object, now: float) -> RunRecord | None:
         """Take in an event; return the record of a run whose volume is there, or will never be."""
-        if not isinstance(event, Status | VolumeDone) or event.run_uid not in self._pending:
+        if not isinstance(event, Status | VolumeDone):
+            return None
+        if event.run_uid not in self._pending:
+            # A small volume is finished before the last verdict has come, and with it the run's record.
+            self._early = event if isinstance(event, VolumeDone) else self._early
             return None
         self.heard_at = now
         pending = self._pending[event.run_uid]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(110)]
@@ -56,6 +58,15 @@ def test_demo_leaves_a_picture_and_prints_a_line_per_projection(tooth):
     assert all(word in lines[-1] for word in ("angle", "score", "lag"))
 
 
+def test_finished_volume_is_drawn_and_stored_beside_the_live_image(tooth):
+    finished = tooth[2]["finished"]
+    assert Path(finished["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert 0.9 < finished["similarity_to_live"] < 1
+    with h5py.File(finished["file"]) as file:
+        assert file["/exchange/volume"].shape == file["/exchange/data"].shape
+        assert file["/exchange/volume"].attrs["similarity_to_live"] == finished["similarity_to_live"]
+
+
 def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
     from bluesky_streamrecon.storage import load_reconstruction, load_run, open_storage
 
@@ -67,6 +78,7 @@ def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
         assert len(scan.angles) == scan.projections.shape[0] >= result["projections_used"]
         assert volume.shape == (2, 640, 640)
         assert volume.max() > 0
+        assert not np.array_equal(volume, load_reconstruction(storage.catalog, result["run_uid"], live=True))
         start = storage.databroker[result["recon_uid"]].start
         assert start["raw_run_uid"] == result["run_uid"]
 
