@@ -325,8 +325,8 @@ class JobRuns:
 
     def amend(self, record: RunRecord, problem: str) -> None:
         """Add a problem to the record of a run that is over."""
-        if self.last is record:
-            self.last = replace(record, problems=(*record.problems, problem))
+        if self.last is not None and self.last.run_uid == record.run_uid:
+            self.last = replace(self.last, problems=(*self.last.problems, problem))
         self._signals.problem.set(problem)
 
     def ledger(self) -> dict[int, Ledger]:

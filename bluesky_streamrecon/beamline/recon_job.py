@@ -7,6 +7,7 @@ The device is signals, `stage` and `unstage`, put together from parts: the job i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -25,13 +26,9 @@ from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.beamline.reconstruction_documents import (
-    Compose,
-    DocumentCallback,
-    ReconstructionDocuments,
-)
 from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.steering import Decision, Steering
+from bluesky_streamrecon.beamline.subscribers import DocumentCallback, Documents, Subscribers
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.job_registration import own_name
@@ -45,9 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["ReconJob"]
 
 logger = logging.getLogger(__name__)
-
-STORE_SECONDS = 10.0
-"""Longest wait, when the job is closed, for a reconstruction that is being stored."""
 
 
 class ReconJob(StandardReadable):
@@ -149,9 +143,10 @@ class ReconJob(StandardReadable):
             clock=clock,
             server_key=None if security is None else security.keys.public,
         )
-        self._documents = ReconstructionDocuments(self.runs)
-        self.runs.on_volume = lambda record: self._documents.volume_done(record, self._end_when_finished)
+        self.runs.on_volume = self._end_when_finished
         self._staged = False
+        self._ending: asyncio.Task[None] | None = None
+        self._subscribers = Subscribers()
         self.score, self.lag = shown.score.signal, shown.lag.signal
         self.image_number, self.projections = shown.image_number.signal, shown.projections.signal
         self.state, self.problem = shown.state.signal, shown.problem.signal
@@ -219,7 +214,6 @@ class ReconJob(StandardReadable):
             await self.runs.end()
             if self.options.wait_for_volume:
                 await self.runs.volumes_finished()
-                await self._documents.settle()
         finally:
             if not self.job.usable or not (self.options.keep_alive or self.runs.volumes):
                 self.runs.give_up_volumes("the job has ended")
@@ -230,15 +224,14 @@ class ReconJob(StandardReadable):
     def close(self) -> None:
         """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again.
 
-        A volume that is being finished is given up; the last live image is stored.
+        A volume that is being finished is given up.
         """
         self.job.in_loop(lambda: self.runs.give_up_volumes("the job was closed"))
         self.job.close()
-        self._documents.settle_from_outside(STORE_SECONDS)
 
     def wait_for_volume(self) -> None:
         """Wait until the job has finished the volumes of all runs that are over; Ctrl-C ends the waiting alone."""
-        while self.runs.volumes or self._documents.busy:
+        while self.runs.volumes or not (self._ending is None or self._ending.done()):
             time.sleep(0.1)
 
     def prepare_run(
@@ -398,16 +391,14 @@ class ReconJob(StandardReadable):
 
     def subscribe(self, callback: DocumentCallback) -> int:
         """Call `callback` with the documents of each reconstruction, as of a run of its own; return a token."""
-        return self._documents.subscribe(callback)
+        return self._subscribers.add(callback)
 
     def unsubscribe(self, token: int) -> None:
         """Undo `subscribe`; a token that is not known does nothing."""
-        self._documents.unsubscribe(token)
+        self._subscribers.remove(token)
 
-    async def publish_reconstruction(self, record: RunRecord, compose: Compose) -> bool:
+    async def publish_reconstruction(self, record: RunRecord, compose: Callable[[RunRecord], Documents]) -> bool:
         """Call the subscribers with the documents of a run's reconstruction, in a thread; never raises.
-
-        Where the job is finishing the volume, that is done when it is there.
 
         Parameters
         ----------
@@ -419,15 +410,25 @@ class ReconJob(StandardReadable):
         Returns
         -------
         bool
-            Everything was taken, or will be; if not, `problem` says why.
+            Everything was taken; if not, `problem` says why.
         """
-        return await self._documents.publish(record, compose)
+        if record.result is None or not self._subscribers:
+            return False
+        try:
+            await self._subscribers.publish(lambda: compose(record))
+        except Exception as error:
+            logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
+            why = f"{type(error).__name__}: {error}"
+            self.runs.amend(record, f"reconstruction {record.recon_uid} was not stored: {why}")
+            return False
+        return True
 
-    async def _end_when_finished(self) -> None:
+    def _end_when_finished(self, _record: RunRecord) -> None:
         """End a job that was left to finish volumes, and has."""
         options = self.options
         if not (self._staged or options.keep_alive or options.wait_for_volume or self.runs.volumes):
-            await self.job.stop()
+            with contextlib.suppress(RuntimeError):  # the RunEngine's loop is gone: it is ended with the interpreter
+                self._ending = asyncio.get_running_loop().create_task(self.job.stop())
 
 
 def _make_directory(path: Path) -> None:

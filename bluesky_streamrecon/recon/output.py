@@ -2,8 +2,8 @@
 
 ``/exchange/data`` holds float32 (rows, height, width), for tomography (rows, N, N), attenuation per detector pixel.
 The analysis may add datasets beside it, as ``/exchange/theta``: the angles used, degrees, in the order in which they
-were used. ``/exchange/volume``, of the same shape, is what was finished from all projections when the run was over. The
-rest is attributes of the file. Parallel HDF5 is not needed.
+were used. ``/exchange/volume``, of the same shape, is what was finished from all projections when the run was over, and
+NaN until then. The rest is attributes of the file. Parallel HDF5 is not needed.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def write_result(
     attributes: Mapping[str, Attribute],
     datasets: Mapping[str, tuple[NDArray[np.generic], str]] | None = None,
     dataset: str = DATASET,
+    more_to_come: bool = False,
 ) -> tuple[bool, str]:
     """Write the file with all ranks.
 
@@ -72,6 +73,8 @@ def write_result(
         See `Analysis`; those of rank 0 are written.
     dataset : str, optional
         Where the images go. `VOLUME` is added to a file that is there; the attributes are its own.
+    more_to_come : bool, optional
+        Make an empty `VOLUME` as well.
 
     Returns
     -------
@@ -97,11 +100,13 @@ def write_result(
             if adds:  # to a copy: who reads the file has one that is whole
                 shutil.copyfile(path, part)
             with h5py.File(part, "r+" if adds else "w") as file:
-                if dataset in file:  # of a job that died before it could report it
+                if adds:
                     del file[dataset]
                 data = file.create_dataset(dataset, shape=shape, dtype="<f4")
                 data.attrs["units"] = "1/pixel"
                 data.attrs["axes"] = "row:y:x"
+                if more_to_come:  # takes no space, and can be named already
+                    file.create_dataset(VOLUME, shape=shape, dtype="<f4", fillvalue=np.nan).attrs["units"] = "1/pixel"
                 for name, (array, units) in (datasets or {}).items():
                     file.create_dataset(f"/exchange/{name}", data=array).attrs["units"] = units
                 for name, value in attributes.items():

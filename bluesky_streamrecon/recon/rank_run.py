@@ -274,8 +274,9 @@ class RankRun:
                 self._find(analysis.warnings)
                 self._show(analysis, final=True)
             self._send_preview()
-            path, text, problem = (None, "", "") if self.run.output is None else self._write(analysis)
-            finishing = self._to_finish(analysis, path is not None)
+            finishing = self._to_finish(analysis)
+            path, text, problem = (None, "", "") if self.run.output is None else self._write(analysis, finishing)
+            finishing = finishing and path is not None
         if problem:
             self._send_problem("reconstruction", problem)
         done = RunDone(
@@ -289,9 +290,9 @@ class RankRun:
         )
         return done if analysis is None else analysis.annotate(done)
 
-    def _to_finish(self, analysis: Analysis[Any], written: bool) -> bool:
+    def _to_finish(self, analysis: Analysis[Any]) -> bool:
         """Return whether all ranks have better images to make, and save what they are made from."""
-        wanted = written and self.closed is not None and self.closed.exit_status == "success"
+        wanted = self.run.output is not None and self.closed is not None and self.closed.exit_status == "success"
         if not self._communicator.minimum([int(wanted and analysis.finish() is not None)])[0]:
             return False
         if self._store is not None:
@@ -396,7 +397,7 @@ class RankRun:
     def _send_problem(self, where: str, text: str) -> None:
         self._link.send(Problem(fault="local", where=where, text=text[:LONGEST], run_uid=self.run.run_uid))
 
-    def _write(self, analysis: Analysis[Any]) -> tuple[str | None, str, str]:
+    def _write(self, analysis: Analysis[Any], finishing: bool) -> tuple[str | None, str, str]:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
         self._say("writing")
         path = result_path(str(self.run.output), self.run.recon_uid)
@@ -408,6 +409,7 @@ class RankRun:
             shape=(self.run.detector_shape[0], *analysis.shape),
             datasets=analysis.datasets(),
             attributes={**self._attributes(self._all_counts()), **analysis.attributes()},
+            more_to_come=finishing,
         )
         return (str(path), "", "") if good else (None, problem or "another rank could not write the result", problem)
 

@@ -21,7 +21,7 @@ from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
-from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, load_run, read_columns, run_keys
+from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
 
@@ -149,7 +149,7 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
         if reconstruction is not None:
             below = group.create_group("reconstruction")
             _write_run(below, reconstruction, without=IMAGES)
-            for name in set(reconstruction).intersection(IMAGES):
+            for name in finished_images(reconstruction, uid):
                 image = reconstruction[name][name]
                 stored = below.create_dataset(name, shape=image.shape, dtype=image.dtype, chunks=(1, *image.shape[1:]))
                 stored.attrs["units"] = "1/pixel"

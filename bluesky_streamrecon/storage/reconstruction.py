@@ -68,7 +68,8 @@ def reconstruction_documents(
     chunk : (int, int, int), optional
         Of the dataset; a slice by default.
     volume : bool, optional
-        The file has a finished volume, of the same shape and type, in the dataset ``/exchange/volume``.
+        The file has the finished volume, of the same shape and type, in the dataset ``/exchange/volume``; NaN until
+        it is finished.
     scores : sequence of ScoreRow, optional
         Rows of the scores' table, all with the same keys; None where there is no number.
     metadata : mapping, optional
@@ -140,13 +141,8 @@ class FinishedReconstruction(Protocol):
         ...
 
     @property
-    def volume(self) -> str | None:
-        """The same file, if it has the finished volume."""
-        ...
-
-    @property
-    def similarity(self) -> float | None:
-        """MS-SSIM of the last live image and the volume."""
+    def finishing(self) -> bool:
+        """The file has a volume, too, or is going to."""
         ...
 
     @property
@@ -212,7 +208,7 @@ def compose_reconstruction(record: FinishedReconstruction) -> Iterator[Document]
         shape,
         dtype=dtype,
         chunk=chunk,
-        volume=record.volume is not None,
+        volume=record.finishing,
         scores=scores,
         metadata={
             "streamrecon": {
@@ -221,7 +217,6 @@ def compose_reconstruction(record: FinishedReconstruction) -> Iterator[Document]
                 "planned": record.spec.planned,
                 "used": record.used,
                 "axis": record.axis,
-                "similarity_to_live": record.similarity,
                 "ledger": ledgers,
                 "raw_exit_status": record.exit_status,
             }

@@ -30,6 +30,7 @@ __all__ = [
     "IMAGES",
     "CatalogFrames",
     "RunKeys",
+    "finished_images",
     "load_reconstruction",
     "load_run",
     "load_scores",
@@ -263,10 +264,18 @@ def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArra
         If the catalogue has no such run, or a raw run without a stored reconstruction, or can not read its file.
     """
     run = _reconstruction(catalog, uid)
-    image, volume = IMAGES
-    name = image if live or volume not in set(run) else volume
+    name = IMAGES[0] if live else finished_images(run, uid)[-1]
     with _fetching(f"run {uid}, {name}"):
         return np.asarray(run[name][name].read(), dtype=np.float32)
+
+
+def finished_images(run: Any, uid: str) -> tuple[str, ...]:
+    """Return which of `IMAGES` a reconstruction has: a volume that is not finished yet is NaN."""
+    image, volume = IMAGES
+    if volume not in set(run) or volume not in set(run[volume]):
+        return (image,)
+    with _fetching(f"run {uid}, {volume}"):
+        return (image,) if np.isnan(np.asarray(run[volume][volume][0])).all() else IMAGES
 
 
 def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:

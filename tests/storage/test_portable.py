@@ -121,6 +121,25 @@ def columns(run, stream):
     return read_columns(run[stream], lambda name: not name.startswith("ts_"))
 
 
+def test_volume_that_is_not_finished_yet_is_not_read_and_is_there_when_it_is(storage):
+    uid = str(uuid.uuid4())
+    path, image = Path(storage.detector_directory) / f"{uid}.h5", np.ones((3, 8, 8), np.float32)
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = image
+        file.create_dataset("exchange/volume", shape=image.shape, dtype="<f4", fillvalue=np.nan)
+    for name, doc in reconstruction_documents(uid, "raw", path, image.shape, volume=True):
+        storage.writer(name, doc)
+    assert storage.writer.flush(20)
+    np.testing.assert_array_equal(load_reconstruction(storage.catalog, uid), image)
+    finished = path.with_suffix(".part")
+    shutil.copy(path, finished)
+    with h5py.File(finished, "r+") as file:
+        del file["exchange/volume"]
+        file["exchange/volume"] = 2 * image
+    finished.replace(path)
+    np.testing.assert_array_equal(load_reconstruction(storage.catalog, uid), 2 * image)
+
+
 def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, exported, scan, tmp_path):
     uid, recon, image = stored
     done, _ = exported

@@ -72,7 +72,7 @@ def record(tmp_path, **more) -> SimpleNamespace:
     ]
     values = {"run_uid": "raw", "recon_uid": UID, "exit_status": "success", "reason": "quality: 0.9", "used": 6}
     values |= {"axis": 1.5, "ledger": {0: Ledger(items=6)}, "verdicts": verdicts, "spec": spec}
-    values |= {"volume": None, "similarity": None}
+    values |= {"finishing": False}
     return SimpleNamespace(**(values | {"result": str(tmp_path / "recon.h5")} | more))
 
 
@@ -92,9 +92,7 @@ def test_finished_run_becomes_documents(tmp_path):
 def test_finished_volume_is_a_stream_beside_the_live_image(tmp_path):
     with h5py.File(tmp_path / "recon.h5", "w") as file:
         file["/exchange/data"] = file["/exchange/volume"] = np.zeros((2, 4, 4), np.float32)
-    made = record(tmp_path, volume=str(tmp_path / "recon.h5"), similarity=0.99)
-    documents = list(compose_reconstruction(made))
-    assert documents[0][1]["streamrecon"]["similarity_to_live"] == 0.99
+    documents = list(compose_reconstruction(record(tmp_path, finishing=True)))
     datasets = {doc["data_key"]: doc["parameters"]["dataset"] for name, doc in documents if name == "stream_resource"}
     assert datasets == {"image": "/exchange/data", "volume": "/exchange/volume"}
 
