@@ -371,6 +371,7 @@ class Tomography(Analysis[View]):
         if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
         self._sides = tuple(compress(SIDES, arrays["sides"].astype(bool)))
+        self.shape = (self._geometry().size,) * 2
         self._search = None
         self._saved = saved
 
