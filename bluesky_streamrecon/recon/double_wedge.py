@@ -40,13 +40,13 @@ HIGHEST_FREQUENCY = math.pi / 2
 """Radians per pixel; above it there is mostly noise."""
 
 SHARP = 0.2
-"""Depth of the minimum below the best other axis (more than 3 pixels away), as a share of that below the median."""
+"""Depth of the minimum below the best other axis, as a share of that below the median."""
 
 DEEP = 0.03
 """Depth of the minimum below the median, as a share of it: 0.07 and more with a sample, up to 0.015 with noise."""
 
 _PADDING = 2
-_RIVAL_DISTANCE = 3.0
+_RIVAL_DISTANCE, _OF_COLUMNS = 3.0, 1 / 64
 _COARSE, _FINE = 0.25, 0.02
 
 
@@ -58,13 +58,17 @@ def even_views(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np.intp
     >>> views = even_views(np.radians([*range(0, 180, 2), 1, 3, 5, 7]))
     >>> len(views), int(views.max())
     (90, 89)
-    >>> len(even_views(np.radians(range(100))))
-    0
+    >>> len(even_views(np.radians(range(100)))), len(even_views(np.radians(range(-88, 93, 2))))
+    (0, 90)
     """
     turned = np.mod(np.asarray(angles, np.float64), 2 * math.pi)
-    first = np.flatnonzero(turned < math.pi)  # opposite views show the other side of a sample that reaches out of view
-    if len(first) < FEWEST_VIEWS:
+    if len(turned) < FEWEST_VIEWS:
         return np.empty(0, np.intp)
+    around = np.sort(turned)
+    start = around[(np.argmax(np.diff(around, append=around[0] + 2 * math.pi)) + 1) % len(around)]
+    turned = np.mod(turned - start + 1e-9, 2 * math.pi)
+    # Opposite views show the other side of a sample that reaches out of view: half of a full turn is taken.
+    first = np.flatnonzero(turned < math.pi * (1 - 1e-6))
     order = first[np.argsort(turned[first], kind="stable")]
     at = turned[order]
     gap = float(np.diff(at, append=at[0] + math.pi).max())
@@ -145,7 +149,7 @@ def locate_by_wedge(evidence: NDArray[np.float64], columns: int) -> float | None
     values = outside(coarse)
     best = float(coarse[values.argmin()])
     least, usual = float(values.min()), float(np.median(values))
-    rival = float(values[np.abs(coarse - best) > _RIVAL_DISTANCE].min())
+    rival = float(values[np.abs(coarse - best) > max(_RIVAL_DISTANCE, _OF_COLUMNS * columns)].min())
     if usual - least < DEEP * usual or rival - least < SHARP * (usual - least):
         return None
     fine = best + np.arange(-_COARSE, _COARSE + _FINE / 2, _FINE)
