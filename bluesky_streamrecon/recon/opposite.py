@@ -22,6 +22,9 @@ LEAST_PAIRS = 8
 MOST_PAIRS = 128
 """Pairs that are looked at, spread over all there are."""
 
+UNEVEN = 2.2
+"""Largest distance between neighbouring views over their mean distance: 2.1 in optimized interleaved order."""
+
 LEAST_OVERLAP = 1 / 12
 """Columns that both views must see, as a share of the detector's."""
 
@@ -38,21 +41,26 @@ _RIVAL_DISTANCE = 6  # half pixels
 def opposite_pairs(angles: Sequence[float] | NDArray[np.float64]) -> list[tuple[int, int]]:
     """Return pairs of views that look from opposite sides, to within half of their mean distance in a full turn.
 
-    In a half turn it is the whole of their mean distance, and the first and the last view are a pair.
+    In a half turn that is the whole of their mean distance, and the first and the last view are a pair; where views are
+    not even yet, the nearest to that is taken.
 
     Examples
     --------
     >>> opposite_pairs(np.radians([0, 90, 180, 45, 271]))
     [(0, 2), (1, 4)]
+    >>> opposite_pairs(np.radians([*range(0, 120, 2), *range(120, 180, 3)]))
+    [(0, 79)]
     """
     turned = np.mod(np.asarray(angles, np.float64), 2 * math.pi)
     near = math.pi / max(len(turned), 1) * (1 + 1e-6)
-    pairs = set()
+    off: dict[tuple[int, int], float] = {}
     for view, angle in enumerate(turned):
         away = np.abs(np.mod(turned - angle, 2 * math.pi) - math.pi)
         other = int(away.argmin())
-        if away[other] <= near:
-            pairs.add((min(view, other), max(view, other)))
+        off[min(view, other), max(view, other)] = float(away[other])
+    pairs = {pair for pair, away in off.items() if away <= near}
+    if not pairs and off and min(off.values()) <= UNEVEN * near:
+        pairs = {min(off, key=lambda pair: off[pair])}
     found = sorted(pairs)
     return [found[place] for place in np.linspace(0, len(found) - 1, min(len(found), MOST_PAIRS)).round().astype(int)]
 

@@ -14,8 +14,10 @@ from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_row
 from bluesky_streamrecon.recon.axis_estimate import AxisEstimate
 from bluesky_streamrecon.recon.double_wedge import locate_by_wedge, wedge_evidence
 from bluesky_streamrecon.recon.opposite import locate_by_opposite, opposite_evidence, opposite_pairs
+from bluesky_streamrecon.sim_devices import Discs, Exposure, Foam, FrameKind, Noise, SimulatedCamera
 
 ROWS = slice(0, 2), slice(2, 5), slice(5, 5)
+QUIET = {"readout": 0.0, "dark": 0.0, "stripes": 0.0, "gain": 0.0, "dead": 0.0, "hot": 0.0}
 TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
 
 SHEPP_LOGAN = (
@@ -52,6 +54,15 @@ def project(ellipses, angles, columns, axis, radius):
 
 def noisy(image, counts, seed=0):
     return -np.log(np.maximum(np.random.default_rng(seed).poisson(counts * np.exp(-image)), 1) / counts)
+
+
+def seen_by_camera(solid, columns, axis, degrees, noise, tilt=0.0):
+    """Line integrals (A, rows, columns) of a simulated camera's frames."""
+    camera = SimulatedCamera(solid, columns, axis, noise=noise, truncated=True, tilt=tilt)
+    quiet = SimulatedCamera(solid, columns, axis, noise=Noise(**QUIET, poisson=False), truncated=True)
+    flat = quiet.frame(Exposure(FrameKind.FLAT, 0.0, 0)).astype(float)
+    frames = (camera.frame(Exposure(FrameKind.PROJECTION, float(angle), i)) for i, angle in enumerate(degrees))
+    return np.stack([-np.log(np.maximum(frame, 1) / flat) for frame in frames]).astype(np.float32)
 
 
 def sample(name):
@@ -145,6 +156,36 @@ def test_two_methods_find_the_axis_of_a_sample_that_fits(name, axis):
     assert estimate.axis == pytest.approx(axis, abs=0.25)
     assert estimate.other == ("the double wedge of the sinogram", pytest.approx(axis, abs=0.6))
     assert estimate.disagreement == ""
+
+
+@pytest.mark.parametrize("sample", [Foam(seed=2), Discs(seed=2)], ids=["foam", "discs"])
+@pytest.mark.parametrize(
+    ("columns", "axis", "half_acquisition", "tilt"),
+    [(128, 66.3, False, 0.0), (128, 66.3, False, 0.5), (128, 16.4, True, 0.0), (128, 109.0, True, 0.5)],
+    ids=["fits", "tilted", "half acquisition", "half acquisition, tilted"],
+)
+def test_axis_is_within_a_quarter_of_a_pixel_by_60_of_180_projections(sample, columns, axis, half_acquisition, tilt):
+    turn = 360 if half_acquisition else 180
+    degrees = np.array(optimized_interleaved(180, 0, turn))[:60]
+    edges = axis + 0.5, columns - 0.5 - axis
+    radius = 0.92 * (max(edges) if half_acquisition else min(edges))
+    lines = seen_by_camera(sample.ellipses(24, radius), columns, axis, degrees, Noise(**QUIET, counts=1e4), tilt)
+    estimate = find_axis(lines, np.radians(degrees))
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(axis, abs=0.25)
+
+
+@pytest.mark.parametrize("sample", [Foam(seed=2), Discs(seed=2, balls=60)], ids=["foam", "grains"])
+@pytest.mark.parametrize(("columns", "axis"), [(128, 66.3), (160, 76.0)])
+def test_axis_of_an_interior_scan_with_rings_is_known_by_half_of_360_projections(sample, columns, axis):
+    degrees = np.array(optimized_interleaved(360))[:176]
+    radius = 1.5 * min(axis + 0.5, columns - 0.5 - axis)
+    noise = Noise(**QUIET, counts=5e3, rings=0.02)
+    lines = seen_by_camera(sample.ellipses(12, radius), columns, axis, degrees, noise)
+    estimate = find_axis(lines, np.radians(degrees))
+    assert estimate.sides == ("left", "right")
+    assert estimate.confident
+    assert estimate.axis == pytest.approx(axis, abs=0.5)
 
 
 def test_methods_that_find_different_axes_are_both_shown():
