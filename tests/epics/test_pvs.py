@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -61,17 +62,13 @@ def until(client):
     """Wait for a PV to have a value."""
 
     def wait(name, wanted):
-        there = threading.Event()
-        seen = []
-
-        def look(value):
-            seen.append(value)
-            if wanted(value):
-                there.set()
-
-        with client.monitor(PREFIX + name, look):
-            assert there.wait(BOUND), f"{name}: saw {seen}"
-        return seen[-1]
+        deadline, seen = time.monotonic() + BOUND, []
+        while time.monotonic() < deadline:
+            seen.append(client.get(PREFIX + name, timeout=BOUND))
+            if wanted(seen[-1]):
+                return seen[-1]
+            threading.Event().wait(0.02)
+        raise AssertionError(f"{name}: saw {seen[-3:]}")
 
     return wait
 

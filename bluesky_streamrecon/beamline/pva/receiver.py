@@ -6,6 +6,7 @@ One thread receives and writes; when it can not follow, the server drops images,
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -98,7 +99,7 @@ class Receiver:
     def __init__(
         self, pv: str, path: Path, first: Image, number_from: str | None, changed: Callable[[Counts], object]
     ) -> None:
-        from p4p.util import ThreadedWorkQueue
+        from p4p.client.raw import Context
 
         self.pv, self._path, self._changed = pv, path, changed
         self._shape, self._dtype = first.pixels.shape, first.pixels.dtype
@@ -113,12 +114,12 @@ class Receiver:
         self._told: set[str] = set()
         self.connected = False
         self.arrived = 0  # images of any kind
-        self._queue = ThreadedWorkQueue(f"streamrecon-{pv}", maxsize=0, daemon=True)
-        self._queue.start()
-        self._depth = depth = int(np.clip(WAITING_BYTES // max(first.pixels.nbytes, 1), 4, 10_000))
-        self._subscription: Any = _client().monitor(
-            pv, self._event, request=f"record[queueSize={depth}]", notify_disconnect=True, queue=self._queue
-        )
+        depth = int(np.clip(WAITING_BYTES // max(first.pixels.nbytes, 1), 4, 10_000))
+        self._woken, self._closing = threading.Event(), threading.Event()
+        # Not by p4p's own monitor with threads: it loses what comes before it has returned, and all that follows.
+        self._subscription: Any = Context.monitor(_client(), pv, self._woken.set, f"record[queueSize={depth}]")
+        self._thread = threading.Thread(target=self._receive, name=f"streamrecon-{pv}", daemon=True)
+        self._thread.start()
 
     @property
     def counts(self) -> Counts:
@@ -153,24 +154,29 @@ class Receiver:
 
     def close(self) -> Counts:
         """Receive no more, close the file, and return what came; images that wait are written first."""
-        if self._subscription is not None:
-            self._drain()
+        if not self._closing.is_set():
+            self._closing.set()
+            self._woken.set()
+            self._thread.join()
             self._subscription.close()
-            self._subscription = None
-            self._queue.stop()
             for file in (self._file, self._apart):
                 if file is not None:
                     file.close()
         return self.counts
 
-    def _drain(self) -> None:
-        """Wait until the images that have come are written."""
-        for _ in range(self._depth):
-            before, passed = self.arrived, threading.Event()
-            self._queue.push(passed.set)
-            if not passed.wait(DRAIN_SECONDS):
-                logger.error("PV %s: %s could not be written in %g s", self.pv, self._path, DRAIN_SECONDS)
-            if self.arrived == before:
+    def _receive(self) -> None:
+        """Take what comes, and in the end what has come."""
+        deadline = math.inf
+        while True:
+            self._woken.wait()
+            self._woken.clear()
+            if self._closing.is_set():
+                deadline = time.monotonic() + DRAIN_SECONDS
+            while (value := self._subscription.pop()) is not None and time.monotonic() < deadline:
+                self._event(value)
+            if self._closing.is_set():
+                if value is not None:
+                    logger.error("PV %s: %s could not be written in %g s", self.pv, self._path, DRAIN_SECONDS)
                 return
 
     def _event(self, value: Any) -> None:
