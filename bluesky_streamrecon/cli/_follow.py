@@ -15,10 +15,13 @@ import typer
 from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json
+from bluesky_streamrecon.cli._pvs import Pvs, PvsAllow, PvsInterface, open_source, serve_pvs
+from bluesky_streamrecon.cli._steer import open_operator
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.follower import FollowedRun, Follower
     from bluesky_streamrecon.beamline.recon_job import ReconJob
+    from bluesky_streamrecon.wire import OperatorEndpoint
 
 __all__ = ["follow"]
 
@@ -46,12 +49,16 @@ def follow(
     ] = None,
     config: Config = None,
     count: Annotated[int, typer.Option(min=0, help="End after so many runs; 0: never.")] = 0,
+    pvs: Pvs = None,
+    pvs_interface: PvsInterface = "127.0.0.1",
+    pvs_allow: PvsAllow = None,
     json: Json = False,
 ) -> None:
     """Reconstruct and judge the scans of another RunEngine. It only reports: nothing is sent back to the scan.
 
     Which runs, the table [follow] of the configuration file says; what is made of them, [recon] and [steering]. Each
-    verdict is printed as it comes, and a line per run at its end. `streamrecon view` shows the images.
+    verdict is printed as it comes, and a line per run at its end. `streamrecon view` shows the images, and
+    `--pvs` serves them and the verdict as PVs.
 
     Example: `streamrecon follow --zmq localhost:5568 --config beamline.toml`
     """
@@ -84,8 +91,21 @@ def follow(
             what = f"{run.verdict} at {run.projections} projections" if run.verdict else "no image was judged"
             print(f"run {run.run_uid}: {what}; {'; '.join((run.text, *run.problems)).strip('; ')}", flush=True)
 
-    with contextlib.closing(job):
+    with contextlib.ExitStack() as around:
+        around.enter_context(contextlib.closing(job))
+        if pvs is not None:
+            operated = around.enter_context(open_source(partial(_operator, job), None))
+            around.enter_context(serve_pvs(operated, pvs, pvs_interface, pvs_allow))
         asyncio.run(_follow(job, follower, source, count, done))
+
+
+def _operator(job: ReconJob) -> OperatorEndpoint:
+    """Connect to the job as people do."""
+    from bluesky_streamrecon.errors import JobError
+
+    if job.address is None or job.job_id is None:
+        raise JobError("the job has not been started yet")
+    return open_operator(None, job.job_id, None, None)
 
 
 async def _follow(job: ReconJob, follower: Follower, source: Source, count: int, done: Any) -> None:

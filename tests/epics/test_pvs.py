@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 
@@ -12,11 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 from bluesky.suspenders import SuspendBoolHigh
+from follower_program import Program
 from ophyd import Signal
 from ophyd_async.core import init_devices, soft_signal_rw
 from ophyd_async.epics.core import epics_signal_r
 from pretended_beamline import BOUND, pretended_beamline
 
+from bluesky_streamrecon.beamline import JobState
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.live_view import PvServer, Source
 from bluesky_streamrecon.plans import stop_early_wrapper
@@ -217,3 +220,21 @@ def test_stock_suspender_of_bluesky_holds_another_scan_until_the_run_is_over(
     stop = next(doc for name, doc in documents if name == "stop")
     assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 60)
     assert held.is_set()
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("no_orphans")
+def test_follow_serves_the_verdict_on_the_scans_of_others(until, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    configuration = tmp_path / "streamrecon.toml"
+    configuration.write_text('[job]\nranks = 1\n[follow]\nplans = ["scan"]\ndetector = "camera"\n')
+    with socket.create_server(("127.0.0.1", 0)) as proxy:  # that publishes nothing
+        documents_at = f"127.0.0.1:{proxy.getsockname()[1]}"
+        program = Program("--zmq", documents_at, "--config", configuration, "--pvs", PREFIX)
+        try:
+            program.wait_for("ready: 1 ranks")
+            until("Connected", bool)
+            until("State", lambda state: state == JobState.READY)
+        finally:
+            program.close()
