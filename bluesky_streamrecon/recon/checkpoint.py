@@ -140,8 +140,9 @@ class CheckpointStore:
         self._write(self._last(run.run_uid), checkpoint, run)
 
     def forget(self, run_uid: str) -> None:
-        """Remove what `save_last` has written."""
-        self._last(run_uid).unlink(missing_ok=True)
+        """Remove what `save_last` has written, and the scratch file of a run that was not begun to be finished."""
+        for path in (self._last(run_uid), self.scratch(run_uid)):
+            path.unlink(missing_ok=True)
 
     def unfinished(self, communicator: Communicator) -> list[tuple[OpenRun, Checkpoint]]:
         """Load what every rank has of runs that are still to be finished, and remove the rest of runs before.
