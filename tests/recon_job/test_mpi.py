@@ -84,6 +84,23 @@ def test_axis_that_a_person_corrects_ends_with_the_image_of_a_run_that_had_it_fr
     assert all(entry.balanced for entry in beamline.endpoint.ledger().values())
 
 
+@pytest.mark.parametrize("at", [0, 5, 13])
+def test_person_who_sets_the_axis_that_is_being_looked_for_ends_the_search(kept_mpi_job, scan, tmp_path, at):
+    beamline, _ = kept_mpi_job(2)
+    turned = np.argsort(scan.angles)  # from one end to the other: the finder is not certain for long
+    late = replace(scan, projections=scan.projections[turned], angles=scan.angles[turned])
+    set_to = scan.axis + 0.5  # which no finder would say
+    given = beamline.feed(late, settings(late, 2, axis=set_to), tmp_path, uid=f"given-{at}")
+    beamline.open(late, settings(late, 2, axis=None), tmp_path, uid=f"set-{at}")
+    beamline.references(late)
+    beamline.projections(late, 0, at)
+    beamline.endpoint.correct_axis(set_to)
+    beamline.projections(late, at)
+    finished = beamline.finish()
+    assert {result.axis for result in finished.results} == {set_to}
+    assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
+
+
 def alone(scan, algorithm):
     """The same run by one engine, with no job around it."""
     preparation = Preparation(*scan.shape)
