@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 
-__all__ = ["Registry", "format_error", "made"]
+__all__ = ["Registry", "format_error", "made", "made_with"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,26 @@ def made(what: str, name: str, make: Callable[..., T], *given: Any, **options: A
         raise
     except BaseException as error:  # SystemExit, for instance
         raise ConfigError(f"{what} {name!r} can not be made with its settings: {format_error(error)}") from error
+
+
+def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[str, Any]) -> T:
+    """Return an object of the dataclass that was registered as `name`, with options as its fields.
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is no subclass of `base`, an option is unknown, or has a value that can not work.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ConfigError(f"{what} {name!r}: got {kind!r}, expected a subclass of {base.__name__}")
+    known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            listed = ", ".join(
+                f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
+            )
+            raise ConfigError(f"{what} {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
+    return made(what, name, kind, **options)
 
 
 def format_error(error: BaseException) -> str:

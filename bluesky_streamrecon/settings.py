@@ -106,8 +106,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pixel_values : {"counts", "transmission", "line-integrals"}
         What the pixels of projections stand for: detector counts, which need a flat field, or frames that are corrected
         already: I/I0, or -log(I/I0).
-    stripe_removal : bool
-        Remove ring stripes from the window's sinograms before they are used.
+    preparation : sequence of str or dict
+        Steps after flats, darks and logarithm, in order: ``"zingers"``, ``"beam"``, ``"rings"``, or steps of your own.
+        A step with options is a dict, for instance ``{"step": "beam", "left": 20, "right": 20}``.
     checkpoint_every : int
         Images between two checkpoints of the job; 0: none.
     analysis : str
@@ -141,7 +142,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     share: Positive = 1
     coalesce: bool = True
     pixel_values: PixelValues = "counts"
-    stripe_removal: bool = False
+    preparation: tuple[Name | dict[str, Option], ...] = ()
     checkpoint_every: Count = 0
     analysis: Name = TOMOGRAPHY
     options: dict[str, Option] = {}
@@ -157,6 +158,12 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         _check_types(self)
+        for step in self.preparation:
+            if isinstance(step, dict) and not isinstance(step.get("step"), str):
+                raise ConfigError(
+                    f"preparation: got {step!r}, expected the name of the step, too, as in "
+                    '{"step": "beam", "left": 20, "right": 20}'
+                )
         if self.window is not None and self.window < self.step:
             raise ConfigError(
                 f"window={self.window} is shorter than step={self.step}: projections would never be used; "

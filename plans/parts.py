@@ -39,13 +39,14 @@ def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
 
 
 def check_analysis(recon: ReconSettings) -> None:
-    """Refuse an analysis that is not installed, and an algorithm or options that can not work."""
-    from bluesky_streamrecon.recon import check_algorithm
+    """Refuse an analysis that is not installed, and an algorithm, steps or options that can not work."""
+    from bluesky_streamrecon.recon import check_algorithm, check_preparation
     from bluesky_streamrecon.recon.analysis import get_analysis
     from bluesky_streamrecon.recon.recipe import find_recipe
 
     if recon.analysis == TOMOGRAPHY:
         check_algorithm(recon.algorithm, recon.options)
+        check_preparation(recon.preparation)
         if (recipe := find_recipe(recon.final, 1, recon.final_iterations, recon.final_options)) is not None:
             check_algorithm(recipe.algorithm, recipe.options)
     else:

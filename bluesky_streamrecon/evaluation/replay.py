@@ -220,7 +220,13 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
     )
     part = TomoScan(projections, flats, darks, frames.angles_deg, frames.problems)
-    scan = prepared(part, recorded.name, axis=recorded.recon.axis, values=recorded.recon.pixel_values)
+    scan = prepared(
+        part,
+        recorded.name,
+        axis=recorded.recon.axis,
+        values=recorded.recon.pixel_values,
+        preparation=recorded.recon.preparation,
+    )
     return centred(replace(scan, name=recorded.name))
 
 

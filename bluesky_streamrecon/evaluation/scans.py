@@ -7,7 +7,7 @@ per pixel of the open beam.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -262,8 +262,15 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 
-def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str = "counts") -> LineScan:
-    """Make line integrals of a scan's frames, and find the axis unless it is given.
+def prepared(
+    raw: TomoScan,
+    name: str,
+    *,
+    axis: float | None = None,
+    values: str = "counts",
+    preparation: Sequence[str | Mapping[str, Any]] = (),
+) -> LineScan:
+    """Make line integrals of a scan's frames, and find the axis unless it is given; `preparation` as in the settings.
 
     Raises
     ------
@@ -273,18 +280,22 @@ def prepared(raw: TomoScan, name: str, *, axis: float | None = None, values: str
     from bluesky_streamrecon.recon.axis import find_axis
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
+    from bluesky_streamrecon.recon.steps import Pipeline
 
     _, rows, columns = raw.projections.shape
-    preparation = Preparation(rows, columns, values=values, name=name)
+    counts = Preparation(rows, columns, values=values, name=name)
     for frame in np.asarray(raw.darks[:]):
-        preparation.add_reference("dark", frame)
+        counts.add_reference("dark", frame)
     for frame in np.asarray(raw.flats[:]):
-        preparation.add_reference("flat", frame)
-    if not preparation.ready:
+        counts.add_reference("flat", frame)
+    if not counts.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
-    integrals = np.stack([preparation.prepare(frame) for frame in np.asarray(raw.projections[:])])
-    preparation.conclude()
-    problems = preparation.warnings
+    steps = Pipeline(preparation, rows, columns)
+    integrals = np.empty((len(raw.angles), rows, columns), np.float32)
+    for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles, strict=True)):
+        integrals[number] = steps.second_part(steps.first_part(counts.prepare(frame), float(angle)), float(angle))
+    counts.conclude()
+    problems = counts.warnings
     full_turn = float(np.ptp(raw.angles_deg)) * (1 + 1 / max(len(raw.angles_deg) - 1, 1)) >= FULL_TURN
     sides = reaches_out(integrals)
     doubt = ""

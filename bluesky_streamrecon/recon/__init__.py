@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.recon.compiling import warm_up
     from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
     from bluesky_streamrecon.recon.offline import reconstruct
-    from bluesky_streamrecon.recon.options import check_algorithm
+    from bluesky_streamrecon.recon.options import check_algorithm, check_preparation
     from bluesky_streamrecon.recon.projector import Projector
     from bluesky_streamrecon.recon.slab_update import SlabUpdate
+    from bluesky_streamrecon.recon.steps import Step
 
 __all__ = [
     "Algorithm",
@@ -25,7 +26,9 @@ __all__ = [
     "Projector",
     "Reducer",
     "SlabUpdate",
+    "Step",
     "check_algorithm",
+    "check_preparation",
     "reconstruct",
     "warm_up",
 ]
@@ -35,9 +38,11 @@ _HOMES = {
     "Engine": "engine",
     "HaloExchange": "engine",
     "SlabUpdate": "slab_update",
+    "Step": "steps",
     "Projector": "projector",
     "Reducer": "engine",
     "check_algorithm": "options",
+    "check_preparation": "options",
     "reconstruct": "offline",
     "warm_up": "compiling",
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
 from bluesky_streamrecon.recon.projector import projectors
+from bluesky_streamrecon.recon.steps import make_step
 
-__all__ = ["check_algorithm", "understood"]
+__all__ = ["check_algorithm", "check_preparation", "understood"]
 
 
 def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
@@ -24,6 +25,18 @@ def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
     understood(algorithm, options)
     if (projector := projector_of(options)) != FAST:  # which would be compiled
         projectors.get(projector)
+
+
+def check_preparation(preparation: Sequence[str | Mapping[str, Any]]) -> None:
+    """Refuse preparation steps, or options of theirs, that are unknown or can not work.
+
+    Raises
+    ------
+    ConfigError
+        If there are any.
+    """
+    for step in preparation:
+        make_step(step)
 
 
 def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:

@@ -1,4 +1,4 @@
-"""From detector counts to line integrals: dark and flat correction, -log, bad pixels, stripes. One rank's rows.
+"""From detector counts to line integrals: dark and flat correction, -log, bad pixels. One rank's rows.
 
 Bad values never reach the image: a pixel that measured nothing usable takes the value between its neighbours in the
 row, and every such pixel is counted by kind. Counts are detector units, transmissions and line integrals unitless,
@@ -7,20 +7,17 @@ angles radians.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.recon.references import average
 from bluesky_streamrecon.settings import PixelValues
 
-__all__ = ["Preparation", "StripeFilter"]
+__all__ = ["Preparation"]
 
 LEAST_TRANSMISSION = 1e-6
 """Transmissions are clipped to this from below, so line integrals stay below 13.8."""
@@ -331,68 +328,6 @@ class _Dead:
         live = self.mask.shape[1] - self._number
         dark: NDArray[np.bool_] = light - self._number <= _DARK_TRANSMISSION * live
         return dark
-
-
-class StripeFilter:
-    """Remove the constant error of each detector pixel, which would draw rings, from the line integrals.
-
-    The sample's own structure moves over the detector while it turns; what stays in place, over a half turn, is the
-    pixel's fault. The error is the average over the window of what a wide median along the row leaves, each
-    projection weighted by the gap in angle that it stands for: projections are sorted by angle for this, since
-    interleaved orders crowd some angles at almost every moment.
-
-    Parameters
-    ----------
-    window : int or None
-        Newest projections that the error is estimated from; None: all.
-    width : int, optional
-        Columns that the median spans, odd; wider than any stripe.
-    least : int, optional
-        Projections below which nothing is taken off: too few would take the sample away.
-
-    Notes
-    -----
-    A projection is corrected once, with what is known when it arrives, so the result does not depend on timing.
-    """
-
-    def __init__(self, window: int | None, *, width: int = 21, least: int = 12) -> None:
-        self._high: deque[NDArray[np.float32]] = deque(maxlen=None if window is None else max(window, least))
-        self._angles: deque[float] = deque(maxlen=self._high.maxlen)
-        self._lit: deque[NDArray[np.bool_]] = deque(maxlen=self._high.maxlen)
-        self._width = width | 1
-        self._least = least
-
-    def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
-        """Return the projection without its stripes.
-
-        Parameters
-        ----------
-        projection : ndarray of float32, shape (rows, columns)
-            Line integrals; left as they are. Rows that are NaN stay so, and say nothing about stripes.
-        angle : float
-            Radians.
-
-        Returns
-        -------
-        ndarray of float32, shape (rows, columns)
-        """
-        from scipy.ndimage import median_filter
-
-        width = min(self._width, projection.shape[1] | 1)
-        lit: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(projection), axis=1)
-        known = np.where(lit[:, None], projection, 0)
-        self._high.append(known - median_filter(known, size=(1, width), mode="nearest"))
-        self._angles.append(angle)
-        self._lit.append(lit)
-        if len(self._angles) < self._least:
-            return projection
-        weights = find_directions(np.asarray(self._angles)).cells / math.pi
-        if weights.max() > 3.0 / self._least:
-            return projection
-        shares = weights[:, None] * np.stack(self._lit)
-        shares /= np.maximum(shares.sum(axis=0), 0.5)
-        stripes: NDArray[np.float32] = np.einsum("ar,arc->rc", shares.astype(np.float32), np.stack(self._high))
-        return projection - stripes
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:

@@ -28,9 +28,10 @@ from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
 from bluesky_streamrecon.recon.output import Attribute
-from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
+from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
+from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.recon.tilt import row_shifts, upright
 from bluesky_streamrecon.recon.view import View, number_in
 from bluesky_streamrecon.recon.volume import FinishedVolume
@@ -73,15 +74,14 @@ class Tomography(Analysis[View]):
         self._ranks = ranks
         self._threads = threads
         self._columns = run.detector_shape[1]
-        # Stripes are estimated from projections that a checkpoint would have to forget again; such runs begin anew.
-        self.resumable = not recon.stripe_removal
+        self.resumable = True
         self._early = EarlyItems()
         self._preparation = Preparation(
             run.block.rows, self._columns, values=recon.pixel_values, saturation=number_in(run.metadata, "saturation")
         )
         self._shifts = row_shifts(run.block, run.detector_shape[0], recon.axis_tilt) if recon.axis_tilt else None
         self._mirrored = recon.rotation != ROTATIONS[0]
-        self._stripes = StripeFilter(recon.window) if recon.stripe_removal else None
+        self._steps = Pipeline(recon.preparation, run.block.rows, self._columns)
         self.warnings: list[str] = self._preparation.warnings
         algorithms.get(recon.algorithm)
         self._axis: AxisEstimate | None = None
@@ -166,11 +166,11 @@ class Tomography(Analysis[View]):
 
     def _view(self, item: Item | ItemGone) -> View:
         pixels = self._preparation.prepare(pixels_of(item)) if isinstance(item, Item) else None
-        if pixels is not None and self._stripes is not None:
-            pixels = self._stripes.apply(pixels, item.angle)
-        if pixels is not None and self._shifts is not None:
-            pixels = upright(pixels, self._shifts)
-        return View(item.seq, pixels, item.angle, dict(self._preparation.counts))
+        if pixels is not None:
+            pixels = self._steps.first_part(pixels, item.angle)
+            if self._shifts is not None:  # by as much in every projection, so stripes stay stripes
+                pixels = upright(pixels, self._shifts)
+        return View(item.seq, pixels, item.angle, {**self.counts})
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
@@ -186,6 +186,7 @@ class Tomography(Analysis[View]):
         elif self._axis is None:
             self._warn(self._field_of_view())
         self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
+        self._steps.remember(self._archive.steps())
         self._make_engine()
         return ""
 
@@ -193,7 +194,7 @@ class Tomography(Analysis[View]):
         """Make images about this axis from now on; a provisional one is looked for again."""
         self._axis = found
         # A checkpoint does not tell a provisional axis from one that is certain.
-        self.resumable = final and not self._run.recon.stripe_removal
+        self.resumable = final
         if not final:
             self._doubt = f"{found.doubt}; images are provisional until it is certain"
             return
@@ -217,14 +218,15 @@ class Tomography(Analysis[View]):
 
     def update(self, frames: Sequence[View]) -> None:
         """Take projections into the window, and make the next image from it."""
+        new: list[Archived] = []
         for view in frames:
-            self._sinograms.append(self._blank() if view.pixels is None else view.pixels, view.angle)
+            pixels = self._steps.second_part(view.pixels, view.angle)
+            new.append((pixels, view.angle))
+            self._sinograms.append(pixels, view.angle)
             self._angles.append(view.angle)
             self._counts = view.counts
             self._archive.append(view.pixels, view.angle, self._running.image_number + 1)
         self._warn(self._archive.problem)
-        # A projection that was lost, or had no light, says nothing.
-        new = [(self._blank() if view.pixels is None else view.pixels, view.angle) for view in frames]
         search, present, better, taken = self._search, self._axis, None, len(self._angles) - len(frames)
         self._confirm(frames, taken)
         if search is not None and present is not None:
@@ -250,7 +252,7 @@ class Tomography(Analysis[View]):
     def _make_images_anew(self, new: Sequence[Archived] = ()) -> None:
         """Make all images about the present axis; `new` are projections that the window has not yet."""
         if not self._archive.problem:
-            steps = self._archive.steps()
+            steps = self._steps.second_part_again(self._archive.steps())
         else:  # what the window still has is the next best
             angles, projections = self._running.kept()
             known = [*((pixels, float(angle)) for pixels, angle in zip(projections, angles, strict=True)), *new]
@@ -297,8 +299,9 @@ class Tomography(Analysis[View]):
             self._archive.open(self.scratch, keep=self._saved.projections)
             self._saved = None
         if self._volume is None:
+            axis, prepare = self._geometry().axis, self._steps.second_part_of_all
             self._volume = FinishedVolume(
-                self._run, self._archive, self._threads, self._engine_of, self._ranks.sum, axis=self._geometry().axis
+                self._run, self._archive, self._threads, self._engine_of, self._ranks.sum, axis=axis, prepare=prepare
             )
         return self._finishing(self._volume) if self._volume.wanted else None
 
@@ -316,8 +319,8 @@ class Tomography(Analysis[View]):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Flats, darks and bad pixels, see `Preparation`."""
-        return dict(self._preparation.counts)
+        """Flats, darks and bad pixels, see `Preparation`, and what its steps counted."""
+        return {**self._preparation.counts, **self._steps.counts}
 
     def datasets(self) -> Mapping[str, tuple[NDArray[np.generic], str]]:
         """Return the angles used, in order."""
@@ -366,6 +369,7 @@ class Tomography(Analysis[View]):
         self._angles = arrays["angles"].tolist()
         if "image" in arrays:
             self._preparation.restore(arrays, self._counts)
+            self._steps.restore(self._counts)
             self._sinograms.restore(arrays, len(self._angles))
         axis, uncertainty = (float(value) for value in arrays["axis"])
         if axis != self._run.recon.axis:
@@ -444,6 +448,3 @@ class Tomography(Analysis[View]):
 
     def _axis_known(self) -> float | None:
         return self._run.recon.axis if self._axis is None else self._axis.axis
-
-    def _blank(self) -> NDArray[np.float32]:
-        return np.full((self._run.block.rows, self._columns), np.nan, dtype=np.float32)

@@ -25,6 +25,8 @@ __all__ = ["FinishedVolume"]
 
 log = logging.getLogger(__name__)
 
+Prepare = Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float32]]
+
 ROWS_AT_ONCE = 16
 """Rows that each thread has: as many as are stored side by side."""
 
@@ -46,6 +48,8 @@ class FinishedVolume:
         Adds up an array over all ranks, in place.
     axis : float
         Detector column of the rotation axis.
+    prepare : callable
+        Ends the preparation of all projections of some rows, shape (projections, rows, C), given their angles, too.
     """
 
     def __init__(
@@ -57,9 +61,10 @@ class FinishedVolume:
         total: Callable[[NDArray[np.float64]], None],
         *,
         axis: float,
+        prepare: Prepare,
     ) -> None:
         self._run, self._archive, self._threads = run, archive, threads
-        self._make_engine = make_engine
+        self._make_engine, self._prepare = make_engine, prepare
         self._total = total
         self._over = AngularRange.from_metadata(run.metadata).around(axis, run.detector_shape[1])
         self._rows = run.block.rows
@@ -94,7 +99,9 @@ class FinishedVolume:
         at_once = self._rows if coupled else ROWS_AT_ONCE * self._threads
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
-            views = ((self._archive.projection(i, first, stop), float(angle)) for i, angle in enumerate(angles))
+            pixels = np.stack([self._archive.projection(i, first, stop) for i in range(len(angles))])
+            views = zip(self._prepare(pixels, angles), angles.tolist(), strict=True)
+            del pixels
             with self._make_engine(
                 stop - first, len(angles), algorithm=recipe.algorithm, options=recipe.options
             ) as engine:

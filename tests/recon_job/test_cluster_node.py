@@ -104,7 +104,7 @@ def test_no_module_of_a_job_imports_what_a_node_has_not(on_the_node, room):
 @pytest.mark.mpi
 def test_job_runs_where_nothing_else_is_installed(node, beamline, mpi_job, scan, tmp_path):
     started = mpi_job(2)
-    settings = ReconSettings(axis=scan.axis, window=8, step=2, stripe_removal=True)
+    settings = ReconSettings(axis=scan.axis, window=8, step=2, preparation=("zingers", "rings"))
     finished = beamline.feed(scan, settings, tmp_path)
     with h5py.File(finished.results[0].result) as file:
         assert np.isfinite(file["/exchange/data"][:]).all()

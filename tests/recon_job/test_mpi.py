@@ -55,10 +55,11 @@ def test_axis_that_is_known_late_ends_with_the_image_of_a_run_that_had_it_from_t
     light = late.flats.mean(axis=0) - late.darks.mean(axis=0)
     integrals = -np.log((late.projections - late.darks.mean(axis=0)) / light)
     assert abs(find_axis(integrals[:16], late.angles[:16]).axis - scan.axis) > 0.5
-    finished = beamline.feed(late, settings(late, ranks, axis=None), tmp_path, uid="late")
+    steps = {"preparation": ("zingers", "rings")}
+    finished = beamline.feed(late, settings(late, ranks, axis=None, **steps), tmp_path, uid="late")
     axis = finished.results[0].axis
     assert axis == pytest.approx(scan.axis, abs=0.25)
-    given = beamline.feed(late, settings(late, ranks, axis=axis), tmp_path, uid="given")
+    given = beamline.feed(late, settings(late, ranks, axis=axis, **steps), tmp_path, uid="given")
     assert finished.results[0].image_number == given.results[0].image_number
     assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
 
@@ -99,6 +100,25 @@ def test_person_who_sets_the_axis_that_is_being_looked_for_ends_the_search(kept_
     finished = beamline.finish()
     assert {result.axis for result in finished.results} == {set_to}
     assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
+
+
+def test_steps_of_the_preparation_give_the_same_image_with_any_number_of_ranks(kept_mpi_job, scan, tmp_path):
+    projections = scan.projections.copy()
+    projections[::3, 2, 17] = 60000  # zingers
+    projections[:, :, 11] = 0.8 * projections[:, :, 11]  # a ring
+    faulty = replace(scan, projections=projections)
+    beam = {"step": "beam", "left": 2, "right": 2}
+    images, zingers = [], []
+    for preparation, ranks in (((), 1), (("zingers", beam, "rings"), 1), (("zingers", beam, "rings"), 3)):
+        beamline, _ = kept_mpi_job(ranks)
+        finished = beamline.feed(
+            faulty, settings(faulty, ranks, preparation=preparation), tmp_path, uid=str(len(images))
+        )
+        images.append(image_of(finished))
+        zingers.append(sum(result.counts.get("zingers", 0) for result in finished.results))
+    assert zingers[0] == 0 < zingers[1] == zingers[2]
+    assert np.abs(images[1] - images[0]).max() > 0.1 * images[0].max()
+    np.testing.assert_array_equal(images[2], images[1])
 
 
 def alone(scan, algorithm):
@@ -176,7 +196,7 @@ def test_sigterm_ends_all_ranks(beamline, mpi_job, scan):
 
 
 def test_job_that_was_killed_goes_on_from_its_checkpoint_to_the_same_image(beamline, mpi_job, scan, tmp_path):
-    chosen = settings(scan, 2, checkpoint_every=2)
+    chosen = settings(scan, 2, checkpoint_every=2, final="none", preparation=("zingers", "rings"))
     undisturbed = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
     expected = image_of(beamline.feed(scan, chosen, tmp_path, uid="undisturbed"))
 

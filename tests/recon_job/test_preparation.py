@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.recon.preparation import Preparation, StripeFilter
+from bluesky_streamrecon.recon.preparation import Preparation
 
 SHAPE = (3, 64)
 
@@ -229,45 +229,3 @@ def test_frame_of_another_shape_is_refused(kind):
 def test_unknown_pixel_values_are_refused():
     with pytest.raises(DataError, match="counts, transmission, line-integrals"):
         Preparation(*SHAPE, values="volts")
-
-
-def moving_sample(num: int, columns: int):
-    """Line integrals of a disc that moves, in an interleaved order, and the angles."""
-    angles = np.deg2rad(np.array([*range(0, 180, 12), *range(6, 180, 12)], float))[:num]
-    t = np.arange(columns) - columns / 2
-    clean = np.stack(
-        [
-            np.sqrt(np.maximum(0.4 - ((t - 0.2 * columns * np.cos(a)) / columns * 4) ** 2, 0))[None].repeat(2, 0)
-            for a in angles
-        ]
-    )
-    return clean.astype(np.float32), angles
-
-
-def test_stripes_go_and_the_sample_stays():
-    clean, angles = moving_sample(30, 128)
-    stripes = np.zeros((2, 128), np.float32)
-    stripes[0, 40], stripes[1, 77] = 0.2, -0.15
-    remover = StripeFilter(24)
-    result = np.stack([remover.apply(p + stripes, a) for p, a in zip(clean, angles, strict=True)])
-    before = np.abs(stripes).max()
-    assert np.abs(result[-1] - clean[-1])[stripes != 0].max() < 0.25 * before
-    assert np.sqrt(np.mean((result[-1] - clean[-1]) ** 2)) < 0.5 * np.sqrt(np.mean(stripes**2))
-
-
-def test_stripes_are_left_alone_while_angles_crowd_one_side():
-    clean, _ = moving_sample(30, 128)
-    remover = StripeFilter(24)
-    for projection, angle in zip(clean, np.deg2rad(np.arange(30.0)), strict=True):
-        np.testing.assert_array_equal(remover.apply(projection, angle), projection)
-
-
-def test_row_without_light_says_nothing_about_stripes():
-    clean, angles = moving_sample(30, 128)
-    remover = StripeFilter(24)
-    for number, (projection, angle) in enumerate(zip(clean, angles, strict=True)):
-        given = projection.copy()
-        if number == 20:
-            given[0] = np.nan
-        result = remover.apply(given, angle)
-        np.testing.assert_array_equal(np.isnan(result), np.isnan(given))

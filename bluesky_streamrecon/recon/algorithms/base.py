@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms._checks import at_least_one
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
-from bluesky_streamrecon.registry import Registry, made
+from bluesky_streamrecon.registry import Registry, made_with
 
 __all__ = ["Algorithm", "OrderedSubsets", "algorithms", "make_algorithm"]
 
@@ -91,15 +90,4 @@ def make_algorithm(name: str, options: Mapping[str, Any]) -> Algorithm:
         If the name or an option is unknown, an option has a value that can not work, or what has the name is no
         algorithm.
     """
-    kind: Any = algorithms.get(name)  # of another package, it may be anything
-    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-        raise ConfigError(f"algorithm {name!r}: got {kind!r}, expected a subclass of Algorithm")
-    known = {field.name: field for field in fields(kind)}
-    for option in options:
-        if option not in known:
-            listed = ", ".join(
-                f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
-            )
-            raise ConfigError(f"algorithm {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
-    algorithm: Algorithm = made("algorithm", name, kind, **options)
-    return algorithm
+    return made_with("algorithm", name, algorithms.get(name), Algorithm, options)  # type: ignore[type-abstract]

@@ -1,0 +1,88 @@
+"""What a preparation step is, and the names of those there are. Line integrals are unitless, angles radians."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.registry import Registry, made_with
+
+__all__ = ["Step", "make_step", "preparation_steps"]
+
+
+@dataclass
+class Step(ABC):
+    """Something that is done to the line integrals of each projection before it is reconstructed.
+
+    Fields are options; one object serves one rank and one run, and may remember what it has seen. What is done to a row
+    must depend on that row alone: a rank has only its own rows, and the image is to be the same with any number of
+    ranks.
+
+    Attributes
+    ----------
+    remembers : bool
+        What is done to a projection depends on those before it. A run that goes on after a restart, or whose images are
+        made anew, then passes all of its projections through a new object.
+    counts : dict of str to int
+        What the run's record says about this step, by names of its own.
+    """
+
+    remembers: ClassVar[bool] = False
+    counts: dict[str, int] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:  # noqa: B027 - most have options to check
+        """Refuse options that can not work."""
+
+    def begin(self, rows: int, columns: int) -> None:  # noqa: B027
+        """Refuse a shape that can not work, and make ready what projections of that shape need."""
+
+    @abstractmethod
+    def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+        """Return a projection after this step.
+
+        Parameters
+        ----------
+        projection : ndarray of float32, shape (rows, columns)
+            Line integrals, which may be overwritten. Finite, but for rows that were not measured: NaN throughout.
+        angle : float
+            Radians.
+        """
+
+    def apply_to_all(self, projections: NDArray[np.float32], angles: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return all projections of some rows after this step, once none will follow: for the finished volume.
+
+        Parameters
+        ----------
+        projections : ndarray of float32, shape (projections, rows, columns)
+            As for `apply`; one that was lost is NaN.
+        angles : ndarray, shape (projections,)
+            Radians.
+        """
+        return np.stack([self.apply(each, float(angle)) for each, angle in zip(projections, angles, strict=True)])
+
+
+_HERE = "bluesky_streamrecon.recon.steps"
+
+preparation_steps: Registry[type[Step]] = Registry(
+    "preparation step",
+    "bluesky_streamrecon.preparation_steps",
+    {"beam": f"{_HERE}.beam:Beam", "rings": f"{_HERE}.rings:Rings", "zingers": f"{_HERE}.zingers:Zingers"},
+)
+
+
+def make_step(setting: str | Mapping[str, Any]) -> Step:
+    """Return the step that one entry of the setting ``preparation`` asks for: a name, or also options.
+
+    Raises
+    ------
+    ConfigError
+        If the name or an option is unknown, an option has a value that can not work, or what has the name is no step.
+    """
+    options = {"step": setting} if isinstance(setting, str) else dict(setting)
+    name = str(options.pop("step"))
+    return made_with("preparation step", name, preparation_steps.get(name), Step, options)  # type: ignore[type-abstract]

@@ -1,0 +1,108 @@
+"""The preparation steps of one run, in order, on one rank's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon.analysis import explained
+from bluesky_streamrecon.recon.archive import Archived
+from bluesky_streamrecon.recon.steps.base import Step, make_step
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """All steps, in two parts, between which projections are archived.
+
+    The first part ends before the first step that remembers: what it does to a projection depends on that projection
+    alone. The second can be done again from the archive: from the first projection on, or for all at once.
+
+    Parameters
+    ----------
+    preparation : sequence of str or mapping
+        As in the settings.
+    rows, columns : int
+        Of the rank's part of a projection.
+
+    Raises
+    ------
+    ConfigError
+        If a step, or one of its options, is not known or can not work.
+    """
+
+    def __init__(self, preparation: Sequence[str | Mapping[str, Any]], rows: int, columns: int) -> None:
+        self._preparation = tuple(preparation)
+        self._shape = (rows, columns)
+        steps = self._made(self._preparation, rows)
+        self._first = list(takewhile(lambda step: not step.remembers, steps))
+        self._second = steps[len(self._first) :]
+        with explained(f"preparation={list(preparation)} failed on a blank projection"):
+            for trial in self._made(self._preparation, 1):  # compiles what it needs, too
+                _try(trial, columns)
+
+    def _made(self, preparation: Sequence[str | Mapping[str, Any]], rows: int) -> list[Step]:
+        steps = [make_step(each) for each in preparation]
+        for step in steps:
+            step.begin(rows, self._shape[1])
+        return steps
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the steps of the first part have counted."""
+        return {name: number for step in self._first for name, number in step.counts.items()}
+
+    def restore(self, counts: Mapping[str, int]) -> None:
+        """Go on from these counts."""
+        for step in self._first:
+            step.counts.update({name: counts[name] for name in step.counts if name in counts})
+
+    def first_part(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+        """Return a projection, shape (rows, columns), before it is archived; the argument may be overwritten."""
+        return _applied(self._first, projection, angle)
+
+    def second_part(self, projection: NDArray[np.float32] | None, angle: float) -> NDArray[np.float32]:
+        """Return an archived projection as it is reconstructed, NaN where it was lost; the argument is left alone."""
+        if projection is None:
+            projection = np.full(self._shape, np.nan, np.float32)
+        return _applied(self._second, projection.copy(), angle) if self._second else projection
+
+    def second_part_again(self, images: Iterable[Sequence[Archived]]) -> Iterator[list[Archived]]:
+        """Yield what `second_part` returned for the projections of each image, from the first on."""
+        self._second = self._made(self._preparation[len(self._first) :], self._shape[0])
+        for projections in images:
+            yield [(self.second_part(pixels, angle), angle) for pixels, angle in projections]
+
+    def remember(self, images: Iterable[Sequence[Archived]]) -> None:
+        """Have the second part see all projections so far, as a process before this one has."""
+        if self._second:
+            for _ in self.second_part_again(images):
+                pass
+
+    def second_part_of_all(self, projections: NDArray[np.float32], angles: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return all archived projections of some rows, shape (projections, rows, columns), for the finished volume."""
+        for step in self._made(self._preparation[len(self._first) :], projections.shape[1]):
+            projections = step.apply_to_all(projections, angles)
+        return projections
+
+
+def _applied(steps: Sequence[Step], projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+    for step in steps:
+        projection = step.apply(projection, angle)
+    return projection
+
+
+def _try(step: Step, columns: int) -> None:
+    """Refuse a step that changes the shape, or makes of air what is not finite."""
+    given = np.zeros((1, columns), np.float32)
+    got: object = step.apply(given.copy(), 0.0)
+    if not (isinstance(got, np.ndarray) and got.shape == given.shape and got.dtype == np.float32):
+        what = f"{got.dtype} of shape {got.shape}" if isinstance(got, np.ndarray) else repr(got)
+        raise ConfigError(f"preparation step {step!r}: got {what} for a projection of float32 of shape {given.shape}")
+    if not np.isfinite(got).all():
+        raise ConfigError(f"preparation step {step!r}: got values that are not finite for a projection of zeros")

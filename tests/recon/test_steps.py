@@ -1,0 +1,198 @@
+"""Preparation steps do what their papers say, harm nothing else, and are refused in words that help."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from scipy.ndimage import median_filter, uniform_filter1d
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.recon import check_preparation
+from bluesky_streamrecon.recon.kernels.steps import changes, median_of_seven, running_median
+from bluesky_streamrecon.recon.steps import Pipeline
+from bluesky_streamrecon.recon.steps.rings import LEAST, MOST, remove_stripes
+
+GOLDEN = 0.6180339887
+
+
+def sinogram(angles, columns=320, seed=0):
+    """Line integrals (A, columns) of discs and a block, with noise; the sample fills most of the columns."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(columns) - (columns - 1) / 2
+    lines = 0.02 * 2 * np.sqrt(np.maximum((0.35 * columns) ** 2 - t**2, 0)) * np.ones((len(angles), 1))
+    for _ in range(60):
+        radius, away, turned = rng.uniform(2, 12), 0.3 * columns * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        off = t - away * np.cos(angles - turned)[:, None]
+        lines += 0.02 * np.sqrt(np.maximum(radius**2 - off**2, 0))
+    return (lines + rng.normal(0, 0.005, lines.shape)).astype(np.float32)
+
+
+def with_stripes(clean, seed=1):
+    rng = np.random.default_rng(seed)
+    faulty = clean.copy()
+    faulty[:, 110] += 0.15
+    faulty[:, 80] *= 0.9
+    faulty[:, 150:156] *= 1.15
+    faulty[:, 200] = 1.0
+    faulty[:, 240] += rng.normal(0, 0.5, len(clean)).astype(np.float32)
+    return faulty
+
+
+def error(given, clean):
+    return float(np.sqrt(np.mean((given - clean)[:, 60:-60] ** 2)))
+
+
+def in_golden_order(number):
+    return np.mod(np.arange(number) * GOLDEN, 1) * np.pi
+
+
+@pytest.mark.parametrize("width", [7, 21, 51])
+def test_running_medians_are_those_of_scipy(width):
+    lines = np.random.default_rng(0).integers(0, 40, (4, 101)).astype(np.float32)
+    medians = np.empty_like(lines)
+    running_median(lines, width, medians)
+    expected = median_filter(lines, (1, width))
+    np.testing.assert_array_equal(medians, expected)
+    if width == 7:
+        for line, median in zip(lines, expected, strict=True):
+            median_of_seven(line, np.empty(107, np.float32), medians[0])
+            np.testing.assert_array_equal(medians[0], median)
+
+
+def test_changes_from_angle_to_angle_are_those_of_a_uniform_filter():
+    values = np.random.default_rng(0).random((30, 16)).astype(np.float32)
+    total = np.empty(16)
+    changes(values, 10, total)
+    np.testing.assert_allclose(total, np.abs(values - uniform_filter1d(values, 10, axis=0)).sum(axis=0), rtol=1e-5)
+
+
+def test_zingers_become_the_median_of_their_row_and_nothing_else_changes():
+    clean = sinogram(in_golden_order(6))
+    faulty = clean.copy()
+    hit = [(0, 0), (1, 50), (2, 100), (2, 101), (2, 102), (5, 319)]
+    for place in hit:
+        faulty[place] -= 0.7
+    pipeline = Pipeline(["zingers"], *clean.shape)
+    result = pipeline.first_part(faulty.copy(), 0.0)
+    expected = np.where(faulty != clean, median_filter(faulty, (1, 7)), clean)
+    np.testing.assert_array_equal(result, expected)
+    assert pipeline.counts == {"zingers": len(hit)}
+    assert np.abs(result - clean).max() < 0.3
+
+
+def test_zingers_leave_dark_pixels_edges_and_rows_that_were_not_measured():
+    projection = np.zeros((4, 64), np.float32)
+    projection[0, 30] = 2.0
+    projection[1, 20:] = 3.0
+    projection[2] = np.nan
+    projection[3] = np.random.default_rng(0).normal(1, 0.3, 64)  # noise is not taken for zingers
+    result = Pipeline(["zingers"], 4, 64).first_part(projection.copy(), 0.0)
+    np.testing.assert_array_equal(result, projection)
+
+
+def test_beam_that_fades_unevenly_is_normalised_as_tomopy_does():
+    clean = sinogram(in_golden_order(3))
+    clean[:, :10] = clean[:, -12:] = 0
+    transmission = np.exp(-clean.astype(np.float64)) * np.linspace(0.9, 0.7, clean.shape[1])
+    step = {"step": "beam", "left": 8, "right": 10}
+    result = Pipeline([step], *clean.shape).first_part(-np.log(transmission).astype(np.float32), 0.0)
+    left, right = transmission[:, :8].mean(axis=1), transmission[:, -10:].mean(axis=1)
+    columns = clean.shape[1]
+    air = left[:, None] + (right - left)[:, None] / (columns - 1) * np.arange(columns)  # normalize_bg
+    np.testing.assert_allclose(result, -np.log(transmission / air), atol=1e-5)
+    assert np.abs(result - clean).max() < 0.01
+
+
+def test_stripes_of_each_kind_are_removed_from_a_whole_sinogram():
+    angles = np.linspace(0, np.pi, 180, endpoint=False)
+    clean = sinogram(angles)
+    faulty = with_stripes(clean)
+    assert error(remove_stripes(faulty, 15, 5), clean) < 0.15 * error(faulty, clean)
+    assert error(remove_stripes(clean, 15, 5), clean) < 0.03
+
+
+@pytest.mark.skipif(importlib.util.find_spec("algotom") is None, reason="needs the extra bench")
+def test_whole_sinograms_are_corrected_as_by_the_published_program():
+    from algotom.prep.removal import remove_dead_stripe, remove_large_stripe, remove_stripe_based_sorting
+
+    faulty = with_stripes(sinogram(np.linspace(0, np.pi, 180, endpoint=False)))
+    mended = remove_dead_stripe(faulty.copy(), residual=False)
+    expected = remove_stripe_based_sorting(remove_large_stripe(mended, norm=False))
+    np.testing.assert_allclose(remove_stripes(faulty), expected, atol=1e-3 * expected.max())
+
+
+def test_stripes_fade_while_projections_come_in_any_order_and_the_sample_stays():
+    angles = in_golden_order(120)
+    clean = sinogram(angles)
+    faulty = with_stripes(clean)
+    live, harmless = (Pipeline(["rings"], 1, clean.shape[1]) for _ in range(2))
+    result = np.stack([live.second_part(p[None], a)[0] for p, a in zip(faulty, angles, strict=True)])
+    untouched = np.stack([harmless.second_part(p[None], a)[0] for p, a in zip(clean, angles, strict=True)])
+    np.testing.assert_array_equal(result[: LEAST - 1], faulty[: LEAST - 1])
+    assert error(result[LEAST:48], clean[LEAST:48]) < 0.7 * error(faulty[LEAST:48], clean[LEAST:48])
+    assert error(result[96:], clean[96:]) < 0.35 * error(faulty[96:], clean[96:])
+    assert error(untouched[96:], clean[96:]) < 0.1
+
+
+def test_stripes_are_left_alone_while_angles_crowd_one_side():
+    angles = np.deg2rad(np.arange(30.0))
+    given = with_stripes(sinogram(angles))
+    pipeline = Pipeline(["rings"], 1, given.shape[1])
+    for projection, angle in zip(given, angles, strict=True):
+        np.testing.assert_array_equal(pipeline.second_part(projection[None], angle)[0], projection)
+
+
+def test_row_without_light_says_nothing_about_stripes():
+    angles = in_golden_order(30)
+    given = np.repeat(with_stripes(sinogram(angles))[:, None], 2, axis=1)
+    given[20, 0] = np.nan
+    pipeline = Pipeline(["rings"], *given.shape[1:])
+    for projection, angle in zip(given, angles, strict=True):
+        result = pipeline.second_part(projection, angle)
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(projection))
+    whole = pipeline.second_part_of_all(given.copy(), angles)
+    np.testing.assert_array_equal(np.isnan(whole), np.isnan(given))
+
+
+def test_long_scans_are_remembered_in_part_and_from_end_to_end():
+    columns = 64
+    angles = in_golden_order(2 * MOST + 10)
+    pipeline = Pipeline(["rings"], 1, columns)
+    stripe = np.where(np.arange(columns) == 30, 0.5, 0).astype(np.float32)
+    noise = np.random.default_rng(0).normal(1, 0.01, (len(angles), 1, columns)).astype(np.float32)
+    for number, angle in enumerate(angles):
+        late = stripe if number > MOST // 2 else 0  # the pixel fails in mid-scan
+        result = pipeline.second_part(noise[number] + late, angle)
+    assert abs(result[0, 30] - 1) < 0.1
+
+
+def test_steps_that_remember_give_the_same_when_projections_come_again():
+    angles = in_golden_order(40)
+    given = with_stripes(sinogram(angles))[:, None]
+    pipeline = Pipeline(["rings"], 1, given.shape[2])
+    once = [pipeline.second_part(p, a) for p, a in zip(given, angles, strict=True)]
+    (again,) = pipeline.second_part_again([list(zip(given, angles, strict=True))])
+    np.testing.assert_array_equal(once, [projection for projection, _ in again])
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("ring", "preparation step: got 'ring', expected one of beam, rings, zingers"),
+        ({"step": "rings", "width": 3}, "got option 'width', expected one of: large=None, small=None, snr=3.0"),
+        ({"step": "rings", "small": 20}, "got small=20, expected an odd number"),
+        ({"step": "zingers", "excess": 0}, "got excess=0"),
+        ("beam", "expected how many columns at the left and the right"),
+    ],
+)
+def test_steps_that_can_not_work_are_refused(step, words):
+    with pytest.raises(ConfigError) as refused:
+        check_preparation([step])
+    assert words in str(refused.value)
+
+
+def test_sides_that_overlap_are_refused():
+    with pytest.raises(ConfigError, match="left=20, right=20 for 32 detector columns"):
+        Pipeline([{"step": "beam", "left": 20, "right": 20}], 2, 32)
