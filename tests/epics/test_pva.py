@@ -337,7 +337,7 @@ def served_by_pvapy(free_port):
             "-nf",
             "20",
             "-std",
-            "0",
+            "4",
             "-dc",
         ],
         env={**os.environ, **loopback, "EPICS_PVA_SERVER_PORT": str(free_port())},
@@ -348,7 +348,10 @@ def served_by_pvapy(free_port):
     server.wait(BOUND)
 
 
-def test_images_of_pvapy_are_taken(run_engine, served_by_pvapy, tmp_path, documents):
+def test_images_of_pvapy_are_taken(run_engine, served_by_pvapy, tmp_path, monkeypatch):
+    # It is slow to begin: asked to be quick, it may look for images before it has made them.
+    monkeypatch.setattr("bluesky_streamrecon.beamline.pva.detector.CONNECT_SECONDS", BOUND)
+
     async def connect():
         async with init_devices():
             camera = PvaDetector(served_by_pvapy, StaticPathProvider(UUIDFilenameProvider(), tmp_path))

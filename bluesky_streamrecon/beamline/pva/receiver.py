@@ -62,9 +62,10 @@ def first_image(pv: str, timeout: float, attributes: tuple[str, ...] = (), numbe
     DataError
         If it has none, or one that can not be used.
     """
-    client, deadline = _client(), time.monotonic() + timeout
+    client = _client()
     try:
         value = client.get(pv, timeout=timeout)
+        deadline = time.monotonic() + timeout
         while not value.dimension and time.monotonic() < deadline:
             threading.Event().wait(LOOK_SECONDS)
             value = client.get(pv, timeout=timeout)
