@@ -46,6 +46,9 @@ _SPARE_HARMONICS = 3
 _MOST_ROWS = 128
 _GRID_STEP = 0.05
 _RIVAL_DISTANCE = 3.0
+_MOVES, _TURNS = 2.5, math.radians(1.05)
+"""A pair by which an axis is certain: the sample turns so little between them that what is seen at the detector's edge
+moves by so many pixels, or by such an angle."""
 _EDGE = 4  # columns between two values whose difference is an edge
 
 AddUp = Callable[[NDArray[np.float64]], object]
@@ -178,8 +181,14 @@ class AxisFinder:
         many = len(pairs) >= LEAST_PAIRS
         if many and (edges := self._by_opposite(pairs, add_up, edges=True)) is not None:
             other = EDGES, edges[0]
-        sees_enough = many or (wedge is not None and abs(wedge - found[0]) <= AGREE)
+        agree = wedge is not None and abs(wedge - found[0]) <= AGREE
+        sees_enough = many or (agree and self._turned_between(pairs[0]) <= max(2 * _MOVES / self._shape[1], _TURNS))
         return AxisEstimate(*found, self.projections, estimate.sides, OPPOSITE, sees_enough, other)
+
+    def _turned_between(self, pair: tuple[int, int]) -> float:
+        """Return the angle by which a pair of views is not opposite, radians."""
+        one, other = (self._angles[place] for place in pair)
+        return abs((one - other) % (2 * math.pi) - math.pi)
 
     def of_halves(self, add_up: AddUp = lambda _: None) -> tuple[AxisEstimate, AxisEstimate]:
         """Find the axis from the rows in the upper and in the lower half of the detector, each by itself."""

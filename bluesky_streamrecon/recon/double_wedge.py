@@ -111,6 +111,8 @@ def wedge_evidence(
     turns = np.exp(-1j * np.outer(harmonics, angles)) * cells
     outside = harmonics[:, None] > omega * (columns / 2) + SPARE_HARMONICS
     outside &= harmonics[:, None] <= BELOW_NYQUIST * len(angles)
+    used = int(outside.any(axis=0).sum())  # above that the wedge fills all that so many views can show
+    omega, outside = omega[:used], outside[:, :used]
     signs = np.where(harmonics % 2, -1.0, 1.0)[:, None]
     # The spectrum of differences, whose first lies between columns 0 and 1: no step at the ends of the detector.
     shift = np.exp(-0.5j * omega)
@@ -118,12 +120,12 @@ def wedge_evidence(
         lines = np.stack([view[row] for view in views if view is not None]).astype(np.float64)
         if not np.isfinite(lines).all():
             continue
-        spectra = scipy.fft.rfft(np.diff(lines, axis=1), length, axis=1)[:, 1 : len(omega) + 1] * shift
+        spectra = scipy.fft.rfft(np.diff(lines, axis=1), length, axis=1)[:, 1 : used + 1] * shift
         ahead, back = turns @ spectra, turns.conj() @ spectra
-        found[0] += ((np.abs(ahead) ** 2 + np.abs(back) ** 2) * outside).sum(axis=0)
+        found[0, :used] += ((np.abs(ahead) ** 2 + np.abs(back) ** 2) * outside).sum(axis=0)
         # A mirrored line has the conjugate spectrum, and differences of the other sign.
         turning = -2 * (signs * ahead * back * outside).sum(axis=0)
-        found[1:] += turning.real, turning.imag
+        found[1:, :used] += turning.real, turning.imag
     return found
 
 
