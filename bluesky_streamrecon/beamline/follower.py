@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -208,7 +208,7 @@ class Follower:
 
     def _block(self, start: Mapping[str, Any]) -> dict[str, Any]:
         rule, own = self._rule, start.get(BLOCK) or {}
-        motors = start.get("motors") or ()
+        motors: Sequence[str] = start.get("motors") or ()
         angle = rule.angle or own.get("angle") or (motors[0] if len(motors) == 1 else None)
         if angle is None and not (start.get("hints") or {}).get("dimensions"):
             raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
@@ -96,7 +97,7 @@ class TiledDocuments:
                     take("start", metadata["start"])
                     begun = True
                 # What is there once the run is over is all of it.
-                new = self._try(lambda run=run: _new_documents(run, uid, streams))
+                new = self._try(partial(_new_documents, run, uid, streams))
                 for name, doc in new or ():
                     take(name, doc)
                 if new is not None and metadata.get("stop"):
