@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from bluesky_streamrecon.config_file import Configuration, load_config_file
-from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StorageError, StreamReconError
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import JobLink
@@ -243,19 +243,29 @@ def _mpi(configuration: Configuration, patience: float) -> str:
 
 
 def _tiled(configuration: Configuration) -> str:
+    """Write a run with frames and read them back, where reconstructions are written: the server has to read those."""
     from bluesky_streamrecon.storage import open_catalog, open_storage
     from bluesky_streamrecon.storage.proxies import proxy_for
+    from bluesky_streamrecon.storage.trial_run import try_catalog
 
     uri = configuration.storage.uri
     if uri is not None:
+        where, proxy = uri.partition("?")[0], proxy_for(uri)
+        through = f" through the proxy {proxy}" if proxy is not None else ""
         catalog = open_catalog(uri)
-        catalog.context.close()
-        proxy = proxy_for(uri)
-        return f"{uri.partition('?')[0]} answers" + (f" through the proxy {proxy}" if proxy is not None else "")
+        try:
+            left = try_catalog(catalog, configuration.data / "reconstructions")
+        except StorageError as error:
+            raise StorageError(f"Tiled at {where}{through}: {error}") from error
+        finally:
+            catalog.context.close()
+        return "; ".join(filter(None, (f"{where} takes a run with frames and reads them back{through}", left)))
     with tempfile.TemporaryDirectory(prefix="streamrecon-check-") as folder:
         began = time.monotonic()
-        open_storage(directory=folder).close()
-        return f"an embedded server starts in {time.monotonic() - began:.1f} s"
+        with open_storage(directory=folder) as storage:
+            took = time.monotonic() - began
+            try_catalog(storage.catalog, storage.detector_directory)
+        return f"an embedded server starts in {took:.1f} s, takes a run with frames and reads them back"
 
 
 class _JobProbe:

@@ -1,4 +1,4 @@
-"""``streamrecon export`` and ``streamrecon import``: runs as files that can be carried away, and files as runs."""
+"""``streamrecon export``, ``import`` and ``resubmit``: runs as files that can be carried away, and files as runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Run, Uri
 from bluesky_streamrecon.cli._output import console, print_json
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.storage import PortableRun
 
-__all__ = ["export_stored", "import_recorded"]
+__all__ = ["export_stored", "import_recorded", "resubmit_kept"]
 
 
 def export_stored(
@@ -72,6 +73,41 @@ def import_recorded(
     with open_storage(uri, directory=directory, readable=readable) as storage:
         done = import_scan(storage, file, frames=frames, sample=sample, angle_units=angle_units)
     _print_run(done, as_json=json)
+
+
+def resubmit_kept(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Default: all in `not_stored`, beside the catalogue."),
+    ] = None,
+    directory: Directory = None,
+    uri: Uri = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Store runs that the catalogue did not take when they were taken: each is kept in a file, `….jsonl`.
+
+    A run that is there in part is replaced, one that is there is left as it is; files of stored runs are renamed.
+
+    Example: `streamrecon resubmit`
+    """
+    from bluesky_streamrecon.config_file import load_config_file
+    from bluesky_streamrecon.storage import open_storage, resubmit
+
+    configuration = load_config_file(config)
+    folder = directory or configuration.data
+    kept = files or sorted((folder / "not_stored").glob("*.jsonl"))
+    where = uri if uri is not None or directory is not None else configuration.storage.uri
+    with open_storage(where, directory=folder) as storage:
+        done = resubmit(storage.catalog, kept)
+    for each in done.refused:
+        console.print(f"run {each.uid}: {each.why}", markup=False, highlight=False, soft_wrap=True)
+    if json:
+        print_json(done)
+    else:
+        print(f"{len(done.sent)} stored, {len(done.already_there)} already there, {len(done.refused)} refused")
+    if done.refused:
+        raise typer.Exit(1)
 
 
 def _print_run(done: PortableRun, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage import find_run, load_reconstruction
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
     Raises
     ------
     StorageError
-        If there is no such run, or it has no reconstruction.
+        If there is no catalogue, no such run, or it has no reconstruction.
     """
+    if catalog is None:
+        raise StorageError("show_last: no catalogue was opened in this session; images are in reconstructions/*.h5")
     from matplotlib import pyplot as plt
 
     start = find_run(catalog, run).metadata["start"]

@@ -28,6 +28,7 @@ from bluesky_streamrecon.storage.reconstruction import (
     reconstruction_documents,
 )
 from bluesky_streamrecon.storage.references import StoredReferences, load_references
+from bluesky_streamrecon.storage.resubmit import NotSent, Resubmitted, resubmit
 from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.writer import CatalogWriter
@@ -39,8 +40,10 @@ __all__ = [
     "FinishedReconstruction",
     "Frames",
     "LazyFrames",
+    "NotSent",
     "PortableRun",
     "PortableScan",
+    "Resubmitted",
     "Storage",
     "StoredReferences",
     "TomoScan",
@@ -61,6 +64,7 @@ __all__ = [
     "read_nxtomo",
     "read_scan",
     "reconstruction_documents",
+    "resubmit",
     "write_dxfile",
     "write_nxtomo",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import queue
 import re
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ __all__ = ["CatalogWriter"]
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.5
+ANSWER_SECONDS = 1.0
+
 METADATA = frozenset({"start", "descriptor", "stop"})
 """Documents in which people put what they like."""
 
@@ -26,10 +29,11 @@ METADATA = frozenset({"start", "descriptor", "stop"})
 class CatalogWriter:
     """A callback that stores runs in the catalogue without holding up the RunEngine.
 
-    Documents are handed to a thread. With the stop document the callback waits a while until the run is stored, so that
-    it can be looked up after ``RE()``. Objects in the metadata that JSON has no place for are stored as their `repr`. A
-    run that can not be stored all the same is written as JSON lines to `backup_directory` with all of its documents,
-    which is reported in the log; the scan goes on.
+    Documents are handed to a thread. With the stop document the callback waits until the run is stored, so that it can
+    be looked up after ``RE()``, but only while the server answers. Objects in the metadata that JSON has no place for
+    are stored as their `repr`. A run that can not be stored all the same is written as JSON lines to
+    `backup_directory`, from its first document on and as they come, which is reported in the log in one line; the scan
+    goes on. `resubmit` stores it later.
 
     Parameters
     ----------
@@ -46,6 +50,7 @@ class CatalogWriter:
 
     def __init__(self, catalog: Any, *, backup_directory: Path, wait: float = 10.0, batch_size: int = 10000) -> None:
         self._writer: Any = _refuse
+        self._catalog = catalog
         if catalog is not None:
             from bluesky_tiled_plugins import TiledWriter
 
@@ -59,6 +64,7 @@ class CatalogWriter:
         self._runs: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self._owner: dict[str, str] = {}
         self._failed: dict[str, str] = {}
+        self._kept_in: dict[str, Path | None] = {}  # files of those that are not over
 
     @property
     def failed(self) -> dict[str, str]:
@@ -74,17 +80,37 @@ class CatalogWriter:
                 self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
                 self._thread.start()
             self._queue.put((name, doc))
-        if name == "stop" and not self.flush(self._wait):
-            logger.warning("run %s is not in the catalogue yet after %g s; still trying", doc["run_start"], self._wait)
+        if name == "stop":
+            done, began = self._flushed(), time.monotonic()
+            while not done.wait(min(LOOK_SECONDS, self._wait)):
+                if time.monotonic() - began >= self._wait or not self._answers():
+                    logger.warning("run %s is not in the catalogue yet; still trying", doc["run_start"])
+                    break
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all documents so far have been dealt with; return whether that was within `timeout` seconds."""
+        return self._flushed().wait(timeout)
+
+    def _flushed(self) -> threading.Event:
+        """Return what is set when all documents so far have been dealt with."""
+        done = threading.Event()
         with self._lock:
             if self._thread is None:
-                return True
-            done = threading.Event()
-            self._queue.put(done)
-        return done.wait(timeout)
+                done.set()
+            else:
+                self._queue.put(done)
+        return done
+
+    def _answers(self) -> bool:
+        """Ask the server for anything; Tiled's own client would try for most of a minute."""
+        context = getattr(self._catalog, "context", None)
+        if context is None:
+            return True
+        try:
+            context.http_client.get(context.api_uri, timeout=ANSWER_SECONDS)
+        except Exception:  # noqa: BLE001 - whatever it is
+            return False
+        return True
 
     def close(self) -> None:
         """Deal with the documents that are left, and end the thread; closing twice does nothing."""
@@ -105,22 +131,26 @@ class CatalogWriter:
                 self._take(*item)
             except Exception:
                 logger.exception("a %s document belongs to no run that is known; it is not stored", item[0])
-        for uid in self._runs.keys() & self._failed.keys():  # closed before their stop documents
-            self._keep(uid, self._runs[uid])
 
     def _take(self, name: str, doc: dict[str, Any]) -> None:
         uid = self._run_of(name, doc)
-        self._runs.setdefault(uid, []).append((name, doc))
-        if uid not in self._failed:
+        documents = self._runs.setdefault(uid, [])
+        documents.append((name, doc))
+        if uid in self._failed:
+            self._append(uid, name, doc)
+        else:
             try:
+                if name == "start" and not self._answers():
+                    raise StorageError("the server does not answer")
                 self._writer(name, plain(doc) if name in METADATA else doc)
             except Exception as error:  # noqa: BLE001 (whatever it is, the scan goes on and the run is kept)
-                self._failed[uid] = f"{type(error).__name__}: {error}"
-                logger.error("run %s can not be stored in the catalogue (%s: %s)", uid, name, self._failed[uid])
+                self._failed[uid] = " ".join(f"{type(error).__name__}: {error}".split())
+                self._keep(uid, name, documents)
+        if uid in self._failed:
+            documents.clear()
         if name == "stop":
-            documents = self._runs.pop(uid)
-            if uid in self._failed:
-                self._keep(uid, documents)
+            self._runs.pop(uid)
+            self._kept_in.pop(uid, None)
 
     def _run_of(self, name: str, doc: dict[str, Any]) -> str:
         """Find the run that a document belongs to, by the documents it refers to."""
@@ -135,24 +165,36 @@ class CatalogWriter:
             self._owner = {key: run for key, run in self._owner.items() if run != uid}
         return uid
 
-    def _keep(self, uid: str, documents: list[tuple[str, dict[str, Any]]]) -> None:
+    def _keep(self, uid: str, failed: str, documents: list[tuple[str, dict[str, Any]]]) -> None:
+        """Begin the file of a run that could not be stored, with what there is of it."""
+        why = f"run {uid} can not be stored in the catalogue ({failed}: {self._failed[uid]})"
         file_name = re.sub(r"[^\w.-]", "_", uid)[:200] + ".jsonl"
         for folder in (self._backup, Path(tempfile.gettempdir()) / "streamrecon-not-stored"):
             path = folder / file_name
-            unfinished = path.with_suffix(".part")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with unfinished.open("w") as file:
-                    for name, doc in documents:
-                        file.write(json.dumps({"name": name, "doc": plain(doc)}) + "\n")
-                unfinished.replace(path)
+                path.write_text("".join(_line(*each) for each in documents))
             except OSError as error:
                 logger.error("run %s: its documents could not be written to %s either (%s)", uid, path, error)
-                with contextlib.suppress(OSError):
-                    unfinished.unlink(missing_ok=True)
             else:
-                logger.error("run %s: its documents are in %s", uid, path)
+                self._kept_in[uid] = path
+                logger.error("%s: its documents are in %s; `streamrecon resubmit` stores them", why, path)
                 return
+        logger.error("%s, and its documents nowhere else", why)
+
+    def _append(self, uid: str, name: str, doc: dict[str, Any]) -> None:
+        path = self._kept_in.get(uid)
+        if path is not None:
+            try:
+                with path.open("a") as file:
+                    file.write(_line(name, doc))
+            except OSError as error:
+                self._kept_in[uid] = None
+                logger.error("run %s: its documents end with the last that fitted into %s (%s)", uid, path, error)
+
+
+def _line(name: str, doc: dict[str, Any]) -> str:
+    return json.dumps({"name": name, "doc": plain(doc)}) + "\n"
 
 
 def _refuse(name: str, doc: dict[str, Any]) -> None:  # noqa: ARG001
