@@ -115,11 +115,10 @@ def test_stripes_of_each_kind_are_removed_from_a_whole_sinogram():
 
 @pytest.mark.skipif(importlib.util.find_spec("algotom") is None, reason="needs the extra bench")
 def test_whole_sinograms_are_corrected_as_by_the_published_program():
-    from algotom.prep.removal import remove_dead_stripe, remove_large_stripe, remove_stripe_based_sorting
+    from algotom.prep.removal import remove_all_stripe
 
-    faulty = with_stripes(sinogram(np.linspace(0, np.pi, 180, endpoint=False)))
-    mended = remove_dead_stripe(faulty.copy(), residual=False)
-    expected = remove_stripe_based_sorting(remove_large_stripe(mended, norm=False))
+    faulty = with_stripes(sinogram(np.linspace(0, np.pi, 180, endpoint=False)) + 0.3)  # air has no mean to divide by
+    expected = remove_all_stripe(faulty.copy())
     np.testing.assert_allclose(remove_stripes(faulty), expected, atol=1e-3 * expected.max())
 
 

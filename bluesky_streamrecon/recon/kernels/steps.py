@@ -107,7 +107,7 @@ def replace_zingers(values: Array, least: float, deviations: float, around: int)
     rows, size = values.shape
     padded, medians = np.empty(size + 6, np.float32), np.empty(size, np.float32)
     away, near = np.empty(size, np.float32), np.empty(2 * around + 1, np.float32)
-    least = np.float32(least)
+    least_away = np.float32(least)
     found = 0
     for row in range(rows):
         line = values[row]
@@ -118,10 +118,10 @@ def replace_zingers(values: Array, least: float, deviations: float, around: int)
         for x in range(size):
             away[x] = medians[x] - line[x]
             most = max(most, away[x])
-        if most <= least:
+        if most <= least_away:
             continue
         for x in range(size):
-            if away[x] > least:
+            if away[x] > least_away:
                 first, stop = max(0, x - around), min(size, x + around + 1)
                 for i in range(first, stop):
                     near[i - first] = abs(away[i])

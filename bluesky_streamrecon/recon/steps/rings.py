@@ -151,8 +151,9 @@ class Rings(Step):
                 _bridge_columns(sinogram, self._dead[row])
             ranked = np.sort(np.ascontiguousarray(sinogram.T), axis=1)
             bounds = np.linspace(0, len(sinogram), levels + 1).astype(int)
-            means = np.add.reduceat(ranked, bounds[:-1], axis=1).T / np.diff(bounds).astype(np.float32)[:, None]
-            self._levels[row] = means = means.astype(np.float32)
+            totals: Sinogram = np.add.reduceat(ranked, bounds[:-1], axis=1).T
+            means = totals / np.diff(bounds).astype(np.float32)[:, None]
+            self._levels[row] = means
             self._shifts[row] = _smooth(means, 0, *self._widths, self.snr) - means
 
 
@@ -174,8 +175,8 @@ def _smooth(ranked: Sinogram, trim: int, large: int, small: int, snr: float) -> 
     own, usual = ranked[kept].mean(axis=0), wide[kept].mean(axis=0)
     factor = np.divide(own, usual, out=np.ones_like(own), where=usual != 0)
     stripes = _widened(_outliers(factor, snr))
-    # Without the division by `factor` everywhere, which would make every column's mean that of its wide surroundings.
-    return _running_median(np.where(stripes, wide, ranked), small)
+    factor[factor <= 0] = 1  # of air, where the mean is as good as zero; the order of values must stay
+    return _running_median(np.where(stripes, wide, ranked / factor), small)
 
 
 def _fluctuating(sinogram: Sinogram, large: int, snr: float) -> NDArray[np.bool_]:
