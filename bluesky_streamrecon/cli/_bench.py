@@ -115,7 +115,7 @@ def peers(
     )
 
 
-@app.command()
+@app.command(cls=ListCommand)
 def pipeline(
     rows: Rows = 100,
     columns: Columns = 1024,
@@ -127,6 +127,9 @@ def pipeline(
     algorithm: Algorithm = "mlem",
     disc: Annotated[bool, typer.Option("--disc", help="Reconstruct the inscribed disc only.")] = False,
     backend: Backend = "cpu",
+    preparation: Annotated[
+        list[str] | None, typer.Option(metavar="STEP...", help="Steps of the preparation: zingers, rings, ...")
+    ] = None,
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
@@ -151,6 +154,7 @@ def pipeline(
         disc=disc,
         repeats=repeats,
         backend=backend,
+        preparation=preparation or (),
     )
     print_report(report, json=json)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -51,6 +52,7 @@ def measure_pipeline(
     repeats: int = 3,
     latency: bool = True,
     backend: str = "cpu",
+    preparation: Sequence[str] = (),
 ) -> Report:
     """Measure one case.
 
@@ -70,6 +72,8 @@ def measure_pipeline(
         Measure that, too; without, it is NaN.
     backend : str, optional
         What the ranks, and the engine alone, compute on.
+    preparation : sequence of str, optional
+        Steps of the preparation; the engine alone gets projections that are prepared.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def measure_pipeline(
         threads = max(1, len(own_cores()) // max(1, ranks))
     recon = ReconSettings(
         algorithm=algorithm, window=window, step=step, axis=(columns - 1) / 2, disc=disc, threads=threads, ranks=ranks,
-        coalesce=False, backend=backend,
+        coalesce=False, backend=backend, preparation=tuple(preparation),
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
         raise ConfigError(
@@ -154,6 +158,7 @@ def measure_pipeline(
         "scores": scored,
         "rows": rows, "columns": columns, "window": window, "step": step, "ranks": ranks, "threads": threads,
         "projections": projections, "algorithm": algorithm, "disc": disc, "backend": backend,
+        "preparation": list(preparation),
     })  # fmt: skip
 
 

@@ -151,8 +151,7 @@ class Rings(Step):
                 _bridge_columns(sinogram, self._dead[row])
             ranked = np.sort(np.ascontiguousarray(sinogram.T), axis=1)
             bounds = np.linspace(0, len(sinogram), levels + 1).astype(int)
-            totals: Sinogram = np.add.reduceat(ranked, bounds[:-1], axis=1).T
-            means = totals / np.diff(bounds).astype(np.float32)[:, None]
+            means = (np.add.reduceat(ranked, bounds[:-1], axis=1).T / np.diff(bounds)[:, None]).astype(np.float32)
             self._levels[row] = means
             self._shifts[row] = _smooth(means, 0, *self._widths, self.snr) - means
 
