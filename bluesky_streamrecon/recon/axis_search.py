@@ -149,7 +149,7 @@ class AxisSearch:
                 self._check_tilt()
                 if found.sides and not self._warned:
                     self._warned = True  # while it can be mended; once, for the words change with each view
-                    why = f"{found.reaches_out}, so it is not certain, and the image is provisional"
+                    why = f"{found.reaches_out}, so it takes longer to be certain, and the first images are provisional"
                     self._warnings.append(f"rotation axis: {why}; give axis=")
         return found
 

@@ -220,7 +220,7 @@ def test_wide_sample_is_reported_while_it_can_be_mended_and_its_images_are_provi
     early = beamline.wait_for(Problem)
     assert early.where == "rotation axis"
     assert "reaches out of view" in early.text
-    assert early.text.endswith("so it is not certain, and the image is provisional; give axis=")
+    assert early.text.endswith("so it takes longer to be certain, and the first images are provisional; give axis=")
     if not any(isinstance(event, Status) and event.image_number for event in beamline.seen):
         beamline.wait_for(Status, lambda status: status.image_number > 0)  # before the run is closed
     beamline.projections(wide, 40)
