@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import RunFinished, Status, VolumeDone
 
@@ -122,3 +123,12 @@ def test_job_that_was_killed_in_the_middle_of_finishing_finishes_the_same_volume
     beamline.endpoint.shutdown_peers("the test is over")
     assert again.wait() == 0
     assert not list((tmp_path / "saved").iterdir())
+
+
+def test_volume_is_made_from_sinograms_whose_rings_are_removed_as_a_whole(beamline, job, scan, tmp_path):
+    done = finished(beamline, scan, settings(scan, final="fbp", preparation=("rings",)), tmp_path)
+    lines = scan.line_integrals().astype(np.float32)
+    corrected = Pipeline(["rings"], *scan.shape).second_part_of_all(lines.copy(), scan.angles)
+    expected = reconstruct(corrected, scan.angles, axis=scan.axis, algorithm="fbp", threads=1, backend="cpu")
+    assert close(volume_of(done), expected)
+    assert not close(volume_of(done), offline(scan, "fbp"))
