@@ -146,10 +146,13 @@ class StorageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         For everything that has no place of its own; None: the user's data directory.
     uri : str or None
         Of a Tiled server; None: one of our own.
+    live_images : int
+        Images of each run that are written to Tiled while it is taken, for clients to subscribe to; 0: none.
     """
 
     directory: str | None = None
     uri: str | None = None
+    live_images: Count = 0
 
 
 class FollowSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,10 +1,12 @@
 """A web page and PVs that show a run while it is taken, with controls to overrule its stopping.
 
 One connection goes to the beamline, whatever the number of viewers. The page needs the extra ``view``, PVs ``pva``.
+Images go to Tiled, too, for its clients to subscribe to.
 """
 
 from bluesky_streamrecon.live_view.pvs import PvServer
 from bluesky_streamrecon.live_view.server import ViewServer
 from bluesky_streamrecon.live_view.source import Snapshot, Source
+from bluesky_streamrecon.live_view.tiled_images import LiveImageWriter, store_live_images
 
-__all__ = ["PvServer", "Snapshot", "Source", "ViewServer"]
+__all__ = ["LiveImageWriter", "PvServer", "Snapshot", "Source", "ViewServer", "store_live_images"]

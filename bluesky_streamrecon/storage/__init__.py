@@ -8,6 +8,7 @@ from bluesky_streamrecon.storage.catalog import (
     EmbeddedTiled,
     Storage,
     open_catalog,
+    open_live_images,
     open_storage,
 )
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
@@ -59,6 +60,7 @@ __all__ = [
     "load_run",
     "load_scores",
     "open_catalog",
+    "open_live_images",
     "open_storage",
     "read_dxfile",
     "read_nxtomo",

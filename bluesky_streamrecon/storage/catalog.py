@@ -23,9 +23,13 @@ from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
-__all__ = ["EmbeddedTiled", "Storage", "open_catalog", "open_storage"]
+__all__ = ["EmbeddedTiled", "Storage", "open_catalog", "open_live_images", "open_storage"]
 
 CONTAINER = "raw"
+LIVE = "live"
+
+STREAMED_BYTES = 2**28
+"""Memory for what was written of late, which the embedded server keeps for its subscribers."""
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -83,6 +87,7 @@ class EmbeddedTiled:
             self._take_lock()
             self._server: Any = SimpleTiledServer(self.directory, api_key=_API_KEY, readable_storage=folders, port=port)
             _give_each_request_a_connection(self._server.storage)
+            _bound_memory_of_streams(self._server.catalog.context.streaming_cache)
         except StorageError:
             self._lock.close()
             raise
@@ -129,6 +134,15 @@ def _give_each_request_a_connection(storage: Any) -> None:
     from sqlalchemy.pool import NullPool
 
     storage.__dict__["_connection_pool"] = NullPool(storage._adbc_connection.adbc_clone)
+
+
+def _bound_memory_of_streams(cache: Any) -> None:
+    """Count bytes: Tiled keeps the last 1000 writes of an hour, which may be images (seen with Tiled 0.2.20)."""
+    store = cache.client
+    known = store._data_cache
+    store._data_cache = type(known)(
+        STREAMED_BYTES, known.ttl, getsizeof=lambda item: min(1000 + len(item.get("payload", b"")), STREAMED_BYTES)
+    )
 
 
 def _why(error: Exception) -> str:
@@ -308,6 +322,32 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
             f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
         )
     return catalog
+
+
+def open_live_images(uri: str) -> Any:
+    """Connect to the container with the images of runs that are being taken, making it if it is missing.
+
+    Parameters
+    ----------
+    uri : str
+        Of the server, with its key where it needs one.
+
+    Returns
+    -------
+    tiled.client.container.Container
+        ``container[uid]`` is the array of a run's images.
+
+    Raises
+    ------
+    StorageError
+        If the server can not be reached or does not let us in.
+    """
+    root = _connect(uri)
+    try:
+        return root[LIVE] if LIVE in root else root.create_container(LIVE)
+    except Exception as error:
+        root.context.close()
+        raise _no_catalogue(uri.partition("?")[0], error) from error
 
 
 def find_catalog(uri: str, *, container: str = CONTAINER) -> Any:

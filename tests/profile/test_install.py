@@ -30,13 +30,14 @@ def test_install_writes_readable_numbered_files_that_compile(tmp_path):
 def test_profile_takes_job_places_and_the_plans_defaults_from_the_configuration(tmp_path, monkeypatch):
     path = tmp_path / "beamline.toml"
     path.write_text(
-        '[job]\njob_id = "tomo-1"\n[recon]\nwindow = 30\n[storage]\ndirectory = "shared"\nuri = "http://facility"\n'
+        '[job]\njob_id = "tomo-1"\n[recon]\nwindow = 30\n'
+        '[storage]\ndirectory = "shared"\nuri = "http://facility"\nlive_images = 7\n'
     )
     monkeypatch.setenv("STREAMRECON_CONFIG", str(path))
     monkeypatch.delenv("STREAMRECON_TILED_URI", raising=False)
     opened, kept = [], []
     storage = SimpleNamespace(
-        close=None, catalog=None, databroker=None, writer=lambda *_: None, detector_directory=tmp_path / "frames"
+        close=None, catalog={}, databroker=None, writer=lambda *_: None, uri="http://facility/key"
     )
     monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", lambda *a, **k: opened.append((a, k)) or storage)
     monkeypatch.setattr("atexit.register", kept.append)
@@ -44,13 +45,17 @@ def test_profile_takes_job_places_and_the_plans_defaults_from_the_configuration(
     assert opened == [(("http://facility",), {"directory": tmp_path / "shared"})]
     job = names["recon_job"]
     assert (job.job_id, job.options.output) == ("tomo-1", tmp_path / "shared" / "reconstructions")
-    kept[-1]()  # closes the job
+    writer = names["live_images"]
+    assert (writer._uri, writer._most) == ("http://facility/key", 7)
+    assert kept[-2:] == [job.close, writer.close]
+    for close in reversed(kept[-2:]):
+        close()
     assert inspect.signature(names["stream_tomo_plan"]).parameters["window"].default == 30
 
 
 def started(tmp_path):
     """Run the startup files but the first, as IPython does, and return what they define."""
-    names = {"RE": SimpleNamespace(subscribe=lambda *_: 0)}
+    names = {"RE": SimpleNamespace(subscribe=lambda *_: 0, md={})}
     for file in startup_files(install_profile("tomo", tmp_path))[1:]:
         names = runpy.run_path(str(file), names)
     use_beamline(None)

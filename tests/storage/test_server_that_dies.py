@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,46 +15,15 @@ import numpy as np
 import pytest
 from bluesky_tiled_plugins import TiledWriter
 from tiled.client import utils as tiled_retries
+from tiled_server import KEY, Server
 
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import open_catalog, open_storage, resubmit
-from bluesky_streamrecon.storage.catalog import _API_KEY as KEY
 from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.trial_run import try_catalog
 
 BOUND = 40.0
-SERVER = """
-import sys
-from tiled.server import SimpleTiledServer
-server = SimpleTiledServer(sys.argv[1], api_key=sys.argv[4], port=int(sys.argv[2]), readable_storage=[sys.argv[3]])
-print("ready", flush=True)
-sys.stdin.read()
-server.close()
-"""
-
-
-class Server:
-    """A facility's Tiled server, which reads the files below `readable`; a process that can be killed."""
-
-    def __init__(self, directory: Path, readable: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{port}/api/v1?api_key={KEY}"
-        command = [sys.executable, "-c", SERVER, str(directory), str(port), str(readable), KEY]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=BOUND)
-
-    def close(self) -> None:
-        if self._process.returncode is None:
-            self.kill()
 
 
 @pytest.fixture

@@ -8,6 +8,15 @@ recon_job = make_job(configuration)  # noqa: F821 - read in 10-streamrecon-stora
 recon_job.subscribe(tiled_writer)  # noqa: F821 - the reconstruction is stored as a run of its own
 atexit.register(recon_job.close)
 
+if storage is not None and configuration.storage.live_images:  # noqa: F821 - made in 10-streamrecon-storage.py
+    try:
+        from bluesky_streamrecon.live_view import store_live_images
+
+        live_images = store_live_images(recon_job, configuration, storage.uri)  # noqa: F821
+        atexit.register(live_images.close)
+    except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
+        print(f"NO LIVE IMAGES IN TILED ({type(error).__name__}: {error})")
+
 # Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20), set_axis(511.5).
 status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend
 hold, release, set_axis = recon_job.hold, recon_job.release, recon_job.set_axis

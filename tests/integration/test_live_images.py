@@ -1,0 +1,44 @@
+"""The images of a real run reach a client of Tiled while the scan goes on."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from tiled.client import from_uri
+from tiled_server import WATCHING, Watcher
+
+from bluesky_streamrecon.config_file import Configuration, StorageSection
+from bluesky_streamrecon.live_view import store_live_images
+from bluesky_streamrecon.storage import open_storage
+
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.usefixtures("no_orphans"),
+    pytest.mark.timeout(100),
+    *WATCHING,
+]
+
+
+def test_subscribed_client_has_the_image_of_a_scan_while_it_goes_on(overruled, kept_job, tmp_path):
+    seen = []
+    with open_storage(directory=tmp_path / "catalogue") as storage:
+        client = from_uri(storage.uri)
+        watcher = Watcher(client)
+        writer = store_live_images(kept_job, Configuration(storage=StorageSection(live_images=100)), storage.uri)
+        try:
+            (uid,) = overruled(lambda: seen.append(watcher.next()[1]), threshold=1.0).run_start_uids
+            while client["live"][uid].metadata["images"][-1]["projections"] < 24:
+                seen.append(watcher.next()[1])
+        finally:
+            writer.close()
+            watcher.close()
+        array = client["live"][uid]
+        last, known = array.read()[-1], array.metadata["images"][-1]
+        client.context.close()
+    with h5py.File(kept_job.last_run.result) as file:
+        image = file["exchange/data"][:][array.metadata["rows"]]
+    assert np.any(seen[0])
+    assert len(array) == len(array.metadata["images"]) > 1
+    step = (known["high"] - known["low"]) / 255
+    np.testing.assert_allclose(last, np.clip(image, known["low"], known["high"]), atol=1.01 * step)

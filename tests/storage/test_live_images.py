@@ -1,0 +1,163 @@
+"""Clients of Tiled see the images of a run as they are made; the scan never waits for the server."""
+
+from __future__ import annotations
+
+import queue
+
+import msgspec
+import numpy as np
+import pytest
+from pretended_beamline import BOUND, pretended_beamline
+from tiled.client import from_uri
+from tiled.client import utils as tiled_retries
+from tiled_server import WATCHING, Server, Watcher
+
+from bluesky_streamrecon.live_view import LiveImageWriter, Source, tiled_images
+
+pytestmark = [*WATCHING, pytest.mark.timeout(240)]
+
+LONG = 40.0
+
+
+@pytest.fixture
+def beamline():
+    with pretended_beamline() as made:
+        yield made
+
+
+@pytest.fixture
+def write(beamline):
+    """Begin to write the beamline's images."""
+    writers = []
+
+    def start(uri, most=10):
+        writers.append(LiveImageWriter(Source(beamline.connect, "anna@here"), uri, most, share=1.0))
+        return writers[-1]
+
+    yield start
+    for each in writers:
+        each.close()
+        assert not each._thread.is_alive()
+
+
+@pytest.fixture
+def client(storage):
+    """A client that knows nothing of us."""
+    opened = from_uri(storage.uri)
+    yield opened
+    opened.context.close()
+
+
+@pytest.fixture
+def watcher(client):
+    watching = Watcher(client)
+    yield watching
+    watching.close()
+
+
+def begin(beamline, uid):
+    beamline.status = msgspec.structs.replace(beamline.status, run_uid=uid)
+
+
+def test_subscribed_client_sees_each_image_as_it_is_made_in_units_of_attenuation(
+    beamline, storage, write, watcher, client
+):
+    begin(beamline, "run-seen")
+    writer = write(storage.uri)
+    for number in (1, 2, 3):
+        beamline.show(number, grey=51 * number)
+        place, values = watcher.next()
+        assert place == number - 1
+        assert values.shape == (1, 2, 4, 4)
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, number / 5, rtol=1e-6)
+        known = client["live"]["run-seen"].metadata["images"][place]
+        assert (known["image_number"], known["projections"], known["low"], known["high"]) == (number, number, 0.0, 1.0)
+    writer.close()
+    assert watcher.ended.wait(LONG)
+    array = client["live"]["run-seen"]
+    assert array.structure().dims == ("image", "slice", "y", "x")
+    assert (array.metadata["rows"], array.metadata["units"], array.metadata["full_size"]) == ([3, 5], "1/pixel", 8)
+    np.testing.assert_allclose(array.read()[:, 0, 0, 0], [0.2, 0.4, 0.6], rtol=1e-6)
+    assert "run-seen" not in storage.catalog
+
+
+@pytest.mark.parametrize(
+    ("planned", "kept"), [(12, [2, 5, 8, 12]), (0, [1, 2, 3, 12])], ids=["planned", "without a plan"]
+)
+def test_images_that_are_kept_are_bounded_spread_over_the_scan_and_the_last_is_the_newest(
+    beamline, storage, write, watcher, client, planned, kept
+):
+    uid = f"run-bounded-{planned}"
+    beamline.status = msgspec.structs.replace(beamline.status, run_uid=uid, planned=planned)
+    writer = write(storage.uri, most=4)
+    known = queue.Queue()
+    writer._source.listen(lambda: known.put(writer._source.snapshot.status))
+    while known.get(timeout=BOUND).run_uid != uid:
+        pass
+    for number in range(1, 13):
+        beamline.show(number, grey=number)
+        place, values = watcher.next()
+        assert np.all(np.rint(values * 255) == number)
+    writer.close()
+    array = client["live"][uid]
+    assert array.shape == (4, 2, 4, 4)
+    assert place == 3
+    assert [each["projections"] for each in array.metadata["images"]] == kept
+    assert list(np.rint(array.read()[:, 0, 0, 0] * 255)) == kept
+
+
+def test_images_that_a_writer_before_this_one_has_written_are_not_written_again(
+    beamline, storage, write, watcher, client
+):
+    begin(beamline, "run-of-two-writers")
+    for number in (1, 1, 2):  # a job shows its last image to whoever comes
+        writer = write(storage.uri)
+        written = queue.Queue()
+        writer._write = lambda *picture, write=writer._write, done=written: done.put(write(*picture))
+        beamline.show(number)
+        written.get(timeout=LONG)
+        writer.close()
+    assert [each["image_number"] for each in client["live"]["run-of-two-writers"].metadata["images"]] == [1, 2]
+
+
+def test_server_that_is_killed_costs_one_line_and_the_next_run_is_tried_again(beamline, write, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiled_retries, "TILED_RETRY_ATTEMPTS", 2)
+    reported = queue.Queue()
+    monkeypatch.setattr(tiled_images.log, "warning", lambda text, *values: reported.put(text % values))
+    server = Server(tmp_path / "served", tmp_path / "frames")
+    try:
+        client = from_uri(server.uri)
+        watcher = Watcher(client)
+        write(server.uri)
+        beamline.show(1)
+        watcher.next()
+        watcher.close()
+        client.context.close()
+    finally:
+        server.kill()
+    for number in (2, 3):  # the beamline goes on showing them
+        beamline.show(number)
+    assert "run run-1: no more live images go to Tiled (" in reported.get(timeout=LONG)
+    begin(beamline, "run-2")
+    beamline.show(4)
+    line = reported.get(timeout=LONG)
+    assert "run run-2: no more live images" in line
+    assert "is the server up?" in line
+    assert reported.empty()
+
+
+def test_embedded_server_keeps_a_bounded_amount_of_what_was_streamed(client, storage, monkeypatch):
+    kept = storage._server._server.catalog.context.streaming_cache.client._data_cache
+    assert kept.maxsize == 2**28
+    array = client.write_array(np.zeros((1, 512, 512), np.float32), key="large")
+    before = kept.currsize
+    array.patch(np.ones((1, 512, 512), np.float32), offset=(1,), extend=True)
+    assert kept.currsize - before >= 2**20
+    item = {"payload": bytes(2**20)}
+    for number in range(300):
+        kept[f"data:x:{number}"] = item
+    assert kept.currsize <= 2**28
+    for number in range(300):
+        kept.pop(f"data:x:{number}", None)
+    client.delete_contents("large", external_only=False)
