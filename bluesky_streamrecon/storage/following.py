@@ -71,14 +71,15 @@ class TiledDocuments:
         """Yield each wanted run once, in the order in which they began."""
         after: float | None = None
         while not self._closed.is_set():
-            runs = [run for run in self._try(self._newest) or () if self._wanted(run["start"])]
-            if after is None:  # of what was there, the newest run, unless it is over
-                runs = [run for run in runs[-1:] if not run.get("stop")]
-                after = 0.0
-            for run in runs:
-                if run["start"]["time"] > after:
-                    after = run["start"]["time"]
-                    yield run["start"]["uid"]
+            if (found := self._try(self._newest)) is not None:
+                runs = [run for run in found if self._wanted(run["start"])]
+                if after is None:  # of what was there, the newest run is followed, unless it is over
+                    past = runs if runs and runs[-1].get("stop") else runs[:-1]
+                    after = past[-1]["start"]["time"] if past else 0.0
+                for run in runs:
+                    if run["start"]["time"] > after:
+                        after = run["start"]["time"]
+                        yield run["start"]["uid"]
             self._closed.wait(LOOK_SECONDS)
 
     def _newest(self) -> list[dict[str, Any]]:
