@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import bluesky.plans as bp
 import numpy as np
@@ -22,6 +24,7 @@ from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import open_catalog, open_storage, resubmit
 from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.trial_run import try_catalog
+from bluesky_streamrecon.storage.writer import CatalogWriter
 
 BOUND = 40.0
 
@@ -34,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.timeout(240)
-def test_server_that_is_killed_in_mid_scan_holds_nothing_up_and_its_runs_are_in_files(
+def test_server_that_is_killed_in_mid_scan_holds_nothing_up_and_is_given_its_runs_when_it_is_back(
     server, run_engine, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(tiled_retries, "TILED_RETRY_ATTEMPTS", 2)  # of its client, in the writer's thread
@@ -62,6 +65,13 @@ def test_server_that_is_killed_in_mid_scan_holds_nothing_up_and_its_runs_are_in_
         assert all("\n" not in line and "its documents are in" in line and "resubmit" in line for line in said)
         files = {uid: tmp_path / "data" / "not_stored" / f"{uid}.jsonl" for uid in (cut, after)}
         assert all(path.read_text().count('"name": "stop"') == 1 for path in files.values())
+        server.start()
+        assert resubmit(storage.catalog, files.values()).sent == (cut, after)
+        for uid in (cut, after):
+            assert storage.catalog[uid].metadata["stop"]["exit_status"] == "success"
+            stored = storage.catalog[uid]["primary"]
+            assert list(stored["stage"].read()) == [0, 1, 2, 3]
+            assert stored["detector"].read().shape == (4, 1, 3, 16)
 
 
 def test_key_that_is_wrong_is_reported_without_it(storage, monkeypatch):
@@ -88,6 +98,42 @@ def test_run_that_is_there_in_part_is_replaced_and_the_frames_are_left_alone(run
     assert run["primary"]["detector"].read().shape == (4, 1, 3, 16)
     assert list(run["primary"]["stage"].read()) == [0, 1, 2, 3]
     assert resubmit(storage.catalog, [path.with_suffix(".stored")]).already_there == (uid,)
+
+
+@pytest.fixture
+def kept_run(run_engine, documents, storage, tmp_path) -> tuple[str, Path]:
+    """A run that is nowhere but in its file."""
+    beamline = sim_beamline(rows=3, columns=16, directory=storage.detector_directory, instant=True)
+    (uid,) = run_engine(bp.list_scan([beamline.detector], beamline.stage, [0, 1, 2, 3])).run_start_uids
+    with contextlib.closing(CatalogWriter(None, backup_directory=tmp_path / "not_stored")) as writer:
+        for each in documents:
+            writer(*each)
+    return uid, tmp_path / "not_stored" / f"{uid}.jsonl"
+
+
+def test_command_stores_the_runs_that_are_kept_in_files(program, storage, kept_run, tmp_path):
+    uid, path = kept_run
+    done = program("resubmit", path, "--uri", storage.uri)
+    assert (done.returncode, done.stdout) == (0, "1 stored, 0 already there, 0 refused\n"), done.stderr
+    assert not path.exists()
+    assert storage.catalog[uid]["primary"]["detector"].read().shape == (4, 1, 3, 16)
+    done = program("resubmit", path.with_suffix(".stored"), tmp_path / "none.jsonl", "--uri", storage.uri)
+    assert (done.returncode, done.stdout) == (1, "0 stored, 1 already there, 1 refused\n")
+    assert "none.jsonl: FileNotFoundError" in done.stderr
+
+
+def test_run_whose_file_was_cut_short_is_stored_as_aborted_with_what_there_is(program, storage, kept_run):
+    uid, path = kept_run
+    lines = path.read_text().splitlines(keepends=True)
+    events = [number for number, line in enumerate(lines) if '"name": "event"' in line]
+    path.write_text("".join(lines[: events[3]]) + lines[events[3]][:40])
+    done = program("resubmit", path, "--uri", storage.uri)
+    assert (done.returncode, done.stdout) == (0, "1 stored, 0 already there, 0 refused\n"), done.stderr
+    stored = storage.catalog[uid]
+    assert stored.metadata["stop"]["exit_status"] == "abort"
+    assert "these are the documents that there are" in stored.metadata["stop"]["reason"]
+    assert list(stored["primary"]["stage"].read()) == [0, 1, 2]
+    assert stored["primary"]["detector"].read().shape == (4, 1, 3, 16)
 
 
 @pytest.mark.parametrize(
@@ -136,20 +182,26 @@ def test_rows_are_not_lost_while_the_table_is_read(storage, in_thread):
 
     import pyarrow as pa
 
-    table = storage.catalog.create_appendable_table(schema=pa.schema([("a", pa.int64())]), key="read-meanwhile")
+    key = str(uuid4())  # what is no uid is looked up as the beginning of one
+    table = storage.catalog.create_appendable_table(schema=pa.schema([("a", pa.int64())]), key=key)
     table.append_partition(0, pa.table({"a": [0]}))
-    over = threading.Event()
+    over, reading = threading.Event(), threading.Event()
 
     def read() -> None:
         catalog = open_catalog(storage.uri)
-        while not over.is_set():
-            catalog["read-meanwhile"].read()
-        catalog.context.close()
+        try:
+            while not over.is_set():
+                catalog[key].read_partition(0)
+                reading.set()
+        finally:
+            catalog.context.close()
 
-    for _ in range(2):
-        in_thread(read)
+    readers = [in_thread(read) for _ in range(2)]
+    assert reading.wait(BOUND)
     for number in range(1, 20):
         table.append_partition(0, pa.table({"a": [number]}))
     over.set()
-    assert sorted(np.asarray(table.read()["a"])) == list(range(20))
-    storage.catalog.delete_contents("read-meanwhile", external_only=False)
+    for reader in readers:
+        reader.join(BOUND)
+    assert sorted(np.asarray(table.read_partition(0)["a"])) == list(range(20))
+    storage.catalog.delete_contents(key, external_only=False)

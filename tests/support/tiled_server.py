@@ -45,9 +45,12 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{port}/api/v1?api_key={KEY}"
-        command = [sys.executable, "-c", SERVER, str(directory), str(port), str(readable), KEY]
+        self._command = [sys.executable, "-c", SERVER, str(directory), str(port), str(readable), KEY]
+        self.start()
+
+    def start(self) -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
