@@ -6,14 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from bluesky.callbacks.zmq import Publisher
 from bluesky_tiled_plugins import TiledWriter
 from follower_program import Program
+from pace import held_back
 
+from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import open_storage
 
@@ -100,9 +101,18 @@ def same(found, start, job):
 
 
 @pytest.fixture
-def scan(overruled):
-    """A scan with an attached job, that nothing ends early."""
-    return partial(overruled, advisory=True, policy="ms-ssim", coalesce=False, **SCAN)
+def scan(overruled, kept_job):
+    """Take a scan that nothing ends early, with an attached job that judges every image."""
+
+    def plan(beamline):
+        devices = {"shutter": beamline.shutter, "sample_table": beamline.table, "job": kept_job}
+        settings = {"axis": beamline.axis, "policy": "ms-ssim", "advisory": True, "coalesce": False, "ranks": 2}
+        return held_back(stream_tomo_plan(beamline.detector, beamline.stage, **devices, **settings, **SCAN), kept_job)
+
+    def take(speak=lambda: None, at=10):
+        overruled(speak, at + SCAN["flats"] + SCAN["darks"], plan)
+
+    return take
 
 
 def test_follower_by_0mq_finds_the_verdict_of_the_attached_job_at_the_same_projection(
@@ -121,28 +131,25 @@ def test_follower_by_0mq_finds_the_verdict_of_the_attached_job_at_the_same_proje
         pause.wait(0.05)
     waiting.join()
     run_engine.subscribe(publisher)
-    scan(lambda: None)
+    scan()
     (found,) = program.end()
     same(found, documents[0][1], kept_job)
     assert found["taken"] == 24
 
 
-def test_follower_by_tiled_that_is_killed_and_started_in_mid_run_catches_up_from_the_files(
+def test_follower_by_tiled_that_is_started_in_mid_run_finds_the_verdict_of_the_attached_job(
     follow, configure, scan, run_engine, documents, kept_job, tmp_path
 ):
     configure(axis=sim_beamline(rows=4, columns=64, instant=True).axis)
     with open_storage(directory=tmp_path / "catalogue", readable=[tmp_path]) as storage:
         run_engine.subscribe(TiledWriter(storage.catalog, batch_size=1))
-        first, again = follow("--tiled", storage.uri), []
-        first.wait_for("ready")
+        started = []
 
-        def speak():
-            first.wait_for("12 of 24 projections")
-            first.kill()
-            again.append(follow("--tiled", storage.uri, "--count", "1"))
-            again[0].wait_for("12 of 24 projections")
+        def start():
+            started.append(follow("--tiled", storage.uri, "--count", "1"))
+            started[0].wait_for("12 of 24 projections")
 
-        scan(speak, at=14)
-        (found,) = again[0].end()
+        scan(start, at=14)
+        (found,) = started[0].end()
     same(found, documents[0][1], kept_job)
     assert found["taken"] == 24
