@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from bluesky.preprocessors import plan_mutator
-from bluesky.utils import Msg
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
 from bluesky_streamrecon.sim_devices import RotaryStage, SimBeamline, TomoDetector, TriggerLine, sim_beamline
@@ -92,38 +90,3 @@ def of(documents: list[tuple[str, dict[str, Any]]], name: str, stream: str | Non
 @pytest.fixture(name="of")
 def _of() -> Callable[..., list[dict[str, Any]]]:
     return of
-
-
-def held_back(plan, job, ahead=8):
-    """Pause at each checkpoint until the job has caught up to `ahead` projections."""
-
-    async def caught_up():
-        for _ in range(2000):
-            run = job.runs.open
-            judged = run.verdicts[-1].projections if run is not None and run.verdicts else 0
-            if run is None or run.exit_status or judged >= run.taken["projection"] - ahead:
-                return
-            await asyncio.wait([asyncio.ensure_future(tick())])
-
-    async def tick():
-        ticked = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.01, ticked.set)
-        await ticked.wait()
-
-    def wait_before(msg):
-        if msg.command == "checkpoint":
-            return single(Msg("wait_for", None, [caught_up]), msg), None
-        return None, None
-
-    def single(*messages):
-        response = None
-        for message in messages:
-            response = yield message
-        return response
-
-    return plan_mutator(plan, wait_before)
-
-
-@pytest.fixture(name="held_back")
-def _held_back() -> Callable[..., Any]:
-    return held_back

@@ -9,6 +9,7 @@ import bluesky.plans as bp
 import h5py
 import numpy as np
 import pytest
+from pace import held_back
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
@@ -49,7 +50,7 @@ def frame_job(tmp_path, no_orphans):
 @pytest.mark.mpi
 @pytest.mark.timeout(120)
 def test_count_without_a_rotation_ends_when_the_mean_of_its_frames_is_steady(
-    run_engine, documents, of, my_package, frame_job, tmp_path, held_back
+    run_engine, documents, of, my_package, frame_job, tmp_path
 ):
     beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
     names = {"detector": beamline.detector}

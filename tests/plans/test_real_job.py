@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from bluesky.run_engine import RunEngineInterrupted
+from pace import held_back
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.ordering import optimized_interleaved
@@ -76,7 +77,7 @@ def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
     assert of(documents, "stop")[0]["num_events"]["steering"] == len(record.verdicts)
 
 
-def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of, held_back):
+def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
     for _ in range(2):
         # Each projection waits until the one before is in the image, as at a detector that is slower than the job.
         run_engine(held_back(tomo(threshold=0.8, compare_to=4, axis=34.8), job))
@@ -198,7 +199,6 @@ def test_job_that_is_killed_is_started_again_and_gives_the_same_image(
     tmp_path,
     undisturbed,
     monkeypatch,
-    held_back,
 ):
     """With the default settings: steps are taken together where the job is behind, but not to catch up."""
     chosen = {"num": 30, "threshold": 1.0, "axis": 34.8}
