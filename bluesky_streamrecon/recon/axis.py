@@ -179,8 +179,9 @@ class AxisFinder:
                 return estimate
             return replace(estimate, axis=wedge, method=WEDGE, other=(HARMONICS, estimate.axis))
         many = len(pairs) >= LEAST_PAIRS
-        if many and (edges := self._by_opposite(pairs, add_up, edges=True)) is not None:
-            other = EDGES, edges[0]
+        if many:  # the wedge of a half turn is misled where most of the sample is out of view, as in half acquisition
+            edges = self._by_opposite(pairs, add_up, edges=True)
+            other = None if edges is None else (EDGES, edges[0])
         agree = wedge is not None and abs(wedge - found[0]) <= AGREE
         sees_enough = many or (agree and self._turned_between(pairs[0]) <= max(2 * _MOVES / self._shape[1], _TURNS))
         return AxisEstimate(*found, self.projections, estimate.sides, OPPOSITE, sees_enough, other)

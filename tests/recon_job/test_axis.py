@@ -127,6 +127,16 @@ def test_full_turn_around_an_axis_near_the_edge_gives_the_axis_by_opposite_views
     assert estimate.doubt == ""
 
 
+@pytest.mark.parametrize(("axis", "views"), [(31.5, 128), (30.0, 192)])
+def test_half_acquisition_is_not_said_to_have_a_second_axis(axis, views):
+    columns, seed = 256, 0 if axis == 30 else 1
+    degrees = np.array(optimized_interleaved(360, 0, 360))[:views]
+    solid = Foam(seed=seed).ellipses(16, 0.92 * (columns - 0.5 - axis))
+    estimate = find_axis(seen_by_camera(solid, columns, axis, degrees, Noise(**QUIET, counts=1e4)), np.radians(degrees))
+    assert estimate.axis == pytest.approx(axis, abs=0.1)
+    assert estimate.disagreement == ""
+
+
 @pytest.mark.parametrize("name", ["shepp-logan", "foam"])
 @pytest.mark.parametrize(
     ("axis", "radius"), [(150, 150), (100, 150), (66, 100), (190, 250), (120, 500), (100, 118), (137, 170)]
