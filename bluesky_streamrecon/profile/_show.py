@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.storage import find_run, load_reconstruction
+from bluesky_streamrecon.storage import find_reconstruction, finished_images, load_reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,8 +46,11 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
         raise StorageError("show_last: no catalogue was opened in this session; images are in reconstructions/*.h5")
     from matplotlib import pyplot as plt
 
-    start = find_run(catalog, run).metadata["start"]
+    found = find_reconstruction(catalog, str(run))
+    start = found.metadata["start"]
     volume = load_reconstruction(catalog, start["uid"])
+    what = "Finished volume" if "volume" in finished_images(found, start["uid"]) else "Live image (no finished volume)"
+    scan = start.get("raw_run_uid", start["uid"])[:8]
     rows, size, _ = volume.shape
     low, high = np.percentile(volume, LIMITS)
     cuts = (
@@ -63,9 +66,9 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
         )
         panel.set(title=title, xlabel=f"{across} (pixels)", ylabel=f"{down} (pixels)")
     figure.colorbar(drawn, ax=panels, label="attenuation (1/pixel)", shrink=0.8)
-    figure.suptitle(f"Reconstruction {start['uid'][:8]} of scan {start.get('raw_run_uid', start['uid'])[:8]}")
+    figure.suptitle(f"{what} of scan {scan}, reconstruction {start['uid'][:8]}")
     if not os.environ.get("DISPLAY"):
-        path = Path(directory) / f"reconstruction-{start['uid'][:8]}.png"
+        path = Path(directory) / f"reconstruction-{scan}.png"
         figure.savefig(path, dpi=110)
         print(path)
     else:

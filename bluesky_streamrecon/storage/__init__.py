@@ -30,7 +30,13 @@ from bluesky_streamrecon.storage.reconstruction import (
 )
 from bluesky_streamrecon.storage.references import StoredReferences, load_references
 from bluesky_streamrecon.storage.resubmit import NotSent, Resubmitted, resubmit
-from bluesky_streamrecon.storage.runs import load_reconstruction, load_run, load_scores
+from bluesky_streamrecon.storage.runs import (
+    find_reconstruction,
+    finished_images,
+    load_reconstruction,
+    load_run,
+    load_scores,
+)
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
@@ -51,7 +57,9 @@ __all__ = [
     "chosen_layout",
     "compose_reconstruction",
     "export_run",
+    "find_reconstruction",
     "find_run",
+    "finished_images",
     "import_scan",
     "last_scan_id",
     "list_runs",

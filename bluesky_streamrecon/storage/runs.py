@@ -30,6 +30,7 @@ __all__ = [
     "IMAGES",
     "CatalogFrames",
     "RunKeys",
+    "find_reconstruction",
     "finished_images",
     "load_reconstruction",
     "load_run",
@@ -263,10 +264,29 @@ def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArra
     StorageError
         If the catalogue has no such run, or a raw run without a stored reconstruction, or can not read its file.
     """
-    run = _reconstruction(catalog, uid)
+    run = find_reconstruction(catalog, uid)
     name = IMAGES[0] if live else finished_images(run, uid)[-1]
     with _fetching(f"run {uid}, {name}"):
         return np.asarray(run[name][name].read(), dtype=np.float32)
+
+
+def find_reconstruction(catalog: Any, uid: str) -> Any:
+    """Return the run of a reconstruction, found by its own uid or by that of its scan, as `find_run` takes them."""
+    run = find_run(catalog, uid)
+    if "image" in set(run):
+        return run
+    recon_uid = run.metadata["start"].get("streamrecon", {}).get("recon_uid")
+    if recon_uid is None:
+        raise StorageError(f"run {uid}: neither a reconstruction nor a run that names one")
+    try:
+        return find_run(catalog, recon_uid)
+    except StorageError as error:
+        ended = (run.metadata.get("stop") or {}).get("exit_status")
+        why = "the scan is not over yet" if ended is None else f"the scan ended as {ended!r}"
+        raise StorageError(
+            f"run {uid}: its reconstruction {recon_uid} is not in the catalogue ({why}); a scan that was aborted has "
+            "none, but its frames are stored: `streamrecon replay`, `streamrecon export`"
+        ) from error
 
 
 def finished_images(run: Any, uid: str) -> tuple[str, ...]:
@@ -286,7 +306,7 @@ def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
     dict of ndarray
         Columns by name, all of one length; empty if no score was given.
     """
-    run = _reconstruction(catalog, uid)
+    run = find_reconstruction(catalog, uid)
     if "scores" not in set(run):
         return {}
     return read_columns(run["scores"], lambda name: name not in {"time", "seq_num"} and not name.startswith("ts_"))
@@ -307,16 +327,6 @@ def _fetching(name: str) -> Iterator[None]:
             "the file still there, and in a directory that the server may read "
             f"({ours if reaches_loopback(str(url)) else 'a setting of that server'})?"
         ) from error
-
-
-def _reconstruction(catalog: Any, uid: str) -> Any:
-    run = find_run(catalog, uid)
-    if "image" in set(run):
-        return run
-    recon_uid = run.metadata["start"].get("streamrecon", {}).get("recon_uid")
-    if recon_uid is None:
-        raise StorageError(f"run {uid}: neither a reconstruction nor a run that names one")
-    return find_run(catalog, recon_uid)
 
 
 def _first(start: Any, field: str, uid: str) -> str:
