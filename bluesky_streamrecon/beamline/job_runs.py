@@ -272,7 +272,7 @@ class JobRuns:
         run.reason = run.reason if reason is None else reason
         self.last = run.record(self.ledger(), self.job.linked_ranks, self._clock())
         if run.results is None and not run.lost and self.job.link is not None:
-            self.job.endpoint.abandon_run("nobody waits for it any more")
+            self.job.endpoint.abandon_run(f"the scan is over ({run.exit_status}), and its last image is not waited for")
         self.open, self._state = None, run.state
         self._signals.lag.set(0)
         if self.last.finishing and not run.lost and self.job.link is not None:
@@ -319,7 +319,7 @@ class JobRuns:
             logger.error("run %s: %s", record.run_uid, record.problems[-1])
             self._signals.problem.set(record.problems[-1])
         else:
-            logger.info("run %s: the volume %s", record.run_uid, self.volumes.text)
+            logger.info("the volume %s", self.volumes.text)
         self._signals.volume.set(self.volumes.text)
         self.on_volume(record)
 

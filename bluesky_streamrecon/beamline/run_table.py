@@ -108,7 +108,7 @@ class RunTable(DocumentRouter):
         reason = f": {doc['reason']}" if doc.get("reason") else ""
         self._say(f"{self._scan} ended after {took}, {doc['exit_status']}{reason}")
         if doc["exit_status"] == "success":
-            self._say("Next: show_last(); in a shell: streamrecon replay RUN, streamrecon export RUN")
+            self._say("Next: show_last(); in a shell: streamrecon replay -1, streamrecon export -1 FILE.nxs")
 
     def _take_verdict(self, data: Mapping[str, Any]) -> None:
         values = {name.rpartition("-")[2]: value for name, value in data.items()}

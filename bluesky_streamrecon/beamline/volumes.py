@@ -43,7 +43,7 @@ class Volumes:
         """Wait for the volume of a run that is over; return what `take` would have, if it has come already."""
         self._pending[record.run_uid] = _Pending(record, {})
         self.heard_at = now
-        self.text = "is being finished"
+        self.text = f"of {record.run_uid[:8]} is being finished"
         early, self._early = self._early, None
         return self.take(early, now)
 
@@ -61,11 +61,11 @@ class Volumes:
             if event.state == "finishing":
                 pending.shares[event.rank] = event.text
                 least = min(pending.shares.values(), key=lambda text: (len(text), text))
-                self.text = f"is being finished: {least}"
+                self.text = f"of {event.run_uid[:8]} is being finished: {least}"
             return None
         if event.result is None:
             return self._given_up(event.run_uid, event.text)
-        self.text = f"is finished, in {event.result}"
+        self.text = f"of {event.run_uid[:8]} is finished, in {event.result}"
         if event.similarity is not None:
             self.text += f"; MS-SSIM of the live image to it {event.similarity:.4f}"
         del self._pending[event.run_uid]
@@ -77,5 +77,5 @@ class Volumes:
 
     def _given_up(self, run_uid: str, why: str) -> RunRecord:
         record = self._pending.pop(run_uid).record
-        self.text = f"was not finished: {why}"
+        self.text = f"of {run_uid[:8]} was not finished: {why}"
         return replace(record, problems=(*record.problems, f"volume: not finished: {why}"))

@@ -77,7 +77,7 @@ def test_run_begins_and_ends_with_what_a_person_needs_to_know(table, lines):
     run.stop(3723, reason="quality: stopped at 40 of 48 projections", exit_status="success")
     said = " ".join(line.strip() for line in lines)
     assert f"Scan 7 ({run.uid[:8]}) ended after 1:02:03, success: quality: stopped at 40 of 48 projections" in said
-    assert "Next: show_last()" in said
+    assert "Next: show_last(); in a shell: streamrecon replay -1, streamrecon export -1 FILE.nxs" in said
     assert max(map(len, lines)) <= WIDTH
 
 

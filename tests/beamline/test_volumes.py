@@ -32,7 +32,7 @@ def test_progress_is_that_of_the_slowest_rank_and_ends_with_the_file(volumes):
     volumes.add(record(), 1.0)
     for status in (share(50), share(100, rank=1), share(9, rank=2)):
         assert volumes.take(status, 2.0) is None
-    assert volumes.text == "is being finished: 9 %"
+    assert volumes.text == "of run is being finished: 9 %"
     done = volumes.take(DONE, 3.0)
     assert (done.volume, done.similarity, volumes.heard_at) == ("/data/recon.h5", 0.99, 3.0)
     assert volumes.text.endswith("MS-SSIM of the live image to it 0.9900")
