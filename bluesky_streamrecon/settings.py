@@ -157,6 +157,10 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if not isinstance(self.preparation, tuple):
+            raise ConfigError(
+                f'preparation: got {self.preparation!r}, expected a list of steps, as in ["zingers", "rings"]'
+            )
         _check_types(self)
         for step in self.preparation:
             if isinstance(step, dict) and not isinstance(step.get("step"), str):

@@ -47,8 +47,11 @@ def check_analysis(recon: ReconSettings) -> None:
     if recon.analysis == TOMOGRAPHY:
         check_algorithm(recon.algorithm, recon.options)
         check_preparation(recon.preparation)
-        if (recipe := find_recipe(recon.final, 1, recon.final_iterations, recon.final_options)) is not None:
-            check_algorithm(recipe.algorithm, recipe.options)
+        try:
+            if (recipe := find_recipe(recon.final, 1, recon.final_iterations, recon.final_options)) is not None:
+                check_algorithm(recipe.algorithm, recipe.options)
+        except ConfigError as error:
+            raise ConfigError(f"final={recon.final!r} (expected 'auto', 'none', or an algorithm): {error}") from None
     else:
         get_analysis(recon.analysis)
 

@@ -92,7 +92,7 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     values = {name: value for name, value in given.items() if not (value is None and name in AS_ARGUMENTS)}
     if values.get("preview_rows") is not None:
         values["preview_rows"] = tuple(values["preview_rows"])
-    if values.get("preparation") is not None:
+    if isinstance(values.get("preparation"), list):
         values["preparation"] = tuple(values["preparation"])
     policy_options = dict(values.pop("policy_options", {}))
     options = dict(values.pop("options", {}))

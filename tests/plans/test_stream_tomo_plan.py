@@ -159,6 +159,12 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"ranks": 10_000}, "ranks: got 10000, expected at most"),
         ({"policy": "predicted-gain", "threshold": 0.9}, "which does not use it"),
         ({"suspend": "soon"}, "suspender mode"),
+        ({"preparation": "rings"}, "preparation: got 'rings', expected a list of steps"),
+        ({"preparation": 3}, "preparation: got 3, expected a list of steps"),
+        (
+            {"final": "magic"},
+            "final='magic' (expected 'auto', 'none', or an algorithm): algorithm: got 'magic'",
+        ),
         ({"algorithm": "magic"}, "algorithm: got 'magic', expected one of"),
         ({"algorithm": "sirt", "options": {"relax": 1.0}}, "got option 'relax', expected one of: relaxation=1.0"),
         ({"options": {"projector": "joseph"}}, "projector: got 'joseph', expected one of"),
