@@ -102,7 +102,6 @@ class RankRun:
         self.failure: str | None = None
         self.superseded = False
         self.broken = False
-        self._failed_here = False
         self._communicator = communicator
         self._link = link
         self._clock = clock
@@ -151,8 +150,9 @@ class RankRun:
         if self.failure is not None:
             return
         self.failure = text
-        self._failed_here = here
         self._say("failed", text=text[:4000])
+        if here:  # at once, not at the end: people see it while the scan runs
+            self._send_problem("reconstruction", text)
 
     def take(self, item: Item | ItemGone) -> None:
         """Take the next item in, and prepare it if it is a projection; or what stands in the place of a lost one."""
@@ -266,7 +266,7 @@ class RankRun:
         if analysis is not None:
             self._find(analysis.warnings)
         if self.failure is not None:
-            text, problem = f"failed: {self.failure}", self.failure if self._failed_here else ""
+            text = f"failed: {self.failure}"
         elif analysis is None or not self._begun:
             text = "no projection came, so there is no image"
         else:

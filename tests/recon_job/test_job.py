@@ -196,6 +196,17 @@ def test_axis_is_found_and_the_image_is_that_of_the_axis_given(beamline, job, sc
     np.testing.assert_array_equal(image_of(found), image_of(given))
 
 
+def test_setting_that_can_not_work_for_this_detector_is_reported_while_the_scan_runs(beamline, job, scan, tmp_path):
+    beamline.open(scan, settings(scan, axis=9999.0), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan, 0, 6)
+    problem = beamline.wait_for(Problem)
+    assert problem.where == "reconstruction"
+    assert "got column 9999.0" in problem.text
+    beamline.endpoint.close_run()
+    assert beamline.wait_for(RunFinished).results[0].text.startswith("failed: ")
+
+
 def test_axis_that_can_not_be_known_is_said_so(beamline, job, scan, tmp_path):
     beamline.open(scan, settings(scan, axis=None), tmp_path)
     beamline.references(scan)
