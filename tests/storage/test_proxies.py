@@ -128,8 +128,9 @@ def test_facility_server_is_reached_through_the_proxy(proxy, storage, tmp_path, 
     with open_storage(uri, directory=tmp_path) as facility:
         assert stored(facility)
     assert set(proxy.asked) == {"tiled.facility.invalid"}
-    said = _tiled(Configuration(storage=type(Configuration().storage)(uri=uri)))
-    assert said == f"http://tiled.facility.invalid/api/v1 answers through the proxy {proxy.url}"
+    said = _tiled(Configuration(storage=type(Configuration().storage)(uri=uri, directory=str(storage.directory))))
+    where = "http://tiled.facility.invalid/api/v1"
+    assert said == f"{where} takes a run with frames and reads them back through the proxy {proxy.url}"
 
 
 def test_host_in_no_proxy_is_reached_directly(proxy, monkeypatch):
