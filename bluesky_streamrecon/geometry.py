@@ -31,6 +31,9 @@ MARGIN = 1.25
 """Width of the image over that of the view, where the sample reaches out of it: what is beyond has to lie somewhere,
 and would make a bright rim."""
 
+_WIDEST, _SMALL = 8, 4096
+"""An image has at most so many times the detector's columns, or so many pixels: one beyond would only take memory."""
+
 
 def is_full_turn(metadata: Mapping[str, str]) -> bool:
     """Return whether the range in a run's metadata (``angle_start``, ``angle_stop``, degrees) is a full turn."""
@@ -98,7 +101,7 @@ class TomoGeometry:
     Raises
     ------
     GeometryError
-        If a size is too small or the axis is not finite or too far away.
+        If a size is too small, or so large that nothing could be seen there, or the axis is not finite or too far away.
     """
 
     columns: int
@@ -111,8 +114,11 @@ class TomoGeometry:
             raise GeometryError(f"detector columns: got {self.columns}, expected at least 2")
         if self.size == 0:
             object.__setattr__(self, "size", self.columns)
-        if self.size < 2:
-            raise GeometryError(f"image size: got {self.size}, expected at least 2 pixels")
+        largest = max(_WIDEST * self.columns, _SMALL)
+        if not 2 <= self.size <= largest:
+            raise GeometryError(
+                f"image size: got {self.size}, expected 2 to {largest} pixels for {self.columns} detector columns"
+            )
         if math.isnan(self.axis):
             object.__setattr__(self, "axis", (self.columns - 1) / 2)
         if not -self.columns <= self.axis <= 2 * self.columns:

@@ -178,6 +178,13 @@ def test_wrong_shapes_are_refused(kind):
         kind(TomoGeometry(columns=8), np.array([np.nan]))
 
 
+@pytest.mark.parametrize("size", [1, -5, 4097, 100_000])
+def test_image_that_is_far_wider_than_any_view_is_refused_before_it_takes_memory(size):
+    with pytest.raises(GeometryError, match=f"image size: got {size}, expected 2 to 4096 pixels for 256 detector col"):
+        TomoGeometry(256, size=size)
+    assert TomoGeometry(1024, size=8192).size == 8192
+
+
 def test_projectors_are_found_by_name():
     assert {"shear", "siddon"} <= set(projectors.names())
     assert projectors.get("siddon") is SiddonProjector
