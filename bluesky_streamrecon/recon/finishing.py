@@ -1,6 +1,6 @@
 """The finished images of a run that is over, in the making on one rank, whenever no run is open.
 
-All ranks call these methods at the same moments, but for `interrupt`. What is computed is the analysis' business.
+All ranks call these methods at the same moments. What is computed is the analysis' business.
 """
 
 from __future__ import annotations

@@ -219,9 +219,11 @@ class _Job:
                     self._leave()
                 self._hear(_IDLE_WAIT)
                 agreed = _State()
-            elif self._run is not None:
+            elif agreed.run and self._run is not None:
+                if self._finishing:
+                    self._finishing[0].interrupt()  # here, where all ranks do so: they may be computing it together
                 agreed = self._work(self._run, agreed)
-            elif self._finishing:
+            elif self._finishing:  # no rank had a run when this was agreed, whichever has one by now
                 self._finish(self._finishing[0], bool(agreed.finished))
 
     def _work(self, run: RankRun, agreed: _State) -> _State:
@@ -239,9 +241,12 @@ class _Job:
             return _State()
         if not agreed.closed:
             return agreed
-        if self._report(run):
+        wanted = self._report(run)
+        if self._communicator.minimum([int(wanted)])[0]:
             self._finishing.append(run.finishing(self._compare))
-        else:
+        else:  # some may know already that the beamline has given this run up
+            if self._checkpoints is not None:
+                self._checkpoints.forget(run.run.run_uid)
             run.release()
         self._leave()
         return _State()
@@ -367,8 +372,6 @@ class _Job:
         set_run(run.run_uid)
         log.info("rows %d to %d of %s", *run.rows, run.detector_shape)
         self._abandoned = False
-        if self._finishing:
-            self._finishing[0].interrupt()
         saved, self._saved = self._saved, None
         self._run = RankRun(
             run,
@@ -394,8 +397,6 @@ class _Job:
         """Report a run as done; return whether its volume is to be finished."""
         done = run.finish()
         if run.superseded:
-            if done.finishing and self._checkpoints is not None:
-                self._checkpoints.forget(run.run.run_uid)
             return False
         self._endpoint.flush_previews(2.0)
         self._endpoint.send(done)
