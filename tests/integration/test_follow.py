@@ -107,7 +107,8 @@ def scan(overruled, kept_job):
     def plan(beamline):
         devices = {"shutter": beamline.shutter, "sample_table": beamline.table, "job": kept_job}
         settings = {"axis": beamline.axis, "policy": "ms-ssim", "advisory": True, "coalesce": False, "ranks": 2}
-        return held_back(stream_tomo_plan(beamline.detector, beamline.stage, **devices, **settings, **SCAN), kept_job)
+        scanned = stream_tomo_plan(beamline.detector, beamline.stage, **devices, **settings, **SCAN)
+        return held_back(scanned, kept_job, ahead=5)  # far from the 8 images that wait with the controller at most
 
     def take(speak=lambda: None, at=10):
         overruled(speak, at + SCAN["flats"] + SCAN["darks"], plan)
