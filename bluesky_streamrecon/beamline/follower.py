@@ -248,7 +248,7 @@ class Follower:
         return FollowedRun(run_uid=uid, verdict="", projections=0, text="", taken=0, problems=problems, **nothing)
 
     def _look_for_directory(self, resource: Mapping[str, Any]) -> None:
-        """Give the run up at once where the detector's files are not, in place of waiting for one after the other."""
+        """Abandon the run at once where the detector's files are not, in place of waiting for one after the other."""
         folder = Path(unquote(urlparse(str(resource["uri"])).path)).parent
         ours = self._detector is None or str(resource["data_key"]).startswith(self._detector)
         if ours and not folder.is_dir() and self._job.runs.open is not None:

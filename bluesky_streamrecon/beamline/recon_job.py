@@ -358,7 +358,7 @@ class ReconJob(StandardReadable):
             As `finish_now`; or if `column` is no number on or near the detector, or the run is not of tomography.
         """
         try:
-            axis = float(column)
+            axis = float("" if isinstance(column, bool) else column)
         except (TypeError, ValueError):
             raise SteeringError(f"axis: got {column!r}, expected a detector column, such as 511.5") from None
         return self._order("axis", reason, who, run_uid, axis=axis)

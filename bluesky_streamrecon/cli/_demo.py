@@ -71,7 +71,8 @@ def demo(
 ) -> None:
     """Scan a sample, see it grow, stop when it is good enough: the whole loop on this computer.
 
-    Leaves in --out a picture (demo.png), the raw data, the reconstruction, and the catalogue of both.
+    Leaves in --out a picture (demo.png), one of the finished volume (finished.png), the raw data, the reconstruction,
+    and the catalogue of both.
 
     Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`.
     Rehearse a scan with the axis near the detector's edge: `streamrecon demo --half-acquisition --num 360`
@@ -112,5 +113,7 @@ def demo(
         print_json(result)
     else:
         print(f"picture: {result['picture']}")
+        if "finished" in result:
+            print(f"finished volume, beside the live image: {result['finished']['picture']}")
     if result["exit_status"] != "success":
         raise typer.Exit(1)

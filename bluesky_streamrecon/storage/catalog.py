@@ -10,7 +10,7 @@ import fcntl
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -307,19 +307,17 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
     from tiled.structures.core import Spec
 
-    where = uri.partition("?")[0]
-    root = _connect(uri)
-    try:
+    def find(root: Any) -> Any:
         if container not in root:
             root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-        catalog = _own_clients(root)[container]
-    except Exception as error:
-        root.context.close()
-        raise _no_catalogue(where, error) from error
+        return _own_clients(root)[container]
+
+    catalog = _found(uri, find)
     if not isinstance(catalog, CatalogOfBlueskyRuns):
         catalog.context.close()
         raise StorageError(
-            f"Tiled at {where}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky runs"
+            f"Tiled at {uri.partition('?')[0]}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky "
+            "runs"
         )
     return catalog
 
@@ -342,12 +340,7 @@ def open_live_images(uri: str) -> Any:
     StorageError
         If the server can not be reached or does not let us in.
     """
-    root = _connect(uri)
-    try:
-        return root[LIVE] if LIVE in root else root.create_container(LIVE)
-    except Exception as error:
-        root.context.close()
-        raise _no_catalogue(uri.partition("?")[0], error) from error
+    return _found(uri, lambda root: root[LIVE] if LIVE in root else root.create_container(LIVE))
 
 
 def find_catalog(uri: str, *, container: str = CONTAINER) -> Any:
@@ -370,9 +363,14 @@ def find_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     StorageError
         If the server can not be reached or does not let us in.
     """
+    return _found(uri, lambda root: root.get(container, root))
+
+
+def _found(uri: str, find: Callable[[Any], Any]) -> Any:
+    """Return what is found below what an address names; nothing stays open if that fails."""
     root = _connect(uri)
     try:
-        return root.get(container, root)
+        return find(root)
     except Exception as error:
         root.context.close()
         raise _no_catalogue(uri.partition("?")[0], error) from error

@@ -26,10 +26,14 @@ def test_subscribed_client_has_the_image_of_a_scan_while_it_goes_on(overruled, k
         client = from_uri(storage.uri)
         watcher = Watcher(client)
         writer = store_live_images(kept_job, Configuration(storage=StorageSection(live_images=100)), storage.uri)
+
+        def look():  # a kept job shows the last image of the run before first
+            while kept_job.runs.open.spec.run_uid not in client["live"]:
+                seen.append(watcher.next()[1])
+
         try:
-            (uid,) = overruled(lambda: seen.append(watcher.next()[1]), threshold=1.0).run_start_uids
-            # A kept job shows the last image of the run before first.
-            while uid not in client["live"] or client["live"][uid].metadata["images"][-1]["projections"] < 24:
+            (uid,) = overruled(look, threshold=1.0).run_start_uids
+            while client["live"][uid].metadata["images"][-1]["projections"] < 24:
                 seen.append(watcher.next()[1])
         finally:
             writer.close()

@@ -114,6 +114,8 @@ def test_axis_is_corrected_at_the_prompt_and_from_the_command_line_and_the_image
     documents.clear()
 
     def speak():
+        with pytest.raises(SteeringError, match="got True, expected a detector column"):
+            kept_job.set_axis(True)
         with pytest.raises(SteeringError, match="got 'left', expected a detector column"):
             kept_job.set_axis("left")
         with pytest.raises(SteeringError, match="within a detector's width of the 64 columns"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -78,6 +79,7 @@ class PvaCamera:
         self.pv = pv
         self._server: Any = None
         self._shared: Any = None
+        self._dead = threading.Event()
 
     def start(self, first: Any) -> PvaCamera:
         """Serve, beginning with the image that was taken last."""
@@ -85,6 +87,7 @@ class PvaCamera:
         from p4p.server.thread import SharedPV
 
         self._shared = SharedPV(initial=first)
+        self._dead.clear()
         conf = {
             "EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1",
             "EPICS_PVAS_SERVER_PORT": "0",
@@ -106,15 +109,17 @@ class PvaCamera:
             self._shared.post(each)
 
     def play(self, images: Iterable[Any], rate: float) -> None:
-        """Send images at so many per second; None: nothing is sent in that time."""
+        """Send images at so many per second, until it dies; None: nothing is sent in that time."""
         began = time.monotonic()
         for count, each in enumerate(images):
-            time.sleep(max(0.0, began + count / rate - time.monotonic()))
+            if self._dead.wait(max(0.0, began + count / rate - time.monotonic())):
+                return
             if each is not None:
                 self.post(each)
 
     def die(self) -> None:
         """Go away at once."""
+        self._dead.set()
         server, self._server = self._server, None
         if server is not None:
             server.stop()

@@ -338,7 +338,7 @@ def pva_frames(
     patience: float = 2.0,
     datakey_suffix: str = "",
 ) -> ADWriterFactory[Any]:
-    """Have an areaDetector of ophyd-async send its frames over PV Access, in the place of a file plugin, or beside one.
+    """Return a writer that takes an areaDetector's frames over PV Access, in the place of a file plugin, or beside one.
 
     Parameters
     ----------

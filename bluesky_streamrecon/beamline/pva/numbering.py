@@ -48,7 +48,7 @@ class Counts:
 
 
 class Numbering:
-    """Tell the place of each image of a series.
+    """Find the place of each image of a series.
 
     Examples
     --------
@@ -101,7 +101,7 @@ class Numbering:
         self._open = False
 
     def leave(self, places: int) -> None:
-        """Give up what has not come of so many places."""
+        """Count what has not come of so many places as lost."""
         self._places = max(self._places, places)
 
     def take(self, number: int, time: float) -> int | Apart:

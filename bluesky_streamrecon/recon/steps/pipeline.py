@@ -79,7 +79,7 @@ class Pipeline:
             yield [(self.second_part(pixels, angle), angle) for pixels, angle in projections]
 
     def remember(self, images: Iterable[Sequence[Archived]]) -> None:
-        """Have the second part see all projections so far, as a process before this one has."""
+        """Pass all projections so far through the second part, as a process before this one has."""
         if self._second:
             for _ in self.second_part_again(images):
                 pass
