@@ -20,7 +20,8 @@ __all__ = ["CatalogWriter"]
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+"""A server in a process that is busy takes its time; one that is gone refuses at once."""
 
 METADATA = frozenset({"start", "descriptor", "stop"})
 """Documents in which people put what they like."""

@@ -198,6 +198,7 @@ def test_correction_of_the_axis_reaches_every_rank_in_its_place_and_again_after_
         return seen
 
     assert [follow(rank) for rank in ranks] == [[1, 2, 4.25, 4, 5]] * 2
+    wires.seen.wait(Acked, lambda e: e.applied == 5 and e.projections == 4, count=2)
     ranks[1].close(0)
     wires.seen.wait(PeerLost, lambda e: e.peer.role == "rank")
     assert follow(wires.rank(beamline, 1, 2)) == [1, 2, 4.25, 4, 5]
