@@ -22,8 +22,16 @@ def export_stored(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="To be written; must not exist yet.")],
     layout: Annotated[
-        str | None, typer.Option(help="'nxtomo' or 'dxchange'; default: by FILE's suffix (.nxs, .nx; .h5, .hdf5, .dx).")
+        str | None,
+        typer.Option(
+            help="'nxtomo', 'dxchange', or of the volume alone 'ome-zarr', 'tiff'; default: by FILE's suffix (.nxs, "
+            ".nx; .h5, .hdf5, .dx; .zarr; .tif, .tiff)."
+        ),
     ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="At the sample, micrometres.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Of the photons, keV.")] = None,
+    distance: Annotated[float | None, typer.Option(help="From sample to detector, mm.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Of the volume alone: the last live image.")] = False,
     directory: Directory = None,
     uri: Uri = None,
     readable: Readable = None,
@@ -32,16 +40,30 @@ def export_stored(
     """Write a stored run into one file: frames, angles, flats and darks, reconstruction, decisions and ledger.
 
     The frames are laid out as NXtomo or DXchange, for any program that reads those; the rest is in the group
-    `streamrecon`, from which `streamrecon import` makes the same run again.
+    `streamrecon`, from which `streamrecon import` makes the same run again. As OME-Zarr or TIFF it is the volume alone,
+    for napari, Neuroglancer or Fiji. What the run says of pixel size, energy, distance, exposure, sample
+    and axis is in each; options take its place.
 
     Example: `streamrecon export 3f2a91 tooth.nxs --directory demo/catalogue --readable demo`
     """
-    from bluesky_streamrecon.storage import chosen_layout, export_run, open_storage
+    from bluesky_streamrecon.storage import chosen_layout, export_run, export_volume, open_storage, volume_layout
 
-    chosen_layout(file, layout)
+    given = {"pixel_size_um": pixel_size, "energy_kev": energy, "distance_mm": distance}
+    known = {name: value for name, value in given.items() if value is not None}
+    if volume_layout(file, layout) is None:
+        chosen_layout(file, layout)
+        with open_storage(uri, directory=directory, readable=readable or ()) as storage:
+            done = export_run(storage.catalog, run, file, layout=layout, known=known)
+        _print_run(done, as_json=json)
+        return
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
-        done = export_run(storage.catalog, run, file, layout=layout)
-    _print_run(done, as_json=json)
+        volume = export_volume(storage.catalog, run, file, layout=layout, pixel_size_um=pixel_size, live=live)
+    if json:
+        print_json(volume)
+        return
+    size = " x ".join(map(str, volume.shape))
+    pixel = f", pixels of {volume.pixel_size_um:g} µm" if volume.pixel_size_um else ""
+    print(f"{volume.file} ({volume.layout}): {volume.image} of {size}{pixel}, of reconstruction {volume.recon_uid}")
 
 
 def import_recorded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from bluesky_streamrecon.recon.field_of_view import in_words
@@ -93,4 +94,5 @@ class AxisEstimate:
 
     def __str__(self) -> str:
         trust = "" if self.confident else ", not certain"
-        return f"column {self.axis:.2f} ± {self.uncertainty:.2g} from {self.projections} projections{trust}"
+        band = f" ± {self.uncertainty:.2g}" if math.isfinite(self.uncertainty) else ""
+        return f"column {self.axis:.2f}{band} from {self.projections} projections{trust}"

@@ -11,6 +11,7 @@ from bluesky_streamrecon.storage.catalog import (
     open_live_images,
     open_storage,
 )
+from bluesky_streamrecon.storage.details import ScanDetails, scan_details
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.importing import import_scan
 from bluesky_streamrecon.storage.listing import find_run, last_scan_id, list_runs
@@ -38,12 +39,14 @@ from bluesky_streamrecon.storage.runs import (
     load_scores,
 )
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
+from bluesky_streamrecon.storage.volume_files import ExportedVolume, export_volume, volume_layout
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
 __all__ = [
     "LAYOUTS",
     "CatalogWriter",
     "EmbeddedTiled",
+    "ExportedVolume",
     "FinishedReconstruction",
     "Frames",
     "LazyFrames",
@@ -51,12 +54,14 @@ __all__ = [
     "PortableRun",
     "PortableScan",
     "Resubmitted",
+    "ScanDetails",
     "Storage",
     "StoredReferences",
     "TomoScan",
     "chosen_layout",
     "compose_reconstruction",
     "export_run",
+    "export_volume",
     "find_reconstruction",
     "find_run",
     "finished_images",
@@ -75,6 +80,8 @@ __all__ = [
     "read_scan",
     "reconstruction_documents",
     "resubmit",
+    "scan_details",
+    "volume_layout",
     "write_dxfile",
     "write_nxtomo",
 ]

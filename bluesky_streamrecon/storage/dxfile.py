@@ -17,6 +17,7 @@ import numpy as np
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5
 from bluesky_streamrecon.pixels import exactly, plain_dtype
+from bluesky_streamrecon.storage.details import UNKNOWN, ScanDetails, iso
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 from bluesky_streamrecon.storage.views import assembled, is_there, read_angles, usable
 
@@ -73,8 +74,7 @@ def write_dxfile(
     path: str | Path,
     scan: TomoScan,
     *,
-    title: str = "",
-    sample: str = "",
+    details: ScanDetails = UNKNOWN,
     more: Callable[[h5py.File], None] | None = None,
 ) -> None:
     """Write a scan as a DXfile, one frame per chunk.
@@ -85,8 +85,8 @@ def write_dxfile(
         Must not exist yet; it is complete or absent, never half-written under this name.
     scan : TomoScan
         What to write.
-    title, sample : str, optional
-        For ``exchange/title`` and ``measurement/sample/name``.
+    details : ScanDetails, optional
+        How it was taken.
     more : callable, optional
         Writes more into the open file, before it gets its name.
 
@@ -98,8 +98,8 @@ def write_dxfile(
     with new_hdf5(Path(path)) as file:
         file["implements"] = "exchange:measurement"
         group = file.create_group("exchange")
-        group["title"] = title or "tomography"
-        file.create_group("measurement/sample")["name"] = sample
+        group["title"] = details.title or "tomography"
+        _write_details(file, details)
         for name, frames, axes in (
             ("data", scan.projections, "theta:y:x"),
             ("data_white", scan.flats, "theta_white:y:x"),
@@ -112,6 +112,25 @@ def write_dxfile(
         theta.attrs["units"] = "degrees"
         if more is not None:
             more(file)
+
+
+def _write_details(file: h5py.File, details: ScanDetails) -> None:
+    """Write what is known to where the Data Exchange reference (De Carlo et al. 2014) has it."""
+    file["measurement/sample/name"] = details.sample
+    times = ("start", details.started), ("end", details.ended)
+    for name, value, units in (
+        ("measurement/instrument/detector/pixel_size_x", details.pixel_size_um, "um"),
+        ("measurement/instrument/detector/pixel_size_y", details.pixel_size_um, "um"),
+        ("measurement/instrument/detector/exposure_time", details.exposure_s, "s"),
+        ("measurement/instrument/monochromator/energy", details.energy_kev, "keV"),
+        ("measurement/instrument/setup/sample_detector_distance", details.distance_mm, "mm"),
+        ("process/rotation_axis", details.axis, "pixel"),
+        *((f"process/acquisition/{name}_date", seconds and iso(seconds), "") for name, seconds in times),
+    ):
+        if value is not None:
+            file[name] = value
+            if units:
+                file[name].attrs["units"] = units
 
 
 class new_hdf5:  # noqa: N801 (reads as a function)

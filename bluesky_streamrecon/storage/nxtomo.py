@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.hdf5 import HDF5_ERRORS, LazyFrames, find_dataset, open_hdf5, read_numbers
 from bluesky_streamrecon.pixels import common_dtype
+from bluesky_streamrecon.storage.details import UNKNOWN, ScanDetails, iso
 from bluesky_streamrecon.storage.dxfile import new_hdf5, write_frames
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.views import assembled, read_angles, usable
@@ -119,9 +120,7 @@ def write_nxtomo(
     path: str | Path,
     scan: TomoScan,
     *,
-    title: str = "",
-    sample: str = "",
-    pixel_size: float | None = None,
+    details: ScanDetails = UNKNOWN,
     more: Callable[[h5py.File], None] | None = None,
 ) -> None:
     """Write a scan as an NXtomo file: darks, then flats, then projections, one frame per chunk.
@@ -132,10 +131,8 @@ def write_nxtomo(
         Must not exist yet; it is complete or absent, never half-written under this name.
     scan : TomoScan
         What to write.
-    title, sample : str, optional
-        Of the entry, and the sample's name.
-    pixel_size : float, optional
-        Side of a detector pixel, metres.
+    details : ScanDetails, optional
+        How it was taken.
     more : callable, optional
         Writes more into the open file, before it gets its name.
 
@@ -152,7 +149,7 @@ def write_nxtomo(
         file.attrs["default"] = "entry"
         entry = _group(file, "entry", "NXentry", default="data")
         entry["definition"] = "NXtomo"
-        entry["title"] = title or "tomography"
+        entry["title"] = details.title or "tomography"
         detector = _group(_group(entry, "instrument", "NXinstrument"), "detector", "NXdetector")
         shape = (keys.size, *scan.projections.shape[1:])
         dtype = common_dtype(*(frames.dtype for _, frames in kinds if len(frames)))
@@ -163,20 +160,39 @@ def write_nxtomo(
             write_frames(data, position, frames, "the scan")
             position += len(frames)
         detector["image_key"] = keys
-        if pixel_size is not None:
-            for name in ("x_pixel_size", "y_pixel_size"):
-                detector[name] = pixel_size
-                detector[name].attrs["units"] = "m"
         about = _group(entry, "sample", "NXsample")
-        about["name"] = sample or "unknown"
+        about["name"] = details.sample or "unknown"
         about["rotation_angle"] = angles
         about["rotation_angle"].attrs["units"] = "degree"
+        _write_details(entry, details, scan.projections.shape[2])
         plot = _group(entry, "data", "NXdata", signal="data", axes=["rotation_angle", ".", "."])
         plot["data"] = data
         plot["rotation_angle"] = about["rotation_angle"]
         plot["image_key"] = detector["image_key"]
         if more is not None:
             more(file)
+
+
+def _write_details(entry: h5py.Group, details: ScanDetails, columns: int) -> None:
+    """Write what is known to where NXtomo has it; the axis is counted from the middle of the detector."""
+    detector = entry["instrument/detector"]
+
+    def put(group: h5py.Group, name: str, value: float | None, units: str) -> None:
+        if value is not None:
+            group[name] = value
+            group[name].attrs["units"] = units
+
+    for name in ("x_pixel_size", "y_pixel_size"):
+        put(detector, name, details.pixel_size_um and details.pixel_size_um * 1e-6, "m")
+    put(detector, "distance", details.distance_mm and details.distance_mm * 1e-3, "m")
+    put(detector, "count_time", details.exposure_s, "s")
+    middle = (columns - 1) / 2
+    put(detector, "x_rotation_axis_pixel_position", None if details.axis is None else details.axis - middle, "pixel")
+    if details.energy_kev is not None:
+        put(_group(entry["instrument"], "beam", "NXbeam"), "incident_energy", details.energy_kev, "keV")
+    for name, seconds in (("start_time", details.started), ("end_time", details.ended)):
+        if seconds is not None:
+            entry[name] = iso(seconds)
 
 
 def has_nxtomo(file: h5py.File) -> bool:

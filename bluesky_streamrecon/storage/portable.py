@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
+from bluesky_streamrecon.storage.details import scan_details
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
+from bluesky_streamrecon.storage.volume_files import VOLUME_LAYOUTS
 
 __all__ = [
     "GROUP",
@@ -110,7 +112,9 @@ class PortableScan:
     images: Mapping[str, str] = field(default_factory=dict)
 
 
-def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None = None) -> PortableRun:
+def export_run(
+    catalog: Any, uid: str, path: str | Path, *, layout: str | None = None, known: Mapping[str, Any] | None = None
+) -> PortableRun:
     """Write a stored run, with its reconstruction if there is one, into one file.
 
     Parameters
@@ -123,6 +127,8 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
         Must not exist yet; it is complete or absent, never half-written under this name.
     layout : str, optional
         ``"nxtomo"`` or ``"dxchange"``; by default what the file's suffix says.
+    known : mapping, optional
+        Fields of `ScanDetails`, in place of what the run says of how it was taken.
 
     Raises
     ------
@@ -138,6 +144,7 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
     raw, reconstruction = _both(catalog, uid)
     start = raw.metadata["start"]
     scan, keys = load_run(catalog, start["uid"]), run_keys(raw, start["uid"])
+    details = replace(scan_details(raw, reconstruction), **(known or {}))
 
     def more(file: h5py.File) -> None:
         group = file.create_group(GROUP)
@@ -157,7 +164,7 @@ def export_run(catalog: Any, uid: str, path: str | Path, *, layout: str | None =
                     stored[row] = np.asarray(image[row])
 
     write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
-    write(path, scan, title=str(start.get("plan_name", "")), sample=_sample(start), more=more)
+    write(path, scan, details=details, more=more)
     return described(path, layout, scan, start["uid"], reconstruction and reconstruction.metadata["start"]["uid"])
 
 
@@ -227,7 +234,7 @@ def chosen_layout(path: Path, layout: str | None = None) -> str:
     for name, suffixes in LAYOUTS.items():
         if path.suffix.lower() in suffixes:
             return name
-    known = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in LAYOUTS.items())
+    known = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in (LAYOUTS | VOLUME_LAYOUTS).items())
     raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that names the layout ({known}), or a layout")
 
 
@@ -325,8 +332,3 @@ def _from_json(dataset: h5py.Dataset) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"{dataset.name} is {type(found).__name__}, expected an object")
     return found
-
-
-def _sample(start: Mapping[str, Any]) -> str:
-    sample = start.get("sample", "")
-    return str(sample.get("name", "") if isinstance(sample, Mapping) else sample)

@@ -266,7 +266,7 @@ class Hub(Listener):
         if receiver is not None:
             receiver.apply(receiver.received)
         if isinstance(message, Problem):
-            log.warning("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
+            log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
             self._emit(message, peer)
         elif isinstance(message, Picture) and role == "controller":
             self._operators.show(message, [p for p in self._links.values() if p.hello.role == "operator"], now)

@@ -108,6 +108,10 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
 
 def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython):
     child, _ = ipython
+    refused = say(child, "finish_now('good enough')")
+    assert "SteeringError: " in refused
+    assert "Traceback" not in refused
+    assert "Traceback" in say(child, "%tb")
     child.sendline("RE(stream_tomo_plan(num=60, threshold=1.0))")
     child.expect(r"\n +6 of 60 ")
     press_ctrl_c(child, r"A 'deferred pause'")

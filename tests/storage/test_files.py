@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.storage import TomoScan, read_dxfile, read_nxtomo, write_dxfile, write_nxtomo
+from bluesky_streamrecon.storage import ScanDetails, TomoScan, read_dxfile, read_nxtomo, write_dxfile, write_nxtomo
 
 TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
 FORMATS = [(read_dxfile, write_dxfile), (read_nxtomo, write_nxtomo)]
@@ -45,12 +45,31 @@ def test_recorded_scan_goes_from_one_format_to_the_other(tmp_path):
         (10, 2, 640),
         (10, 2, 640),
     )
-    write_nxtomo(tmp_path / "tooth.nxs", tooth, sample="tooth", pixel_size=1e-6)
+    write_nxtomo(tmp_path / "tooth.nxs", tooth, details=ScanDetails(sample="tooth", pixel_size_um=1.0))
     assert_same(read_nxtomo(tmp_path / "tooth.nxs"), tooth)
 
 
+DETAILS = ScanDetails(
+    title="a title", sample="a sample", pixel_size_um=2.0, energy_kev=25.0, distance_mm=50.0, exposure_s=0.1,
+    started=1.7e9, ended=1.7e9 + 60, axis=4.25,
+)  # fmt: skip
+
+
+def test_dxfile_has_how_the_scan_was_taken(tmp_path, scan):
+    write_dxfile(tmp_path / "scan.h5", scan, details=DETAILS)
+    with h5py.File(tmp_path / "scan.h5") as file:
+        about = {
+            "instrument/detector/pixel_size_x": (2.0, "um"), "instrument/detector/exposure_time": (0.1, "s"),
+            "instrument/monochromator/energy": (25.0, "keV"), "instrument/setup/sample_detector_distance": (50.0, "mm"),
+        }  # fmt: skip
+        found = {name: file[f"measurement/{name}"] for name in about}
+        assert {name: (each[()], each.attrs["units"]) for name, each in found.items()} == about
+        assert file["measurement/sample/name"][()] == b"a sample"
+        assert file["process/acquisition/end_date"][()] == b"2023-11-14T22:14:20+00:00"
+
+
 def test_nxtomo_has_what_the_definition_asks_for(tmp_path, scan):
-    write_nxtomo(tmp_path / "scan.nxs", scan, title="a title", sample="a sample", pixel_size=2e-6)
+    write_nxtomo(tmp_path / "scan.nxs", scan, details=DETAILS)
     with h5py.File(tmp_path / "scan.nxs") as file:
         classes = {
             "entry": "NXentry",
@@ -68,6 +87,14 @@ def test_nxtomo_has_what_the_definition_asks_for(tmp_path, scan):
         assert file["entry/data/data"] == file["entry/instrument/detector/data"]
         assert file["entry/data/rotation_angle"] == file["entry/sample/rotation_angle"]
         assert file["entry/data"].attrs["signal"] == "data"
+        detector = file["entry/instrument/detector"]
+        about = {
+            "x_pixel_size": 2e-6, "y_pixel_size": 2e-6, "distance": 0.05, "count_time": 0.1,
+            "x_rotation_axis_pixel_position": 0.75,
+        }  # fmt: skip
+        assert {name: detector[name][()] for name in about} == pytest.approx(about)
+        assert file["entry/instrument/beam/incident_energy"][()] == 25.0
+        assert file["entry/start_time"][()] == b"2023-11-14T22:13:20+00:00"
 
 
 def test_nxtomo_in_a_subentry_with_invalid_frames_is_read(tmp_path, scan):

@@ -9,13 +9,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from event_model import compose_run
+from ome_zarr_models import open_ome_zarr
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.evaluation.replay import recorded_run
 from bluesky_streamrecon.storage import (
     chosen_layout,
     export_run,
+    export_volume,
     import_scan,
     load_reconstruction,
     load_run,
@@ -29,6 +33,7 @@ from bluesky_streamrecon.storage import (
     write_nxtomo,
 )
 from bluesky_streamrecon.storage.runs import read_columns
+from bluesky_streamrecon.storage.volume_files import _write_ome_zarr
 
 pytestmark = pytest.mark.timeout(180)  # two servers are started, and databroker is loaded
 
@@ -44,7 +49,14 @@ def stored(storage, scan):
     recon = compose_run().start_doc["uid"]
     block = {"recon_uid": recon, "projections": 9, "angle": "rot", "start": 0, "stop": 180, "recon": {"window": 3}}
     run = compose_run(
-        metadata={"detectors": ["cam"], "motors": ["rot"], "streamrecon": block, "sample": "a stone", "plan_name": "p"}
+        metadata={
+            "detectors": ["cam"],
+            "motors": ["rot"],
+            "streamrecon": block,
+            "sample": "a stone",
+            "plan_name": "p",
+            "energy": 25.0,
+        }
     )
     uid = run.start_doc["uid"]
     path = folder / f"raw-{uid}.h5"
@@ -57,7 +69,13 @@ def stored(storage, scan):
     for name, frames in (("dark", scan.darks), ("flat", scan.flats), ("primary", scan.projections)):
         image = {"source": "x", "dtype": "array", "dtype_numpy": "<u2", "shape": [1, 3, 8], "external": "STREAM:"}
         keys = {"cam": image, **({"rot": angle, "job-score": score} if name == "primary" else {})}
-        bundle = run.compose_descriptor(name=name, data_keys=keys)
+        size = {"source": "x", "dtype": "number", "shape": [], "units": "nm"}
+        camera = {
+            "data": {"cam-pixel_size": 650},
+            "timestamps": {"cam-pixel_size": 5.0},
+            "data_keys": {"cam-pixel_size": size},
+        }
+        bundle = run.compose_descriptor(name=name, data_keys=keys, configuration={"cam": camera})
         storage.writer("descriptor", dict(bundle.descriptor_doc))
         resource = run.compose_stream_resource(
             mimetype="application/x-hdf5", uri=f"file://localhost{path}", data_key="cam",
@@ -138,6 +156,55 @@ def test_volume_that_is_not_finished_yet_is_not_read_and_is_there_when_it_is(sto
         file["exchange/volume"] = 2 * image
     finished.replace(path)
     np.testing.assert_array_equal(load_reconstruction(storage.catalog, uid), 2 * image)
+
+
+def test_file_says_how_the_scan_was_taken_from_plan_devices_or_what_is_given(storage, stored, exported, tmp_path):
+    nxs, _ = exported
+    with h5py.File(nxs.file) as file:
+        assert file["entry/instrument/beam/incident_energy"][()] == 25.0
+        assert file["entry/instrument/detector/x_pixel_size"][()] == pytest.approx(0.65e-6)
+        assert file["entry/sample/name"][()] == b"a stone"
+        assert "distance" not in file["entry/instrument/detector"]
+    again = export_run(storage.catalog, stored[0], tmp_path / "a.nxs", known={"energy_kev": 30.0, "distance_mm": 50.0})
+    with h5py.File(again.file) as file:
+        assert file["entry/instrument/beam/incident_energy"][()] == 30.0
+        assert file["entry/instrument/detector/distance"][()] == 0.05
+    assert export_volume(storage.catalog, stored[0], tmp_path / "a.tif").pixel_size_um == pytest.approx(0.65)
+
+
+def test_volume_as_ome_zarr_validates_with_its_pyramid_and_the_size_of_its_pixels(storage, stored, tmp_path):
+    uid, recon, image = stored
+    done = export_volume(storage.catalog, uid, tmp_path / "stone.ome.zarr", pixel_size_um=1.5)
+    assert (done.recon_uid, done.image, done.shape, done.levels) == (recon, "volume", (3, 8, 8), 1)
+    levels = open_ome_zarr(zarr.open_group(done.file, mode="r")).ome_attributes.multiscales[0]
+    assert [(axis.name, axis.unit) for axis in levels.axes] == [(axis, "micrometer") for axis in "zyx"]
+    np.testing.assert_array_equal(zarr.open_array(f"{done.file}/0")[:], 2 * image)
+
+    large = np.random.default_rng(2).random((70, 131, 64), dtype=np.float32)
+    assert _write_ome_zarr(tmp_path / "large.zarr", large, None, "large", {}) == 3
+    written = zarr.open_group(tmp_path / "large.zarr", mode="r")
+    levels = open_ome_zarr(written).ome_attributes.multiscales[0]
+    assert [written[each.path].shape for each in levels.datasets] == [(70, 131, 64), (35, 66, 64), (35, 33, 64)]
+    scale, shift = levels.datasets[2].coordinateTransformations
+    assert (scale.scale, shift.translation) == ([2, 4, 1], [0.5, 1.5, 0])
+    halved = large[:, :130].reshape(35, 2, 65, 2, 64).mean(axis=(1, 3))
+    np.testing.assert_allclose(written["1"][:, :65], halved, rtol=1e-5)
+    np.testing.assert_allclose(written["1"][:, 65], large[:, 130].reshape(35, 2, 64).mean(axis=1), rtol=1e-5)
+
+
+def test_volume_as_tiff_has_a_page_per_slice_and_the_size_of_its_pixels(storage, stored, tmp_path):
+    uid, _, image = stored
+    done = export_volume(storage.catalog, uid, tmp_path / "stone.tif", pixel_size_um=1.5, live=True)
+    assert done.image == "image"
+    with tifffile.TiffFile(done.file) as file:
+        np.testing.assert_array_equal(file.asarray(), image)
+        assert file.series[0].axes == "ZYX"
+        assert 'PhysicalSizeZ="1.5" PhysicalSizeZUnit="µm"' in file.ome_metadata
+    with pytest.raises(StorageError, match="exists already"):
+        export_volume(storage.catalog, uid, done.file)
+    with pytest.raises(ConfigError, match="got -1, expected micrometres above 0"):
+        export_volume(storage.catalog, uid, tmp_path / "other.tif", pixel_size_um=-1)
+    assert {each.name for each in tmp_path.iterdir()} == {"stone.tif"}
 
 
 def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, stored, exported, scan, tmp_path):
@@ -286,8 +353,8 @@ def test_layout_follows_from_the_suffix_or_the_name():
     assert chosen_layout(Path("a.NXS")) == "nxtomo"
     assert chosen_layout(Path("a.hdf5")) == "dxchange"
     assert chosen_layout(Path("a.h5"), "nxtomo") == "nxtomo"
-    with pytest.raises(ConfigError, match=r"got suffix '\.tif', expected one that names the layout"):
-        chosen_layout(Path("a.tif"))
+    with pytest.raises(ConfigError, match=r"got suffix '\.mat', expected one that names the layout"):
+        chosen_layout(Path("a.mat"))
     with pytest.raises(ConfigError, match="layout: got 'zarr', expected one of nxtomo, dxchange"):
         chosen_layout(Path("a.h5"), "zarr")
 

@@ -13,6 +13,7 @@ from bluesky.utils import ProgressBarManager, TerminalProgressBar
 from event_model import RunRouter
 
 from bluesky_streamrecon.beamline import BLOCK, RunTable
+from bluesky_streamrecon.profile import shorten_errors
 
 RE = RunEngine({})
 
@@ -32,3 +33,5 @@ def table_and_plots(name, start):  # noqa: ARG001 - as RunRouter calls it
 RE.subscribe(RunRouter([table_and_plots]))
 
 RE.waiting_hook = ProgressBarManager(partial(TerminalProgressBar, delay_draw=5.0))
+
+shorten_errors()  # those of bluesky_streamrecon are a line; %tb shows more

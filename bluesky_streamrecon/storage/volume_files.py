@@ -1,0 +1,239 @@
+"""A reconstruction as a file of its own: OME-Zarr 0.5 with a pyramid, or a TIFF stack, with the size of its pixels.
+
+Values are attenuation per pixel, as they were computed; axes are rows from the top, then the slice's own two.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError, StorageError
+from bluesky_streamrecon.storage.details import scan_details
+from bluesky_streamrecon.storage.runs import IMAGES, find_reconstruction, finished_images
+
+__all__ = ["VOLUME_LAYOUTS", "ExportedVolume", "export_volume", "volume_layout"]
+
+VOLUME_LAYOUTS: dict[str, tuple[str, ...]] = {"ome-zarr": (".zarr",), "tiff": (".tif", ".tiff")}
+"""Layouts, and the suffixes that choose them."""
+
+CHUNK = 64
+"""Pixels along each axis of a chunk; the pyramid ends with a level that is one chunk wide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedVolume:
+    """What was exported.
+
+    Parameters
+    ----------
+    recon_uid : str
+        Of the reconstruction.
+    file : str
+        That was written; a directory for OME-Zarr.
+    layout : str
+        One of `VOLUME_LAYOUTS`.
+    image : str
+        ``"volume"``, finished from all projections, or ``"image"``, the last live one.
+    shape : tuple of int
+        (rows, N, N).
+    pixel_size_um : float or None
+        Micrometres.
+    levels : int
+        Of the pyramid, the full size among them; 1 for TIFF.
+    """
+
+    recon_uid: str
+    file: str
+    layout: str
+    image: str
+    shape: tuple[int, ...]
+    pixel_size_um: float | None
+    levels: int
+
+
+def volume_layout(path: Path, layout: str | None = None) -> str | None:
+    """Return the layout of a volume by its name or by a file's suffix; None if it is none of a volume."""
+    if layout is not None:
+        return layout if layout in VOLUME_LAYOUTS else None
+    return next((name for name, known in VOLUME_LAYOUTS.items() if path.suffix.lower() in known), None)
+
+
+def export_volume(
+    catalog: Any,
+    uid: str,
+    path: str | Path,
+    *,
+    layout: str | None = None,
+    pixel_size_um: float | None = None,
+    live: bool = False,
+) -> ExportedVolume:
+    """Write a reconstruction into a file that viewers of volumes open.
+
+    It is read and written some slices at a time.
+
+    Parameters
+    ----------
+    catalog : CatalogOfBlueskyRuns
+        From `open_catalog`.
+    uid : str
+        Of the reconstruction or of its raw run, or its first characters.
+    path : str or Path
+        Must not exist yet; it is complete or absent, never half-written under this name.
+    layout : str, optional
+        ``"ome-zarr"`` or ``"tiff"``; by default what the file's suffix says.
+    pixel_size_um : float, optional
+        Micrometres, in place of what the scan says; where nothing does, the volume's unit is the pixel.
+    live : bool, optional
+        The last live image, also where there is a finished volume.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layout, or the size is not positive.
+    StorageError
+        If there is no such reconstruction, the file exists, or can not be written.
+    """
+    path = Path(path)
+    chosen = volume_layout(path, layout)
+    if chosen is None:
+        raise ConfigError(f"{path}: got layout {layout!r}, expected one of {', '.join(VOLUME_LAYOUTS)}")
+    if pixel_size_um is not None and not (np.isfinite(pixel_size_um) and pixel_size_um > 0):
+        raise ConfigError(f"pixel size: got {pixel_size_um}, expected micrometres above 0")
+    if path.exists():
+        raise StorageError(f"{path}: exists already; it is not overwritten")
+    run = find_reconstruction(catalog, uid)
+    name = IMAGES[0] if live else finished_images(run, uid)[-1]
+    volume, start = run[name][name], run.metadata["start"]
+    if pixel_size_um is None and start.get("raw_run_uid") in catalog:
+        pixel_size_um = scan_details(catalog[start["raw_run_uid"]]).pixel_size_um
+    about = {"recon_uid": start["uid"], "raw_run_uid": start.get("raw_run_uid"), "image": name, "values": "1/pixel"}
+    part = path.with_name(f".{path.name}.part")
+    write = _write_ome_zarr if chosen == "ome-zarr" else _write_tiff
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        levels = write(part, volume, pixel_size_um, path.name.partition(".")[0], about)
+        part.rename(path)
+    except OSError as error:
+        raise StorageError(f"{path}: can not be written ({error})") from error
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+    return ExportedVolume(
+        recon_uid=start["uid"],
+        file=str(path),
+        layout=chosen,
+        image=name,
+        shape=tuple(volume.shape),
+        pixel_size_um=pixel_size_um,
+        levels=levels,
+    )
+
+
+def _write_ome_zarr(part: Path, volume: Any, pixel_um: float | None, name: str, about: Mapping[str, Any]) -> int:
+    """Write OME-Zarr 0.5 (https://ngff.openmicroscopy.org/0.5): levels of half the size, each the mean of blocks."""
+    import zarr
+
+    group = zarr.open_group(part, mode="w", zarr_format=3)
+    level, factors = volume, np.ones(3, dtype=np.int_)  # from its second level on the pyramid is in memory
+    sizes: list[NDArray[np.int_]] = []
+    low, high = np.inf, -np.inf
+    while True:
+        shape = tuple(level.shape)
+        chunks = tuple(min(CHUNK, length) for length in shape)
+        array = group.create_array(
+            str(len(sizes)), shape=shape, chunks=chunks, dtype="float32", dimension_names=["z", "y", "x"]
+        )
+        blocks = np.where(np.asarray(shape) > CHUNK, 2, 1)
+        below = np.zeros(tuple(-(-length // block) for length, block in zip(shape, blocks, strict=True)), np.float32)
+        for first in range(0, shape[0], CHUNK):
+            rows = np.asarray(level[first : first + CHUNK], dtype=np.float32)
+            array[first : first + len(rows)] = rows
+            low, high = min(low, float(np.nanmin(rows))), max(high, float(np.nanmax(rows)))
+            mean = _mean_of_blocks(rows, blocks)
+            begin = first // blocks[0]
+            below[begin : begin + len(mean)] = mean
+        sizes.append(factors.copy())
+        if (blocks == 1).all():
+            start, end = np.nanpercentile(below, (0.5, 99.5))
+            break
+        level, factors = below, factors * blocks
+    unit = {} if pixel_um is None else {"unit": "micrometer"}
+    pixel = 1.0 if pixel_um is None else pixel_um
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": name,
+                "type": "mean",
+                "axes": [{"name": axis, "type": "space", **unit} for axis in "zyx"],
+                "datasets": [
+                    {
+                        "path": str(number),
+                        "coordinateTransformations": [
+                            {"type": "scale", "scale": [float(factor * pixel) for factor in size]},
+                            {"type": "translation", "translation": [float((f - 1) / 2 * pixel) for f in size]},
+                        ],
+                    }
+                    for number, size in enumerate(sizes)
+                ],
+            }
+        ],
+        "omero": {
+            "name": name,
+            "channels": [
+                {
+                    "label": "attenuation",
+                    "color": "FFFFFF",
+                    "active": True,
+                    "window": {"min": low, "max": high, "start": float(start), "end": float(end)},
+                }
+            ],
+        },
+    }
+    group.attrs["streamrecon"] = dict(about)
+    return len(sizes)
+
+
+def _mean_of_blocks(rows: NDArray[np.float32], blocks: NDArray[np.int_]) -> NDArray[np.float32]:
+    """Return means of blocks; those at the end have what is there."""
+    for axis, block in enumerate(blocks.tolist()):
+        if block > 1:
+            starts = np.arange(0, rows.shape[axis], block)
+            counts = np.minimum(block, rows.shape[axis] - starts)
+            shape = [-1 if other == axis else 1 for other in range(3)]
+            rows = np.add.reduceat(rows, starts, axis=axis) / counts.reshape(shape).astype(np.float32)
+    return rows
+
+
+def _write_tiff(part: Path, volume: Any, pixel_um: float | None, name: str, about: Mapping[str, Any]) -> int:
+    """Write a page per slice, with OME's metadata; more than 4 GiB as BigTIFF."""
+    import tifffile
+
+    def slices() -> Iterator[NDArray[np.float32]]:
+        for row in range(volume.shape[0]):
+            yield np.asarray(volume[row], dtype=np.float32)
+
+    size = {} if pixel_um is None else {f"PhysicalSize{axis}": pixel_um for axis in "XYZ"}
+    units = {} if pixel_um is None else {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
+    metadata = {"axes": "ZYX", "Name": name, "Description": str(dict(about)), **size, **units}
+    tifffile.imwrite(
+        part,
+        slices(),
+        shape=tuple(volume.shape),
+        dtype=np.float32,
+        ome=True,
+        photometric="minisblack",
+        resolution=None if pixel_um is None else (1e4 / pixel_um, 1e4 / pixel_um),
+        resolutionunit=None if pixel_um is None else "CENTIMETER",
+        metadata=metadata,
+    )
+    return 1
