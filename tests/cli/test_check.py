@@ -50,7 +50,7 @@ def test_setup_that_works_is_ok_in_every_item_and_keys_are_used(program, configu
         '[job]\nkey = "beamline.secret"\nallowed = ["cluster.public"]\n'
         'job_key = "cluster.secret"\nserver_key = "beamline.public"\n'
     )
-    done = program("check", "--config", path, "--json")
+    done = program("check", "--config", path, "--timeout", "50", "--json")
     items = {item["name"]: item for item in json.loads(done.stdout.splitlines()[-1])["items"]}
     assert {name.replace(" ", "_"): item["status"] for name, item in items.items()} == dict.fromkeys(
         [

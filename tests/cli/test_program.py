@@ -73,7 +73,7 @@ def test_a_failure_exits_with_1_and_one_line(program, tmp_path):
 
 def test_export_and_import_refuse_what_can_not_work_before_a_catalogue_is_made(program, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    wrong = program("export", "3f2a91", tmp_path / "x.tif")
+    wrong = program("export", "3f2a91", tmp_path / "x.mat")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "expected one that names the layout" in wrong.stderr
     assert program("import", "x.h5", "--uri", "http://127.0.0.1:1/api/v1").returncode == 2
