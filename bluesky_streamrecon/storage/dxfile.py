@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -67,7 +68,7 @@ def read_dxfile(path: str | Path, *, angle_units: str | None = None) -> TomoScan
         else empty_frames(projections)
         for name, may_be_dark in ((f"{GROUP}/data_white", False), (f"{GROUP}/data_dark", True))
     )
-    return assembled(path, f"{GROUP}/data", index, angles[index], flats, darks, problems)
+    return assembled(path, partial(LazyFrames, path, f"{GROUP}/data"), index, angles[index], flats, darks, problems)
 
 
 def write_dxfile(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def read_nxtomo(path: str | Path, *, angle_units: str | None = None) -> TomoScan
             problems.append(f"{path}: {number} of {keys.size} frames are {what}: left out")
     flats, darks = (LazyFrames(path, parts.data, np.flatnonzero(keys == key)) for key in (FLAT, DARK))
     chosen = np.flatnonzero(keys == PROJECTION)
-    return assembled(path, parts.data, chosen, angles[chosen], flats, darks, problems)
+    return assembled(path, partial(LazyFrames, path, parts.data), chosen, angles[chosen], flats, darks, problems)
 
 
 def _keys(path: Path, parts: NXTomoParts) -> NDArray[np.intp]:

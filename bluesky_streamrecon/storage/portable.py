@@ -25,6 +25,7 @@ from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nx
 from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, load_run, read_columns, run_keys
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
+from bluesky_streamrecon.storage.tiff_stack import read_tiff_scan
 from bluesky_streamrecon.storage.volume_files import VOLUME_LAYOUTS
 
 __all__ = [
@@ -60,7 +61,7 @@ class PortableRun:
     file : str
         That was written or read.
     layout : str
-        One of `LAYOUTS`.
+        One of `LAYOUTS`, or ``"tiff"``, which is read only.
     projections, flats, darks : int
         Frames.
     rows, columns : int
@@ -93,7 +94,7 @@ class PortableScan:
     Parameters
     ----------
     layout : str
-        One of `LAYOUTS`.
+        One of `LAYOUTS`, or ``"tiff"``.
     frames : TomoScan
         The raw scan; frames stay in the file until they are sliced.
     run, reconstruction : StoredRun or None
@@ -169,7 +170,7 @@ def export_run(
 
 
 def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableScan:
-    """Open a recorded scan of either layout, and what `export_run` has put beside it.
+    """Open a recorded scan: NXtomo, DXchange with what `export_run` has put beside it, or TIFF stacks by a TOML file.
 
     Parameters
     ----------
@@ -186,6 +187,8 @@ def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableSc
         If it is not a scan, or its group ``streamrecon`` can not be read.
     """
     path = Path(path)
+    if path.suffix == ".toml":
+        return PortableScan("tiff", read_tiff_scan(path, angle_units=angle_units))
     with open_hdf5(path) as file:
         if has_nxtomo(file):
             layout = "nxtomo"
