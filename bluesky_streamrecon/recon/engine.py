@@ -210,15 +210,15 @@ class Engine:
             + sum(teams.values())
         )
 
-    def append(self, projection: NDArray[np.float32], angle: float) -> None:
+    def append(self, projection: NDArray[np.float32], angle: float, weight: float = 1.0) -> None:
         """Append a projection.
 
         Parameters
         ----------
         projection : ndarray of float32, shape (rows, C)
             Line integrals, unitless. What is not finite counts as not measured.
-        angle : float
-            Radians.
+        angle, weight : float
+            Radians, and how much the view counts (in MLEM and OSEM).
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Engine:
         GeometryError
             If the angle is not finite.
         """
-        self._window.append(projection, angle)
+        self._window.append(projection if weight == 1 else projection * np.float32(weight), angle, weight)
         self._projections += 1
         self._fresh += 1
         self._release()

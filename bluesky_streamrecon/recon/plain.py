@@ -58,7 +58,7 @@ class PlainOperators:
             )
         shared = len(subset.all_angles) != len(subset.angles)
         everyone = factory(geometry, subset.all_angles) if shared else self.projector
-        ones = np.ones((len(subset.all_angles), geometry.columns, 1), np.float32)
+        ones = np.ones((len(subset.all_angles), geometry.columns, 1), np.float32) * subset.weights[:, None, None]
         self.mask = geometry.mask()
         seen = _shaped(everyone.back(ones), (*self.mask.shape, 1), "back")
         self.sensitivity = seen[:, :, 0] * self.mask

@@ -1,9 +1,8 @@
 """How a volume is finished from all projections of a run: algorithm, iterations, and how much each view counts.
 
 The recipe ``"auto"`` is the one that the default policy predicts for: ordered subsets, always as many updates whatever
-the number of views, and views weighted by the angle that they stand for. Weights are multiplied into the data:
-expectation maximization of weighted views needs no other kernel. A volume is given more updates where there is little
-noise for them to bring out; the policy predicts for the fewest.
+the number of views, and views weighted by the angle that they stand for. A volume is given more updates where there is
+little noise for them to bring out; the policy predicts for the fewest.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Recipe:
     weighted: bool = False
 
     def scales(self, angles: NDArray[np.float64], over: AngularRange) -> NDArray[np.float32]:
-        """Return what line integrals are multiplied with, shape (n,); 1 where views are not weighted.
+        """Return how much each view counts in its subset, shape (n,); 1 where views are not weighted.
 
         Parameters
         ----------
@@ -193,7 +192,7 @@ def finish(
         See `Recipe.scales`.
     """
     for (pixels, angle), scale in zip(projections, scales, strict=True):
-        engine.append(pixels * scale if recipe.weighted else pixels, angle)
+        engine.append(pixels, angle, float(scale))
     for number in range(recipe.iterations):
         engine.update()
         yield (number + 1) / recipe.iterations

@@ -213,8 +213,13 @@ class ShearTables:
             self.complete,
         )
 
-    def gains(self) -> NDArray[np.float32]:
-        """Compute the inverse of the sensitivity A' 1; NaN for pixels that are not seen or not reconstructed.
+    def gains(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Compute the inverse of the sensitivity A' w; NaN for pixels that are not seen or not reconstructed.
+
+        Parameters
+        ----------
+        weights : ndarray of float32, shape (A,), optional
+            How much each view counts, in the order of `angles` as they were given; 1 if not given.
 
         Returns
         -------
@@ -225,20 +230,22 @@ class ShearTables:
         gains = self.layout.borrow()
         gains.fill(np.nan)
         radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
-        by_rows, by_columns = self._unseen()
-        sensitivity_gains(self.count, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
+        total, by_rows, by_columns = self._unseen(weights)
+        sensitivity_gains(total, geometry.half, radius, self.layout.chords, by_rows, by_columns, LEAST_VIEW, gains)
         self.layout.put_back(by_rows)
         self.layout.put_back(by_columns)
         return gains
 
-    def sensitivity(self) -> NDArray[np.float32]:
-        """Compute A' 1, shape (N, N)."""
+    def sensitivity(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Compute A' w, shape (N, N); weights as for `gains`."""
         size = self.layout.geometry.size
-        by_rows, by_columns = self._unseen()
-        seen = self.count - by_rows[:size, :size] - by_columns[:size, :size].T
+        total, by_rows, by_columns = self._unseen(weights)
+        seen = total - by_rows[:size, :size] - by_columns[:size, :size].T
         return np.where(self.layout.mask, seen, 0).astype(np.float32)
 
-    def _unseen(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _unseen(self, weights: NDArray[np.float32] | None) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+        """Return the sum of all weights, and what of it misses each pixel, of steep and of flat angles."""
+        of_view = np.ones(self.count, np.float32) if weights is None else weights[self.order]
         by_rows, by_columns = self.layout.borrow(), self.layout.borrow()
         unseen_share(
             LANES[16],
@@ -247,12 +254,13 @@ class ShearTables:
             self.odd,
             self.bin_weights,
             self.complete,
+            of_view,
             self.layout.origin,
             self.layout.chords,
             by_rows,
             by_columns,
         )
-        return by_rows, by_columns
+        return float(of_view.sum(dtype=np.float64)), by_rows, by_columns
 
     @cached_property
     def ray_lengths(self) -> NDArray[np.float32]:

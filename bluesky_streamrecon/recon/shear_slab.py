@@ -95,7 +95,7 @@ class ShearOperators:
         """Inverse sensitivity over all members, shape (L, L + 16)."""
         with self._lock:
             if self._gains is None:
-                self._gains = self._everyone.gains()
+                self._gains = self._everyone.gains(self.subset.weights)
             return self._gains
 
     def release(self) -> None:
@@ -106,8 +106,8 @@ class ShearOperators:
 
     @cached_property
     def sensitivity(self) -> NDArray[np.float32]:
-        """A' 1 over all members, shape (N, N)."""
-        return self._everyone.sensitivity()
+        """A' 1 over all members, shape (N, N), each view by its weight."""
+        return self._everyone.sensitivity(self.subset.weights)
 
     @cached_property
     def ray_lengths(self) -> NDArray[np.float32]:

@@ -70,7 +70,7 @@ class SlabUpdate(ABC):
     @property
     @abstractmethod
     def sensitivity(self) -> NDArray[np.float32]:
-        """How strongly each pixel is seen, A' 1, shape (N, N); of all members where rows are shared."""
+        """How strongly all views see each pixel, A' w, w their weights, shape (N, N); of all members of shared rows."""
 
     @property
     @abstractmethod

@@ -52,11 +52,14 @@ class Subset:
         Where those projections lie in the window's arrays.
     all_angles : ndarray of float64, shape (B,)
         Angles of all members' projections; equal to `angles` where rows are not shared.
+    weights : ndarray of float32, shape (B,)
+        How much each of these views counts.
     """
 
     angles: NDArray[np.float64]
     slots: NDArray[np.int64]
     all_angles: NDArray[np.float64]
+    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Window:
         self._spare = spare if length is not None else 0
         capacity += self._spare
         self._angles = np.zeros(capacity, np.float64)
+        self._weights = np.ones(capacity, np.float32)
         self._order, self._numbers = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._free = deque(range(capacity))
         self._kept = 0
@@ -195,7 +199,7 @@ class Window:
             projection[...] = self.store.projection(int(slot))
         return self._angles[slots], projections
 
-    def append(self, projection: NDArray[np.float32], angle: float) -> None:
+    def append(self, projection: NDArray[np.float32], angle: float, weight: float = 1.0) -> None:
         """Append a projection; the window moves on to the newest, until `choose` is called.
 
         Parameters
@@ -204,6 +208,8 @@ class Window:
             Line integrals, unitless.
         angle : float
             Radians.
+        weight : float, optional
+            How much the view counts; it is in `projection` already.
 
         Raises
         ------
@@ -221,7 +227,7 @@ class Window:
             raise GeometryError(f"projection {self.total + 1}: got angle {angle}, expected finite radians")
         slot = self._free_slot()
         self.store.write(slot, projection)
-        self._angles[slot] = angle
+        self._angles[slot], self._weights[slot] = angle, weight
         self._order[self._kept], self._numbers[self._kept] = slot, self.total
         if self._spread is not None:
             self._by_turn.add(angle, self.total)
@@ -260,7 +266,7 @@ class Window:
             by_angle = np.argsort(np.mod(angles, math.pi), kind="stable")
             mine = by_angle[pass_order(passes)[number] :: passes]
             slots, angles = slots[mine], angles[mine]
-        return Subset(angles[member::members], slots[member::members], angles)
+        return Subset(angles[member::members], slots[member::members], angles, self._weights[slots])
 
     def _free_slot(self) -> int:
         """Return a slot for the next projection: the one that has been free for longest."""
@@ -283,6 +289,7 @@ class Window:
         capacity = len(self._angles)
         more = self._kept if self._limit is None else min(self._kept, self._limit + self._spare - capacity)
         self._angles = np.concatenate((self._angles, np.zeros(more)))
+        self._weights = np.concatenate((self._weights, np.ones(more, np.float32)))
         self._order = np.concatenate((self._order, np.zeros(more, np.int64)))
         self._numbers = np.concatenate((self._numbers, np.zeros(more, np.int64)))
         self._free.extend(range(capacity, capacity + more))

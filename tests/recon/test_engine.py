@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.coverage import HALF_TURN
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.recon import Engine, check_algorithm, warm_up
 from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
+from bluesky_streamrecon.recon.projector import projectors
+from bluesky_streamrecon.recon.recipe import subset_scales
 from bluesky_streamrecon.recon.shear import ShearLayout, slab_rows
 from bluesky_streamrecon.recon.window import (
     Window,
@@ -47,6 +51,24 @@ def test_window_drops_oldest_projection_when_full():
         image = engine.image()
     with Engine(GEOMETRY, 3, window=6) as engine:
         np.testing.assert_allclose(run(engine, projections[-6:], angles[-6:], every=6), image, rtol=1e-5)
+
+
+@pytest.mark.parametrize("projector", ["shear", "siddon"])
+def test_views_of_different_weights_leave_an_image_that_explains_them(projector):
+    """Also where pixels are seen by some of the views only: beyond the view of an interior scan, and at its edge."""
+    geometry = TomoGeometry(COLUMNS, 18.7, 56, disc=True)
+    angles = np.radians(np.array(optimized_interleaved(48))[:20])
+    image = (np.random.default_rng(3).uniform(0.5, 1.5, (56, 56, 1)) * geometry.mask()[:, :, None]).astype(np.float32)
+    lines = np.moveaxis(projectors.get(projector)(geometry, angles).forward(image), 2, 1)
+    weights = subset_scales(HALF_TURN.view_weights(angles), angles, 2)
+    assert np.ptp(weights) > 0.3
+    options = {"subsets": 2, "projector": projector}
+    with Engine(geometry, 1, algorithm="osem", window=None, options=options) as engine:
+        for line, angle, weight in zip(lines, angles, weights, strict=True):
+            engine.append(line, angle, float(weight))
+        engine.load(np.moveaxis(image, 2, 0), 1, len(angles))
+        engine.update(20)
+        np.testing.assert_allclose(engine.image()[0], image[:, :, 0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ["mlem", "sirt", "art", "ospml-hybrid", "fbp"])

@@ -76,6 +76,9 @@ def test_sensitivity_and_ray_lengths_are_projections_of_ones(geometry, angles):
     tables = ShearTables(ShearLayout(geometry), angles)
     seen = projector.back(np.ones((*projector.range_shape, 1), np.float32))[:, :, 0]
     np.testing.assert_allclose(tables.sensitivity(), seen, atol=1e-5)
+    weights = np.random.default_rng(2).uniform(0.5, 2, len(angles)).astype(np.float32)
+    weighted = projector.back(np.ones((*projector.range_shape, 1), np.float32) * weights[:, None, None])[:, :, 0]
+    np.testing.assert_allclose(tables.sensitivity(weights), weighted, atol=2e-5)
     size = geometry.size
     gains = tables.gains()[:size, :size]
     well = geometry.mask() & (seen > 0.01)

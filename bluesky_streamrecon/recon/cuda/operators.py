@@ -61,10 +61,10 @@ class TableSet:
         side, size = layout.side, layout.geometry.size
         self.number = next(_numbers)
         self.most = most
-        self.parameters = device_zeros(4 * most, np.float64)
+        self.parameters = device_zeros(5 * most, np.float64)
         self.address = address_of(self.parameters)
-        self.cosines, self.sines, self.larges, self.slots = (
-            self.parameters[i * most : (i + 1) * most] for i in range(4)
+        self.cosines, self.sines, self.larges, self.slots, self.view_weights = (
+            self.parameters[i * most : (i + 1) * most] for i in range(5)
         )
         self.halves, self.offsets, self.back_offsets = (device_zeros(most * side, np.int32) for _ in range(3))
         self.evens, self.middles = (device_zeros(most * side // SLOT, np.int32) for _ in range(2))
@@ -80,7 +80,7 @@ class TablePool:
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
         self._free: list[TableSet] = []
-        self._staged = pinned((_QUEUED, 4), np.float64)
+        self._staged = pinned((_QUEUED, 5), np.float64)
         self._copied = [Event() for _ in range(_QUEUED)]
         self._used = 0
 
@@ -97,15 +97,15 @@ class TablePool:
         self._free.append(found)
 
     def fill(self, found: TableSet, order: NDArray[np.int64], *values: NDArray[Any]) -> None:
-        """Copy four arrays, (A,), in this order, to the parameters of a set."""
-        if self._staged.shape[1] < 4 * found.most:
+        """Copy five arrays, (A,), in this order, to the parameters of a set."""
+        if self._staged.shape[1] < 5 * found.most:
             self._geometry.stream.synchronize()
-            self._staged = pinned((_QUEUED, 4 * found.most), np.float64)
+            self._staged = pinned((_QUEUED, 5 * found.most), np.float64)
         place = self._used % _QUEUED
         self._used += 1
         self._copied[place].synchronize()
-        staged = self._staged[place][: 4 * found.most]
-        for row, source in zip(staged.reshape(4, found.most), values, strict=True):
+        staged = self._staged[place][: 5 * found.most]
+        for row, source in zip(staged.reshape(5, found.most), values, strict=True):
             row[: len(order)] = source[order]
         upload(found.parameters, 0, staged, self._geometry.stream, found.address)
         self._copied[place].record(self._geometry.stream)
@@ -142,7 +142,8 @@ class CudaOperators:
         self.order = flat.argsort(kind="stable")
         self.count, self.steep = len(flat), len(flat) - int(np.count_nonzero(flat))
         self.tables = pool.borrow(self.count)
-        pool.fill(self.tables, self.order, cosines, sines, np.where(flat, sines, cosines), subset.slots)
+        larges = np.where(flat, sines, cosines)
+        pool.fill(self.tables, self.order, cosines, sines, larges, subset.slots, subset.weights)
         self.fresh = True
         self.weighted = False
 
@@ -172,8 +173,9 @@ class CudaOperators:
         beside = self._geometry.side_stream
         beside.wait_for(self._geometry.tables_known.record(self._geometry.stream))
         _gains(
-            (-(-g.size // 128), g.size), beside, found.larges, count, self.steep, g.half, float(g.axis), g.columns,
-            g.size, layout.side, layout.radius, found.halves, self._geometry.chords, LEAST_VIEW, found.gains,
+            (-(-g.size // 128), g.size), beside, found.larges, found.view_weights, count,
+            float(self.subset.weights.sum(dtype=np.float64)), self.steep, g.half, float(g.axis), g.columns, g.size,
+            layout.side, layout.radius, found.halves, self._geometry.chords, LEAST_VIEW, found.gains,
         )  # fmt: skip
         return self._geometry.gains_known.record(beside)
 
@@ -192,8 +194,8 @@ class CudaOperators:
 
     @property
     def sensitivity(self) -> NDArray[np.float32]:
-        """A' 1, shape (N, N), computed by the CPU."""
-        return self._on_cpu.sensitivity()
+        """A' 1, shape (N, N), each view by its weight, computed by the CPU."""
+        return self._on_cpu.sensitivity(self.subset.weights)
 
     @property
     def ray_lengths(self) -> NDArray[np.float32]:

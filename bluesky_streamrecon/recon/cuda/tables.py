@@ -102,12 +102,13 @@ def share_of(place, cell, low, high):
 
 @kernel()
 def gains(
-    larges, angles: int, steep: int, half: float, axis: float, columns: int, size: int, side: int, radius: float,
-    halves, chords, least: float, result,
+    larges, weights, angles: int, total: float, steep: int, half: float, axis: float, columns: int, size: int,
+    side: int, radius: float, halves, chords, least: float, result,
 ) -> None:  # fmt: skip
-    """Invert the sensitivity A' 1, (N, N): NaN for pixels that are not seen or not reconstructed.
+    """Invert the sensitivity A' w, (N, N): NaN for pixels that are not seen or not reconstructed.
 
-    Grid (N / threads, N). `larges` holds the larger of cosine and sine of each angle; pixels closer than `radius` to
+    Grid (N / threads, N). `larges` holds the larger of cosine and sine of each angle, `weights` how much it counts,
+    and `total` is their sum; pixels closer than `radius` to
     the rotation axis are seen completely from everywhere.
     """
     x = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -117,9 +118,9 @@ def gains(
     gain = np.float32(np.nan)
     if chords[2 * y] <= x < chords[2 * y + 1]:
         if (x - half) * (x - half) + (y - half) * (y - half) < radius * radius:
-            gain = np.float32(1) / np.float32(angles)
+            gain = np.float32(1) / np.float32(total)
         else:
-            total = np.float32(0)
+            seen = np.float32(0)
             for a in range(angles):
                 line = y if a < steep else x
                 pixel = x if a < steep else y
@@ -127,9 +128,10 @@ def gains(
                 cell = abs(large)
                 place = axis + (pixel - half + 0.5 * peek(halves, a * side + line)) * large
                 inside = min(np.float32(place + (cell / 2 + 0.5)), np.float32(columns - 0.5 + cell / 2 - place))
-                total += max(np.float32(0), min(np.float32(1), inside / np.float32(cell)))
-            if total > np.float32(least):
-                gain = np.float32(1) / total
+                share = max(np.float32(0), min(np.float32(1), inside / np.float32(cell)))
+                seen += np.float32(peek(weights, a)) * share
+            if seen > np.float32(least):
+                gain = np.float32(1) / seen
     result[y * size + x] = gain
 
 

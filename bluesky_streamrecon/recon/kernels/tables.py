@@ -135,12 +135,13 @@ def unseen_share(
     odd: Array,
     bin_weights: Array,
     complete: Array,
+    weights: Array,
     origin: int,
     chords: Array,
     by_rows: Array,
     by_columns: Array,
 ) -> None:
-    """Add up, for each pixel and over all angles, the part of it that misses the detector.
+    """Add up, for each pixel and over all angles, the part of it that misses the detector, by the angle's weight.
 
     Parameters
     ----------
@@ -148,6 +149,8 @@ def unseen_share(
         Vector width: here along the line.
     steep, shifts, odd, bin_weights, complete, origin
         As for `shear_tables`.
+    weights : float32 (A,)
+        Of angles.
     chords : int64 (N, 2)
         Half-open range of pixels of each line that are reconstructed.
     by_rows : float32 (L, L + W)
@@ -162,7 +165,8 @@ def unseen_share(
     for a in range(angles):
         for late in range(2):
             for j in range(length):
-                missing[a, late, j] = np.float32(1) - (bin_weights[a, late, j, 0] + bin_weights[a, late, j, 1])
+                seen = bin_weights[a, late, j, 0] + bin_weights[a, late, j, 1]
+                missing[a, late, j] = weights[a] * (np.float32(1) - seen)
     for r in range(len(chords)):
         first, stop = chords[r]
         for a in range(angles):
@@ -181,7 +185,7 @@ def unseen_share(
 
 @kernel
 def sensitivity_gains(
-    angles: int,
+    total: float,
     half: float,
     radius: float,
     chords: Array,
@@ -190,13 +194,13 @@ def sensitivity_gains(
     least: float,
     gains: Array,
 ) -> None:
-    """Invert the sensitivity: gains = 1 / (angles - by_rows - by_columns'), NaN where it is not above `least`.
+    """Invert the sensitivity: gains = 1 / (total - by_rows - by_columns'), NaN where it is not above `least`.
 
     Pixels closer than `radius` to the rotation axis are seen completely from everywhere.
     """
     size = len(chords)
     block = 32
-    inner = np.float32(1) / np.float32(angles) if angles > 0 else np.float32(0)
+    inner = np.float32(1) / np.float32(total) if total > 0 else np.float32(0)
     turned = np.empty((block, block), np.float32)
     for y0 in range(0, size, block):
         rows = min(block, size - y0)
@@ -217,7 +221,7 @@ def sensitivity_gains(
                 also_lost = turned[y]
                 result = gains[y0 + y, x0 : x0 + columns]
                 for x in range(columns):
-                    sensitivity = np.float32(angles) - lost[x] - also_lost[x]
+                    sensitivity = np.float32(total) - lost[x] - also_lost[x]
                     result[x] = np.float32(1) / sensitivity if sensitivity > np.float32(least) else np.float32(np.nan)
         for y in range(y0, y0 + rows):
             gains[y, : chords[y, 0]] = np.nan

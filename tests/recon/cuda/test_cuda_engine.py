@@ -28,11 +28,12 @@ def scan(geometry, rows, angles, seed=3):
     return data
 
 
-def images(geometry, data, angles, *, step=None, **settings):
+def images(geometry, data, angles, *, step=None, weights=None, **settings):
     """Give the image after each step, as (rows, N, N)."""
     with Engine(geometry, data.shape[1], planned=len(data), **settings) as engine:
-        for number, (projection, angle) in enumerate(zip(data, angles, strict=True), 1):
-            engine.append(projection, float(angle))
+        weights = np.ones(len(data)) if weights is None else weights
+        for number, (projection, angle, weight) in enumerate(zip(data, angles, weights, strict=True), 1):
+            engine.append(projection, float(angle), weight)
             if number % (step or len(data)) == 0:
                 engine.update()
                 yield engine.image()
@@ -83,11 +84,15 @@ def test_window_moves_on_as_on_the_cpu(policy, simulated):
         assert_same(image, wanted, 1e-5)
 
 
-def test_relaxed_and_signed_updates_are_those_of_the_cpu():
+def test_relaxed_signed_and_weighted_updates_are_those_of_the_cpu():
     angles = half_turn(4)
     data = scan(TINY, 2, angles)
-    for algorithm, options in (("mlem", {"relaxation": 0.5}), ("sirt", {"nonnegative": False, "initial": 0.3})):
-        settings = {"algorithm": algorithm, "options": options, "window": None}
+    for algorithm, options, weights in (
+        ("mlem", {"relaxation": 0.5}, None),
+        ("sirt", {"nonnegative": False, "initial": 0.3}, None),
+        ("mlem", {}, [0.6, 1.4, 0.8, 1.2]),
+    ):
+        settings = {"algorithm": algorithm, "options": options, "window": None, "weights": weights}
         (expected,) = images(TINY, data, angles, **settings)
         (image,) = images(TINY, data, angles, backend="cuda", **settings)
         assert_same(image, expected, 1e-5)
