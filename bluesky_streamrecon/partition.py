@@ -42,6 +42,16 @@ class RowBlock:
         """Number of detector rows in the block."""
         return self.stop - self.first
 
+    def with_halo(self, halo: int, detector_rows: int) -> tuple[int, int]:
+        """Return the detector rows ``[first, stop)`` of the block and of `halo` more on each side, as far as there are.
+
+        Examples
+        --------
+        >>> [block.with_halo(3, 32) for block in partition_rows(32, 2)]
+        [(0, 19), (13, 32)]
+        """
+        return max(self.first - halo, 0), min(self.stop + halo, detector_rows)
+
 
 def partition_rows(rows: int, ranks: int, *, share: int = 1) -> tuple[RowBlock, ...]:
     """Deal detector rows to ranks.

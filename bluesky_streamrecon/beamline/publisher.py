@@ -31,10 +31,11 @@ from bluesky_streamrecon.beamline.documents import (
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, InlineFrame, wire_dtype
-from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.preparation_steps import halo_rows
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.run import Angle
 
@@ -339,6 +340,7 @@ class Publisher:
             recon=run.block.recon,
             steering=run.block.steering,
             preview_rows=preview,
+            halo=_halo(run.block.recon),
             metadata=run.metadata,
         )
         self._sink.open_run(spec)
@@ -379,6 +381,17 @@ class Publisher:
     def _report(self, run: _Run, text: str) -> None:
         logger.error("run %s: %s", run.uid, text)
         self._on_problem(text)
+
+
+def _halo(recon: ReconSettings) -> int:
+    """Return how many rows of its neighbours' a rank needs on each side."""
+    if recon.analysis != TOMOGRAPHY:
+        return 0
+    try:
+        return halo_rows(recon.preparation)
+    except ConfigError as error:  # steps may be installed where the job runs, and only there
+        logger.warning("no rows of neighbours are sent: %s", error)
+        return 0
 
 
 def _ignore(_: object) -> None:

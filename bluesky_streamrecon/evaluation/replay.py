@@ -21,7 +21,7 @@ from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, ne
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared
+from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared, with_rows_around
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
 
@@ -214,8 +214,9 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         raise ConfigError(f"preview_rows: got {rows}, but {recorded.name} has {height} detector rows")
     if not len(frames.angles_deg):
         raise DataError(f"{recorded.name}: got no projections, expected at least one")
-    first, stop = min(rows), max(rows) + 1
-    inner = [row - first for row in rows]
+    read = with_rows_around(rows, height, recorded.recon.preparation)
+    first, stop = min(read), max(read) + 1
+    inner = [row - first for row in read]
     projections, flats, darks = (
         np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
     )

@@ -34,6 +34,7 @@ __all__ = [
     "places_in_order",
     "prepared",
     "simulated_scan",
+    "with_rows_around",
 ]
 
 FILL = 0.94
@@ -262,6 +263,20 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 
+def with_rows_around(rows: Sequence[int], height: int, preparation: Sequence[str | Mapping[str, Any]]) -> list[int]:
+    """Return some rows of a detector of `height` rows, and around each those that the steps of a preparation look at.
+
+    Examples
+    --------
+    >>> with_rows_around([0, 4], 6, ["zingers"])
+    [0, 4]
+    """
+    from bluesky_streamrecon.recon.steps import halo_rows
+
+    halo = halo_rows(preparation)
+    return [min(max(row + away, 0), height - 1) for row in rows for away in range(-halo, halo + 1)]
+
+
 def prepared(
     raw: TomoScan,
     name: str,
@@ -270,7 +285,20 @@ def prepared(
     values: str = "counts",
     preparation: Sequence[str | Mapping[str, Any]] = (),
 ) -> LineScan:
-    """Make line integrals of a scan's frames, and find the axis unless it is given; `preparation` as in the settings.
+    """Make line integrals of a scan's frames, and find the axis unless it is given.
+
+    Parameters
+    ----------
+    raw : TomoScan
+        Frames; of each row that is kept also those around it, if the steps look at them: see `with_rows_around`.
+    name : str
+        What messages call it.
+    axis : float, optional
+        Detector column of the rotation axis.
+    values : str, optional
+        What pixels stand for.
+    preparation : sequence of str or mapping, optional
+        As in the settings.
 
     Raises
     ------
@@ -280,7 +308,7 @@ def prepared(
     from bluesky_streamrecon.recon.axis import find_axis
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
-    from bluesky_streamrecon.recon.steps import Pipeline
+    from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
 
     _, rows, columns = raw.projections.shape
     counts = Preparation(rows, columns, values=values, name=name)
@@ -290,10 +318,16 @@ def prepared(
         counts.add_reference("flat", frame)
     if not counts.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
-    steps = Pipeline(preparation, rows, columns)
-    integrals = np.empty((len(raw.angles), rows, columns), np.float32)
-    for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles, strict=True)):
-        integrals[number] = steps.second_part(steps.first_part(counts.prepare(frame), float(angle)), float(angle))
+    halo = halo_rows(preparation)
+    kept = 1 if halo else rows  # rows that are prepared together
+    beyond, groups = (halo, halo), rows // (kept + 2 * halo)
+    steps = [Pipeline(preparation, kept, columns, beyond=beyond) for _ in range(groups)]
+    integrals = np.empty((len(raw.angles), groups * kept, columns), np.float32)
+    for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles.tolist(), strict=True)):
+        parts = zip(steps, np.split(counts.prepare(frame), groups), strict=True)
+        integrals[number] = np.concatenate([
+            pipeline.second_part(pipeline.first_part(part, angle), angle) for pipeline, part in parts
+        ])  # fmt: skip
     counts.conclude()
     problems = counts.warnings
     full_turn = float(np.ptp(raw.angles_deg)) * (1 + 1 / max(len(raw.angles_deg) - 1, 1)) >= FULL_TURN

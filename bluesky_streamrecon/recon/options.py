@@ -9,7 +9,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.steps import make_step
+from bluesky_streamrecon.recon.steps import halo_rows
 
 __all__ = ["check_algorithm", "check_preparation", "understood"]
 
@@ -28,15 +28,14 @@ def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
 
 
 def check_preparation(preparation: Sequence[str | Mapping[str, Any]]) -> None:
-    """Refuse preparation steps, or options of theirs, that are unknown or can not work.
+    """Refuse preparation steps, options of theirs, or an order of them that are unknown or can not work.
 
     Raises
     ------
     ConfigError
         If there are any.
     """
-    for step in preparation:
-        make_step(step)
+    halo_rows(preparation)
 
 
 def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:

@@ -46,6 +46,8 @@ class Preparation:
         an integer dtype.
     name : str, optional
         Where the frames are from, as a file; messages begin with it.
+    own : slice, optional
+        Rows in which is counted; the others are a neighbour's, which counts there.
 
     Attributes
     ----------
@@ -71,6 +73,7 @@ class Preparation:
         values: str = "counts",
         saturation: float | None = None,
         name: str = "",
+        own: slice = slice(None),
     ) -> None:
         where = f"{name}: " if name else ""
         if values not in get_args(PixelValues):
@@ -79,6 +82,7 @@ class Preparation:
         self._values = values
         self._saturation = saturation
         self._where = where
+        self._own = own
         self._references: dict[str, list[NDArray[np.generic]]] = {"flat": [], "dark": []}
         self._limits: NDArray[np.float64] | None = None
         self._saturates: tuple[np.dtype[np.generic], NDArray[np.generic] | None] | None = None
@@ -150,7 +154,7 @@ class Preparation:
         values = frame.astype(np.float32, order="C")
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
-            self.counts["not_finite_values"] += int(np.count_nonzero(bad))
+            self.counts["not_finite_values"] += int(np.count_nonzero(bad[self._own]))
             return _mend(values, bad) if bad.any() else values
         limit = self._saturates_at(frame.dtype)
         saturated = None
@@ -180,26 +184,25 @@ class Preparation:
         self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Find, count and replace what was not measured, and take the logarithm; `values` are transmissions."""
-        live = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead.mask
+        live, own = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead.mask, self._own
         finite = np.isfinite(values)
         dark = finite & live & ~usable
-        self.counts["not_finite_values"] += int(np.count_nonzero(~finite & live))
+        self.counts["not_finite_values"] += int(np.count_nonzero((~finite & live)[own]))
         bad = ~usable | ~live
         if saturated is not None:
-            self.counts["saturated_values"] += int(np.count_nonzero(saturated & live & finite))
+            self.counts["saturated_values"] += int(np.count_nonzero((saturated & live & finite)[own]))
             bad |= saturated
 
         measured = live & finite
         number = np.count_nonzero(measured, axis=1)
         light = np.where(measured, values, 0).sum(axis=1, dtype=np.float64)
         unlit = (light <= _DARK_TRANSMISSION * number) | (np.count_nonzero(dark, axis=1) >= _DARK_SHARE * number)
-        self.counts["dark_rows"] += int(np.count_nonzero(unlit & (number > 0)))
-        self.counts["dark_projections"] += bool(unlit.all())
-        not_positive = int(np.count_nonzero(dark[~unlit]))
-        self.counts["not_positive_values"] += not_positive
+        self.counts["dark_rows"] += int(np.count_nonzero((unlit & (number > 0))[own]))
+        self.counts["dark_projections"] += bool(unlit[own].all())
+        self.counts["not_positive_values"] += int(np.count_nonzero(dark[own][~unlit[own]]))
 
         values[~usable] = LEAST_TRANSMISSION
-        if not_positive > _LONGEST_GAP:
+        if np.count_nonzero(dark[~unlit]) > _LONGEST_GAP:
             # Wide shadows are real: there nothing comes through. Single pixels are the detector's fault.
             bad &= ~_long_runs(dark, _LONGEST_GAP)
         _mend(self._minus_log(values), bad)
@@ -208,7 +211,7 @@ class Preparation:
 
     def conclude(self) -> None:
         """Add to `warnings` what is known of the whole run: no projections follow."""
-        late, prepared = self.counts["late_flats_darks"], self._prepared * self._shape[0] * self._shape[1]
+        late, prepared = self.counts["late_flats_darks"], self._prepared * self._light[self._own].size * self._shape[1]
         if late:
             self.warnings.append(f"flats and darks: {late} came after the first projection, and are not used")
         if self.counts["saturated_values"] > MANY_SATURATED * max(prepared, 1):
@@ -262,9 +265,8 @@ class Preparation:
         gain[dead] = 1.0
         self._dark = means.dark.astype(np.float32)
         self._scale = (1.0 / gain).astype(np.float32)
-        found = int(np.count_nonzero(dead))
-        self._dead = _Dead(dead) if found else None
-        self.counts["dead_pixels"] = found
+        self._dead = _Dead(dead) if dead.any() else None
+        self.counts["dead_pixels"] = int(np.count_nonzero(dead[self._own]))
 
     def _limit(self, dtype: np.dtype[np.generic]) -> float | None:
         if self._saturation is not None:

@@ -28,12 +28,10 @@ from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
 from bluesky_streamrecon.recon.output import Attribute
-from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
-from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.recon.tilt import row_shifts, upright
-from bluesky_streamrecon.recon.view import View, number_in
+from bluesky_streamrecon.recon.view import View, prepared_for
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
@@ -76,12 +74,9 @@ class Tomography(Analysis[View]):
         self._columns = run.detector_shape[1]
         self.resumable = True
         self._early = EarlyItems()
-        self._preparation = Preparation(
-            run.block.rows, self._columns, values=recon.pixel_values, saturation=number_in(run.metadata, "saturation")
-        )
+        self._preparation, self._steps = prepared_for(run)
         self._shifts = row_shifts(run.block, run.detector_shape[0], recon.axis_tilt) if recon.axis_tilt else None
         self._mirrored = recon.rotation != ROTATIONS[0]
-        self._steps = Pipeline(recon.preparation, run.block.rows, self._columns)
         self.warnings: list[str] = self._preparation.warnings
         algorithms.get(recon.algorithm)
         self._axis: AxisEstimate | None = None

@@ -297,6 +297,8 @@ class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
         Detector rows that are shown and scored.
     output : str or None
         Directory for the result's file.
+    halo : int
+        Detector rows on each side of a rank's own that it gets, too, as far as there are.
     metadata : dict of str
         Anything else worth keeping with the result.
     """
@@ -310,6 +312,7 @@ class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
     steering: SteeringSettings = SteeringSettings()
     preview_rows: PreviewRows = ()
     output: Text | None = None
+    halo: Count = 0
     metadata: Annotated[dict[Name, Text], Meta(max_length=256)] = {}
 
 
@@ -331,8 +334,8 @@ class OpenRun(OpenRunSpec, frozen=True, kw_only=True, tag="open-run"):
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Detector rows ``[first, stop)`` of this rank."""
-        return (self.block.first, self.block.stop)
+        """Detector rows ``[first, stop)`` of this rank's items: its own, and the halo."""
+        return self.block.with_halo(self.halo, self.detector_shape[0])
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):

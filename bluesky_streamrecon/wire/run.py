@@ -113,6 +113,7 @@ class _ItemSender(Sender):
     def __init__(self, run: Run, block: RowBlock) -> None:
         super().__init__("run", run.uid, **run.window)
         self.block = block
+        self._rows = block.with_halo(run.spec.halo, run.spec.detector_shape[0])
         self.done: RunDone | None = None
         self.restarts = 0
         self.reconnects = 0
@@ -130,7 +131,8 @@ class _ItemSender(Sender):
 
     def append_entry(self, entry: Entry | CorrectAxis) -> None:
         """Count one more entry of the log."""
-        self.append(self.block.rows * self._run.row_bytes if isinstance(entry, Entry) else 0)
+        first, stop = self._rows
+        self.append((stop - first) * self._run.row_bytes if isinstance(entry, Entry) else 0)
 
     def came_back(self, *, restarted: bool) -> None:
         """Count it; a new process has nothing, so what it reported before counts no more."""
@@ -159,7 +161,7 @@ class _ItemSender(Sender):
 
     def message(self, seq: int) -> msgspec.Struct | None:
         """Return an entry of the log, what stands in its place, or the run's end; None while a frame is fetched."""
-        run, block = self._run, self.block
+        run, (first, stop) = self._run, self._rows
         entries = len(run.log)
         if seq > entries:
             return run.close
@@ -184,10 +186,10 @@ class _ItemSender(Sender):
             return ItemGone(**about, why=frame.why[:4096])
         return Item(
             **about,
-            rows=(block.first, block.stop),
+            rows=self._rows,
             dtype=run.spec.dtype,  # type: ignore[arg-type]
-            shape=(block.rows, run.spec.detector_shape[1]),
-            pixels=frame[block.first : block.stop],
+            shape=(stop - first, run.spec.detector_shape[1]),
+            pixels=frame[first:stop],
         )
 
     def ledger(self) -> Ledger:

@@ -35,6 +35,16 @@ def test_frames_of_the_file_go_out_in_radians_and_order(publisher, sink, written
     assert problems == []
 
 
+def test_run_is_opened_with_the_rows_that_its_steps_look_at(publisher, sink, tmp_path):
+    phase = {"step": "paganin", "delta_beta": 200.0, "energy": 25.0, "distance": 60.0, "pixel_size": 1.5}
+    block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot"}
+    for preparation in (["zingers"], ["zingers", phase], ["step-that-only-the-job-has"]):
+        run = Run(publisher, tmp_path, block=block | {"recon": {"preparation": preparation}})
+        run.describe()
+        run.stop()
+    assert [spec.halo for spec in sink.specs] == [0, 33, 0]
+
+
 def test_event_and_datum_are_paired_by_number_whichever_comes_first(publisher, sink, written, tmp_path):
     run = Run(publisher, tmp_path)
     run.describe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,20 @@ import pytest
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.images import finish, live_images, with_best_image
-from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, places_in_order, simulated_scan
+from bluesky_streamrecon.evaluation.scans import (
+    ScanStack,
+    measured_scan,
+    places_in_order,
+    prepared,
+    simulated_scan,
+    with_rows_around,
+)
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.recon.preparation import Preparation
+from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
+from bluesky_streamrecon.storage import TomoScan
 
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
 ORDER = make_order("optimized-interleaved", num=40)
@@ -34,6 +45,24 @@ def test_prefix_and_order_of_a_scan_keep_angles_with_their_projections():
     turned = scan.first(10).in_order(range(9, -1, -1))
     assert np.array_equal(turned.angles, scan.angles[9::-1])
     assert np.array_equal(turned.integrals, scan.integrals[9::-1])
+
+
+def test_some_rows_of_a_scan_are_prepared_as_they_are_among_all():
+    phase = {"step": "paganin", "delta_beta": 100.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
+    preparation = ["zingers", phase, "rings"]
+    counts = np.random.default_rng(0).poisson(1e3, (9, 40, 32)).astype(np.uint16)
+    scan = TomoScan(counts[:5], counts[5:7], counts[7:] // 10, np.linspace(0, 144, 5))
+    rows = [0, 20, 39]
+    taken = with_rows_around(rows, 40, preparation)
+    some = replace(scan, **{name: getattr(scan, name)[:, taken] for name in ("projections", "flats", "darks")})
+    found = prepared(some, "some", axis=15.5, preparation=preparation).integrals
+    whole = Preparation(40, 32)
+    for dark, flat in zip(scan.darks, scan.flats, strict=True):
+        whole.add_reference("dark", dark)
+        whole.add_reference("flat", flat)
+    steps = Pipeline(preparation, 40, 32)
+    expected = [steps.first_part(whole.prepare(frame), 0.0)[rows] for frame in scan.projections]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_measured_scan_is_interleaved_and_cropped_about_its_axis():

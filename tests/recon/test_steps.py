@@ -179,7 +179,7 @@ def test_steps_that_remember_give_the_same_when_projections_come_again():
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ("ring", "preparation step: got 'ring', expected one of beam, rings, zingers"),
+        ("ring", "preparation step: got 'ring', expected one of beam, paganin, rings, zingers"),
         ({"step": "rings", "width": 3}, "got option 'width', expected one of: large=None, small=None, snr=3.0"),
         ({"step": "rings", "small": 20}, "got small=20, expected an odd number"),
         ({"step": "zingers", "excess": 0}, "got excess=0"),

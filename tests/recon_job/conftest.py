@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.ordering import optimized_interleaved
+from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     AllRanksReady,
@@ -142,6 +143,7 @@ class Beamline:
                 dtype="<u2",
                 recon=settings,
                 output=None if output is None else str(output),
+                halo=halo_rows(settings.preparation),
                 metadata=metadata,
             )
         )
@@ -299,6 +301,12 @@ def kept_mpi_job() -> Iterator[Callable[[int], tuple[Beamline, MpiJob]]]:
 @pytest.fixture(scope="session")
 def scan() -> Scan:
     return make_scan()
+
+
+@pytest.fixture(scope="session")
+def tall_scan() -> Scan:
+    """Return one of more rows than the steps of the preparation look at around each."""
+    return make_scan(rows=24)
 
 
 @pytest.fixture

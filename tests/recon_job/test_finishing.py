@@ -107,6 +107,31 @@ def test_volume_is_the_same_for_any_number_of_ranks(kept_mpi_job, scan, tmp_path
 
 
 @pytest.mark.mpi
+def test_phase_is_retrieved_alike_with_any_number_of_ranks(kept_mpi_job, tall_scan, tmp_path):
+    scan = replace(tall_scan, projections=tall_scan.projections.copy())
+    scan.projections[::5, ::3, 17] = 60000  # zingers
+    scan.projections[3, 11] = 100  # a row without light
+    phase = {"step": "paganin", "delta_beta": 100.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
+    live, volumes, counts = [], [], []
+    for ranks, share in ((1, 1), (2, 1), (3, 1), (3, 3)):
+        beamline, _ = kept_mpi_job(ranks)
+        chosen = settings(scan, ranks=ranks, share=share, final="fbp", preparation=("zingers", phase))
+        results = beamline.feed(scan, chosen, tmp_path, uid=f"phase-{ranks}-{share}").results
+        done = beamline.wait_for(VolumeDone)
+        live.append(live_of(done))
+        volumes.append(volume_of(done))
+        names = ("zingers", "dark_rows", "saturated_values")
+        blocks = [result.counts for result in results][::share]
+        counts.append({name: sum(each.get(name, 0) for each in blocks) for name in names})
+    for image, volume in zip(live[1:], volumes[1:], strict=True):
+        assert np.abs(image - live[0]).max() <= 1e-5 * live[0].max()
+        assert np.abs(volume - volumes[0]).max() <= 1e-6 * volumes[0].max()
+    assert counts == [counts[0]] * 4
+    assert counts[0]["zingers"] > 0 < counts[0]["dark_rows"]
+    assert not close(volumes[0], offline(scan, "fbp"))
+
+
+@pytest.mark.mpi
 def test_job_that_was_killed_in_the_middle_of_finishing_finishes_the_same_volume(beamline, mpi_job, scan, tmp_path):
     saved = ("--checkpoints", str(tmp_path / "saved"))
     chosen = settings(scan, ranks=2, final="mlem", final_iterations=200)

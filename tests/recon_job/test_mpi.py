@@ -196,7 +196,8 @@ def test_sigterm_ends_all_ranks(beamline, mpi_job, scan):
 
 
 def test_job_that_was_killed_goes_on_from_its_checkpoint_to_the_same_image(beamline, mpi_job, scan, tmp_path):
-    chosen = settings(scan, 2, checkpoint_every=2, final="none", preparation=("zingers", "rings"))
+    phase = {"step": "paganin", "delta_beta": 100.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
+    chosen = settings(scan, 2, checkpoint_every=2, final="none", preparation=("zingers", phase, "rings"))
     undisturbed = mpi_job(2, "--checkpoints", str(tmp_path / "saved"))
     expected = image_of(beamline.feed(scan, chosen, tmp_path, uid="undisturbed"))
 

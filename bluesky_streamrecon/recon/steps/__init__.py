@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bluesky_streamrecon.recon.steps.base import Step, make_step, preparation_steps
+from bluesky_streamrecon.preparation_steps import Step, halo_rows, make_step, preparation_steps
 from bluesky_streamrecon.recon.steps.pipeline import Pipeline
 
-__all__ = ["Pipeline", "Step", "make_step", "preparation_steps"]
+__all__ = ["Pipeline", "Step", "halo_rows", "make_step", "preparation_steps"]

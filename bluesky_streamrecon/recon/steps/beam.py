@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.steps.base import Step
+from bluesky_streamrecon.preparation_steps import Step
 
 __all__ = ["Beam"]
 

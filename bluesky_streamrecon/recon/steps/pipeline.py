@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.preparation_steps import Step, halo_rows, make_step
 from bluesky_streamrecon.recon.analysis import explained
 from bluesky_streamrecon.recon.archive import Archived
-from bluesky_streamrecon.recon.steps.base import Step, make_step
 
 __all__ = ["Pipeline"]
 
@@ -29,27 +29,47 @@ class Pipeline:
         As in the settings.
     rows, columns : int
         Of the rank's part of a projection.
+    beyond : (int, int), optional
+        Rows that come with it, above and below: as many as `halo_rows` says, fewer near an edge of the detector, whose
+        row then stands for those that there are not.
 
     Raises
     ------
     ConfigError
-        If a step, or one of its options, is not known or can not work.
+        If a step, or one of its options, is not known or can not work, or too few rows come.
     """
 
-    def __init__(self, preparation: Sequence[str | Mapping[str, Any]], rows: int, columns: int) -> None:
+    def __init__(
+        self,
+        preparation: Sequence[str | Mapping[str, Any]],
+        rows: int,
+        columns: int,
+        *,
+        beyond: tuple[int, int] = (0, 0),
+    ) -> None:
         self._preparation = tuple(preparation)
         self._shape = (rows, columns)
-        steps = self._made(self._preparation, rows)
+        halo = halo_rows(self._preparation)
+        self._missing = (halo - beyond[0], halo - beyond[1])
+        steps = self._made(self._preparation, rows, beyond)
         self._first = list(takewhile(lambda step: not step.remembers, steps))
         self._second = steps[len(self._first) :]
         with explained(f"preparation={list(preparation)} failed on a blank projection"):
             for trial in self._made(self._preparation, 1):  # compiles what it needs, too
                 _try(trial, columns)
 
-    def _made(self, preparation: Sequence[str | Mapping[str, Any]], rows: int) -> list[Step]:
+    def _made(
+        self, preparation: Sequence[str | Mapping[str, Any]], rows: int, beyond: tuple[int, int] = (0, 0)
+    ) -> list[Step]:
         steps = [make_step(each) for each in preparation]
+        (above, below), left = beyond, sum(step.halo_rows for step in steps)
         for step in steps:
-            step.begin(rows, self._shape[1])
+            if step.halo_rows:
+                above = below = left
+            step.own = slice(above, above + rows)
+            step.begin(above + rows + below, self._shape[1])
+            if step.halo_rows:
+                above = below = left = left - step.halo_rows
         return steps
 
     @property
@@ -63,14 +83,31 @@ class Pipeline:
             step.counts.update({name: counts[name] for name in step.counts if name in counts})
 
     def first_part(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
-        """Return a projection, shape (rows, columns), before it is archived; the argument may be overwritten."""
-        return _applied(self._first, projection, angle)
+        """Return a projection, shape (rows, columns), as it is archived.
+
+        Parameters
+        ----------
+        projection : ndarray of float32
+            With the rows beyond; may be overwritten.
+        angle : float
+            Radians.
+        """
+        missing = self._missing
+        for step in self._first:
+            if step.halo_rows and any(missing):
+                projection, missing = np.pad(projection, (missing, (0, 0)), mode="edge"), (0, 0)
+            projection = step.apply(projection, angle)
+        return projection
 
     def second_part(self, projection: NDArray[np.float32] | None, angle: float) -> NDArray[np.float32]:
         """Return an archived projection as it is reconstructed, NaN where it was lost; the argument is left alone."""
         if projection is None:
             projection = np.full(self._shape, np.nan, np.float32)
-        return _applied(self._second, projection.copy(), angle) if self._second else projection
+        if self._second:
+            projection = projection.copy()
+        for step in self._second:
+            projection = step.apply(projection, angle)
+        return projection
 
     def second_part_again(self, images: Iterable[Sequence[Archived]]) -> Iterator[list[Archived]]:
         """Yield what `second_part` returned for the projections of each image, from the first on."""
@@ -91,18 +128,16 @@ class Pipeline:
         return projections
 
 
-def _applied(steps: Sequence[Step], projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
-    for step in steps:
-        projection = step.apply(projection, angle)
-    return projection
-
-
 def _try(step: Step, columns: int) -> None:
     """Refuse a step that changes the shape, or makes of air what is not finite."""
-    given = np.zeros((1, columns), np.float32)
+    given = np.zeros((step.own.start + step.own.stop, columns), np.float32)  # as many rows on both sides of its own
+    expected = (len(given) - 2 * step.halo_rows, columns)
     got: object = step.apply(given.copy(), 0.0)
-    if not (isinstance(got, np.ndarray) and got.shape == given.shape and got.dtype == np.float32):
+    if not (isinstance(got, np.ndarray) and got.shape == expected and got.dtype == np.float32):
         what = f"{got.dtype} of shape {got.shape}" if isinstance(got, np.ndarray) else repr(got)
-        raise ConfigError(f"preparation step {step!r}: got {what} for a projection of float32 of shape {given.shape}")
+        raise ConfigError(
+            f"preparation step {step!r}: got {what} for a projection of float32 of shape {given.shape}, expected "
+            f"shape {expected}"
+        )
     if not np.isfinite(got).all():
         raise ConfigError(f"preparation step {step!r}: got values that are not finite for a projection of zeros")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.steps.base import Step
+from bluesky_streamrecon.preparation_steps import Step
 
 __all__ = ["Rings", "remove_stripes"]
 

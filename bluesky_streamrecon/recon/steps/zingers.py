@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.steps.base import Step
+from bluesky_streamrecon.preparation_steps import Step
 
 __all__ = ["Zingers"]
 
@@ -53,5 +53,9 @@ class Zingers(Step):
 
         # A transmission that is (1 + excess) times the median's is a line integral that is this much lower.
         least = math.log1p(self.excess)
-        self.counts["zingers"] += int(replace_zingers(projection, least, self.deviations, AROUND))
+        first, stop, _ = self.own.indices(len(projection))
+        above, own, below = np.split(projection, (first, stop))
+        for part in (above, below):
+            replace_zingers(part, least, self.deviations, AROUND)
+        self.counts["zingers"] += int(replace_zingers(own, least, self.deviations, AROUND))
         return projection

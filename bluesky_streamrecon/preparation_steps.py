@@ -1,18 +1,22 @@
-"""What a preparation step is, and the names of those there are. Line integrals are unitless, angles radians."""
+"""What a preparation step is, and the names of those there are. Line integrals are unitless, angles radians.
+
+The beamline looks here, too: steps say how many rows beyond its own a rank needs.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.registry import Registry, made_with
 
-__all__ = ["Step", "make_step", "preparation_steps"]
+__all__ = ["Step", "halo_rows", "make_step", "preparation_steps"]
 
 
 @dataclass
@@ -20,8 +24,8 @@ class Step(ABC):
     """Something that is done to the line integrals of each projection before it is reconstructed.
 
     Fields are options; one object serves one rank and one run, and may remember what it has seen. What is done to a row
-    must depend on that row alone: a rank has only its own rows, and the image is to be the same with any number of
-    ranks.
+    must depend on that row alone, and on `halo_rows` rows on each side of it: a rank has no others, and the image is to
+    be the same with any number of ranks.
 
     Attributes
     ----------
@@ -30,13 +34,21 @@ class Step(ABC):
         made anew, then passes all of its projections through a new object.
     counts : dict of str to int
         What the run's record says about this step, by names of its own.
+    own : slice
+        Rows of a projection in which is counted, set before `begin`: the others are a neighbour's, which counts there.
     """
 
     remembers: ClassVar[bool] = False
     counts: dict[str, int] = field(init=False, default_factory=dict, repr=False, compare=False)
+    own: slice = field(init=False, default_factory=lambda: slice(None), repr=False, compare=False)
 
     def __post_init__(self) -> None:  # noqa: B027 - most have options to check
         """Refuse options that can not work."""
+
+    @property
+    def halo_rows(self) -> int:
+        """Rows on each side of a row that it depends on; a step that remembers, or comes after one, can have none."""
+        return 0
 
     def begin(self, rows: int, columns: int) -> None:  # noqa: B027
         """Refuse a shape that can not work, and make ready what projections of that shape need."""
@@ -51,6 +63,11 @@ class Step(ABC):
             Line integrals, which may be overwritten. Finite, but for rows that were not measured: NaN throughout.
         angle : float
             Radians.
+
+        Returns
+        -------
+        ndarray of float32
+            Without the first and the last `halo_rows` rows.
         """
 
     def apply_to_all(self, projections: NDArray[np.float32], angles: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -71,7 +88,12 @@ _HERE = "bluesky_streamrecon.recon.steps"
 preparation_steps: Registry[type[Step]] = Registry(
     "preparation step",
     "bluesky_streamrecon.preparation_steps",
-    {"beam": f"{_HERE}.beam:Beam", "rings": f"{_HERE}.rings:Rings", "zingers": f"{_HERE}.zingers:Zingers"},
+    {
+        "beam": f"{_HERE}.beam:Beam",
+        "paganin": f"{_HERE}.paganin:Paganin",
+        "rings": f"{_HERE}.rings:Rings",
+        "zingers": f"{_HERE}.zingers:Zingers",
+    },
 )
 
 
@@ -86,3 +108,25 @@ def make_step(setting: str | Mapping[str, Any]) -> Step:
     options = {"step": setting} if isinstance(setting, str) else dict(setting)
     name = str(options.pop("step"))
     return made_with("preparation step", name, preparation_steps.get(name), Step, options)  # type: ignore[type-abstract]
+
+
+def halo_rows(preparation: Sequence[str | Mapping[str, Any]]) -> int:
+    """Return how many rows on each side of a row all steps together depend on; errors as `make_step`.
+
+    Raises
+    ------
+    ConfigError
+        Also if a step that needs some comes after one that remembers.
+    """
+    halo, remembers = 0, ""
+    for setting in preparation:
+        name, step = setting if isinstance(setting, str) else str(setting["step"]), make_step(setting)
+        if step.remembers:
+            remembers = name
+        if step.halo_rows and remembers:
+            raise ConfigError(
+                f"preparation: got step {name!r} after {remembers!r}; expected it before: it needs neighbouring rows, "
+                f"and {remembers!r} remembers only the rows of its own rank"
+            )
+        halo += step.halo_rows
+    return halo

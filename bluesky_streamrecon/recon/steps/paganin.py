@@ -1,0 +1,141 @@
+"""Phase contrast: edges that the beam, on its way to the detector, has drawn bright and dark become grey levels.
+
+The single-distance method of [1]_ for a sample of one material: where the thickness T of a material of attenuation mu
+and refractive index 1 - delta + i beta is seen at a distance z, transmissions I are, to first order in z,
+exp(-mu T) after the operator 1 - (z delta / mu) times the Laplacian. So
+
+    mu T = -ln F^-1{ F{I} / (1 + alpha k^2) },    alpha = z delta / mu = wavelength z (delta / beta) / (4 pi),
+
+with k the angular spatial frequency; one material is enough to keep what other materials attenuate, too, and blurs or
+sharpens their edges.
+
+The filter is two-dimensional, and its kernel falls off as exp(-distance / sqrt(alpha)). It is cut off at a number of
+rows that is known from the settings, so that a row can be computed from a few rows around it.
+
+References
+----------
+.. [1] Paganin et al., J. Microsc. 206, 33-40, 2002, :doi:`10.1046/j.1365-2818.2002.01010.x`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.preparation_steps import Step
+from bluesky_streamrecon.recon.preparation import LEAST_TRANSMISSION
+
+__all__ = ["Paganin"]
+
+KEV_NM = 1.239841984
+"""Energy times wavelength of a photon, keV nm."""
+
+WIDTHS = 7
+"""Widths of the kernel after which it is cut off, in rows and where columns are continued beyond the detector: there
+it has come to exp(-7), a thousandth of the whole."""
+
+LEAST_ROWS = 8
+"""Rows after which a narrow kernel is cut off: in pixels it swings a little on both sides."""
+
+WIDEST = 100
+"""Pixels: a kernel that is wider would leave nothing of the image, so a unit must be wrong."""
+
+
+@dataclass
+class Paganin(Step):
+    """Retrieve the phase from one distance, for a sample of one material.
+
+    Parameters
+    ----------
+    delta_beta : float
+        Ratio of decrement and absorption index of the material.
+    energy : float
+        Of the photons, keV.
+    distance : float
+        From the sample to the detector, mm; in a beam that diverges, this divided by the magnification.
+    pixel_size : float
+        As seen at the sample, micrometres.
+    """
+
+    delta_beta: float = 0.0
+    energy: float = 0.0
+    distance: float = 0.0
+    pixel_size: float = 0.0
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("delta_beta", "energy", "distance", "pixel_size")}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                got = f"{name}={value!r}" if value else f"no {name}"
+                raise ConfigError(
+                    f"preparation step 'paganin': got {got}, expected delta_beta (ratio), energy (keV), distance (mm) "
+                    "and pixel_size (micrometres), each a number above 0"
+                )
+        if self.width > WIDEST:
+            raise ConfigError(
+                f"preparation step 'paganin': got a kernel that is {self.width:.3g} pixels wide, expected at most "
+                f"{WIDEST}, from {given}; are these keV, mm and micrometres?"
+            )
+
+    @property
+    def width(self) -> float:
+        """Distance over which the kernel falls to 1/e: the square root of alpha, pixels."""
+        wavelength = KEV_NM / self.energy  # nm
+        alpha = wavelength * self.distance * self.delta_beta / (4 * math.pi)  # nm mm = um^2
+        return math.sqrt(alpha) / self.pixel_size
+
+    @property
+    def halo_rows(self) -> int:
+        """Rows after which the kernel is cut off."""
+        return max(LEAST_ROWS, math.ceil(WIDTHS * self.width))
+
+    def begin(self, rows: int, columns: int) -> None:
+        """Make the filter for projections of this shape."""
+        from scipy.fft import next_fast_len
+
+        halo = self.halo_rows
+        self._shape = next_fast_len(rows, real=True), next_fast_len(columns + 2 * halo, real=True)
+        across = (2 * np.pi * np.fft.rfftfreq(self._shape[1])).astype(np.float64)
+        taps = _taps(self.width**2, across, halo)
+        self._rows = np.concatenate([taps[0, :0:-1], taps[0]])  # what is even along a row
+        frequencies = 2 * np.pi * np.fft.fftfreq(self._shape[0])
+        waves = np.cos(np.outer(frequencies, np.arange(halo + 1)))
+        waves[:, 1:] *= 2
+        self._filter = waves @ taps.T
+        self._light = np.zeros(self._shape)
+
+    def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:  # noqa: ARG002
+        """Return attenuation times thickness; a row that was not measured stays so, and counts for none."""
+        from scipy.fft import irfft2, rfft2
+
+        (rows, columns), halo = projection.shape, self.halo_rows
+        measured = np.asarray(np.isfinite(projection).all(axis=1))
+        light = self._light[:rows]  # double precision: in single, sums would depend on which rows there are
+        np.exp(-projection, out=light[:, halo : halo + columns])
+        light[:, :halo], light[:, halo + columns :] = light[:, [halo]], light[:, [halo + columns - 1]]
+        light[~measured] = 0.0
+        spectrum = rfft2(self._light)
+        spectrum *= self._filter
+        # Rows at the ends, which the circle closes upon, are those that are left out.
+        found = irfft2(spectrum, self._shape, overwrite_x=True)[halo : rows - halo, halo : halo + columns]
+        if not measured.all():
+            share = np.convolve(measured, self._rows, "valid")[:, np.newaxis]
+            own = measured[halo : rows - halo]
+            found = np.divide(found, share, out=np.full(found.shape, np.nan), where=own[:, np.newaxis])
+        return np.asarray(-np.log(np.maximum(found, LEAST_TRANSMISSION).astype(np.float32)))
+
+
+def _taps(alpha: float, across: NDArray[np.float64], halo: int) -> NDArray[np.float64]:
+    """Return the kernel along a column, 0 to `halo` rows away, for each frequency along the rows.
+
+    It is that of the filter for infinitely many rows, made such that what is even along a column keeps its level.
+    """
+    length = 8 * halo
+    along = 2 * np.pi * np.fft.rfftfreq(length)
+    taps = np.fft.irfft(1 / (1 + alpha * (across[:, np.newaxis] ** 2 + along**2)), length)[:, : halo + 1]
+    level = taps[:, 0] + 2 * taps[:, 1:].sum(axis=1)
+    return np.asarray(taps / (level * (1 + alpha * across**2))[:, np.newaxis])
