@@ -50,8 +50,11 @@ class Step(ABC):
         """Rows on each side of a row that it depends on; a step that remembers, or comes after one, can have none."""
         return 0
 
+    def check(self, rows: int, columns: int) -> None:  # noqa: B027
+        """Refuse projections of a shape that can not work; on the beamline, too, before anything moves."""
+
     def begin(self, rows: int, columns: int) -> None:  # noqa: B027
-        """Refuse a shape that can not work, and make ready what projections of that shape need."""
+        """Make ready what projections of that shape need."""
 
     @abstractmethod
     def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:

@@ -19,15 +19,16 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import WritesStreamAssets
 from bluesky.utils import FailedStatus, MsgGenerator
 
-from bluesky_streamrecon.beamline.documents import StreamDocuments
+from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
 from bluesky_streamrecon.data_keys import frame_layout
-from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.plans.defaults import devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of
-from bluesky_streamrecon.plans.parts import answer, connected
+from bluesky_streamrecon.plans.parts import answer, check_frames, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, find_words
 from bluesky_streamrecon.plans.signature import readable_signature
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["CheckedDevice", "check_devices_plan", "judge_detector", "try_devices"]
 
@@ -134,13 +135,24 @@ def try_devices(
     return found
 
 
-def judge_detector(detector: Any) -> MsgGenerator[None]:
+def judge_detector(
+    detector: Any, recon: ReconSettings, steering: SteeringSettings, *, local: bool
+) -> MsgGenerator[None]:
     """Plan stub: refuse a detector now whose own description says that its frames can not be reconstructed.
+
+    Parameters
+    ----------
+    detector : device
+        Most describe their frames only when they are armed.
+    recon, steering : ReconSettings, SteeringSettings
+        What is wanted of the frames.
+    local : bool
+        The job has our own installation.
 
     Raises
     ------
     ConfigError
-        If it says so; most detectors describe their frames only when they are armed.
+        If it says so.
     """
     if hasattr(detector, "collect_asset_docs") and not isinstance(detector, WritesStreamAssets):
         # Its documents are of classic ophyd: what makes stream ones of them is not to be imported within the scan.
@@ -152,21 +164,24 @@ def judge_detector(detector: Any) -> MsgGenerator[None]:
         keys = yield from answer(detector.describe, unanswered={})
     except Exception:  # noqa: BLE001 - not armed
         return
-    for key, about in keys.items():
-        if len(about.get("shape") or ()) >= 2:
-            try:
-                frame_layout({"name": "primary", "data_keys": keys, "configuration": {}}, key)
-            except DataError as error:
-                raise ConfigError(f"detector {detector.name}: {error}") from None
-    if keys and not hasattr(detector, "collect_asset_docs") and not _images(keys):
-        raise ConfigError(
-            f"detector {detector.name}: no image among its data keys {', '.join(map(repr, keys))}; expected one with "
-            "two or three dimensions"
-        )
+    if not _images(keys):
+        if keys and not hasattr(detector, "collect_asset_docs"):
+            raise ConfigError(
+                f"detector {detector.name}: no image among its data keys {', '.join(map(repr, keys))}; expected one "
+                "with two or three dimensions"
+            )
+        return
+    name = detector.name
+    described = {"name": "primary", "data_keys": keys, "object_keys": {name: list(keys)}}
+    described |= {"configuration": {}, "hints": {name: getattr(detector, "hints", None) or {}}}
+    try:
+        check_frames(frame_layout(described, image_key(described, name)), recon, steering, local=local)
+    except (ConfigError, DataError, GeometryError) as error:
+        raise ConfigError(f"detector {name}, as it describes its frames: {error}") from None
 
 
 def _images(keys: Mapping[str, Any]) -> list[str]:
-    return [key for key, about in keys.items() if len(about.get("shape") or ()) >= 2]
+    return [key for key, about in keys.items() if len(about.get("shape") or ()) >= 2 and min(about["shape"][-2:]) > 1]
 
 
 async def _connected(device: Any) -> None:

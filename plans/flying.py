@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -164,7 +165,8 @@ def stream_tomo_fly_plan(
     steering.check_planned(len(visiting))
     sweeps = visiting.sweeps()
     grid = (visiting.stop - visiting.start) / len(visiting)
-    yield from judge_detector(devices[0])
+    judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
+    yield from judge()
     rotation = yield from rotation_of(stage)
     if rotation.degrees != 1.0:
         raise ConfigError(
@@ -221,7 +223,7 @@ def stream_tomo_fly_plan(
         **(md or {}),
     }
     uid: str | None = yield from streaming_wrapper(
-        tomogram(devices, frames, md, projections(), flyers.all),
+        tomogram(devices, frames, md, projections(), flyers.all, judge),
         job=job,
         detector=devices[0],
         angle=angle or encoder,

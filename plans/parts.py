@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
 from bluesky.utils import Msg, MsgGenerator
 
+from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -17,6 +19,7 @@ __all__ = [
     "about",
     "answer",
     "check_analysis",
+    "check_frames",
     "check_names",
     "connected",
     "over_recording",
@@ -54,6 +57,23 @@ def check_analysis(recon: ReconSettings) -> None:
             raise ConfigError(f"final={recon.final!r} (expected 'auto', 'none', or an algorithm): {error}") from None
     else:
         get_analysis(recon.analysis)
+
+
+def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSettings, *, local: bool) -> None:
+    """Refuse settings that can not work with frames of this shape; steps of one's own where the job has them, too.
+
+    Raises
+    ------
+    ConfigError, GeometryError
+        If there are any.
+    """
+    from bluesky_streamrecon.recon import check_shape
+
+    if recon.analysis == TOMOGRAPHY:
+        check_shape(recon if local else msgspec.structs.replace(recon, preparation=()), *layout.shape)
+    beyond = [row for row in steering.preview_rows or () if row >= layout.rows]
+    if beyond:
+        raise ConfigError(f"preview_rows: got {beyond[0]}, expected less than the {layout.rows} rows of a frame")
 
 
 def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:

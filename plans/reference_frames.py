@@ -27,6 +27,7 @@ Detectors = Sequence[Readable] | None  # type: ignore[type-arg] # blueapi matche
 Positioner = Movable | None  # type: ignore[type-arg]
 
 TakeFrames = Callable[[Sequence[Any], int], MsgGenerator[Any]]
+Judge = Callable[[], MsgGenerator[None]]
 Word = str | float
 
 OWN = "own"
@@ -126,19 +127,19 @@ class ReferenceFrames:
         """Return what the start document says of them."""
         return {"flats": self.flats, "darks": self.darks}
 
-    def take(self, detectors: Sequence[Any]) -> MsgGenerator[None]:
-        """Plan stub: take darks, then flats, in an open run."""
+    def take(self, detectors: Sequence[Any], judge: Judge | None = None) -> MsgGenerator[None]:
+        """Plan stub: take darks, then flats, in an open run; `judge` as for `take_frames`."""
         if self.darks:
             if self.take_darks is None:
                 yield from self._move(self.shutter, self.shutter_words, 1)
-                yield from take_frames(detectors, "dark", self.darks)
+                yield from take_frames(detectors, "dark", self.darks, judge)
             else:
                 yield from self.take_darks(detectors, self.darks)
         if self.flats:
             if self.take_flats is None:
                 yield from self._move(self.sample_table, self.table_words, 1)
                 yield from self._move(self.shutter, self.shutter_words, 0)
-                yield from take_frames(detectors, "flat", self.flats)
+                yield from take_frames(detectors, "flat", self.flats, None if self.darks else judge)
             else:
                 yield from self.take_flats(detectors, self.flats)
 
@@ -159,7 +160,9 @@ class ReferenceFrames:
             yield from move(device, words[place])
 
 
-def take_frames(detectors: Sequence[Any], stream: str, num: int) -> Generator[Any, Any, None]:
+def take_frames(
+    detectors: Sequence[Any], stream: str, num: int, judge: Judge | None = None
+) -> Generator[Any, Any, None]:
     """Plan stub: stage the detectors afresh, and take `num` frames into a stream of their own.
 
     Parameters
@@ -170,12 +173,16 @@ def take_frames(detectors: Sequence[Any], stream: str, num: int) -> Generator[An
         ``"flat"`` or ``"dark"``.
     num : int
         Frames.
+    judge : callable, optional
+        A plan after the first of them, when detectors can describe their frames.
     """
 
     def frames() -> MsgGenerator[None]:
-        for _ in range(num):
+        for number in range(num):
             yield from bps.checkpoint()
             yield from bps.trigger_and_read(list(detectors), name=stream)
+            if judge is not None and number == 0:
+                yield from judge()
 
     yield from bpp.stage_wrapper(frames(), detectors)
 
@@ -186,6 +193,7 @@ def tomogram(
     md: Mapping[str, Any],
     projections: MsgGenerator[None] | None = None,
     staged: Sequence[Any] = (),
+    judge: Judge | None = None,
 ) -> MsgGenerator[str | None]:
     """Take one run: darks, flats, and projections with all of `staged`; beam off and sample in at the end in any case.
 
@@ -201,10 +209,12 @@ def tomogram(
         Run with the sample in the open beam; None: flats and darks are all.
     staged : sequence of devices, optional
         For the projections.
+    judge : callable, optional
+        As for `take_frames`.
     """
 
     def run() -> MsgGenerator[None]:
-        yield from frames.take(detectors)
+        yield from frames.take(detectors, judge)
         if projections is not None:
             yield from frames.sample_in()
             yield from _staged(projections, staged)

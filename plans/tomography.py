@@ -6,6 +6,7 @@ Angles are degrees. No device is made, and nothing is imported that starts anyth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -123,7 +124,8 @@ def stream_tomo_plan(
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
     steering.check_planned(len(visiting))
-    yield from judge_detector(devices[0])
+    judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
+    yield from judge()
     rotation = yield from rotation_of(stage)
     yield from rotation.within_limits(visiting)
     frames = yield from frames.with_words()
@@ -153,7 +155,7 @@ def stream_tomo_plan(
         **(md or {}),
     }
     uid: str | None = yield from streaming_wrapper(
-        tomogram(devices, frames, md, projections(), [*devices, stage]),
+        tomogram(devices, frames, md, projections(), [*devices, stage], judge),
         job=job,
         detector=devices[0],
         angle=stage,

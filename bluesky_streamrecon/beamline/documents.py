@@ -28,6 +28,7 @@ __all__ = [
     "StreamDocuments",
     "StreamLayout",
     "carried",
+    "image_key",
     "read_block",
     "read_descriptor",
     "saturation_of",
@@ -293,27 +294,27 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         return None
     kind = KINDS[stream]
     keys: Mapping[str, Mapping[str, Any]] = descriptor["data_keys"]
-    image_key = _image_key(descriptor, block.detector)
-    image = keys[image_key]
+    key = image_key(descriptor, block.detector)
+    image = keys[key]
     external = image.get("external")
-    frames = frame_layout(descriptor, image_key)
+    frames = frame_layout(descriptor, key)
     told = image.get("dtype_numpy")
     dtype = wire_dtype(told, averaged=frames.exposures > 1) if isinstance(told, str) and told else None
     if external and dtype is None:
-        raise DataError(f"stream {stream!r}, image {image_key!r}: the data key lacks dtype_numpy, expected as '<u2'")
+        raise DataError(f"stream {stream!r}, image {key!r}: the data key lacks dtype_numpy, expected as '<u2'")
     angle_key, radians = None, 0.0
     if kind == "projection" and (block.angle is not None or block.recon.analysis == TOMOGRAPHY):
         angle_key, radians = _angle_key(descriptor, block)
     angle_in_file = angle_key is not None and bool(keys[angle_key].get("external"))
     if angle_in_file and not external:
         raise DataError(
-            f"stream {stream!r}: image {image_key!r} is in the event, but angle {angle_key!r} in a file; expected both "
+            f"stream {stream!r}: image {key!r} is in the event, but angle {angle_key!r} in a file; expected both "
             "in files, or the angle in the event"
         )
     return StreamLayout(
         stream=stream,
         kind=kind,
-        image_key=image_key,
+        image_key=key,
         in_file=bool(external),
         frames=frames.exposures,
         shape=frames.shape,
@@ -345,7 +346,14 @@ def saturation_of(descriptor: Mapping[str, Any], image_key: str) -> float | None
     return None
 
 
-def _image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
+def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
+    """Return the data key of a detector's image, as `read_descriptor`.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
     keys = descriptor["data_keys"]
     images = [
         key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]

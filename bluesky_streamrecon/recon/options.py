@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.steps import halo_rows
+from bluesky_streamrecon.recon.steps import halo_rows, make_step
+from bluesky_streamrecon.settings import ReconSettings
 
-__all__ = ["check_algorithm", "check_preparation", "understood"]
+__all__ = ["check_algorithm", "check_preparation", "check_shape", "understood"]
 
 
 def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
@@ -36,6 +39,19 @@ def check_preparation(preparation: Sequence[str | Mapping[str, Any]]) -> None:
         If there are any.
     """
     halo_rows(preparation)
+
+
+def check_shape(recon: ReconSettings, rows: int, columns: int) -> None:
+    """Refuse settings that can not work with frames of this shape: axis, size, and what preparation steps need.
+
+    Raises
+    ------
+    ConfigError, GeometryError
+        If there are any.
+    """
+    TomoGeometry(columns, math.nan if recon.axis is None else recon.axis, recon.size or 0)
+    for step in recon.preparation:
+        make_step(step).check(rows, columns)
 
 
 def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from ophyd.sim import SynAxis, det
 
 from bluesky_streamrecon import diagnosis
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_plan
+from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_fly_plan, stream_tomo_plan
 from bluesky_streamrecon.profile import install_profile
 from bluesky_streamrecon.sim_devices import sim_beamline
 
@@ -46,6 +47,45 @@ def test_detector_without_an_image_is_refused_before_the_job_is_started(run_engi
         run_engine(stream_tomo_plan([det], SynAxis(name="rot"), pixel_values="transmission", job=pretend_job))
     assert documents == []
     assert script.launched == []
+
+
+NONSENSE = [
+    ({"axis": 700.5}, "rotation axis: got column 700.5, expected within one detector width of the 32 columns"),
+    ({"size": 100_000}, "image size: got 100000"),
+    ({"preparation": [{"step": "beam", "left": 20, "right": 20}]}, "got left=20, right=20 for 32 detector columns"),
+    ({"preview_rows": (1, 4)}, "preview_rows: got 4, expected less than the 4 rows of a frame"),
+]
+
+
+@pytest.mark.parametrize(("settings", "why"), NONSENSE)
+def test_settings_that_do_not_fit_the_frames_are_refused_before_the_job_is_started(
+    run_engine, documents, tmp_path, pretend_job, script, settings, why
+):
+    beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, inline=True, instant=True)
+    settings = {"pixel_values": "transmission", "job": pretend_job, **settings}
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        run_engine(stream_tomo_plan([beamline.detector], beamline.stage, **settings))
+    assert (documents, script.launched) == ([], [])
+
+
+@pytest.mark.parametrize("fly", [False, True])
+@pytest.mark.parametrize(("taken", "stream"), [({"darks": 3}, "dark"), ({"darks": 0}, "flat")])
+def test_settings_that_do_not_fit_frames_that_an_armed_detector_describes_end_the_scan_before_the_stage_turns(
+    run_engine, documents, beamline, pretend_job, of, fly, taken, stream
+):
+    settings, why = NONSENSE[0]
+    devices = {"shutter": beamline.shutter, "sample_table": beamline.table, "job": pretend_job}
+    plan, more = stream_tomo_plan, {}
+    if fly:
+        plan, more = stream_tomo_fly_plan, {"trigger": beamline.trigger, "encoder": beamline.encoder}
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        run_engine(
+            plan([beamline.detector], beamline.stage, start=90, stop=270, **devices, **more, **taken, **settings)
+        )
+    (stop,) = of(documents, "stop")
+    assert (stop["exit_status"], stop["num_events"]) == ("fail", {stream: 1})
+    assert why in stop["reason"]
+    assert beamline.stage.angle == 0
 
 
 @pytest.fixture

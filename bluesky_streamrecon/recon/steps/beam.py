@@ -33,7 +33,7 @@ class Beam(Step):
                 "left and the right the sample never covers, at least one altogether"
             )
 
-    def begin(self, rows: int, columns: int) -> None:  # noqa: ARG002
+    def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
         """Refuse sides that overlap."""
         if self.left + self.right > columns:
             raise ConfigError(

@@ -67,6 +67,7 @@ class Pipeline:
             if step.halo_rows:
                 above = below = left
             step.own = slice(above, above + rows)
+            step.check(above + rows + below, self._shape[1])
             step.begin(above + rows + below, self._shape[1])
             if step.halo_rows:
                 above = below = left = left - step.halo_rows

@@ -83,12 +83,15 @@ class Rings(Step):
         if not self.snr > 1:
             raise ConfigError(f"preparation step 'rings': got snr={self.snr}, expected a number above 1")
 
+    def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
+        """Refuse a detector that is too narrow."""
+        if columns < 8:
+            raise ConfigError(f"preparation step 'rings': got {columns} detector columns, expected at least 8")
+
     def begin(self, rows: int, columns: int) -> None:
         """Make room for what is remembered."""
         from bluesky_streamrecon.recon.kernels.steps import move_levels
 
-        if columns < 8:
-            raise ConfigError(f"preparation step 'rings': got {columns} detector columns, expected at least 8")
         self._widths = (
             self.large or min(max(columns // 40, 15), 51) | 1,
             self.small or min(max(columns // 100, 5), 21) | 1,

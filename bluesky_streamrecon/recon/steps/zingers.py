@@ -42,7 +42,7 @@ class Zingers(Step):
             )
         self.counts["zingers"] = 0
 
-    def begin(self, rows: int, columns: int) -> None:  # noqa: ARG002
+    def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
         """Refuse a detector that is too narrow."""
         if columns < 7:
             raise ConfigError(f"preparation step 'zingers': got {columns} detector columns, expected at least 7")
