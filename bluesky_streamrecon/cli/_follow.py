@@ -16,12 +16,10 @@ from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import console, print_json
 from bluesky_streamrecon.cli._pvs import Pvs, PvsAllow, PvsInterface, open_source, serve_pvs
-from bluesky_streamrecon.cli._steer import open_operator
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.follower import FollowedRun, Follower
     from bluesky_streamrecon.beamline.recon_job import ReconJob
-    from bluesky_streamrecon.wire import OperatorEndpoint
 
 __all__ = ["follow"]
 
@@ -62,7 +60,7 @@ def follow(
 
     Example: `streamrecon follow --zmq localhost:5568 --config beamline.toml`
     """
-    from bluesky_streamrecon.beamline.configured import make_job
+    from bluesky_streamrecon.beamline.configured import make_job, operator_of
     from bluesky_streamrecon.beamline.follower import Follower
     from bluesky_streamrecon.beamline.remote_documents import RemoteDocuments
     from bluesky_streamrecon.config_file import load_config_file
@@ -94,18 +92,9 @@ def follow(
     with contextlib.ExitStack() as around:
         around.enter_context(contextlib.closing(job))
         if pvs is not None:
-            operated = around.enter_context(open_source(partial(_operator, job), None))
+            operated = around.enter_context(open_source(operator_of(job, configuration), None))
             around.enter_context(serve_pvs(operated, pvs, pvs_interface, pvs_allow))
         asyncio.run(_follow(job, follower, source, count, done))
-
-
-def _operator(job: ReconJob) -> OperatorEndpoint:
-    """Connect to the job as people do."""
-    from bluesky_streamrecon.errors import JobError
-
-    if job.address is None or job.job_id is None:
-        raise JobError("the job has not been started yet")
-    return open_operator(None, job.job_id, None, None)
 
 
 async def _follow(job: ReconJob, follower: Follower, source: Source, count: int, done: Any) -> None:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError, JobError, StorageError
+from bluesky_streamrecon.beamline.configured import operator_of
+from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.live_view.source import Source
 from bluesky_streamrecon.storage import open_live_images
-from bluesky_streamrecon.wire import ClientSecurity, OperatorEndpoint, Picture
+from bluesky_streamrecon.wire import Picture
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline import ReconJob
@@ -60,19 +61,7 @@ def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> 
     ConfigError
         If the job wants keys and there are none, or they can not be used.
     """
-    keys = configuration.job
-    security = None
-    if keys.job_key is not None and keys.server_key is not None:
-        security = ClientSecurity.from_files(keys.job_key, keys.server_key)
-    elif keys.key is not None:
-        raise ConfigError("live_images: the beamline accepts only keys on its list; give [job] job_key and server_key")
-
-    def connect() -> OperatorEndpoint:
-        if job.address is None or job.job_id is None:
-            raise JobError("the job has not been started yet")
-        return OperatorEndpoint(job.address, job_id=job.job_id, security=security)
-
-    return LiveImageWriter(Source(connect, own_name()), uri, configuration.storage.live_images)
+    return LiveImageWriter(Source(operator_of(job, configuration), own_name()), uri, configuration.storage.live_images)
 
 
 class LiveImageWriter:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from functools import partial
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -20,10 +21,13 @@ from ophyd_async.epics.core import epics_signal_r
 from pretended_beamline import BOUND, pretended_beamline
 
 from bluesky_streamrecon.beamline import JobState
+from bluesky_streamrecon.cli._pvs import open_source, serve_pvs
+from bluesky_streamrecon.cli._steer import open_operator
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.job_registration import register_job, unregister_job
 from bluesky_streamrecon.live_view import PvServer, Source
 from bluesky_streamrecon.plans import stop_early_wrapper
-from bluesky_streamrecon.wire import Judged
+from bluesky_streamrecon.wire import ClientSecurity, Judged, ServerSecurity, generate_keys
 
 pytestmark = pytest.mark.epics
 
@@ -222,13 +226,47 @@ def test_stock_suspender_of_bluesky_holds_another_scan_until_the_run_is_over(
     assert held.is_set()
 
 
+@pytest.fixture
+def keys(tmp_path):
+    """Return what the beamline and those who look at it need, and where the keys of the latter are."""
+    for name in ("beamline", "people"):
+        generate_keys(tmp_path, name)
+    people, beamline = tmp_path / "people.secret", tmp_path / "beamline.public"
+    server = ServerSecurity.from_files(tmp_path / "beamline.secret", tmp_path / "people.public")
+    return server, ClientSecurity.from_files(people, beamline), (people, beamline)
+
+
+def test_view_of_a_job_that_wants_keys_says_so_in_a_pv_and_serves_the_run_to_who_has_them(
+    until, tmp_path, monkeypatch, keys, free_port
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    server, client, files = keys
+    with pretended_beamline(server, client) as beamline:
+        at = register_job(beamline.endpoint.address, beamline.endpoint.job_id, server.keys.public)
+        for given, name, wanted in (
+            ((None, None), "State", lambda state: "give --key and --server-key" in state),
+            (files, "Run", lambda run: run == "run-1"),
+        ):
+            with (
+                open_source(partial(open_operator, None, None, *given), None) as source,
+                serve_pvs(source, PREFIX, "127.0.0.1", None),
+            ):
+                until(name, wanted)
+        unregister_job(at)
+
+
 @pytest.mark.mpi
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("no_orphans")
-def test_follow_serves_the_verdict_on_the_scans_of_others(until, tmp_path, monkeypatch):
+def test_follow_serves_the_verdict_on_the_scans_of_others_with_the_keys_that_its_configuration_names(
+    until, tmp_path, monkeypatch, keys
+):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     configuration = tmp_path / "streamrecon.toml"
-    configuration.write_text('[job]\nranks = 1\n[follow]\nplans = ["scan"]\ndetector = "camera"\n')
+    configuration.write_text(
+        '[job]\nranks = 1\nkey = "beamline.secret"\nallowed = ["people.public"]\njob_key = "people.secret"\n'
+        'server_key = "beamline.public"\n[follow]\nplans = ["scan"]\ndetector = "camera"\n'
+    )
     with socket.create_server(("127.0.0.1", 0)) as proxy:  # that publishes nothing
         documents_at = f"127.0.0.1:{proxy.getsockname()[1]}"
         program = Program("--zmq", documents_at, "--config", configuration, "--pvs", PREFIX)

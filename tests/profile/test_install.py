@@ -2,16 +2,20 @@
 
 import inspect
 import json
+import re
 import runpy
+import socket
 from types import SimpleNamespace
 
 import pytest
 from bluesky.plans import count
 from bluesky.utils import is_plan
+from tiled_server import KEY
 
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.plans import use_beamline
 from bluesky_streamrecon.profile import install_profile, remove_profile
+from bluesky_streamrecon.storage import EmbeddedTiled, open_catalog
 
 
 def startup_files(report):
@@ -83,7 +87,7 @@ def test_catalogue_that_can_not_start_is_said_in_one_line_and_takes_no_plan_with
     monkeypatch.setattr("bluesky_streamrecon.storage.open_storage", fails)
     names = started(tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"NO CATALOGUE ({type(why).__name__}: {why}): runs go to ")
+    assert line.startswith(f"NO CATALOGUE ({type(why).__name__}: {why}): in this session runs go to ")
     assert all(is_plan(names[name]) for name in ("stream_tomo_plan", "stream_tomo_fly_plan", "take_references_plan"))
     run_engine.subscribe(names["tiled_writer"])
     (uid,) = run_engine(count([names["stage"]])).run_start_uids
@@ -91,6 +95,32 @@ def test_catalogue_that_can_not_start_is_said_in_one_line_and_takes_no_plan_with
         close()
     backup = (tmp_path / "data" / "not_stored" / f"{uid}.jsonl").read_text().splitlines()
     assert [json.loads(each)["name"] for each in backup] == [name for name, _ in documents]
+
+
+def test_server_that_comes_up_during_the_session_is_given_its_runs_by_the_command_that_the_session_named(
+    tmp_path, monkeypatch, capfd, run_engine, program
+):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}/api/v1?api_key={KEY}"
+    monkeypatch.setenv("STREAMRECON_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("STREAMRECON_TILED_URI", uri)
+    kept = []
+    monkeypatch.setattr("atexit.register", kept.append)
+    names = started(tmp_path)
+    (line,) = capfd.readouterr().out.splitlines()
+    assert re.search(r"NO CATALOGUE .*start IPython anew, and `streamrecon resubmit` stores them", line)
+    assert KEY not in line
+    run_engine.subscribe(names["tiled_writer"])
+    with EmbeddedTiled(tmp_path / "served", port=port):
+        (uid,) = run_engine(count([names["stage"]])).run_start_uids
+        for close in kept:
+            close()
+        done = program("resubmit", "--uri", uri)
+        assert (done.returncode, done.stdout) == (0, "1 stored, 0 already there, 0 refused\n"), done.stderr
+        catalog = open_catalog(uri)
+        assert catalog[uid].metadata["stop"]["exit_status"] == "success"
+        catalog.context.close()
 
 
 def test_installing_twice_changes_nothing(tmp_path):

@@ -14,12 +14,14 @@ from bluesky_streamrecon.wire import (
     Answer,
     Ask,
     BeamlineEndpoint,
+    ClientSecurity,
     ControllerEndpoint,
     Judged,
     OperatorEndpoint,
     Order,
     Picture,
     RunStatus,
+    ServerSecurity,
     ShowMe,
 )
 
@@ -29,15 +31,15 @@ BOUND = 20.0
 class Beamline:
     """Answers operators as `ReconJob` does, and shows pictures when they are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, security: ServerSecurity | None = None, keys: ClientSecurity | None = None) -> None:
         self.status = RunStatus(state="running", run_uid="run-1", planned=12)
         self.judged: tuple[Judged, ...] = ()
         self.orders: list[Order] = []
         self.refuse = ""
         self._pictures: list[Picture] = []
         self._may = threading.Semaphore(0)
-        self.endpoint = BeamlineEndpoint(on_event=self._hear, heartbeat_seconds=0.1)
-        self._controller = ControllerEndpoint(self.endpoint.address, job_id=self.endpoint.job_id)
+        self.endpoint = BeamlineEndpoint(on_event=self._hear, heartbeat_seconds=0.1, security=security)
+        self._controller = ControllerEndpoint(self.endpoint.address, job_id=self.endpoint.job_id, security=keys)
         self._thread = threading.Thread(target=self._draw)
         self._thread.start()
 
@@ -93,10 +95,10 @@ class Beamline:
 
 
 @contextmanager
-def pretended_beamline() -> Iterator[Beamline]:
+def pretended_beamline(*security: Any) -> Iterator[Beamline]:
     """Fail if a thread of the beamline, or of those who look at it, is left running."""
     before = set(threading.enumerate())  # a job that goes from test to test has threads of its own
-    made = Beamline()
+    made = Beamline(*security)
     yield made
     made.close()
     started = set(threading.enumerate()) - before

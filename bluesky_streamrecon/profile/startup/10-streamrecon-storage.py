@@ -23,5 +23,9 @@ except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
     storage = catalog = db = None
     tiled_writer = CatalogWriter(None, backup_directory=configuration.data / "not_stored")
     atexit.register(tiled_writer.close)
-    print(f"NO CATALOGUE ({type(error).__name__}: {error}): runs go to {configuration.data / 'not_stored'}")
+    print(
+        f"NO CATALOGUE ({type(error).__name__}: {error}): in this session runs go to "
+        f"{configuration.data / 'not_stored'}; when the catalogue "
+        "is back, start IPython anew, and `streamrecon resubmit` stores them"
+    )
 RE.subscribe(tiled_writer)  # noqa: F821 - made in 00-streamrecon-engine.py
