@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
 from ophyd import Signal
-from ophyd.sim import NullStatus, det, motor
+from ophyd.sim import NullStatus, SynAxis, SynSignal, det, motor
 from ophyd_async.core import soft_signal_r_and_setter
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import stop_early_wrapper
 
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "end-any-plan.md"
 REASON = "the sample has melted"
 
 
@@ -173,3 +177,53 @@ def test_fly_scan_ends_where_it_collects_and_its_own_clean_up_runs(run_engine, d
     run_engine(stop_early_wrapper(plan(), flag.signal, reason=REASON))
     assert stop_of(documents) == ("success", REASON, 6)
     assert flyer.stopped
+
+
+@pytest.fixture
+def page(run_engine):
+    """Run the lines of the how-to that have this in them, with these names."""
+
+    def run(words, **names):
+        (lines,) = [each for each in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL) if words in each]
+        exec(lines, {"RE": run_engine, **names})
+
+    return run
+
+
+def test_scan_of_the_how_to_ends_with_its_reason(run_engine, documents, page):
+    counts = Signal(name="counts", value=0)
+    on_event(run_engine, {number: lambda number=number: counts.put(3e5 * number) for number in range(1, 9)})
+    page("bp.scan", camera=det, rotation=motor, counts=counts)
+    assert stop_of(documents) == ("success", "enough counts", 4)
+
+
+class FivePoints:
+    """An optimizer that tries one point after the other."""
+
+    def __init__(self):
+        self.left, self.ingested = [{"_id": number, "mirror": float(number)} for number in range(5)], []
+
+    def suggest(self, num_points=None):
+        return [self.left.pop(0)]
+
+    def ingest(self, points):
+        self.ingested += points
+
+
+def test_optimisation_of_the_how_to_ends_after_the_point_that_is_good_enough(run_engine, documents, of, page):
+    protocols = pytest.importorskip("blop.protocols")
+    mirror = SynAxis(name="mirror")
+    flux = SynSignal(name="flux", func=lambda: 1 - (mirror.readback.get() - 3) ** 2 / 10)
+    optimizer = FivePoints()
+
+    def evaluate(uid, suggestions):
+        return [{"_id": each["_id"], "flux": flux.get()} for each in suggestions]
+
+    problem = protocols.OptimizationProblem(optimizer, [mirror], [flux], evaluate)
+    page("blop.optimize", agent=SimpleNamespace(to_optimization_problem=lambda: problem), flux=flux)
+    names = {doc["uid"]: doc["plan_name"] for doc in of(documents, "start")}
+    stops = [(names[doc["run_start"]], doc["exit_status"], doc["reason"]) for doc in of(documents, "stop")]
+    assert stops == [("list_scan", "success", "")] * 4 + [("optimize", "success", "bright enough")]
+    assert of(documents, "stop")[-1]["num_events"] == {"primary": 4}
+    assert [point["flux"] for point in optimizer.ingested] == pytest.approx([0.1, 0.6, 0.9, 1.0])
+    assert mirror.readback.get() == 3
