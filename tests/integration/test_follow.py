@@ -29,6 +29,7 @@ ranks = 1
 [recon]
 window = 8
 axis = {axis}
+final = "none"
 [steering]
 policy = "ms-ssim"
 threshold = {threshold}
@@ -106,7 +107,14 @@ def scan(overruled, kept_job):
 
     def plan(beamline):
         devices = {"shutter": beamline.shutter, "sample_table": beamline.table, "job": kept_job}
-        settings = {"axis": beamline.axis, "policy": "ms-ssim", "advisory": True, "coalesce": False, "ranks": 2}
+        settings = {
+            "axis": beamline.axis,
+            "policy": "ms-ssim",
+            "advisory": True,
+            "coalesce": False,
+            "ranks": 2,
+            "final": "none",
+        }
         scanned = stream_tomo_plan(beamline.detector, beamline.stage, **devices, **settings, **SCAN)
         return held_back(scanned, kept_job, ahead=5)  # far from the 8 images that wait with the controller at most
 
@@ -138,7 +146,7 @@ def test_follower_by_0mq_finds_the_verdict_of_the_attached_job_at_the_same_proje
     assert found["taken"] == 24
 
 
-def test_follower_by_tiled_that_is_started_in_mid_run_finds_the_verdict_of_the_attached_job(
+def test_follower_by_tiled_that_is_killed_in_mid_run_and_started_again_finds_the_verdict_of_the_attached_job(
     follow, configure, scan, run_engine, documents, kept_job, tmp_path
 ):
     configure(axis=sim_beamline(rows=4, columns=64, instant=True).axis)
@@ -146,11 +154,14 @@ def test_follower_by_tiled_that_is_started_in_mid_run_finds_the_verdict_of_the_a
         run_engine.subscribe(TiledWriter(storage.catalog, batch_size=1))
         started = []
 
-        def start():
-            started.append(follow("--tiled", storage.uri, "--count", "1"))
-            started[0].wait_for("12 of 24 projections")
+        def start_twice():
+            for _ in range(2):
+                started.append(follow("--tiled", storage.uri, "--count", "1"))
+                started[-1].wait_for("12 of 24 projections")
+                if len(started) == 1:
+                    started[0].kill()
 
-        scan(start, at=14)
-        (found,) = started[0].end()
+        scan(start_twice, at=14)
+        (found,) = started[1].end()
     same(found, documents[0][1], kept_job)
     assert found["taken"] == 24
