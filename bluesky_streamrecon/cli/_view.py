@@ -22,6 +22,9 @@ NICE = 10
 def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    public_url: Annotated[
+        str | None, typer.Option(help="Address with TLS under which a proxy serves the page to other computers.")
+    ] = None,
     pvs: Pvs = None,
     pvs_interface: PvsInterface = "127.0.0.1",
     pvs_allow: PvsAllow = None,
@@ -43,7 +46,7 @@ def view(
     with open_source(lambda: open_operator(address, job_id, key, server_key), who) as source:
         from bluesky_streamrecon.live_view import ViewServer
 
-        server = ViewServer(source, port)
+        server = ViewServer(source, port, public_url=public_url)
         with serve_pvs(source, pvs, pvs_interface, pvs_allow):
             if json:
                 print_json({"url": server.url, "port": server.port})

@@ -52,7 +52,7 @@ function slices(picture) {
   picture.rows.forEach((row, i) => {
     const drawn = figures[i].querySelector("img"), next = new Image();
     next.onload = () => { drawn.src = next.src; };
-    next.src = "/picture/" + picture.image + "/" + i + ".png?token=" + encodeURIComponent(token);
+    next.src = "picture/" + picture.image + "/" + i + ".png?token=" + encodeURIComponent(token);
     drawn.alt = "Slice of detector row " + row;
     figures[i].querySelector("figcaption").textContent = "detector row " + row;
   });
@@ -174,7 +174,7 @@ async function order(action, more) {
   $("said").textContent = "…";
   let told;
   try {
-    const answer = await fetch("/order", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" },
+    const answer = await fetch("order", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" },
       body: JSON.stringify({ action, run, ...more }) });
     told = await answer.json();
   } catch { told = { ok: false, text: "the live view's server does not answer" }; }
@@ -209,7 +209,7 @@ $("release").onclick = () => order("release", {});
 $("extend").onclick = () => order("extend", { count: Number($("count").value) });
 if (new URLSearchParams(location.search).get("kiosk") === "1") document.body.classList.add("kiosk");
 
-const events = new EventSource("/events?token=" + encodeURIComponent(token));
+const events = new EventSource("events?token=" + encodeURIComponent(token));
 events.onmessage = event => take(JSON.parse(event.data));
 events.onerror = () => { $("link").textContent = "the live view's server does not answer"; for (const id of BUTTONS) $(id).disabled = true; };
 draw(1, null);

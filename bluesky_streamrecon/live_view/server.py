@@ -1,7 +1,8 @@
 """The page's web server: loopback only, and every request needs the token that is in the page's address.
 
-A page of another site can neither read anything here (it has no token, and browsers keep answers from it) nor send an
-order (the token has to be in a header, origin and host must be ours).
+Other computers reach it through a proxy on this one, which speaks TLS. A page of another site can neither read anything
+here (it has no token, and browsers keep answers from it) nor send an order (the token has to be in a header, origin and
+host must be ours).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from typing import Any, Final, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
@@ -51,14 +53,17 @@ class ViewServer:
         Closed by the caller.
     port : int, optional
         0: a free one.
+    public_url : str, optional
+        Address under which a proxy serves the page to other computers, for instance ``"https://hutch.example/view/"``.
 
     Raises
     ------
     ConfigError
-        If the port is taken.
+        If the port is taken, or the address is none with TLS.
     """
 
-    def __init__(self, source: Source, port: int = 0) -> None:
+    def __init__(self, source: Source, port: int = 0, *, public_url: str | None = None) -> None:
+        self._public = None if public_url is None else _checked(public_url)
         self._source = source
         self._token = secrets.token_urlsafe(24)
         self._socket = socket.socket()
@@ -77,7 +82,7 @@ class ViewServer:
     @property
     def url(self) -> str:
         """Address of the page, with its token."""
-        return f"http://127.0.0.1:{self.port}/?token={self._token}"
+        return f"{self._public or f'http://127.0.0.1:{self.port}/'}?token={self._token}"
 
     def run(self) -> None:
         """Serve until `stop` or Ctrl-C."""
@@ -89,7 +94,7 @@ class ViewServer:
             Route("/picture/{image:int}/{index:int}.png", self._picture),
             Route("/order", self._order, methods=["POST"]),
         ]
-        checked = _AccessCheck(Starlette(routes=routes), self._token, self.port)
+        checked = _AccessCheck(Starlette(routes=routes), self._token, self.port, self._public)
         config = uvicorn.Config(
             checked, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=2, access_log=False
         )
@@ -153,7 +158,8 @@ class ViewServer:
     async def _events(self, request: Request) -> Response:
         if self._pages >= MOST_PAGES:
             return Response("too many pages are open", status_code=503)
-        return StreamingResponse(self._changes(request), media_type="text/event-stream")
+        headers = {"X-Accel-Buffering": "no"}  # a proxy would keep changes back until there are many
+        return StreamingResponse(self._changes(request), media_type="text/event-stream", headers=headers)
 
     async def _changes(self, request: Request) -> AsyncIterator[str]:
         """Yield changes to a page at its own pace; states that a slow page would have missed are left out."""
@@ -184,13 +190,25 @@ class ViewServer:
             unlisten()
 
 
-class _AccessCheck:
-    """Accepts only requests that have the token, and come by our own address."""
+def _checked(public_url: str) -> str:
+    """Return a proxy's address with a slash at its end."""
+    parts = urlsplit(public_url)
+    if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(f"public address: got {public_url!r}, expected one with TLS, as https://hutch.example/view/")
+    return public_url.rstrip("/") + "/"
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+
+class _AccessCheck:
+    """Accepts only requests that have the token, and come by our own address or the proxy's."""
+
+    def __init__(self, app: ASGIApp, token: str, port: int, public: str | None) -> None:
         self._app = app
         self._token = token
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self._origins = {f"http://{host}" for host in self._hosts}
+        if public is not None:
+            self._hosts.add(urlsplit(public).netloc)
+            self._origins.add(f"https://{urlsplit(public).netloc}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -216,9 +234,9 @@ class _AccessCheck:
     def _why_not(self, request: Request) -> str | None:
         host = request.headers.get("host", "")
         if host not in self._hosts:
-            return "this page is only served as 127.0.0.1 or localhost"
+            return "this page is only served as 127.0.0.1 or localhost, or as the address that --public-url names"
         origin = request.headers.get("origin")
-        if origin is not None and origin.removeprefix("http://") not in self._hosts:
+        if origin is not None and origin not in self._origins:
             return "not from another site"
         given = request.headers.get(TOKEN_HEADER, "")
         if request.method in ("GET", "HEAD"):

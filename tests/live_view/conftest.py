@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,19 +19,23 @@ from bluesky_streamrecon.live_view import Source, ViewServer
 
 
 class Page:
-    """Speaks HTTP as a browser does, without being one."""
+    """Speaks HTTP as a browser does, without being one; HTTPS if it has a certificate to trust."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, certificate: Path | None = None) -> None:
         parts = urlsplit(url)
-        self.port = parts.port
+        self.port, self._path = parts.port, parts.path.rstrip("/")
+        self._trusted = None if certificate is None else ssl.create_default_context(cafile=str(certificate))
         self.token = parse_qs(parts.query)["token"][0]
         self._open: list[http.client.HTTPConnection] = []
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND)
+        if self._trusted is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND)
+        else:
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=BOUND, context=self._trusted)
         self._open.append(connection)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, None if body is None else json.dumps(body), named)
+        connection.request(method, self._path + path, None if body is None else json.dumps(body), named)
         return connection.getresponse()
 
     def order(self, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -71,7 +77,11 @@ def server(beamline) -> Iterator[ViewServer]:
 
 
 @pytest.fixture
-def page(server) -> Iterator[Page]:
-    made = Page(server.url)
-    yield made
-    made.close()
+def browse() -> Iterator[Callable[..., Page]]:
+    with contextlib.ExitStack() as opened:
+        yield lambda *about: opened.enter_context(contextlib.closing(Page(*about)))
+
+
+@pytest.fixture
+def page(server, browse) -> Page:
+    return browse(server.url)
