@@ -169,6 +169,8 @@ class Analysis(Protocol[F]):
 
         It is iterated by all ranks side by side, and yields the share that is done whenever it may be interrupted. It
         is then closed, and begun again later, to go on from there. After its end `images` returns the finished images.
+        A `StreamReconError`, `MemoryError` or `OSError` gives up this rank's part, and so the whole. Where other ranks
+        may wait for this one, raise any other error: it ends the job, which is started again and goes on.
         """
         return None
 

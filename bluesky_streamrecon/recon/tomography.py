@@ -290,15 +290,15 @@ class Tomography(Analysis[View]):
 
     def finish(self) -> Iterator[float] | None:
         """Make the whole volume by the settings' recipe, from all projections."""
-        if self._saved is not None:
-            self._archive.open(self.scratch, keep=self._saved.projections)
-            self._saved = None
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            self._archive.open(self.scratch, keep=saved.projections)
         if self._volume is None:
             axis, prepare = self._geometry().axis, self._steps.second_part_of_all
             self._volume = FinishedVolume(
-                self._run, self._archive, self._threads, self._engine_of, self._ranks.sum, axis=axis, prepare=prepare
+                self._run, self._archive, self._threads, self._engine_of, self._ranks, axis=axis, prepare=prepare
             )
-        return self._finishing(self._volume) if self._volume.wanted else None
+        return self._finishing(self._volume) if saved is not None or self._volume.wanted else None
 
     def _finishing(self, volume: FinishedVolume) -> Iterator[float]:
         self._release_engine()  # its memory is that of a volume

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.errors import DataError, StreamReconError
 from bluesky_streamrecon.recon.archive import Archive
+from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
 from bluesky_streamrecon.recon.recipe import Recipe, find_recipe, finish, log_photons, some_views
@@ -44,8 +46,8 @@ class FinishedVolume:
         That compute.
     make_engine : callable
         Makes an engine, given rows, projections, algorithm and options.
-    total : callable
-        Adds up an array over all ranks, in place.
+    ranks : Communicator
+        To the other ranks.
     axis : float
         Detector column of the rotation axis.
     prepare : callable
@@ -58,14 +60,14 @@ class FinishedVolume:
         archive: Archive,
         threads: int,
         make_engine: Callable[..., Engine],
-        total: Callable[[NDArray[np.float64]], None],
+        ranks: Communicator,
         *,
         axis: float,
         prepare: Prepare,
     ) -> None:
         self._run, self._archive, self._threads = run, archive, threads
         self._make_engine, self._prepare = make_engine, prepare
-        self._total = total
+        self._ranks = ranks
         self._over = AngularRange.from_metadata(run.metadata).around(axis, run.detector_shape[1])
         self._rows = run.block.rows
         self._recipe: Recipe | None = None
@@ -91,12 +93,31 @@ class FinishedVolume:
         """Make the rows that are still to be made; yield the share that is done after each iteration.
 
         Where it is closed early, the rows that were finished stay, and the next call goes on after them.
+
+        Raises
+        ------
+        DataError, MemoryError, OSError
+            If this rank's rows can not be finished.
+        RuntimeError
+            If they can not, and other ranks wait for this one.
         """
+        try:
+            yield from self._parts()
+        except (StreamReconError, MemoryError, OSError) as error:
+            together = self._recipe is None or self._coupled(self._recipe) or self._run.block.members > 1
+            if together and self._ranks.size > 1:
+                raise RuntimeError(
+                    f"the volume can not be finished, and other ranks wait for this one: {error}"
+                ) from error
+            raise
+
+    def _parts(self) -> Iterator[float]:
+        if self._archive.problem:
+            raise DataError(self._archive.problem)
         angles = self._archive.angles
         recipe = self._recipe = self._recipe or self._chosen(angles)
         scales = recipe.scales(angles, self._over)
-        coupled = understood(recipe.algorithm, recipe.options)[0].coupled
-        at_once = self._rows if coupled else ROWS_AT_ONCE * self._threads
+        at_once = self._rows if self._coupled(recipe) else ROWS_AT_ONCE * self._threads
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
             pixels = np.stack([self._archive.projection(i, first, stop) for i in range(len(angles))])
@@ -113,6 +134,10 @@ class FinishedVolume:
             self._slices[first:stop] = images
             self._done = stop
 
+    @staticmethod
+    def _coupled(recipe: Recipe) -> bool:
+        return understood(recipe.algorithm, recipe.options)[0].coupled
+
     def _chosen(self, angles: NDArray[np.float64]) -> Recipe:
         """Return the recipe; how many photons there are is estimated from the rows of all ranks."""
         recon, block = self._run.recon, self._run.block
@@ -122,7 +147,7 @@ class FinishedVolume:
                 np.stack([self._archive.projection(int(view), 0, block.rows) for view in some_views(angles)])
             )
             known[:] = np.nansum(found), np.isfinite(found).sum()
-        self._total(known)
+        self._ranks.sum(known)
         photons = math.exp(known[0] / known[1]) if known[1] else 0.0
         projector = {"projector": recon.options["projector"]} if "projector" in recon.options else {}
         options = projector | recon.final_options

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import reconstruct
+from bluesky_streamrecon.recon.archive import Archive
+from bluesky_streamrecon.recon.communicator import Agreement, Communicator
+from bluesky_streamrecon.recon.job import _Job
 from bluesky_streamrecon.recon.steps import Pipeline
+from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import RunFinished, Status, VolumeDone
+from bluesky_streamrecon.wire import OpenRun, RunFinished, Shutdown, Status, VolumeDone
 
 
 def settings(scan, **changes):
@@ -148,6 +155,86 @@ def test_job_that_was_killed_in_the_middle_of_finishing_finishes_the_same_volume
     beamline.endpoint.shutdown_peers("the test is over")
     assert again.wait() == 0
     assert not list((tmp_path / "saved").iterdir())
+
+
+def test_run_that_begins_while_ranks_agree_interrupts_only_when_all_of_them_know_of_it(monkeypatch):
+    """Ranks that have not heard of it go on with what all compute together, and so must this one."""
+    done = []
+    opened = OpenRun(
+        run_uid="next", recon_uid="recon", planned=8, detector_shape=(2, 8), dtype="<f4", block=RowBlock(0, 2, 0, 0, 1),
+    )  # fmt: skip
+
+    class Beamline:
+        """What comes from it: the next run in the middle of the first agreement, and the end when all has been done."""
+
+        events = []  # noqa: RUF012
+
+        def next(self, timeout):
+            if timeout and not self.events and len(done) >= 3:
+                self.events.append(Shutdown())
+            return self.events.pop(0) if self.events else None
+
+    class Late(Agreement):
+        def done(self):
+            return job._run is not None
+
+    class Ranks(Communicator):
+        def begin_minimum(self, values):
+            if done:
+                return Agreement(values)
+            beamline.events.append(opened)
+            return Late(values)
+
+    class Run:
+        prepared, corrections, closed, failure, broken = 1, (), None, None, False
+
+        def __init__(self, run, *_, **__):
+            self.run = run
+
+        def advance(self, *_):
+            done.append("next run")
+            return False
+
+    monkeypatch.setattr("bluesky_streamrecon.recon.job.RankRun", Run)
+    beamline = Beamline()
+    job = _Job(Ranks(), beamline, SimpleNamespace(check=lambda: None), "job", 1, None, None, None)
+    parts = {name: partial(done.append, name) for name in ("advance", "interrupt", "release")}
+    job._finishing.append(SimpleNamespace(run=SimpleNamespace(run_uid="last"), done=False, **parts))
+    assert job.serve() == 0
+    assert done == ["advance", "interrupt", "next run", "release"]
+
+
+@pytest.mark.parametrize(
+    ("final", "members", "broken", "expected"),
+    [
+        ("auto", 1, False, OSError),
+        ("auto", 1, True, RuntimeError),  # ranks estimate the noise together
+        ("auto", 2, False, RuntimeError),
+        ("pml-quadratic", 1, False, RuntimeError),
+    ],
+)
+def test_rank_that_fails_alone_ends_the_job_where_others_wait_for_it(final, members, broken, expected):
+    class Ranks(Communicator):
+        def sum(self, array):
+            archive.broken = True
+
+    class Scratch(Archive):
+        def projection(self, number, first, stop):
+            if self.broken:
+                raise OSError("the disk is gone")
+            return super().projection(number, first, stop)
+
+    archive, ranks = Scratch(2, 8), Ranks()
+    archive.open()
+    archive.append(np.ones((2, 8), np.float32), 0.0, 1)
+    archive.broken, ranks.size = broken, 2
+    run = OpenRun(
+        run_uid="run", recon_uid="recon", planned=8, detector_shape=(2, 8), dtype="<f4",
+        block=RowBlock(0, 2, 0, 0, members), recon=ReconSettings(final=final),
+    )  # fmt: skip
+    volume = FinishedVolume(run, archive, 1, None, ranks, axis=3.5, prepare=lambda lines, angles: lines)
+    with pytest.raises(expected, match="the disk is gone"):
+        next(volume.parts())
 
 
 def test_volume_is_made_from_sinograms_whose_rings_are_removed_as_a_whole(beamline, job, scan, tmp_path):
