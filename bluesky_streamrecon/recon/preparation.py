@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.recon.later_flats import Changes, LaterFlats
 from bluesky_streamrecon.recon.references import average
 from bluesky_streamrecon.settings import PixelValues
 
@@ -52,7 +53,8 @@ class Preparation:
     Attributes
     ----------
     counts : dict of str to int
-        ``flats``, ``darks``, ``late_flats_darks`` (came after the first projection was prepared; not used),
+        ``flats``, ``darks``, ``later_flats`` (came after the first projection; see `light_changes`),
+        ``late_flats_darks`` (came so late, and are not used),
         ``dead_pixels`` (pixels without signal in the flat), and over all projections: ``not_finite_values``,
         ``not_positive_values`` (zero or negative after the dark was taken off), ``saturated_values``,
         ``dark_rows`` (rows of a projection without light) and ``dark_projections`` (all rows without light).
@@ -90,12 +92,14 @@ class Preparation:
         self._scale: NDArray[np.float32] | None = None
         self._dead: _Dead | None = None
         self._frozen = False
+        self._later = LaterFlats(rows, columns)
         self._prepared = 0
         self.warnings: list[str] = []
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "flats",
                 "darks",
+                "later_flats",
                 "late_flats_darks",
                 "dead_pixels",
                 "not_finite_values",
@@ -116,14 +120,30 @@ class Preparation:
         """Whether a projection can be prepared: there is a flat, or none is needed."""
         return self._frozen or self._values != "counts" or bool(self._references["flat"])
 
-    def add_reference(self, kind: Literal["flat", "dark"], frame: NDArray[np.generic]) -> None:
+    def add_reference(
+        self, kind: Literal["flat", "dark"], frame: NDArray[np.generic], place: tuple[int, int] | None = None
+    ) -> None:
         """Take a flat or a dark; they are averaged, see `references`, when the first projection is prepared.
 
-        What comes later is counted and not used, so that all projections are treated alike.
+        What comes later does not change how projections are prepared, so that all are treated alike. Flats are kept for
+        `light_changes` if it is known where they belong.
+
+        Parameters
+        ----------
+        kind : {"flat", "dark"}
+            What it is.
+        frame : ndarray, shape (rows, columns)
+            As it came from the detector.
+        place : (int, int), optional
+            Its number among the flats, and how many projections came before it.
         """
         self._check(frame, kind)
         if self._frozen:
-            self.counts["late_flats_darks"] += 1
+            if kind == "flat" and self._values == "counts" and place is not None:
+                self._later.add(*place, frame)
+                self.counts["later_flats"] = len(self._later)
+            else:
+                self.counts["late_flats_darks"] += 1
             return
         self.counts[f"{kind}s"] += 1
         self._references[kind].append(frame.copy())
@@ -209,8 +229,26 @@ class Preparation:
         values[unlit] = np.nan
         return values
 
-    def conclude(self) -> None:
-        """Add to `warnings` what is known of the whole run: no projections follow."""
+    def light_changes(self, warnings: list[str]) -> Changes:
+        """Return how the light has changed since the flats that projections are prepared with; append to `warnings`."""
+        if not len(self._later):
+            return []
+        assert self._dark is not None and self._scale is not None  # noqa: S101, PT018 - there were flats before
+        changes = self._later.changes(self._dark, self._scale, self._saturation, warnings)
+        return changes if self._dead is None else [(at, _bridge(ln, *self._dead.runs)) for at, ln in changes]
+
+    def conclude(self, *, later: bool = False) -> None:
+        """Add to `warnings` what is known of the whole run: no projections follow.
+
+        Parameters
+        ----------
+        later : bool, optional
+            Flats that came after the first projection will be used.
+        """
+        if later:
+            self.light_changes(self.warnings)  # while the run is still reported
+        else:
+            self.counts["late_flats_darks"] += self.counts["later_flats"]
         late, prepared = self.counts["late_flats_darks"], self._prepared * self._light[self._own].size * self._shape[1]
         if late:
             self.warnings.append(f"flats and darks: {late} came after the first projection, and are not used")
@@ -220,10 +258,10 @@ class Preparation:
             )
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return dark, inverse gain and saturation, as far as there are any, for `restore`."""
+        """Return dark, inverse gain, saturation and later flats, as far as there are any, for `restore`."""
         dead = None if self._dead is None else self._dead.mask
         known = {"dark": self._dark, "scale": self._scale, "dead": dead, "limits": self._limits}
-        return {name: array for name, array in known.items() if array is not None}
+        return {name: array for name, array in known.items() if array is not None} | self._later.arrays()
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
         """Go on with what `arrays` returned, and these counts; flats and darks that still come are late."""
@@ -235,6 +273,8 @@ class Preparation:
             self._dead = _Dead(arrays["dead"].astype(bool))
         self._limits = arrays["limits"].astype(np.float64) if "limits" in arrays else None
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
+        self._later.restore(arrays)
+        self.counts["later_flats"] = len(self._later)
 
     def _freeze(self) -> None:
         """Make dark and gain of what has come."""

@@ -31,9 +31,9 @@ from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
 from bluesky_streamrecon.recon.tilt import row_shifts, upright
-from bluesky_streamrecon.recon.view import View, prepared_for
+from bluesky_streamrecon.recon.view import View, preparation_of_all, prepared_for
 from bluesky_streamrecon.recon.volume import FinishedVolume
-from bluesky_streamrecon.settings import ROTATIONS
+from bluesky_streamrecon.settings import FINAL_NONE, ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
@@ -92,6 +92,7 @@ class Tomography(Analysis[View]):
         self._volume: FinishedVolume | None = None
         self._group: Group | None = None
         self._angles: list[float] = []
+        self._came = 0  # projections
         self._counts: dict[str, int] = {}  # with the last projection that is in the image
         self._doubt = ""
         shown = [row - run.block.first for row in shown_rows(run)]
@@ -132,7 +133,7 @@ class Tomography(Analysis[View]):
         """
         if item.kind != "projection":
             if isinstance(item, Item):
-                self._preparation.add_reference(item.kind, pixels_of(item))
+                self._preparation.add_reference(item.kind, pixels_of(item), (item.index, self._came))
             return []
         if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
             return [*self._released(), self._view(item)]
@@ -153,13 +154,14 @@ class Tomography(Analysis[View]):
                 "(pixel_values='transmission' says that none are needed)"
             )
         views = self._released()
-        self._preparation.conclude()
+        self._preparation.conclude(later=self._run.recon.final != FINAL_NONE)
         return views
 
     def _released(self) -> list[View]:
         return [self._view(item) for item in self._early.release()]
 
     def _view(self, item: Item | ItemGone) -> View:
+        self._came = item.index
         pixels = self._preparation.prepare(pixels_of(item)) if isinstance(item, Item) else None
         if pixels is not None:
             pixels = self._steps.first_part(pixels, item.angle)
@@ -294,7 +296,8 @@ class Tomography(Analysis[View]):
         if saved is not None:
             self._archive.open(self.scratch, keep=saved.projections)
         if self._volume is None:
-            axis, prepare = self._geometry().axis, self._steps.second_part_of_all
+            axis = self._geometry().axis
+            prepare = preparation_of_all(self._run, self._preparation, self._steps, self._shifts)
             self._volume = FinishedVolume(
                 self._run, self._archive, self._threads, self._engine_of, self._ranks, axis=axis, prepare=prepare
             )
@@ -333,7 +336,7 @@ class Tomography(Analysis[View]):
         }
 
     def save(self, *, last: bool = False) -> Mapping[str, NDArray[np.generic]]:
-        """Return window, image, axis, and the flats and darks that were used; only the axis is needed to finish."""
+        """Return window, image, axis, and flats and darks; to finish, only the axis and these."""
         engine, estimate = self._running, self._axis
         axis = (self._axis_known(), 0.0 if estimate is None else estimate.uncertainty)
         arrays: dict[str, NDArray[np.generic]] = {
@@ -341,12 +344,12 @@ class Tomography(Analysis[View]):
             "axis": np.asarray(axis, np.float64),
             "sides": np.asarray([side in (self._sides or ()) for side in SIDES]),
             "angles": np.asarray(self._angles),
+            **self._preparation.arrays(),
         }
         if last:
             return arrays
         window_angles, window = engine.kept()
         arrays |= {
-            **self._preparation.arrays(),
             **self._sinograms.arrays(),
             "image": engine.image(),
             "image_number": np.asarray(engine.image_number),
@@ -362,8 +365,9 @@ class Tomography(Analysis[View]):
         arrays = saved.arrays
         self._counts = {name.removeprefix(_COUNT): int(arrays[name]) for name in arrays if name.startswith(_COUNT)}
         self._angles = arrays["angles"].tolist()
+        self._came = len(self._angles)
+        self._preparation.restore(arrays, self._counts)
         if "image" in arrays:
-            self._preparation.restore(arrays, self._counts)
             self._steps.restore(self._counts)
             self._sinograms.restore(arrays, len(self._angles))
         axis, uncertainty = (float(value) for value in arrays["axis"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.recon.analysis import Frame
+from bluesky_streamrecon.recon.later_flats import add_interpolated
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
+from bluesky_streamrecon.recon.tilt import upright
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["View", "prepared_for"]
+__all__ = ["View", "preparation_of_all", "prepared_for"]
 
 
 @dataclass(slots=True)
@@ -55,6 +57,28 @@ def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:
     saturation = _number_in(run.metadata, "saturation")
     preparation = Preparation(stop - first, columns, values=recon.pixel_values, saturation=saturation, own=own)
     return preparation, Pipeline(recon.preparation, block.rows, columns, beyond=beyond)
+
+
+def preparation_of_all(
+    run: OpenRun, preparation: Preparation, steps: Pipeline, shifts: NDArray[np.float64] | None
+) -> Callable[[NDArray[np.float32], NDArray[np.float64], slice], NDArray[np.float32]]:
+    """Return what ends the preparation of all archived projections of some rows of a block, given their angles, too.
+
+    How each pixel's light has changed goes through the steps that projections have gone through before they were
+    archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of
+    second order.
+    """
+    before = prepared_for(run)[1]
+    changes = [(after, before.first_part(each, 0.0)) for after, each in preparation.light_changes([])]
+    if shifts is not None:
+        changes = [(after, upright(each, shifts)) for after, each in changes]
+
+    def prepare(projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice) -> NDArray[np.float32]:
+        if changes:
+            add_interpolated(projections, changes, rows)
+        return steps.second_part_of_all(projections, angles)
+
+    return prepare
 
 
 def _number_in(metadata: Mapping[str, str], key: str) -> float | None:

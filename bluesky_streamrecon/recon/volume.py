@@ -27,7 +27,7 @@ __all__ = ["FinishedVolume"]
 
 log = logging.getLogger(__name__)
 
-Prepare = Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float32]]
+Prepare = Callable[[NDArray[np.float32], NDArray[np.float64], slice], NDArray[np.float32]]
 
 ROWS_AT_ONCE = 16
 """Rows that each thread has: as many as are stored side by side."""
@@ -51,7 +51,8 @@ class FinishedVolume:
     axis : float
         Detector column of the rotation axis.
     prepare : callable
-        Ends the preparation of all projections of some rows, shape (projections, rows, C), given their angles, too.
+        Ends the preparation of all projections of some rows, shape (projections, rows, C), given their angles and which
+        rows of the block they are, too.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class FinishedVolume:
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
             pixels = np.stack([self._archive.projection(i, first, stop) for i in range(len(angles))])
-            views = zip(self._prepare(pixels, angles), angles.tolist(), strict=True)
+            views = zip(self._prepare(pixels, angles, slice(first, stop)), angles.tolist(), strict=True)
             del pixels
             with self._make_engine(
                 stop - first, len(angles), algorithm=recipe.algorithm, options=recipe.options

@@ -113,6 +113,53 @@ def test_volume_is_the_same_for_any_number_of_ranks(kept_mpi_job, scan, tmp_path
         assert close(volume_of(done), offline(scan, final))
 
 
+@pytest.mark.parametrize(
+    ("preparation", "left"),
+    [
+        ((), 0.02),
+        (({"step": "beam", "left": 2, "right": 2}, "rings"), 0.2),
+        (({"step": "paganin", "delta_beta": 20.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7},), 0.1),
+    ],
+)
+def test_light_that_changes_between_flats_leaves_no_rings_in_the_volume(
+    beamline, job, scan, tmp_path, preparation, left
+):
+    """Each pixel's gain drifts by up to 10 % to the middle of the scan and on, otherwise, to its end."""
+    rng = np.random.default_rng(0)
+    count, middle, lines = len(scan.angles), 10, scan.line_integrals()
+    middle_gain, end_gain = np.cumsum(rng.uniform(-0.1, 0.1, (2, *scan.shape)), axis=0)
+    drift = np.stack([
+        np.interp(np.arange(count) + 0.5, [0, middle, count], [0, a, b])
+        for a, b in zip(middle_gain.ravel(), end_gain.ravel(), strict=True)
+    ], axis=1).reshape(count, *scan.shape)  # fmt: skip
+
+    def frames(gain, lines=0.0):
+        return np.rint(100 + 4e4 * (1 + gain) * np.exp(-lines)).astype(np.uint16)
+
+    still = replace(scan, projections=frames(0, lines), flats=frames(np.zeros((3, *scan.shape))))
+    moving = replace(still, projections=frames(drift, lines))
+    chosen = settings(scan, final="fbp", preparation=preparation)
+    volumes = {}
+    for name, taken, later in (("truth", still, ()), ("constant", moving, ()), ("drift", moving, (middle, count))):
+        beamline.open(taken, chosen, tmp_path, uid=name)
+        beamline.references(taken)
+        number = len(taken.flats)
+        for first, stop in ((0, middle), (middle, count)):
+            beamline.projections(taken, first, stop)
+            for _ in range(2 if stop in later else 0):
+                number += 1
+                beamline.endpoint.append("flat", number, 0.0, frames(middle_gain if stop == middle else end_gain))
+        (result,) = beamline.finish().results
+        assert result.counts.get("later_flats", 0) == 2 * len(later)
+        volumes[name] = volume_of(beamline.wait_for(VolumeDone))
+
+    def rms(name):
+        return np.sqrt(np.mean((volumes[name] - volumes["truth"]) ** 2))
+
+    assert rms("constant") > 0.05 * volumes["truth"].std()
+    assert rms("drift") < left * rms("constant")
+
+
 @pytest.mark.mpi
 def test_phase_is_retrieved_alike_with_any_number_of_ranks(kept_mpi_job, tall_scan, tmp_path):
     scan = replace(tall_scan, projections=tall_scan.projections.copy())

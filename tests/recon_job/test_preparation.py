@@ -11,6 +11,7 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.recon.preparation import Preparation
 
 SHAPE = (3, 64)
+GAIN = np.full(SHAPE, 900.0)
 
 
 def prepared(dtype=np.float32, flat=1000.0, dark=100.0, **arguments):
@@ -208,6 +209,37 @@ def test_late_flat_changes_nothing_and_is_counted():
     preparation.add_reference("flat", np.full(SHAPE, 9.0))
     np.testing.assert_array_equal(preparation.prepare(raw), before)
     assert preparation.counts["late_flats_darks"] == 1
+
+
+def test_later_flats_are_known_again_after_a_restart_and_each_counts_once():
+    preparation, again = prepared(), prepared()
+    raw = np.full(SHAPE, 550.0, np.float32)
+    preparation.prepare(raw)
+    flats = [(11, 1, 1.25 * GAIN + 100), (12, 1, 1.25 * GAIN + 100), (13, 5, 0.9 * GAIN + 100)]
+    for index, after, flat in flats[:2]:
+        preparation.add_reference("flat", flat, (index, after))
+    again.restore(preparation.arrays(), preparation.counts)
+    for index, after, flat in flats[1:]:
+        again.add_reference("flat", flat, (index, after))
+    assert again.counts["later_flats"] == 3
+    warnings = []
+    (first, grown), (second, fallen) = again.light_changes(warnings)
+    assert (first, second, warnings) == (1, 5, [])
+    np.testing.assert_allclose(grown, np.log(1.25), rtol=1e-5)
+    np.testing.assert_allclose(fallen, np.log(0.9), rtol=1e-5)
+
+
+def test_later_flats_without_light_change_nothing_and_are_reported():
+    preparation = prepared()
+    preparation.prepare(np.full(SHAPE, 550.0, np.float32))
+    preparation.add_reference("flat", 1.2 * GAIN + 100, (11, 1))
+    preparation.add_reference("flat", np.full(SHAPE, 101.0), (12, 2))
+    preparation.conclude(later=True)
+    (warning,) = preparation.warnings
+    assert warning.startswith("flats: those after projection 2 are ")
+    assert warning.endswith("; was something in the beam, or the shutter closed?")
+    for _, change in preparation.light_changes([]):
+        np.testing.assert_allclose(change, np.log(1.2), rtol=1e-5)
 
 
 def test_frame_is_left_as_it_was():
