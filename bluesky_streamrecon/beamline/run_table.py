@@ -6,17 +6,21 @@ It is a document callback, for stepping and flying plans alike. Times are second
 from __future__ import annotations
 
 import json
+import logging
 import math
 import textwrap
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from bluesky.callbacks.core import make_class_safe
 from event_model import DocumentRouter
 
 from bluesky_streamrecon.beamline.documents import BLOCK
 
 __all__ = ["RunTable"]
+
+logger = logging.getLogger(__name__)
 
 ROWS = 24
 """Rows of a run that takes all of its projections; orders of people have lines of their own."""
@@ -27,6 +31,7 @@ WIDTH = 80
 COLUMNS = {"projections": 12, "angle": 9, "image": 6, "score": 8, "predicted gain": 17, "lag": 5, "time": 9}
 
 
+@make_class_safe(logger=logger)  # a terminal that is gone must not end a scan
 class RunTable(DocumentRouter):
     """Print how a streamed run goes, in at most 80 columns.
 

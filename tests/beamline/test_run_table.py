@@ -134,3 +134,11 @@ def test_run_without_reconstruction_prints_nothing(table, lines):
     run.stream("primary", stage="number")(1, stage=1.0)
     run.stop(1)
     assert lines == []
+
+
+def test_terminal_that_is_gone_ends_no_scan(caplog):
+    def gone(line):
+        raise OSError("terminal closed")
+
+    Run(RunTable(gone), streamrecon=BLOCK)
+    assert "terminal closed" in caplog.text

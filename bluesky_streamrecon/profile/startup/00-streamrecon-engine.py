@@ -7,7 +7,6 @@ import os
 from functools import partial
 
 from bluesky import RunEngine
-from bluesky.callbacks import LivePlot
 from bluesky.callbacks.best_effort import BestEffortCallback
 from bluesky.utils import ProgressBarManager, TerminalProgressBar
 from event_model import RunRouter
@@ -26,8 +25,8 @@ def table_and_plots(name, start):  # noqa: ARG001 - as RunRouter calls it
     """Return what follows a run: our table where it is reconstructed, with the score over projections, else `bec`."""
     if BLOCK not in start:
         return [bec], []
-    plots = [LivePlot("recon_job-score", x="recon_job-projections")] if os.environ.get("DISPLAY") else []
-    return [RunTable(), *plots], []
+    figure = globals().get("reconstruction_figure")  # made in 25-streamrecon-job.py, where there is a display
+    return [RunTable()] if figure is None else [RunTable(), figure], []
 
 
 RE.subscribe(RunRouter([table_and_plots]))

@@ -1,6 +1,7 @@
 """The reconstruction job, which is a device too; nothing is started before a scan stages it."""
 
 import atexit
+import os
 
 from bluesky_streamrecon.beamline import BacklogSuspender, ReconJob, make_job  # noqa: F401 - for use at the prompt
 
@@ -16,6 +17,14 @@ if storage is not None and configuration.storage.live_images:  # noqa: F821 - ma
         atexit.register(live_images.close)
     except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
         print(f"NO LIVE IMAGES IN TILED ({type(error).__name__}: {error})")
+
+if os.environ.get("DISPLAY"):
+    try:
+        from bluesky_streamrecon.live_view.figure import live_figure
+
+        reconstruction_figure = live_figure(recon_job, configuration)  # noqa: F821
+    except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
+        print(f"NO FIGURE ({type(error).__name__}: {error})")
 
 # Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20), set_axis(511.5).
 status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend

@@ -1,0 +1,169 @@
+"""A run in one matplotlib figure while it is taken: a slice, the score, and the predicted gain with its tolerance.
+
+For a prompt with a display, and for notebooks; the page of ``streamrecon view`` shows more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from bluesky.callbacks.core import make_class_safe
+from bluesky.callbacks.mpl_plotting import QtAwareCallback
+
+from bluesky_streamrecon.beamline.configured import operator_of
+from bluesky_streamrecon.exit_hooks import close_at_end
+from bluesky_streamrecon.job_registration import own_name
+from bluesky_streamrecon.live_view.source import Snapshot, Source
+from bluesky_streamrecon.wire import Judged, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bluesky_streamrecon.beamline import ReconJob
+    from bluesky_streamrecon.config_file import Configuration
+
+__all__ = ["LiveReconstruction", "live_figure"]
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS: Final = 0.5
+"""Between two drawings, so that a quick scan is not slowed down by them."""
+
+
+def live_figure(job: ReconJob, configuration: Configuration, **options: Any) -> LiveReconstruction:
+    """Return a callback that draws the runs of a job of this process: ``RE(plan, live_figure(job, configuration))``.
+
+    Parameters
+    ----------
+    job : ReconJob
+        Need not be staged yet.
+    configuration : Configuration
+        Where the job has keys, ours are ``[job] job_key`` and ``server_key``.
+    **options
+        Of `LiveReconstruction`.
+
+    Raises
+    ------
+    ConfigError
+        If the job wants keys and there are none, or they can not be used.
+    """
+    source = Source(operator_of(job, configuration), own_name())
+    close_at_end(source)
+    return LiveReconstruction(source, **options)
+
+
+@make_class_safe(logger=logger)  # a window that was closed must not end a scan
+class LiveReconstruction(QtAwareCallback):
+    """A callback in the manner of bluesky's ``LivePlot``: one figure, updated in place, for one run after the other.
+
+    It may be subscribed to any RunEngine; what it shows comes from `source`, and it is drawn anew when documents come.
+
+    Parameters
+    ----------
+    source : Source
+        Of the job; see `live_figure`. Closed by the caller.
+    slice_number : int, optional
+        Which of the slices that are shown; the middle one by default.
+    figure : Figure, optional
+        A new one, of pyplot, by default; it is made when the first run begins.
+
+    Attributes
+    ----------
+    figure : Figure or None
+        That is drawn into.
+    """
+
+    def __init__(self, source: Source, *, slice_number: int | None = None, figure: Figure | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.figure = figure
+        self._source = source
+        self._slice_number = slice_number
+        self._panels: Any = None
+        self._run_uid = ""
+        self._shown = -1
+        self._next = 0.0
+
+    def start(self, doc: Any) -> None:
+        """Make the figure, or clear it."""
+        if self.figure is None:
+            from matplotlib import pyplot as plt
+
+            self.figure = plt.figure(figsize=(9, 5), layout="constrained")
+        self.figure.clear()
+        grid = self.figure.add_gridspec(2, 2, width_ratios=(1.2, 1))
+        self._panels = [self.figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1])]
+        self._run_uid, self._shown, self._next = doc["uid"], -1, 0.0
+        self.figure.suptitle(f"Scan {doc.get('scan_id', '?')} ({doc['uid'][:8]})")
+        self._draw()
+
+    def event(self, doc: Any) -> Any:
+        """Draw what is new, unless that was done a moment ago."""
+        if time.monotonic() >= self._next:
+            self._draw()
+        return doc
+
+    def stop(self, doc: Any) -> None:
+        """Draw the last that is known, with the end of the run."""
+        self._draw()
+        if self.figure is not None:
+            self.figure.suptitle(f"{self.figure.get_suptitle()} ended: {doc['exit_status']}")
+            self.figure.canvas.draw_idle()
+
+    def _draw(self) -> None:
+        now = self._source.snapshot
+        if self.figure is None or now.version == self._shown:
+            return
+        self._shown, self._next = now.version, time.monotonic() + PAUSE_SECONDS
+        picture, score, gain = self._panels
+        if now.picture is not None and now.picture.run_uid == self._run_uid:
+            self._draw_slice(picture, now.picture)
+        if now.status.run_uid == self._run_uid:
+            _draw_score(score, now)
+            _draw_gain(gain, now)
+        self.figure.canvas.draw_idle()
+
+    def _draw_slice(self, panel: Any, picture: Picture) -> None:
+        number = len(picture.rows) // 2 if self._slice_number is None else self._slice_number
+        number = min(number, len(picture.rows) - 1)
+        pixels = np.frombuffer(picture.pixels, np.uint8).reshape(len(picture.rows), picture.size, picture.size)
+        panel.clear()
+        panel.imshow(pixels[number], cmap="gray", vmin=0, vmax=255, extent=(0, picture.full_size, picture.full_size, 0))
+        panel.set(
+            title=f"row {picture.rows[number]} from {picture.projections} projections",
+            xlabel=f"x (pixels); {picture.low:.3g} to {picture.high:.3g} per pixel",
+            ylabel="y (pixels)",
+        )
+
+
+def _draw_score(panel: Any, now: Snapshot) -> None:
+    panel.clear()
+    scores = [(each.projections, each.score) for each in now.judged if each.score is not None]
+    panel.plot([at for at, _ in scores], [score for _, score in scores], marker=".")
+    panel.set(ylabel="score", xlim=(0, now.status.total or None))
+
+
+def _draw_gain(panel: Any, now: Snapshot) -> None:
+    panel.clear()
+    predicted = [each for each in now.judged if each.gain is not None]
+    if predicted:
+        at = [_made_at(each) for each in predicted]
+        panel.plot(at, [each.gain for each in predicted], marker=".", color="tab:orange")
+        band = [each for each in predicted if each.gain_low is not None and each.gain_high is not None]
+        panel.fill_between(
+            [_made_at(each) for each in band],
+            [each.gain_low for each in band],
+            [each.gain_high for each in band],
+            color="tab:orange",
+            alpha=0.3,
+        )
+    if now.status.tolerance is not None:
+        panel.axhline(now.status.tolerance, color="tab:green", linestyle="--", label="tolerance")
+        panel.legend(loc="upper right")
+    panel.set(xlabel="projections", ylabel="predicted gain", xlim=(0, now.status.total or None))
+
+
+def _made_at(each: Judged) -> int:
+    return each.projections if each.gain_at is None else each.gain_at

@@ -1,0 +1,77 @@
+"""The figure at the prompt and in notebooks shows the run that is taken, and another run from its own beginning."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from pretended_beamline import BOUND
+
+from bluesky_streamrecon.live_view import Source
+from bluesky_streamrecon.live_view.figure import LiveReconstruction
+from bluesky_streamrecon.wire import Judged
+
+
+@pytest.fixture
+def source(beamline):
+    made = Source(beamline.connect, "anna@here")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def await_snapshot(source):
+    """Return what waits until the source has something."""
+    changed = threading.Condition()
+
+    def notify():
+        with changed:
+            changed.notify_all()
+
+    source.listen(notify)
+
+    def wait(what):
+        with changed:
+            assert changed.wait_for(lambda: what(source.snapshot), BOUND)
+
+    return wait
+
+
+def test_slice_score_and_gain_of_the_run_are_drawn_in_place(beamline, source, await_snapshot):
+    judged = Judged(image_number=1, projections=4, score=0.5, gain=0.1, gain_low=0.05, gain_high=0.2, gain_at=3)
+    beamline.judged = (judged, msgspec.structs.replace(judged, image_number=2, projections=8, score=0.7, gain_at=6))
+    beamline.status = msgspec.structs.replace(beamline.status, tolerance=0.02)
+    beamline.show(1, grey=200)
+    await_snapshot(lambda now: now.picture is not None and len(now.judged) == 2 and now.status.tolerance)
+    live = LiveReconstruction(source, figure=Figure(), slice_number=0)
+    live("start", {"uid": "run-1", "scan_id": 7})
+    picture, score, gain = live.figure.axes
+    assert np.all(picture.images[0].get_array() == 200)
+    assert picture.get_title() == "row 3 from 1 projections"
+    np.testing.assert_array_equal(score.lines[0].get_xydata(), [(4, 0.5), (8, 0.7)])
+    np.testing.assert_array_equal(gain.lines[0].get_xydata(), [(3, 0.1), (6, 0.1)])
+    assert gain.lines[1].get_label() == "tolerance"
+    beamline.show(2, grey=50)
+    await_snapshot(lambda now: now.picture.image_number == 2)
+    live("stop", {"exit_status": "success"})
+    assert np.all(picture.images[-1].get_array() == 50)
+    assert len(live.figure.axes) == 3
+    assert live.figure.get_suptitle() == "Scan 7 (run-1) ended: success"
+
+
+def test_another_run_begins_with_an_empty_figure(beamline, source, await_snapshot):
+    beamline.judged = (Judged(image_number=1, projections=4, score=0.5),)
+    beamline.show(1)
+    await_snapshot(lambda now: now.picture is not None and now.judged)
+    live = LiveReconstruction(source, figure=Figure())
+    live("start", {"uid": "run-2"})
+    assert [(panel.lines[:], panel.images[:]) for panel in live.figure.axes] == [([], [])] * 3
+
+
+def test_figure_that_can_not_be_drawn_ends_no_scan(source, caplog):
+    live = LiveReconstruction(source, figure="closed")
+    live("start", {"uid": "run-1"})
+    assert "suppressed to not interrupt plan execution" in caplog.text
