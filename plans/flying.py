@@ -53,6 +53,7 @@ def stream_tomo_fly_plan(
     reconstruct: str | None = None,
     flats: int | None = None,
     darks: int | None = None,
+    flats_after: int = 0,
     references: str | None = None,
     shutter: Positioner = None,
     sample_table: Positioner = None,
@@ -147,6 +148,7 @@ def stream_tomo_fly_plan(
     frames = ReferenceFrames(
         flats=flats,
         darks=darks,
+        flats_after=flats_after,
         references=references,
         shutter=shutter if shutter is not None else getattr(around, "shutter", None),
         sample_table=sample_table if sample_table is not None else getattr(around, "table", None),

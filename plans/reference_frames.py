@@ -15,6 +15,7 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import Movable, Readable
 from bluesky.utils import MsgGenerator, root_ancestor, separate_devices
 
+from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.motion import move
 from bluesky_streamrecon.plans.parts import answer
@@ -52,6 +53,9 @@ class ReferenceFrames:
         `references` that those of an earlier run are used.
     darks : int or None, optional
         Frames without the beam; None as for `flats`.
+    flats_after : int, optional
+        More frames without the sample after the projections, also where the scan ends early because the image is good
+        enough: for a beam that drifts. The finished volume uses both.
     references : str or None, optional
         Use flats and darks of an earlier run of the catalogue, such as `take_references_plan` takes: its uid, or
         ``"last"`` for the newest of the same detector. They are refused if the detector's configuration has changed.
@@ -72,6 +76,7 @@ class ReferenceFrames:
 
     flats: int | None = None
     darks: int | None = None
+    flats_after: int = 0
     references: str | None = None
     shutter: Any = None
     sample_table: Any = None
@@ -88,7 +93,7 @@ class ReferenceFrames:
         ConfigError
             If what is asked for contradicts itself, or can not be done with these devices.
         """
-        for name, number in (("flats", self.flats), ("darks", self.darks)):
+        for name, number in (("flats", self.flats), ("darks", self.darks), ("flats_after", self.flats_after)):
             if number is not None:
                 _check_count(name, number)
         usual = USUAL if pixel_values == "counts" and self.references is None else 0
@@ -101,6 +106,10 @@ class ReferenceFrames:
         if (flats or darks) and pixel_values != "counts":
             given = f"flats={flats}" if flats else f"darks={darks}"
             raise ConfigError(f"{given} with pixel_values={pixel_values!r}: those are corrected already; expected none")
+        if self.flats_after and not flats:
+            raise ConfigError(
+                f"flats_after={self.flats_after} with flats=0: expected flats before the projections, too"
+            )
         check_source(pixel_values, OWN if flats else self.references, "flats=10")
         if flats and self.take_flats is None and (self.sample_table is None or self.shutter is None):
             raise ConfigError(
@@ -125,7 +134,7 @@ class ReferenceFrames:
 
     def told(self) -> dict[str, Any]:
         """Return what the start document says of them."""
-        return {"flats": self.flats, "darks": self.darks}
+        return {"flats": self.flats, "darks": self.darks, "flats_after": self.flats_after}
 
     def take(self, detectors: Sequence[Any], judge: Judge | None = None) -> MsgGenerator[None]:
         """Plan stub: take darks, then flats, in an open run; `judge` as for `take_frames`."""
@@ -136,12 +145,28 @@ class ReferenceFrames:
             else:
                 yield from self.take_darks(detectors, self.darks)
         if self.flats:
-            if self.take_flats is None:
-                yield from self._move(self.sample_table, self.table_words, 1)
-                yield from self._move(self.shutter, self.shutter_words, 0)
-                yield from take_frames(detectors, "flat", self.flats, None if self.darks else judge)
-            else:
-                yield from self.take_flats(detectors, self.flats)
+            yield from self._take_flats(detectors, self.flats, None if self.darks else judge)
+
+    def around(self, projections: MsgGenerator[None], detectors: Sequence[Any]) -> MsgGenerator[None]:
+        """Plan stub: take projections, and flats after them, also where they end early because of the image."""
+
+        def after() -> MsgGenerator[None]:
+            if self.flats_after:
+                yield from self._take_flats(detectors, self.flats_after)
+
+        def ended(error: Exception) -> MsgGenerator[None]:
+            if isinstance(error, QualityReached):
+                yield from after()
+
+        yield from bpp.contingency_wrapper(projections, except_plan=ended, else_plan=after)
+
+    def _take_flats(self, detectors: Sequence[Any], number: int, judge: Judge | None = None) -> MsgGenerator[None]:
+        if self.take_flats is None:
+            yield from self._move(self.sample_table, self.table_words, 1)
+            yield from self._move(self.shutter, self.shutter_words, 0)
+            yield from take_frames(detectors, "flat", number, judge)
+        else:
+            yield from self.take_flats(detectors, number)
 
     def sample_in(self) -> MsgGenerator[None]:
         """Plan stub: bring the sample into the open beam."""
@@ -195,7 +220,7 @@ def tomogram(
     staged: Sequence[Any] = (),
     judge: Judge | None = None,
 ) -> MsgGenerator[str | None]:
-    """Take one run: darks, flats, and projections with all of `staged`; beam off and sample in at the end in any case.
+    """Take one run: darks, flats, projections with all of `staged`, flats again; end with beam off and sample in.
 
     Parameters
     ----------
@@ -217,7 +242,7 @@ def tomogram(
         yield from frames.take(detectors, judge)
         if projections is not None:
             yield from frames.sample_in()
-            yield from _staged(projections, staged)
+            yield from frames.around(_staged(projections, staged), detectors)
 
     uid: str | None = yield from bpp.finalize_wrapper(bpp.run_wrapper(run(), md=dict(md)), frames.clean_up)
     return uid

@@ -63,6 +63,23 @@ def test_volume_and_its_similarity_to_the_live_image_are_in_the_record_and_among
     assert "is finished, in " in kept_job.status().volume
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_flats_after_the_projections_are_taken_and_used_also_where_the_scan_ends_early(
+    scan, kept_job, run_engine, early
+):
+    streams = []
+    token = run_engine.subscribe(lambda _, doc: streams.append(doc["num_events"]), "stop")
+    ends = {"policy": "ms-ssim", "threshold": 0.01, "minimum_projections": 12} if early else {}
+    assert scan(kept_job, flats_after=3, **ends).exit_status == "success"
+    run_engine.unsubscribe(token)
+    (events,) = streams
+    assert (events["flat"], events["dark"], events["primary"] < 24) == (5, 2, early)
+    record = kept_job.last_run
+    assert record.ledger_totals()["balanced"]
+    assert record.counts["later_flats"] == 3 * record.ranks
+    assert volume_of(record).shape == (4, 64, 64)
+
+
 def test_next_scan_does_not_wait_for_the_volume_and_the_job_ends_when_both_are_there(scan, own_job):
     own_job.options.wait_for_volume = False
     scan(own_job, final="mlem", final_iterations=1500)

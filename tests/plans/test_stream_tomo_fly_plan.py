@@ -43,9 +43,9 @@ def fly(beamline, pretend_job):
     return plan
 
 
-def in_file(documents, data_key):
-    """What the newest file of a data key has."""
-    resource = [doc for name, doc in documents if name == "stream_resource" and doc["data_key"] == data_key][-1]
+def in_file(documents, data_key, which=-1):
+    """What a file of a data key has, by default the newest."""
+    resource = [doc for name, doc in documents if name == "stream_resource" and doc["data_key"] == data_key][which]
     with h5py.File(resource["uri"].removeprefix("file://localhost")) as file:
         return file[resource["parameters"]["dataset"]][:]
 
@@ -89,14 +89,14 @@ def test_flight_is_cut_short_as_a_success_and_every_frame_that_was_taken_is_used
     run_engine, documents, fly, script, of, beamline, pretend_job
 ):
     script.score = lambda n: 0.97 if n >= 5 else 0.4
-    run_engine(fly(num=400, order="fixed", flush_period=0.02))
+    run_engine(fly(num=400, order="fixed", flush_period=0.02, flats_after=4))
     (stop,) = of(documents, "stop")
     taken = stop["num_events"]["primary"]
-    assert stop["exit_status"] == "success"
+    assert (stop["exit_status"], stop["num_events"]["flat"]) == ("success", 6)
     assert stop["reason"].startswith("quality: MS-SSIM 0.970 >= 0.95 at 5 of 400 projections")
     assert stop["reason"].endswith(f"; {taken} taken")
     assert 5 <= taken < 400
-    assert len(in_file(documents, "detector")) == len(in_file(documents, "encoder")) == taken
+    assert len(in_file(documents, "detector", -2)) == len(in_file(documents, "encoder")) == taken
     assert (pretend_job.last_run.taken, pretend_job.last_run.used) == (taken, taken)
 
 
@@ -279,12 +279,13 @@ def test_scan_that_is_aborted_in_a_sweep_leaves_nothing_moving(
 def test_stored_flight_is_read_back_with_its_angles(run_engine, documents, fly, of, tmp_path):
     with open_storage(directory=tmp_path / "catalogue", readable=[tmp_path]) as storage:
         run_engine.subscribe(storage.writer)
-        run_engine(fly())
+        run_engine(fly(flats_after=4))
         (start,) = of(documents, "start")
         scan = load_run(storage.catalog, start["uid"])
         np.testing.assert_array_equal(scan.angles_deg, in_file(documents, "encoder"))
-        np.testing.assert_array_equal(scan.projections[:], in_file(documents, "detector"))
-        assert (len(scan.flats), len(scan.darks)) == (2, 3)
+        np.testing.assert_array_equal(scan.projections[:], in_file(documents, "detector", -2))
+        assert (len(scan.flats), len(scan.darks)) == (6, 3)
+        np.testing.assert_array_equal(scan.flats[2:], in_file(documents, "detector"))
 
 
 def test_plan_without_devices_flies_the_beamline_in_use(run_engine, documents, pretend_job, beamline, of):
