@@ -68,6 +68,7 @@ class Motor(PVGroup):
     fault = pvproperty(value="none", name="fault", dtype=ChannelType.STRING)
     shutter = pvproperty(value="Open", name="shutter", dtype=ChannelType.ENUM, enum_strings=["Open", "Closed"])
     table = pvproperty(value="In", name="table", dtype=ChannelType.ENUM, enum_strings=["In", "Out"])
+    abort = pvproperty(value="No", name="TS:AbortScan", dtype=ChannelType.ENUM, enum_strings=["No", "Yes"])
     done = pvproperty(value="No", name="done", dtype=ChannelType.ENUM, enum_strings=["No", "Yes"])
 
     @motor.startup

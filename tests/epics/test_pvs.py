@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import msgspec
 import numpy as np
 import pytest
-from bluesky.suspenders import SuspendBoolHigh
 from follower_program import Program
 from ophyd import Signal
 from ophyd_async.core import init_devices, soft_signal_rw
@@ -32,6 +38,7 @@ from bluesky_streamrecon.wire import ClientSecurity, Judged, ServerSecurity, gen
 pytestmark = pytest.mark.epics
 
 PREFIX = "T:RECON:"
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-verdict-elsewhere.md"
 
 
 @pytest.fixture
@@ -197,33 +204,98 @@ def test_any_plan_is_ended_by_the_pv(run_engine, serve, beamline, finalize, docu
     assert 3 <= stop["num_events"]["primary"] < 100_000
 
 
+@pytest.fixture
+def page(run_engine):
+    """Run those lines of the how-to that have this in them, with other names of PVs; return what they define."""
+
+    def lines(words, language="python"):
+        (found,) = [
+            each for each in re.findall(rf"```{language}\n(.*?)```", HOW_TO.read_text(), re.DOTALL) if words in each
+        ]
+        return found.replace("BL:RECON:", PREFIX)
+
+    def run(words, tomoscan="", **names):
+        defined = {"RE": run_engine, **names}
+        exec(lines(words).replace("2bmb:TomoScan:", tomoscan), defined)
+        return defined
+
+    run.lines = lines
+    return run
+
+
 def test_stock_suspender_of_bluesky_holds_another_scan_until_the_run_is_over(
-    run_engine, serve, beamline, client, documents, in_thread
+    run_engine, serve, beamline, documents, in_thread, page
 ):
     serve()
-    finalize = Signal(name="finalize", value=False)
-    held = threading.Event()
+    defined = page("SuspendBoolHigh")
+    (suspender,), counter, over = run_engine.suspenders, Signal(name="counter", value=1), threading.Event()
 
-    def note():
-        held.set()
-        yield from bps.null()
-
-    def third(name, doc):
-        if name == "event" and doc["seq_num"] == 3:
-            change(beamline, finalize=True)
-
-    def end_the_run():
-        assert held.wait(BOUND)
+    def end_the_run_that_holds():
+        deadline = time.monotonic() + BOUND
+        while not suspender.tripped and time.monotonic() < deadline:
+            threading.Event().wait(0.02)
+        assert suspender.tripped
         change(beamline, run_uid=None, last_run="run-1", ended="success: quality")
+        over.set()
 
-    with client.monitor(f"{PREFIX}Finalize", lambda value: finalize.put(bool(value))):
-        run_engine.install_suspender(SuspendBoolHigh(finalize, pre_plan=note))
-        run_engine.subscribe(third)
-        in_thread(end_the_run)
-        run_engine(bp.count([Signal(name="counter", value=1)], 60, delay=0.05))
-    stop = next(doc for name, doc in documents if name == "stop")
-    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 60)
-    assert held.is_set()
+    @bpp.run_decorator()
+    def another_scan():
+        change(beamline, finalize=True)
+        while not over.is_set():
+            yield from bps.checkpoint()
+            yield from bps.trigger_and_read([counter])
+            yield from bps.sleep(0.02)
+
+    in_thread(end_the_run_that_holds)
+    assert run_engine(another_scan()).exit_status == "success"
+    assert not suspender.tripped
+    defined["client"].close()
+
+
+def test_scan_of_tomoscan_is_aborted_by_its_own_record(serve, beamline, until, start_ioc, page):
+    from caproto.sync.client import read
+
+    ioc = start_ioc()
+    abort = f"{ioc.prefix}TS:AbortScan"
+    serve()
+    change(beamline, finalize=True)
+    until("Finalize", bool)
+    assert list(read(abort, repeater=False, timeout=BOUND).data) == [b"No"]
+    page("AbortScan", tomoscan=f"{ioc.prefix}TS:")["abort"].disconnect()
+    assert list(read(abort, repeater=False, timeout=BOUND).data) == [b"Yes"]
+
+
+def test_shell_asks_and_orders_with_p4p_as_a_macro_of_spec_does(serve, beamline, until, page, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    serve()
+    change(beamline, finalize=True, text="nearly")
+    until("Finalize", bool)
+    lines = page.lines("p4p.client.cli", "bash")
+    said = subprocess.run(["bash", "-ec", lines], capture_output=True, text=True, timeout=BOUND, check=True).stdout
+    assert re.fullmatch(rf"{PREFIX}Finalize .* true\n{PREFIX}Text .*'nearly'\n", said)
+    assert [(order.action, order.reason) for order in beamline.orders] == [("hold", "look at the crack first")]
+    of_spec = re.search(r'unix\("(.*?)"', HOW_TO.read_text())[1].replace("BL:RECON:", PREFIX)
+    assert lines.startswith(of_spec)
+
+
+PVAPY = """
+import pvaccess, sys
+image = pvaccess.Channel(sys.argv[1]).get("field()")
+(pixels,) = image["value"][0].values()
+print(image["uniqueId"], [each["size"] for each in image["dimension"]], len(pixels), set(pixels.tolist()))
+"""
+
+
+@pytest.mark.skipif(find_spec("pvaccess") is None, reason="no pvapy here")
+def test_image_is_what_pvapy_reads_as_viewers_do(serve, beamline, until):
+    """In a process of its own: pvapy and p4p have the same libraries of EPICS, which do not bear each other."""
+    serve()
+    beamline.judged = (Judged(image_number=1, projections=2, score=0.5),)
+    beamline.show(3, grey=200)
+    until("Image", lambda image: image.raw.uniqueId == 3)
+    command = [sys.executable, "-c", PVAPY, f"{PREFIX}Image"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=BOUND, check=True).stdout
+    assert said == "3 [8, 4] 32 {200}\n"
 
 
 @pytest.fixture
