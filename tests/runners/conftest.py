@@ -45,6 +45,7 @@ def installed(tmp_path: Path) -> Installed:
     report = install_profile("tomo", tmp_path / "ipython", queueserver=True)
     environment = os.environ | {"STREAMRECON_DATA": str(tmp_path / "data"), "PYTHONWARNINGS": "default"}
     environment["STREAMRECON_TILED_URI"] = "http://127.0.0.1:1/api/v1"  # nobody: a catalogue takes seconds to start
+    environment["XDG_STATE_HOME"] = str(tmp_path / "state")  # where jobs are announced: only ours
     environment.pop("DISPLAY", None)
     (tmp_path / "data").mkdir()
     return Installed(report.directory / "startup", tmp_path / "data", environment)

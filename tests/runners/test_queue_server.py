@@ -198,3 +198,52 @@ def test_scan_from_the_queue_ends_by_quality_and_its_documents_are_kept(manager,
     assert stop["exit_status"] == "success"
     assert stop["reason"].startswith("quality: stopped at ")
     assert stop["num_events"]["primary"] < 360
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_scans_of_a_queue_are_paused_steered_stopped_aborted_and_halted_one_after_the_other_and_no_job_is_left(
+    manager, installed, program
+):
+    manager.ask("environment_open")
+    manager.until(worker_environment_exists=True, manager_state="idle")
+    wanted = {"num": 3600, "threshold": 1.0, "window": 4, "algorithm": "sirt", "flats": 2, "darks": 2, "final": "none"}
+    scan = {"name": "stream_tomo_plan", "args": [["detector"], "stage"], "kwargs": wanted, "item_type": "plan"}
+    seen: set[Path] = set()
+
+    def begun() -> Path | None:
+        for path in set((installed.data / "not_stored").glob("*.jsonl")) - seen:
+            lines = path.read_text()
+            if '"plan_name": "stream_tomo_plan"' in lines and lines.count('"name": "event"') > 12:
+                seen.add(path)
+                return path
+        return None
+
+    found = []
+    for number, order in enumerate(["finish", "re_stop", "re_abort", "re_halt"], 1):
+        manager.ask("queue_clear")  # what was stopped is put back
+        manager.ask("queue_item_add", item=scan, user="anna", user_group="primary")
+        manager.ask("queue_start")
+        path = eventually(begun, "a scan on its way")
+        manager.ask("re_pause", option="deferred")
+        manager.until(manager_state="paused")
+        if order == "finish":
+            manager.ask("re_resume")
+            manager.until(manager_state="executing_queue")
+            installed.run(program("streamrecon"), "steer", "finish", "seen enough")
+        else:
+            manager.ask(order)
+        manager.until(items_in_history=number, manager_state="idle")
+        stop = eventually(
+            lambda path=path: [each for each in path.read_text().splitlines() if '"name": "stop"' in each],
+            "its stop document",
+        )
+        document = json.loads(stop[0])["doc"]
+        found.append((document["exit_status"], document["reason"]))
+    assert [exit_status for exit_status, _ in found] == ["success", "success", "abort", "abort"]
+    assert found[0][1].endswith("seen enough")
+    assert "projections streamed" in found[1][1]
+    ended = [each["result"]["exit_status"] for each in manager.ask("history_get")["items"]]
+    assert ended == ["completed", "stopped", "aborted", "halted"]
+    manager.ask("environment_close")
+    manager.until(worker_environment_exists=False, manager_state="idle")
+    eventually(lambda: not job_processes(), "the end of the job")
