@@ -66,6 +66,9 @@ def steering(
     study_columns: Annotated[int, typer.Option(min=32, help="Detector columns of the cases to stop.")] = 192,
     seeds: Seeds = 5,
     held_out: Annotated[bool, typer.Option("--held-out", help="Also cases that nothing was tuned on.")] = False,
+    interior: Annotated[
+        bool, typer.Option("--interior", help="Also samples that reach out of view, with rings.")
+    ] = False,
     tolerance: Annotated[float, typer.Option(help="Loss of MS-SSIM that is allowed.")] = 0.02,
     quick: Quick = False,
     threads: Threads = 1,
@@ -90,6 +93,7 @@ def steering(
             study_columns=study_columns,
             seeds=seeds,
             held_out=held_out,
+            interior=interior,
             tolerance=tolerance,
             threads=threads,
         ),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth
+from bluesky_streamrecon.quality.trials import view_width
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.window import Spread
@@ -107,4 +108,5 @@ def with_best_image(scan: LineScan, *, threads: int = 1) -> LineScan:
         for projection, angle in zip(scan.integrals, scan.angles, strict=True):
             engine.append(projection, float(angle))
         engine.update(BEST_PASSES)
-        return replace(scan, truth=Truth.measured(engine.image()))
+        width = view_width(scan.columns, scan.axis, HALF_TURN)
+        return replace(scan, truth=Truth.measured(engine.image(), width))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from bluesky_streamrecon.evaluation.figures import new_figure, predictions
 from bluesky_streamrecon.evaluation.images import finish, with_best_image
@@ -23,13 +24,14 @@ from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Row
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Discs, Foam, Sample, SheppLogan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_cases", "held_out_cases", "judge_cases", "required_cases", "summarize"]
+__all__ = ["draw_cases", "held_out_cases", "interior_cases", "judge_cases", "required_cases", "summarize"]
 
 NOISE = (1e3, 1e4, 1e5)
 PORES = 90
@@ -42,6 +44,9 @@ HELD_OUT = ((160, 120), (224, 200), (256, 240), (320, 160))
 """Detector columns and projections of the scans that nothing was tuned on."""
 
 HELD_OUT_SEED = 7001
+
+INTERIOR_FILL, INTERIOR_NOISE, INTERIOR_RINGS = 1.5, 5e3, 0.02
+"""Width of interior samples over that of the view, photons, and spread of the pixels' gains that flats do not show."""
 
 MARKS = {"predicted gain": ("o", "C0"), "MS-SSIM 0.95": ("x", "C3"), "oracle": ("|", "C2")}
 
@@ -77,6 +82,34 @@ def held_out_cases() -> list[LineScan]:
         for i, noise in enumerate(NOISE)
         for name, sample in samples.items()
     ]
+
+
+def interior_cases(*, columns: int = 192, num: int = 360, seeds: Iterable[int] = range(2)) -> list[LineScan]:
+    """Return scans of samples that reach out of view on both sides: without rings, with them, and with them removed."""
+    cases = []
+    order = make_order("optimized-interleaved", num=num)
+    for seed in seeds:
+        for name, sample in (("grains", Discs(balls=60, seed=seed)), ("foam", Foam(pores=PORES, seed=seed))):
+            for kind, rings, steps in (
+                ("", 0.0, ()),
+                (", rings", INTERIOR_RINGS, ()),
+                (", rings removed", INTERIOR_RINGS, ("rings",)),
+            ):
+                scan = simulated_scan(
+                    f"interior {name}{kind}",
+                    sample,
+                    columns=columns,
+                    order=order,
+                    counts=INTERIOR_NOISE,
+                    seed=100 + seed,
+                    fill=INTERIOR_FILL,
+                    rings=rings,
+                )
+                pipeline = Pipeline(steps, scan.rows, columns)
+                views = zip(scan.integrals, scan.angles.tolist(), strict=True)
+                lines = np.stack([pipeline.second_part(line.copy(), angle) for line, angle in views])
+                cases.append(replace(scan, integrals=lines, seed=seed))
+    return cases
 
 
 def judge_cases(
@@ -208,9 +241,9 @@ def _losses(
     cases: Sequence[LineScan], judged: Sequence[tuple[Judgement, Judgement]], threads: int
 ) -> list[dict[int, float]]:
     """Finish every case from all prefixes that matter to it; return the losses by projections."""
-    alike: dict[tuple[bytes, int, float], list[int]] = {}
+    alike: dict[tuple[bytes, int, float, int], list[int]] = {}
     for number, case in enumerate(cases):
-        alike.setdefault((case.angles.tobytes(), case.columns, case.axis), []).append(number)
+        alike.setdefault((case.angles.tobytes(), case.columns, case.axis, case.size), []).append(number)
     scores: list[dict[int, float]] = [{} for _ in cases]
     for members in alike.values():
         stack = ScanStack.of([cases[number] for number in members])

@@ -22,6 +22,7 @@ from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared, with_rows_around
+from bluesky_streamrecon.quality.trials import view_width
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
 
@@ -184,7 +185,8 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     lost = 0.0
     if stopped is not None and stopped < len(scan):
         early = finish(scan.first(stopped), threads=threads, over=over)
-        lost = 1 - Truth.measured(whole).similarity(early)
+        width = view_width(scan.columns, scan.axis, over.around(scan.axis, scan.columns))
+        lost = 1 - Truth.measured(whole, width).similarity(early)
     verdicts = [{name: getattr(score, name) for name in VERDICT} for score in judgement.scores]
     for row in verdicts:  # judging went on to the end
         row["text"] = row["text"].removeprefix("advisory: ")

@@ -21,7 +21,7 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
-from bluesky_streamrecon.quality.trials import display_range
+from bluesky_streamrecon.quality.trials import disc, display_range, in_view
 from bluesky_streamrecon.sim_devices import Ellipses, Sample
 from bluesky_streamrecon.storage import TomoScan, read_scan
 
@@ -54,29 +54,36 @@ class Truth:
         Attenuation, 1/pixel.
     value_range : float
         Attenuation between its darkest and brightest parts, 1/pixel.
+    width : int
+        Width of the view, pixels: what is beyond does not count.
     """
 
     image: NDArray[np.float32]
     value_range: float
+    width: int
 
     @classmethod
-    def known(cls, image: NDArray[np.float32]) -> Truth:
+    def known(cls, image: NDArray[np.float32], width: int) -> Truth:
         """Return a truth that is a sample's own image, which has no noise."""
-        return cls(image, float(image.max() - image.min()))
+        shown = in_view(image, width)
+        seen = shown if image.shape[-1] <= width else shown[:, disc(width)]
+        return cls(image, float(seen.max() - seen.min()), width)
 
     @classmethod
-    def measured(cls, image: NDArray[np.float32]) -> Truth:
+    def measured(cls, image: NDArray[np.float32], width: int) -> Truth:
         """Return a truth that is the best image that there is, which has some noise."""
-        return cls(image, max(display_range(piece) for piece in image))
+        return cls(image, max(display_range(piece, width) for piece in image), width)
 
     def similarity(self, image: NDArray[np.float32]) -> float:
         """Compute MS-SSIM, mean over slices; images below 176 pixels have a pyramid of fewer levels."""
-        levels = deepest_pyramid(self.image.shape)
-        return ms_ssim(image, self.image, scales=levels, levels=levels, data_range=self.value_range)
+        truth = in_view(self.image, self.width)
+        levels = deepest_pyramid(truth.shape)
+        found = in_view(image, self.width)
+        return ms_ssim(found, truth, scales=levels, levels=levels, data_range=self.value_range)
 
     def rmse(self, image: NDArray[np.float32]) -> float:
         """Compute the root mean square difference, as a fraction of the truth's range."""
-        difference = image.astype(np.float64) - self.image
+        difference = in_view(image, self.width).astype(np.float64) - in_view(self.image, self.width)
         return float(np.sqrt(np.mean(difference**2))) / self.value_range
 
 
@@ -188,9 +195,9 @@ class ScanStack:
 
 
 @lru_cache(maxsize=8)
-def _cut(sample: Hashable, rows: int, columns: int) -> tuple[Ellipses, NDArray[np.float32]]:
-    ellipses = cast("Sample", sample).ellipses(rows, FILL * columns / 2)
-    return ellipses, ellipses.image(columns)
+def _cut(sample: Hashable, rows: int, radius: float, size: int) -> tuple[Ellipses, NDArray[np.float32]]:
+    ellipses = cast("Sample", sample).ellipses(rows, radius)
+    return ellipses, ellipses.image(size)
 
 
 def simulated_scan(
@@ -202,6 +209,8 @@ def simulated_scan(
     counts: float | None = 1e4,
     seed: int = 0,
     rows: int = 1,
+    fill: float = FILL,
+    rings: float = 0.0,
 ) -> LineScan:
     """Compute the scan of a sample.
 
@@ -221,16 +230,24 @@ def simulated_scan(
         Of the noise.
     rows : int, optional
         Detector rows.
+    fill : float, optional
+        Width of the sample over that of the view; above 1 the scan is an interior one, and its image has a margin.
+    rings : float, optional
+        Relative spread of the pixels' gains that flats do not show.
     """
     axis = (columns - 1) / 2
     angles = np.radians(np.asarray(order.angles, np.float64))
-    ellipses, truth = _cut(cast("Hashable", sample), rows, columns)
+    size = image_size(columns, axis, edges=2 if fill > 1 else 0)
+    ellipses, truth = _cut(cast("Hashable", sample), rows, fill * columns / 2, size)
     integrals = np.stack([ellipses.projection(float(angle), columns, axis) for angle in angles])
     if counts is not None:
-        photons = np.random.default_rng(seed).poisson(counts * np.exp(-integrals.astype(np.float64)))
+        random = np.random.default_rng(seed)
+        gains = np.maximum(1 + rings * random.standard_normal((rows, columns)), 0) if rings else 1.0
+        photons = random.poisson(counts * gains * np.exp(-integrals.astype(np.float64)))
         integrals = -np.log(np.maximum(photons, LEAST_COUNT) / counts).astype(np.float32)
     lines = integrals.astype(np.float32, copy=False)
-    return LineScan(name, angles, lines, axis, Truth.known(truth), noise=counts, seed=seed)
+    known = Truth.known(truth, columns)
+    return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size if size > columns else 0)
 
 
 def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:

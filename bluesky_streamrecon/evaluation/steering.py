@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
-from bluesky_streamrecon.evaluation.policies import draw_cases, held_out_cases, judge_cases, required_cases, summarize
+from bluesky_streamrecon.evaluation.policies import (
+    draw_cases,
+    held_out_cases,
+    interior_cases,
+    judge_cases,
+    required_cases,
+    summarize,
+)
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
@@ -82,6 +89,7 @@ def evaluate_steering(
     study_columns: int = 192,
     seeds: int = 5,
     held_out: bool = False,
+    interior: bool = False,
     tolerance: float = 0.02,
     threads: int = 1,
 ) -> Report:
@@ -97,6 +105,8 @@ def evaluate_steering(
         Detector columns of the cases that policies are tried on, and how many seeds of each.
     held_out : bool, optional
         Also try the policies on cases that nothing was tuned on.
+    interior : bool, optional
+        Also try them on samples that reach out of view, with rings.
     tolerance : float, optional
         Loss of MS-SSIM that is allowed.
     threads : int, optional
@@ -105,7 +115,8 @@ def evaluate_steering(
     Returns
     -------
     Report
-        ``cases`` and ``held_out_cases`` (see `judge_cases`), ``summary`` and ``held_out`` (see `summarize`; its most
+        ``cases``, ``held_out_cases`` and ``interior_cases`` (see `judge_cases`), ``summary``, ``held_out`` and
+        ``interior`` (see `summarize`; its most
         important fields also by themselves), and ``curves``: for each scan that was followed the projections where the
         score first reached 0.95 (``crossed``) and from which on it ``stays`` there. Also as ``steering_*.csv`` and
         ``steering_*.png``.
@@ -128,6 +139,8 @@ def evaluate_steering(
     kinds = {"cases": required_cases(columns=study_columns, seeds=range(seeds), data=data)}
     if held_out:
         kinds["held_out"] = held_out_cases()
+    if interior:
+        kinds["interior"] = interior_cases(columns=study_columns)
     summaries = {}
     for kind, cases in kinds.items():
         rows[f"steering_{kind}"] = results = judge_cases(cases, tolerance=tolerance, threads=threads)
@@ -138,14 +151,15 @@ def evaluate_steering(
         **{name: first[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
         "cases": rows["steering_cases"],
         "summary": first,
-        "held_out": summaries.get("held_out"),
-        "held_out_cases": rows.get("steering_held_out", []),
+        **{kind: summaries.get(kind) for kind in ("held_out", "interior")},
+        **{f"{kind}_cases": rows.get(f"steering_{kind}", []) for kind in ("held_out", "interior")},
         "curves": {row["scan"]: {"crossed": row["crossed"], "stays": row["stays"]} for row in crossings},
     }
     shown = {
         "MS-SSIM between live images reaches 0.95": crossings,
         "stops, and MS-SSIM lost": [
-            {name: case[name] for name in SHOWN} for case in fields["cases"] + fields["held_out_cases"]
+            {name: case[name] for name in SHOWN}
+            for case in fields["cases"] + fields["held_out_cases"] + fields["interior_cases"]
         ],
         "all cases; shares of 1": [{"kind": kind} | summary for kind, summary in summaries.items()],
     }

@@ -132,7 +132,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
 def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float]:
     """Return what the last doubling has brought in one row, and the share of it that is noise."""
     full, binned = study.seen(study.full[row]), study.binning > 1
-    shown = display_range(full) if np.isfinite(full).all() else 0.0
+    shown = display_range(study.full[row], study.width) if np.isfinite(full).all() else 0.0
     if shown <= 0:
         raise DataError(f"reconstruction from {study.lines.projections} projections: nothing to see in row {row}")
     doubling = 1 - float(

@@ -15,11 +15,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.geometry import image_size
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
 
-__all__ = ["Reconstructor", "TrialReconstruction", "display_range", "similarity", "similarity_to_finished"]
+__all__ = [
+    "Reconstructor",
+    "TrialReconstruction",
+    "disc",
+    "display_range",
+    "in_view",
+    "similarity",
+    "similarity_to_finished",
+    "view_width",
+]
 
 UNBINNED = 512
 """Widest detector, columns, that is studied pixel by pixel; above it two pixels are taken together."""
@@ -28,6 +38,9 @@ NOISE_OF_BINNING = 1.2
 """What the gain of binned data is multiplied with: the finest level, where there is most to gain, is missing."""
 
 LARGEST_EXPONENT = 20.0
+
+EDGE = 0.05
+"""Of the view's width: as near to its edge, values of a sample that reaches out of it are not relied on."""
 
 Images = NDArray[np.float32]
 
@@ -99,6 +112,7 @@ class TrialReconstruction:
         self.binning = 2 if self.columns > UNBINNED else 1
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
         self.size = (lines.size or self.columns) // self.binning
+        self.width = view_width(self.columns, lines.axis, lines.over) // self.binning
         self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
         self._all = np.arange(len(self.angles))
@@ -124,14 +138,7 @@ class TrialReconstruction:
 
     def seen(self, image: Images) -> Images:
         """Return the part of an image (N, N) that is seen from all sides: where there is a margin, without it."""
-        around = self.lines.over.turn > math.pi
-        width = image_size(self.columns, self.lines.axis, full_turn=around) // self.binning
-        margin = (len(image) - width) // 2
-        if margin <= 0:
-            return image
-        inner = image[margin : margin + width, margin : margin + width]
-        place = np.arange(width) - (width - 1) / 2
-        return np.where(np.hypot(place[:, None], place[None, :]) <= width / 2, inner, np.float32(0))
+        return in_view(image, self.width)
 
     @cached_property
     def half_sets(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -208,14 +215,37 @@ def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) ->
     return min(levels, default=0.0)
 
 
-def display_range(image: NDArray[np.float32]) -> float:
+def view_width(columns: int, axis: float, over: AngularRange) -> int:
+    """Return how many pixels of an image's width a scan over these angles sees."""
+    return image_size(columns, axis, full_turn=over.turn > math.pi)
+
+
+def in_view(images: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return the middle of images (..., N, N), the disc of this width; 0 around it. Others are left as they are."""
+    margin = (images.shape[-1] - width) // 2
+    if margin <= 0:
+        return images
+    return np.where(disc(width), images[..., margin : margin + width, margin : margin + width], np.float32(0))
+
+
+def disc(width: int, inset: float = 0.0) -> NDArray[np.bool_]:
+    """Return which pixels of a square are in the disc of its width, smaller by `inset` pixels all around."""
+    place = np.arange(width) - (width - 1) / 2
+    return np.asarray(np.hypot(place[:, None], place[None, :]) <= width / 2 - inset)
+
+
+def display_range(image: NDArray[np.float32], width: int = 0) -> float:
     """Return the range of an image (N, N) that counts as full contrast: largest minus smallest value of its 5-medians.
 
-    Medians along columns, then rows, leave out single noisy pixels.
+    Medians along columns, then rows, leave out single noisy pixels. Of an image that is wider than the view, only what
+    is within this width counts, for there may be no air in it.
     """
     from scipy.ndimage import median_filter
 
     smooth = median_filter(median_filter(image, size=(5, 1), mode="reflect"), size=(1, 5), mode="reflect")
+    margin = (len(image) - width) // 2 if width else 0
+    if margin > 0:
+        smooth = smooth[margin : margin + width, margin : margin + width][disc(width, EDGE * width)]
     return float(smooth.max() - smooth.min())
 
 

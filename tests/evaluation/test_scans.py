@@ -40,6 +40,17 @@ def test_simulated_scan_is_the_same_every_time_and_depends_on_its_seed():
     assert np.abs(foam(counts=1e9).integrals - foam(counts=None).integrals).max() < 1e-3
 
 
+def test_interior_scan_has_a_margin_that_does_not_count_and_rings_that_stay():
+    scan, clean = foam(fill=1.5, rings=0.02, counts=1e9), foam(fill=1.5, counts=None)
+    assert scan.size == scan.truth.image.shape[1] == 60
+    stripes = scan.integrals - clean.integrals
+    assert np.ptp(stripes, axis=0).max() < 0.01 < np.std(stripes[0])
+    other = scan.truth.image.copy()
+    other[:, 0] = 9.0
+    assert scan.truth.similarity(other) == pytest.approx(1)
+    assert scan.truth.rmse(other) == 0
+
+
 def test_prefix_and_order_of_a_scan_keep_angles_with_their_projections():
     scan = foam()
     turned = scan.first(10).in_order(range(9, -1, -1))

@@ -111,12 +111,15 @@ def test_summary_counts_false_stops_and_the_share_of_the_oracle():
 
 def test_steering_study_has_the_contracts_fields(tmp_path, monkeypatch):
     few = [head()]
-    monkeypatch.setattr("bluesky_streamrecon.evaluation.steering.required_cases", lambda **_: few)
-    report = evaluate_steering(columns=32)
+    for cases in ("required_cases", "interior_cases"):
+        monkeypatch.setattr(f"bluesky_streamrecon.evaluation.steering.{cases}", lambda **_: few)
+    report = evaluate_steering(columns=32, interior=True)
     report.write(tmp_path)
     assert {"median_saving", "oracle_share", "false_stops", "calibrated_share", "cases"} <= set(report.fields)
     wanted = "sample noise seed stopped_at planned quality_loss oracle_stop paper_stop paper_loss"
-    assert set(wanted.split()) <= set(report.fields["cases"][0])
+    for cases in ("cases", "interior_cases"):
+        assert set(wanted.split()) <= set(report.fields[cases][0])
+    assert report.fields["interior"] == report.fields["summary"]
     assert len(report.fields["curves"]) == 2
     assert (tmp_path / "steering_curves.png").read_bytes().startswith(PNG)
     assert len(table(tmp_path / "steering_cases.csv")) == 1

@@ -11,13 +11,15 @@ import pytest
 
 from bluesky_streamrecon.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.images import finish
+from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order, optimized_interleaved
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.session import _measured_by
-from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
+from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, in_view, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam
@@ -380,6 +382,32 @@ def test_identical_half_sets_agree_to_the_finest_period(simulate, recipe):
     study = TrialReconstruction(simulate().upto(48), [0], recipe)
     study.__dict__["halves"] = (study.full, study.full)
     assert make_metric("half-set-frc", SteeringSettings(), 24).measure(study) == 2.0
+
+
+def test_true_gain_of_an_interior_scan_with_rings_is_inside_the_band(recipe):
+    """At 90 and 180 of 240 the views are uneven, and the image about the view is known from some of them only."""
+    order = make_order("optimized-interleaved", num=240)
+    scan = simulated_scan(
+        "grains", Discs(balls=60), columns=96, order=order, counts=5e3, seed=100, fill=1.5, rings=0.02
+    )
+    assert scan.size == 120
+    whole = scan.truth.similarity(finish(scan))
+    for count in (90, 180):
+        part = scan.first(count)
+        lines = ScanLines(part.integrals, part.angles, part.axis, (0,), planned=240, size=part.size)
+        gain = predict_gain(TrialReconstruction(lines, [0], recipe))
+        assert gain.lower <= whole - scan.truth.similarity(finish(part)) <= gain.upper
+
+
+def test_contrast_of_an_interior_scan_is_that_within_the_view():
+    image = np.full((60, 60), 7.0, np.float32)
+    image[10:50, 10:50] = 2.0
+    image[22:38, 22:38] = 3.0
+    assert display_range(image) == 5.0
+    assert display_range(image, 40) == 1.0
+    assert in_view(image, 40).shape == (40, 40)
+    assert in_view(image, 40)[0, 0] == 0
+    assert in_view(image, 60) is image
 
 
 def test_display_range_leaves_out_single_pixels():
