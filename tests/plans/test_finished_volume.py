@@ -70,7 +70,9 @@ def test_flats_after_the_projections_are_taken_and_used_also_where_the_scan_ends
     streams = []
     token = run_engine.subscribe(lambda _, doc: streams.append(doc["num_events"]), "stop")
     ends = {"policy": "ms-ssim", "threshold": 0.01, "minimum_projections": 12} if early else {}
-    assert scan(kept_job, flats_after=3, **ends).exit_status == "success"
+    phase = {"step": "paganin", "delta_beta": 10.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
+    chosen = {"flats_after": 3, "preparation": ["zingers", phase, "rings"]}
+    assert scan(kept_job, **chosen, **ends).exit_status == "success"
     run_engine.unsubscribe(token)
     (events,) = streams
     assert (events["flat"], events["dark"], events["primary"] < 24) == (5, 2, early)
