@@ -1,8 +1,10 @@
 """The program as scripts see it: exit codes, one clear line on stderr, JSON on the last line of stdout."""
 
 import json
+import re
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import pytest
 
@@ -95,3 +97,10 @@ def test_import_is_light():
     code = f"import sys, bluesky_streamrecon; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+def test_base_installation_has_neither_epics_nor_redis():
+    base = [each for each in requires("bluesky-streamrecon") or () if "extra ==" not in each]
+    assert any(each.startswith("ophyd-async") for each in base)
+    assert not [each for each in base if re.match(r"p4p|pyepics|aioca|caproto|pvapy|redis|bluesky-queueserver", each)]
+    assert not [each for each in base if re.match(r"ophyd-async\[.*(ca|pva)", each)]
