@@ -26,7 +26,7 @@ from numba import njit
 from numba.core import entrypoints
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
-__all__ = ["cache_directory", "helper", "kernel", "leave_extensions_out", "loops"]
+__all__ = ["cache_directory", "helper", "kernel", "kernels_on_disk", "leave_extensions_out", "loops"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +50,12 @@ def cache_directory() -> Path | None:
         except OSError:
             continue
     return None
+
+
+def kernels_on_disk() -> bool:
+    """Return whether kernels of these sources have been compiled on this computer."""
+    stamp = _sources(Path(__file__).parent / "recon" / "kernels")[:12]
+    return (folder := cache_directory()) is not None and any(folder.glob(f"*-{stamp}.*"))
 
 
 def kernel(function: F) -> F:

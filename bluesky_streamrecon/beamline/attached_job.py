@@ -19,7 +19,9 @@ from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
+from bluesky_streamrecon.wire import messages
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerLost
+from bluesky_streamrecon.wire.messages import Status
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
@@ -196,13 +198,15 @@ class AttachedJob:
         return died
 
     def note(self, event: JobEvent, *, in_run: bool) -> None:
-        """Keep account of who is linked."""
+        """Keep account of who is linked, and say what takes long."""
         match event:
             case AllRanksReady(size):
                 self.linked_ranks = size
             case PeerLost(peer, reason):
                 level = logging.INFO if self.link is None else logging.WARNING  # it was asked to end
                 logger.log(level, "lost %s: %s", peer, reason)
+            case Status(state=messages.COMPILING, rank=0):
+                logger.warning("kernels are compiled, once on this computer: the first image is about a minute later")
             case ProcessExit():
                 logger.error("%s", event)
                 if not in_run:

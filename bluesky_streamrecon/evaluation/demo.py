@@ -9,8 +9,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import JobError, StorageError
-from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.report import new_directory, save_figure
 from bluesky_streamrecon.quality.snapshots import snapshots_path
 
@@ -116,15 +116,14 @@ def run_demo(
     recon_directory = new_directory(out / "reconstruction")
     began = time.monotonic()
     documents: Documents = []
-    # The catalogue's server takes seconds to start; the scan does not wait for it.
     with ThreadPoolExecutor(1) as starting:
-        opening = starting.submit(open_storage, directory=out / "catalogue", readable=[out])
+        catalogue = _Catalogue(starting, partial(open_storage, directory=out / "catalogue", readable=[out]))
         try:
             job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
             with run_engine() as engine, contextlib.closing(job):
                 for source in (job, engine):
                     source.subscribe(lambda name, doc: documents.append((name, doc)))
-                engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
+                engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name, catalogue))
                 plan = stream_tomo_plan(
                     [beamline.detector],
                     beamline.stage,
@@ -139,9 +138,9 @@ def run_demo(
                 ended = _run(engine, plan, out)
         except BaseException:
             with contextlib.suppress(StorageError):  # something else is wrong already
-                store(opening, documents)
+                store(catalogue.opening, documents)
             raise
-        store(opening, documents)
+        store(catalogue.opening, documents)
     record = job.last_run
     if record is None:
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
@@ -192,11 +191,23 @@ def _run(engine: RunEngine, plan: Any, out: Path) -> RunEngineResult:
     return ended
 
 
+class _Catalogue:
+    """Opened after the first images, or when there is something to store: its server takes a core for seconds."""
+
+    def __init__(self, executor: Executor, open_it: Callable[[], Storage]) -> None:
+        self._executor, self._open_it = executor, open_it
+
+    @cached_property
+    def opening(self) -> Future[Storage]:
+        return self._executor.submit(self._open_it)
+
+
 class _Progress:
     """Document callback that logs each projection: number, angle, newest score, and the job's lag in projections."""
 
-    def __init__(self, planned: int, stage: str, job: str) -> None:
+    def __init__(self, planned: int, stage: str, job: str, catalogue: _Catalogue) -> None:
         self._planned = planned
+        self._catalogue = catalogue
         self._names = stage, f"{job}-score", f"{job}-lag"
         self._primary: str | None = None
 
@@ -206,12 +217,16 @@ class _Progress:
         elif name == "event" and doc["descriptor"] == self._primary:
             angle, score, lag = (float(doc["data"].get(key, math.nan)) for key in self._names)
             shown = "     -" if math.isnan(score) else f"{score:6.4f}"
+            if not math.isnan(score):
+                _ = self._catalogue.opening
             count = f"{doc['seq_num']:4d}/{self._planned}"
             logger.info("projection %s  angle %8.3f  score %s  lag %3.0f", count, angle, shown, lag)
 
 
 def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> dict[str, Any]:
     """Draw a slice of the finished volume beside the live one; return what is said of it."""
+    from bluesky_streamrecon.evaluation.figures import grey_range, new_figure, show_slice
+
     assert record.volume is not None  # noqa: S101
     with h5py.File(record.volume) as file:
         live, finished = file["exchange/data"][row], file["exchange/volume"][row]
@@ -230,6 +245,8 @@ def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> di
 
 def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> int:
     """Draw the last live slice, earlier ones, and the numbers that the policy decided by; return which row it is."""
+    from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
+
     snapshots: list[tuple[int, NDArray[np.float32]]] = []
     row = 0
     kept = snapshots_path(directory, record.recon_uid)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError, StreamReconError
+from bluesky_streamrecon.jit import kernels_on_disk
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, explained, get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
@@ -37,6 +38,7 @@ from bluesky_streamrecon.wire import (
     RunDone,
     Status,
 )
+from bluesky_streamrecon.wire.messages import COMPILING
 
 __all__ = ["RankRun"]
 
@@ -100,8 +102,7 @@ class RankRun:
         self.corrections: list[CorrectAxis] = []
         self.closed: CloseRun | None = None
         self.failure: str | None = None
-        self.superseded = False
-        self.broken = False
+        self.superseded = self.broken = False
         self._communicator = communicator
         self._link = link
         self._clock = clock
@@ -132,10 +133,9 @@ class RankRun:
     def _opened(self, threads: int, resume: Checkpoint | None) -> Analysis[Any]:
         """Return the run's analysis, with its kernels ready: loaded from disk in a second, or compiled in some more."""
         name = self.run.recon.analysis
-        self._say("compiling kernels", text="or loading them from disk, if this was done before")
-        open_analysis = get_analysis(name)
+        self._say("loading kernels" if kernels_on_disk() else COMPILING)
         with explained(f"analysis {name!r} failed when it was opened"):
-            analysis = open_analysis(self.run, self._communicator, threads)
+            analysis = get_analysis(name)(self.run, self._communicator, threads)
             if self._store is not None:
                 analysis.scratch = self._store.scratch(self.run.run_uid)
             if resume is not None:

@@ -40,6 +40,7 @@ from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 
 __all__ = [
     "CHANNELS",
+    "COMPILING",
     "PIXEL_TYPES",
     "PROTOCOL_VERSION",
     "AbandonRun",
@@ -196,6 +197,9 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
 
 
 # ---------------------------------------------------------------- from a rank or the controller to the beamline
+
+
+COMPILING = "compiling kernels"  # state of a rank that finds none on its computer
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):

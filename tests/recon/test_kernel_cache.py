@@ -18,12 +18,14 @@ import json, numpy as np
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon import jit
 from bluesky_streamrecon.recon.kernels.tables import shear_path
+before = jit.kernels_on_disk()
 path = np.zeros((1, 12))
 tables = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32)
 shear_path(tables[0], tables[1], np.zeros((1, 2, 200), np.int32), np.zeros((1, 2, 200, 2), np.float32),
            np.zeros((1, 2), np.int32), 60, np.zeros((8, 2), np.int64), path)
 stats = shear_path.stats
-print(json.dumps([sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), str(jit.cache_directory())]))
+found = before, jit.kernels_on_disk(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
+print(json.dumps([*found, str(jit.cache_directory())]))
 """
 
 
@@ -45,11 +47,12 @@ def finish(process):
 def test_second_process_does_not_compile_and_simultaneous_ones_agree(tmp_path):
     first = [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
     for process in first:
-        hits, misses, directory = finish(process)
+        _, after, hits, misses, directory = finish(process)
+        assert after
         assert hits + misses == 1
         assert directory == str(tmp_path / "bluesky-streamrecon")
-    hits, misses, _ = finish(start(XDG_CACHE_HOME=str(tmp_path)))
-    assert (hits, misses) == (1, 0)
+    assert finish(start(XDG_CACHE_HOME=str(tmp_path)))[:4] == [True, True, 1, 0]
+    assert finish(start(XDG_CACHE_HOME=str(tmp_path / "other")))[:4] == [False, True, 0, 1]
     assert not list(tmp_path.rglob("*.tmp.*"))
 
 
@@ -61,7 +64,7 @@ def test_cache_goes_where_it_can(tmp_path, case):
     else:
         process = start(XDG_CACHE_HOME="/proc/none", TMPDIR=str(tmp_path))
         expected = str(tmp_path / f"bluesky-streamrecon-{os.getuid()}")
-    assert finish(process)[2] == expected
+    assert finish(process)[-1] == expected
 
 
 OLD_PROCESSOR = """
