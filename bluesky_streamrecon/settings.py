@@ -107,8 +107,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         What the pixels of projections stand for: detector counts, which need a flat field, or frames that are corrected
         already: I/I0, or -log(I/I0).
     preparation : sequence of str or dict
-        Steps after flats, darks and logarithm, in order: ``"zingers"``, ``"beam"``, ``"paganin"``, ``"rings"``, or
-        steps of your own. A step with options is a dict, for instance ``{"step": "beam", "left": 20, "right": 20}``.
+        Steps after flats, darks and logarithm, in order, each once: ``"zingers"``, ``"beam"``, ``"paganin"``,
+        ``"rings"``, or steps of your own. A step with options is a dict, for instance
+        ``{"step": "beam", "left": 20, "right": 20}``.
     checkpoint_every : int
         Images between two checkpoints of the job; 0: none.
     analysis : str
@@ -167,6 +168,15 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ConfigError(
                     f"preparation: got {step!r}, expected the name of the step, too, as in "
                     '{"step": "beam", "left": 20, "right": 20}'
+                )
+        names = [step["step"] if isinstance(step, dict) else step for step in self.preparation]
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ConfigError(f"preparation: got {', '.join(map(str, names))}; expected {', '.join(twice)} only once")
+        for name in ("final_iterations", "final_options"):
+            if self.final == FINAL_NONE and (value := getattr(self, name)):
+                raise ConfigError(
+                    f"{name}={value!r} with final='none': no volume is finished; expected final='auto' or an "
+                    f"algorithm, or no {name}"
                 )
         if self.window is not None and self.window < self.step:
             raise ConfigError(

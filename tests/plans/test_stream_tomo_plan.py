@@ -160,6 +160,9 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"policy": "predicted-gain", "threshold": 0.9}, "which does not use it"),
         ({"suspend": "soon"}, "suspender mode"),
         ({"preparation": "rings"}, "preparation: got 'rings', expected a list of steps"),
+        ({"preparation": ["rings", {"step": "rings", "snr": 2}]}, "got rings, rings; expected rings only once"),
+        ({"final": "none", "final_iterations": 5}, "final_iterations=5 with final='none': no volume is finished"),
+        ({"final": "none", "final_options": {"subsets": 5}}, "final_options={'subsets': 5} with final='none'"),
         ({"preparation": 3}, "preparation: got 3, expected a list of steps"),
         (
             {"final": "magic"},
