@@ -8,6 +8,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
+from pace import held_back
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.plans import stream_tomo_plan
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
 def scan(run_engine, tmp_path):
     """Take a scan; those of one test are alike down to the noise."""
 
-    def take(job, **settings):
+    def take(job, held=False, **settings):
         same = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
         chosen = {"num": 24, "window": 8, "flats": 2, "darks": 2, "axis": 34.8, "threshold": 1.0}
         plan = stream_tomo_plan(
@@ -32,7 +33,7 @@ def scan(run_engine, tmp_path):
             job=job,
             **{**chosen, **settings},
         )
-        return run_engine(plan)
+        return run_engine(held_back(plan, job) if held else plan)
 
     return take
 
@@ -72,7 +73,7 @@ def test_flats_after_the_projections_are_taken_and_used_also_where_the_scan_ends
     ends = {"policy": "ms-ssim", "threshold": 0.01, "minimum_projections": 12} if early else {}
     phase = {"step": "paganin", "delta_beta": 10.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
     chosen = {"flats_after": 3, "preparation": ["zingers", phase, "rings"]}
-    assert scan(kept_job, **chosen, **ends).exit_status == "success"
+    assert scan(kept_job, held=early, **chosen, **ends).exit_status == "success"
     run_engine.unsubscribe(token)
     (events,) = streams
     assert (events["flat"], events["dark"], events["primary"] < 24) == (5, 2, early)
