@@ -93,6 +93,7 @@ def test_images_that_are_kept_are_bounded_spread_over_the_scan_and_the_last_is_t
     writer = write(storage.uri, most=4)
     known = queue.Queue()
     writer._source.listen(lambda: known.put(writer._source.snapshot.status))
+    known.put(writer._source.snapshot.status)  # it may have come before
     while known.get(timeout=BOUND).run_uid != uid:
         pass
     for number in range(1, 13):
