@@ -42,15 +42,23 @@ def export_stored(
     The frames are laid out as NXtomo or DXchange, for any program that reads those; the rest is in the group
     `streamrecon`, from which `streamrecon import` makes the same run again. As OME-Zarr or TIFF it is the volume alone,
     for napari, Neuroglancer or Fiji. What the run says of pixel size, energy, distance, exposure, sample
-    and axis is in each; options take its place.
+    and axis is in the former, the pixel size in both; options take its place.
 
     Example: `streamrecon export 3f2a91 tooth.nxs --directory demo/catalogue --readable demo`
     """
+    from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.storage import chosen_layout, export_run, export_volume, open_storage, volume_layout
 
     given = {"pixel_size_um": pixel_size, "energy_kev": energy, "distance_mm": distance}
     known = {name: value for name, value in given.items() if value is not None}
-    if volume_layout(file, layout) is None:
+    alone = volume_layout(file, layout) is not None
+    if live and not alone:
+        raise ConfigError(f"{file}: got --live, expected it with a file of the volume alone (.zarr, .tif, .tiff)")
+    if alone and known.keys() - {"pixel_size_um"}:
+        raise ConfigError(
+            f"{file}: got --energy or --distance; a file of the volume alone has a place for --pixel-size"
+        )
+    if not alone:
         chosen_layout(file, layout)
         with open_storage(uri, directory=directory, readable=readable or ()) as storage:
             done = export_run(storage.catalog, run, file, layout=layout, known=known)

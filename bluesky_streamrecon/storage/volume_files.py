@@ -111,9 +111,10 @@ def export_volume(
     run = find_reconstruction(catalog, uid)
     name = IMAGES[0] if live else finished_images(run, uid)[-1]
     volume, start = run[name][name], run.metadata["start"]
-    if pixel_size_um is None and start.get("raw_run_uid") in catalog:
-        pixel_size_um = scan_details(catalog[start["raw_run_uid"]]).pixel_size_um
-    about = {"recon_uid": start["uid"], "raw_run_uid": start.get("raw_run_uid"), "image": name, "values": "1/pixel"}
+    raw = start.get("raw_run_uid")
+    if pixel_size_um is None and raw is not None and raw in catalog:
+        pixel_size_um = scan_details(catalog[raw]).pixel_size_um
+    about = {"recon_uid": start["uid"], "raw_run_uid": raw, "image": name, "values": "1/pixel"}
     part = path.with_name(f".{path.name}.part")
     write = _write_ome_zarr if chosen == "ome-zarr" else _write_tiff
     try:

@@ -78,6 +78,8 @@ def test_export_and_import_refuse_what_can_not_work_before_a_catalogue_is_made(p
     wrong = program("export", "3f2a91", tmp_path / "x.mat")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "expected one that names the layout" in wrong.stderr
+    assert program("export", "3f2a91", tmp_path / "x.nxs", "--live").returncode == 2
+    assert program("export", "3f2a91", tmp_path / "x.ome.zarr", "--energy", "25").returncode == 2
     assert program("import", "x.h5", "--uri", "http://127.0.0.1:1/api/v1").returncode == 2
     (tmp_path / "x.h5").write_text("no scan")
     failed = program("import", tmp_path / "x.h5")
