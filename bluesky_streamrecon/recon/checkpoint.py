@@ -141,36 +141,42 @@ class CheckpointStore:
 
     def forget(self, run_uid: str) -> None:
         """Remove what `save_last` has written, and the scratch file of a run that was not begun to be finished."""
-        for path in (self._last(run_uid), self.scratch(run_uid)):
+        for path in self._files_of(run_uid):
             path.unlink(missing_ok=True)
 
-    def unfinished(self, communicator: Communicator) -> list[tuple[OpenRun, Checkpoint]]:
+    def unfinished(self, communicator: Communicator) -> list[tuple[OpenRun, Checkpoint | None]]:
         """Load what every rank has of runs that are still to be finished, and remove the rest of runs before.
 
         All ranks call this together. What belongs to the run that a checkpoint is of stays.
+
+        Returns
+        -------
+        list of (OpenRun, Checkpoint or None)
+            None where a rank has lost its part: the run can not be finished. A rank that can not even read which run
+            it was leaves it out.
         """
-        mine: dict[int, tuple[Path, Checkpoint]] = {}
-        for path in self._directory.glob(f"{self._stem}last-*.h5"):
-            if (found := self._load(path)) is not None:
-                mine[run_key(found.run_uid)] = (path, found)
-        common: list[tuple[OpenRun, Checkpoint]] = []
+        mine = {int(path.stem.rpartition("-")[2], 16): path for path in self._directory.glob(f"{self._stem}last-*.h5")}
+        found: list[tuple[OpenRun, Checkpoint | None]] = []
         keys = sorted(mine)
         while True:
-            lowest, minus_highest = communicator.minimum([keys[0] if keys else NO_RUN, -keys[0] if keys else -NO_RUN])
+            lowest = communicator.minimum([keys[0] if keys else NO_RUN])[0]
             if lowest == NO_RUN:
                 break
-            if keys and keys[0] == lowest:
-                path, found = mine[keys.pop(0)]
-                if lowest == -minus_highest:
-                    with h5py.File(path) as file:
-                        common.append((msgspec.json.decode(file.attrs["run"].tobytes(), type=OpenRun), found))
-        stays = {path for _, found in common for path in (self._last(found.run_uid), self.scratch(found.run_uid))}
+            path = mine[keys.pop(0)] if keys and keys[0] == lowest else None
+            last = None if path is None else self._load(path)
+            complete = communicator.minimum([int(last is not None)])[0]
+            if path is not None and (run := _run_of(path)) is not None:
+                found.append((run, last if complete else None))
+        stays = {path for run, last in found if last is not None for path in self._files_of(run.run_uid)}
         for path in self._saved():
             stays |= {path, self.scratch(_uid_of(path))}
         for path in self._directory.glob(f"{self._stem}*"):
             if path not in stays:
                 path.unlink(missing_ok=True)
-        return common
+        return found
+
+    def _files_of(self, run_uid: str) -> tuple[Path, Path]:
+        return self._last(run_uid), self.scratch(run_uid)
 
     def _last(self, run_uid: str) -> Path:
         return self._directory / f"{self._stem}last-{run_key(run_uid):015x}.h5"
@@ -197,6 +203,14 @@ class CheckpointStore:
                 )
         except (OSError, KeyError, ValueError):
             return None
+
+
+def _run_of(path: Path) -> OpenRun | None:
+    try:
+        with h5py.File(path) as file:
+            return msgspec.json.decode(file.attrs["run"].tobytes(), type=OpenRun)
+    except (OSError, KeyError, msgspec.DecodeError):
+        return None
 
 
 def _uid_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.errors import StorageError, StreamReconError
 from bluesky_streamrecon.logs import set_role, set_run
 from bluesky_streamrecon.recon.analysis import get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
@@ -265,16 +265,25 @@ class _Job:
         if self._checkpoints is not None:
             self._checkpoints.forget(volume.run.run_uid)
 
-    def finish_again(self, run: OpenRun, last: Checkpoint) -> None:
-        """Finish a run that a job before this one was to finish; all ranks call this together."""
+    def finish_again(self, run: OpenRun, last: Checkpoint | None) -> None:
+        """Finish a run that a job before this one was to finish; all ranks call this together.
+
+        `last` is None where a rank has lost what the volume was to be made from.
+        """
         set_run(run.run_uid)
-        log.info("goes on with finishing")
         try:
+            if last is None:
+                raise StorageError(
+                    "what a rank kept of the run for it is gone or damaged since the job was started again; look at "
+                    "the disk of the job's scratch directory"
+                )
             analysis = get_analysis(run.recon.analysis)(run, self._communicator, run.recon.threads or self._threads)
         except StreamReconError as error:
             text = f"it can not be finished: {error}"
+            log.warning("the volume of run %s: %s", run.run_uid, text)
             self._endpoint.send(VolumeDone(run_uid=run.run_uid, rank=self._communicator.rank, text=text[:4096]))
             return
+        log.info("goes on with finishing")
         if self._checkpoints is not None:
             analysis.scratch = self._checkpoints.scratch(run.run_uid)
         analysis.restore(last)

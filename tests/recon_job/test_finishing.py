@@ -204,6 +204,28 @@ def test_job_that_was_killed_in_the_middle_of_finishing_finishes_the_same_volume
     assert not list((tmp_path / "saved").iterdir())
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("damaged", ["scratch-*", "last-*"])
+def test_volume_whose_files_were_damaged_while_the_job_was_down_is_given_up_with_the_reason(
+    beamline, mpi_job, scan, tmp_path, damaged
+):
+    saved = ("--checkpoints", str(tmp_path / "saved"))
+    started = mpi_job(2, *saved)
+    beamline.feed(scan, settings(scan, ranks=2, final="mlem", final_iterations=200), tmp_path)
+    beamline.wait_for(Status, lambda status: status.state == "finishing")
+    os.kill(started.pids[0], signal.SIGKILL)
+    started.wait()
+    (file,) = (tmp_path / "saved").glob(f"*_1of2_{damaged}")
+    file.write_bytes(b"")
+    again = mpi_job(2, *saved)
+    done = beamline.wait_for(VolumeDone)
+    assert done.result is None
+    assert "gone or damaged" in done.text
+    beamline.endpoint.shutdown_peers("the test is over")
+    assert again.wait() == 0
+    assert not list((tmp_path / "saved").iterdir())
+
+
 def test_run_that_begins_while_ranks_agree_interrupts_only_when_all_of_them_know_of_it(monkeypatch):
     """Ranks that have not heard of it go on with what all compute together, and so must this one."""
     done = []
