@@ -5,7 +5,6 @@ Tiled is imported when it is first used.
 
 from bluesky_streamrecon.hdf5 import LazyFrames
 from bluesky_streamrecon.storage.catalog import (
-    EmbeddedTiled,
     Storage,
     open_catalog,
     open_live_images,
@@ -13,6 +12,7 @@ from bluesky_streamrecon.storage.catalog import (
 )
 from bluesky_streamrecon.storage.details import ScanDetails, scan_details
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.embedded import EmbeddedTiled
 from bluesky_streamrecon.storage.importing import import_scan
 from bluesky_streamrecon.storage.listing import find_run, last_scan_id, list_runs
 from bluesky_streamrecon.storage.nxtomo import read_nxtomo, write_nxtomo

@@ -1,4 +1,4 @@
-"""The Tiled catalogue: a server in this process or somewhere else, and the clients to read and write it.
+"""The Tiled catalogue, on a server in this process or somewhere else: the clients to read and write it.
 
 Runs live in a container named ``raw`` whose spec makes Tiled's and databroker's clients treat it as a catalogue of
 Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
@@ -6,10 +6,6 @@ Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import re
-import secrets
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,147 +14,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.settings import data_directory
+from bluesky_streamrecon.storage.embedded import CatalogInUseError, EmbeddedTiled
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
-__all__ = ["EmbeddedTiled", "Storage", "open_catalog", "open_live_images", "open_storage"]
+__all__ = ["Storage", "open_catalog", "open_live_images", "open_storage"]
 
 CONTAINER = "raw"
 LIVE = "live"
 
-STREAMED_BYTES = 2**28
-"""Memory for what was written of late, which the embedded server keeps for its subscribers."""
-
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-
-# Tiled keeps the key of a server in a place that all servers of a process share, so they share the key as well.
-_API_KEY = secrets.token_hex(32)
-
-
-class CatalogInUseError(StorageError):
-    """Another process serves this catalogue."""
-
-
-class EmbeddedTiled:
-    """A Tiled server in a thread of this process, on loopback, behind a key of its own.
-
-    One process at a time serves a catalogue: its database is not made for two. The address, with the key, stands in the
-    file ``server`` for the same user's other processes.
-
-    Parameters
-    ----------
-    directory : str or Path
-        Where the catalogue lives; made if missing, found again the next time.
-    readable : sequence of Path, optional
-        Directories whose files the server may read: the detectors' and the reconstructions'.
-    port : int, optional
-        TCP port; a free one by default.
-
-    Raises
-    ------
-    StorageError
-        If the server does not start, or another process serves this catalogue.
-    """
-
-    def __init__(self, directory: str | Path, *, readable: Sequence[str | Path] = (), port: int = 0) -> None:
-        try:
-            from bluesky_tiled_plugins.exporters import json_seq_exporter
-            from tiled.media_type_registration import default_serialization_registry
-            from tiled.server import SimpleTiledServer
-        except ImportError as error:
-            raise StorageError(
-                f"Tiled server: can not be imported ({error}); `pip install 'tiled[server]'` installs what is missing"
-            ) from error
-
-        # Without it the server can not give a run as documents, which databroker asks for.
-        default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)
-        self.directory = Path(directory).resolve()
-        folders = [Path(folder).resolve() for folder in readable]
-        try:
-            for folder in (self.directory, *folders):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.directory / "server").open("a")
-        except OSError as error:
-            raise StorageError(f"catalogue {self.directory}: can not be made ({error})") from error
-        try:
-            self._take_lock()
-            self._server: Any = SimpleTiledServer(self.directory, api_key=_API_KEY, readable_storage=folders, port=port)
-            _give_each_request_a_connection(self._server.storage)
-            _bound_memory_of_streams(self._server.catalog.context.streaming_cache)
-        except StorageError:
-            self._lock.close()
-            raise
-        except Exception as error:
-            self._lock.close()
-            raise StorageError(f"Tiled server for {self.directory}: did not start ({_why(error)})") from error
-        self.uri: str = self._server.uri
-        self._lock.write(self.uri)
-        self._lock.flush()
-        close_at_end(self)
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CatalogInUseError(f"catalogue {self.directory}: another process serves it") from error
-        self._lock.truncate(0)
-        (self.directory / "server").chmod(0o600)
-
-    def close(self) -> None:
-        """Stop the server; closing twice does nothing."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-            _close_logs(self.directory)
-            self._lock.truncate(0)
-            self._lock.close()
-
-    def __enter__(self) -> EmbeddedTiled:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _give_each_request_a_connection(storage: Any) -> None:
-    """Let tables be read while rows are appended: Tiled has one connection to DuckDB for all threads.
-
-    There, the end of a reading rolls back what another thread has appended and not committed, and those rows are lost
-    although the server has answered that they are stored (seen with Tiled 0.2.20).
-    """
-    from sqlalchemy.pool import NullPool
-
-    storage.__dict__["_connection_pool"] = NullPool(storage._adbc_connection.adbc_clone)
-
-
-def _bound_memory_of_streams(cache: Any) -> None:
-    """Count bytes: Tiled keeps the last 1000 writes of an hour, which may be images (seen with Tiled 0.2.20)."""
-    store = cache.client
-    known = store._data_cache
-    store._data_cache = type(known)(
-        STREAMED_BYTES, known.ttl, getsizeof=lambda item: min(1000 + len(item.get("payload", b"")), STREAMED_BYTES)
-    )
-
-
-def _why(error: Exception) -> str:
-    """Return the last line that names an error: Tiled quotes the whole output of its set-up, tracebacks included."""
-    named = re.findall(r"^(?:\w+\.)*\w*Error: .*", str(error), re.MULTILINE)
-    return str(named[-1]) if named else f"{type(error).__name__}: {error}"
-
-
-def _close_logs(directory: Path) -> None:
-    """Close the server's log files: uvicorn leaves them to the next one's set-up, after which they may open again."""
-    for name in list(logging.root.manager.loggerDict):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == directory:
-                logger.removeHandler(handler)
-                handler.close()
 
 
 class Storage:

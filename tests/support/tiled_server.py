@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.storage.catalog import _API_KEY as KEY
+from bluesky_streamrecon.storage.embedded import _API_KEY as KEY
 
 __all__ = ["KEY", "WATCHING", "Server", "Watcher"]
 
