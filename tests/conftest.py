@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
 from pretended_job import BOUND, Script, pretended_job
+from tiled_tables import tables_once
 
 from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
 
@@ -28,29 +28,34 @@ if TYPE_CHECKING:
 
 collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
 
+# Else each program that a test starts compiles all of this package anew, which takes longer than to run it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and whatever they start, ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# With modules that take a minute and more at the end, one process would wait for the other.
+LONGEST = ("integration", "storage", "plans", "recon_job", "recon", "evaluation")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the rooms whose modules take longest; doctests and small rooms fill the gap at the end."""
+
+    def place(item: pytest.Item) -> int:
+        room = item.path.parent.name
+        return LONGEST.index(room) if room in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _tables_of_tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Have the tables of catalogues made once: Tiled starts an interpreter for them, which imports all of it again."""
-    start, made = subprocess.run, tmp_path_factory.mktemp("tables") / "catalog.db"
-
-    def run(command: Any, *arguments: Any, **options: Any) -> Any:
-        if not isinstance(command, list) or command[1:6] != ["-m", "tiled", "catalog", "init", "--if-not-exists"]:
-            return start(command, *arguments, **options)
-        path = Path(command[6].partition(":///")[2])
-        if not made.exists():
-            done = start(command, *arguments, **options)
-            shutil.copyfile(path, made)
-            return done
-        if not path.exists():
-            shutil.copyfile(made, path)
-        return subprocess.CompletedProcess(command, 0, b"", b"")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "run", run)
+        patch.setenv("STREAMRECON_TEST_TABLES", str(tmp_path_factory.mktemp("tables") / "catalog.db"))
+        patch.setattr(subprocess, "run", subprocess.run)  # to be undone
+        tables_once()
         yield
 
 

@@ -27,8 +27,11 @@ WATCHING = [
 ]
 
 BOUND = 40.0
-SERVER = """
+SERVER = f"""
 import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from tiled_tables import tables_once
+tables_once()
 from tiled.server import SimpleTiledServer
 server = SimpleTiledServer(sys.argv[1], api_key=sys.argv[4], port=int(sys.argv[2]), readable_storage=[sys.argv[3]])
 print("ready", flush=True)
