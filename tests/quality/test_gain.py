@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order, optimized_interleaved
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_metric
-from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
+from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.session import _measured_by
@@ -415,83 +414,6 @@ def test_display_range_leaves_out_single_pixels():
     image[10:30, 10:30] = 1.0
     image[5, 5] = 100.0
     assert display_range(image) == 1.0
-
-
-@pytest.fixture
-def forecast_of():
-    """Make one forecast in the background, and return it when its thread has ended."""
-
-    def make(forecaster, lines):
-        assert (forecaster.busy, forecaster.take()) == (False, [])
-        forecaster.begin(lines)
-        forecaster._thread.join(20)
-        assert not forecaster.busy
-        (made,) = forecaster.take()
-        assert forecaster.take() == []
-        return made
-
-    return make
-
-
-def test_forecasts_in_the_background_come_when_they_are_done(simulate, forecast_of):
-    forecaster = Forecaster(None, gain=False, fewest=24, background=True)
-    assert forecast_of(forecaster, simulate().upto(24)) == Forecast(24)
-    assert forecast_of(forecaster, simulate().upto(36)) == Forecast(36)
-
-
-class OfLines:
-    def __init__(self, name, measure):
-        self.name, self.measure = name, measure
-
-
-def test_metric_of_lines_that_fails_is_named_and_takes_nothing_from_the_others(simulate, stand_in):
-    def fails(study):
-        raise RuntimeError("boom")
-
-    def leaves(study):
-        sys.exit("no licence")
-
-    def writes(study):
-        study.full[...] = 0
-        return 1.0
-
-    wanted = [
-        OfLines("fails", fails),
-        OfLines("leaves", leaves),
-        OfLines("writes", writes),
-        OfLines("no-number", lambda study: study.full.mean(axis=(1, 2))),
-        OfLines("endless", lambda study: math.inf),
-        OfLines("fine", lambda study: study.full.max()),
-    ]
-    forecaster = Forecaster(stand_in, gain=True, metrics=wanted, fewest=24)
-    forecaster.begin(simulate().upto(48))
-    (made,) = forecaster.take()
-    assert made.gain is not None
-    assert made.metrics == {
-        "fails": None,
-        "leaves": None,
-        "writes": None,
-        "no-number": None,
-        "endless": None,
-        "fine": 1.0,
-    }
-    assert len(made.failed) == 5
-    assert made.failed[0] == "metric 'fails' failed: RuntimeError: boom"
-    assert made.failed[1] == "metric 'leaves' failed: SystemExit: no licence"
-    assert "read-only" in made.failed[2]
-    assert made.failed[4].startswith("metric 'endless' returned inf, expected a finite number")
-
-
-@pytest.mark.parametrize("error", [RuntimeError("boom"), SystemExit("boom")])
-def test_forecast_that_fails_says_so_and_the_next_is_made(simulate, stand_in, forecast_of, error):
-    def fails(*args, **kwargs):
-        raise error
-
-    stand_in.reconstruct = fails
-    forecaster = Forecaster(stand_in, gain=True, fewest=24, background=True)
-    for _ in range(2):
-        made = forecast_of(forecaster, simulate().upto(36))
-        assert made.why_not == f"the prediction failed: {type(error).__name__}: boom"
 
 
 @pytest.mark.parametrize(
