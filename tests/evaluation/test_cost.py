@@ -68,6 +68,7 @@ def test_everything_is_predicted_from_one_point_of_the_same_algorithm():
     assert isclose(other["ratio"], other["predicted"] / 400)
 
 
+@pytest.mark.nightly
 def test_rates_are_measured_drawn_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_WINDOWS", (4, 8))
     monkeypatch.setattr("bluesky_streamrecon.evaluation.rates.MAP_STEPS", (1, 4))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from bluesky.plan_stubs import mv
 
-from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.plans import (
     stream_tomo_fly_plan,
@@ -185,24 +184,19 @@ def test_what_pixels_stand_for_travels_to_the_job_and_into_the_start_document(
 
 @pytest.mark.mpi
 @pytest.mark.timeout(120)
-@pytest.mark.usefixtures("no_orphans")
-def test_plain_scan_makes_the_image_that_a_tomogram_makes(run_engine, documents, beamline, storage, tmp_path):
+def test_plain_scan_makes_the_image_that_a_tomogram_makes(run_engine, documents, beamline, storage, kept_job):
     """The same angles of the same sample, with the flats of the first run for the second one."""
-    job = ReconJob("job", ranks=1, output=tmp_path / "recon")
-    try:
-        images = []
-        angles = [float(angle) for angle in range(0, 180, 6)]
-        tomogram = {"num": 30, "order": angles, "axis": beamline.axis, "threshold": 1.0, "window": 8, "iterations": 2}
-        run_engine(stream_tomo_plan(**tomogram, flats=3, darks=2, job=job))
-        images.append(h5py.File(job.last_run.result)["/exchange/data"][:])
-        recon = ReconSettings(ranks=1, axis=beamline.axis, window=8, iterations=2)
-        plan = bp.list_scan([beamline.detector], beamline.stage, angles)
-        steering = SteeringSettings(threshold=1.0)
-        run_engine(mv(beamline.shutter, "open"))  # no plan of the user's opens it, and ours have closed it
-        run_engine(streaming_wrapper(plan, references="last", job=job, recon=recon, steering=steering))
-        images.append(h5py.File(job.last_run.result)["/exchange/data"][:])
-    finally:
-        job.close()
-    assert job.last_run.ledger_totals()["balanced"]
+    images = []
+    angles = [float(angle) for angle in range(0, 180, 6)]
+    tomogram = {"num": 30, "order": angles, "axis": beamline.axis, "threshold": 1.0, "window": 8, "iterations": 2}
+    run_engine(stream_tomo_plan(**tomogram, flats=3, darks=2, ranks=2, job=kept_job))
+    images.append(h5py.File(kept_job.last_run.result)["/exchange/data"][:])
+    recon = ReconSettings(ranks=2, axis=beamline.axis, window=8, iterations=2)
+    plan = bp.list_scan([beamline.detector], beamline.stage, angles)
+    steering = SteeringSettings(threshold=1.0)
+    run_engine(mv(beamline.shutter, "open"))  # no plan of the user's opens it, and ours have closed it
+    run_engine(streaming_wrapper(plan, references="last", job=kept_job, recon=recon, steering=steering))
+    images.append(h5py.File(kept_job.last_run.result)["/exchange/data"][:])
+    assert kept_job.last_run.ledger_totals()["balanced"]
     assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] > 0.95
     assert images[1].max() > 0

@@ -124,11 +124,11 @@ def test_small_steps_are_not_called_a_stuck_stage(simulate, sample):
 @pytest.mark.parametrize(
     "sample", [Foam(seed=2), Foam(pores=90), Discs(), SheppLogan()], ids=["foam", "pores", "discs", "head"]
 )
-@pytest.mark.parametrize(("num", "counts"), [(360, 300), (720, 300), (720, 1e3), (720, 1e5)])
+@pytest.mark.parametrize(("num", "counts"), [(360, 300), (720, 300), (720, 1e5)])
 def test_dense_scans_are_not_called_stuck_and_a_stuck_stage_is_found_in_them(simulate, sample, num, counts):
     order = make_order("fixed", num=num)
     sound = simulate(sample, order=order, counts=counts, rows=1)
-    checks = range(24, num + 1, num // 20)
+    checks = range(24, num + 1, num // 12)
     assert {count: find_fault(sound.upto(count)) for count in checks} == dict.fromkeys(checks)
     stuck = simulate(sample, Faults(slips_from=num // 2), order=order, counts=counts, rows=1)
     assert find_fault(stuck.upto(num // 2)) is None
