@@ -58,7 +58,7 @@ def orders(
     _run(out, json, lambda: evaluate_orders(data=data, counts=counts, threads=threads, **small))
 
 
-@app.command()
+@app.command(cls=ListCommand)
 def steering(
     out: Out,
     data: Data = None,
@@ -69,6 +69,10 @@ def steering(
     interior: Annotated[
         bool, typer.Option("--interior", help="Also samples that reach out of view, with rings.")
     ] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kinds", metavar="KIND...", help="Only these kinds of samples: texture, fibres, grains, ..."),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of MS-SSIM that is allowed.")] = 0.02,
     quick: Quick = False,
     threads: Threads = 1,
@@ -78,12 +82,12 @@ def steering(
 
     The default policy and the paper's rule judge scans whose truth is known; the oracle knows it, too.
 
-    Example: `streamrecon evaluate steering --out steering --data tooth.h5`
+    Example: `streamrecon evaluate steering --out steering --data tooth.h5`, or `--kinds texture grains` beside ellipses
     """
     from bluesky_streamrecon.evaluation.steering import evaluate_steering
 
     if quick:
-        columns, study_columns, seeds = min(columns, 128), min(study_columns, 96), 1
+        columns, study_columns, seeds = min(columns, 128), min(study_columns, 96), 1  # of kinds, all but the widest
     _run(
         out,
         json,
@@ -94,6 +98,7 @@ def steering(
             seeds=seeds,
             held_out=held_out,
             interior=interior,
+            kinds=kinds or (),
             tolerance=tolerance,
             threads=threads,
         ),

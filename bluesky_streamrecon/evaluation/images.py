@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth
 from bluesky_streamrecon.quality.trials import view_width
@@ -62,7 +61,7 @@ def live_images(
                 yield number, engine.image()
 
 
-def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) -> NDArray[np.float32]:
+def finish(scan: LineScan, *, threads: int = 1) -> NDArray[np.float32]:
     """Reconstruct from all projections of `scan`, by the recipe that the default policy predicts for.
 
     Parameters
@@ -71,8 +70,6 @@ def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) 
         The projections that were taken.
     threads : int, optional
         That compute.
-    over : AngularRange, optional
-        Angles that the whole scan visits.
 
     Returns
     -------
@@ -90,7 +87,7 @@ def finish(scan: LineScan, *, threads: int = 1, over: AngularRange = HALF_TURN) 
     return QuickReconstructor(threads).reconstruct(
         measured,
         scan.angles,
-        over.around(scan.axis, scan.columns).view_weights(scan.angles),
+        scan.over.view_weights(scan.angles),
         axis=scan.axis,
         size=scan.geometry.size,
     )
@@ -108,5 +105,5 @@ def with_best_image(scan: LineScan, *, threads: int = 1) -> LineScan:
         for projection, angle in zip(scan.integrals, scan.angles, strict=True):
             engine.append(projection, float(angle))
         engine.update(BEST_PASSES)
-        width = view_width(scan.columns, scan.axis, HALF_TURN)
+        width = view_width(scan.columns, scan.axis, scan.over)
         return replace(scan, truth=Truth.measured(engine.image(), width))

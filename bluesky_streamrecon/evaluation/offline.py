@@ -61,7 +61,6 @@ def judge_offline(
     steering: SteeringSettings,
     *,
     planned: int | None = None,
-    span: tuple[float, float] = (0.0, 180.0),
     threads: int = 1,
 ) -> Judgement:
     """Reconstruct a scan live, and have a policy judge every image.
@@ -76,8 +75,6 @@ def judge_offline(
         Policy, and its settings.
     planned : int, optional
         Projections planned; as many as there are by default.
-    span : (float, float), optional
-        Angles that the scan was going to visit, degrees.
     threads : int, optional
         That compute.
 
@@ -87,7 +84,7 @@ def judge_offline(
         If there is no policy of a name, or settings can not work.
     """
     planned = planned or len(scan)
-    run = _opened(scan, recon, steering, planned, span)
+    run = _opened(scan, recon, steering, planned)
     session = SteeringSession(run, reconstructor=QuickReconstructor(threads))
     rows, scores = run.preview_rows, []
     done, every = 0, max(1, len(scan) // 10)
@@ -124,9 +121,7 @@ def judge_offline(
     return Judgement(run.steering.rule, tuple(scores), planned)
 
 
-def _opened(
-    scan: LineScan, recon: ReconSettings, steering: SteeringSettings, planned: int, span: tuple[float, float]
-) -> OpenRun:
+def _opened(scan: LineScan, recon: ReconSettings, steering: SteeringSettings, planned: int) -> OpenRun:
     """Make the message that would have opened the run. Advisory, so that judging goes on to the end."""
     return OpenRun(
         run_uid=scan.name or "offline",
@@ -138,5 +133,5 @@ def _opened(
         recon=recon,
         steering=msgspec.structs.replace(steering, advisory=True),
         preview_rows=steering.preview_rows or choose_preview_rows(scan.rows),
-        metadata={"angle_start": str(span[0]), "angle_stop": str(span[1])},
+        metadata={"angle_start": str(scan.span[0]), "angle_stop": str(scan.span[1])},
     )

@@ -1,4 +1,4 @@
-"""How well a policy stops: cases with known truth, judged by the product's own policies, against an oracle.
+"""How well a policy stops: `cases` with known truth, judged by the product's own policies, against an oracle.
 
 Of every scan the image is finished offline from the first m projections and from all of them. What the rest would have
 added, the *loss* at m, is what a policy has to predict. The oracle knows the truth, and stops at the first m from which
@@ -10,106 +10,29 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from bluesky_streamrecon.evaluation.figures import new_figure, predictions
-from bluesky_streamrecon.evaluation.images import finish, with_best_image
+from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Row
-from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
-from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.recon.steps import Pipeline
+from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.sim_devices import Discs, Foam, Sample, SheppLogan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_cases", "held_out_cases", "interior_cases", "judge_cases", "required_cases", "summarize"]
-
-NOISE = (1e3, 1e4, 1e5)
-PORES = 90
-"""Of the foam: as many as in the study that the tolerance comes from."""
+__all__ = ["draw_cases", "judge_cases", "summarize"]
 
 ORACLE_SHARE = 1 / 45
 """Share of the plan between two points that the oracle looks at."""
 
-HELD_OUT = ((160, 120), (224, 200), (256, 240), (320, 160))
-"""Detector columns and projections of the scans that nothing was tuned on."""
-
-HELD_OUT_SEED = 7001
-
-INTERIOR_FILL, INTERIOR_NOISE, INTERIOR_RINGS = 1.5, 5e3, 0.02
-"""Width of interior samples over that of the view, photons, and spread of the pixels' gains that flats do not show."""
-
 MARKS = {"predicted gain": ("o", "C0"), "MS-SSIM 0.95": ("x", "C3"), "oracle": ("|", "C2")}
 
 logger = logging.getLogger(__name__)
-
-
-def required_cases(
-    *, columns: int = 192, seeds: Iterable[int] = range(5), num: int = 180, data: Path | None = None
-) -> list[LineScan]:
-    """Return foam and discs at every seed and noise level, Shepp-Logan at each, and a measured scan as it is."""
-    cases = []
-    for seed in seeds:
-        for i, noise in enumerate(NOISE):
-            for name, sample in (("foam", Foam(pores=PORES, seed=seed)), ("discs", Discs(seed=seed))):
-                cases.append(_case(name, sample, noise, seed, columns, num, 1000 * seed + i))
-    cases += [_case("shepp-logan", SheppLogan(), noise, 0, columns, num, 7 + i) for i, noise in enumerate(NOISE)]
-    if data is not None:
-        cases.append(with_best_image(measured_scan(data)))
-    return cases
-
-
-def held_out_cases() -> list[LineScan]:
-    """Return other seeds, pore sizes, absorptions, image sizes and numbers of projections than `required_cases`."""
-    seed = HELD_OUT_SEED
-    samples: dict[str, Sample] = {
-        "foam, 30 pores": Foam(pores=30, absorption=2.5, seed=seed),
-        "foam, 200 pores": Foam(pores=200, absorption=1.0, seed=seed + 1),
-        "discs, 60 balls": Discs(balls=60, absorption=3.0, seed=seed + 2),
-    }
-    return [
-        _case(name, sample, noise, seed, columns, num, seed + 10 * i)
-        for columns, num in HELD_OUT
-        for i, noise in enumerate(NOISE)
-        for name, sample in samples.items()
-    ]
-
-
-def interior_cases(*, columns: int = 192, num: int = 360, seeds: Iterable[int] = range(2)) -> list[LineScan]:
-    """Return scans of samples that reach out of view on both sides: without rings, with them, and with them removed."""
-    cases = []
-    order = make_order("optimized-interleaved", num=num)
-    for seed in seeds:
-        for name, sample in (("grains", Discs(balls=60, seed=seed)), ("foam", Foam(pores=PORES, seed=seed))):
-            for kind, rings, steps in (
-                ("", 0.0, ()),
-                (", rings", INTERIOR_RINGS, ()),
-                (", rings removed", INTERIOR_RINGS, ("rings",)),
-            ):
-                scan = simulated_scan(
-                    f"interior {name}{kind}",
-                    sample,
-                    columns=columns,
-                    order=order,
-                    counts=INTERIOR_NOISE,
-                    seed=100 + seed,
-                    fill=INTERIOR_FILL,
-                    rings=rings,
-                )
-                pipeline = Pipeline(steps, scan.rows, columns)
-                views = zip(scan.integrals, scan.angles.tolist(), strict=True)
-                lines = np.stack([pipeline.second_part(line.copy(), angle) for line, angle in views])
-                cases.append(replace(scan, integrals=lines, seed=seed))
-    return cases
 
 
 def judge_cases(
@@ -227,12 +150,6 @@ def draw_cases(cases: Sequence[Row], tolerance: float) -> Figure:
     return figure
 
 
-def _case(name: str, sample: Sample, noise: float, seed: int, columns: int, num: int, noise_seed: int) -> LineScan:
-    order = make_order("optimized-interleaved", num=num)
-    scan = simulated_scan(name, sample, columns=columns, order=order, counts=noise, seed=noise_seed)
-    return replace(scan, seed=seed)
-
-
 def _oracle_points(planned: int) -> range:
     return range(max(8, planned // 10), planned + 1, max(1, round(planned * ORACLE_SHARE)))
 
@@ -241,7 +158,7 @@ def _losses(
     cases: Sequence[LineScan], judged: Sequence[tuple[Judgement, Judgement]], threads: int
 ) -> list[dict[int, float]]:
     """Finish every case from all prefixes that matter to it; return the losses by projections."""
-    alike: dict[tuple[bytes, int, float, int], list[int]] = {}
+    alike: dict[tuple[bytes, int, float, int], list[int]] = {}  # in half acquisition, span follows from angles
     for number, case in enumerate(cases):
         alike.setdefault((case.angles.tobytes(), case.columns, case.axis, case.size), []).append(number)
     scores: list[dict[int, float]] = [{} for _ in cases]

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
@@ -175,17 +174,15 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
         msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1),
         msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows))),
         planned=recorded.planned,
-        span=recorded.span,
         threads=threads,
     )
-    over = AngularRange(*np.radians(recorded.span).tolist())
-    whole = finish(scan, threads=threads, over=over)
+    whole = finish(scan, threads=threads)
     stopped = judgement.stopped_at
     early: NDArray[np.float32] | None = None
     lost = 0.0
     if stopped is not None and stopped < len(scan):
-        early = finish(scan.first(stopped), threads=threads, over=over)
-        width = view_width(scan.columns, scan.axis, over.around(scan.axis, scan.columns))
+        early = finish(scan.first(stopped), threads=threads)
+        width = view_width(scan.columns, scan.axis, scan.over)
         lost = 1 - Truth.measured(whole, width).similarity(early)
     verdicts = [{name: getattr(score, name) for name in VERDICT} for score in judgement.scores]
     for row in verdicts:  # judging went on to the end
@@ -230,7 +227,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         values=recorded.recon.pixel_values,
         preparation=recorded.recon.preparation,
     )
-    return centred(replace(scan, name=recorded.name))
+    return centred(replace(scan, name=recorded.name, span=recorded.span))
 
 
 def _draw(

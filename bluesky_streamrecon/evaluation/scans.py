@@ -17,12 +17,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.evaluation.bodies import Kind
 from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
-from bluesky_streamrecon.quality.trials import disc, display_range, in_view
-from bluesky_streamrecon.sim_devices import Ellipses, Sample
+from bluesky_streamrecon.quality.trials import disc, display_range, in_view, view_width
+from bluesky_streamrecon.sim_devices import Sample
 from bluesky_streamrecon.storage import TomoScan, read_scan
 
 __all__ = [
@@ -113,6 +115,8 @@ class LineScan:
         Problems that preparation and axis finder report, a line each; the doubt among them.
     size : int
         Side of the image that shows all that is seen, pixels, where that is more than C; else 0.
+    span : (float, float)
+        Angles that the scan is going to visit, degrees.
     """
 
     name: str
@@ -125,6 +129,7 @@ class LineScan:
     doubt: str = ""
     problems: tuple[str, ...] = ()
     size: int = 0
+    span: tuple[float, float] = (0.0, 180.0)
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -144,6 +149,11 @@ class LineScan:
         """The truth, of a scan that has one."""
         assert self.truth is not None  # noqa: S101 - simulated scans have one, others are given one
         return self.truth
+
+    @property
+    def over(self) -> AngularRange:
+        """Angles that the scan is going to visit, as they count for its axis."""
+        return AngularRange(*np.radians(self.span).tolist()).around(self.axis, self.columns)
 
     @property
     def geometry(self) -> TomoGeometry:
@@ -195,14 +205,18 @@ class ScanStack:
 
 
 @lru_cache(maxsize=8)
-def _cut(sample: Hashable, rows: int, radius: float, size: int) -> tuple[Ellipses, NDArray[np.float32]]:
-    ellipses = cast("Sample", sample).ellipses(rows, radius)
-    return ellipses, ellipses.image(size)
+def _clean(
+    sample: Hashable, rows: int, radius: float, size: int, columns: int, axis: float, order: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return line integrals without noise, and the image; cases of several photons share them."""
+    body = sample.body(radius) if isinstance(sample, Kind) else cast("Sample", sample).ellipses(rows, radius)
+    lines = np.stack([body.projection(angle, columns, axis) for angle in np.radians(order).tolist()])
+    return lines, body.image(size)
 
 
 def simulated_scan(
     name: str,
-    sample: Sample,
+    sample: Sample | Kind,
     *,
     columns: int,
     order: AngleOrder,
@@ -210,7 +224,11 @@ def simulated_scan(
     seed: int = 0,
     rows: int = 1,
     fill: float = FILL,
+    axis: float | None = None,
     rings: float = 0.0,
+    zingers: float = 0.0,
+    fringes: float = 0.0,
+    preparation: Sequence[str | Mapping[str, Any]] = (),
 ) -> LineScan:
     """Compute the scan of a sample.
 
@@ -218,10 +236,10 @@ def simulated_scan(
     ----------
     name : str
         Name of the scan.
-    sample : Sample
+    sample : Sample or Kind
         The sample.
     columns : int
-        Detector columns C; the axis is in their middle.
+        Detector columns C.
     order : AngleOrder
         Degrees.
     counts : float or None, optional
@@ -229,25 +247,51 @@ def simulated_scan(
     seed : int, optional
         Of the noise.
     rows : int, optional
-        Detector rows.
+        Detector rows; a `Kind` has one.
     fill : float, optional
         Width of the sample over that of the view; above 1 the scan is an interior one, and its image has a margin.
+    axis : float, optional
+        Detector column of the rotation axis; near an edge, in a scan over 360 degrees, it is half acquisition. The
+        middle by default.
     rings : float, optional
         Relative spread of the pixels' gains that flats do not show.
+    zingers : float, optional
+        Share of pixels that are three times too bright, in single frames.
+    fringes : float, optional
+        Phase contrast: distance times delta over mu, squared pixels, see the step `paganin`.
+    preparation : sequence of str or mapping, optional
+        As in the settings.
     """
-    axis = (columns - 1) / 2
-    angles = np.radians(np.asarray(order.angles, np.float64))
-    size = image_size(columns, axis, edges=2 if fill > 1 else 0)
-    ellipses, truth = _cut(cast("Hashable", sample), rows, fill * columns / 2, size)
-    integrals = np.stack([ellipses.projection(float(angle), columns, axis) for angle in angles])
+    axis = (columns - 1) / 2 if axis is None else axis
+    span = (order.start, order.stop)
+    over = AngularRange(*np.radians(span).tolist()).around(axis, columns)
+    width = view_width(columns, axis, over)
+    full_turn = over.turn > np.pi
+    size = image_size(columns, axis, full_turn=full_turn, edges=2 if fill > 1 else int(full_turn))
+    clean, truth = _clean(cast("Hashable", sample), rows, fill * width / 2, size, columns, axis, tuple(order.angles))
+    integrals = clean
     if counts is not None:
         random = np.random.default_rng(seed)
+        light = np.exp(-clean.astype(np.float64))
+        if fringes:
+            beside = np.pad(light, ((0, 0), (0, 0), (1, 1)), mode="edge")
+            light = light - fringes * np.diff(beside, 2, axis=2)
         gains = np.maximum(1 + rings * random.standard_normal((rows, columns)), 0) if rings else 1.0
-        photons = random.poisson(counts * gains * np.exp(-integrals.astype(np.float64)))
+        photons = random.poisson(counts * gains * np.maximum(light, 0)).astype(np.float64)
+        if zingers:
+            photons[random.random(photons.shape) < zingers] += 2 * counts
         integrals = -np.log(np.maximum(photons, LEAST_COUNT) / counts).astype(np.float32)
+    angles = np.radians(np.asarray(order.angles, np.float64))
+    if preparation:
+        from bluesky_streamrecon.recon.steps import Pipeline
+
+        steps = Pipeline(preparation, rows, columns)
+        views = zip(integrals, angles.tolist(), strict=True)
+        integrals = np.stack([steps.second_part(steps.first_part(view.copy(), angle), angle) for view, angle in views])
     lines = integrals.astype(np.float32, copy=False)
-    known = Truth.known(truth, columns)
-    return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size if size > columns else 0)
+    known = Truth.known(truth, width)
+    size = size if size > columns else 0
+    return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size, span=span)
 
 
 def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bodies import KINDS
+from bluesky_streamrecon.evaluation.cases import held_out_cases, interior_cases, kind_cases, required_cases
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
-from bluesky_streamrecon.evaluation.policies import (
-    draw_cases,
-    held_out_cases,
-    interior_cases,
-    judge_cases,
-    required_cases,
-    summarize,
-)
+from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
@@ -90,6 +87,7 @@ def evaluate_steering(
     seeds: int = 5,
     held_out: bool = False,
     interior: bool = False,
+    kinds: Sequence[str] = (),
     tolerance: float = 0.02,
     threads: int = 1,
 ) -> Report:
@@ -102,11 +100,14 @@ def evaluate_steering(
     columns : int, optional
         Detector columns of the foam that is followed; the paper's is 1024.
     study_columns, seeds : int, optional
-        Detector columns of the cases that policies are tried on, and how many seeds of each.
+        Detector columns of the cases that policies are tried on, and how many seeds of each; of `kinds`, those with at
+        most three times as many columns, of one seed.
     held_out : bool, optional
         Also try the policies on cases that nothing was tuned on.
     interior : bool, optional
         Also try them on samples that reach out of view, with rings.
+    kinds : sequence of str, optional
+        Try the policies on these kinds of samples instead, keys of `KINDS`, and follow none.
     tolerance : float, optional
         Loss of MS-SSIM that is allowed.
     threads : int, optional
@@ -116,52 +117,62 @@ def evaluate_steering(
     -------
     Report
         ``cases``, ``held_out_cases`` and ``interior_cases`` (see `judge_cases`), ``summary``, ``held_out`` and
-        ``interior`` (see `summarize`; its most
-        important fields also by themselves), and ``curves``: for each scan that was followed the projections where the
-        score first reached 0.95 (``crossed``) and from which on it ``stays`` there. Also as ``steering_*.csv`` and
-        ``steering_*.png``.
+        ``interior`` (see `summarize`; its most important fields also by themselves), ``kinds``, a summary of each kind,
+        and ``curves``: for each scan that was followed the projections where the score first reached 0.95 (``crossed``)
+        and from which on it ``stays`` there. Also as ``steering_*.csv`` and ``steering_*.png``.
 
     Raises
     ------
     StorageError, DataError
         If `data` can not be used.
+    ConfigError
+        If there is no kind of a name.
     """
-    scans = _followed(data, columns, threads)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ConfigError(f"kinds: got {', '.join(unknown)}, expected some of {', '.join(KINDS)}")
+    scans = {} if kinds else _followed(data, columns, threads)
     curves = {title: follow(scan, threads=threads) for title, scan in scans.items()}
     crossings = [
         {"scan": title, "crossed": crossing(points, THRESHOLD), "stays": stays(points, THRESHOLD)}
         for title, (points, _) in curves.items()
     ]
-    rows: dict[str, list[Row]] = {
-        "steering_curves": [{"scan": title} | row for title, (points, _) in curves.items() for row in points]
-    }
-    figures = {"steering_curves": _draw(scans, curves)}
-    kinds = {"cases": required_cases(columns=study_columns, seeds=range(seeds), data=data)}
+    rows: dict[str, list[Row]] = {}
+    figures = {}
+    if curves:
+        rows["steering_curves"] = [{"scan": title} | row for title, (points, _) in curves.items() for row in points]
+        figures["steering_curves"] = _draw(scans, curves)
+    groups: dict[str, Callable[[], list[LineScan]]] = {
+        kind: partial(kind_cases, kind, columns=3 * study_columns) for kind in kinds
+    } or {"cases": partial(required_cases, columns=study_columns, seeds=range(seeds), data=data)}
     if held_out:
-        kinds["held_out"] = held_out_cases()
+        groups["held_out"] = held_out_cases
     if interior:
-        kinds["interior"] = interior_cases(columns=study_columns)
+        groups["interior"] = partial(interior_cases, columns=study_columns)
     summaries = {}
-    for kind, cases in kinds.items():
-        rows[f"steering_{kind}"] = results = judge_cases(cases, tolerance=tolerance, threads=threads)
-        figures[f"steering_{kind}"] = draw_cases(results, tolerance)
-        summaries[kind] = summarize(results, tolerance=tolerance)
-    first = summaries["cases"]
+    for group, make in groups.items():
+        rows[f"steering_{group}"] = results = judge_cases(make(), tolerance=tolerance, threads=threads)
+        figures[f"steering_{group}"] = draw_cases(results, tolerance)
+        summaries[group] = summarize(results, tolerance=tolerance)
+    own = [case for kind in kinds or ("cases",) for case in rows[f"steering_{kind}"]]
+    first = summarize(own, tolerance=tolerance)
     fields = {
         **{name: first[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
-        "cases": rows["steering_cases"],
+        "cases": own,
         "summary": first,
-        **{kind: summaries.get(kind) for kind in ("held_out", "interior")},
-        **{f"{kind}_cases": rows.get(f"steering_{kind}", []) for kind in ("held_out", "interior")},
+        **{group: summaries.get(group) for group in ("held_out", "interior")},
+        **{f"{group}_cases": rows.get(f"steering_{group}", []) for group in ("held_out", "interior")},
+        "kinds": [{"kind": kind} | summaries[kind] for kind in kinds],
         "curves": {row["scan"]: {"crossed": row["crossed"], "stays": row["stays"]} for row in crossings},
     }
     shown = {
-        "MS-SSIM between live images reaches 0.95": crossings,
+        **({"MS-SSIM between live images reaches 0.95": crossings} if crossings else {}),
         "stops, and MS-SSIM lost": [
             {name: case[name] for name in SHOWN}
             for case in fields["cases"] + fields["held_out_cases"] + fields["interior_cases"]
         ],
-        "all cases; shares of 1": [{"kind": kind} | summary for kind, summary in summaries.items()],
+        "all cases; shares of 1": [
+            {"kind": kind} | summary for kind, summary in (summaries | ({"all": first} if kinds else {})).items()
+        ],
     }
     return Report(fields, shown, rows, figures)
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bodies import KINDS, Kind
+from bluesky_streamrecon.evaluation.cases import kind_cases
+from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.live_settings import evaluate_settings, read_choice
 from bluesky_streamrecon.evaluation.offline import judge_offline
 from bluesky_streamrecon.evaluation.orders import ORDERS, evaluate_orders
@@ -123,6 +126,45 @@ def test_steering_study_has_the_contracts_fields(tmp_path, monkeypatch):
     assert len(report.fields["curves"]) == 2
     assert (tmp_path / "steering_curves.png").read_bytes().startswith(PNG)
     assert len(table(tmp_path / "steering_cases.csv")) == 1
+
+
+def test_kinds_of_samples_are_tried_alone_and_each_is_summarized(tmp_path, monkeypatch):
+    def small(kind, *, columns):
+        assert columns == 96
+        return [head(num=48, columns=48, sample=Kind(kind))]
+
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.steering.kind_cases", small)
+    report = evaluate_steering(study_columns=32, kinds=("fibres", "texture"))
+    report.write(tmp_path)
+    assert [row["kind"] for row in report.fields["kinds"]] == ["fibres", "texture"]
+    assert report.fields["summary"]["cases"] == len(report.fields["cases"]) == 2
+    assert (tmp_path / "steering_fibres.png").read_bytes().startswith(PNG)
+    with pytest.raises(ConfigError, match=r"expected some of texture, fibres"):
+        evaluate_steering(kinds=("velvet",))
+
+
+def test_cases_of_a_kind_are_the_same_each_time_and_hold_what_preparation_leaves():
+    first, again = kind_cases("layers", columns=128), kind_cases("layers", columns=128)
+    assert [scan.name for scan in first] == ["layers", "layers, half acquisition"]
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.integrals, other.integrals)
+    half = first[-1]
+    assert (half.span, half.axis) == ((0.0, 360.0), 20.0)
+    assert half.size == half.known.width == 2 * 108 - 1
+    assert half.known.similarity(finish(half)) > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_line_integrals_of_a_kind_are_those_of_its_image(kind):
+    body = Kind(kind, seed=3).body(28)
+    image = body.image(64)[0].astype(float)
+    for angle, sums in ((0.0, image.sum(axis=0)), (np.pi / 2, image.sum(axis=1))):  # x, then y along the detector
+        assert body.projection(angle, 64, 31.5)[0] == pytest.approx(sums, abs=0.04 * sums.max())
+    moments = [float(body.projection(angle, 64, 31.5).sum()) for angle in (0.3, 1.0, 2.2)]
+    assert moments == pytest.approx([image.sum()] * 3, rel=2e-3)
+    at = (np.arange(64) - 31.5) @ image.sum(axis=0), (np.arange(64) - 31.5) @ image.sum(axis=1)
+    turned = (np.arange(64) - 31.5) @ body.projection(0.5, 64, 31.5)[0]
+    assert turned == pytest.approx(at[0] * np.cos(0.5) + at[1] * np.sin(0.5), abs=0.02 * image.sum())
 
 
 def test_settings_are_compared_on_the_same_scans(tmp_path):

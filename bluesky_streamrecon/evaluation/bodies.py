@@ -1,0 +1,289 @@
+"""Samples that are not made of ellipses, with their line integrals: none is computed by a projector of the package.
+
+Polygons are projected in closed form; a random field is turned by cubic splines on pixels half as wide as the
+detector's. Lengths are detector pixels, angles radians, attenuation 1/pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["HELD_OUT_KINDS", "KINDS", "Body", "Field", "Kind", "Polygons"]
+
+Floats = NDArray[np.float64]
+
+FINER = 2
+"""Pixels of a random field along a detector pixel."""
+
+OVERSAMPLED = 4
+"""Points along a pixel by which the image of polygons is made."""
+
+STEEPEST = 1e5
+"""Slope of an edge that is taken for parallel to the rays."""
+
+
+class Body(Protocol):
+    """What is projected."""
+
+    def projection(self, angle: float, columns: int, axis: float) -> NDArray[np.float32]:
+        """Return line integrals, shape (1, columns), each the mean over its pixel."""
+
+    def image(self, size: int) -> NDArray[np.float32]:
+        """Return attenuation, shape (1, size, size), the axis in the middle."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polygons:
+    """Polygons whose attenuation adds where they overlap.
+
+    Parameters
+    ----------
+    corners : tuple of ndarray, each of shape (k, 2)
+        x, y from the axis, counter-clockwise.
+    values : tuple of float
+        Attenuation of each.
+    """
+
+    corners: tuple[Floats, ...]
+    values: tuple[float, ...]
+
+    def projection(self, angle: float, columns: int, axis: float) -> NDArray[np.float32]:
+        """Return line integrals: a polygon's is linear between its corners, so corners alone say what each pixel sees.
+
+        Its second derivative is a sum of peaks, one at each corner. Integrated thrice, from moments of the corners
+        before each pixel's edge, it is exact.
+        """
+        along, across = (np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)]))
+        starts = np.concatenate(self.corners)
+        ends = np.concatenate([np.roll(corners, -1, axis=0) for corners in self.corners])
+        values = np.repeat(self.values, [len(corners) for corners in self.corners])
+        s, step, rise = starts @ along, (ends - starts) @ along, (ends - starts) @ across
+        slope = -values * np.clip(rise / np.where(step == 0, 1e-300, step), -STEEPEST, STEEPEST)
+        places, peaks = np.concatenate([s, s + step]), np.concatenate([slope, -slope])
+        edges = np.arange(columns + 1) - 0.5 - axis
+        order = np.argsort(places)
+        places, peaks = places[order], peaks[order]
+        before = np.searchsorted(places, edges)
+        zeroth, first, second = (
+            np.concatenate([[0.0], np.cumsum(peaks * places**power)])[before] for power in range(3)
+        )
+        integral = (edges**2 * zeroth - 2 * edges * first + second) / 2
+        return np.asarray(np.diff(integral)[None], np.float32)
+
+    def image(self, size: int) -> NDArray[np.float32]:
+        """Return the mean attenuation of each pixel."""
+        from skimage.draw import polygon
+
+        fine = np.zeros((size * OVERSAMPLED, size * OVERSAMPLED))
+        for corners, value in zip(self.corners, self.values, strict=True):
+            x, y = ((corners + size / 2) * OVERSAMPLED - 0.5).T
+            rows, columns = polygon(y, x, fine.shape)
+            fine[rows, columns] += value
+        return _binned(fine, OVERSAMPLED)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """A sample that is known by pixels, finer than the detector's.
+
+    Parameters
+    ----------
+    fine : ndarray, shape (k, k)
+        Attenuation, the axis in the middle.
+    """
+
+    fine: Floats
+
+    def projection(self, angle: float, columns: int, axis: float) -> NDArray[np.float32]:
+        """Return line integrals: sums of the turned field."""
+        from scipy.ndimage import affine_transform
+
+        middle = (len(self.fine) - 1) / 2
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])  # (y, x) of (t, s)
+        first = np.array([-middle, (-0.5 - axis) * FINER + 0.5])
+        shape = (len(self.fine), columns * FINER)
+        turned = affine_transform(self.fine, turn, middle + turn @ first, shape, order=3, prefilter=False)
+        return np.asarray(turned.sum(axis=0).reshape(1, columns, FINER).sum(axis=2) / FINER**2, np.float32)
+
+    def image(self, size: int) -> NDArray[np.float32]:
+        """Return the mean attenuation of each pixel."""
+        from scipy.ndimage import convolve1d
+
+        values = self.fine
+        for along in (0, 1):  # what splines make of their coefficients
+            values = convolve1d(values, [1 / 6, 4 / 6, 1 / 6], axis=along, mode="constant")
+        return _binned(_cropped(values, size * FINER), FINER)
+
+
+def _binned(fine: Floats, by: int) -> NDArray[np.float32]:
+    size = len(fine) // by
+    return np.asarray(fine.reshape(size, by, size, by).mean(axis=(1, 3)), np.float32)[None]
+
+
+def _cropped(values: Floats, size: int) -> Floats:
+    away = (size - len(values)) // 2
+    return np.pad(values, away) if away >= 0 else values[-away:away, -away:away]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of sample.
+
+    Parameters
+    ----------
+    name : str
+        A key of `KINDS`.
+    seed : int
+        Of what is random in it.
+    absorption : float
+        Line integral of a ray through the middle, if all were as dense as its mean.
+    """
+
+    name: str
+    seed: int = 0
+    absorption: float = 1.6
+
+    def body(self, radius: float) -> Body:
+        """Return the sample in a disc of this radius."""
+        made = KINDS[self.name](np.random.default_rng(self.seed), radius)
+        return made(self.absorption / (2 * radius))
+
+
+Made = Callable[[float], Body]
+
+
+def _spectrum(random: np.random.Generator, size: int, power: Callable[[Floats], Floats]) -> Floats:
+    """Return a random field of this power spectrum (periods per detector pixel), mean 0 and deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]) * FINER
+    amplitude = np.sqrt(power(np.maximum(frequency, FINER / size))) * np.exp(-((frequency / 0.6) ** 4))
+    amplitude[0, 0] = 0
+    field = np.fft.irfft2(np.fft.rfft2(random.standard_normal((size, size))) * amplitude, s=(size, size))
+    return np.asarray(field / field.std())
+
+
+def _field(values: Callable[[Floats], Floats], power: Callable[[Floats], Floats]) -> Any:
+    def make(random: np.random.Generator, radius: float) -> Made:
+        from scipy.ndimage import gaussian_filter
+
+        size = 2 * math.ceil(FINER * (radius + 3) / 2) * 2
+        place = np.arange(size) - (size - 1) / 2
+        inside = np.hypot(place[:, None], place[None, :]) < FINER * radius
+        fine = gaussian_filter(np.where(inside, values(_spectrum(random, size, power)), 0.0), 0.6)
+        return lambda attenuation: Field(fine * attenuation)
+
+    return make
+
+
+def _disc(radius: float, corners: int = 720) -> Floats:
+    around = 2 * np.pi * np.arange(corners) / corners
+    return radius * np.stack([np.cos(around), np.sin(around)], axis=1)
+
+
+def _polygons(parts: Iterable[tuple[Floats, float]]) -> Made:
+    corners, values = zip(*parts, strict=True)
+    return lambda attenuation: Polygons(corners, tuple(attenuation * value for value in values))
+
+
+def _cells(random: np.random.Generator, radius: float, count: int) -> list[Floats]:
+    """Return the cells of a Voronoi diagram of so many points, those that are inside the disc."""
+    from scipy.spatial import Voronoi
+
+    points = np.empty((0, 2))
+    least = 1.3 * radius / math.sqrt(count)
+    for point in random.uniform(-1.2 * radius, 1.2 * radius, (40 * count, 2)):
+        if len(points) == 0 or np.hypot(*(points - point).T).min() > least:
+            points = np.concatenate([points, point[None]])
+    diagram = Voronoi(points)
+    cells = [diagram.vertices[region] for region in diagram.regions if region and -1 not in region]
+    return [_counter_clockwise(cell) for cell in cells if np.hypot(*cell.T).max() < radius]
+
+
+def _counter_clockwise(corners: Floats) -> Floats:
+    middle = corners.mean(axis=0)
+    return corners[np.argsort(np.arctan2(*(corners - middle).T[::-1]))]
+
+
+def _shrunk(corners: Floats, by: float) -> Floats:
+    """Return a convex polygon that is smaller by about so much all around."""
+    middle = corners.mean(axis=0)
+    return np.asarray(middle + (corners - middle) * max(1 - by / np.hypot(*(corners - middle).T).mean(), 0.3))
+
+
+def _grains(random: np.random.Generator, radius: float) -> Made:
+    """Return packed grains of other densities, with narrow gaps."""
+    gap = 0.008 * radius
+    return _polygons((_shrunk(cell, gap), random.uniform(0.6, 1.6)) for cell in _cells(random, radius, 130))
+
+
+def _honeycomb(random: np.random.Generator, radius: float) -> Made:
+    """Return cells with thin walls, as in wood."""
+    empty = [(_shrunk(cell, 0.02 * radius), -1.7) for cell in _cells(random, 0.98 * radius, 260)]
+    return _polygons([(_disc(radius), 2.0), *empty])
+
+
+def _rods(random: np.random.Generator, radius: float) -> Made:
+    """Return fibres in a matrix: straight, long and thin, in all directions."""
+    parts = [(_disc(radius), 0.7)]
+    while len(parts) < 90:
+        length, width = radius * random.uniform(0.3, 1.1), radius * random.uniform(0.012, 0.04)
+        box = np.array([[-length, -width], [length, -width], [length, width], [-length, width]]) / 2
+        cosine, sine = math.cos(turn := random.uniform(0, math.pi)), math.sin(turn)
+        rod = box @ np.array([[cosine, sine], [-sine, cosine]]) + random.uniform(-radius, radius, 2)
+        if np.hypot(*rod.T).max() < 0.98 * radius:
+            parts.append((rod, random.uniform(0.5, 1.2)))
+    return _polygons(parts)
+
+
+def _layers(random: np.random.Generator, radius: float) -> Made:
+    """Return layers of other thicknesses and densities, a little tilted against each other, in a disc."""
+    parts, at, tilt = [], -0.97 * radius, random.uniform(0, math.pi)
+    along, up = np.array([math.cos(tilt), math.sin(tilt)]), np.array([-math.sin(tilt), math.cos(tilt)])
+    while at < 0.93 * radius:
+        top = min(at + radius * random.uniform(0.015, 0.12), 0.97 * radius)
+        left, right = (math.sqrt(max((0.98 * radius) ** 2 - h**2, 0)) for h in (at, top))
+        lean = random.uniform(-0.3, 0.3) * (top - at)
+        corners = [(-left, at), (left, at + lean), (right, top), (-right, top - lean)]
+        parts.append((np.array([x * along + y * up for x, y in corners]), random.uniform(0.4, 1.8)))
+        at = top
+    return _polygons(parts)
+
+
+def _cracks(random: np.random.Generator, radius: float) -> Made:
+    """Return a dense body with a few cracks, half filled, that run crooked."""
+    parts = [(_disc(radius), 1.1)]
+    for _ in range(9):
+        at, heading = random.uniform(-0.6, 0.6, 2) * radius, random.uniform(0, 2 * math.pi)
+        width = radius * random.uniform(0.01, 0.05)
+        for _ in range(int(random.integers(8, 25))):
+            heading += random.normal(0, 0.5)
+            ahead = radius * 0.06 * np.array([math.cos(heading), math.sin(heading)])
+            side = np.array([-ahead[1], ahead[0]]) / np.hypot(*ahead) * width / 2
+            thinner = 0.9 * side
+            piece = np.array([at - side, at + ahead - thinner, at + ahead + thinner, at + side])
+            if np.hypot(*piece.T).max() > 0.95 * radius:
+                break
+            parts.append((piece, -0.5))
+            at, width = at + ahead, 0.9 * width
+    return _polygons(parts)
+
+
+KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
+    "texture": _field(lambda field: np.maximum(1 + 0.35 * field, 0.05), lambda k: k**-2.0),
+    "fibres": _rods,
+    "layers": _layers,
+    "grains": _grains,
+    "cracks": _cracks,
+    "honeycomb": _honeycomb,
+    "porous": _field(lambda field: np.where(field > -0.4, 1.4, 0.1), lambda k: np.exp(-((k / 0.05) ** 2))),
+    "speckle": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.11) / 0.05) ** 2))),
+}
+"""Kinds of samples; the structure of a kind has the scale of the sample, or of pixels where it is a random field."""
+
+HELD_OUT_KINDS = ("cracks", "honeycomb", "porous", "speckle")
+"""Kinds that nothing was tuned on."""
