@@ -8,7 +8,7 @@ import numpy as np
 
 from bluesky_streamrecon.jit import helper, kernel, loops
 
-__all__ = ["changes", "median_of_seven", "move_levels", "replace_zingers", "running_median"]
+__all__ = ["changes", "median_of_seven", "move_levels", "replace_zingers", "running_median", "sum_rows"]
 
 Array = np.ndarray[Any, Any]
 
@@ -156,3 +156,21 @@ def move_levels(values: Array, levels: Array, shifts: Array) -> None:
             low, high = levels[row, q - 1, x], levels[row, q, x]
             share = (value - low) / (high - low)
             values[row, x] = value + shifts[row, q - 1, x] + share * (shifts[row, q, x] - shifts[row, q - 1, x])
+
+
+@loops
+def sum_rows(lines: Array, taps: Array, sums: Array) -> None:
+    """Overwrite `sums` (N, C) by those of the rows of `lines` around each, weighted by `taps` (H + 1, C).
+
+    A row of `sums` is H rows further down in `lines` (N + 2 H, C); its tap is `taps` 0, that of the rows n away n.
+    """
+    halo = len(taps) - 1
+    number, size = sums.shape
+    for n in range(number):
+        total, middle, tap = sums[n], lines[n + halo], taps[0]
+        for x in range(size):
+            total[x] = tap[x] * middle[x]
+        for away in range(1, halo + 1):
+            above, below, tap = lines[n + halo - away], lines[n + halo + away], taps[away]
+            for x in range(size):
+                total[x] += tap[x] * (above[x] + below[x])

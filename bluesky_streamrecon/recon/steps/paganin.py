@@ -97,31 +97,32 @@ class Paganin(Step):
         """Make the filter for projections of this shape."""
         from scipy.fft import next_fast_len
 
+        from bluesky_streamrecon.recon.kernels.steps import sum_rows
+
         halo = self.halo_rows
-        self._shape = next_fast_len(rows, real=True), next_fast_len(columns + 2 * halo, real=True)
-        across = (2 * np.pi * np.fft.rfftfreq(self._shape[1])).astype(np.float64)
-        taps = _taps(self.width**2, across, halo)
-        self._rows = np.concatenate([taps[0, :0:-1], taps[0]])  # what is even along a row
-        frequencies = 2 * np.pi * np.fft.fftfreq(self._shape[0])
-        waves = np.cos(np.outer(frequencies, np.arange(halo + 1)))
-        waves[:, 1:] *= 2
-        self._filter = waves @ taps.T
-        self._light = np.zeros(self._shape)
+        width = next_fast_len(columns + 2 * halo, real=True)
+        taps = _taps(self.width**2, 2 * np.pi * np.fft.rfftfreq(width), halo).T
+        self._rows = np.concatenate([taps[:0:-1, 0], taps[:, 0]])  # what is even along a row
+        self._taps = np.repeat(taps, 2, axis=1)  # for real and imaginary parts
+        self._light = np.zeros((rows, width))
+        self._sums = np.empty((max(rows - 2 * halo, 0), self._taps.shape[1]))
+        sum_rows(np.zeros((2 * halo + 1, 2)), self._taps[:, :2].copy(), np.zeros((1, 2)))
 
     def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:  # noqa: ARG002
         """Return attenuation times thickness; a row that was not measured stays so, and counts for none."""
-        from scipy.fft import irfft2, rfft2
+        from scipy.fft import irfft, rfft
+
+        from bluesky_streamrecon.recon.kernels.steps import sum_rows
 
         (rows, columns), halo = projection.shape, self.halo_rows
         measured = np.asarray(np.isfinite(projection).all(axis=1))
-        light = self._light[:rows]  # double precision: in single, sums would depend on which rows there are
+        light = self._light  # double precision: in single, a row's sums would depend on which rows there are
         np.exp(-projection, out=light[:, halo : halo + columns])
         light[:, :halo], light[:, halo + columns :] = light[:, [halo]], light[:, [halo + columns - 1]]
         light[~measured] = 0.0
-        spectrum = rfft2(self._light)
-        spectrum *= self._filter
-        # Rows at the ends, which the circle closes upon, are those that are left out.
-        found = irfft2(spectrum, self._shape, overwrite_x=True)[halo : rows - halo, halo : halo + columns]
+        # Only rows of its own are filtered along columns and go back: they are fewer, and no circle closes upon them.
+        sum_rows(rfft(light, axis=1).view(np.float64), self._taps, self._sums)
+        found = irfft(self._sums.view(np.complex128), light.shape[1], axis=1)[:, halo : halo + columns]
         if not measured.all():
             share = np.convolve(measured, self._rows, "valid")[:, np.newaxis]
             own = measured[halo : rows - halo]
