@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
-from bluesky_streamrecon.wire.messages import PIXEL_TYPES
+from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 
 __all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
 

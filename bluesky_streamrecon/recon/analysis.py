@@ -160,6 +160,10 @@ class Analysis(Protocol[F]):
         made = self.images(rows)
         return lambda: made
 
+    def view(self, row: int) -> NDArray[np.float32]:
+        """Return the image of one row, shape (height, width), to be read before the next update: it need be no copy."""
+        return self.images([row])[0]  # type: ignore[no-any-return]
+
     def conclude(self) -> bool:
         """Make the last image as good as it can be when no more frames come; return whether it is another one now."""
         return False

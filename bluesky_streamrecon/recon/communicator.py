@@ -82,7 +82,7 @@ class Communicator:
         """Find the minimum of each value over all ranks."""
         return tuple(values)
 
-    def sum(self, array: NDArray[np.float64]) -> None:
+    def sum(self, array: NDArray[np.float64] | NDArray[np.float32]) -> None:
         """Add up over all ranks, in place."""
 
     def group(self, blocks: Sequence[RowBlock]) -> Group | None:  # noqa: ARG002 - those with MPI need them
@@ -194,7 +194,7 @@ class MpiCommunicator(Communicator):
         self.wait(agreement.done)
         return agreement.values
 
-    def sum(self, array: NDArray[np.float64]) -> None:
+    def sum(self, array: NDArray[np.float64] | NDArray[np.float32]) -> None:
         """Add up over all ranks, in place."""
         self.wait(self._work.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM).Test)
 

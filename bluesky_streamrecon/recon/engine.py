@@ -284,13 +284,12 @@ class Engine:
         GeometryError
             If a row is not in the block.
         """
-        wanted = list(local_rows)
-        size = self._geometry.size
-        images = np.empty((len(wanted), size, size), np.float32)
-        for image, row in zip(images, wanted, strict=True):
-            slab = self._slab_of(row)
-            image[...] = slab.read(row - slab.rows.first)
-        return images
+        return np.stack([self.view(row) for row in local_rows])
+
+    def view(self, row: int) -> NDArray[np.float32]:
+        """Return the slice of a row, shape (N, N), without a copy where it is in the host's memory."""
+        slab = self._slab_of(row)
+        return slab.read(row - slab.rows.first)
 
     def begin_slices(self, local_rows: Iterable[int]) -> Callable[[], NDArray[np.float32]]:
         """Ask for what `slices` returns; what is returned here waits for it, and may be called after later updates."""

@@ -37,6 +37,7 @@ from bluesky_streamrecon.wire import (
     RankEndpoint,
     RankEvent,
     Refused,
+    ShowCuts,
     Shutdown,
     VolumeDone,
 )
@@ -158,6 +159,7 @@ class _State(NamedTuple):
     abandoned: int = 0
     failed: int = 0
     finished: int = 0
+    cuts: int = 0
 
     @property
     def same_run(self) -> bool:
@@ -239,6 +241,7 @@ class _Job:
             run.release()
             self._dropping = True
             return _State()
+        run.cuts.advance(agreed.cuts)
         if not agreed.closed:
             return agreed
         wanted = self._report(run)
@@ -315,6 +318,7 @@ class _Job:
             shutdown=-int(self._shutdown is not None),
             abandoned=-int(self._abandoned),
             failed=-int(run.failure is not None),
+            cuts=run.cuts.due(),
         )
 
     def _has_news(self, agreed: _State) -> bool:
@@ -326,7 +330,7 @@ class _Job:
         if self._abandoned or run.failure is not None:
             return True
         more = run.prepared > agreed.prepared or len(run.corrections) > agreed.corrections
-        return more or (run.closed is not None) > agreed.closed
+        return more or (run.closed is not None) > agreed.closed or run.cuts.due() > run.cuts.done
 
     def _hear(self, timeout: float) -> bool:
         """Take all events that have come, waiting for the first; return whether there was one."""
@@ -359,6 +363,9 @@ class _Job:
             case CorrectAxis():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.corrections.append(event)
+            case ShowCuts():
+                if run is not None:
+                    run.cuts.want(event)
             case CloseRun():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.close(event)

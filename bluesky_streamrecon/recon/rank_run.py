@@ -23,6 +23,7 @@ from bluesky_streamrecon.jit import kernels_on_disk
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, explained, get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.recon.cuts import CutView
 from bluesky_streamrecon.recon.finishing import Compare, Finishing
 from bluesky_streamrecon.recon.output import Attribute, result_path, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
@@ -85,6 +86,8 @@ class RankRun:
         The beamline has given this run up, and takes no acknowledgements any more.
     broken : bool
         All ranks know that it can not be.
+    cuts : CutView
+        What viewers wish to see of the newest image.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class RankRun:
         self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None  # not sent yet
         self._findings: list[str] = []
         self._shown = shown_rows(run)
+        self.cuts = CutView(run, communicator, link, lambda: self._lag() >= 2 * run.recon.step, clock)
         self._store = checkpoints
         self._checkpoints = checkpoints if run.recon.checkpoint_every > 0 else None
         self._analysis: Analysis[Any] | None = None
@@ -354,18 +358,10 @@ class RankRun:
     def _show(self, analysis: Analysis[Any], *, final: bool) -> None:
         """Ask for a preview of the image as it is now, and send the one before it."""
         self._final_sent = final
+        self.cuts.image = analysis, self._image_number, self._applied
         if not self._shown:
             return
-        preview = Preview(
-            run_uid=self.run.run_uid,
-            rank=self._communicator.rank,
-            image_number=self._image_number,
-            projections=self._applied,
-            final=final,
-            rows=self._shown,
-            shape=analysis.shape,
-        )
-        preview = analysis.annotate(preview)
+        preview = analysis.annotate(Preview(**self._place(), final=final, rows=self._shown, shape=analysis.shape))
         pixels = analysis.begin_images([row - self.run.block.first for row in self._shown])
         self._send_preview()
         self._preview = preview, pixels
@@ -383,8 +379,11 @@ class RankRun:
         return self.prepared - self._applied + self._link.pending()
 
     def _say(self, state: str, **more: Any) -> None:
-        numbers = {"projections": self._applied, "image_number": self._image_number, **more}
-        self._link.send(Status(run_uid=self.run.run_uid, rank=self._communicator.rank, state=state, **numbers))
+        self._link.send(Status(**self._place(), state=state, **more))
+
+    def _place(self) -> dict[str, Any]:
+        place = {"run_uid": self.run.run_uid, "rank": self._communicator.rank}
+        return {**place, "image_number": self._image_number, "projections": self._applied}
 
     def _find(self, lines: Iterable[str]) -> None:
         """Report what the user should know, each line once, while the run goes on."""

@@ -235,13 +235,7 @@ class Tomography(Analysis[View]):
             self._make_images_anew(new)
 
     def remake(self, axis: float) -> None:
-        """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it.
-
-        Parameters
-        ----------
-        axis : float
-            Detector column.
-        """
+        """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it."""
         self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)
         if self._engine is not None:
             self._make_images_anew()
@@ -285,6 +279,10 @@ class Tomography(Analysis[View]):
         """Ask for slices: a GPU copies them while the next update is made."""
         begun = self._running.begin_slices(rows)
         return lambda: self._as_turned(begun())
+
+    def view(self, row: int) -> NDArray[np.float32]:
+        """Return one slice, shape (N, N), 1/pixel."""
+        return self._running.view(row)[:: -1 if self._mirrored else 1]
 
     def _as_turned(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return images of a sample that turns the way it does: seen as turning the other way it is a mirror image."""

@@ -5,6 +5,7 @@ See ``docs/reference/protocol.md``. Angles are radians, lengths detector pixels,
 """
 
 from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
+from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -61,6 +62,8 @@ __all__ = [
     "ControllerEndpoint",
     "ControllerEvent",
     "CorrectAxis",
+    "Cut",
+    "Cuts",
     "FrameSource",
     "Item",
     "ItemGone",
@@ -91,6 +94,7 @@ __all__ = [
     "RunStatus",
     "Score",
     "ServerSecurity",
+    "ShowCuts",
     "ShowMe",
     "Shutdown",
     "Status",

@@ -18,8 +18,9 @@ from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
 from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
+from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 from bluesky_streamrecon.wire.hub import Hub
-from bluesky_streamrecon.wire.messages import PIXEL_TYPES, ItemKind, OpenRun, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Run
 from bluesky_streamrecon.wire.security import ServerSecurity

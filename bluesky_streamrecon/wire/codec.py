@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
+from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts, check_cuts
 from bluesky_streamrecon.wire.fields import Pixels
 from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, Picture, Preview
 from bluesky_streamrecon.wire.messages import (
@@ -48,11 +49,11 @@ MAXIMUM_HEADER_BYTES: Final = 2**18
 """Longest header frame, preamble included."""
 MAXIMUM_PREVIEW_HEADER_BYTES: Final = 2**20
 MAXIMUM_PICTURE_BYTES: Final = MOST_PICTURE_BYTES + 2**12
-"""Longest message of those that go to an operator and come from one, the pixels of a `Picture` included."""
+"""Longest message of those that go to an operator and come from one, the pixels of a `Picture` or `Cuts` included."""
 MAXIMUM_PIXEL_BYTES: Final = 2**30
 """Largest pixel frame."""
 
-_LONGEST: Final = {Preview: MAXIMUM_PREVIEW_HEADER_BYTES, Picture: MAXIMUM_PICTURE_BYTES}
+_LONGEST: Final = {Preview: MAXIMUM_PREVIEW_HEADER_BYTES, Picture: MAXIMUM_PICTURE_BYTES, Cuts: MAXIMUM_PICTURE_BYTES}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
@@ -234,4 +235,6 @@ _CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     CorrectAxis: lambda message: _check_axis(message.axis, f"correct-axis of run {message.run_uid[:8]}"),
     Score: lambda message: _check_axis(message.axis, f"score of image {message.image_number}"),
     Picture: _check_picture,
+    ShowCuts: check_cuts,
+    Cuts: check_cuts,
 }

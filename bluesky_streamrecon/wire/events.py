@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
@@ -135,6 +136,6 @@ class Refused:
 
 
 LinkEvent = LinkLost | LinkRestored | Refused | Problem | Shutdown
-RankEvent = LinkEvent | OpenRun | Item | ItemGone | CorrectAxis | CloseRun | AbandonRun
+RankEvent = LinkEvent | OpenRun | Item | ItemGone | CorrectAxis | CloseRun | AbandonRun | ShowCuts
 ControllerEvent = LinkEvent | OpenRun | LengthenRun | CloseRun | AbandonRun | Preview | ShowMe
-OperatorEvent = LinkEvent | Answer | Picture
+OperatorEvent = LinkEvent | Answer | Picture | Cuts

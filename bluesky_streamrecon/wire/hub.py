@@ -9,6 +9,7 @@ from typing import Any
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.wire.channel import MessageSender
+from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -35,7 +36,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
-from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, OperatorSessions
+from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, CutWishes, OperatorSessions
 from bluesky_streamrecon.wire.run import Ledger, Run
 
 __all__ = ["Hub"]
@@ -65,7 +66,7 @@ class Hub(Listener):
         **listening: Any,
     ) -> None:
         super().__init__(**listening)
-        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe)
+        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe, ShowCuts, Cuts)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": MOST_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
@@ -78,6 +79,7 @@ class Hub(Listener):
         self._shutdown: str | None = None
         self._ready = False
         self._operators = OperatorSessions()
+        self._cuts = CutWishes()
 
     # ------------------------------------------------------------------ asked by the user
 
@@ -156,6 +158,10 @@ class Hub(Listener):
         controller = self._peers.get(("controller", 0))
         if controller is not None and controller.link is not None and (wish := self._operators.wish(now)) is not None:
             controller.send_plain(wish)
+        if self.run is not None and not self.run.finished and (cuts := self._cuts.wish(now)) is not None:
+            for peer in self._links.values():
+                if peer.hello.role == "rank":
+                    peer.send_plain(cuts)
 
     # ------------------------------------------------------------------ peers come and go
 
@@ -204,6 +210,7 @@ class Hub(Listener):
             self._ready = False
         if role == "operator":
             self._operators.leave(peer)
+            self._cuts.leave(peer)
         if reason:
             if self._shutdown is None and role != "operator":
                 log.warning("%s: lost: %s", peer, reason)
@@ -270,6 +277,8 @@ class Hub(Listener):
             self._emit(message, peer)
         elif isinstance(message, Picture) and role == "controller":
             self._operators.show(message, [p for p in self._links.values() if p.hello.role == "operator"], now)
+        elif isinstance(message, Cuts) and role == "rank":
+            self._cuts.show(message)
         elif isinstance(message, Status):
             if run is not None and message.run_uid == run.uid:
                 run.note(message)
@@ -301,6 +310,8 @@ class Hub(Listener):
             self._emit(message, peer)
         elif isinstance(message, ShowMe):
             self._operators.look(peer, message, now)
+        elif isinstance(message, ShowCuts):
+            self._cuts.want(peer, message, now)
         elif not isinstance(message, Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for operators to send")
 

@@ -15,8 +15,8 @@ from msgspec import Meta
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.changes import CorrectAxis, LengthenRun
+from bluesky_streamrecon.wire.cuts import CutMessage
 from bluesky_streamrecon.wire.fields import (
-    PIXEL_TYPES,
     Address,
     Count,
     Counts,
@@ -41,7 +41,6 @@ from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 __all__ = [
     "CHANNELS",
     "COMPILING",
-    "PIXEL_TYPES",
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Ack",
@@ -430,6 +429,7 @@ Message = (
     | Answer
     | ShowMe
     | Picture
+    | CutMessage
     | Shutdown
 )
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import msgspec
 
-from bluesky_streamrecon.errors import JobError, SteeringError
-from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES
+from bluesky_streamrecon.errors import ConfigError, JobError, ProtocolError, SteeringError
+from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES, decode, encode
+from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.events import LinkRestored, OperatorEvent, Refused
 from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.member import Member
@@ -55,6 +56,8 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         """Set when the beamline announces that its job ends."""
         self._answers: dict[int, Future[Answer]] = {}  # by the order's number
         self._viewers: dict[Future[Picture], ShowMe] = {}
+        self._cuts: dict[str, tuple[ShowCuts, Future[Cuts]]] = {}  # by viewer
+        self._wishes = 0
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id, software), channel="orders")
         transport = Transport(frame_limit=MAXIMUM_PICTURE_BYTES)
@@ -108,6 +111,39 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         finally:
             self._viewers.pop(shown, None)
 
+    def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[Cuts]:
+        """Wish to see cuts of the newest image; does not wait. The wish, or its answer, may be lost.
+
+        Parameters
+        ----------
+        cuts : sequence of Cut
+            At most four.
+        viewer : str, optional
+            Whose wish it is: it takes the place of the one before, which gets a `JobError`.
+
+        Raises
+        ------
+        ConfigError
+            If a cut can not be sent, or there are too many, or too many pixels.
+        JobError
+            If the beamline refuses us.
+        """
+        shown: Future[Cuts] = Future()
+        with self._working():
+            self._check_not_over()
+            self._wishes += 1
+            wish = ShowCuts(viewer=viewer, number=self._wishes, cuts=tuple(cuts))
+            try:
+                decode(encode(wish))
+            except (ProtocolError, TypeError, OverflowError) as error:
+                raise ConfigError(str(error)) from None
+            _, before = self._cuts.get(viewer, (wish, None))
+            self._cuts[viewer] = wish, shown
+            self._member.send(wish)
+        if before is not None:
+            _settle(before, JobError("the same viewer wishes to see something else by now"))
+        return shown
+
     def close(self, linger_s: float = 0.2) -> None:
         """Close the socket and join the thread; who still waits gets an error. Idempotent."""
         with self.lock:
@@ -139,8 +175,13 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
                     viewers, self._viewers = self._viewers, {}
                     for shown in viewers:
                         shown.set_result(event)
+                elif isinstance(event, Cuts):
+                    wish, waiting = self._cuts.get(event.viewer, (None, None))
+                    if waiting is not None and wish is not None and wish.number == event.number:
+                        del self._cuts[event.viewer]
+                        _settle(waiting, event)
                 elif isinstance(event, LinkRestored):
-                    for seen in self._viewers.values():
+                    for seen in [*self._viewers.values(), *(wish for wish, _ in self._cuts.values())]:
                         self._member.send(seen)
                 elif isinstance(event, Refused):
                     self._end(f"the beamline at {self.address} refuses us: {event.text}")
@@ -151,6 +192,17 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         """Raise an error for everybody who waits, and for all who ask later."""
         self._over = self._over or text
         waiting: list[Future[Any]] = [*self._answers.values(), *self._viewers]
-        self._answers, self._viewers = {}, {}
+        waiting += [shown for _, shown in self._cuts.values()]
+        self._answers, self._viewers, self._cuts = {}, {}, {}
         for future in waiting:
-            future.set_exception(JobError(self._over))
+            _settle(future, JobError(self._over))
+
+
+def _settle(future: Future[Any], result: object) -> None:
+    """End a future with its result or its error, unless nobody waits for it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,7 +1,7 @@
 """People's programs at the beamline's end, without sockets: how many, at what pace, and the pictures they see.
 
-They are sent nothing that they have not asked for. One picture at a time comes up from the controller, and only while
-somebody waits for one. Time is passed in, monotonic seconds.
+They are sent nothing that they have not asked for. One picture at a time comes up from the controller, and the cuts of
+one wish at a time from the ranks, only while somebody waits for them. Time is passed in, monotonic seconds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
+from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Peer
 
-__all__ = ["MOST_AT_ONCE", "MOST_OPERATORS", "OperatorSessions"]
+__all__ = ["MOST_AT_ONCE", "MOST_OPERATORS", "CutWishes", "OperatorSessions"]
 
 MOST_OPERATORS: Final = 16
 ASKS_PER_SECOND: Final = 20.0
@@ -22,6 +25,12 @@ SAME_PICTURE_SECONDS: Final = 1.0
 """Between two times that one operator is sent the same picture."""
 PICTURE_SECONDS: Final = 5.0
 """After which a picture that the controller did not send is asked for again."""
+MOST_CUT_WISHES: Final = 64
+"""Of all viewers together; the oldest is dropped."""
+CUT_SECONDS: Final = 1.0
+"""After which the ranks, where they did not answer a wish, are sent the next one, or the same again."""
+CUT_WISH_SECONDS: Final = 10.0
+"""After which nobody waits for cuts any more."""
 
 
 @dataclass(slots=True)
@@ -108,3 +117,48 @@ class OperatorSessions:
             return
         viewer.looking, viewer.shown, viewer.shown_at = None, shown, now
         peer.send_plain(picture)
+
+
+class CutWishes:
+    """Which cuts viewers wish to see: the newest wish of each counts, and the ranks have one at a time."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], tuple[Peer, ShowCuts, float]] = {}  # next in turn first
+        self._numbers = 0
+        self._asked: ShowCuts | None = None  # as the viewer sent it; its number at the ranks is `_numbers`
+        self._asked_at = 0.0
+
+    def want(self, peer: Peer, wish: ShowCuts, now: float) -> None:
+        """Take a viewer's wish in the place of its last one."""
+        key = (peer.hello.instance, wish.viewer)
+        self._waiting.pop(key, None)
+        self._waiting[key] = (peer, wish, now)
+        while len(self._waiting) > MOST_CUT_WISHES:
+            del self._waiting[next(iter(self._waiting))]
+
+    def leave(self, peer: Peer) -> None:
+        """Forget what an operator's viewers wished."""
+        self._waiting = {key: kept for key, kept in self._waiting.items() if key[0] != peer.hello.instance}
+
+    def wish(self, now: float) -> ShowCuts | None:
+        """Return what to send the ranks; None if nobody waits, or they have a wish that they may still answer."""
+        self._waiting = {key: kept for key, kept in self._waiting.items() if now - kept[2] < CUT_WISH_SECONDS}
+        if not self._waiting or (self._asked is not None and now - self._asked_at < CUT_SECONDS):
+            return None
+        key = next(iter(self._waiting))
+        kept = self._waiting.pop(key)
+        self._waiting[key] = kept  # behind the others, should it be lost
+        self._numbers += 1
+        self._asked, self._asked_at = kept[1], now
+        return msgspec.structs.replace(kept[1], viewer="", number=self._numbers)
+
+    def show(self, cuts: Cuts) -> None:
+        """Send the cuts that were asked for to their viewer, if it still waits for them."""
+        if self._asked is None or cuts.number != self._numbers:
+            return
+        asked, self._asked = self._asked, None
+        for key, (peer, wish, _) in self._waiting.items():
+            if wish is asked:
+                del self._waiting[key]
+                peer.send_plain(msgspec.structs.replace(cuts, viewer=wish.viewer, number=wish.number))
+                return

@@ -14,6 +14,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES
+from bluesky_streamrecon.wire.cuts import Cuts
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
 from bluesky_streamrecon.wire.images import Picture, Preview
@@ -173,12 +174,12 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         with self._working():
             self._member.applied(self._run_uid, seq)
 
-    def send(self, message: Status | RunDone | VolumeDone | Problem | Preview) -> None:
+    def send(self, message: Status | RunDone | VolumeDone | Problem | Preview | Cuts) -> None:
         """Send a message; does not wait.
 
-        A status is lost while there is no link. A result or a problem is sent until the beamline has it; what was
-        applied and received of the run is filled into its `RunDone`. A preview goes to the controller, with the line
-        integrals that went into the image and were not sent before; its arrays are not to be changed any more.
+        A status or cuts are lost while there is no link. A result or a problem is sent until the beamline has it; what
+        was applied and received of the run is filled into its `RunDone`. A preview goes to the controller, with the
+        line integrals that went into the image and were not sent before; its arrays are not to be changed any more.
 
         Raises
         ------

@@ -27,7 +27,9 @@ from bluesky_streamrecon.wire import (
     AllRanksReady,
     BeamlineEndpoint,
     BeamlineEvent,
+    Cut,
     OpenRunSpec,
+    OperatorEndpoint,
     Problem,
     RunFinished,
     Status,
@@ -326,6 +328,37 @@ def seen_through() -> Callable[..., Scan]:
         )
 
     return make
+
+
+def _oblique_cut(scan: Scan, size: int = 48) -> Cut:
+    """Make a square plane through the middle of the volume, turned about two axes."""
+    rows, columns = scan.shape
+    across, down = np.array([0.04, 0.6, 0.8]), np.array([0.09, -0.8, 0.6])
+    middle = np.array([rows - 1, columns - 1, columns - 1]) / 2
+    side = 0.9 * columns
+    corner = middle - side * (across + down) / 2
+    corner, down, across = (tuple(edge.tolist()) for edge in (corner, side * down, side * across))
+    return Cut(corner=corner, down=down, across=across, shape=(size, size))
+
+
+@pytest.fixture
+def oblique_cut() -> Callable[..., Cut]:
+    """Give an oblique cut through the middle of a scan's volume."""
+    return _oblique_cut
+
+
+@pytest.fixture
+def viewer() -> Iterator[Callable[[Beamline], OperatorEndpoint]]:
+    """Connect a person's program to a beamline."""
+    opened: list[OperatorEndpoint] = []
+
+    def connect(beamline: Beamline) -> OperatorEndpoint:
+        opened.append(OperatorEndpoint(beamline.endpoint.address, job_id=beamline.endpoint.job_id))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.close(0)
 
 
 @pytest.fixture

@@ -10,14 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.axis import find_axis
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import Cut
 
 pytestmark = pytest.mark.mpi
+
+WAIT_S = 25.0
 
 
 def settings(scan, ranks, **changes):
@@ -119,6 +123,42 @@ def test_steps_of_the_preparation_give_the_same_image_with_any_number_of_ranks(k
     assert zingers[0] == 0 < zingers[1] == zingers[2]
     assert np.abs(images[1] - images[0]).max() > 0.1 * images[0].max()
     np.testing.assert_array_equal(images[2], images[1])
+
+
+def resampled(volume, cut):
+    """The stored volume at the cut's points, by another hand; NaN outside."""
+    points = cut.points()
+    found = map_coordinates(volume.astype(np.float64), np.moveaxis(points, -1, 0), order=1, mode="nearest")
+    outside = ((points < -0.5) | (points > np.array(volume.shape) - 0.5)).any(axis=-1)
+    return np.where(outside, np.nan, found)
+
+
+@pytest.mark.parametrize(("ranks", "share"), [(1, 1), (2, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("rotation", ["counterclockwise", "clockwise"])
+def test_cuts_of_any_direction_equal_the_stored_volume(
+    kept_mpi_job, viewer, oblique_cut, scan, tmp_path, ranks, share, rotation
+):
+    beamline, _ = kept_mpi_job(ranks)
+    rows, columns = scan.shape
+    upright = Cut(corner=(-0.5, 17.3, -0.5), down=(rows, 0, 0), across=(0, 0, columns), shape=(9, columns))
+    row = Cut(corner=(1, -0.5, -0.5), down=(0, columns, 0), across=(0, 0, columns), shape=(columns, columns))
+    far_away = Cut(corner=(50, 0, 0), down=(0, 8, 0), across=(0, 0, 8), shape=(2, 3))
+    chosen = settings(scan, ranks, share=share, rotation=rotation, final="none")
+    beamline.open(scan, chosen, tmp_path, uid=f"{ranks}-{share}-{rotation}")
+    beamline.references(scan)
+    beamline.projections(scan)
+    beamline.wait_for_images(ranks, len(scan.angles) // 2)
+    shown = viewer(beamline).show_cuts([row, upright, oblique_cut(scan), far_away]).result(WAIT_S)
+    finished = beamline.finish()
+    assert shown.image_number == finished.results[0].image_number
+    assert (shown.projections, shown.volume) == (len(scan.angles), (rows, columns, columns))
+    with h5py.File(finished.results[0].result) as file:
+        volume = file["/exchange/data"][:]
+    for values, cut in zip(shown.values(), shown.cuts, strict=True):
+        np.testing.assert_allclose(values, resampled(volume, cut), rtol=0, atol=1e-5 * volume.max())
+    assert np.isnan(shown.values()[3]).all()
+    np.testing.assert_array_equal(shown.values()[0], volume[1])
+    assert np.isfinite(shown.values()[2]).mean() > 0.3
 
 
 def alone(scan, algorithm):

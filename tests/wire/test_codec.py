@@ -21,6 +21,8 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
+from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cut, Cuts, ShowCuts
+from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
 
@@ -40,6 +42,8 @@ OPEN = m.OpenRun(
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 2), dtype="<u2", shape=(2, 8))
 PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), shape=(4, 4))
 
+CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
+CUTS = Cuts(run_uid="run", image_number=3, projections=5, number=7, cuts=(CUT, CUT), volume=(4, 8, 8), pixels=bytes(96))
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
 )
@@ -75,6 +79,8 @@ DOWN = [
     m.Heartbeat(),
     m.Shutdown(reason="bye"),
     ShowMe(run_uid="run", image_number=3),
+    ShowCuts(viewer="page", number=3, cuts=(CUT,)),
+    CUTS,
     o.Answer(
         number=1,
         status=RunStatus(state="running", run_uid="run", held=Order(action="hold", who="anna"), ledger={"sent": 1}),
@@ -99,6 +105,27 @@ def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) 
     picture = msgspec.structs.replace(PICTURE, **wrong)
     with pytest.raises(RemoteProtocolError, match="picture of image 3"):
         decode(encode(picture))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pixels": bytes(92)},
+        {"cuts": ()},
+        {"cuts": (CUT,) * 5},
+        {"cuts": (msgspec.structs.replace(CUT, shape=(0, 24)),)},
+        {"cuts": (msgspec.structs.replace(CUT, shape=(MOST_CUT_PIXELS, 2)),)},
+        {"cuts": (msgspec.structs.replace(CUT, corner=(float("nan"), 0.0, 0.0)),) * 2},
+        {"cuts": (msgspec.structs.replace(CUT, down=(float("inf"), 0.0, 0.0)),) * 2},
+        {"volume": (0, 8, 8)},
+    ],
+)
+def test_cuts_that_nobody_can_make_or_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"cuts|volume"):
+        decode(encode(msgspec.structs.replace(CUTS, **wrong)))
+    if "cuts" in wrong:
+        with pytest.raises(RemoteProtocolError, match="cuts"):
+            decode(encode(ShowCuts(number=1, cuts=wrong["cuts"])))
 
 
 @pytest.mark.parametrize("axis", [float("nan"), float("inf")])
@@ -133,7 +160,7 @@ def test_largest_picture_and_answer_fit_into_a_header() -> None:
     assert decode(encode(told)) == told
 
 
-@pytest.mark.parametrize("dtype", m.PIXEL_TYPES)
+@pytest.mark.parametrize("dtype", PIXEL_TYPES)
 def test_pixels_are_a_read_only_view_of_what_came(dtype: str) -> None:
     pixels = np.arange(16).reshape(2, 8).astype(dtype)
     raw = pixels.tobytes()

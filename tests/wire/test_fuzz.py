@@ -21,6 +21,7 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
+from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.link import Sent
@@ -43,6 +44,7 @@ ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4)
 PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), shape=(4, 4))
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
 WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
+CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=8, low=0, high=1, pixels=bytes(4)
 )
@@ -60,6 +62,10 @@ SEEDS: list[list[bytes]] = [
     encode(o.Ask(seq=1, order=o.Order(action="hold", who="anna", reason="why"))),
     encode(PICTURE),
     encode(ShowMe(run_uid="run", image_number=3)),
+    encode(ShowCuts(viewer="page", number=3, cuts=(CUT,))),
+    encode(
+        Cuts(run_uid="run", image_number=1, projections=2, number=3, cuts=(CUT,), volume=(4, 8, 8), pixels=bytes(48))
+    ),
     encode(o.Answer(seq=1, number=1)),
     encode(WELCOME),
     encode(OPEN),

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from typing import Any
 
+import msgspec
 import pytest
 
 from bluesky_streamrecon import job_registration as a
@@ -15,6 +16,8 @@ from bluesky_streamrecon.wire import (
     Answer,
     Ask,
     ClientSecurity,
+    Cut,
+    Cuts,
     LinkRestored,
     OperatorEndpoint,
     Order,
@@ -22,6 +25,7 @@ from bluesky_streamrecon.wire import (
     Picture,
     RunStatus,
     ServerSecurity,
+    ShowCuts,
     ShowMe,
     make_keys,
 )
@@ -29,10 +33,12 @@ from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
+from bluesky_streamrecon.wire.listener import Peer
 from bluesky_streamrecon.wire.member import Member
-from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, MOST_OPERATORS
+from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, MOST_OPERATORS, CutWishes
 
 STATUS = Ask()
+CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=4, low=0.0, high=1.0, pixels=bytes(4)
 )
@@ -239,6 +245,31 @@ def test_look_for_what_was_just_shown_waits_for_something_new():
     hub.receive(b"0", encode(ShowMe(run_uid="run", image_number=3)), 0.2)
     hub.tick(5.0)
     assert [x for x in answers(hub, b"c") if isinstance(x, ShowMe)] == [ShowMe(run_uid="run", image_number=3)]
+
+
+def test_wishes_are_served_in_turn_sent_again_when_lost_and_forgotten_with_their_viewer():
+    wishes, (anna, ben) = CutWishes(), (Peer(m.Hello(job_id="job", role="operator", instance=i)) for i in "ab")
+    assert wishes.wish(0.0) is None  # nobody watches
+    for number in (1, 2):
+        wishes.want(anna, ShowCuts(viewer="left", number=number, cuts=(CUT,)), 0.0)
+    wishes.want(ben, ShowCuts(number=1, cuts=(CUT,)), 0.0)
+    first = wishes.wish(0.0)
+    assert wishes.wish(0.5) is None  # one at a time
+    second = wishes.wish(1.5)  # of the other viewer: the first was lost, or takes long
+    assert (first.number, second.number) == (1, 2)
+    made = Cuts(run_uid="run", image_number=3, projections=4, number=1, cuts=(CUT,), volume=(4, 8, 8), pixels=bytes(48))
+    wishes.show(made)  # too late
+    assert not anna.outbox
+    wishes.show(msgspec.structs.replace(made, number=2))
+    assert [(cuts.viewer, cuts.number) for cuts in ben.outbox] == [("", 1)]
+    again = wishes.wish(1.6)
+    wishes.show(msgspec.structs.replace(made, number=again.number))
+    assert [(cuts.viewer, cuts.number) for cuts in anna.outbox] == [("left", 2)]
+    assert wishes.wish(5.0) is None
+    wishes.want(anna, ShowCuts(viewer="left", number=3, cuts=(CUT,)), 5.0)
+    wishes.leave(anna)
+    wishes.want(ben, ShowCuts(number=2, cuts=(CUT,)), 5.0)
+    assert wishes.wish(60.0) is None  # nobody waits so long
 
 
 def test_job_is_announced_to_its_user_alone_and_forgotten_when_its_process_is_gone(tmp_path, monkeypatch):

@@ -1,0 +1,141 @@
+"""Messages about cuts through the volume that is being made: what a viewer wishes to see, and what the ranks answer.
+
+Places are (row, y, x) in voxels: detector row, and row and column of its slice; voxel centres are whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.wire.fields import Count, Name, Side, Uid
+
+__all__ = ["MOST_CUTS", "MOST_CUT_PIXELS", "Cut", "CutMessage", "Cuts", "ShowCuts", "check_cuts"]
+
+MOST_CUTS: Final = 4
+"""Cuts of one wish: a row, two vertical ones, and an oblique one."""
+MOST_CUT_PIXELS: Final = 3 * 2**18
+"""Pixels of all of them together."""
+
+Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Vector = tuple[Coordinate, Coordinate, Coordinate]
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """A rectangle anywhere in the volume: along a row, upright or oblique.
+
+    Parameters
+    ----------
+    corner : (float, float, float)
+        Where it begins, at the outer corner of its first pixel.
+    down, across : (float, float, float)
+        Its two edges, from there.
+    shape : (int, int)
+        Pixels along `down`, and along `across`.
+
+    Examples
+    --------
+    Row 5 of slices of 64 x 64 voxels, voxel by voxel:
+
+    >>> cut = Cut(corner=(5, -0.5, -0.5), down=(0, 64, 0), across=(0, 0, 64), shape=(64, 64))
+    >>> cut.points()[1, 2].tolist()
+    [5.0, 1.0, 2.0]
+    """
+
+    corner: Vector
+    down: Vector
+    across: Vector
+    shape: tuple[Side, Side]
+
+    @property
+    def pixels(self) -> int:
+        """Number of its pixels."""
+        return self.shape[0] * self.shape[1]
+
+    def points(self) -> NDArray[np.float64]:
+        """Return the centres of its pixels, (row, y, x), shape (height, width, 3)."""
+        height, width = self.shape
+        down = np.multiply.outer((np.arange(height) + 0.5) / height, np.asarray(self.down, np.float64))
+        across = np.multiply.outer((np.arange(width) + 0.5) / width, np.asarray(self.across, np.float64))
+        points: NDArray[np.float64] = np.asarray(self.corner, np.float64) + down[:, None] + across[None]
+        return points
+
+
+WishedCuts = Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
+
+
+class ShowCuts(msgspec.Struct, frozen=True, kw_only=True, tag="show-cuts"):
+    """Somebody wishes to see these cuts of the newest image, once.
+
+    An operator sends it to the beamline, and that one to all ranks. It may be lost. Of the wishes of one viewer only
+    the newest counts.
+
+    Parameters
+    ----------
+    viewer : str
+        Whose wish it is, by any name: one operator may speak for several. The beamline's own wishes have none.
+    number : int
+        Counts the sender's wishes.
+    cuts : tuple of Cut
+        At most four, of `MOST_CUT_PIXELS` pixels together.
+    """
+
+    viewer: Name = ""
+    number: Count
+    cuts: WishedCuts
+
+
+class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
+    """Cuts of one image, as they were wished for.
+
+    Parameters
+    ----------
+    run_uid, image_number, projections
+        Which image of which run, and how many projections went into it.
+    viewer, number, cuts
+        Those of the wish.
+    volume : (int, int, int)
+        Rows, height and width of the whole volume.
+    pixels : bytes
+        Of one cut after the other, little-endian float32, C order; NaN where a cut is outside the volume.
+    """
+
+    run_uid: Uid
+    image_number: Count
+    projections: Count
+    viewer: Name = ""
+    number: Count
+    cuts: WishedCuts
+    volume: tuple[Side, Side, Side]
+    pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
+
+    def values(self) -> list[NDArray[np.float32]]:
+        """Return each cut's pixels, shape (height, width)."""
+        ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
+        parts = np.split(np.frombuffer(self.pixels, "<f4"), ends)
+        return [part.reshape(cut.shape) for part, cut in zip(parts, self.cuts, strict=True)]
+
+
+CutMessage = ShowCuts | Cuts
+
+
+def check_cuts(message: CutMessage) -> None:
+    """Raise `RemoteProtocolError` for cuts that are too large, or not the size that they say."""
+    numbers = [value for cut in message.cuts for edge in (cut.corner, cut.down, cut.across) for value in edge]
+    if not all(map(math.isfinite, numbers)):
+        raise RemoteProtocolError(f"cuts of wish {message.number}: got {message.cuts}, expected finite numbers")
+    pixels = sum(cut.pixels for cut in message.cuts)
+    if pixels > MOST_CUT_PIXELS:
+        raise RemoteProtocolError(
+            f"cuts of wish {message.number}: got {pixels} pixels, expected at most {MOST_CUT_PIXELS}"
+        )
+    if isinstance(message, Cuts) and len(message.pixels) != 4 * pixels:
+        raise RemoteProtocolError(
+            f"cuts of wish {message.number}: got {len(message.pixels)} bytes, expected {4 * pixels} for {pixels} pixels"
+        )

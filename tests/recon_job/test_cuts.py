@@ -1,0 +1,110 @@
+"""Cuts through the volume that is being made: who is served when, and at what cost."""
+
+from __future__ import annotations
+
+import queue
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.recon.analysis import Analysis
+from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.recon.cuts import CutView, interpolated
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import Cut, ShowCuts
+
+BOUND = 25.0
+
+
+def settings(scan):
+    return ReconSettings(window=8, step=2, axis=scan.axis, ranks=1, coalesce=False, final="none")
+
+
+def test_cuts_arrive_while_a_run_waits_and_change_with_its_images(beamline, job, viewer, oblique_cut, scan, tmp_path):
+    watching = viewer(beamline)
+    beamline.open(scan, settings(scan), tmp_path)
+    early = watching.show_cuts([oblique_cut(scan)], viewer="early")  # there is no image yet
+    beamline.references(scan)
+    beamline.projections(scan, 0, 10)
+    beamline.wait_for_images(1, 5)
+    first = watching.show_cuts([oblique_cut(scan)]).result(BOUND)
+    assert early.result(BOUND).image_number <= 5
+    beamline.projections(scan, 10, 20)
+    beamline.wait_for_images(1, 10)
+    second = watching.show_cuts([oblique_cut(scan)]).result(BOUND)
+    assert (first.image_number, second.image_number) == (5, 10)
+    assert not np.array_equal(first.values()[0], second.values()[0], equal_nan=True)
+    with pytest.raises(ConfigError, match="pixels"):
+        watching.show_cuts([oblique_cut(scan, 1024)])
+    beamline.finish()
+
+
+def test_newest_wish_of_a_viewer_counts_and_others_are_served_too(beamline, job, viewer, oblique_cut, scan, tmp_path):
+    watching = viewer(beamline)
+    older = watching.show_cuts([oblique_cut(scan, 8)], viewer="anna")
+    newer = watching.show_cuts([oblique_cut(scan, 9)], viewer="anna")
+    other = watching.show_cuts([oblique_cut(scan, 10)], viewer="ben")
+    with pytest.raises(JobError, match="something else"):
+        older.result(BOUND)
+    beamline.open(scan, settings(scan), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan)
+    assert newer.result(BOUND).cuts[0].shape == (9, 9)
+    assert other.result(BOUND).cuts[0].shape == (10, 10)
+    beamline.finish()
+
+
+class Slices(Analysis):
+    """Somebody's own analysis, which only knows how to give images."""
+
+    shape = (5, 7)
+
+    def update(self, frames):
+        raise NotImplementedError
+
+    def images(self, rows):
+        return np.stack([np.arange(35, dtype=np.float32).reshape(5, 7) + 100 * row for row in rows])
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        self.now += 1.0  # each look takes a second
+        return self.now
+
+
+def test_cuts_take_a_small_share_of_the_time_while_projections_wait_and_work_with_any_analysis(scan):
+    behind, clock, sent = [True], Clock(), queue.SimpleQueue()
+    run = SimpleNamespace(run_uid="run", detector_shape=(3, 7), block=SimpleNamespace(first=0, rows=3, member=0))
+    view = CutView(run, Communicator(), SimpleNamespace(send=sent.put), lambda: behind[0], clock)
+    cut = Cut(corner=(0.5, 1.0, 1.0), down=(0.0, 2.0, 0.0), across=(0.0, 0.0, 2.0), shape=(1, 1))
+    view.want(ShowCuts(number=1, cuts=(cut,)))
+    assert view.due() == 0  # there is no image
+    view.image = Slices(), 4, 8
+    assert view.due() == 1
+    view.advance(1)
+    assert sent.get_nowait().values()[0] == pytest.approx(50 + 2 * 7 + 2)
+    view.want(ShowCuts(number=2, cuts=(cut,)))
+    assert view.due() == 1
+    behind[0] = False
+    assert view.due() == 2
+    behind[0] = True
+    clock.now += 30.0
+    assert view.due() == 2
+    view.advance(1)
+    assert sent.empty()
+
+
+def test_parts_of_any_blocks_add_up_to_the_interpolation():
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(7, 6, 5)).astype(np.float32)
+    points = rng.uniform(0, np.array(volume.shape) - 1, (4000, 3))
+    points[:7] = [[row, 5, 4] for row in range(7)]
+    total = np.zeros(len(points))
+    for first, stop in ((0, 1), (1, 4), (4, 7)):
+        total += interpolated(points - [first, 0, 0], (stop - first, 6, 5), volume[first:stop].__getitem__)
+    np.testing.assert_allclose(total, map_coordinates(volume.astype(float), points.T, order=1), atol=1e-5)
