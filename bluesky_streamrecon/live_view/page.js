@@ -3,7 +3,6 @@
 const $ = id => document.getElementById(id);
 const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
 let run = null, judged = [], shown = "", axis = null, asked = null; // asked: what is ordered once a reason was given
-const cut = { scale: 1, x: 0, y: 0 }; // of the slices, all alike; x and y in shares of a slice's side
 
 function words(parent, tag, text) {
   const made = document.createElement(tag);
@@ -13,7 +12,7 @@ function words(parent, tag, text) {
 }
 
 function take(told) {
-  if (told.run !== run) { run = told.run; judged = []; }
+  if (told.run !== run) { run = told.run; judged = []; forget(); }
   judged = judged.slice(0, told.first).concat(told.judged);
   $("run").textContent = run ? "run " + run : "no run yet";
   $("link").textContent = told.link;
@@ -35,6 +34,7 @@ function take(told) {
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.picture) slices(told.picture);
+  if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(); }
   draw(told.total, told.tolerance);
 }
 
@@ -60,54 +60,240 @@ function slices(picture) {
   const axis = picture.axis === null ? "" : ", rotation axis at detector column " + picture.axis.toFixed(2);
   $("image").textContent = "Image " + picture.image + " from " + picture.projections + " projections" + small + axis +
     "; black is " + picture.low.toPrecision(2) + ", white " + picture.high.toPrecision(2) +
-    " per pixel. Wheel or + and − zoom, drag or arrows move, double click or 0 shows all.";
+    " per pixel.";
 }
 
 function frame() {
   const figure = words($("slices"), "figure", ""), box = words(figure, "div", "");
   box.className = "frame";
-  box.tabIndex = 0;
   box.append(document.createElement("img"));
   words(figure, "figcaption", "");
-  const at = event => { const area = box.getBoundingClientRect(); return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height]; };
-  box.onwheel = event => { event.preventDefault(); zoom(Math.exp(-event.deltaY / 400), ...at(event)); };
-  box.ondblclick = () => zoom(0, 0, 0);
-  let from = null;
-  box.onpointerdown = event => { from = at(event); box.setPointerCapture(event.pointerId); };
-  box.onpointermove = event => {
-    if (!from) return;
-    const to = at(event);
-    move(to[0] - from[0], to[1] - from[1]);
-    from = to;
-  };
-  box.onpointerup = box.onpointercancel = () => { from = null; };
-  const step = 0.1, keys = { "+": () => zoom(1.25, .5, .5), "=": () => zoom(1.25, .5, .5), "-": () => zoom(.8, .5, .5), "0": () => zoom(0, 0, 0),
-    ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0), ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step) };
-  box.onkeydown = event => { if (keys[event.key]) { event.preventDefault(); keys[event.key](); } };
-  place();
   return figure;
 }
 
-function zoom(factor, x, y) {
-  const scale = Math.min(32, Math.max(1, cut.scale * factor)), grown = scale / cut.scale;
-  cut.x = x - (x - cut.x) * grown;
-  cut.y = y - (y - cut.y) * grown;
-  cut.scale = scale;
-  move(0, 0);
+// ------------------------------------------------------------------------------------------- cuts
+
+// Places are [row, y, x] in voxels. Upright panels show a square of side `view.side / view.zoom` around `view.centre`.
+const UPRIGHT = { row: { down: 1, across: 2, normal: 0 }, front: { down: 0, across: 2, normal: 1 }, side: { down: 0, across: 1, normal: 2 } };
+const NAMES = ["row", "y", "x"], ALL = ["row", "front", "side", "oblique"], viewer = Math.random().toString(36).slice(2);
+const view = { image: 0, volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
+const panels = {}, drawn = {}; // drawn: the newest values of each panel, with their shape and what they show
+let looking = false, lookAgain = false;
+
+const plus = (a, b, k = 1) => a.map((x, i) => x + k * b[i]), times = (a, k) => a.map(x => x * k);
+const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0), unit = a => times(a, 1 / Math.hypot(...a)), along = i => [0, 1, 2].map(j => Number(i === j));
+const normal = () => { const a = view.down, b = view.across; return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]; };
+const middle = () => view.volume.map(n => (n - 1) / 2), number = v => Number(v.toPrecision(3)).toString();
+
+function forget() {
+  Object.assign(view, { image: 0, volume: null });
+  seen(false);
 }
 
-function move(x, y) {
-  cut.x = Math.min(0, Math.max(1 - cut.scale, cut.x + x));
-  cut.y = Math.min(0, Math.max(1 - cut.scale, cut.y + y));
-  place();
+function seen(cuts) { // slices of fixed rows are there as long as there are no cuts
+  $("cuts").hidden = $("about-cuts").hidden = !cuts;
+  $("slices").hidden = $("image").hidden = cuts;
 }
 
-function place() {
-  for (const image of document.querySelectorAll(".frame img")) {
-    image.style.transform = `translate(${100 * cut.x}%, ${100 * cut.y}%) scale(${cut.scale})`;
-    image.style.imageRendering = cut.scale > 3 ? "pixelated" : "auto";
+function begin(volume) {
+  Object.assign(view, { volume, side: Math.max(...volume), zoom: 1, offset: 0, down: [.8, .6, 0], across: unit([-.3, .4, .8]) });
+  view.centre = middle();
+  view.cross = middle().map(Math.round);
+  for (const name of ALL) {
+    const shown = UPRIGHT[name], range = shown ? [0, volume[shown.normal] - 1] : [-view.side / 2, view.side / 2];
+    [panels[name].slider.min, panels[name].slider.max] = range;
   }
+  turn(0, 0);
 }
+
+// The rectangle of a panel: its corner and its edges.
+function rectangle(name) {
+  const side = view.side / view.zoom, shown = UPRIGHT[name], centre = name === "oblique" ? plus(middle(), normal(), view.offset) : [...view.centre];
+  if (shown) centre[shown.normal] = view.cross[shown.normal];
+  const [down, across] = (shown ? [along(shown.down), along(shown.across)] : [view.down, view.across]).map(edge => times(edge, side));
+  return { corner: plus(plus(centre, down, -.5), across, -.5), down, across };
+}
+
+function wishes() {
+  if (!view.volume) return [{ corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }];
+  return ALL.map(name => {
+    const width = panels[name].canvas.clientWidth * devicePixelRatio, most = panels[name].figure.classList.contains("large") ? 512 : 320;
+    const n = Math.max(32, Math.min(most, Math.round(width), Math.round(2 * view.side / view.zoom)));
+    return { ...rectangle(name), shape: [n, n] };
+  });
+}
+
+// Fetch the cuts, again and again as long as something has changed meanwhile.
+async function look() {
+  lookAgain = true;
+  if (looking) return;
+  looking = true;
+  while (lookAgain) {
+    lookAgain = false;
+    const cuts = wishes(), sized = view.volume !== null;
+    try {
+      const answer = await fetch("cuts", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" }, body: JSON.stringify({ viewer, cuts }) });
+      if (!answer.ok) { $("cut-note").textContent = view.volume ? "Not up to date: " + (await answer.json()).text : ""; continue; }
+      const about = JSON.parse(answer.headers.get("X-Streamrecon-Cuts")), values = new Float32Array(await answer.arrayBuffer());
+      if (about.run !== run) continue;
+      seen(true);
+      if (!view.volume || about.volume.join() !== view.volume.join()) { begin(about.volume); lookAgain = true; continue; }
+      if (sized) show(about, cuts, values);
+    } catch { $("cut-note").textContent = "Not up to date: the live view's server does not answer"; }
+  }
+  looking = false;
+}
+
+function show(about, cuts, values) {
+  let first = 0;
+  ALL.forEach((name, i) => {
+    const [height, width] = about.shapes[i];
+    drawn[name] = { height, width, values: values.subarray(first, first + height * width), cut: cuts[i] };
+    first += height * width;
+  });
+  if (!$("locked").checked) {
+    const some = values.filter((v, i) => i % 29 === 0 && Number.isFinite(v)).sort();
+    view.low = some.length ? some[Math.floor(.005 * some.length)] : 0;
+    view.high = some.length ? some[Math.ceil(.995 * some.length) - 1] : 1;
+    $("low").value = Math.abs(view.low) < 1e-6 * view.high ? 0 : number(view.low);
+    $("high").value = number(view.high);
+  }
+  $("cut-note").textContent = "Image " + about.image + " from " + about.projections + " projections, " + about.volume.join(" × ") + " voxels" +
+    (axis === null ? "" : ", rotation axis at detector column " + axis.toFixed(2));
+  ALL.forEach(paint);
+}
+
+function paint(name) {
+  const { canvas } = panels[name], { height, width, values } = drawn[name] ?? {};
+  if (!values) return;
+  canvas.width = width;
+  canvas.height = height;
+  const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), scale = view.high > view.low ? 255 / (view.high - view.low) : 0;
+  for (let i = 0; i < values.length; i++) {
+    image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = (values[i] - view.low) * scale;
+    image.data[4 * i + 3] = Number.isNaN(values[i]) ? 0 : 255;
+  }
+  pen.putImageData(image, 0, 0);
+}
+
+// Cross hairs, and where the oblique plane meets a panel; in shares of its sides.
+function lines(name) {
+  const { down, across } = UPRIGHT[name] ?? {}, { lines: svg, slider, text } = panels[name], parts = [];
+  const add = (kind, x1, y1, x2, y2) => parts.push(element("line", { class: kind, x1, y1, x2, y2, "vector-effect": "non-scaling-stroke" }));
+  if (name === "oblique") {
+    text.textContent = "oblique " + number(view.offset);
+    slider.value = view.offset;
+  } else {
+    const area = rectangle(name), side = view.side / view.zoom, shown = UPRIGHT[name].normal;
+    const x = (view.cross[across] - area.corner[across]) / side, y = (view.cross[down] - area.corner[down]) / side;
+    add("cross", x, 0, x, 1);
+    add("cross", 0, y, 1, y);
+    const n = normal(), at = dot(n, plus(middle(), n, view.offset)) - dot(n, area.corner), a = n[across] * side, b = n[down] * side; // a x + b y = at
+    if (Math.abs(a) > Math.abs(b)) add("trace", at / a, 0, (at - b) / a, 1);
+    else if (Math.abs(b) > 1e-9) add("trace", 0, at / b, 1, (at - a) / b);
+    text.textContent = NAMES[shown] + " " + Math.round(view.cross[shown]);
+    slider.value = view.cross[shown];
+  }
+  svg.replaceChildren(...parts);
+}
+
+function changed() {
+  view.cross = view.cross.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
+  view.centre = view.centre.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
+  view.offset = Math.min(view.side / 2, Math.max(-view.side / 2, view.offset));
+  ALL.forEach(lines);
+  look();
+}
+
+function cross(name, across, down) { // to a point of a panel, in shares of its sides
+  const area = rectangle(name), shown = UPRIGHT[name], place = plus(plus(area.corner, area.across, across), area.down, down);
+  for (const i of [shown.down, shown.across]) view.cross[i] = place[i];
+  changed();
+}
+
+function step(name, by) {
+  if (name === "oblique") view.offset += by; else view.cross[UPRIGHT[name].normal] += by;
+  changed();
+}
+
+function zoomCuts(factor) {
+  const zoom = factor ? Math.min(64, Math.max(1, view.zoom * factor)) : 1;
+  view.centre = zoom === 1 ? middle() : view.centre.map((v, i) => view.cross[i] + (v - view.cross[i]) * view.zoom / zoom);
+  view.zoom = zoom;
+  changed();
+}
+
+function turn(right, down) { // radians
+  const n = normal(), across = plus(times(view.across, Math.cos(right)), n, Math.sin(right)), tilted = plus(times(view.down, Math.cos(down)), n, Math.sin(down));
+  view.across = unit(right ? across : view.across);
+  view.down = unit(plus(tilted, view.across, -dot(tilted, view.across)));
+  changed();
+}
+
+function enlarge(name) {
+  for (const other of ALL) panels[other].figure.classList.toggle("large", other === name);
+  changed();
+}
+
+function panel(name) {
+  const figure = words($("cuts"), "figure", ""), box = words(figure, "div", ""), shown = UPRIGHT[name];
+  const canvas = words(box, "canvas", ""), svg = element("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }), caption = words(figure, "figcaption", "");
+  const label = words(caption, "label", ""), text = words(label, "span", ""), slider = words(label, "input", "");
+  box.append(svg);
+  box.className = "cut";
+  box.tabIndex = 0;
+  box.id = "cut-" + name;
+  box.setAttribute("role", "application");
+  box.setAttribute("aria-label", shown ? "Cut at a " + NAMES[shown.normal] + ": arrows move the cross hair, page keys go through the volume" : "Oblique cut: arrows turn it, page keys move it");
+  slider.type = "range";
+  slider.step = "any";
+  slider.oninput = () => step(name, slider.valueAsNumber - (shown ? view.cross[shown.normal] : view.offset));
+  panels[name] = { figure, canvas, lines: svg, slider, text };
+  const at = event => { const area = box.getBoundingClientRect(); return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height]; };
+  let from = null;
+  const drag = event => {
+    const to = at(event), moved = [to[0] - from[0], to[1] - from[1]];
+    from = to;
+    if (!shown) turn(3 * moved[0], 3 * moved[1]);
+    else if (!event.shiftKey) cross(name, ...to);
+    else { view.centre[shown.across] -= moved[0] * view.side / view.zoom; view.centre[shown.down] -= moved[1] * view.side / view.zoom; changed(); }
+  };
+  box.onpointerdown = event => { from = at(event); box.setPointerCapture(event.pointerId); if (shown) drag(event); };
+  box.onpointermove = event => { if (from) drag(event); point(name, ...at(event)); };
+  box.onpointerup = box.onpointercancel = () => { from = null; };
+  box.onpointerleave = () => { $("value").textContent = ""; };
+  box.ondblclick = () => enlarge(name);
+  box.onwheel = event => {
+    event.preventDefault();
+    if (event.ctrlKey || event.shiftKey) zoomCuts(Math.exp(-(event.deltaY || event.deltaX) / 400)); else step(name, Math.sign(event.deltaY));
+  };
+  box.onkeydown = event => {
+    const by = event.shiftKey ? 10 : 1, move = (x, y) => { if (!shown) return turn(.05 * by * x, .05 * by * y); view.cross[shown.across] += by * x; view.cross[shown.down] += by * y; return changed(); };
+    const keys = { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1), PageUp: () => step(name, -by), PageDown: () => step(name, by),
+      "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name) };
+    if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  };
+}
+
+// The value under the cursor.
+function point(name, across, down) {
+  const { height, width, values, cut } = drawn[name] ?? {};
+  if (!values || across < 0 || across >= 1 || down < 0 || down >= 1) return;
+  const place = plus(plus(cut.corner, cut.across, across), cut.down, down), value = values[Math.floor(down * height) * width + Math.floor(across * width)];
+  $("value").textContent = place.map((v, i) => NAMES[i] + " " + v.toFixed(1)).join(", ") + ": " + (Number.isNaN(value) ? "outside" : number(value) + " per pixel");
+}
+
+function limits() {
+  $("locked").checked = true;
+  view.low = $("low").valueAsNumber;
+  view.high = $("high").valueAsNumber;
+  ALL.forEach(paint);
+}
+
+ALL.forEach(panel);
+panels.row.figure.classList.add("large");
+$("low").onchange = $("high").onchange = limits;
+$("locked").onchange = () => { if (!$("locked").checked) look(); };
 
 // ------------------------------------------------------------------------------------------- curves
 

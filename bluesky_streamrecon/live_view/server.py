@@ -13,10 +13,11 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -26,6 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.live_view.page import change, draw_png, render
 from bluesky_streamrecon.live_view.source import Source
+from bluesky_streamrecon.wire import Cut
+from bluesky_streamrecon.wire.cuts import MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
 __all__ = ["ViewServer"]
@@ -33,6 +36,8 @@ __all__ = ["ViewServer"]
 LARGEST_ORDER: Final = 16_384
 MOST_PAGES: Final = 64
 KEEP_ALIVE_SECONDS: Final = 10.0
+CUTS_SECONDS: Final = 5.0
+"""After which a page has to wish for its cuts again."""
 TOKEN_HEADER: Final = "X-Streamrecon-Token"  # noqa: S105 - the header's name
 
 
@@ -42,6 +47,11 @@ class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     count: int = 0
     axis: float | None = None
+
+
+class _CutsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    viewer: Annotated[str, Meta(min_length=1, max_length=64)]
+    cuts: Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
 
 
 class ViewServer:
@@ -93,6 +103,7 @@ class ViewServer:
             Route("/events", self._events),
             Route("/picture/{image:int}/{index:int}.png", self._picture),
             Route("/order", self._order, methods=["POST"]),
+            Route("/cuts", self._cuts, methods=["POST"]),
         ]
         checked = _AccessCheck(Starlette(routes=routes), self._token, self.port, self._public)
         config = uvicorn.Config(
@@ -131,11 +142,9 @@ class ViewServer:
         return Response(png, media_type="image/png", headers={"X-Image": str(picture.image_number)})
 
     async def _order(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LARGEST_ORDER:
-                return JSONResponse({"ok": False, "text": "the order is too long"}, status_code=413)
+        body = await _body(request)
+        if body is None:
+            return JSONResponse({"ok": False, "text": "the order is too long"}, status_code=413)
         try:
             order = msgspec.json.decode(body, type=_OrderBody)
         except msgspec.MsgspecError as error:
@@ -154,6 +163,28 @@ class ViewServer:
         except StreamReconError as error:
             return JSONResponse({"ok": False, "text": str(error)}, status_code=409)
         return JSONResponse({"ok": True, "text": answer.text})
+
+    async def _cuts(self, request: Request) -> Response:
+        """Answer with the pixels of all cuts, float32, and say in a header what they are of."""
+        try:
+            wish = msgspec.json.decode(await _body(request) or b"", type=_CutsBody)
+            shown = self._source.show_cuts(wish.cuts, wish.viewer)
+            cuts = await asyncio.wait_for(asyncio.wrap_future(shown), CUTS_SECONDS)
+        except (msgspec.MsgspecError, ConfigError) as error:
+            return JSONResponse({"text": str(error)}, status_code=400)
+        except StreamReconError as error:
+            return JSONResponse({"text": str(error)}, status_code=409)
+        except TimeoutError:
+            return JSONResponse({"text": "no run makes images now"}, status_code=504)
+        about = {
+            "run": cuts.run_uid,
+            "image": cuts.image_number,
+            "projections": cuts.projections,
+            "volume": cuts.volume,
+            "shapes": [cut.shape for cut in cuts.cuts],
+        }
+        headers = {"X-Streamrecon-Cuts": msgspec.json.encode(about).decode()}
+        return Response(cuts.pixels, media_type="application/octet-stream", headers=headers)
 
     async def _events(self, request: Request) -> Response:
         if self._pages >= MOST_PAGES:
@@ -188,6 +219,16 @@ class ViewServer:
         finally:
             self._pages -= 1
             unlisten()
+
+
+async def _body(request: Request) -> bytes | None:
+    """Return what was sent; None if it is too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_ORDER:
+            return None
+    return body
 
 
 def _checked(public_url: str) -> str:

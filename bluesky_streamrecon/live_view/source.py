@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
+    Cut,
+    Cuts,
     Judged,
     OperatorEndpoint,
     Order,
@@ -127,11 +130,26 @@ class Source:
         JobError, SteeringError
             If there is no job, or it can not be done.
         """
+        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count, axis=axis)
+        return self._connected().ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
+
+    def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:
+        """Wish to see cuts through the newest image; see `OperatorEndpoint.show_cuts`.
+
+        Raises
+        ------
+        JobError
+            If there is no job.
+        ConfigError
+            If they can not be sent.
+        """
+        return self._connected().show_cuts(cuts, viewer=viewer)
+
+    def _connected(self) -> OperatorEndpoint:
         operator = self._operator
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
-        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count, axis=axis)
-        return operator.ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
+        return operator
 
     def close(self) -> None:
         """End the threads and the connection; idempotent."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
@@ -16,16 +17,22 @@ from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     ClientSecurity,
     ControllerEndpoint,
+    Cuts,
     Judged,
+    OpenRunSpec,
     OperatorEndpoint,
     Order,
     Picture,
+    RankEndpoint,
     RunStatus,
     ServerSecurity,
+    ShowCuts,
     ShowMe,
+    Shutdown,
 )
 
 BOUND = 20.0
+VOLUME = (12, 16, 16)
 
 
 class Beamline:
@@ -42,6 +49,9 @@ class Beamline:
         self._controller = ControllerEndpoint(self.endpoint.address, job_id=self.endpoint.job_id, security=keys)
         self._thread = threading.Thread(target=self._draw)
         self._thread.start()
+        self.wishes: list[ShowCuts] = []
+        self._rank: RankEndpoint | None = None
+        self._cutting = threading.Thread(target=self._cut)
 
     def connect(self) -> OperatorEndpoint:
         return OperatorEndpoint(self.endpoint.address, job_id=self.endpoint.job_id)
@@ -63,7 +73,33 @@ class Beamline:
         )
         self._may.release()
 
+    def begin_cuts(self) -> None:
+        """Open the run, with a rank whose image has the value 100 row + 10 y + x everywhere."""
+        shape = VOLUME[:2]
+        spec = OpenRunSpec(run_uid="run-1", recon_uid="recon-1", planned=12, detector_shape=shape, dtype="<u2")
+        self.endpoint.open_run(spec)
+        self._rank = RankEndpoint(self.endpoint.address, job_id=self.endpoint.job_id, rank=0, size=1)
+        self._cutting.start()
+        self.status = msgspec.structs.replace(self.status, image_number=1)
+
+    def _cut(self) -> None:
+        assert self._rank is not None
+        while (event := self._rank.next()) is not None and not isinstance(event, Shutdown):
+            if not isinstance(event, ShowCuts):
+                continue
+            self.wishes.append(event)
+            points = np.concatenate([cut.points().reshape(-1, 3) for cut in event.cuts])
+            inside = ((points >= -0.5) & (points <= np.array(VOLUME) - 0.5)).all(axis=1)
+            values = np.where(inside, points @ [100.0, 10.0, 1.0], np.nan).astype("<f4")
+            number = self.status.image_number
+            about = {"run_uid": "run-1", "image_number": number, "projections": number, "volume": VOLUME}
+            self._rank.send(Cuts(number=event.number, cuts=event.cuts, pixels=values.tobytes(), **about))
+
     def close(self) -> None:
+        if self._rank is not None:
+            self.endpoint.shutdown_peers("the test is over")
+            self._cutting.join(BOUND)
+            self._rank.close(0)
         self._may.release()
         self._pictures.clear()
         self._controller.close(0)
