@@ -17,6 +17,7 @@ from bluesky.callbacks.core import make_class_safe
 from event_model import DocumentRouter
 
 from bluesky_streamrecon.beamline.documents import BLOCK
+from bluesky_streamrecon.settings import TOMOGRAPHY, SteeringSettings
 
 __all__ = ["RunTable"]
 
@@ -74,9 +75,14 @@ class RunTable(DocumentRouter):
         self._planned, self._begun = int(block.get("projections") or 0), doc["time"]
         self._angles = [str(block.get("angle")), *map(str, doc.get("motors", ()))]
         order = f" in {block['order']} order" if "order" in block else ""
-        how = f"{recon.get('algorithm')}, {block.get('job_ranks', '?')} ranks"
-        rule = steering.get("policy") or "predicted-gain"
-        limit = f", tolerance {steering['tolerance']:g}" if "predicted-gain" in rule and "tolerance" in steering else ""
+        analysis = recon.get("analysis", TOMOGRAPHY)
+        how = f"{recon.get('algorithm') if analysis == TOMOGRAPHY else analysis}, {block.get('job_ranks', '?')} ranks"
+        told = SteeringSettings(policy=steering.get("policy"), threshold=steering.get("threshold"))
+        rule, limit = told.rule, ""
+        if "ms-ssim" in rule:
+            limit += f", threshold {told.least_score:g}"
+        if "predicted-gain" in rule and "tolerance" in steering:
+            limit += f", tolerance {steering['tolerance']:g}"
         verb = "Reports" if steering.get("advisory") else "Ends"
         self._say(
             f"{self._scan}: {self._planned or 'any number of'} projections{order}; {how}. {verb} when the image is "

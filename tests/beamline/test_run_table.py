@@ -81,9 +81,28 @@ def test_run_begins_and_ends_with_what_a_person_needs_to_know(table, lines):
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_advisory_run_is_not_said_to_end(table, lines):
-    Run(table, streamrecon=BLOCK | {"steering": {"policy": "ms-ssim", "advisory": True}})
-    assert "Reports when the image is good enough (ms-ssim)." in " ".join(line.strip() for line in lines)
+@pytest.mark.parametrize(
+    ("steering", "said"),
+    [
+        (
+            {"policy": None, "threshold": 0.97, "tolerance": 0.02},
+            "Ends when the image is good enough (ms-ssim, threshold 0.97).",
+        ),
+        (
+            {"policy": "ms-ssim+predicted-gain", "threshold": None, "tolerance": 0.02, "advisory": True},
+            "Reports when the image is good enough (ms-ssim+predicted-gain, threshold 0.95, tolerance 0.02).",
+        ),
+        ({"policy": "mine", "threshold": None, "tolerance": 0.02}, "Ends when the image is good enough (mine)."),
+    ],
+)
+def test_criterion_that_the_run_has_is_said(table, lines, steering, said):
+    Run(table, streamrecon=BLOCK | {"steering": steering})
+    assert said in " ".join(line.strip() for line in lines)
+
+
+def test_run_of_another_analysis_is_not_said_to_have_an_algorithm(table, lines):
+    Run(table, streamrecon=BLOCK | {"recon": {"analysis": "running-mean", "algorithm": "mlem"}})
+    assert "; running-mean, 3 ranks." in lines[0]
 
 
 def test_failed_run_gives_its_reason_and_nothing_to_look_at(table, lines):
