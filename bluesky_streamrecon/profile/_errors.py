@@ -1,10 +1,16 @@
-"""An error that is raised on purpose says all that is needed: at the prompt it is a line, not a traceback."""
+"""An error that is raised on purpose says all that is needed: at the prompt it is a line, not a traceback.
+
+The RunEngine logs the traceback of every plan that fails, or is aborted, before IPython prints anything.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import TracebackType
 from typing import Any
+
+from bluesky.utils import RequestAbort
 
 from bluesky_streamrecon.errors import StreamReconError
 
@@ -12,10 +18,21 @@ __all__ = ["shorten_errors"]
 
 
 def shorten_errors() -> None:
-    """Let IPython print errors of this package in one line; ``%tb`` shows the traceback. Elsewhere nothing happens."""
+    """Let IPython and the RunEngine's log say errors of this package in one line; ``%tb`` shows the traceback.
+
+    Without IPython nothing happens.
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         shell.set_custom_exc((StreamReconError,), _print)
+        logging.getLogger("bluesky").addFilter(_leave_out_traceback)
+
+
+def _leave_out_traceback(record: logging.LogRecord) -> bool:
+    """Return True, after a record about an error on purpose was freed of its traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], StreamReconError | RequestAbort):
+        record.exc_info = None
+    return True
 
 
 def _print(
