@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,23 +16,20 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality import (
     Evidence,
-    ImageHistory,
     MsSsimPolicy,
     Policy,
-    PreviewImage,
     ScoredImage,
     Verdict,
     get_policy,
-    make_metric,
     policy_names,
     register_policy,
 )
-from bluesky_streamrecon.quality import metrics as metrics_module
 from bluesky_streamrecon.quality import policy as policy_module
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import SteeringSettings
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-policy.md"
+METRIC_HOW_TO = HOW_TO.with_name("add-a-metric.md")
 
 
 def evidence(*scores, projections=57, planned=180, gap=None):
@@ -174,14 +172,23 @@ def test_example_of_the_how_to_works_as_printed(tmp_path, monkeypatch, open_run,
     assert "changed by" in first.text
 
 
-def test_metric_of_the_how_to_works_as_printed(tmp_path, monkeypatch, image):
-    monkeypatch.setattr(metrics_module._metrics, "_added", dict(metrics_module._metrics._added))
-    blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
-    (tmp_path / "example_of_a_metric.py").write_text(blocks[1])
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module("example_of_a_metric")
-    history = ImageHistory((PreviewImage(1, 1, (3, 7), image(1)),))
-    assert make_metric("contrast", SteeringSettings(), 24)(history) == pytest.approx(float(image(1).std()))
+def test_metric_of_the_how_to_is_recorded_and_ends_nothing_by_itself(installed_package, open_run, preview, image):
+    text = METRIC_HOW_TO.read_text()
+    assert len(text.splitlines()) < 60
+    (source,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    entries = re.findall(r'entry-points\."(.*)"\]\n(.*) = ".*:(.*)"', text)
+    assert [name for _, name, _ in entries] == ["ncc", "look-on"]
+    for group, name, attribute in entries:
+        installed_package(group, name, f"package_with_{attribute}", source, attribute)
+    session = SteeringSession(open_run(policy="ms-ssim|look-on", threshold=1.0, window=4, planned=12))
+    scores = []
+    for number in range(1, 13):
+        session.accept(preview(number, pixels=image(number)))
+        scores.append(session.judge())
+    assert {score.verdict for score in scores} == {"continue"}
+    assert "NCC None" in scores[3].text
+    assert scores[-1].metrics["ncc"] == pytest.approx(np.corrcoef(image(12).ravel(), image(8).ravel())[0, 1], abs=1e-5)
+    assert scores[-1].text.endswith(f"; NCC {scores[-1].metrics['ncc']}")
 
 
 def test_no_stop_before_every_window_was_replaced_once_unless_told_otherwise():
