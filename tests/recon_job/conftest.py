@@ -37,7 +37,7 @@ from bluesky_streamrecon.wire import (
 
 E = TypeVar("E")
 
-WAIT_S = 25.0
+WAIT_S = 50.0
 
 
 @dataclass

@@ -16,7 +16,7 @@ from bluesky_streamrecon.recon.cuts import CutView, interpolated
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import Cut, ShowCuts
 
-BOUND = 25.0
+BOUND = 50.0
 
 
 def settings(scan):
