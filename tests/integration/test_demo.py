@@ -8,8 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tiled_tables import give_tables
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
 
@@ -17,8 +18,9 @@ TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
 @pytest.fixture(scope="module")
 def tooth(tmp_path_factory):
     out = tmp_path_factory.mktemp("tooth")
+    give_tables(out / "catalogue")
     command = [sys.executable, "-m", "bluesky_streamrecon", "demo", "--out", str(out), "--json", "--data", str(TOOTH)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 0, done.stderr
     return out, done, json.loads(done.stdout.splitlines()[-1])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from tiled_tables import give_tables
 
 from bluesky_streamrecon.profile import install_profile
 
@@ -40,6 +41,7 @@ def ipython(tmp_path_factory):
     """
     tmp_path = tmp_path_factory.mktemp("ipython")
     install_profile("tomo", tmp_path / "ipython")
+    give_tables(tmp_path / "data")
     mark = f"streamrecon-test-{os.getpid()}-{tmp_path.name}"
     environment = os.environ | {
         "IPYTHONDIR": str(tmp_path / "ipython"),

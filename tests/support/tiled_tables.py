@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["tables_once"]
+__all__ = ["give_tables", "tables_once"]
+
+
+def give_tables(directory: Path) -> None:
+    """Put the tables into a directory where a program that is to be started opens its catalogue."""
+    directory.mkdir(parents=True, exist_ok=True)
+    where = f"sqlite+aiosqlite:///{directory / 'catalog.db'}"
+    subprocess.run([sys.executable, "-m", "tiled", "catalog", "init", "--if-not-exists", where], check=True)
 
 
 def tables_once() -> None:
