@@ -34,7 +34,7 @@ function take(told) {
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.picture) slices(told.picture);
-  if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(); }
+  if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(ALL); }
   draw(told.total, told.tolerance);
 }
 
@@ -77,8 +77,8 @@ function frame() {
 const UPRIGHT = { row: { down: 1, across: 2, normal: 0 }, front: { down: 0, across: 2, normal: 1 }, side: { down: 0, across: 1, normal: 2 } };
 const NAMES = ["row", "y", "x"], ALL = ["row", "front", "side", "oblique"], viewer = Math.random().toString(36).slice(2);
 const view = { image: 0, volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
-const panels = {}, drawn = {}; // drawn: the newest values of each panel, with their shape and what they show
-let looking = false, lookAgain = false;
+const panels = {}, drawn = {}, stale = new Set(); // drawn: the newest values of each panel, with their shape and what they show
+let looking = false;
 
 const plus = (a, b, k = 1) => a.map((x, i) => x + k * b[i]), times = (a, k) => a.map(x => x * k);
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0), unit = a => times(a, 1 / Math.hypot(...a)), along = i => [0, 1, 2].map(j => Number(i === j));
@@ -104,6 +104,7 @@ function begin(volume) {
     [panels[name].slider.min, panels[name].slider.max] = range;
   }
   turn(0, 0);
+  look(ALL);
 }
 
 // The rectangle of a panel: its corner and its edges.
@@ -114,44 +115,52 @@ function rectangle(name) {
   return { corner: plus(plus(centre, down, -.5), across, -.5), down, across };
 }
 
-function wishes() {
-  if (!view.volume) return [{ corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }];
-  return ALL.map(name => {
-    const width = panels[name].canvas.clientWidth * devicePixelRatio, most = panels[name].figure.classList.contains("large") ? 512 : 320;
-    const n = Math.max(32, Math.min(most, Math.round(width), Math.round(2 * view.side / view.zoom)));
-    return { ...rectangle(name), shape: [n, n] };
-  });
+function wish(name) {
+  if (!view.volume) return { corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }; // which tells how large it is
+  const width = panels[name].canvas.clientWidth * devicePixelRatio, most = panels[name].figure.classList.contains("large") ? 512 : 320;
+  const n = Math.max(32, Math.min(most, Math.round(width), Math.round(2 * view.side / view.zoom)));
+  return { ...rectangle(name), shape: [n, n] };
 }
 
-// Fetch the cuts, again and again as long as something has changed meanwhile.
-async function look() {
-  lookAgain = true;
-  if (looking) return;
+// Fetch cuts, again and again as long as something has changed meanwhile.
+async function look(names) {
+  for (const name of names) stale.add(name);
+  if (looking || document.hidden) return;
   looking = true;
-  while (lookAgain) {
-    lookAgain = false;
-    const cuts = wishes(), sized = view.volume !== null;
-    try {
-      const answer = await fetch("cuts", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" }, body: JSON.stringify({ viewer, cuts }) });
-      if (!answer.ok) { $("cut-note").textContent = view.volume ? "Not up to date: " + (await answer.json()).text : ""; continue; }
-      const about = JSON.parse(answer.headers.get("X-Streamrecon-Cuts")), values = new Float32Array(await answer.arrayBuffer());
-      if (about.run !== run) continue;
-      seen(true);
-      if (!view.volume || about.volume.join() !== view.volume.join()) { begin(about.volume); lookAgain = true; continue; }
-      if (sized) show(about, cuts, values);
-    } catch { $("cut-note").textContent = "Not up to date: the live view's server does not answer"; }
+  while (stale.size) {
+    const wanted = view.volume ? ALL.filter(name => stale.has(name)) : ["row"], cuts = wanted.map(wish), sized = view.volume !== null;
+    stale.clear();
+    const problem = await fetchCuts(wanted, cuts, sized);
+    if (problem) {
+      $("cut-note").textContent = sized ? "Not up to date: " + problem : "";
+      for (const name of wanted) stale.add(name);
+      if (run && !$("link").textContent) setTimeout(look, 2000, []); // else with the next change
+      break;
+    }
   }
   looking = false;
 }
 
-function show(about, cuts, values) {
+async function fetchCuts(names, cuts, sized) {
+  try {
+    const answer = await fetch("cuts", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" }, body: JSON.stringify({ viewer, cuts }) });
+    if (!answer.ok) return (await answer.json()).text;
+    const about = JSON.parse(answer.headers.get("X-Streamrecon-Cuts")), values = new Float32Array(await answer.arrayBuffer());
+    if (about.run !== run) return "the run is another one by now";
+    seen(true);
+    if (!view.volume || about.volume.join() !== view.volume.join()) begin(about.volume); else if (sized) show(names, about, cuts, values);
+    return "";
+  } catch { return "the live view's server does not answer"; }
+}
+
+function show(names, about, cuts, values) {
   let first = 0;
-  ALL.forEach((name, i) => {
+  names.forEach((name, i) => {
     const [height, width] = about.shapes[i];
     drawn[name] = { height, width, values: values.subarray(first, first + height * width), cut: cuts[i] };
     first += height * width;
   });
-  if (!$("locked").checked) {
+  if (!$("locked").checked && names.length === ALL.length) {
     const some = values.filter((v, i) => i % 29 === 0 && Number.isFinite(v)).sort();
     view.low = some.length ? some[Math.floor(.005 * some.length)] : 0;
     view.high = some.length ? some[Math.ceil(.995 * some.length) - 1] : 1;
@@ -160,7 +169,7 @@ function show(about, cuts, values) {
   }
   $("cut-note").textContent = "Image " + about.image + " from " + about.projections + " projections, " + about.volume.join(" × ") + " voxels" +
     (axis === null ? "" : ", rotation axis at detector column " + axis.toFixed(2));
-  ALL.forEach(paint);
+  names.forEach(paint);
 }
 
 function paint(name) {
@@ -197,42 +206,44 @@ function lines(name) {
   svg.replaceChildren(...parts);
 }
 
-function changed() {
+function changed(...names) { // of these panels the cut is another one
   view.cross = view.cross.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
   view.centre = view.centre.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
   view.offset = Math.min(view.side / 2, Math.max(-view.side / 2, view.offset));
   ALL.forEach(lines);
-  look();
+  look(names);
 }
 
 function cross(name, across, down) { // to a point of a panel, in shares of its sides
   const area = rectangle(name), shown = UPRIGHT[name], place = plus(plus(area.corner, area.across, across), area.down, down);
   for (const i of [shown.down, shown.across]) view.cross[i] = place[i];
-  changed();
+  changed(...others(name));
 }
+
+const others = name => Object.keys(UPRIGHT).filter(other => other !== name);
 
 function step(name, by) {
   if (name === "oblique") view.offset += by; else view.cross[UPRIGHT[name].normal] += by;
-  changed();
+  changed(name);
 }
 
 function zoomCuts(factor) {
   const zoom = factor ? Math.min(64, Math.max(1, view.zoom * factor)) : 1;
   view.centre = zoom === 1 ? middle() : view.centre.map((v, i) => view.cross[i] + (v - view.cross[i]) * view.zoom / zoom);
   view.zoom = zoom;
-  changed();
+  changed(...ALL);
 }
 
 function turn(right, down) { // radians
   const n = normal(), across = plus(times(view.across, Math.cos(right)), n, Math.sin(right)), tilted = plus(times(view.down, Math.cos(down)), n, Math.sin(down));
   view.across = unit(right ? across : view.across);
   view.down = unit(plus(tilted, view.across, -dot(tilted, view.across)));
-  changed();
+  changed("oblique");
 }
 
 function enlarge(name) {
   for (const other of ALL) panels[other].figure.classList.toggle("large", other === name);
-  changed();
+  changed(...ALL);
 }
 
 function panel(name) {
@@ -256,7 +267,7 @@ function panel(name) {
     from = to;
     if (!shown) turn(3 * moved[0], 3 * moved[1]);
     else if (!event.shiftKey) cross(name, ...to);
-    else { view.centre[shown.across] -= moved[0] * view.side / view.zoom; view.centre[shown.down] -= moved[1] * view.side / view.zoom; changed(); }
+    else { view.centre[shown.across] -= moved[0] * view.side / view.zoom; view.centre[shown.down] -= moved[1] * view.side / view.zoom; changed(...ALL); }
   };
   box.onpointerdown = event => { from = at(event); box.setPointerCapture(event.pointerId); if (shown) drag(event); };
   box.onpointermove = event => { if (from) drag(event); point(name, ...at(event)); };
@@ -268,7 +279,7 @@ function panel(name) {
     if (event.ctrlKey || event.shiftKey) zoomCuts(Math.exp(-(event.deltaY || event.deltaX) / 400)); else step(name, Math.sign(event.deltaY));
   };
   box.onkeydown = event => {
-    const by = event.shiftKey ? 10 : 1, move = (x, y) => { if (!shown) return turn(.05 * by * x, .05 * by * y); view.cross[shown.across] += by * x; view.cross[shown.down] += by * y; return changed(); };
+    const by = event.shiftKey ? 10 : 1, move = (x, y) => { if (!shown) return turn(.05 * by * x, .05 * by * y); view.cross[shown.across] += by * x; view.cross[shown.down] += by * y; return changed(...others(name)); };
     const keys = { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1), PageUp: () => step(name, -by), PageDown: () => step(name, by),
       "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name) };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
@@ -292,8 +303,9 @@ function limits() {
 
 ALL.forEach(panel);
 panels.row.figure.classList.add("large");
+document.onvisibilitychange = () => look([]);
 $("low").onchange = $("high").onchange = limits;
-$("locked").onchange = () => { if (!$("locked").checked) look(); };
+$("locked").onchange = () => { if (!$("locked").checked) look(ALL); };
 
 // ------------------------------------------------------------------------------------------- curves
 

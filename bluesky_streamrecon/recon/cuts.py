@@ -165,6 +165,8 @@ def interpolated(
         if part.start == part.stop:
             continue
         weight = (1 - np.abs(row[part] - number)).astype(np.float32)
+        if not weight.any():  # of a cut along a row, all that is around the row before it
+            continue
         slice_ = view(number)
         for down, along, share in corners:
             sums[part] += weight * share[part] * slice_[down[part], along[part]]
