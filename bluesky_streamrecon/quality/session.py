@@ -45,7 +45,10 @@ INCOMPLETE = 64
 """Images that may wait for the slices of a slow rank before the oldest is given up."""
 
 FORECAST_SHARE = 0.05
-"""Share of the planned projections between two forecasts."""
+"""Share of the planned projections between two forecasts; half of it near the stop."""
+
+NEAR = 2.0
+"""Upper end of a predicted gain, tolerances, below which a stop is near."""
 
 FORECAST_STEP = 12
 """Projections between two forecasts where the number planned is not known."""
@@ -275,6 +278,8 @@ class SteeringSession:
     def _take_forecasts(self) -> None:
         made = self._forecaster.take()
         self._forecasts += made if self._forecast_axis == self._axis else []
+        if any(each.gain is not None and each.gain.upper < NEAR * self.run.steering.tolerance for each in made):
+            self._next_forecast = min(self._next_forecast, made[-1].projections + math.ceil(self._step / 2))
 
     def _forget_predictions(self, axis: float | None, image_number: int) -> None:
         """Begin anew with predictions and checks: those so far were about another rotation axis."""

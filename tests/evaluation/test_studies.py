@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bodies import KINDS, Kind
 from bluesky_streamrecon.evaluation.cases import kind_cases
+from bluesky_streamrecon.evaluation.figures import predictions
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.live_settings import evaluate_settings, read_choice
 from bluesky_streamrecon.evaluation.offline import judge_offline
@@ -79,6 +81,27 @@ def test_each_policy_judges_every_image_and_goes_on_after_its_stop(judgements):
 
 def test_offline_judgement_is_that_of_a_controller_that_gets_the_same_previews(judgements):
     assert judge_offline(head(), ReconSettings(), SteeringSettings()).scores == judgements[0].scores
+
+
+def test_sample_whose_edges_run_in_one_direction_is_not_predicted_and_never_stopped():
+    order = make_order("golden", num=80)
+    layers, grains = (
+        judge_offline(
+            simulated_scan(kind, Kind(kind), columns=96, order=order, counts=3e4),
+            ReconSettings(step=4),
+            SteeringSettings(tolerance=0.2),
+        )
+        for kind in ("layers", "grains")
+    )
+    assert grains.stopped_at is not None
+    assert layers.stopped_at is None
+    assert "edges run in one direction (the sharpest view has " in layers.scores[-2].text
+
+
+def test_predictions_are_twice_as_frequent_when_the_stop_is_near(judgements):
+    far = judge_offline(head(), ReconSettings(step=3), SteeringSettings(tolerance=1e-4))
+    steps = [[b - a for a, b in pairwise(predictions(judgement.scores))] for judgement in (judgements[0], far)]
+    assert (set(steps[0][:-1]), set(steps[1])) == ({2}, {3})
 
 
 def test_unknown_policy_is_refused_before_anything_is_reconstructed():

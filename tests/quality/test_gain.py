@@ -142,7 +142,7 @@ def test_controller_without_a_recipe_says_so_and_never_stops(simulate, drive):
 def test_run_that_is_made_longer_is_predicted_anew_for_the_longer_plan(simulate, drive, recipe):
     scan = simulate(counts=1e3)
     short = replace(scan, lines=replace(scan.lines, planned=72))
-    given = {"reconstructor": recipe, "minimum_projections": 20, "advisory": True}
+    given = {"reconstructor": recipe, "minimum_projections": 61, "advisory": True}
     first, _ = drive(short, **given)
     longer, _ = drive(short, longer=(60, 120), **given)
     whole, _ = drive(scan, **given)
