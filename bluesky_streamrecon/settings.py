@@ -20,6 +20,7 @@ from bluesky_streamrecon.errors import ConfigError
 
 __all__ = [
     "BACKENDS",
+    "CHANGE",
     "FINAL_AUTO",
     "FINAL_NONE",
     "ROTATIONS",
@@ -46,6 +47,9 @@ TOMOGRAPHY = "tomography"
 
 ROTATIONS = ("counterclockwise", "clockwise")
 """Which way the sample turns while the angle grows, seen from above."""
+
+CHANGE = "change"
+"""Name of the policy that looks for changes of the sample in a time series."""
 
 WINDOW_POLICIES = ("newest", "spread")
 """Which projections an update uses: the newest, or part of them with others from all angles."""
@@ -125,6 +129,10 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         little noise up to 90; 1 for FBP; 20 for others.
     final_options : dict
         Passed to the algorithm that `final` names.
+    turns : int
+        Half turns of a time series: the range of angles is scanned so many times, and each time is a volume of its own.
+        Images are then made from the newest half turn, the sample is free to change, and the policy is ``"change"``
+        where none is named. 1: one scan of a still sample.
     """
 
     algorithm: Name = "mlem"
@@ -150,6 +158,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     final: Name = FINAL_AUTO
     final_iterations: Positive | None = None
     final_options: dict[str, Option] = {}
+    turns: Positive = 1
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
 
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import DataError, MotionError
-from bluesky_streamrecon.ordering import Sweep
+from bluesky_streamrecon.ordering import AngleOrder, Sweep
 from bluesky_streamrecon.plans.motion import time_limit
 from bluesky_streamrecon.plans.parts import answer
 
-__all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps"]
+__all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps", "repeated"]
 
 PROGRESS = "progress"
 """Stream of how far a flight has come; the frames themselves are in ``primary``, which has no events."""
@@ -147,6 +148,37 @@ def fly_sweeps(
         taken += len(sweep)
     yield from bps.checkpoint()
     return taken
+
+
+def repeated(order: AngleOrder, turns: int) -> tuple[AngleOrder, tuple[Sweep, ...]]:
+    """Return all angles of a time series, and its sweeps: one that goes on, or the order's own again and again.
+
+    Of one sweep that covers half turns to the full, the next one follows without a gap, so the stage goes on turning.
+
+    Raises
+    ------
+    ConfigError
+        If sweeps at equal steps can not visit these angles.
+
+    Examples
+    --------
+    >>> from bluesky_streamrecon.ordering import fixed, interlaced
+    >>> repeated(fixed(3), 2)[1]
+    (Sweep(first=0.0, step=60.0, num=6),)
+    >>> len(repeated(interlaced(8, 4), 2)[1])
+    8
+    """
+    sweeps, span = order.sweeps(), order.stop - order.start
+    if turns == 1:
+        return order, sweeps
+    if (
+        len(sweeps) > 1
+        or not math.isclose(sweeps[0].step * len(order), span)
+        or not math.isclose(span % 180, 0, abs_tol=1e-9)
+    ):
+        return order.again(turns), sweeps * turns
+    goes_on = Sweep(sweeps[0].first, sweeps[0].step, len(order) * turns)
+    return AngleOrder(order.name, tuple(goes_on), order.start, order.stop), (goes_on,)
 
 
 def come_to_rest(flyers: Flyers) -> MsgGenerator[None]:

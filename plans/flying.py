@@ -22,7 +22,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep, make_order
 from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
 from bluesky_streamrecon.plans.device_check import judge_detector
-from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps
+from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated
 from bluesky_streamrecon.plans.motion import move, rotation_of
 from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
@@ -45,7 +45,7 @@ def stream_tomo_fly_plan(
     num: int = 180,
     start: float = 0.0,
     stop: float = 180.0,
-    order: str | Sequence[float] = "interlaced(4)",
+    order: str | Sequence[float] | None = None,
     velocity: float | None = None,
     exposure: float | None = None,
     deadtime: float | None = None,
@@ -72,6 +72,9 @@ def stream_tomo_fly_plan(
     good enough the sweep is cut short: what was begun to be exposed is still used. Everything that is asked for is
     checked before anything moves and before any process is started.
 
+    With ``turns=20`` it is a time series, in one run: each half turn is a volume of its own, of `num` projections. An
+    order of one sweep goes on turning without a stop, any other flies the same sweeps again.
+
     Parameters
     ----------
     detectors : device or sequence of devices, optional
@@ -96,7 +99,8 @@ def stream_tomo_fly_plan(
     order : str, AngleOrder or sequence of float, optional
         Name, order or list of degrees that sweeps at equal steps can visit: ``"fixed"`` is one sweep;
         ``"interleaved(k)"`` and ``"interlaced(k)"`` are k of them, between each other's angles, so that the range is
-        covered early; ``"golden-continuous"`` turns on and on.
+        covered early; ``"golden-continuous"`` turns on and on. None: ``"interlaced(4)"``, or of a time series
+        ``"fixed"``.
     velocity : float, optional
         Degrees per second. By default the highest at which exposures do not overlap, the sample turns by no more than
         one `num`-th of the range in an exposure, and that the stage has (its ``max_velocity``).
@@ -160,13 +164,15 @@ def stream_tomo_fly_plan(
     if job.local:
         check_names(recon, steering)
     recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
+    if order is None:
+        order = "interlaced(4)" if recon.turns == 1 else "fixed"
     if recorded is not None and isinstance(order, str):
         visiting = over_recording(order, recorded)
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
+    each, grid = len(visiting), (visiting.stop - visiting.start) / len(visiting)
+    visiting, sweeps = repeated(visiting, recon.turns)
     steering.check_planned(len(visiting))
-    sweeps = visiting.sweeps()
-    grid = (visiting.stop - visiting.start) / len(visiting)
     judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
     yield from judge()
     rotation = yield from rotation_of(stage)
@@ -177,9 +183,17 @@ def stream_tomo_fly_plan(
         )
     pace = yield from _pace(flyers, sweeps, grid, (velocity, exposure, deadtime), flush_period)
     ends = [end for sweep in sweeps for end in pace.ends(sweep)]
-    yield from rotation.within_limits(ends)
+    try:
+        yield from rotation.within_limits(ends)
+    except ConfigError as error:
+        if recon.turns == 1:
+            raise
+        raise ConfigError(
+            f"turns={recon.turns}: {error}; order='interlaced(2)' flies the same angles in each half turn, and "
+            "stream_tomo_plan visits them step by step"
+        ) from None
     frames = yield from frames.with_words()
-    lengthens = recorded is None
+    lengthens = recorded is None and recon.turns == 1
     if lengthens:
         try:
             yield from rotation.within_limits([max(ends) + grid])
@@ -215,7 +229,7 @@ def stream_tomo_fly_plan(
             "trigger": repr(trigger),
             "encoder": repr(encoder),
             "angle": angle,
-            "num": len(visiting),
+            "num": each,
             **range_of_angles,
             "velocity": pace.velocity,
             "exposure": pace.exposure,

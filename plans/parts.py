@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
-from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
     "UnansweredError",
@@ -21,6 +22,8 @@ __all__ = [
     "check_analysis",
     "check_frames",
     "check_names",
+    "check_turns",
+    "checked_series",
     "connected",
     "over_recording",
 ]
@@ -33,11 +36,11 @@ class UnansweredError(StreamReconError, RuntimeError):
 def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
     """Refuse what a job with our own installation could only refuse once it has been started."""
     from bluesky_streamrecon.quality.metrics import comparison_distance, make_metric
-    from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, get_policy
+    from bluesky_streamrecon.quality.policy import NOT_OF_IMAGES, get_policy
 
     check_analysis(recon)
     for metric in get_policy(steering.rule)(steering).metrics:
-        if metric != PREDICTED_GAIN:
+        if metric not in NOT_OF_IMAGES:
             make_metric(metric, steering, comparison_distance(recon, steering))
 
 
@@ -57,6 +60,38 @@ def check_analysis(recon: ReconSettings) -> None:
             raise ConfigError(f"final={recon.final!r} (expected 'auto', 'none', or an algorithm): {error}") from None
     else:
         get_analysis(recon.analysis)
+
+
+def checked_series(recon: ReconSettings, steering: SteeringSettings) -> SteeringSettings:
+    """Return the rule of a time series: ``"change"``, where none was chosen. Nothing changes for other scans.
+
+    Raises
+    ------
+    ConfigError
+        If the rule is for one still sample, or one for time series is asked for in another scan.
+    """
+    names = set(re.split(r"[|+ ]+", steering.rule))
+    if recon.turns == 1 and CHANGE in names:
+        raise ConfigError(f"policy: got {steering.rule!r} with turns=1; expected turns=2 or more, a time series")
+    if recon.turns == 1:
+        return steering
+    if steering.policy is None and steering.threshold is None:
+        return SteeringSettings(**{**msgspec.structs.asdict(steering), "policy": CHANGE})
+    if "predicted-gain" in names:
+        raise ConfigError(
+            f"policy: got {steering.rule!r} with turns={recon.turns}: what the rest of a scan adds is predicted for a "
+            "still sample; expected 'change', or 'ms-ssim'"
+        )
+    return steering
+
+
+def check_turns(recon: ReconSettings, planned: int | None) -> None:
+    """Refuse a time series of so many projections if they can not be dealt to its volumes."""
+    if recon.turns > 1 and (planned is None or planned % recon.turns or planned < 2 * recon.turns):
+        raise ConfigError(
+            f"planned: got {planned} with turns={recon.turns}, expected the projections of the whole run, the same "
+            "number (2 or more) in each half turn"
+        )
 
 
 def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSettings, *, local: bool) -> None:

@@ -27,7 +27,7 @@ from bluesky_streamrecon.beamline import (
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
-from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = ["Compose", "StreamSession", "settle"]
 
@@ -122,6 +122,8 @@ class StreamSession(EarlyEnding):
             "job_ranks": self.recon.ranks,
             "extendable": self._lengthens,
         }
+        if self.recon.turns > 1:  # projection n is of volume (n - 1) // per_volume + 1
+            block["per_volume"] = planned // self.recon.turns
         found = None
         if self._references not in (None, OWN):
             camera = next((each for each in self._devices if _name(each) == self._detector), None)
@@ -292,6 +294,8 @@ class StreamSession(EarlyEnding):
             return run.verdicts[-1].text
         if enough is None:
             steering = run.spec.steering
+            if steering.rule == CHANGE:
+                return run.verdicts[-1].text
             if steering.rule != "ms-ssim":
                 return f"criterion of {steering.rule} not met: {run.verdicts[-1].text}"
             missed = "not reached" if run.best < steering.least_score else "reached, but not the other conditions"

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.plans.parts import checked_series
 from bluesky_streamrecon.plans.reference_frames import ReferenceFrames
 from bluesky_streamrecon.settings import Option, ReconSettings, SteeringSettings
 
@@ -23,7 +24,7 @@ __all__ = ["chosen_settings", "image_settings", "readable_signature", "with_imag
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DAILY = ("threshold", "tolerance", "algorithm", "axis", "window", "step", "pixel_values")
+DAILY = ("turns", "threshold", "tolerance", "algorithm", "axis", "window", "step", "pixel_values")
 """Settings that are changed often: they come first, after the angles; all others come last."""
 
 AS_ARGUMENTS: Mapping[str, tuple[Any, Any]] = {
@@ -47,7 +48,7 @@ def with_image_settings(plan: F) -> F:
     ... def scan(num: int = 180, order: str = "fixed", *, darks: int = 3, **settings: Any) -> None:
     ...     "Scan."
     >>> list(inspect.signature(scan).parameters)[:4], list(inspect.signature(scan).parameters)[-1]
-    (['num', 'order', 'threshold', 'tolerance'], 'policy_options')
+    (['num', 'order', 'turns', 'threshold'], 'policy_options')
     """
     hints = get_type_hints(plan)
     parameters = inspect.signature(plan).parameters.values()
@@ -98,12 +99,15 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     options = dict(values.pop("options", {}))
     steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}
     recon = {"ranks": job_ranks, **values}
-    return ReconSettings(**recon, options=options), SteeringSettings(**steering, options=policy_options)
+    made = ReconSettings(**recon, options=options)
+    return made, checked_series(made, SteeringSettings(**steering, options=policy_options))
 
 
 def chosen_settings(recon: ReconSettings, steering: SteeringSettings) -> dict[str, Any]:
     """Return what ``plan_args`` of a start document say of the settings."""
     told = {name: getattr(recon, name) for name in ("window", "window_policy", "step", "algorithm", "pixel_values")}
+    if recon.turns > 1:
+        told["turns"] = recon.turns
     return {"policy": steering.rule, "threshold": steering.least_score, "tolerance": steering.tolerance, **told}
 
 

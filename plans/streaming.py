@@ -12,7 +12,7 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator
 from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
-from bluesky_streamrecon.plans.parts import check_analysis
+from bluesky_streamrecon.plans.parts import check_analysis, check_turns, checked_series
 from bluesky_streamrecon.plans.reference_frames import check_source
 from bluesky_streamrecon.plans.session import Compose, StreamSession, settle
 from bluesky_streamrecon.settings import TOMOGRAPHY, PixelValues, ReconSettings, SteeringSettings
@@ -87,7 +87,8 @@ def streaming_wrapper(
     Raises
     ------
     ConfigError
-        If there is no flat field from anywhere, or no such analysis or algorithm, before anything moves.
+        If there is no flat field from anywhere, or no such analysis or algorithm, or a time series is asked for with a
+        number of projections that is not known, before anything moves.
 
     Notes
     -----
@@ -102,13 +103,15 @@ def streaming_wrapper(
     if recon.analysis == TOMOGRAPHY:
         check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
     check_analysis(recon)
+    steering = checked_series(recon, steering if steering is not None else SteeringSettings())
+    check_turns(recon, planned)
     session = StreamSession(
         job,
         detector=detector,
         angle=angle,
         references=references,
         recon=recon,
-        steering=steering if steering is not None else SteeringSettings(),
+        steering=steering,
         planned=planned,
         suspend=suspend,
         md=md or {},

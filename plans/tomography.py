@@ -60,6 +60,9 @@ def stream_tomo_plan(
     is left of it would make the image better by less than `tolerance`; with a `threshold`, when the image no longer
     changes by more than that.
 
+    With ``turns=20`` it is a time series, in one run: the same angles are visited 20 times in the same order, and each
+    time is a volume of its own, of `num` projections.
+
     Parameters
     ----------
     detectors : device or sequence of devices, optional
@@ -125,13 +128,15 @@ def stream_tomo_plan(
         visiting = over_recording(order, recorded)
     else:
         visiting = make_order(order, num=num, start=start, stop=stop)
+    each, visiting = len(visiting), visiting.again(recon.turns)
     steering.check_planned(len(visiting))
     judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
     yield from judge()
     rotation = yield from rotation_of(stage)
     yield from rotation.within_limits(visiting)
     frames = yield from frames.with_words()
-    more = _more_between(visiting, rotation, job) if recorded is None else _no_more
+    lengthens = recorded is None and each > 1 and recon.turns == 1
+    more = _more_between(visiting, rotation, job) if lengthens else _no_more
 
     def take(angle: float) -> MsgGenerator[None]:
         yield from bps.checkpoint()
@@ -149,7 +154,7 @@ def stream_tomo_plan(
         "plan_args": {
             "detectors": [repr(device) for device in devices],
             "stage": repr(stage),
-            "num": len(visiting),
+            "num": each,
             **range_of_angles,
             **frames.told(),
             **chosen_settings(recon, steering),
@@ -167,13 +172,13 @@ def stream_tomo_plan(
         planned=len(visiting),
         suspend=suspend,
         md={**range_of_angles, "angles": list(visiting.angles), **frames.told()},
-        lengthens=recorded is None and len(visiting) > 1,
+        lengthens=lengthens,
     )
     return uid
 
 
 def _no_more(take: TakeOne) -> MsgGenerator[None]:  # noqa: ARG001 - as _more_between
-    """Take nothing: a recording has no other angles than its own."""
+    """Take nothing: a recording has no other angles than its own, and a time series is as long as it was planned."""
     yield from ()
 
 

@@ -18,6 +18,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
+from bluesky_streamrecon.sim_devices.samples import crack
 from bluesky_streamrecon.storage import TomoScan
 
 __all__ = ["Camera", "Exposure", "FrameKind", "Noise", "RecordedCamera", "SimulatedCamera", "faulty_exposure"]
@@ -50,6 +51,8 @@ class Exposure:
         Share of the usual beam.
     shift : (float, float), optional
         Displacement of the sample on its mount, (u, v) in pixels.
+    crack : float, optional
+        How far a crack in it is open, 0 to 1.
     """
 
     kind: FrameKind
@@ -57,6 +60,7 @@ class Exposure:
     index: int
     beam: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
+    crack: float = 0.0
 
 
 class Camera(Protocol):
@@ -234,6 +238,9 @@ class SimulatedCamera:
         seen = np.zeros(self._shape)
         for weights, slices in self._slices:
             seen += weights * slices.projection(angle, columns, self._axes, shift=exposure.shift)
+        if exposure.crack:
+            opened = crack(self.sample)
+            seen += exposure.crack * opened.projection(angle, columns, self._axes, shift=exposure.shift)
         return seen
 
 
@@ -318,7 +325,7 @@ def faulty_exposure(exposure: Exposure, faults: Faults) -> Exposure:
         kind = FrameKind.FLAT
     if faults.dark_from is not None and k >= faults.dark_from:
         kind = FrameKind.DARK
-    return Exposure(kind, exposure.angle, k, exposure.beam * faults.beam(k), faults.shift(k))
+    return Exposure(kind, exposure.angle, k, exposure.beam * faults.beam(k), faults.shift(k), faults.crack(k))
 
 
 def _beam_profile(rng: np.random.Generator, shape: tuple[int, int], noise: Noise) -> NDArray[np.float64]:

@@ -32,6 +32,10 @@ class Faults:
         Projection from which on something blocks the detector: frames are dark frames.
     empty_from : int, optional
         Projection from which on the sample is gone: frames are flat frames.
+    crack_at : int, optional
+        Projection from which on a crack opens in the sample, see `bluesky_streamrecon.sim_devices.samples.crack`.
+    crack_over : int, optional
+        Projections in which it opens; then it stays as it is.
     slips_from : int, optional
         Move from which on the sample no longer turns, while the stage reports that it arrived.
     stalls_from : int, optional
@@ -49,6 +53,8 @@ class Faults:
     dimming: float = 0.0
     dark_from: int | None = None
     empty_from: int | None = None
+    crack_at: int | None = None
+    crack_over: int = 20
     slips_from: int | None = None
     stalls_from: int | None = None
 
@@ -57,21 +63,31 @@ class Faults:
             raise ConfigError(f"dimming: got {self.dimming}, expected a share of the beam in [0, 1)")
         if not all(math.isfinite(x) for x in (*self.drift, *self.jump)):
             raise ConfigError(f"drift and jump: got {self.drift} and {self.jump}, expected finite pixels")
-        for name in ("jump_at", "dark_from", "empty_from", "slips_from", "stalls_from"):
+        for name in ("jump_at", "crack_at", "crack_over", "dark_from", "empty_from", "slips_from", "stalls_from"):
             count = getattr(self, name)
             if count is not None and count < 0:
                 raise ConfigError(f"{name}: got {count}, expected None or a count from 0")
 
     @property
     def moves_sample(self) -> bool:
-        """Whether the sample ever leaves its place on the mount."""
-        return self.drift != (0.0, 0.0) or (self.jump_at is not None and self.jump != (0.0, 0.0))
+        """Whether the sample ever leaves its place on the mount, or cracks."""
+        return (
+            self.crack_at is not None
+            or self.drift != (0.0, 0.0)
+            or (self.jump_at is not None and self.jump != (0.0, 0.0))
+        )
 
     def shift(self, projection: int) -> tuple[float, float]:
         """Return the sample's displacement (u, v) at a projection, pixels."""
         jumped = self.jump_at is not None and projection >= self.jump_at
         u, v = (projection * d + (j if jumped else 0.0) for d, j in zip(self.drift, self.jump, strict=True))
         return u, v
+
+    def crack(self, projection: int) -> float:
+        """Return how far the crack is open at a projection, 0 to 1."""
+        if self.crack_at is None or projection < self.crack_at:
+            return 0.0
+        return min((projection - self.crack_at + 1) / max(self.crack_over, 1), 1.0)
 
     def beam(self, projection: int) -> float:
         """Return the share of the beam that is left at a projection."""

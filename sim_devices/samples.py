@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 
-__all__ = ["SAMPLES", "Discs", "Foam", "Sample", "SheppLogan", "sample_named"]
+__all__ = ["SAMPLES", "Discs", "Foam", "Sample", "SheppLogan", "crack", "sample_named"]
 
 
 @runtime_checkable
@@ -168,6 +168,26 @@ def sample_named(name: str, *, seed: int = 0) -> Sample:
     if name == "discs":
         return Discs(seed=seed)
     raise ConfigError(f"sample: got {name!r}, expected one of {', '.join(SAMPLES)}, the path of a scan, or a Sample")
+
+
+def crack(sample: Ellipses) -> Ellipses:
+    """Return a crack through a sample, to be added to it: two thirds of its radius long, and 3 % of that wide.
+
+    It is as empty as the sample is dense on average, off the middle, and lies another way in each row.
+    """
+    radius, rows = sample.radius, np.arange(sample.rows, dtype=np.intp)
+    mass = np.asarray(np.bincount(sample.row, sample.density * sample.a * sample.b, sample.rows), np.float64)
+    ones = np.ones(sample.rows)
+    return Ellipses(
+        rows=sample.rows,
+        row=rows,
+        u=0.25 * radius * ones,
+        v=-0.1 * radius * ones,
+        a=radius / 3 * ones,
+        b=0.015 * radius * ones,
+        phi=0.6 * ones + 0.02 * rows,
+        density=-mass / radius**2,
+    )
 
 
 def _packed_spheres(

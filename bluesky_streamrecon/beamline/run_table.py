@@ -17,7 +17,7 @@ from bluesky.callbacks.core import make_class_safe
 from event_model import DocumentRouter
 
 from bluesky_streamrecon.beamline.documents import BLOCK
-from bluesky_streamrecon.settings import TOMOGRAPHY, SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, SteeringSettings
 
 __all__ = ["RunTable"]
 
@@ -64,6 +64,8 @@ class RunTable(DocumentRouter):
         self._begun = self._first = 0.0
         self._taken = self._shown = 0
         self._gain = ""
+        self._turns = self._volume = 1
+        self._change = ""
 
     def start(self, doc: Any) -> None:
         """Print what will be done, and how to look at it."""
@@ -83,6 +85,16 @@ class RunTable(DocumentRouter):
             limit += f", threshold {told.least_score:g}"
         if "predicted-gain" in rule and "tolerance" in steering:
             limit += f", tolerance {steering['tolerance']:g}"
+        self._turns = int(recon.get("turns", 1))
+        if self._turns > 1 and rule == CHANGE:
+            until = steering.get("options", {}).get("until", "end")
+            ends = {"end": "Reports changes of the sample", "change": "Ends when the sample changes"}
+            self._say(
+                f"{self._scan}: {self._turns} volumes of {self._planned // self._turns} projections{order}; {how}. "
+                f"{ends.get(until, 'Ends when a change of the sample is over')} ({rule}). Look: streamrecon view. "
+                'Steer: status(), finish_now("why").'
+            )
+            return
         verb = "Reports" if steering.get("advisory") else "Ends"
         self._say(
             f"{self._scan}: {self._planned or 'any number of'} projections{order}; {how}. {verb} when the image is "
@@ -107,6 +119,8 @@ class RunTable(DocumentRouter):
             used, lag = data[f"{self._job}-projections"], data[f"{self._job}-lag"]
             self._taken = doc["seq_num"] if stream == "primary" else used + lag
             self._first = self._first or doc["time"]
+            if self._turns > 1 and self._planned:
+                self._tell_volume()
             if self._taken >= self._shown + max(1, self._planned // ROWS):
                 self._row(data, doc["time"])
         return doc
@@ -127,8 +141,18 @@ class RunTable(DocumentRouter):
         gain, upper = metrics.get("predicted-gain"), metrics.get("predicted-gain-high")
         if gain is not None and upper is not None:
             self._gain = f"{gain:.4f} ± {upper - gain:.4f}"
+        began, over = metrics.get("change-began"), metrics.get("change-over")
+        if began is not None and (change := f"{began:.0f} {over}") != self._change:
+            self._change = change
+            self._say(values.get("text") or "the sample changes")
         if values.get("who"):
             self._say(f"{values['verdict']} by {values['who']} ({values['place']}): {values['text']}")
+
+    def _tell_volume(self) -> None:
+        volume = max(self._taken - 1, 0) * self._turns // self._planned + 1
+        if volume > self._volume and volume <= self._turns:
+            self._say(f"volume {volume} of {self._turns}")
+        self._volume = max(volume, self._volume)
 
     def _say(self, text: str) -> None:
         for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):

@@ -169,6 +169,17 @@ class AngleOrder(Sequence[float]):
             yield from middles
             at = sorted({*at, *middles})
 
+    def again(self, times: int) -> AngleOrder:
+        """Return the order that visits all these angles so many times, each time in this order.
+
+        Examples
+        --------
+        >>> from bluesky_streamrecon.ordering import fixed
+        >>> fixed(2).again(2).angles
+        (0.0, 90.0, 0.0, 90.0)
+        """
+        return AngleOrder(self.name, self.angles * times, self.start, self.stop)
+
     def sweeps(self) -> tuple[Sweep, ...]:
         """Return the turns in which a stage that does not stop can visit these angles.
 

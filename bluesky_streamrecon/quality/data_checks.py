@@ -67,6 +67,7 @@ Row = NDArray[np.float64]
 def find_fault(lines: ScanLines) -> str | None:
     """Return why these projections can not be a scan of one still sample; None if they can.
 
+    Where the sample is free to change (`ScanLines.still`), only what is no sample in the beam at all is a fault.
     A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: it can not be
     distinguished from a stage that does not turn. While views have covered a few degrees only, as at the beginning of a
     long scan in fixed order, that is no fault; see `too_early`.
@@ -177,6 +178,8 @@ class _Look:
             return _Fault(f"frames differ by no more than noise (x{self.change:.2f}): {what}", empty=True)
         if abs(float(np.median(mass[-NEWEST:]))) <= 3 * mass_noise + 1e-3 * columns:
             return _Fault(f"nothing absorbs in the newest {NEWEST} frames: the sample is no longer in the beam")
+        if not self.lines.still:
+            return None
         if count := self._stuck():
             return _Fault(f"the newest {count} frames differ by no more than noise: is the stage stuck?")
         if self._reaches_out():

@@ -52,6 +52,8 @@ class ScanLines:
         Number of each projection, from 1, where not all are here.
     size : int
         Side of the image, pixels, where it is larger than the detector has columns; else 0.
+    still : bool
+        The sample is expected to stay as it is; in a time series it is free to change.
     """
 
     values: NDArray[np.float32]
@@ -64,6 +66,7 @@ class ScanLines:
     sample: ScanLines | None = None
     numbers: NDArray[np.int64] | None = None
     size: int = 0
+    still: bool = True
 
     @property
     def projections(self) -> int:
@@ -168,6 +171,7 @@ class LineStore:
         self._columns = run.detector_shape[1]
         self.planned = run.planned
         self.over = AngularRange.from_metadata(run.metadata)
+        self._still = run.recon.turns == 1
         self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
 
@@ -235,6 +239,7 @@ class LineStore:
             0 if exact else count,
             None if exact else self._sample(blocks, lead, count),
             size=blocks[lead].size if blocks[lead].size > self._columns else 0,
+            still=self._still,
         )
 
     def _sample(self, blocks: list[_Block], lead: int, count: int) -> ScanLines:
@@ -259,6 +264,7 @@ class LineStore:
             self.planned,
             self.over.around(blocks[lead].axis, self._columns),
             numbers=np.array(numbers, np.int64) + 1,
+            still=self._still,
         )
 
     def _in_rows(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

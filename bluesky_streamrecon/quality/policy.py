@@ -22,9 +22,10 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.registry import Registry, made
-from bluesky_streamrecon.settings import SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, SteeringSettings
 
 __all__ = [
+    "NOT_OF_IMAGES",
     "PREDICTED_GAIN",
     "Combination",
     "Evidence",
@@ -41,6 +42,9 @@ __all__ = [
 
 PREDICTED_GAIN = "predicted-gain"
 """Name of a policy, and of the prediction that it needs, as if that were a metric."""
+
+NOT_OF_IMAGES = (PREDICTED_GAIN, CHANGE)
+"""What policies ask for as a metric, and the controller measures on line integrals itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Evidence:
         Of the detector.
     over : AngularRange
         Angles that the scan is going to visit.
+    turns : int
+        Volumes of a time series; 1: the scan is none.
     """
 
     images: Sequence[ScoredImage]
@@ -95,6 +101,7 @@ class Evidence:
     forecasts: Sequence[Forecast] = ()
     columns: int = 0
     over: AngularRange = HALF_TURN
+    turns: int = 1
 
     @property
     def newest(self) -> ScoredImage:
@@ -103,9 +110,14 @@ class Evidence:
 
     @property
     def progress(self) -> str:
-        """Where the run is, in words: ``"57 of 180 projections"``."""
+        """Where the run is, in words: ``"57 of 180 projections"``; ``"305 of 720 projections, in volume 2 of 4"``."""
         of = f" of {self.planned}" if self.planned else ""
-        return f"{self.newest.projections}{of} projections"
+        volume = f", in {self.volume_of(self.newest.projections)}" if self.turns > 1 and self.planned else ""
+        return f"{self.newest.projections}{of} projections{volume}"
+
+    def volume_of(self, projection: int) -> str:
+        """Return in words which volume of a time series a projection (from 1) belongs to."""
+        return f"volume {(projection - 1) * self.turns // self.planned + 1} of {self.turns}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,11 @@ class Policy(Protocol):
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_OURS = {"ms-ssim": f"{__name__}:MsSsimPolicy", PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy"}
+_OURS = {
+    "ms-ssim": f"{__name__}:MsSsimPolicy",
+    PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy",
+    CHANGE: "bluesky_streamrecon.quality.change_policy:ChangePolicy",
+}
 
 _policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
 
@@ -281,7 +297,7 @@ class MsSsimPolicy:
             return Verdict("continue", score, f"{at}: MS-SSIM {shown} < {threshold:g}")
         scores = (image.metrics.get("ms-ssim") for image in reversed(evidence.images))
         least = evidence.settled if self.settings.minimum_projections is None else self.settings.minimum_projections
-        return _where_met(
+        return where_met(
             evidence,
             self.settings,
             score,
@@ -292,7 +308,7 @@ class MsSsimPolicy:
         )
 
 
-def _where_met(
+def where_met(
     evidence: Evidence,
     settings: SteeringSettings,
     score: float | None,
@@ -385,7 +401,7 @@ class PredictedGainPolicy:
         text = f"{at}: {self._predicted(gain, evidence)}"
         if gain.upper >= tolerance:
             return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
-        return _where_met(
+        return where_met(
             evidence,
             self.settings,
             score,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.lines import LineStore
@@ -32,9 +33,17 @@ from bluesky_streamrecon.quality.metrics import (
     make_metric,
     measured,
 )
-from bluesky_streamrecon.quality.policy import PREDICTED_GAIN, Evidence, Policy, ScoredImage, Verdict, get_policy
+from bluesky_streamrecon.quality.policy import (
+    NOT_OF_IMAGES,
+    PREDICTED_GAIN,
+    Evidence,
+    Policy,
+    ScoredImage,
+    Verdict,
+    get_policy,
+)
 from bluesky_streamrecon.quality.trials import Reconstructor
-from bluesky_streamrecon.settings import TOMOGRAPHY
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
@@ -110,7 +119,7 @@ class SteeringSession:
         # Slices are always compared; images of another analysis need not be such that MS-SSIM can be measured on them.
         always = ("ms-ssim",) if run.recon.analysis == TOMOGRAPHY else ()
         wanted = dict.fromkeys((*always, *self._policy.metrics))
-        metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name != PREDICTED_GAIN]
+        metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name not in NOT_OF_IMAGES]
         self._wanted = tuple(wanted)
         self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, TrialMetric))
         self._forecaster = Forecaster(
@@ -122,6 +131,7 @@ class SteeringSession:
         )
         self._forecasts: list[Forecast] = []
         self._lines = LineStore(run)
+        self._changes = ChangeDetector(run) if CHANGE in wanted and run.per_volume else None
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
@@ -256,6 +266,8 @@ class SteeringSession:
     def _take_lines(self, preview: Preview) -> None:
         try:
             self._lines.add(preview)
+            if self._changes is not None:
+                self._changes.add(preview)
         except DataError as error:  # the image can be judged all the same
             if not self._lines_failed:
                 logger.error("run %s: %s", self.run.run_uid, error)
@@ -348,6 +360,7 @@ class SteeringSession:
             tuple(self._forecasts),
             self.run.detector_shape[1],
             self._lines.over,
+            self.run.recon.turns,
         )
         score = values.get("ms-ssim")
         fault = self._fault(now=False) or problem
@@ -377,6 +390,8 @@ class SteeringSession:
             values[metric.name], problem = measured(metric.name, partial(metric, seen))
         if self._forecasts:
             values |= _measured_by(self._forecasts, self.run.planned)
+        if self._changes is not None:
+            values |= self._changes.metrics()
         return values, problem
 
     def _by_policy(self, evidence: Evidence) -> Verdict:

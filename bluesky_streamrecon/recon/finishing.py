@@ -137,7 +137,10 @@ class Finishing:
 
     def _write(self, similarity: float | None) -> tuple[bool, str]:
         recon = self.run.recon
-        attributes: dict[str, Attribute] = {"final": recon.final, "projections": self._projections}
+        views = self.run.newest_volume(self._projections)
+        attributes: dict[str, Attribute] = {"final": recon.final, "projections": len(views)}
+        if self.run.per_volume:
+            attributes["volume"] = views.start // self.run.per_volume + 1
         if similarity is not None:
             attributes["similarity_to_live"] = similarity
         return write_result(

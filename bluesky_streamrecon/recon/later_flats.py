@@ -98,7 +98,7 @@ class LaterFlats:
         return found
 
 
-def add_interpolated(projections: NDArray[np.float32], changes: Changes, rows: slice) -> None:
+def add_interpolated(projections: NDArray[np.float32], changes: Changes, rows: slice, first: int = 0) -> None:
     """Add what the light of each pixel has changed by to all projections of some rows, in place.
 
     Parameters
@@ -109,9 +109,13 @@ def add_interpolated(projections: NDArray[np.float32], changes: Changes, rows: s
         At least one group, of a whole block.
     rows : slice
         Which rows of the block `projections` have.
+    first : int, optional
+        Projections that were taken before these.
     """
     groups = [(0, np.zeros_like(changes[0][1])), *changes]
-    places = np.interp(np.arange(len(projections)) + 0.5, [after for after, _ in groups], np.arange(len(groups)))
+    places = np.interp(
+        first + np.arange(len(projections)) + 0.5, [after for after, _ in groups], np.arange(len(groups))
+    )
     for number, place in enumerate(places):
         before = min(int(place), len(groups) - 2)
         share = np.float32(place - before)

@@ -31,7 +31,7 @@ from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
 from bluesky_streamrecon.recon.tilt import row_shifts, upright
-from bluesky_streamrecon.recon.view import View, preparation_of_all, prepared_for
+from bluesky_streamrecon.recon.view import View, preparation_of_all, prepared_for, window_of
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import FINAL_NONE, ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
@@ -110,7 +110,7 @@ class Tomography(Analysis[View]):
                 run.recon,
                 self._geometry(),
                 run.block.rows,
-                planned=run.planned,
+                planned=run.per_volume or run.planned,
                 threads=self._threads,
                 shared=run.block.members > 1,
                 host=self._ranks.host,
@@ -422,9 +422,8 @@ class Tomography(Analysis[View]):
             self._run.block.rows,
             self._run.planned,
             algorithm=recon.algorithm,
-            window=recon.window,
-            window_policy=recon.window_policy,
             options=recon.options,
+            **window_of(self._run),
         )
         self._engine = engine
         self.asynchronous = engine.asynchronous

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from bluesky_streamrecon.recon.later_flats import add_interpolated
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
 from bluesky_streamrecon.recon.tilt import upright
+from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["View", "preparation_of_all", "prepared_for"]
+__all__ = ["View", "preparation_of_all", "prepared_for", "window_of"]
 
 
 @dataclass(slots=True)
@@ -59,10 +61,19 @@ def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:
     return preparation, Pipeline(recon.preparation, block.rows, columns, beyond=beyond)
 
 
+class WindowSettings(TypedDict):
+    """Length and policy of a window, as `Engine` takes them."""
+
+    window: int | None
+    window_policy: str | Spread
+
+
 def preparation_of_all(
     run: OpenRun, preparation: Preparation, steps: Pipeline, shifts: NDArray[np.float64] | None
-) -> Callable[[NDArray[np.float32], NDArray[np.float64], slice], NDArray[np.float32]]:
-    """Return what ends the preparation of all archived projections of some rows of a block, given their angles, too.
+) -> Callable[[NDArray[np.float32], NDArray[np.float64], slice, int], NDArray[np.float32]]:
+    """Return what ends the preparation of archived projections of some rows of a block.
+
+    It is given their angles, which rows they are, and how many projections were taken before them.
 
     How each pixel's light has changed goes through the steps that projections have gone through before they were
     archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of
@@ -73,12 +84,24 @@ def preparation_of_all(
     if shifts is not None:
         changes = [(after, upright(each, shifts)) for after, each in changes]
 
-    def prepare(projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice) -> NDArray[np.float32]:
+    def prepare(
+        projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
+    ) -> NDArray[np.float32]:
         if changes:
-            add_interpolated(projections, changes, rows)
+            add_interpolated(projections, changes, rows, first)
         return steps.second_part_of_all(projections, angles)
 
     return prepare
+
+
+def window_of(run: OpenRun) -> WindowSettings:
+    """Return the window of the images: as the settings say, and in a time series within the newest half turn."""
+    length, policy, newest = run.recon.window, run.recon.window_policy, run.per_volume
+    if newest and length is None:
+        return {"window": newest, "window_policy": "newest"}
+    if newest and policy == "spread":
+        return {"window": length, "window_policy": Spread(kept=newest, newest_kept=True)}
+    return {"window": length, "window_policy": policy}
 
 
 def _number_in(metadata: Mapping[str, str], key: str) -> float | None:

@@ -27,7 +27,7 @@ __all__ = ["FinishedVolume"]
 
 log = logging.getLogger(__name__)
 
-Prepare = Callable[[NDArray[np.float32], NDArray[np.float64], slice], NDArray[np.float32]]
+Prepare = Callable[[NDArray[np.float32], NDArray[np.float64], slice, int], NDArray[np.float32]]
 
 ROWS_AT_ONCE = 16
 """Rows that each thread has: as many as are stored side by side."""
@@ -51,8 +51,8 @@ class FinishedVolume:
     axis : float
         Detector column of the rotation axis.
     prepare : callable
-        Ends the preparation of all projections of some rows, shape (projections, rows, C), given their angles and which
-        rows of the block they are, too.
+        Ends the preparation of projections of some rows, shape (projections, rows, C), given their angles, which rows
+        of the block they are, and how many projections were taken before them, too.
     """
 
     def __init__(
@@ -115,19 +115,21 @@ class FinishedVolume:
     def _parts(self) -> Iterator[float]:
         if self._archive.problem:
             raise DataError(self._archive.problem)
-        angles = self._archive.angles
-        recipe = self._recipe = self._recipe or self._chosen(angles)
+        views = self._run.newest_volume(len(self._archive))
+        angles = self._archive.angles[views.start : views.stop]
+        recipe = self._recipe = self._recipe or self._chosen(angles, views)
         scales = recipe.scales(angles, self._over)
         at_once = self._rows if self._coupled(recipe) else ROWS_AT_ONCE * self._threads
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
-            pixels = np.stack([self._archive.projection(i, first, stop) for i in range(len(angles))])
-            views = zip(self._prepare(pixels, angles, slice(first, stop)), angles.tolist(), strict=True)
+            pixels = np.stack([self._archive.projection(i, first, stop) for i in views])
+            lines = self._prepare(pixels, angles, slice(first, stop), views.start)
+            prepared = zip(lines, angles.tolist(), strict=True)
             del pixels
             with self._make_engine(
                 stop - first, len(angles), algorithm=recipe.algorithm, options=recipe.options
             ) as engine:
-                for share in finish(engine, recipe, views, scales):
+                for share in finish(engine, recipe, prepared, scales):
                     yield (first + share * (stop - first)) / self._rows
                 images = engine.image()
             if self._slices is None:
@@ -139,13 +141,13 @@ class FinishedVolume:
     def _coupled(recipe: Recipe) -> bool:
         return understood(recipe.algorithm, recipe.options)[0].coupled
 
-    def _chosen(self, angles: NDArray[np.float64]) -> Recipe:
+    def _chosen(self, angles: NDArray[np.float64], views: range) -> Recipe:
         """Return the recipe; how many photons there are is estimated from the rows of all ranks."""
         recon, block = self._run.recon, self._run.block
         known = np.zeros(2)
         if block.member == 0:
             found = log_photons(
-                np.stack([self._archive.projection(int(view), 0, block.rows) for view in some_views(angles)])
+                np.stack([self._archive.projection(views[view], 0, block.rows) for view in some_views(angles)])
             )
             known[:] = np.nansum(found), np.isfinite(found).sum()
         self._ranks.sum(known)

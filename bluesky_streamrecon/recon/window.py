@@ -74,6 +74,8 @@ class Spread:
         The same where an update takes in more: the fewer updates there are, the more it helps that the newest are new.
     kept : int or None
         Projections that are kept to choose from, at least as many as are in the window; None: see `kept_views`.
+    newest_kept : bool
+        These are the newest: the oldest is forgotten, not the one that adds least to the angles.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class Spread:
     older: float = OLDER
     older_of_steps: float = 0.25
     kept: int | None = None
+    newest_kept: bool = False
 
     def __post_init__(self) -> None:
         for name, share in (("older", self.older), ("older_of_steps", self.older_of_steps)):
@@ -273,7 +276,7 @@ class Window:
         if self._kept == self._limit:
             place = 0
             if self._spread is not None:
-                candidates = max(self._limit - (self._length or 0), 1)
+                candidates = 1 if self._spread.newest_kept else max(self._limit - (self._length or 0), 1)
                 place = _redundant(self._by_turn, self._numbers[: self._kept], candidates)
                 for order in (self._by_turn, self._by_half):
                     order.remove(int(self._numbers[place]))

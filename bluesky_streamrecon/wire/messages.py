@@ -318,6 +318,28 @@ class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
     halo: Count = 0
     metadata: Annotated[dict[Name, Text], Meta(max_length=256)] = {}
 
+    @property
+    def per_volume(self) -> int:
+        """Projections of each volume of a time series; 0: the run is none."""
+        return self.planned // self.recon.turns if self.recon.turns > 1 else 0
+
+    def newest_volume(self, projections: int) -> range:
+        """Return which projections, from 0, the volume is finished from when so many have been taken.
+
+        Of a time series these are the newest half turn that is complete; else all.
+
+        Examples
+        --------
+        >>> series = OpenRunSpec(
+        ...     run_uid="a", recon_uid="b", planned=720, detector_shape=(1, 1), dtype="<u2",
+        ...     recon=ReconSettings(turns=4),
+        ... )
+        >>> series.newest_volume(100), series.newest_volume(400)
+        (range(0, 100), range(180, 360))
+        """
+        complete = projections // self.per_volume if self.per_volume else 0
+        return range((complete - 1) * self.per_volume, complete * self.per_volume) if complete else range(projections)
+
 
 class OpenRun(OpenRunSpec, frozen=True, kw_only=True, tag="open-run"):
     """A run begins: opens the channel ``"run"`` with the stream `run_uid`.

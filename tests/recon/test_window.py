@@ -248,3 +248,14 @@ def test_window_that_moves_on_keeps_and_takes_what_the_definitions_say_of_all_of
         assert window.kept()[0].tolist() == kept.tolist()
         if len(kept) > 4:
             assert window.angles.tolist() == kept[spread_views(kept, 4, number)].tolist()
+
+
+def test_window_of_a_time_series_keeps_the_newest_half_turn_and_nothing_older():
+    window = Window(4, COLUMNS, [SlabRows(0, 1, 1)], policy=Spread(kept=12, newest_kept=True))
+    projections, _ = scan(1, count=40)
+    angles = np.radians(np.resize(15.0 * np.random.default_rng(0).permutation(12), 40))
+    for number, (projection, angle) in enumerate(zip(projections, angles, strict=True)):
+        window.append(projection, angle)
+        window.choose(number, 1)
+        assert set(window.slots) <= set(window.kept_slots)
+    np.testing.assert_array_equal(window.kept()[0], angles[-12:])
