@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import logging
 import re
 import secrets
@@ -77,7 +76,6 @@ class EmbeddedTiled:
                 self._server: Any = SimpleTiledServer(
                     self.directory, api_key=_API_KEY, readable_storage=folders, port=port
                 )
-            _look_at_dependencies_once()
             _give_each_request_a_connection(self._server.storage)
             _bound_memory_of_streams(self._server.catalog.context.streaming_cache)
         except StorageError:
@@ -156,29 +154,6 @@ def _revision(database: Path) -> str | None:
     except (sqlite3.Error, TypeError, ValueError):
         return None
     return str(found)
-
-
-def _look_at_dependencies_once() -> None:
-    """Keep what FastAPI finds in the signatures of an endpoint's dependencies.
-
-    Where any of them is overridden, as by Tiled, it looks at all of them anew at each request: half of the time that
-    storing a run takes this process, in which the scan runs as well (seen with FastAPI 0.165).
-    """
-    from fastapi.dependencies import utils
-
-    look = getattr(utils, "get_dependant", None)
-    if look is None or hasattr(look, "__wrapped__"):
-        return
-    found: dict[Any, Any] = {}
-
-    @functools.wraps(look)
-    def get_dependant(**asked: Any) -> Any:
-        key = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in asked.items())
-        if key not in found:
-            found[key] = look(**asked)
-        return found[key]
-
-    utils.get_dependant = get_dependant
 
 
 def _bound_memory_of_streams(cache: Any) -> None:
