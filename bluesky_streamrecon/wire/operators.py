@@ -28,7 +28,8 @@ PICTURE_SECONDS: Final = 5.0
 MOST_CUT_WISHES: Final = 64
 """Of all viewers together; the oldest is dropped."""
 CUT_SECONDS: Final = 1.0
-"""After which the ranks, where they did not answer a wish, are sent the next one, or the same again."""
+"""After which the ranks, where they did not answer, are sent the wish again, or the next one if it is not wished any
+more."""
 CUT_WISH_SECONDS: Final = 10.0
 """After which nobody waits for cuts any more."""
 
@@ -145,12 +146,12 @@ class CutWishes:
         self._waiting = {key: kept for key, kept in self._waiting.items() if now - kept[2] < CUT_WISH_SECONDS}
         if not self._waiting or (self._asked is not None and now - self._asked_at < CUT_SECONDS):
             return None
-        key = next(iter(self._waiting))
-        kept = self._waiting.pop(key)
-        self._waiting[key] = kept  # behind the others, should it be lost
-        self._numbers += 1
-        self._asked, self._asked_at = kept[1], now
-        return msgspec.structs.replace(kept[1], viewer="", number=self._numbers)
+        wishes = [wish for _, wish, _ in self._waiting.values()]
+        if not any(wish is self._asked for wish in wishes):
+            self._asked = wishes[0]
+            self._numbers += 1
+        self._asked_at = now  # the same number again: an image may take longer than we waited
+        return msgspec.structs.replace(self._asked or wishes[0], viewer="", number=self._numbers)
 
     def show(self, cuts: Cuts) -> None:
         """Send the cuts that were asked for to their viewer, if it still waits for them."""
