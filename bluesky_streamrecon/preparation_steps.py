@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ class Step(ABC):
     def halo_rows(self) -> int:
         """Rows on each side of a row that it depends on; a step that remembers, or comes after one, can have none."""
         return 0
+
+    def binned(self, side: int) -> Self:  # noqa: ARG002 - most have no lengths
+        """Return this step for pixels that are blocks of `side` x `side` pixels of the detector."""
+        return self
 
     def check(self, rows: int, columns: int) -> None:  # noqa: B027
         """Refuse projections of a shape that can not work; on the beamline, too, before anything moves."""
@@ -100,8 +104,15 @@ preparation_steps: Registry[type[Step]] = Registry(
 )
 
 
-def make_step(setting: str | Mapping[str, Any]) -> Step:
+def make_step(setting: str | Mapping[str, Any], side: int = 1) -> Step:
     """Return the step that one entry of the setting ``preparation`` asks for: a name, or also options.
+
+    Parameters
+    ----------
+    setting : str or mapping
+        The entry.
+    side : int, optional
+        The setting ``bin``.
 
     Raises
     ------
@@ -110,10 +121,11 @@ def make_step(setting: str | Mapping[str, Any]) -> Step:
     """
     options = {"step": setting} if isinstance(setting, str) else dict(setting)
     name = str(options.pop("step"))
-    return made_with("preparation step", name, preparation_steps.get(name), Step, options)  # type: ignore[type-abstract]
+    kind = preparation_steps.get(name)
+    return made_with("preparation step", name, kind, Step, options).binned(side)  # type: ignore[type-abstract]
 
 
-def halo_rows(preparation: Sequence[str | Mapping[str, Any]]) -> int:
+def halo_rows(preparation: Sequence[str | Mapping[str, Any]], side: int = 1) -> int:
     """Return how many rows on each side of a row all steps together depend on; errors as `make_step`.
 
     Raises
@@ -123,7 +135,7 @@ def halo_rows(preparation: Sequence[str | Mapping[str, Any]]) -> int:
     """
     halo, remembers = 0, ""
     for setting in preparation:
-        name, step = setting if isinstance(setting, str) else str(setting["step"]), make_step(setting)
+        name, step = setting if isinstance(setting, str) else str(setting["step"]), make_step(setting, side)
         if step.remembers:
             remembers = name
         if step.halo_rows and remembers:

@@ -79,6 +79,13 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         New projections between two updates (s), at most `window`.
     iterations : int
         Updates per step.
+    bin : int
+        Side of the blocks of detector pixels whose mean is a pixel of the frame that is reconstructed; what is left
+        over at the right and at the bottom is left out, and the detector's files keep all. With `bin` or `rows`, all
+        other settings, messages and results count rows and columns of the reduced frame; micrometres stay the
+        detector's.
+    rows : (int, int) or None
+        Detector rows ``(first, stop)`` that are reconstructed; None: all.
     axis : float or None
         Detector column of the rotation axis; None finds it from the projections.
     axis_tilt : float
@@ -140,6 +147,8 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     window_policy: str = "spread"
     step: Positive = 1
     iterations: Positive = 1
+    bin: Positive = 1
+    rows: tuple[Count, Count] | None = None
     axis: float | None = None
     axis_tilt: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     rotation: str = ROTATIONS[0]
@@ -181,6 +190,11 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         names = [step["step"] if isinstance(step, dict) else step for step in self.preparation]
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ConfigError(f"preparation: got {', '.join(map(str, names))}; expected {', '.join(twice)} only once")
+        if self.rows is not None and self.rows[1] - self.rows[0] < self.bin:
+            raise ConfigError(
+                f"rows: got {self.rows} with bin={self.bin}, expected detector rows (first, stop) with stop at least "
+                f"first + {self.bin}"
+            )
         for name in ("final_iterations", "final_options"):
             if self.final == FINAL_NONE and (value := getattr(self, name)):
                 raise ConfigError(

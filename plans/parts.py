@@ -13,6 +13,7 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
@@ -104,11 +105,12 @@ def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSe
     """
     from bluesky_streamrecon.recon import check_shape
 
+    rows, columns = Reduction.wanted(layout, recon).shape
     if recon.analysis == TOMOGRAPHY:
-        check_shape(recon if local else msgspec.structs.replace(recon, preparation=()), *layout.shape)
-    beyond = [row for row in steering.preview_rows or () if row >= layout.rows]
+        check_shape(recon if local else msgspec.structs.replace(recon, preparation=()), rows, columns)
+    beyond = [row for row in steering.preview_rows or () if row >= rows]
     if beyond:
-        raise ConfigError(f"preview_rows: got {beyond[0]}, expected less than the {layout.rows} rows of a frame")
+        raise ConfigError(f"preview_rows: got {beyond[0]}, expected less than the {rows} rows of a frame")
 
 
 def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:

@@ -91,10 +91,9 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
                 f"{name}: not an argument of this plan" + (f"; did you mean {near[0]!r}?" if near else "; see its help")
             )
     values = {name: value for name, value in given.items() if not (value is None and name in AS_ARGUMENTS)}
-    if values.get("preview_rows") is not None:
-        values["preview_rows"] = tuple(values["preview_rows"])
-    if isinstance(values.get("preparation"), list):
-        values["preparation"] = tuple(values["preparation"])
+    for name in ("preview_rows", "rows", "preparation"):  # as forms and queues have them
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     policy_options = dict(values.pop("policy_options", {}))
     options = dict(values.pop("options", {}))
     steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}

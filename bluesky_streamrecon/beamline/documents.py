@@ -18,6 +18,7 @@ from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import frame_layout
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.wire.messages import ItemKind
 
@@ -156,10 +157,8 @@ class StreamLayout:
         Data key of the image.
     in_file : bool
         Frames are in a file (StreamResource, StreamDatum), not in the event.
-    frames : int
-        Frames per event, averaged into one projection.
-    shape : (int, int)
-        Rows and columns.
+    reduction : Reduction
+        What is made of the frames of an event.
     dtype : str or None
         Pixel type on the wire; None: not told before the first frame.
     angle_key : str or None
@@ -176,8 +175,7 @@ class StreamLayout:
     kind: ItemKind
     image_key: str
     in_file: bool
-    frames: int
-    shape: tuple[int, int]
+    reduction: Reduction
     dtype: str | None
     angle_key: str | None
     radians: float
@@ -288,6 +286,8 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     ------
     DataError
         If the image, or a projection's angle, can not be found.
+    ConfigError
+        If the frames can not be reduced as the settings say.
     """
     stream = descriptor["name"]
     if stream not in KINDS:
@@ -297,9 +297,9 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     key = image_key(descriptor, block.detector)
     image = keys[key]
     external = image.get("external")
-    frames = frame_layout(descriptor, key)
+    reduction = Reduction.wanted(frame_layout(descriptor, key), block.recon)
     told = image.get("dtype_numpy")
-    dtype = wire_dtype(told, averaged=frames.exposures > 1) if isinstance(told, str) and told else None
+    dtype = wire_dtype(told, averaged=reduction.averages) if isinstance(told, str) and told else None
     if external and dtype is None:
         raise DataError(f"stream {stream!r}, image {key!r}: the data key lacks dtype_numpy, expected as '<u2'")
     angle_key, radians = None, 0.0
@@ -316,8 +316,7 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         kind=kind,
         image_key=key,
         in_file=bool(external),
-        frames=frames.exposures,
-        shape=frames.shape,
+        reduction=reduction,
         dtype=dtype,
         angle_key=angle_key,
         radians=radians,

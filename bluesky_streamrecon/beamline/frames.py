@@ -1,15 +1,14 @@
 """Where the pixels of a projection are: in a detector's HDF5 file, in a file of their own, or in the event itself.
 
 A frame is read when the wire needs it, in the wire's threads, maybe more than once; making one costs nothing.
-Every frame comes out as a 2-D array (rows, columns) in a pixel type of the wire, at its true value or not at all; the
-exposures of one event are averaged.
+Every frame comes out as a 2-D array (rows, columns) in a pixel type of the wire, at its true value or not at all, after
+the reduction that the settings ask for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
+from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
+from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 
 __all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
@@ -39,7 +39,7 @@ def wire_dtype(dtype: Any, *, averaged: bool = False) -> str:
     dtype : dtype or str
         As in a data key's ``dtype_numpy``.
     averaged : bool, optional
-        Several frames are averaged into one.
+        Several values are averaged into one.
 
     Returns
     -------
@@ -303,19 +303,17 @@ class FileFrame:
         Where it is.
     index : int
         Number of the event's frames in the file, from 0 (``indices`` of a StreamDatum).
-    shape : (int, int)
-        Rows and columns that it must have.
+    reduction : Reduction
+        What is made of the event's frames.
     dtype : str
         Pixel type to give.
-    frames : int, optional
-        Frames per event; they are averaged.
     """
 
-    __slots__ = ("_dtype", "_file", "_frames", "_index", "_shape")
+    __slots__ = ("_dtype", "_file", "_index", "_reduction")
     in_file = True
 
-    def __init__(self, file: FrameFile, index: int, shape: tuple[int, int], dtype: str, frames: int = 1) -> None:
-        self._file, self._index, self._shape, self._dtype, self._frames = file, index, shape, dtype, frames
+    def __init__(self, file: FrameFile, index: int, reduction: Reduction, dtype: str) -> None:
+        self._file, self._index, self._reduction, self._dtype = file, index, reduction, dtype
 
     def __repr__(self) -> str:
         return f"FileFrame({self._file.path}, {self._index})"
@@ -328,10 +326,10 @@ class FileFrame:
         DataError
             If it is not there, or has another shape than was announced.
         """
-        first = self._index * self._frames
-        pixels = self._file.read(first, first + self._frames)
-        where = f"{self._file.where}: frame {first}"
-        return _one_frame(pixels, self._shape, self._frames, self._dtype, where)
+        exposures = self._reduction.frames.exposures
+        first = self._index * exposures
+        pixels = self._file.read(first, first + exposures)
+        return self._reduction.of_event(pixels, self._dtype, f"{self._file.where}: frame {first}")
 
 
 class FlownFrame:
@@ -383,29 +381,25 @@ class FlownFrame:
 
 
 class InlineFrame:
-    """A projection that came in the event and needs work before it can be sent (averaging, another type).
+    """A projection that came in the event and needs work before it can be sent (reduction, another type).
 
     Parameters
     ----------
     pixels : array_like, shape (rows, columns) or (frames, rows, columns)
         As the event has them.
-    shape : (int, int)
-        Rows and columns.
+    reduction : Reduction
+        What is made of them.
     dtype : str
         Pixel type to give.
-    frames : int, optional
-        Exposures in the event; they are averaged.
     where : str, optional
         Event and data key, for errors.
     """
 
-    __slots__ = ("_dtype", "_frames", "_pixels", "_shape", "_where")
+    __slots__ = ("_dtype", "_pixels", "_reduction", "_where")
     in_file = False
 
-    def __init__(
-        self, pixels: Any, shape: tuple[int, int], dtype: str, frames: int = 1, where: str = "the event"
-    ) -> None:
-        self._pixels, self._shape, self._dtype, self._frames, self._where = pixels, shape, dtype, frames, where
+    def __init__(self, pixels: Any, reduction: Reduction, dtype: str, where: str = "the event") -> None:
+        self._pixels, self._reduction, self._dtype, self._where = pixels, reduction, dtype, where
 
     def read(self) -> NDArray[np.generic]:
         """Return the frame, shape (rows, columns).
@@ -415,18 +409,4 @@ class InlineFrame:
         DataError
             If it has another shape than was announced, or values that do not fit its type.
         """
-        return _one_frame(np.asarray(self._pixels), self._shape, self._frames, self._dtype, self._where)
-
-
-def _one_frame(
-    pixels: NDArray[np.generic], shape: tuple[int, int], frames: int, dtype: str, where: str
-) -> NDArray[np.generic]:
-    if pixels.shape[-2:] != shape or pixels.size != frames * math.prod(shape):
-        announced = shape if frames == 1 else (frames, *shape)
-        raise DataError(
-            f"{where}: got shape {pixels.shape}, expected {announced} as announced; was the detector's "
-            "region of interest or its number of exposures changed during the run?"
-        )
-    stack: NDArray[Any] = pixels.reshape((-1, *shape))
-    frame = stack.mean(axis=0, dtype=np.float64) if frames > 1 else stack[0]
-    return exactly(frame, np.dtype(dtype), where)
+        return self._reduction.of_event(np.asarray(self._pixels), self._dtype, self._where)

@@ -212,7 +212,7 @@ class Publisher:
             run.metadata.setdefault("saturation", f"{level:.12g}")
         # Frames in events show their type themselves: the run is opened by the first of them.
         if layout is not None and layout.in_file and layout.dtype is not None:
-            self._open(run, layout.shape, layout.dtype)
+            self._open(run, layout.reduction.shape, layout.dtype)
 
     def _stream_resource(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -237,9 +237,9 @@ class Publisher:
             for index, seq in places:
                 self._angle_of(run, layout, seq, (file, index))
         if file is not None and data_key == layout.image_key and layout.dtype is not None:
-            dtype = self._open(run, layout.shape, layout.dtype)
+            dtype = self._open(run, layout.reduction.shape, layout.dtype)
             for index, seq in places:
-                frame = FileFrame(file, index, layout.shape, dtype, layout.frames)
+                frame = FileFrame(file, index, layout.reduction, dtype)
                 if layout.angle_key is None:
                     self._publish(run, layout, seq, 0.0, frame)
                 elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
@@ -258,17 +258,18 @@ class Publisher:
                 self._angle_of(run, layout, seq, layout.angle(data))
             return
         pixels = data[layout.image_key]
-        dtype = self._open(run, layout.shape, None if run.format else self._dtype_of(run, layout, np.asarray(pixels)))
+        reduction, first = layout.reduction, run.format is None
+        dtype = self._open(run, reduction.shape, self._dtype_of(run, layout, np.asarray(pixels)) if first else None)
         where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
-        source: NDArray[np.generic] | Frame = InlineFrame(pixels, layout.shape, dtype, layout.frames, where)
+        source: NDArray[np.generic] | Frame = InlineFrame(pixels, reduction, dtype, where)
         one = (1,) * (np.ndim(pixels) - 2)
-        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and pixels.shape == (*one, *layout.shape):
-            source = pixels.reshape(layout.shape)
+        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and pixels.shape == (*one, *reduction.shape):
+            source = pixels.reshape(reduction.shape)
         self._publish(run, layout, seq, layout.angle(data), source)
 
     def _dtype_of(self, run: _Run, layout: StreamLayout, pixels: NDArray[np.generic]) -> str:
         """Return the type of a run whose frames are in its events: as announced if the first frame has it."""
-        averaged = layout.frames > 1
+        averaged = layout.reduction.averages
         if layout.dtype is None:
             return wire_dtype(pixels.dtype, averaged=averaged)
         with contextlib.suppress(DataError):
@@ -330,7 +331,7 @@ class Publisher:
         rows = shape[0]
         preview = run.block.steering.preview_rows or choose_preview_rows(rows)
         if max(preview) >= rows:
-            raise DataError(f"preview rows: got {preview}, expected rows below {rows}, as the detector has")
+            raise DataError(f"preview rows: got {preview}, expected rows below {rows}, as the frames have")
         spec = OpenRunSpec(
             run_uid=run.uid,
             recon_uid=run.block.recon_uid,
@@ -367,7 +368,7 @@ class Publisher:
         if run is None or run.over is not None:
             logger.error("run %s: %s", run.uid if run else "(none)", error, exc_info=error)
             return
-        text = f"{error}" if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        text = f"{error}" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: {error}"
         after = f"after {run.counts['projection']} projections"
         run.over = text
         logger.error("run %s: streaming stopped %s: %s", run.uid, after, text, exc_info=error)
@@ -388,7 +389,7 @@ def _halo(recon: ReconSettings) -> int:
     if recon.analysis != TOMOGRAPHY:
         return 0
     try:
-        return halo_rows(recon.preparation)
+        return halo_rows(recon.preparation, recon.bin)
     except ConfigError as error:  # steps may be installed where the job runs, and only there
         logger.warning("no rows of neighbours are sent: %s", error)
         return 0

@@ -50,6 +50,7 @@ def demo(
     ] = "spread",
     step: Step = 1,
     backend: Backend = "auto",
+    bin: Annotated[int, typer.Option(min=1, help="Side of the blocks of pixels that are averaged.")] = 1,  # noqa: A002
     seed: Annotated[int, typer.Option(help="Seed of the simulated noise.")] = 0,
     rows: Rows = 16,
     columns: Columns = 256,
@@ -94,6 +95,7 @@ def demo(
         window_policy=window_policy,
         step=step,
         backend=backend,
+        bin=bin,
         seed=seed,
         out=out,
         angle_units=angle_units,

@@ -28,7 +28,7 @@ def export_stored(
             ".nx; .h5, .hdf5, .dx; .zarr; .tif, .tiff)."
         ),
     ] = None,
-    pixel_size: Annotated[float | None, typer.Option(help="At the sample, micrometres.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Of the detector, at the sample, micrometres.")] = None,
     energy: Annotated[float | None, typer.Option(help="Of the photons, keV.")] = None,
     distance: Annotated[float | None, typer.Option(help="From sample to detector, mm.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Of the volume alone: the last live image.")] = False,

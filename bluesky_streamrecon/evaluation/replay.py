@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
@@ -22,6 +23,7 @@ from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared, with_rows_around
 from bluesky_streamrecon.quality.trials import view_width
+from bluesky_streamrecon.reduction import Reduction, binned
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
 
@@ -207,17 +209,19 @@ def _log_problems(frames: TomoScan) -> None:
 def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
     """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere."""
     frames = recorded.frames
-    height = frames.projections.shape[1]
+    reduction = Reduction.wanted(FrameLayout(1, *frames.projections.shape[1:]), recorded.recon)
+    height = reduction.shape[0]
     rows = steering.preview_rows or tuple(sorted({min(height - 1, height * k // 4) for k in range(1, MOST_ROWS + 1)}))
     if max(rows) >= height:
-        raise ConfigError(f"preview_rows: got {rows}, but {recorded.name} has {height} detector rows")
+        raise ConfigError(f"preview_rows: got {rows}, but the frames of {recorded.name} have {height} rows")
     if not len(frames.angles_deg):
         raise DataError(f"{recorded.name}: got no projections, expected at least one")
-    read = with_rows_around(rows, height, recorded.recon.preparation)
-    first, stop = min(read), max(read) + 1
-    inner = [row - first for row in read]
+    read = with_rows_around(rows, height, recorded.recon.preparation, recorded.recon.bin)
+    first, inner = min(read), [row - min(read) for row in read]
+    taken = reduction.rows_of(first, max(read) + 1)
     projections, flats, darks = (
-        np.asarray(stack[:, first:stop])[:, inner] for stack in (frames.projections, frames.flats, frames.darks)
+        binned(np.asarray(stack[:, taken]), reduction.bin)[:, inner]
+        for stack in (frames.projections, frames.flats, frames.darks)
     )
     part = TomoScan(projections, flats, darks, frames.angles_deg, frames.problems)
     scan = prepared(
@@ -226,6 +230,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         axis=recorded.recon.axis,
         values=recorded.recon.pixel_values,
         preparation=recorded.recon.preparation,
+        side=recorded.recon.bin,
     )
     return centred(replace(scan, name=recorded.name, span=recorded.span))
 

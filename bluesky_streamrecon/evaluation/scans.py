@@ -324,7 +324,9 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 
-def with_rows_around(rows: Sequence[int], height: int, preparation: Sequence[str | Mapping[str, Any]]) -> list[int]:
+def with_rows_around(
+    rows: Sequence[int], height: int, preparation: Sequence[str | Mapping[str, Any]], side: int = 1
+) -> list[int]:
     """Return some rows of a detector of `height` rows, and around each those that the steps of a preparation look at.
 
     Examples
@@ -334,7 +336,7 @@ def with_rows_around(rows: Sequence[int], height: int, preparation: Sequence[str
     """
     from bluesky_streamrecon.recon.steps import halo_rows
 
-    halo = halo_rows(preparation)
+    halo = halo_rows(preparation, side)
     return [min(max(row + away, 0), height - 1) for row in rows for away in range(-halo, halo + 1)]
 
 
@@ -345,6 +347,7 @@ def prepared(
     axis: float | None = None,
     values: str = "counts",
     preparation: Sequence[str | Mapping[str, Any]] = (),
+    side: int = 1,
 ) -> LineScan:
     """Make line integrals of a scan's frames, and find the axis unless it is given.
 
@@ -360,6 +363,8 @@ def prepared(
         What pixels stand for.
     preparation : sequence of str or mapping, optional
         As in the settings.
+    side : int, optional
+        The setting ``bin`` of these frames.
 
     Raises
     ------
@@ -379,10 +384,10 @@ def prepared(
         counts.add_reference("flat", frame)
     if not counts.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
-    halo = halo_rows(preparation)
+    halo = halo_rows(preparation, side)
     kept = 1 if halo else rows  # rows that are prepared together
     beyond, groups = (halo, halo), rows // (kept + 2 * halo)
-    steps = [Pipeline(preparation, kept, columns, beyond=beyond) for _ in range(groups)]
+    steps = [Pipeline(preparation, kept, columns, beyond=beyond, side=side) for _ in range(groups)]
     integrals = np.empty((len(raw.angles), groups * kept, columns), np.float32)
     for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles.tolist(), strict=True)):
         parts = zip(steps, np.split(counts.prepare(frame), groups), strict=True)

@@ -51,7 +51,7 @@ def check_shape(recon: ReconSettings, rows: int, columns: int) -> None:
     """
     TomoGeometry(columns, math.nan if recon.axis is None else recon.axis, recon.size or 0)
     for step in recon.preparation:
-        make_step(step).check(rows, columns)
+        make_step(step, recon.bin).check(rows, columns)
 
 
 def understood(algorithm: str, options: Mapping[str, Any] | None) -> tuple[Algorithm, float | None]:

@@ -48,7 +48,8 @@ def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:
     ConfigError, DataError
         If a setting can not work, or the beamline sends other rows than the steps need.
     """
-    (first, stop), columns, recon, needed = run.rows, run.detector_shape[1], run.recon, halo_rows(run.recon.preparation)
+    (first, stop), columns, recon = run.rows, run.detector_shape[1], run.recon
+    needed = halo_rows(recon.preparation, recon.bin)
     if run.halo != needed:
         raise ConfigError(
             f"preparation={list(recon.preparation)}: got {run.halo} rows on each side of a rank's own from the "
@@ -58,7 +59,7 @@ def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:
     own = slice(beyond[0], beyond[0] + block.rows)
     saturation = _number_in(run.metadata, "saturation")
     preparation = Preparation(stop - first, columns, values=recon.pixel_values, saturation=saturation, own=own)
-    return preparation, Pipeline(recon.preparation, block.rows, columns, beyond=beyond)
+    return preparation, Pipeline(recon.preparation, block.rows, columns, beyond=beyond, side=recon.bin)
 
 
 class WindowSettings(TypedDict):

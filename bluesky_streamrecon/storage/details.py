@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from bluesky_streamrecon.reduction import detector_axis
+
 __all__ = ["UNKNOWN", "ScanDetails", "iso", "scan_details"]
 
 UNITS: dict[str, dict[str, float]] = {
@@ -46,7 +48,7 @@ class ScanDetails:
     started, ended : float or None
         Seconds since 1970.
     axis : float or None
-        Rotation axis, detector column.
+        Rotation axis, column of the detector as it is, whatever the reconstruction's `bin`.
     """
 
     title: str = ""
@@ -85,7 +87,8 @@ def scan_details(run: Any, reconstruction: Any = None) -> ScanDetails:
         found = [_positive(place.get(name)) for place in said for name in names]
         numbers[field] = next((value for value in [*found, *_of_devices(run, field, names)] if value is not None), None)
     sample = start.get("sample", "")
-    axis = None if reconstruction is None else reconstruction.metadata["start"].get("streamrecon", {}).get("axis")
+    about = {} if reconstruction is None else reconstruction.metadata["start"].get("streamrecon", {})
+    axis = None if about.get("axis") is None else detector_axis(about["axis"], about.get("recon", {}).get("bin", 1))
     return ScanDetails(
         title=str(start.get("plan_name", "")),
         sample=str(sample.get("name", "") if isinstance(sample, Mapping) else sample),

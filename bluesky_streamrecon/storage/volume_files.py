@@ -89,7 +89,8 @@ def export_volume(
     layout : str, optional
         ``"ome-zarr"`` or ``"tiff"``; by default what the file's suffix says.
     pixel_size_um : float, optional
-        Micrometres, in place of what the scan says; where nothing does, the volume's unit is the pixel.
+        Of the detector, micrometres at the sample, in place of what the scan says; the volume's pixels are `bin` times
+        as wide. Where nothing says it, the volume's unit is the pixel.
     live : bool, optional
         The last live image, also where there is a finished volume.
 
@@ -114,6 +115,8 @@ def export_volume(
     raw = start.get("raw_run_uid")
     if pixel_size_um is None and raw is not None and raw in catalog:
         pixel_size_um = scan_details(catalog[raw]).pixel_size_um
+    if pixel_size_um is not None:
+        pixel_size_um *= start.get("streamrecon", {}).get("recon", {}).get("bin", 1)
     about = {"recon_uid": start["uid"], "raw_run_uid": raw, "image": name, "values": "1/pixel"}
     part = path.with_name(f".{path.name}.part")
     write = _write_ome_zarr if chosen == "ome-zarr" else _write_tiff

@@ -291,7 +291,7 @@ class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
     planned : int
         Projections planned; fewer or none may come.
     detector_shape : (int, int)
-        Rows and columns of a whole frame.
+        Rows and columns of a whole reduced frame.
     dtype : str
         NumPy type string of the pixels, as in the items.
     recon, steering : ReconSettings, SteeringSettings

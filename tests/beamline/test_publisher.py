@@ -102,6 +102,42 @@ def test_several_frames_of_one_event_are_averaged(publisher, sink, written, tmp_
     np.testing.assert_array_equal(sink.frames()[0], written[4:8].mean(axis=0, dtype=np.float64).astype("f4"))
 
 
+@pytest.mark.parametrize(
+    ("reduced", "frame", "dtype"),
+    [
+        ({"bin": 2}, [[3.0, 5.0]], "<f4"),
+        ({"rows": [1, 3]}, [[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]], "<u2"),
+        ({"bin": 2, "rows": [1, 3]}, [[8.0, 10.0]], "<f4"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_frames_of_every_kind_are_reduced_as_the_settings_say_and_the_run_is_opened_so(
+    publisher, sink, written, tmp_path, problems, reduced, frame, dtype, in_file
+):
+    block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot", "recon": reduced}
+    run = Run(publisher, tmp_path if in_file else None, block=block)
+    for stream, angle in (("dark", False), ("flat", False), ("primary", True)):
+        run.describe(stream, angle=angle, shape=(1, ROWS, COLUMNS))
+        if in_file:
+            run.resource(stream)
+            run.datum(0, 1, stream=stream)
+        run.event(1, 10.0 if angle else None, stream=stream, **({} if in_file else {"det": written[:1]}))
+    run.stop()
+    assert problems == []
+    assert (sink.specs[0].detector_shape, sink.specs[0].dtype) == (np.shape(frame), dtype)
+    assert [kind for kind, *_ in sink.items] == ["dark", "flat", "projection"]
+    for found in sink.frames():
+        assert found.dtype.str == dtype
+        np.testing.assert_array_equal(found, frame)
+
+
+def test_reduction_that_does_not_fit_the_frames_ends_the_stream_with_the_reason(publisher, sink, problems):
+    block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot"}
+    Run(publisher, block=block | {"recon": {"rows": [1, 4]}}).describe()
+    assert "rows: got (1, 4), expected detector rows (first, stop) with stop <= 3" in problems[0]
+    assert sink.specs == []
+
+
 def test_flats_and_darks_need_no_angle(publisher, sink, written, tmp_path):
     run = Run(publisher, tmp_path)
     for stream in ("dark", "flat"):

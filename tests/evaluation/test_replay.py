@@ -62,6 +62,20 @@ def test_replay_takes_the_settings_of_the_run_unless_told_otherwise(frames):
     assert replay(recorded(frames, steering=steering)).fields["stopped_at"] == 55
 
 
+def test_replay_reduces_frames_as_the_run_did(frames):
+    steering = SteeringSettings(policy="ms-ssim", preview_rows=(1,))
+
+    def enlarged(stack):
+        blocks = np.repeat(np.repeat(stack, 2, axis=1), 2, axis=2)
+        return np.pad(blocks, ((0, 0), (3, 1), (0, 1)))  # rows that are not used, and a column that fills no block
+
+    large = replace(frames, **{name: enlarged(getattr(frames, name)) for name in ("projections", "flats", "darks")})
+    recon = ReconSettings(axis=32.2, bin=2, rows=(3, 3 + 2 * ROWS))
+    found, same = (replay(each, steering).fields for each in (recorded(large, recon=recon), recorded(frames)))
+    assert (found["stopped_at"], found["taken"]) == (same["stopped_at"], 60)
+    assert found["lost"] == pytest.approx(same["lost"], rel=1e-3)
+
+
 def test_run_that_was_cut_short_is_judged_as_far_as_it_is_stored(frames):
     part = replace(frames, projections=frames.projections[:30], angles_deg=frames.angles_deg[:30])
     found = replay(recorded(part), SteeringSettings(policy="ms-ssim")).fields
@@ -84,7 +98,7 @@ def test_run_without_flats_says_so(frames):
 
 
 def test_rows_that_the_detector_does_not_have_are_refused(frames):
-    with pytest.raises(ConfigError, match="4 detector rows"):
+    with pytest.raises(ConfigError, match="frames of a-run have 4 rows"):
         replay(recorded(frames), SteeringSettings(preview_rows=(4,)))
 
 

@@ -78,6 +78,23 @@ def test_scan_is_reconstructed_by_two_ranks_and_every_item_is_accounted_for(
     assert of(documents, "stop")[0]["num_events"]["steering"] == len(record.verdicts)
 
 
+def test_binned_frames_of_a_region_are_reconstructed_and_the_file_keeps_all_pixels(
+    run_engine, documents, tomo, job, of, tmp_path
+):
+    beamline = sim_beamline(rows=8, columns=128, directory=tmp_path, instant=True)
+    assert run_engine(tomo(beamline, bin=2, rows=(2, 7), threshold=1.0)).exit_status == "success"
+    record = job.last_run
+    assert record.problems == ()
+    assert record.axis == pytest.approx((beamline.axis + 0.5) / 2 - 0.5, abs=1.0)
+    with h5py.File(record.result) as file:
+        assert file["/exchange/data"].shape == (2, 64, 64)
+    images = [doc for doc in of(documents, "stream_resource") if doc["data_key"] == beamline.detector.name]
+    for image in images:
+        with h5py.File(image["uri"].removeprefix("file://localhost")) as file:
+            assert file[image["parameters"]["dataset"]].shape[-2:] == (8, 128)
+    assert images
+
+
 def test_scan_ends_by_quality_and_the_next_one_works(run_engine, documents, tomo, job, of):
     for _ in range(2):
         # Each projection waits until the one before is in the image, as at a detector that is slower than the job.

@@ -126,4 +126,5 @@ def test_phase_retrieval_that_can_not_work_is_refused(preparation, words):
 
 def test_halo_is_seven_widths_of_the_kernel():
     assert halo_rows(["zingers", STEP, "rings"]) == int(np.ceil(7 * np.sqrt(alpha_of(STEP))))
+    assert halo_rows([STEP], 2) == halo_rows([STEP | {"pixel_size": 2 * STEP["pixel_size"]}])
     assert make_step("rings").halo_rows == 0

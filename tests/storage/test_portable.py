@@ -111,7 +111,7 @@ def stored(storage, scan):
         image.shape,
         volume=True,
         scores=rows,
-        metadata={"streamrecon": {"ledger": LEDGER}},
+        metadata={"streamrecon": {"ledger": LEDGER, "recon": {"bin": 2}, "axis": 1.5}},
     )
     for name, doc in made:
         storage.writer(name, doc)
@@ -163,13 +163,14 @@ def test_file_says_how_the_scan_was_taken_from_plan_devices_or_what_is_given(sto
     with h5py.File(nxs.file) as file:
         assert file["entry/instrument/beam/incident_energy"][()] == 25.0
         assert file["entry/instrument/detector/x_pixel_size"][()] == pytest.approx(0.65e-6)
+        assert file["entry/instrument/detector/x_rotation_axis_pixel_position"][()] == 3.5 - 3.5  # of frames not binned
         assert file["entry/sample/name"][()] == b"a stone"
         assert "distance" not in file["entry/instrument/detector"]
     again = export_run(storage.catalog, stored[0], tmp_path / "a.nxs", known={"energy_kev": 30.0, "distance_mm": 50.0})
     with h5py.File(again.file) as file:
         assert file["entry/instrument/beam/incident_energy"][()] == 30.0
         assert file["entry/instrument/detector/distance"][()] == 0.05
-    assert export_volume(storage.catalog, stored[0], tmp_path / "a.tif").pixel_size_um == pytest.approx(0.65)
+    assert export_volume(storage.catalog, stored[0], tmp_path / "a.tif").pixel_size_um == pytest.approx(2 * 0.65)
 
 
 def test_volume_as_ome_zarr_validates_with_its_pyramid_and_the_size_of_its_pixels(storage, stored, tmp_path):
@@ -199,7 +200,7 @@ def test_volume_as_tiff_has_a_page_per_slice_and_the_size_of_its_pixels(storage,
     with tifffile.TiffFile(done.file) as file:
         np.testing.assert_array_equal(file.asarray(), image)
         assert file.series[0].axes == "ZYX"
-        assert 'PhysicalSizeZ="1.5" PhysicalSizeZUnit="µm"' in file.ome_metadata
+        assert 'PhysicalSizeZ="3.0" PhysicalSizeZUnit="µm"' in file.ome_metadata
     with pytest.raises(StorageError, match="exists already"):
         export_volume(storage.catalog, uid, done.file)
     with pytest.raises(ConfigError, match="got -1, expected micrometres above 0"):

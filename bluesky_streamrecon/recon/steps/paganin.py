@@ -20,7 +20,8 @@ References
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class Paganin(Step):
     distance : float
         From the sample to the detector, mm; in a beam that diverges, this divided by the magnification.
     pixel_size : float
-        As seen at the sample, micrometres.
+        Of the detector as it is, whatever the setting ``bin``, as seen at the sample, micrometres.
     """
 
     delta_beta: float = 0.0
@@ -80,6 +81,10 @@ class Paganin(Step):
                 f"preparation step 'paganin': got a kernel that is {self.width:.3g} pixels wide, expected at most "
                 f"{WIDEST}, from {given}; are these keV, mm and micrometres?"
             )
+
+    def binned(self, side: int) -> Self:
+        """Return this step for pixels that are `side` times as wide as the detector's."""
+        return replace(self, pixel_size=self.pixel_size * side)
 
     @property
     def width(self) -> float:

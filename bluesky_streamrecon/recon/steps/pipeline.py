@@ -32,6 +32,8 @@ class Pipeline:
     beyond : (int, int), optional
         Rows that come with it, above and below: as many as `halo_rows` says, fewer near an edge of the detector, whose
         row then stands for those that there are not.
+    side : int, optional
+        The setting ``bin``.
 
     Raises
     ------
@@ -46,10 +48,12 @@ class Pipeline:
         columns: int,
         *,
         beyond: tuple[int, int] = (0, 0),
+        side: int = 1,
     ) -> None:
+        self._side = side
         self._preparation = tuple(preparation)
         self._shape = (rows, columns)
-        halo = halo_rows(self._preparation)
+        halo = halo_rows(self._preparation, side)
         self._missing = (halo - beyond[0], halo - beyond[1])
         steps = self._made(self._preparation, rows, beyond)
         self._first = list(takewhile(lambda step: not step.remembers, steps))
@@ -61,7 +65,7 @@ class Pipeline:
     def _made(
         self, preparation: Sequence[str | Mapping[str, Any]], rows: int, beyond: tuple[int, int] = (0, 0)
     ) -> list[Step]:
-        steps = [make_step(each) for each in preparation]
+        steps = [make_step(each, self._side) for each in preparation]
         (above, below), left = beyond, sum(step.halo_rows for step in steps)
         for step in steps:
             if step.halo_rows:
