@@ -106,7 +106,7 @@ class Paganin(Step):
 
         halo = self.halo_rows
         width = next_fast_len(columns + 2 * halo, real=True)
-        taps = _taps(self.width**2, 2 * np.pi * np.fft.rfftfreq(width), halo).T
+        taps = _taps(self.width**2, np.asarray(2 * np.pi * np.fft.rfftfreq(width), np.float64), halo).T
         self._rows = np.concatenate([taps[:0:-1, 0], taps[:, 0]])  # what is even along a row
         self._taps = np.repeat(taps, 2, axis=1)  # for real and imaginary parts
         self._light = np.zeros((rows, width))
