@@ -9,9 +9,12 @@ import pytest
 from scipy.special import erf
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.partition import partition_rows
+from bluesky_streamrecon.partition import RowBlock, partition_rows
 from bluesky_streamrecon.recon import check_preparation
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows, make_step
+from bluesky_streamrecon.recon.view import prepared_for
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import OpenRun
 
 STEP = {"step": "paganin", "delta_beta": 200.0, "energy": 25.0, "distance": 60.0, "pixel_size": 1.5}
 
@@ -128,3 +131,14 @@ def test_halo_is_seven_widths_of_the_kernel():
     assert halo_rows(["zingers", STEP, "rings"]) == int(np.ceil(7 * np.sqrt(alpha_of(STEP))))
     assert halo_rows([STEP], 2) == halo_rows([STEP | {"pixel_size": 2 * STEP["pixel_size"]}])
     assert make_step("rings").halo_rows == 0
+
+
+@pytest.mark.parametrize(("side", "sent"), [(1, 0), (2, halo_rows([STEP]))])
+def test_job_refuses_rows_around_its_own_that_do_not_fit_its_steps(side, sent):
+    """As where the beamline's computer has another release of a step, or of this package, than the job's."""
+    run = OpenRun(
+        run_uid="raw", recon_uid="recon", planned=4, detector_shape=(64, 32), dtype="<u2", halo=sent,
+        block=RowBlock(0, 64, 0, 0, 1), recon=ReconSettings(bin=side, preparation=(STEP,)),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=f"got {sent} rows on each side .* expected {halo_rows([STEP], side)}; are"):
+        prepared_for(run)
