@@ -105,6 +105,29 @@ def steering(
     )
 
 
+@app.command()
+def measurements(
+    out: Out,
+    columns: Columns = 128,
+    num: Num = 150,
+    seeds: Seeds = 5,
+    quick: Quick = False,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """How well scans are stopped by what is measured: porosity, largest pore, resolution.
+
+    Foam, grains and a texture; what was predicted at the stop is compared with the image from all projections.
+
+    Example: `streamrecon evaluate measurements --out measurements`
+    """
+    from bluesky_streamrecon.evaluation.measured import evaluate_measurements
+
+    if quick:
+        columns, num, seeds = min(columns, 96), min(num, 90), 1
+    _run(out, json, lambda: evaluate_measurements(columns=columns, num=num, seeds=seeds, threads=threads))
+
+
 @app.command(cls=ListCommand)
 def settings(
     out: Out,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -24,6 +26,10 @@ def replay(
     ] = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="Images or predictions in a row that must meet the criterion.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the policy, as measure=porosity; each by an --option of its own."),
     ] = None,
     order: Annotated[str | None, typer.Option(help="Scan file: take its projections in this order instead.")] = None,
     directory: Directory = None,
@@ -64,6 +70,8 @@ def replay(
         "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
+    if option:
+        changes["options"] = dict(map(_option, option))
     try:
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
@@ -95,3 +103,15 @@ def replay(
             f"finished image of these differs from that of all {found.taken} by 1 - MS-SSIM = {found.lost:.3f}"
         )
     print(f"picture: {out}")
+
+
+def _option(word: str) -> tuple[str, str | float | bool]:
+    """Return name and value of an option; a value that is no Python literal is a string."""
+    from bluesky_streamrecon.errors import ConfigError
+
+    name, sign, value = word.partition("=")
+    if not (name and sign):
+        raise ConfigError(f"option: got {word!r}, expected NAME=VALUE, as in measure=porosity")
+    with suppress(ValueError, SyntaxError):
+        return name, literal_eval(value)
+    return name, value

@@ -12,6 +12,7 @@ from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.quality.measurements import Measurement, measurement_names, register_measurement
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
@@ -51,6 +52,7 @@ __all__ = [
     "Forecast",
     "Gain",
     "ImageHistory",
+    "Measurement",
     "Metric",
     "MsSsimMetric",
     "MsSsimPolicy",
@@ -68,11 +70,13 @@ __all__ = [
     "find_fault",
     "get_policy",
     "make_metric",
+    "measurement_names",
     "metric_names",
     "ms_ssim",
     "ms_ssim_terms",
     "policy_names",
     "predict_gain",
+    "register_measurement",
     "register_metric",
     "register_policy",
     "smallest_side",

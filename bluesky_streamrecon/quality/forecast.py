@@ -24,7 +24,7 @@ from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
 
-__all__ = ["Forecast", "Forecaster", "fewest_views"]
+__all__ = ["Forecast", "Forecaster", "fewest_views", "why_none"]
 
 logger = logging.getLogger(__name__)
 
@@ -165,30 +165,37 @@ class Forecaster:
             return Forecast(lines.projections)
         study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before)
         gain, why_not = _predicted(study) if self._gain else (None, "")
-        found = {metric.name: measured(metric.name, partial(metric.measure, study)) for metric in self._metrics}
+        found = [measured(metric.name, partial(metric.measure, study)) for metric in self._metrics]
         self._before = study if self._metrics else None
         return Forecast(
             lines.projections,
             gain=gain,
             why_not=why_not,
-            metrics={name: value for name, (value, _) in found.items()},
-            failed=tuple(why for _, why in found.values() if why),
+            metrics={name: value for values, _ in found for name, value in values.items()},
+            failed=tuple(why for _, why in found if why),
         )
+
+
+def why_none(study: TrialReconstruction) -> str:
+    """Return why nothing can be predicted from these views; empty if it can."""
+    lines = study.lines
+    if not lines.planned:
+        return "the number of planned projections is not known"
+    uneven = lines.over.unevenness(study.angles)
+    if uneven > MOST_UNEVEN and lines.projections < lines.planned:
+        return f"angles so far are too uneven (unevenness {uneven:.2f}, at most {MOST_UNEVEN})"
+    if (sharpest := study.sharpest_view()) > SHARPEST:
+        return (
+            f"edges run in one direction (the sharpest view has {sharpest:.1f} times the mean detail, at most "
+            f"{SHARPEST:g}), so that single views may add much"
+        )
+    return ""
 
 
 def _predicted(study: TrialReconstruction) -> tuple[Gain | None, str]:
     """Return the predicted gain, or why there is none."""
-    lines = study.lines
-    if not lines.planned:
-        return None, "the number of planned projections is not known"
-    uneven = lines.over.unevenness(study.angles)
-    if uneven > MOST_UNEVEN and lines.projections < lines.planned:
-        return None, f"angles so far are too uneven (unevenness {uneven:.2f}, at most {MOST_UNEVEN})"
-    if (sharpest := study.sharpest_view()) > SHARPEST:
-        return None, (
-            f"edges run in one direction (the sharpest view has {sharpest:.1f} times the mean detail, at most "
-            f"{SHARPEST:g}), so that single views may add much"
-        )
+    if why := why_none(study):
+        return None, why
     try:
         return predict_gain(study), ""
     except StreamReconError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
@@ -169,8 +169,8 @@ class TrialMetric(Protocol):
     def name(self) -> str:
         """Name under which its values are stored, and by which policies ask for it."""
 
-    def measure(self, study: TrialReconstruction) -> float | None:
-        """Measure; None: not yet."""
+    def measure(self, study: TrialReconstruction) -> float | Mapping[str, float] | None:
+        """Measure a number, or a few named ones; None: not yet."""
 
 
 MetricFactory = Callable[[SteeringSettings, int], Metric | TrialMetric]
@@ -185,6 +185,7 @@ _metrics: Registry[MetricFactory] = Registry(
         "ms-ssim": f"{__name__}:ms_ssim_metric",
         "held-out-residual": f"{_HERE}:HeldOutResidual",
         "half-set-frc": f"{_HERE}:HalfSetResolution",
+        "measurement": "bluesky_streamrecon.quality.measurements:HalvedMeasurement",
     },
 )
 
@@ -228,8 +229,8 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
     return made("metric", name, make)
 
 
-def measured(name: str, measure: Callable[[], object]) -> tuple[float | None, str]:
-    """Measure, and check that the result is a finite number, or None as long as there is none.
+def measured(name: str, measure: Callable[[], object]) -> tuple[dict[str, float | None], str]:
+    """Measure, and check that the result is a finite number, a few named ones, or None as long as there is none.
 
     Nothing is raised: an error of whatever kind in a metric must end neither the scan nor the controller.
 
@@ -242,26 +243,31 @@ def measured(name: str, measure: Callable[[], object]) -> tuple[float | None, st
 
     Returns
     -------
-    value : float or None
-        None, too, where it could not be measured.
+    values : dict of str to float or None
+        By the metric's name, followed by a hyphen and the number's own name where it has one. None, too, where it could
+        not be measured.
     problem : str
         Why it could not; empty if it could.
     """
+    none: dict[str, float | None] = {name: None}
     try:
-        value = measure()
+        found = measure()
     except StreamReconError as error:
-        return None, str(error)
+        return none, str(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         logger.exception("metric %r failed", name)
-        return None, f"metric {name!r} failed: {type(error).__name__}: {error}"
-    if value is None:
-        return None, ""
-    if not isinstance(value, Real) or not math.isfinite(value):
-        expected = "a finite number, or None as long as there is none"
-        return None, f"metric {name!r} returned {value!r:.100}, expected {expected}"
-    return float(value), ""
+        return none, f"metric {name!r} failed: {type(error).__name__}: {error}"
+    if found is None:
+        return none, ""
+    values: dict[str, float | None] = {}
+    for own, value in found.items() if isinstance(found, Mapping) else (("", found),):
+        if not isinstance(value, Real) or not math.isfinite(value):
+            expected = "a finite number, or None as long as there is none"
+            return none, f"metric {name!r} returned {found!r:.100}, expected {expected}"
+        values[f"{name}-{own}" if own else name] = float(value)
+    return values, ""
 
 
 def comparison_distance(recon: ReconSettings, steering: SteeringSettings) -> int:

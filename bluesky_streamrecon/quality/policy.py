@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, takewhile
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -125,11 +125,13 @@ class Verdict:
     """A policy's judgement: whether to go on, the score, and why.
 
     ``"invalid"``, for data that can not be a scan of one still sample, is the controller's verdict, for all policies.
+    `metrics` are numbers that the policy has computed, which are recorded beside those that were measured.
     """
 
     verdict: Literal["continue", "enough", "invalid"]
     score: float | None
     text: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -151,10 +153,11 @@ class Policy(Protocol):
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_OURS = {
-    "ms-ssim": f"{__name__}:MsSsimPolicy",
-    PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy",
+_WITHOUT_OPTIONS = {"ms-ssim": f"{__name__}:MsSsimPolicy", PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy"}
+_OURS = _WITHOUT_OPTIONS | {
     CHANGE: "bluesky_streamrecon.quality.change_policy:ChangePolicy",
+    "measurement": "bluesky_streamrecon.quality.measurement_policy:MeasurementPolicy",
+    "resolution": "bluesky_streamrecon.quality.resolution_policy:ResolutionPolicy",
 }
 
 _policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
@@ -174,7 +177,7 @@ def get_policy(name: str) -> PolicyFactory:
     """Return the factory of the policy of this name, to be called with a run's settings.
 
     The criterion of ``"a+b"`` is met when those of both are, that of ``"a|b"`` when one is; ``+`` binds closer. Options
-    are for the policies among them that do not come with this package.
+    are for the policies among them that take any.
 
     Raises
     ------
@@ -190,16 +193,16 @@ def get_policy(name: str) -> PolicyFactory:
     >>> get_policy("ms-ssim+predicted-gain")(SteeringSettings()).metrics
     ('ms-ssim', 'predicted-gain')
     """
-    return _factory(name, {part.strip() for part in re.split(r"[|+]", name)} <= _OURS.keys())
+    return _factory(name, {part.strip() for part in re.split(r"[|+]", name)} <= _WITHOUT_OPTIONS.keys())
 
 
-def _factory(name: str, all_ours: bool) -> PolicyFactory:
+def _factory(name: str, without_options: bool) -> PolicyFactory:
     for sign, needed in (("|", any), ("+", all)):
         if sign in name:
-            factories = [_factory(part.strip(), all_ours) for part in name.split(sign)]
+            factories = [_factory(part.strip(), without_options) for part in name.split(sign)]
             return lambda settings: Combination(name, tuple(make(settings) for make in factories), needed)
     factory = partial(_made, name, _policies.get(name))
-    if name in _OURS and not all_ours:
+    if name in _WITHOUT_OPTIONS and not without_options:
         return lambda settings: factory(msgspec.structs.replace(settings, options={}))
     return factory
 
@@ -252,7 +255,8 @@ class Combination:
         at = f"at {evidence.progress}: "
         texts = [verdict.text.removeprefix(at) for verdict in verdicts if verdict.verdict == "enough" or not enough]
         score = next((verdict.score for verdict in verdicts if verdict.score is not None), None)
-        return Verdict("enough" if enough else "continue", score, at + "; ".join(texts))
+        metrics = {name: value for verdict in verdicts for name, value in verdict.metrics.items()}
+        return Verdict("enough" if enough else "continue", score, at + "; ".join(texts), metrics)
 
 
 @dataclass(frozen=True, slots=True)

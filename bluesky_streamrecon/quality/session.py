@@ -365,6 +365,7 @@ class SteeringSession:
         score = values.get("ms-ssim")
         fault = self._fault(now=False) or problem
         verdict = self._by_policy(evidence) if not fault else None
+        values |= {} if verdict is None else verdict.metrics
         if verdict is not None and verdict.verdict == "enough":
             fault = self._fault(now=True) or ""
         if verdict is None or fault:
@@ -387,7 +388,8 @@ class SteeringSession:
                 break
             # Ours writes nothing, and NumPy would have to copy read-only images for its kernels.
             seen = history if isinstance(metric, MsSsimMetric) else history.read_only()
-            values[metric.name], problem = measured(metric.name, partial(metric, seen))
+            found, problem = measured(metric.name, partial(metric, seen))
+            values |= found
         if self._forecasts:
             values |= _measured_by(self._forecasts, self.run.planned)
         if self._changes is not None:
@@ -404,6 +406,8 @@ class SteeringSession:
                 raise DataError(f"got text {verdict.text!r} with verdict {verdict.verdict!r}, expected a string")
             if verdict.score is not None and not math.isfinite(verdict.score):
                 raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
+            if not all(isinstance(value, float) for value in dict(verdict.metrics).values()):
+                raise DataError(f"got metrics {verdict.metrics!r:.100}, expected floats by name")
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -21,6 +21,10 @@ AGREEMENT = 1 / 7
 """Correlation of half-sets at which the whole image's signal is as strong as its noise over three, as is usual."""
 
 
+SHARE_TO_PREDICT = 2 / 3
+"""Share of the plan before which the resolution at its end is not predicted: it would come out too coarse."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldOutResidual:
     """Error of predicting projections before they are used: root mean square of the residual, relative to the data.
@@ -53,8 +57,11 @@ class HeldOutResidual:
 class HalfSetResolution:
     """Resolution in pixels: the period at which Fourier rings of two half-sets' images no longer agree.
 
-    Half-sets are every other view by angle; they agree while their ring correlation is above 1/7 [1]_. The value is
-    the mean over slices, at best 2 (the finest period that pixels can show; 4 where pixels were binned).
+    Half-sets are every other view by angle; they agree while their ring correlation, mean over slices and smoothed
+    over three rings, is above 1/7 [1]_. The value is at best 2 (the finest period that pixels can show; 4 where pixels
+    were binned). From two thirds of the plan on, its value at the end of the plan (``final``, for ``planned``
+    projections) is predicted: noise would let signal over noise grow with the views in each ring, missing angles would
+    move the rings outwards; the geometric mean of the two counts.
 
     Parameters
     ----------
@@ -70,11 +77,22 @@ class HalfSetResolution:
     compare_to: int
     name: ClassVar[str] = "half-set-frc"
 
-    def measure(self, study: TrialReconstruction) -> float | None:
+    def measure(self, study: TrialReconstruction) -> dict[str, float]:
         """Measure on the half-sets of all projections so far."""
         first, second = study.halves
-        periods = [_resolution(ring_correlation(a, b), a.shape[0]) for a, b in zip(first, second, strict=True)]
-        return float(np.mean(periods)) * study.binning
+        curves = [ring_correlation(a, b) for a, b in zip(first, second, strict=True)]
+        correlation = np.convolve(np.pad(np.mean(curves, axis=0), 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+        size, planned = first.shape[1], study.lines.planned
+        now = _resolution(correlation, size)
+        found = {"": now * study.binning}
+        if planned and study.lines.projections >= SHARE_TO_PREDICT * planned:
+            more = max(planned / study.lines.projections, 1.0)
+            shared = np.clip(correlation, 0, 1 - 1e-6)
+            stronger = more * shared / (1 - shared)
+            by_noise = _resolution(stronger / (1 + stronger), size)
+            final = min(math.sqrt(by_noise * max(now / more, 2.0)), now)
+            found |= {"final": final * study.binning, "planned": float(planned)}
+        return found
 
 
 def ring_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

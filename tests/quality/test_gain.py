@@ -289,7 +289,7 @@ def test_policies_are_combined_by_plus_and_bar(name, score, upper, verdict):
 
 
 def test_part_of_a_combination_that_does_not_exist_is_named():
-    with pytest.raises(ConfigError, match="got 'no-such', expected one of change, ms-ssim, predicted-gain"):
+    with pytest.raises(ConfigError, match="got 'no-such', expected one of change, measurement, ms-ssim, predicted-gain"):
         get_policy("ms-ssim+no-such")
 
 
@@ -380,7 +380,7 @@ def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe,
 def test_identical_half_sets_agree_to_the_finest_period(simulate, recipe):
     study = TrialReconstruction(simulate().upto(48), [0], recipe)
     study.__dict__["halves"] = (study.full, study.full)
-    assert make_metric("half-set-frc", SteeringSettings(), 24).measure(study) == 2.0
+    assert make_metric("half-set-frc", SteeringSettings(), 24).measure(study)[""] == 2.0
 
 
 def test_true_gain_of_an_interior_scan_with_rings_is_inside_the_band(recipe):

@@ -153,7 +153,7 @@ def test_metric_of_an_installed_package_is_found_by_its_name(installed_package):
         "    made.given = settings.scales, compare_to\n    return made\n"
     )
     installed_package("bluesky_streamrecon.metrics", "their-metric", "their_metrics", source, "make")
-    assert metric_names() == ("half-set-frc", "held-out-residual", "ms-ssim", "their-metric")
+    assert metric_names() == ("half-set-frc", "held-out-residual", "measurement", "ms-ssim", "their-metric")
     assert make_metric("their-metric", SteeringSettings(scales=2), 12)(ImageHistory()) == (2, 12)
 
 

@@ -135,7 +135,7 @@ def test_settings_that_can_not_work_are_refused():
 
 
 def test_unknown_policy_is_refused_with_the_names_there_are():
-    with pytest.raises(ConfigError, match=r"stopping policy: got 'ms-sim', expected one of change, ms-ssim"):
+    with pytest.raises(ConfigError, match=r"stopping policy: got 'ms-sim', expected one of change, measurement, ms-ssim"):
         get_policy("ms-sim")
 
 
@@ -146,7 +146,7 @@ def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
         "def make(settings):\n    made = Policy()\n    made.threshold = settings.threshold\n    return made\n"
     )
     installed_package("bluesky_streamrecon.policies", "their-policy", "their_policies", source, "make")
-    assert policy_names() == ("change", "ms-ssim", "predicted-gain", "their-policy")
+    assert policy_names() == ("change", "measurement", "ms-ssim", "predicted-gain", "resolution", "their-policy")
     assert get_policy("their-policy")(SteeringSettings(threshold=0.7)).judge(None) == 0.7
 
 

@@ -81,7 +81,7 @@ def node(on_the_node, tmp_path, monkeypatch) -> None:
     """Processes that are started have nothing but what a node has."""
     ours = {name for name in packages_distributions() if name.startswith(("bluesky_streamrecon", "__editable__"))}
     blocked = set(packages_distributions()) - on_the_node - ours - OPTIONAL - {"bluesky_streamrecon"}
-    assert {"bluesky", "tiled", "databroker", "IPython", "ophyd_async", "matplotlib", "skimage"} <= blocked
+    assert {"bluesky", "tiled", "databroker", "IPython", "ophyd_async", "matplotlib"} <= blocked
     (tmp_path / "sitecustomize.py").write_text(BLOCK.format(blocked=sorted(blocked)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
