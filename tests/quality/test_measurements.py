@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.measured import evaluate_measurements
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, get_policy, make_metric, measurements
@@ -214,3 +215,12 @@ def test_lines_of_the_how_to_work_as_printed(registered, simulate, drive, recipe
     assert [get_policy(each.rule)(each).name for each in settings] == ["measurement", "measurement", "resolution"]
     _, enough = drive(simulate(counts=1e5), policy="measurement", options=settings[1].options, reconstructor=recipe)
     assert "wall-thickness" in enough.text
+
+
+def test_study_of_measurements_finds_final_values_inside_the_bands():
+    report = evaluate_measurements(columns=96, num=72, seeds=1, asked=["porosity"])
+    assert len(report.fields["cases"]) == 12
+    assert {row["sample"] for row in report.fields["summary"]} == {"all", "foam", "grains", "texture"}
+    everything = report.fields["summary"][0]
+    assert everything["cases"] == 12
+    assert everything["in_band"] >= 0.85
