@@ -112,6 +112,14 @@ class Noise:
         Share of pixels that see no light.
     hot : float
         Share of pixels that read near full scale, light or not.
+    zingers : float
+        Probability that a pixel of a frame, projection, flat or dark, is where a zinger begins: half to all of the open
+        beam's level is added there.
+    zinger_width : int
+        Pixels of the row that a zinger hits, from 1 to this many.
+    bad_columns : int
+        So many columns are stuck at the open beam's level while the sample is in the beam, and the gain of as many
+        others differs by a tenth (standard deviation) from projection to projection.
     """
 
     counts: float = 1e4
@@ -123,13 +131,21 @@ class Noise:
     rings: float = 0.0
     dead: float = 2e-4
     hot: float = 1e-4
+    zingers: float = 0.0
+    zinger_width: int = 1
+    bad_columns: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.counts <= 1e9:
             raise ConfigError(f"counts: got {self.counts}, expected 1 to 1e9 photons per pixel and frame")
-        for name in ("readout", "dark", "stripes", "gain", "rings", "dead", "hot"):
+        for name in ("readout", "dark", "stripes", "gain", "rings", "dead", "hot", "zingers"):
             if not 0 <= getattr(self, name) < (10000 if name in {"readout", "dark"} else 0.5):
                 raise ConfigError(f"{name}: got {getattr(self, name)}, which is negative or too large")
+        if not 1 <= self.zinger_width <= 100 or self.bad_columns < 0:
+            raise ConfigError(
+                f"zinger_width, bad_columns: got {self.zinger_width} and {self.bad_columns}, expected 1 to 100 pixels "
+                "and at least 0 columns of each kind"
+            )
 
 
 class SimulatedCamera:
@@ -152,9 +168,15 @@ class SimulatedCamera:
     tilt : float, optional
         Angle of the rotation axis to the detector's columns, in the detector's plane, degrees. Positive: the axis lies
         further to the right (at larger columns) in lower rows (of larger number).
+    fringes : float, optional
+        Width of phase fringes at edges, pixels: that of the kernel which takes them back. Transmissions become
+        (1 - fringes^2 Laplacian) of them, which is the transport of intensity from a sample of one material, to first
+        order in the distance, as seen with a point spread of one pixel (standard deviation).
 
     Raises
     ------
+    ConfigError
+        If more columns are to be bad than a quarter of all.
     GeometryError
         If the sample would leave the field of view and may not.
     """
@@ -169,6 +191,7 @@ class SimulatedCamera:
         seed: int = 0,
         truncated: bool = False,
         tilt: float = 0.0,
+        fringes: float = 0.0,
     ):
         room = min(axis + 0.5, columns - 0.5 - axis)
         if sample.radius > room and not truncated:
@@ -189,6 +212,12 @@ class SimulatedCamera:
         self.hot_pixels = (rng.random(self._shape) < self.noise.hot) & ~self.dead_pixels
         self._flat[self.dead_pixels] = 0.0
         self._response = 1 + self.noise.rings * rng.standard_normal(self._shape) if self.noise.rings else None
+        bad = self.noise.bad_columns
+        if bad > columns // 8:
+            raise ConfigError(f"bad_columns: got {bad} of each kind, expected at most an eighth of {columns} columns")
+        chosen = np.random.default_rng([seed, 2]).permutation(columns)[: 2 * bad]
+        self.stuck_columns, self.fluctuating_columns = np.sort(chosen[:bad]), np.sort(chosen[bad:])
+        self._fringes = fringes
         # A pixel beside the axis sees another slice than one on it; what lies between slices is interpolated.
         rows = np.arange(sample.rows)
         self._axes: NDArray[np.float64] = np.asarray(
@@ -222,16 +251,39 @@ class SimulatedCamera:
         if exposure.kind is not FrameKind.DARK:
             photons = self.noise.counts * exposure.beam * self._flat
             if exposure.kind is FrameKind.PROJECTION:
-                photons *= np.exp(-self._line_integrals(exposure), dtype=np.float64)
+                photons *= self._transmission(exposure)
                 if self._response is not None:
                     photons *= np.maximum(self._response, 0)
+                photons[:, self.fluctuating_columns] *= np.maximum(
+                    1 + 0.1 * rng.standard_normal(len(self.fluctuating_columns)), 0
+                )
             if self.noise.poisson:
                 photons = rng.poisson(photons).astype(np.float64)
             counts += photons * (FLAT_LEVEL / self.noise.counts)
         if self.noise.readout:
             counts += self.noise.readout * rng.standard_normal(self._shape, dtype=np.float32)
+        if self.noise.zingers:
+            self._hit(counts, rng)
         counts[self.hot_pixels] = 0.98 * FULL_SCALE
         return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
+
+    def _transmission(self, exposure: Exposure) -> NDArray[np.float64]:
+        seen = np.exp(-self._line_integrals(exposure))
+        if self._fringes:
+            from scipy.ndimage import gaussian_filter, gaussian_laplace
+
+            curved = gaussian_laplace(seen, 1.0, mode="nearest")
+            seen = np.maximum(gaussian_filter(seen, 1.0, mode="nearest") - self._fringes**2 * curved, 0.0)
+        seen[:, self.stuck_columns] = 1.0
+        return np.asarray(seen)
+
+    def _hit(self, counts: NDArray[np.float64], rng: np.random.Generator) -> None:
+        row, column = np.nonzero(rng.random(self._shape) < self.noise.zingers)
+        bright = FLAT_LEVEL * rng.uniform(0.5, 1.0, row.size)
+        width = rng.integers(1, self.noise.zinger_width + 1, row.size)
+        for beyond in range(self.noise.zinger_width):
+            hit = (beyond < width) & (column + beyond < self._shape[1])
+            counts[row[hit], column[hit] + beyond] += bright[hit]
 
     def _line_integrals(self, exposure: Exposure) -> NDArray[np.float64]:
         angle, columns = math.radians(exposure.angle), self._shape[1]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bluesky import plan_stubs as bps
@@ -106,6 +107,12 @@ def sim_beamline(
     counts: float = 1e4,
     noise: Noise | None = None,
     rings: float = 0.0,
+    bad_columns: int = 0,
+    zingers: float = 0.0,
+    phase: Mapping[str, Any] | None = None,
+    fading: float = 0.0,
+    drift: float | tuple[float, float] = 0.0,
+    projections: int = 180,
     axis: float | None = None,
     half_acquisition: bool = False,
     fill: float = 0.92,
@@ -143,9 +150,22 @@ def sim_beamline(
     counts : float, optional
         Photons per pixel and frame in the open beam.
     noise : Noise, optional
-        All imperfections; overrides `counts` and `rings`.
+        All imperfections; overrides `counts`, `rings`, `bad_columns` and `zingers`.
     rings : float, optional
         Relative spread of the pixels' gains that flats do not show; 0.02 makes clear rings.
+    bad_columns : int, optional
+        So many columns are stuck, and as many fluctuate; see `Noise`.
+    zingers : float, optional
+        Probability of each pixel of any frame to be far too bright; 0.001 is much.
+    phase : mapping, optional
+        Fringes at edges, by the options of the preparation step ``"paganin"``: ``delta_beta``, ``energy`` (keV),
+        ``distance`` (mm) and ``pixel_size`` (micrometres); what has ``step`` as well is taken, too.
+    fading : float, optional
+        Share of the beam that is lost in `projections`, in [0, 1). Flats are taken in the full beam.
+    drift : float or (float, float), optional
+        How far the sample creeps on its mount in `projections`: along the row, or (u, v); pixels.
+    projections : int, optional
+        Number of projections of the scan over which `fading` and `drift` are spread.
     axis : float, optional
         Detector column of the rotation axis; by default 3.3 columns right of the detector's middle, and with
         `half_acquisition` an eighth of the width from its left edge.
@@ -178,16 +198,17 @@ def sim_beamline(
     DataError
         If the recording is not a scan with flats, darks and angles.
     """
-    faults = faults or Faults()
+    faults = _with_slow_faults(faults or Faults(), fading, drift, projections)
     camera: Camera
     angles: Sequence[float] | NDArray[np.float64] | None = None
     problems: tuple[str, ...] = ()
     if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
         if faults.moves_sample:
-            raise ConfigError("faults: a recorded scan can not drift or jump; give a simulated sample")
-        if axis is not None or half_acquisition or tilt or rings:
+            raise ConfigError("faults, drift: a recorded scan can not drift or jump; give a simulated sample")
+        if axis is not None or half_acquisition or tilt or rings or bad_columns or zingers or phase:
             raise ConfigError(
-                "axis, half_acquisition, tilt, rings: a recorded scan has its own geometry; give a simulated sample"
+                "axis, half_acquisition, tilt, rings, bad_columns, zingers, phase: a recorded scan has its own; give a "
+                "simulated sample"
             )
         if not Path(sample).is_file():
             raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a scan")
@@ -215,10 +236,11 @@ def sim_beamline(
             sample.ellipses(rows, radius),
             columns,
             axis,
-            noise=noise or Noise(counts=counts, rings=rings),
+            noise=noise or Noise(counts=counts, rings=rings, bad_columns=bad_columns, zingers=zingers),
             seed=seed,
             truncated=half_acquisition or fill > 1,
             tilt=tilt,
+            fringes=_fringes(phase) if phase else 0.0,
         )
     folder = Path(tempfile.mkdtemp(prefix="streamrecon-")) if directory is None else Path(directory).resolve()
     stage = RotaryStage(
@@ -258,6 +280,37 @@ def sim_beamline(
     )
     _connect(beamline.devices)
     return beamline
+
+
+def _with_slow_faults(faults: Faults, fading: float, drift: float | tuple[float, float], projections: int) -> Faults:
+    """Return the faults, with those that are given for a whole scan spread over its projections."""
+    if projections < 2:
+        raise ConfigError(f"projections: got {projections}, expected at least 2 over which fading and drift are spread")
+    if not 0 <= fading < 1:
+        raise ConfigError(f"fading: got {fading}, expected a share of the beam in [0, 1)")
+    moved = tuple(each / (projections - 1) for each in (drift if isinstance(drift, tuple) else (drift, 0.0)))
+    if len(moved) != 2:
+        raise ConfigError(f"drift: got {drift}, expected a number of pixels, or two: (u, v)")
+    if (fading and faults.dimming) or (any(moved) and any(faults.drift)):
+        raise ConfigError("fading, drift: got them in faults, too (dimming, drift); expected one of both")
+    if fading:
+        faults = replace(faults, dimming=1 - (1 - fading) ** (1 / (projections - 1)))
+    return replace(faults, drift=moved) if any(moved) else faults
+
+
+def _fringes(phase: Mapping[str, Any]) -> float:
+    from bluesky_streamrecon.recon.steps.paganin import Paganin
+
+    options = {name: value for name, value in phase.items() if name != "step"}
+    try:
+        return Paganin(**options).width
+    except TypeError:
+        raise ConfigError(
+            f"phase: got {dict(phase)}, expected delta_beta, energy, distance and pixel_size, as for the preparation "
+            "step 'paganin'"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"phase, as {error}") from None
 
 
 def _checked_axis(axis: float | None, columns: int, half_acquisition: bool) -> float:

@@ -20,6 +20,7 @@ from bluesky_streamrecon.cli import (
     _steer,
     _view,
 )
+from bluesky_streamrecon.cli._options import ListCommand
 
 __all__ = ["register"]
 
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands to `app`; once is enough, twice does no harm."""
     if app.registered_commands:
         return
-    app.command("demo")(_demo.demo)
+    app.command("demo", cls=ListCommand)(_demo.demo)
     app.command("orders")(_orders.orders)
     app.command("job")(_processes.job)
     app.command("control")(_processes.control)

@@ -15,10 +15,13 @@ from bluesky_streamrecon.cli._options import (
     Columns,
     Json,
     Order,
+    Preparation,
     Ranks,
     Rows,
     Step,
     Window,
+    options_from,
+    preparation_from,
 )
 from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
@@ -65,6 +68,19 @@ def demo(
     rings: Annotated[
         float, typer.Option(help="Spread of the simulated pixels' gains that flats do not show: 0.02 makes rings.")
     ] = 0.0,
+    bad_columns: Annotated[
+        int, typer.Option(min=0, help="Simulated columns that are stuck, and as many that fluctuate.")
+    ] = 0,
+    zingers: Annotated[
+        float, typer.Option(help="Simulated share of pixels that are far too bright; 0.001 is much.")
+    ] = 0.0,
+    phase: Annotated[
+        str | None,
+        typer.Option(help="Simulated fringes: delta_beta=200,energy=25,distance=60,pixel_size=1.5 (keV, mm, um)."),
+    ] = None,
+    fading: Annotated[float, typer.Option(help="Share of the simulated beam that is lost during the scan.")] = 0.0,
+    drift: Annotated[float, typer.Option(help="Pixels by which the simulated sample creeps along the row.")] = 0.0,
+    preparation: Preparation = None,
     counts: Annotated[float, typer.Option(help="Simulated photons per pixel and frame in the open beam.")] = 1e4,
     out: Annotated[Path, typer.Option(help="Where the picture and all data go.")] = Path("streamrecon-demo"),
     angle_units: AngleUnits = None,
@@ -76,7 +92,8 @@ def demo(
     and the catalogue of both.
 
     Example: `streamrecon demo --data tooth.h5 --ranks 2 --out /data/tooth`.
-    Rehearse a scan with the axis near the detector's edge: `streamrecon demo --half-acquisition --num 360`
+    Rehearse a scan with the axis near the detector's edge: `streamrecon demo --half-acquisition --num 360`; one with
+    zingers and rings: `streamrecon demo --zingers 0.001 --rings 0.02 --preparation zingers rings`
     """
     from bluesky_streamrecon.evaluation.demo import run_demo
 
@@ -98,6 +115,7 @@ def demo(
         bin=bin,
         seed=seed,
         out=out,
+        preparation=preparation_from(preparation),
         angle_units=angle_units,
         simulated={
             "rows": rows,
@@ -107,6 +125,12 @@ def demo(
             "fill": fill,
             "tilt": tilt,
             "rings": rings,
+            "bad_columns": bad_columns,
+            "zingers": zingers,
+            "phase": options_from(phase, "--phase") if phase else None,
+            "fading": fading,
+            "drift": drift,
+            "projections": num,
             "counts": counts,
         },
     )

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from bluesky_streamrecon.errors import ConfigError
+
 __all__ = [
     "RUN",
     "Algorithm",
@@ -23,6 +25,7 @@ __all__ = [
     "Num",
     "Order",
     "Out",
+    "Preparation",
     "Quick",
     "Ranks",
     "Readable",
@@ -34,6 +37,8 @@ __all__ = [
     "Threads",
     "Uri",
     "Window",
+    "options_from",
+    "preparation_from",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -67,6 +72,39 @@ AngleUnits = Annotated[
 Readable = Annotated[
     list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
 ]
+Preparation = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STEP...", help="Steps of the preparation: zingers, or beam:left=12,right=12, ..."),
+]
+
+
+def options_from(text: str, where: str) -> dict[str, float | str]:
+    """Return the options in ``name=value,name=value``; numbers are numbers.
+
+    Raises
+    ------
+    ConfigError
+        If a part is no ``name=value``.
+    """
+    options: dict[str, float | str] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{where}: got {part!r}, expected name=value, separated by commas")
+        try:
+            options[name] = int(value) if value.lstrip("+-").isdecimal() else float(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def preparation_from(words: list[str] | None) -> list[str | dict[str, float | str]]:
+    """Return the setting ``preparation`` of steps like ``zingers`` and ``beam:left=12,right=12``."""
+    steps: list[str | dict[str, float | str]] = []
+    for word in words or ():
+        name, colon, options = word.partition(":")
+        steps.append({"step": name, **options_from(options, f"--preparation {word}")} if colon else name)
+    return steps
 
 
 class ListCommand(typer.core.TyperCommand):

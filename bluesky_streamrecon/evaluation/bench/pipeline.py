@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -35,6 +35,15 @@ PACE = 0.8
 STEERING = SteeringSettings(policy="ms-ssim", threshold=1.0, advisory=True)
 """By name, since figures must stay comparable."""
 
+PHASE: Mapping[str, float | int | str | bool] = {
+    "step": "paganin",
+    "delta_beta": 200,
+    "energy": 25,
+    "distance": 60,
+    "pixel_size": 1.5,
+}
+"""A kernel of 4.6 pixels, cut off after 33 rows."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +61,7 @@ def measure_pipeline(
     repeats: int = 3,
     latency: bool = True,
     backend: str = "cpu",
-    preparation: Sequence[str] = (),
+    preparation: Sequence[str | Mapping[str, float | int | str | bool]] = (),
 ) -> Report:
     """Measure one case.
 
@@ -72,8 +81,9 @@ def measure_pipeline(
         Measure that, too; without, it is NaN.
     backend : str, optional
         What the ranks, and the engine alone, compute on.
-    preparation : sequence of str, optional
-        Steps of the preparation; the engine alone gets projections that are prepared.
+    preparation : sequence of str or mapping, optional
+        As in the settings; ``"paganin"`` alone has the options of `PHASE`. The engine alone gets projections that are
+        prepared.
 
     Returns
     -------
@@ -101,7 +111,8 @@ def measure_pipeline(
         threads = max(1, len(own_cores()) // max(1, ranks))
     recon = ReconSettings(
         algorithm=algorithm, window=window, step=step, axis=(columns - 1) / 2, disc=disc, threads=threads, ranks=ranks,
-        coalesce=False, backend=backend, preparation=tuple(preparation),
+        coalesce=False, backend=backend,
+        preparation=tuple(_step(each) for each in preparation),
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
         raise ConfigError(
@@ -160,6 +171,11 @@ def measure_pipeline(
         "projections": projections, "algorithm": algorithm, "disc": disc, "backend": backend,
         "preparation": list(preparation),
     })  # fmt: skip
+
+
+def _step(given: str | Mapping[str, float | int | str | bool]) -> str | dict[str, float | int | str | bool]:
+    step = PHASE if given == "paganin" else given
+    return step if isinstance(step, str) else dict(step)
 
 
 def _engine_alone(scan: LineScan, recon: ReconSettings, counted: tuple[int, int], threads: int) -> tuple[float, float]:
