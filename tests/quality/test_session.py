@@ -300,7 +300,7 @@ def test_ranks_that_disagree_about_an_image_are_told_apart(open_run, preview, im
 
 
 def test_run_that_can_not_be_judged_is_refused_when_it_opens(open_run):
-    with pytest.raises(ConfigError, match="got 'no-such', expected one of change, measurement, ms-ssim, predicted-gain"):
+    with pytest.raises(ConfigError, match="got 'no-such', expected one of change, measurement, ms-ssim"):
         SteeringSession(open_run(policy="no-such"))
     with pytest.raises(ConfigError, match="no preview rows"):
         SteeringSession(open_run(rows=()))
