@@ -29,6 +29,9 @@ __all__ = [
     "over_recording",
 ]
 
+OF_A_STILL_SAMPLE = {"predicted-gain", "measurement", "resolution"}
+"""Policies that predict what the rest of a scan adds."""
+
 
 class UnansweredError(StreamReconError, RuntimeError):
     """Nobody asked the device."""
@@ -78,7 +81,7 @@ def checked_series(recon: ReconSettings, steering: SteeringSettings) -> Steering
         return steering
     if steering.policy is None and steering.threshold is None:
         return SteeringSettings(**{**msgspec.structs.asdict(steering), "policy": CHANGE})
-    if "predicted-gain" in names:
+    if names & OF_A_STILL_SAMPLE:
         raise ConfigError(
             f"policy: got {steering.rule!r} with turns={recon.turns}: what the rest of a scan adds is predicted for a "
             "still sample; expected 'change', or 'ms-ssim'"

@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[float, tuple[int, list[
     """Print a table, and return the false marks and the delays (projections from the first of the crack on) of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=50, help="still series, and as many with a crack")
+    parser.add_argument("--seed", type=int, default=2000, help="of the first; the threshold was chosen on seeds from 0")
     parser.add_argument("--photons", type=float, nargs="+", default=[1e3, 1e4, 1e5])
     parser.add_argument("--order", default="optimized-interleaved")
     chosen = parser.parse_args(arguments)
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[float, tuple[int, list[
     result = {}
     for photons in chosen.photons:
         false, early, delays = 0, 0, []
-        for seed in range(chosen.series):
+        for seed in range(chosen.seed, chosen.seed + chosen.series):
             series = clean(chosen.order, seed % SAMPLES)
             lines = measured(series, photons, seed, None)
             false += watched(lines, series.angles)[0] > 0

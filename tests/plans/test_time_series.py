@@ -76,6 +76,7 @@ def test_one_turn_is_the_scan_that_it_is_without(run_engine, documents, series, 
     ("plan", "given", "said"),
     [
         (stream_tomo_plan, {"turns": 2, "policy": "predicted-gain"}, "for a still sample; expected 'change'"),
+        (stream_tomo_plan, {"turns": 2, "policy": "ms-ssim|resolution"}, "for a still sample; expected 'change'"),
         (stream_tomo_plan, {"policy": "change"}, "expected turns=2 or more"),
         (stream_tomo_plan, {"turns": 0}, "turns: got 0"),
         (stream_tomo_plan, {"turns": 2, "policy_options": {"until": "later"}}, "until='end', 'change', 'over'"),
