@@ -211,7 +211,7 @@ def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, m
     monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: looked.append(a))
     done = CliRunner().invoke(program, ["replay", "1234", "--policy", "ms-sim"])
     assert isinstance(done.exception, ConfigError)
-    assert "'ms-sim', expected one of measurement, ms-ssim" in str(done.exception)
+    assert "'ms-sim', expected one of change, measurement" in str(done.exception)
     assert looked == []
 
 

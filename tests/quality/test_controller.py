@@ -156,7 +156,7 @@ def test_run_with_an_unknown_policy_is_reported_and_the_next_is_judged(open_run,
     (problem,) = link.problems
     assert (problem.where, problem.fault) == ("steering", "local")
     assert (
-        "run run-1 will not be judged: stopping policy: got 'no-such', expected one of measurement, ms-ssim"
+        "run run-1 will not be judged: stopping policy: got 'no-such', expected one of change, measurement"
         in problem.text
     )
     assert [score.run_uid for score in link.scores] == ["run-2"]

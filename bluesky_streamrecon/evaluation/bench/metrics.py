@@ -77,7 +77,7 @@ def measure_metrics(
         If a number can not work.
     """
     check_repeats(repeats)
-    recon, steering = ReconSettings(), SteeringSettings()
+    recon, steering = ReconSettings(), SteeringSettings(options={"measure": "porosity", "within": 0.01})
     distance = comparison_distance(recon, steering)
     if rows < 1 or columns < 64 or num < 4 * distance:
         raise ConfigError(
