@@ -11,6 +11,7 @@ from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
+from bluesky_streamrecon.quality.gain_policy import PredictedGainPolicy
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.measurements import Measurement, measurement_names, register_measurement
 from bluesky_streamrecon.quality.metrics import (
@@ -36,7 +37,6 @@ from bluesky_streamrecon.quality.policy import (
     Evidence,
     MsSsimPolicy,
     Policy,
-    PredictedGainPolicy,
     ScoredImage,
     Verdict,
     get_policy,

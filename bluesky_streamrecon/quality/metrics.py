@@ -34,6 +34,7 @@ __all__ = [
     "make_metric",
     "measured",
     "metric_names",
+    "nothing_to_see",
     "register_metric",
 ]
 
@@ -362,3 +363,20 @@ def _read_only(stack: NDArray[np.float32]) -> NDArray[np.float32]:
 def ms_ssim_metric(settings: SteeringSettings, compare_to: int) -> MsSsimMetric:
     """Make the metric ``"ms-ssim"``."""
     return MsSsimMetric(compare_to, settings.scales)
+
+
+def nothing_to_see(image: PreviewImage) -> str:
+    """Return why there is nothing to measure on an image; empty if there is."""
+    flat = []
+    for row, piece in zip(image.rows, image.stack, strict=True):
+        low, high = float(piece.min()), float(piece.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            bad = int(piece.size - np.isfinite(piece).sum())
+            return f"detector row {row} of image {image.image_number} has {bad} values that are not finite"
+        flat.append(low == high)
+    if all(flat):
+        return (
+            f"image {image.image_number} is empty (each slice is one constant); is the beam on, and is the sample "
+            "in the preview rows?"
+        )
+    return ""

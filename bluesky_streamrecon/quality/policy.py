@@ -19,8 +19,7 @@ import msgspec
 
 from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
-from bluesky_streamrecon.quality.gain import Gain
+from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.registry import Registry, made
 from bluesky_streamrecon.settings import CHANGE, SteeringSettings
 
@@ -32,12 +31,14 @@ __all__ = [
     "MsSsimPolicy",
     "Policy",
     "PolicyFactory",
-    "PredictedGainPolicy",
     "ScoredImage",
     "Verdict",
     "get_policy",
+    "not_before",
     "policy_names",
+    "refuse_options",
     "register_policy",
+    "where_met",
 ]
 
 PREDICTED_GAIN = "predicted-gain"
@@ -153,7 +154,10 @@ class Policy(Protocol):
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
-_WITHOUT_OPTIONS = {"ms-ssim": f"{__name__}:MsSsimPolicy", PREDICTED_GAIN: f"{__name__}:PredictedGainPolicy"}
+_WITHOUT_OPTIONS = {
+    "ms-ssim": f"{__name__}:MsSsimPolicy",
+    PREDICTED_GAIN: "bluesky_streamrecon.quality.gain_policy:PredictedGainPolicy",
+}
 _OURS = _WITHOUT_OPTIONS | {
     CHANGE: "bluesky_streamrecon.quality.change_policy:ChangePolicy",
     "measurement": "bluesky_streamrecon.quality.measurement_policy:MeasurementPolicy",
@@ -281,7 +285,7 @@ class MsSsimPolicy:
     metrics: ClassVar[tuple[str, ...]] = ("ms-ssim",)
 
     def __post_init__(self) -> None:
-        _refuse_options(self.name, self.settings)
+        refuse_options(self.name, self.settings)
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Judge the newest image."""
@@ -340,7 +344,7 @@ def where_met(
     """
     missing = []
     if evidence.newest.projections < least:
-        missing.append(_not_before(least, evidence))
+        missing.append(not_before(least, evidence))
     coverage, gap = settings.minimum_coverage, evidence.largest_gap
     if coverage > 0 and (gap is None or gap > coverage + 1e-6):
         why = ", and the angles are not known" if gap is None else f" (largest: {gap:.4g} deg)"
@@ -352,7 +356,8 @@ def where_met(
     return Verdict("enough" if enough else "continue", score, "; ".join([text, *missing]) + beside)
 
 
-def _not_before(least: int, evidence: Evidence) -> str:
+def not_before(least: int, evidence: Evidence) -> str:
+    """Return from how many projections on a run may be ended, in words."""
     planned = evidence.planned
     few = f", and {planned} are planned" if planned and least > planned else ""
     return f"not before {least} projections{few}"
@@ -364,92 +369,7 @@ def _on_its_side(score: float, threshold: float) -> str:
     return next((text for text in texts if (float(text) >= threshold) == (score >= threshold)), repr(score))
 
 
-def _refuse_options(name: str, settings: SteeringSettings) -> None:
+def refuse_options(name: str, settings: SteeringSettings) -> None:
+    """Raise `ConfigError` if options are given to a policy that takes none."""
     if settings.options:
         raise ConfigError(f"policy {name!r}: got options {', '.join(settings.options)}, but it takes none")
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedGainPolicy:
-    """The projections that are left are predicted to improve the image by less than a tolerance.
-
-    The gain in MS-SSIM that they would add is predicted, with a 95 % band, from all projections so far (see
-    `bluesky_streamrecon.quality.gain`). A prediction is made every 5 % of the scan, twice as often
-    when the upper end of its band is below twice the tolerance, and holds until the next one.
-
-    Parameters
-    ----------
-    settings : SteeringSettings
-        ``tolerance``, the gain in MS-SSIM that is given up for an earlier end: the upper end of the band must be below
-        it. ``patience``, how many predictions in a row must be. No stop before ``minimum_projections`` (None: 24, and a
-        fifth of the plan), nor before ``minimum_coverage``, as for `MsSsimPolicy`.
-    """
-
-    settings: SteeringSettings
-    name: ClassVar[str] = PREDICTED_GAIN
-    metrics: ClassVar[tuple[str, ...]] = ("ms-ssim", PREDICTED_GAIN)
-
-    def __post_init__(self) -> None:
-        _refuse_options(self.name, self.settings)
-
-    def judge(self, evidence: Evidence) -> Verdict:
-        """Judge by the newest prediction; MS-SSIM is reported beside it."""
-        tolerance = self.settings.tolerance
-        score = evidence.newest.metrics.get("ms-ssim")
-        beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
-        at = f"at {evidence.progress}"
-        made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
-        if not made:
-            return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
-        gain = made[-1]
-        text = f"{at}: {self._predicted(gain, evidence)}"
-        if gain.upper >= tolerance:
-            return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
-        return where_met(
-            evidence,
-            self.settings,
-            score,
-            text,
-            met=(each.upper < tolerance for each in reversed(made)),
-            counted="predictions",
-            least=self._least(evidence),
-            beside=beside,
-        )
-
-    def _least(self, evidence: Evidence) -> int:
-        return fewest_views(evidence.planned, self.settings.minimum_projections)
-
-    def _why_none(self, evidence: Evidence) -> str:
-        """Return why there is no prediction for the rest of the scan."""
-        now, least = evidence.newest.projections, self._least(evidence)
-        last = evidence.forecasts[-1] if evidence.forecasts else None
-        if last is not None and last.why_not:
-            return last.why_not if last.projections == now else f"{last.why_not} (at {last.projections} projections)"
-        if 0 < evidence.planned <= now:
-            return "all projections are taken"
-        return _not_before(least, evidence) if now < least else "the first one is being made"
-
-    def _predicted(self, gain: Gain, evidence: Evidence) -> str:
-        """Return the prediction in words, and how old it is."""
-        left, older = gain.planned - gain.projections, evidence.newest.projections > gain.projections
-        tense, since = ("were", f"after {gain.projections}, ") if older else ("are", "")
-        text = (
-            f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} ± "
-            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.settings.tolerance:g})"
-        )
-        last = evidence.forecasts[-1]
-        none = last.why_not if last.gain is None and last.projections > gain.projections else ""
-        return f"{text}; no newer prediction: {none}" if none else text
-
-    def _when(self, gain: Gain, evidence: Evidence) -> str:
-        now = evidence.newest.projections
-        if now >= gain.planned:
-            return ""
-        enough = (
-            gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns)
-            if evidence.columns
-            else gain.planned
-        )
-        if enough is None or enough >= gain.planned:
-            return "; all of them are needed"
-        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction decides"

@@ -32,6 +32,7 @@ from bluesky_streamrecon.quality.metrics import (
     comparison_distance,
     make_metric,
     measured,
+    nothing_to_see,
 )
 from bluesky_streamrecon.quality.policy import (
     NOT_OF_IMAGES,
@@ -381,7 +382,7 @@ class SteeringSession:
         """Return all metrics of an image and, if it can not be judged, why; nothing is measured on it then."""
         history = self._history.upto(image.image_number)
         values: dict[str, float | None] = dict.fromkeys(self._wanted)
-        problem = _nothing_to_see(image)
+        problem = nothing_to_see(image)
         for metric in self._metrics:
             if problem:
                 values = dict.fromkeys(values)
@@ -435,23 +436,6 @@ def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | N
         values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}
         values[f"{PREDICTED_GAIN}-at"] = float(gain.projections)
     return values
-
-
-def _nothing_to_see(image: PreviewImage) -> str:
-    """Return why there is nothing to measure on an image; empty if there is."""
-    flat = []
-    for row, piece in zip(image.rows, image.stack, strict=True):
-        low, high = float(piece.min()), float(piece.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            bad = int(piece.size - np.isfinite(piece).sum())
-            return f"detector row {row} of image {image.image_number} has {bad} values that are not finite"
-        flat.append(low == high)
-    if all(flat):
-        return (
-            f"image {image.image_number} is empty (each slice is one constant); is the beam on, and is the sample "
-            "in the preview rows?"
-        )
-    return ""
 
 
 def _finite(value: float | None) -> float | None:

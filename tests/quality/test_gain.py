@@ -364,9 +364,9 @@ def test_minimum_coverage_of_a_limited_scan_counts_its_own_range(simulate, drive
 
 
 def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe, monkeypatch):
-    from bluesky_streamrecon.quality import policy
+    from bluesky_streamrecon.quality import PredictedGainPolicy, policy
 
-    class Curious(policy.PredictedGainPolicy):
+    class Curious(PredictedGainPolicy):
         metrics = ("held-out-residual", "half-set-frc")
 
     monkeypatch.setattr(policy._policies, "_added", {**policy._policies._added, "curious": Curious})

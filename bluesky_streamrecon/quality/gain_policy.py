@@ -1,0 +1,109 @@
+"""The default policy: a scan ends when what the rest of it would add to the image is small enough, as predicted.
+
+Pure, as every policy: what it judges by was predicted by `bluesky_streamrecon.quality.forecast`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bluesky_streamrecon.quality.forecast import fewest_views
+from bluesky_streamrecon.quality.gain import Gain
+from bluesky_streamrecon.quality.policy import (
+    PREDICTED_GAIN,
+    Evidence,
+    Verdict,
+    not_before,
+    refuse_options,
+    where_met,
+)
+from bluesky_streamrecon.settings import SteeringSettings
+
+__all__ = ["PredictedGainPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedGainPolicy:
+    """The projections that are left are predicted to improve the image by less than a tolerance.
+
+    The gain in MS-SSIM that they would add is predicted, with a 95 % band, from all projections so far (see
+    `bluesky_streamrecon.quality.gain`). A prediction is made every 5 % of the scan, twice as often
+    when the upper end of its band is below twice the tolerance, and holds until the next one.
+
+    Parameters
+    ----------
+    settings : SteeringSettings
+        ``tolerance``, the gain in MS-SSIM that is given up for an earlier end: the upper end of the band must be below
+        it. ``patience``, how many predictions in a row must be. No stop before ``minimum_projections`` (None: 24, and a
+        fifth of the plan), nor before ``minimum_coverage``, as for `MsSsimPolicy`.
+    """
+
+    settings: SteeringSettings
+    name: ClassVar[str] = PREDICTED_GAIN
+    metrics: ClassVar[tuple[str, ...]] = ("ms-ssim", PREDICTED_GAIN)
+
+    def __post_init__(self) -> None:
+        refuse_options(self.name, self.settings)
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judge by the newest prediction; MS-SSIM is reported beside it."""
+        tolerance = self.settings.tolerance
+        score = evidence.newest.metrics.get("ms-ssim")
+        beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
+        at = f"at {evidence.progress}"
+        made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
+        if not made:
+            return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
+        gain = made[-1]
+        text = f"{at}: {self._predicted(gain, evidence)}"
+        if gain.upper >= tolerance:
+            return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
+        return where_met(
+            evidence,
+            self.settings,
+            score,
+            text,
+            met=(each.upper < tolerance for each in reversed(made)),
+            counted="predictions",
+            least=self._least(evidence),
+            beside=beside,
+        )
+
+    def _least(self, evidence: Evidence) -> int:
+        return fewest_views(evidence.planned, self.settings.minimum_projections)
+
+    def _why_none(self, evidence: Evidence) -> str:
+        """Return why there is no prediction for the rest of the scan."""
+        now, least = evidence.newest.projections, self._least(evidence)
+        last = evidence.forecasts[-1] if evidence.forecasts else None
+        if last is not None and last.why_not:
+            return last.why_not if last.projections == now else f"{last.why_not} (at {last.projections} projections)"
+        if 0 < evidence.planned <= now:
+            return "all projections are taken"
+        return not_before(least, evidence) if now < least else "the first one is being made"
+
+    def _predicted(self, gain: Gain, evidence: Evidence) -> str:
+        """Return the prediction in words, and how old it is."""
+        left, older = gain.planned - gain.projections, evidence.newest.projections > gain.projections
+        tense, since = ("were", f"after {gain.projections}, ") if older else ("are", "")
+        text = (
+            f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} ± "
+            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.settings.tolerance:g})"
+        )
+        last = evidence.forecasts[-1]
+        none = last.why_not if last.gain is None and last.projections > gain.projections else ""
+        return f"{text}; no newer prediction: {none}" if none else text
+
+    def _when(self, gain: Gain, evidence: Evidence) -> str:
+        now = evidence.newest.projections
+        if now >= gain.planned:
+            return ""
+        enough = (
+            gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns)
+            if evidence.columns
+            else gain.planned
+        )
+        if enough is None or enough >= gain.planned:
+            return "; all of them are needed"
+        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction decides"
