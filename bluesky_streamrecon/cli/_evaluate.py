@@ -117,7 +117,7 @@ def measurements(
 ) -> None:
     """How well scans are stopped by what is measured: porosity, largest pore, resolution.
 
-    Foam, grains and a texture; what was predicted at the stop is compared with the image from all projections.
+    Foam, grains and a porous field; what was predicted at the stop is compared with the image from all projections.
 
     Example: `streamrecon evaluate measurements --out measurements`
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +39,7 @@ __all__ = [
     "Threads",
     "Uri",
     "Window",
+    "option_from",
     "options_from",
     "preparation_from",
 ]
@@ -78,24 +81,32 @@ Preparation = Annotated[
 ]
 
 
-def options_from(text: str, where: str) -> dict[str, float | str]:
-    """Return the options in ``name=value,name=value``; numbers are numbers.
+def option_from(word: str, where: str) -> tuple[str, float | str]:
+    """Return name and value of ``name=value``; numbers, True and False are such, all else is a string.
 
     Raises
     ------
     ConfigError
-        If a part is no ``name=value``.
+        If it is no ``name=value``.
+
+    Examples
+    --------
+    >>> option_from("within=1%", "--option"), option_from("least_share=0.05", "--option")
+    (('within', '1%'), ('least_share', 0.05))
     """
-    options: dict[str, float | str] = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not (name and equals and value):
-            raise ConfigError(f"{where}: got {part!r}, expected name=value, separated by commas")
-        try:
-            options[name] = int(value) if value.lstrip("+-").isdecimal() else float(value)
-        except ValueError:
-            options[name] = value
-    return options
+    name, equals, value = word.partition("=")
+    if not (name and equals and value):
+        raise ConfigError(f"{where}: got {word!r}, expected name=value")
+    with suppress(ValueError, SyntaxError):
+        read = literal_eval(value)
+        if isinstance(read, int | float):
+            return name, read
+    return name, value
+
+
+def options_from(text: str, where: str) -> dict[str, float | str]:
+    """Return the options in ``name=value,name=value``; see `option_from`."""
+    return dict(option_from(part, where) for part in text.split(","))
 
 
 def preparation_from(words: list[str] | None) -> list[str | dict[str, float | str]]:

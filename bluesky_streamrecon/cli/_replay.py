@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bluesky_streamrecon.cli._options import RUN, AngleUnits, Directory, Json, Readable, Threads, Uri
+from bluesky_streamrecon.cli._options import RUN, AngleUnits, Directory, Json, Readable, Threads, Uri, option_from
 from bluesky_streamrecon.cli._output import print_json, show_progress
 
 __all__ = ["replay"]
@@ -71,7 +69,7 @@ def replay(
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
     if option:
-        changes["options"] = dict(map(_option, option))
+        changes["options"] = dict(option_from(word, "--option") for word in option)
     try:
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
@@ -103,15 +101,3 @@ def replay(
             f"finished image of these differs from that of all {found.taken} by 1 - MS-SSIM = {found.lost:.3f}"
         )
     print(f"picture: {out}")
-
-
-def _option(word: str) -> tuple[str, str | float | bool]:
-    """Return name and value of an option; a value that is no Python literal is a string."""
-    from bluesky_streamrecon.errors import ConfigError
-
-    name, sign, value = word.partition("=")
-    if not (name and sign):
-        raise ConfigError(f"option: got {word!r}, expected NAME=VALUE, as in measure=porosity")
-    with suppress(ValueError, SyntaxError):
-        return name, literal_eval(value)
-    return name, value

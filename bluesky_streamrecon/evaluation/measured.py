@@ -15,28 +15,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from bluesky_streamrecon.evaluation.bodies import Kind
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, simulated_scan
-from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, TrialReconstruction, get_policy, make_metric
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
-from bluesky_streamrecon.sim_devices import Discs, Foam
+from bluesky_streamrecon.sim_devices import Discs, Foam, Sample
 
 __all__ = ["evaluate_measurements", "measured_cases"]
 
 NOISE = (1e3, 1e4, 1e5, 1e6)
 FIRST_SEED = 100
 """No constant was chosen by samples from here on."""
-
-FILL = 0.94
-GRAIN = 2.5
-"""Size of what a texture is made of, pixels."""
 
 CLOSE = 0.15
 """Relative error of a predicted resolution that is small enough."""
@@ -52,35 +47,22 @@ logger = logging.getLogger(__name__)
 
 
 def measured_cases(*, columns: int = 128, num: int = 150, seeds: int = 5) -> list[LineScan]:
-    """Return scans of foam, grains and a texture at every seed and noise level."""
+    """Return scans of foam, grains and a random field with holes at every seed and noise level."""
     order = make_order("optimized-interleaved", num=num)
     cases = []
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        made = [
-            simulated_scan(name, sample, columns=columns, order=order, counts=None)
-            for name, sample in (("foam", Foam(pores=90, seed=seed)), ("grains", Discs(balls=60, seed=seed)))
-        ]
-        for scan in [*made, _texture(columns, order, seed)]:
+        samples: dict[str, Sample | Kind] = {
+            "foam": Foam(pores=90, seed=seed),
+            "grains": Discs(balls=60, seed=seed),
+            "porous": Kind("porous", seed),
+        }
+        for name, sample in samples.items():
             for number, counts in enumerate(NOISE):
-                random = np.random.default_rng(10 * seed + number)
-                photons = np.maximum(random.poisson(counts * np.exp(-scan.integrals.astype(np.float64))), 0.5)
-                lines = (-np.log(photons / counts)).astype(np.float32)
-                cases.append(replace(scan, integrals=lines, noise=counts, seed=seed))
+                scan = simulated_scan(
+                    name, sample, columns=columns, order=order, counts=counts, seed=10 * seed + number
+                )
+                cases.append(replace(scan, seed=seed))
     return cases
-
-
-def _texture(columns: int, order: AngleOrder, seed: int) -> LineScan:
-    """Return a scan without noise of a random field with holes, projected by scikit-image."""
-    from scipy.ndimage import gaussian_filter
-    from skimage.transform import radon
-
-    field = gaussian_filter(np.random.default_rng(seed).standard_normal((columns, columns)), GRAIN)
-    place = np.arange(columns) - columns // 2
-    inside = np.hypot(place[:, None], place[None, :]) < FILL * columns / 2
-    dense = np.where(field > -0.5 * field.std(), 1 + 0.3 * field / field.std(), 0.1)
-    image = np.where(inside, dense, 0) * 1.6 / (FILL * columns)
-    lines = radon(image, theta=np.asarray(order.angles), circle=True).T[:, None]
-    return LineScan("texture", np.radians(order.angles), lines.astype(np.float32), float(columns // 2))
 
 
 def evaluate_measurements(
@@ -106,12 +88,9 @@ def evaluate_measurements(
         sense. ``summary``: for each that was asked, and each sample, shares of these and the median ``saving``.
     """
     asked = tuple(asked)
-    rows: list[Row] = []
     cases = measured_cases(columns=columns, num=num, seeds=seeds)
-    for axis in sorted({case.axis for case in cases}):
-        alike = [case for case in cases if case.axis == axis]
-        forecasts = _forecasts(alike, asked, threads)
-        rows += [_result(case, what, forecasts[what][number]) for number, case in enumerate(alike) for what in asked]
+    forecasts = _forecasts(cases, asked, threads)
+    rows = [_result(case, what, forecasts[what][number]) for number, case in enumerate(cases) for what in asked]
     kinds = [("all", rows)] + [(kind, [row for row in rows if row["sample"] == kind]) for kind in _samples(rows)]
     summary = [_summary(what, kind, [r for r in some if r["asked"] == what]) for what in asked for kind, some in kinds]
     return Report({"cases": rows, "summary": summary}, {"all cases": summary}, {"measurements": rows})

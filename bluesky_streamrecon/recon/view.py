@@ -98,7 +98,7 @@ def preparation_of_all(
 def window_of(run: OpenRun) -> WindowSettings:
     """Return the window of the images: as the settings say, and in a time series within the newest half turn."""
     length, policy, newest = run.recon.window, run.recon.window_policy, run.per_volume
-    if newest and length is None:
+    if newest and (length is None or length >= newest):
         return {"window": newest, "window_policy": "newest"}
     if newest and policy == "spread":
         return {"window": length, "window_policy": Spread(kept=newest, newest_kept=True)}

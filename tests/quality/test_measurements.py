@@ -220,7 +220,7 @@ def test_lines_of_the_how_to_work_as_printed(registered, simulate, drive, recipe
 def test_study_of_measurements_finds_final_values_inside_the_bands():
     report = evaluate_measurements(columns=96, num=72, seeds=1, asked=["porosity"])
     assert len(report.fields["cases"]) == 12
-    assert {row["sample"] for row in report.fields["summary"]} == {"all", "foam", "grains", "texture"}
+    assert {row["sample"] for row in report.fields["summary"]} == {"all", "foam", "grains", "porous"}
     everything = report.fields["summary"][0]
     assert everything["cases"] == 12
     assert everything["in_band"] >= 0.85

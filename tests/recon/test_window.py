@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import Engine
+from bluesky_streamrecon.recon.view import window_of
 from bluesky_streamrecon.recon.window import (
     SlabRows,
     Spread,
@@ -21,6 +23,8 @@ from bluesky_streamrecon.recon.window import (
     redundant_view,
     spread_views,
 )
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import OpenRun
 
 COLUMNS = 40
 GEOMETRY = TomoGeometry(columns=COLUMNS, axis=18.7)
@@ -248,6 +252,25 @@ def test_window_that_moves_on_keeps_and_takes_what_the_definitions_say_of_all_of
         assert window.kept()[0].tolist() == kept.tolist()
         if len(kept) > 4:
             assert window.angles.tolist() == kept[spread_views(kept, 4, number)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "length", "kept"),
+    [
+        ({}, 24, 180),
+        ({"window": 300}, 180, None),
+        ({"window": None}, 180, None),
+        ({"window": 300, "window_policy": "newest"}, 180, None),
+    ],
+)
+def test_window_of_a_time_series_is_no_longer_than_a_half_turn(chosen, length, kept):
+    run = OpenRun(
+        run_uid="run", recon_uid="recon", planned=720, detector_shape=(1, COLUMNS), dtype="<u2",
+        recon=ReconSettings(turns=4, **chosen), block=RowBlock(0, 1, 0, 0, 1),
+    )  # fmt: skip
+    found = window_of(run)
+    assert found["window"] == length
+    assert getattr(found["window_policy"], "kept", None) == kept
 
 
 def test_window_of_a_time_series_keeps_the_newest_half_turn_and_nothing_older():
