@@ -310,7 +310,7 @@ def _fringes(phase: Mapping[str, Any]) -> float:
             "step 'paganin'"
         ) from None
     except ConfigError as error:
-        raise ConfigError(f"phase, as {error}") from None
+        raise ConfigError(f"phase: {error}") from None
 
 
 def _checked_axis(axis: float | None, columns: int, half_acquisition: bool) -> float:

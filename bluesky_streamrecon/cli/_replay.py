@@ -53,6 +53,12 @@ def replay(
     show_progress()
     if policy is not None:
         get_policy(policy)  # known before frames are fetched
+    changes: dict[str, Any] = {
+        "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
+    }  # fmt: skip
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if option:
+        changes["options"] = dict(option_from(word, "--option") for word in option)
     path = Path(run)
     if path.is_file():
         recorded, close = recorded_file(path, order=order, angle_units=angle_units), None
@@ -64,12 +70,6 @@ def replay(
         recorded, close = recorded_run(
             run, uri=uri, directory=directory, readable=readable or (), angle_units=angle_units
         )
-    changes: dict[str, Any] = {
-        "policy": policy, "threshold": threshold, "tolerance": tolerance, "patience": patience
-    }  # fmt: skip
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if option:
-        changes["options"] = dict(option_from(word, "--option") for word in option)
     try:
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy

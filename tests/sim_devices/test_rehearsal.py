@@ -75,7 +75,7 @@ def test_zingers_hit_flats_and_darks_and_drift_moves_the_sample(tmp_path):
         ({"fading": 1.0}, r"fading: got 1.0, expected a share of the beam in \[0, 1\)"),
         ({"drift": (1.0, 2.0, 3.0)}, "drift: got .*, expected a number of pixels, or two"),
         ({"projections": 1}, "projections: got 1, expected at least 2"),
-        ({"phase": {"delta_beta": 200}}, "phase, as preparation step 'paganin': got no energy"),
+        ({"phase": {"delta_beta": 200}}, "phase: preparation step 'paganin': got no energy"),
         ({"phase": {"delta": 200}}, "phase: got .*, expected delta_beta, energy, distance and pixel_size"),
     ],
 )
