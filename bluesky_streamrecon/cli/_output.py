@@ -19,6 +19,9 @@ __all__ = ["console", "print_json", "print_report", "print_table", "show_progres
 
 console = Console(stderr=True)
 
+LONGEST_WORD = 24
+"""Letters of a text's word that are kept on one line."""
+
 
 def print_json(value: Any) -> None:
     """Print one JSON object on a line of its own on stdout; NaN and infinity become null, as msgspec has them."""
@@ -46,15 +49,41 @@ def show_progress() -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on stdout; numbers are right-aligned and rounded to four digits."""
-    table = Table(title=title, title_justify="left")
+    """Print a table on stdout; numbers are right-aligned and rounded to four digits.
+
+    Columns that do not fit side by side go into further tables, each with the first column; no name and no number is
+    ever cut.
+    """
+    stdout = Console()
     cells = [[_text(cell) for cell in row] for row in rows]
-    for i, name in enumerate(columns):
-        numeric = all(_is_number(row[i]) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left")
-    for row in cells:
-        table.add_row(*row)
-    Console().print(table)
+    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+    widths = [_least_width(name, [row[i] for row in cells], numeric[i]) for i, name in enumerate(columns)]
+    for part in _parts(widths, stdout.width):
+        table = Table(title=title, title_justify="left")
+        for i in part:
+            table.add_column(
+                columns[i], justify="right" if numeric[i] else "left", min_width=widths[i], overflow="fold"
+            )
+        for row in cells:
+            table.add_row(*(row[i] for i in part))
+        stdout.print(table)
+        title = f"{title} (continued)" if not title.endswith("(continued)") else title
+
+
+def _least_width(name: str, cells: list[str], numeric: bool) -> int:
+    """Return the width of a column in which no word of up to `LONGEST_WORD` letters is broken."""
+    words = cells if numeric else [word[:LONGEST_WORD] for cell in cells for word in cell.split()]
+    return max(map(len, [name, *words]))
+
+
+def _parts(widths: list[int], width: int) -> list[list[int]]:
+    """Return the columns of each table that is at most `width` wide, the first column in all of them."""
+    parts: list[list[int]] = [[0]] if widths else [[]]
+    for i in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[j] + 3 for j in [*parts[-1], i]) + 1 > width:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
 
 
 def _text(cell: object) -> str:
