@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Directions", "find_directions"]
+__all__ = ["Directions", "crowded", "find_directions"]
 
 SAME_DIRECTION = 1e-3
 """Radians between views of one direction, at most: a pixel at the edge of an image of 2000."""
+
+CROWDED = 0.25
+"""Share of the half turn that one view stands for, from which on the others are too much on one side."""
 
 SAME_SHARE = 0.1
 """The same as a share of the views' mean distance, where that is less."""
@@ -76,3 +79,8 @@ def find_directions(angles: NDArray[np.float64], span: float = math.pi, *, cycli
     of_view = np.empty(len(ordered), np.intp)
     of_view[order] = place
     return Directions(of_view, np.diff(at, append=at[:1] + span))
+
+
+def crowded(angles: NDArray[np.float64]) -> bool:
+    """Return whether one view stands for too large a part of the half turn; angles of shape (n,), radians."""
+    return float(find_directions(angles).cells.max()) / math.pi > CROWDED

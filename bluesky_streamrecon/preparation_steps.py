@@ -99,6 +99,7 @@ preparation_steps: Registry[type[Step]] = Registry(
         "beam": f"{_HERE}.beam:Beam",
         "paganin": f"{_HERE}.paganin:Paganin",
         "rings": f"{_HERE}.rings:Rings",
+        "wavelet-rings": f"{_HERE}.wavelet:WaveletRings",
         "zingers": f"{_HERE}.zingers:Zingers",
     },
 )

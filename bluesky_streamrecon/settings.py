@@ -119,7 +119,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         already: I/I0, or -log(I/I0).
     preparation : sequence of str or dict
         Steps after flats, darks and logarithm, in order, each once: ``"zingers"``, ``"beam"``, ``"paganin"``,
-        ``"rings"``, or steps of your own. A step with options is a dict, for instance
+        ``"rings"``, ``"wavelet-rings"``, or steps of your own. A step with options is a dict, for instance
         ``{"step": "beam", "left": 20, "right": 20}``.
     checkpoint_every : int
         Images between two checkpoints of the job; 0: none.

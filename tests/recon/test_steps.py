@@ -6,6 +6,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import pywt
 from scipy.ndimage import median_filter, uniform_filter1d
 
 from bluesky_streamrecon.errors import ConfigError
@@ -179,9 +180,10 @@ def test_steps_that_remember_give_the_same_when_projections_come_again():
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ("ring", "preparation step: got 'ring', expected one of beam, paganin, rings, zingers"),
+        ("ring", "preparation step: got 'ring', expected one of beam, paganin, rings, wavelet-rings, zingers"),
         ({"step": "rings", "width": 3}, "got option 'width', expected one of: large=None, small=None, snr=3.0"),
         ({"step": "rings", "small": 20}, "got small=20, expected an odd number"),
+        ({"step": "wavelet-rings", "levels": 0}, "got levels=0, expected a whole number from 1 to 6"),
         ({"step": "zingers", "excess": 0}, "got excess=0"),
         ("beam", "expected how many columns at the left and the right"),
     ],
@@ -190,6 +192,55 @@ def test_steps_that_can_not_work_are_refused(step, words):
     with pytest.raises(ConfigError) as refused:
         check_preparation([step])
     assert words in str(refused.value)
+
+
+def munch(sinogram, levels, sigma):
+    """TomoPy's formula of the wavelet-Fourier filter (``remove_stripe_fw``), in float64; the edges repeated."""
+    smooth, details, modes = (
+        np.pad(sinogram.astype(float), ((0, 0), (64, 64)), "edge"),
+        [],
+        ("periodization", "symmetric"),
+    )
+    for _ in range(levels):
+        smooth, (across, along, both) = pywt.dwt2(smooth, "db5", modes)
+        frequency = np.fft.fftfreq(len(along)) * len(along)
+        damped = np.fft.fft(along, axis=0) * -np.expm1(-(frequency**2) / (2 * sigma**2))[:, None]
+        details.append((across, np.fft.ifft(damped, axis=0).real, both))
+    for each in reversed(details):
+        smooth = pywt.idwt2((smooth, each), "db5", modes)
+    return smooth[:, 64:-64]
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_wavelet_filter_is_the_published_one_that_damps_what_is_constant_along_the_angle(levels):
+    angles = np.linspace(0, np.pi, 176, endpoint=False)
+    faulty = with_stripes(sinogram(angles))
+    step = {"step": "wavelet-rings", "levels": levels}
+    result = Pipeline([step], 1, faulty.shape[1]).second_part_of_all(faulty[:, None].copy(), angles)[:, 0]
+    np.testing.assert_allclose(result, munch(faulty, levels, 0.1), atol=1e-3 * np.ptp(faulty))
+
+
+def test_weak_rings_fade_while_projections_come_and_a_row_without_light_says_nothing():
+    angles = in_golden_order(120)
+    clean = sinogram(angles)
+    uneven = clean + np.random.default_rng(2).normal(0, 0.02, clean.shape[1]).astype(np.float32)
+    given = np.repeat(uneven[:, None], 2, axis=1)
+    given[50, 1] = np.nan
+    pipeline = Pipeline(["wavelet-rings"], *given.shape[1:])
+    result = np.stack([pipeline.second_part(p, a) for p, a in zip(given, angles, strict=True)])
+    np.testing.assert_array_equal(result[: LEAST - 1], given[: LEAST - 1])
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(given))
+    whole = pipeline.second_part_of_all(given.copy(), angles)
+    np.testing.assert_array_equal(np.isnan(whole), np.isnan(given))
+    for each in (result[96:, 0], result[96:, 1], whole[96:, 0]):
+        assert error(each, clean[96:]) < 0.65 * error(uneven[96:], clean[96:])
+    (again,) = pipeline.second_part_again([list(zip(given, angles, strict=True))])
+    np.testing.assert_array_equal(result, [projection for projection, _ in again])
+
+
+def test_detector_that_is_too_narrow_for_its_levels_is_refused():
+    with pytest.raises(ConfigError, match="got 100 detector columns, expected at least 128 for levels=4"):
+        Pipeline([{"step": "wavelet-rings", "levels": 4}], 2, 100)
 
 
 def test_sides_that_overlap_are_refused():

@@ -113,7 +113,8 @@ def test_steps_of_the_preparation_give_the_same_image_with_any_number_of_ranks(k
     faulty = replace(scan, projections=projections)
     beam = {"step": "beam", "left": 2, "right": 2}
     images, zingers = [], []
-    for preparation, ranks in (((), 1), (("zingers", beam, "rings"), 1), (("zingers", beam, "rings"), 3)):
+    steps = ("zingers", beam, "rings", "wavelet-rings")
+    for preparation, ranks in (((), 1), (steps, 1), (steps, 3)):
         beamline, _ = kept_mpi_job(ranks)
         finished = beamline.feed(
             faulty, settings(faulty, ranks, preparation=preparation), tmp_path, uid=str(len(images))

@@ -39,11 +39,12 @@ def line_integrals(directory, **options):
     [
         ({"zingers": 0.002}, "zingers", 0.1),
         ({"rings": 0.05}, "rings", 0.6),
+        ({"rings": 0.05}, "wavelet-rings", 0.6),
         ({"bad_columns": 2}, "rings", 0.3),
         ({"phase": PHASE}, PHASE, 0.5),
         ({"fading": 0.3}, {"step": "beam", "left": 12, "right": 12}, 0.05),
     ],
-    ids=["zingers", "rings", "bad_columns", "phase", "fading"],
+    ids=["zingers", "rings", "wavelet-rings", "bad_columns", "phase", "fading"],
 )
 def test_each_fault_is_there_and_its_step_takes_it_away(tmp_path, options, step, share):
     angles, clean = line_integrals(tmp_path)

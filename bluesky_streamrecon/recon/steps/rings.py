@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.directions import find_directions
+from bluesky_streamrecon.directions import crowded
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.preparation_steps import Step
 
@@ -108,7 +108,7 @@ class Rings(Step):
         from bluesky_streamrecon.recon.kernels.steps import move_levels
 
         self._remember(projection, angle)
-        if len(self._angles) >= self._next and not _crowded(self._angles):
+        if len(self._angles) >= self._next and not crowded(np.asarray(self._angles)):
             self._look_for_stripes()
             self._next = math.ceil(GROWTH * len(self._angles))
         _bridge_columns(projection, self._dead)
@@ -240,8 +240,3 @@ def _running_median(lines: NDArray[T], width: int) -> NDArray[T]:
     medians = np.empty_like(lines, order="C")
     running_median(np.ascontiguousarray(lines), min(width, columns - 1 + columns % 2), medians)
     return medians
-
-
-def _crowded(angles: list[float]) -> bool:
-    """Return whether one direction stands for too large a part of the half turn."""
-    return float(find_directions(np.asarray(angles)).cells.max()) / math.pi > 3.0 / LEAST
