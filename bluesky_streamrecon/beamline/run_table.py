@@ -29,7 +29,8 @@ ROWS = 24
 WIDTH = 80
 """Characters of the longest line."""
 
-COLUMNS = {"projections": 12, "angle": 9, "image": 6, "score": 8, "predicted gain": 17, "lag": 5, "time": 9}
+COLUMNS = {"projections": 12, "angle": 8, "image": 6, "score": 7, "predicted gain": 16, "lag": 5, "time": 8, "left": 8}
+"""Their widths; what is left is the time to the last projection that is planned, at the pace of the run so far."""
 
 
 @make_class_safe(logger=logger)  # a terminal that is gone must not end a scan
@@ -61,7 +62,8 @@ class RunTable(DocumentRouter):
         self._angles: list[str] = []  # names under which an angle may be
         self._scan: str = ""
         self._planned = 0
-        self._begun = self._first = 0.0
+        self._begun = 0.0
+        self._first = (0, 0.0)  # projections, and when they were taken
         self._taken = self._shown = 0
         self._gain = ""
         self._turns = self._volume = 1
@@ -118,7 +120,8 @@ class RunTable(DocumentRouter):
         elif self._job and f"{self._job}-lag" in data:
             used, lag = data[f"{self._job}-projections"], data[f"{self._job}-lag"]
             self._taken = doc["seq_num"] if stream == "primary" else used + lag
-            self._first = self._first or doc["time"]
+            if not self._first[0]:
+                self._first = (self._taken, doc["time"])
             if self._turns > 1 and self._planned:
                 self._tell_volume()
             if self._taken >= self._shown + max(1, self._planned // ROWS):
@@ -172,8 +175,15 @@ class RunTable(DocumentRouter):
             self._gain,
             str(data[f"{self._job}-lag"]),
             _minutes(now - self._begun),
+            self._left(now),
         )
         self._out(" ".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True)))
+
+    def _left(self, now: float) -> str:
+        taken, began = self._first
+        if not self._planned or self._taken <= taken:
+            return ""
+        return _minutes(max(self._planned - self._taken, 0) * (now - began) / (self._taken - taken))
 
 
 def _minutes(seconds: float) -> str:

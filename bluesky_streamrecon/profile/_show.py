@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.storage import find_reconstruction, finished_images, load_reconstruction
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
             cut, cmap="gray", vmin=low, vmax=high, aspect="equal" if across == "x" and down == "y" else "auto"
         )
         panel.set(title=title, xlabel=f"{across} (pixels)", ylabel=f"{down} (pixels)")
-    figure.colorbar(drawn, ax=panels, label="attenuation (1/pixel)", shrink=0.8)
+    analysis = start.get("streamrecon", {}).get("recon", {}).get("analysis", TOMOGRAPHY)
+    label = "attenuation (1/pixel)" if analysis == TOMOGRAPHY else f"values of the analysis {analysis}"
+    figure.colorbar(drawn, ax=panels, label=label, shrink=0.8)
     figure.suptitle(f"{what} of scan {scan}, reconstruction {start['uid'][:8]}")
     if not os.environ.get("DISPLAY"):
         path = Path(directory) / f"reconstruction-{scan}.png"
