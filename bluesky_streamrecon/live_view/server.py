@@ -181,7 +181,7 @@ class ViewServer:
             "image": cuts.image_number,
             "projections": cuts.projections,
             "volume": cuts.volume,
-            "shapes": [cut.shape for cut in cuts.cuts],
+            "shapes": [cut.size for cut in cuts.cuts],
         }
         headers = {"X-Streamrecon-Cuts": msgspec.json.encode(about).decode()}
         return Response(cuts.pixels, media_type="application/octet-stream", headers=headers)

@@ -24,8 +24,8 @@ __all__ = ["CutView", "interpolated"]
 
 MOST_SHARE: Final = 0.05
 """Largest share of the time that cuts take while projections wait."""
-_NUMBERS = 11
-"""That describe a cut: corner, two edges, shape."""
+_NUMBERS = 15
+"""That describe a cut: corner, three edges, layers, shape."""
 
 
 class CutView:
@@ -117,13 +117,19 @@ class CutView:
         numbers = np.zeros(2 + MOST_CUTS * _NUMBERS)
         wish = self._wish
         if self._communicator.rank == 0 and wish is not None:
-            described = [(*cut.corner, *cut.down, *cut.across, *cut.shape) for cut in wish.cuts]
+            described = [
+                (*cut.corner, *cut.through, *cut.down, *cut.across, cut.layers, *cut.shape) for cut in wish.cuts
+            ]
             numbers[:2] = wish.number, len(described)
             numbers[2 : 2 + len(described) * _NUMBERS] = np.ravel(described)
         self._communicator.sum(numbers)
         parts = numbers[2:].reshape(MOST_CUTS, _NUMBERS).tolist()[: int(numbers[1])]
         cuts = (
-            {"corner": part[:3], "down": part[3:6], "across": part[6:9], "shape": (int(part[9]), int(part[10]))}
+            {
+                **{name: part[3 * i : 3 * i + 3] for i, name in enumerate(("corner", "through", "down", "across"))},
+                "layers": int(part[12]),
+                "shape": (int(part[13]), int(part[14])),
+            }
             for part in parts
         )
         return int(numbers[0]), tuple(msgspec.convert(cut, Cut) for cut in cuts)

@@ -28,7 +28,7 @@ Vector = tuple[Coordinate, Coordinate, Coordinate]
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """A rectangle anywhere in the volume: along a row, upright or oblique.
+    """A rectangle anywhere in the volume, along a row, upright or oblique; or a box of parallel ones.
 
     Parameters
     ----------
@@ -38,6 +38,10 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         Its two edges, from there.
     shape : (int, int)
         Pixels along `down`, and along `across`.
+    through : (float, float, float)
+        Third edge, of a box.
+    layers : int
+        Rectangles in a box, in the middle of as many equal parts of `through`.
 
     Examples
     --------
@@ -46,25 +50,40 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     >>> cut = Cut(corner=(5, -0.5, -0.5), down=(0, 64, 0), across=(0, 0, 64), shape=(64, 64))
     >>> cut.points()[1, 2].tolist()
     [5.0, 1.0, 2.0]
+
+    The whole of 8 such slices, coarsely:
+
+    >>> edges = {"through": (8, 0, 0), "down": (0, 64, 0), "across": (0, 0, 64)}
+    >>> box = Cut(corner=(-0.5, -0.5, -0.5), layers=2, shape=(16, 16), **edges)
+    >>> box.points()[:, 0, 0].tolist()
+    [[1.5, 1.5, 1.5], [5.5, 1.5, 1.5]]
     """
 
     corner: Vector
     down: Vector
     across: Vector
     shape: tuple[Side, Side]
+    through: Vector = (0, 0, 0)
+    layers: Side = 1
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Shape of its values: (height, width), or (layers, height, width) of a box."""
+        return self.shape if self.layers == 1 else (self.layers, *self.shape)
 
     @property
     def pixels(self) -> int:
         """Number of its pixels."""
-        return self.shape[0] * self.shape[1]
+        return math.prod(self.size)
 
     def points(self) -> NDArray[np.float64]:
-        """Return the centres of its pixels, (row, y, x), shape (height, width, 3)."""
-        height, width = self.shape
-        down = np.multiply.outer((np.arange(height) + 0.5) / height, np.asarray(self.down, np.float64))
-        across = np.multiply.outer((np.arange(width) + 0.5) / width, np.asarray(self.across, np.float64))
-        points: NDArray[np.float64] = np.asarray(self.corner, np.float64) + down[:, None] + across[None]
-        return points
+        """Return the centres of its pixels, (row, y, x), in the last axis after those of `size`."""
+        through, down, across = (
+            np.multiply.outer((np.arange(number) + 0.5) / number, np.asarray(edge, np.float64))
+            for number, edge in zip((self.layers, *self.shape), (self.through, self.down, self.across), strict=True)
+        )
+        points = np.asarray(self.corner, np.float64) + through[:, None, None] + down[:, None] + across
+        return points.reshape(*self.size, 3)
 
 
 WishedCuts = Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
@@ -116,10 +135,10 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
     pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
 
     def values(self) -> list[NDArray[np.float32]]:
-        """Return each cut's pixels, shape (height, width)."""
+        """Return each cut's pixels, each of its `Cut.size`."""
         ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
         parts = np.split(np.frombuffer(self.pixels, "<f4"), ends)
-        return [part.reshape(cut.shape) for part, cut in zip(parts, self.cuts, strict=True)]
+        return [part.reshape(cut.size) for part, cut in zip(parts, self.cuts, strict=True)]
 
 
 CutMessage = ShowCuts | Cuts
@@ -127,7 +146,9 @@ CutMessage = ShowCuts | Cuts
 
 def check_cuts(message: CutMessage) -> None:
     """Raise `RemoteProtocolError` for cuts that are too large, or not the size that they say."""
-    numbers = [value for cut in message.cuts for edge in (cut.corner, cut.down, cut.across) for value in edge]
+    numbers = [
+        value for cut in message.cuts for edge in (cut.corner, cut.through, cut.down, cut.across) for value in edge
+    ]
     if not all(map(math.isfinite, numbers)):
         raise RemoteProtocolError(f"cuts of wish {message.number}: got {message.cuts}, expected finite numbers")
     pixels = sum(cut.pixels for cut in message.cuts)

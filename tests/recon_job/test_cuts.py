@@ -88,7 +88,8 @@ def test_cuts_take_a_small_share_of_the_time_while_projections_wait_and_work_wit
     assert view.due() == 1
     view.advance(1)
     assert sent.get_nowait().values()[0] == pytest.approx(50 + 2 * 7 + 2)
-    view.want(ShowCuts(number=2, cuts=(cut,)))
+    box = Cut(corner=(0, 0, 0), through=(2, 0, 0), down=(0, 4, 0), across=(0, 0, 6), layers=2, shape=(2, 3))
+    view.want(ShowCuts(number=2, cuts=(box,)))
     assert view.due() == 1
     behind[0] = False
     assert view.due() == 2
@@ -97,6 +98,9 @@ def test_cuts_take_a_small_share_of_the_time_while_projections_wait_and_work_wit
     assert view.due() == 2
     view.advance(1)
     assert sent.empty()
+    view.advance(2)
+    expected = np.array([50, 150])[:, None, None] + 7 * np.array([1, 3])[:, None] + np.array([1, 3, 5])
+    np.testing.assert_allclose(sent.get_nowait().values()[0], expected)
 
 
 def test_parts_of_any_blocks_add_up_to_the_interpolation():

@@ -144,18 +144,21 @@ def test_cuts_of_any_direction_equal_the_stored_volume(
     upright = Cut(corner=(-0.5, 17.3, -0.5), down=(rows, 0, 0), across=(0, 0, columns), shape=(9, columns))
     row = Cut(corner=(1, -0.5, -0.5), down=(0, columns, 0), across=(0, 0, columns), shape=(columns, columns))
     far_away = Cut(corner=(50, 0, 0), down=(0, 8, 0), across=(0, 0, 8), shape=(2, 3))
+    edges = {"through": (rows, 0, 0), "down": (0, columns, 0), "across": (0, 0, columns)}
+    coarse = Cut(corner=(-0.5, -0.5, -0.5), layers=rows - 1, shape=(11, 13), **edges)
     chosen = settings(scan, ranks, share=share, rotation=rotation, final="none")
     beamline.open(scan, chosen, tmp_path, uid=f"{ranks}-{share}-{rotation}")
     beamline.references(scan)
     beamline.projections(scan)
     beamline.wait_for_images(ranks, len(scan.angles) // 2)
     shown = viewer(beamline).show_cuts([row, upright, oblique_cut(scan), far_away]).result(WAIT_S)
+    whole = viewer(beamline).show_cuts([coarse]).result(WAIT_S)
     finished = beamline.finish()
     assert shown.image_number == finished.results[0].image_number
     assert (shown.projections, shown.volume) == (len(scan.angles), (rows, columns, columns))
     with h5py.File(finished.results[0].result) as file:
         volume = file["/exchange/data"][:]
-    for values, cut in zip(shown.values(), shown.cuts, strict=True):
+    for values, cut in zip(shown.values() + whole.values(), shown.cuts + whole.cuts, strict=True):
         np.testing.assert_allclose(values, resampled(volume, cut), rtol=0, atol=1e-5 * volume.max())
     assert np.isnan(shown.values()[3]).all()
     np.testing.assert_array_equal(shown.values()[0], volume[1])

@@ -115,6 +115,8 @@ def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) 
         {"cuts": (CUT,) * 5},
         {"cuts": (msgspec.structs.replace(CUT, shape=(0, 24)),)},
         {"cuts": (msgspec.structs.replace(CUT, shape=(MOST_CUT_PIXELS, 2)),)},
+        {"cuts": (msgspec.structs.replace(CUT, layers=MOST_CUT_PIXELS),)},
+        {"cuts": (msgspec.structs.replace(CUT, through=(0.0, float("nan"), 0.0)),) * 2},
         {"cuts": (msgspec.structs.replace(CUT, corner=(float("nan"), 0.0, 0.0)),) * 2},
         {"cuts": (msgspec.structs.replace(CUT, down=(float("inf"), 0.0, 0.0)),) * 2},
         {"volume": (0, 8, 8)},
