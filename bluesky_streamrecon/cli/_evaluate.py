@@ -14,8 +14,6 @@ from bluesky_streamrecon.cli._options import (
     Data,
     Json,
     ListCommand,
-    Num,
-    Order,
     Out,
     Quick,
     Repeats,
@@ -101,65 +99,6 @@ def steering(
             kinds=kinds or (),
             tolerance=tolerance,
             threads=threads,
-        ),
-    )
-
-
-@app.command()
-def measurements(
-    out: Out,
-    columns: Columns = 128,
-    num: Num = 150,
-    seeds: Seeds = 5,
-    quick: Quick = False,
-    threads: Threads = 1,
-    json: Json = False,
-) -> None:
-    """How well scans are stopped by what is measured: porosity, largest pore, resolution.
-
-    Foam, grains and a porous field; what was predicted at the stop is compared with the image from all projections.
-
-    Example: `streamrecon evaluate measurements --out measurements`
-    """
-    from bluesky_streamrecon.evaluation.measured import evaluate_measurements
-
-    if quick:
-        columns, num, seeds = min(columns, 96), min(num, 90), 1
-    _run(out, json, lambda: evaluate_measurements(columns=columns, num=num, seeds=seeds, threads=threads))
-
-
-@app.command(cls=ListCommand)
-def settings(
-    out: Out,
-    choices: Annotated[
-        list[str] | None,
-        typer.Option("--try", metavar="SETTINGS...", help="Words NAME=VALUE, as 'step=6 algorithm=osem subsets=6'."),
-    ] = None,
-    data: Data = None,
-    order: Order = "optimized-interleaved",
-    columns: Columns = 192,
-    num: Num = 180,
-    seeds: Seeds = 1,
-    quick: Quick = False,
-    threads: Threads = 1,
-    json: Json = False,
-) -> None:
-    """Compare settings of the live reconstruction on the same scans; without --try, the two kinds of windows.
-
-    Names are those of the plan's settings (window, window_policy, step, iterations, algorithm, ...), of the spread
-    window (older, older_of_steps, kept), and else options of the algorithm (relaxation, subsets, initial, projector).
-
-    Example: `streamrecon evaluate settings --out step --try "step=6" "step=6 algorithm=osem subsets=6"`
-    """
-    from bluesky_streamrecon.evaluation.live_settings import DEFAULT_CHOICES, evaluate_settings
-
-    if quick:
-        columns, num, seeds = min(columns, 64), min(num, 60), 1
-    _run(
-        out,
-        json,
-        lambda: evaluate_settings(
-            choices or DEFAULT_CHOICES, data=data, order=order, columns=columns, num=num, seeds=seeds, threads=threads
         ),
     )
 

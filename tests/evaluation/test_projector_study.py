@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from study import load_study
 
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.siddon import SiddonProjector
@@ -17,12 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("projector_study", ROOT / "docs" / "studies" / "projector.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_study("projector")
 
 
 def test_every_algorithm_is_compared_on_every_sample(study):

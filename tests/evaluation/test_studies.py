@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from study import load_study
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bodies import KINDS, Kind
 from bluesky_streamrecon.evaluation.cases import kind_cases
 from bluesky_streamrecon.evaluation.figures import predictions
 from bluesky_streamrecon.evaluation.images import finish
-from bluesky_streamrecon.evaluation.live_settings import evaluate_settings, read_choice
 from bluesky_streamrecon.evaluation.offline import judge_offline
 from bluesky_streamrecon.evaluation.orders import ORDERS, evaluate_orders
 from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
@@ -192,7 +192,7 @@ def test_line_integrals_of_a_kind_are_those_of_its_image(kind):
 
 def test_settings_are_compared_on_the_same_scans(tmp_path):
     choices = ("window_policy=newest", "window_policy=spread", "older=0.5", "initial=1.0", "step=6 algorithm=osem")
-    report = evaluate_settings(choices, columns=48, order="fixed")
+    report = load_study("settings").evaluate_settings(choices, columns=48, order="fixed")
     report.write(tmp_path)
     rows = report.fields["rows"]
     assert len(rows) == 6 * len(choices) == len(table(tmp_path / "settings.csv"))
@@ -209,4 +209,4 @@ def test_settings_are_compared_on_the_same_scans(tmp_path):
 @pytest.mark.parametrize(("words", "named"), [("step", "step"), ("step=none", "step"), ("subsets", "NAME=VALUE")])
 def test_a_choice_that_can_not_be_read_is_named(words, named):
     with pytest.raises(ConfigError, match=named):
-        read_choice(words)
+        load_study("settings").read_choice(words)

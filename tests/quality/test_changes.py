@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from study import load_study
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy
 from bluesky_streamrecon.quality.changes import structure
 from bluesky_streamrecon.settings import SteeringSettings
 
-STUDY = Path(__file__).parents[2] / "docs" / "studies" / "change.py"
-
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("study_of_changes", STUDY)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_study("change")
 
 
 @pytest.mark.parametrize("photons", [1e3, 1e4, 1e5])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study import load_study
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.measured import evaluate_measurements
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, get_policy, make_metric, measurements
@@ -218,7 +218,7 @@ def test_lines_of_the_how_to_work_as_printed(registered, simulate, drive, recipe
 
 
 def test_study_of_measurements_finds_final_values_inside_the_bands():
-    report = evaluate_measurements(columns=96, num=72, seeds=1, asked=["porosity"])
+    report = load_study("measurements").evaluate_measurements(columns=96, num=72, seeds=1, asked=["porosity"])
     assert len(report.fields["cases"]) == 12
     assert {row["sample"] for row in report.fields["summary"]} == {"all", "foam", "grains", "porous"}
     everything = report.fields["summary"][0]

@@ -1,4 +1,9 @@
-"""Comparison of settings of the live reconstruction, side by side on the same scans."""
+"""Settings of the live reconstruction, compared on the same scans: foam and discs at three doses, and a measured one.
+
+``python docs/studies/settings.py --out DIR``, with ``--try "step=6" --try "step=6 algorithm=osem subsets=6"`` for other
+settings than the two kinds of windows. Names are those of the plan's settings (window, window_policy, step, iterations,
+algorithm, ...), of the spread window (older, older_of_steps, kept), and else options of the algorithm.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import cycle, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
@@ -212,3 +218,24 @@ def _draw(points: Sequence[Row]) -> Figure:
         draw_lines(axes, lines, title=title, xlabel="projections")
     figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
     return figure
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Directory for settings.csv and settings.png.")],
+    choices: Annotated[list[str] | None, typer.Option("--try", help="Words NAME=VALUE; may be repeated.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Also a measured scan (DXchange or NXtomo).")] = None,
+    order: Annotated[str, typer.Option(help="Angle order.")] = "optimized-interleaved",
+    columns: Annotated[int, typer.Option(help="Detector columns of the simulated samples.")] = 192,
+    num: Annotated[int, typer.Option(help="Projections of the simulated scans.")] = 180,
+    seeds: Annotated[int, typer.Option(help="Seeds of each sample and dose.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads that compute.")] = 1,
+) -> None:
+    """Compare settings of the live reconstruction; without --try, the two kinds of windows."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    evaluate_settings(
+        choices or DEFAULT_CHOICES, data=data, order=order, columns=columns, num=num, seeds=seeds, threads=threads
+    ).write(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
