@@ -160,27 +160,6 @@ def pipeline(
 
 
 @app.command()
-def ready(
-    rows: Rows = 16,
-    columns: Columns = 512,
-    ranks: Ranks = 2,
-    algorithm: Algorithm = "mlem",
-    repeats: Repeats = 3,
-    json: Json = False,
-) -> None:
-    """Measure how long a job takes from its start until it waits for projections.
-
-    *Cold* is the first job on a computer, which compiles the kernels; *warm* any job after it.
-
-    Example: `streamrecon bench ready --ranks 2`
-    """
-    from bluesky_streamrecon.evaluation.bench.ready import measure_ready
-
-    report = measure_ready(rows=rows, columns=columns, ranks=ranks, algorithm=algorithm, repeats=repeats)
-    print_report(report, json=json)
-
-
-@app.command()
 def latency(
     rows: Rows = 16,
     columns: Columns = 512,

@@ -16,17 +16,14 @@ from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli._bench import app
 from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
-from bluesky_streamrecon.evaluation.bench.ready import time_start
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.quality import metric_names, metrics
-from bluesky_streamrecon.settings import ReconSettings
 
 COMMANDS = (
     "kernels",
     "volume",
     "peers",
     "pipeline",
-    "ready",
     "latency",
     "view",
     "publisher",
@@ -152,23 +149,6 @@ def test_pipeline_makes_every_image_and_prints_the_contracts_fields(no_orphans):
     assert result["images"] == 7  # after 4, 6, ..., 16 projections
     assert 0 <= result["scores"] <= 7  # a controller that is behind judges only the last one
     assert 0 < result["image_latency_median"] <= result["image_latency_p99"]
-
-
-@pytest.mark.mpi
-@pytest.mark.nightly
-def test_ready_is_sooner_where_kernels_are_on_disk(tmp_path, no_orphans):
-    recon = ReconSettings(axis=15.5, ranks=1)
-    linked, cold = time_start((2, 32), recon, str(tmp_path))
-    assert linked < cold
-    assert time_start((2, 32), recon, str(tmp_path))[1] < cold
-
-
-def test_ready_prints_the_median_of_cold_and_of_warm_starts(monkeypatch):
-    seconds = iter([(1.0, 9.0), (1.0, 2.0), (1.0, 7.0), (1.5, 3.0), (1.0, 8.0), (2.0, 2.5)])
-    monkeypatch.setattr("bluesky_streamrecon.evaluation.bench.ready.time_start", lambda *_: next(seconds))
-    result = bench("ready", "--ranks", 1, "--json")
-    assert (result["hello_seconds"], result["warm_seconds"], result["cold_seconds"]) == (1.5, 2.5, 8.0)
-    assert (result["warm_spread"], result["cold_spread"], result["ranks"]) == (0.4, 0.25, 1)
 
 
 @pytest.mark.nightly

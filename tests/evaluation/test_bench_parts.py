@@ -23,7 +23,6 @@ from bluesky_streamrecon.evaluation.bench.kernels import measure_kernels
 from bluesky_streamrecon.evaluation.bench.latency import measure_latency
 from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread, open_peer, ratio_to
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
-from bluesky_streamrecon.evaluation.bench.ready import measure_ready
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.bench.view import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
@@ -89,7 +88,6 @@ def test_kernel_rows_come_in_the_order_that_was_asked_for():
         (measure_pipeline, {"rows": 4, "columns": 32, "window": 12, "projections": 12}, "14"),
         (measure_pipeline, {"rows": 4, "columns": 32, "ranks": 0}, "ranks"),
         (measure_pipeline, {"rows": 4, "columns": 32, "algorithm": "mlme"}, "mlem"),
-        (measure_ready, {"algorithm": "mlme"}, "mlem"),
         (measure_latency, {"algorithm": "mlme"}, "mlem"),
         (measure_wire, {"rows": 1, "receivers": 2}, "a row for every receiver"),
     ],

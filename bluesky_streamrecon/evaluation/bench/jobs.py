@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,7 +42,6 @@ __all__ = ["EventRecorder", "RunningJob"]
 START_SECONDS = 120.0
 IMAGE_SECONDS = 300.0
 SCORE_SECONDS = 60.0
-READY = "waiting for projections"
 
 
 class EventRecorder:
@@ -61,8 +60,6 @@ class EventRecorder:
         The controller has said hello.
     applied : dict of int to int
         Last item that each rank acknowledged as applied, in the present run.
-    ready_at : dict of int to float
-        When each rank first waited for projections.
     imaged_at : dict of int to float
         When every rank had these many projections in the image.
     spent_at : dict of int to float
@@ -90,7 +87,6 @@ class EventRecorder:
             self._run_uid = run_uid
             self._images: dict[int, int] = {}
             self.applied: dict[int, int] = {}
-            self.ready_at: dict[int, float] = {}
             self.imaged_at: dict[int, float] = {}
             self.spent_at: dict[int, float] = {}
             self.update_seconds: dict[int, float] = {}
@@ -119,8 +115,6 @@ class EventRecorder:
                 case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
                     self.applied[rank] = applied
                 case Status(run_uid=self._run_uid):
-                    if event.state == READY:
-                        self.ready_at.setdefault(event.rank, now)
                     if event.step_seconds > 0:
                         slowest = self.update_seconds.get(event.image_number, 0.0)
                         self.update_seconds[event.image_number] = max(slowest, event.step_seconds)
@@ -174,15 +168,13 @@ class RunningJob:
         For all scans; the axis is known.
     shape : (int, int)
         Detector rows and columns.
-    threads, environment
-        As for `MpiLauncher`.
+    threads : int, optional
+        Of each rank; by default its share of the cores.
 
     Attributes
     ----------
     events : EventRecorder
         Of the present scan.
-    linked_seconds : float
-        From the start of the processes until all of them had said hello.
 
     Raises
     ------
@@ -196,42 +188,29 @@ class RunningJob:
         shape: tuple[int, int],
         *,
         threads: int | None = None,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._recon = recon
         self._shape = shape
         self._threads = threads
-        self._environment = environment
         self._held = ExitStack()
         self.events = EventRecorder()
 
     def __enter__(self) -> RunningJob:
-        events, ranks, began = self.events, self._recon.ranks, time.perf_counter()
+        events, ranks = self.events, self._recon.ranks
         with ExitStack() as stack:
             logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-"))
-            launcher = MpiLauncher(threads=self._threads, log_directory=Path(logs), environment=self._environment)
+            launcher = MpiLauncher(threads=self._threads, log_directory=Path(logs))
             link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, events)
             stack.callback(link.close, "the benchmark is over")
             link.launch(ranks)
             everybody = "hello of the job and its controller"
             events.wait(everybody, lambda: events.ranks == ranks and events.controller, START_SECONDS)
-            self.linked_seconds = time.perf_counter() - began
             self._publisher = Publisher(link.endpoint, on_problem=events.fail)
             self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
-
-    def get_ready(self) -> float:
-        """Open a run, and return when all ranks waited for its projections."""
-        scan = self._documents(self._recon.window or 1, SteeringSettings())
-        dark = np.full(self._shape, DARK_COUNT, np.uint16)  # frames in events open the run with the first of them
-        scan.start()
-        scan.stream("dark")
-        scan.frame("dark", 0.0, dark)
-        self.events.wait("ranks that are ready", lambda: len(self.events.ready_at) == self.events.ranks, START_SECONDS)
-        return max(self.events.ready_at.values())
 
     def scan(
         self,
@@ -265,7 +244,8 @@ class RunningJob:
             If a problem is reported, or something takes too long.
         """
         events, total = self.events, len(counts)
-        scan = self._documents(total, steering)
+        scan = ScanDocuments(self._publisher, self._shape, total, self._recon, steering)
+        events.begin(scan.uid)
         scan.start()
         for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
             scan.stream(stream)
@@ -283,11 +263,6 @@ class RunningJob:
         events.wait("the end of the run", lambda: events.finished, IMAGE_SECONDS)
         events.wait("the last image's score", lambda: total in events.judged_at, SCORE_SECONDS)
         return handed
-
-    def _documents(self, planned: int, steering: SteeringSettings) -> ScanDocuments:
-        scan = ScanDocuments(self._publisher, self._shape, planned, self._recon, steering)
-        self.events.begin(scan.uid)
-        return scan
 
 
 def _processor_seconds(pids: Collection[int]) -> float:
