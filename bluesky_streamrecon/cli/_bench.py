@@ -95,15 +95,11 @@ def volume(
 def peers(
     columns: ColumnsList = None,
     window: Window = 24,
-    code: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODE...", help="astra, svmbir.  [default: both]"),
-    ] = None,
     backend: Backend = "cpu",
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """Compare iterations of other codes with ours, on one core or one GPU, in turns; at 512 columns without options.
+    """Compare iterations of ASTRA's SIRT with ours, on one core or one GPU, in turns; at 512 columns without options.
 
     Needs `pip install 'bluesky-streamrecon[bench]'`. *ours / this* compares with our SIRT.
 
@@ -112,7 +108,7 @@ def peers(
     from bluesky_streamrecon.evaluation.bench.peers import compare_peers
 
     print_report(
-        compare_peers(columns=columns or (512,), window=window, codes=code or None, repeats=repeats, backend=backend),
+        compare_peers(columns=columns or (512,), window=window, repeats=repeats, backend=backend),
         json=json,
     )
 

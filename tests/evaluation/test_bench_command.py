@@ -87,7 +87,7 @@ def test_kernels_print_a_table_for_people():
 @pytest.mark.nightly
 def test_peers_print_the_contracts_fields_with_ours_among_them():
     pytest.importorskip("astra")
-    result = bench("peers", "--columns", 32, "--code", "astra", "--window", 6, "--json")
+    result = bench("peers", "--columns", 32, "--window", 6, "--json")
     assert [row["code"] for row in result["rows"]] == ["streamrecon", "streamrecon", "astra", "astra"]
     for row in result["rows"]:
         assert {"code", "version", "columns", "threads", "gups"} <= set(row)

@@ -1,6 +1,6 @@
-"""The same work by other codes, on one core, in turns with ours.
+"""The same work by the ASTRA toolbox, on one core, in turns with ours.
 
-Each code is optional, and imported when it is measured. All run on one thread, with the whole square image and parallel
+It is optional, and imported when it is measured. All run on one thread, with the whole square image and parallel
 beams; images come out in this package's orientation. The cost of an iteration is the difference between a longer and a
 shorter run, so that what a code does once per run is not counted. The unit is GUPS (`giga_updates`), angles are
 radians.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -30,15 +29,14 @@ from bluesky_streamrecon.evaluation.bench.sample import disc_projections, giga_u
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["Peer", "compare_peers", "one_thread", "open_peer", "ratio_to"]
+__all__ = ["Peer", "compare_peers", "one_thread", "open_peer", "ratio_to_astra"]
 
 OURS = ("sirt", "mlem")
-METHODS = {"astra": ("line", "linear"), "svmbir": ("mbir",)}
-"""Methods of each code, whose module has the same name. Those of ASTRA are its projectors, with SIRT."""
+PROJECTORS = ("line", "linear")
+"""Of ASTRA on the CPU, with SIRT."""
 
-PACKAGES = {"astra": "astra-toolbox", "svmbir": "svmbir"}
+PACKAGE = "astra-toolbox"
 SLICES = 16
-SVMBIR_SLICES = 4
 LENGTHS = {"cpu": (1, 3), "cuda": (2, 42)}
 GPU_SLICES = 100
 LEAST_SECONDS = 0.1
@@ -76,11 +74,10 @@ def compare_peers(
     *,
     columns: Sequence[int] = (512,),
     window: int = 24,
-    codes: Sequence[str] | None = None,
     repeats: int = 3,
     backend: str = "cpu",
 ) -> Report:
-    """Measure ours and others in turns.
+    """Measure ours and ASTRA in turns.
 
     Parameters
     ----------
@@ -88,51 +85,47 @@ def compare_peers(
         Detector columns C; the image is C x C.
     window : int, optional
         Projections.
-    codes : sequence of str, optional
-        Of ``astra`` and ``svmbir``; both by default.
     repeats : int, optional
         Turns.
     backend : {"cpu", "cuda"}, optional
-        ``"cuda"``: one GPU instead of one core, and of the others ASTRA, where it is installed.
+        ``"cuda"``: one GPU instead of one core, and ASTRA where it is installed.
 
     Returns
     -------
     Report
-        ``rows``: for each number of columns our SIRT, our MLEM and the others, with ``gups``, its ``spread``, and
-        ``ratio``, the speed of our SIRT over this one (median over turns); and ``ratio_to_astra``, see `ratio_to`.
+        ``rows``: for each number of columns our SIRT, our MLEM and ASTRA's, with ``gups``, its ``spread``, and
+        ``ratio``, the speed of our SIRT over this one (median over turns); and `ratio_to_astra` by columns.
 
     Raises
     ------
     ConfigError
-        If a code is unknown or not installed.
+        If ASTRA is not installed.
     """
     check_repeats(repeats)
     if window < 1:
         raise ConfigError(f"window: got {window}, expected at least 1")
     on_gpu = backend == "cuda"
-    if on_gpu and codes and tuple(codes) != ("astra",):
-        raise ConfigError(f"code: got {', '.join(codes)} on a GPU, expected astra")
-    codes = codes or tuple(METHODS if not on_gpu else ["astra"] if find_spec("astra") else [])
-    for code in codes:
-        if code not in METHODS:
-            raise ConfigError(f"code: got {code!r}, expected one of {', '.join(METHODS)}")
-        _need(code)
+    methods: tuple[str, ...] = PROJECTORS
+    if on_gpu:
+        methods = (GPU_METHOD,) if find_spec("astra") else ()
+    else:
+        _astra_module()
     with one_thread():
-        rows = [row for c in columns for row in _compare(c, window, codes, repeats, backend)]
-    return Report({"rows": rows, "ratio_to_astra": {str(c): ratio for c, ratio in ratio_to(rows, "astra").items()}})
+        rows = [row for c in columns for row in _compare(c, window, methods, repeats, backend)]
+    return Report({"rows": rows, "ratio_to_astra": {str(c): ratio for c, ratio in ratio_to_astra(rows).items()}})
 
 
-def ratio_to(rows: Sequence[Row], code: str) -> dict[int, float]:
-    """Return, by columns, how many times faster our SIRT is than the fastest method of `code`.
+def ratio_to_astra(rows: Sequence[Row]) -> dict[int, float]:
+    """Return, by columns, how many times faster our SIRT is than ASTRA's fastest method.
 
     Examples
     --------
-    >>> ratio_to([{"code": "astra", "columns": 512, "ratio": 80.0}], "astra")
+    >>> ratio_to_astra([{"code": "astra", "columns": 512, "ratio": 80.0}])
     {512: 80.0}
     """
     found: dict[int, float] = {}
     for row in rows:
-        if row["code"] == code:
+        if row["code"] == "astra":
             found[row["columns"]] = min(row["ratio"], found.get(row["columns"], row["ratio"]))
     return found
 
@@ -150,9 +143,9 @@ def open_peer(
     Parameters
     ----------
     code, method : str
-        ``"streamrecon"`` and one of our algorithms, or as in `METHODS`.
+        ``"streamrecon"`` and one of our algorithms, or ``"astra"`` and one of `PROJECTORS`.
     geometry : TomoGeometry
-        Detector and image; svmbir and ASTRA have the axis in the middle.
+        Detector and image; ASTRA has the axis in the middle.
     angles : ndarray of float64, shape (A,)
         Radians.
     projections : ndarray of float32, shape (A, slices, C)
@@ -165,17 +158,15 @@ def open_peer(
     ConfigError
         When entered, if the code is not installed; the message says how to install it.
     """
-    kinds = {"streamrecon": _ours, "astra": _astra, "svmbir": _svmbir}
-    return kinds[code](method, geometry, angles, projections, backend)
+    return (_ours if code == "streamrecon" else _astra)(method, geometry, angles, projections, backend)
 
 
-def _compare(columns: int, window: int, codes: Sequence[str], repeats: int, backend: str) -> list[Row]:
+def _compare(columns: int, window: int, methods: Sequence[str], repeats: int, backend: str) -> list[Row]:
     on_gpu = backend == "cuda"
     geometry = TomoGeometry(columns)
     angles = scan_angles(max(180, window))[:window]
     projections = disc_projections(geometry, angles, GPU_SLICES if on_gpu else SLICES)
-    wanted = [("streamrecon", name) for name in OURS]
-    wanted += [(code, method) for code in codes for method in ((GPU_METHOD,) if on_gpu else METHODS[code])]
+    wanted = [*(("streamrecon", name) for name in OURS), *(("astra", method) for method in methods)]
     with ExitStack() as stack:
         peers: list[Peer] = []
         for code, method in wanted:
@@ -248,7 +239,7 @@ def _astra(
     method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], backend: str
 ) -> Iterator[Peer]:
     """Open SIRT of the ASTRA toolbox: of one slice on the CPU, with one of its projectors, or of all on a GPU."""
-    astra = _need("astra")
+    astra = _astra_module()
     size, columns = geometry.size, geometry.columns
     with ExitStack() as held:
         # Its rows count upwards.
@@ -283,52 +274,15 @@ def _astra(
         )
 
 
-@contextmanager
-def _svmbir(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], _: str
-) -> Iterator[Peer]:
-    """Open svmbir: coordinate descent over super-voxels; an iteration visits every pixel once, forward and back."""
-    svmbir = _need("svmbir")
-    slices = min(SVMBIR_SLICES, projections.shape[1])
-    few = np.ascontiguousarray(projections[:, :slices])
-    made: list[Any] = [None]
-    # The system matrix is computed once, and read from disk then.
-    with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as directory:
-
-        def iterate(count: int) -> None:
-            made[0] = svmbir.recon(
-                few,
-                angles,
-                num_rows=geometry.size,
-                num_cols=geometry.size,
-                roi_radius=float(geometry.size),
-                sigma_y=0.1,
-                sigma_x=0.01,
-                positivity=False,
-                max_resolutions=0,
-                stop_threshold=0.0,
-                max_iterations=count,
-                num_threads=1,
-                svmbir_lib_path=directory,
-                verbose=0,
-            )
-
-        def image() -> NDArray[np.float32]:
-            return np.asarray(np.rot90(made[0], axes=(1, 2)), np.float32)
-
-        yield Peer("svmbir", str(svmbir.__version__), method, slices, iterate, image)
-
-
-def _need(code: str) -> Any:
-    """Import the module of a code."""
-    package = PACKAGES[code]
+def _astra_module() -> Any:
+    """Import ASTRA."""
     try:
-        return importlib.import_module(code)
+        return importlib.import_module("astra")
     except ImportError as error:
         try:
-            found = f"{package} {installed_version(package)} is installed but can not be imported: {error}"
+            found = f"{PACKAGE} {installed_version(PACKAGE)} is installed but can not be imported: {error}"
         except PackageNotFoundError:
-            found = f"{package} is not installed"
+            found = f"{PACKAGE} is not installed"
         how = "pip install 'bluesky-streamrecon[bench]'"
         raise ConfigError(f"{found}; expected for this comparison: {how}") from error
 
