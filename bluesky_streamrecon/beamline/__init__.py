@@ -10,12 +10,12 @@ from bluesky_streamrecon.beamline.job_state import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
 from bluesky_streamrecon.beamline.publisher import Publisher, Sink
 from bluesky_streamrecon.beamline.recon_job import ReconJob
-from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.beamline.run_table import RunTable
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 from bluesky_streamrecon.beamline.steering import Steering
 from bluesky_streamrecon.beamline.suspender import BacklogSuspender, QualityReached, QualitySuspender, SuspendMode
+from bluesky_streamrecon.run_record import RunRecord, ledger_totals
 
 __all__ = [
     "BLOCK",

@@ -20,9 +20,9 @@ from bluesky_streamrecon.beamline.documents import BLOCK
 from bluesky_streamrecon.beamline.job_runs import FIRST_VERDICT_SECONDS, VERDICT_SECONDS
 from bluesky_streamrecon.beamline.operator_status import as_judged
 from bluesky_streamrecon.beamline.recon_job import ReconJob
-from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.config_file import FollowSection
 from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import Score
 

@@ -30,7 +30,6 @@ from bluesky_streamrecon.beamline.run_effects import (
     MakeImagesAnew,
     RestartProcess,
 )
-from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.run_state import JobEvent, RunState
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
@@ -38,6 +37,7 @@ from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from bluesky_streamrecon.beamline.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.beamline.run_state import RunState
+from bluesky_streamrecon.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.wire.messages import Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
 from bluesky_streamrecon.wire.run import Ledger

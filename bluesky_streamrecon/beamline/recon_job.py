@@ -26,12 +26,12 @@ from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.subscribers import DocumentCallback, Documents, Subscribers
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.job_registration import own_name
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction, RunStatus
 

@@ -23,11 +23,11 @@ from bluesky_streamrecon.beamline.run_effects import (
     MakeImagesAnew,
     RestartProcess,
 )
-from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,

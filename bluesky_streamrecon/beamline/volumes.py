@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bluesky_streamrecon.beamline.run_record import RunRecord
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.wire.messages import Status, VolumeDone
 
 __all__ = ["Volumes"]

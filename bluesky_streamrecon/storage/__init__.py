@@ -25,7 +25,6 @@ from bluesky_streamrecon.storage.portable import (
     read_scan,
 )
 from bluesky_streamrecon.storage.reconstruction import (
-    FinishedReconstruction,
     compose_reconstruction,
     reconstruction_documents,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "CatalogWriter",
     "EmbeddedTiled",
     "ExportedVolume",
-    "FinishedReconstruction",
     "Frames",
     "LazyFrames",
     "NotSent",

@@ -12,7 +12,7 @@ import math
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.storage.stored_run import (
     Document,
     FramesInFile,
@@ -27,10 +28,8 @@ from bluesky_streamrecon.storage.stored_run import (
     StoredStream,
     run_documents,
 )
-from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
-from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["FinishedReconstruction", "ScoreRow", "compose_reconstruction", "reconstruction_documents"]
+__all__ = ["ScoreRow", "compose_reconstruction", "reconstruction_documents"]
 
 DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 
@@ -112,71 +111,12 @@ def reconstruction_documents(
     return run_documents(StoredRun(start, {"reason": reason, "time": now}, streams), images)
 
 
-class FinishedReconstruction(Protocol):
-    """What `compose_reconstruction` needs to know; the beamline's ``RunRecord`` is one."""
-
-    @property
-    def run_uid(self) -> str:
-        """Of the raw run."""
-        ...
-
-    @property
-    def recon_uid(self) -> str:
-        """Of the reconstruction's run."""
-        ...
-
-    @property
-    def exit_status(self) -> str:
-        """Of the raw run."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why it ended."""
-        ...
-
-    @property
-    def result(self) -> str | None:
-        """File with the image."""
-        ...
-
-    @property
-    def finishing(self) -> bool:
-        """The file has a volume, too, or is going to."""
-        ...
-
-    @property
-    def used(self) -> int:
-        """Projections in the image."""
-        ...
-
-    @property
-    def axis(self) -> float | None:
-        """Detector column of the rotation axis."""
-        ...
-
-    @property
-    def verdicts(self) -> Sequence[Score]:
-        """Every judgement, in order."""
-        ...
-
-    @property
-    def ledger(self) -> Mapping[int, Ledger]:
-        """Per rank, what became of the run's items."""
-        ...
-
-    @property
-    def spec(self) -> OpenRunSpec:
-        """What the job was asked to do."""
-        ...
-
-
-def compose_reconstruction(record: FinishedReconstruction) -> Iterator[Document]:
+def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
     """Return the documents of a finished reconstruction; see `reconstruction_documents`.
 
     Parameters
     ----------
-    record : FinishedReconstruction
+    record : RunRecord
         What became of the run.
 
     Raises

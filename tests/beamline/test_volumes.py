@@ -2,8 +2,8 @@
 
 import pytest
 
-from bluesky_streamrecon.beamline.run_record import RunRecord
 from bluesky_streamrecon.beamline.volumes import Volumes
+from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.wire.messages import OpenRunSpec, RunDone, Status, VolumeDone
 
 
