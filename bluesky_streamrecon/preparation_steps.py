@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.registry import Registry, made_with
 
-__all__ = ["Step", "halo_rows", "make_step", "preparation_steps"]
+__all__ = ["Step", "check_steps", "halo_rows", "make_step", "preparation_steps"]
 
 
 @dataclass
@@ -32,6 +32,9 @@ class Step(ABC):
     remembers : bool
         What is done to a projection depends on those before it. A run that goes on after a restart, or whose images are
         made anew, then passes all of its projections through a new object.
+    of_scan : tuple of str
+        Options that say how the scan was taken, of `bluesky_streamrecon.acquisition.QUANTITIES`; where one is None, it
+        is found in the run's metadata or its devices' configuration.
     counts : dict of str to int
         What the run's record says about this step, by names of its own.
     own : slice
@@ -39,6 +42,7 @@ class Step(ABC):
     """
 
     remembers: ClassVar[bool] = False
+    of_scan: ClassVar[tuple[str, ...]] = ()
     counts: dict[str, int] = field(init=False, default_factory=dict, repr=False, compare=False)
     own: slice = field(init=False, default_factory=lambda: slice(None), repr=False, compare=False)
 
@@ -49,6 +53,11 @@ class Step(ABC):
     def halo_rows(self) -> int:
         """Rows on each side of a row that it depends on; a step that remembers, or comes after one, can have none."""
         return 0
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Options that are still to be found."""
+        return tuple(name for name in self.of_scan if getattr(self, name) is None)
 
     def binned(self, side: int) -> Self:  # noqa: ARG002 - most have no lengths
         """Return this step for pixels that are blocks of `side` x `side` pixels of the detector."""
@@ -127,22 +136,32 @@ def make_step(setting: str | Mapping[str, Any], side: int = 1) -> Step:
 
 
 def halo_rows(preparation: Sequence[str | Mapping[str, Any]], side: int = 1) -> int:
-    """Return how many rows on each side of a row all steps together depend on; errors as `make_step`.
+    """Return how many rows on each side of a row all steps together depend on; errors as `check_steps`.
 
     Raises
     ------
     ConfigError
-        Also if a step that needs some comes after one that remembers.
+        Also if a step lacks an option.
     """
-    halo, remembers = 0, ""
+    check_steps(preparation)
+    return sum(make_step(setting, side).halo_rows for setting in preparation)
+
+
+def check_steps(preparation: Sequence[str | Mapping[str, Any]]) -> None:
+    """Refuse steps, options of theirs, or an order of them that can not work; they may lack what a run will say.
+
+    Raises
+    ------
+    ConfigError
+        If there are any; also if a step that needs rows around its own comes after one that remembers.
+    """
+    remembers = ""
     for setting in preparation:
-        name, step = setting if isinstance(setting, str) else str(setting["step"]), make_step(setting, side)
+        name, step = setting if isinstance(setting, str) else str(setting["step"]), make_step(setting)
         if step.remembers:
             remembers = name
-        if step.halo_rows and remembers:
+        if remembers and (step.lacking or step.halo_rows):
             raise ConfigError(
                 f"preparation: got step {name!r} after {remembers!r}; expected it before: it needs neighbouring rows, "
                 f"and {remembers!r} remembers only the rows of its own rank"
             )
-        halo += step.halo_rows
-    return halo

@@ -256,6 +256,7 @@ def stream_tomo_fly_plan(
         },
         lengthens=lengthens,
         signals_in=PROGRESS,
+        devices=flyers.all,
     )
     return uid
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 from bluesky.run_engine import WaitForTimeoutError
-from bluesky.utils import Msg
+from bluesky.utils import Msg, MsgGenerator
 
+from bluesky_streamrecon.acquisition import lacking
 from bluesky_streamrecon.beamline import (
     BLOCK,
     QualitySuspender,
@@ -25,6 +26,7 @@ from bluesky_streamrecon.beamline import (
     SuspendMode,
 )
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
+from bluesky_streamrecon.plans.parts import answer
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -64,6 +66,8 @@ class StreamSession(EarlyEnding):
         The plan asks `JobRuns.more_wanted` when it is through, and takes more projections.
     signals_in : str
         Stream in whose events the job's signals are read.
+    devices : sequence of devices
+        More devices, whose configuration may say how the scan is taken.
     """
 
     def __init__(
@@ -81,11 +85,12 @@ class StreamSession(EarlyEnding):
         compose: Compose | None,
         lengthens: bool = False,
         signals_in: str = "primary",
+        devices: Sequence[Any] = (),
     ) -> None:
         self.job = job
         super().__init__(QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached))
         self._detector, self._angle = _name(detector), _name(angle)
-        self._devices = [] if isinstance(detector, str | None) else [detector]  # of which one may be the detector
+        self._devices = [each for each in (detector, angle, *devices) if not isinstance(each, str | None)]
         self._references = references
         self._borrowed = ""  # flats and darks of which run are used
         self.recon, self.steering, self._planned = recon, steering, planned
@@ -134,6 +139,9 @@ class StreamSession(EarlyEnding):
         self.job.prepare_run(self.recon, self.steering, block["recon_uid"], lengthens=self._lengthens)
         yield from super()._open_run(msg._replace(kwargs={**msg.kwargs, BLOCK: block}))
         self._triggered = {}
+        if self._open and any(lacking(step) for step in self.recon.preparation):
+            configuration = yield from _configuration(self._devices)
+            self.job.publisher.take_configuration(configuration)
         if found is not None and self._open:
             for name, doc in reference_documents(found, str(self.run_uid), str(self._detector)):
                 self.job.publisher(name, doc)
@@ -307,6 +315,21 @@ class StreamSession(EarlyEnding):
         else:
             why = "known too late to end the scan"
         return f"quality reached, {why}: {enough.text.removeprefix('advisory: ')}"
+
+
+def _configuration(devices: Iterable[Any]) -> MsgGenerator[dict[str, Any]]:
+    """Return what devices are configured to, as event descriptors have it."""
+    found: dict[str, Any] = {}
+    for device in devices:
+        if callable(getattr(device, "read_configuration", None)):
+            try:
+                values = yield from answer(device.read_configuration, unanswered={})
+                keys = yield from answer(device.describe_configuration, unanswered={})
+            except Exception as error:  # noqa: BLE001 - a device of anybody's, which need not know anything of the scan
+                logger.info("%s: its configuration can not be read now: %s", device.name, error)
+                continue
+            found[device.name] = {"data": {key: each["value"] for key, each in values.items()}, "data_keys": keys}
+    return found
 
 
 def _name(device: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import bluesky.preprocessors as bpp
@@ -37,6 +37,7 @@ def streaming_wrapper(
     compose: Compose = compose_with_storage,
     lengthens: bool = False,
     signals_in: str = "primary",
+    devices: Sequence[Any] = (),
 ) -> Generator[Any, Any, Any]:
     """Stream the projections of a plan to a reconstruction job, and end the plan when the image is good enough.
 
@@ -79,6 +80,10 @@ def streaming_wrapper(
         The plan asks ``job.runs.more_wanted(taken)`` when it has taken what was planned, and goes on while that is
         true, so that people may extend the run. Any other plan can not be made longer.
 
+    devices : sequence of devices, optional
+        More devices whose configuration may say energy, distance or size of the pixels, for steps of the preparation
+        that have to know them; those that are staged before the run is opened, detector and stage are looked at anyhow.
+
     Returns
     -------
     generator of messages
@@ -118,6 +123,7 @@ def streaming_wrapper(
         compose=compose,
         lengthens=lengthens,
         signals_in=signals_in,
+        devices=devices,
     )
     return _streamed(plan, session)
 

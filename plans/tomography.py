@@ -173,6 +173,7 @@ def stream_tomo_plan(
         suspend=suspend,
         md={**range_of_angles, "angles": list(visiting.angles), **frames.told()},
         lengthens=lengthens,
+        devices=devices,
     )
     return uid
 

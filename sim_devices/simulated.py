@@ -17,8 +17,16 @@ from bluesky import plan_stubs as bps
 from bluesky.run_engine import call_in_bluesky_event_loop, in_bluesky_event_loop
 from bluesky.utils import MsgGenerator
 from numpy.typing import NDArray
-from ophyd_async.core import Device, StaticPathProvider, UUIDFilenameProvider, wait_for_connection
+from ophyd_async.core import (
+    Device,
+    StandardReadableFormat,
+    StaticPathProvider,
+    UUIDFilenameProvider,
+    soft_signal_rw,
+    wait_for_connection,
+)
 
+from bluesky_streamrecon.acquisition import QUANTITIES
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
 from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, Scene, TomoDetector
@@ -159,7 +167,8 @@ def sim_beamline(
         Probability of each pixel of any frame to be far too bright; 0.001 is much.
     phase : mapping, optional
         Fringes at edges, by the options of the preparation step ``"paganin"``: ``delta_beta``, ``energy`` (keV),
-        ``distance`` (mm) and ``pixel_size`` (micrometres); what has ``step`` as well is taken, too.
+        ``distance`` (mm) and ``pixel_size`` (micrometres); what has ``step`` as well is taken, too. The
+        detector's configuration says the last three.
     fading : float, optional
         Share of the beam that is lost in `projections`, in [0, 1). Flats are taken in the full beam.
     drift : float or (float, float), optional
@@ -265,6 +274,8 @@ def sim_beamline(
         detector = TomoDetector(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}detector")
         trigger = PositionTrigger(stage, line, f"{prefix}trigger")
         encoder = AngleRecorder(line, paths, name=f"{prefix}encoder")
+    if phase:
+        _configure(detector, phase)
     beamline = SimBeamline(
         stage=stage,
         detector=detector,
@@ -311,6 +322,19 @@ def _fringes(phase: Mapping[str, Any]) -> float:
         ) from None
     except ConfigError as error:
         raise ConfigError(f"phase: {error}") from None
+
+
+def _configure(detector: TomoDetector | InlineTomoDetector, phase: Mapping[str, Any]) -> None:
+    """Have the detector's configuration say energy, distance and size of its pixels, as plans look for them."""
+    for option, quantity in QUANTITIES.items():
+        if option in phase:
+            setattr(detector, option, soft_signal_rw(float, float(phase[option]), units=quantity.unit))
+    signals = [getattr(detector, option) for option in QUANTITIES if option in phase]
+    if isinstance(detector, InlineTomoDetector):
+        detector.add_readables(signals, StandardReadableFormat.CONFIG_SIGNAL)
+    else:
+        detector.add_config_signals(*signals)
+    detector.set_name(detector.name)
 
 
 def _checked_axis(axis: float | None, columns: int, half_acquisition: bool) -> float:

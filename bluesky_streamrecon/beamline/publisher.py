@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.acquisition import with_found_options
 from bluesky_streamrecon.angle_units import require_plausible_degrees
 from bluesky_streamrecon.beamline.documents import (
     WHICH_UNITS,
@@ -98,8 +99,10 @@ class _Run:
     """What is known of the run that is being published."""
 
     uid: str
+    start: Mapping[str, Any]
     block: RunBlock
     metadata: dict[str, str]
+    configurations: list[Mapping[str, Any]] = field(default_factory=list)  # of devices, as descriptors have them
     layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
     frames: dict[tuple[str, int], FileFrame] = field(default_factory=dict)  # waiting for their event
@@ -184,6 +187,23 @@ class Publisher:
             except DataError as error:
                 self._report(run, str(error))
 
+    def take_configuration(self, configuration: Mapping[str, Any]) -> None:
+        """Use the configuration of devices before a descriptor has it, for what preparation steps have to know.
+
+        Parameters
+        ----------
+        configuration : mapping
+            As descriptors have it under this name.
+
+        Raises
+        ------
+        ConfigError
+            If with it the run does not say all that steps need; it can be ended before anything moves.
+        """
+        if self._run is not None and self._run.over is None:
+            self._run.configurations.append(configuration)
+            self._complete(self._run)
+
     # ------------------------------------------------------------------------------------- documents
 
     def _take(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -198,15 +218,16 @@ class Publisher:
         try:
             block = read_block(doc)
         except Exception:
-            self._run = _Run(doc["uid"], NO_BLOCK, known)
+            self._run = _Run(doc["uid"], doc, NO_BLOCK, known)
             raise
         if block is not None:
-            self._run = _Run(doc["uid"], block, known)
+            self._run = _Run(doc["uid"], doc, block, known)
 
     def _descriptor(self, doc: Mapping[str, Any]) -> None:
         run = self._run
         if run is None or run.over is not None or doc["run_start"] != run.uid:
             return
+        run.configurations.append(doc.get("configuration") or {})
         layout = run.layouts[doc["uid"]] = read_descriptor(doc, run.block)
         if layout is not None and (level := saturation_of(doc, layout.image_key)) is not None:
             run.metadata.setdefault("saturation", f"{level:.12g}")
@@ -328,7 +349,7 @@ class Publisher:
             return kept
         if dtype is None:
             raise DataError("the data key lacks dtype_numpy, expected as '<u2'")
-        rows = shape[0]
+        rows, recon = shape[0], self._complete(run)
         preview = run.block.steering.preview_rows or choose_preview_rows(rows)
         if max(preview) >= rows:
             raise DataError(f"preview rows: got {preview}, expected rows below {rows}, as the frames have")
@@ -338,15 +359,24 @@ class Publisher:
             planned=run.block.planned,
             detector_shape=shape,
             dtype=dtype,
-            recon=run.block.recon,
+            recon=recon,
             steering=run.block.steering,
             preview_rows=preview,
-            halo=_halo(run.block.recon),
+            halo=_halo(recon),
             metadata=run.metadata,
         )
         self._sink.open_run(spec)
         run.format = (shape, dtype)
         return dtype
+
+    @staticmethod
+    def _complete(run: _Run) -> ReconSettings:
+        """Return the settings with what the run says of itself, and keep where it says that."""
+        recon, sources = with_found_options(run.block.recon, run.start, run.configurations)
+        if sources:
+            run.metadata["found"] = shortened(sources)
+            logger.info("run %s: %s", run.uid, sources)
+        return recon
 
     def _publish(
         self, run: _Run, layout: StreamLayout, seq: int, angle: Angle, source: NDArray[np.generic] | Frame

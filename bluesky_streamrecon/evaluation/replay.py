@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.acquisition import with_found_options
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
@@ -26,6 +27,7 @@ from bluesky_streamrecon.quality.trials import view_width
 from bluesky_streamrecon.reduction import Reduction, binned
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
+from bluesky_streamrecon.storage.details import configurations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,12 +130,14 @@ def recorded_run(
     try:
         frames = load_run(storage.catalog, uid, angle_units=angle_units)
         _log_problems(frames)
-        start: Mapping[str, Any] = find_run(storage.catalog, uid).metadata["start"]
+        run = find_run(storage.catalog, uid)
+        start: Mapping[str, Any] = run.metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
         ends = block.get("start"), block.get("stop")
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, _plain(block.get("recon", {})))
+        recon, _ = with_found_options(recon, start, list(configurations(run)))
         steering = settings_from(SteeringSettings, _plain(block.get("steering", {})))
         return Recorded(uid, frames, planned, span, recon, steering), storage.close
     except BaseException:

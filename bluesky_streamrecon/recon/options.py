@@ -8,10 +8,10 @@ from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.preparation_steps import check_steps, make_step
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.steps import halo_rows, make_step
 from bluesky_streamrecon.settings import ReconSettings
 
 __all__ = ["check_algorithm", "check_preparation", "check_shape", "understood"]
@@ -38,7 +38,7 @@ def check_preparation(preparation: Sequence[str | Mapping[str, Any]]) -> None:
     ConfigError
         If there are any.
     """
-    halo_rows(preparation)
+    check_steps(preparation)
 
 
 def check_shape(recon: ReconSettings, rows: int, columns: int) -> None:

@@ -154,6 +154,7 @@ def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
             "streamrecon": {
                 "recon": msgspec.to_builtins(record.spec.recon),
                 "steering": msgspec.to_builtins(record.spec.steering),
+                "found": record.spec.metadata.get("found", ""),
                 "planned": record.spec.planned,
                 "used": record.used,
                 "axis": record.axis,

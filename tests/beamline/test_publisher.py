@@ -45,6 +45,27 @@ def test_run_is_opened_with_the_rows_that_its_steps_look_at(publisher, sink, tmp
     assert [spec.halo for spec in sink.specs] == [0, 33, 0]
 
 
+def test_steps_get_what_the_run_says_and_a_run_that_does_not_say_it_is_not_streamed(
+    publisher, sink, tmp_path, problems
+):
+    """As `streamrecon follow` has it: documents are all that is known."""
+    recon = {"bin": 1, "preparation": [{"step": "paganin", "delta_beta": 200.0, "distance": 60.0}, "of-the-job-alone"]}
+    block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot", "recon": recon}
+    for configured in ({"det-pixel_size": 1.5}, {}):
+        run = Run(
+            publisher, tmp_path, block=block, metadata={"energy": 25.0, "pixel_size": 1.5} if not configured else {}
+        )
+        run.describe(configured=configured)
+        run.stop()
+    (spec,) = sink.specs
+    assert spec.recon.preparation[0] == recon["preparation"][0] | {"energy": 25.0, "pixel_size": 1.5}
+    assert spec.recon.preparation[1] == "of-the-job-alone"
+    assert spec.metadata["found"] == "energy 25 keV (metadata: energy); pixel_size 1.5 µm (metadata: pixel_size)"
+    (problem,) = problems
+    assert "got no energy and no pixel_size; expected energy (keV), pixel_size (µm) as an option" in problem
+    assert "not understood: det has det-pixel_size = 1.5 without units" in problem
+
+
 def test_event_and_datum_are_paired_by_number_whichever_comes_first(publisher, sink, written, tmp_path):
     run = Run(publisher, tmp_path)
     run.describe()

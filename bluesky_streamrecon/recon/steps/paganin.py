@@ -46,6 +46,10 @@ WIDEST = 100
 """Pixels: a kernel that is wider would leave nothing of the image, so a unit must be wrong."""
 
 
+MOST_KEV = 1000
+"""An energy above this is one in eV."""
+
+
 @dataclass
 class Paganin(Step):
     """Retrieve the phase from one distance, for a sample of one material.
@@ -54,29 +58,31 @@ class Paganin(Step):
     ----------
     delta_beta : float
         Ratio of decrement and absorption index of the material.
-    energy : float
-        Of the photons, keV.
-    distance : float
+    energy : float or None
+        Of the photons, keV; this and the next two are found where the run says them, if they are None.
+    distance : float or None
         From the sample to the detector, mm; in a beam that diverges, this divided by the magnification.
-    pixel_size : float
+    pixel_size : float or None
         Of the detector as it is, whatever the setting ``bin``, as seen at the sample, micrometres.
     """
 
+    of_scan = ("energy", "distance", "pixel_size")
+
     delta_beta: float = 0.0
-    energy: float = 0.0
-    distance: float = 0.0
-    pixel_size: float = 0.0
+    energy: float | None = None
+    distance: float | None = None
+    pixel_size: float | None = None
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("delta_beta", "energy", "distance", "pixel_size")}
+        given = {name: getattr(self, name) for name in ("delta_beta", *self.of_scan)}
         for name, value in given.items():
+            if name in self.lacking:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                got = f"{name}={value!r}" if value else f"no {name}"
-                raise ConfigError(
-                    f"preparation step 'paganin': got {got}, expected delta_beta (ratio), energy (keV), distance (mm) "
-                    "and pixel_size (micrometres), each a number above 0"
-                )
-        if self.width > WIDEST:
+                raise _expected(f"{name}={value!r}" if value else f"no {name}")
+        if self.energy is not None and self.energy > MOST_KEV:
+            raise _expected(f"energy={self.energy:g}", f"; an energy is at most {MOST_KEV} keV: are these eV?")
+        if not self.lacking and self.width > WIDEST:
             raise ConfigError(
                 f"preparation step 'paganin': got a kernel that is {self.width:.3g} pixels wide, expected at most "
                 f"{WIDEST}, from {given}; are these keV, mm and micrometres?"
@@ -84,11 +90,19 @@ class Paganin(Step):
 
     def binned(self, side: int) -> Self:
         """Return this step for pixels that are `side` times as wide as the detector's."""
-        return replace(self, pixel_size=self.pixel_size * side)
+        return self if self.pixel_size is None else replace(self, pixel_size=self.pixel_size * side)
 
     @property
     def width(self) -> float:
-        """Distance over which the kernel falls to 1/e: the square root of alpha, pixels."""
+        """Distance over which the kernel falls to 1/e: the square root of alpha, pixels.
+
+        Raises
+        ------
+        ConfigError
+            If something is lacking.
+        """
+        if self.energy is None or self.distance is None or self.pixel_size is None:
+            raise _expected(f"no {' and no '.join(self.lacking)}")
         wavelength = KEV_NM / self.energy  # nm
         alpha = wavelength * self.distance * self.delta_beta / (4 * math.pi)  # nm mm = um^2
         return math.sqrt(alpha) / self.pixel_size
@@ -133,6 +147,13 @@ class Paganin(Step):
             own = measured[halo : rows - halo]
             found = np.divide(found, share, out=np.full(found.shape, np.nan), where=own[:, np.newaxis])
         return np.asarray(-np.log(np.maximum(found, LEAST_TRANSMISSION).astype(np.float32)))
+
+
+def _expected(got: str, hint: str = "") -> ConfigError:
+    return ConfigError(
+        f"preparation step 'paganin': got {got}, expected delta_beta (ratio), energy (keV), distance (mm) and "
+        f"pixel_size (micrometres), each a number above 0{hint}"
+    )
 
 
 def _taps(alpha: float, across: NDArray[np.float64], halo: int) -> NDArray[np.float64]:
