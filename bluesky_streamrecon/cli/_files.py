@@ -24,8 +24,8 @@ def export_stored(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="'nxtomo', 'dxchange', or of the volume alone 'ome-zarr', 'tiff'; default: by FILE's suffix (.nxs, "
-            ".nx; .h5, .hdf5, .dx; .zarr; .tif, .tiff)."
+            help="'nxtomo', 'dxchange', or of the volume alone 'ome-zarr', 'tiff', 'dxchange-volume'; default: by "
+            "FILE's suffix (.nxs, .nx; .h5, .hdf5, .dx; .zarr; .tif, .tiff)."
         ),
     ] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Of the detector, at the sample, micrometres.")] = None,
@@ -53,7 +53,10 @@ def export_stored(
     known = {name: value for name, value in given.items() if value is not None}
     alone = volume_layout(file, layout) is not None
     if live and not alone:
-        raise ConfigError(f"{file}: got --live, expected it with a file of the volume alone (.zarr, .tif, .tiff)")
+        raise ConfigError(
+            f"{file}: got --live, expected it with a file of the volume alone (.zarr, .tif, .tiff, or "
+            "--layout dxchange-volume)"
+        )
     if alone and known.keys() - {"pixel_size_um"}:
         raise ConfigError(
             f"{file}: got --energy or --distance; a file of the volume alone has a place for --pixel-size"

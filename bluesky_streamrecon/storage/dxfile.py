@@ -120,8 +120,8 @@ def _write_details(file: h5py.File, details: ScanDetails) -> None:
     file["measurement/sample/name"] = details.sample
     times = ("start", details.started), ("end", details.ended)
     for name, value, units in (
-        ("measurement/instrument/detector/pixel_size_x", details.pixel_size_um, "um"),
-        ("measurement/instrument/detector/pixel_size_y", details.pixel_size_um, "um"),
+        ("measurement/instrument/detector/actual_pixel_size_x", details.pixel_size_um, "um"),
+        ("measurement/instrument/detector/actual_pixel_size_y", details.pixel_size_um, "um"),
         ("measurement/instrument/detector/exposure_time", details.exposure_s, "s"),
         ("measurement/instrument/monochromator/energy", details.energy_kev, "keV"),
         ("measurement/instrument/setup/sample_detector_distance", details.distance_mm, "mm"),

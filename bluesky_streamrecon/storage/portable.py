@@ -237,7 +237,7 @@ def chosen_layout(path: Path, layout: str | None = None) -> str:
     for name, suffixes in LAYOUTS.items():
         if path.suffix.lower() in suffixes:
             return name
-    known = "; ".join(f"{name}: {', '.join(suffixes)}" for name, suffixes in (LAYOUTS | VOLUME_LAYOUTS).items())
+    known = "; ".join(f"{name}: {', '.join(ends)}" for name, ends in (LAYOUTS | VOLUME_LAYOUTS).items() if ends)
     raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that names the layout ({known}), or a layout")
 
 

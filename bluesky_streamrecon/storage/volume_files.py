@@ -1,4 +1,4 @@
-"""A reconstruction as a file of its own: OME-Zarr 0.5 with a pyramid, or a TIFF stack, with the size of its pixels.
+"""A reconstruction as a file of its own: OME-Zarr 0.5 with a pyramid, TIFF stack or DXfile, with the size of pixels.
 
 Values are attenuation per pixel, as they were computed; axes are rows from the top, then the slice's own two.
 """
@@ -20,7 +20,11 @@ from bluesky_streamrecon.storage.runs import IMAGES, find_reconstruction, finish
 
 __all__ = ["VOLUME_LAYOUTS", "ExportedVolume", "export_volume", "volume_layout"]
 
-VOLUME_LAYOUTS: dict[str, tuple[str, ...]] = {"ome-zarr": (".zarr",), "tiff": (".tif", ".tiff")}
+VOLUME_LAYOUTS: dict[str, tuple[str, ...]] = {
+    "ome-zarr": (".zarr",),
+    "tiff": (".tif", ".tiff"),
+    "dxchange-volume": (),  # the suffixes of HDF5 choose a file of the whole run
+}
 """Layouts, and the suffixes that choose them."""
 
 CHUNK = 64
@@ -46,7 +50,7 @@ class ExportedVolume:
     pixel_size_um : float or None
         Micrometres.
     levels : int
-        Of the pyramid, the full size among them; 1 for TIFF.
+        Of the pyramid, the full size among them; 1 for TIFF and DXfile.
     """
 
     recon_uid: str
@@ -87,7 +91,7 @@ def export_volume(
     path : str or Path
         Must not exist yet; it is complete or absent, never half-written under this name.
     layout : str, optional
-        ``"ome-zarr"`` or ``"tiff"``; by default what the file's suffix says.
+        ``"ome-zarr"``, ``"tiff"`` or ``"dxchange-volume"``; by default what the file's suffix says.
     pixel_size_um : float, optional
         Of the detector, micrometres at the sample, in place of what the scan says; the volume's pixels are `bin` times
         as wide. Where nothing says it, the volume's unit is the pixel.
@@ -119,7 +123,7 @@ def export_volume(
         pixel_size_um *= start.get("streamrecon", {}).get("recon", {}).get("bin", 1)
     about = {"recon_uid": start["uid"], "raw_run_uid": raw, "image": name, "values": "1/pixel"}
     part = path.with_name(f".{path.name}.part")
-    write = _write_ome_zarr if chosen == "ome-zarr" else _write_tiff
+    write = {"ome-zarr": _write_ome_zarr, "tiff": _write_tiff, "dxchange-volume": _write_dxfile}[chosen]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         levels = write(part, volume, pixel_size_um, path.name.partition(".")[0], about)
@@ -240,4 +244,22 @@ def _write_tiff(part: Path, volume: Any, pixel_um: float | None, name: str, abou
         resolutionunit=None if pixel_um is None else "CENTIMETER",
         metadata=metadata,
     )
+    return 1
+
+
+def _write_dxfile(part: Path, volume: Any, pixel_um: float | None, name: str, about: Mapping[str, Any]) -> int:
+    """Write a Data Exchange file whose ``exchange/data`` is the volume, a slice per chunk."""
+    import h5py
+
+    with h5py.File(part, "w") as file:
+        file["implements"] = "exchange"
+        group = file.create_group("exchange")
+        group["title"], group["description"] = name, str(dict(about))
+        data = group.create_dataset("data", shape=tuple(volume.shape), dtype="<f4", chunks=(1, *volume.shape[1:]))
+        data.attrs["axes"], data.attrs["units"] = "z:y:x", "1/pixel"
+        for axis, length in zip("zyx", volume.shape, strict=True):
+            group[axis] = np.arange(length) * (pixel_um or 1.0)
+            group[axis].attrs["units"] = "pixel" if pixel_um is None else "um"
+        for row in range(volume.shape[0]):
+            data[row] = np.asarray(volume[row], dtype=np.float32)
     return 1

@@ -59,7 +59,7 @@ def test_dxfile_has_how_the_scan_was_taken(tmp_path, scan):
     write_dxfile(tmp_path / "scan.h5", scan, details=DETAILS)
     with h5py.File(tmp_path / "scan.h5") as file:
         about = {
-            "instrument/detector/pixel_size_x": (2.0, "um"), "instrument/detector/exposure_time": (0.1, "s"),
+            "instrument/detector/actual_pixel_size_x": (2.0, "um"), "instrument/detector/exposure_time": (0.1, "s"),
             "instrument/monochromator/energy": (25.0, "keV"), "instrument/setup/sample_detector_distance": (50.0, "mm"),
         }  # fmt: skip
         found = {name: file[f"measurement/{name}"] for name in about}
