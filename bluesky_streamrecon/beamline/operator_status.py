@@ -5,11 +5,14 @@ Counts are projections.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.run_record import RunRecord, ledger_totals
-from bluesky_streamrecon.wire.messages import Score
+from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
 from bluesky_streamrecon.wire.run import Ledger
 
@@ -76,6 +79,7 @@ def run_status(
         finish=override.finish,
         least=override.least,
         axis=run.axis,
+        pixel_size=_pixel_size(run.spec),
         ranks=ranks,
         ledger=ledger_totals(ledger) if ledger else {},
         problem=("; ".join(dict.fromkeys(run.problems)) or problem)[:4096],
@@ -106,6 +110,17 @@ def as_judged(score: Score) -> Judged:
         gain_at=None if at is None else int(at),
         verdict=score.verdict,
     )
+
+
+def _pixel_size(spec: OpenRunSpec) -> float | None:
+    """Return the side of a voxel, micrometres, where metadata, preparation or policy say what that of a pixel is."""
+    steps = [step for step in spec.recon.preparation if isinstance(step, dict)]
+    places: list[Mapping[str, Any]] = [spec.metadata, *steps, spec.steering.options]
+    for told in places:
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            if 0 < (size := float(told["pixel_size"])) < math.inf:
+                return size * spec.recon.bin
+    return None
 
 
 def _finite(value: float | None) -> float | None:

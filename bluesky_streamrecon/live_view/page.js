@@ -2,7 +2,7 @@
 // What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
 const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
-let run = null, judged = [], shown = "", axis = null, asked = null; // asked: what is ordered once a reason was given
+let run = null, judged = [], shown = "", axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
 
 function words(parent, tag, text) {
   const made = document.createElement(tag);
@@ -33,6 +33,7 @@ function take(told) {
   $("progress").value = told.taken;
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
+  if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
   if (told.picture) slices(told.picture);
   if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(ALL); }
   draw(told.total, told.tolerance);
@@ -87,6 +88,7 @@ const middle = () => view.volume.map(n => (n - 1) / 2), number = v => Number(v.t
 
 function forget() {
   Object.assign(view, { image: 0, volume: null });
+  mark = null;
   seen(false);
 }
 
@@ -107,18 +109,21 @@ function begin(volume) {
   look(ALL);
 }
 
-// The rectangle of a panel: its corner and its edges.
+const extent = () => Math.max(8, Math.round(view.side / view.zoom)); // voxels along a panel's sides
+
+// The rectangle of a panel: its corner and its edges. Pixels of upright ones are whole voxels, where there are not too many.
 function rectangle(name) {
-  const side = view.side / view.zoom, shown = UPRIGHT[name], centre = name === "oblique" ? plus(middle(), normal(), view.offset) : [...view.centre];
+  const shown = UPRIGHT[name], centre = name === "oblique" ? plus(middle(), normal(), view.offset) : [...view.centre];
   if (shown) centre[shown.normal] = view.cross[shown.normal];
-  const [down, across] = (shown ? [along(shown.down), along(shown.across)] : [view.down, view.across]).map(edge => times(edge, side));
-  return { corner: plus(plus(centre, down, -.5), across, -.5), down, across };
+  const [down, across] = (shown ? [along(shown.down), along(shown.across)] : [view.down, view.across]).map(edge => times(edge, extent()));
+  const corner = plus(plus(centre, down, -.5), across, -.5);
+  return { corner: corner.map((v, i) => shown && i !== shown.normal ? Math.round(v + .5) - .5 : v), down, across };
 }
 
 function wish(name) {
   if (!view.volume) return { corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }; // which tells how large it is
-  const width = panels[name].canvas.clientWidth * devicePixelRatio, most = panels[name].figure.classList.contains("large") ? 512 : 320;
-  const n = Math.max(32, Math.min(most, Math.round(width), Math.round(2 * view.side / view.zoom)));
+  const most = name === large() ? 512 : Math.min(320, Math.max(32, Math.round(panels[name].canvas.clientWidth * devicePixelRatio)));
+  const n = Math.min(most, extent());
   return { ...rectangle(name), shape: [n, n] };
 }
 
@@ -183,17 +188,18 @@ function paint(name) {
     image.data[4 * i + 3] = Number.isNaN(values[i]) ? 0 : 255;
   }
   pen.putImageData(image, 0, 0);
+  if (name === (mark?.name ?? large())) measure();
 }
 
 // Cross hairs, and where the oblique plane meets a panel; in shares of its sides.
 function lines(name) {
-  const { down, across } = UPRIGHT[name] ?? {}, { lines: svg, slider, text } = panels[name], parts = [];
+  const { down, across } = UPRIGHT[name] ?? {}, { lines: svg, slider, text, scale } = panels[name], parts = [];
   const add = (kind, x1, y1, x2, y2) => parts.push(element("line", { class: kind, x1, y1, x2, y2, "vector-effect": "non-scaling-stroke" }));
   if (name === "oblique") {
     text.textContent = "oblique " + number(view.offset);
     slider.value = view.offset;
   } else {
-    const area = rectangle(name), side = view.side / view.zoom, shown = UPRIGHT[name].normal;
+    const area = rectangle(name), side = extent(), shown = UPRIGHT[name].normal;
     const x = (view.cross[across] - area.corner[across]) / side, y = (view.cross[down] - area.corner[down]) / side;
     add("cross", x, 0, x, 1);
     add("cross", 0, y, 1, y);
@@ -203,11 +209,16 @@ function lines(name) {
     text.textContent = NAMES[shown] + " " + Math.round(view.cross[shown]);
     slider.value = view.cross[shown];
   }
+  if (mark?.name === name) {
+    const [a, b] = [mark.from, mark.to].map(place => share(rectangle(name), place)), line = "M" + a + (mark.tool === "line" ? "L" + b : "H" + b[0] + "V" + b[1] + "H" + a[0] + "Z");
+    parts.push(element("path", { class: "mark", d: line, "vector-effect": "non-scaling-stroke" }));
+  }
   svg.replaceChildren(...parts);
+  drawScale(scale);
 }
 
 function changed(...names) { // of these panels the cut is another one
-  view.cross = view.cross.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
+  view.cross = view.cross.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, Math.round(v))));
   view.centre = view.centre.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
   view.offset = Math.min(view.side / 2, Math.max(-view.side / 2, view.offset));
   ALL.forEach(lines);
@@ -215,7 +226,7 @@ function changed(...names) { // of these panels the cut is another one
 }
 
 function cross(name, across, down) { // to a point of a panel, in shares of its sides
-  const area = rectangle(name), shown = UPRIGHT[name], place = plus(plus(area.corner, area.across, across), area.down, down);
+  const shown = UPRIGHT[name], place = placeAt(rectangle(name), across, down);
   for (const i of [shown.down, shown.across]) view.cross[i] = place[i];
   changed(...others(name));
 }
@@ -249,9 +260,10 @@ function enlarge(name) {
 function panel(name) {
   const figure = words($("cuts"), "figure", ""), box = words(figure, "div", ""), shown = UPRIGHT[name];
   const canvas = words(box, "canvas", ""), svg = element("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }), caption = words(figure, "figcaption", "");
-  const label = words(caption, "label", ""), text = words(label, "span", ""), slider = words(label, "input", "");
+  const label = words(caption, "label", ""), text = words(label, "span", ""), slider = words(label, "input", ""), scale = words(box, "div", "");
   box.append(svg);
   box.className = "cut";
+  scale.className = "scale";
   box.tabIndex = 0;
   box.id = "cut-" + name;
   box.setAttribute("role", "application");
@@ -259,20 +271,21 @@ function panel(name) {
   slider.type = "range";
   slider.step = "any";
   slider.oninput = () => step(name, slider.valueAsNumber - (shown ? view.cross[shown.normal] : view.offset));
-  panels[name] = { figure, canvas, lines: svg, slider, text };
+  panels[name] = { figure, canvas, lines: svg, slider, text, scale };
   const at = event => { const area = box.getBoundingClientRect(); return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height]; };
   let from = null;
   const drag = event => {
     const to = at(event), moved = [to[0] - from[0], to[1] - from[1]];
     from = to;
-    if (!shown) turn(3 * moved[0], 3 * moved[1]);
-    else if (!event.shiftKey) cross(name, ...to);
-    else { view.centre[shown.across] -= moved[0] * view.side / view.zoom; view.centre[shown.down] -= moved[1] * view.side / view.zoom; changed(...ALL); }
+    if (shown && event.shiftKey) { view.centre[shown.across] -= moved[0] * extent(); view.centre[shown.down] -= moved[1] * extent(); changed(...ALL); }
+    else if ($("tool").value !== "cross") draft(name, to);
+    else if (shown) cross(name, ...to);
+    else turn(3 * moved[0], 3 * moved[1]);
   };
-  box.onpointerdown = event => { from = at(event); box.setPointerCapture(event.pointerId); if (shown) drag(event); };
+  box.onpointerdown = event => { from = at(event); box.setPointerCapture(event.pointerId); if (!event.shiftKey) draft(name, from, true); if (shown) drag(event); };
   box.onpointermove = event => { if (from) drag(event); point(name, ...at(event)); };
   box.onpointerup = box.onpointercancel = () => { from = null; };
-  box.onpointerleave = () => { $("value").textContent = ""; };
+  box.onpointerleave = help;
   box.ondblclick = () => enlarge(name);
   box.onwheel = event => {
     event.preventDefault();
@@ -281,7 +294,7 @@ function panel(name) {
   box.onkeydown = event => {
     const by = event.shiftKey ? 10 : 1, move = (x, y) => { if (!shown) return turn(.05 * by * x, .05 * by * y); view.cross[shown.across] += by * x; view.cross[shown.down] += by * y; return changed(...others(name)); };
     const keys = { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1), PageUp: () => step(name, -by), PageDown: () => step(name, by),
-      "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name) };
+      "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name), Escape: unmark };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   };
 }
@@ -290,8 +303,8 @@ function panel(name) {
 function point(name, across, down) {
   const { height, width, values, cut } = drawn[name] ?? {};
   if (!values || across < 0 || across >= 1 || down < 0 || down >= 1) return;
-  const place = plus(plus(cut.corner, cut.across, across), cut.down, down), value = values[Math.floor(down * height) * width + Math.floor(across * width)];
-  $("value").textContent = place.map((v, i) => NAMES[i] + " " + v.toFixed(1)).join(", ") + ": " + (Number.isNaN(value) ? "outside" : number(value) + " per pixel");
+  const place = placeAt(cut, across, down), value = values[Math.floor(down * height) * width + Math.floor(across * width)];
+  $("value").textContent = place.map((v, i) => NAMES[i] + " " + v.toFixed(1)).join(", ") + ": " + (Number.isNaN(value) ? "outside" : attenuation(value));
 }
 
 function limits() {
@@ -301,11 +314,101 @@ function limits() {
   ALL.forEach(paint);
 }
 
+const large = () => ALL.find(name => panels[name].figure.classList.contains("large"));
+const help = () => { $("value").textContent = "wheel: through · Shift and wheel: zoom · Shift and drag: move · double click: large"; };
+
 ALL.forEach(panel);
 panels.row.figure.classList.add("large");
+help();
 document.onvisibilitychange = () => look([]);
 $("low").onchange = $("high").onchange = limits;
 $("locked").onchange = () => { if (!$("locked").checked) look(ALL); };
+
+// ------------------------------------------------------------------------------------------- measuring
+
+// A line or a region in one panel, between two places; what is measured are the values that are shown.
+let mark = null, held = null; // held: the limit that is dragged in the histogram
+const graphed = { low: 0, high: 1 }; // the histogram's axis
+
+const pixel = () => $("pixel").valueAsNumber > 0 ? $("pixel").valueAsNumber : null; // µm
+const long = n => !pixel() ? number(n) + " pixels" : n * pixel() < 1000 ? number(n * pixel()) + " µm" : number(n * pixel() / 1000) + " mm";
+const attenuation = (...v) => v.map(number).join(" ± ") + " per pixel" + (pixel() ? ", " + v.map(x => number(1e4 * x / pixel())).join(" ± ") + " per cm" : "");
+const placeAt = ({ corner, across, down }, x, y) => plus(plus(corner, across, x), down, y);
+const share = ({ corner, across, down }, place) => [across, down].map(edge => dot(plus(place, corner, -1), edge) / dot(edge, edge));
+
+function draft(name, at, anew) { // the end of a mark, or of a new one, in shares of the panel's sides
+  const place = placeAt(rectangle(name), ...at.map(v => Math.min(1, Math.max(0, v)))), tool = $("tool").value;
+  if (tool !== "cross") mark = { name, tool, from: anew ? place : mark.from, to: place };
+  if (tool !== "cross") ALL.forEach(lines);
+  measure();
+}
+
+function unmark() {
+  mark = null;
+  ALL.forEach(lines);
+  measure();
+}
+
+function drawScale(bar) { // 1, 2 or 5 times a power of ten, at most 40 % of a side
+  const most = .4 * extent() * (pixel() ?? 1), decade = 10 ** Math.floor(Math.log10(most)), length = [5, 2, 1].find(k => k * decade <= most) * decade / (pixel() ?? 1);
+  bar.style.width = 100 * length / extent() + "%";
+  bar.textContent = long(length);
+}
+
+function profile({ width, height, values }, a, b) { // values along a line, one per shown pixel of it, interpolated
+  const n = Math.max(2, Math.ceil(Math.hypot((b[0] - a[0]) * width, (b[1] - a[1]) * height)) + 1), limit = (v, most) => Math.min(most, Math.max(0, v));
+  return Array.from({ length: n }, (_, i) => {
+    const [x, y] = [0, 1].map(k => limit((a[k] + (b[k] - a[k]) * i / (n - 1)) * (k ? height : width) - .5, (k ? height : width) - 1)), left = Math.floor(x), top = Math.floor(y);
+    const at = (down, along) => values[Math.min(height - 1, top + down) * width + Math.min(width - 1, left + along)], u = x - left, v = y - top;
+    return (1 - v) * ((1 - u) * at(0, 0) + (u && u * at(0, 1))) + (v && v * ((1 - u) * at(1, 0) + (u && u * at(1, 1))));
+  });
+}
+
+function inside({ width, height, values }, a, b) { // values of pixels whose centres are in a region
+  const [left, right, top, bottom] = [[0, width], [1, height]].flatMap(([k, n]) => [Math.min(a[k], b[k]), Math.max(a[k], b[k])].map(v => Math.min(n, Math.max(0, Math.round(v * n)))));
+  return values.filter((v, i) => i % width >= left && i % width < right && i >= top * width && i < bottom * width && Number.isFinite(v));
+}
+
+function measure() {
+  const svg = $("graph"), width = svg.clientWidth, height = svg.clientHeight, shown = drawn[mark?.name ?? large()], parts = [];
+  if (!shown || !width) return;
+  const [a, b] = mark ? [mark.from, mark.to].map(place => share(shown.cut, place)) : [[0, 0], [1, 1]], line = mark?.tool === "line";
+  const size = mark && [0, 1].map(k => Math.abs(b[k] - a[k]) * Math.hypot(...(k ? shown.cut.down : shown.cut.across)));
+  const values = line ? profile(shown, a, b) : inside(shown, a, b), known = Float32Array.from(values).filter(Number.isFinite).sort(), at = q => known[Math.round(q * (known.length - 1))];
+  const write = (x, y, text, anchor) => parts.push(element("text", { x, y, "text-anchor": anchor }, text));
+  if (line) {
+    const [low, high] = [at(0), at(1)], points = values.map((v, i) => [width * i / (values.length - 1), height - 3 - (height - 6) * (high > low ? (v - low) / (high - low) : .5)]);
+    parts.push(element("path", { class: "curve", d: points.map(([x, y], i) => Number.isNaN(y) ? "" : (i && !Number.isNaN(points[i - 1][1]) ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("") }));
+    if (known.length) { write(2, 12, number(high), "start"); write(2, height - 4, number(low), "start"); }
+    $("measured").textContent = "Line of " + long(Math.hypot(...size)) + (known.length ? ": " + attenuation(low) + " to " + attenuation(high) : ": outside");
+  } else if (known.length) {
+    if (!held) Object.assign(graphed, { low: Math.min(at(.002), view.low), high: Math.max(at(.998), view.high) });
+    const bins = new Array(Math.max(8, Math.round(width / 3))).fill(0), where = v => (v - graphed.low) / (graphed.high - graphed.low || 1);
+    for (const v of known) { const i = Math.floor(where(v) * bins.length); if (i >= 0 && i < bins.length) bins[i]++; }
+    const most = Math.sqrt(Math.max(1, ...bins)), step = width / bins.length;
+    parts.push(element("path", { class: "bars", d: `M0 ${height}` + bins.map((n, i) => `L${(i * step).toFixed(1)} ${(height - (height - 4) * Math.sqrt(n) / most).toFixed(1)}h${step.toFixed(1)}`).join("") + `V${height}Z` }));
+    for (const limit of [view.low, view.high]) parts.push(element("line", { class: "edge", x1: width * where(limit), x2: width * where(limit), y1: 0, y2: height }));
+    const mean = known.reduce((sum, v) => sum + v, 0) / known.length, deviation = Math.sqrt(known.reduce((sum, v) => sum + (v - mean) ** 2, 0) / Math.max(1, known.length - 1));
+    const all = extent() > shown.width ? " shown at " + shown.width + " of " + extent() : "";
+    $("measured").textContent = mark ? "Region of " + size.map(long).join(" × ") + ", " + known.length + " pixels" + all + ": " + attenuation(mean, deviation) : "";
+  } else $("measured").textContent = "Region: nothing in it";
+  svg.classList.toggle("profile", line);
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.replaceChildren(...parts);
+}
+
+$("graph").onpointerdown = event => {
+  if (mark?.tool === "line") return;
+  const at = valueAt(event);
+  held = Math.abs(at - view.low) < Math.abs(at - view.high) ? "low" : "high";
+  $("graph").setPointerCapture(event.pointerId);
+  $("graph").onpointermove(event);
+};
+$("graph").onpointermove = event => { if (held) { $(held).value = number(valueAt(event)); limits(); } };
+$("graph").onpointerup = $("graph").onpointercancel = () => { held = null; measure(); };
+const valueAt = event => { const area = $("graph").getBoundingClientRect(); return graphed.low + (graphed.high - graphed.low) * (event.clientX - area.left) / area.width; };
+$("tool").onchange = () => { if ($("tool").value === "cross") unmark(); };
+$("pixel").onchange = () => { if (view.volume) ALL.forEach(lines); measure(); };
 
 // ------------------------------------------------------------------------------------------- curves
 

@@ -48,6 +48,7 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
         "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
         "lag": status.lag,
         "axis": status.axis,
+        "pixel_size": status.pixel_size,
         "first": first,
         "judged": [_numbers(msgspec.structs.asdict(judged)) for judged in snapshot.judged[first:]],
         "picture": None

@@ -141,6 +141,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         No automatic stop before so many projections.
     axis : float or None
         Detector column of the rotation axis.
+    pixel_size : float or None
+        Side of a voxel, micrometres, where the run says what that of a pixel is.
     ranks : int
         MPI ranks.
     ledger : dict
@@ -177,6 +179,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     finish: Order | None = None
     least: Count = 0
     axis: float | None = None
+    pixel_size: float | None = None
     ranks: Count = 0
     ledger: Annotated[dict[Name, int | bool], Meta(max_length=32)] = {}
     problem: Text = ""

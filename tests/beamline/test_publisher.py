@@ -257,7 +257,8 @@ class Unspeakable:
 )
 def test_metadata_of_any_kind_and_size_reach_the_job_cut_or_not_at_all(publisher, sink, problems, sample, sent):
     block = {"recon_uid": "r1", "projections": 1, "detector": "det"}
-    start = {"uid": "u", "plan_name": "p" * 9_000, "sample": sample, "hints": {"dimensions": [5]}, "streamrecon": block}
+    start = {"uid": "u", "plan_name": "p" * 9_000, "sample": sample, "pixel_size": 0.65, "hints": {"dimensions": [5]}}
+    start["streamrecon"] = block
     keys = {"det": {"shape": [2, 2], "dtype": "array", "dtype_numpy": "<u2", "source": "x"}}
     keys["rot"] = {"shape": [], "dtype": "number", "source": "y"}
     publisher("start", start)
@@ -267,7 +268,7 @@ def test_metadata_of_any_kind_and_size_reach_the_job_cut_or_not_at_all(publisher
     assert problems == []
     assert sink.closed == [("fail", "r" * 4094 + " …")]
     (spec,) = sink.specs
-    assert spec.metadata.get("sample") == sent
+    assert (spec.metadata.get("sample"), spec.metadata["pixel_size"]) == (sent, "0.65")
     assert len(spec.metadata["plan_name"]) == 4096
     decoded = msgspec.json.decode(msgspec.json.encode(spec.metadata), type=dict[Name, Text])
     assert decoded == spec.metadata

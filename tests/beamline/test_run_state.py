@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.beamline import JobState, RunState
 from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
-from bluesky_streamrecon.beamline.operator_status import as_judged
+from bluesky_streamrecon.beamline.operator_status import as_judged, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_effects import DetachStream, LengthenPlan, MakeImagesAnew, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.errors import SteeringError
-from bluesky_streamrecon.settings import SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -267,3 +267,22 @@ def test_gain_is_shown_with_the_projections_that_it_was_predicted_at():
 def test_every_state_is_reached_and_left():
     assert set(NEXT) == set(JobState)
     assert {after for moves in NEXT.values() for after in moves.values()} == set(JobState)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "recon", "options", "size"),
+    [
+        ({"pixel_size": "0.65"}, {}, {}, 0.65),
+        ({"pixel_size": "0.65"}, {"bin": 4}, {}, 2.6),
+        ({}, {"preparation": ("rings", {"step": "paganin", "pixel_size": 1.5})}, {}, 1.5),
+        ({"pixel_size": "1 um"}, {}, {"pixel_size": 2}, 2.0),
+        ({"pixel_size": "-1"}, {}, {}, None),
+        ({}, {}, {}, None),
+    ],
+    ids=["metadata", "bin", "preparation", "policy", "negative", "nowhere"],
+)
+def test_size_of_a_voxel_is_shown_where_the_run_says_that_of_a_pixel(run, metadata, recon, options, size):
+    steering = msgspec.structs.replace(run.spec.steering, options=options)
+    run.spec = msgspec.structs.replace(run.spec, metadata=metadata, recon=ReconSettings(**recon), steering=steering)
+    shown = run_status(run, {}, state="running", problem="", ranks=1).pixel_size
+    assert shown == pytest.approx(size) if size else shown is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -85,3 +86,23 @@ def browse() -> Iterator[Callable[..., Page]]:
 @pytest.fixture
 def page(server, browse) -> Page:
     return browse(server.url)
+
+
+@pytest.fixture
+def window(server) -> Iterator[Any]:
+    """The page in a real browser; nothing may be wrong in its console."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this computer")
+    problems: list[str] = []
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.set_default_timeout(1000 * BOUND)
+        page.goto(server.url)
+        yield page
+        browser.close()
+    assert problems == []

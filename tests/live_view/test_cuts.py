@@ -89,9 +89,11 @@ def test_cross_hair_moves_all_three_and_a_dragged_plane_arrives(server, beamline
         page.locator("#cut-note", has_text="Image 1 from 1 projections, 12 × 16 × 16 voxels").wait_for()
 
         box = page.locator("#cut-row").bounding_box()
-        page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.75 * box["height"])  # x = 3.5, y = 11.5
+        page.mouse.click(
+            box["x"] + 3.4 / 16 * box["width"], box["y"] + 11.4 / 16 * box["height"]
+        )  # in voxel x = 3, y = 11
         front, side = "drawn.front.cut.corner[1]", "drawn.side.cut.corner[2]"
-        until(page, f"Math.abs({front} - 11.5) < .1 && Math.abs({side} - 3.5) < .1")
+        until(page, f"{front} === 11 && {side} === 3")
         page.focus("#cut-front")
         page.keyboard.press("ArrowUp")
         until(page, "drawn.row.cut.corner[0] === 5")
