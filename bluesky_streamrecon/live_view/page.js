@@ -35,6 +35,7 @@ function take(told) {
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
   if (told.picture) slices(told.picture);
+  directions(told.picture);
   if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(ALL); }
   draw(told.total, told.tolerance);
 }
@@ -466,6 +467,25 @@ function draw(planned, tolerance) {
   const marks = [0, most / 2, most].map(v => [v, v.toFixed(most < 0.1 ? 3 : 2)]);
   const limit = tolerance === null ? null : { at: tolerance, text: "tolerance " + tolerance + ": good enough below" };
   plot($("gains"), "Predicted gain of all that is left", "gain", marks, v => v, total, gains, { band, limit });
+}
+
+// Directions that projections were taken from, as a circle that fills, and what they show of the row next to the cut.
+function directions(picture) {
+  const told = picture?.run === run && picture.sinogram;
+  $("coverage").toggleAttribute("hidden", !told);
+  $("sinogram").hidden = !told;
+  if (!told) return;
+  const bins = told.counts.length, covered = told.counts.filter(Boolean).length, degrees = v => Math.round(v * 180 / Math.PI), half = told.turn < 4 ? [0, Math.PI] : [0];
+  const spot = angle => (50 + 46 * Math.cos(angle)).toFixed(2) + " " + (50 - 46 * Math.sin(angle)).toFixed(2), width = told.span / bins;
+  const filled = by => told.counts.map((n, i) => n ? "M50 50L" + spot(told.start + by + (i - .5) * width) + "L" + spot(told.start + by + (i + .5) * width) + "Z" : "").join("");
+  const ray = element("path", { class: "now", d: "M50 50L" + spot(told.newest) }), ring = element("circle", { class: "axis", cx: 50, cy: 50, r: 46 });
+  $("coverage").replaceChildren(ring, ...half.map((by, i) => element("path", { class: i ? "again" : "covered", d: filled(by) })), ray,
+    element("title", {}, covered + " of " + bins + " directions covered, the newest at " + degrees(told.newest) + "°; pale: seen from behind"));
+  const row = picture.rows.reduce((best, each, i) => Math.abs(each - view.cross[0]) < Math.abs(picture.rows[best] - view.cross[0]) ? i : best, 0);
+  const image = $("sinogram").querySelector("img"), source = "sinogram/" + picture.image + "/" + row + ".png?token=" + encodeURIComponent(token);
+  if (image.getAttribute("src") !== source) image.src = source;
+  $("sinogram").querySelector("p").textContent = "Detector row " + picture.rows[row] + ": columns across, " + degrees(told.start) + "° to " + degrees(told.start + told.span) +
+    "° downwards; line integrals from " + number(told.low) + " to " + number(told.high) + ".";
 }
 
 // ------------------------------------------------------------------------------------------- orders

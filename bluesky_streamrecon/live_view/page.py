@@ -1,4 +1,4 @@
-"""What the page is sent: its HTML, one JSON object per change, and the slices as PNG."""
+"""What the page is sent: its HTML, one JSON object per change, and slices and sinograms as PNG."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.source import Snapshot
-from bluesky_streamrecon.wire import Picture, RunStatus
+from bluesky_streamrecon.wire import Picture, RunStatus, Sinogram
 
-__all__ = ["change", "draw_png", "headline", "render"]
+__all__ = ["change", "draw_png", "draw_sinogram_png", "headline", "render"]
 
 
 SAID_ELSEWHERE = {"run", "verdict", "problem"}
@@ -64,6 +64,7 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
             "high": picture.high,
             "axis": picture.axis,
             "made": picture.made,
+            "sinogram": None if picture.sinogram is None else _about(picture.sinogram),
         },
     }
 
@@ -127,6 +128,32 @@ def draw_png(picture: Picture, index: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels[index]).save(file, format="PNG", compress_level=3)
     return file.getvalue()
+
+
+@lru_cache(maxsize=16)
+def draw_sinogram_png(picture: Picture, index: int) -> bytes:
+    """Return the sinogram of one of a picture's rows as PNG; transparent where there is no projection.
+
+    Raises
+    ------
+    DataError
+        If it has no such row, or no sinogram.
+    """
+    from PIL import Image
+
+    shown = picture.sinogram
+    if shown is None or not 0 <= index < len(picture.rows):
+        raise DataError(f"sinogram {index}: the picture has none")
+    size = (shown.columns, len(shown.counts))
+    one = shown.pixels[index * size[0] * size[1] :][: size[0] * size[1]]
+    file = io.BytesIO()
+    Image.frombytes("L", size, one).save(file, format="PNG", compress_level=3, transparency=0)
+    return file.getvalue()
+
+
+def _about(sinogram: Sinogram) -> dict[str, Any]:
+    told = msgspec.structs.asdict(sinogram)
+    return {name: value for name, value in told.items() if name != "pixels"} | {"counts": list(sinogram.counts)}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
@@ -25,9 +25,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
-from bluesky_streamrecon.live_view.page import change, draw_png, render
+from bluesky_streamrecon.live_view.page import change, draw_png, draw_sinogram_png, render
 from bluesky_streamrecon.live_view.source import Source
-from bluesky_streamrecon.wire import Cut
+from bluesky_streamrecon.wire import Cut, Picture
 from bluesky_streamrecon.wire.cuts import MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
@@ -102,6 +102,7 @@ class ViewServer:
             Route("/", self._page),
             Route("/events", self._events),
             Route("/picture/{image:int}/{index:int}.png", self._picture),
+            Route("/sinogram/{image:int}/{index:int}.png", self._sinogram),
             Route("/order", self._order, methods=["POST"]),
             Route("/cuts", self._cuts, methods=["POST"]),
         ]
@@ -132,11 +133,17 @@ class ViewServer:
         return HTMLResponse(render(self._token, nonce), headers={"Content-Security-Policy": policy})
 
     async def _picture(self, request: Request) -> Response:
+        return await self._png(request, draw_png)
+
+    async def _sinogram(self, request: Request) -> Response:
+        return await self._png(request, draw_sinogram_png)
+
+    async def _png(self, request: Request, draw: Callable[[Picture, int], bytes]) -> Response:
         picture = self._source.snapshot.picture
         if picture is None:
             return Response(status_code=404)
         try:
-            png = await asyncio.to_thread(draw_png, picture, request.path_params["index"])
+            png = await asyncio.to_thread(draw, picture, request.path_params["index"])
         except DataError:
             return Response(status_code=404)
         return Response(png, media_type="image/png", headers={"X-Image": str(picture.image_number)})

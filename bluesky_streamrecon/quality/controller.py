@@ -213,6 +213,7 @@ class Controller:
                 reconstructor=self._reconstructor,
                 background=self._background,
             )
+            self._pictures.lines = self.session.lines
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
@@ -225,7 +226,7 @@ class Controller:
     def _leave(self) -> None:
         if self.session is not None:
             self.session.close()
-        self.session = None
+        self.session = self._pictures.lines = None
 
     def _take(self, preview: Preview) -> None:
         if session := self._session_of(preview.run_uid):

@@ -1,4 +1,4 @@
-"""Preview slices as 8-bit pictures for viewers: drawn on demand, in a small share of the controller's time."""
+"""Preview slices and sinograms as 8-bit pictures for viewers: on demand, in a small share of the controller's time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import PreviewImage
-from bluesky_streamrecon.wire.images import LARGEST_PICTURE_SIDE, MOST_PICTURE_BYTES, Picture, ShowMe
+from bluesky_streamrecon.wire.images import (
+    LARGEST_PICTURE_SIDE,
+    MOST_DIRECTIONS,
+    MOST_PICTURE_BYTES,
+    MOST_SINOGRAM_BYTES,
+    Picture,
+    ShowMe,
+    Sinogram,
+)
 
-__all__ = ["Pictures", "draw_picture"]
+__all__ = ["Pictures", "draw_picture", "draw_sinogram"]
 
 GREY_RANGE: Final = (0.5, 99.5)
 """Percentiles of all slices together that are shown black and white: a few hot pixels must not darken the rest."""
@@ -21,6 +30,7 @@ GREY_SIDE: Final = 256
 """Pixels along a slice's side, about, that these percentiles are taken of."""
 PICTURE_SECONDS: Final = 0.25
 """Least time between two pictures."""
+SINOGRAM_COLUMNS: Final = 256
 MOST_SHARE: Final = 0.05
 """Largest share of the controller's time that goes into pictures."""
 
@@ -34,6 +44,11 @@ class Pictures:
         Takes each picture.
     clock, wall : callable, optional
         Monotonic seconds, and seconds since the epoch.
+
+    Attributes
+    ----------
+    lines : callable or None
+        Returns the line integrals so far, if there are any.
     """
 
     def __init__(
@@ -42,6 +57,7 @@ class Pictures:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self.lines: Callable[[], ScanLines | None] | None = None
         self._send = send
         self._clock = clock
         self._wall = wall
@@ -74,12 +90,19 @@ class Pictures:
         if (self._wish.run_uid, self._wish.image_number) == (run_uid, image.image_number):
             return
         begun = self._clock()
-        self._send(draw_picture(run_uid, image, axis=self._axis, made=made))
+        self._send(draw_picture(run_uid, image, axis=self._axis, made=made, lines=self.lines and self.lines()))
         self._wish = None
         self._next = begun + max(PICTURE_SECONDS, (self._clock() - begun) / MOST_SHARE)
 
 
-def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None, made: float = 0.0) -> Picture:
+def draw_picture(
+    run_uid: str,
+    image: PreviewImage,
+    *,
+    axis: float | None = None,
+    made: float = 0.0,
+    lines: ScanLines | None = None,
+) -> Picture:
     """Return an image's slices, reduced in size and to 8 bits.
 
     Parameters
@@ -91,6 +114,8 @@ def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None
         spread.
     axis, made : float, optional
         See `Picture`.
+    lines : ScanLines, optional
+        Of the same rows, among others.
 
     Returns
     -------
@@ -119,6 +144,44 @@ def draw_picture(run_uid: str, image: PreviewImage, *, axis: float | None = None
         pixels=np.nan_to_num(scaled, nan=0.0).astype(np.uint8).tobytes(),
         axis=axis,
         made=made,
+        sinogram=None if lines is None else draw_sinogram(lines, [lines.rows.index(image.rows[i]) for i in kept]),
+    )
+
+
+def draw_sinogram(lines: ScanLines, places: list[int]) -> Sinogram:
+    """Return projections sorted by direction, reduced in size and to 8 bits.
+
+    Parameters
+    ----------
+    lines : ScanLines
+        At least one projection.
+    places : list of int
+        Which of their rows.
+    """
+    over, columns = lines.over, lines.values.shape[2]
+    share = over.span / (over.stop - over.start)  # of the projections that are planned
+    count = min(MOST_DIRECTIONS, max(1, round(lines.planned * share) or MOST_DIRECTIONS))
+    direction = np.rint(over.folded(lines.angles) / over.span * count).astype(int)
+    direction = direction % count if over.whole else np.minimum(direction, count - 1)
+    views = np.bincount(direction, minlength=count)
+    every = max(math.ceil(columns / SINOGRAM_COLUMNS), math.ceil(len(places) * count * columns / MOST_SINOGRAM_BYTES))
+    thin = lines.values[:, places, ::every]
+    values = np.full((count, *thin.shape[1:]), np.nan, np.float32)
+    values[direction] = thin
+    finite = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(finite, GREY_RANGE)) if finite.size else (0.0, 0.0)
+    scaled = 1.0 + np.clip((values - low) * (254.0 / (high - low) if high > low else 0.0), 0.0, 254.0)
+    newest = lines.one_by_one.angles
+    return Sinogram(
+        start=over.start,
+        span=over.span,
+        turn=over.turn,
+        newest=float(newest[-1]) if len(newest) else over.start,
+        counts=np.minimum(np.ceil(views * lines.per_view), 255).astype(np.uint8).tobytes(),
+        columns=thin.shape[2],
+        low=low,
+        high=high,
+        pixels=np.nan_to_num(scaled, nan=0.0).astype(np.uint8).swapaxes(0, 1).tobytes(),
     )
 
 

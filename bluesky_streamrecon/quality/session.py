@@ -22,7 +22,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
-from bluesky_streamrecon.quality.lines import LineStore
+from bluesky_streamrecon.quality.lines import LineStore, ScanLines
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
@@ -159,6 +159,10 @@ class SteeringSession:
     def waiting(self) -> int:
         """Complete images that are not judged yet."""
         return len(self._waiting)
+
+    def lines(self) -> ScanLines | None:
+        """Return the line integrals of all projections so far; None before there are any."""
+        return self._lines.scan()
 
     def close(self) -> None:
         """Take note that no more projections come: images are still judged, but no more forecasts are begun."""

@@ -20,7 +20,7 @@ from bluesky_streamrecon.wire.events import (
     Refused,
     RunFinished,
 )
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe, Sinogram
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     AbandonRun,
@@ -97,6 +97,7 @@ __all__ = [
     "ShowCuts",
     "ShowMe",
     "Shutdown",
+    "Sinogram",
     "Status",
     "VolumeDone",
     "generate_keys",

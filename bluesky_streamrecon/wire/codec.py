@@ -17,7 +17,7 @@ import numpy as np
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts, check_cuts
 from bluesky_streamrecon.wire.fields import Pixels
-from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, Picture, Preview
+from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, MOST_SINOGRAM_BYTES, Picture, Preview
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     CorrectAxis,
@@ -48,7 +48,7 @@ PREAMBLE: Final = MAGIC + bytes([PROTOCOL_VERSION])
 MAXIMUM_HEADER_BYTES: Final = 2**18
 """Longest header frame, preamble included."""
 MAXIMUM_PREVIEW_HEADER_BYTES: Final = 2**20
-MAXIMUM_PICTURE_BYTES: Final = MOST_PICTURE_BYTES + 2**12
+MAXIMUM_PICTURE_BYTES: Final = MOST_PICTURE_BYTES + MOST_SINOGRAM_BYTES + 2**12
 """Longest message of those that go to an operator and come from one, the pixels of a `Picture` or `Cuts` included."""
 MAXIMUM_PIXEL_BYTES: Final = 2**30
 """Largest pixel frame."""

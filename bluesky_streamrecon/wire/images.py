@@ -24,11 +24,22 @@ from bluesky_streamrecon.wire.fields import (
     Uid,
 )
 
-__all__ = ["LARGEST_PICTURE_SIDE", "MOST_PICTURE_BYTES", "Picture", "Preview", "ShowMe"]
+__all__ = [
+    "LARGEST_PICTURE_SIDE",
+    "MOST_PICTURE_BYTES",
+    "MOST_SINOGRAM_BYTES",
+    "Picture",
+    "Preview",
+    "ShowMe",
+    "Sinogram",
+]
 
 LARGEST_PICTURE_SIDE: Final = 1024
 MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
 """Three slices of the largest side, or more smaller ones."""
+MOST_SINOGRAM_BYTES: Final = 2**20
+MOST_DIRECTIONS: Final = 360
+"""That a picture tells apart."""
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
@@ -100,6 +111,38 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         )
 
 
+class Sinogram(msgspec.Struct, frozen=True, kw_only=True):
+    """The projections so far, of a picture's rows, for people to see: where they are, and 8 bits of them, made small.
+
+    Parameters
+    ----------
+    start, span : float
+        Range of angles, radians; it is cut into as many directions as `counts` has, and the first is around `start`.
+    turn : float
+        Angle after which a view shows the same again, radians.
+    newest : float
+        Angle of the newest projection, radians.
+    counts : bytes
+        Projections in each direction, 255 at most.
+    columns : int
+        Detector columns that are shown, evenly spread.
+    low, high : float
+        Line integrals that are shown as 1 and as 255; 0 is where there is none.
+    pixels : bytes
+        ``rows * len(counts) * columns``, C order; of several projections in one direction the newest.
+    """
+
+    start: float
+    span: float
+    turn: float
+    newest: float
+    counts: Annotated[bytes, Meta(min_length=1, max_length=MOST_DIRECTIONS)]
+    columns: Side
+    low: float
+    high: float
+    pixels: Annotated[bytes, Meta(max_length=MOST_SINOGRAM_BYTES)]
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     """Some slices of one image for people to see: 8 bits, made small.
 
@@ -119,6 +162,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
         Detector column of the rotation axis.
     made : float
         When the image was complete.
+    sinogram : Sinogram or None
+        Of the same rows, where there are line integrals.
     """
 
     run_uid: Uid
@@ -132,6 +177,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
     axis: float | None = None
     made: float = 0.0
+    sinogram: Sinogram | None = None
 
 
 class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):

@@ -109,6 +109,10 @@ def test_run_is_held_extended_and_finished_by_the_buttons_in_a_browser(overruled
             page.fill("#count", "5")
             page.click("#extend")
             page.locator("#said", has_text="no automatic stop before 15").wait_for()
+            page.locator("#coverage title", has_text="10 of 24 directions covered").wait_for(state="attached")
+            page.click("#sinogram summary")
+            page.locator("#sinogram img[src*='sinogram/']").wait_for()
+            page.evaluate("() => document.querySelector('#sinogram img').decode()")
             for width, height in SIZES:
                 page.set_viewport_size({"width": width, "height": height})
                 boxes = {name: page.locator(name).bounding_box() for name in WHAT_MATTERS}

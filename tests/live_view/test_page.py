@@ -49,6 +49,13 @@ def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
     answer = page.ask("GET", f"/picture/2/1.png?token={page.token}")
     assert np.all(np.asarray(Image.open(io.BytesIO(answer.read()))) == 200)
     assert page.ask("GET", f"/picture/2/2.png?token={page.token}").status == 404
+    shown = told["picture"]["sinogram"]
+    assert (shown["counts"], shown["columns"], shown["span"]) == ([1, 0, 2, 0], 3, pytest.approx(np.pi))
+    drawn = Image.open(io.BytesIO(page.ask("GET", f"/sinogram/2/0.png?token={page.token}").read())).convert("LA")
+    grey, opaque = np.moveaxis(np.asarray(drawn), 2, 0)
+    assert grey[0].tolist() == [1, 128, 255]
+    assert opaque.all(axis=1).tolist() == [True, False, True, False]
+    assert page.ask("GET", f"/sinogram/2/2.png?token={page.token}").status == 404
 
 
 def test_another_run_begins_with_no_verdicts(page, beamline):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import PreviewImage
-from bluesky_streamrecon.quality.pictures import Pictures, draw_picture
+from bluesky_streamrecon.quality.pictures import Pictures, draw_picture, draw_sinogram
 from bluesky_streamrecon.wire import ShowMe
 
 
@@ -52,6 +54,22 @@ def test_slices_of_another_shape_are_stretched_to_a_square():
     assert (shown[:4] == shown[0, 0]).all()
     assert (shown[4:] == shown[7, 7]).all()
     assert shown[0, 0] < shown[7, 7]
+
+
+def test_sinogram_has_the_projections_at_their_directions_and_nothing_between():
+    degrees = np.array([0.0, 90.0, 45.0, 180.0])  # 180 sees what 0 saw, and is the newer one
+    values = np.ones((4, 2, 600), np.float32) * np.array([1, 2, 3, 4], np.float32)[:, None, None]
+    values[2, 1] = np.nan
+    over = AngularRange(0.0, 2 * np.pi)
+    lines = ScanLines(values, np.radians(degrees), 300.0, (5, 9), planned=16, over=over)
+    seen = draw_sinogram(lines, [1, 0])
+    assert (list(seen.counts), seen.columns) == ([2, 0, 1, 0, 1, 0, 0, 0], 200)
+    assert (seen.span, seen.newest) == (np.pi, np.pi)
+    upper, lower = np.frombuffer(seen.pixels, np.uint8).reshape(2, 8, 200)  # rows 9 and 5
+    assert lower[:, 0].tolist() == [255, 0, 128, 0, 1, 0, 0, 0]
+    assert upper[:, 0].tolist() == [255, 0, 0, 0, 1, 0, 0, 0]
+    picture = draw_picture("run", image(1, np.zeros((1, 8, 8)), rows=(9,)), lines=lines)
+    assert picture.sinogram.pixels[200 * 2] == 0
 
 
 def test_newest_image_is_drawn_once_per_wish_and_not_too_often():

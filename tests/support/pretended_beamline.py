@@ -30,9 +30,21 @@ from bluesky_streamrecon.wire import (
     ShowMe,
     Shutdown,
 )
+from bluesky_streamrecon.wire.images import Sinogram
 
 BOUND = 20.0
 VOLUME = (12, 16, 16)
+SINOGRAM = Sinogram(
+    start=0.0,
+    span=np.pi,
+    turn=np.pi,
+    newest=np.pi / 2,
+    counts=bytes([1, 0, 2, 0]),
+    columns=3,
+    low=0.0,
+    high=2.0,
+    pixels=bytes([1, 128, 255, 0, 0, 0, 9, 9, 9, 0, 0, 0, *[7] * 12]),
+)
 
 
 class Beamline:
@@ -69,6 +81,7 @@ class Beamline:
                 high=1.0,
                 pixels=bytes([grey]) * 32,
                 made=1.0,
+                sinogram=SINOGRAM,
             )
         )
         self._may.release()

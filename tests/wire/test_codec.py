@@ -23,7 +23,16 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.images import (
+    LARGEST_PICTURE_SIDE,
+    MOST_DIRECTIONS,
+    MOST_PICTURE_BYTES,
+    MOST_SINOGRAM_BYTES,
+    Picture,
+    Preview,
+    ShowMe,
+    Sinogram,
+)
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
@@ -45,7 +54,18 @@ PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, r
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
 CUTS = Cuts(run_uid="run", image_number=3, projections=5, number=7, cuts=(CUT, CUT), volume=(4, 8, 8), pixels=bytes(96))
 PICTURE = Picture(
-    run_uid="run", image_number=3, projections=5, rows=(1, 2), size=2, full_size=8, low=0, high=1, pixels=bytes(8)
+    run_uid="run",
+    image_number=3,
+    projections=5,
+    rows=(1, 2),
+    size=2,
+    full_size=8,
+    low=0,
+    high=1,
+    pixels=bytes(8),
+    sinogram=Sinogram(
+        start=0.0, span=3.1, turn=3.2, newest=1.5, counts=b"12", columns=2, low=0.0, high=1.0, pixels=bytes(8)
+    ),
 )
 
 UP = [
@@ -147,11 +167,14 @@ def test_largest_picture_and_answer_fit_into_a_header() -> None:
         image_number=2**53,
         projections=2**53,
         rows=(65_535, 65_535, 65_535),
-        size=256,
+        size=LARGEST_PICTURE_SIDE,
         full_size=65_536,
         low=0.0,
         high=1.0,
-        pixels=bytes(3 * 256**2),
+        pixels=bytes(MOST_PICTURE_BYTES),
+        sinogram=msgspec.structs.replace(
+            PICTURE.sinogram, counts=bytes(MOST_DIRECTIONS), pixels=bytes(MOST_SINOGRAM_BYTES)
+        ),
     )
     assert decode(encode(big)) == big
     judged = Judged(
