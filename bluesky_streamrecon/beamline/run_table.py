@@ -143,7 +143,7 @@ class RunTable(DocumentRouter):
         metrics = json.loads(values.get("metrics") or "{}")
         gain, upper = metrics.get("predicted-gain"), metrics.get("predicted-gain-high")
         if gain is not None and upper is not None:
-            self._gain = f"{gain:.4f} ± {upper - gain:.4f}"
+            self._gain = f"{gain:.3f} (≤ {upper:.3f})"
         began, over = metrics.get("change-began"), metrics.get("change-over")
         if began is not None and (change := f"{began:.0f} {over}") != self._change:
             self._change = change

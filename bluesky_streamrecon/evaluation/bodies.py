@@ -180,8 +180,8 @@ def _field(values: Callable[[Floats], Floats], power: Callable[[Floats], Floats]
     return make
 
 
-def _disc(radius: float, corners: int = 720) -> Floats:
-    around = 2 * np.pi * np.arange(corners) / corners
+def _disc(radius: float, corners: int = 720, turned: float = 0.0) -> Floats:
+    around = turned + 2 * np.pi * np.arange(corners) / corners
     return radius * np.stack([np.cos(around), np.sin(around)], axis=1)
 
 
@@ -273,6 +273,16 @@ def _cracks(random: np.random.Generator, radius: float) -> Made:
     return _polygons(parts)
 
 
+def _shells(random: np.random.Generator, radius: float) -> Made:
+    """Return hollow balls in air, of several sizes, with walls of three tenths of their radius."""
+    balls: list[tuple[float, float, float]] = []
+    for x, y, r in random.uniform((-1, -1, 0.08), (1, 1, 0.25), (4000, 3)) * radius:
+        if math.hypot(x, y) + r < radius and all(math.hypot(x - u, y - v) > r + s for u, v, s in balls):
+            balls.append((x, y, r))
+    walls = ((1, 3.0), (0.7, -3.0))
+    return _polygons((_disc(k * r, 90, x) + np.array([x, y]), value) for x, y, r in balls for k, value in walls)
+
+
 KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
     "texture": _field(lambda field: np.maximum(1 + 0.35 * field, 0.05), lambda k: k**-2.0),
     "fibres": _rods,
@@ -282,8 +292,10 @@ KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
     "honeycomb": _honeycomb,
     "porous": _field(lambda field: np.where(field > -0.4, 1.4, 0.1), lambda k: np.exp(-((k / 0.05) ** 2))),
     "speckle": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.11) / 0.05) ** 2))),
+    "shells": _shells,
+    "inclusions": _field(lambda field: np.where(field > 1.7, 6.0, 0.5), lambda k: np.exp(-((k / 0.09) ** 2))),
 }
 """Kinds of samples; the structure of a kind has the scale of the sample, or of pixels where it is a random field."""
 
-HELD_OUT_KINDS = ("cracks", "honeycomb", "porous", "speckle")
+HELD_OUT_KINDS = ("cracks", "honeycomb", "porous", "speckle", "shells", "inclusions")
 """Kinds that nothing was tuned on."""

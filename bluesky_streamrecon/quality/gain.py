@@ -18,11 +18,19 @@ from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruc
 
 __all__ = ["Gain", "predict_gain"]
 
-BAND = 0.43
-"""Half width of the 95 % band, in the natural logarithm."""
+UPPER = 0.43
+"""Upper end of the 95 % band over the prediction, in the natural logarithm, while that is small."""
 
-FLOOR = 0.0015
-"""Half width that is left where nothing is gained, MS-SSIM."""
+LARGE, FURTHER = 0.02, 0.35
+"""Predicted gain above which the upper end reaches further, and by how much per unit of its logarithm: MS-SSIM of bad
+images saturates."""
+
+LOWER = 1.0
+"""Prediction over the lower end, in the natural logarithm. Where all detail is of one size, missing angles stop
+mattering at once, and the gain is much smaller than predicted."""
+
+FLOOR, LOWER_FLOOR = 0.0015, 0.004
+"""What the band has above and below where little is gained, MS-SSIM."""
 
 FOLLOWED = 1.25
 """Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
@@ -80,7 +88,8 @@ class Gain:
 
 def band(gain: float) -> tuple[float, float]:
     """Return the 95 % band of a predicted gain."""
-    return max(gain * math.exp(-BAND) - FLOOR, 0.0), gain * math.exp(BAND) + FLOOR
+    upper = UPPER + FURTHER * math.log(max(gain / LARGE, 1))
+    return max(gain * math.exp(-LOWER) - LOWER_FLOOR, 0.0), gain * math.exp(upper) + FLOOR
 
 
 def predict_gain(study: TrialReconstruction) -> Gain:

@@ -88,8 +88,8 @@ class PredictedGainPolicy:
         left, older = gain.planned - gain.projections, evidence.newest.projections > gain.projections
         tense, since = ("were", f"after {gain.projections}, ") if older else ("are", "")
         text = (
-            f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} ± "
-            f"{gain.upper - gain.gain:.3f} MS-SSIM (tolerance {self.settings.tolerance:g})"
+            f"{since}the remaining {left} {tense} predicted to improve the image by {gain.gain:.3f} MS-SSIM, "
+            f"at most {gain.upper:.3f} (tolerance {self.settings.tolerance:g})"
         )
         last = evidence.forecasts[-1]
         none = last.why_not if last.gain is None and last.projections > gain.projections else ""

@@ -125,7 +125,7 @@ def test_rows_come_at_even_distances_and_have_score_and_prediction(table, lines)
     assert heading.split() == ["projections", "angle", "image", "score", "predicted", "gain", "lag", "time", "left"]
     assert [row.split()[0] for row in rows] == ["2", "4", "6", "8"]
     assert rows[1].split() == ["4", "of", "48", "4.000", "3", "1", "0:04", "0:44"]
-    assert rows[2].split() == ["6", "of", "48", "6.000", "5", "0.9000", "0.0512", "±", "0.0200", "1", "0:06", "0:42"]
+    assert rows[2].split() == ["6", "of", "48", "6.000", "5", "0.9000", "0.051", "(≤", "0.071)", "1", "0:06", "0:42"]
     assert {len(line) for line in lines} <= set(range(WIDTH + 1))
 
 

@@ -21,6 +21,10 @@ from bluesky_streamrecon.evaluation.report import save_figure
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.evaluation.steering import crossing, evaluate_steering, follow, stays
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.quality.forecast import why_none
+from bluesky_streamrecon.quality.lines import ScanLines
+from bluesky_streamrecon.quality.trials import TrialReconstruction
+from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Discs, SheppLogan
 
@@ -83,19 +87,16 @@ def test_offline_judgement_is_that_of_a_controller_that_gets_the_same_previews(j
     assert judge_offline(head(), ReconSettings(), SteeringSettings()).scores == judgements[0].scores
 
 
-def test_sample_whose_edges_run_in_one_direction_is_not_predicted_and_never_stopped():
-    order = make_order("golden", num=80)
-    layers, grains = (
-        judge_offline(
-            simulated_scan(kind, Kind(kind), columns=96, order=order, counts=3e4),
-            ReconSettings(step=4),
-            SteeringSettings(tolerance=0.2),
-        )
-        for kind in ("layers", "grains")
-    )
-    assert grains.stopped_at is not None
-    assert layers.stopped_at is None
-    assert "edges run in one direction (the sharpest view has " in layers.scores[-2].text
+def test_sample_whose_edges_run_in_one_direction_is_predicted_only_when_views_next_to_the_sharpest_are_taken():
+    order = make_order("optimized-interleaved", num=80)
+    refused = {}
+    for kind in ("layers", "grains"):
+        scan = simulated_scan(kind, Kind(kind), columns=96, order=order, counts=3e4)
+        parts = {count: scan.first(count) for count in range(24, 80, 6)}
+        lines = {m: ScanLines(part.integrals, part.angles, part.axis, (0,), planned=80) for m, part in parts.items()}
+        whys = {count: why_none(TrialReconstruction(each, [0], QuickReconstructor())) for count, each in lines.items()}
+        refused[kind] = [count for count, why in whys.items() if "edges run in one direction" in why]
+    assert refused == {"layers": [24, 30, 36], "grains": []}
 
 
 def test_predictions_are_twice_as_frequent_when_the_stop_is_near(judgements):
