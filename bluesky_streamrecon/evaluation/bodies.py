@@ -283,6 +283,18 @@ def _shells(random: np.random.Generator, radius: float) -> Made:
     return _polygons((_disc(k * r, 90, x) + np.array([x, y]), value) for x, y, r in balls for k, value in walls)
 
 
+def _shards(random: np.random.Generator, radius: float) -> Made:
+    """Return a disc with a few large polygons, denser or lighter: few edges."""
+    parts = [(_disc(radius), 0.8)]
+    while len(parts) < 14:
+        at, size = random.uniform(-0.7, 0.7, 2) * radius, random.uniform(0.08, 0.3) * radius
+        around = np.sort(random.uniform(0, 2 * np.pi, 3 + int(random.integers(0, 3))))
+        corners = at + size * np.stack([np.cos(around), np.sin(around)], axis=1)
+        if np.hypot(*corners.T).max() < 0.95 * radius:
+            parts.append((corners, random.uniform(-0.6, 0.9)))
+    return _polygons(parts)
+
+
 KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
     "texture": _field(lambda field: np.maximum(1 + 0.35 * field, 0.05), lambda k: k**-2.0),
     "fibres": _rods,
@@ -294,6 +306,10 @@ KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
     "speckle": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.11) / 0.05) ** 2))),
     "shells": _shells,
     "inclusions": _field(lambda field: np.where(field > 1.7, 6.0, 0.5), lambda k: np.exp(-((k / 0.09) ** 2))),
+    "walls": _field(lambda field: np.where(abs(field) < 0.25, 2.5, 0.2), lambda k: np.exp(-((k / 0.05) ** 2))),
+    "ripple": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.07) / 0.03) ** 2))),
+    "grit": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: k**-1.0),
+    "shards": _shards,
 }
 """Kinds of samples; the structure of a kind has the scale of the sample, or of pixels where it is a random field."""
 
