@@ -295,7 +295,7 @@ function panel(name) {
   box.onkeydown = event => {
     const by = event.shiftKey ? 10 : 1, move = (x, y) => { if (!shown) return turn(.05 * by * x, .05 * by * y); view.cross[shown.across] += by * x; view.cross[shown.down] += by * y; return changed(...others(name)); };
     const keys = { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1), PageUp: () => step(name, -by), PageDown: () => step(name, by),
-      "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name), Escape: unmark };
+      "+": () => zoomCuts(1.25), "=": () => zoomCuts(1.25), "-": () => zoomCuts(.8), "0": () => zoomCuts(0), Enter: () => enlarge(name), m: () => markHere(name), Escape: unmark };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   };
 }
@@ -344,6 +344,12 @@ function draft(name, at, anew) { // the end of a mark, or of a new one, in share
   measure();
 }
 
+function markHere(name) { // from the cross hair, and the next time to it
+  const open = mark?.open;
+  draft(name, share(rectangle(name), view.cross), !open);
+  if (mark) mark.open = !open;
+}
+
 function unmark() {
   mark = null;
   ALL.forEach(lines);
@@ -366,7 +372,7 @@ function profile({ width, height, values }, a, b) { // values along a line, one 
 }
 
 function inside({ width, height, values }, a, b) { // values of pixels whose centres are in a region
-  const [left, right, top, bottom] = [[0, width], [1, height]].flatMap(([k, n]) => [Math.min(a[k], b[k]), Math.max(a[k], b[k])].map(v => Math.min(n, Math.max(0, Math.round(v * n)))));
+  const [left, right, top, bottom] = [[0, width], [1, height]].flatMap(([k, n]) => [Math.ceil(Math.min(a[k], b[k]) * n - .5001), Math.floor(Math.max(a[k], b[k]) * n + .5001)]);
   return values.filter((v, i) => i % width >= left && i % width < right && i >= top * width && i < bottom * width && Number.isFinite(v));
 }
 

@@ -51,6 +51,12 @@ def test_lines_and_regions_are_measured_in_pixels_and_in_the_units_of_the_run(wi
         window.screenshot(path=f"{shots}/line.png")
     window.focus("#cut-row")
     window.keyboard.press("Escape")
+    window.select_option("#tool", "region")
+    window.focus("#cut-row")
+    for key in ("m", "ArrowRight", "ArrowRight", "ArrowDown", "m"):
+        window.keyboard.press(key)
+    window.locator("#measured", has_text=re.compile("^Region of 400 µm × 200 µm, 6 pixels: 694 ")).wait_for()
+    window.keyboard.press("Escape")
     graph = window.locator("#graph")
     assert graph.locator(".edge").count() == 2
     low, high = (float(window.input_value(name)) for name in ("#low", "#high"))
