@@ -38,8 +38,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CARRIED = ("plan_name", "scan_id", "sample", "pixel_size")
-"""Metadata that the reconstruction's file repeats; the job itself does without them. Pixel sizes are micrometres."""
+CARRIED = ("plan_name", "scan_id", "sample")
+"""Metadata that the reconstruction's file repeats; the job itself does without them."""
 
 MOST_BITS = 32
 

@@ -5,10 +5,7 @@ Counts are projections.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.run_record import RunRecord, ledger_totals
@@ -113,14 +110,13 @@ def as_judged(score: Score) -> Judged:
 
 
 def _pixel_size(spec: OpenRunSpec) -> float | None:
-    """Return the side of a voxel, micrometres, where metadata, preparation or policy say what that of a pixel is."""
-    steps = [step for step in spec.recon.preparation if isinstance(step, dict)]
-    places: list[Mapping[str, Any]] = [spec.metadata, *steps, spec.steering.options]
-    for told in places:
-        with contextlib.suppress(TypeError, ValueError, KeyError):
-            if 0 < (size := float(told["pixel_size"])) < math.inf:
-                return size * spec.recon.bin
-    return None
+    """Return the side of a voxel, micrometres, where the run says what that of a pixel is, or the policy's options."""
+    told = spec.metadata.get("pixel_size", spec.steering.options.get("pixel_size"))
+    try:
+        size = float(told)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return size * spec.recon.bin if 0 < size < math.inf else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.acquisition import with_found_options
+from bluesky_streamrecon.acquisition import find_quantity, with_found_options
 from bluesky_streamrecon.angle_units import require_plausible_degrees
 from bluesky_streamrecon.beamline.documents import (
     WHICH_UNITS,
@@ -353,6 +353,8 @@ class Publisher:
         preview = run.block.steering.preview_rows or choose_preview_rows(rows)
         if max(preview) >= rows:
             raise DataError(f"preview rows: got {preview}, expected rows below {rows}, as the frames have")
+        if (pixel := find_quantity("pixel_size", run.start, run.configurations)) is not None:
+            run.metadata["pixel_size"] = f"{pixel.value:.12g}"
         spec = OpenRunSpec(
             run_uid=run.uid,
             recon_uid=run.block.recon_uid,

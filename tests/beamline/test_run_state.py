@@ -274,12 +274,12 @@ def test_every_state_is_reached_and_left():
     [
         ({"pixel_size": "0.65"}, {}, {}, 0.65),
         ({"pixel_size": "0.65"}, {"bin": 4}, {}, 2.6),
-        ({}, {"preparation": ("rings", {"step": "paganin", "pixel_size": 1.5})}, {}, 1.5),
-        ({"pixel_size": "1 um"}, {}, {"pixel_size": 2}, 2.0),
-        ({"pixel_size": "-1"}, {}, {}, None),
+        ({}, {}, {"pixel_size": 2}, 2.0),
+        ({}, {}, {"pixel_size": "-1"}, None),
+        ({}, {}, {"pixel_size": "wide"}, None),
         ({}, {}, {}, None),
     ],
-    ids=["metadata", "bin", "preparation", "policy", "negative", "nowhere"],
+    ids=["run", "bin", "policy", "negative", "no number", "nowhere"],
 )
 def test_size_of_a_voxel_is_shown_where_the_run_says_that_of_a_pixel(run, metadata, recon, options, size):
     steering = msgspec.structs.replace(run.spec.steering, options=options)
