@@ -123,8 +123,8 @@ function rectangle(name) {
 
 function wish(name) {
   if (!view.volume) return { corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }; // which tells how large it is
-  const most = name === large() ? 512 : Math.min(320, Math.max(32, Math.round(panels[name].canvas.clientWidth * devicePixelRatio)));
-  const n = Math.min(most, extent());
+  const most = name === large() ? 512 : 320, width = Math.max(32, Math.round(panels[name].canvas.clientWidth * devicePixelRatio));
+  const n = name === large() && extent() <= most ? extent() : Math.min(most, width, extent()); // in the large one each voxel, if it can
   return { ...rectangle(name), shape: [n, n] };
 }
 
