@@ -49,9 +49,9 @@ def followed(pretend_job, script):
     """Let a follower take documents; return what it has found and reported."""
     script.score = lambda projections: 0.5 + projections / 6
 
-    def take(documents, rule=RULE):
+    def take(documents, rule=RULE, **settings):
         reported = []
-        recon = ReconSettings(pixel_values="line-integrals", axis=2.0)
+        recon = ReconSettings(**{"pixel_values": "line-integrals", "axis": 2.0, **settings})
         follower = Follower(pretend_job, rule, recon, SteeringSettings(threshold=0.9), reported.append)
 
         async def take_all():
@@ -74,6 +74,19 @@ def test_run_that_fits_is_followed_to_the_image_that_is_good_enough_and_never_en
     (spec,) = script.specs
     assert (spec.planned, spec.steering.advisory, spec.recon.coalesce) == (4, True, False)
     assert [round(np.degrees(angle)) for _, _, angle, _ in script.frames] == [0, 10, 20, 30]
+
+
+def test_frames_are_binned_and_cut_as_the_configuration_says(followed, script, tmp_path):
+    documents = scan(tmp_path)
+    frames = np.arange(4 * ROWS * COLUMNS, dtype="<u2").reshape(4, ROWS, COLUMNS)
+    with h5py.File(tmp_path / "frames.h5", "r+") as file:
+        file["d"][:] = frames
+    ((found,), _) = followed(documents, bin=2, rows=(1, 3), axis=0.5)
+    assert (found.taken, found.problems) == (4, ())
+    (spec,) = script.specs
+    assert spec.detector_shape == (1, 2)
+    sent = np.stack([pixels for *_, pixels in script.frames])
+    np.testing.assert_array_equal(sent, frames[:, 1:3, :4].reshape(4, 1, 2, 2, 2).mean(axis=(2, 4)))
 
 
 def test_runs_that_do_not_fit_are_passed_over(followed, script, tmp_path):

@@ -97,8 +97,8 @@ class Flight:
         return fly()
 
 
-def streamed(plan, job, angle="camera-Angle"):
-    recon = ReconSettings(ranks=2, axis=COLUMNS / 2 - 0.5, pixel_values="line-integrals")
+def streamed(plan, job, angle="camera-Angle", **settings):
+    recon = ReconSettings(**{"ranks": 2, "axis": COLUMNS / 2 - 0.5, "pixel_values": "line-integrals", **settings})
     return streaming_wrapper(plan, detector="camera", angle=angle, recon=recon, job=job)
 
 
@@ -108,6 +108,24 @@ def after(event, work):
         work()
 
     return run
+
+
+def test_images_are_binned_and_cut_before_they_are_sent_and_kept_whole(
+    run_engine, documents, detector, pva_camera, pretend_job, script, in_thread
+):
+    camera = detector(patience=BOUND)
+    pva_camera.start(taken(7))
+    flown = Flight(camera, 12)
+    in_thread(after(flown.armed, lambda: pva_camera.play((taken(8 + n) for n in range(12)), 100.0)))
+    run_engine(streamed(flown.plan(), pretend_job, bin=2, rows=(0, 2), axis=(COLUMNS - 2) / 4))
+    assert script.specs[0].detector_shape == (1, COLUMNS // 2)
+    assert len(script.frames) == 12
+    for _, _, angle, frame in script.frames:
+        whole = pixels(round(math.degrees(angle) / 0.9))
+        np.testing.assert_allclose(frame, whole.reshape(1, 2, COLUMNS // 2, 2).mean(axis=(1, 3)), rtol=1e-6)
+    resource = next(doc for name, doc in documents if name == "stream_resource" and doc["data_key"] == "camera")
+    with h5py.File(resource["uri"].removeprefix("file://localhost")) as file:
+        assert file[resource["parameters"]["dataset"]].shape[-2:] == (ROWS, COLUMNS)
 
 
 def images_of(script):

@@ -85,6 +85,17 @@ def test_any_order_of_equal_steps_is_flown(run_engine, documents, fly, script, o
     assert [math.degrees(a) for a, _ in projections(script)] == pytest.approx(start["streamrecon"]["angles"])
 
 
+def test_binned_frames_of_a_region_are_flown_and_the_file_keeps_all_pixels(run_engine, documents, fly, script):
+    assert run_engine(fly(bin=2, rows=(1, 4))).exit_status == "success"
+    (spec,) = script.specs
+    assert spec.detector_shape == (1, 16)
+    kept = in_file(documents, "detector")
+    assert kept.shape == (12, 4, 32)
+    expected = kept[:, 1:3].reshape(12, 1, 2, 16, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(np.stack([pixels for _, pixels in projections(script)]), expected, rtol=1e-6)
+    assert [pixels.shape for kind, _, _, pixels in script.frames if kind != "projection"] == [(1, 16)] * 5
+
+
 def test_flight_is_cut_short_as_a_success_and_every_frame_that_was_taken_is_used(
     run_engine, documents, fly, script, of, beamline, pretend_job
 ):
