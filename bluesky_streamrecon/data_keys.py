@@ -9,7 +9,7 @@ from typing import Any
 
 from bluesky_streamrecon.errors import DataError
 
-__all__ = ["FrameLayout", "frame_layout"]
+__all__ = ["FrameLayout", "frame_layout", "is_number", "number_keys"]
 
 _COLOUR = {"rgb", "rgba", "color", "colour", "colors", "colours", "channel", "channels"}
 _MONO = {"mono", "monochrome", "none", ""}
@@ -87,6 +87,27 @@ def frame_layout(descriptor: Mapping[str, Any], key: str) -> FrameLayout:
                 f"are; {_WHAT_TO_DO}, or name the first dimension 'exposures' in the data key's dims to have their mean"
             )
     return FrameLayout(exposures, shape[-2], shape[-1])
+
+
+def is_number(about: Mapping[str, Any]) -> bool:
+    """Return whether a data key is that of a single number, in the event or in a file."""
+    return about.get("dtype") in ("number", "integer") and math.prod(about.get("shape") or [1]) == 1
+
+
+def number_keys(descriptor: Mapping[str, Any], name: str) -> list[str]:
+    """Return the data keys of the numbers that a data key or a device of this name has, hinted ones first.
+
+    Examples
+    --------
+    >>> keys = {"i0-rate": {"dtype": "number", "shape": []}, "i0-name": {"dtype": "string", "shape": []}}
+    >>> number_keys({"data_keys": keys, "object_keys": {"i0": ["i0-name", "i0-rate"]}}, "i0")
+    ['i0-rate']
+    """
+    keys: Mapping[str, Mapping[str, Any]] = descriptor["data_keys"]
+    hinted = (descriptor.get("hints") or {}).get(name, {}).get("fields", [])
+    mine = [name] if name in keys else [key for key, about in keys.items() if about.get("object_name") == name]
+    mine = mine or (descriptor.get("object_keys") or {}).get(name, [])
+    return sorted((key for key in mine if is_number(keys[key])), key=lambda key: key not in hinted)
 
 
 def _configuration(descriptor: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

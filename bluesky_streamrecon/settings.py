@@ -117,6 +117,9 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pixel_values : {"counts", "transmission", "line-integrals"}
         What the pixels of projections stand for: detector counts, which need a flat field, or frames that are corrected
         already: I/I0, or -log(I/I0).
+    monitor : str or None
+        What is read with every flat and projection, and normalises their light: a device, or the data key of a number
+        in the events, or in a file beside the frames. None: flats and projections are compared as they are.
     preparation : sequence of str or dict
         Steps after flats, darks and logarithm, in order, each once: ``"zingers"``, ``"beam"``, ``"paganin"``,
         ``"rings"``, ``"wavelet-rings"``, or steps of your own. A step with options is a dict, for instance
@@ -160,6 +163,7 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     share: Positive = 1
     coalesce: bool = True
     pixel_values: PixelValues = "counts"
+    monitor: Name | None = None
     preparation: tuple[Name | dict[str, Option], ...] = ()
     checkpoint_every: Count = 0
     analysis: Name = TOMOGRAPHY
@@ -176,6 +180,11 @@ class ReconSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.monitor is not None and self.pixel_values != "counts":
+            raise ConfigError(
+                f"monitor={self.monitor!r} with pixel_values={self.pixel_values!r}: those are corrected already; "
+                "expected no monitor"
+            )
         if not isinstance(self.preparation, tuple):
             raise ConfigError(
                 f'preparation: got {self.preparation!r}, expected a list of steps, as in ["zingers", "rings"]'

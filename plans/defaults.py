@@ -28,6 +28,7 @@ __all__ = [
     "current_storage",
     "detectors_in_use",
     "devices_in_use",
+    "monitor_of",
     "use_beamline",
     "with_settings",
 ]
@@ -39,8 +40,8 @@ R = TypeVar("R")
 class Beamline(Protocol):
     """What a plan needs to take a tomogram; `bluesky_streamrecon.sim_devices.SimBeamline` is one.
 
-    It may also have ``angles`` (degrees, of a recorded scan), ``directory`` (of the detector's files) and
-    ``devices`` (to be connected).
+    It may also have ``angles`` (degrees, of a recorded scan), ``directory`` (of the detector's files), ``monitor`` (of
+    the beam) and ``devices`` (to be connected).
     """
 
     @property
@@ -99,8 +100,8 @@ def beamline_of(names: Mapping[str, Any]) -> Beamline:
     Parameters
     ----------
     names : mapping of str to object
-        What they define: `stage` and `detector`, and `shutter` and `sample_table` where there are some. If these four
-        are the devices of `beamline`, that is returned, with all that it has beside them.
+        What they define: `stage` and `detector`, and `shutter`, `sample_table` and `monitor` where there are some. If
+        the first four are the devices of `beamline`, that is returned, with all that it has beside them.
 
     Raises
     ------
@@ -122,6 +123,7 @@ def beamline_of(names: Mapping[str, Any]) -> Beamline:
         raise ConfigError("devices: got no stage, or no detector; expected both, under these names")
     beamline: Beamline | None = names.get("beamline")
     same = all(getattr(beamline, name, None) is device for name, device in vars(own).items())
+    own.monitor = names.get("monitor")
     return beamline if beamline is not None and same else own
 
 
@@ -238,6 +240,12 @@ def devices_in_use(
             raise ConfigError(f"reconstruct: got {reconstruct!r}, expected the name of a detector: {', '.join(names)}")
         devices.sort(key=lambda device: device.name != reconstruct)
     return devices, stage if beamline is None else beamline.stage, beamline, around
+
+
+def monitor_of(beamline: Beamline | None) -> list[Any]:
+    """Return the monitor of a beamline, where it has one."""
+    monitor = getattr(beamline, "monitor", None)
+    return [] if monitor is None else [monitor]
 
 
 def detectors_in_use(detectors: Any) -> tuple[list[Any], Beamline | None, Beamline | None]:

@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from bluesky.utils import FailedStatus, MsgGenerator
 
 from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
-from bluesky_streamrecon.data_keys import frame_layout
+from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.plans.defaults import devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of
@@ -30,7 +30,7 @@ from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, fi
 from bluesky_streamrecon.plans.signature import readable_signature
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["CheckedDevice", "check_devices_plan", "judge_detector", "try_devices"]
+__all__ = ["CheckedDevice", "check_devices_plan", "judge_detectors", "try_devices"]
 
 CONNECT_SECONDS = 10.0
 EXPOSURE_SECONDS = 30.0  # for arming and one exposure
@@ -135,15 +135,15 @@ def try_devices(
     return found
 
 
-def judge_detector(
-    detector: Any, recon: ReconSettings, steering: SteeringSettings, *, local: bool
+def judge_detectors(
+    detectors: Sequence[Any], recon: ReconSettings, steering: SteeringSettings, *, local: bool
 ) -> MsgGenerator[None]:
-    """Plan stub: refuse a detector now whose own description says that its frames can not be reconstructed.
+    """Plan stub: refuse detectors now whose own descriptions say that their frames can not be reconstructed.
 
     Parameters
     ----------
-    detector : device
-        Most describe their frames only when they are armed.
+    detectors : sequence of devices
+        Frames of the first one are reconstructed. Most describe them only when they are armed.
     recon, steering : ReconSettings, SteeringSettings
         What is wanted of the frames.
     local : bool
@@ -154,15 +154,33 @@ def judge_detector(
     ConfigError
         If it says so.
     """
+    yield from _judge_frames(detectors[0], recon, steering, local=local)
+    if recon.monitor is None:
+        return
+    numbers: list[str] = []
+    for detector in detectors:
+        keys = yield from _described(detector)
+        if keys is None:
+            return
+        about = {"data_keys": keys, "object_keys": {detector.name: list(keys)}}
+        numbers += number_keys(about, detector.name)
+        if number_keys(about, recon.monitor):
+            return
+    raise ConfigError(
+        f"monitor: got {recon.monitor!r}, expected a number that is read with each flat and each projection; those of "
+        f"the detectors are {', '.join(map(repr, numbers)) or 'none'}; add its device, as in detectors=[camera, i0]"
+    )
+
+
+def _judge_frames(
+    detector: Any, recon: ReconSettings, steering: SteeringSettings, *, local: bool
+) -> MsgGenerator[None]:
     if hasattr(detector, "collect_asset_docs") and not isinstance(detector, WritesStreamAssets):
         # Its documents are of classic ophyd: what makes stream ones of them is not to be imported within the scan.
         await_import = partial(asyncio.to_thread, importlib.import_module, "bluesky_tiled_plugins.writing.tiled_writer")
         yield from answer(await_import, unanswered=None)
-    if not callable(getattr(detector, "describe", None)):
-        return
-    try:
-        keys = yield from answer(detector.describe, unanswered={})
-    except Exception:  # noqa: BLE001 - not armed
+    keys = yield from _described(detector)
+    if keys is None:
         return
     if not _images(keys):
         if keys and not hasattr(detector, "collect_asset_docs"):
@@ -178,6 +196,17 @@ def judge_detector(
         check_frames(frame_layout(described, image_key(described, name)), recon, steering, local=local)
     except (ConfigError, DataError, GeometryError) as error:
         raise ConfigError(f"detector {name}, as it describes its frames: {error}") from None
+
+
+def _described(device: Any) -> MsgGenerator[Mapping[str, Any] | None]:
+    """Plan stub: return the data keys of a device; None where it does not say."""
+    if not callable(getattr(device, "describe", None)):
+        return None
+    try:
+        keys: Mapping[str, Any] | None = yield from answer(device.describe, unanswered=None)
+    except Exception:  # noqa: BLE001 - not armed
+        return None
+    return keys
 
 
 def _images(keys: Mapping[str, Any]) -> list[str]:

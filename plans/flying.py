@@ -20,8 +20,8 @@ from ophyd_async.core import DetectorTrigger
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep, make_order
-from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
-from bluesky_streamrecon.plans.device_check import judge_detector
+from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, monitor_of, recorded_angles
+from bluesky_streamrecon.plans.device_check import judge_detectors
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated
 from bluesky_streamrecon.plans.motion import move, rotation_of
 from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording
@@ -79,8 +79,8 @@ def stream_tomo_fly_plan(
     ----------
     detectors : device or sequence of devices, optional
         Detectors of ophyd-async that expose at external edges; the first one's frames are reconstructed, or those of
-        `reconstruct`. Without `detectors` and `stage`, those of the beamline in use (`use_beamline`), with what belongs
-        to them.
+        `reconstruct`; a `monitor` is one of the others. Without `detectors` and `stage`, those of the beamline in use
+        (`use_beamline`), with what belongs to them.
     stage : device, optional
         Rotation stage that can be prepared with a `FlyMotorInfo`, as the `Motor` of ophyd-async; degrees.
     trigger : device, optional
@@ -145,10 +145,11 @@ def stream_tomo_fly_plan(
         trigger = trigger if trigger is not None else getattr(beamline, "trigger", None)
         encoder = encoder if encoder is not None else getattr(beamline, "encoder", None)
     yield from connected(getattr(beamline, "devices", ()))
-    flyers = Flyers(stage, trigger, encoder, devices)
-    _check_flyers(flyers)
     job = job if job is not None else current_job(beamline)
     recon, steering = image_settings(job.wanted_ranks, settings)
+    devices += monitor_of(beamline) if recon.monitor is not None else []
+    flyers = Flyers(stage, trigger, encoder, devices)
+    _check_flyers(flyers)
     frames = ReferenceFrames(
         flats=flats,
         darks=darks,
@@ -173,7 +174,7 @@ def stream_tomo_fly_plan(
     each, grid = len(visiting), (visiting.stop - visiting.start) / len(visiting)
     visiting, sweeps = repeated(visiting, recon.turns)
     steering.check_planned(len(visiting))
-    judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
+    judge = partial(judge_detectors, devices, recon, steering, local=job.local)
     yield from judge()
     rotation = yield from rotation_of(stage)
     if rotation.degrees != 1.0:

@@ -12,7 +12,7 @@ from uuid import uuid4
 from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans.defaults import current_storage, detectors_in_use
+from bluesky_streamrecon.plans.defaults import current_storage, detectors_in_use, monitor_of
 from bluesky_streamrecon.plans.parts import UnansweredError, answer, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import readable_signature
@@ -44,7 +44,7 @@ def take_references_plan(
     Parameters
     ----------
     detectors : device or sequence of devices, optional
-        That of the beamline in use by default (`use_beamline`), a simulated one if there is none.
+        That of the beamline in use by default (`use_beamline`), a simulated one if there is none, and its monitor.
     flats : int, optional
         Frames without the sample.
     darks : int, optional
@@ -68,6 +68,7 @@ def take_references_plan(
     shutter open, ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
     """
     devices, beamline, around = detectors_in_use(detectors)
+    devices += monitor_of(beamline)
     yield from connected(getattr(beamline, "devices", ()))
     frames = ReferenceFrames(
         flats=flats,
@@ -88,7 +89,9 @@ def take_references_plan(
     return (yield from tomogram(devices, frames, {**about, **(md or {})}))
 
 
-def find_references(wanted: str, name: str | None, detector: Any) -> MsgGenerator[StoredReferences]:
+def find_references(
+    wanted: str, name: str | None, detector: Any, monitor: str | None = None
+) -> MsgGenerator[StoredReferences]:
     """Plan stub: fetch flats and darks of an earlier run, and see that they are of the detector as it is now.
 
     Parameters
@@ -99,6 +102,8 @@ def find_references(wanted: str, name: str | None, detector: Any) -> MsgGenerato
         The detector's.
     detector : device or None
         If it is known.
+    monitor : str, optional
+        The setting.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def find_references(wanted: str, name: str | None, detector: Any) -> MsgGenerato
 
     def load() -> StoredReferences:
         storage.flush()  # the last run may still be on its way
-        return load_references(storage.catalog, wanted, name)
+        return load_references(storage.catalog, wanted, name, monitor=monitor)
 
     found: StoredReferences = yield from answer(partial(asyncio.to_thread, load))
     changed = found.changed((yield from _configuration(detector)))
@@ -165,7 +170,10 @@ def reference_documents(found: StoredReferences, run_uid: str, name: str) -> Ite
         if not len(frames):
             continue
         descriptor = str(uuid4())
-        key = {"source": found.uid, "dtype": "array", "shape": list(frames.shape[-2:]), "dtype_numpy": frames.dtype.str}
+        image = {"source": found.uid, "dtype": "array", "shape": list(frames.shape[-2:])}
+        keys: dict[str, Any] = {found.data_key: {**image, "dtype_numpy": frames.dtype.str}}
+        readings = found.readings if stream == "flat" else {}
+        keys |= {name: {"source": found.uid, "dtype": "number", "shape": []} for name in readings}
         yield (
             "descriptor",
             {
@@ -173,12 +181,12 @@ def reference_documents(found: StoredReferences, run_uid: str, name: str) -> Ite
                 "run_start": run_uid,
                 "name": stream,
                 "time": now,
-                "data_keys": {found.data_key: key},
+                "data_keys": keys,
                 "object_keys": {name: [found.data_key]},
                 "hints": {},
                 "configuration": {},
             },
         )
         for number, frame in enumerate(frames, 1):
-            data = {found.data_key: frame}
+            data = {found.data_key: frame} | {name: float(values[number - 1]) for name, values in readings.items()}
             yield "event", {"uid": str(uuid4()), "descriptor": descriptor, "seq_num": number, "time": now, "data": data}

@@ -132,7 +132,7 @@ class StreamSession(EarlyEnding):
         found = None
         if self._references not in (None, OWN):
             camera = next((each for each in self._devices if _name(each) == self._detector), None)
-            found = yield from find_references(str(self._references), self._detector, camera)
+            found = yield from find_references(str(self._references), self._detector, camera, self.recon.monitor)
             self._borrowed = found.describe(time.time())
             counts = {"flats": len(found.flats), "darks": len(found.darks)}
             block["references"] = {"uid": found.uid, "age": time.time() - found.time, **counts}

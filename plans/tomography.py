@@ -15,8 +15,8 @@ from bluesky.utils import MsgGenerator
 from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
-from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, recorded_angles
-from bluesky_streamrecon.plans.device_check import judge_detector
+from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, monitor_of, recorded_angles
+from bluesky_streamrecon.plans.device_check import judge_detectors
 from bluesky_streamrecon.plans.motion import Rotation, rotation_of
 from bluesky_streamrecon.plans.parts import about, check_names, connected, over_recording
 from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
@@ -66,8 +66,9 @@ def stream_tomo_plan(
     Parameters
     ----------
     detectors : device or sequence of devices, optional
-        The first one's frames are reconstructed, or those of `reconstruct`. Without `detectors` and `stage`, those of
-        the beamline in use (`use_beamline`), a simulated one by default, with its shutter and table.
+        The first one's frames are reconstructed, or those of `reconstruct`; a `monitor` is one of the others. Without
+        `detectors` and `stage`, those of the beamline in use (`use_beamline`), a simulated one by default, with its
+        shutter and table.
     stage : device, optional
         Rotation stage; angles are converted to the unit that its readback has.
     num : int, optional
@@ -109,6 +110,7 @@ def stream_tomo_plan(
     yield from connected(getattr(beamline, "devices", ()))
     job = job if job is not None else current_job(beamline)
     recon, steering = image_settings(job.wanted_ranks, settings)
+    devices += monitor_of(beamline) if recon.monitor is not None else []
     frames = ReferenceFrames(
         flats=flats,
         darks=darks,
@@ -130,7 +132,7 @@ def stream_tomo_plan(
         visiting = make_order(order, num=num, start=start, stop=stop)
     each, visiting = len(visiting), visiting.again(recon.turns)
     steering.check_planned(len(visiting))
-    judge = partial(judge_detector, devices[0], recon, steering, local=job.local)
+    judge = partial(judge_detectors, devices, recon, steering, local=job.local)
     yield from judge()
     rotation = yield from rotation_of(stage)
     yield from rotation.within_limits(visiting)

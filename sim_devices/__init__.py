@@ -8,7 +8,7 @@ from bluesky_streamrecon.sim_devices.camera import (
     RecordedCamera,
     SimulatedCamera,
 )
-from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, TomoDetector
+from bluesky_streamrecon.sim_devices.detector import BeamMonitor, InlineBeamMonitor, InlineTomoDetector, TomoDetector
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.pulses import TriggerLine
@@ -20,6 +20,7 @@ from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrig
 
 __all__ = [
     "AngleRecorder",
+    "BeamMonitor",
     "Camera",
     "Discs",
     "Ellipses",
@@ -27,6 +28,7 @@ __all__ = [
     "Faults",
     "Foam",
     "FrameKind",
+    "InlineBeamMonitor",
     "InlineTomoDetector",
     "Noise",
     "PositionTrigger",

@@ -7,7 +7,7 @@ that is taken again gives the same data however fast it went. Angles are degrees
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -49,6 +49,8 @@ class Exposure:
         Frames taken before since the detector was staged.
     beam : float, optional
         Share of the usual beam.
+    pattern : float, optional
+        How far the beam's pattern has moved along the row, pixels.
     shift : (float, float), optional
         Displacement of the sample on its mount, (u, v) in pixels.
     crack : float, optional
@@ -59,6 +61,7 @@ class Exposure:
     angle: float
     index: int
     beam: float = 1.0
+    pattern: float = 0.0
     shift: tuple[float, float] = (0.0, 0.0)
     crack: float = 0.0
 
@@ -102,7 +105,7 @@ class Noise:
     dark : float
         Mean dark level, detector counts; each pixel has its own.
     stripes : float
-        Relative spread of the columns' gains (what makes rings in an image that is not flat-corrected).
+        Relative spread of the beam along the row (what makes rings in an image that is not flat-corrected).
     gain : float
         Relative spread of the pixels' gains.
     rings : float
@@ -206,11 +209,12 @@ class SimulatedCamera:
         self.seed = seed
         self._shape = (sample.rows, columns)
         rng = np.random.default_rng([seed, 0])
-        self._flat = _beam_profile(rng, self._shape, self.noise)
+        self._stripes = 1 + self.noise.stripes * rng.standard_normal(columns)
+        self._gain = 1 + self.noise.gain * rng.standard_normal(self._shape)
         self._offset = rng.normal(self.noise.dark, 0.1 * self.noise.dark, self._shape)
         self.dead_pixels = rng.random(self._shape) < self.noise.dead
         self.hot_pixels = (rng.random(self._shape) < self.noise.hot) & ~self.dead_pixels
-        self._flat[self.dead_pixels] = 0.0
+        self._flat = self._open_beam(0.0)
         self._response = 1 + self.noise.rings * rng.standard_normal(self._shape) if self.noise.rings else None
         bad = self.noise.bad_columns
         if bad > columns // 8:
@@ -249,7 +253,8 @@ class SimulatedCamera:
         rng = np.random.Generator(np.random.SFC64(key))
         counts = self._offset.copy()
         if exposure.kind is not FrameKind.DARK:
-            photons = self.noise.counts * exposure.beam * self._flat
+            flat = self._open_beam(exposure.pattern) if exposure.pattern else self._flat
+            photons = self.noise.counts * exposure.beam * flat
             if exposure.kind is FrameKind.PROJECTION:
                 photons *= self._transmission(exposure)
                 if self._response is not None:
@@ -266,6 +271,19 @@ class SimulatedCamera:
             self._hit(counts, rng)
         counts[self.hot_pixels] = 0.98 * FULL_SCALE
         return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
+
+    def _open_beam(self, moved: float) -> NDArray[np.float64]:
+        """Make the open beam: a smooth profile with stripes that has moved along the row, on pixels of unequal gain."""
+        rows, columns = self._shape
+        places = np.arange(columns) - moved
+        x = 2 * places[np.newaxis] / (columns - 1) - 1
+        y = np.linspace(-1, 1, rows)[:, None] if rows > 1 else np.zeros((1, 1))
+        smooth = (1 - 0.12 * (x - 0.1) ** 2) * (1 - 0.1 * (y + 0.15) ** 2)
+        smooth *= 1 + 0.015 * np.sin(2 * np.pi * (1.7 * x + y))
+        stripes = np.interp(places, np.arange(columns), self._stripes)
+        seen: NDArray[np.float64] = np.maximum(smooth * stripes * self._gain, 0.2)
+        seen[self.dead_pixels] = 0.0
+        return seen
 
     def _transmission(self, exposure: Exposure) -> NDArray[np.float64]:
         seen = np.exp(-self._line_integrals(exposure))
@@ -367,25 +385,23 @@ class RecordedCamera:
         return nearest
 
 
-def faulty_exposure(exposure: Exposure, faults: Faults) -> Exposure:
-    """Return `exposure` as the faults leave it; flats and darks are taken before anything fails."""
-    if exposure.kind is not FrameKind.PROJECTION:
+def faulty_exposure(exposure: Exposure, faults: Faults, after: int = 0) -> Exposure:
+    """Return `exposure` as the faults leave it; a flat is taken in the beam as it is `after` so many projections."""
+    if exposure.kind is FrameKind.DARK:
         return exposure
+    if exposure.kind is FrameKind.FLAT:
+        return replace(exposure, beam=exposure.beam * faults.beam(after), pattern=faults.pattern(after))
     k = exposure.index
     kind = FrameKind(exposure.kind)
     if faults.empty_from is not None and k >= faults.empty_from:
         kind = FrameKind.FLAT
     if faults.dark_from is not None and k >= faults.dark_from:
         kind = FrameKind.DARK
-    return Exposure(kind, exposure.angle, k, exposure.beam * faults.beam(k), faults.shift(k), faults.crack(k))
-
-
-def _beam_profile(rng: np.random.Generator, shape: tuple[int, int], noise: Noise) -> NDArray[np.float64]:
-    """Make the open beam: a smooth profile, stripes along the columns' direction, and pixels of unequal gain."""
-    rows, columns = shape
-    x = np.linspace(-1, 1, columns)[None, :]
-    y = np.linspace(-1, 1, rows)[:, None] if rows > 1 else np.zeros((1, 1))
-    smooth = (1 - 0.12 * (x - 0.1) ** 2) * (1 - 0.1 * (y + 0.15) ** 2) * (1 + 0.015 * np.sin(2 * np.pi * (1.7 * x + y)))
-    stripes = 1 + noise.stripes * rng.standard_normal((1, columns))
-    gain = 1 + noise.gain * rng.standard_normal(shape)
-    return np.maximum(smooth * stripes * gain, 0.2)
+    return replace(
+        exposure,
+        kind=kind,
+        beam=exposure.beam * faults.beam(k),
+        pattern=faults.pattern(k),
+        shift=faults.shift(k),
+        crack=faults.crack(k),
+    )

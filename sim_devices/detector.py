@@ -9,10 +9,12 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from bluesky.protocols import Hints, Reading, Triggerable
 from event_model import DataKey
 from numpy.typing import NDArray
@@ -36,8 +38,9 @@ from bluesky_streamrecon.sim_devices.recorder import EdgeAcquireLogic, EdgeTrigg
 from bluesky_streamrecon.sim_devices.shutter import SamplePosition, SampleTable, Shutter, ShutterState
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
 
-__all__ = ["InlineTomoDetector", "Scene", "TomoDetector"]
+__all__ = ["BeamMonitor", "InlineBeamMonitor", "InlineTomoDetector", "Scene", "TomoDetector"]
 
+FULL_READING = 1e7  # of a monitor, in the full beam
 JITTER = 1e-6  # seconds by which a pulse may come too early
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Scene:
     table: SampleTable
     shutter: Shutter
     faults: Faults
+    _beam_time: list[int] = field(default_factory=lambda: [0, 0], repr=False)  # closings, projections since then
 
     async def exposure(self, index: int, angle: float | None = None) -> Exposure:
         """Describe an exposure; `index` counts frames since the detector was staged.
@@ -79,7 +83,9 @@ class Scene:
         else:
             kind = FrameKind.PROJECTION
         at = self.stage.sample_angle if angle is None else self.stage.sample_at(angle)
-        return faulty_exposure(Exposure(kind, at, index), self.faults)
+        if self._beam_time[0] != self.shutter.closings or kind is FrameKind.PROJECTION:
+            self._beam_time[:] = self.shutter.closings, index + 1 if kind is FrameKind.PROJECTION else 0
+        return faulty_exposure(Exposure(kind, at, index), self.faults, self._beam_time[1])
 
 
 @dataclass(kw_only=True)
@@ -87,6 +93,7 @@ class _AcquireLogic(EdgeAcquireLogic):
     """Exposes at pulses, or by itself."""
 
     scene: Scene
+    see: Callable[[Scene, Exposure], Any]
     exposure_time: SignalRW[float]
     instant: bool
     deadtime: float = 0.0
@@ -113,7 +120,7 @@ class _AcquireLogic(EdgeAcquireLogic):
             exposure = await self.scene.exposure(self.data.taken)
             if exposure_time + deadtime:
                 await self.sleep(exposure_time / 2 + deadtime)
-            await self.data.write(partial(self.scene.camera.frame, exposure))
+            await self.data.write(partial(self.see, self.scene, exposure))
 
     async def expose(self, gate: Gate) -> None:
         """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
@@ -125,7 +132,7 @@ class _AcquireLogic(EdgeAcquireLogic):
         exposure = await self.scene.exposure(self.data.taken, gate.angle(width))
         if left := gate.left(width):
             await self.sleep(left)
-        await self.data.write(partial(self.scene.camera.frame, exposure))
+        await self.data.write(partial(self.see, self.scene, exposure))
 
 
 @dataclass
@@ -185,29 +192,50 @@ class TomoDetector(StandardDetector):
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
         data = FileDataLogic(path_provider, scene.camera.shape, scene.camera.dtype)
-        acquire = _AcquireLogic(data, line, sleep, scene=scene, exposure_time=self.exposure_time, instant=instant)
+        acquire = _AcquireLogic(
+            data, line, sleep, scene=scene, see=_frame, exposure_time=self.exposure_time, instant=instant
+        )
         self.frames_written = data.written
         self.scene = scene
         self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
         super().__init__(name=name)
 
 
-class InlineTomoDetector(StandardReadable, Triggerable):
-    """A simulated area detector that puts each frame into the event, as many classic devices do.
+class BeamMonitor(StandardDetector):
+    """A simulated monitor of the beam, which writes a reading per exposure to HDF5, as `TomoDetector` its frames.
+
+    It stands before the shutter and reads 10 million in the full beam, whatever the exposure time.
 
     Parameters
     ----------
-    scene : Scene
-        What it looks at.
-    exposure : float, optional
-        Exposure time, seconds; a configuration signal, ``exposure_time``.
-    instant : bool, optional
-        Take no time to expose.
-    sleep : callable, optional
-        How to wait for seconds.
+    scene, path_provider, line, exposure, instant, sleep
+        As of `TomoDetector`.
     name : str, optional
         Of the device and its data key.
     """
+
+    def __init__(
+        self,
+        scene: Scene,
+        path_provider: PathProvider,
+        line: TriggerLine,
+        *,
+        exposure: float = 0.05,
+        instant: bool = False,
+        sleep: Sleep = asyncio.sleep,
+        name: str = "",
+    ) -> None:
+        self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
+        data = FileDataLogic(path_provider, (), np.dtype("<f8"))
+        acquire = _AcquireLogic(
+            data, line, sleep, scene=scene, see=_reading, exposure_time=self.exposure_time, instant=instant
+        )
+        self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
+        super().__init__(name=name)
+
+
+class _Inline(StandardReadable, Triggerable):
+    """Puts what it sees into the event."""
 
     def __init__(
         self,
@@ -224,25 +252,20 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         self._instant = instant
         self._sleep = sleep
         self._taken = 0
-        self._frame: NDArray[Any] | None = None
+        self._seen: Any = None
         self._taken_at = 0.0
         super().__init__(name=name)
 
-    @property
-    def hints(self) -> Hints:
-        """Nothing to print or plot: a frame is neither."""
-        return {"fields": []}
-
     @AsyncStatus.wrap
     async def stage(self) -> None:
-        """Count frames from 0 again."""
+        """Count exposures from 0 again."""
         await super().stage()
         self._taken = 0
-        self._frame = None
+        self._seen = None
 
     @AsyncStatus.wrap
     async def trigger(self) -> None:
-        """Take one frame."""
+        """Expose once."""
         exposure_time = 0.0 if self._instant else await self.exposure_time.get_value()
         if exposure_time:
             await self._sleep(exposure_time / 2)
@@ -250,24 +273,85 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         if exposure_time:
             await self._sleep(exposure_time / 2)
         self._taken += 1
-        self._frame = await asyncio.to_thread(self.scene.camera.frame, exposure)
+        self._seen = await asyncio.to_thread(self._see, exposure)
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:
-        """Return shape and type of the frame."""
-        key: DataKey = {
-            "source": f"sim://{self.name}",
-            "dtype": "array",
-            "dtype_numpy": self.scene.camera.dtype.str,
-            "shape": list(self.scene.camera.shape),
-        }
-        return {self.name: key}
+        """Return what it sees."""
+        return {self.name: self._key()}
 
     async def read(self) -> dict[str, Reading[Any]]:
-        """Return the frame that was triggered last."""
-        if self._frame is None:
+        """Return what was seen last."""
+        if self._seen is None:
             raise RuntimeError(f"{self.name}: read before any frame was taken; trigger it first")
-        return {self.name: {"value": self._frame, "timestamp": self._taken_at}}
+        return {self.name: {"value": self._seen, "timestamp": self._taken_at}}
+
+    def _see(self, exposure: Exposure) -> Any:
+        raise NotImplementedError
+
+    def _key(self) -> DataKey:
+        raise NotImplementedError
+
+
+class InlineTomoDetector(_Inline):
+    """A simulated area detector that puts each frame into the event, as many classic devices do.
+
+    Parameters
+    ----------
+    scene : Scene
+        What it looks at.
+    exposure : float, optional
+        Exposure time, seconds; a configuration signal, ``exposure_time``.
+    instant : bool, optional
+        Take no time to expose.
+    sleep : callable, optional
+        How to wait for seconds.
+    name : str, optional
+        Of the device and its data key.
+    """
+
+    @property
+    def hints(self) -> Hints:
+        """Nothing to print or plot: a frame is neither."""
+        return {"fields": []}
+
+    def _see(self, exposure: Exposure) -> NDArray[Any]:
+        return _frame(self.scene, exposure)
+
+    def _key(self) -> DataKey:
+        camera = self.scene.camera
+        return {
+            "source": f"sim://{self.name}",
+            "dtype": "array",
+            "dtype_numpy": camera.dtype.str,
+            "shape": list(camera.shape),
+        }
+
+
+class InlineBeamMonitor(_Inline):
+    """A simulated monitor of the beam that puts its reading into the event; else as `BeamMonitor`.
+
+    Parameters
+    ----------
+    scene, exposure, instant, sleep
+        As of `InlineTomoDetector`.
+    name : str, optional
+        Of the device and its data key.
+    """
+
+    def _see(self, exposure: Exposure) -> float:
+        return _reading(self.scene, exposure)
+
+    def _key(self) -> DataKey:
+        return {"source": f"sim://{self.name}", "dtype": "number", "dtype_numpy": "<f8", "shape": []}
+
+
+def _frame(scene: Scene, exposure: Exposure) -> NDArray[Any]:
+    return scene.camera.frame(exposure)
+
+
+def _reading(scene: Scene, exposure: Exposure) -> float:  # noqa: ARG001 - as `_frame`
+    return FULL_READING * exposure.beam
 
 
 def _checked_exposure(exposure: float) -> float:

@@ -27,7 +27,9 @@ class Faults:
     jump : (float, float), optional
         That step, (u, v) in pixels.
     dimming : float, optional
-        Share of the beam lost with each projection, in [0, 1).
+        Share of the beam lost with each projection, in [0, 1); the beam is back when the shutter was closed.
+    flat_drift : float, optional
+        How far the beam's pattern of stripes moves along the row with each projection, pixels; as `dimming`.
     dark_from : int, optional
         Projection from which on something blocks the detector: frames are dark frames.
     empty_from : int, optional
@@ -51,6 +53,7 @@ class Faults:
     jump_at: int | None = None
     jump: tuple[float, float] = (0.0, 0.0)
     dimming: float = 0.0
+    flat_drift: float = 0.0
     dark_from: int | None = None
     empty_from: int | None = None
     crack_at: int | None = None
@@ -61,8 +64,10 @@ class Faults:
     def __post_init__(self) -> None:
         if not 0 <= self.dimming < 1:
             raise ConfigError(f"dimming: got {self.dimming}, expected a share of the beam in [0, 1)")
-        if not all(math.isfinite(x) for x in (*self.drift, *self.jump)):
-            raise ConfigError(f"drift and jump: got {self.drift} and {self.jump}, expected finite pixels")
+        if not all(math.isfinite(x) for x in (*self.drift, *self.jump, self.flat_drift)):
+            raise ConfigError(
+                f"drift, jump, flat_drift: got {self.drift}, {self.jump} and {self.flat_drift}, expected finite pixels"
+            )
         for name in ("jump_at", "crack_at", "crack_over", "dark_from", "empty_from", "slips_from", "stalls_from"):
             count = getattr(self, name)
             if count is not None and count < 0:
@@ -92,3 +97,7 @@ class Faults:
     def beam(self, projection: int) -> float:
         """Return the share of the beam that is left at a projection."""
         return float((1.0 - self.dimming) ** projection)
+
+    def pattern(self, projection: int) -> float:
+        """Return how far the beam's pattern has moved at a projection, pixels."""
+        return projection * self.flat_drift

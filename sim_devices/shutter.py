@@ -78,10 +78,22 @@ class Shutter(_Switch[ShutterState]):
     ----------
     name : str, optional
         Of the device and its reading.
+
+    Attributes
+    ----------
+    closings : int
+        How often it was closed.
     """
 
     def __init__(self, name: str = "") -> None:
+        self.closings = 0
         super().__init__(ShutterState, ShutterState.OPEN, name)
+
+    @AsyncStatus.wrap
+    async def set(self, value: ShutterState) -> None:
+        """Open or close."""
+        await super().set(value)
+        self.closings += value == ShutterState.CLOSED
 
 
 class SampleTable(_Switch[SamplePosition]):

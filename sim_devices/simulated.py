@@ -29,7 +29,13 @@ from ophyd_async.core import (
 from bluesky_streamrecon.acquisition import QUANTITIES
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
-from bluesky_streamrecon.sim_devices.detector import InlineTomoDetector, Scene, TomoDetector
+from bluesky_streamrecon.sim_devices.detector import (
+    BeamMonitor,
+    InlineBeamMonitor,
+    InlineTomoDetector,
+    Scene,
+    TomoDetector,
+)
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
@@ -67,6 +73,8 @@ class SimBeamline:
         Has the detector expose while the stage turns; None for a detector that puts its frames into events.
     encoder : AngleRecorder or None
         Records the angles of its pulses.
+    monitor : BeamMonitor or InlineBeamMonitor or None
+        Follows the beam; plans read it that are called without detectors and with ``monitor="monitor"``.
     problems : tuple of str
         What is doubtful about a recorded scan, and what was left out of it.
     """
@@ -81,13 +89,14 @@ class SimBeamline:
     angles: tuple[float, ...] | None = None
     trigger: PositionTrigger | None = None
     encoder: AngleRecorder | None = None
+    monitor: BeamMonitor | InlineBeamMonitor | None = None
     problems: tuple[str, ...] = ()
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """All devices, for ``ophyd_async.plan_stubs.ensure_connected``."""
-        for_flying = [device for device in (self.trigger, self.encoder) if device is not None]
-        return self.stage, self.detector, self.shutter, self.table, *for_flying
+        more = [device for device in (self.trigger, self.encoder, self.monitor) if device is not None]
+        return self.stage, self.detector, self.shutter, self.table, *more
 
     def sample_in(self) -> MsgGenerator[None]:
         """Plan stub: bring the sample into the open beam."""
@@ -120,6 +129,7 @@ def sim_beamline(
     phase: Mapping[str, Any] | None = None,
     fading: float = 0.0,
     drift: float | tuple[float, float] = 0.0,
+    flat_drift: float = 0.0,
     projections: int = 180,
     axis: float | None = None,
     half_acquisition: bool = False,
@@ -170,11 +180,14 @@ def sim_beamline(
         ``distance`` (mm) and ``pixel_size`` (micrometres); what has ``step`` as well is taken, too. The
         detector's configuration says the last three.
     fading : float, optional
-        Share of the beam that is lost in `projections`, in [0, 1). Flats are taken in the full beam.
+        Share of the beam that is lost in `projections`, in [0, 1). Flats before them are taken in the full beam, flats
+        after them in what is left, until the shutter was closed; `SimBeamline.monitor` follows it.
     drift : float or (float, float), optional
         How far the sample creeps on its mount in `projections`: along the row, or (u, v); pixels.
+    flat_drift : float, optional
+        How far the beam's pattern moves along the row in `projections`, pixels: flats after them differ.
     projections : int, optional
-        Number of projections of the scan over which `fading` and `drift` are spread.
+        Number of projections of the scan over which `fading`, `drift` and `flat_drift` are spread.
     axis : float, optional
         Detector column of the rotation axis; by default 3.3 columns right of the detector's middle, and with
         `half_acquisition` an eighth of the width from its left edge.
@@ -191,7 +204,8 @@ def sim_beamline(
     faults : Faults, optional
         What goes wrong.
     prefix : str, optional
-        Put before the devices' names ``stage``, ``detector``, ``shutter``, ``table``, ``trigger`` and ``encoder``.
+        Put before the devices' names ``stage``, ``detector``, ``shutter``, ``table``, ``trigger``, ``encoder`` and
+        ``monitor``.
     angle_units : str, optional
         Units of a recorded scan's angles, in place of those that its file states.
 
@@ -207,17 +221,26 @@ def sim_beamline(
     DataError
         If the recording is not a scan with flats, darks and angles.
     """
-    faults = _with_slow_faults(faults or Faults(), fading, drift, projections)
+    faults = _with_slow_faults(faults or Faults(), fading, drift, flat_drift, projections)
     camera: Camera
     angles: Sequence[float] | NDArray[np.float64] | None = None
     problems: tuple[str, ...] = ()
     if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
         if faults.moves_sample:
             raise ConfigError("faults, drift: a recorded scan can not drift or jump; give a simulated sample")
-        if axis is not None or half_acquisition or tilt or rings or bad_columns or zingers or phase:
+        if (
+            axis is not None
+            or half_acquisition
+            or tilt
+            or rings
+            or bad_columns
+            or zingers
+            or phase
+            or faults.flat_drift
+        ):
             raise ConfigError(
-                "axis, half_acquisition, tilt, rings, bad_columns, zingers, phase: a recorded scan has its own; give a "
-                "simulated sample"
+                "axis, half_acquisition, tilt, rings, bad_columns, zingers, phase, flat_drift: a recorded scan has its "
+                "own; give a simulated sample"
             )
         if not Path(sample).is_file():
             raise ConfigError(f"sample: got {str(sample)!r}, expected {', '.join(SAMPLES)}, or the path of a scan")
@@ -264,14 +287,17 @@ def sim_beamline(
     shutter, table = Shutter(f"{prefix}shutter"), SampleTable(f"{prefix}table")
     scene = Scene(camera, stage, table, shutter, faults)
     detector: TomoDetector | InlineTomoDetector
+    monitor: BeamMonitor | InlineBeamMonitor
     trigger: PositionTrigger | None = None
     encoder: AngleRecorder | None = None
     if inline:
         detector = InlineTomoDetector(scene, exposure=exposure, instant=instant, name=f"{prefix}detector")
+        monitor = InlineBeamMonitor(scene, exposure=exposure, instant=instant, name=f"{prefix}monitor")
     else:
         paths = StaticPathProvider(UUIDFilenameProvider(), folder)
         line = TriggerLine()
         detector = TomoDetector(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}detector")
+        monitor = BeamMonitor(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}monitor")
         trigger = PositionTrigger(stage, line, f"{prefix}trigger")
         encoder = AngleRecorder(line, paths, name=f"{prefix}encoder")
     if phase:
@@ -287,13 +313,16 @@ def sim_beamline(
         angles=None if angles is None else tuple(float(angle) for angle in angles),
         trigger=trigger,
         encoder=encoder,
+        monitor=monitor,
         problems=problems,
     )
     _connect(beamline.devices)
     return beamline
 
 
-def _with_slow_faults(faults: Faults, fading: float, drift: float | tuple[float, float], projections: int) -> Faults:
+def _with_slow_faults(
+    faults: Faults, fading: float, drift: float | tuple[float, float], flat_drift: float, projections: int
+) -> Faults:
     """Return the faults, with those that are given for a whole scan spread over its projections."""
     if projections < 2:
         raise ConfigError(f"projections: got {projections}, expected at least 2 over which fading and drift are spread")
@@ -302,8 +331,12 @@ def _with_slow_faults(faults: Faults, fading: float, drift: float | tuple[float,
     moved = tuple(each / (projections - 1) for each in (drift if isinstance(drift, tuple) else (drift, 0.0)))
     if len(moved) != 2:
         raise ConfigError(f"drift: got {drift}, expected a number of pixels, or two: (u, v)")
-    if (fading and faults.dimming) or (any(moved) and any(faults.drift)):
-        raise ConfigError("fading, drift: got them in faults, too (dimming, drift); expected one of both")
+    if (fading and faults.dimming) or (any(moved) and any(faults.drift)) or (flat_drift and faults.flat_drift):
+        raise ConfigError(
+            "fading, drift, flat_drift: got them in faults, too (dimming, drift, flat_drift); expected one of both"
+        )
+    if flat_drift:
+        faults = replace(faults, flat_drift=flat_drift / (projections - 1))
     if fading:
         faults = replace(faults, dimming=1 - (1 - fading) ** (1 / (projections - 1)))
     return replace(faults, drift=moved) if any(moved) else faults

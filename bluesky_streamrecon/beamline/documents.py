@@ -16,7 +16,7 @@ from event_model import unpack_event_page
 
 from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_degrees
 from bluesky_streamrecon.beamline.frames import wire_dtype
-from bluesky_streamrecon.data_keys import frame_layout
+from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings, settings_from
@@ -167,8 +167,10 @@ class StreamLayout:
         Radians per unit of the angle.
     angle_has_units : bool
         The data key says which; else they are degrees.
-    angle_in_file : bool
-        Angles are in a file, too, as a stage has them that did not stop (fly scans).
+    monitor_key : str or None
+        Data key of the monitor's reading; None where light is not normalised by one.
+    in_files : tuple of str
+        Which of these two are in a file, too, as angles of a stage that did not stop (fly scans).
     """
 
     stream: str
@@ -180,20 +182,22 @@ class StreamLayout:
     angle_key: str | None
     radians: float
     angle_has_units: bool = True
-    angle_in_file: bool = False
+    monitor_key: str | None = None
+    in_files: tuple[str, ...] = ()
 
-    def angle(self, data: Mapping[str, Any]) -> float:
-        """Return the angle of an event, radians; 0 where the stream needs none.
+    @property
+    def in_events(self) -> tuple[str, ...]:
+        """Data keys of numbers that belong to a frame and are in its event."""
+        return tuple(key for key in (self.angle_key, self.monitor_key) if key and key not in self.in_files)
+
+    def in_radians(self, value: Any) -> float:
+        """Return an angle as it was recorded in radians.
 
         Raises
         ------
         DataError
             If it is not a finite number.
         """
-        return 0.0 if self.angle_key is None else self.in_radians(data[self.angle_key])
-
-    def in_radians(self, value: Any) -> float:
-        """Return an angle as it was recorded in radians; errors as `angle`."""
         try:
             angle = float(np.asarray(value, np.float64).item()) * self.radians
         except (TypeError, ValueError) as error:
@@ -201,6 +205,25 @@ class StreamLayout:
         if not math.isfinite(angle):
             raise DataError(f"angle {self.angle_key!r}: got {value!r}, expected a finite number")
         return angle
+
+    def reading(self, value: Any) -> float:
+        """Return what the monitor has read.
+
+        Raises
+        ------
+        DataError
+            If light can not be divided by it.
+        """
+        try:
+            found = float(np.asarray(value, np.float64).item())
+        except (TypeError, ValueError):
+            found = math.nan
+        if not (math.isfinite(found) and found > 0):
+            raise DataError(
+                f"monitor {self.monitor_key!r}: got {value!r}, expected a positive, finite number; the frame stays in "
+                "the detector's data, and is left out of the image; was there beam, and is the monitor switched on?"
+            )
+        return found
 
 
 def carried(start: Mapping[str, Any]) -> dict[str, str]:
@@ -305,11 +328,13 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     angle_key, radians = None, 0.0
     if kind == "projection" and (block.angle is not None or block.recon.analysis == TOMOGRAPHY):
         angle_key, radians = _angle_key(descriptor, block)
-    angle_in_file = angle_key is not None and bool(keys[angle_key].get("external"))
-    if angle_in_file and not external:
+    monitor_key = None if kind == "dark" else _monitor_key(descriptor, block.recon.monitor)
+    numbers = ((angle_key, "angle"), (monitor_key, "monitor"))
+    in_files = [(name, what) for name, what in numbers if name is not None and keys[name].get("external")]
+    for name, what in () if external else in_files:
         raise DataError(
-            f"stream {stream!r}: image {key!r} is in the event, but angle {angle_key!r} in a file; expected both "
-            "in files, or the angle in the event"
+            f"stream {stream!r}: image {key!r} is in the event, but {what} {name!r} in a file; expected both in files, "
+            f"or the {what} in the event"
         )
     return StreamLayout(
         stream=stream,
@@ -321,7 +346,8 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         angle_key=angle_key,
         radians=radians,
         angle_has_units=bool(angle_key is None or keys[angle_key].get("units")),
-        angle_in_file=angle_in_file,
+        monitor_key=monitor_key,
+        in_files=tuple(name for name, _ in in_files),
     )
 
 
@@ -374,17 +400,8 @@ def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
 
 def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, float]:
     keys, angle = descriptor["data_keys"], block.angle
-    found = angle if angle in keys else None
-    if found is None and angle is not None:
-        mine = [key for key in descriptor.get("object_keys", {}).get(angle, []) if _is_number(keys[key])]
-        hinted = descriptor.get("hints", {}).get(angle, {}).get("fields", [])
-        found = next((key for key in mine if key in hinted), mine[0] if mine else None)
-        if len(mine) > 1 and found not in hinted and keys[mine[0]].get("external"):
-            raise DataError(
-                f"stream {descriptor['name']!r}: angle {angle!r} records several numbers, {_listed(mine)}; expected "
-                "the data key of the one that is the angle"
-            )
-    if found is None or not _is_number(keys[found]):
+    found = None if angle is None else _only_number(descriptor, angle, "angle")
+    if found is None:
         raise DataError(
             f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected "
             "the rotation stage's name or the data key of its readback; does the plan read the stage?"
@@ -398,8 +415,29 @@ def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, flo
     return found, math.radians(degrees)
 
 
-def _is_number(key: Mapping[str, Any]) -> bool:
-    return key.get("dtype") in ("number", "integer") and math.prod(key.get("shape") or [1]) == 1
+def _monitor_key(descriptor: Mapping[str, Any], monitor: str | None) -> str | None:
+    if monitor is None:
+        return None
+    found = _only_number(descriptor, monitor, "monitor")
+    if found is None:
+        raise DataError(
+            f"stream {descriptor['name']!r}: monitor {monitor!r} not found among the data keys "
+            f"{_listed(descriptor['data_keys'])}; expected the name of a device, or the data key of a number, that is "
+            "read with each flat and each projection; is it among the plan's detectors?"
+        )
+    return found
+
+
+def _only_number(descriptor: Mapping[str, Any], name: str, what: str) -> str | None:
+    """Return the data key of a number: of several in files, one must be hinted."""
+    mine = number_keys(descriptor, name)
+    hinted = (descriptor.get("hints") or {}).get(name, {}).get("fields", [])
+    if len(mine) > 1 and mine[0] not in hinted and descriptor["data_keys"][mine[0]].get("external"):
+        raise DataError(
+            f"stream {descriptor['name']!r}: {what} {name!r} records several numbers, {_listed(mine)}; expected "
+            f"the data key of the one that is the {what}"
+        )
+    return mine[0] if mine else None
 
 
 def _listed(keys: Iterable[str]) -> str:

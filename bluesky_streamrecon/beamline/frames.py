@@ -24,7 +24,7 @@ from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 
-__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
+__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "UnusableFrame", "wire_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -333,36 +333,32 @@ class FileFrame:
 
 
 class FlownFrame:
-    """A projection of a fly scan, whose angle is in a file as well; both are read when the wire needs them.
+    """A frame whose angle, or monitor's reading, is in a file as well; all are read when the wire needs them.
 
     Parameters
     ----------
     frame : FileFrame
         The pixels.
-    file, index : FrameFile and int
-        Where the angle is, and its number there.
-    in_radians : callable
-        Returns what was recorded in radians, or raises `DataError`.
-    seen : callable
-        Called with the angle (radians) when it is read for the first time.
+    angle, monitor : callable, optional
+        Reads and returns the angle (radians) or the monitor's reading, or raises `DataError`.
     """
 
-    __slots__ = ("_angle", "_file", "_frame", "_in_radians", "_index", "_seen")
+    __slots__ = ("_angle", "_frame", "_monitor")
     in_file = True
 
     def __init__(
         self,
         frame: FileFrame,
-        file: FrameFile,
-        index: int,
-        in_radians: Callable[[Any], float],
-        seen: Callable[[float], object],
+        *,
+        angle: Callable[[], float] | None = None,
+        monitor: Callable[[], float] | None = None,
     ) -> None:
-        self._frame, self._file, self._index, self._in_radians, self._seen = frame, file, index, in_radians, seen
-        self._angle: float | None = None
+        self._frame = frame
+        self._angle: float | Callable[[], float] = angle or 0.0
+        self._monitor: float | Callable[[], float] = monitor or 1.0
 
     def read(self) -> NDArray[np.generic]:
-        """Read the frame, shape (rows, columns), and its angle.
+        """Read the frame, shape (rows, columns), and what belongs to it.
 
         Raises
         ------
@@ -370,14 +366,39 @@ class FlownFrame:
             If one of them is not there, or not as it was announced.
         """
         pixels = self._frame.read()
-        if self._angle is None:
-            self._angle = self._in_radians(self._file.read(self._index, self._index + 1))
-            self._seen(self._angle)
+        if callable(self._angle):
+            self._angle = self._angle()
+        if callable(self._monitor):
+            self._monitor = self._monitor()
         return pixels
 
     def angle(self) -> float:
         """Return the angle, radians; 0 before it was read."""
-        return self._angle or 0.0
+        return 0.0 if callable(self._angle) else self._angle
+
+    def monitor(self) -> float:
+        """Return the monitor's reading; 1 before it was read."""
+        return 1.0 if callable(self._monitor) else self._monitor
+
+
+class UnusableFrame:
+    """A frame that can not be used, and why: reading it says so.
+
+    Parameters
+    ----------
+    why : str
+        For the error.
+    """
+
+    __slots__ = ("_why",)
+    in_file = True
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def read(self) -> NDArray[np.generic]:
+        """Raise the error."""
+        raise DataError(self._why)
 
 
 class InlineFrame:

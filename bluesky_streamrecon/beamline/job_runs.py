@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.attached_job import AttachedJob
 from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import judged_after, run_status
+from bluesky_streamrecon.beamline.pairing import Source
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.publisher import Frame, Publisher
+from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_effects import (
     DetachStream,
     Effect,
@@ -42,7 +41,7 @@ from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSett
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
-from bluesky_streamrecon.wire.run import Angle, Ledger
+from bluesky_streamrecon.wire.run import Angle, Ledger, Reading
 
 __all__ = ["JobOptions", "JobRuns"]
 
@@ -185,9 +184,9 @@ class JobRuns:
             self.take_event(died)
         self._show(self.open)
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | Frame) -> int:
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> int:
         """Queue a frame."""
-        number = self.job.endpoint.append(kind, index, angle, source)
+        number = self.job.endpoint.append(kind, index, angle, source, monitor)
         if self.open is not None:
             self.open.taken[kind] = index
             self._signals.lag.set(self.open.lag)

@@ -31,35 +31,23 @@ from bluesky_streamrecon.beamline.documents import (
     saturation_of,
     shortened,
 )
-from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, InlineFrame, wire_dtype
+from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
+from bluesky_streamrecon.beamline.pairing import AngleRange, Parts, Source, with_numbers
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
-from bluesky_streamrecon.wire.run import Angle
+from bluesky_streamrecon.wire.run import Angle, Reading
 
-__all__ = ["Frame", "Publisher", "Sink"]
+__all__ = ["Publisher", "Sink"]
 
 logger = logging.getLogger(__name__)
 
 NO_BLOCK = RunBlock(
     recon_uid="", planned=0, detector=None, angle=None, recon=ReconSettings(), steering=SteeringSettings()
 )
-
-
-class Frame(Protocol):
-    """A frame that is read when it is needed; ``in_file`` tells that it can be read again."""
-
-    @property
-    def in_file(self) -> bool:
-        """The frame is kept elsewhere: it need not be held in memory."""
-        ...
-
-    def read(self) -> NDArray[np.generic]:
-        """Return the pixels, shape (rows, columns)."""
-        ...
 
 
 class Sink(Protocol):
@@ -69,29 +57,13 @@ class Sink(Protocol):
         """Begin a run."""
         ...
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | Frame) -> int:
-        """Queue one frame; its angle may be known only when it has been read."""
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> int:
+        """Queue one frame; its angle and the monitor's reading may be known only when it has been read."""
         ...
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
         """Close the run: no frames follow."""
         ...
-
-
-_Place = tuple[FrameFile, int]
-"""A file with angles, and the number of one in it."""
-
-
-@dataclass(slots=True)
-class _AngleRange:
-    """Range of the angles whose data key has no units, and how many there are."""
-
-    low: float = math.inf
-    high: float = -math.inf
-    count: int = 0
-
-    def add(self, angle: float) -> None:
-        self.low, self.high, self.count = min(self.low, angle), max(self.high, angle), self.count + 1
 
 
 @dataclass(slots=True)
@@ -105,12 +77,11 @@ class _Run:
     configurations: list[Mapping[str, Any]] = field(default_factory=list)  # of devices, as descriptors have them
     layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
-    frames: dict[tuple[str, int], FileFrame] = field(default_factory=dict)  # waiting for their event
-    angles: dict[tuple[str, int], _Place | float] = field(default_factory=dict)  # waiting for their frame
+    waiting: dict[tuple[str, int], Parts] = field(default_factory=dict)  # not complete, by stream and event
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
-    unitless: _AngleRange = field(default_factory=_AngleRange)
+    unitless: AngleRange = field(default_factory=AngleRange)
     flown: bool = False  # angles are in a file, and read with their frames
     over: str | None = None  # why nothing is published any more
 
@@ -127,10 +98,10 @@ class Publisher:
 
     Notes
     -----
-    A StreamDatum and its event are paired by number, whichever comes first; so are two StreamDatums where the angles
-    are in a file as well. A number that comes twice (a plan that was rewound after it had saved the event) is
-    published once: the second exposure is of the same angle. Where an exposure was repeated before its event was saved,
-    the file has a frame that no StreamDatum names; the one that is named is published.
+    A StreamDatum and its event are paired by number, whichever comes first; so are StreamDatums where the angles, or
+    the monitor's readings, are in a file as well. A number that comes twice (a plan that was rewound after it had saved
+    the event) is published once: the second exposure is of the same angle. Where an exposure was repeated before its
+    event was saved, the file has a frame that no StreamDatum names; the one that is named is published.
     """
 
     def __init__(
@@ -166,9 +137,10 @@ class Publisher:
         if run is None or run.over is not None:
             return False
         run.over = "ended"
-        if run.frames or run.angles:
-            lost = sorted({seq for _, seq in (*run.frames, *run.angles)})
-            self._report(run, f"events {lost} had a frame and no angle, or an angle and no frame: not published")
+        if run.waiting:
+            lost, monitor = sorted({seq for _, seq in run.waiting}), run.block.recon.monitor
+            number = "angle" if monitor is None else f"angle or no reading of {monitor!r}"
+            self._report(run, f"events {lost} had a frame and no {number}, or these and no frame: not published")
         if not run.flown:
             self.check_angles()
         if run.format is None:
@@ -180,7 +152,7 @@ class Publisher:
         """Report angles without units that can hardly be degrees; of a fly scan, call it when its frames were read."""
         run = self._run
         if run is not None and run.unitless.count:
-            known, run.unitless = run.unitless, _AngleRange()
+            known, run.unitless = run.unitless, AngleRange()
             span = math.degrees(known.high - known.low)
             try:
                 require_plausible_degrees(span, known.count, "angles", WHICH_UNITS)
@@ -229,6 +201,7 @@ class Publisher:
             return
         run.configurations.append(doc.get("configuration") or {})
         layout = run.layouts[doc["uid"]] = read_descriptor(doc, run.block)
+        run.flown |= layout is not None and layout.angle_key in layout.in_files
         if layout is not None and (level := saturation_of(doc, layout.image_key)) is not None:
             run.metadata.setdefault("saturation", f"{level:.12g}")
         # Frames in events show their type themselves: the run is opened by the first of them.
@@ -239,7 +212,7 @@ class Publisher:
         run = self._run
         if run is None or run.over is not None or doc.get("run_start") not in (None, run.uid):
             return
-        wanted = {key for layout in run.layouts.values() if layout for key in (layout.image_key, layout.angle_key)}
+        wanted = {key for layout in run.layouts.values() if layout for key in (layout.image_key, *layout.in_files)}
         if doc["data_key"] in wanted:
             file = FrameFile(doc["uri"], doc["mimetype"], doc["parameters"])
             # Streams may share a dataset; HDF5 can not refresh one that is open twice.
@@ -254,19 +227,15 @@ class Publisher:
         data_key, file = run.files.get(doc["stream_resource"], ("", None))
         indices, numbers = (range(doc[key]["start"], doc[key]["stop"]) for key in ("indices", "seq_nums"))
         places = list(zip(indices, numbers, strict=False))
-        if file is not None and layout.angle_in_file and data_key == layout.angle_key:
+        if file is not None and data_key in layout.in_files:
             for index, seq in places:
-                self._angle_of(run, layout, seq, (file, index))
+                self._take_numbers(run, layout, seq, {data_key: (file, index)})
         if file is not None and data_key == layout.image_key and layout.dtype is not None:
             dtype = self._open(run, layout.reduction.shape, layout.dtype)
             for index, seq in places:
-                frame = FileFrame(file, index, layout.reduction, dtype)
-                if layout.angle_key is None:
-                    self._publish(run, layout, seq, 0.0, frame)
-                elif (angle := run.angles.pop((layout.stream, seq), None)) is not None:
-                    self._pair(run, layout, seq, angle, frame)
-                else:
-                    run.frames[layout.stream, seq] = frame
+                parts = run.waiting.setdefault((layout.stream, seq), Parts())
+                parts.frame = FileFrame(file, index, layout.reduction, dtype)
+                self._pair(run, layout, seq)
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -275,18 +244,17 @@ class Publisher:
             return
         seq, data = doc["seq_num"], doc["data"]
         if layout.in_file:
-            if layout.angle_key is not None and not layout.angle_in_file:
-                self._angle_of(run, layout, seq, layout.angle(data))
+            self._take_numbers(run, layout, seq, {key: data[key] for key in layout.in_events})
             return
         pixels = data[layout.image_key]
         reduction, first = layout.reduction, run.format is None
         dtype = self._open(run, reduction.shape, self._dtype_of(run, layout, np.asarray(pixels)) if first else None)
         where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
-        source: NDArray[np.generic] | Frame = InlineFrame(pixels, reduction, dtype, where)
+        source: Source = InlineFrame(pixels, reduction, dtype, where)
         one = (1,) * (np.ndim(pixels) - 2)
         if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and pixels.shape == (*one, *reduction.shape):
             source = pixels.reshape(reduction.shape)
-        self._publish(run, layout, seq, layout.angle(data), source)
+        self._publish(run, layout, seq, data, source)
 
     def _dtype_of(self, run: _Run, layout: StreamLayout, pixels: NDArray[np.generic]) -> str:
         """Return the type of a run whose frames are in its events: as announced if the first frame has it."""
@@ -304,21 +272,18 @@ class Publisher:
         )
         return wider
 
-    def _angle_of(self, run: _Run, layout: StreamLayout, seq: int, angle: _Place | float) -> None:
-        if (frame := run.frames.pop((layout.stream, seq), None)) is not None:
-            self._pair(run, layout, seq, angle, frame)
-        elif seq not in run.sent.get(layout.stream, ()):
-            run.angles[layout.stream, seq] = angle
+    def _take_numbers(self, run: _Run, layout: StreamLayout, seq: int, numbers: Mapping[str, Any]) -> None:
+        place = layout.stream, seq
+        if numbers and (place in run.waiting or seq not in run.sent.get(layout.stream, ())):
+            run.waiting.setdefault(place, Parts()).numbers.update(numbers)
+            self._pair(run, layout, seq)
 
-    def _pair(self, run: _Run, layout: StreamLayout, seq: int, angle: _Place | float, frame: FileFrame) -> None:
-        """Publish a frame of a file with its angle, which may be in a file as well."""
-        if isinstance(angle, float):
-            self._publish(run, layout, seq, angle, frame)
-            return
-        run.flown = True
-        seen = _ignore if layout.angle_has_units else run.unitless.add
-        flown = FlownFrame(frame, *angle, layout.in_radians, seen)
-        self._publish(run, layout, seq, flown.angle, flown)
+    def _pair(self, run: _Run, layout: StreamLayout, seq: int) -> None:
+        """Publish a frame of a file once all that belongs to it has come, some of which may be in files as well."""
+        parts = run.waiting[layout.stream, seq]
+        if parts.frame is not None and parts.complete(layout):
+            del run.waiting[layout.stream, seq]
+            self._publish(run, layout, seq, parts.numbers, parts.frame)
 
     def _event_page(self, doc: Mapping[str, Any]) -> None:
         for i, seq in enumerate(doc["seq_num"]):
@@ -380,15 +345,15 @@ class Publisher:
             logger.info("run %s: %s", run.uid, sources)
         return recon
 
-    def _publish(
-        self, run: _Run, layout: StreamLayout, seq: int, angle: Angle, source: NDArray[np.generic] | Frame
-    ) -> None:
+    def _publish(self, run: _Run, layout: StreamLayout, seq: int, numbers: Mapping[str, Any], source: Source) -> None:
+        """Publish a frame with the numbers that belong to it, by data key."""
         sent = run.sent.setdefault(layout.stream, set())
         if seq in sent:
             logger.info("run %s: event %d of stream %r came again, published once", run.uid, seq, layout.stream)
             return
+        source, angle, monitor = with_numbers(layout, numbers, source, run.unitless)
         index = run.counts[layout.kind] + 1
-        self._sink.append(layout.kind, index, angle, source)
+        self._sink.append(layout.kind, index, angle, source, monitor)
         run.counts[layout.kind] = index
         sent.add(seq)
         if layout.kind == "projection" and not layout.angle_has_units and isinstance(angle, float):

@@ -91,7 +91,10 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
     if order is not None:
         chosen = places_in_order(order, frames.angles_deg)
         frames = replace(
-            frames, projections=np.asarray(frames.projections[:])[chosen], angles_deg=frames.angles_deg[chosen]
+            frames,
+            projections=np.asarray(frames.projections[:])[chosen],
+            angles_deg=frames.angles_deg[chosen],
+            monitor=None if frames.monitor is None else frames.monitor[chosen],
         )
     return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
 
@@ -227,7 +230,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         binned(np.asarray(stack[:, taken]), reduction.bin)[:, inner]
         for stack in (frames.projections, frames.flats, frames.darks)
     )
-    part = TomoScan(projections, flats, darks, frames.angles_deg, frames.problems)
+    part = replace(frames, projections=projections, flats=flats, darks=darks)
     scan = prepared(
         part,
         recorded.name,
@@ -235,6 +238,7 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         values=recorded.recon.pixel_values,
         preparation=recorded.recon.preparation,
         side=recorded.recon.bin,
+        monitor=recorded.recon.monitor,
     )
     return centred(replace(scan, name=recorded.name, span=recorded.span))
 

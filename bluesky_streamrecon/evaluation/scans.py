@@ -348,6 +348,7 @@ def prepared(
     values: str = "counts",
     preparation: Sequence[str | Mapping[str, Any]] = (),
     side: int = 1,
+    monitor: str | None = None,
 ) -> LineScan:
     """Make line integrals of a scan's frames, and find the axis unless it is given.
 
@@ -365,11 +366,13 @@ def prepared(
         As in the settings.
     side : int, optional
         The setting ``bin`` of these frames.
+    monitor : str, optional
+        As in the settings: light is normalised by the readings of `raw`.
 
     Raises
     ------
     DataError
-        If there are no flats, or no light at all.
+        If there are no flats, or no light at all, or no readings.
     """
     from bluesky_streamrecon.recon.axis import find_axis
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
@@ -380,8 +383,14 @@ def prepared(
     counts = Preparation(rows, columns, values=values, name=name)
     for frame in np.asarray(raw.darks[:]):
         counts.add_reference("dark", frame)
-    for frame in np.asarray(raw.flats[:]):
-        counts.add_reference("flat", frame)
+    readings, with_flats = np.ones(len(raw.angles)), np.ones(len(raw.flats))
+    if monitor is not None:
+        if raw.monitor is None or raw.flat_monitor is None:
+            raise DataError(f"{name}: got no readings of the monitor {monitor!r}, expected one per projection and flat")
+        readings, with_flats = (np.where(each > 0, each, np.nan) for each in (raw.monitor, raw.flat_monitor))
+    for frame, reading in zip(np.asarray(raw.flats[:]), with_flats.tolist(), strict=True):
+        if np.isfinite(reading):
+            counts.add_reference("flat", frame, monitor=reading)
     if not counts.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
     halo = halo_rows(preparation, side)
@@ -390,9 +399,12 @@ def prepared(
     steps = [Pipeline(preparation, kept, columns, beyond=beyond, side=side) for _ in range(groups)]
     integrals = np.empty((len(raw.angles), groups * kept, columns), np.float32)
     for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles.tolist(), strict=True)):
-        parts = zip(steps, np.split(counts.prepare(frame), groups), strict=True)
+        usable = bool(np.isfinite(readings[number]))
+        lines = counts.prepare(frame, float(readings[number])) if usable else np.full(frame.shape, np.nan, np.float32)
+        parts = zip(steps, np.split(lines, groups), strict=True)
+        archived = [pipeline.first_part(part, angle) if usable else None for pipeline, part in parts]
         integrals[number] = np.concatenate([
-            pipeline.second_part(pipeline.first_part(part, angle), angle) for pipeline, part in parts
+            pipeline.second_part(part, angle) for pipeline, part in zip(steps, archived, strict=True)
         ])  # fmt: skip
     counts.conclude()
     problems = counts.warnings

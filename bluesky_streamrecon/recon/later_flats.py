@@ -36,22 +36,25 @@ class LaterFlats:
 
     def __init__(self, rows: int, columns: int) -> None:
         self._shape = (rows, columns)
-        self._frames: dict[int, tuple[int, NDArray[np.generic]]] = {}
+        self._frames: dict[int, tuple[int, float, NDArray[np.generic]]] = {}
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, index: int, after: int, frame: NDArray[np.generic]) -> None:
-        """Take flat number `index`, which came after so many projections; one that comes again is the same."""
-        self._frames[index] = (after, frame.copy())
+    def add(self, index: int, after: int, frame: NDArray[np.generic], beam: float = 1.0) -> None:
+        """Take flat number `index`, which came after so many projections; one that comes again is the same.
+
+        `beam` is what a monitor says of it, over the first flats.
+        """
+        self._frames[index] = (after, beam, frame.copy())
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the flats, for `restore`."""
         if not self._frames:
             return {}
-        places = [(index, after) for index, (after, _) in self._frames.items()]
+        places = [(index, after, beam) for index, (after, beam, _) in self._frames.items()]
         return {
-            "later_flats": np.stack([frame for _, frame in self._frames.values()]),
+            "later_flats": np.stack([frame for *_, frame in self._frames.values()]),
             "later_flats_at": np.asarray(places),
         }
 
@@ -59,8 +62,8 @@ class LaterFlats:
         """Go on from what `arrays` returned."""
         if "later_flats" in arrays:
             places = arrays["later_flats_at"].tolist()
-            for (index, after), frame in zip(places, arrays["later_flats"], strict=True):
-                self.add(index, after, frame)
+            for (index, after, beam), frame in zip(places, arrays["later_flats"], strict=True):
+                self.add(int(index), int(after), frame, beam)
 
     def changes(
         self, dark: NDArray[np.float32], scale: NDArray[np.float32], limit: float | None, warnings: list[str]
@@ -78,10 +81,10 @@ class LaterFlats:
         """
         found: Changes = []
         before = np.zeros(self._shape, np.float32)
-        in_order = sorted((after, index) for index, (after, _) in self._frames.items())
+        in_order = sorted((after, index) for index, (after, *_) in self._frames.items())
         for after, group in groupby(in_order, key=lambda each: each[0]):
-            flats = [self._frames[index][1] for _, index in group]
-            means = average(flats, [dark], limit)
+            taken = [self._frames[index] for _, index in group]
+            means = average([frame for *_, frame in taken], [dark], limit, [beam for _, beam, _ in taken])
             warnings += [f"{text} (those after projection {after})" for text in means.warnings]
             light = (means.flat - dark) * scale
             usual = np.median(light, axis=1)

@@ -7,6 +7,7 @@ angles radians.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -86,6 +87,8 @@ class Preparation:
         self._where = where
         self._own = own
         self._references: dict[str, list[NDArray[np.generic]]] = {"flat": [], "dark": []}
+        self._readings: list[float] = []  # of the monitor, with each flat
+        self._monitor = 1.0  # mean of these
         self._limits: NDArray[np.float64] | None = None
         self._saturates: tuple[np.dtype[np.generic], NDArray[np.generic] | None] | None = None
         self._dark: NDArray[np.float32] | None = None
@@ -121,7 +124,11 @@ class Preparation:
         return self._frozen or self._values != "counts" or bool(self._references["flat"])
 
     def add_reference(
-        self, kind: Literal["flat", "dark"], frame: NDArray[np.generic], place: tuple[int, int] | None = None
+        self,
+        kind: Literal["flat", "dark"],
+        frame: NDArray[np.generic],
+        place: tuple[int, int] | None = None,
+        monitor: float = 1.0,
     ) -> None:
         """Take a flat or a dark; they are averaged, see `references`, when the first projection is prepared.
 
@@ -136,25 +143,31 @@ class Preparation:
             As it came from the detector.
         place : (int, int), optional
             Its number among the flats, and how many projections came before it.
+        monitor : float, optional
+            What the beam's monitor has read with a flat; positive, in any unit.
         """
         self._check(frame, kind)
         if self._frozen:
             if kind == "flat" and self._values == "counts" and place is not None:
-                self._later.add(*place, frame)
+                self._later.add(*place, frame, monitor / self._monitor)
                 self.counts["later_flats"] = len(self._later)
             else:
                 self.counts["late_flats_darks"] += 1
             return
         self.counts[f"{kind}s"] += 1
         self._references[kind].append(frame.copy())
+        if kind == "flat":
+            self._readings.append(monitor)
 
-    def prepare(self, frame: NDArray[np.generic]) -> NDArray[np.float32]:
+    def prepare(self, frame: NDArray[np.generic], monitor: float = 1.0) -> NDArray[np.float32]:
         """Return the line integrals of one projection.
 
         Parameters
         ----------
         frame : ndarray, shape (rows, columns)
             As it came from the detector.
+        monitor : float, optional
+            What the beam's monitor has read with it; positive, in the unit that it has with flats.
 
         Returns
         -------
@@ -171,6 +184,12 @@ class Preparation:
         if not self._frozen:
             self._freeze()
         self._prepared += 1
+        lines = self._line_integrals(frame)
+        if monitor != self._monitor:
+            lines += np.float32(math.log(monitor / self._monitor))
+        return lines
+
+    def _line_integrals(self, frame: NDArray[np.generic]) -> NDArray[np.float32]:
         values = frame.astype(np.float32, order="C")
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
@@ -261,7 +280,8 @@ class Preparation:
         """Return dark, inverse gain, saturation and later flats, as far as there are any, for `restore`."""
         dead = None if self._dead is None else self._dead.mask
         known = {"dark": self._dark, "scale": self._scale, "dead": dead, "limits": self._limits}
-        return {name: array for name, array in known.items() if array is not None} | self._later.arrays()
+        found = {name: array for name, array in known.items() if array is not None}
+        return found | {"monitor": np.asarray(self._monitor)} | self._later.arrays()
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
         """Go on with what `arrays` returned, and these counts; flats and darks that still come are late."""
@@ -269,6 +289,7 @@ class Preparation:
         if "dark" in arrays:
             self._dark = arrays["dark"].astype(np.float32)
             self._scale = arrays["scale"].astype(np.float32)
+        self._monitor = float(arrays.get("monitor", 1.0))
         if "dead" in arrays:
             self._dead = _Dead(arrays["dead"].astype(bool))
         self._limits = arrays["limits"].astype(np.float64) if "limits" in arrays else None
@@ -287,7 +308,9 @@ class Preparation:
                 f"{self._where}got a projection and no flat field, expected at least one flat before (or pixels "
                 "that are said to be transmission or line integrals); were flats taken?"
             )
-        means = average(held["flat"], held["dark"], self._limit(held["flat"][0].dtype))
+        self._monitor = float(np.mean(self._readings))
+        beams = [reading / self._monitor for reading in self._readings]
+        means = average(held["flat"], held["dark"], self._limit(held["flat"][0].dtype), beams)
         self.warnings += means.warnings
         self._limits = means.limit
         gain = means.flat - means.dark

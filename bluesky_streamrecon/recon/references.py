@@ -60,7 +60,9 @@ class References:
     warnings: tuple[str, ...]
 
 
-def average(flats: Sequence[Frames], darks: Sequence[Frames], limit: float | None) -> References:
+def average(
+    flats: Sequence[Frames], darks: Sequence[Frames], limit: float | None, beams: Sequence[float] | None = None
+) -> References:
     """Average flats and darks, leaving out what is none.
 
     Parameters
@@ -69,9 +71,12 @@ def average(flats: Sequence[Frames], darks: Sequence[Frames], limit: float | Non
         At least one flat.
     limit : float or None
         Counts from which a pixel is saturated, if known; else it is taken from where the flats' values pile up.
+    beams : sequence of float, optional
+        The beam in each flat, over that for which they are averaged; 1 in all of them by default.
     """
     flat, dark = np.stack(flats), np.stack(darks) if darks else np.zeros((0, *flats[0].shape))
-    used_flats, used_darks, warnings = _used(_levels(flat), _levels(dark))
+    beam = np.ones(len(flat)) if beams is None else np.asarray(beams)
+    used_flats, used_darks, warnings = _used(_levels(flat), _levels(dark), beam)
     rows = flat.shape[1]
     limits = np.full((rows, 1), np.inf if limit is None else limit)
     means = np.zeros((2, *flat.shape[1:]))
@@ -81,9 +86,11 @@ def average(flats: Sequence[Frames], darks: Sequence[Frames], limit: float | Non
         limits[row] = min(limits[row, 0], saturation_level(values))
         saturated[row] = np.mean(values >= limits[row], axis=0) >= 0.5
         saturated[row] &= ~(dark[:, row] >= limits[row]).any(axis=0)  # those are bright without light, too
-        means[0, row] = _robust_mean(values)
         if len(dark):
-            means[1, row] = _robust_mean(dark[used_darks[:, row], row])
+            means[1, row] = _robust_mean(dark[used_darks[:, row], row], _least_noise(dark))
+        if (beam != 1).any():
+            values = means[1, row] + (values - means[1, row]) / beam[used_flats[:, row], np.newaxis]
+        means[0, row] = _robust_mean(values, _least_noise(flat))
     share = float(np.mean(saturated))
     if share > NO_MATTER:
         how_many = "some" if share < FEW else "many" if share < MANY else "most"
@@ -142,11 +149,13 @@ def _levels(frames: Frames) -> NDArray[np.float64]:
     return np.asarray(np.divide(total, number, out=np.full(number.shape, np.nan), where=number > 0))
 
 
-def _used(flats: NDArray[np.float64], darks: NDArray[np.float64]) -> tuple[Mask, Mask, list[str]]:
+def _used(
+    flats: NDArray[np.float64], darks: NDArray[np.float64], beam: NDArray[np.float64]
+) -> tuple[Mask, Mask, list[str]]:
     """Choose the frames that are averaged, for each row, given the levels of all."""
     floor = np.fmin.reduce(darks, axis=0, initial=np.inf)
     floor = np.where(np.isfinite(floor), floor, 0.0)
-    light = flats - floor
+    light = (flats - floor) / beam[:, np.newaxis]
     empty = light <= EMPTY * np.fmax.reduce(light, axis=0)
     usual = _median(np.where(empty, np.nan, light))
     with np.errstate(invalid="ignore"):
@@ -183,7 +192,12 @@ def _tell(left_out: Mask, kind: str, why: str, warnings: list[str]) -> None:
             warnings.append(f"{kind}s: of {total}, {which} left out{where}: {why}")
 
 
-def _robust_mean(values: Frames) -> NDArray[np.float64]:
+def _least_noise(frames: Frames) -> float:
+    """Return the noise that values have at least: integers are rounded."""
+    return 1.0 if np.issubdtype(frames.dtype, np.integer) else 0.0
+
+
+def _robust_mean(values: Frames, least_noise: float) -> NDArray[np.float64]:
     """Return the mean over frames of each pixel in a row, shape (columns,), without values far from their median."""
     given = values.astype(np.float64)
     finite = np.isfinite(given)
@@ -193,9 +207,7 @@ def _robust_mean(values: Frames) -> NDArray[np.float64]:
         centre = _median(np.where(finite, given, np.nan)) if not finite.all() else np.median(given, axis=0)
         centre = np.nan_to_num(centre)
         away = np.abs(np.where(finite, given, centre) - centre)
-        noise = 1.4826 * float(np.median(away))
-        if np.issubdtype(values.dtype, np.integer):
-            noise = max(noise, 1.0)
+        noise = max(1.4826 * float(np.median(away)), least_noise)
         brighter = np.sqrt(np.maximum(np.abs(centre) / max(float(np.median(np.abs(centre))), 1e-300), 1.0))
         kept = finite & (away <= OUTLIER * noise * brighter)
     number = np.count_nonzero(kept, axis=0)

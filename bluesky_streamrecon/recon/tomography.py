@@ -133,7 +133,8 @@ class Tomography(Analysis[View]):
         """
         if item.kind != "projection":
             if isinstance(item, Item):
-                self._preparation.add_reference(item.kind, pixels_of(item), (item.index, self._came))
+                place = item.index, self._came
+                self._preparation.add_reference(item.kind, pixels_of(item), place, item.monitor)
             return []
         if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
             return [*self._released(), self._view(item)]
@@ -162,7 +163,7 @@ class Tomography(Analysis[View]):
 
     def _view(self, item: Item | ItemGone) -> View:
         self._came = item.index
-        pixels = self._preparation.prepare(pixels_of(item)) if isinstance(item, Item) else None
+        pixels = self._preparation.prepare(pixels_of(item), item.monitor) if isinstance(item, Item) else None
         if pixels is not None:
             pixels = self._steps.first_part(pixels, item.angle)
             if self._shifts is not None:  # by as much in every projection, so stripes stay stripes

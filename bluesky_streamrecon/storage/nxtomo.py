@@ -166,6 +166,9 @@ def write_nxtomo(
         about["rotation_angle"] = angles
         about["rotation_angle"].attrs["units"] = "degree"
         _write_details(entry, details, scan.projections.shape[2])
+        if scan.monitor is not None and scan.flat_monitor is not None:
+            control = _group(entry, "control", "NXmonitor")
+            control["data"] = np.concatenate([np.zeros(len(scan.darks)), scan.flat_monitor, scan.monitor])
         plot = _group(entry, "data", "NXdata", signal="data", axes=["rotation_angle", ".", "."])
         plot["data"] = data
         plot["rotation_angle"] = about["rotation_angle"]

@@ -44,6 +44,7 @@ VERSION = 1
 LAYOUTS: dict[str, tuple[str, ...]] = {"nxtomo": (".nxs", ".nx"), "dxchange": (".h5", ".hdf5", ".hdf", ".dx")}
 """Layouts, and the suffixes that choose them."""
 
+NUMBER = {"dtype": "number", "dtype_numpy": "<f8", "shape": []}
 FRAMES = ("dark", "flat")
 """Streams that hold nothing but frames."""
 
@@ -145,6 +146,10 @@ def export_run(
     raw, reconstruction = _both(catalog, uid)
     start = raw.metadata["start"]
     scan, keys = load_run(catalog, start["uid"]), run_keys(raw, start["uid"])
+    monitor = start.get("streamrecon", {}).get("recon", {}).get("monitor")
+    readings: dict[str, dict[str, Any]] = {}
+    if scan.monitor is not None:
+        readings = {"flat": {monitor: scan.flat_monitor}, "primary": {monitor: scan.monitor}}
     details = replace(scan_details(raw, reconstruction), **(known or {}))
 
     def more(file: h5py.File) -> None:
@@ -153,7 +158,7 @@ def export_run(
         group.attrs["detector"], group.attrs["angle"] = keys.detector, keys.angle
         if layout == "nxtomo":
             group.attrs["NX_class"] = "NXcollection"
-        _write_run(group.create_group("run"), raw, without=(keys.detector, keys.angle))
+        _write_run(group.create_group("run"), raw, without=(keys.detector, keys.angle), more=readings)
         if reconstruction is not None:
             below = group.create_group("reconstruction")
             _write_run(below, reconstruction, without=IMAGES)
@@ -279,20 +284,29 @@ def _known(catalog: Any, uid: str) -> Any:
         return None
 
 
-def _write_run(group: h5py.Group, run: Any, *, without: Sequence[str]) -> None:
+def _write_run(
+    group: h5py.Group, run: Any, *, without: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write documents and columns; `more` are columns of numbers, by stream, wherever they were."""
     group["start"] = _as_json(run.metadata["start"])
     group["stop"] = _as_json(run.metadata.get("stop") or {})
     streams = group.create_group("streams")
-    for name in run:
-        if name in FRAMES:
+    more = more or {}
+    for name in dict.fromkeys([*run, *more]):
+        found: dict[str, Any] = dict(more.get(name, {}))
+        if name in FRAMES and not found:
             continue
-        stream = run[name]
-        about = dict(stream.metadata)
-        internal = {
-            key: value for key, value in about["data_keys"].items() if key not in without and not value.get("external")
-        }
-        found = read_columns(stream, {*internal, "time"}.__contains__)
-        keys = {key: value for key, value in internal.items() if key in found}
+        keys: dict[str, Any] = {key: {"source": "monitor", **NUMBER} for key in found}
+        about: dict[str, Any] = {}
+        if name not in FRAMES:
+            about = dict(run[name].metadata)
+            internal = {
+                key: value
+                for key, value in about["data_keys"].items()
+                if key not in without and key not in found and not value.get("external")
+            }
+            found |= read_columns(run[name], {*internal, "time"}.__contains__)
+            keys |= {key: value for key, value in internal.items() if key in found}
         below = streams.create_group(name)
         for part in ("configuration", "hints"):
             below[part] = _as_json(about.get(part) or {})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.storage.runs import stored_frames
+from bluesky_streamrecon.storage.runs import stored_frames, stored_readings
 
 __all__ = ["LAST", "StoredReferences", "load_references"]
 
@@ -40,6 +40,8 @@ class StoredReferences:
         The detector's, as it was.
     problems : tuple of str
         What was doubtful about the frames.
+    readings : mapping of str to ndarray, shape (frames,)
+        Of the monitor that was asked for, with each flat.
     """
 
     uid: str
@@ -49,6 +51,7 @@ class StoredReferences:
     darks: NDArray[Any]
     configuration: Mapping[str, Any]
     problems: tuple[str, ...] = ()
+    readings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def changed(self, configuration: Mapping[str, Any]) -> list[str]:
         """Return what is different in a detector's configuration now, a text per value."""
@@ -69,7 +72,7 @@ class StoredReferences:
         return "; ".join([f"{count} of run {self.uid[:8]}, {age}", *self.problems])
 
 
-def load_references(catalog: Any, wanted: str, detector: str) -> StoredReferences:
+def load_references(catalog: Any, wanted: str, detector: str, *, monitor: str | None = None) -> StoredReferences:
     """Find flats and darks of a detector.
 
     Parameters
@@ -80,11 +83,13 @@ def load_references(catalog: Any, wanted: str, detector: str) -> StoredReference
         Uid of the run, its first characters, or ``"last"``.
     detector : str
         Name of the detector, or data key of its frames.
+    monitor : str, optional
+        Name of the beam's monitor, or data key of its readings.
 
     Raises
     ------
     StorageError
-        If there is no such run, it has no flats of this detector, or they can not be read.
+        If there is no such run, it has no flats of this detector, or without the monitor, or they can not be read.
     """
     if wanted == LAST:
         found = next(_newest(catalog, detector), None)
@@ -114,11 +119,20 @@ def load_references(catalog: Any, wanted: str, detector: str) -> StoredReference
         raise StorageError(f"references: run {uid} has a stream 'flat' without frames; {'; '.join(problems)}")
     has_darks = "dark" in set(run) and key in set(run["dark"])
     darks = np.asarray(stored_frames(run, "dark", key, uid, problems)) if has_darks else flats[:0]
+    readings = {}
+    if monitor is not None:
+        found_readings = stored_readings(run, "flat", monitor, uid, len(flats))
+        if found_readings is None:
+            raise StorageError(
+                f"references: run {uid} has flats without readings of the monitor {monitor!r}; take new ones with "
+                "RE(take_references_plan([camera, i0]))"
+            )
+        readings[monitor] = found_readings
     metadata = run["flat"].metadata
     owner = metadata["data_keys"][key].get("object_name", detector)
     configuration = metadata.get("configuration", {}).get(owner, {}).get("data", {})
     return StoredReferences(
-        uid, float(run.metadata["start"]["time"]), key, flats, darks, dict(configuration), tuple(problems)
+        uid, float(run.metadata["start"]["time"]), key, flats, darks, dict(configuration), tuple(problems), readings
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.angle_units import angles_in_degrees
-from bluesky_streamrecon.data_keys import frame_layout
+from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import FrameStack, LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
@@ -38,6 +38,7 @@ __all__ = [
     "read_columns",
     "run_keys",
     "stored_frames",
+    "stored_readings",
 ]
 
 IMAGES = ("image", "volume")
@@ -143,7 +144,7 @@ def load_run(
     keys = run_keys(run, uid, detector=detector, stage=stage)
     detector, primary = keys.detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
-    raw = _angles(primary[keys.angle], uid)
+    raw = _numbers(primary[keys.angle], uid, "angles")
     units = primary.metadata["data_keys"].get(keys.angle, {}).get("units")
     angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
     problems.extend(doubts)
@@ -153,6 +154,8 @@ def load_run(
         raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
 
     borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
+    if "flat" in set(run):  # as in one that was exported with them
+        borrowed = None
     source = run if borrowed is None else find_run(catalog, borrowed)
 
     def references(stream: str) -> Frames:
@@ -161,7 +164,26 @@ def load_run(
         return empty_frames(projections)
 
     flats, darks = references("flat"), references("dark")
-    return TomoScan(projections, flats, darks, angles[: len(projections)], tuple(dict.fromkeys(problems)))
+    monitor = run.metadata["start"].get("streamrecon", {}).get("recon", {}).get("monitor")
+    readings = stored_readings(run, "primary", monitor, uid, len(projections))
+    with_flats = stored_readings(source, "flat", monitor, borrowed or uid, len(flats))
+    if monitor is not None and (readings is None or with_flats is None):
+        stream = "primary" if readings is None else "flat"
+        problems.append(
+            f"run {uid}: stream {stream!r} has no reading of the monitor {monitor!r} for each of its frames"
+        )
+        readings = with_flats = None
+    told = tuple(dict.fromkeys(problems))
+    return TomoScan(projections, flats, darks, angles[: len(projections)], told, readings, with_flats)
+
+
+def stored_readings(run: Any, stream: str, monitor: str | None, uid: str, count: int) -> NDArray[np.float64] | None:
+    """Return what a monitor has read with each of `count` frames of a stream; None where it has not."""
+    if monitor is None or stream not in set(run):
+        return None
+    keys = number_keys(dict(run[stream].metadata), monitor)
+    values = _numbers(run[stream][keys[0]], uid, "readings") if keys and keys[0] in set(run[stream]) else None
+    return None if values is None or len(values) < count else values[:count]
 
 
 class _RunFrames(LazyFrames):
@@ -216,17 +238,17 @@ def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str]
     return found
 
 
-def _angles(array: Any, uid: str) -> NDArray[np.float64]:
-    """Return the angles as they were recorded, from their file where that is on this computer."""
+def _numbers(array: Any, uid: str, what: str) -> NDArray[np.float64]:
+    """Return angles or readings as they were recorded, from their file where that is on this computer."""
     source = _source(array)
     if source is not None and source[0].is_file():
         with open_hdf5(source[0]) as file:
             values = read_numbers(file, source[1])[: int(array.shape[0])]
     else:
-        with _fetching(f"run {uid}, angles"):
+        with _fetching(f"run {uid}, {what}"):
             values = np.asarray(array.read()).reshape(-1)
     if values.dtype.kind not in "biuf":
-        raise DataError(f"run {uid}: its angles are {values.dtype}, expected numbers")
+        raise DataError(f"run {uid}: its {what} are {values.dtype}, expected numbers")
     return values.astype(np.float64)
 
 

@@ -48,6 +48,8 @@ class TomoScan:
         Degrees, in the order of the projections, whatever that is.
     problems : tuple of str, optional
         What is doubtful about the data, and what was left out of them, a sentence each.
+    monitor, flat_monitor : ndarray of float64, shape (A,) and (F,), optional
+        What a monitor of the beam has read with each projection and each flat; both or none.
 
     Raises
     ------
@@ -60,6 +62,8 @@ class TomoScan:
     darks: Frames
     angles_deg: NDArray[np.float64]
     problems: tuple[str, ...] = ()
+    monitor: NDArray[np.float64] | None = None
+    flat_monitor: NDArray[np.float64] | None = None
 
     @property
     def angles(self) -> NDArray[np.float64]:
@@ -74,6 +78,13 @@ class TomoScan:
             raise DataError(
                 f"scan: got {self.angles_deg.shape} angles for {len(self.projections)} projections, expected one each"
             )
+        if self.monitor is not None and self.flat_monitor is not None:
+            readings = len(self.monitor), len(self.flat_monitor)
+            if readings != (len(self.projections), len(self.flats)):
+                raise DataError(
+                    f"scan: got {readings} readings of the monitor for {len(self.projections)} projections and "
+                    f"{len(self.flats)} flats, expected one each"
+                )
         if not np.all(np.isfinite(self.angles_deg)):
             bad = int(np.flatnonzero(~np.isfinite(self.angles_deg))[0])
             raise DataError(f"scan: the angle of projection {bad} is {self.angles_deg[bad]}, expected finite degrees")

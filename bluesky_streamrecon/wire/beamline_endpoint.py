@@ -22,7 +22,7 @@ from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
-from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Run
+from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Reading, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport
 from bluesky_streamrecon.wire.store import FrameSource, FrameStore
@@ -145,7 +145,14 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             run = self._open = Run(spec, store)
             self._post(lambda: self._hub.open_run(run, self._clock()))
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: NDArray[np.generic] | FrameSource) -> int:
+    def append(
+        self,
+        kind: ItemKind,
+        index: int,
+        angle: Angle,
+        source: NDArray[np.generic] | FrameSource,
+        monitor: Reading = 1.0,
+    ) -> int:
         """Queue one frame of the open run and return its sequence number; neither copies nor waits.
 
         Parameters
@@ -158,6 +165,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             Radians; 0 for flats and darks. A function is called in the endpoint's thread, after the frame was read.
         source : ndarray, shape (rows, columns), or FrameSource
             The frame, not to be changed any more, or where it is read from (in another thread, maybe repeatedly).
+        monitor : float, or callable, optional
+            Positive reading that light is normalised by; a function is called as that of `angle`. 1: no monitor.
 
         Raises
         ------
@@ -168,7 +177,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             run = self._open
             if run is None:
                 raise LocalProtocolError(f"{kind} {index}: no run is open; call open_run first")
-            seq, entry = run.announce(kind, index, angle, source), Entry(kind, index, angle)
+            seq, entry = run.announce(kind, index, angle, source), Entry(kind, index, angle, monitor)
             self._post(lambda: run.append(entry, source))
         return seq
 

@@ -282,8 +282,9 @@ class VolumeDone(msgspec.Struct, frozen=True, kw_only=True, tag="volume-done"):
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
     """One flat, dark or projection: the rank's rows of it.
 
-    `index` counts 1, 2, 3, ... within the kind. `angle` is radians, 0 for flats and darks. `pixels` is read-only and
-    has the `dtype` and the `shape` ``(stop - first, columns)``; it travels as a frame of its own.
+    `index` counts 1, 2, 3, ... within the kind. `angle` is radians, 0 for flats and darks. `monitor` is the reading
+    that light is normalised by, in any unit; 1 without a monitor. `pixels` is read-only and has the `dtype` and the
+    `shape` ``(stop - first, columns)``; it travels as a frame of its own.
     """
 
     run_uid: Uid
@@ -291,6 +292,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
     kind: ItemKind
     index: Number
     angle: float
+    monitor: Annotated[float, Meta(gt=0)] = 1.0
     rows: tuple[Row, Row]
     dtype: PixelType
     shape: Shape2

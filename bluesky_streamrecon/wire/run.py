@@ -27,7 +27,7 @@ from bluesky_streamrecon.wire.messages import (
 )
 from bluesky_streamrecon.wire.store import Frame, FrameSource, FrameStore, Gone
 
-__all__ = ["Angle", "Entry", "Ledger", "Run"]
+__all__ = ["Angle", "Entry", "Ledger", "Reading", "Run"]
 
 LOOK_AHEAD = 4
 
@@ -37,6 +37,10 @@ Angle = float | Callable[[], float]
 """Radians, or what returns them once the frame was read (0 before)."""
 
 
+Reading = float | Callable[[], float]
+"""Of the beam's monitor, or what returns it once the frame was read; 1 without a monitor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One item of the log."""
@@ -44,11 +48,17 @@ class Entry:
     kind: ItemKind
     index: int
     angle: Angle
+    monitor: Reading = 1.0
 
     @property
     def radians(self) -> float:
         """The angle, as far as it is known."""
         return self.angle() if callable(self.angle) else self.angle
+
+    @property
+    def reading(self) -> float:
+        """The monitor's reading; known once the frame was read."""
+        return self.monitor() if callable(self.monitor) else self.monitor
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +196,7 @@ class _ItemSender(Sender):
             return ItemGone(**about, why=frame.why[:4096])
         return Item(
             **about,
+            monitor=entry.reading,
             rows=self._rows,
             dtype=run.spec.dtype,  # type: ignore[arg-type]
             shape=(stop - first, run.spec.detector_shape[1]),

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from published_run import COLUMNS, ROWS, Run
 
+from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.fields import Name, Text
+
+MONITORED = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot", "recon": {"monitor": "i0"}}
+GOOD = (True, True, True, False, False, True)
 
 
 def test_frames_of_the_file_go_out_in_radians_and_order(publisher, sink, written, tmp_path, problems):
@@ -376,3 +380,42 @@ def test_publishing_takes_less_than_a_millisecond_of_the_run_engine_thread(publi
         run.event(seq, 1.0, det=pixels)
         times.append(time.perf_counter() - begun)
     assert np.median(times) < 1e-3
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_readings_of_a_monitor_travel_with_flats_and_projections_and_bad_ones_cost_their_frame_alone(
+    publisher, sink, problems, tmp_path, written, in_file
+):
+    run = Run(publisher, tmp_path if in_file else None, block=MONITORED)
+    monitor = {"source": "z", "dtype": "number", "shape": [], "object_name": "i0"}
+    for stream, angle in (("dark", False), ("flat", False), ("primary", True)):
+        run.describe(stream, keys={"i0-rate": monitor}, angle=angle)
+    frames = [
+        ("dark", 1, 0.0),
+        ("flat", 1, 5.0),
+        *(("primary", n, r) for n, r in enumerate([4.0, 0.0, np.nan, 3.0], 1)),
+    ]
+    for number, (stream, seq, reading) in enumerate(frames):
+        if in_file:
+            run.resource(stream)
+            run.datum(number, seq, stream=stream)
+        pixels = {} if in_file else {"det": written[number]}
+        run.event(seq, 10.0 * seq if stream == "primary" else None, stream, **pixels, **{"i0-rate": reading})
+    run.stop()
+    assert (problems, sink.closed) == ([], [("success", "")])
+    assert sink.degrees()[2:] == pytest.approx([10, 20, 30, 40])
+    assert [reading for reading, good in zip(sink.monitors, GOOD, strict=True) if good] == [1.0, 5.0, 4.0, 3.0]
+    for number, ((*_, source), good) in enumerate(zip(sink.items, GOOD, strict=True)):
+        if good:
+            pixels = source if isinstance(source, np.ndarray) else source.read()
+            np.testing.assert_array_equal(pixels, written[number])
+        else:
+            with pytest.raises(
+                DataError, match=r"monitor 'i0-rate': got (0.0|nan), expected a positive, finite number"
+            ):
+                source.read()
+
+
+def test_monitor_that_a_stream_has_not_is_refused_with_what_there_is(publisher, sink, problems):
+    Run(publisher, block=MONITORED).describe()
+    assert "stream 'primary': monitor 'i0' not found among the data keys 'det', 'rot'; expected" in problems[0]

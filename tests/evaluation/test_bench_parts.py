@@ -150,7 +150,7 @@ class Sink:
     def open_run(self, spec):
         self.spec = spec
 
-    def append(self, kind, index, angle, source):
+    def append(self, kind, index, angle, source, monitor):
         pixels = source if isinstance(source, np.ndarray) else source.read()
         self.frames.append((kind, index, round(angle, 12), int(pixels[0, 0])))
         return len(self.frames)

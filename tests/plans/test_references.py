@@ -12,6 +12,7 @@ import pytest
 from bluesky.plan_stubs import mv
 
 from bluesky_streamrecon.errors import ConfigError, StorageError
+from bluesky_streamrecon.evaluation.scans import prepared
 from bluesky_streamrecon.plans import (
     stream_tomo_fly_plan,
     stream_tomo_plan,
@@ -200,3 +201,26 @@ def test_plain_scan_makes_the_image_that_a_tomogram_makes(run_engine, documents,
     assert kept_job.last_run.ledger_totals()["balanced"]
     assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] > 0.95
     assert images[1].max() > 0
+
+
+def test_readings_of_a_monitor_are_taken_from_an_earlier_run_and_used_when_the_scan_is_replayed(
+    run_engine, beamline, pretend_job, script, storage
+):
+    faded = sim_beamline(
+        rows=4, columns=32, directory=storage.detector_directory, instant=True, fading=0.5, projections=6
+    )
+    use_beamline(faded, pretend_job, storage=storage)
+    (flats,) = run_engine(take_references_plan(flats=2, darks=1)).run_start_uids
+    (uid,) = run_engine(stream_tomo_plan(num=6, window=4, references=flats, monitor="monitor")).run_start_uids
+    assert storage.flush()
+    readings = 1e7 * 0.5 ** (np.arange(6) / 5)
+    assert script.monitors == pytest.approx([1.0, 1e7, 1e7, *readings])
+    scan = load_run(storage.catalog, uid)
+    np.testing.assert_allclose(scan.monitor, readings)
+    np.testing.assert_allclose(scan.flat_monitor, 1e7)
+    as_it_was, normalised = (prepared(scan, uid, axis=16, monitor=name).integrals for name in (None, "monitor"))
+    lost = -np.log(readings / 1e7)[:, np.newaxis, np.newaxis]
+    np.testing.assert_allclose(as_it_was - normalised, np.broadcast_to(lost, normalised.shape), atol=1e-5)
+    (without,) = run_engine(take_references_plan([faded.detector], flats=1, darks=0)).run_start_uids
+    with pytest.raises(StorageError, match=r"has flats without readings of the monitor 'monitor'; take new ones with"):
+        run_engine(stream_tomo_plan(num=6, window=4, references=without, monitor="monitor"))

@@ -54,7 +54,7 @@ class Sink:
     def close_run(self, exit_status="success", reason=""):
         pass
 
-    def append(self, kind, index, angle, source):
+    def append(self, kind, index, angle, source, monitor):
         self.frames[kind].append(source if isinstance(source, np.ndarray) else source.read())
         if kind == "projection":
             self.angles.append(np.degrees(angle))
@@ -73,7 +73,7 @@ class Late:
     def close_run(self, exit_status="success", reason=""):
         pass
 
-    def append(self, kind, index, angle, source):
+    def append(self, kind, index, angle, source, monitor):
         self.sources.append((kind, source))
         return index
 

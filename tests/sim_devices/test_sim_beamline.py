@@ -209,7 +209,7 @@ def test_faults_show_in_the_frames(run_engine, documents, tmp_path):
 def test_own_sample_size_axis_and_prefix_are_taken(tmp_path):
     beamline = small(tmp_path, sample=Foam(pores=5, seed=9), axis=21.0, prefix="sim-")
     assert beamline.axis == pytest.approx(23.5 - 2.5)
-    names = ["stage", "detector", "shutter", "table", "trigger", "encoder"]
+    names = ["stage", "detector", "shutter", "table", "trigger", "encoder", "monitor"]
     assert [device.name for device in beamline.devices] == [f"sim-{name}" for name in names]
 
 

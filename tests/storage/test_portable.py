@@ -38,6 +38,7 @@ from bluesky_streamrecon.storage.volume_files import _write_ome_zarr
 pytestmark = pytest.mark.timeout(180)  # two servers are started, and databroker is loaded
 
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
+READINGS = [9.0, 8.5, 8.0, 7.5, 7.0]
 LEDGER = {"0": {"sent": 9, "applied": 9}}
 
 
@@ -47,7 +48,8 @@ def stored(storage, scan):
     folder = storage.detector_directory
     folder.mkdir(parents=True, exist_ok=True)
     recon = compose_run().start_doc["uid"]
-    block = {"recon_uid": recon, "projections": 9, "angle": "rot", "start": 0, "stop": 180, "recon": {"window": 3}}
+    block = {"recon_uid": recon, "projections": 9, "angle": "rot", "start": 0, "stop": 180}
+    block["recon"] = {"window": 3, "monitor": "i0"}
     run = compose_run(
         metadata={
             "detectors": ["cam"],
@@ -69,6 +71,8 @@ def stored(storage, scan):
     for name, frames in (("dark", scan.darks), ("flat", scan.flats), ("primary", scan.projections)):
         image = {"source": "x", "dtype": "array", "dtype_numpy": "<u2", "shape": [1, 3, 8], "external": "STREAM:"}
         keys = {"cam": image, **({"rot": angle, "job-score": score} if name == "primary" else {})}
+        if name != "dark":
+            keys["i0"] = score
         size = {"source": "x", "dtype": "number", "shape": [], "units": "nm"}
         camera = {
             "data": {"cam-pixel_size": 650},
@@ -90,6 +94,8 @@ def stored(storage, scan):
         storage.writer("stream_datum", dict(datum))
         for number in range(count):
             data = {"rot": scan.angles_deg[number], "job-score": 0.1 * number} if name == "primary" else {}
+            if name != "dark":
+                data["i0"] = READINGS[number]
             storage.writer(
                 "event", dict(bundle.compose_event(data=data, timestamps=dict.fromkeys(data, 5.0), time=5.0))
             )
@@ -165,6 +171,7 @@ def test_file_says_how_the_scan_was_taken_from_plan_devices_or_what_is_given(sto
         assert file["entry/instrument/detector/x_pixel_size"][()] == pytest.approx(0.65e-6)
         assert file["entry/instrument/detector/x_rotation_axis_pixel_position"][()] == 3.5 - 3.5  # of frames not binned
         assert file["entry/sample/name"][()] == b"a stone"
+        assert file["entry/control/data"][:].tolist() == [0] * 4 + READINGS[:2] + READINGS
         assert "distance" not in file["entry/instrument/detector"]
     again = export_run(storage.catalog, stored[0], tmp_path / "a.nxs", known={"energy_kev": 30.0, "distance_mm": 50.0})
     with h5py.File(again.file) as file:
@@ -224,6 +231,8 @@ def test_run_that_is_exported_and_imported_is_the_same_run(storage, elsewhere, s
     ):
         np.testing.assert_array_equal(ours[:], theirs)
     np.testing.assert_array_equal(loaded.angles_deg, scan.angles_deg)
+    np.testing.assert_array_equal(loaded.monitor, READINGS)
+    np.testing.assert_array_equal(loaded.flat_monitor, READINGS[:2])
     np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid), 2 * image)
     np.testing.assert_array_equal(load_reconstruction(elsewhere.catalog, uid, live=True), image)
     scores = load_scores(elsewhere.catalog, uid)

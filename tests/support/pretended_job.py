@@ -28,6 +28,7 @@ class Script:
         self.score_uid: str | None = None
         self.never_done = False
         self.frames: list[tuple[str, int, float, np.ndarray]] = []
+        self.monitors: list[float] = []  # readings with these
         self.specs: list[Any] = []
         self.closed: list[tuple[str, str]] = []
         self.axes: list[float] = []  # that people have set
@@ -82,10 +83,10 @@ class PretendEndpoint:
         self._items = self._applied = self._dropped = 0
         self._script.specs.append(spec)
 
-    def append(self, kind: str, index: int, angle: Any, source: Any) -> int:
+    def append(self, kind: str, index: int, angle: Any, source: Any, monitor: Any = 1.0) -> int:
         assert self._state == "open"
         self._items += 1
-        self._queue.put(("item", kind, index, angle, source))
+        self._queue.put(("item", kind, index, angle, source, monitor))
         return self._items
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
@@ -131,7 +132,7 @@ class PretendEndpoint:
             self._script.gate.wait(BOUND)
             (self._take if work[0] == "item" else self._finish)(*work[1:])
 
-    def _take(self, kind: str, index: int, angle: Any, source: Any) -> None:
+    def _take(self, kind: str, index: int, angle: Any, source: Any, monitor: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
         from bluesky_streamrecon.wire.events import Acked
         from bluesky_streamrecon.wire.messages import Problem, Score, Status
@@ -151,6 +152,7 @@ class PretendEndpoint:
             self._dropped += 1
             return
         script.frames.append((kind, index, angle() if callable(angle) else angle, pixels))
+        script.monitors.append(monitor() if callable(monitor) else monitor)
         self._applied += 1
         count = index if kind == "projection" else 0
         for rank in (0, 1):

@@ -15,16 +15,17 @@ class Kept:
     """A sink that keeps everything."""
 
     def __init__(self):
-        self.specs, self.items, self.closed = [], [], []
+        self.specs, self.items, self.closed, self.monitors = [], [], [], []
         self.fails = None
 
     def open_run(self, spec):
         self.specs.append(spec)
 
-    def append(self, kind, index, angle, source):
+    def append(self, kind, index, angle, source, monitor):
         if self.fails:
             raise self.fails
         self.items.append((kind, index, angle, source))
+        self.monitors.append(monitor)
         return len(self.items)
 
     def close_run(self, exit_status="success", reason=""):

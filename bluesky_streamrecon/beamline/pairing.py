@@ -1,0 +1,122 @@
+"""A frame and the numbers that belong to it: its angle and what the beam's monitor has read, from events and files.
+
+Nothing here opens a file: numbers in files are read with their frames, when the wire needs these. Angles leave here in
+radians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.beamline.documents import StreamLayout
+from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, UnusableFrame
+from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.wire.run import Angle, Reading
+
+__all__ = ["AngleRange", "Frame", "Parts", "Source", "with_numbers"]
+
+
+class Frame(Protocol):
+    """A frame that is read when it is needed; ``in_file`` tells that it can be read again."""
+
+    @property
+    def in_file(self) -> bool:
+        """The frame is kept elsewhere: it need not be held in memory."""
+        ...
+
+    def read(self) -> NDArray[np.generic]:
+        """Return the pixels, shape (rows, columns)."""
+        ...
+
+
+Source = NDArray[np.generic] | Frame
+"""A frame, or what reads it."""
+
+
+@dataclass(slots=True)
+class AngleRange:
+    """Range of the angles whose data key has no units, and how many there are."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    count: int = 0
+
+    def add(self, angle: float) -> None:
+        """Count one more, radians."""
+        self.low, self.high, self.count = min(self.low, angle), max(self.high, angle), self.count + 1
+
+
+@dataclass(slots=True)
+class Parts:
+    """What has come of a frame in a file: itself, and by data key the numbers that belong to it, or where they are."""
+
+    frame: FileFrame | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def complete(self, layout: StreamLayout) -> bool:
+        """Return whether nothing is missing."""
+        return self.frame is not None and self.numbers.keys() >= {*layout.in_events, *layout.in_files}
+
+
+def with_numbers(
+    layout: StreamLayout, numbers: Mapping[str, Any], source: Source, unitless: AngleRange
+) -> tuple[Source, Angle, Reading]:
+    """Return a frame with its angle and the monitor's reading; what is in files is known once the frame was read.
+
+    A frame whose reading can not be used is one that can not be read.
+
+    Parameters
+    ----------
+    layout : StreamLayout
+        Of its stream.
+    numbers : mapping
+        By data key: the number, or its file and its place there.
+    source : ndarray or Frame
+        The frame.
+    unitless : AngleRange
+        Counts angles from a file that has no units.
+
+    Raises
+    ------
+    DataError
+        If an angle in an event is not a finite number.
+    """
+    angle: Angle = 0.0
+    monitor: Reading = 1.0
+    if layout.in_files and isinstance(source, FileFrame):
+        flown = source = FlownFrame(
+            source,
+            angle=partial(_read_angle, layout, unitless, *numbers[str(layout.angle_key)])
+            if layout.angle_key in layout.in_files
+            else None,
+            monitor=partial(_read_monitor, layout, *numbers[str(layout.monitor_key)])
+            if layout.monitor_key in layout.in_files
+            else None,
+        )
+        angle, monitor = flown.angle, flown.monitor
+    if layout.angle_key in layout.in_events:
+        angle = layout.in_radians(numbers[str(layout.angle_key)])
+    if layout.monitor_key in layout.in_events:
+        try:
+            monitor = layout.reading(numbers[str(layout.monitor_key)])
+        except DataError as error:
+            source = UnusableFrame(str(error))
+    return source, angle, monitor
+
+
+def _read_angle(layout: StreamLayout, unitless: AngleRange, file: FrameFile, index: int) -> float:
+    angle = layout.in_radians(file.read(index, index + 1))
+    if not layout.angle_has_units:
+        unitless.add(angle)
+    return angle
+
+
+def _read_monitor(layout: StreamLayout, file: FrameFile, index: int) -> float:
+    return layout.reading(file.read(index, index + 1).item())
