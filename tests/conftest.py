@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
+from hypothesis import HealthCheck, settings
 from pretended_job import BOUND, Script, pretended_job
 from tiled_tables import tables_once
 
@@ -34,6 +35,11 @@ sys.dont_write_bytecode = False
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and whatever they start, ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing: the computer has other work.
+settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # With modules that take a minute and more at the end, one process would wait for the other.
 LONGEST = ("integration", "storage", "plans", "recon_job", "recon", "evaluation")

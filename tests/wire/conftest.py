@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
@@ -28,10 +26,6 @@ from bluesky_streamrecon.wire import (
     RankEndpoint,
     RunDone,
 )
-
-settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 BOUND = 20.0
 E = TypeVar("E")
