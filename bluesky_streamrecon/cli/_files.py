@@ -32,6 +32,10 @@ def export_stored(
     energy: Annotated[float | None, typer.Option(help="Of the photons, keV.")] = None,
     distance: Annotated[float | None, typer.Option(help="From sample to detector, mm.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Of the volume alone: the last live image.")] = False,
+    volume: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a time series: this half turn alone, from 1; its volume is finished now."),
+    ] = None,
     directory: Directory = None,
     uri: Uri = None,
     readable: Readable = None,
@@ -44,9 +48,12 @@ def export_stored(
     for napari, Neuroglancer or Fiji. What the run says of pixel size, energy, distance, exposure, sample
     and axis is in the former, the pixel size in both; options take its place.
 
+    Of a time series, `--volume 3` writes the third half turn: its volume, finished now from its projections, or its
+    frames alone, as a scan of its own.
+
     Example: `streamrecon export 3f2a91 tooth.nxs --directory demo/catalogue --readable demo`
     """
-    from bluesky_streamrecon.errors import ConfigError
+    from bluesky_streamrecon.errors import ConfigError, StorageError
     from bluesky_streamrecon.storage import chosen_layout, export_run, export_volume, open_storage, volume_layout
 
     given = {"pixel_size_um": pixel_size, "energy_kev": energy, "distance_mm": distance}
@@ -61,20 +68,36 @@ def export_stored(
         raise ConfigError(
             f"{file}: got --energy or --distance; a file of the volume alone has a place for --pixel-size"
         )
+    if live and volume is not None:
+        raise ConfigError("--live with --volume: expected one of them; live images of older half turns are not kept")
+    if file.exists():  # before a volume is finished for it
+        raise StorageError(f"{file}: exists already; it is not overwritten")
     if not alone:
         chosen_layout(file, layout)
         with open_storage(uri, directory=directory, readable=readable or ()) as storage:
-            done = export_run(storage.catalog, run, file, layout=layout, known=known)
+            part = None
+            if volume is not None:
+                from bluesky_streamrecon.evaluation.half_turns import projections_of
+
+                part = projections_of(storage.catalog, run, volume)
+            done = export_run(storage.catalog, run, file, layout=layout, known=known, projections=part)
         _print_run(done, as_json=json)
         return
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
-        volume = export_volume(storage.catalog, run, file, layout=layout, pixel_size_um=pixel_size, live=live)
+        made = None
+        if volume is not None:
+            from bluesky_streamrecon.evaluation.half_turns import finished_half_turn
+
+            made = finished_half_turn(storage.catalog, run, volume), f"volume {volume} of the series"
+        written = export_volume(
+            storage.catalog, run, file, layout=layout, pixel_size_um=pixel_size, live=live, made=made
+        )
     if json:
-        print_json(volume)
+        print_json(written)
         return
-    size = " x ".join(map(str, volume.shape))
-    pixel = f", pixels of {volume.pixel_size_um:g} µm" if volume.pixel_size_um else ""
-    print(f"{volume.file} ({volume.layout}): {volume.image} of {size}{pixel}, of reconstruction {volume.recon_uid}")
+    size = " x ".join(map(str, written.shape))
+    pixel = f", pixels of {written.pixel_size_um:g} µm" if written.pixel_size_um else ""
+    print(f"{written.file} ({written.layout}): {written.image} of {size}{pixel}, of reconstruction {written.recon_uid}")
 
 
 def import_recorded(

@@ -32,7 +32,7 @@ from bluesky_streamrecon.storage.details import configurations
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Recorded", "recorded_file", "recorded_run", "replay"]
+__all__ = ["Recorded", "plain_block", "recorded_file", "recorded_run", "replay"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,9 @@ def recorded_run(
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
         ends = block.get("start"), block.get("stop")
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
-        recon = settings_from(ReconSettings, _plain(block.get("recon", {})))
+        recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))
         recon, _ = with_found_options(recon, start, list(configurations(run)))
-        steering = settings_from(SteeringSettings, _plain(block.get("steering", {})))
+        steering = settings_from(SteeringSettings, plain_block(block.get("steering", {})))
         return Recorded(uid, frames, planned, span, recon, steering), storage.close
     except BaseException:
         storage.close()
@@ -278,6 +278,6 @@ def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
     return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)
 
 
-def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
+def plain_block(block: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part of a start document with tuples' lists as they were written."""
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in block.items()}

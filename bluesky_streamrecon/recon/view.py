@@ -18,7 +18,10 @@ from bluesky_streamrecon.recon.tilt import upright
 from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.wire import OpenRun
 
-__all__ = ["View", "preparation_of_all", "prepared_for", "window_of"]
+__all__ = ["BEFORE", "View", "preparation_of_all", "prepared_for", "window_of"]
+
+BEFORE = "before"
+"""Metadata: projections of the run that were taken before the first that comes; 0 where it is not there."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ def preparation_of_all(
     archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of
     second order.
     """
+    taken_before = int(_number_in(run.metadata, BEFORE) or 0)
     before = prepared_for(run)[1]
     changes = [(after, before.first_part(each, 0.0)) for after, each in preparation.light_changes([])]
     if shifts is not None:
@@ -89,7 +93,7 @@ def preparation_of_all(
         projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
     ) -> NDArray[np.float32]:
         if changes:
-            add_interpolated(projections, changes, rows, first)
+            add_interpolated(projections, changes, rows, taken_before + first)
         return steps.second_part_of_all(projections, angles)
 
     return prepare

@@ -115,7 +115,13 @@ class PortableScan:
 
 
 def export_run(
-    catalog: Any, uid: str, path: str | Path, *, layout: str | None = None, known: Mapping[str, Any] | None = None
+    catalog: Any,
+    uid: str,
+    path: str | Path,
+    *,
+    layout: str | None = None,
+    known: Mapping[str, Any] | None = None,
+    projections: tuple[int, int] | None = None,
 ) -> PortableRun:
     """Write a stored run, with its reconstruction if there is one, into one file.
 
@@ -131,6 +137,9 @@ def export_run(
         ``"nxtomo"`` or ``"dxchange"``; by default what the file's suffix says.
     known : mapping, optional
         Fields of `ScanDetails`, in place of what the run says of how it was taken.
+    projections : (int, int), optional
+        Only the projections ``[first, stop)``, counted from 0, with flats and darks, as a scan of its own: without the
+        run's documents and reconstruction.
 
     Raises
     ------
@@ -151,6 +160,8 @@ def export_run(
     if scan.monitor is not None:
         readings = {"flat": {monitor: scan.flat_monitor}, "primary": {monitor: scan.monitor}}
     details = replace(scan_details(raw, reconstruction), **(known or {}))
+    if projections is not None:
+        scan = scan.part(*projections)
 
     def more(file: h5py.File) -> None:
         group = file.create_group(GROUP)
@@ -170,7 +181,7 @@ def export_run(
                     stored[row] = np.asarray(image[row])
 
     write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
-    write(path, scan, details=details, more=more)
+    write(path, scan, details=details, more=more if projections is None else None)
     return described(path, layout, scan, start["uid"], reconstruction and reconstruction.metadata["start"]["uid"])
 
 

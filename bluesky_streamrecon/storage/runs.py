@@ -30,6 +30,7 @@ __all__ = [
     "IMAGES",
     "CatalogFrames",
     "RunKeys",
+    "find_raw_run",
     "find_reconstruction",
     "finished_images",
     "load_reconstruction",
@@ -290,6 +291,13 @@ def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArra
     name = IMAGES[0] if live else finished_images(run, uid)[-1]
     with _fetching(f"run {uid}, {name}"):
         return np.asarray(run[name][name].read(), dtype=np.float32)
+
+
+def find_raw_run(catalog: Any, uid: str) -> Any:
+    """Return a scan's run, found by its own uid or by that of its reconstruction, as `find_run` takes them."""
+    run = find_run(catalog, uid)
+    raw_uid = run.metadata["start"].get("raw_run_uid")
+    return run if raw_uid is None else find_run(catalog, raw_uid)
 
 
 def find_reconstruction(catalog: Any, uid: str) -> Any:

@@ -5,13 +5,14 @@ Angles are degrees; frames are detector counts, (frames, rows, columns). Nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.hdf5 import FrameStack
 
 __all__ = ["Frames", "TomoScan", "empty_frames"]
 
@@ -70,6 +71,10 @@ class TomoScan:
         """Angles in radians, as reconstruction takes them, shape (A,)."""
         return np.deg2rad(self.angles_deg)
 
+    def part(self, first: int, stop: int) -> TomoScan:
+        """Return the scan with the projections ``[first, stop)`` alone, which stay where they are."""
+        return replace(self, projections=_Part(self.projections, first, stop), angles_deg=self.angles_deg[first:stop])
+
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("projections", "flats", "darks")}
         if any(len(shape) != 3 for shape in shapes.values()) or len({shape[1:] for shape in shapes.values()}) != 1:
@@ -88,6 +93,23 @@ class TomoScan:
         if not np.all(np.isfinite(self.angles_deg)):
             bad = int(np.flatnonzero(~np.isfinite(self.angles_deg))[0])
             raise DataError(f"scan: the angle of projection {bad} is {self.angles_deg[bad]}, expected finite degrees")
+
+
+class _Part(FrameStack):
+    """Some frames of a stack, one after the other."""
+
+    def __init__(self, frames: Frames, first: int, stop: int) -> None:
+        self._frames, self._first = frames, first
+        super().__init__((stop - first, *frames.shape[1:]), np.dtype(frames.dtype), "frames")
+
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        chosen = numbers + self._first
+        if np.ndim(chosen):
+            step = int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
+            chosen = slice(int(chosen[0]), int(chosen[-1]) + 1, step)
+        else:
+            chosen = int(chosen)
+        return np.asarray(self._frames[(chosen, *rest)])
 
 
 def empty_frames(like: Frames) -> NDArray[Any]:

@@ -5,6 +5,7 @@ Values are attenuation per pixel, as they were computed; axes are rows from the 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.storage.details import scan_details
-from bluesky_streamrecon.storage.runs import IMAGES, find_reconstruction, finished_images
+from bluesky_streamrecon.storage.runs import IMAGES, find_raw_run, find_reconstruction, finished_images
 
 __all__ = ["VOLUME_LAYOUTS", "ExportedVolume", "export_volume", "volume_layout"]
 
@@ -26,6 +27,9 @@ VOLUME_LAYOUTS: dict[str, tuple[str, ...]] = {
     "dxchange-volume": (),  # the suffixes of HDF5 choose a file of the whole run
 }
 """Layouts, and the suffixes that choose them."""
+
+LARGEST_IMAGEJ = 2**32 - 2**25
+"""Bytes of pixels from which a TIFF stack is a BigTIFF."""
 
 CHUNK = 64
 """Pixels along each axis of a chunk; the pyramid ends with a level that is one chunk wide."""
@@ -77,6 +81,7 @@ def export_volume(
     layout: str | None = None,
     pixel_size_um: float | None = None,
     live: bool = False,
+    made: tuple[NDArray[np.float32], str] | None = None,
 ) -> ExportedVolume:
     """Write a reconstruction into a file that viewers of volumes open.
 
@@ -97,6 +102,8 @@ def export_volume(
         as wide. Where nothing says it, the volume's unit is the pixel.
     live : bool, optional
         The last live image, also where there is a finished volume.
+    made : (ndarray of float32, str), optional
+        A volume to be written in place of those that are stored, and what to call it; `uid` then need not have any.
 
     Raises
     ------
@@ -113,15 +120,18 @@ def export_volume(
         raise ConfigError(f"pixel size: got {pixel_size_um}, expected micrometres above 0")
     if path.exists():
         raise StorageError(f"{path}: exists already; it is not overwritten")
-    run = find_reconstruction(catalog, uid)
-    name = IMAGES[0] if live else finished_images(run, uid)[-1]
-    volume, start = run[name][name], run.metadata["start"]
-    raw = start.get("raw_run_uid")
+    if made is None:
+        run = find_reconstruction(catalog, uid)
+        name, start = IMAGES[0] if live else finished_images(run, uid)[-1], run.metadata["start"]
+        volume, raw, recon_uid = run[name][name], start.get("raw_run_uid"), start["uid"]
+    else:
+        (volume, name), start = made, find_raw_run(catalog, uid).metadata["start"]
+        raw, recon_uid = start["uid"], start.get("streamrecon", {}).get("recon_uid", "")
     if pixel_size_um is None and raw is not None and raw in catalog:
         pixel_size_um = scan_details(catalog[raw]).pixel_size_um
     if pixel_size_um is not None:
         pixel_size_um *= start.get("streamrecon", {}).get("recon", {}).get("bin", 1)
-    about = {"recon_uid": start["uid"], "raw_run_uid": raw, "image": name, "values": "1/pixel"}
+    about = {"recon_uid": recon_uid, "raw_run_uid": raw, "image": name, "values": "1/pixel"}
     part = path.with_name(f".{path.name}.part")
     write = {"ome-zarr": _write_ome_zarr, "tiff": _write_tiff, "dxchange-volume": _write_dxfile}[chosen]
     try:
@@ -136,7 +146,7 @@ def export_volume(
         else:
             part.unlink(missing_ok=True)
     return ExportedVolume(
-        recon_uid=start["uid"],
+        recon_uid=recon_uid,
         file=str(path),
         layout=chosen,
         image=name,
@@ -223,26 +233,35 @@ def _mean_of_blocks(rows: NDArray[np.float32], blocks: NDArray[np.int_]) -> NDAr
 
 
 def _write_tiff(part: Path, volume: Any, pixel_um: float | None, name: str, about: Mapping[str, Any]) -> int:
-    """Write a page per slice, with OME's metadata; more than 4 GiB as BigTIFF."""
+    """Write a page per slice: as ImageJ does, or above 4 GiB, which it can not have, as BigTIFF with OME's metadata."""
     import tifffile
 
     def slices() -> Iterator[NDArray[np.float32]]:
         for row in range(volume.shape[0]):
             yield np.asarray(volume[row], dtype=np.float32)
 
-    size = {} if pixel_um is None else {f"PhysicalSize{axis}": pixel_um for axis in "XYZ"}
-    units = {} if pixel_um is None else {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
-    metadata = {"axes": "ZYX", "Name": name, "Description": str(dict(about)), **size, **units}
+    shape = tuple(volume.shape)
+    if 4 * math.prod(shape) < LARGEST_IMAGEJ:
+        size = {} if pixel_um is None else {"unit": "micron", "spacing": pixel_um}
+        form = {"imagej": True, "metadata": {"axes": "ZYX", "Info": f"{name}: {dict(about)}", **size}}
+        per_unit, unit = 1.0, "NONE"
+    else:
+        size = {} if pixel_um is None else {f"PhysicalSize{axis}": pixel_um for axis in "XYZ"}
+        units = {} if pixel_um is None else {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
+        form = {
+            "ome": True,
+            "metadata": {"axes": "ZYX", "Name": name, "Description": str(dict(about)), **size, **units},
+        }
+        per_unit, unit = 1e4, "CENTIMETER"
     tifffile.imwrite(
         part,
         slices(),
-        shape=tuple(volume.shape),
+        shape=shape,
         dtype=np.float32,
-        ome=True,
         photometric="minisblack",
-        resolution=None if pixel_um is None else (1e4 / pixel_um, 1e4 / pixel_um),
-        resolutionunit=None if pixel_um is None else "CENTIMETER",
-        metadata=metadata,
+        resolution=None if pixel_um is None else (per_unit / pixel_um, per_unit / pixel_um),
+        resolutionunit=None if pixel_um is None else unit,
+        **form,
     )
     return 1
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 from nxtomo.application.nxtomo import NXtomo
 from nxtomomill.converter.dxfile.dxfileconverter import from_dx_config_to_nx
 from nxtomomill.models.dx2nx import DX2nxModel
 from silx.io import get_data
 
-from bluesky_streamrecon.storage import ScanDetails, read_nxtomo, write_dxfile, write_nxtomo
-from bluesky_streamrecon.storage.volume_files import _write_dxfile
+from bluesky_streamrecon.storage import ScanDetails, read_nxtomo, volume_files, write_dxfile, write_nxtomo
+from bluesky_streamrecon.storage.volume_files import _write_dxfile, _write_tiff
 
 DETAILS = ScanDetails(sample="a stone", pixel_size_um=0.65, energy_kev=25.0, distance_mm=50.0, started=1.7e9)
 
@@ -64,3 +65,23 @@ def test_volume_as_dxfile_is_read_with_its_coordinates(tmp_path):
     np.testing.assert_array_equal(read["data"], volume)
     np.testing.assert_allclose(read["z"], [0, 1.5, 3])
     np.testing.assert_allclose(read["x"], 1.5 * np.arange(8))
+
+
+@pytest.mark.parametrize("largest", [2**32, 0], ids=["as ImageJ does", "more than ImageJ can have"])
+def test_tiff_stack_has_the_size_of_its_pixels_where_viewers_look_for_it(tmp_path, monkeypatch, largest):
+    """ImageJ 1.53t and Fiji read the size in all three directions from what is checked here."""
+    monkeypatch.setattr(volume_files, "LARGEST_IMAGEJ", largest)
+    volume = np.random.default_rng(0).random((3, 7, 9), np.float32)
+    assert _write_tiff(tmp_path / "stone.tif", volume, 1.3, "stone", {"image": "volume"}) == 1
+    with tifffile.TiffFile(tmp_path / "stone.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), volume)
+        assert (file.series[0].axes, len(file.pages)) == ("ZYX", 3)
+        x, y = (file.pages[0].tags[f"{axis}Resolution"].value for axis in "XY")
+        if largest:
+            about = file.imagej_metadata
+            assert (about["unit"], about["spacing"], about["slices"]) == ("micron", 1.3, 3)
+            assert x == y == (10, 13)  # pixels per unit
+            assert file.pages[0].tags["ResolutionUnit"].value == 1
+        else:
+            assert 'PhysicalSizeZ="1.3" PhysicalSizeZUnit="µm"' in file.ome_metadata
+            assert x[0] / x[1] == y[0] / y[1] == pytest.approx(1e4 / 1.3)  # per centimetre

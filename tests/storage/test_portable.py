@@ -207,7 +207,7 @@ def test_volume_as_tiff_has_a_page_per_slice_and_the_size_of_its_pixels(storage,
     with tifffile.TiffFile(done.file) as file:
         np.testing.assert_array_equal(file.asarray(), image)
         assert file.series[0].axes == "ZYX"
-        assert 'PhysicalSizeZ="3.0" PhysicalSizeZUnit="µm"' in file.ome_metadata
+        assert (file.imagej_metadata["spacing"], file.imagej_metadata["unit"]) == (3.0, "micron")
     with pytest.raises(StorageError, match="exists already"):
         export_volume(storage.catalog, uid, done.file)
     with pytest.raises(ConfigError, match="got -1, expected micrometres above 0"):

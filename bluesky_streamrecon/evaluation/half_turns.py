@@ -1,0 +1,135 @@
+"""Half turns of a stored time series: which projections are of which volume, and that volume, finished on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.acquisition import with_found_options
+from bluesky_streamrecon.beamline.documents import BLOCK, carried, saturation_of
+from bluesky_streamrecon.beamline.frames import wire_dtype
+from bluesky_streamrecon.data_keys import FrameLayout
+from bluesky_streamrecon.errors import ConfigError, StorageError
+from bluesky_streamrecon.evaluation.replay import plain_block
+from bluesky_streamrecon.recon.past_volume import finished_volume
+from bluesky_streamrecon.reduction import Reduction
+from bluesky_streamrecon.settings import ReconSettings, settings_from
+from bluesky_streamrecon.storage import find_reconstruction, load_run
+from bluesky_streamrecon.storage.details import configurations
+from bluesky_streamrecon.storage.runs import find_raw_run, run_keys
+from bluesky_streamrecon.storage.scan import Frames
+from bluesky_streamrecon.wire import OpenRunSpec
+
+__all__ = ["finished_half_turn", "projections_of"]
+
+
+def projections_of(catalog: Any, uid: str, volume: int) -> tuple[int, int]:
+    """Return the projections ``[first, stop)``, from 0, of a volume of a time series.
+
+    Parameters
+    ----------
+    catalog : CatalogOfBlueskyRuns
+        From `open_catalog`.
+    uid : str
+        Of the raw run or of its reconstruction.
+    volume : int
+        From 1.
+
+    Raises
+    ------
+    ConfigError
+        If the run is no time series, or has no such volume.
+    """
+    run = find_raw_run(catalog, uid)
+    each = int(run.metadata["start"].get(BLOCK, {}).get("per_volume") or 0)
+    if not each:
+        raise ConfigError(f"volume: got {volume}, but run {uid} is no time series: it has one volume, without --volume")
+    taken = len(load_run(catalog, run.metadata["start"]["uid"]).angles_deg)
+    if not 1 <= volume <= taken // each:
+        raise ConfigError(
+            f"volume: got {volume}, expected 1 to {taken // each}: run {uid} has {taken} projections, {each} in each "
+            "volume, and only complete ones can be finished"
+        )
+    return (volume - 1) * each, volume * each
+
+
+def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | None = None) -> NDArray[np.float32]:
+    """Return the finished volume of one half turn, made now from the frames that are stored.
+
+    It is what the job would have finished if the run had ended with that half turn: by the run's settings, about the
+    axis and as wide as its reconstruction, where there is one.
+
+    Parameters
+    ----------
+    catalog, uid, volume
+        See `projections_of`.
+    threads : int, optional
+        That compute; by default as many as this process may use.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, N, N)
+        Attenuation, 1/pixel.
+
+    Raises
+    ------
+    ConfigError
+        Also if the run has another analysis than tomography.
+    DataError
+        If the frames can not be used.
+    """
+    first, stop = projections_of(catalog, uid, volume)
+    run = find_raw_run(catalog, uid)
+    start: Mapping[str, Any] = run.metadata["start"]
+    block = start[BLOCK]
+    recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))
+    recon, _ = with_found_options(recon, start, list(configurations(run)))
+    scan = load_run(catalog, start["uid"])
+    reduction = Reduction.wanted(FrameLayout(1, *scan.projections.shape[1:]), recon)
+    dtype = wire_dtype(scan.projections.dtype, averaged=reduction.averages)
+    metadata = carried(start)
+    described = run["primary"].metadata
+    if (level := saturation_of(described, run_keys(run, uid).detector)) is not None:
+        metadata["saturation"] = f"{level:.12g}"
+    spec = OpenRunSpec(
+        run_uid=start["uid"],
+        recon_uid=str(block["recon_uid"]),
+        planned=stop - first,
+        detector_shape=reduction.shape,
+        dtype=dtype,
+        recon=_as_reconstructed(catalog, uid, recon),
+        preview_rows=(0,),
+        metadata=metadata,
+    )
+    flats = min(int(block.get("flats") or len(scan.flats)), len(scan.flats))  # of before; 0 where they are borrowed
+
+    def reduced(frames: Frames, begin: int, end: int) -> Iterator[NDArray[np.generic]]:
+        for number in range(begin, end):
+            yield reduction.of_event(np.asarray(frames[number]), dtype, f"run {uid}, frame {number}")
+
+    angles = np.radians(scan.angles_deg[first:stop]).tolist()
+    return finished_volume(
+        spec,
+        zip(reduced(scan.projections, first, stop), angles, strict=True),
+        reduced(scan.flats, 0, flats),
+        reduced(scan.darks, 0, len(scan.darks)),
+        before=first,
+        flats_after=reduced(scan.flats, flats, len(scan.flats)),
+        taken=len(scan.angles_deg),
+        threads=threads,
+    )
+
+
+def _as_reconstructed(catalog: Any, uid: str, recon: ReconSettings) -> ReconSettings:
+    """Return settings with the axis and the size that the run's reconstruction has; a scan that failed has none."""
+    try:
+        found = find_reconstruction(catalog, uid)
+    except StorageError:
+        return recon
+    axis = found.metadata["start"].get(BLOCK, {}).get("axis")
+    size = int(found["image"]["image"].shape[-1])
+    return msgspec.structs.replace(recon, axis=recon.axis if axis is None else float(axis), size=size)
