@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -112,3 +116,23 @@ def test_monitor_that_is_not_read_with_flats_and_projections_is_refused_before_t
         run_engine(plan(job=pretend_job, num=8, window=4, flats=1, darks=1, monitor=monitor))
     assert {doc["name"] for doc in of(documents, "descriptor")} <= {"dark"}
     assert beamline.stage.angle == 0.0
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(120)
+def test_lines_of_the_how_to_take_a_scan_in_a_fading_beam_that_is_normalised(run_engine, kept_job, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "rings-and-zingers.md"
+    (lines,) = re.findall(r"```\n(use_beamline.*?)```", page.read_text(), flags=re.DOTALL)
+    names = {
+        "RE": run_engine,
+        "stream_tomo_plan": partial(stream_tomo_plan, job=kept_job, window=8, threshold=1.0),
+        "sim_beamline": partial(sim_beamline, rows=4, columns=64, directory=tmp_path, instant=True),
+        "use_beamline": use_beamline,
+    }
+    try:
+        exec(compile(lines, str(page), "exec"), names)
+    finally:
+        use_beamline(None)
+    record = kept_job.last_run
+    assert (record.taken, record.counts["later_flats"], record.problems) == (60, 10 * record.ranks, ())
+    assert record.ledger_totals()["balanced"]
