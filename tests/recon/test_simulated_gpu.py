@@ -26,7 +26,9 @@ DEMAND = Demand(TomoGeometry(1024), 100, make_algorithm("mlem", {}), window=24, 
 
 
 def simulated(*tests, **environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "280", *tests]
+    # In one process, without what `tests/conftest.py` imports: Bluesky and Tiled take as long as the kernels.
+    alone = ["-n", "0", f"--confcutdir={Path(__file__).parent}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "280", *alone, *tests]
     return subprocess.run(
         command,
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1", **environment},
