@@ -376,7 +376,7 @@ class JobRuns:
             if ask.order is not None:
                 text = self.carry_out(ask.order, ask.run_uid)
             else:
-                judged = judged_after(self.open, ask.run_uid, ask.after)
+                judged = judged_after(self.open or self.last, ask.run_uid, ask.after)
         except SteeringError as error:
             return Answer(number=ask.seq, ok=False, text=str(error)[:4096], status=self.status())
         return Answer(number=ask.seq, text=text, status=self.status(), judged=judged)

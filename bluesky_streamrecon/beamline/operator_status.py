@@ -46,7 +46,22 @@ def run_status(
     problem, volume = problem[:4096], volume[:4096]
     if run is None and last is not None:
         ended = f"{last.exit_status or 'ended'}: {last.reason or 'no reason given'}"[:4096]
-        return RunStatus(state=state, problem=problem, last_run=last.run_uid, ended=ended, volume=volume)
+        return RunStatus(
+            state=state,
+            taken=last.taken,
+            planned=last.planned,
+            image_number=last.image_number,
+            used=last.used,
+            score=_finite(last.score),
+            tolerance=_tolerance(last.spec),
+            axis=last.axis,
+            pixel_size=_pixel_size(last.spec),
+            problem=problem,
+            last_run=last.run_uid,
+            ended=ended,
+            volume=volume,
+            result=last.volume or last.result or "",
+        )
     if run is None:
         return RunStatus(state=state, problem=problem)
     newest, override = run.newest, run.override
@@ -68,7 +83,7 @@ def run_status(
         verdict="" if newest is None else newest.verdict,
         policy=run.spec.steering.rule,
         text="" if newest is None else newest.text,
-        tolerance=run.spec.steering.tolerance if "predicted-gain" in run.spec.steering.rule else None,
+        tolerance=_tolerance(run.spec),
         advisory=run.spec.steering.advisory,
         finalize=run.finalize_requested,
         can_extend=override.lengthens and not override.complete,
@@ -83,7 +98,7 @@ def run_status(
     )
 
 
-def judged_after(run: RunState | None, run_uid: str | None, after: int) -> tuple[Judged, ...]:
+def judged_after(run: RunState | RunRecord | None, run_uid: str | None, after: int) -> tuple[Judged, ...]:
     """Return the verdicts of a run's images after number `after` of run `run_uid`, oldest first."""
     if run is None:
         return ()
@@ -117,6 +132,10 @@ def _pixel_size(spec: OpenRunSpec) -> float | None:
     except (TypeError, ValueError):
         return None
     return size * spec.recon.bin if 0 < size < math.inf else None
+
+
+def _tolerance(spec: OpenRunSpec) -> float | None:
+    return spec.steering.tolerance if "predicted-gain" in spec.steering.rule else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
     app.command("export", context_settings=MINUS_ONE)(_files.export_stored)
     app.command("import")(_files.import_recorded)
     app.command("resubmit")(_files.resubmit_kept)
-    app.command("view")(_view.view)
+    app.command("view", context_settings=MINUS_ONE)(_view.view)
     app.command("follow")(_follow.follow)
     app.add_typer(_steer.app, name="steer")
     app.add_typer(_bench.app, name="bench")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.live_view import Source
     from bluesky_streamrecon.wire import OperatorEndpoint
 
-__all__ = ["Pvs", "PvsAllow", "PvsInterface", "open_source", "serve_pvs"]
+__all__ = ["Pvs", "PvsAllow", "PvsInterface", "open_source", "serve_pvs", "view_extra"]
 
 Pvs = Annotated[
     str | None, typer.Option(metavar="PREFIX", help="Serve the run as PVs (PV Access), with names that begin so.")
@@ -27,6 +27,17 @@ PvsAllow = Annotated[
 
 
 @contextmanager
+def view_extra() -> Iterator[None]:
+    """Turn an import that fails into an error that says what to install."""
+    from bluesky_streamrecon.errors import ConfigError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error}; pip install 'bluesky-streamrecon[view]'") from error
+
+
+@contextmanager
 def open_source(connect: Callable[[], OperatorEndpoint], who: str | None) -> Iterator[Source]:
     """Follow the jobs that `connect` finds, and close the connection in the end.
 
@@ -35,13 +46,10 @@ def open_source(connect: Callable[[], OperatorEndpoint], who: str | None) -> Ite
     ConfigError
         If what shows a run is not installed.
     """
-    from bluesky_streamrecon.errors import ConfigError
     from bluesky_streamrecon.job_registration import own_name
 
-    try:
+    with view_extra():
         from bluesky_streamrecon.live_view import Source
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error}; pip install 'bluesky-streamrecon[view]'") from error
     source = Source(connect, own_name() if who is None else who)
     try:
         yield source

@@ -20,7 +20,7 @@ function take(told) {
   $("what").textContent = told.headline.what;
   $("detail").textContent = told.headline.detail;
   $("doubt").textContent = told.headline.doubt;
-  $("held").textContent = told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
+  $("held").textContent = told.link ? "" : told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
   const open = Boolean(run) && !told.link && !told.finish;
   $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
   if (told.axis !== axis && document.activeElement !== $("column")) {
@@ -36,7 +36,9 @@ function take(told) {
   if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
   if (told.picture) slices(told.picture);
   directions(told.picture);
-  if (run && !told.link && told.image && told.image !== view.image) { view.image = told.image; look(ALL); }
+  timeline(told.earlier);
+  const newest = told.newest || (view.volume ? view.newest : "picture " + told.earlier.length); // the last cuts stay on show
+  if (run && newest !== view.newest) { view.newest = newest; look(ALL); }
   draw(told.total, told.tolerance);
 }
 
@@ -78,7 +80,7 @@ function frame() {
 // Places are [row, y, x] in voxels. Upright panels show a square of side `view.side / view.zoom` around `view.centre`.
 const UPRIGHT = { row: { down: 1, across: 2, normal: 0 }, front: { down: 0, across: 2, normal: 1 }, side: { down: 0, across: 1, normal: 2 } };
 const NAMES = ["row", "y", "x"], ALL = ["row", "front", "side", "oblique"], viewer = Math.random().toString(36).slice(2);
-const view = { image: 0, volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
+const view = { newest: "", volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
 const panels = {}, drawn = {}, stale = new Set(); // drawn: the newest values of each panel, with their shape and what they show
 let looking = false;
 
@@ -88,13 +90,15 @@ const normal = () => { const a = view.down, b = view.across; return [a[1] * b[2]
 const middle = () => view.volume.map(n => (n - 1) / 2), number = v => Number(v.toPrecision(3)).toString();
 
 function forget() {
-  Object.assign(view, { image: 0, volume: null });
+  Object.assign(view, { newest: "", volume: null });
   mark = null;
+  Object.assign(past, { image: 0, flipped: false });
   seen(false);
 }
 
 function seen(cuts) { // slices of fixed rows are there as long as there are no cuts
   $("cuts").hidden = $("about-cuts").hidden = !cuts;
+  $("past").hidden = !cuts || !past.earlier.length;
   $("slices").hidden = $("image").hidden = cuts;
 }
 
@@ -149,12 +153,12 @@ async function look(names) {
 
 async function fetchCuts(names, cuts, sized) {
   try {
-    const answer = await fetch("cuts", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" }, body: JSON.stringify({ viewer, cuts }) });
+    const answer = await fetch("cuts", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" }, body: JSON.stringify({ viewer, cuts, image: past.image }) });
     if (!answer.ok) return (await answer.json()).text;
     const about = JSON.parse(answer.headers.get("X-Streamrecon-Cuts")), values = new Float32Array(await answer.arrayBuffer());
     if (about.run !== run) return "the run is another one by now";
     seen(true);
-    if (!view.volume || about.volume.join() !== view.volume.join()) begin(about.volume); else if (sized) show(names, about, cuts, values);
+    if (!view.volume || about.volume.join() !== view.volume.join()) begin(about.volume); else if (sized) show(names, about, about.cuts, values);
     return "";
   } catch { return "the live view's server does not answer"; }
 }
@@ -163,29 +167,32 @@ function show(names, about, cuts, values) {
   let first = 0;
   names.forEach((name, i) => {
     const [height, width] = about.shapes[i];
-    drawn[name] = { height, width, values: values.subarray(first, first + height * width), cut: cuts[i] };
+    const part = from => values.subarray(from, from + height * width);
+    drawn[name] = { height, width, values: part(first), newest: about.compared ? part(values.length / 2 + first) : null, cut: cuts[i] };
     first += height * width;
   });
-  if (!$("locked").checked && names.length === ALL.length) {
+  if (!past.image && !$("locked").checked && names.length === ALL.length) {
     const some = values.filter((v, i) => i % 29 === 0 && Number.isFinite(v)).sort();
     view.low = some.length ? some[Math.floor(.005 * some.length)] : 0;
     view.high = some.length ? some[Math.ceil(.995 * some.length) - 1] : 1;
     $("low").value = Math.abs(view.low) < 1e-6 * view.high ? 0 : number(view.low);
     $("high").value = number(view.high);
   }
-  $("cut-note").textContent = "Image " + about.image + " from " + about.projections + " projections, " + about.volume.join(" × ") + " voxels" +
-    (axis === null ? "" : ", rotation axis at detector column " + axis.toFixed(2));
-  names.forEach(paint);
+  $("cut-note").textContent = about.text + ", " + about.volume.join(" × ") + " voxels" +
+    (axis === null || past.image ? "" : ", rotation axis at detector column " + axis.toFixed(2));
+  compare(names);
 }
 
 function paint(name) {
-  const { canvas } = panels[name], { height, width, values } = drawn[name] ?? {};
-  if (!values) return;
+  const { canvas } = panels[name], { height, width } = drawn[name] ?? {};
+  if (!height) return;
   canvas.width = width;
   canvas.height = height;
   const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), scale = view.high > view.low ? 255 / (view.high - view.low) : 0;
+  const values = onShow(drawn[name]), diverging = differing() && drawn[name].newest;
   for (let i = 0; i < values.length; i++) {
-    image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = (values[i] - view.low) * scale;
+    const at = diverging ? Math.max(-1, Math.min(1, values[i] / past.limit)) : 0, grey = (values[i] - view.low) * scale;
+    for (let k = 0; k < 3; k++) image.data[4 * i + k] = diverging ? 247 + Math.abs(at) * (ENDS[at < 0 ? 0 : 1][k] - 247) : grey;
     image.data[4 * i + 3] = Number.isNaN(values[i]) ? 0 : 255;
   }
   pen.putImageData(image, 0, 0);
@@ -302,9 +309,9 @@ function panel(name) {
 
 // The value under the cursor.
 function point(name, across, down) {
-  const { height, width, values, cut } = drawn[name] ?? {};
-  if (!values || across < 0 || across >= 1 || down < 0 || down >= 1) return;
-  const place = placeAt(cut, across, down), value = values[Math.floor(down * height) * width + Math.floor(across * width)];
+  const { height, width, cut } = drawn[name] ?? {};
+  if (!height || across < 0 || across >= 1 || down < 0 || down >= 1) return;
+  const place = placeAt(cut, across, down), value = onShow(drawn[name])[Math.floor(down * height) * width + Math.floor(across * width)];
   $("value").textContent = place.map((v, i) => NAMES[i] + " " + v.toFixed(1)).join(", ") + ": " + (Number.isNaN(value) ? "outside" : attenuation(value));
 }
 
@@ -377,8 +384,9 @@ function inside({ width, height, values }, a, b) { // values of pixels whose cen
 }
 
 function measure() {
-  const svg = $("graph"), width = svg.clientWidth, height = svg.clientHeight, shown = drawn[mark?.name ?? large()], parts = [];
+  const svg = $("graph"), width = svg.clientWidth, height = svg.clientHeight, raw = drawn[mark?.name ?? large()], shown = raw && { ...raw, values: onShow(raw) }, parts = [];
   if (!shown || !width) return;
+  const limits = differing() ? [-past.limit, past.limit] : [view.low, view.high];
   const [a, b] = mark ? [mark.from, mark.to].map(place => share(shown.cut, place)) : [[0, 0], [1, 1]], line = mark?.tool === "line";
   const size = mark && [0, 1].map(k => Math.abs(b[k] - a[k]) * Math.hypot(...(k ? shown.cut.down : shown.cut.across)));
   const values = line ? profile(shown, a, b) : inside(shown, a, b), known = Float32Array.from(values).filter(Number.isFinite).sort(), at = q => known[Math.round(q * (known.length - 1))];
@@ -389,12 +397,12 @@ function measure() {
     if (known.length) { write(2, 12, number(high), "start"); write(2, height - 4, number(low), "start"); }
     $("measured").textContent = "Line of " + long(Math.hypot(...size)) + (known.length ? ": " + attenuation(low) + " to " + attenuation(high) : ": outside");
   } else if (known.length) {
-    if (!held) Object.assign(graphed, { low: Math.min(at(.002), view.low), high: Math.max(at(.998), view.high) });
+    if (!held) Object.assign(graphed, { low: Math.min(at(.002), limits[0]), high: Math.max(at(.998), limits[1]) });
     const bins = new Array(Math.max(8, Math.round(width / 3))).fill(0), where = v => (v - graphed.low) / (graphed.high - graphed.low || 1);
     for (const v of known) { const i = Math.floor(where(v) * bins.length); if (i >= 0 && i < bins.length) bins[i]++; }
     const most = Math.sqrt(Math.max(1, ...bins)), step = width / bins.length;
     parts.push(element("path", { class: "bars", d: `M0 ${height}` + bins.map((n, i) => `L${(i * step).toFixed(1)} ${(height - (height - 4) * Math.sqrt(n) / most).toFixed(1)}h${step.toFixed(1)}`).join("") + `V${height}Z` }));
-    for (const limit of [view.low, view.high]) parts.push(element("line", { class: "edge", x1: width * where(limit), x2: width * where(limit), y1: 0, y2: height }));
+    for (const limit of limits) parts.push(element("line", { class: "edge", x1: width * where(limit), x2: width * where(limit), y1: 0, y2: height }));
     const mean = known.reduce((sum, v) => sum + v, 0) / known.length, deviation = Math.sqrt(known.reduce((sum, v) => sum + (v - mean) ** 2, 0) / Math.max(1, known.length - 1));
     const all = extent() > shown.width ? " shown at " + shown.width + " of " + extent() : "";
     $("measured").textContent = mark ? "Region of " + size.map(long).join(" × ") + ", " + known.length + " pixels" + all + ": " + attenuation(mean, deviation) : "";
@@ -405,7 +413,7 @@ function measure() {
 }
 
 $("graph").onpointerdown = event => {
-  if (mark?.tool === "line") return;
+  if (mark?.tool === "line" || differing()) return;
   const at = valueAt(event);
   held = Math.abs(at - view.low) < Math.abs(at - view.high) ? "low" : "high";
   $("graph").setPointerCapture(event.pointerId);
@@ -416,6 +424,59 @@ $("graph").onpointerup = $("graph").onpointercancel = () => { held = null; measu
 const valueAt = event => { const area = $("graph").getBoundingClientRect(); return graphed.low + (graphed.high - graphed.low) * (event.clientX - area.left) / area.width; };
 $("tool").onchange = () => { if ($("tool").value === "cross") unmark(); };
 $("pixel").onchange = () => { if (view.volume) ALL.forEach(lines); measure(); };
+
+// ------------------------------------------------------------------------------------------- earlier images
+
+// `image`: the number of the one that is looked at, 0 the newest; flipped: the newest is shown in its place for now.
+const past = { image: 0, earlier: [], difference: false, flipped: false, limit: 0 }, ENDS = [[5, 80, 170], [190, 70, 0]];
+
+function timeline(earlier) {
+  const stop = earlier.findLastIndex(([image]) => image === past.image || past.image > 0 && image > 0 && image <= past.image);
+  Object.assign(past, { earlier });
+  $("when").max = earlier.length;
+  $("when").value = past.image ? Math.max(0, stop) : earlier.length;
+  $("moment").textContent = past.image && earlier.length ? earlier[Math.max(0, stop)][1] : "newest";
+  $("past").hidden = !view.volume || !earlier.length;
+}
+
+function moment() {
+  const [image] = past.earlier[$("when").valueAsNumber] ?? [0];
+  if (image === past.image) return;
+  Object.assign(past, { image, flipped: false });
+  timeline(past.earlier);
+  look(ALL);
+}
+
+const differing = () => past.difference && past.image !== 0;
+
+// The newest less the chosen one; or one of the two.
+function onShow({ values, newest }) {
+  if (!newest) return values;
+  return past.difference ? newest.map((v, i) => v - values[i]) : past.flipped ? newest : values;
+}
+
+function compare(names) {
+  past.difference = $("compare").value === "difference";
+  if (differing() && !(past.limit && $("locked").checked) && ALL.every(name => drawn[name])) {
+    const sizes = ALL.flatMap(name => [...onShow(drawn[name])].filter((v, i) => i % 7 === 0 && Number.isFinite(v)).map(Math.abs)).sort((a, b) => a - b);
+    past.limit = sizes[Math.floor(.995 * sizes.length)] || 1e-9;
+  }
+  $("between").textContent = !past.image ? "" : differing() ? "blue to orange ±" + number(past.limit) + " per pixel"
+    : past.flipped ? "shown: newest" : "shown: " + $("moment").textContent;
+  panels.row.text.textContent = "row " + ((past.image && drawn.row?.cut.corner) || view.cross)[0]; // a picture has but some
+  names.forEach(paint);
+}
+
+function flip() {
+  past.flipped = !past.flipped && past.image !== 0;
+  compare(ALL);
+}
+
+$("when").oninput = moment;
+$("compare").onchange = () => { past.flipped = false; compare(ALL); };
+$("newest").onclick = () => { $("when").value = past.earlier.length; moment(); };
+document.addEventListener("keydown", event => { if (event.key === "b" && !["text", "number"].includes(event.target.type)) flip(); });
+setInterval(() => { if ($("compare").value === "blink" && past.image && !matchMedia("(prefers-reduced-motion: reduce)").matches) flip(); }, 1000);
 
 // ------------------------------------------------------------------------------------------- curves
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.live_view.images import Images
 from bluesky_streamrecon.live_view.source import Snapshot
 from bluesky_streamrecon.wire import Picture, RunStatus, Sinogram
 
@@ -30,7 +31,7 @@ def render(token: str, nonce: str) -> str:
     return page.replace("@TOKEN@", token).replace("@NONCE@", nonce).replace("@SCRIPT@", script)
 
 
-def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, Any]:
+def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: int) -> dict[str, Any]:
     """Return the changes for a page that has `known` verdicts of `run_uid`."""
     status = snapshot.status
     first = known if run_uid == status.run_uid else 0
@@ -43,7 +44,8 @@ def change(snapshot: Snapshot, *, run_uid: str | None, known: int) -> dict[str, 
         "lines": [list(line) for line in status.lines() if line[0] not in SAID_ELSEWHERE],
         "taken": status.taken,
         "total": status.total,
-        "image": status.image_number,
+        "newest": images.newest(snapshot),
+        "earlier": images.earlier(snapshot),
         "held": status.hold_text,
         "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
         "lag": status.lag,

@@ -25,10 +25,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
 from bluesky_streamrecon.live_view.page import change, draw_png, draw_sinogram_png, render
-from bluesky_streamrecon.live_view.source import Source
+from bluesky_streamrecon.live_view.source import Viewed
 from bluesky_streamrecon.wire import Cut, Picture
-from bluesky_streamrecon.wire.cuts import MOST_CUTS
+from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
 __all__ = ["ViewServer"]
@@ -52,6 +53,7 @@ class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _CutsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     viewer: Annotated[str, Meta(min_length=1, max_length=64)]
     cuts: Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
+    image: int = NEWEST
 
 
 class ViewServer:
@@ -59,12 +61,14 @@ class ViewServer:
 
     Parameters
     ----------
-    source : Source
+    source : Viewed
         Closed by the caller.
     port : int, optional
         0: a free one.
     public_url : str, optional
         Address under which a proxy serves the page to other computers, for instance ``"https://hutch.example/view/"``.
+    images : Images, optional
+        Of the source; closed with the server.
 
     Raises
     ------
@@ -72,7 +76,9 @@ class ViewServer:
         If the port is taken, or the address is none with TLS.
     """
 
-    def __init__(self, source: Source, port: int = 0, *, public_url: str | None = None) -> None:
+    def __init__(
+        self, source: Viewed, port: int = 0, *, public_url: str | None = None, images: Images | None = None
+    ) -> None:
         self._public = None if public_url is None else _checked(public_url)
         self._source = source
         self._token = secrets.token_urlsafe(24)
@@ -85,6 +91,7 @@ class ViewServer:
             self._socket.close()
             raise ConfigError(f"port {port}: {error}; take another one, or --port 0") from error
         self.port: int = self._socket.getsockname()[1]
+        self._images = Images(source) if images is None else images
         self._ending = threading.Event()
         self._pages = 0
         self._server: Any = None
@@ -117,6 +124,7 @@ class ViewServer:
         finally:
             self._ending.set()
             self._socket.close()
+            self._images.close()
 
     def stop(self) -> None:
         """End `run`, from any thread."""
@@ -172,11 +180,19 @@ class ViewServer:
         return JSONResponse({"ok": True, "text": answer.text})
 
     async def _cuts(self, request: Request) -> Response:
-        """Answer with the pixels of all cuts, float32, and say in a header what they are of."""
+        """Answer with the pixels of all cuts, float32, and say in a header what they are of.
+
+        Those of an earlier image are followed by the same cuts of the newest that it can be compared with.
+        """
+        snapshot = self._source.snapshot
         try:
             wish = msgspec.json.decode(await _body(request) or b"", type=_CutsBody)
-            shown = self._source.show_cuts(wish.cuts, wish.viewer)
-            cuts = await asyncio.wait_for(asyncio.wrap_future(shown), CUTS_SECONDS)
+            if sum(cut.pixels for cut in wish.cuts) > MOST_CUT_PIXELS:
+                raise ConfigError(f"cuts: expected at most {MOST_CUT_PIXELS} pixels")
+            if wish.image == NEWEST and not snapshot.link:
+                shown = await asyncio.wait_for(self._being_made(wish), CUTS_SECONDS)
+            else:
+                shown = await asyncio.to_thread(self._images.cut, wish.image, wish.cuts)
         except (msgspec.MsgspecError, ConfigError) as error:
             return JSONResponse({"text": str(error)}, status_code=400)
         except StreamReconError as error:
@@ -184,14 +200,22 @@ class ViewServer:
         except TimeoutError:
             return JSONResponse({"text": "no run makes images now"}, status_code=504)
         about = {
-            "run": cuts.run_uid,
-            "image": cuts.image_number,
-            "projections": cuts.projections,
-            "volume": cuts.volume,
-            "shapes": [cut.size for cut in cuts.cuts],
+            "run": shown.run_uid,
+            "text": shown.text,
+            "volume": shown.volume,
+            "shapes": [cut.size for cut in shown.cuts],
+            "cuts": shown.cuts,
+            "compared": bool(shown.newest),
         }
         headers = {"X-Streamrecon-Cuts": msgspec.json.encode(about).decode()}
-        return Response(cuts.pixels, media_type="application/octet-stream", headers=headers)
+        pixels = b"".join(part.astype("<f4", copy=False).tobytes() for part in (*shown.values, *shown.newest))
+        return Response(pixels, media_type="application/octet-stream", headers=headers)
+
+    async def _being_made(self, wish: _CutsBody) -> Shown:
+        cuts = await asyncio.wrap_future(self._source.show_cuts(wish.cuts, wish.viewer))
+        self._images.volume = (cuts.run_uid, cuts.volume)
+        text = f"Image {cuts.image_number} from {cuts.projections} projections"
+        return Shown(cuts.run_uid, text, cuts.volume, cuts.cuts, cuts.values(), [])
 
     async def _events(self, request: Request) -> Response:
         if self._pages >= MOST_PAGES:
@@ -216,7 +240,7 @@ class ViewServer:
                 changed.clear()
                 snapshot = self._source.snapshot
                 if snapshot.version != version:
-                    changes = change(snapshot, run_uid=run_uid, known=known)
+                    changes = change(snapshot, self._images, run_uid=run_uid, known=known)
                     version, run_uid, known = snapshot.version, snapshot.status.run_uid, len(snapshot.judged)
                     yield f"data: {msgspec.json.encode(changes).decode()}\n\n"
                 else:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,7 +31,7 @@ from bluesky_streamrecon.wire import (
     ShowMe,
 )
 
-__all__ = ["Snapshot", "Source"]
+__all__ = ["Snapshot", "Source", "Viewed"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ LOOK_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 PLACE = "live view"
+CLOSED = "no run is open"
+COUNTS = ("taken", "image_number", "used")
 
 
 NOTHING = RunStatus()
@@ -68,6 +70,27 @@ class Snapshot:
     status: RunStatus = NOTHING
     judged: tuple[Judged, ...] = ()
     picture: Picture | None = None
+
+
+class Viewed(Protocol):
+    """What the page's server needs of a run, be it taken now or stored."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How the run is."""
+        ...
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after each change, until the returned function is called."""
+        ...
+
+    def order(self, action: OrderAction, *, run_uid: str | None, reason: str, count: int, axis: float | None) -> Answer:
+        """Overrule the run."""
+        ...
+
+    def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:
+        """Wish to see cuts through the image that is being made."""
+        ...
 
 
 class Source:
@@ -206,18 +229,21 @@ class Source:
         status = answer.status
         if status is None:
             return
-        if status.run_uid is None and now.status.run_uid is not None:  # what the last run was stays on show
-            ended = status.ended if status.last_run == now.status.run_uid else ""
-            shown = msgspec.structs.replace(
-                now.status, state=status.state, ended=ended or now.status.ended, volume=status.volume
-            )
-            self._update(link="no run is open", status=shown)
-        elif status.run_uid is None:
-            self._update(link="", status=status)
-        elif status.run_uid != now.status.run_uid:
-            self._update(link="", status=status, judged=answer.judged)
-        else:
-            self._update(link="", status=status, judged=now.judged + answer.judged)
+        if status.run_uid is None and (status.last_run or now.status.run_uid):  # the last run stays on show
+            if status.last_run in (None, now.status.run_uid):
+                names = ("state", "ended", "volume", "result") + (COUNTS if status.last_run else ())
+                changed = {name: getattr(status, name) or getattr(now.status, name) for name in names}
+                self._update(
+                    link=CLOSED,
+                    status=msgspec.structs.replace(now.status, **changed),
+                    judged=now.judged + answer.judged,
+                )
+            else:  # it was over before anybody looked
+                shown = msgspec.structs.replace(status, run_uid=status.last_run)
+                self._update(link=CLOSED, status=shown, judged=answer.judged)
+            return
+        same = status.run_uid == now.status.run_uid
+        self._update(link="", status=status, judged=now.judged + answer.judged if same else answer.judged)
 
     def _look(self) -> None:
         """Request one picture after the other."""

@@ -13,9 +13,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bluesky_streamrecon.beamline.configured import operator_of
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.exit_hooks import close_at_end
@@ -131,7 +128,7 @@ class LiveImageWriter:
         self._disconnect()
 
     def _write(self, picture: Picture, planned: int) -> None:
-        values = _attenuation(picture)[None]
+        values = picture.values()[None]
         image = {name: getattr(picture, name) for name in FIELDS}
         if picture.run_uid != self._run_uid:
             self._disconnect()
@@ -175,10 +172,3 @@ class LiveImageWriter:
             log.debug("live images: stream not ended (%s)", error)
         finally:
             container.context.close()
-
-
-def _attenuation(picture: Picture) -> NDArray[np.float32]:
-    """Return the slices in 1/pixel, shape (slices, N, N)."""
-    pixels = np.frombuffer(picture.pixels, np.uint8).reshape(len(picture.rows), picture.size, picture.size)
-    levels = np.linspace(picture.low, picture.high, 256, dtype=np.float32)
-    return levels[pixels]

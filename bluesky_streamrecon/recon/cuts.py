@@ -8,7 +8,7 @@ ranks agree on, so that all parts are of the same image; while projections wait,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import Cut, Cuts, OpenRun, RankEndpoint, ShowCuts
 from bluesky_streamrecon.wire.cuts import MOST_CUTS
 
-__all__ = ["CutView", "interpolated"]
+__all__ = ["CutView", "interpolated", "points_of"]
 
 MOST_SHARE: Final = 0.05
 """Largest share of the time that cuts take while projections wait."""
@@ -88,9 +88,7 @@ class CutView:
         began = self._clock()
         self.done, cuts = self._shared()
         rows, (height, width) = self._run.detector_shape[0], analysis.shape
-        points = np.concatenate([cut.points().reshape(-1, 3) for cut in cuts])
-        inside = ((points >= -0.5) & (points <= np.array([rows, height, width]) - 0.5)).all(axis=1)
-        np.clip(points, 0, np.array([rows, height, width]) - 1, out=points)
+        points, inside = points_of(cuts, (rows, height, width))
         block = self._run.block
         values = np.zeros(len(points), np.float32)
         if block.member == 0:  # the others hold the same rows
@@ -133,6 +131,13 @@ class CutView:
             for part in parts
         )
         return int(numbers[0]), tuple(msgspec.convert(cut, Cut) for cut in cuts)
+
+
+def points_of(cuts: Sequence[Cut], volume: tuple[int, int, int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the points of cuts, one cut after the other, moved to voxel centres at the edge, and which are inside."""
+    points = np.concatenate([cut.points().reshape(-1, 3) for cut in cuts])
+    inside = (points >= -0.5) & (points <= np.array(volume) - 0.5)
+    return np.clip(points, 0, np.array(volume) - 1), np.all(inside, axis=1)
 
 
 def interpolated(

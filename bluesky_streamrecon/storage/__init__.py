@@ -31,17 +31,20 @@ from bluesky_streamrecon.storage.reconstruction import (
 from bluesky_streamrecon.storage.references import StoredReferences, load_references
 from bluesky_streamrecon.storage.resubmit import NotSent, Resubmitted, resubmit
 from bluesky_streamrecon.storage.runs import (
+    IMAGES,
     find_reconstruction,
     finished_images,
     load_reconstruction,
     load_run,
     load_scores,
+    stored_dataset,
 )
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.volume_files import ExportedVolume, export_volume, volume_layout
 from bluesky_streamrecon.storage.writer import CatalogWriter
 
 __all__ = [
+    "IMAGES",
     "LAYOUTS",
     "CatalogWriter",
     "EmbeddedTiled",
@@ -79,6 +82,7 @@ __all__ = [
     "reconstruction_documents",
     "resubmit",
     "scan_details",
+    "stored_dataset",
     "volume_layout",
     "write_dxfile",
     "write_nxtomo",

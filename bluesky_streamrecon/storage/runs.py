@@ -38,6 +38,7 @@ __all__ = [
     "load_scores",
     "read_columns",
     "run_keys",
+    "stored_dataset",
     "stored_frames",
     "stored_readings",
 ]
@@ -326,6 +327,12 @@ def finished_images(run: Any, uid: str) -> tuple[str, ...]:
         return (image,)
     with _fetching(f"run {uid}, {volume}"):
         return (image,) if np.isnan(np.asarray(run[volume][volume][0])).all() else IMAGES
+
+
+def stored_dataset(array: Any) -> tuple[Path, str] | None:
+    """Return the HDF5 file and the dataset that a stored array is, if it is one on this computer."""
+    source = _source(array)
+    return source if source is not None and source[0].is_file() else None
 
 
 def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Self
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from bluesky_streamrecon.projection_sets import ProjectionSet
 from bluesky_streamrecon.wire.fields import (
@@ -178,6 +179,11 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     axis: float | None = None
     made: float = 0.0
     sinogram: Sinogram | None = None
+
+    def values(self) -> NDArray[np.float32]:
+        """Return the slices, 1/pixel in 256 steps, shape (slices, size, size)."""
+        pixels = np.frombuffer(self.pixels, np.uint8).reshape(len(self.rows), self.size, self.size)
+        return np.linspace(self.low, self.high, 256, dtype=np.float32)[pixels]
 
 
 class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):

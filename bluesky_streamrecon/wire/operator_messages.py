@@ -153,6 +153,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         The run before, where none is open, and how it ended: exit status and reason.
     volume : str
         How the volume of that run is, in words.
+    result : str
+        File with the images of that run; empty: none yet.
     """
 
     state: Name = "idle"
@@ -186,6 +188,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_run: Uid | None = None
     ended: Text = ""
     volume: Text = ""
+    result: Text = ""
 
     @property
     def total(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from browsing import CHROMIUM, in_chromium
 from pretended_beamline import BOUND, Beamline, pretended_beamline
 
 from bluesky_streamrecon.live_view import Source, ViewServer
@@ -91,18 +91,7 @@ def page(server, browse) -> Page:
 @pytest.fixture
 def window(server) -> Iterator[Any]:
     """The page in a real browser; nothing may be wrong in its console."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this computer")
-    problems: list[str] = []
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.set_default_timeout(1000 * BOUND)
-        page.goto(server.url)
+    if CHROMIUM.args[0]:
+        pytest.skip(CHROMIUM.kwargs["reason"])
+    with in_chromium(server.url) as (page, _):
         yield page
-        browser.close()
-    assert problems == []

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import queue
 
+import event_model
+import h5py
 import msgspec
 import numpy as np
 import pytest
+from browsing import CHROMIUM, in_chromium, live_view
 from pretended_beamline import BOUND, pretended_beamline
 from tiled.client import from_uri
 from tiled.client import utils as tiled_retries
 from tiled_server import WATCHING, Server, Watcher
 
-from bluesky_streamrecon.live_view import LiveImageWriter, Source, tiled_images
+from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.live_view import LiveImageWriter, Source, open_stored_run, tiled_images
+from bluesky_streamrecon.storage import reconstruction_documents
+from bluesky_streamrecon.wire import Cut
 
 pytestmark = [*WATCHING, pytest.mark.timeout(240)]
 
@@ -120,6 +126,61 @@ def test_images_that_a_writer_before_this_one_has_written_are_not_written_again(
         written.get(timeout=LONG)
         writer.close()
     assert [each["image_number"] for each in client["live"]["run-of-two-writers"].metadata["images"]] == [1, 2]
+
+
+@pytest.fixture
+def opened_later(beamline, storage, write, watcher):
+    """A stored run with pictures, verdicts, the last live image and the finished volume."""
+    uid, recon_uid, file = "run-opened-later", "recon-opened-later", storage.detector_directory / "later.h5"
+    begin(beamline, uid)
+    writer = write(storage.uri)
+    for number in (1, 2, 3):
+        beamline.show(number, grey=51 * number)
+        watcher.next()
+    writer.close()
+    shape = (12, 8, 8)
+    with h5py.File(file, "w") as written:
+        written["/exchange/data"], written["/exchange/volume"] = np.full(shape, 1, "f4"), np.full(shape, 3, "f4")
+    block = {"recon_uid": recon_uid, "projections": 12}
+    scan = event_model.compose_run(uid=uid, metadata={"streamrecon": block, "plan_name": "scan"})
+    scores = [{"image_number": n, "projections": 3 * n, "score": 0.5, "verdict": "continue"} for n in (1, 2)]
+    about = {"streamrecon": {"used": 9, "axis": 3.5, "steering": {"policy": "predicted-gain", "tolerance": 0.02}}}
+    ended = scan.compose_stop(exit_status="success", reason="quality: good enough")
+    stored = reconstruction_documents(recon_uid, uid, file, shape, volume=True, scores=scores, metadata=about)
+    for name, document in [("start", scan.start_doc), ("stop", ended), *stored]:
+        storage.writer(name, document)
+    assert storage.flush()
+    return uid
+
+
+def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(storage, opened_later):
+    run, images = open_stored_run(opened_later, storage.uri)
+    status = run.snapshot.status
+    assert (status.run_uid, status.ended, status.used) == (opened_later, "success: quality: good enough", 9)
+    assert (status.axis, status.tolerance, status.total) == (3.5, 0.02, 12)
+    assert [(each.projections, each.score, each.gain) for each in run.snapshot.judged] == [
+        (3, 0.5, None),
+        (6, 0.5, None),
+    ]
+    assert images.newest(run.snapshot) == "volume"
+    names = [(1, "projection 1 of 12"), (2, "projection 2 of 12"), (-1, "last live image")]
+    assert images.earlier(run.snapshot) == names
+    row = Cut(corner=(5, -0.5, -0.5), down=(0, 8, 0), across=(0, 0, 8), shape=(8, 8))
+    for image, values, newest in ((0, 3, None), (-1, 1, 3), (2, 0.4, 0.6)):
+        shown = images.cut(image, [row])
+        assert np.allclose(shown.values, values)
+        assert shown.newest == [] if newest is None else np.allclose(shown.newest, newest)
+    with pytest.raises(JobError, match="the run is over"):
+        run.order("finish")
+    if CHROMIUM.args[0]:  # there is none
+        return
+    with live_view(opened_later[:9], "--uri", storage.uri) as url, in_chromium(url) as (page, shot):
+        page.locator("#what", has_text="The run has ended at projection").wait_for()
+        page.locator("#cut-note", has_text="Finished volume from 9 projections, 12 × 8 × 8 voxels").wait_for()
+        page.focus("#when")
+        page.keyboard.press("Home")
+        page.locator("#cut-note", has_text="Image 1 from 1 projections: rows 3, 5 only").wait_for()
+        shot("stored")
 
 
 def test_server_that_is_killed_costs_one_line_and_the_next_run_is_tried_again(beamline, write, tmp_path, monkeypatch):

@@ -68,22 +68,21 @@ class Beamline:
     def connect(self) -> OperatorEndpoint:
         return OperatorEndpoint(self.endpoint.address, job_id=self.endpoint.job_id)
 
-    def show(self, number: int, grey: int = 100) -> None:
-        self._pictures.append(
-            Picture(
-                run_uid=self.status.run_uid or "",
-                image_number=number,
-                projections=number,
-                rows=(3, 5),
-                size=4,
-                full_size=8,
-                low=0.0,
-                high=1.0,
-                pixels=bytes([grey]) * 32,
-                made=1.0,
-                sinogram=SINOGRAM,
-            )
+    def show(self, number: int, grey: int = 100, **changes: Any) -> None:
+        picture = Picture(
+            run_uid=self.status.run_uid or "",
+            image_number=number,
+            projections=number,
+            rows=(3, 5),
+            size=4,
+            full_size=8,
+            low=0.0,
+            high=1.0,
+            pixels=bytes([grey]) * 32,
+            made=1.0,
+            sinogram=SINOGRAM,
         )
+        self._pictures.append(msgspec.structs.replace(picture, **changes))
         self._may.release()
 
     def begin_cuts(self) -> None:

@@ -1,0 +1,183 @@
+"""A stored run on the page: its status and verdicts from the catalogue, its images from where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_streamrecon.errors import JobError, StorageError
+from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
+from bluesky_streamrecon.live_view.images import Images, mapped
+from bluesky_streamrecon.live_view.source import Snapshot
+from bluesky_streamrecon.storage import (
+    find_reconstruction,
+    find_run,
+    finished_images,
+    load_scores,
+    open_storage,
+    scan_details,
+    stored_dataset,
+)
+from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
+from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, Picture, RunStatus
+
+__all__ = ["StoredRun", "open_stored_run"]
+
+MOST_BYTES: Final = 2**30
+"""Of an image that has to be fetched: on another computer, or in chunks."""
+
+
+class StoredRun:
+    """A run that is over; nothing of it changes, and nobody can overrule it.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        How it ended.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - nothing changes
+        """Call nobody."""
+        return lambda: None
+
+    def order(self, *_: Any, **__: Any) -> Answer:
+        """Refuse."""
+        raise JobError("the run is over")
+
+    def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:  # noqa: ARG002
+        """Refuse: no job has an image of it."""
+        raise JobError("the run is over")
+
+
+def open_stored_run(
+    run: str, uri: str | None = None, *, directory: Path | None = None, readable: Sequence[Path] = ()
+) -> tuple[StoredRun, Images]:
+    """Read a stored run for the page. The catalogue is closed again; images stay in their file until they are cut.
+
+    Parameters
+    ----------
+    run : str
+        As `find_run` takes it.
+    uri, directory, readable
+        Of the catalogue; see `open_storage`.
+
+    Raises
+    ------
+    StorageError
+        If there is no such run, or nothing to see of it.
+    """
+    with open_storage(uri, directory=directory, readable=readable) as storage:
+        found = find_run(storage.catalog, run)
+        raw = find_run(storage.catalog, found.metadata["start"].get("raw_run_uid", found.metadata["start"]["uid"]))
+        uid = raw.metadata["start"]["uid"]
+        pictures = _pictures(storage.uri, uid)
+        try:
+            reconstruction = find_reconstruction(storage.catalog, uid)
+        except StorageError:
+            if not pictures:
+                raise
+            stored, judged, about = {}, _judged({}), {}
+        else:
+            stored, judged = _stored(reconstruction, uid), _judged(load_scores(storage.catalog, uid))
+            about = reconstruction.metadata["start"].get("streamrecon", {})
+        snapshot = Snapshot(link="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
+    source = StoredRun(snapshot)
+    return source, Images(source, pictures, stored)
+
+
+def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finished: bool) -> RunStatus:
+    start, stop = raw.metadata["start"], raw.metadata.get("stop") or {}
+    newest = judged[-1] if judged else None
+    taken = int((stop.get("num_events") or {}).get("primary") or 0)
+    pixel = scan_details(raw).pixel_size_um
+    steering = about.get("steering", {})
+    rule = str(steering.get("policy", ""))
+    return RunStatus(
+        state="stored",
+        run_uid=start["uid"],
+        taken=taken,
+        planned=int(about.get("planned") or start.get("streamrecon", {}).get("projections") or 0),
+        used=int(about.get("used") or taken),
+        image_number=newest.image_number if newest else 0,
+        score=newest.score if newest else None,
+        tolerance=steering.get("tolerance") if "predicted-gain" in rule else None,
+        axis=about.get("axis"),
+        pixel_size=None if pixel is None else pixel * about.get("recon", {}).get("bin", 1),
+        ended=f"{stop.get('exit_status') or 'not ended'}: {stop.get('reason') or 'no reason given'}",
+        volume="is finished" if finished else "",
+    )
+
+
+def _judged(scores: Mapping[str, NDArray[Any]]) -> tuple[Judged, ...]:
+    names = {"score": "score", "gain": "predicted-gain", "gain_low": "predicted-gain-low"}
+    names |= {"gain_high": "predicted-gain-high", "gain_at": "predicted-gain-at"}
+    rows = [dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True)]
+
+    def number(row: Mapping[str, Any], name: str) -> float | None:
+        value = row.get(names[name])
+        return None if value is None or not np.isfinite(value) else float(value)
+
+    return tuple(
+        Judged(
+            image_number=int(row["image_number"]),
+            projections=int(row["projections"]),
+            **{name: number(row, name) for name in ("score", "gain", "gain_low", "gain_high")},
+            gain_at=None if (at := number(row, "gain_at")) is None else int(at),
+            verdict=str(row["verdict"]),
+        )
+        for row in rows
+    )
+
+
+def _stored(run: Any, uid: str) -> dict[str, NDArray[np.float32]]:
+    """Return the images of a reconstruction: mapped where their file is on this computer, else fetched."""
+    found = {}
+    for name in finished_images(run, uid):
+        array, values = run[name][name], None
+        if (source := stored_dataset(array)) is not None:
+            with open_hdf5(source[0]) as file:
+                values = mapped(source[0], find_dataset(file, source[1]))
+        if values is not None:
+            found[name] = values
+            continue
+        if 4 * np.prod(array.shape) > MOST_BYTES:
+            raise StorageError(
+                f"run {uid}: its image of {array.shape} voxels is too large to be fetched for the page; "
+                f"`streamrecon export {uid[:8]} volume.ome.zarr` writes it into a file for a viewer"
+            )
+        found[name] = np.asarray(array.read(), np.float32)
+    return found
+
+
+def _pictures(uri: str, uid: str) -> list[Picture]:
+    """Return the pictures that were stored while the run was taken, if there are any."""
+    container = find_catalog(uri, container=LIVE)
+    try:
+        if uid not in container:
+            return []
+        array = container[uid]
+        about = array.metadata
+        return [_picture(uid, about, image, np.asarray(array[i])) for i, image in enumerate(about["images"])]
+    finally:
+        container.context.close()
+
+
+def _picture(uid: str, about: Mapping[str, Any], image: Mapping[str, Any], values: NDArray[np.float32]) -> Picture:
+    low, high = image["low"], image["high"]
+    steps = (values - low) * (255 / (high - low) if high > low else 0)
+    return Picture(
+        run_uid=uid,
+        rows=tuple(about["rows"]),
+        size=values.shape[-1],
+        full_size=about["full_size"],
+        pixels=np.clip(np.rint(steps), 0, 255).astype(np.uint8).tobytes(),
+        **image,
+    )

@@ -1,0 +1,178 @@
+"""Earlier images of a run stay to be looked at, and what is stored of it when it is over; in a browser, too."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import msgspec
+import numpy as np
+from browsing import CHROMIUM, apart, in_chromium, until
+from pretended_beamline import VOLUME
+
+from bluesky_streamrecon.live_view.images import thinned
+from bluesky_streamrecon.wire import Picture
+
+ROW = {"corner": [4.4, -0.5, -0.5], "down": [0, 16, 0], "across": [0, 0, 16], "shape": [16, 16]}
+FRONT = {"corner": [-0.5, 8, -0.5], "down": [12, 0, 0], "across": [0, 0, 16], "shape": [12, 16]}
+SIZES = ((1920, 1080), (820, 1180), (1280, 800))
+ALL_FILLED = "['row', 'front', 'side', 'oblique'].every(name => drawn[name].values.some(Number.isFinite))"
+
+
+def look(page, image, *cuts):
+    body = {"viewer": "a-page", "image": image, "cuts": cuts}
+    answer = page.ask("POST", "/cuts", body, X_Streamrecon_Token=page.token)
+    values = answer.read()
+    if answer.status != 200:
+        return json.loads(values)["text"], None
+    about = json.loads(answer.headers["X-Streamrecon-Cuts"])
+    ends = np.cumsum([height * width for height, width in about["shapes"]] * (1 + about["compared"]))
+    parts = np.split(np.frombuffer(values, "<f4"), ends[:-1])
+    return about, [part.reshape(shape) for part, shape in zip(parts, about["shapes"] * 2, strict=False)]
+
+
+def pictured(beamline, changes, *numbers):
+    """Show pictures, each twice as bright to the right as the row of its pixels counts, and wait for them."""
+    for number in numbers:
+        steps = (10 * number + 4 * np.arange(8)).astype(np.uint8)
+        pixels = np.tile(steps, (2, 8, 1)).tobytes()
+        beamline.show(number, size=8, full_size=16, pixels=pixels)
+        next(told for told in changes if told["picture"] and told["picture"]["image"] == number)
+
+
+def finish(beamline, tmp_path, taken=9):
+    """End the run, with its images stored."""
+    z, y, x = np.indices(VOLUME)
+    with h5py.File(tmp_path / "recon.h5", "w") as file:
+        file["/exchange/data"] = (100 * z + 10 * y + x).astype(np.float32)
+        file["/exchange/volume"] = (100 * z + 10 * y + x + 7).astype(np.float32)
+    about = {"run_uid": None, "last_run": "run-1", "ended": "success: quality: good enough", "taken": taken}
+    about |= {"used": taken, "result": str(tmp_path / "recon.h5"), "volume": "of run-1 is finished"}
+    beamline.status = msgspec.structs.replace(beamline.status, **about)
+
+
+def test_pictures_are_thinned_evenly_and_stay_within_bounds():
+    kept = ()
+    for number in range(1, 1001):
+        about = {"run_uid": "r", "rows": (0,), "size": 2, "full_size": 2, "low": 0.0, "high": 1.0}
+        made = Picture(image_number=number, projections=number, pixels=bytes(4), **about)
+        kept = thinned((*kept, made), 64, 10**6)
+        assert len(kept) <= 64
+        assert (kept[0].projections, kept[-1].projections) == (1, number)
+    assert np.diff([each.projections for each in kept]).max() <= 4 * 1000 / 64
+    assert len(thinned(kept, 64, 40)) == 10
+
+
+def test_earlier_image_is_cut_along_its_nearest_row_beside_the_newest(page, beamline):
+    changes = page.changes()
+    beamline.begin_cuts()
+    next(told for told in changes if told["newest"] == "1")
+    look(page, 0, ROW)
+    pictured(beamline, changes, 1, 2, 3)
+    told = next(told for told in page.changes() if len(told["earlier"]) == 2)
+    assert told["earlier"] == [[1, "projection 1 of 12"], [2, "projection 2 of 12"]]
+    about, (row, front, newest, _) = look(page, 2, ROW, FRONT)
+    assert (about["volume"], about["compared"], about["cuts"][0]["corner"][0]) == (list(VOLUME), True, 5.0)
+    assert "rows 3, 5" in about["text"]
+    # A pixel of the picture is the mean of two voxels: its value stands between them.
+    pixel = np.clip((np.arange(16) - 0.5) / 2, 0, 7)
+    np.testing.assert_allclose(row, np.tile((20 + 4 * pixel) / 255, (16, 1)), rtol=1e-5)
+    np.testing.assert_allclose(newest - row, 10 / 255, rtol=1e-4)
+    assert np.isnan(front).all()
+
+
+def test_what_one_of_two_pictures_clips_is_no_difference(page, beamline):
+    changes = page.changes()
+    beamline.show(1, grey=255, high=1.0)
+    next(told for told in changes if told["picture"])
+    beamline.show(2, grey=255, high=0.5)
+    next(told for told in changes if told["earlier"])
+    _, (earlier, newest) = look(page, 1, ROW)
+    assert np.nanmax(np.abs(newest - earlier)) == 0
+
+
+def test_finished_volume_and_last_live_image_take_the_place_of_the_image_that_was_made(page, beamline, tmp_path):
+    changes = page.changes()
+    beamline.begin_cuts()
+    next(told for told in changes if told["newest"] == "1")
+    finish(beamline, tmp_path)
+    told = next(told for told in changes if told["link"])
+    assert (told["newest"], told["earlier"]) == ("volume", [[-1, "last live image"]])
+    about, (front,) = look(page, 0, FRONT)
+    assert about["text"] == "Finished volume from 9 projections"
+    z, x = np.indices((12, 16))
+    np.testing.assert_allclose(front, 100 * z + 80 + x + 7)
+    about, (live, finished) = look(page, -1, FRONT)
+    assert about["text"] == "Last live image from 9 projections"
+    np.testing.assert_allclose(finished - live, 7)
+
+
+def test_page_that_is_opened_after_the_run_shows_how_it_ended_and_its_volume(beamline, tmp_path, request):
+    finish(beamline, tmp_path)
+    page = request.getfixturevalue("page")
+    told = next(told for told in page.changes() if told["run"])
+    assert (told["run"], told["headline"]["what"], told["newest"]) == (
+        "run-1",
+        "The run has ended at projection 9 of 12",
+        "volume",
+    )
+
+
+def test_run_whose_images_are_elsewhere_has_nothing_to_look_at(page, beamline):
+    beamline.status = msgspec.structs.replace(
+        beamline.status, run_uid=None, last_run="run-1", ended="success", result="/elsewhere/recon.h5"
+    )
+    assert next(told for told in page.changes() if told["link"])["newest"] == ""
+    assert look(page, 0, ROW) == ("there is no image to look at yet", None)
+
+
+@CHROMIUM
+def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_are_seen(
+    server, page, beamline, tmp_path
+):
+    changes = page.changes()
+    beamline.begin_cuts()
+    with in_chromium(server.url) as (seen, shot):
+        seen.locator("#cut-note", has_text="Image 1").wait_for()
+        pictured(beamline, changes, 1, 2, 3)
+        seen.focus("#cut-row")
+        seen.keyboard.press("+")
+        seen.keyboard.press("ArrowLeft")
+        until(seen, "view.zoom > 1 && drawn.row.cut.down[1] < 16 && Number(document.getElementById('when').max) === 2")
+        before = seen.evaluate("[view.zoom, view.low, view.high, view.cross]")
+        seen.focus("#when")
+        seen.keyboard.press("ArrowLeft")
+        seen.locator("#cut-note", has_text="Image 2 from 2 projections").wait_for()
+        seen.keyboard.press("Home")
+        seen.locator("#moment", has_text="projection 1 of 12").wait_for()
+        seen.locator("#cut-note", has_text="Image 1 from 1 projections: rows 3, 5 only").wait_for()
+        assert seen.evaluate("[view.zoom, view.low, view.high, view.cross]") == before
+
+        seen.select_option("#compare", "difference")
+        seen.locator("#between", has_text="per pixel").wait_for()
+        step = "onShow(drawn.row).filter(Number.isFinite).every(v => Math.abs(v - 20 / 255) < 1e-5)"
+        assert seen.evaluate(step)
+        shot("difference")
+        seen.select_option("#compare", "blink")
+        seen.locator("#between", has_text="shown: newest").wait_for()
+        seen.locator("#between", has_text="shown: projection 1").wait_for()
+        seen.emulate_media(reduced_motion="reduce")
+        shown = seen.locator("#between").inner_text()
+        seen.keyboard.press("b")
+        assert seen.locator("#between").inner_text() != shown
+
+        seen.keyboard.press("End")
+        seen.locator("#cut-note", has_text="Image 1 from 1 projections, 12").wait_for()
+        assert seen.locator("#moment").inner_text() == "newest"
+        finish(beamline, tmp_path)
+        seen.locator("#cut-note", has_text="Finished volume from 9 projections").wait_for()
+        until(seen, ALL_FILLED)
+        seen.focus("#when")
+        seen.keyboard.press("ArrowLeft")
+        seen.select_option("#compare", "difference")
+        seen.locator("#cut-note", has_text="Last live image from 9 projections").wait_for()
+        filled = "onShow(drawn[name]).filter(Number.isFinite)"
+        assert seen.evaluate(f"['front', 'side', 'oblique'].every(name => {filled}.every(v => Math.abs(v - 7) < 1e-3))")
+        for size in SIZES:
+            apart(seen, size, "#cuts", "#past", "#about-cuts", "#scores", "#gains", "#headline", "#finish")
+            shot(f"finished-{size[0]}")
