@@ -51,7 +51,8 @@ function slices(picture) {
   let figures = [...$("slices").querySelectorAll("figure")];
   if (figures.length !== picture.rows.length) {
     $("slices").replaceChildren();
-    figures = picture.rows.map(frame);
+    figures = picture.rows.map(() => words($("slices"), "figure", ""));
+    for (const figure of figures) { words(figure, "div", "").append(document.createElement("img")); words(figure, "figcaption", ""); }
   }
   picture.rows.forEach((row, i) => {
     const drawn = figures[i].querySelector("img"), next = new Image();
@@ -60,19 +61,6 @@ function slices(picture) {
     drawn.alt = "Slice of detector row " + row;
     figures[i].querySelector("figcaption").textContent = "detector row " + row;
   });
-  const small = picture.size < picture.full_size ? ", shown at " + picture.size + " of " + picture.full_size + " pixels" : "";
-  const axis = picture.axis === null ? "" : ", rotation axis at detector column " + picture.axis.toFixed(2);
-  $("image").textContent = "Image " + picture.image + " from " + picture.projections + " projections" + small + axis +
-    "; black is " + picture.low.toPrecision(2) + ", white " + picture.high.toPrecision(2) +
-    " per pixel.";
-}
-
-function frame() {
-  const figure = words($("slices"), "figure", ""), box = words(figure, "div", "");
-  box.className = "frame";
-  box.append(document.createElement("img"));
-  words(figure, "figcaption", "");
-  return figure;
 }
 
 // ------------------------------------------------------------------------------------------- cuts
@@ -96,10 +84,10 @@ function forget() {
   seen(false);
 }
 
-function seen(cuts) { // slices of fixed rows are there as long as there are no cuts
+function seen(cuts) { // slices of some rows are there until the first cuts have come
   $("cuts").hidden = $("about-cuts").hidden = !cuts;
   $("past").hidden = !cuts || !past.earlier.length;
-  $("slices").hidden = $("image").hidden = cuts;
+  $("slices").hidden = cuts;
 }
 
 function begin(volume) {
