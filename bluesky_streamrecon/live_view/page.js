@@ -330,12 +330,12 @@ const pixel = () => $("pixel").valueAsNumber > 0 ? $("pixel").valueAsNumber : nu
 const long = n => !pixel() ? number(n) + " pixels" : n * pixel() < 1000 ? number(n * pixel()) + " µm" : number(n * pixel() / 1000) + " mm";
 const attenuation = (...v) => v.map(number).join(" ± ") + " per pixel" + (pixel() ? ", " + v.map(x => number(1e4 * x / pixel())).join(" ± ") + " per cm" : "");
 const placeAt = ({ corner, across, down }, x, y) => plus(plus(corner, across, x), down, y);
+const unmark = () => { mark = null; ALL.forEach(lines); measure(); };
 const share = ({ corner, across, down }, place) => [across, down].map(edge => dot(plus(place, corner, -1), edge) / dot(edge, edge));
 
 function draft(name, at, anew) { // the end of a mark, or of a new one, in shares of the panel's sides
   const place = placeAt(rectangle(name), ...at.map(v => Math.min(1, Math.max(0, v)))), tool = $("tool").value;
-  if (tool !== "cross") mark = { name, tool, from: anew ? place : mark.from, to: place };
-  if (tool !== "cross") ALL.forEach(lines);
+  if (tool !== "cross") { mark = { name, tool, from: anew ? place : mark.from, to: place }; ALL.forEach(lines); }
   measure();
 }
 
@@ -343,12 +343,6 @@ function markHere(name) { // from the cross hair, and the next time to it
   const open = mark?.open;
   draft(name, share(rectangle(name), view.cross), !open);
   if (mark) mark.open = !open;
-}
-
-function unmark() {
-  mark = null;
-  ALL.forEach(lines);
-  measure();
 }
 
 function drawScale(bar) { // 1, 2 or 5 times a power of ten, at most 40 % of a side
@@ -378,11 +372,10 @@ function measure() {
   const [a, b] = mark ? [mark.from, mark.to].map(place => share(shown.cut, place)) : [[0, 0], [1, 1]], line = mark?.tool === "line";
   const size = mark && [0, 1].map(k => Math.abs(b[k] - a[k]) * Math.hypot(...(k ? shown.cut.down : shown.cut.across)));
   const values = line ? profile(shown, a, b) : inside(shown, a, b), known = Float32Array.from(values).filter(Number.isFinite).sort(), at = q => known[Math.round(q * (known.length - 1))];
-  const write = (x, y, text, anchor) => parts.push(element("text", { x, y, "text-anchor": anchor }, text));
   if (line) {
     const [low, high] = [at(0), at(1)], points = values.map((v, i) => [width * i / (values.length - 1), height - 3 - (height - 6) * (high > low ? (v - low) / (high - low) : .5)]);
     parts.push(element("path", { class: "curve", d: points.map(([x, y], i) => Number.isNaN(y) ? "" : (i && !Number.isNaN(points[i - 1][1]) ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("") }));
-    if (known.length) { write(2, 12, number(high), "start"); write(2, height - 4, number(low), "start"); }
+    if (known.length) parts.push(element("text", { x: 2, y: 12 }, number(high)), element("text", { x: 2, y: height - 4 }, number(low)));
     $("measured").textContent = "Line of " + long(Math.hypot(...size)) + (known.length ? ": " + attenuation(low) + " to " + attenuation(high) : ": outside");
   } else if (known.length) {
     if (!held) Object.assign(graphed, { low: Math.min(at(.002), limits[0]), high: Math.max(at(.998), limits[1]) });
@@ -409,7 +402,7 @@ $("graph").onpointerdown = event => {
 };
 $("graph").onpointermove = event => { if (held) { $(held).value = number(valueAt(event)); limits(); } };
 $("graph").onpointerup = $("graph").onpointercancel = () => { held = null; measure(); };
-const valueAt = event => { const area = $("graph").getBoundingClientRect(); return graphed.low + (graphed.high - graphed.low) * (event.clientX - area.left) / area.width; };
+const valueAt = event => graphed.low + (graphed.high - graphed.low) * event.offsetX / $("graph").clientWidth;
 $("tool").onchange = () => { if ($("tool").value === "cross") unmark(); };
 $("pixel").onchange = () => { if (view.volume) ALL.forEach(lines); measure(); };
 
