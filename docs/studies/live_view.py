@@ -77,7 +77,7 @@ def main() -> None:
         page = threading.Thread(target=watch, args=(out, begun))
         page.start()
         begun.wait(60)
-        RunEngine({})(
+        RunEngine({"pixel_size": 6.5})(
             stream_tomo_plan(beamline.detector, beamline.stage, shutter=beamline.shutter, sample_table=beamline.table)
         )
         page.join()
