@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bluesky_streamrecon.wire.fields import Count, Uid
+from bluesky_streamrecon.wire.fields import Count, Finite, Uid
 
 __all__ = ["CorrectAxis", "LengthenRun"]
 
@@ -25,4 +25,4 @@ class CorrectAxis(msgspec.Struct, frozen=True, kw_only=True, tag="correct-axis")
 
     run_uid: Uid
     seq: Count = 0
-    axis: float
+    axis: Finite

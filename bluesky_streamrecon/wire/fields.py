@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = [
     "Address",
     "Count",
     "Counts",
+    "Finite",
     "ItemKind",
     "Key",
     "Metrics",
@@ -42,6 +44,7 @@ Uid = Annotated[str, Meta(min_length=1, max_length=128)]
 Address = Annotated[str, Meta(min_length=1, max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Number = Annotated[int, Meta(ge=1, le=2**53)]
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # neither NaN nor infinite
 Side = Annotated[int, Meta(ge=1, le=MAXIMUM_SIDE)]
 Row = Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)]
 Rank = Annotated[int, Meta(ge=0, lt=MAXIMUM_RANKS)]

@@ -16,6 +16,7 @@ from bluesky_streamrecon.projection_sets import ProjectionSet
 from bluesky_streamrecon.wire.fields import (
     MAXIMUM_SIDE,
     Count,
+    Finite,
     Number,
     Pixels,
     PreviewRows,
@@ -81,11 +82,11 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     final: bool = False
     rows: PreviewRows
     shape: tuple[Side, Side]
-    angles_used: Annotated[tuple[float, ...], Meta(max_length=100_000)] = ()
+    angles_used: Annotated[tuple[Finite, ...], Meta(max_length=100_000)] = ()
     columns: Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)] = 0
     lines_first: Count = 0
     lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
-    axis: float | None = None
+    axis: Finite | None = None
     doubt: Text = ""
     pixels: Pixels | None = None
     lines: Pixels | None = None
@@ -173,10 +174,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     rows: PreviewRows
     size: Annotated[int, Meta(ge=1, le=LARGEST_PICTURE_SIDE)]
     full_size: Annotated[int, Meta(ge=1, le=65_536)]
-    low: float
-    high: float
+    low: Finite
+    high: Finite
     pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
-    axis: float | None = None
+    axis: Finite | None = None
     made: float = 0.0
     sinogram: Sinogram | None = None
 

@@ -18,6 +18,7 @@ from bluesky_streamrecon.wire.fields import (
     Address,
     Count,
     Counts,
+    Finite,
     ItemKind,
     Key,
     Metrics,
@@ -101,8 +102,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
     Parameters
     ----------
-    version : int
-        Protocol version of the sender, as in the preamble.
     job_id : str
         Must be the beamline's; the job gets it when it is started.
     role : {"rank", "controller", "operator"}
@@ -121,7 +120,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         The peer's clock then, seconds since 1970; 0: not known. Only compared with ours, for people.
     """
 
-    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
     job_id: Uid
     role: Literal["rank", "controller", "operator"]
     instance: Uid
@@ -139,7 +137,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """Answer to a hello that is accepted."""
 
-    version: Annotated[int, Meta(ge=0, le=255)] = PROTOCOL_VERSION
     job_id: Uid
     session: Uid
     heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)]
@@ -228,7 +225,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     score: float | None = None
     threshold: float | None = None
     metrics: Metrics = {}
-    axis: float | None = None
+    axis: Finite | None = None
     verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""
     text: Text = ""
@@ -250,7 +247,7 @@ class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     received: Count = 0
     duplicate: Count = 0
     gaps: Count = 0
-    axis: float | None = None
+    axis: Finite | None = None
     counts: Counts = {}
     result: Text | None = None
     text: Text = ""
@@ -291,7 +288,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
     seq: Number
     kind: ItemKind
     index: Number
-    angle: float
+    angle: Finite
     monitor: Annotated[float, Meta(gt=0)] = 1.0
     rows: tuple[Row, Row]
     dtype: PixelType
@@ -309,7 +306,7 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
     seq: Number
     kind: ItemKind
     index: Number
-    angle: float
+    angle: Finite
     why: Text
 
 
