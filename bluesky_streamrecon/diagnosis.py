@@ -41,7 +41,7 @@ PACKAGES: Final = ("bluesky", "ophyd-async", "event-model", "tiled", "databroker
 JOB_PACKAGES: Final = ("mpi4py", "numba")
 LEAST_DISK: Final = 2**30
 CLOCK_SECONDS: Final = 1.0
-HEARTBEATS_SECONDS: Final = 3.0
+HEARTBEATS_SECONDS: Final = 20.0
 """In which a peer that has nothing to say sends a heartbeat or two."""
 ROUND_TRIPS: Final = 20
 BULK_FRAMES: Final = 16
@@ -325,23 +325,22 @@ class _JobProbe:
 
     def clocks(self) -> str:
         """Compare clocks."""
-        began = time.monotonic()
-        host, ahead = self._farthest()
-        # A hello is as old as the time that a peer has waited for us to listen; the next heartbeat tells.
-        while abs(ahead) > CLOCK_SECONDS and time.monotonic() < began + HEARTBEATS_SECONDS:
+        began, endpoint = time.monotonic(), self._the_link().endpoint
+        peers = endpoint.peers()
+        while any(peer.ahead is None for peer in peers):
+            if time.monotonic() > began + HEARTBEATS_SECONDS:
+                raise JobError(f"no heartbeat within {HEARTBEATS_SECONDS:g} s from every process; is one overloaded?")
             with self._changed:
                 self._changed.wait(0.1)
-            host, ahead = self._farthest()
+            peers = endpoint.peers()
+        farthest = max(peers, key=lambda peer: abs(peer.ahead or 0.0))
+        host, ahead = farthest.host, farthest.ahead or 0.0
         if abs(ahead) > CLOCK_SECONDS:
             raise JobError(
                 f"the clock of {host} differs by {ahead:+.1f} s from ours, expected less than "
                 f"{CLOCK_SECONDS:g} s; times in logs will not fit together: set both by NTP"
             )
         return f"largest difference {1e3 * ahead:+.0f} ms ({host}), the time that its message took included"
-
-    def _farthest(self) -> tuple[str, float]:
-        peers = self._the_link().endpoint.peers()
-        return max(((peer.host, peer.ahead) for peer in peers if peer.ahead is not None), key=lambda each: abs(each[1]))
 
     def round_trip(self) -> str:
         """Send frames one by one, and wait for the acknowledgement of each."""

@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -55,12 +54,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         Peers must name it in their hello; made up if not given.
     memory_limit : int
         Bytes of frames held in memory; above it inline frames go to a temporary file.
-    spill_directory : path, optional
-        Where that file is made; None: the system's directory for temporary files.
     heartbeat_seconds, peer_timeout : float
         How often something is sent at least, and after how long a silent peer is taken for lost; seconds.
-    clock : callable
-        Monotonic seconds.
 
     Raises
     ------
@@ -77,15 +72,12 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         insecure: bool = False,
         job_id: str | None = None,
         memory_limit: int = 2**30,
-        spill_directory: str | Path | None = None,
         heartbeat_seconds: float = 1.0,
         peer_timeout: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_id = job_id or uuid.uuid4().hex
         self._on_event = on_event
         self._memory_limit = memory_limit
-        self._directory = spill_directory
         self._front = threading.Lock()
         self._open: Run | None = None
         self._closed = False
@@ -100,12 +92,11 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             log.warning("bound %s without keys (insecure=True): anyone who reaches it can listen", self._address)
         self._hub = Hub(
             job_id=self._job_id,
-            session=uuid.uuid4().hex,
             heartbeat_seconds=heartbeat_seconds,
             peer_timeout=peer_timeout,
             resend_seconds=peer_timeout,
         )
-        super().__init__("streamrecon-beamline", transport, {PEERS: self._hub}, clock)
+        super().__init__("streamrecon-beamline", transport, {PEERS: self._hub})
         self._thread.start()
 
     @property
@@ -137,13 +128,12 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 shape=spec.detector_shape,
                 dtype=np.dtype(spec.dtype),
                 limit=self._memory_limit,
-                directory=self._directory,
                 notify=self._transport.wake,
                 name=spec.run_uid,
             )
             self._stores = [*(old for old in self._stores if old.alive), store]
             run = self._open = Run(spec, store)
-            self._post(lambda: self._hub.open_run(run, self._clock()))
+            self._post(lambda: self._hub.open_run(run, time.monotonic()))
 
     def append(
         self,

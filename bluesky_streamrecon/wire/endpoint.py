@@ -44,8 +44,6 @@ class Endpoint(Generic[E]):
     ends : dict of str to Listener or Member
         The protocol on each socket, by the socket's name: a listening one is bound already, a connecting one is made
         anew whenever its link is lost.
-    clock : callable
-        Monotonic seconds.
     keys : KeyPair, optional
         Own keys, for connecting.
     events : deque, optional
@@ -62,14 +60,12 @@ class Endpoint(Generic[E]):
         name: str,
         transport: Transport,
         ends: Mapping[str, Listener | Member],
-        clock: Callable[[], float],
         keys: KeyPair | None = None,
         events: deque[E] | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self._transport = transport
         self._ends = ends
-        self._clock = clock
         self._keys = keys
         self._commands: deque[Callable[[], None]] = deque()
         self._deadline: float | None = None
@@ -119,7 +115,7 @@ class Endpoint(Generic[E]):
         """
         if end.target is not None:
             self._transport.connect(name, *end.target, self._keys)
-            end.connected(self._clock())
+            end.connected(time.monotonic())
 
     # ------------------------------------------------------------------ in the thread
 
@@ -141,7 +137,7 @@ class Endpoint(Generic[E]):
 
     def _once(self, wait: float) -> float:
         names = self._transport.poll(wait)
-        now = self._clock()
+        now = time.monotonic()
         with self.lock:
             for name in names:
                 for _ in range(MESSAGES_PER_TURN):

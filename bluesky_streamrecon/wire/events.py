@@ -46,7 +46,7 @@ __all__ = [
 class PeerInfo:
     """Who is at the other end. `linked` is False while its link is lost; `rank` is 0 for the controller.
 
-    `ahead` is how many seconds its clock was ahead of ours, less what its message took; None: not known.
+    `ahead` is how many seconds its clock was ahead of ours, less what its last heartbeat took; None: not known yet.
     """
 
     role: Literal["rank", "controller", "operator"]
@@ -124,8 +124,6 @@ class LinkLost:
 @dataclass(frozen=True, slots=True)
 class LinkRestored:
     """The other end welcomed us (also reported the first time)."""
-
-    session: str
 
 
 @dataclass(frozen=True, slots=True)

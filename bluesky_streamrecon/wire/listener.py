@@ -71,8 +71,6 @@ class Listener:
     ----------
     job_id : str
         Hellos must name it.
-    session : str
-        Names this process in welcomes.
     heartbeat_seconds, peer_timeout : float
         Seconds.
     wall : callable
@@ -88,7 +86,6 @@ class Listener:
         self,
         *,
         job_id: str,
-        session: str,
         heartbeat_seconds: float = 1.0,
         peer_timeout: float = 10.0,
         wall: Callable[[], float] = time.time,
@@ -96,7 +93,6 @@ class Listener:
         self.job_id = job_id
         self.garbage = RateLimitedWarning(log, "malformed message ignored")
         self.heartbeat_seconds = heartbeat_seconds
-        self._session = session
         self._timeout = peer_timeout
         self._wall = wall
         self._refused = RateLimitedWarning(log, "hello refused")
@@ -185,7 +181,7 @@ class Listener:
     def _receive(self, peer: Peer, message: Message, now: float) -> None:
         if isinstance(message, Heartbeat):
             if message.time:
-                peer.ahead = message.time - self._wall()  # its hello may have waited for us to listen
+                peer.ahead = message.time - self._wall()
         elif not isinstance(message, (Ack, OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
         else:
@@ -217,12 +213,11 @@ class Listener:
                 self._reply(before.link or b"", "superseded", "a newer process took over")
         if before is not None:
             self._unlink(before)
-        peer.link, peer.ahead = link, hello.time - self._wall() if hello.time else None
+        peer.link = link
         self._peers[peer.key] = self._links[link] = peer
         log.info("%s: %s (%s)", peer, "joined again" if before is not None else "joined", hello.software)
         welcome = Welcome(
             job_id=self.job_id,
-            session=self._session,
             heartbeat_seconds=self.heartbeat_seconds,
             peer_timeout=self._timeout,
         )

@@ -104,7 +104,7 @@ class Member(LinkEnd):
     to : str
         What the other end is, for the log.
     wall : callable
-        Seconds since the epoch, for the hello.
+        Seconds since the epoch, for heartbeats.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Member(LinkEnd):
         self.break_off()
         self._since = now
         uid = None if self.run is None else self.run.run_uid
-        self.send_plain(msgspec.structs.replace(self._hello, run_uid=uid, time=self._wall()))
+        self.send_plain(msgspec.structs.replace(self._hello, run_uid=uid))
 
     def go_to(self, address: str | None, server: str | None) -> None:
         """Take this address (with this CURVE public key) as the other end's from now on; None: there is none."""
@@ -275,7 +275,7 @@ class Member(LinkEnd):
         self.begin(now)
         if restored:
             log.info("%s: linked to %s", self._name, self._to)
-            self.events.append(ev.LinkRestored(message.session))
+            self.events.append(ev.LinkRestored())
 
     def _problem(self, message: Problem) -> None:
         if message.where in REFUSALS:

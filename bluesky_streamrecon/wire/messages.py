@@ -77,7 +77,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
     Parameters
     ----------
     time : float
-        As in a hello.
+        The peer's clock, seconds since 1970; 0: not known. Only compared with ours, for people.
     """
 
     time: float = 0.0
@@ -116,8 +116,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
         Run that the peer was in when the last link was lost.
     preview_address, preview_key : str or None
         Where the controller takes previews, and the public key (Z85) of that socket.
-    time : float
-        The peer's clock then, seconds since 1970; 0: not known. Only compared with ours, for people.
     """
 
     job_id: Uid
@@ -131,14 +129,12 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     run_uid: Uid | None = None
     preview_address: Address | None = None
     preview_key: Key | None = None
-    time: float = 0.0
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """Answer to a hello that is accepted."""
 
     job_id: Uid
-    session: Uid
     heartbeat_seconds: Annotated[float, Meta(gt=0, le=3600)]
     peer_timeout: Annotated[float, Meta(gt=0, le=36000)] = 10.0
 

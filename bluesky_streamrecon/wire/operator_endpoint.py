@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -33,7 +32,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
 
     Parameters
     ----------
-    address, job_id, security, software, clock
+    address, job_id, security
         As for `RankEndpoint`.
 
     Raises
@@ -48,8 +47,6 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         *,
         job_id: str,
         security: ClientSecurity | None = None,
-        software: str = "",
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = address
         self.ending = threading.Event()
@@ -59,9 +56,9 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self._cuts: dict[str, tuple[ShowCuts, Future[Cuts]]] = {}  # by viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
-        member = Member(hello_of("operator", job_id, software), channel="orders")
+        member = Member(hello_of("operator", job_id), channel="orders")
         transport = Transport(frame_limit=MAXIMUM_PICTURE_BYTES)
-        super().__init__("streamrecon-operator", address, transport, member, security, clock)
+        super().__init__("streamrecon-operator", address, transport, member, security)
 
     @property
     def linked(self) -> bool:

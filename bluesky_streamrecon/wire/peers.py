@@ -7,7 +7,6 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -39,6 +38,8 @@ __all__ = ["ControllerEndpoint", "PeerEndpoint", "RankEndpoint", "hello_of"]
 
 BEAMLINE, PREVIEWS = "beamline", "previews"
 
+PREVIEW_CREDIT = 64  # previews of each rank that are held until they are taken
+
 
 class PeerEndpoint(Endpoint[E]):
     """An endpoint that connects to a beamline, and may have more sockets."""
@@ -50,14 +51,13 @@ class PeerEndpoint(Endpoint[E]):
         transport: Transport,
         member: Member,
         security: ClientSecurity | None,
-        clock: Callable[[], float],
         **others: Listener | Member,
     ) -> None:
         keys, server = (None, None) if security is None else (security.keys, security.server)
         events = cast("deque[E]", member.events)  # of those, only what a peer of this kind is sent
-        super().__init__(name, transport, {BEAMLINE: member, **others}, clock, keys, events)
+        super().__init__(name, transport, {BEAMLINE: member, **others}, keys, events)
         self._member = member
-        self._born = clock()
+        self._born = time.monotonic()
         member.go_to(address, server)
         try:
             self._connect(BEAMLINE, member)
@@ -69,15 +69,15 @@ class PeerEndpoint(Endpoint[E]):
     def unlinked_seconds(self) -> float:
         """Seconds since the beamline last sent anything, or since the beginning; small while linked."""
         seen = self._member.last_seen
-        return max(0.0, self._clock() - (self._born if seen is None else seen))
+        return max(0.0, time.monotonic() - (self._born if seen is None else seen))
 
 
-def hello_of(role: str, job_id: str, software: str, **more: object) -> Hello:
+def hello_of(role: str, job_id: str, **more: object) -> Hello:
     """Return the hello of a new endpoint in this process."""
     from bluesky_streamrecon import __version__
 
     about = {"host": socket.gethostname(), "pid": os.getpid(), "instance": uuid.uuid4().hex}
-    software = software or f"bluesky-streamrecon {__version__}"
+    software = f"bluesky-streamrecon {__version__}"
     return Hello(job_id=job_id, role=role, software=software, **about, **more)  # type: ignore[arg-type]
 
 
@@ -99,12 +99,6 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         takes so many without reporting any as applied gets no more.
     resume : (str, int), optional
         Run uid and last applied item of a checkpoint: that run's items are sent from the one after it.
-    retain : int
-        Newest previews of the run that are kept for a controller that comes late or comes back, at most.
-    software : str
-        Name and version, for people.
-    clock : callable
-        Monotonic seconds.
 
     Raises
     ------
@@ -122,23 +116,19 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         security: ClientSecurity | None = None,
         credit: int = 64,
         resume: tuple[str, int] | None = None,
-        retain: int = 64,
-        software: str = "",
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0 <= rank < size:
             raise ConfigError(f"rank: got {rank} of {size}, expected 0 <= rank < size")
         self.rank = rank
         self._resume = resume
-        self._retain = retain
         self._run_uid: str | None = None  # of the run whose items are taken
         self._taken = 0
         self._previews: PreviewSender | None = None
-        hello = hello_of("rank", job_id, software, rank=rank, size=size)
+        hello = hello_of("rank", job_id, rank=rank, size=size)
         self._controller = Member(hello, channel=None, to="the controller")
         member = Member(hello, credit=credit, resume=resume)
         transport, name = Transport(frame_limit=MAXIMUM_PIXEL_BYTES), f"streamrecon-rank-{rank}"
-        super().__init__(name, address, transport, member, security, clock, **{PREVIEWS: self._controller})
+        super().__init__(name, address, transport, member, security, **{PREVIEWS: self._controller})
 
     def next(self, timeout: float | None = None) -> RankEvent | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
@@ -210,9 +200,9 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         return self._previews is None or self._previews.settled
 
     def _send_preview(self, preview: Preview) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if self._previews is None or self._previews.stream != preview.run_uid:
-            self._previews = PreviewSender(preview.run_uid, most=self._retain)
+            self._previews = PreviewSender(preview.run_uid)
             self._controller.serve(self._previews, now)
         self._previews.send(preview, now)
 
@@ -243,19 +233,15 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
 
     Parameters
     ----------
-    address, job_id, security, software, clock
+    address, job_id, security
         As for `RankEndpoint`.
     preview_bind : str
-        Where ranks bring their previews; any other host than loopback needs `preview_security`.
-    preview_announce : str, optional
-        Address that ranks get; None: `preview_bind` with the real port, and where it binds all interfaces,
-        the one that faces the beamline.
+        Where ranks bring their previews; any other host than loopback needs `preview_security`. If it binds all
+        interfaces, ranks get the address of the one that faces the beamline.
     preview_security : ServerSecurity, optional
         Keys of that socket; its public key travels to the ranks by way of the beamline.
     insecure : bool
         Bind another host than loopback without keys all the same.
-    credit : int
-        Previews of each rank that are held until they are taken.
     """
 
     def __init__(
@@ -264,13 +250,9 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         *,
         job_id: str,
         preview_bind: str = "tcp://127.0.0.1:*",
-        preview_announce: str | None = None,
         security: ClientSecurity | None = None,
         preview_security: ServerSecurity | None = None,
         insecure: bool = False,
-        credit: int = 64,
-        software: str = "",
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         transport = Transport(frame_limit=MAXIMUM_PIXEL_BYTES)
         try:
@@ -278,13 +260,13 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         except BaseException:
             transport.close(0.0)
             raise
-        self.preview_address = preview_announce or _announced(bound, address)
+        self.preview_address = _announced(bound, address)
         """Address that ranks get."""
         key = None if preview_security is None else preview_security.keys.public
-        hello = hello_of("controller", job_id, software, preview_address=self.preview_address, preview_key=key)
+        hello = hello_of("controller", job_id, preview_address=self.preview_address, preview_key=key)
         member, name = Member(hello), "streamrecon-controller"
-        self._previews = PreviewReceiver(job_id=job_id, session=hello.instance, credit=credit, events=member.events)
-        super().__init__(name, address, transport, member, security, clock, **{PREVIEWS: self._previews})
+        self._previews = PreviewReceiver(job_id=job_id, credit=PREVIEW_CREDIT, events=member.events)
+        super().__init__(name, address, transport, member, security, **{PREVIEWS: self._previews})
 
     def next(self, timeout: float | None = None) -> ControllerEvent | None:
         """Take the next event, as `Endpoint.next`; a preview counts as applied when it is taken."""

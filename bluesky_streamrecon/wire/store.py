@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,8 +71,6 @@ class FrameStore:
         Of every frame, little-endian.
     limit : int
         Bytes held in memory (what is on its way to a rank comes on top).
-    directory : path or None
-        Of the temporary file.
     notify : callable
         Called from the store's thread when a frame was loaded, moved or lost.
     name : str
@@ -86,14 +83,12 @@ class FrameStore:
         shape: tuple[int, int],
         dtype: np.dtype[Any],
         limit: int,
-        directory: str | Path | None,
         notify: Callable[[], None],
         name: str = "",
     ) -> None:
         self._shape = shape
         self._dtype = dtype
         self._limit = limit
-        self._directory = directory
         self._notify = notify
         self._name = name
         self._bytes = shape[0] * shape[1] * dtype.itemsize
@@ -248,16 +243,15 @@ class FrameStore:
         why = None
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="streamrecon-", dir=self._directory)  # noqa: SIM115
+                self._file = tempfile.TemporaryFile(prefix="streamrecon-")  # noqa: SIM115
             left, at = frame.reshape(-1).view(np.uint8).data, self._end
             while left:
                 written = os.pwrite(self._file.fileno(), left, at)
                 left, at = left[written:], at + written
         except OSError as error:
-            where = self._directory or tempfile.gettempdir()
             why = (
                 f"frame {seq} of run {self._name[:8]}: {self._bytes} bytes could not be written to a temporary file "
-                f"in {where}: {error.strerror or error}; free some space there, or raise memory_limit"
+                f"in {tempfile.gettempdir()}: {error.strerror or error}; free some space there, or raise memory_limit"
             )
         with self._ready:
             slot.busy = False

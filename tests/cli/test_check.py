@@ -136,7 +136,6 @@ def test_versions_and_clocks_that_differ_are_told(monkeypatch):
             def peers():
                 return (PeerInfo(**peer, software="bluesky-streamrecon 0.0.1", ahead=-90.0),)
 
-    monkeypatch.setattr(diagnosis, "HEARTBEATS_SECONDS", 0.0)
     probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
     probe._link = Link
     with pytest.raises(Exception, match=r"there bluesky-streamrecon 0\.0\.1; install the same version"):
@@ -145,16 +144,21 @@ def test_versions_and_clocks_that_differ_are_told(monkeypatch):
         probe.clocks()
 
 
-def test_hello_that_waited_for_us_to_listen_is_no_clock_that_differs(monkeypatch):
-    peer = SimpleNamespace(host="near", ahead=-3.1)
+def test_clocks_are_compared_when_every_process_has_sent_a_heartbeat(monkeypatch):
+    peers = [SimpleNamespace(host="near", ahead=-0.002), SimpleNamespace(host="far", ahead=None)]
 
-    def peers():
-        told, peer.ahead = peer.ahead, -0.002  # as the heartbeat says
-        return (SimpleNamespace(host="near", ahead=told), SimpleNamespace(host="silent", ahead=None))
+    def heard_so_far():
+        now = tuple(SimpleNamespace(**vars(peer)) for peer in peers)
+        peers[1].ahead = 0.001  # as the heartbeat says
+        return now
 
     probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
-    probe._link = SimpleNamespace(endpoint=SimpleNamespace(peers=peers))
+    probe._link = SimpleNamespace(endpoint=SimpleNamespace(peers=heard_so_far))
     assert probe.clocks().startswith("largest difference -2 ms (near), ")
+    monkeypatch.setattr(diagnosis, "HEARTBEATS_SECONDS", 0.0)
+    probe._link.endpoint.peers = lambda: (SimpleNamespace(host="silent", ahead=None),)
+    with pytest.raises(Exception, match="no heartbeat"):
+        probe.clocks()
 
 
 def test_check_that_breaks_is_a_finding():

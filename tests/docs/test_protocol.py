@@ -64,7 +64,7 @@ def test_end_that_does_not_know_the_message_of_the_how_to_answers_and_goes_on():
     exec(re.search(r"```python\n(.*?)```", HOW_TO, flags=re.DOTALL)[1], names)
     (header,) = encode(names["Temperature"](run_uid="run", rank=0, celsius=30.0))
     assert bytes(header).startswith(PREAMBLE)
-    hub = Hub(job_id="job", session="here")
+    hub = Hub(job_id="job")
     hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="i")), 0.0)
     hub.receive(b"1", [header], 0.0)
     said = []

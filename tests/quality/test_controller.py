@@ -117,7 +117,7 @@ def test_close_of_another_run_is_nothing_to_this_one(open_run, previews):
 
 def test_run_told_again_after_a_reconnect_is_not_begun_anew(open_run, previews):
     opened = open_run(threshold=1e-6, compare_to=1)
-    _, link = work(opened, *previews(1, 2), LinkLost("cable"), LinkRestored("s2"), opened, *previews(1, 2, 3))
+    _, link = work(opened, *previews(1, 2), LinkLost("cable"), LinkRestored(), opened, *previews(1, 2, 3))
     assert [score.image_number for score in link.scores] == [1, 2, 3]
     assert link.scores[-1].verdict == "enough"
 

@@ -163,7 +163,6 @@ class World:
         self.congestion: random.Random | None = None
         self.hub = Hub(
             job_id="job",
-            session="session",
             heartbeat_seconds=1.0,
             peer_timeout=5.0,
             resend_seconds=2.0,

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -81,13 +80,12 @@ class Told(logging.Handler):
 class Wires:
     """Makes endpoints, and closes what the test left open."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self) -> None:
         self.seen = Collector()
-        self._directory = directory
         self._open: list[Any] = []
 
     def beamline(self, **options: Any) -> BeamlineEndpoint:
-        options = {"heartbeat_seconds": 0.1, "peer_timeout": 5.0, "spill_directory": self._directory, **options}
+        options = {"heartbeat_seconds": 0.1, "peer_timeout": 5.0, **options}
         return self._keep(BeamlineEndpoint(on_event=self.seen, **options))
 
     def rank(self, beamline: BeamlineEndpoint, rank: int = 0, size: int = 1, **options: Any) -> RankEndpoint:
@@ -145,10 +143,10 @@ class Wires:
 
 
 @pytest.fixture
-def wires(tmp_path: Path) -> Iterator[Wires]:
+def wires() -> Iterator[Wires]:
     """Give a maker of endpoints, and fail the test that leaves a thread of theirs running."""
     before = set(threading.enumerate())  # a job that goes from test to test has threads of its own
-    made = Wires(tmp_path)
+    made = Wires()
     yield made
     made.close()
     started = set(threading.enumerate()) - before

@@ -88,7 +88,7 @@ UP = [
     m.Problem(fault="local", where="here", text="broken"),
 ]
 DOWN = [
-    m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0),
+    m.Welcome(job_id="job", heartbeat_seconds=1.0),
     m.LengthenRun(run_uid="run", seq=1, planned=20),
     m.CorrectAxis(run_uid="run", seq=3, axis=511.5),
     OPEN,

@@ -43,7 +43,7 @@ OPEN = m.OpenRun(
 ITEM = m.Item(run_uid="run", seq=1, kind="flat", index=1, angle=0.0, rows=(0, 4), dtype="<u2", shape=(4, 8))
 PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, rows=(0, 3), shape=(4, 4))
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
-WELCOME = m.Welcome(job_id="job", session="s", heartbeat_seconds=1.0)
+WELCOME = m.Welcome(job_id="job", heartbeat_seconds=1.0)
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
 PICTURE = Picture(
     run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=8, low=0, high=1, pixels=bytes(4)
@@ -120,7 +120,7 @@ def test_decoder_raises_only_the_protocols_error() -> None:
 
 
 def test_hub_survives_and_does_not_grow() -> None:
-    hub = Hub(job_id="job", session="s")
+    hub = Hub(job_id="job")
     fate = random.Random(1)
     for number in range(ROUNDS):
         hub.receive(b"link-%d" % (number % 50), mutated(fate), float(number) / 1000)
@@ -163,7 +163,7 @@ def test_member_survives_a_beamline_that_talks_nonsense() -> None:
 
 
 def test_preview_side_survives_and_does_not_grow() -> None:
-    into = PreviewReceiver(job_id="job", session="s", credit=4)
+    into = PreviewReceiver(job_id="job", credit=4)
     fate = random.Random(4)
     for number in range(ROUNDS):
         into.receive(b"link-%d" % (number % 50), mutated(fate), 0.0)

@@ -127,7 +127,7 @@ def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires
 
 
 def hub_with(operators: int = 0) -> Hub:
-    hub = Hub(job_id="job", session="s")
+    hub = Hub(job_id="job")
     for i in range(operators):
         hub.receive(b"%d" % i, encode(m.Hello(job_id="job", role="operator", instance=f"i{i}")), 0.0)
         hub.receive(b"%d" % i, encode(m.OpenChannel(channel="orders", stream=f"i{i}")), 0.0)
@@ -190,7 +190,7 @@ def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(
 
 
 def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered_once() -> None:
-    hub, now = Hub(job_id="job", session="s"), 0.0
+    hub, now = Hub(job_id="job"), 0.0
     member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders", resend_seconds=1.0)
     member.reports.send(Ask(order=Order(action="finish", who="anna", reason="good")))
     asked: list[Any] = []

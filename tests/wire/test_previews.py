@@ -67,7 +67,7 @@ class Pair:
         self.rank.serve(self.out, self.now)
 
     def restart_controller(self) -> None:
-        self.into = PreviewReceiver(job_id="job", session="s", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
+        self.into = PreviewReceiver(job_id="job", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
         self.lives.append([])
         self.lines = []
         self.up.clear()
@@ -212,7 +212,7 @@ def test_next_run_begins_with_preview_one() -> None:
 
 
 def test_controller_does_not_take_previews_of_another_job_or_of_who_is_no_rank() -> None:
-    into = PreviewReceiver(job_id="job", session="s", credit=3)
+    into = PreviewReceiver(job_id="job", credit=3)
     replies: list[Any] = []
     strangers = [
         Hello(job_id="other", role="rank", instance="a"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,9 +48,7 @@ class Bench:
         self._bell = threading.Condition()
 
     def store(self, limit: int) -> FrameStore:
-        made = FrameStore(
-            shape=SHAPE, dtype=np.dtype("<u2"), limit=limit, directory=self.directory, notify=self.ring, name="run-1"
-        )
+        made = FrameStore(shape=SHAPE, dtype=np.dtype("<u2"), limit=limit, notify=self.ring, name="run-1")
         self.stores.append(made)
         return made
 
@@ -77,7 +76,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = Bench(tmp_path)
     yield made
     for store in made.stores:
