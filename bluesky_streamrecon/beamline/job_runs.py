@@ -25,8 +25,6 @@ from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_effects import (
     DetachStream,
     Effect,
-    LengthenPlan,
-    MakeImagesAnew,
     RestartProcess,
 )
 from bluesky_streamrecon.beamline.run_state import JobEvent, RunState
@@ -39,7 +37,7 @@ from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
-from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
 from bluesky_streamrecon.wire.run import Angle, Ledger, Reading
 
@@ -184,13 +182,12 @@ class JobRuns:
             self.take_event(died)
         self._show(self.open)
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> int:
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> None:
         """Queue a frame."""
-        number = self.job.endpoint.append(kind, index, angle, source, monitor)
+        self.job.endpoint.append(kind, index, angle, source, monitor)
         if self.open is not None:
             self.open.taken[kind] = index
             self._signals.lag.set(self.open.lag)
-        return number
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
         """Close the run: no frames follow."""
@@ -439,10 +436,8 @@ class JobRuns:
                     self.publisher.detach(reason)
                 case RestartProcess() if link is not None:
                     link.restart(effect)
-                case LengthenPlan(total) if link is not None:
-                    link.endpoint.lengthen_run(total)
-                case MakeImagesAnew(axis) if link is not None:
-                    link.endpoint.correct_axis(axis)
+                case ChangeRun() if link is not None:
+                    link.endpoint.change_run(effect)
 
     def _show(self, run: RunState) -> None:
         self._signals.state.set(run.state.value)

@@ -57,7 +57,7 @@ class Sink(Protocol):
         """Begin a run."""
         ...
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> int:
+    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> None:
         """Queue one frame; its angle and the monitor's reading may be known only when it has been read."""
         ...
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
+from bluesky_streamrecon.wire.messages import ChangeRun
 
-__all__ = ["DetachStream", "Effect", "LengthenPlan", "MakeImagesAnew", "RestartProcess"]
+__all__ = ["DetachStream", "Effect", "RestartProcess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,5 @@ class DetachStream:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LengthenPlan:
-    """Send the controller how long the plan has become: it predicts for all projections."""
-
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class MakeImagesAnew:
-    """Send the ranks that a person has corrected the rotation axis."""
-
-    axis: float
-
-
-Effect = RestartProcess | DetachStream | LengthenPlan | MakeImagesAnew
+Effect = RestartProcess | DetachStream | ChangeRun
+"""A `ChangeRun` is to be sent to ranks and controller."""

@@ -19,8 +19,6 @@ from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_effects import (
     DetachStream,
     Effect,
-    LengthenPlan,
-    MakeImagesAnew,
     RestartProcess,
 )
 from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
@@ -37,7 +35,7 @@ from bluesky_streamrecon.wire.events import (
     PeerLost,
     RunFinished,
 )
-from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec, Problem, RunDone, Score, Status
+from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
@@ -287,11 +285,13 @@ class RunState:
         self._note_order(order, answer)
         if self.override.axis != before.axis and self.override.axis is not None:
             self.stopping, self.enough = False, None  # what was judged so far is about another axis
-            return answer, [MakeImagesAnew(self.override.axis)]
+            return answer, [ChangeRun(run_uid=self.spec.run_uid, axis=self.override.axis)]
         if self.stopping and self.override.against_stop(taken):
             self.stopping = False  # it was to end at the next checkpoint
             self._note_no_stop(wall)
-        return answer, [LengthenPlan(self.override.total)] if self.override.total != before.total else []
+        if self.override.total == before.total:
+            return answer, []
+        return answer, [ChangeRun(run_uid=self.spec.run_uid, planned=self.override.total)]
 
     def _note_order(self, order: Order, answer: str) -> None:
         text = order.reason if order.action == "finish" else f"{order.reason}: {answer}" if order.reason else answer

@@ -27,9 +27,9 @@ from bluesky_streamrecon.quality.trials import Reconstructor
 from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
     AbandonRun,
+    ChangeRun,
     CloseRun,
     ControllerEvent,
-    LengthenRun,
     LinkLost,
     LinkRestored,
     OpenRun,
@@ -146,8 +146,8 @@ class Controller:
         match event:
             case OpenRun() if self._session_of(event.run_uid) is None:
                 self._open(event)
-            case LengthenRun() if session := self._session_of(event.run_uid):
-                session.lengthen(event.planned)
+            case ChangeRun(planned=int(planned)) if session := self._session_of(event.run_uid):
+                session.lengthen(planned)
             case Preview():
                 self._take(event)
             case ShowMe():

@@ -25,9 +25,9 @@ from bluesky_streamrecon.recon.rank_run import RankRun
 from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
     AbandonRun,
+    ChangeRun,
     ClientSecurity,
     CloseRun,
-    CorrectAxis,
     Item,
     ItemGone,
     LinkLost,
@@ -313,7 +313,7 @@ class _Job:
             run=key,
             minus_run=-key,
             prepared=run.prepared,
-            corrections=len(run.corrections),
+            corrections=len(run.axes),
             closed=int(run.closed is not None),
             shutdown=-int(self._shutdown is not None),
             abandoned=-int(self._abandoned),
@@ -329,7 +329,7 @@ class _Job:
             return bool(self._finishing)
         if self._abandoned or run.failure is not None:
             return True
-        more = run.prepared > agreed.prepared or len(run.corrections) > agreed.corrections
+        more = run.prepared > agreed.prepared or len(run.axes) > agreed.corrections
         return more or (run.closed is not None) > agreed.closed or run.cuts.due() > run.cuts.done
 
     def _hear(self, timeout: float) -> bool:
@@ -360,9 +360,9 @@ class _Job:
             case Item() | ItemGone():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.take(event)
-            case CorrectAxis():
+            case ChangeRun(axis=float(axis)):
                 if run is not None and event.run_uid == run.run.run_uid:
-                    run.corrections.append(event)
+                    run.axes.append(axis)
             case ShowCuts():
                 if run is not None:
                     run.cuts.want(event)

@@ -29,7 +29,6 @@ from bluesky_streamrecon.recon.output import Attribute, result_path, write_resul
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
 from bluesky_streamrecon.wire import (
     CloseRun,
-    CorrectAxis,
     Item,
     ItemGone,
     OpenRun,
@@ -76,8 +75,8 @@ class RankRun:
     ----------
     prepared : int
         Projections that could go into the image, or are in it.
-    corrections : list of CorrectAxis
-        All that have come.
+    axes : list of float
+        Corrected rotation axes, all that have come.
     closed : CloseRun or None
         Set when no items follow.
     failure : str or None
@@ -102,7 +101,7 @@ class RankRun:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
-        self.corrections: list[CorrectAxis] = []
+        self.axes: list[float] = []
         self.closed: CloseRun | None = None
         self.failure: str | None = None
         self.superseded = self.broken = False
@@ -222,7 +221,7 @@ class RankRun:
             return False
         if corrections > self._corrected:
             self._corrected = corrections
-            self._make_anew(self._analysis, self.corrections[corrections - 1].axis)
+            self._make_anew(self._analysis, self.axes[corrections - 1])
         if not self._ready(self._analysis, agreed, closed):
             return False
         settings = self.run.recon

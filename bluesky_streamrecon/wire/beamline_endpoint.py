@@ -19,7 +19,7 @@ from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 from bluesky_streamrecon.wire.hub import Hub
-from bluesky_streamrecon.wire.messages import ItemKind, OpenRun, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Reading, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
@@ -142,8 +142,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         angle: Angle,
         source: NDArray[np.generic] | FrameSource,
         monitor: Reading = 1.0,
-    ) -> int:
-        """Queue one frame of the open run and return its sequence number; neither copies nor waits.
+    ) -> None:
+        """Queue one frame of the open run; neither copies nor waits.
 
         Parameters
         ----------
@@ -167,9 +167,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             run = self._open
             if run is None:
                 raise LocalProtocolError(f"{kind} {index}: no run is open; call open_run first")
-            seq, entry = run.announce(kind, index, angle, source), Entry(kind, index, angle, monitor)
-            self._post(lambda: run.append(entry, source))
-        return seq
+            run.check_item(kind, index, angle, source)
+            self._post(lambda: run.append(Entry(kind, index, angle, monitor), source))
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
         """Close the run: no items follow; `RunFinished` comes when all have reported their result.
@@ -185,19 +184,15 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 raise LocalProtocolError("close_run: no run is open")
             self._post(lambda: self._hub.close_run(run, exit_status, reason))
 
-    def lengthen_run(self, planned: int) -> None:
-        """Send the controller that the open run is going to take so many projections; does not wait."""
-        with self._front:
-            if self._open is not None:
-                self._post(lambda: self._hub.lengthen_run(planned))
+    def change_run(self, change: ChangeRun) -> None:
+        """Send ranks and controller what people change of the open run, in its place among the frames; does not wait.
 
-    def correct_axis(self, axis: float) -> None:
-        """Send the ranks that images are to be made anew about another rotation axis; does not wait."""
+        Nothing happens if another run is open, or none.
+        """
         with self._front:
             run = self._open
-            if run is not None:
-                run.announce_correction()
-                self._post(lambda: run.correct_axis(axis))
+            if run is not None and run.uid == change.run_uid:
+                self._post(lambda: run.mark(change))
 
     def abandon_run(self, reason: str = "") -> None:
         """Forget the open or closed run and its frames, and tell the peers so."""

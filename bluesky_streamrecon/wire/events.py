@@ -9,11 +9,10 @@ from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
+    ChangeRun,
     CloseRun,
-    CorrectAxis,
     Item,
     ItemGone,
-    LengthenRun,
     OpenRun,
     Problem,
     RunDone,
@@ -134,6 +133,6 @@ class Refused:
 
 
 LinkEvent = LinkLost | LinkRestored | Refused | Problem | Shutdown
-RankEvent = LinkEvent | OpenRun | Item | ItemGone | CorrectAxis | CloseRun | AbandonRun | ShowCuts
-ControllerEvent = LinkEvent | OpenRun | LengthenRun | CloseRun | AbandonRun | Preview | ShowMe
+RankEvent = LinkEvent | OpenRun | Item | ItemGone | ChangeRun | CloseRun | AbandonRun | ShowCuts
+ControllerEvent = LinkEvent | OpenRun | ChangeRun | CloseRun | AbandonRun | Preview | ShowMe
 OperatorEvent = LinkEvent | Answer | Picture | Cuts

@@ -25,7 +25,6 @@ from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     Ack,
     Hello,
-    LengthenRun,
     Message,
     PreviewAt,
     Problem,
@@ -102,11 +101,6 @@ class Hub(Listener):
         if not run.finished:
             run.finish_log(exit_status, reason)
 
-    def lengthen_run(self, planned: int) -> None:
-        """Send the controller how many projections the open run is going to take."""
-        if self.run is not None and not self.run.finished:
-            self.run.lengthen(LengthenRun(run_uid=self.run.uid, planned=planned))
-
     def abandon_run(self, reason: str) -> None:
         """Forget the run, and tell the peers so."""
         run = self.run
@@ -151,7 +145,7 @@ class Hub(Listener):
         """Look at what should have happened by now. Call after what has arrived was received."""
         super().tick(now)
         if self.run is not None:
-            for text in self.run.new_failures():
+            for text in self.run.frames.failures():
                 self._report_failure(self.run, text)
         operators = [peer for peer in self._links.values() if peer.hello.role == "operator"]
         self._operators.tick(operators, now)
@@ -263,7 +257,7 @@ class Hub(Listener):
         role, run = peer.hello.role, self.run
         if isinstance(message, Ack):
             if run is not None and message.channel == "run" and role == "rank":
-                applied = min(message.applied, len(run.log))
+                applied = message.applied if run.close is None else min(message.applied, len(run.log) - 1)
                 self._emit(Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
             return
         if role == "operator":

@@ -27,13 +27,12 @@ from bluesky_streamrecon.wire.messages import (
     CHANNELS,
     AbandonRun,
     Ack,
+    ChangeRun,
     CloseRun,
-    CorrectAxis,
     Heartbeat,
     Hello,
     Item,
     ItemGone,
-    LengthenRun,
     Message,
     OpenChannel,
     OpenRun,
@@ -246,7 +245,7 @@ class Member(LinkEnd):
         self.seen = self.last_seen = now
         if isinstance(message, OpenRun):
             self._open_run(message)
-        elif isinstance(message, Item | ItemGone | CorrectAxis | LengthenRun | CloseRun):
+        elif isinstance(message, Item | ItemGone | ChangeRun | CloseRun):
             self._item(message)
         elif isinstance(message, AbandonRun):
             if self.run is not None and self.run.run_uid == message.run_uid:
@@ -313,7 +312,7 @@ class Member(LinkEnd):
         log.info("opened, rows %d to %d", *run.rows)
         self.events.append(run)
 
-    def _item(self, message: Item | ItemGone | CorrectAxis | LengthenRun | CloseRun) -> None:
+    def _item(self, message: Item | ItemGone | ChangeRun | CloseRun) -> None:
         if self.run is None or self.run.run_uid != message.run_uid:
             return  # left over from a run that is not ours any more
         if isinstance(message, Item):

@@ -12,7 +12,6 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from bluesky_streamrecon.wire.changes import CorrectAxis, LengthenRun
 from bluesky_streamrecon.wire.cuts import CutMessage
 from bluesky_streamrecon.wire.fields import (
     Address,
@@ -43,14 +42,13 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Ack",
+    "ChangeRun",
     "CloseRun",
-    "CorrectAxis",
     "Heartbeat",
     "Hello",
     "Item",
     "ItemGone",
     "ItemKind",
-    "LengthenRun",
     "Message",
     "OpenChannel",
     "OpenRun",
@@ -306,6 +304,23 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
     why: Text
 
 
+class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
+    """A person has changed something of the run; numbered among the items, so that it has the same place on all ranks.
+
+    Parameters
+    ----------
+    axis : float or None
+        Rotation axis, detector column: all ranks make their images anew about it, once all have heard of it.
+    planned : int or None
+        Projections that the run is going to take by now; the controller predicts for so many.
+    """
+
+    run_uid: Uid
+    seq: Count = 0
+    axis: Finite | None = None
+    planned: Count | None = None
+
+
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
     """No items follow; numbered after the last of them, so it can neither overtake one nor be lost."""
 
@@ -352,8 +367,7 @@ Message = (
     | OpenRun
     | Item
     | ItemGone
-    | CorrectAxis
-    | LengthenRun
+    | ChangeRun
     | CloseRun
     | AbandonRun
     | PreviewAt
@@ -369,8 +383,7 @@ Message = (
 CHANNELS: Final[dict[type[msgspec.Struct], str]] = {
     Item: "run",
     ItemGone: "run",
-    CorrectAxis: "run",
-    LengthenRun: "run",
+    ChangeRun: "run",
     CloseRun: "run",
     Score: "reports",
     RunDone: "reports",

@@ -14,12 +14,11 @@ from bluesky_streamrecon.partition import RowBlock, partition_rows
 from bluesky_streamrecon.wire.channel import MessageSender, Sender
 from bluesky_streamrecon.wire.messages import (
     Ack,
+    ChangeRun,
     CloseRun,
-    CorrectAxis,
     Item,
     ItemGone,
     ItemKind,
-    LengthenRun,
     OpenRun,
     OpenRunSpec,
     RunDone,
@@ -31,7 +30,8 @@ __all__ = ["Angle", "Entry", "Ledger", "Reading", "Run"]
 
 LOOK_AHEAD = 4
 
-MOST_CAUSES = 64
+Mark = ChangeRun | CloseRun
+"""What stands in the log and is no item."""
 
 Angle = float | Callable[[], float]
 """Radians, or what returns them once the frame was read (0 before)."""
@@ -136,10 +136,8 @@ class _ItemSender(Sender):
         self._why = ""
         for entry in run.log:
             self.append_entry(entry)
-        if run.close is not None:
-            self.append()
 
-    def append_entry(self, entry: Entry | CorrectAxis) -> None:
+    def append_entry(self, entry: Entry | Mark) -> None:
         """Count one more entry of the log."""
         first, stop = self._rows
         self.append((stop - first) * self._run.row_bytes if isinstance(entry, Entry) else 0)
@@ -170,16 +168,13 @@ class _ItemSender(Sender):
         return self._run.opening(self.block, self.redo)
 
     def message(self, seq: int) -> msgspec.Struct | None:
-        """Return an entry of the log, what stands in its place, or the run's end; None while a frame is fetched."""
+        """Return an entry of the log, or what stands in its place; None while a frame is fetched."""
         run, (first, stop) = self._run, self._rows
-        entries = len(run.log)
-        if seq > entries:
-            return run.close
         entry = run.log[seq - 1]
-        if isinstance(entry, CorrectAxis):
+        if not isinstance(entry, Entry):
             return entry
         frame = run.frames.get(seq)
-        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, entries) + 1):
+        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, len(run.log)) + 1):
             run.frames.prefetch(ahead)
         if frame is None:
             return None
@@ -209,7 +204,6 @@ class _ItemSender(Sender):
         marks = [seq for seq, entry in enumerate(log, 1) if not isinstance(entry, Entry)]
 
         def real(seq: int) -> int:
-            seq = min(seq, len(log))
             return seq - sum(passed <= seq for passed in (*self._gone, *marks))
 
         newest: Ack | RunDone | None = done or ack
@@ -231,7 +225,7 @@ class _ItemSender(Sender):
 
 
 class _MarkSender(MessageSender):
-    """What the controller is sent of a run: its opening, that it gets longer, and its end."""
+    """What the controller is sent of a run: its opening, what people change of it, and its end."""
 
     def __init__(self, run: Run) -> None:
         super().__init__("run", run.uid)
@@ -261,7 +255,7 @@ class Run:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
-        self.log: list[Entry | CorrectAxis] = []
+        self.log: list[Entry | Mark] = []
         self.close: CloseRun | None = None
         self.finished = False
         self.window: dict[str, Any] = {}
@@ -270,12 +264,10 @@ class Run:
         self._senders: dict[int, _ItemSender] = {}
         self._controller = _MarkSender(self)
         self._results: tuple[RunDone, ...] | None = None
-        self._announced = {"flat": 0, "dark": 0, "projection": 0}
-        self._announced_corrections = 0
-        self._causes: set[str] = set()
+        self._counts = {"flat": 0, "dark": 0, "projection": 0}
 
-    def announce(self, kind: ItemKind, index: int, angle: Angle, source: Frame | FrameSource) -> int:
-        """Check an item that is about to be appended, in whatever thread, and return its sequence number.
+    def check_item(self, kind: ItemKind, index: int, angle: Angle, source: Frame | FrameSource) -> None:
+        """Check and count an item that is about to be appended, in whatever thread.
 
         Raises
         ------
@@ -283,7 +275,7 @@ class Run:
             If the index is not the next one of its kind, or shape or dtype of an array are not the run's.
         """
         where = f"{kind} {index} of run {self.uid[:8]}"
-        expected = self._announced.get(kind, -1) + 1
+        expected = self._counts.get(kind, -1) + 1
         if index != expected:
             raise LocalProtocolError(f"{where}: expected {kind} {expected}")
         if not callable(angle) and not np.isfinite(angle):
@@ -297,23 +289,7 @@ class Run:
                 )
         elif not isinstance(source, FrameSource):
             raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
-        self._announced[kind] = index
-        return sum(self._announced.values()) + self._announced_corrections
-
-    def announce_correction(self) -> None:
-        """Note that a correction is about to be appended, in whatever thread."""
-        self._announced_corrections += 1
-
-    def new_failures(self) -> list[str]:
-        """Return why frames can not be sent, each cause once."""
-        new = []
-        for text in self.frames.failures():
-            cause = text.split(":", 1)[-1]
-            if cause not in self._causes:
-                new.append(text)
-                if len(self._causes) < MOST_CAUSES:
-                    self._causes.add(cause)
-        return new
+        self._counts[kind] = index
 
     def finish(self) -> None:
         """Forget the frames: nobody is sent any more of them."""
@@ -332,37 +308,30 @@ class Run:
         self.frames.add(len(self.log) + 1, source)
         self._append(entry, self._projections[-1] + (entry.kind == "projection"))
 
-    def correct_axis(self, axis: float) -> None:
-        """Add a correction after the items so far, unless the run is over."""
+    def mark(self, mark: Mark) -> None:
+        """Add what is no item after the items so far, and send it to the controller as well."""
         if not self.finished:
-            correction = CorrectAxis(run_uid=self.uid, seq=len(self.log) + 1, axis=axis)
-            self._append(correction, self._projections[-1])
+            self._append(msgspec.structs.replace(mark, seq=len(self.log) + 1), self._projections[-1])
+            self._controller.send(mark)
 
-    def _append(self, entry: Entry | CorrectAxis, projections: int) -> None:
+    def _append(self, entry: Entry | Mark, projections: int) -> None:
         self.log.append(entry)
         self._projections.append(projections)
         for sender in self._senders.values():
             sender.append_entry(entry)
 
     def finish_log(self, exit_status: str, reason: str) -> None:
-        """No more items: number the closing mark after the last of them."""
+        """No more items: the closing mark comes after the last of them."""
         kinds = [entry.kind for entry in self.log if isinstance(entry, Entry)]
         self.close = CloseRun(
             run_uid=self.uid,
-            seq=len(self.log) + 1,
             projections=kinds.count("projection"),
             flats=kinds.count("flat"),
             darks=kinds.count("dark"),
             exit_status=exit_status[:256],
             reason=reason[:4096],
         )
-        for sender in self._senders.values():
-            sender.append()
-        self._controller.send(self.close)
-
-    def lengthen(self, message: LengthenRun) -> None:
-        """Send the controller how many projections are planned by now."""
-        self._controller.send(message)
+        self.mark(self.close)
 
     def partition(self, size: int) -> None:
         """Deal the rows to this many ranks; everything is sent from the first item on."""

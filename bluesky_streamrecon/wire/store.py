@@ -23,6 +23,7 @@ __all__ = ["Frame", "FrameSource", "FrameStore", "Gone"]
 Frame = NDArray[np.generic]
 
 WANTED_KEPT = 4
+MOST_CAUSES = 64
 
 
 @runtime_checkable
@@ -100,7 +101,8 @@ class FrameStore:
         self._closed = False
         self._file: IO[bytes] | None = None
         self._end = 0
-        self._failures: deque[str] = deque(maxlen=16)
+        self._failures: list[str] = []
+        self._causes: set[str] = set()
         self.spilled = 0
         self._thread = threading.Thread(target=self._work, name=f"streamrecon-frames-{name[:8]}", daemon=True)
         self._thread.start()
@@ -147,10 +149,9 @@ class FrameStore:
                 self._request(seq, slot)
 
     def failures(self) -> list[str]:
-        """Take what went wrong since the last call."""
+        """Take what went wrong since the last call; each cause comes once, with the first frame that it was of."""
         with self._ready:
-            texts = list(self._failures)
-            self._failures.clear()
+            texts, self._failures = self._failures, []
             return texts
 
     @property
@@ -218,6 +219,13 @@ class FrameStore:
         slot.frame, slot.wanted = None, False
         del self._held[seq]
 
+    def _fail(self, slot: _Slot, why: str) -> None:
+        slot.gone = Gone(why)
+        cause = why.split(":", 1)[-1]
+        if cause not in self._causes and len(self._causes) < MOST_CAUSES:
+            self._causes.add(cause)
+            self._failures.append(why)
+
     # ------------------------------------------------------------------ the store's thread
 
     def _work(self) -> None:
@@ -261,9 +269,9 @@ class FrameStore:
                 self.spilled += 1
                 self._shrink()
             else:
-                slot.gone, slot.frame = Gone(why), None
+                slot.frame = None
                 self._held.pop(seq, None)
-                self._failures.append(why)
+                self._fail(slot, why)
 
     def _load(self, seq: int, slot: _Slot, offset: int | None, source: FrameSource | None) -> None:
         why, frame = None, None
@@ -287,8 +295,7 @@ class FrameStore:
         with self._ready:
             slot.busy = False
             if why is not None:
-                slot.gone = Gone(why)
-                self._failures.append(why)
+                self._fail(slot, why)
             elif not self._closed and frame is not None:
                 slot.frame = frame
                 self._held[seq] = None

@@ -16,7 +16,7 @@ from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import as_judged, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_effects import DetachStream, LengthenPlan, MakeImagesAnew, RestartProcess
+from bluesky_streamrecon.beamline.run_effects import DetachStream, RestartProcess
 from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -27,7 +27,7 @@ from bluesky_streamrecon.wire.events import (
     PeerLost,
     RunFinished,
 )
-from bluesky_streamrecon.wire.messages import OpenRunSpec, Problem, RunDone, Score, Status
+from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
 
 UID = "run"
@@ -140,7 +140,7 @@ def test_order_that_comes_when_the_run_is_ending_is_refused_with_the_reason(run)
 def test_extension_beyond_the_plan_is_told_to_the_controller(run):
     run.taken["projection"] = 8
     answer, effects = order(run, "extend", count=5)
-    assert effects == [LengthenPlan(13)]
+    assert effects == [ChangeRun(run_uid=UID, planned=13)]
     assert "3 added to the 10 of the plan" in answer
     assert run.more_wanted(12)
     assert not run.more_wanted(13)
@@ -152,7 +152,7 @@ def test_axis_that_is_corrected_goes_to_the_ranks_with_who_and_why_and_revokes_a
     take(run, score(3, "enough"))
     assert run.finalize_requested
     answer, effects = order(run, "axis", axis=4.25, reason="a doubled edge")
-    assert (effects, run.finalize_requested, run.axis) == ([MakeImagesAnew(4.25)], False, 4.25)
+    assert (effects, run.finalize_requested, run.axis) == ([ChangeRun(run_uid=UID, axis=4.25)], False, 4.25)
     assert answer == "images are made anew about detector column 4.25, and scores begin anew"
     decision = run.decisions[-1]
     assert (decision.verdict, decision.who, decision.text) == ("axis", "anna", f"a doubled edge: {answer}")

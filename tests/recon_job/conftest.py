@@ -27,6 +27,7 @@ from bluesky_streamrecon.wire import (
     AllRanksReady,
     BeamlineEndpoint,
     BeamlineEvent,
+    ChangeRun,
     Cut,
     OpenRunSpec,
     OperatorEndpoint,
@@ -96,6 +97,7 @@ class Beamline:
 
     events: queue.Queue[BeamlineEvent] = field(default_factory=queue.Queue)
     seen: list[BeamlineEvent] = field(default_factory=list)
+    uid: str = ""
 
     def __post_init__(self) -> None:
         self.endpoint = BeamlineEndpoint(on_event=lambda event, _: self.events.put(event))
@@ -136,6 +138,7 @@ class Beamline:
     def open(
         self, scan: Scan, settings: ReconSettings, output: Path | None, uid: str = "run-1", **metadata: str
     ) -> None:
+        self.uid = uid
         self.endpoint.open_run(
             OpenRunSpec(
                 run_uid=uid,
@@ -159,6 +162,9 @@ class Beamline:
     def projections(self, scan: Scan, first: int = 0, stop: int | None = None) -> None:
         for index in range(first, len(scan.angles) if stop is None else stop):
             self.endpoint.append("projection", index + 1, float(scan.angles[index]), scan.projections[index])
+
+    def correct_axis(self, axis: float) -> None:
+        self.endpoint.change_run(ChangeRun(run_uid=self.uid, axis=axis))
 
     def finish(self) -> RunFinished:
         self.endpoint.close_run()

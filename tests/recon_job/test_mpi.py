@@ -78,10 +78,10 @@ def test_axis_that_a_person_corrects_ends_with_the_image_of_a_run_that_had_it_fr
     beamline.references(scan)
     beamline.projections(scan, 0, 13)
     beamline.wait_for_images(ranks, 6)
-    beamline.endpoint.correct_axis(scan.axis - 2)
+    beamline.correct_axis(scan.axis - 2)
     beamline.wait_for_images(ranks, 7)  # at once: no projection comes meanwhile
     beamline.projections(scan, 13, 20)
-    beamline.endpoint.correct_axis(scan.axis)
+    beamline.correct_axis(scan.axis)
     beamline.projections(scan, 20)
     finished = beamline.finish()
     assert {result.axis for result in finished.results} == {scan.axis}
@@ -99,7 +99,7 @@ def test_person_who_sets_the_axis_that_is_being_looked_for_ends_the_search(kept_
     beamline.open(late, settings(late, 2, axis=None), tmp_path, uid=f"set-{at}")
     beamline.references(late)
     beamline.projections(late, 0, at)
-    beamline.endpoint.correct_axis(set_to)
+    beamline.correct_axis(set_to)
     beamline.projections(late, at)
     finished = beamline.finish()
     assert {result.axis for result in finished.results} == {set_to}
@@ -276,7 +276,7 @@ def test_job_that_was_killed_after_its_axis_was_corrected_ends_with_the_same_ima
     beamline.references(scan)
     beamline.projections(scan, 0, 6)
     beamline.wait_for_images(2, 3)
-    beamline.endpoint.correct_axis(scan.axis)
+    beamline.correct_axis(scan.axis)
     beamline.wait_for_images(2, 4)
     beamline.projections(scan, 6, 14)
     beamline.wait_for_images(2, 8)

@@ -95,12 +95,10 @@ class PretendEndpoint:
         self._script.closed.append((exit_status, reason))
         self._queue.put(("close",))
 
-    def lengthen_run(self, planned: int) -> None:
-        """Nobody behind this wire predicts anything."""
-
-    def correct_axis(self, axis: float) -> None:
-        """Keep it for the test."""
-        self._script.axes.append(axis)
+    def change_run(self, change: Any) -> None:
+        """Keep the axis for the test; nobody behind this wire predicts anything."""
+        if change.axis is not None:
+            self._script.axes.append(change.axis)
 
     def abandon_run(self, reason: str = "") -> None:
         self._state = None

@@ -16,7 +16,7 @@ from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import LinkState, Member
-from bluesky_streamrecon.wire.messages import CloseRun, CorrectAxis, Hello, Item, OpenRun, RunDone, Score
+from bluesky_streamrecon.wire.messages import ChangeRun, CloseRun, Hello, Item, OpenRun, RunDone, Score
 from bluesky_streamrecon.wire.run import Entry, Run
 
 __all__ = ["CREDIT", "FAULTS", "WINDOW", "World", "do"]
@@ -133,7 +133,7 @@ class Party:
             assert len(self.waiting) <= self.member.receiver.credit
             first, stop = event.rows
             assert np.array_equal(event.pixels, pixels_of(event.seq)[first:stop])
-        elif isinstance(event, CorrectAxis):
+        elif isinstance(event, ChangeRun):
             self.corrected.append(event.axis)
         elif isinstance(event, CloseRun):
             assert not self.closed
@@ -189,12 +189,12 @@ class World:
 
     @property
     def items(self) -> list[int]:
-        """Numbers of the items in the log; those between them are of corrections."""
+        """Numbers of the items in the log; those between them are of marks."""
         return [seq for seq, entry in enumerate(self.run.log, 1) if isinstance(entry, Entry)]
 
     @property
     def corrections(self) -> list[float]:
-        return [entry.axis for entry in self.run.log if isinstance(entry, CorrectAxis)]
+        return [entry.axis for entry in self.run.log if isinstance(entry, ChangeRun)]
 
     def open(self) -> None:
         if self.hub.run is None:
@@ -207,7 +207,7 @@ class World:
 
     def correct(self) -> None:
         if self.hub.run is not None and self.run.close is None:
-            self.run.correct_axis(float(len(self.run.log)))
+            self.run.mark(ChangeRun(run_uid="run", axis=float(len(self.run.log))))
 
     def close(self) -> None:
         if self.hub.run is not None and self.run.close is None:

@@ -89,8 +89,8 @@ UP = [
 ]
 DOWN = [
     m.Welcome(job_id="job", heartbeat_seconds=1.0),
-    m.LengthenRun(run_uid="run", seq=1, planned=20),
-    m.CorrectAxis(run_uid="run", seq=3, axis=511.5),
+    m.ChangeRun(run_uid="run", seq=1, planned=20),
+    m.ChangeRun(run_uid="run", seq=3, axis=511.5),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),
@@ -153,7 +153,7 @@ def test_cuts_that_nobody_can_make_or_that_are_not_what_they_say_are_refused(wro
 @pytest.mark.parametrize("axis", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "message",
-    [m.CorrectAxis(run_uid="run", seq=3, axis=1.0), m.Score(run_uid="run", image_number=1, projections=2)],
+    [m.ChangeRun(run_uid="run", seq=3, axis=1.0), m.Score(run_uid="run", image_number=1, projections=2)],
     ids=lambda message: type(message).__name__,
 )
 def test_axis_that_is_no_place_on_a_detector_is_refused(message: msgspec.Struct, axis: float) -> None:

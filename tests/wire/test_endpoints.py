@@ -19,10 +19,9 @@ from bluesky_streamrecon.wire import (
     AbandonRun,
     Acked,
     AllRanksReady,
+    ChangeRun,
     CloseRun,
-    CorrectAxis,
     Item,
-    LengthenRun,
     LinkRestored,
     OpenRun,
     OpenRunSpec,
@@ -60,10 +59,10 @@ def test_each_rank_gets_its_rows_of_every_item(wires: Any, spec: Spec) -> None:
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
     assert wires.seen.wait(AllRanksReady).size == 2
     beamline.open_run(spec(metadata={"sample": "tooth"}))
-    assert beamline.append("flat", 1, 0.0, wires.frame(0)) == 1
-    assert beamline.append("dark", 1, 0.0, wires.frame(0)) == 2
+    beamline.append("flat", 1, 0.0, wires.frame(0))
+    beamline.append("dark", 1, 0.0, wires.frame(0))
     for index in range(1, 6):
-        assert beamline.append("projection", index, 0.1 * index, wires.frame(index)) == index + 2
+        beamline.append("projection", index, 0.1 * index, wires.frame(index))
     beamline.close_run("success", "all taken")
     for rank in ranks:
         assert wires.follow(rank) == [1, 2, 3, 4, 5, 6, 7]
@@ -159,19 +158,19 @@ def test_rank_with_a_checkpoint_goes_on_after_it(wires: Any, spec: Spec) -> None
 
 def test_controller_is_told_that_a_run_gets_longer_now_and_when_it_comes_back(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
-    beamline.lengthen_run(12)  # no run is open: nothing happens
+    beamline.change_run(ChangeRun(run_uid="run-1", planned=12))  # no run is open: nothing happens
     rank, controller = wires.rank(beamline), wires.controller(beamline)
     beamline.open_run(spec())
     assert wires.take(controller, OpenRun).planned == 10
     wires.fill(beamline, 1, 2)
-    beamline.lengthen_run(16)
-    beamline.lengthen_run(18)
-    assert [wires.take(controller, LengthenRun).planned for _ in range(2)] == [16, 18]
+    for uid, planned in (("run-1", 16), ("another", 17), ("run-1", 18)):
+        beamline.change_run(ChangeRun(run_uid=uid, planned=planned))
+    assert [wires.take(controller, ChangeRun).planned for _ in range(2)] == [16, 18]
     controller.close(0)
     wires.seen.wait(PeerLost, lambda e: e.peer.role == "controller")
     again = wires.controller(beamline)
     assert wires.take(again, OpenRun).planned == 10
-    assert [wires.take(again, LengthenRun).planned for _ in range(2)] == [16, 18]
+    assert [wires.take(again, ChangeRun).planned for _ in range(2)] == [16, 18]
     beamline.close_run()
     wires.take(again, CloseRun)
     assert wires.take(rank, OpenRun).planned == 10  # what was begun with decides when the axis is looked for
@@ -182,18 +181,18 @@ def test_correction_of_the_axis_reaches_every_rank_in_its_place_and_again_after_
     wires: Any, spec: Spec
 ) -> None:
     beamline = wires.beamline()
-    beamline.correct_axis(1.5)  # no run is open: nothing happens
+    beamline.change_run(ChangeRun(run_uid="run-1", axis=1.5))  # no run is open: nothing happens
     ranks, controller = [wires.rank(beamline, rank, 2) for rank in range(2)], wires.controller(beamline)
     beamline.open_run(spec())
     wires.fill(beamline, 1, 2)
-    beamline.correct_axis(4.25)
+    beamline.change_run(ChangeRun(run_uid="run-1", axis=4.25))
     wires.fill(beamline, 3, 4)
 
     def follow(rank: Any) -> list[int | float]:
         seen: list[int | float] = []
         while len(seen) < 5:
             event = rank.next(10)
-            seen += [event.seq] if isinstance(event, Item) else [event.axis] if isinstance(event, CorrectAxis) else []
+            seen += [event.seq] if isinstance(event, Item) else [event.axis] if isinstance(event, ChangeRun) else []
         rank.applied(5)
         return seen
 
@@ -206,7 +205,8 @@ def test_correction_of_the_axis_reaches_every_rank_in_its_place_and_again_after_
     assert {entry.items for entry in beamline.ledger().values()} == {4}
     beamline.close_run()
     assert wires.take(controller, OpenRun).run_uid == "run-1"
-    wires.take(controller, CloseRun)  # it is not told: it sees the axis of each image
+    assert wires.take(controller, ChangeRun).axis == 4.25
+    wires.take(controller, CloseRun)
 
 
 def test_same_job_serves_one_run_after_another(wires: Any, spec: Spec) -> None:

@@ -76,8 +76,7 @@ SEEDS: list[list[bytes]] = [
     encode(m.OpenChannel(channel="orders", stream="i")),
     [*encode(PREVIEW), bytes(128)],
     [*encode(msgspec.structs.replace(PREVIEW, projections=3, angles_used=(0.5,), columns=4)), bytes(128), bytes(32)],
-    encode(m.LengthenRun(run_uid="run", seq=1, planned=20)),
-    encode(m.CorrectAxis(run_uid="run", seq=1, axis=511.5)),
+    encode(m.ChangeRun(run_uid="run", seq=1, axis=511.5, planned=20)),
 ]
 
 
