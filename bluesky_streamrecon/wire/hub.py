@@ -35,7 +35,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
-from bluesky_streamrecon.wire.operators import MOST_AT_ONCE, CutWishes, OperatorSessions
+from bluesky_streamrecon.wire.operators import CutWishes, PictureWishes
 from bluesky_streamrecon.wire.run import Ledger, Run
 
 __all__ = ["Hub"]
@@ -43,6 +43,9 @@ __all__ = ["Hub"]
 log = logging.getLogger(__name__)
 
 REPORTS_AT_ONCE = 1024
+MOST_OPERATORS = 16
+ASKS_AT_ONCE = 40
+ASKS_PER_SECOND = 20.0
 
 
 class Hub(Listener):
@@ -66,7 +69,7 @@ class Hub(Listener):
     ) -> None:
         super().__init__(**listening)
         self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe, ShowCuts, Cuts)
-        self.credits = {"reports": REPORTS_AT_ONCE, "orders": MOST_AT_ONCE}
+        self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
@@ -77,8 +80,9 @@ class Hub(Listener):
         }
         self._shutdown: str | None = None
         self._ready = False
-        self._operators = OperatorSessions()
+        self._pictures = PictureWishes()
         self._cuts = CutWishes()
+        self._paced_at = 0.0
 
     # ------------------------------------------------------------------ asked by the user
 
@@ -147,24 +151,34 @@ class Hub(Listener):
         if self.run is not None:
             for text in self.run.frames.failures():
                 self._report_failure(self.run, text)
-        operators = [peer for peer in self._links.values() if peer.hello.role == "operator"]
-        self._operators.tick(operators, now)
+        self._let_ask(now)
         controller = self._peers.get(("controller", 0))
-        if controller is not None and controller.link is not None and (wish := self._operators.wish(now)) is not None:
+        if (wish := self._pictures.serve(now)) is not None and controller is not None and controller.link is not None:
             controller.send_plain(wish)
         if self.run is not None and not self.run.finished and (cuts := self._cuts.wish(now)) is not None:
             for peer in self._links.values():
                 if peer.hello.role == "rank":
                     peer.send_plain(cuts)
 
+    def _let_ask(self, now: float) -> None:
+        """Let every operator ask more, at a limited pace."""
+        more = int((now - self._paced_at) * ASKS_PER_SECOND)
+        if more:
+            self._paced_at = now
+            for peer in self._links.values():
+                if (receiver := peer.receivers.get("orders")) is not None:
+                    receiver.apply(min(receiver.received, receiver.applied + more))
+
     # ------------------------------------------------------------------ peers come and go
 
     def refusal(self, hello: Hello) -> tuple[str, str] | None:
         """Return what of this hello can not be accepted, and why."""
         if hello.role == "operator":
-            mine = ("operator", hello.instance) in self._peers
-            why = "" if mine else self._operators.why_not(self.operators)
-            return ("hello", why) if why else None
+            linked = self.operators
+            if linked < MOST_OPERATORS or ("operator", hello.instance) in self._peers:
+                return None
+            text = f"operators: {linked} are connected, expected at most {MOST_OPERATORS}; close one of them"
+            return ("hello", text)
         others = [p for p in self._links.values() if p.hello.role == "rank" and p.hello.size != hello.size]
         if hello.role == "rank" and others:
             text = (
@@ -186,7 +200,7 @@ class Hub(Listener):
         if hello.role == "rank":
             self._rank_joined(peer, before)
         elif hello.role == "controller":
-            self._operators.new_controller()
+            self._pictures.ask_again()
             for other in self._links.values():
                 if other.hello.role == "rank":
                     other.send_plain(self._preview_at())
@@ -203,7 +217,7 @@ class Hub(Listener):
         if role == "rank":
             self._ready = False
         if role == "operator":
-            self._operators.leave(peer)
+            self._pictures.leave(peer)
             self._cuts.leave(peer)
         if reason:
             if self._shutdown is None and role != "operator":
@@ -247,7 +261,7 @@ class Hub(Listener):
     def _forget_operators(self) -> None:
         """Keep no more operators that are not linked than may be linked."""
         gone = [key for key, peer in self._peers.items() if key[0] == "operator" and peer.link is None]
-        for key in gone[: -self._operators.most]:
+        for key in gone[:-MOST_OPERATORS]:
             del self._peers[key]
 
     # ------------------------------------------------------------------ what peers send
@@ -270,7 +284,7 @@ class Hub(Listener):
             log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
             self._emit(message, peer)
         elif isinstance(message, Picture) and role == "controller":
-            self._operators.show(message, [p for p in self._links.values() if p.hello.role == "operator"], now)
+            self._pictures.show(message)
         elif isinstance(message, Cuts) and role == "rank":
             self._cuts.show(message)
         elif isinstance(message, Status):
@@ -303,7 +317,7 @@ class Hub(Listener):
         if isinstance(message, Ask):
             self._emit(message, peer)
         elif isinstance(message, ShowMe):
-            self._operators.look(peer, message, now)
+            self._pictures.want(peer, message)
         elif isinstance(message, ShowCuts):
             self._cuts.want(peer, message, now)
         elif not isinstance(message, Problem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -51,9 +51,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self.address = address
         self.ending = threading.Event()
         """Set when the beamline announces that its job ends."""
-        self._answers: dict[int, Future[Answer]] = {}  # by the order's number
-        self._viewers: dict[Future[Picture], ShowMe] = {}
-        self._cuts: dict[str, tuple[ShowCuts, Future[Cuts]]] = {}  # by viewer
+        self._waiting: dict[Hashable, tuple[Ask | ShowMe | ShowCuts, Future[Any]]] = {}  # by question, look or viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id), channel="orders")
@@ -75,17 +73,13 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         SteeringError
             If it answers that this can not be done.
         """
-        answered: Future[Answer] = Future()
         if ask.order is not None and not ask.order.uid:
             ask = msgspec.structs.replace(ask, order=msgspec.structs.replace(ask.order, uid=uuid.uuid4().hex))
         with self._working():
             self._check_not_over()
             number = self._member.reports.send(ask)
-            self._answers[number] = answered
-        try:
-            answer = self._wait(answered, timeout, f"no answer to {ask.action!r}")
-        finally:
-            self._answers.pop(number, None)
+            answered: Future[Answer] = self._expect(number, ask)
+        answer = self._wait(number, answered, timeout, f"no answer to {ask.action!r}")
         if not answer.ok:
             raise SteeringError(answer.text)
         return answer
@@ -98,15 +92,12 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         JobError
             If the beamline refuses us, or there is none in time.
         """
-        shown: Future[Picture] = Future()
+        look = object()
         with self._working():
             self._check_not_over()
-            self._viewers[shown] = seen
+            shown: Future[Picture] = self._expect(look, seen)
             self._member.send(seen)
-        try:
-            return self._wait(shown, timeout, "no picture")
-        finally:
-            self._viewers.pop(shown, None)
+        return self._wait(look, shown, timeout, "no picture")
 
     def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[Cuts]:
         """Wish to see cuts of the newest image; does not wait. The wish, or its answer, may be lost.
@@ -125,7 +116,6 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         JobError
             If the beamline refuses us.
         """
-        shown: Future[Cuts] = Future()
         with self._working():
             self._check_not_over()
             self._wishes += 1
@@ -134,11 +124,9 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
                 decode(encode(wish))
             except (ProtocolError, TypeError, OverflowError) as error:
                 raise ConfigError(str(error)) from None
-            _, before = self._cuts.get(viewer, (wish, None))
-            self._cuts[viewer] = wish, shown
+            self._settle(viewer, JobError("the same viewer wishes to see something else by now"))
+            shown: Future[Cuts] = self._expect(viewer, wish)
             self._member.send(wish)
-        if before is not None:
-            _settle(before, JobError("the same viewer wishes to see something else by now"))
         return shown
 
     def close(self, linger_s: float = 0.2) -> None:
@@ -151,12 +139,19 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         if self._over:
             raise JobError(self._over)
 
-    def _wait(self, result: Future[T], timeout: float, what: str) -> T:
+    def _expect(self, key: Hashable, what: Ask | ShowMe | ShowCuts) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting[key] = what, future
+        return future
+
+    def _wait(self, key: Hashable, result: Future[T], timeout: float, what: str) -> T:
         try:
             return result.result(timeout)
         except TimeoutError:
             there = "it is there, but does not answer" if self.linked else "nobody is there, or keys do not fit"
             raise JobError(f"beamline at {self.address}: {what} within {timeout:g} s; {there}") from None
+        finally:
+            self._waiting.pop(key, None)
 
     # ------------------------------------------------------------------ in the thread
 
@@ -165,21 +160,21 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         with self.lock:
             while events:
                 event = events.popleft()
+                waiting = [(key, what) for key, (what, _) in list(self._waiting.items())]
                 if isinstance(event, Answer):
-                    if (answered := self._answers.pop(event.number, None)) is not None:
-                        answered.set_result(event)
+                    self._settle(event.number, event)
                 elif isinstance(event, Picture):
-                    viewers, self._viewers = self._viewers, {}
-                    for shown in viewers:
-                        shown.set_result(event)
+                    for key, what in waiting:
+                        if isinstance(what, ShowMe):
+                            self._settle(key, event)
                 elif isinstance(event, Cuts):
-                    wish, waiting = self._cuts.get(event.viewer, (None, None))
-                    if waiting is not None and wish is not None and wish.number == event.number:
-                        del self._cuts[event.viewer]
-                        _settle(waiting, event)
+                    for key, what in waiting:
+                        if isinstance(what, ShowCuts) and (what.viewer, what.number) == (event.viewer, event.number):
+                            self._settle(key, event)
                 elif isinstance(event, LinkRestored):
-                    for seen in [*self._viewers.values(), *(wish for wish, _ in self._cuts.values())]:
-                        self._member.send(seen)
+                    for _, what in waiting:
+                        if not isinstance(what, Ask):  # those are on a channel
+                            self._member.send(what)
                 elif isinstance(event, Refused):
                     self._end(f"the beamline at {self.address} refuses us: {event.text}")
                 elif isinstance(event, Shutdown):
@@ -188,18 +183,15 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
     def _end(self, text: str) -> None:
         """Raise an error for everybody who waits, and for all who ask later."""
         self._over = self._over or text
-        waiting: list[Future[Any]] = [*self._answers.values(), *self._viewers]
-        waiting += [shown for _, shown in self._cuts.values()]
-        self._answers, self._viewers, self._cuts = {}, {}, {}
-        for future in waiting:
-            _settle(future, JobError(self._over))
+        for key in list(self._waiting):
+            self._settle(key, JobError(self._over))
 
-
-def _settle(future: Future[Any], result: object) -> None:
-    """End a future with its result or its error, unless nobody waits for it any more."""
-    if not future.set_running_or_notify_cancel():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    def _settle(self, key: Hashable, result: object) -> None:
+        """End the wait for something with its result or error, unless nobody waits for it any more."""
+        _, future = self._waiting.pop(key, (None, None))
+        if future is None or not future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -1,4 +1,4 @@
-"""People's programs at the beamline's end, without sockets: how many, at what pace, and the pictures they see.
+"""What people's programs wish to see, at the beamline's end, without sockets.
 
 They are sent nothing that they have not asked for. One picture at a time comes up from the controller, and the cuts of
 one wish at a time from the ranks, only while somebody waits for them. Time is passed in, monotonic seconds.
@@ -6,8 +6,7 @@ one wish at a time from the ranks, only while somebody waits for them. Time is p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 from typing import Final
 
 import msgspec
@@ -16,13 +15,10 @@ from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Peer
 
-__all__ = ["MOST_AT_ONCE", "MOST_OPERATORS", "CutWishes", "OperatorSessions"]
+__all__ = ["CutWishes", "PictureWishes"]
 
-MOST_OPERATORS: Final = 16
-ASKS_PER_SECOND: Final = 20.0
-MOST_AT_ONCE: Final = 40
-SAME_PICTURE_SECONDS: Final = 1.0
-"""Between two times that one operator is sent the same picture."""
+SHOWN_SECONDS: Final = 0.25
+"""Least time between two pictures for one operator."""
 PICTURE_SECONDS: Final = 5.0
 """After which a picture that the controller did not send is asked for again."""
 MOST_CUT_WISHES: Final = 64
@@ -34,90 +30,47 @@ CUT_WISH_SECONDS: Final = 10.0
 """After which nobody waits for cuts any more."""
 
 
-@dataclass(slots=True)
-class _Viewer:
-    looking: ShowMe | None = None
-    shown: tuple[str, int] = ("", 0)
-    shown_at: float = -1e9
-
-
-class OperatorSessions:
-    """State of all operators: what they wait to see, and how much they may ask."""
-
-    most = MOST_OPERATORS
+class PictureWishes:
+    """Which operators wait for a picture, and of another image than which; the controller's newest one serves all."""
 
     def __init__(self) -> None:
-        self._viewers: dict[str, _Viewer] = {}
-        self._picture: Picture | None = None
-        self._asked_at: float | None = None  # when the controller was asked for a picture that has not come
-        self._paced_at: float | None = None
+        self._waiting: dict[str, tuple[Peer, ShowMe]] = {}
+        self._shown_at: dict[str, float] = {}
+        self._newest: Picture | None = None
+        self._asked_at = -math.inf  # when the controller was asked for a picture that has not come
 
-    def why_not(self, linked: int) -> str:
-        """Return why another operator can not be let in; nothing if it can."""
-        if linked < MOST_OPERATORS:
-            return ""
-        return f"operators: {linked} are connected, expected at most {MOST_OPERATORS}; close one of them"
+    def want(self, peer: Peer, wish: ShowMe) -> None:
+        """Take an operator's wish in the place of its last one."""
+        self._waiting[peer.hello.instance] = (peer, wish)
 
     def leave(self, peer: Peer) -> None:
-        """Forget what an operator wanted to see."""
-        self._viewers.pop(peer.hello.instance, None)
+        """Forget what an operator wished to see."""
+        self._waiting.pop(peer.hello.instance, None)
+        self._shown_at.pop(peer.hello.instance, None)
 
-    def look(self, peer: Peer, wish: ShowMe, now: float) -> None:
-        """Send a picture of another image than this as soon as there is one."""
-        viewer = self._viewers.setdefault(peer.hello.instance, _Viewer())
-        viewer.looking = wish
-        self._show(peer, viewer, now)
+    def show(self, picture: Picture) -> None:
+        """Take the controller's newest picture."""
+        self._newest = picture
+        self.ask_again()
 
-    def show(self, picture: Picture, operators: Sequence[Peer], now: float) -> None:
-        """Take the controller's newest picture; whoever waits for one gets it."""
-        self._asked_at = None
-        self._picture = picture
-        self._show_all(operators, now)
+    def ask_again(self) -> None:
+        """Note that the controller owes no picture: it has sent one, or is another."""
+        self._asked_at = -math.inf
 
-    def new_controller(self) -> None:
-        """Another controller knows nothing of a picture that was asked for."""
-        self._asked_at = None
-
-    def wish(self, now: float) -> ShowMe | None:
-        """Return what to ask the controller for; None if nobody waits for a picture, or it was asked."""
-        if not any(viewer.looking is not None for viewer in self._viewers.values()):
-            return None
-        if self._asked_at is not None and now - self._asked_at < PICTURE_SECONDS:
+    def serve(self, now: float) -> ShowMe | None:
+        """Send the newest picture to whoever waits for it; return what to ask the controller for, if anything."""
+        seen = ShowMe()
+        if (newest := self._newest) is not None:
+            seen = ShowMe(run_uid=newest.run_uid, image_number=newest.image_number)
+            for name, (peer, wish) in list(self._waiting.items()):
+                if wish != seen and now - self._shown_at.get(name, -math.inf) >= SHOWN_SECONDS:
+                    del self._waiting[name]
+                    self._shown_at[name] = now
+                    peer.send_plain(newest)
+        if not self._waiting or now - self._asked_at < PICTURE_SECONDS:
             return None
         self._asked_at = now
-        if self._picture is None:
-            return ShowMe()
-        return ShowMe(run_uid=self._picture.run_uid, image_number=self._picture.image_number)
-
-    def tick(self, operators: Sequence[Peer], now: float) -> None:
-        """Show pictures that had to wait, and let every operator ask more, at a limited pace."""
-        self._show_all(operators, now)
-        since = now if self._paced_at is None else self._paced_at
-        more = int((now - since) * ASKS_PER_SECOND)
-        if more or self._paced_at is None:
-            self._paced_at = now
-        for peer in operators:
-            receiver = peer.receivers.get("orders")
-            if receiver is not None and more:
-                receiver.apply(min(receiver.received, receiver.applied + more))
-
-    def _show_all(self, operators: Sequence[Peer], now: float) -> None:
-        for peer in operators:
-            viewer = self._viewers.get(peer.hello.instance)
-            if viewer is not None:
-                self._show(peer, viewer, now)
-
-    def _show(self, peer: Peer, viewer: _Viewer, now: float) -> None:
-        wish, picture = viewer.looking, self._picture
-        if wish is None or picture is None:
-            return
-        shown = (picture.run_uid, picture.image_number)
-        if (wish.run_uid, wish.image_number) == shown:
-            return
-        if viewer.shown == shown and now - viewer.shown_at < SAME_PICTURE_SECONDS:
-            return
-        viewer.looking, viewer.shown, viewer.shown_at = None, shown, now
-        peer.send_plain(picture)
+        return seen
 
 
 class CutWishes:
