@@ -382,8 +382,12 @@ class Receiver:
         """Return the acknowledgement that is due, or with `again` the present one; None if none is due."""
         if not (self._ack_due or again):
             return None
-        resend = self._resend
+        ack = self.present_ack()
         self._ack_due = self._resend = False
+        return ack
+
+    def present_ack(self) -> Ack:
+        """Return what there is now, whether it is due or not."""
         return Ack(
             channel=self.channel,
             stream=self.stream,
@@ -392,7 +396,7 @@ class Receiver:
             credit=self.credit,
             duplicate=self.duplicate,
             gaps=self.gaps,
-            resend=resend,
+            resend=self._resend,
         )
 
     def _move(self, what: str, seq: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
@@ -11,6 +10,7 @@ from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     ChangeRun,
     CloseRun,
+    Hello,
     Item,
     ItemGone,
     OpenRun,
@@ -41,20 +41,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerInfo:
-    """Who is at the other end. `linked` is False while its link is lost; `rank` is 0 for the controller.
+class PeerInfo(Hello, frozen=True, kw_only=True):
+    """Who is at the other end: its hello, and whether it is `linked` now.
 
     `ahead` is how many seconds its clock was ahead of ours, less what its last heartbeat took; None: not known yet.
     """
 
-    role: Literal["rank", "controller", "operator"]
-    rank: int
-    size: int
-    host: str
-    pid: int
-    software: str
-    instance: str
     linked: bool
     ahead: float | None = None
 

@@ -294,9 +294,9 @@ class Hub(Listener):
         elif isinstance(message, VolumeDone):
             self._emit(message, peer)
         elif isinstance(message, Score | RunDone):
-            self._report(peer, message)
+            self._report(peer, message, now)
 
-    def _report(self, peer: Peer, message: Score | RunDone) -> None:
+    def _report(self, peer: Peer, message: Score | RunDone, now: float) -> None:
         run = self.run
         if run is None or run.uid != message.run_uid or run.abandoned:
             log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
@@ -305,7 +305,7 @@ class Hub(Listener):
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
                 log.warning("%s reports the run as done, but it is open; ignored", peer)
-            elif run.done(message):
+            elif run.done(message, now):
                 results = run.results()
                 log.info("finished by all %d ranks", len(results))
                 for other in self._links.values():  # the controller still hears of its end

@@ -41,18 +41,7 @@ class Peer(LinkEnd):
     @property
     def info(self) -> PeerInfo:
         """Who it is."""
-        hello = self.hello
-        return PeerInfo(
-            role=hello.role,
-            rank=hello.rank,
-            size=hello.size,
-            host=hello.host,
-            pid=hello.pid,
-            software=hello.software,
-            instance=hello.instance,
-            linked=self.link is not None,
-            ahead=self.ahead,
-        )
+        return PeerInfo(linked=self.link is not None, ahead=self.ahead, **msgspec.structs.asdict(self.hello))
 
     @property
     def key(self) -> tuple[str, int | str]:
@@ -112,9 +101,6 @@ class Listener:
 
     def left(self, peer: Peer, reason: str) -> None:
         """Note that a peer's link is gone; no reason: it has a newer one."""
-
-    def check(self, peer: Peer, message: Message) -> None:
-        """Raise `RemoteProtocolError` for a message that this peer may not send."""
 
     def received(self, peer: Peer, message: Message, now: float) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
@@ -184,10 +170,8 @@ class Listener:
                 peer.ahead = message.time - self._wall()
         elif not isinstance(message, (Ack, OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
-        else:
-            self.check(peer, message)
-            if peer.take(message, self.credits, now):
-                self.received(peer, message, now)
+        elif peer.take(message, self.credits, now):
+            self.received(peer, message, now)
 
     def _hello(self, link: bytes, hello: Hello, now: float) -> None:
         if hello.job_id != self.job_id:

@@ -18,7 +18,7 @@ import msgspec
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning, set_run
 from bluesky_streamrecon.wire import events as ev
-from bluesky_streamrecon.wire.channel import MessageSender, Receiver
+from bluesky_streamrecon.wire.channel import MessageSender, Receiver, ReceiverState
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.images import Picture, ShowMe
@@ -142,7 +142,6 @@ class Member(LinkEnd):
         self._since = 0.0
         self._done = False
         self._gone: set[int] = set()
-        self._close: CloseRun | None = None
         self._turned_away = 0
 
     # ------------------------------------------------------------------ asked by the user
@@ -307,7 +306,6 @@ class Member(LinkEnd):
         self.receivers["run"] = Receiver("run", run.run_uid, credit=credit, applied=applied)
         self._done = False
         self._gone = set()
-        self._close = None
         set_run(run.run_uid)
         log.info("opened, rows %d to %d", *run.rows)
         self.events.append(run)
@@ -322,7 +320,6 @@ class Member(LinkEnd):
         if isinstance(message, ItemGone):
             log.warning("item %d is lost: %s", message.seq, message.why)
         elif isinstance(message, CloseRun):
-            self._close = message
             log.info("closed after %d projections", message.projections)
         if not isinstance(message, Item):
             self._gone.add(message.seq)
@@ -342,24 +339,15 @@ class Member(LinkEnd):
             receiver.apply(receiver.applied + 1)
 
     def _finish(self, report: RunDone) -> None:
-        """Report a run as done, with what was applied and received of it."""
+        """Report a run as done, with the last acknowledgement of it."""
         receiver = self.receiver
         if self.run is None or receiver is None or self.run.run_uid != report.run_uid:
             log.warning("run %s is done, but not ours any more; not reported", report.run_uid)
             return
-        if self._close is None:
+        if receiver.state is not ReceiverState.COMPLETE:
             raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before its end has come")
         self._done = True
-        last = self._close.seq - 1
-        applied = min(receiver.applied, last)
-        full = msgspec.structs.replace(
-            report,
-            applied=applied - sum(seq <= applied for seq in self._gone),
-            received=receiver.received,
-            duplicate=receiver.duplicate,
-            gaps=receiver.gaps,
-        )
-        self.reports.send(full)
+        self.reports.send(msgspec.structs.replace(report, ack=receiver.present_ack()))
 
     def _abandon(self, reason: str) -> None:
         if self.run is None:

@@ -228,19 +228,15 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
 class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):
     """A rank has applied every item of a closed run and written its part of the result.
 
-    `applied` counts the items that are in the image, flat or dark. `received`, `duplicate` and `gaps` are as in
-    `Ack`, so that the ledger is complete with this message. `finishing` says that the rank goes on to finish the
-    volume, and that a `VolumeDone` follows.
+    `ack` is its last acknowledgement, so that the ledger is complete with this message. `finishing` says that the rank
+    goes on to finish the volume, and that a `VolumeDone` follows.
     """
 
     seq: Count = 0
     run_uid: Uid
     rank: Rank
-    applied: Count = 0
     image_number: Count
-    received: Count = 0
-    duplicate: Count = 0
-    gaps: Count = 0
+    ack: Ack | None = None
     axis: Finite | None = None
     counts: Counts = {}
     result: Text | None = None

@@ -103,20 +103,16 @@ class PreviewReceiver(Listener):
         """Return what of this hello can not be accepted, and why."""
         return None if hello.role == "rank" else ("hello", f"role: got {hello.role!r}, expected 'rank'")
 
-    def check(self, peer: Peer, message: Message) -> None:
-        """Raise `RemoteProtocolError` for a preview that is not of its sender and channel."""
-        receiver = peer.receivers.get("previews")
-        if isinstance(message, Preview) and receiver is not None:
-            got, expected = (message.rank, message.run_uid), (peer.hello.rank, receiver.stream)
+    def received(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
+        """Take a preview, which must be of its sender and channel."""
+        if isinstance(message, Preview):
+            stream = peer.receivers["previews"].stream
+            got, expected = (message.rank, message.run_uid), (peer.hello.rank, stream)
             if got != expected:
                 raise RemoteProtocolError(
                     f"preview {message.seq}: got rank {got[0]} of run {got[1][:8]}, expected rank {expected[0]} of run "
                     f"{expected[1][:8]}, as its hello and its channel have it"
                 )
-
-    def received(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
-        """Take a preview."""
-        if isinstance(message, Preview):
             self.events.append(message)
 
 

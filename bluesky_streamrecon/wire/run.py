@@ -73,7 +73,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged : int
         Received by the rank's present process.
     applied : int
-        In the rank's image (or flat and dark), counted by the rank.
+        In the rank's image (or flat and dark), as the rank says.
     duplicate : int
         Arrived again, and were dropped by the rank as they should be.
     dropped : int
@@ -200,26 +200,25 @@ class _ItemSender(Sender):
 
     def ledger(self) -> Ledger:
         """Return what became of the items."""
-        log, ack, done = self._run.log, self._ack, self.done
+        log, ack = self._run.log, self._ack
         marks = [seq for seq, entry in enumerate(log, 1) if not isinstance(entry, Entry)]
 
         def real(seq: int) -> int:
             return seq - sum(passed <= seq for passed in (*self._gone, *marks))
 
-        newest: Ack | RunDone | None = done or ack
         return Ledger(
             items=len(log) - len(marks),
             sent=real(self.high),
-            acknowledged=real(self.received if done is None else min(done.received, self.high)),
-            applied=real(self.applied) if done is None else done.applied,
-            duplicate=self._duplicate + (newest.duplicate if newest else 0),
+            acknowledged=real(self.received),
+            applied=real(self.applied),
+            duplicate=self._duplicate + (ack.duplicate if ack else 0),
             dropped=len(self._gone),
             resent=self.resent,
-            gaps=self._gaps + (newest.gaps if newest else 0),
+            gaps=self._gaps + (ack.gaps if ack else 0),
             spilled=self._run.frames.spilled,
             restarts=self.restarts,
             reconnects=self.reconnects,
-            done=done is not None,
+            done=self.done is not None,
             why=self._why,
         )
 
@@ -358,11 +357,13 @@ class Run:
         if sender is not None and status.projections > status.image_number * self.spec.recon.step:
             sender.coalesced = True
 
-    def done(self, report: RunDone) -> bool:
+    def done(self, report: RunDone, now: float) -> bool:
         """Take a rank's last report; return whether it was the last one missing."""
         sender = self._senders.get(report.rank)
         if sender is None or self.finished:
             return False
+        if report.ack is not None:
+            sender.acknowledge(report.ack, now)
         sender.done = report
         results = [s.done for _, s in sorted(self._senders.items())]
         if any(done is None for done in results):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -31,7 +30,7 @@ from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, R
 from bluesky_streamrecon.wire.operator_messages import Order
 
 UID = "run"
-RANK = PeerInfo(role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=True)
+RANK = PeerInfo(job_id="job", role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=True)
 RANKS_DIED = ProcessExit("job of 2 ranks", -9, Path("/nowhere/job.log"), "")
 
 
@@ -72,7 +71,7 @@ def order(run, action, **fields):
         Acked("another", 0, 9, 9),
         Problem(fault="local", where="rank 1", text="late", run_uid="another"),
         Problem(fault="local", where="streaming", text="late", run_uid="another"),
-        RunFinished("another", (RunDone(run_uid="another", rank=0, applied=1, image_number=1),)),
+        RunFinished("another", (RunDone(run_uid="another", rank=0, image_number=1),)),
     ],
     ids=lambda event: type(event).__name__,
 )
@@ -229,7 +228,7 @@ def test_states_are_left_only_by_what_may_end_them(changes):
 
 def report(run, rank, text):
     where, _, words = text.partition(": ")
-    sender = None if rank is None else replace(RANK, rank=rank)
+    sender = None if rank is None else msgspec.structs.replace(RANK, rank=rank)
     take(run, Problem(fault="local", where=where, text=words, run_uid=UID), sender)
 
 

@@ -128,7 +128,16 @@ def test_keys_that_do_not_belong_together_are_found_out(configured, no_server, t
 def test_versions_and_clocks_that_differ_are_told(monkeypatch):
     from bluesky_streamrecon.wire.events import PeerInfo
 
-    peer = {"role": "rank", "rank": 0, "size": 1, "host": "far", "pid": 1, "instance": "i", "linked": True}
+    peer = {
+        "job_id": "job",
+        "role": "rank",
+        "rank": 0,
+        "size": 1,
+        "host": "far",
+        "pid": 1,
+        "instance": "i",
+        "linked": True,
+    }
 
     class Link:
         class endpoint:

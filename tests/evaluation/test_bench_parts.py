@@ -40,7 +40,7 @@ from bluesky_streamrecon.wire import (
 )
 
 BOUND = 20.0
-RANK = PeerInfo(role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=False)
+RANK = PeerInfo(job_id="job", role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=False)
 
 
 def test_time_of_a_call_is_not_that_of_an_interrupted_one():

@@ -66,7 +66,15 @@ class PretendEndpoint:
         self._linked = True
         self._peers = tuple(
             PeerInfo(
-                role=role, rank=rank, size=ranks, host="here", pid=1, software="", instance=f"{role}{rank}", linked=True
+                job_id="job",
+                role=role,
+                rank=rank,
+                size=ranks,
+                host="here",
+                pid=1,
+                software="",
+                instance=f"{role}{rank}",
+                linked=True,
             )
             for role, rank in [*(("rank", r) for r in range(ranks)), ("controller", 0)]
         )
@@ -189,7 +197,6 @@ class PretendEndpoint:
             RunDone(
                 run_uid=self._spec.run_uid,
                 rank=rank,
-                applied=self._applied,
                 image_number=images,
                 axis=7.5,
                 result=self._script.result,

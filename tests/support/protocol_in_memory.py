@@ -151,7 +151,7 @@ class Party:
             self.member.send(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
         if self.closed and not self.waiting and not self.reported and self.role == "rank":
             self.reported = True
-            self.member.send(RunDone(run_uid="run", rank=self.rank, applied=0, image_number=len(self.applied)))
+            self.member.send(RunDone(run_uid="run", rank=self.rank, image_number=len(self.applied)))
 
 
 class World:

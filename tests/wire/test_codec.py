@@ -83,7 +83,15 @@ UP = [
         seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}, axis=3.5
     ),
     o.Ask(seq=2, order=o.Order(action="axis", who="anna", axis=3.5)),
-    m.RunDone(seq=2, run_uid="run", rank=0, applied=5, image_number=5, axis=3.5, counts={"bad": 1}),
+    m.RunDone(
+        seq=2,
+        run_uid="run",
+        rank=0,
+        image_number=5,
+        ack=m.Ack(channel="run", stream="run", applied=5, received=5, credit=9),
+        axis=3.5,
+        counts={"bad": 1},
+    ),
     m.VolumeDone(seq=3, run_uid="run", rank=0, similarity=0.99, result="/data/recon_run.h5"),
     m.Problem(fault="local", where="here", text="broken"),
 ]

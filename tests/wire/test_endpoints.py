@@ -67,7 +67,7 @@ def test_each_rank_gets_its_rows_of_every_item(wires: Any, spec: Spec) -> None:
     for rank in ranks:
         assert wires.follow(rank) == [1, 2, 3, 4, 5, 6, 7]
     finished = wires.seen.wait(RunFinished)
-    assert [(done.rank, done.applied, done.image_number) for done in finished.results] == [(0, 7, 7), (1, 7, 7)]
+    assert [(done.rank, done.ack.applied, done.image_number) for done in finished.results] == [(0, 8, 7), (1, 8, 7)]
     ledger = beamline.ledger()
     assert sorted(ledger) == [0, 1]
     for entry in ledger.values():

@@ -56,7 +56,15 @@ SEEDS: list[list[bytes]] = [
     encode(HELLO),
     encode(m.Ack(channel="run", stream="run", applied=1, received=2, credit=3)),
     encode(m.Score(seq=1, run_uid="run", image_number=1, projections=2, metrics={"a": 1.0})),
-    encode(m.RunDone(seq=1, run_uid="run", rank=0, applied=2, image_number=2)),
+    encode(
+        m.RunDone(
+            seq=1,
+            run_uid="run",
+            rank=0,
+            image_number=2,
+            ack=m.Ack(channel="run", stream="run", applied=2, received=2, credit=9),
+        )
+    ),
     encode(m.VolumeDone(seq=1, run_uid="run", text="the disk is full")),
     encode(msgspec.structs.replace(HELLO, role="operator", rank=0, size=1)),
     encode(o.Ask(seq=1, order=o.Order(action="hold", who="anna", reason="why"))),
