@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +24,6 @@ from bluesky_streamrecon.cli._options import (
     Rows,
     Step,
     Window,
-    preparation_from,
 )
 from bluesky_streamrecon.cli._output import print_report, show_progress
 
@@ -35,7 +37,27 @@ app = typer.Typer(
 )
 
 
+def _prints(module: str, function: str, **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator: the command calls this function of `evaluation.bench`, and prints the report that it returns.
+
+    Options that were not given are left to the function; `names` are those of its arguments that have another name than
+    the option.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*, json: bool, **options: Any) -> None:
+            measure = getattr(import_module(f"bluesky_streamrecon.evaluation.bench.{module}"), function)
+            given = {names.get(name, name): value for name, value in options.items() if value not in (None, [])}
+            print_report(measure(**given), json=json)
+
+        return run
+
+    return decorate
+
+
 @app.command(cls=ListCommand)
+@_prints("kernels", "measure_kernels", window="windows", algorithm="algorithms")
 def kernels(
     columns: ColumnsList = None,
     window: Annotated[list[int] | None, typer.Option(min=1, metavar="L...", help="Projections in the window.")] = None,
@@ -55,21 +77,10 @@ def kernels(
 
     Example: `streamrecon bench kernels --columns 256 1024 --threads 1 2`
     """
-    from bluesky_streamrecon.evaluation.bench.kernels import ALGORITHMS, measure_kernels
-
-    report = measure_kernels(
-        columns=columns or (256, 1024),
-        windows=window or (24,),
-        threads=threads or (1,),
-        algorithms=algorithm or ALGORITHMS,
-        slices=slices,
-        repeats=repeats,
-        backend=backend,
-    )
-    print_report(report, json=json)
 
 
 @app.command()
+@_prints("volume", "measure_volume")
 def volume(
     rows: Rows = 100,
     columns: Columns = 1024,
@@ -85,13 +96,10 @@ def volume(
 
     Example: `streamrecon bench volume --rows 100 --columns 1024 --threads 2`
     """
-    from bluesky_streamrecon.evaluation.bench.volume import measure_volume
-
-    report = measure_volume(rows=rows, columns=columns, num=num, threads=threads, repeats=repeats, backend=backend)
-    print_report(report, json=json)
 
 
 @app.command(cls=ListCommand)
+@_prints("peers", "compare_peers")
 def peers(
     columns: ColumnsList = None,
     window: Window = 24,
@@ -105,15 +113,10 @@ def peers(
 
     Example: `streamrecon bench peers --columns 512 1024`
     """
-    from bluesky_streamrecon.evaluation.bench.peers import compare_peers
-
-    print_report(
-        compare_peers(columns=columns or (512,), window=window, repeats=repeats, backend=backend),
-        json=json,
-    )
 
 
 @app.command(cls=ListCommand)
+@_prints("pipeline", "measure_pipeline", num="projections")
 def pipeline(
     rows: Rows = 100,
     columns: Columns = 1024,
@@ -136,26 +139,10 @@ def pipeline(
 
     Example: `streamrecon bench pipeline --rows 100 --columns 1024 --window 12 --step 12 --ranks 2`
     """
-    from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
-
-    report = measure_pipeline(
-        rows=rows,
-        columns=columns,
-        window=window,
-        step=step,
-        ranks=ranks,
-        threads=threads,
-        projections=num,
-        algorithm=algorithm,
-        disc=disc,
-        repeats=repeats,
-        backend=backend,
-        preparation=preparation_from(preparation),
-    )
-    print_report(report, json=json)
 
 
 @app.command()
+@_prints("latency", "measure_latency")
 def latency(
     rows: Rows = 16,
     columns: Columns = 512,
@@ -173,15 +160,10 @@ def latency(
 
     Example: `streamrecon bench latency --columns 512 --rows 16 --ranks 2`
     """
-    from bluesky_streamrecon.evaluation.bench.latency import measure_latency
-
-    report = measure_latency(
-        rows=rows, columns=columns, ranks=ranks, num=num, exposure=exposure, algorithm=algorithm, repeats=repeats
-    )
-    print_report(report, json=json)
 
 
 @app.command()
+@_prints("view", "measure_view")
 def view(
     viewers: Annotated[int, typer.Option(min=1, help="Pages that watch.")] = 3,
     rows: Rows = 16,
@@ -197,24 +179,19 @@ def view(
 
     Example: `streamrecon bench view --viewers 3`
     """
-    from bluesky_streamrecon.evaluation.bench.view import measure_view
-
-    report = measure_view(viewers=viewers, rows=rows, columns=columns, ranks=ranks, num=num, repeats=repeats)
-    print_report(report, json=json)
 
 
 @app.command()
+@_prints("publisher", "measure_publisher", num="projections")
 def publisher(rows: Rows = 2048, columns: Columns = 2048, num: Num = 200, json: Json = False) -> None:
     """Measure how long the publisher holds the RunEngine's thread, per projection of 16-bit pixels.
 
     Example: `streamrecon bench publisher --rows 2048 --columns 2048`
     """
-    from bluesky_streamrecon.evaluation.bench.publisher import measure_publisher
-
-    print_report(measure_publisher(rows=rows, columns=columns, projections=num), json=json)
 
 
 @app.command()
+@_prints("wire", "measure_wire", num="frames")
 def wire(
     rows: Rows = 2048,
     columns: Columns = 2048,
@@ -227,13 +204,10 @@ def wire(
 
     Example: `streamrecon bench wire --num 100 --receivers 2`
     """
-    from bluesky_streamrecon.evaluation.bench.wire import measure_wire
-
-    report = measure_wire(rows=rows, columns=columns, frames=num, receivers=receivers, repeats=repeats)
-    print_report(report, json=json)
 
 
 @app.command(cls=ListCommand)
+@_prints("memory", "measure_memory", algorithm="algorithms")
 def memory(
     columns: Columns = 512,
     window: Window = 24,
@@ -247,13 +221,10 @@ def memory(
 
     Example: `streamrecon bench memory --columns 1024 --algorithm mlem pml-quadratic`
     """
-    from bluesky_streamrecon.evaluation.bench.memory import ALGORITHMS, measure_memory
-
-    report = measure_memory(columns=columns, window=window, algorithms=algorithm or ALGORITHMS, backend=backend)
-    print_report(report, json=json)
 
 
 @app.command()
+@_prints("metrics", "measure_metrics")
 def metrics(rows: Rows = 16, columns: Columns = 512, num: Num = 180, repeats: Repeats = 5, json: Json = False) -> None:
     """Measure what each metric of the image costs, against the projections that come meanwhile.
 
@@ -262,6 +233,3 @@ def metrics(rows: Rows = 16, columns: Columns = 512, num: Num = 180, repeats: Re
 
     Example: `streamrecon bench metrics --rows 16 --columns 512`
     """
-    from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
-
-    print_report(measure_metrics(rows=rows, columns=columns, num=num, repeats=repeats), json=json)

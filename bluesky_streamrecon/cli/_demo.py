@@ -21,7 +21,6 @@ from bluesky_streamrecon.cli._options import (
     Step,
     Window,
     options_from,
-    preparation_from,
 )
 from bluesky_streamrecon.cli._output import console, print_json, show_progress
 
@@ -115,7 +114,7 @@ def demo(
         bin=bin,
         seed=seed,
         out=out,
-        preparation=preparation_from(preparation),
+        preparation=preparation or (),
         angle_units=angle_units,
         simulated={
             "rows": rows,

@@ -41,7 +41,6 @@ __all__ = [
     "Window",
     "option_from",
     "options_from",
-    "preparation_from",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -74,10 +73,6 @@ AngleUnits = Annotated[
 ]
 Readable = Annotated[
     list[Path] | None, typer.Option(help="A directory of the run's files, for --directory; may be repeated.")
-]
-Preparation = Annotated[
-    list[str] | None,
-    typer.Option(metavar="STEP...", help="Steps of the preparation: zingers, or beam:left=12,right=12, ..."),
 ]
 
 
@@ -116,6 +111,16 @@ def preparation_from(words: list[str] | None) -> list[str | dict[str, float | st
         name, colon, options = word.partition(":")
         steps.append({"step": name, **options_from(options, f"--preparation {word}")} if colon else name)
     return steps
+
+
+Preparation = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STEP...",
+        help="Steps of the preparation: zingers, or beam:left=12,right=12, ...",
+        callback=preparation_from,
+    ),
+]
 
 
 class ListCommand(typer.core.TyperCommand):
