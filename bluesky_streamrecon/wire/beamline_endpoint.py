@@ -78,6 +78,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self._job_id = job_id or uuid.uuid4().hex
         self._on_event = on_event
         self._memory_limit = memory_limit
+        self._peer_timeout = peer_timeout
         self._front = threading.Lock()
         self._open: Run | None = None
         self._closed = False
@@ -94,7 +95,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             job_id=self._job_id,
             heartbeat_seconds=heartbeat_seconds,
             peer_timeout=peer_timeout,
-            resend_seconds=peer_timeout,
         )
         super().__init__("streamrecon-beamline", transport, {PEERS: self._hub})
         self._thread.start()
@@ -132,7 +132,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 name=spec.run_uid,
             )
             self._stores = [*(old for old in self._stores if old.alive), store]
-            run = self._open = Run(spec, store)
+            run = self._open = Run(spec, store, resend_seconds=self._peer_timeout)
             self._post(lambda: self._hub.open_run(run, time.monotonic()))
 
     def append(
@@ -207,11 +207,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
     def answer(self, operator: PeerInfo, answer: Answer) -> None:
         """Answer a person's program, if it is still there; does not wait."""
         self._post(lambda: self._hub.answer(operator, answer))
-
-    def operators(self) -> int:
-        """Return how many operators' programs are connected."""
-        with self.lock:
-            return self._hub.operators
 
     def ledger(self) -> dict[int, Ledger]:
         """Per rank, what became of the newest run's items; empty while the number of ranks is not known."""

@@ -49,35 +49,15 @@ ASKS_PER_SECOND = 20.0
 
 
 class Hub(Listener):
-    """State of the beamline's end.
+    """State of the beamline's end; parameters as for `Listener`."""
 
-    Parameters
-    ----------
-    resend_seconds, window_items, window_bytes
-        Of the items of runs, see `Sender`.
-    **listening
-        See `Listener`.
-    """
-
-    def __init__(
-        self,
-        *,
-        resend_seconds: float = 10.0,
-        window_items: int = 256,
-        window_bytes: int = 64 * 2**20,
-        **listening: Any,
-    ) -> None:
+    def __init__(self, **listening: Any) -> None:
         super().__init__(**listening)
         self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe, ShowCuts, Cuts)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
-        self.window = {
-            "window_items": window_items,
-            "window_bytes": window_bytes,
-            "resend_seconds": resend_seconds,
-        }
         self._shutdown: str | None = None
         self._ready = False
         self._pictures = PictureWishes()
@@ -91,7 +71,6 @@ class Hub(Listener):
         if self.run is not None and not self.run.finished:
             self.abandon_run("another run was opened before this one was finished")
         self.run = run
-        run.window = self.window
         if self.size is not None:
             run.partition(self.size)
         set_run(run.uid)

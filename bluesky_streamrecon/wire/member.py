@@ -125,7 +125,6 @@ class Member(LinkEnd):
         self.events: deque[MemberEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
         self.run: OpenRun | None = None
-        self.last_seen: float | None = None
         self.preview_at: PreviewAt | None = None
         self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
         if channel is not None:
@@ -241,7 +240,7 @@ class Member(LinkEnd):
             self._problem(message)
         if self.state is not LinkState.LINKED:
             return
-        self.seen = self.last_seen = now
+        self.seen = now
         if isinstance(message, OpenRun):
             self._open_run(message)
         elif isinstance(message, Item | ItemGone | ChangeRun | CloseRun):

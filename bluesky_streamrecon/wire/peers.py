@@ -57,7 +57,7 @@ class PeerEndpoint(Endpoint[E]):
         events = cast("deque[E]", member.events)  # of those, only what a peer of this kind is sent
         super().__init__(name, transport, {BEAMLINE: member, **others}, keys, events)
         self._member = member
-        self._born = time.monotonic()
+        member.seen = time.monotonic()
         member.go_to(address, server)
         try:
             self._connect(BEAMLINE, member)
@@ -68,8 +68,7 @@ class PeerEndpoint(Endpoint[E]):
 
     def unlinked_seconds(self) -> float:
         """Seconds since the beamline last sent anything, or since the beginning; small while linked."""
-        seen = self._member.last_seen
-        return max(0.0, time.monotonic() - (self._born if seen is None else seen))
+        return max(0.0, time.monotonic() - self._member.seen)
 
 
 def hello_of(role: str, job_id: str, **more: object) -> Hello:

@@ -121,7 +121,7 @@ class _ItemSender(Sender):
     """What one rank is sent of a run, and what became of it."""
 
     def __init__(self, run: Run, block: RowBlock) -> None:
-        super().__init__("run", run.uid, **run.window)
+        super().__init__("run", run.uid, **run.sending)
         self.block = block
         self._rows = block.with_halo(run.spec.halo, run.spec.detector_shape[0])
         self.done: RunDone | None = None
@@ -248,16 +248,18 @@ class Run:
         With a `dtype` of the wire.
     frames : FrameStore
         Where the items' frames are.
+    **sending
+        Of the items, see `Sender`.
     """
 
-    def __init__(self, spec: OpenRunSpec, frames: FrameStore) -> None:
+    def __init__(self, spec: OpenRunSpec, frames: FrameStore, **sending: Any) -> None:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
         self.log: list[Entry | Mark] = []
         self.close: CloseRun | None = None
         self.finished = False
-        self.window: dict[str, Any] = {}
+        self.sending = sending
         self.row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
         self._projections = [0]
         self._senders: dict[int, _ItemSender] = {}

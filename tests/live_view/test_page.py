@@ -129,7 +129,7 @@ def test_many_pages_share_one_connection(page, beamline):
     beamline.show(1)
     for changes in watching:
         until(changes, lambda t: t["picture"])
-    assert beamline.endpoint.operators() == 1
+    assert beamline.endpoint._hub.operators == 1
 
 
 def test_port_that_is_taken_is_said(server):

@@ -165,9 +165,6 @@ class World:
             job_id="job",
             heartbeat_seconds=1.0,
             peer_timeout=5.0,
-            resend_seconds=2.0,
-            window_items=WINDOW,
-            window_bytes=2 * ROWS * COLUMNS * 2,
         )
         self.parties = [Party(self, "rank", rank, ranks) for rank in range(ranks)]
         if controller:
@@ -181,7 +178,7 @@ class World:
             dtype="<u2",
             recon=ReconSettings(window=2),
         )
-        self.run = Run(spec, Shelf())
+        self.run = Run(spec, Shelf(), resend_seconds=2.0, window_items=WINDOW, window_bytes=2 * ROWS * COLUMNS * 2)
 
     @property
     def ranks(self) -> list[Party]:

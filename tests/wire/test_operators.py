@@ -83,7 +83,7 @@ def test_question_is_answered_and_a_refusal_is_an_error(answering, operator, wir
         asking.ask(Ask(order=Order(action="hold", reason="refuse", who="anna")))
     orders = [ask.order for ask in wires.seen.of(Ask)[1:]]
     assert all(order.uid for order in orders)
-    assert beamline.operators() == 1
+    assert beamline._hub.operators == 1
     assert beamline.peers() == ()
     assert not wires.seen.of(PeerJoined)
 
