@@ -134,14 +134,14 @@ class Sinogram(msgspec.Struct, frozen=True, kw_only=True):
         ``rows * len(counts) * columns``, C order; of several projections in one direction the newest.
     """
 
-    start: float
-    span: float
-    turn: float
-    newest: float
+    start: Finite
+    span: Finite
+    turn: Finite
+    newest: Finite
     counts: Annotated[bytes, Meta(min_length=1, max_length=MOST_DIRECTIONS)]
     columns: Side
-    low: float
-    high: float
+    low: Finite
+    high: Finite
     pixels: Annotated[bytes, Meta(max_length=MOST_SINOGRAM_BYTES)]
 
 
