@@ -66,8 +66,6 @@ class MpiLauncher:
         See `find_mpiexec`; may be ``srun`` or the like.
     arguments : sequence of str, optional
         More arguments for it, for instance ``("-bind-to", "core")``.
-    count_option : str, optional
-        How it is told the number of ranks.
     threads : int, optional
         Threads per rank; by default this computer's cores are shared by the ranks.
     log_directory : path, optional
@@ -79,8 +77,6 @@ class MpiLauncher:
     checkpoints : path, optional
         Where ranks keep their checkpoints, if a run asks for some (``checkpoint_every``), so that a job that is started
         again goes on from there; a directory beside the logs by default, which goes with the job.
-    log_level : {"debug", "info", "warning", "error"}, optional
-        What the processes log.
     most_ranks : int, optional
         More are refused; by default 4 for each core of this computer, and at least 16. Ranks that only wait for each
         other are of no use, and a number with a zero too many would take all memory there is.
@@ -96,13 +92,11 @@ class MpiLauncher:
         *,
         mpiexec: str | Path | None = None,
         arguments: Sequence[str] = (),
-        count_option: str = "-n",
         threads: int | None = None,
         log_directory: str | Path | None = None,
         environment: Mapping[str, str] | None = None,
         security_options: Sequence[str] = (),
         checkpoints: str | Path | None = None,
-        log_level: str = "info",
         most_ranks: int | None = None,
     ) -> None:
         if threads is not None and threads < 1:
@@ -111,13 +105,11 @@ class MpiLauncher:
             raise ConfigError(f"most_ranks: got {most_ranks}, expected at least 1")
         self._mpiexec = mpiexec
         self._arguments = tuple(arguments)
-        self._count_option = count_option
         self._threads = threads
         self._log_directory = Path(log_directory) if log_directory is not None else None
         self._environment = dict(environment or {})
         self._security = tuple(security_options)
         self._checkpoints = Path(checkpoints) if checkpoints is not None else None
-        self._log_level = log_level
         self._most_ranks = most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * len(own_cores()))
         self._own_checkpoints: Path | None = None
         self._on_exit: Callable[[ProcessExit], None] | None = None
@@ -183,9 +175,9 @@ class MpiLauncher:
             if checkpoints is None:
                 checkpoints = self._own_checkpoints = directory / "checkpoints"
             threads = self._threads or max(1, len(own_cores()) // ranks)
-            us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", self._log_level)
+            us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", "info")
             common = ("--address", address, "--job-id", job_id, "--watch-parent", *self._security)
-            job = (mpiexec, self._count_option, str(ranks), *self._arguments, *us, "job", *common)
+            job = (mpiexec, "-n", str(ranks), *self._arguments, *us, "job", *common)
             kept = ("--checkpoints", str(checkpoints))
             self._on_exit = on_exit
             children: list[Child] = []

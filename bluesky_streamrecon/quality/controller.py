@@ -30,8 +30,6 @@ from bluesky_streamrecon.wire import (
     ChangeRun,
     CloseRun,
     ControllerEvent,
-    LinkLost,
-    LinkRestored,
     OpenRun,
     Preview,
     Problem,
@@ -160,15 +158,8 @@ class Controller:
             case Shutdown(reason=reason):
                 logger.info("the beamline asks the controller to end: %s", reason)
                 return 0
-            case Refused(text=text):
-                logger.error("the beamline refused the controller: %s", text)
+            case Refused():
                 return 1
-            case LinkLost(reason=reason):
-                logger.warning("link to the beamline lost: %s", reason)
-            case LinkRestored():
-                logger.info("linked to the beamline")
-            case Problem(where=where, text=text):
-                logger.warning("problem reported by %s: %s", where, text)
         return None
 
     def judge_next(self) -> None:

@@ -30,8 +30,6 @@ from bluesky_streamrecon.wire import (
     CloseRun,
     Item,
     ItemGone,
-    LinkLost,
-    LinkRestored,
     OpenRun,
     Problem,
     RankEndpoint,
@@ -369,20 +367,13 @@ class _Job:
             case CloseRun():
                 if run is not None and event.run_uid == run.run.run_uid:
                     run.close(event)
-            case AbandonRun(run_uid=uid, reason=reason):
+            case AbandonRun(run_uid=uid):
                 if run is not None and uid == run.run.run_uid:
-                    log.warning("run %s was abandoned: %s", uid, reason)
                     self._abandoned = run.superseded = True
             case Shutdown(reason=reason):
                 self._shutdown = reason or "the beamline asked for it"
             case Refused(text=text):
                 raise Interrupted(f"the beamline refuses this rank: {text}", 1)
-            case LinkLost(reason=reason):
-                log.warning("the link to the beamline is lost: %s", reason)
-            case LinkRestored():
-                log.info("linked to the beamline")
-            case Problem(where=where, text=text):
-                log.error("the beamline reports a problem in %s: %s", where, text)
 
     def _open(self, run: OpenRun) -> None:
         set_run(run.run_uid)

@@ -6,8 +6,8 @@ passed in.
 
 The rule is go-back-N: the receiver takes only the message after the last one, drops what it has, refuses what
 comes too early and asks to go back. A sender that is new on a link, is asked to go back, or sees nothing move,
-opens the channel (again): the receiver's acknowledgement says where to go on. Acknowledgements are cumulative. What is
-on its way is bounded by the sender (number and bytes), what is received and not applied by the receiver's credit.
+opens the channel (again): the receiver's acknowledgement says where to go on. Acknowledgements are cumulative. How many
+messages there are after the last applied one is bounded by the receiver's credit, their bytes on the way by the sender.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Sender(ABC):
     ----------
     channel, stream : str
         Which channel, and what numbers belong to: a run, or an instance of the sending program.
-    window_items, window_bytes : int
+    window_bytes : int
         Most that is on its way (sent, not received) at a time; one message is always allowed.
     resend_seconds : float
         Without progress for this long the receiver is asked again what it has; doubles each time running.
@@ -97,7 +97,6 @@ class Sender(ABC):
         channel: str,
         stream: str,
         *,
-        window_items: int = 256,
         window_bytes: int = 64 * 2**20,
         resend_seconds: float = 10.0,
     ) -> None:
@@ -112,7 +111,6 @@ class Sender(ABC):
         self.dropped = 0
         self._next = 1
         self._edge = 0
-        self._window_items = window_items
         self._window_bytes = window_bytes
         self._resend_seconds = resend_seconds
         self._patience = resend_seconds
@@ -220,9 +218,7 @@ class Sender(ABC):
             return 0
         if self.state is not SenderState.STREAMING or self._next > min(self.last, self._edge):
             return None
-        flying = self._next - 1 - self.received
-        weight = self._bytes[self._next] - self._bytes[self.received]
-        if flying and (flying >= self._window_items or weight > self._window_bytes):
+        if self.in_flight and self._bytes[self._next] - self._bytes[self.received] > self._window_bytes:
             return None
         return self._next
 

@@ -42,7 +42,7 @@ class PreviewSender(Sender):
     def __init__(
         self, run_uid: str, *, most: int = MOST, most_bytes: int = MOST_BYTES, resend_seconds: float = 5.0
     ) -> None:
-        super().__init__("previews", run_uid, window_items=64, resend_seconds=resend_seconds)
+        super().__init__("previews", run_uid, resend_seconds=resend_seconds)
         self._most = most
         self._most_bytes = most_bytes
         self._kept: dict[int, Preview] = {}

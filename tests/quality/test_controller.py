@@ -212,14 +212,12 @@ def test_preview_that_does_not_fit_is_reported_as_the_other_sides_fault(open_run
 def test_controller_ends_in_order_when_asked(caplog):
     code, _ = work(Problem(fault="local", where="rank 1", text="disk full"), Shutdown(reason="done"))
     assert code == 0
-    assert "problem reported by rank 1: disk full" in caplog.text
     assert "asks the controller to end: done" in caplog.text
 
 
-def test_controller_that_is_refused_fails_and_says_why(caplog):
+def test_controller_that_is_refused_fails():
     code, _ = work(Refused("version 2 here, version 1 there"))
     assert code == 1
-    assert "version 2 here, version 1 there" in caplog.text
 
 
 def test_controller_gives_up_when_the_beamline_is_silent_for_too_long(caplog):

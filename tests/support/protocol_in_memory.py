@@ -22,7 +22,7 @@ from bluesky_streamrecon.wire.run import Entry, Run
 __all__ = ["CREDIT", "FAULTS", "WINDOW", "World", "do"]
 
 ROWS, COLUMNS = 4, 3
-WINDOW = 3
+WINDOW = 2  # items
 CREDIT = 4
 
 
@@ -178,7 +178,7 @@ class World:
             dtype="<u2",
             recon=ReconSettings(window=2),
         )
-        self.run = Run(spec, Shelf(), resend_seconds=2.0, window_items=WINDOW, window_bytes=2 * ROWS * COLUMNS * 2)
+        self.run = Run(spec, Shelf(), resend_seconds=2.0, window_bytes=WINDOW * ROWS * COLUMNS * 2)
 
     @property
     def ranks(self) -> list[Party]:

@@ -83,7 +83,6 @@ def test_items_follow_in_order_up_to_the_credit() -> None:
 def test_bytes_on_their_way_are_bounded_but_one_item_always_goes() -> None:
     assert drain(streaming(window_bytes=25)) == [1, 2]
     assert drain(streaming(window_bytes=1)) == [1]
-    assert drain(streaming(window_items=3)) == [1, 2, 3]
 
 
 def test_fresh_link_goes_on_after_what_was_received() -> None:

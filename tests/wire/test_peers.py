@@ -121,10 +121,11 @@ def test_previews_without_a_controller_make_nobody_wait(wires: Any) -> None:
             rank.send(msgspec.structs.replace(preview(6), pixels=wrong))
 
 
-def test_peer_of_another_job_is_refused_with_a_reason(wires: Any) -> None:
+def test_peer_of_another_job_is_refused_with_a_reason_that_its_log_has(wires: Any, told: Any) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline, job_id="another")
     assert "job id: got 'another'" in wires.take(rank, Refused).text
+    told.wait("refused by the beamline: job id: got 'another'")
     assert not wires.seen.of(PeerJoined)
 
 
@@ -301,7 +302,7 @@ def test_process_that_forgets_to_close_still_ends() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=40)
 
 
-def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothing() -> None:
+def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothing(told: Any) -> None:
     hub = Hub(job_id="job")
     hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a")), 0.0)
     hub.events.clear()
@@ -319,6 +320,8 @@ def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothi
     talk(hub, member, b"2", 0.0)
     member.receive(b"", encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
     assert member.garbage.count == 1
+    member.receive(b"", encode(Problem(fault="local", where="streaming", text="disk full")), 0.0)
+    told.wait("reports a problem in streaming (run None): disk full")
 
 
 def test_link_without_room_holds_up_nobody_else_and_loses_nothing() -> None:
