@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -27,7 +27,6 @@ from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.steering import Decision, Steering
-from bluesky_streamrecon.beamline.subscribers import DocumentCallback, Documents, Subscribers
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.job_registration import own_name
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["ReconJob"]
 
 logger = logging.getLogger(__name__)
+
+DocumentCallback = Callable[[str, dict[str, Any]], object]
 
 
 class ReconJob(StandardReadable):
@@ -146,7 +147,7 @@ class ReconJob(StandardReadable):
         self.runs.on_volume = self._end_when_finished
         self._staged = False
         self._ending: asyncio.Task[None] | None = None
-        self._subscribers = Subscribers()
+        self._subscribers: dict[int, DocumentCallback] = {}
         self.score, self.lag = shown.score.signal, shown.lag.signal
         self.image_number, self.projections = shown.image_number.signal, shown.projections.signal
         self.state, self.problem = shown.state.signal, shown.problem.signal
@@ -345,6 +346,8 @@ class ReconJob(StandardReadable):
         SteeringError
             As `finish_now`; or if `n` is not at least 1, or the plan is too short and can not be made longer.
         """
+        if not (type(n) is int and 1 <= n <= MOST_EXTRA):
+            raise SteeringError(f"extend: got {n!r} projections, expected 1 to {MOST_EXTRA}")
         return self._order("extend", reason, who, run_uid, count=n)
 
     def set_axis(self, column: float, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
@@ -363,27 +366,14 @@ class ReconJob(StandardReadable):
             raise SteeringError(f"axis: got {column!r}, expected a detector column, such as 511.5") from None
         return self._order("axis", reason, who, run_uid, axis=axis)
 
-    def _order(
-        self,
-        action: OrderAction,
-        reason: str,
-        who: str | None,
-        run_uid: str | None,
-        *,
-        count: int = 0,
-        axis: float | None = None,
-    ) -> str:
-        given: object = count  # whatever was typed
-        if action == "extend" and not (type(given) is int and 1 <= count <= MOST_EXTRA):
-            raise SteeringError(f"extend: got {count!r} projections, expected 1 to {MOST_EXTRA}")
+    def _order(self, action: OrderAction, reason: str, who: str | None, run_uid: str | None, **what: Any) -> str:
         order = Order(
             action=action,
             who=(own_name() if who is None else who)[:256],
             place="prompt",
             reason=str(reason)[:4096],
-            count=count,
-            axis=axis,
             uid=uuid4().hex,
+            **what,
         )
         return self.job.in_loop(lambda: self.runs.carry_out(order, run_uid))
 
@@ -391,13 +381,17 @@ class ReconJob(StandardReadable):
 
     def subscribe(self, callback: DocumentCallback) -> int:
         """Call `callback` with the documents of each reconstruction, as of a run of its own; return a token."""
-        return self._subscribers.add(callback)
+        token = uuid4().int
+        self._subscribers[token] = callback
+        return token
 
     def unsubscribe(self, token: int) -> None:
         """Undo `subscribe`; a token that is not known does nothing."""
-        self._subscribers.remove(token)
+        self._subscribers.pop(token, None)
 
-    async def publish_reconstruction(self, record: RunRecord, compose: Callable[[RunRecord], Documents]) -> bool:
+    async def publish_reconstruction(
+        self, record: RunRecord, compose: Callable[[RunRecord], Iterable[tuple[str, dict[str, Any]]]]
+    ) -> bool:
         """Call the subscribers with the documents of a run's reconstruction, in a thread; never raises.
 
         Parameters
@@ -412,10 +406,17 @@ class ReconJob(StandardReadable):
         bool
             Everything was taken; if not, `problem` says why.
         """
-        if record.result is None or not self._subscribers:
+        callbacks = tuple(self._subscribers.values())
+
+        def publish() -> None:
+            for name, doc in compose(record):
+                for callback in callbacks:
+                    callback(name, doc)
+
+        if record.result is None or not callbacks:
             return False
         try:
-            await self._subscribers.publish(lambda: compose(record))
+            await asyncio.to_thread(publish)
         except Exception as error:
             logger.error("run %s: the reconstruction could not be stored", record.run_uid, exc_info=error)
             why = f"{type(error).__name__}: {error}"
