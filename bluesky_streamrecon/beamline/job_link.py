@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_effects import RestartProcess
 from bluesky_streamrecon.beamline.run_state import JobEvent
-from bluesky_streamrecon.beamline.supervision import RestartFailed
+from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.wire.events import PeerInfo

@@ -22,14 +22,9 @@ from bluesky_streamrecon.beamline.operator_status import judged_after, run_statu
 from bluesky_streamrecon.beamline.pairing import Source
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.beamline.run_effects import (
-    DetachStream,
-    Effect,
-    RestartProcess,
-)
-from bluesky_streamrecon.beamline.run_state import JobEvent, RunState
+from bluesky_streamrecon.beamline.run_state import DetachStream, Effect, JobEvent, RunState
 from bluesky_streamrecon.beamline.steering import Decision
-from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
+from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError

@@ -16,13 +16,8 @@ import msgspec
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_effects import (
-    DetachStream,
-    Effect,
-    RestartProcess,
-)
 from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
-from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
+from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.run_record import RunRecord
@@ -39,10 +34,21 @@ from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec, 
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["JobEvent", "RunState"]
+__all__ = ["DetachStream", "Effect", "JobEvent", "RunState"]
 
 JobEvent = BeamlineEvent | ProcessExit | RestartFailed
 """What a job's threads and processes report."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetachStream:
+    """Publish no more frames of the run: nobody takes them."""
+
+    reason: str
+
+
+Effect = RestartProcess | DetachStream | ChangeRun
+"""What is to be done after an event or an order; a `ChangeRun` is to be sent to ranks and controller."""
 
 
 @dataclass

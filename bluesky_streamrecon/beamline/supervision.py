@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["RestartFailed", "Supervision"]
+__all__ = ["RestartFailed", "RestartProcess", "Supervision"]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartProcess:
+    """Start a process that has died once more, `delay` seconds from now."""
+
+    exited: ProcessExit
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)

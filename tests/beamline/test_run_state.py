@@ -15,8 +15,8 @@ from bluesky_streamrecon.beamline.job_state import NEXT, Change, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import as_judged, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.run_effects import DetachStream, RestartProcess
-from bluesky_streamrecon.beamline.supervision import RestartFailed, Supervision
+from bluesky_streamrecon.beamline.run_state import DetachStream
+from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import (
