@@ -56,6 +56,8 @@ class ReferenceFrames:
     flats_after : int, optional
         More frames without the sample after the projections, also where the scan ends early because the image is good
         enough: for a beam that drifts. The finished volume uses both.
+    darks_after : int, optional
+        The same without the beam, after these: for a camera that warms.
     references : str or None, optional
         Use flats and darks of an earlier run of the catalogue, such as `take_references_plan` takes: its uid, or
         ``"last"`` for the newest of the same detector. They are refused if the detector's configuration has changed.
@@ -77,6 +79,7 @@ class ReferenceFrames:
     flats: int | None = None
     darks: int | None = None
     flats_after: int = 0
+    darks_after: int = 0
     references: str | None = None
     shutter: Any = None
     sample_table: Any = None
@@ -93,8 +96,8 @@ class ReferenceFrames:
         ConfigError
             If what is asked for contradicts itself, or can not be done with these devices.
         """
-        for name, number in (("flats", self.flats), ("darks", self.darks), ("flats_after", self.flats_after)):
-            if number is not None:
+        for name in ("flats", "darks", "flats_after", "darks_after"):
+            if (number := getattr(self, name)) is not None:
                 _check_count(name, number)
         usual = USUAL if pixel_values == "counts" and self.references is None else 0
         flats = usual if self.flats is None else self.flats
@@ -106,10 +109,9 @@ class ReferenceFrames:
         if (flats or darks) and pixel_values != "counts":
             given = f"flats={flats}" if flats else f"darks={darks}"
             raise ConfigError(f"{given} with pixel_values={pixel_values!r}: those are corrected already; expected none")
-        if self.flats_after and not flats:
-            raise ConfigError(
-                f"flats_after={self.flats_after} with flats=0: expected flats before the projections, too"
-            )
+        for kind, before, after in (("flats", flats, self.flats_after), ("darks", darks, self.darks_after)):
+            if after and not before:
+                raise ConfigError(f"{kind}_after={after} with {kind}=0: expected {kind} before the projections, too")
         check_source(pixel_values, OWN if flats else self.references, "flats=10")
         if flats and self.take_flats is None and (self.sample_table is None or self.shutter is None):
             raise ConfigError(
@@ -134,31 +136,36 @@ class ReferenceFrames:
 
     def told(self) -> dict[str, Any]:
         """Return what the start document says of them."""
-        return {"flats": self.flats, "darks": self.darks, "flats_after": self.flats_after}
+        return {name: getattr(self, name) for name in ("flats", "darks", "flats_after", "darks_after")}
 
     def take(self, detectors: Sequence[Any], judge: Judge | None = None) -> MsgGenerator[None]:
         """Plan stub: take darks, then flats, in an open run; `judge` as for `take_frames`."""
         if self.darks:
-            if self.take_darks is None:
-                yield from self._move(self.shutter, self.shutter_words, 1)
-                yield from take_frames(detectors, "dark", self.darks, judge)
-            else:
-                yield from self.take_darks(detectors, self.darks)
+            yield from self._take_darks(detectors, self.darks, judge)
         if self.flats:
             yield from self._take_flats(detectors, self.flats, None if self.darks else judge)
 
     def around(self, projections: MsgGenerator[None], detectors: Sequence[Any]) -> MsgGenerator[None]:
-        """Plan stub: take projections, and flats after them, also where they end early because of the image."""
+        """Plan stub: take projections, and frames after them, also where they end early because of the image."""
 
         def after() -> MsgGenerator[None]:
             if self.flats_after:
                 yield from self._take_flats(detectors, self.flats_after)
+            if self.darks_after:
+                yield from self._take_darks(detectors, self.darks_after)
 
         def ended(error: Exception) -> MsgGenerator[None]:
             if isinstance(error, QualityReached):
                 yield from after()
 
         yield from bpp.contingency_wrapper(projections, except_plan=ended, else_plan=after)
+
+    def _take_darks(self, detectors: Sequence[Any], number: int, judge: Judge | None = None) -> MsgGenerator[None]:
+        if self.take_darks is None:
+            yield from self._move(self.shutter, self.shutter_words, 1)
+            yield from take_frames(detectors, "dark", number, judge)
+        else:
+            yield from self.take_darks(detectors, number)
 
     def _take_flats(self, detectors: Sequence[Any], number: int, judge: Judge | None = None) -> MsgGenerator[None]:
         if self.take_flats is None:

@@ -124,8 +124,11 @@ def run_demo(
                 for source in (job, engine):
                     source.subscribe(lambda name, doc: documents.append((name, doc)))
                 engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name, catalogue))
+                devices: list[Any] = [beamline.detector]
+                if settings.get("monitor") is not None:
+                    devices.append(beamline.monitor)
                 plan = stream_tomo_plan(
-                    [beamline.detector],
+                    devices,
                     beamline.stage,
                     order=angle_order,
                     ranks=ranks,

@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.recon.later_flats import Changes, LaterFlats
+from bluesky_streamrecon.recon.later_references import LEAST_TRANSMISSION, Changes, LaterReferences
 from bluesky_streamrecon.recon.references import average
 from bluesky_streamrecon.settings import PixelValues
 
 __all__ = ["Preparation"]
-
-LEAST_TRANSMISSION = 1e-6
-"""Transmissions are clipped to this from below, so line integrals stay below 13.8."""
 
 _DEAD_GAIN = 0.02
 _DARK_SHARE = 0.9
@@ -54,7 +51,7 @@ class Preparation:
     Attributes
     ----------
     counts : dict of str to int
-        ``flats``, ``darks``, ``later_flats`` (came after the first projection; see `light_changes`),
+        ``flats``, ``darks``, ``later_flats`` and ``later_darks`` (came after the first projection; see `changes`),
         ``late_flats_darks`` (came so late, and are not used),
         ``dead_pixels`` (pixels without signal in the flat), and over all projections: ``not_finite_values``,
         ``not_positive_values`` (zero or negative after the dark was taken off), ``saturated_values``,
@@ -95,7 +92,7 @@ class Preparation:
         self._scale: NDArray[np.float32] | None = None
         self._dead: _Dead | None = None
         self._frozen = False
-        self._later = LaterFlats(rows, columns)
+        self._later = LaterReferences(rows, columns)
         self._prepared = 0
         self.warnings: list[str] = []
         self.counts: dict[str, int] = dict.fromkeys(
@@ -103,6 +100,7 @@ class Preparation:
                 "flats",
                 "darks",
                 "later_flats",
+                "later_darks",
                 "late_flats_darks",
                 "dead_pixels",
                 "not_finite_values",
@@ -132,8 +130,8 @@ class Preparation:
     ) -> None:
         """Take a flat or a dark; they are averaged, see `references`, when the first projection is prepared.
 
-        What comes later does not change how projections are prepared, so that all are treated alike. Flats are kept for
-        `light_changes` if it is known where they belong.
+        What comes later does not change how projections are prepared, so that all are treated alike. It is kept for
+        `changes` if it is known where it belongs.
 
         Parameters
         ----------
@@ -142,15 +140,15 @@ class Preparation:
         frame : ndarray, shape (rows, columns)
             As it came from the detector.
         place : (int, int), optional
-            Its number among the flats, and how many projections came before it.
+            Its number among those of its kind, and how many projections came before it.
         monitor : float, optional
             What the beam's monitor has read with a flat; positive, in any unit.
         """
         self._check(frame, kind)
         if self._frozen:
-            if kind == "flat" and self._values == "counts" and place is not None:
-                self._later.add(*place, frame, monitor / self._monitor)
-                self.counts["later_flats"] = len(self._later)
+            if self._values == "counts" and place is not None:
+                self._later.add(kind, *place, frame, monitor / self._monitor if kind == "flat" else 1.0)
+                self.counts[f"later_{kind}s"] = self._later.count(kind)
             else:
                 self.counts["late_flats_darks"] += 1
             return
@@ -248,13 +246,15 @@ class Preparation:
         values[unlit] = np.nan
         return values
 
-    def light_changes(self, warnings: list[str]) -> Changes:
-        """Return how the light has changed since the flats that projections are prepared with; append to `warnings`."""
-        if not len(self._later):
-            return []
-        assert self._dark is not None and self._scale is not None  # noqa: S101, PT018 - there were flats before
+    def changes(self, warnings: list[str]) -> Changes:
+        """Return what has changed since the flats and darks that projections are prepared with; warn of the rest."""
+        if self._dark is None or self._scale is None:
+            return Changes([], [])
         changes = self._later.changes(self._dark, self._scale, self._saturation, warnings)
-        return changes if self._dead is None else [(at, _bridge(ln, *self._dead.runs)) for at, ln in changes]
+        if self._dead is not None:
+            for _, each in (*changes.light, *changes.dark):
+                _bridge(each, *self._dead.runs)
+        return changes
 
     def conclude(self, *, later: bool = False) -> None:
         """Add to `warnings` what is known of the whole run: no projections follow.
@@ -262,12 +262,12 @@ class Preparation:
         Parameters
         ----------
         later : bool, optional
-            Flats that came after the first projection will be used.
+            Flats and darks that came after the first projection will be used.
         """
         if later:
-            self.light_changes(self.warnings)  # while the run is still reported
+            self.changes(self.warnings)  # while the run is still reported
         else:
-            self.counts["late_flats_darks"] += self.counts["later_flats"]
+            self.counts["late_flats_darks"] += self.counts["later_flats"] + self.counts["later_darks"]
         late, prepared = self.counts["late_flats_darks"], self._prepared * self._light[self._own].size * self._shape[1]
         if late:
             self.warnings.append(f"flats and darks: {late} came after the first projection, and are not used")
@@ -295,7 +295,7 @@ class Preparation:
         self._limits = arrays["limits"].astype(np.float64) if "limits" in arrays else None
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
         self._later.restore(arrays)
-        self.counts["later_flats"] = len(self._later)
+        self.counts |= {"later_flats": self._later.count("flat"), "later_darks": self._later.count("dark")}
 
     def _freeze(self) -> None:
         """Make dark and gain of what has come."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["References", "average", "saturation_level"]
+__all__ = ["References", "average", "robust_means", "saturation_level"]
 
 EMPTY = 0.02
 """A flat is empty below this share of the brightest one, the dark taken off."""
@@ -190,6 +190,12 @@ def _tell(left_out: Mask, kind: str, why: str, warnings: list[str]) -> None:
         if numbers:
             which = f"{kind} {numbers[0]} is" if len(numbers) == 1 else f"{kind}s {', '.join(numbers)} are"
             warnings.append(f"{kind}s: of {total}, {which} left out{where}: {why}")
+
+
+def robust_means(frames: Sequence[Frames]) -> NDArray[np.float64]:
+    """Return the mean of each pixel over frames, shape (rows, columns), without values far from their median."""
+    stack = np.stack(frames)
+    return np.stack([_robust_mean(stack[:, row], _least_noise(stack)) for row in range(stack.shape[1])])
 
 
 def _least_noise(frames: Frames) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.recon.analysis import Frame
-from bluesky_streamrecon.recon.later_flats import add_interpolated
+from bluesky_streamrecon.recon.later_references import Changes, take_off
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
 from bluesky_streamrecon.recon.tilt import upright
@@ -79,21 +79,27 @@ def preparation_of_all(
 
     It is given their angles, which rows they are, and how many projections were taken before them.
 
-    How each pixel's light has changed goes through the steps that projections have gone through before they were
-    archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of
-    second order.
+    How light and dark of each pixel have changed goes through the steps that projections have gone through before they
+    were archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference
+    of second order.
     """
     taken_before = int(_number_in(run.metadata, BEFORE) or 0)
-    before = prepared_for(run)[1]
-    changes = [(after, before.first_part(each, 0.0)) for after, each in preparation.light_changes([])]
-    if shifts is not None:
-        changes = [(after, upright(each, shifts)) for after, each in changes]
+    before, found = prepared_for(run)[1], preparation.changes([])
+
+    def as_archived(lines: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen = before.first_part(lines, 0.0)
+        return seen if shifts is None else upright(seen, shifts)
+
+    changes = Changes(
+        [(after, as_archived(each)) for after, each in found.light],
+        [(after, -np.expm1(-as_archived(-np.log1p(-each)))) for after, each in found.dark],
+    )
 
     def prepare(
         projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
     ) -> NDArray[np.float32]:
         if changes:
-            add_interpolated(projections, changes, rows, taken_before + first)
+            take_off(projections, changes, rows, taken_before + first)
         return steps.second_part_of_all(projections, angles)
 
     return prepare

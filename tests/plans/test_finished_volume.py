@@ -65,21 +65,22 @@ def test_volume_and_its_similarity_to_the_live_image_are_in_the_record_and_among
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_flats_after_the_projections_are_taken_and_used_also_where_the_scan_ends_early(
+def test_flats_and_darks_after_the_projections_are_taken_and_used_also_where_the_scan_ends_early(
     scan, kept_job, run_engine, early
 ):
     streams = []
     token = run_engine.subscribe(lambda _, doc: streams.append(doc["num_events"]), "stop")
     ends = {"policy": "ms-ssim", "threshold": 0.01, "minimum_projections": 12} if early else {}
     phase = {"step": "paganin", "delta_beta": 10.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
-    chosen = {"flats_after": 3, "preparation": ["zingers", phase, "rings"]}
+    chosen = {"flats_after": 3, "darks_after": 1, "preparation": ["zingers", phase, "rings"]}
     assert scan(kept_job, held=early, **chosen, **ends).exit_status == "success"
     run_engine.unsubscribe(token)
     (events,) = streams
-    assert (events["flat"], events["dark"], events["primary"] < 24) == (5, 2, early)
+    assert (events["flat"], events["dark"], events["primary"] < 24) == (5, 3, early)
     record = kept_job.last_run
     assert record.ledger_totals()["balanced"]
-    assert record.counts["later_flats"] == 3 * record.ranks
+    later = [record.counts[name] for name in ("later_flats", "later_darks", "late_flats_darks")]
+    assert later == [3 * record.ranks, record.ranks, 0]
     assert volume_of(record).shape == (4, 64, 64)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.recon.later_references import take_off
 from bluesky_streamrecon.recon.preparation import Preparation
 
 SHAPE = (3, 64)
@@ -223,10 +224,48 @@ def test_later_flats_are_known_again_after_a_restart_and_each_counts_once():
         again.add_reference("flat", flat, (index, after))
     assert again.counts["later_flats"] == 3
     warnings = []
-    (first, grown), (second, fallen) = again.light_changes(warnings)
+    (first, grown), (second, fallen) = again.changes(warnings).light
     assert (first, second, warnings) == (1, 5, [])
     np.testing.assert_allclose(grown, np.log(1.25), rtol=1e-5)
     np.testing.assert_allclose(fallen, np.log(0.9), rtol=1e-5)
+
+
+def test_darks_and_flats_in_between_and_afterwards_are_interpolated_and_known_again_after_a_restart():
+    """The dark grows by 3 counts per projection and brighter columns, the light falls by a fortieth of itself."""
+    number, rng = 8, np.random.default_rng(0)
+    columns = rng.uniform(0.2, 1.0, SHAPE[1])
+    truth = rng.uniform(0, 2, (number, *SHAPE)).astype(np.float32)
+
+    def frame(after, lines=np.inf):
+        return 100 + 3 * after * columns + GAIN * np.exp(-after / 40) * np.exp(-lines)
+
+    def taken(preparation, first, stop):
+        found.extend(preparation.prepare(frame(after + 0.5, truth[after])) for after in range(first, stop))
+        preparation.add_reference("dark", frame(stop), (10 + stop, stop))
+        preparation.add_reference("flat", frame(stop, 0.0), (10 + stop, stop))
+
+    preparation, again, found = prepared(), prepared(), []
+    taken(preparation, 0, 3)
+    again.restore(preparation.arrays(), preparation.counts)
+    taken(again, 3, number)
+    corrected = np.stack(found)
+    take_off(corrected, again.changes(again.warnings), slice(None))
+    assert np.abs(np.stack(found) - truth).max() > 0.05
+    np.testing.assert_allclose(corrected, truth, atol=2e-4)
+    again.conclude(later=True)
+    assert again.warnings == []
+    assert [again.counts[name] for name in ("later_flats", "later_darks", "late_flats_darks")] == [2, 2, 0]
+
+
+def test_later_darks_with_light_change_nothing_and_are_reported():
+    preparation = prepared()
+    preparation.prepare(np.full(SHAPE, 550.0, np.float32))
+    preparation.add_reference("dark", np.full(SHAPE, 0.9 * GAIN + 100), (3, 1))
+    preparation.conclude(later=True)
+    (warning,) = preparation.warnings
+    assert warning.startswith("darks: those after projection 1 differ from the first ones by 0.9 of the flats")
+    ((_, change),) = preparation.changes([]).dark
+    np.testing.assert_array_equal(change, 0)
 
 
 def test_later_flats_without_light_change_nothing_and_are_reported():
@@ -238,7 +277,7 @@ def test_later_flats_without_light_change_nothing_and_are_reported():
     (warning,) = preparation.warnings
     assert warning.startswith("flats: those after projection 2 are ")
     assert warning.endswith("; was something in the beam, or the shutter closed?")
-    for _, change in preparation.light_changes([]):
+    for _, change in preparation.changes([]).light:
         np.testing.assert_allclose(change, np.log(1.2), rtol=1e-5)
 
 

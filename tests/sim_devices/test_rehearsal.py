@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.later_flats import add_interpolated
+from bluesky_streamrecon.recon.later_references import take_off
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.sim_devices import Exposure, Faults, Foam, FrameKind, Noise, sim_beamline
@@ -126,13 +126,13 @@ def test_monitor_and_flats_afterwards_take_a_fading_and_drifting_beam_away(tmp_p
             for k in range(NUM if number == 1 else 0):
                 shown = faulty_exposure(Exposure(FrameKind.PROJECTION, 4.0 * k, k), faults)
                 projections.append(made.prepare(camera.frame(shown), shown.beam if monitor else 1.0))
-        return np.stack(projections), made.light_changes([])
+        return np.stack(projections), made.changes([])
 
     clean, _ = lines(Faults(), monitor=False)
     faded, _ = lines(faults, monitor=False)
     normalised, changes = lines(faults, monitor=True)
     interpolated = normalised.copy()
-    add_interpolated(interpolated, changes, slice(None))
+    take_off(interpolated, changes, slice(None))
     errors = [np.sqrt(np.mean((each - clean) ** 2)) for each in (faded, normalised, interpolated)]
     assert errors[1] < 0.1 * errors[0]
     assert errors[2] < 0.05 * errors[1]

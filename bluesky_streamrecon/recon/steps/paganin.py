@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.preparation_steps import Step
-from bluesky_streamrecon.recon.preparation import LEAST_TRANSMISSION
+from bluesky_streamrecon.recon.later_references import LEAST_TRANSMISSION
 
 __all__ = ["Paganin"]
 
