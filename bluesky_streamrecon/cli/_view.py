@@ -37,6 +37,9 @@ def view(
     pvs: Pvs = None,
     pvs_interface: PvsInterface = "127.0.0.1",
     pvs_allow: PvsAllow = None,
+    napari: Annotated[
+        bool, typer.Option("--napari", help="Open the volume that is being made in napari, in place of the page.")
+    ] = False,
     who: Who = None,
     address: Address = None,
     job_id: JobId = None,
@@ -58,6 +61,13 @@ def view(
     with ExitStack() as opened:
         source: Viewed
         images = None
+        if napari:
+            if run is not None or pvs is not None:
+                raise ConfigError("--napari: it shows the run that is being taken, without RUN and PVs")
+            with view_extra():
+                from bluesky_streamrecon.live_view.napari_layer import open_napari
+            open_napari(opened.enter_context(open_source(lambda: open_operator(address, job_id, key, server_key), who)))
+            return
         if run is None:
             source = opened.enter_context(open_source(lambda: open_operator(address, job_id, key, server_key), who))
             opened.enter_context(serve_pvs(source, pvs, pvs_interface, pvs_allow))
