@@ -36,10 +36,6 @@ SHARPEST = 4.0
 views hold most of the image, and what others add does not follow from those before. Straight fibres have up to 3, and
 layers 4 to 40."""
 
-NEXT_TO_IT = 1.5
-"""Gap beside the sharpest view, over what gaps will be, up to which that direction is done with: the views next to it
-are taken."""
-
 FORECAST_NICE = 10
 """Of the thread that makes forecasts."""
 
@@ -188,11 +184,10 @@ def why_none(study: TrialReconstruction) -> str:
     uneven = lines.over.unevenness(study.angles)
     if uneven > MOST_UNEVEN and lines.projections < lines.planned:
         return f"angles so far are too uneven (unevenness {uneven:.2f}, at most {MOST_UNEVEN})"
-    sharpest, gap = study.sharpest_view()
-    if sharpest > SHARPEST and gap > NEXT_TO_IT:
+    if (sharpest := study.sharpest_view()) > SHARPEST:
         return (
             f"edges run in one direction (the sharpest view has {sharpest:.1f} times the mean detail, at most "
-            f"{SHARPEST:g}), and the views next to it, which may add much, are not taken yet"
+            f"{SHARPEST:g}), so that single views may add much"
         )
     return ""
 

@@ -162,19 +162,13 @@ class TrialReconstruction:
         even, odd = self.half_sets
         return self._made_of(even, self.projections), self._made_of(odd, self.projections)
 
-    def sharpest_view(self) -> tuple[float, float]:
-        """Compute how much detail the sharpest view shows beyond noise, over what all show on average.
-
-        Also return the wider gap beside it, over what gaps will be once the scan is complete.
-        """
+    def sharpest_view(self) -> float:
+        """Compute how much detail the sharpest view shows beyond noise, over what all show on average."""
         lines = self.projections.astype(np.float64)
         noise = np.median(np.diff(lines, 2, axis=2) ** 2, axis=2) / (3 * CHI_SQUARED_MEDIAN)
         detail = np.mean(np.diff(lines, axis=2) ** 2, axis=2)
-        mean, beyond = float(detail.mean()), (detail - noise).mean(axis=1)
-        over, seen = self.lines.over, self.lines.over.directions(self.angles)
-        place = seen.of_view[np.argmax(beyond)]
-        gap = max(seen.gaps[place], seen.gaps[place - 1]) / over.directions(self.lines.planned_angles).gaps.mean()
-        return float(beyond.max()) / mean if mean > 0 else 0.0, float(gap)
+        mean = float(detail.mean())
+        return float(np.max((detail - noise).mean(axis=1))) / mean if mean > 0 else 0.0
 
     @cached_property
     def model(self) -> NDArray[np.float32]:
