@@ -98,8 +98,9 @@ def find_quantity(
     """
     quantity = QUANTITIES[name]
     steps = (start.get("streamrecon") or {}).get("recon", {}).get("preparation") or ()
-    said = [("metadata", start), ("argument of the plan", start.get("plan_args") or {})]
-    said += [(f"option of {step.get('step')}", step) for step in steps if isinstance(step, Mapping)]
+    places: list[tuple[str, Any]] = [("metadata", start), ("argument of the plan", start.get("plan_args"))]
+    places += [(f"option of {step.get('step')}", step) for step in steps if isinstance(step, Mapping)]
+    said = [(source, place) for source, place in places if isinstance(place, Mapping)]  # metadata may be anything
     for source, place in said:
         for key in quantity.names:
             if (value := _positive(place.get(key))) is not None:

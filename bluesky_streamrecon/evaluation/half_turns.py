@@ -17,7 +17,7 @@ from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.evaluation.replay import plain_block
 from bluesky_streamrecon.recon.past_volume import finished_volume
 from bluesky_streamrecon.reduction import Reduction
-from bluesky_streamrecon.settings import ReconSettings, settings_from
+from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_from
 from bluesky_streamrecon.storage import find_reconstruction, load_run
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.runs import find_raw_run, run_keys
@@ -45,10 +45,16 @@ def projections_of(catalog: Any, uid: str, volume: int) -> tuple[int, int]:
         If the run is no time series, or has no such volume.
     """
     run = find_raw_run(catalog, uid)
-    each = int(run.metadata["start"].get(BLOCK, {}).get("per_volume") or 0)
+    taken = ((run.metadata.get("stop") or {}).get("num_events") or {}).get("primary")
+    if taken is None:
+        taken = len(load_run(catalog, run.metadata["start"]["uid"]).angles_deg)
+    return _part(run.metadata["start"], uid, volume, taken)
+
+
+def _part(start: Mapping[str, Any], uid: str, volume: int, taken: int) -> tuple[int, int]:
+    each = int(start.get(BLOCK, {}).get("per_volume") or 0)
     if not each:
         raise ConfigError(f"volume: got {volume}, but run {uid} is no time series: it has one volume, without --volume")
-    taken = len(load_run(catalog, run.metadata["start"]["uid"]).angles_deg)
     if not 1 <= volume <= taken // each:
         raise ConfigError(
             f"volume: got {volume}, expected 1 to {taken // each}: run {uid} has {taken} projections, {each} in each "
@@ -82,13 +88,15 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     DataError
         If the frames can not be used.
     """
-    first, stop = projections_of(catalog, uid, volume)
     run = find_raw_run(catalog, uid)
     start: Mapping[str, Any] = run.metadata["start"]
+    scan = load_run(catalog, start["uid"])
+    first, stop = _part(start, uid, volume, len(scan.angles_deg))
     block = start[BLOCK]
     recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))
+    if recon.analysis != TOMOGRAPHY:
+        raise ConfigError(f"volume: run {uid} has the analysis {recon.analysis!r}, expected {TOMOGRAPHY!r}")
     recon, _ = with_found_options(recon, start, list(configurations(run)))
-    scan = load_run(catalog, start["uid"])
     reduction = Reduction.wanted(FrameLayout(1, *scan.projections.shape[1:]), recon)
     dtype = wire_dtype(scan.projections.dtype, averaged=reduction.averages)
     metadata = carried(start)
@@ -105,20 +113,25 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
         preview_rows=(0,),
         metadata=metadata,
     )
-    flats = min(int(block.get("flats") or len(scan.flats)), len(scan.flats))  # of before; 0 where they are borrowed
+    # Of before the first projection; the run says 0 where they are borrowed, and nothing if a plan took them itself.
+    flats = min(int(block.get("flats") or len(scan.flats)), len(scan.flats))
+    darks = min(int(block.get("darks") or len(scan.darks)), len(scan.darks))
 
     def reduced(frames: Frames, begin: int, end: int) -> Iterator[NDArray[np.generic]]:
         for number in range(begin, end):
             yield reduction.of_event(np.asarray(frames[number]), dtype, f"run {uid}, frame {number}")
 
-    angles = np.radians(scan.angles_deg[first:stop]).tolist()
+    part = scan.part(first, stop)
+    readings = np.ones(len(part.angles)) if part.monitor is None else part.monitor
+    with_flats = np.ones(len(scan.flats)) if scan.flat_monitor is None else scan.flat_monitor
     return finished_volume(
         spec,
-        zip(reduced(scan.projections, first, stop), angles, strict=True),
-        reduced(scan.flats, 0, flats),
-        reduced(scan.darks, 0, len(scan.darks)),
+        zip(reduced(part.projections, 0, stop - first), part.angles.tolist(), readings.tolist(), strict=True),
+        zip(reduced(scan.flats, 0, flats), with_flats[:flats].tolist(), strict=True),
+        reduced(scan.darks, 0, darks),
         before=first,
-        flats_after=reduced(scan.flats, flats, len(scan.flats)),
+        flats_after=zip(reduced(scan.flats, flats, len(scan.flats)), with_flats[flats:].tolist(), strict=True),
+        darks_after=reduced(scan.darks, darks, len(scan.darks)),
         taken=len(scan.angles_deg),
         threads=threads,
     )

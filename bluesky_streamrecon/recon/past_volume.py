@@ -28,16 +28,19 @@ AT_ONCE = 16
 """Projections that are in memory at a time; the live image, which nobody sees, is made anew after so many."""
 
 Frames = Iterable[NDArray[np.generic]]
+Flats = Iterable[tuple[NDArray[np.generic], float]]
+"""Each with the reading of the beam's monitor; 1 without one."""
 
 
 def finished_volume(
     spec: OpenRunSpec,
-    projections: Iterable[tuple[NDArray[np.generic], float]],
-    flats: Frames,
+    projections: Iterable[tuple[NDArray[np.generic], float, float]],
+    flats: Flats,
     darks: Frames,
     *,
     before: int = 0,
-    flats_after: Frames = (),
+    flats_after: Flats = (),
+    darks_after: Frames = (),
     taken: int = 0,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
@@ -48,13 +51,18 @@ def finished_volume(
     spec : OpenRunSpec
         The run: its frames, reduced, and its settings; ``planned`` is how many projections there are here. Where no
         volume was wanted, the recipe is ``"auto"``.
-    projections : iterable of (ndarray, float)
-        Reduced frames, and angles.
-    flats, darks : iterable of ndarray
-        Of before the first projection of the run.
+    projections : iterable of (ndarray, float, float)
+        Reduced frames, angles, and readings of the beam's monitor (1 without one); where that is not positive, the
+        projection counts as lost.
+    flats : iterable of (ndarray, float)
+        Of before the first projection of the run, with readings.
+    darks : iterable of ndarray
+        Of before the first projection.
     before : int, optional
         Projections of the run that were taken before these.
-    flats_after : iterable of ndarray, optional
+    flats_after : iterable of (ndarray, float), optional
+        Of after the last projection of the run, with readings.
+    darks_after : iterable of ndarray, optional
         Of after the last projection of the run.
     taken : int, optional
         Projections of the whole run.
@@ -84,25 +92,32 @@ def finished_volume(
     run = OpenRun(**{**msgspec.structs.asdict(spec), **changed}, block=RowBlock(0, rows, 0, 0, 1))
     analysis = Tomography(run, Communicator(), threads or len(own_cores()))
 
-    def item(kind: ItemKind, index: int, frame: NDArray[np.generic], angle: float = 0.0) -> Item:
+    def item(
+        kind: ItemKind, index: int, frame: NDArray[np.generic], monitor: float = 1.0, angle: float = 0.0
+    ) -> Item | ItemGone:
+        if not monitor > 0:
+            return gone(kind, index, angle)
         return Item(
-            run_uid=run.run_uid, seq=1, kind=kind, index=index, angle=angle, rows=(0, rows), dtype=run.dtype,
-            shape=run.detector_shape, pixels=frame,
+            run_uid=run.run_uid, seq=1, kind=kind, index=index, angle=angle, monitor=monitor, rows=(0, rows),
+            dtype=run.dtype, shape=run.detector_shape, pixels=frame,
         )  # fmt: skip
+
+    def gone(kind: ItemKind, index: int, angle: float = 0.0) -> ItemGone:
+        return ItemGone(run_uid=run.run_uid, seq=1, kind=kind, index=index, angle=angle, why="not used")
 
     def views() -> Iterator[View]:
         for index, frame in enumerate(darks, 1):
             analysis.prepare(item("dark", index, frame))
-        for index, frame in enumerate(flats, 1):
-            analysis.prepare(item("flat", index, frame))
-        for index, (frame, angle) in enumerate(projections, before + 1):
-            yield from analysis.prepare(item("projection", index, frame, angle))
-        # Flats that follow have come after all projections of the run: what is returned for its last is not used.
-        analysis.prepare(
-            ItemGone(run_uid=run.run_uid, seq=1, kind="projection", index=max(taken, 1), angle=0.0, why="not read")
-        )
-        for index, frame in enumerate(flats_after, 10**6):
-            analysis.prepare(item("flat", index, frame))
+        for index, (frame, monitor) in enumerate(flats, 1):
+            analysis.prepare(item("flat", index, frame, monitor))
+        for index, (frame, angle, monitor) in enumerate(projections, before + 1):
+            yield from analysis.prepare(item("projection", index, frame, monitor, angle))
+        # Frames that follow have come after all projections of the run: what is returned for its last is not used.
+        analysis.prepare(gone("projection", max(taken, 1)))
+        for index, frame in enumerate(darks_after, 10**6):
+            analysis.prepare(item("dark", index, frame))
+        for index, (frame, monitor) in enumerate(flats_after, 10**6):
+            analysis.prepare(item("flat", index, frame, monitor))
         yield from analysis.close(
             CloseRun(run_uid=run.run_uid, projections=taken, flats=0, darks=0, exit_status="success")
         )

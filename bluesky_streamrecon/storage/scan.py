@@ -73,7 +73,9 @@ class TomoScan:
 
     def part(self, first: int, stop: int) -> TomoScan:
         """Return the scan with the projections ``[first, stop)`` alone, which stay where they are."""
-        return replace(self, projections=_Part(self.projections, first, stop), angles_deg=self.angles_deg[first:stop])
+        readings = None if self.monitor is None else self.monitor[first:stop]
+        frames = _Part(self.projections, first, stop)
+        return replace(self, projections=frames, angles_deg=self.angles_deg[first:stop], monitor=readings)
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("projections", "flats", "darks")}

@@ -31,12 +31,14 @@ def series(run_engine, storage, pretend_job):
     """The how-to's scan, smaller, of a sample that cracks in its second half turn; give its uid."""
     beamline = sim_beamline(
         rows=3, columns=48, directory=storage.detector_directory, instant=True, axis=24.2,
-        noise=Noise(counts=1e5, dead=0, hot=0), faults=Faults(crack_at=15, crack_over=2),
+        noise=Noise(counts=1e5, dead=0, hot=0), faults=Faults(crack_at=15, crack_over=2), fading=0.3,
+        projections=NUM * TURNS,
     )  # fmt: skip
     use_beamline(beamline, pretend_job)
     token = run_engine.subscribe(storage.writer)
     plan = re.search(r"```python\n(.*?)```", HOW_TO, flags=re.DOTALL)[1]
-    plan = plan.replace("num=180, turns=20", f"num={NUM}, turns={TURNS}, flats_after=3, axis=24.2, order='fixed'")
+    more = "flats_after=3, darks_after=2, monitor='monitor', axis=24.2, order='fixed'"
+    plan = plan.replace("num=180, turns=20", f"num={NUM}, turns={TURNS}, {more}")
     done = []
     exec(plan, {"RE": lambda given: done.append(run_engine(given)), "stream_tomo_plan": stream_tomo_plan})
     run_engine.unsubscribe(token)
@@ -48,12 +50,14 @@ def series(run_engine, storage, pretend_job):
 
 
 def expected(scan, number):
-    """The recipe on this half turn alone, with flats of before and after interpolated by the projection's number."""
-    dark, before = np.asarray(scan.darks[:]).mean(axis=0), np.asarray(scan.flats[:-3]).mean(axis=0)
-    change = np.log((np.asarray(scan.flats[-3:]).mean(axis=0) - dark) / (before - dark))
+    """The recipe on this half turn alone, by the monitor, and between flats of before and after by its place in all."""
+    dark = np.asarray(scan.darks[:-2]).mean(axis=0)  # those of afterwards are the same but for the noise
+    flats = (np.asarray(scan.flats[:]) - dark) / scan.flat_monitor[:, None, None]
+    before, after = flats[:-3].mean(axis=0), flats[-3:].mean(axis=0)
     numbers = np.arange((number - 1) * NUM, number * NUM)
-    counts = np.asarray(scan.projections[numbers[0] : numbers[-1] + 1])
-    lines = -np.log((counts - dark) / (before - dark)) + change * ((numbers + 0.5) / (NUM * TURNS))[:, None, None]
+    part = slice(numbers[0], numbers[-1] + 1)
+    light = (np.asarray(scan.projections[part]) - dark) / scan.monitor[part, None, None]
+    lines = -np.log(light / before) + np.log(after / before) * ((numbers + 0.5) / (NUM * TURNS))[:, None, None]
     return reconstruct(lines.astype(np.float32), scan.angles[numbers], axis=24.2, algorithm="auto")
 
 
