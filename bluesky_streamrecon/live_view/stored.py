@@ -16,7 +16,6 @@ from bluesky_streamrecon.live_view.images import Images, mapped
 from bluesky_streamrecon.live_view.source import Snapshot
 from bluesky_streamrecon.storage import (
     find_reconstruction,
-    find_run,
     finished_images,
     load_scores,
     open_storage,
@@ -24,6 +23,7 @@ from bluesky_streamrecon.storage import (
     stored_dataset,
 )
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
+from bluesky_streamrecon.storage.runs import find_raw_run
 from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, Picture, RunStatus
 
 __all__ = ["StoredRun", "open_stored_run"]
@@ -75,8 +75,7 @@ def open_stored_run(
         If there is no such run, or nothing to see of it.
     """
     with open_storage(uri, directory=directory, readable=readable) as storage:
-        found = find_run(storage.catalog, run)
-        raw = find_run(storage.catalog, found.metadata["start"].get("raw_run_uid", found.metadata["start"]["uid"]))
+        raw = find_raw_run(storage.catalog, run)
         uid = raw.metadata["start"]["uid"]
         pictures = _pictures(storage.uri, uid)
         try:
@@ -96,7 +95,7 @@ def open_stored_run(
 def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finished: bool) -> RunStatus:
     start, stop = raw.metadata["start"], raw.metadata.get("stop") or {}
     newest = judged[-1] if judged else None
-    taken = int((stop.get("num_events") or {}).get("primary") or 0)
+    taken = int((stop.get("num_events") or {}).get("primary") or about.get("used") or 0)
     pixel = scan_details(raw).pixel_size_um
     steering = about.get("steering", {})
     rule = str(steering.get("policy", ""))

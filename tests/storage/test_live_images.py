@@ -175,7 +175,7 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
     if CHROMIUM.args[0]:  # there is none
         return
     with live_view(opened_later[:9], "--uri", storage.uri) as url, in_chromium(url) as (page, shot):
-        page.locator("#what", has_text="The run has ended at projection").wait_for()
+        page.locator("#what", has_text="The run has ended at projection 9 of 12").wait_for()
         page.locator("#cut-note", has_text="Finished volume from 9 projections, 12 × 8 × 8 voxels").wait_for()
         page.focus("#when")
         page.keyboard.press("Home")
