@@ -238,19 +238,3 @@ def test_settings_that_can_not_work_are_refused(wrong):
 def test_import_does_not_load_numba():
     code = "import sys, bluesky_streamrecon.quality; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_processes_that_start_together_share_one_cache(tmp_path):
-    code = (
-        "import numpy as np; from bluesky_streamrecon.quality import ms_ssim\n"
-        "x = np.arange(121, dtype='f4').reshape(11, 11); print(ms_ssim(x, x.T, scales=1, levels=1))"
-    )
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    answers = {process.communicate(timeout=50)[0] for process in started}
-    assert len(answers) == 1
-    assert [process.returncode for process in started] == [0, 0]
-    assert list(tmp_path.rglob("*.nbi"))
