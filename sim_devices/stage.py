@@ -33,6 +33,9 @@ __all__ = ["RotaryStage"]
 
 Sleep = Callable[[float], Awaitable[None]]
 
+UPDATE_SECONDS = 0.05
+"""Between two readbacks during a move."""
+
 
 @dataclass
 class _FlyContext:
@@ -115,8 +118,6 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         Moves downwards go this far beyond the target and come back, degrees.
     instant : bool, optional
         Arrive at once, whatever the velocity.
-    update_period : float, optional
-        Time between two readbacks during a move, seconds.
     faults : Faults, optional
         Of which the stage heeds ``slips_from`` and ``stalls_from``.
     clock, sleep : callable, optional
@@ -132,15 +133,14 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         limits: tuple[float, float] = (-36000.0, 36000.0),
         backlash: float = 0.0,
         instant: bool = False,
-        update_period: float = 0.05,
         faults: Faults | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        if velocity <= 0 or acceleration_time < 0 or backlash < 0 or update_period <= 0:
+        if velocity <= 0 or acceleration_time < 0 or backlash < 0:
             raise ConfigError(
-                f"stage: got velocity {velocity}, acceleration time {acceleration_time}, backlash {backlash} and "
-                f"update period {update_period}, expected positive ones (acceleration time and backlash may be 0)"
+                f"stage: got velocity {velocity}, acceleration time {acceleration_time} and backlash {backlash}, "
+                "expected positive ones (acceleration time and backlash may be 0)"
             )
         if not limits[0] < limits[1]:
             raise ConfigError(f"stage limits: got {limits}, expected the lower first")
@@ -155,7 +155,6 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         self.user_setpoint = soft_signal_rw(float, 0.0, units="deg", precision=4)
         self.max_velocity = soft_signal_rw(float, velocity, units="deg/s")
         self.instant = instant
-        self._update_period = update_period
         self._faults = faults or Faults()
         self.clock = clock
         self._sleep = sleep
@@ -201,12 +200,12 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
     async def passing(self, position: float) -> tuple[float, Flight] | None:
         """Wait until the stage passes a position in a flight, and give when; None if it comes to rest before."""
         while (flight := self.flight) is None:
-            await self._sleep(self._update_period)
+            await self._sleep(UPDATE_SECONDS)
         while (when := flight.when(position)) is not None:
             left = when - self.clock()
             if left <= 0:
                 return when, flight
-            await self._sleep(min(left, self._update_period))
+            await self._sleep(min(left, UPDATE_SECONDS))
         return None
 
     async def motion(self, start: float, stop: float) -> Motion:
@@ -263,7 +262,7 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         self._leg = (motion, started)
         try:
             while (left := motion.duration - (self.clock() - started)) > 1e-9:
-                await self._sleep(min(left, self._update_period))
+                await self._sleep(min(left, UPDATE_SECONDS))
                 if self._halted:
                     return
                 if self._moves != move + 1:

@@ -9,9 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +25,7 @@ if TYPE_CHECKING:
     from bluesky import RunEngine
     from bluesky.run_engine import RunEngineResult
 
-    from bluesky_streamrecon.beamline import RunRecord
-    from bluesky_streamrecon.storage import Storage
+    from bluesky_streamrecon.run_record import RunRecord
 
 __all__ = ["run_demo", "store"]
 
@@ -99,7 +96,6 @@ def run_demo(
     from bluesky_streamrecon.ordering import listed, make_order
     from bluesky_streamrecon.plans import stream_tomo_plan
     from bluesky_streamrecon.sim_devices import sim_beamline
-    from bluesky_streamrecon.storage import open_storage
 
     geometry = dict(simulated or {})
     turn = 360.0 if geometry.get("half_acquisition") else 180.0
@@ -116,34 +112,32 @@ def run_demo(
     recon_directory = new_directory(out / "reconstruction")
     began = time.monotonic()
     documents: Documents = []
-    with ThreadPoolExecutor(1) as starting:
-        catalogue = _Catalogue(starting, partial(open_storage, directory=out / "catalogue", readable=[out]))
-        try:
-            job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-            with run_engine() as engine, contextlib.closing(job):
-                for source in (job, engine):
-                    source.subscribe(lambda name, doc: documents.append((name, doc)))
-                engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name, catalogue))
-                devices: list[Any] = [beamline.detector]
-                if settings.get("monitor") is not None:
-                    devices.append(beamline.monitor)
-                plan = stream_tomo_plan(
-                    devices,
-                    beamline.stage,
-                    order=angle_order,
-                    ranks=ranks,
-                    job=job,
-                    shutter=beamline.shutter,
-                    sample_table=beamline.table,
-                    md={"sample": title, "angle_order": order},
-                    **settings,
-                )
-                ended = _run(engine, plan, out)
-        except BaseException:
-            with contextlib.suppress(StorageError):  # something else is wrong already
-                store(catalogue.opening, documents)
-            raise
-        store(catalogue.opening, documents)
+    try:
+        job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
+        with run_engine() as engine, contextlib.closing(job):
+            for source in (job, engine):
+                source.subscribe(lambda name, doc: documents.append((name, doc)))
+            engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
+            devices: list[Any] = [beamline.detector]
+            if settings.get("monitor") is not None:
+                devices.append(beamline.monitor)
+            plan = stream_tomo_plan(
+                devices,
+                beamline.stage,
+                order=angle_order,
+                ranks=ranks,
+                job=job,
+                shutter=beamline.shutter,
+                sample_table=beamline.table,
+                md={"sample": title, "angle_order": order},
+                **settings,
+            )
+            ended = _run(engine, plan, out)
+    except BaseException:
+        with contextlib.suppress(StorageError):  # something else is wrong already
+            store(out, documents)
+        raise
+    store(out, documents)
     record = job.last_run
     if record is None:
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
@@ -168,15 +162,11 @@ def run_demo(
     }
 
 
-def store(opening: Future[Storage], documents: Documents) -> None:
-    """Wait until the catalogue is open, write all documents into it, and close it.
+def store(out: Path, documents: Documents) -> None:
+    """Write all documents into the catalogue; not before the scan is over, for its server takes a core for seconds."""
+    from bluesky_streamrecon.storage import open_storage
 
-    Raises
-    ------
-    StorageError
-        If it could not be opened.
-    """
-    with opening.result() as storage:
+    with open_storage(directory=out / "catalogue", readable=[out]) as storage:
         for name, document in documents:
             storage.writer(name, document)
 
@@ -194,23 +184,11 @@ def _run(engine: RunEngine, plan: Any, out: Path) -> RunEngineResult:
     return ended
 
 
-class _Catalogue:
-    """Opened after the first images, or when there is something to store: its server takes a core for seconds."""
-
-    def __init__(self, executor: Executor, open_it: Callable[[], Storage]) -> None:
-        self._executor, self._open_it = executor, open_it
-
-    @cached_property
-    def opening(self) -> Future[Storage]:
-        return self._executor.submit(self._open_it)
-
-
 class _Progress:
     """Document callback that logs each projection: number, angle, newest score, and the job's lag in projections."""
 
-    def __init__(self, planned: int, stage: str, job: str, catalogue: _Catalogue) -> None:
+    def __init__(self, planned: int, stage: str, job: str) -> None:
         self._planned = planned
-        self._catalogue = catalogue
         self._names = stage, f"{job}-score", f"{job}-lag"
         self._primary: str | None = None
 
@@ -220,8 +198,6 @@ class _Progress:
         elif name == "event" and doc["descriptor"] == self._primary:
             angle, score, lag = (float(doc["data"].get(key, math.nan)) for key in self._names)
             shown = "     -" if math.isnan(score) else f"{score:6.4f}"
-            if not math.isnan(score):
-                _ = self._catalogue.opening
             count = f"{doc['seq_num']:4d}/{self._planned}"
             logger.info("projection %s  angle %8.3f  score %s  lag %3.0f", count, angle, shown, lag)
 

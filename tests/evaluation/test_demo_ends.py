@@ -1,18 +1,15 @@
 """How the demo ends when its catalogue could not be opened."""
 
-from concurrent.futures import Future
-
 import pytest
 
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.evaluation import demo
 
 
-def test_a_catalogue_that_did_not_start_is_reported():
-    opening = Future()
-    opening.set_exception(StorageError("the catalogue did not start"))
-    with pytest.raises(StorageError, match="the catalogue did not start"):
-        demo.store(opening, [])
+def test_a_catalogue_that_did_not_start_is_reported(tmp_path):
+    (tmp_path / "catalogue").write_text("a file in its place")
+    with pytest.raises(StorageError, match="can not be made"):
+        demo.store(tmp_path, [])
 
 
 def test_a_catalogue_that_did_not_start_does_not_hide_what_else_is_wrong(tmp_path, monkeypatch):
