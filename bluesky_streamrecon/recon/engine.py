@@ -26,7 +26,8 @@ from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.backends import Demand, choose_backend, make_backend, projector_of
 from bluesky_streamrecon.recon.options import understood
-from bluesky_streamrecon.recon.slab import Measurement, Operators, Reducer, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab import Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import Measurement, Operators, Reducer
 from bluesky_streamrecon.recon.window import Spread, Window
 
 __all__ = ["Engine", "HaloExchange", "Reducer"]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.projector import Projector, ProjectorFactory
-from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import SlabUpdate
+from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import Measurement, Operators, SlabUpdate
 from bluesky_streamrecon.recon.store import SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
@@ -49,6 +49,7 @@ class PlainOperators:
     def __init__(self, factory: ProjectorFactory, geometry: TomoGeometry, subset: Subset) -> None:
         self.subset = subset
         self.axis = geometry.axis
+        self.order = np.arange(len(subset.angles))
         self.projector: Projector = factory(geometry, subset.angles)
         expected = ((geometry.size, geometry.size), (len(subset.angles), geometry.columns))
         got = (tuple(self.projector.domain_shape), tuple(self.projector.range_shape))
@@ -72,41 +73,14 @@ class PlainOperators:
 class PlainUpdate(SlabUpdate):
     """One pass over a plain slab."""
 
+    _operators: PlainOperators
+
     def __init__(self, slab: PlainSlab, operators: PlainOperators, measurement: Measurement) -> None:
+        super().__init__(operators, measurement)
         self._slab = slab
-        self._operators = operators
-        self._measurement = measurement
 
     def _image(self) -> NDArray[np.float32]:
         return self._slab.image
-
-    @property
-    def axis(self) -> float:
-        return self._operators.axis
-
-    @property
-    def angles(self) -> NDArray[np.float64]:
-        return self._operators.subset.angles
-
-    @property
-    def all_angles(self) -> NDArray[np.float64]:
-        return self._operators.subset.all_angles
-
-    @property
-    def measured(self) -> NDArray[np.float32]:
-        return self._measurement.store.read(self._measurement.number, self._operators.subset.slots)
-
-    @property
-    def sensitivity(self) -> NDArray[np.float32]:
-        return self._operators.sensitivity
-
-    @property
-    def ray_lengths(self) -> NDArray[np.float32]:
-        return self._operators.ray_lengths
-
-    @property
-    def typical(self) -> NDArray[np.float32]:
-        return self._measurement.typical
 
     def forward(self) -> NDArray[np.float32]:
         lines = self._operators.projector.forward(self.image)

@@ -20,8 +20,16 @@ from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_
 from bluesky_streamrecon.recon.kernels.simd import LANES
 from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
-from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, LEAST_LENGTH, SlabUpdate, inverse, relaxed
+from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import (
+    LEAST_ATTENUATION,
+    LEAST_LENGTH,
+    Measurement,
+    Operators,
+    SlabUpdate,
+    inverse,
+    relaxed,
+)
 from bluesky_streamrecon.recon.store import HostStore, SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
@@ -83,8 +91,10 @@ class ShearOperators:
 
     def __init__(self, layout: ShearLayout, subset: Subset) -> None:
         self.subset = subset
+        self.axis = layout.geometry.axis
         self.tables = ShearTables(layout, subset.angles)
-        self.slots = subset.slots[self.tables.order]
+        self.order = self.tables.order
+        self.slots = subset.slots[self.order]
         shared = len(subset.all_angles) != len(subset.angles)
         self._everyone = ShearTables(layout, subset.all_angles) if shared else self.tables
         self._gains: NDArray[np.float32] | None = None
@@ -130,6 +140,8 @@ class ShearOperators:
 class ShearUpdate(SlabUpdate):
     """One pass over a slab, with kernels. Sinograms are in the order of the tables: steep angles first."""
 
+    _operators: ShearOperators
+
     def __init__(
         self,
         layout: ShearLayout,
@@ -138,11 +150,10 @@ class ShearUpdate(SlabUpdate):
         measurement: Measurement,
         team: ThreadTeam,
     ) -> None:
+        super().__init__(operators, measurement)
         self._layout = layout
         self._slab = slab
-        self._operators = operators
         self._tables = operators.tables
-        self._measurement = measurement
         self._team = team
         self._width = slab.rows.width
         self._lanes = LANES[self._width]
@@ -152,34 +163,6 @@ class ShearUpdate(SlabUpdate):
     def _image(self) -> NDArray[np.float32]:
         self._slab.forget_edges()
         return self._slab.image
-
-    @property
-    def axis(self) -> float:
-        return self._layout.geometry.axis
-
-    @property
-    def angles(self) -> NDArray[np.float64]:
-        return self._tables.angles
-
-    @property
-    def all_angles(self) -> NDArray[np.float64]:
-        return self._operators.subset.all_angles
-
-    @property
-    def measured(self) -> NDArray[np.float32]:
-        return self._measurement.store.read(self._measurement.number, self._operators.slots)
-
-    @property
-    def sensitivity(self) -> NDArray[np.float32]:
-        return self._operators.sensitivity
-
-    @property
-    def ray_lengths(self) -> NDArray[np.float32]:
-        return self._tables.ray_lengths
-
-    @property
-    def typical(self) -> NDArray[np.float32]:
-        return self._measurement.typical
 
     @property
     def _lines(self) -> NDArray[np.float32]:

@@ -10,34 +10,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.recon.slab_update import SlabUpdate
+from bluesky_streamrecon.recon.slab_update import Measurement, Operators, SlabUpdate
 from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
-__all__ = ["Backend", "Measurement", "Operators", "Reducer", "Slab", "ThreadTeam"]
+__all__ = ["Backend", "Slab", "ThreadTeam"]
 
 _ALIGNMENT = 64
-
-
-class Reducer(Protocol):
-    """Sums arrays over the ranks that share a block of rows. The communicator's module implements it."""
-
-    @property
-    def member(self) -> int:
-        """Number of this rank in its group, 0-based."""
-
-    @property
-    def members(self) -> int:
-        """Ranks in the group."""
-
-    def sum(self, array: NDArray[np.float32]) -> None:
-        """Replace a C-contiguous `array` by its sum over the group, the same bits on every member."""
 
 
 class ThreadTeam:
@@ -123,42 +106,6 @@ class Slab(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes held."""
-
-
-class Operators(Protocol):
-    """A projector for one subset of the window, shared by all slabs."""
-
-    @property
-    def ray_lengths(self) -> NDArray[np.float32]:
-        """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
-
-    def release(self) -> None:
-        """Release memory; these operators will not be used again."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measurement:
-    """What a pass compares one slab with.
-
-    Parameters
-    ----------
-    store : Store
-        The window's line integrals.
-    number : int
-        Of the slab.
-    typical : ndarray of float32, shape (count,)
-        Scale of each slice, 1/pixel.
-    neighbours : tuple of ndarray of float32, shape (N, N), or None
-        Slices above and below the slab; None where the algorithm does not look at them, or there are none.
-    reducer : Reducer or None
-        Sums back-projections where rows are shared.
-    """
-
-    store: Store
-    number: int
-    typical: NDArray[np.float32]
-    neighbours: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    reducer: Reducer | None
 
 
 class Backend(ABC):

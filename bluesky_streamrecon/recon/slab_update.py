@@ -8,11 +8,27 @@ whose updates are `multiply`, `add` or `multiply_smoothly` is as fast as those t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_ATTENUATION", "LEAST_LENGTH", "LEAST_VIEW", "SlabUpdate", "inverse", "relaxed", "smoothed"]
+from bluesky_streamrecon.recon.store import Store
+from bluesky_streamrecon.recon.window import Subset
+
+__all__ = [
+    "LEAST_ATTENUATION",
+    "LEAST_LENGTH",
+    "LEAST_VIEW",
+    "Measurement",
+    "Operators",
+    "Reducer",
+    "SlabUpdate",
+    "inverse",
+    "relaxed",
+    "smoothed",
+]
 
 LEAST_VIEW = 1e-3
 """A pixel that all projections together see with less weight than this is left as it is."""
@@ -24,8 +40,87 @@ LEAST_ATTENUATION = 1e-12
 """Smallest value of a multiplicative algorithm, 1/pixel: zero could never grow again, less is slow to compute with."""
 
 
+class Reducer(Protocol):
+    """Sums arrays over the ranks that share a block of rows. The communicator's module implements it."""
+
+    @property
+    def member(self) -> int:
+        """Number of this rank in its group, 0-based."""
+
+    @property
+    def members(self) -> int:
+        """Ranks in the group."""
+
+    def sum(self, array: NDArray[np.float32]) -> None:
+        """Replace a C-contiguous `array` by its sum over the group, the same bits on every member."""
+
+
+class Operators(Protocol):
+    """A projector for one subset of the window, shared by all slabs."""
+
+    @property
+    def subset(self) -> Subset:
+        """Angles, and the slots of their projections."""
+
+    @property
+    def axis(self) -> float:
+        """Detector column of the rotation axis."""
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Places in the subset of the views of a pass, in the order in which it has them, shape (A,)."""
+
+    @property
+    def sensitivity(self) -> NDArray[np.float32]:
+        """How strongly all views see each pixel, A' w, w their weights, shape (N, N); of all members of shared rows."""
+
+    @property
+    def ray_lengths(self) -> NDArray[np.float32]:
+        """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
+
+    def release(self) -> None:
+        """Release memory; these operators will not be used again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """What a pass compares one slab with.
+
+    Parameters
+    ----------
+    store : Store
+        The window's line integrals.
+    number : int
+        Of the slab.
+    typical : ndarray of float32, shape (count,)
+        Scale of each slice, 1/pixel.
+    neighbours : tuple of ndarray of float32, shape (N, N), or None
+        Slices above and below the slab; None where the algorithm does not look at them, or there are none.
+    reducer : Reducer or None
+        Sums back-projections where rows are shared.
+    """
+
+    store: Store
+    number: int
+    typical: NDArray[np.float32]
+    neighbours: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    reducer: Reducer | None
+
+
 class SlabUpdate(ABC):
-    """One pass over one slab."""
+    """One pass over one slab.
+
+    Parameters
+    ----------
+    operators : Operators
+        Of the views of this pass.
+    measurement : Measurement
+        What the slab is compared with.
+    """
+
+    def __init__(self, operators: Operators, measurement: Measurement) -> None:
+        self._operators = operators
+        self._measurement = measurement
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -48,39 +143,41 @@ class SlabUpdate(ABC):
         return 1
 
     @property
-    @abstractmethod
     def axis(self) -> float:
         """Detector column of the rotation axis."""
+        return self._operators.axis
 
     @property
-    @abstractmethod
     def angles(self) -> NDArray[np.float64]:
         """Angles of `measured`, shape (A,), radians."""
+        return self._operators.subset.angles[self._operators.order]
 
     @property
-    @abstractmethod
     def all_angles(self) -> NDArray[np.float64]:
         """Angles of this pass over all members, radians; as many as `angles` where rows are not shared."""
+        return self._operators.subset.all_angles
 
     @property
-    @abstractmethod
     def measured(self) -> NDArray[np.float32]:
         """Line integrals of this pass, shape (A, C, S); NaN where the detector has no value."""
+        return self._measurement.store.read(
+            self._measurement.number, self._operators.subset.slots[self._operators.order]
+        )
 
     @property
-    @abstractmethod
     def sensitivity(self) -> NDArray[np.float32]:
         """How strongly all views see each pixel, A' w, w their weights, shape (N, N); of all members of shared rows."""
+        return self._operators.sensitivity
 
     @property
-    @abstractmethod
     def ray_lengths(self) -> NDArray[np.float32]:
         """Path of each ray through the image, A 1, shape (A, C), pixels."""
+        return self._operators.ray_lengths[self._operators.order]
 
     @property
-    @abstractmethod
     def typical(self) -> NDArray[np.float32]:
         """Attenuation of the uniform image with the measured mass, shape (S,), 1/pixel."""
+        return self._measurement.typical
 
     @abstractmethod
     def forward(self) -> NDArray[np.float32]:

@@ -23,8 +23,8 @@ from bluesky_streamrecon.recon.cuda.passes import Comparison, Passes, Penalty, R
 from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.store import CudaStore
 from bluesky_streamrecon.recon.cuda.streams import Stream, device_zeros, download, upload
-from bluesky_streamrecon.recon.slab import Backend, Measurement, Operators, Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, SlabUpdate
+from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
+from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, Measurement, Operators, SlabUpdate
 from bluesky_streamrecon.recon.store import SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
@@ -99,16 +99,17 @@ def _looked(value: Any) -> Any:
 class CudaUpdate(SlabUpdate):
     """One pass over all rows. Sinograms are in the order of the tables: steep angles first."""
 
+    _operators: CudaOperators
+
     def __init__(
         self, backend: CudaBackend, slab: CudaSlab, operators: CudaOperators, measurement: Measurement
     ) -> None:
         assert isinstance(measurement.store, CudaStore)  # noqa: S101 - what the backend made
+        super().__init__(operators, measurement)
         slab.take_back()
         self._backend = backend
         self._passes = backend.passes
         self._slab = slab
-        self._operators = operators
-        self._measurement = measurement
         self._store = measurement.store
         self._pending: DeviceSinogram | None = None
         self._passes.reserve(operators.count)
@@ -117,41 +118,6 @@ class CudaUpdate(SlabUpdate):
     def _image(self) -> NDArray[np.float32]:
         self._settle()
         return self._slab.lend()
-
-    @property
-    def axis(self) -> float:
-        """Detector column of the rotation axis."""
-        return self._backend.layout_of.geometry.axis
-
-    @property
-    def angles(self) -> NDArray[np.float64]:
-        """Angles of `measured`, shape (A,), radians."""
-        return self._operators.subset.angles[self._operators.order]
-
-    @property
-    def all_angles(self) -> NDArray[np.float64]:
-        """Angles of this pass; rows are not shared."""
-        return self._operators.subset.all_angles
-
-    @property
-    def measured(self) -> NDArray[np.float32]:
-        """Line integrals of this pass, shape (A, C, S); a copy."""
-        return self._store.read(0, self._operators.subset.slots[self._operators.order])
-
-    @property
-    def sensitivity(self) -> NDArray[np.float32]:
-        """A' 1, shape (N, N)."""
-        return self._operators.sensitivity
-
-    @property
-    def ray_lengths(self) -> NDArray[np.float32]:
-        """A 1, shape (A, C), pixels."""
-        return self._operators.ray_lengths[self._operators.order]
-
-    @property
-    def typical(self) -> NDArray[np.float32]:
-        """Scale of each slice, shape (S,), 1/pixel."""
-        return self._measurement.typical
 
     def neighbours(self) -> Edges:
         """Slices above and below the block, (N, N); its own outermost where the sample ends."""

@@ -137,6 +137,7 @@ class CudaOperators:
         self._geometry = geometry
         self._pool = pool
         self.subset = subset
+        self.axis = float(geometry.layout.geometry.axis)
         cosines, sines = np.cos(subset.angles), np.sin(subset.angles)
         flat = np.abs(cosines) < np.abs(sines)
         self.order = flat.argsort(kind="stable")
