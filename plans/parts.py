@@ -13,6 +13,7 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
@@ -50,13 +51,13 @@ def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:
 
 def check_analysis(recon: ReconSettings) -> None:
     """Refuse an analysis that is not installed, and an algorithm, steps or options that can not work."""
-    from bluesky_streamrecon.recon import check_algorithm, check_preparation
+    from bluesky_streamrecon.recon import check_algorithm
     from bluesky_streamrecon.recon.analysis import get_analysis
     from bluesky_streamrecon.recon.recipe import find_recipe
 
     if recon.analysis == TOMOGRAPHY:
         check_algorithm(recon.algorithm, recon.options)
-        check_preparation(recon.preparation)
+        check_steps(recon.preparation)
         try:
             if (recipe := find_recipe(recon.final, 1, recon.final_iterations, recon.final_options)) is not None:
                 check_algorithm(recipe.algorithm, recipe.options)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.recon.compiling import warm_up
     from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
     from bluesky_streamrecon.recon.offline import reconstruct
-    from bluesky_streamrecon.recon.options import check_algorithm, check_preparation, check_shape
+    from bluesky_streamrecon.recon.options import check_algorithm, check_shape
     from bluesky_streamrecon.recon.projector import Projector
     from bluesky_streamrecon.recon.slab_update import SlabUpdate
     from bluesky_streamrecon.recon.steps import Step
@@ -28,7 +28,6 @@ __all__ = [
     "SlabUpdate",
     "Step",
     "check_algorithm",
-    "check_preparation",
     "check_shape",
     "reconstruct",
     "warm_up",
@@ -43,7 +42,6 @@ _HOMES = {
     "Projector": "projector",
     "Reducer": "engine",
     "check_algorithm": "options",
-    "check_preparation": "options",
     "check_shape": "options",
     "reconstruct": "offline",
     "warm_up": "compiling",

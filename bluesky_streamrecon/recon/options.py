@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.preparation_steps import check_steps, make_step
+from bluesky_streamrecon.preparation_steps import make_step
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, make_algorithm
 from bluesky_streamrecon.recon.backends import FAST, projector_of
 from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.settings import ReconSettings
 
-__all__ = ["check_algorithm", "check_preparation", "check_shape", "understood"]
+__all__ = ["check_algorithm", "check_shape", "understood"]
 
 
 def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
@@ -28,17 +28,6 @@ def check_algorithm(algorithm: str, options: Mapping[str, Any] | None) -> None:
     understood(algorithm, options)
     if (projector := projector_of(options)) != FAST:  # which would be compiled
         projectors.get(projector)
-
-
-def check_preparation(preparation: Sequence[str | Mapping[str, Any]]) -> None:
-    """Refuse preparation steps, options of theirs, or an order of them that are unknown or can not work.
-
-    Raises
-    ------
-    ConfigError
-        If there are any.
-    """
-    check_steps(preparation)
 
 
 def check_shape(recon: ReconSettings, rows: int, columns: int) -> None:

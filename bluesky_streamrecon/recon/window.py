@@ -255,7 +255,7 @@ class Window:
         kept = self.kept_slots
         older = self._spread.older if fresh <= 1 else self._spread.older_of_steps
         arrived = self._numbers[: self._kept]
-        self._chosen = kept[_spread(self._by_half.keys, arrived, self._length, number, fresh, older)]
+        self._chosen = kept[spread_views(self._by_half.keys, arrived, self._length, number, fresh, older)]
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
@@ -277,7 +277,7 @@ class Window:
             place = 0
             if self._spread is not None:
                 candidates = 1 if self._spread.newest_kept else max(self._limit - (self._length or 0), 1)
-                place = _redundant(self._by_turn, self._numbers[: self._kept], candidates)
+                place = redundant_view(self._by_turn, self._numbers[: self._kept], candidates)
                 for order in (self._by_turn, self._by_half):
                     order.remove(int(self._numbers[place]))
             self._free.append(int(self._order[place]))
@@ -330,7 +330,7 @@ def _limit(columns: int, length: int | None, policy: str | Spread) -> int | None
     return kept_views(columns, length) if kept is None else max(kept, length)
 
 
-def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
+def redundant_view(order: AngleOrder, arrived: NDArray[np.int64], candidates: int) -> int:
     """Find the projection that the others best make up for: without it, the gap between its neighbours is smallest.
 
     Where gaps are equal, it is the oldest. Neighbours are those on the full turn: seen from behind, an object that
@@ -338,26 +338,35 @@ def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
 
     Parameters
     ----------
-    angles : ndarray of float64, shape (n,)
-        In the order of arrival, radians, any range; at least two.
+    order : AngleOrder
+        At least two, on the full turn.
+    arrived : ndarray of int64, shape (n,)
+        Its keys in the order of arrival, ascending.
     candidates : int
         So many of the oldest may be chosen, 1 to n.
 
     Returns
     -------
     int
-        Place in `angles`.
+        Place in `arrived`.
 
     Examples
     --------
-    >>> redundant_view(np.radians([0, 90, 45, 135, 60, 182]), 4)
+    >>> redundant_view(AngleOrder.of(np.radians([0, 90, 45, 135, 60, 182]), TURN), np.arange(6), 4)
     2
     """
-    return _redundant(AngleOrder.of(angles, TURN), np.arange(len(angles)), candidates)
+    from bluesky_streamrecon.recon.kernels.angles import redundant
+
+    return int(redundant(order.angles, order.keys, arrived, candidates))
 
 
 def spread_views(
-    angles: NDArray[np.float64], length: int, number: int, fresh: int = 1, older: float = OLDER
+    keys: NDArray[np.int64],
+    arrived: NDArray[np.int64],
+    length: int,
+    number: int,
+    fresh: int = 1,
+    older: float = OLDER,
 ) -> NDArray[np.int64]:
     """Choose the newest part of a window, and fill it up with older projections from all angles.
 
@@ -367,8 +376,10 @@ def spread_views(
 
     Parameters
     ----------
-    angles : ndarray of float64, shape (n,)
-        Angles of the projections to choose from, in the order of arrival, radians.
+    keys : ndarray of int64, shape (n,)
+        Of the projections to choose from, in the order of their angles on the half turn.
+    arrived : ndarray of int64, shape (n,)
+        The same in the order of arrival, ascending.
     length : int
         Projections wanted.
     number : int
@@ -381,29 +392,14 @@ def spread_views(
     Returns
     -------
     ndarray of int64, shape (min(n, length),)
-        Places in `angles`, ascending.
+        Places in `arrived`, ascending.
 
     Examples
     --------
-    >>> quarter_turns = np.radians([0, 90, 45, 135, 22, 67, 112, 157])
-    >>> spread_views(quarter_turns, 4, 0), spread_views(quarter_turns, 4, 1)
+    >>> keys = AngleOrder.of(np.radians([0, 90, 45, 135, 22, 67, 112, 157]), HALF_TURN).keys
+    >>> spread_views(keys, np.arange(8), 4, 0), spread_views(keys, np.arange(8), 4, 1)
     (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
-    keys = AngleOrder.of(angles, HALF_TURN).keys
-    return _spread(keys, np.arange(len(angles)), length, number, fresh, older)
-
-
-def _redundant(order: AngleOrder, arrived: NDArray[np.int64], candidates: int) -> int:
-    """Do what `redundant_view` does; the keys of `order` ascend in `arrived`, the oldest first."""
-    from bluesky_streamrecon.recon.kernels.angles import redundant
-
-    return int(redundant(order.angles, order.keys, arrived, candidates))
-
-
-def _spread(
-    keys: NDArray[np.int64], arrived: NDArray[np.int64], length: int, number: int, fresh: int, older: float
-) -> NDArray[np.int64]:
-    """Do what `spread_views` does; `keys` are in order of the angles, and ascend in `arrived`, the oldest first."""
     total = len(keys)
     newest = min(max(length - int(older * length), fresh), length, total)
     count = total - newest
@@ -417,11 +413,11 @@ def _spread(
 
 def _load_kernels() -> None:
     """Compile the kernels, or load them from disk, before projections come."""
-    redundant_view(np.arange(2.0), 1)
-    spread_views(np.arange(2.0), 2, 0, 1, 0.5)
-    order = AngleOrder(TURN, 1)
-    order.add(0.0, 0)
-    order.remove(0)
+    order, numbers = AngleOrder.of(np.arange(2.0), TURN), np.arange(2)
+    redundant_view(order, numbers, 1)
+    spread_views(order.keys, numbers, 2, 0, 1, 0.5)
+    order.add(0.0, 2)
+    order.remove(2)
 
 
 def pass_order(passes: int) -> list[int]:

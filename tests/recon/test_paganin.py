@@ -10,7 +10,7 @@ from scipy.special import erf
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
-from bluesky_streamrecon.recon import check_preparation
+from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows, make_step
 from bluesky_streamrecon.recon.view import prepared_for
 from bluesky_streamrecon.settings import ReconSettings
@@ -124,7 +124,7 @@ def test_rows_that_were_not_measured_count_for_none():
 )
 def test_phase_retrieval_that_can_not_work_is_refused(preparation, words):
     with pytest.raises(ConfigError, match=words):
-        check_preparation(preparation)
+        check_steps(preparation)
 
 
 def test_halo_is_seven_widths_of_the_kernel():

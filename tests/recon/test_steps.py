@@ -10,7 +10,7 @@ import pywt
 from scipy.ndimage import median_filter, uniform_filter1d
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon import check_preparation
+from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.recon.kernels.steps import changes, median_of_seven, running_median
 from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.recon.steps.rings import LEAST, MOST, remove_stripes
@@ -190,7 +190,7 @@ def test_steps_that_remember_give_the_same_when_projections_come_again():
 )
 def test_steps_that_can_not_work_are_refused(step, words):
     with pytest.raises(ConfigError) as refused:
-        check_preparation([step])
+        check_steps([step])
     assert words in str(refused.value)
 
 
