@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bluesky import plan_stubs as bps
 from bluesky.run_engine import call_in_bluesky_event_loop, in_bluesky_event_loop
-from bluesky.utils import MsgGenerator
 from numpy.typing import NDArray
 from ophyd_async.core import (
     Device,
@@ -97,18 +95,6 @@ class SimBeamline:
         """All devices, for ``ophyd_async.plan_stubs.ensure_connected``."""
         more = [device for device in (self.trigger, self.encoder, self.monitor) if device is not None]
         return self.stage, self.detector, self.shutter, self.table, *more
-
-    def sample_in(self) -> MsgGenerator[None]:
-        """Plan stub: bring the sample into the open beam."""
-        yield from bps.mv(self.table, "in", self.shutter, "open")
-
-    def sample_out(self) -> MsgGenerator[None]:
-        """Plan stub: leave nothing in the open beam, for flats."""
-        yield from bps.mv(self.table, "out", self.shutter, "open")
-
-    def beam_off(self) -> MsgGenerator[None]:
-        """Plan stub: close the shutter, for darks."""
-        yield from bps.mv(self.shutter, "closed")
 
 
 def sim_beamline(

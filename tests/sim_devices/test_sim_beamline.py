@@ -70,12 +70,8 @@ def test_flats_and_darks_are_taken_with_table_and_shutter(run_engine, documents,
 
     def plan():
         yield from bps.open_run()
-        for name, prepare in (
-            ("flat", beamline.sample_out),
-            ("dark", beamline.beam_off),
-            ("primary", beamline.sample_in),
-        ):
-            yield from prepare()
+        for name, sample, beam in (("flat", "out", "open"), ("dark", "out", "closed"), ("primary", "in", "open")):
+            yield from bps.mv(beamline.table, sample, beamline.shutter, beam)
             yield from bps.stage(beamline.detector, wait=True)
             yield from bps.trigger_and_read([beamline.detector, beamline.stage], name=name)
             yield from bps.unstage(beamline.detector, wait=True)

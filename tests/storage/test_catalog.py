@@ -47,11 +47,11 @@ def tomogram(beamline, md=None):
     @bpp.run_decorator(md={"detectors": ["detector"], "motors": ["stage"], **(md or {})})
     @bpp.stage_decorator([beamline.stage])
     def plan():
-        yield from beamline.sample_out()
+        yield from bps.mv(beamline.table, "out", beamline.shutter, "open")
         yield from take("flat", 2)
-        yield from beamline.beam_off()
+        yield from bps.mv(beamline.shutter, "closed")
         yield from take("dark", 2)
-        yield from beamline.sample_in()
+        yield from bps.mv(beamline.table, "in", beamline.shutter, "open")
         yield from bps.stage(beamline.detector, wait=True)
         for angle in ANGLES:
             yield from bps.mv(beamline.stage, angle)
