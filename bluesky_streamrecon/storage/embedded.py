@@ -9,7 +9,6 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,7 +72,6 @@ class EmbeddedTiled:
             raise StorageError(f"catalogue {self.directory}: can not be made ({error})") from error
         try:
             self._take_lock()
-            _inspect_dependencies_once()
             with _tables_made_once(self.directory / "catalog.db"):
                 self._server: Any = SimpleTiledServer(
                     self.directory, api_key=_API_KEY, readable_storage=folders, port=port
@@ -126,32 +124,6 @@ def _give_each_request_a_connection(storage: Any) -> None:
     from sqlalchemy.pool import NullPool
 
     storage.__dict__["_connection_pool"] = NullPool(storage._adbc_connection.adbc_clone)
-
-
-def _inspect_dependencies_once() -> None:
-    """Keep FastAPI from inspecting the functions behind each request anew, which is a quarter of what a request costs.
-
-    It does so wherever an application overrides a dependency, as Tiled does (seen with FastAPI 0.165, Tiled 0.2.20).
-    The server shares its interpreter with the RunEngine.
-    """
-    from fastapi.dependencies import utils
-
-    inspect = utils.get_dependant
-    if inspect.__module__ == __name__:
-        return
-
-    @lru_cache(2000)
-    def known(*given: tuple[str, Any]) -> Any:
-        return inspect(**{name: list(value) if isinstance(value, tuple) else value for name, value in given})
-
-    def inspect_once(**given: Any) -> Any:
-        pairs = ((name, tuple(value) if isinstance(value, list) else value) for name, value in given.items())
-        try:
-            return known(*pairs)
-        except TypeError:  # something in it has no hash
-            return inspect(**given)
-
-    utils.get_dependant = inspect_once
 
 
 @contextmanager

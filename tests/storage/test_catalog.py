@@ -233,17 +233,6 @@ def test_catalogue_is_there_again_after_a_restart_that_starts_no_program_and_lea
     assert not any(thread.is_alive() for thread in left)
 
 
-def test_functions_behind_requests_to_the_server_are_inspected_once(storage):
-    from fastapi.dependencies.utils import get_dependant
-
-    def settings():
-        """Stand for what each request depends on."""
-
-    known, again = (get_dependant(path="/", call=settings, parent_oauth_scopes=["read"]) for _ in range(2))
-    assert again is known
-    assert get_dependant(path="/", call=settings, parent_oauth_scopes=["write"]) is not known
-
-
 def test_catalogue_that_is_being_served_is_joined(run_engine, storage):
     server_file = storage.directory / "server"
     assert server_file.stat().st_mode & 0o077 == 0
