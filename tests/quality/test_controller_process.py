@@ -149,5 +149,5 @@ def test_controller_of_another_job_is_refused_and_ends(beamline):
     code = CODE % (beamline.endpoint.address, "another-job", "")
     ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=BOUND, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert "refused the controller" in ended.stderr
+    assert "refused by the beamline" in ended.stderr
     assert "another-job" in ended.stderr
