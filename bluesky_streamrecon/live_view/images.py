@@ -49,6 +49,8 @@ class Shown:
         That were made: of a picture, along the nearest row that it has.
     values, newest : list of ndarray of float32
         For each cut, NaN outside; `newest` is empty if this is the newest.
+    made : float
+        When the image was made, Unix seconds, if it is one of a run that goes on; 0: not known.
     """
 
     run_uid: str | None
@@ -57,6 +59,7 @@ class Shown:
     cuts: tuple[Cut, ...]
     values: list[NDArray[np.float32]]
     newest: list[NDArray[np.float32]]
+    made: float = 0.0
 
 
 class Images:

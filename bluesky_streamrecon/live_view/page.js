@@ -2,7 +2,7 @@
 // What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
 const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
-let run = null, judged = [], shown = "", axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
+let run = null, judged = [], axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
 
 function words(parent, tag, text) {
   const made = document.createElement(tag);
@@ -34,33 +34,11 @@ function take(told) {
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
-  if (told.picture) slices(told.picture);
   directions(told.picture);
   timeline(told.earlier);
   const newest = told.newest || (view.volume ? view.newest : "picture " + told.earlier.length); // the last cuts stay on show
   if (run && newest !== view.newest) { view.newest = newest; look(ALL); }
   draw(told.total, told.tolerance);
-}
-
-// ------------------------------------------------------------------------------------------- slices
-
-function slices(picture) {
-  const name = picture.run + "/" + picture.image;
-  if (name === shown) return;
-  shown = name;
-  let figures = [...$("slices").querySelectorAll("figure")];
-  if (figures.length !== picture.rows.length) {
-    $("slices").replaceChildren();
-    figures = picture.rows.map(() => words($("slices"), "figure", ""));
-    for (const figure of figures) { words(figure, "div", "").append(document.createElement("img")); words(figure, "figcaption", ""); }
-  }
-  picture.rows.forEach((row, i) => {
-    const drawn = figures[i].querySelector("img"), next = new Image();
-    next.onload = () => { drawn.src = next.src; };
-    next.src = "picture/" + picture.image + "/" + i + ".png?token=" + encodeURIComponent(token);
-    drawn.alt = "Slice of detector row " + row;
-    figures[i].querySelector("figcaption").textContent = "detector row " + row;
-  });
 }
 
 // ------------------------------------------------------------------------------------------- cuts
@@ -84,10 +62,10 @@ function forget() {
   seen(false);
 }
 
-function seen(cuts) { // slices of some rows are there until the first cuts have come
+function seen(cuts) {
   $("cuts").hidden = $("about-cuts").hidden = !cuts;
   $("past").hidden = !cuts || !past.earlier.length;
-  $("slices").hidden = cuts;
+  $("nothing").hidden = cuts;
 }
 
 function begin(volume) {

@@ -1,4 +1,4 @@
-"""What the page is sent: its HTML, one JSON object per change, and slices and sinograms as PNG."""
+"""What the page is sent: its HTML, one JSON object per change, and sinograms as PNG."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from importlib import resources
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.images import Images
 from bluesky_streamrecon.live_view.source import Snapshot
 from bluesky_streamrecon.wire import Picture, RunStatus, Sinogram
 
-__all__ = ["change", "draw_png", "draw_sinogram_png", "headline", "render"]
+__all__ = ["change", "draw_sinogram_png", "headline", "render"]
 
 
 SAID_ELSEWHERE = {"run", "verdict", "problem"}
@@ -58,14 +57,7 @@ def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: in
         else {
             "image": picture.image_number,
             "run": picture.run_uid,
-            "projections": picture.projections,
             "rows": list(picture.rows),
-            "size": picture.size,
-            "full_size": picture.full_size,
-            "low": picture.low,
-            "high": picture.high,
-            "axis": picture.axis,
-            "made": picture.made,
             "sinogram": None if picture.sinogram is None else _about(picture.sinogram),
         },
     }
@@ -111,25 +103,6 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     elif status.finish is not None:
         what, tone = f"{taken}: finishing", "good"
     return {"what": what, "detail": status.text, "doubt": status.problem, "tone": tone}
-
-
-@lru_cache(maxsize=16)
-def draw_png(picture: Picture, index: int) -> bytes:
-    """Return one slice of a picture as PNG.
-
-    Raises
-    ------
-    DataError
-        If it has no such slice.
-    """
-    from PIL import Image
-
-    if not 0 <= index < len(picture.rows):
-        raise DataError(f"slice {index}: the picture has {len(picture.rows)}")
-    pixels = np.frombuffer(picture.pixels, np.uint8).reshape(len(picture.rows), picture.size, picture.size)
-    file = io.BytesIO()
-    Image.fromarray(pixels[index]).save(file, format="PNG", compress_level=3)
-    return file.getvalue()
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import urlsplit
 
@@ -26,9 +26,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
-from bluesky_streamrecon.live_view.page import change, draw_png, draw_sinogram_png, render
+from bluesky_streamrecon.live_view.page import change, draw_sinogram_png, render
 from bluesky_streamrecon.live_view.source import Viewed
-from bluesky_streamrecon.wire import Cut, Picture
+from bluesky_streamrecon.wire import Cut
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
@@ -108,7 +108,6 @@ class ViewServer:
         routes = [
             Route("/", self._page),
             Route("/events", self._events),
-            Route("/picture/{image:int}/{index:int}.png", self._picture),
             Route("/sinogram/{image:int}/{index:int}.png", self._sinogram),
             Route("/order", self._order, methods=["POST"]),
             Route("/cuts", self._cuts, methods=["POST"]),
@@ -140,18 +139,12 @@ class ViewServer:
         )
         return HTMLResponse(render(self._token, nonce), headers={"Content-Security-Policy": policy})
 
-    async def _picture(self, request: Request) -> Response:
-        return await self._png(request, draw_png)
-
     async def _sinogram(self, request: Request) -> Response:
-        return await self._png(request, draw_sinogram_png)
-
-    async def _png(self, request: Request, draw: Callable[[Picture, int], bytes]) -> Response:
         picture = self._source.snapshot.picture
         if picture is None:
             return Response(status_code=404)
         try:
-            png = await asyncio.to_thread(draw, picture, request.path_params["index"])
+            png = await asyncio.to_thread(draw_sinogram_png, picture, request.path_params["index"])
         except DataError:
             return Response(status_code=404)
         return Response(png, media_type="image/png", headers={"X-Image": str(picture.image_number)})
@@ -206,6 +199,7 @@ class ViewServer:
             "shapes": [cut.size for cut in shown.cuts],
             "cuts": shown.cuts,
             "compared": bool(shown.newest),
+            "made": shown.made,
         }
         headers = {"X-Streamrecon-Cuts": msgspec.json.encode(about).decode()}
         pixels = b"".join(part.astype("<f4", copy=False).tobytes() for part in (*shown.values, *shown.newest))
@@ -215,7 +209,7 @@ class ViewServer:
         cuts = await asyncio.wrap_future(self._source.show_cuts(wish.cuts, wish.viewer))
         self._images.volume = (cuts.run_uid, cuts.volume)
         text = f"Image {cuts.image_number} from {cuts.projections} projections"
-        return Shown(cuts.run_uid, text, cuts.volume, cuts.cuts, cuts.values(), [])
+        return Shown(cuts.run_uid, text, cuts.volume, cuts.cuts, cuts.values(), [], cuts.made)
 
     async def _events(self, request: Request) -> Response:
         if self._pages >= MOST_PAGES:

@@ -48,8 +48,8 @@ class CutView:
     ----------
     done : int
         Number of the wish that was answered last, the same on all ranks.
-    image : (Analysis, int, int) or None
-        What can be cut: its number, and projections in it.
+    image : (Analysis, int, int, float) or None
+        What can be cut: its number, projections in it, and when it was there, Unix seconds.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CutView:
         self._clock = clock
         self._wish: ShowCuts | None = None
         self.done = 0
-        self.image: tuple[Analysis[Any], int, int] | None = None
+        self.image: tuple[Analysis[Any], int, int, float] | None = None
         self._next = 0.0
 
     def want(self, wish: ShowCuts) -> None:
@@ -84,7 +84,7 @@ class CutView:
         """Make and send the cuts that rank 0 was asked for last, if all ranks are ready for a new wish; all do so."""
         if agreed <= self.done or self.image is None:
             return
-        analysis, image_number, projections = self.image
+        analysis, image_number, projections, made = self.image
         began = self._clock()
         self.done, cuts = self._shared()
         rows, (height, width) = self._run.detector_shape[0], analysis.shape
@@ -102,6 +102,7 @@ class CutView:
                     run_uid=self._run.run_uid,
                     image_number=image_number,
                     projections=projections,
+                    made=made,
                     number=self.done,
                     cuts=cuts,
                     volume=(rows, height, width),

@@ -357,7 +357,7 @@ class RankRun:
     def _show(self, analysis: Analysis[Any], *, final: bool) -> None:
         """Ask for a preview of the image as it is now, and send the one before it."""
         self._final_sent = final
-        self.cuts.image = analysis, self._image_number, self._applied
+        self.cuts.image = analysis, self._image_number, self._applied, time.time()
         if not self._shown:
             return
         preview = analysis.annotate(Preview(**self._place(), final=final, rows=self._shown, shape=analysis.shape))

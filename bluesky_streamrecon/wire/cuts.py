@@ -14,7 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import RemoteProtocolError
-from bluesky_streamrecon.wire.fields import Count, Name, Side, Uid
+from bluesky_streamrecon.wire.fields import Count, Finite, Name, Side, Uid
 
 __all__ = ["MOST_CUTS", "MOST_CUT_PIXELS", "Cut", "CutMessage", "Cuts", "ShowCuts", "check_cuts"]
 
@@ -121,6 +121,8 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
         Those of the wish.
     volume : (int, int, int)
         Rows, height and width of the whole volume.
+    made : float
+        When the image was there, Unix seconds of rank 0's computer.
     pixels : bytes
         Of one cut after the other, little-endian float32, C order; NaN where a cut is outside the volume.
     """
@@ -132,6 +134,7 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
     number: Count
     cuts: WishedCuts
     volume: tuple[Side, Side, Side]
+    made: Finite = 0
     pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
 
     def values(self) -> list[NDArray[np.float32]]:

@@ -234,30 +234,38 @@ def test_a_receiver_ends_when_its_standard_input_is_closed(arguments, tmp_path, 
         child.stop(0)
 
 
-def test_a_viewer_fetches_every_slice_of_each_new_picture_once_and_says_how_old_it_was():
-    fetched, fetched_all, ending = [], threading.Event(), threading.Event()
+def test_a_viewer_fetches_the_cuts_of_each_new_image_once_and_says_how_old_it_was():
+    wishes, fetched_all, ending = [], threading.Event(), threading.Event()
     now = time.time()
-    pictures = [{"run": "a", "image": number, "rows": [3, 5], "made": made} for number, made in
-                ((1, now - 60), (2, now + 60), (2, now + 60), (3, now + 60))]  # fmt: skip
+    made = {"1": now - 60, "2": now + 60, "3": now + 60}
+    newest = []
 
     class Page(BaseHTTPRequestHandler):
+        def do_POST(self):
+            wish = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            wishes.append((newest[-1], self.headers["X-Streamrecon-Token"], [cut["shape"] for cut in wish["cuts"]]))
+            self.send_response(200)
+            self.send_header("X-Streamrecon-Cuts", json.dumps({"volume": [4, 400, 400], "made": made[newest[-1]]}))
+            self.end_headers()
+            seen.release()
+
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            if self.path != "/events?token=secret":
-                fetched.append(self.path)
-                if len(fetched) == 6:
-                    fetched_all.set()
-                return
-            for picture in pictures:
-                self.wfile.write(f"data: {json.dumps({'picture': picture})}\n\n".encode())
-            fetched_all.wait(BOUND)
+            for number in ("", "1", "2", "2", "3"):
+                new = number and number not in newest
+                newest.append(number)
+                self.wfile.write(f"data: {json.dumps({'newest': number})}\n\n".encode())
+                if new:
+                    assert seen.acquire(timeout=BOUND)
             ending.set()
             self.wfile.write(b"\n")
+            fetched_all.set()
 
         def log_message(self, *_):
             pass
 
+    seen = threading.Semaphore(0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server, ThreadPoolExecutor(2) as pool:
         pool.submit(server.serve_forever, 0.01)
         ready = threading.Event()
@@ -265,5 +273,6 @@ def test_a_viewer_fetches_every_slice_of_each_new_picture_once_and_says_how_old_
         delays = pool.submit(watch_page, url, ready, ending).result(BOUND)
         server.shutdown()
     assert ready.is_set()
-    assert fetched == [f"/picture/{image}/{row}.png?token=secret" for image in (1, 2, 3) for row in (0, 1)]
-    assert len(delays) == 2  # the first picture was there before the viewer
+    shapes = [[400, 400], [320, 320], [320, 320], [320, 320]]
+    assert wishes == [("1", "secret", [[1, 1]]), ("2", "secret", shapes), ("3", "secret", shapes)]
+    assert len(delays) == 2

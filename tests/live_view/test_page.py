@@ -46,9 +46,6 @@ def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
     assert until(changes, lambda t: t["picture"])["picture"]["rows"] == [3, 5]
     beamline.show(2, grey=200)
     told = until(changes, lambda t: t["picture"] and t["picture"]["image"] == 2)
-    answer = page.ask("GET", f"/picture/2/1.png?token={page.token}")
-    assert np.all(np.asarray(Image.open(io.BytesIO(answer.read()))) == 200)
-    assert page.ask("GET", f"/picture/2/2.png?token={page.token}").status == 404
     shown = told["picture"]["sinogram"]
     assert (shown["counts"], shown["columns"], shown["span"]) == ([1, 0, 2, 0], 3, pytest.approx(np.pi))
     drawn = Image.open(io.BytesIO(page.ask("GET", f"/sinogram/2/0.png?token={page.token}").read())).convert("LA")
@@ -100,7 +97,7 @@ def test_order_of_another_site_is_refused_even_with_the_token(page, beamline, he
 
 
 def test_nothing_is_told_without_the_token_and_orders_need_it_in_a_header(page, beamline):
-    for path in ("/", "/events", "/picture/1/0.png", "/?token=wrong"):
+    for path in ("/", "/events", "/sinogram/1/0.png", "/?token=wrong"):
         assert page.ask("GET", path).status == 403
     assert page.ask("POST", f"/order?token={page.token}", {"action": "finish", "reason": "x"}).status == 403
     assert beamline.orders == []

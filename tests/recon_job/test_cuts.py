@@ -84,7 +84,7 @@ def test_cuts_take_a_small_share_of_the_time_while_projections_wait_and_work_wit
     cut = Cut(corner=(0.5, 1.0, 1.0), down=(0.0, 2.0, 0.0), across=(0.0, 0.0, 2.0), shape=(1, 1))
     view.want(ShowCuts(number=1, cuts=(cut,)))
     assert view.due() == 0  # there is no image
-    view.image = Slices(), 4, 8
+    view.image = Slices(), 4, 8, 12.5
     assert view.due() == 1
     view.advance(1)
     assert sent.get_nowait().values()[0] == pytest.approx(50 + 2 * 7 + 2)

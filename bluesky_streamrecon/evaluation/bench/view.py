@@ -21,16 +21,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS, check_repeats, percentile, started, take_turns
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_scan
 from bluesky_streamrecon.evaluation.report import Report
+from bluesky_streamrecon.wire import Cut
 
 __all__ = ["main", "measure_view", "watch_page"]
 
 WARM_UP = 12
+SIDES = (512, 320, 320, 320)
+"""Pixels of the cuts that a page asks for, at most: a row, large, two upright ones and an oblique one."""
+
 FAST = 1e6
 """Of the stage, degrees per second."""
 
@@ -54,10 +59,11 @@ def measure_view(
     Returns
     -------
     Report
-        ``median_delay`` and ``p99_delay`` from an image's last slice at the controller to its PNGs in a viewer's hands,
-        of all ``pictures``; ``rate_ratio``, projections per second of a watched scan over those of one that is not,
-        median over turns, and its ``spread``; ``projections_per_second`` of the scans without viewers, from the
-        first exposure to the last verdict; and the arguments.
+        ``median_delay`` and ``p99_delay`` from an image at rank 0 to its cuts in a viewer's hands, of all ``pictures``;
+        ``side`` of the largest cut, and ``pictures_per_second`` of a viewer, median over turns; ``rate_ratio``,
+        projections per second of a watched scan over those of one that is not, median over turns, and its ``spread``;
+        ``projections_per_second`` of the scans without viewers, from the first exposure to the last verdict; and the
+        arguments.
 
     Raises
     ------
@@ -77,9 +83,11 @@ def measure_view(
         def turn() -> dict[str, float]:
             alone = scan(num)
             with _watched(viewers) as seen:
+                began = time.monotonic()
                 watched = scan(num)
+                took = time.monotonic() - began
             delays.extend(seen)
-            return {"alone": alone, "ratio": watched / alone}
+            return {"alone": alone, "ratio": watched / alone, "pictures": len(seen) / viewers / took}
 
         found = take_turns(repeats, turn)
     if not delays:
@@ -88,7 +96,9 @@ def measure_view(
         "median_delay": percentile(delays, 50),
         "p99_delay": percentile(delays, 99),
         "viewers": viewers,
+        "side": min(SIDES[0], max(rows, columns)),
         "pictures": len(delays),
+        "pictures_per_second": found["pictures"].median,
         "rate_ratio": found["ratio"].median,
         "spread": found["ratio"].spread,
         "projections_per_second": found["alone"].median,
@@ -183,7 +193,7 @@ def _watched(viewers: int) -> Iterator[list[float]]:
 
 
 def watch_page(url: str, ready: threading.Event, ending: threading.Event) -> list[float]:
-    """Watch a live view as one page does: receive changes, and fetch the slices of each new picture.
+    """Watch a live view as one page does: receive changes, and fetch the cuts of each new image.
 
     Parameters
     ----------
@@ -195,30 +205,49 @@ def watch_page(url: str, ready: threading.Event, ending: threading.Event) -> lis
     Returns
     -------
     list of float
-        How old each picture was when its slices had arrived.
+        How old each image was when its cuts had arrived.
     """
     parts = urlsplit(url)
     token = parse_qs(parts.query)["token"][0]
-    began, delays, seen = time.time(), [], None
+    began, delays, newest = time.time(), [], ""
+    cuts = [Cut(corner=(0, 0, 0), down=(0, 1, 0), across=(0, 0, 1), shape=(1, 1))]  # which tells how large it is
 
-    def get(path: str) -> HTTPResponse:
+    def request(method: str, path: str, body: bytes | None = None) -> HTTPResponse:
         connection = held.enter_context(contextlib.closing(HTTPConnection(parts.netloc, timeout=END_SECONDS)))
-        connection.request("GET", f"{path}?token={token}")
+        connection.request(method, path, body, {"X-Streamrecon-Token": token})
         return connection.getresponse()
 
+    def fetch() -> dict[str, Any]:
+        wish = {"viewer": f"bench {threading.get_ident()}", "cuts": cuts}
+        answer = request("POST", "/cuts", msgspec.json.encode(wish))
+        answer.read()
+        return dict(json.loads(answer.headers.get("X-Streamrecon-Cuts", "{}")))
+
     with contextlib.suppress(OSError, HTTPException), contextlib.ExitStack() as held:
-        changes = get("/events")
+        changes = request("GET", "/events")
         while not ending.is_set() and (line := changes.readline()):
             ready.set()
             state = json.loads(line[6:]) if line.startswith(b"data: ") else {}
-            picture = state.get("picture")
-            if picture and (picture["run"], picture["image"]) != seen:
-                seen = (picture["run"], picture["image"])
-                for index in range(len(picture["rows"])):
-                    get(f"/picture/{picture['image']}/{index}.png").read()
-                if picture["made"] > began:  # else it was there before us
-                    delays.append(time.time() - picture["made"])
+            if not state.get("newest") or state["newest"] == newest or not (about := fetch()):
+                continue
+            newest = state["newest"]
+            if len(cuts) == 1:
+                cuts = list(_page_cuts(*about["volume"]))
+            elif about["made"] > began:  # else it was there before us
+                delays.append(time.time() - about["made"])
     return delays
+
+
+def _page_cuts(rows: int, height: int, width: int) -> Iterator[Cut]:
+    """Yield the cuts of a page that has just been opened: through the middle, a square as large as the volume."""
+    side = max(rows, height, width)
+    middle = np.array([rows - 1, height - 1, width - 1]) / 2
+    edges = (((0, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 0)), ((0.8, 0.6, 0), (-0.3, 0.4, 0.87)))
+    for (down, across), pixels in zip(edges, SIDES, strict=True):
+        corner = middle - side * (np.array(down) + across) / 2
+        made = [tuple((side * np.array(edge)).tolist()) for edge in (down, across)]
+        most = min(pixels, side)
+        yield Cut(corner=tuple(corner.tolist()), down=made[0], across=made[1], shape=(most, most))
 
 
 def main() -> None:
