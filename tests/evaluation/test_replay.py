@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     closed = []
 
     def opened(uri, directory, readable):
-        run = SimpleNamespace(metadata={"start": start})
+        run = MagicMock(metadata={"start": start})  # which has no streams
         return SimpleNamespace(catalog={"1234": run}, close=lambda: closed.append(True))
 
     with pytest.MonkeyPatch.context() as patch:
