@@ -5,8 +5,7 @@ const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
 let run = null, judged = [], axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
 
 function words(parent, tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
+  const made = Object.assign(document.createElement(tag), { textContent: text });
   parent.append(made);
   return made;
 }
@@ -17,20 +16,14 @@ function take(told) {
   $("run").textContent = run ? "run " + run : "no run yet";
   $("link").textContent = told.link;
   $("headline").className = told.headline.tone;
-  $("what").textContent = told.headline.what;
-  $("detail").textContent = told.headline.detail;
-  $("doubt").textContent = told.headline.doubt;
+  for (const id of ["what", "detail", "doubt"]) $(id).textContent = told.headline[id];
   $("held").textContent = told.link ? "" : told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
   const open = Boolean(run) && !told.link && !told.finish;
   $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
-  if (told.axis !== axis && document.activeElement !== $("column")) {
-    axis = told.axis;
-    $("column").value = axis === null ? "" : axis.toFixed(2);
-  }
+  if (told.axis !== axis && document.activeElement !== $("column")) $("column").value = (axis = told.axis) === null ? "" : axis.toFixed(2);
   $("hold").disabled = !open || Boolean(told.held);
   $("release").disabled = !open || !told.held;
-  $("progress").max = Math.max(1, told.total, told.taken);
-  $("progress").value = told.taken;
+  Object.assign($("progress"), { max: Math.max(1, told.total, told.taken), value: told.taken });
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
@@ -47,6 +40,7 @@ function take(told) {
 const UPRIGHT = { row: { down: 1, across: 2, normal: 0 }, front: { down: 0, across: 2, normal: 1 }, side: { down: 0, across: 1, normal: 2 } };
 const NAMES = ["row", "y", "x"], ALL = ["row", "front", "side", "oblique"], viewer = Math.random().toString(36).slice(2);
 const view = { newest: "", volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
+const solid = { canvas: Object.assign(document.createElement("canvas"), { hidden: true }), gl: null, set: null };
 const panels = {}, drawn = {}, stale = new Set(); // drawn: the newest values of each panel, with their shape and what they show
 let looking = false;
 
@@ -93,6 +87,7 @@ function rectangle(name) {
 
 function wish(name) {
   if (!view.volume) return { corner: [0, 0, 0], down: [0, 1, 0], across: [0, 0, 1], shape: [1, 1] }; // which tells how large it is
+  if (name === "oblique" && whole()) return box();
   const most = name === large() ? 512 : 320, width = Math.max(32, Math.round(panels[name].canvas.clientWidth * devicePixelRatio));
   const n = name === large() && extent() <= most ? extent() : Math.min(most, width, extent()); // in the large one each voxel, if it can
   return { ...rectangle(name), shape: [n, n] };
@@ -104,8 +99,9 @@ async function look(names) {
   if (looking || document.hidden) return;
   looking = true;
   while (stale.size) {
-    const wanted = view.volume ? ALL.filter(name => stale.has(name)) : ["row"], cuts = wanted.map(wish), sized = view.volume !== null;
-    stale.clear();
+    const some = ALL.filter(name => stale.has(name) && (name !== "oblique" || !whole())), sized = view.volume !== null;
+    const wanted = !sized ? ["row"] : some.length ? some : ["oblique"], cuts = wanted.map(wish); // the whole volume comes alone
+    for (const name of sized ? wanted : ALL) stale.delete(name);
     const problem = await fetchCuts(wanted, cuts, sized);
     if (problem) {
       $("cut-note").textContent = sized ? "Not up to date: " + problem : "";
@@ -132,12 +128,12 @@ async function fetchCuts(names, cuts, sized) {
 function show(names, about, cuts, values) {
   let first = 0;
   names.forEach((name, i) => {
-    const [height, width] = about.shapes[i];
-    const part = from => values.subarray(from, from + height * width);
+    const [height, width] = about.shapes[i].slice(-2), length = about.shapes[i].reduce((a, b) => a * b);
+    const part = from => values.subarray(from, from + length);
     drawn[name] = { height, width, values: part(first), newest: about.compared ? part(values.length / 2 + first) : null, cut: cuts[i] };
-    first += height * width;
+    first += length;
   });
-  if (!past.image && !$("locked").checked && names.length === ALL.length) {
+  if (!past.image && !$("locked").checked && names.length > 2) {
     const some = values.filter((v, i) => i % 29 === 0 && Number.isFinite(v)).sort();
     view.low = some.length ? some[Math.floor(.005 * some.length)] : 0;
     view.high = some.length ? some[Math.ceil(.995 * some.length) - 1] : 1;
@@ -152,8 +148,8 @@ function show(names, about, cuts, values) {
 function paint(name) {
   const { canvas } = panels[name], { height, width } = drawn[name] ?? {};
   if (!height) return;
-  canvas.width = width;
-  canvas.height = height;
+  if (drawn[name].cut.layers > 1) { fillSolid(onShow(drawn[name]), drawn[name].cut); return; }
+  Object.assign(canvas, { width, height });
   const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), scale = view.high > view.low ? 255 / (view.high - view.low) : 0;
   const values = onShow(drawn[name]), diverging = differing() && drawn[name].newest;
   for (let i = 0; i < values.length; i++) {
@@ -170,7 +166,7 @@ function lines(name) {
   const { down, across } = UPRIGHT[name] ?? {}, { lines: svg, slider, text, scale } = panels[name], parts = [];
   const add = (kind, x1, y1, x2, y2) => parts.push(element("line", { class: kind, x1, y1, x2, y2, "vector-effect": "non-scaling-stroke" }));
   if (name === "oblique") {
-    text.textContent = "oblique " + number(view.offset);
+    text.textContent = !whole() ? "oblique " + number(view.offset) : level() ? "surface at " + number(view.low + level() * (view.high - view.low)) : "brightest along each line";
     slider.value = view.offset;
   } else {
     const area = rectangle(name), side = extent(), shown = UPRIGHT[name].normal;
@@ -188,6 +184,7 @@ function lines(name) {
     parts.push(element("path", { class: "mark", d: line, "vector-effect": "non-scaling-stroke" }));
   }
   svg.replaceChildren(...parts);
+  scale.hidden = name === "oblique" && whole(); // which is seen from elsewhere
   drawScale(scale);
 }
 
@@ -196,7 +193,8 @@ function changed(...names) { // of these panels the cut is another one
   view.centre = view.centre.map((v, i) => Math.min(view.volume[i] - 1, Math.max(0, v)));
   view.offset = Math.min(view.side / 2, Math.max(-view.side / 2, view.offset));
   ALL.forEach(lines);
-  look(names);
+  look(names.filter(name => name !== "oblique" || !whole()));
+  if (whole()) drawSolid();
 }
 
 function cross(name, across, down) { // to a point of a panel, in shares of its sides
@@ -236,16 +234,14 @@ function panel(name) {
   const canvas = words(box, "canvas", ""), svg = element("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }), caption = words(figure, "figcaption", "");
   const label = words(caption, "label", ""), text = words(label, "span", ""), slider = words(label, "input", ""), scale = words(box, "div", "");
   box.append(svg);
-  box.className = "cut";
+  Object.assign(box, { className: "cut", tabIndex: 0, id: "cut-" + name });
   scale.className = "scale";
-  box.tabIndex = 0;
-  box.id = "cut-" + name;
   box.setAttribute("role", "application");
   box.setAttribute("aria-label", shown ? "Cut at a " + NAMES[shown.normal] + ": arrows move the cross hair, page keys go through the volume" : "Oblique cut: arrows turn it, page keys move it");
-  slider.type = "range";
-  slider.step = "any";
+  Object.assign(slider, { type: "range", step: "any" });
   slider.oninput = () => step(name, slider.valueAsNumber - (shown ? view.cross[shown.normal] : view.offset));
   panels[name] = { figure, canvas, lines: svg, slider, text, scale };
+  if (!shown) svg.before(solid.canvas);
   const at = event => { const area = box.getBoundingClientRect(); return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height]; };
   let from = null;
   const drag = event => {
@@ -276,7 +272,7 @@ function panel(name) {
 // The value under the cursor.
 function point(name, across, down) {
   const { height, width, cut } = drawn[name] ?? {};
-  if (!height || across < 0 || across >= 1 || down < 0 || down >= 1) return;
+  if (!height || cut.layers > 1 || across < 0 || across >= 1 || down < 0 || down >= 1) return;
   const place = placeAt(cut, across, down), value = onShow(drawn[name])[Math.floor(down * height) * width + Math.floor(across * width)];
   $("value").textContent = place.map((v, i) => NAMES[i] + " " + v.toFixed(1)).join(", ") + ": " + (Number.isNaN(value) ? "outside" : attenuation(value));
 }
@@ -297,6 +293,57 @@ help();
 document.onvisibilitychange = () => look([]);
 $("low").onchange = $("high").onchange = limits;
 $("locked").onchange = () => { if (!$("locked").checked) look(ALL); };
+
+// ------------------------------------------------------------------------------------------- the whole volume
+
+// Coarsely, in the oblique panel and turned as it is. The shaders are in the page.
+const whole = () => $("solid").value !== "plane", level = () => $("solid").value === "surface" ? Math.min(.99, Math.max(.01, view.offset / view.side + .5)) : 0;
+
+function box() {
+  let coarser = 1;
+  const voxels = () => view.volume.map(n => Math.max(1, Math.floor(n / coarser)));
+  while (voxels().reduce((a, b) => a * b) > 7e5) coarser *= 1.02;
+  const [layers, ...shape] = voxels(), [through, down, across] = view.volume.map((n, i) => times(along(i), n));
+  return { corner: [-.5, -.5, -.5], through, down, across, layers, shape };
+}
+
+function openSolid() {
+  const gl = solid.gl = solid.canvas.getContext("webgl2"), program = gl.createProgram();
+  const add = (shader, id) => { gl.shaderSource(shader, $(id).textContent.trim()); gl.compileShader(shader); gl.attachShader(program, shader); };
+  add(gl.createShader(gl.VERTEX_SHADER), "corners");
+  add(gl.createShader(gl.FRAGMENT_SHADER), "rays");
+  gl.linkProgram(program);
+  gl.useProgram(program);
+  gl.bindTexture(gl.TEXTURE_3D, gl.createTexture());
+  gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);
+  gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+  solid.set = (kind, name, ...value) => gl["uniform" + kind](gl.getUniformLocation(program, name), ...value);
+}
+
+function fillSolid(values, { layers, shape }) {
+  const { gl } = solid, grey = Uint8Array.from(values, v => Math.min(255, Math.max(0, 255 * (v - view.low) / (view.high - view.low) || 0)));
+  gl.texImage3D(gl.TEXTURE_3D, 0, gl.R8, shape[1], shape[0], layers, 0, gl.RED, gl.UNSIGNED_BYTE, grey);
+  drawSolid();
+}
+
+function drawSolid() {
+  const { canvas, gl, set } = solid, half = Math.hypot(...view.volume) / 2;
+  canvas.width = canvas.height = Math.max(32, Math.round(canvas.clientWidth * devicePixelRatio));
+  gl.viewport(0, 0, canvas.width, canvas.height);
+  set("Matrix3fv", "turned", false, [times(view.across, 1 / view.zoom), times(view.down, 1 / view.zoom), normal()].flatMap(edge => edge.reverse()));
+  set("3f", "box", ...view.volume.map(n => n / half).reverse());
+  set("1f", "level", level());
+  gl.drawArrays(gl.TRIANGLES, 0, 3);
+}
+
+$("solid").onchange = () => {
+  if (!solid.gl) openSolid();
+  solid.canvas.hidden = !whole();
+  if (drawn.oblique) drawn.oblique.height = 0; // what is there is of another kind
+  changed(...ALL);
+  look(["oblique"]);
+};
+$("solid").disabled = !document.createElement("canvas").getContext("webgl2");
 
 // ------------------------------------------------------------------------------------------- measuring
 
@@ -426,10 +473,7 @@ function compare(names) {
   names.forEach(paint);
 }
 
-function flip() {
-  past.flipped = !past.flipped && past.image !== 0;
-  compare(ALL);
-}
+const flip = () => { past.flipped = !past.flipped && past.image !== 0; compare(ALL); };
 
 $("when").oninput = moment;
 $("compare").onchange = () => { past.flipped = false; compare(ALL); };
@@ -450,8 +494,7 @@ function element(name, attributes, text) {
 function plot(svg, title, kind, ticks, height, total, points, { band = [], limit = null } = {}) {
   const left = 46, right = 410, top = 30, deep = 128, parts = [];
   const low = height(ticks[0][0]), high = height(ticks[ticks.length - 1][0]);
-  const x = n => left + (right - left) * n / total;
-  const y = v => top + deep * (1 - (Math.min(high, Math.max(low, height(v))) - low) / (high - low));
+  const x = n => left + (right - left) * n / total, y = v => top + deep * (1 - (Math.min(high, Math.max(low, height(v))) - low) / (high - low));
   const line = list => list.map(([n, v]) => `${x(n).toFixed(1)} ${y(v).toFixed(1)}`);
   parts.push(element("text", { x: 4, y: 14, class: "title" }, title));
   for (const [value, text] of ticks) {
@@ -483,8 +526,7 @@ function draw(planned, tolerance) {
   const total = Math.max(planned, judged.length ? judged[judged.length - 1].projections : 0, 1);
   // A score is read by what is missing to 1: each line of the axis is ten times nearer.
   const scores = judged.filter(j => j.score !== null).map(j => [j.projections, j.score]);
-  const missing = score => -Math.log10(Math.max(1e-4, 1 - score));
-  const best = Math.max(0, ...scores.map(([, s]) => missing(s)));
+  const missing = score => -Math.log10(Math.max(1e-4, 1 - score)), best = Math.max(0, ...scores.map(([, s]) => missing(s)));
   const ticks = [[0, "0"], [.9, "0.9"], [.99, "0.99"], [.999, "0.999"], [.9999, "0.9999"]].slice(0, Math.max(3, Math.ceil(best) + 1));
   plot($("scores"), "Score (MS-SSIM to an earlier image)", "score", ticks, missing, total, scores);
   const gains = judged.filter(j => j.gain !== null).map(j => [j.gain_at ?? j.projections, j.gain]);
@@ -516,27 +558,23 @@ function directions(picture) {
 
 // ------------------------------------------------------------------------------------------- orders
 
+const say = (className, textContent) => Object.assign($("said"), { className, textContent });
 async function order(action, more) {
-  $("said").className = "";
-  $("said").textContent = "…";
+  say("", "…");
   let told;
   try {
     const answer = await fetch("order", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" },
       body: JSON.stringify({ action, run, ...more }) });
     told = await answer.json();
   } catch { told = { ok: false, text: "the live view's server does not answer" }; }
-  $("said").className = told.ok ? "good" : "bad";
-  $("said").textContent = told.text;
+  say(told.ok ? "good" : "bad", told.text);
 }
 
 // Ask for a reason, and whether it is really wanted.
 function ask(title, about, button, action, more) {
   asked = { action, more };
-  $("wanted").textContent = title;
-  $("about").textContent = about + " Why? This is stored with the run.";
-  $("really").textContent = button;
-  $("reason").value = "";
-  $("why").returnValue = "";
+  for (const [id, text] of [["wanted", title], ["about", about + " Why? This is stored with the run."], ["really", button]]) $(id).textContent = text;
+  $("reason").value = $("why").returnValue = "";
   $("why").showModal();
 }
 
@@ -548,7 +586,7 @@ $("why").onclose = () => {
 $("finish").onclick = () => ask("Finish now", "The run ends as a success at the next projection.", "Finish the run", "finish", {});
 $("axis").onclick = () => {
   const column = $("column").valueAsNumber;
-  if (!Number.isFinite(column)) { $("said").className = "bad"; $("said").textContent = "the axis is to be a detector column, such as 511.5"; return; }
+  if (!Number.isFinite(column)) { say("bad", "the axis is to be a detector column, such as 511.5"); return; }
   ask("Correct the rotation axis", "All images are made anew about detector column " + column + ", and scores begin anew.", "Correct the axis", "axis", { axis: column });
 };
 $("hold").onclick = () => order("hold", {});
