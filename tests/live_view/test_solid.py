@@ -1,4 +1,4 @@
-"""The whole volume, coarsely, in a real browser where there is one: its brightest values or a surface, turned by hand."""
+"""The whole volume, coarsely, in a real browser where there is one: brightest values or a surface, turned by hand."""
 
 from __future__ import annotations
 
