@@ -166,7 +166,7 @@ function lines(name) {
   const { down, across } = UPRIGHT[name] ?? {}, { lines: svg, slider, text, scale } = panels[name], parts = [];
   const add = (kind, x1, y1, x2, y2) => parts.push(element("line", { class: kind, x1, y1, x2, y2, "vector-effect": "non-scaling-stroke" }));
   if (name === "oblique") {
-    text.textContent = !whole() ? "oblique " + number(view.offset) : level() ? "surface at " + number(view.low + level() * (view.high - view.low)) : "brightest along each line";
+    text.textContent = !whole() ? "oblique " + number(view.offset) : level() ? "surface at " + number(view.low + level() * (view.high - view.low)) : "brightest";
     slider.value = view.offset;
   } else {
     const area = rectangle(name), side = extent(), shown = UPRIGHT[name].normal;

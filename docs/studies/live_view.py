@@ -58,6 +58,8 @@ def pictures(page: Page, out: Path) -> Iterator[Image.Image]:
             arg=following,
             timeout=120_000,
         )
+        if following == EVERY:
+            page.select_option("#solid", "brightest")
         taken = int(page.evaluate(TAKEN))
         shot = page.screenshot()
         if middle and taken >= MIDDLE:

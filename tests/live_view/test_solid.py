@@ -43,7 +43,7 @@ def test_whole_volume_is_seen_from_the_direction_of_the_oblique_plane_and_turned
     window.locator("#cut-note", has_text="Image 1").wait_for()
     window.select_option("#solid", "brightest")
     until(window, f"drawn.oblique?.height && drawn.oblique.values.length === {np.prod(VOLUME)}")
-    window.locator("figcaption", has_text="brightest along each line").wait_for()
+    window.locator("figcaption", has_text="brightest").wait_for()
     asked = len(beamline.wishes)
     for turned in range(2):
         if turned:
