@@ -99,7 +99,7 @@ def test_plan_without_arguments_prints_the_score_and_ends_by_quality(ipython):
     assert re.search(
         r"quality: stopped at \d+ of 180 projections: .*the remaining \d+ \w+ predicted to improve ", reason
     )
-    assert re.search(r"the image by 0\.\d+ . 0\.\d+ MS-SSIM \(tolerance 0\.02\)", reason)
+    assert re.search(r"the image by 0\.\d+ MS-SSIM, at most 0\.\d+ \(tolerance 0\.02\)", reason)
     say(child, "recon_uid = raw['start']['streamrecon']['recon_uid']")
     assert "True" in say(child, "print(catalog[recon_uid].metadata['start']['raw_run_uid'] == result[0])")
     assert "True" in say(child, "print(db[recon_uid].start['raw_run_uid'] == result[0])")
