@@ -19,7 +19,7 @@ from event_model import DocumentRouter
 from bluesky_streamrecon.beamline.documents import BLOCK
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, SteeringSettings
 
-__all__ = ["RunTable"]
+__all__ = ["RunTable", "as_minutes"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class RunTable(DocumentRouter):
         """Print how the run ended, and what can be done now."""
         if not self._scan:
             return
-        took = _minutes(doc["time"] - self._begun)
+        took = as_minutes(doc["time"] - self._begun)
         reason = f": {doc['reason']}" if doc.get("reason") else ""
         self._say(f"{self._scan} ended after {took}, {doc['exit_status']}{reason}")
         if doc["exit_status"] == "success":
@@ -174,7 +174,7 @@ class RunTable(DocumentRouter):
             "" if score is None or math.isnan(score) else f"{score:.4f}",
             self._gain,
             str(data[f"{self._job}-lag"]),
-            _minutes(now - self._begun),
+            as_minutes(now - self._begun),
             self._left(now),
         )
         self._out(" ".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True)))
@@ -183,10 +183,10 @@ class RunTable(DocumentRouter):
         taken, began = self._first
         if not self._planned or self._taken <= taken:
             return ""
-        return _minutes(max(self._planned - self._taken, 0) * (now - began) / (self._taken - taken))
+        return as_minutes(max(self._planned - self._taken, 0) * (now - began) / (self._taken - taken))
 
 
-def _minutes(seconds: float) -> str:
+def as_minutes(seconds: float) -> str:
     """Return a duration as ``0:31`` or ``1:02:03``."""
     text = str(timedelta(seconds=round(seconds)))
     return text.removeprefix("0:").removeprefix("0") if text.startswith("0:") else text

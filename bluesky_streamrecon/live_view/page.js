@@ -5,9 +5,7 @@ const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
 let run = null, judged = [], axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
 
 function words(parent, tag, text) {
-  const made = Object.assign(document.createElement(tag), { textContent: text });
-  parent.append(made);
-  return made;
+  return parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
 }
 
 function take(told) {
@@ -15,6 +13,7 @@ function take(told) {
   judged = judged.slice(0, told.first).concat(told.judged);
   $("run").textContent = run ? "run " + run : "no run yet";
   $("link").textContent = told.link;
+  $("nothing").textContent = told.link && run ? "No image of this run can be shown here." : "The first image is not there yet.";
   $("headline").className = told.headline.tone;
   for (const id of ["what", "detail", "doubt"]) $(id).textContent = told.headline[id];
   $("held").textContent = told.link ? "" : told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
@@ -528,12 +527,12 @@ function draw(planned, tolerance) {
   const scores = judged.filter(j => j.score !== null).map(j => [j.projections, j.score]);
   const missing = score => -Math.log10(Math.max(1e-4, 1 - score)), best = Math.max(0, ...scores.map(([, s]) => missing(s)));
   const ticks = [[0, "0"], [.9, "0.9"], [.99, "0.99"], [.999, "0.999"], [.9999, "0.9999"]].slice(0, Math.max(3, Math.ceil(best) + 1));
-  plot($("scores"), "Score (MS-SSIM to an earlier image)", "score", ticks, missing, total, scores);
+  plot($("scores"), "Score: how like an earlier image (MS-SSIM)", "score", ticks, missing, total, scores);
   const gains = judged.filter(j => j.gain !== null).map(j => [j.gain_at ?? j.projections, j.gain]);
   const band = judged.filter(j => j.gain_low !== null && j.gain_high !== null).map(j => [j.gain_at ?? j.projections, j.gain_low, j.gain_high]);
   const most = Math.max(2 * (tolerance ?? 0.02), ...band.map(([, , high]) => high), ...gains.map(([, gain]) => gain));
   const marks = [0, most / 2, most].map(v => [v, v.toFixed(most < 0.1 ? 3 : 2)]);
-  const limit = tolerance === null ? null : { at: tolerance, text: "tolerance " + tolerance + ": good enough below" };
+  const limit = tolerance === null ? null : { at: tolerance, text: "tolerance " + tolerance + ": good enough with all of the band below" };
   plot($("gains"), "Predicted gain of all that is left", "gain", marks, v => v, total, gains, { band, limit });
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bluesky_streamrecon.beamline.run_table import as_minutes
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.images import Images
 from bluesky_streamrecon.live_view.source import Snapshot
@@ -20,6 +21,9 @@ __all__ = ["change", "draw_sinogram_png", "headline", "render"]
 
 SAID_ELSEWHERE = {"run", "verdict", "problem"}
 """Lines of the state that the page has in better places."""
+
+OF_THE_JOB = {"job", "ledger"}
+"""Those that are of the job, and no more of the run when that is over."""
 
 _FILES = resources.files("bluesky_streamrecon.live_view")
 
@@ -40,7 +44,7 @@ def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: in
         "run": status.run_uid,
         "headline": headline(status, ended=bool(snapshot.link)),
         "tolerance": status.tolerance,
-        "lines": [list(line) for line in status.lines() if line[0] not in SAID_ELSEWHERE],
+        "lines": _lines(snapshot),
         "taken": status.taken,
         "total": status.total,
         "newest": images.newest(snapshot),
@@ -94,9 +98,11 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
         "enough": (f"{taken}: good enough", "good"),
     }.get(status.verdict, (f"{taken}: not good enough yet", "wait"))
     if status.ended:
-        good = "good" if status.ended.startswith("success") else "bad"
+        good = "good" if status.ended.startswith("success") and status.verdict != "invalid" else "bad"
         what = f"The run has ended at projection {status.taken}{of}"
         detail = f"{status.ended}; the volume {status.volume}" if status.volume else status.ended
+        if status.verdict == "invalid":
+            what += ": its image is not to be relied on"
         return {"what": what, "detail": detail, "doubt": status.problem, "tone": good}
     if ended and status.verdict != "invalid":
         what = f"The run has ended, or is out of reach, at projection {status.taken}{of}"
@@ -124,6 +130,15 @@ def draw_sinogram_png(picture: Picture, index: int) -> bytes:
     file = io.BytesIO()
     Image.frombytes("L", size, one).save(file, format="PNG", compress_level=3, transparency=0)
     return file.getvalue()
+
+
+def _lines(snapshot: Snapshot) -> list[list[str]]:
+    """Return the state, name and text of each line."""
+    left, hidden = snapshot.seconds_left, SAID_ELSEWHERE | (OF_THE_JOB if snapshot.link else set())
+    lines = [list(line) for line in snapshot.status.lines() if line[0] not in hidden]
+    if left is not None:
+        lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.total}, if all are taken"])
+    return lines
 
 
 def _about(sinogram: Sinogram) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ class Snapshot:
         All verdicts of that run.
     picture : Picture or None
         The newest.
+    first : (int, float)
+        Projections that were taken when the run was first seen, and when that was.
     """
 
     version: int = 0
@@ -70,6 +73,16 @@ class Snapshot:
     status: RunStatus = NOTHING
     judged: tuple[Judged, ...] = ()
     picture: Picture | None = None
+    first: tuple[int, float] = (0, 0.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the last projection that is planned, at the pace since the run was first seen; None: not known."""
+        taken, since = self.first
+        if self.link or not taken or not self.status.total or self.status.taken <= taken:
+            return None
+        pace = (time.monotonic() - since) / (self.status.taken - taken)
+        return pace * max(self.status.total - self.status.taken, 0)
 
 
 class Viewed(Protocol):
@@ -243,7 +256,8 @@ class Source:
                 self._update(link=CLOSED, status=shown, judged=answer.judged)
             return
         same = status.run_uid == now.status.run_uid
-        self._update(link="", status=status, judged=now.judged + answer.judged if same else answer.judged)
+        first = now.first if same and now.first[0] else (status.taken, time.monotonic())
+        self._update(link="", status=status, first=first, judged=now.judged + answer.judged if same else answer.judged)
 
     def _look(self) -> None:
         """Request one picture after the other."""

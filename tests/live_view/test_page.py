@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import msgspec
 import numpy as np
@@ -39,6 +40,9 @@ def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
     told = until(changes, lambda t: t["judged"])
     assert (told["run"], told["taken"], told["first"], told["link"]) == ("run-1", 3, 0, "")
     assert ["projections", "3 of 12 streamed"] in told["lines"]
+    beamline.status = msgspec.structs.replace(beamline.status, taken=6)
+    told = until(changes, lambda t: "time left" in dict(t["lines"]))
+    assert re.fullmatch(r"0:\d\d to projection 12, if all are taken", dict(told["lines"])["time left"])
     beamline.judged += (Judged(image_number=2, projections=4, score=0.6, gain=0.1),)
     told = until(changes, lambda t: t["judged"])
     assert (told["first"], [j["score"] for j in told["judged"]]) == (1, [0.6])
@@ -152,6 +156,12 @@ RUN = RunStatus(state="running", run_uid="run-1", taken=60, planned=180, text="a
             "good",
         ),
         ({"verdict": "enough", "ended": "fail: stalled"}, True, "The run has ended at projection 60 of 180", "bad"),
+        (
+            {"verdict": "invalid", "ended": "success: all taken; not judged"},
+            True,
+            "The run has ended at projection 60 of 180: its image is not to be relied on",
+            "bad",
+        ),
         ({}, False, "Projection 60 of 180: no verdict yet", "wait"),
         ({"run_uid": None}, False, "No run is open", "wait"),
     ],
