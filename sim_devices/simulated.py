@@ -344,7 +344,7 @@ def _fringes(phase: Mapping[str, Any]) -> float:
 
 
 def _configure(detector: TomoDetector | InlineTomoDetector, phase: Mapping[str, Any]) -> None:
-    """Have the detector's configuration say energy, distance and size of its pixels, as plans look for them."""
+    """Add energy, distance and size of the pixels to the configuration of the detector, where plans look for them."""
     for option, quantity in QUANTITIES.items():
         if option in phase:
             setattr(detector, option, soft_signal_rw(float, float(phase[option]), units=quantity.unit))
