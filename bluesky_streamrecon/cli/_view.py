@@ -17,7 +17,7 @@ from bluesky_streamrecon.cli._steer import Address, JobId, Who, open_operator
 from bluesky_streamrecon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.live_view.source import Viewed
+    from bluesky_streamrecon.beamline.source import Viewed
 
 __all__ = ["view"]
 

@@ -4,9 +4,9 @@ One connection goes to the beamline, whatever the number of viewers. The page ne
 Images go to Tiled, too, for its clients to subscribe to.
 """
 
+from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.live_view.pvs import PvServer
 from bluesky_streamrecon.live_view.server import ViewServer
-from bluesky_streamrecon.live_view.source import Snapshot, Source
 from bluesky_streamrecon.live_view.stored import open_stored_run
 from bluesky_streamrecon.live_view.tiled_images import LiveImageWriter, store_live_images
 

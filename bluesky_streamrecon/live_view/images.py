@@ -25,7 +25,7 @@ from bluesky_streamrecon.storage.reconstruction import DATASET, VOLUME
 from bluesky_streamrecon.wire import Cut, Picture
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.live_view.source import Snapshot, Viewed
+    from bluesky_streamrecon.beamline.source import Snapshot, Viewed
 
 __all__ = ["LIVE_IMAGE", "NEWEST", "Images", "Shown", "mapped", "result_images", "thinned"]
 

@@ -17,7 +17,7 @@ from bluesky_streamrecon.wire import Cut, Cuts
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.live_view.source import Source
+    from bluesky_streamrecon.beamline.source import Source
 
 __all__ = ["VolumeLayer", "coarse_volume", "open_napari"]
 

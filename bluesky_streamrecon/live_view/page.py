@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from bluesky_streamrecon.beamline.run_table import as_minutes
+from bluesky_streamrecon.beamline.source import Snapshot
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.images import Images
-from bluesky_streamrecon.live_view.source import Snapshot
 from bluesky_streamrecon.wire import Picture, RunStatus, Sinogram
 
 __all__ = ["change", "draw_sinogram_png", "headline", "render"]

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
-from bluesky_streamrecon.live_view.source import Snapshot, Source
 from bluesky_streamrecon.wire import Picture
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 

@@ -24,10 +24,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bluesky_streamrecon.beamline.source import Viewed
 from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
 from bluesky_streamrecon.live_view.page import change, draw_sinogram_png, render
-from bluesky_streamrecon.live_view.source import Viewed
 from bluesky_streamrecon.wire import Cut
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction

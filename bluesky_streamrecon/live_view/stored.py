@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.source import Snapshot
 from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.live_view.images import Images, mapped
-from bluesky_streamrecon.live_view.source import Snapshot
 from bluesky_streamrecon.storage import (
     find_reconstruction,
     finished_images,

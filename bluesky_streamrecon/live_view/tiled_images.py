@@ -14,10 +14,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from bluesky_streamrecon.beamline.configured import operator_of
+from bluesky_streamrecon.beamline.source import Source
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
-from bluesky_streamrecon.live_view.source import Source
 from bluesky_streamrecon.storage import open_live_images
 from bluesky_streamrecon.wire import Picture
 

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from pretended_beamline import BOUND
 
+from bluesky_streamrecon.beamline.live_figure import LiveReconstruction
 from bluesky_streamrecon.live_view import Source
-from bluesky_streamrecon.live_view.figure import LiveReconstruction
 from bluesky_streamrecon.wire import Judged
 
 

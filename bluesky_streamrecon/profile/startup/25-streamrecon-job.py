@@ -20,7 +20,7 @@ if storage is not None and configuration.storage.live_images:  # noqa: F821 - ma
 
 if os.environ.get("DISPLAY"):
     try:
-        from bluesky_streamrecon.live_view.figure import live_figure
+        from bluesky_streamrecon.beamline.live_figure import live_figure
 
         reconstruction_figure = live_figure(recon_job, configuration)  # noqa: F821
     except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken

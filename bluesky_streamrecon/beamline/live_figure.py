@@ -14,9 +14,9 @@ from bluesky.callbacks.core import make_class_safe
 from bluesky.callbacks.mpl_plotting import QtAwareCallback
 
 from bluesky_streamrecon.beamline.configured import operator_of
+from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
-from bluesky_streamrecon.live_view.source import Snapshot, Source
 from bluesky_streamrecon.wire import Judged, Picture
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where page and PVs have their contents from: one operator's connection, used by two threads.
+"""Where page, PVs and figures have their contents from: one operator's connection, used by two threads.
 
 Only the newest state is kept. When a job ends, the source waits for the next one. Times are seconds of a monotonic
 clock.
