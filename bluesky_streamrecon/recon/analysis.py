@@ -25,7 +25,7 @@ from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.parent_watch import Interrupted
 from bluesky_streamrecon.registry import Registry, format_error
 from bluesky_streamrecon.settings import TOMOGRAPHY
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, RunDone
+from bluesky_streamrecon.wire import CloseRun, Cut, Item, ItemGone, OpenRun, Preview, RunDone
 
 __all__ = ["Analysis", "AnalysisFactory", "Frame", "analyses", "explained", "get_analysis"]
 
@@ -73,6 +73,8 @@ class Analysis(Protocol[F]):
         later.
     warnings : sequence of str
         What people should know, a line each, which begins with what it is about: ``"flats: …"``. Grows.
+    newest_angle : float or None
+        Of the newest projection in the image, radians, where frames have angles.
     scratch : Path or None
         A file that it may write on this rank, set before `restore` and `begin`: it is there again after a restart, with
         at least what it held at the checkpoint. None: there is none that outlives this process.
@@ -83,6 +85,7 @@ class Analysis(Protocol[F]):
     device: str = ""
     resumable: bool = False
     warnings: Sequence[str] = ()
+    newest_angle: float | None = None
     scratch: Path | None = None
 
     # ------------------------------------------------------- as frames come, whatever the other ranks have
@@ -163,6 +166,23 @@ class Analysis(Protocol[F]):
     def view(self, row: int) -> NDArray[np.float32]:
         """Return the image of one row, shape (height, width), to be read before the next update: it need be no copy."""
         return self.images([row])[0]  # type: ignore[no-any-return]
+
+    def measured(self, cut: Cut, points: NDArray[np.float64]) -> NDArray[np.float32]:  # noqa: ARG002 - see Tomography
+        """Return the values of a cut that lies among the projections, of this rank's part of it.
+
+        Parameters
+        ----------
+        cut : Cut
+            Its `space` says what is wanted.
+        points : ndarray of float64, shape (k, 3)
+            (row, angle, column) of some of its pixels: whole rows, counted within this rank's block, and columns.
+
+        Returns
+        -------
+        ndarray of float32, shape (k,)
+            NaN where there is nothing.
+        """
+        return np.full(len(points), np.nan, np.float32)
 
     def conclude(self) -> bool:
         """Make the last image as good as it can be when no more frames come; return whether it is another one now."""

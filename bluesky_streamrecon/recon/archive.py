@@ -108,6 +108,14 @@ class Archive:
         """Return rows ``[first, stop)`` of a projection."""
         return np.array(self._mapped()["pixels"][number, first:stop])
 
+    def values(
+        self, numbers: NDArray[np.intp], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Return single values of projections, NaN where the archive was given up."""
+        if not self._count or self.problem:
+            return np.full(len(numbers), np.nan, np.float32)
+        return np.asarray(self._mapped()["pixels"][numbers, rows, columns])
+
     def _records(self) -> Iterator[np.void]:
         yield from self._mapped()
 

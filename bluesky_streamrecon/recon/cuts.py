@@ -1,15 +1,16 @@
-"""Cuts through the volume on one rank: what viewers wish to see, and this rank's part of it.
+"""Cuts on one rank: what viewers wish to see of the volume and of the projections, and this rank's part of it.
 
-A point's value is interpolated between the eight voxels around it. Each rank adds up what its own rows contribute, and
-the sum over ranks is the interpolation, so no rank needs rows of another one. Between images only, at moments that all
-ranks agree on, so that all parts are of the same image; while projections wait, in a small share of the time.
+In the volume a point's value is interpolated between the eight voxels around it. Each rank adds up what its own rows
+contribute, and the sum over ranks is the interpolation, so no rank needs rows of another one. Between images only, at
+moments that all ranks agree on, so that all parts are of the same image; while projections wait, in a small share of
+the time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import numpy as np
@@ -18,14 +19,15 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import Cut, Cuts, OpenRun, RankEndpoint, ShowCuts
-from bluesky_streamrecon.wire.cuts import MOST_CUTS
+from bluesky_streamrecon.wire.cuts import MOST_CUTS, Space
 
 __all__ = ["CutView", "interpolated", "points_of"]
 
 MOST_SHARE: Final = 0.05
 """Largest share of the time that cuts take while projections wait."""
-_NUMBERS = 15
-"""That describe a cut: corner, three edges, layers, shape."""
+_SPACES: Final[tuple[Space, ...]] = get_args(Space)
+_NUMBERS = 16
+"""That describe a cut: corner, three edges, layers, shape, space."""
 
 
 class CutView:
@@ -87,16 +89,12 @@ class CutView:
         analysis, image_number, projections, made = self.image
         began = self._clock()
         self.done, cuts = self._shared()
-        rows, (height, width) = self._run.detector_shape[0], analysis.shape
-        points, inside = points_of(cuts, (rows, height, width))
-        block = self._run.block
-        values = np.zeros(len(points), np.float32)
-        if block.member == 0:  # the others hold the same rows
-            points[:, 0] -= block.first
-            values[inside] = interpolated(points[inside], (block.rows, height, width), analysis.view)
+        rows, shape = self._run.detector_shape[0], analysis.shape
+        parts, outside = zip(*(self._part(analysis, cut) for cut in cuts), strict=True)
+        values = np.concatenate(parts)
         self._communicator.sum(values)
         if self._communicator.rank == 0:
-            values[~inside] = np.nan
+            values[np.concatenate(outside)] = np.nan
             self._link.send(
                 Cuts(
                     run_uid=self._run.run_uid,
@@ -105,11 +103,32 @@ class CutView:
                     made=made,
                     number=self.done,
                     cuts=cuts,
-                    volume=(rows, height, width),
+                    volume=(rows, *shape),
+                    angle=analysis.newest_angle,
                     pixels=values.astype("<f4", copy=False).tobytes(),
                 )
             )
         self._next = began + (self._clock() - began) / MOST_SHARE
+
+    def _part(self, analysis: Analysis[Any], cut: Cut) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return what this rank's rows contribute to a cut, and which of its points are outside."""
+        (rows, columns), block = self._run.detector_shape, self._run.block
+        if cut.space == "volume":
+            points, inside = points_of([cut], (rows, *analysis.shape))
+        else:
+            points = cut.points().reshape(-1, 3)
+            points[:, ::2] = np.rint(points[:, ::2])
+            inside = np.all((points[:, ::2] >= 0) & (points[:, ::2] < (rows, columns)), axis=1)
+        points[:, 0] -= block.first
+        values = np.zeros(len(points), np.float32)
+        if block.member != 0:  # another rank holds the same rows
+            return values, ~inside
+        if cut.space == "volume":
+            values[inside] = interpolated(points[inside], (block.rows, *analysis.shape), analysis.view)
+        else:
+            own = inside & (points[:, 0] >= 0) & (points[:, 0] < block.rows)
+            values[own] = analysis.measured(cut, points[own])
+        return values, ~inside
 
     def _shared(self) -> tuple[int, tuple[Cut, ...]]:
         """Return the wish of rank 0, on all ranks: they may have heard of different ones."""
@@ -117,7 +136,8 @@ class CutView:
         wish = self._wish
         if self._communicator.rank == 0 and wish is not None:
             described = [
-                (*cut.corner, *cut.through, *cut.down, *cut.across, cut.layers, *cut.shape) for cut in wish.cuts
+                (*cut.corner, *cut.through, *cut.down, *cut.across, cut.layers, *cut.shape, _SPACES.index(cut.space))
+                for cut in wish.cuts
             ]
             numbers[:2] = wish.number, len(described)
             numbers[2 : 2 + len(described) * _NUMBERS] = np.ravel(described)
@@ -128,6 +148,7 @@ class CutView:
                 **{name: part[3 * i : 3 * i + 3] for i, name in enumerate(("corner", "through", "down", "across"))},
                 "layers": int(part[12]),
                 "shape": (int(part[13]), int(part[14])),
+                "space": _SPACES[int(part[15])],
             }
             for part in parts
         )

@@ -27,6 +27,7 @@ from bluesky_streamrecon.recon.compiling import prepare_backend
 from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
+from bluesky_streamrecon.recon.measured import MeasuredViews
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
@@ -34,7 +35,7 @@ from bluesky_streamrecon.recon.tilt import row_shifts, upright
 from bluesky_streamrecon.recon.view import View, preparation_of_all, prepared_for, window_of
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import FINAL_NONE, ROTATIONS
-from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
+from bluesky_streamrecon.wire import CloseRun, Cut, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
 
@@ -88,6 +89,7 @@ class Tomography(Analysis[View]):
         self._confirming: AxisSearch | None = None  # until a second method has found it, too
         self._saved: Checkpoint | None = None
         self._archive = Archive(run.block.rows, self._columns)
+        self._measured = MeasuredViews(run, self._archive)
         self._engine: Engine | None = None
         self._volume: FinishedVolume | None = None
         self._group: Group | None = None
@@ -103,8 +105,7 @@ class Tomography(Analysis[View]):
     def _compiled(self) -> Choice:
         """Choose what computes, and have its kernels ready before projections come."""
         run = self._run
-        projector = run.recon.options.get("projector")
-        by = f" with projector {projector!r}" if projector is not None else ""
+        by = "".join(f" with projector {name!r}" for option, name in run.recon.options.items() if option == "projector")
         with explained(f"algorithm {run.recon.algorithm!r}{by} failed on a small image"):
             choice, seconds = prepare_backend(
                 run.recon,
@@ -137,7 +138,7 @@ class Tomography(Analysis[View]):
                 self._preparation.add_reference(item.kind, pixels_of(item), place, item.monitor)
             return []
         if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
-            return [*self._released(), self._view(item)]
+            return [self._view(each) for each in (*self._early.release(), item)]
         self._early.hold(item)
         return []
 
@@ -154,12 +155,9 @@ class Tomography(Analysis[View]):
                 f"got {len(self._early)} projections and no flat field, expected at least one; were flats taken? "
                 "(pixel_values='transmission' says that none are needed)"
             )
-        views = self._released()
+        views = [self._view(item) for item in self._early.release()]
         self._preparation.conclude(later=self._run.recon.final != FINAL_NONE)
         return views
-
-    def _released(self) -> list[View]:
-        return [self._view(item) for item in self._early.release()]
 
     def _view(self, item: Item | ItemGone) -> View:
         self._came = item.index
@@ -168,7 +166,7 @@ class Tomography(Analysis[View]):
             pixels = self._steps.first_part(pixels, item.angle)
             if self._shifts is not None:  # by as much in every projection, so stripes stay stripes
                 pixels = upright(pixels, self._shifts)
-        return View(item.seq, pixels, item.angle, {**self.counts})
+        return View(item.seq, pixels, item.angle, {**self.counts}, self._measured.frame(item))
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
@@ -224,6 +222,8 @@ class Tomography(Analysis[View]):
             self._angles.append(view.angle)
             self._counts = view.counts
             self._archive.append(view.pixels, view.angle, self._running.image_number + 1)
+        self.newest_angle = frames[-1].angle
+        self._measured.take(frames[-1], new[-1][0], self._running, self._geometry())
         self._warn(self._archive.problem)
         search, present, better, taken = self._search, self._axis, None, len(self._angles) - len(frames)
         self._confirm(frames, taken)
@@ -272,9 +272,8 @@ class Tomography(Analysis[View]):
 
     def images(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return slices, shape (len(rows), N, N), 1/pixel."""
-        volume = self._volume
-        finished = volume is not None and volume.complete
-        return self._as_turned(volume.slices([*rows]) if volume and finished else self._running.slices(rows))
+        volume = self._volume if self._volume is not None and self._volume.complete else self._running
+        return self._as_turned(volume.slices([*rows]))
 
     def begin_images(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
         """Ask for slices: a GPU copies them while the next update is made."""
@@ -284,6 +283,10 @@ class Tomography(Analysis[View]):
     def view(self, row: int) -> NDArray[np.float32]:
         """Return one slice, shape (N, N), 1/pixel."""
         return self._running.view(row)[:: -1 if self._mirrored else 1]
+
+    def measured(self, cut: Cut, points: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return values among the projections, see `MeasuredViews`."""
+        return self._measured.values(cut, points, self._geometry().axis, self._angles)
 
     def _as_turned(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return images of a sample that turns the way it does: seen as turning the other way it is a mirror image."""

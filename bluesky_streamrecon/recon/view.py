@@ -36,11 +36,14 @@ class View(Frame):
         Radians.
     counts : dict of str to int
         `Tomography.counts` with this projection and without those after it.
+    raw : ndarray or None
+        The frame as it came, shape (rows, columns), while a viewer wishes to see it.
     """
 
     pixels: NDArray[np.float32] | None
     angle: float
     counts: dict[str, int]
+    raw: NDArray[np.generic] | None = None
 
 
 def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:

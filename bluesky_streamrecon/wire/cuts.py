@@ -1,12 +1,13 @@
-"""Messages about cuts through the volume that is being made: what a viewer wishes to see, and what the ranks answer.
+"""Messages about cuts through what a run has: what a viewer wishes to see, and what the ranks answer.
 
-Places are (row, y, x) in voxels: detector row, and row and column of its slice; voxel centres are whole numbers.
+Places in the volume are (row, y, x) in voxels: detector row, and row and column of its slice; voxel centres are whole
+numbers. Places among the projections are (row, angle, column): detector row and column, and radians.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.wire.fields import Count, Finite, Name, Side, Uid
 
-__all__ = ["MOST_CUTS", "MOST_CUT_PIXELS", "Cut", "CutMessage", "Cuts", "ShowCuts", "check_cuts"]
+__all__ = ["MOST_CUTS", "MOST_CUT_PIXELS", "Cut", "CutMessage", "Cuts", "ShowCuts", "Space", "check_cuts"]
 
 MOST_CUTS: Final = 4
 """Cuts of one wish: a row, two vertical ones, and an oblique one."""
@@ -25,10 +26,14 @@ MOST_CUT_PIXELS: Final = 3 * 2**18
 
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Vector = tuple[Coordinate, Coordinate, Coordinate]
+Space = Literal["volume", "sinogram", "projection", "raw", "residual"]
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
     """A rectangle anywhere in the volume, along a row, upright or oblique; or a box of parallel ones.
+
+    It may also lie among the projections. Values there are not interpolated: they are those of the nearest row and
+    column, and NaN where nothing was measured.
 
     Parameters
     ----------
@@ -42,6 +47,11 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         Third edge, of a box.
     layers : int
         Rectangles in a box, in the middle of as many equal parts of `through`.
+    space : {"volume", "sinogram", "projection", "raw", "residual"}
+        What is cut. ``"sinogram"``: line integrals of all projections so far, of several in one pixel the newest, or
+        those of the nearest angle if the cut is of one angle. The others are the newest projection in the image, and
+        their angle means nothing: its line integrals, its frame as it came, and its line integrals less those of the
+        image before it. The last two are kept only after somebody has wished for them, so a first answer may be NaN.
 
     Examples
     --------
@@ -65,6 +75,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[Side, Side]
     through: Vector = (0, 0, 0)
     layers: Side = 1
+    space: Space = "volume"
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -123,8 +134,10 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
         Rows, height and width of the whole volume.
     made : float
         When the image was there, Unix seconds of rank 0's computer.
+    angle : float or None
+        Of the newest projection in the image, radians.
     pixels : bytes
-        Of one cut after the other, little-endian float32, C order; NaN where a cut is outside the volume.
+        Of one cut after the other, little-endian float32, C order; NaN where a cut is outside.
     """
 
     run_uid: Uid
@@ -135,6 +148,7 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
     cuts: WishedCuts
     volume: tuple[Side, Side, Side]
     made: Finite = 0
+    angle: Finite | None = None
     pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
 
     def values(self) -> list[NDArray[np.float32]]:

@@ -165,6 +165,41 @@ def test_cuts_of_any_direction_equal_the_stored_volume(
     assert np.isfinite(shown.values()[2]).mean() > 0.3
 
 
+def test_projections_are_seen_by_the_same_road_as_corrected_as_they_came_and_less_the_image(
+    kept_mpi_job, viewer, scan, tmp_path
+):
+    beamline, _ = kept_mpi_job(2)
+    watching, (rows, columns) = viewer(beamline), scan.shape
+    edges = {"down": (rows, 0, 0), "across": (0, 0, columns), "shape": scan.shape}
+    newest = [Cut(corner=(-0.5, 0, -0.5), space=space, **edges) for space in ("projection", "raw", "residual")]
+    earlier = Cut(corner=(-0.5, float(scan.angles[3]), -0.5), space="sinogram", **edges)
+    steps = {"down": (0, np.pi, 0), "across": (0, 0, columns), "shape": (8 * 24, columns), "space": "sinogram"}
+    step = np.pi / (8 * 24)
+    beamline.open(scan, settings(scan, 2), tmp_path)
+    beamline.references(scan)
+    beamline.projections(scan, 0, 10)
+    beamline.wait_for_images(2, 5)
+    lines = scan.line_integrals()
+    first = watching.show_cuts([*newest, earlier]).result(WAIT_S)
+    projection, raw, residual, fourth = first.values()
+    assert first.angle == pytest.approx(scan.angles[9])
+    np.testing.assert_allclose(projection, lines[9], atol=1e-4)
+    np.testing.assert_allclose(fourth, lines[3], atol=1e-4)
+    assert np.isnan(raw).all()  # nobody had wished for these
+    assert np.isnan(residual).all()
+    beamline.projections(scan, 10, 20)
+    beamline.wait_for_images(2, 10)
+    second = watching.show_cuts([*newest, Cut(corner=(2, -step / 2, -0.5), **steps)]).result(WAIT_S)
+    projection, raw, residual, sinogram = second.values()
+    np.testing.assert_array_equal(raw, scan.projections[19])
+    assert 0 < np.abs(residual).mean() < 0.3 * np.abs(projection).mean()
+    taken = np.isfinite(sinogram).all(axis=1)
+    places = np.rint(scan.angles[:20] / step).astype(int) % len(taken)
+    assert sorted(set(places)) == np.flatnonzero(taken).tolist()
+    np.testing.assert_allclose(sinogram[places], lines[:20, 2], atol=1e-4)
+    beamline.finish()
+
+
 def alone(scan, algorithm):
     """The same run by one engine, with no job around it."""
     preparation = Preparation(*scan.shape)
