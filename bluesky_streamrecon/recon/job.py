@@ -405,7 +405,6 @@ class _Job:
         done = run.finish()
         if run.superseded:
             return False
-        self._endpoint.flush_previews(2.0)
         self._endpoint.send(done)
         if self._checkpoints is not None:
             self._checkpoints.clear()

@@ -122,7 +122,6 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         self._resume = resume
         self._run_uid: str | None = None  # of the run whose items are taken
         self._taken = 0
-        self._previews: PreviewSender | None = None
         hello = hello_of("rank", job_id, rank=rank, size=size)
         self._controller = Member(hello, channel=None, to="the controller")
         member = Member(hello, credit=credit, resume=resume)
@@ -136,7 +135,6 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
             uid, applied = self._resume or (None, 0)
             self._run_uid, self._taken = event.run_uid, applied if uid == event.run_uid else 0
             with self.lock:
-                self._previews = None
                 self._controller.senders.pop(PREVIEWS, None)
         elif isinstance(event, Item | ItemGone):
             self._taken = event.seq
@@ -186,24 +184,15 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
     @property
     def previews_dropped(self) -> int:
         """Previews of the newest run that fell out of what is kept before they could be sent."""
-        return 0 if self._previews is None else self._previews.dropped
-
-    def flush_previews(self, timeout: float) -> bool:
-        """Wait until the controller has all previews, or there is none, or `timeout` seconds; return whether it has."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._controller.has_no_peer or self._previews_settled, timeout)
-        return self._previews_settled
-
-    @property
-    def _previews_settled(self) -> bool:
-        return self._previews is None or self._previews.settled
+        sender = self._controller.senders.get(PREVIEWS)
+        return 0 if sender is None else sender.dropped
 
     def _send_preview(self, preview: Preview) -> None:
-        now = time.monotonic()
-        if self._previews is None or self._previews.stream != preview.run_uid:
-            self._previews = PreviewSender(preview.run_uid)
-            self._controller.serve(self._previews, now)
-        self._previews.send(preview, now)
+        now, sender = time.monotonic(), self._controller.senders.get(PREVIEWS)
+        if not isinstance(sender, PreviewSender) or sender.stream != preview.run_uid:
+            sender = PreviewSender(preview.run_uid)
+            self._controller.serve(sender, now)
+        sender.send(preview, now)
 
     def _after_turn(self) -> None:
         with self.lock:
