@@ -23,8 +23,9 @@ from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
+from bluesky_streamrecon.wire.store import Source
 
-__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "UnusableFrame", "wire_dtype"]
+__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -335,9 +336,11 @@ class FileFrame:
 class FlownFrame:
     """A frame whose angle, or monitor's reading, is in a file as well; all are read when the wire needs them.
 
+    One whose angle or reading can not be used is one that can not be read.
+
     Parameters
     ----------
-    frame : FileFrame
+    frame : ndarray or FrameSource
         The pixels.
     angle, monitor : callable, optional
         Reads and returns the angle (radians) or the monitor's reading, or raises `DataError`.
@@ -348,7 +351,7 @@ class FlownFrame:
 
     def __init__(
         self,
-        frame: FileFrame,
+        frame: Source,
         *,
         angle: Callable[[], float] | None = None,
         monitor: Callable[[], float] | None = None,
@@ -358,19 +361,18 @@ class FlownFrame:
         self._monitor: float | Callable[[], float] = monitor or 1.0
 
     def read(self) -> NDArray[np.generic]:
-        """Read the frame, shape (rows, columns), and what belongs to it.
+        """Read what belongs to the frame, and the frame, shape (rows, columns).
 
         Raises
         ------
         DataError
             If one of them is not there, or not as it was announced.
         """
-        pixels = self._frame.read()
         if callable(self._angle):
             self._angle = self._angle()
         if callable(self._monitor):
             self._monitor = self._monitor()
-        return pixels
+        return self._frame if isinstance(self._frame, np.ndarray) else self._frame.read()
 
     def angle(self) -> float:
         """Return the angle, radians; 0 before it was read."""
@@ -379,26 +381,6 @@ class FlownFrame:
     def monitor(self) -> float:
         """Return the monitor's reading; 1 before it was read."""
         return 1.0 if callable(self._monitor) else self._monitor
-
-
-class UnusableFrame:
-    """A frame that can not be used, and why: reading it says so.
-
-    Parameters
-    ----------
-    why : str
-        For the error.
-    """
-
-    __slots__ = ("_why",)
-    in_file = True
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def read(self) -> NDArray[np.generic]:
-        """Raise the error."""
-        raise DataError(self._why)
 
 
 class InlineFrame:

@@ -19,7 +19,6 @@ from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import judged_after, run_status
-from bluesky_streamrecon.beamline.pairing import Source
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import DetachStream, Effect, JobEvent, RunState
@@ -35,6 +34,7 @@ from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
 from bluesky_streamrecon.wire.run import Angle, Ledger, Reading
+from bluesky_streamrecon.wire.store import Source
 
 __all__ = ["JobOptions", "JobRuns"]
 

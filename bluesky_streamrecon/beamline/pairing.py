@@ -10,34 +10,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from bluesky_streamrecon.beamline.documents import StreamLayout
-from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile, UnusableFrame
+from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.run import Angle, Reading
+from bluesky_streamrecon.wire.store import Source
 
-__all__ = ["AngleRange", "Frame", "Parts", "Source", "with_numbers"]
-
-
-class Frame(Protocol):
-    """A frame that is read when it is needed; ``in_file`` tells that it can be read again."""
-
-    @property
-    def in_file(self) -> bool:
-        """The frame is kept elsewhere: it need not be held in memory."""
-        ...
-
-    def read(self) -> NDArray[np.generic]:
-        """Return the pixels, shape (rows, columns)."""
-        ...
-
-
-Source = NDArray[np.generic] | Frame
-"""A frame, or what reads it."""
+__all__ = ["AngleRange", "Parts", "with_numbers"]
 
 
 @dataclass(slots=True)
@@ -78,7 +59,7 @@ def with_numbers(
         Of its stream.
     numbers : mapping
         By data key: the number, or its file and its place there.
-    source : ndarray or Frame
+    source : ndarray or FrameSource
         The frame.
     unitless : AngleRange
         Counts angles from a file that has no units.
@@ -104,10 +85,11 @@ def with_numbers(
     if layout.angle_key in layout.in_events:
         angle = layout.in_radians(numbers[str(layout.angle_key)])
     if layout.monitor_key in layout.in_events:
+        reading = partial(layout.reading, numbers[str(layout.monitor_key)])
         try:
-            monitor = layout.reading(numbers[str(layout.monitor_key)])
-        except DataError as error:
-            source = UnusableFrame(str(error))
+            monitor = reading()
+        except DataError:
+            source = FlownFrame(source, monitor=reading)
     return source, angle, monitor
 
 

@@ -32,7 +32,7 @@ from bluesky_streamrecon.beamline.documents import (
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
-from bluesky_streamrecon.beamline.pairing import AngleRange, Parts, Source, with_numbers
+from bluesky_streamrecon.beamline.pairing import AngleRange, Parts, with_numbers
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
@@ -40,6 +40,7 @@ from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.run import Angle, Reading
+from bluesky_streamrecon.wire.store import Source
 
 __all__ = ["Publisher", "Sink"]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
@@ -24,7 +23,7 @@ from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Reading, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport
-from bluesky_streamrecon.wire.store import FrameSource, FrameStore
+from bluesky_streamrecon.wire.store import FrameStore, Source
 
 __all__ = ["BeamlineEndpoint"]
 
@@ -140,7 +139,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         kind: ItemKind,
         index: int,
         angle: Angle,
-        source: NDArray[np.generic] | FrameSource,
+        source: Source,
         monitor: Reading = 1.0,
     ) -> None:
         """Queue one frame of the open run; neither copies nor waits.

@@ -24,7 +24,7 @@ from bluesky_streamrecon.wire.messages import (
     RunDone,
     Status,
 )
-from bluesky_streamrecon.wire.store import Frame, FrameSource, FrameStore, Gone
+from bluesky_streamrecon.wire.store import FrameSource, FrameStore, Gone, Source
 
 __all__ = ["Angle", "Entry", "Ledger", "Reading", "Run"]
 
@@ -267,7 +267,7 @@ class Run:
         self._results: tuple[RunDone, ...] | None = None
         self._counts = {"flat": 0, "dark": 0, "projection": 0}
 
-    def check_item(self, kind: ItemKind, index: int, angle: Angle, source: Frame | FrameSource) -> None:
+    def check_item(self, kind: ItemKind, index: int, angle: Angle, source: Source) -> None:
         """Check and count an item that is about to be appended, in whatever thread.
 
         Raises
@@ -302,7 +302,7 @@ class Run:
         """Given up before all ranks were done."""
         return self.finished and self._results is None
 
-    def append(self, entry: Entry, source: Frame | FrameSource) -> None:
+    def append(self, entry: Entry, source: Source) -> None:
         """Add one item, unless the run is over."""
         if self.finished:
             return

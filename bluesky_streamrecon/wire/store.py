@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Frame", "FrameSource", "FrameStore", "Gone"]
+__all__ = ["Frame", "FrameSource", "FrameStore", "Gone", "Source"]
 
 Frame = NDArray[np.generic]
 
@@ -38,6 +38,10 @@ class FrameSource(Protocol):
     def read(self) -> Frame:
         """Return the frame, shape (rows, columns); may wait until it is written."""
         ...
+
+
+Source = Frame | FrameSource
+"""A frame, or what reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class FrameStore:
         """Bytes of frames in memory now."""
         return len(self._held) * self._bytes
 
-    def add(self, seq: int, source: Frame | FrameSource) -> None:
+    def add(self, seq: int, source: Source) -> None:
         """Keep a frame, or where it is read from."""
         with self._ready:
             if self._closed:
