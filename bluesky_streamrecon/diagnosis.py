@@ -305,11 +305,10 @@ class _JobProbe:
         link, job = self._the_link(), self._configuration.job
         began = time.monotonic()
         link.launch(job.ranks)
-        wanted = job.ranks if link.local else None
         self._wait(
-            lambda: self._ready(wanted),
+            lambda: link.complete,
             lambda: (
-                f"not all processes of the job have connected; {link.peers_in_words(wanted)}; "
+                f"not all processes of the job have connected; {link.peers_in_words()}; "
                 + ("look at the logs" if link.local else f"start the job with --job-id {link.endpoint.job_id}")
             ),
         )
@@ -421,12 +420,6 @@ class _JobProbe:
             raise JobError(str(self._events.get()))
         if not fine:
             raise _TimeoutError(f"after {self._patience:g} s: {why_not()}")
-
-    def _ready(self, ranks: int | None) -> bool:
-        peers = [peer for peer in self._the_link().endpoint.peers() if peer.linked]
-        there = [peer for peer in peers if peer.role == "rank"]
-        complete = bool(there) and len(there) == (ranks or there[0].size)
-        return complete and any(peer.role == "controller" for peer in peers)
 
     def _all_have(self, number: int) -> bool:
         return all(self._applied.get(peer.rank, 0) >= number for peer in self._ranks())

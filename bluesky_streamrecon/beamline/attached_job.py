@@ -7,20 +7,20 @@ Times are seconds.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bluesky_streamrecon.beamline.event_loop import call_in_loop
 from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, Listener
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
 from bluesky_streamrecon.wire import messages
-from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerLost
+from bluesky_streamrecon.wire.events import PeerInfo, PeerLost
 from bluesky_streamrecon.wire.messages import Status
 
 if TYPE_CHECKING:
@@ -50,13 +50,6 @@ class AttachedJob:
         Monotonic seconds.
     server_key : str or None
         The beamline's public key.
-
-    Attributes
-    ----------
-    linked_ranks : int
-        MPI ranks of the job when all were linked last; 0: not yet.
-    launched_ranks : int
-        Ranks that were asked for.
     """
 
     def __init__(
@@ -79,7 +72,11 @@ class AttachedJob:
         self._registration: Path | None = None
         self._died: list[ProcessExit] = []  # while no run is open
         self._news = asyncio.Event()
-        self.linked_ranks = self.launched_ranks = 0
+
+    @property
+    def ranks(self) -> int:
+        """MPI ranks of the job, as they say themselves; 0 before the first has connected."""
+        return 0 if self.link is None else self.link.ranks
 
     @property
     def controller_linked(self) -> bool:
@@ -121,31 +118,46 @@ class AttachedJob:
             If it can not be started, ends, or is not linked after `timeout` seconds.
         """
         self.enter_loop()
-        self.linked_ranks, self.launched_ranks = 0, ranks
         self._died = []
         try:
             link = await asyncio.to_thread(JobLink, self._make_endpoint, self.launcher, self._post)
             self.link = self._last_link = link
             self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self._server_key)
             await asyncio.to_thread(link.launch, ranks)
-            if wait:
-                await self._all_linked(link, timeout)
+            if wait and not await self.wait(lambda: link.complete or self._died, lambda: timeout):
+                raise JobError(
+                    f"reconstruction job: not all of its processes have connected after {timeout:g} s: "
+                    f"{link.peers_in_words()}"
+                )
             if self._died:
                 raise JobError(f"reconstruction job: {self._died[0]}")
         except BaseException:
             await self.stop()
             raise
 
-    async def _all_linked(self, link: JobLink, timeout: float) -> None:
-        deadline = self._clock() + timeout
-        while not ((self.linked_ranks and link.linked("controller")) or self._died):
-            left = deadline - self._clock()
+    async def wait(
+        self, done: Callable[[], object], limit: Callable[[], float], progress: Callable[[], object] = lambda: None
+    ) -> bool:
+        """Wait until `done`, as long as the job gets on; return whether it is.
+
+        Parameters
+        ----------
+        done : callable
+            Returns whether there is nothing to wait for any more.
+        limit : callable
+            Returns the longest time without progress.
+        progress : callable, optional
+            Returns another value whenever the job has got on.
+        """
+        reached, since = progress(), self._clock()
+        while not done():
+            if (now_reached := progress()) != reached:
+                reached, since = now_reached, self._clock()
+            left = since + limit() - self._clock()
             if left <= 0:
-                who = link.peers_in_words(self.launched_ranks if link.local else None)
-                raise JobError(
-                    f"reconstruction job: not all of its processes have connected after {timeout:g} s: {who}"
-                )
-            await self.wait_for_news(left)
+                return False
+            await self.wait_for_news(min(left, 1.0))
+        return True
 
     async def wait_for_news(self, seconds: float) -> None:
         """Wait until something is reported, but not longer than `seconds`."""
@@ -158,24 +170,9 @@ class AttachedJob:
 
         The loop also turns while the RunEngine is paused.
         """
-        loop = self.loop
-        if loop is None or loop.is_closed() or not loop.is_running():
-            return work()
         try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is loop:
-            return work()
-
-        async def run() -> T:
-            return work()
-
-        future = asyncio.run_coroutine_threadsafe(run(), loop)
-        try:
-            return future.result(LOOP_SECONDS)
-        except concurrent.futures.TimeoutError:
-            future.cancel()
+            return work() if self.loop is None else call_in_loop(self.loop, work, LOOP_SECONDS)
+        except TimeoutError:
             raise SteeringError(f"the RunEngine's loop has not answered for {LOOP_SECONDS:g} s; is it busy?") from None
 
     async def stop(self) -> None:
@@ -198,10 +195,8 @@ class AttachedJob:
         return died
 
     def note(self, event: JobEvent, *, in_run: bool) -> None:
-        """Keep account of who is linked, and say what takes long."""
+        """Log who is gone and what takes long, and remember deaths that no run has to do with."""
         match event:
-            case AllRanksReady(size):
-                self.linked_ranks = size
             case PeerLost(peer, reason):
                 level = logging.INFO if self.link is None else logging.WARNING  # it was asked to end
                 logger.log(level, "lost %s: %s", peer, reason)

@@ -6,7 +6,6 @@ followed one at a time, in the order in which they began. Counts are projections
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from uuid import uuid4
 import msgspec
 
 from bluesky_streamrecon.beamline.documents import BLOCK
-from bluesky_streamrecon.beamline.job_runs import FIRST_VERDICT_SECONDS, VERDICT_SECONDS
 from bluesky_streamrecon.beamline.operator_status import as_judged
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.config_file import FollowSection
@@ -172,18 +170,16 @@ class Follower:
 
     async def _keep_pace(self) -> None:
         """Wait for the job where it is behind, as in a run that has long begun: the controller judges every image."""
-        run, clock = self._job.runs.open, asyncio.get_running_loop().time
-        reached, since = None, clock()
-        while run is not None and not (run.over or run.unjudged):
-            if run.lag < AHEAD * run.spec.recon.step and run.image_number - run.judged < AHEAD:
-                return
-            if reached != (run.used, run.judged):
-                reached, since = (run.used, run.judged), clock()
-            left = since + (VERDICT_SECONDS if run.judged else FIRST_VERDICT_SECONDS) - clock()
-            if left <= 0:
-                return
-            await self._job.job.wait_for_news(left)
+        run = self._job.runs.open
+        if run is None:
+            return
+
+        def close_by() -> bool:
             self.show_progress()
+            near = run.lag < AHEAD * run.spec.recon.step and run.image_number - run.judged < AHEAD
+            return near or run.over or run.unjudged
+
+        await self._job.runs.wait_for_verdicts(run, close_by)
 
     async def _begin(self, doc: Mapping[str, Any]) -> None:
         uid, self._missed = str(doc["uid"]), False

@@ -73,6 +73,11 @@ class JobLink:
         None: somebody else starts the job.
     on_event : callable
         Called, in other threads, with what happens.
+
+    Attributes
+    ----------
+    launched_ranks : int
+        MPI ranks that the launcher was asked for; 0: none.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class JobLink:
         self._lock = threading.Lock()
         self._closed = False
         self._closing = threading.Event()
+        self.launched_ranks = 0
         self.endpoint = make_endpoint(on_event)
         close_at_end(self)
 
@@ -99,6 +105,7 @@ class JobLink:
         """
         with self._lock:
             if self._launcher is not None and not self._closed:
+                self.launched_ranks = ranks
                 self._launcher.start(self.endpoint.address, self.endpoint.job_id, ranks, self._on_event)
 
     def restart(self, order: RestartProcess) -> None:
@@ -110,19 +117,13 @@ class JobLink:
         threading.Thread(target=self._restart, args=(order.exited, order.delay), name=name, daemon=True).start()
 
     def _restart(self, exited: ProcessExit, delay: float) -> None:
-        if self._closing.wait(delay):
+        if self._launcher is None or self._closing.wait(delay):
             return
-        failed = None
-        with self._lock:
-            if self._closed or self._launcher is None:
-                return
-            try:
-                self._launcher.restart(exited)
-                logger.info("%s started again", exited.role)
-            except (JobError, OSError) as error:
-                failed = RestartFailed(exited, str(error))
-        if failed is not None:
-            self._on_event(failed)
+        try:
+            self._launcher.restart(exited)
+            logger.info("%s started again", exited.role)
+        except (JobError, OSError) as error:
+            self._on_event(RestartFailed(exited, str(error)))
 
     @property
     def local(self) -> bool:
@@ -134,19 +135,27 @@ class JobLink:
         """The job can take another run."""
         return not self._closed and (self._launcher is None or self._launcher.running)
 
+    @property
+    def ranks(self) -> int:
+        """MPI ranks of the job, as they say themselves; 0 before the first has connected."""
+        return next((peer.size for peer in self.endpoint.peers() if peer.role == "rank"), 0)
+
+    @property
+    def complete(self) -> bool:
+        """All ranks, as many as were launched, and the controller are connected."""
+        return self.linked("controller") > 0 and 0 < (self.launched_ranks or self.ranks) == self.linked("rank")
+
     def linked(self, role: str) -> int:
         """Return how many ranks (or controllers) are connected now."""
         return sum(peer.linked for peer in self.endpoint.peers() if peer.role == role)
 
-    def peers_in_words(self, ranks: int | None) -> str:
-        """Return in words which processes are connected and, if `ranks` is known, which are not."""
+    def peers_in_words(self) -> str:
+        """Return in words which processes are connected and, of those that we have launched, which are not."""
         here = [peer for peer in self.endpoint.peers() if peer.linked]
         connected = ", ".join(_name(peer) for peer in here) or "no process"
         text = f"connected to {self.endpoint.address} (job id {self.endpoint.job_id}): {connected}"
-        missing: list[str] = []
-        if ranks is not None:
-            there = {peer.rank for peer in here if peer.role == "rank"}
-            missing += [f"rank {rank} of {ranks}" for rank in range(ranks) if rank not in there]
+        there, launched = {peer.rank for peer in here if peer.role == "rank"}, self.launched_ranks
+        missing = [f"rank {rank} of {launched}" for rank in range(launched) if rank not in there]
         if not any(peer.role == "controller" for peer in here):
             missing.append("the controller")
         text += f"; missing: {', '.join(missing)}" if missing else ""

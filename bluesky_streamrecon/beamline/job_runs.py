@@ -203,38 +203,32 @@ class JobRuns:
         run, patience = self.open, self._options.finish_timeout
         if run is None or run.exit_status is None:
             return False
-        while not run.over:
+
+        def limit() -> float:
             link = self.job.link
             hope = run.restarting or (link is not None and (link.linked("rank") > 0 or (link.local and link.usable)))
-            limit = patience if hope else min(NOBODY_SECONDS, patience)
-            left = run.heard_at + limit - self._clock()
-            if left <= 0:
-                who = link.peers_in_words(None) if link is not None else "the job has been closed"
-                run.given_up = True
-                self.report(f"no last image: no message from the job for {limit:g} s; {who}")
-            else:
-                await self.job.wait_for_news(min(left, 1.0))
+            return patience if hope else min(NOBODY_SECONDS, patience)
+
+        def judged() -> bool:
+            return not self.job.controller_linked or run.unjudged or run.judged >= run.image_number
+
+        if not await self.job.wait(lambda: run.over, limit, lambda: run.heard_at):
+            who = self.job.link.peers_in_words() if self.job.link is not None else "the job has been closed"
+            run.given_up = True
+            self.report(f"no last image: no message from the job for {limit():g} s; {who}")
         if run.results is None:
             return False
-        await self._last_verdict(run)
+        if not await self.wait_for_verdicts(run, judged):
+            self.report(
+                f"no verdict on the last image, number {run.image_number}: none came from the controller within "
+                f"{_verdict_seconds(run):g} s, the last was on image {run.judged}; is its computer overloaded?"
+            )
         self.publisher.check_angles()
         return True
 
-    async def _last_verdict(self, run: RunState) -> None:
-        """Wait for the verdict on the last image, while the controller is linked and judges this run."""
-        judged, since = run.judged, self._clock()
-        while self.job.controller_linked and not run.unjudged and run.judged < run.image_number:
-            if run.judged > judged:
-                judged, since = run.judged, self._clock()
-            limit = VERDICT_SECONDS if judged else FIRST_VERDICT_SECONDS
-            left = since + limit - self._clock()
-            if left <= 0:
-                self.report(
-                    f"no verdict on the last image, number {run.image_number}: none came from the controller within "
-                    f"{limit:g} s, the last was on image {judged}; is its computer overloaded?"
-                )
-                return
-            await self.job.wait_for_news(left)
+    async def wait_for_verdicts(self, run: RunState, done: Callable[[], bool]) -> bool:
+        """Wait until `done`, as long as the run's images and verdicts go on; return whether it is."""
+        return await self.job.wait(done, lambda: _verdict_seconds(run), lambda: (run.used, run.judged))
 
     async def end(self) -> None:
         """See the open run to its end, if there is one, and keep its record."""
@@ -261,7 +255,7 @@ class JobRuns:
             return None
         run.exit_status = run.exit_status if exit_status is None else exit_status
         run.reason = run.reason if reason is None else reason
-        self.last = run.record(self.ledger(), self.job.linked_ranks, self._clock())
+        self.last = run.record(self.ledger(), self.job.ranks, self._clock())
         if run.results is None and not run.lost and self.job.link is not None:
             self.job.endpoint.abandon_run(f"the scan is over ({run.exit_status}), and its last image is not waited for")
         self.open, self._state = None, run.state
@@ -276,12 +270,8 @@ class JobRuns:
     async def volumes_finished(self) -> None:
         """Wait until the job has finished all volumes; gives up when nothing was heard of it for `finish_timeout`."""
         limit = self._options.finish_timeout
-        while self.volumes:
-            left = self.volumes.heard_at + limit - self._clock()
-            if left <= 0:
-                self.give_up_volumes(f"no message from the job for {limit:g} s")
-            else:
-                await self.job.wait_for_news(min(left, 1.0))
+        if not await self.job.wait(lambda: not self.volumes, lambda: limit, lambda: self.volumes.heard_at):
+            self.give_up_volumes(f"no message from the job for {limit:g} s")
 
     def give_up_volumes(self, why: str) -> None:
         """Wait for no volume any more."""
@@ -355,7 +345,7 @@ class JobRuns:
             {} if self.open is None else self.ledger(),
             state=shown.state.value,
             problem=shown.problem.value,
-            ranks=self.job.linked_ranks,
+            ranks=self.job.ranks,
             last=self.last,
             volume=self.volumes.text,
         )
@@ -437,3 +427,7 @@ class JobRuns:
     def _show(self, run: RunState) -> None:
         self._signals.state.set(run.state.value)
         self._signals.show_run(run)
+
+
+def _verdict_seconds(run: RunState) -> float:
+    return VERDICT_SECONDS if run.judged else FIRST_VERDICT_SECONDS

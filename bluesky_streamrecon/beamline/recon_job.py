@@ -189,7 +189,7 @@ class ReconJob(StandardReadable):
         job.enter_loop()
         if options.output is not None:
             await asyncio.to_thread(_make_directory, options.output)
-        if job.link is not None and job.usable and self.local and job.launched_ranks != self._wanted_ranks:
+        if job.link is not None and job.usable and self.local and job.link.launched_ranks != self._wanted_ranks:
             await self.runs.volumes_finished()  # a job of another size can not go on with them
             await job.stop()
         elif job.link is not None and not job.usable:

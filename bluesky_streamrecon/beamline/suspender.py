@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bluesky.suspenders import SuspenderBase
 from bluesky.utils import Msg
 
+from bluesky_streamrecon.beamline.event_loop import call_in_loop
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _SignalSuspender(SuspenderBase):
         with self._lock:
             self.RE = RE
         if _is_async(self._sig):
-            self._in_loop(RE, lambda: self._sig.subscribe(self))
+            call_in_loop(RE.loop, lambda: self._sig.subscribe(self), CALL_TIMEOUT)
         else:
             self._sig.subscribe(self, event_type=event_type, run=True)
 
@@ -93,7 +94,7 @@ class _SignalSuspender(SuspenderBase):
         if RE is None:
             return
         if _is_async(self._sig):
-            self._in_loop(RE, lambda: self._sig.clear_sub(self))
+            call_in_loop(RE.loop, lambda: self._sig.clear_sub(self), CALL_TIMEOUT)
         else:
             self._sig.clear_sub(self)
         with self._lock:
@@ -128,23 +129,6 @@ class _SignalSuspender(SuspenderBase):
 
     def _should_resume(self, value: Any) -> bool:
         return not value
-
-    @staticmethod
-    def _in_loop(RE: RunEngine, call: Callable[[], None]) -> None:
-        """Run `call` where ophyd-async wants it, in the RunEngine's loop; errors come back to the caller."""
-        loop = RE.loop
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is loop:
-            call()
-            return
-
-        async def run() -> None:
-            call()
-
-        asyncio.run_coroutine_threadsafe(run(), loop).result(CALL_TIMEOUT)
 
 
 class QualitySuspender(_SignalSuspender):

@@ -56,8 +56,6 @@ class EventRecorder:
     ----------
     ranks : int
         Ranks that were all linked; 0 before that.
-    controller : bool
-        The controller has said hello.
     applied : dict of int to int
         Last item that each rank acknowledged as applied, in the present run.
     imaged_at : dict of int to float
@@ -78,7 +76,6 @@ class EventRecorder:
         self._failure: str | None = None
         self._pids: set[int] = set()
         self.ranks = 0
-        self.controller = False
         self.begin("")
 
     def begin(self, run_uid: str) -> None:
@@ -111,7 +108,6 @@ class EventRecorder:
                     self.ranks = size
                 case PeerJoined(peer=peer):
                     self._pids.add(peer.pid)
-                    self.controller = self.controller or peer.role == "controller"
                 case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
                     self.applied[rank] = applied
                 case Status(run_uid=self._run_uid):
@@ -204,7 +200,7 @@ class RunningJob:
             stack.callback(link.close, "the benchmark is over")
             link.launch(ranks)
             everybody = "hello of the job and its controller"
-            events.wait(everybody, lambda: events.ranks == ranks and events.controller, START_SECONDS)
+            events.wait(everybody, lambda: link.complete, START_SECONDS)
             self._publisher = Publisher(link.endpoint, on_problem=events.fail)
             self._held = stack.pop_all()
         return self
