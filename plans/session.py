@@ -258,7 +258,7 @@ class StreamSession(EarlyEnding):
         run = self.job.runs.open
         told = [given] if given else []
         if run is not None:
-            taken, planned = run.taken["projection"], run.spec.planned
+            taken, planned = run.taken, run.spec.planned
             if not given and run.lost:
                 told.append(f"{taken} of {planned} projections streamed before the reconstruction job was lost")
             elif not given:

@@ -227,7 +227,7 @@ class Follower:
         self._known.discard(uid)
         run = runs.open
         if run is not None:
-            lost = (stop.get("num_events") or {}).get("primary", 0) - run.taken["projection"]
+            lost = (stop.get("num_events") or {}).get("primary", 0) - run.taken
             if lost > 0 and not run.problems:
                 runs.report(f"{lost} of {stop['num_events']['primary']} projections of the run have not come here")
             if run.exit_status == "success":

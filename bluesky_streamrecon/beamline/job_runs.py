@@ -180,8 +180,8 @@ class JobRuns:
     def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> None:
         """Queue a frame."""
         self.job.endpoint.append(kind, index, angle, source, monitor)
-        if self.open is not None:
-            self.open.taken[kind] = index
+        if self.open is not None and kind == "projection":
+            self.open.taken = index
             self._signals.lag.set(self.open.lag)
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
@@ -43,58 +45,52 @@ def run_status(
     volume : str, optional
         How the newest volume is, in words.
     """
-    problem, volume = problem[:4096], volume[:4096]
-    if run is None and last is not None:
-        ended = f"{last.exit_status or 'ended'}: {last.reason or 'no reason given'}"[:4096]
-        return RunStatus(
-            state=state,
-            taken=last.taken,
-            planned=last.planned,
-            image_number=last.image_number,
-            used=last.used,
-            score=_finite(last.score),
-            tolerance=_tolerance(last.spec),
-            axis=last.axis,
-            pixel_size=_pixel_size(last.spec),
-            problem=problem,
-            last_run=last.run_uid,
-            ended=ended,
-            volume=volume,
-            result=last.volume or last.result or "",
-        )
-    if run is None:
-        return RunStatus(state=state, problem=problem)
-    newest, override = run.newest, run.override
-    numbers = Judged(image_number=0, projections=0) if newest is None else as_judged(newest)
-    return RunStatus(
+    shown = run or last
+    if shown is None:
+        return RunStatus(state=state, problem=problem[:4096])
+    status = RunStatus(
         state=state,
-        run_uid=run.spec.run_uid,
-        taken=run.taken["projection"],
-        planned=run.spec.planned,
+        taken=shown.taken,
+        planned=shown.planned,
+        image_number=shown.image_number,
+        used=shown.used,
+        score=_finite(shown.score),
+        tolerance=shown.spec.steering.tolerance if "predicted-gain" in shown.spec.steering.rule else None,
+        axis=shown.axis,
+        pixel_size=_pixel_size(shown.spec),
+        problem=problem[:4096],
+    )
+    if isinstance(shown, RunRecord):
+        return msgspec.structs.replace(
+            status,
+            last_run=shown.run_uid,
+            ended=f"{shown.exit_status or 'ended'}: {shown.reason or 'no reason given'}"[:4096],
+            volume=volume[:4096],
+            result=shown.volume or shown.result or "",
+        )
+    newest, override = shown.newest, shown.override
+    numbers = Judged(image_number=0, projections=0) if newest is None else as_judged(newest)
+    return msgspec.structs.replace(
+        status,
+        run_uid=shown.spec.run_uid,
         added=override.added,
-        image_number=run.image_number,
-        used=run.used,
-        lag=run.lag,
-        score=_finite(run.score),
+        lag=shown.lag,
         gain=numbers.gain,
         gain_low=numbers.gain_low,
         gain_high=numbers.gain_high,
         gain_at=numbers.gain_at,
         verdict="" if newest is None else newest.verdict,
-        policy=run.spec.steering.rule,
+        policy=shown.spec.steering.rule,
         text="" if newest is None else newest.text,
-        tolerance=_tolerance(run.spec),
-        advisory=run.spec.steering.advisory,
-        finalize=run.finalize_requested,
+        advisory=shown.spec.steering.advisory,
+        finalize=shown.finalize_requested,
         can_extend=override.lengthens and not override.complete,
         held=override.held,
         finish=override.finish,
         least=override.least,
-        axis=run.axis,
-        pixel_size=_pixel_size(run.spec),
         ranks=ranks,
         ledger=ledger_totals(ledger) if ledger else {},
-        problem=("; ".join(dict.fromkeys(run.problems)) or problem)[:4096],
+        problem=("; ".join(dict.fromkeys(shown.problems)) or problem)[:4096],
     )
 
 
@@ -132,10 +128,6 @@ def _pixel_size(spec: OpenRunSpec) -> float | None:
     except (TypeError, ValueError):
         return None
     return size * spec.recon.bin if 0 < size < math.inf else None
-
-
-def _tolerance(spec: OpenRunSpec) -> float | None:
-    return spec.steering.tolerance if "predicted-gain" in spec.steering.rule else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -30,7 +30,7 @@ from bluesky_streamrecon.wire.events import (
     PeerLost,
     RunFinished,
 )
-from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec, Problem, RunDone, Score, Status
+from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
@@ -72,7 +72,7 @@ class RunState:
     supervision: Supervision
     override: OperatorOverride
     state: JobState = JobState.RUNNING
-    taken: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
+    taken: int = 0
     applied: dict[int, int] = field(default_factory=dict)  # projections, by rank
     statuses: dict[int, Status] = field(default_factory=dict)
     verdicts: list[Score] = field(default_factory=list)
@@ -204,7 +204,7 @@ class RunState:
         """End the run, unless an operator is against it; a stop that does not happen is noted once per order."""
         if self.spec.steering.advisory:
             return
-        if self.override.against_stop(self.taken["projection"]):
+        if self.override.against_stop(self.taken):
             self._note_no_stop(wall)
         else:
             self.stopping = True
@@ -214,7 +214,7 @@ class RunState:
         if enough is None or self._noted_for == orders:
             return
         self._noted_for = orders
-        why = self.kept_going = self.override.against_stop(self.taken["projection"])
+        why = self.kept_going = self.override.against_stop(self.taken)
         self.decisions.append(
             replace(
                 Decision.of(enough, wall), verdict="would stop", metrics={}, text=f"would stop, {why}: {enough.text}"
@@ -228,33 +228,17 @@ class RunState:
 
     def quality_reached(self) -> QualityReached:
         """Return the exception that ends the run, with the reason for the stop document."""
-        reached = self._reached()
-        self.ending = reached.reason
-        return reached
-
-    def _reached(self) -> QualityReached:
-        finish, enough = self.override.finish, self.enough
+        finish, enough, taken = self.override.finish, self.enough, self.taken
         if finish is not None:
-            return QualityReached(
-                f"operator {finish.who}: {finish.reason}",
-                score=self.score,
-                projections=self.used,
-                planned=self.override.total or self.spec.planned,
-            )
-        if enough is None:
-            return QualityReached("quality: the image is good enough")
-        why = enough.text.removeprefix("quality: ")
-        reason = f"quality: {'stopped ' if why.startswith('at ') else ''}{why}"
-        taken = self.taken["projection"]
-        if taken > enough.projections > 0:
-            reason += f"; {taken} taken"
-        return QualityReached(
-            reason,
-            score=enough.score,
-            threshold=self.spec.steering.least_score,
-            projections=enough.projections,
-            planned=self.spec.planned,
-        )
+            self.ending = f"operator {finish.who}: {finish.reason}"
+        elif enough is None:
+            self.ending = "quality: the image is good enough"
+        else:
+            why = enough.text.removeprefix("quality: ")
+            self.ending = f"quality: {'stopped ' if why.startswith('at ') else ''}{why}"
+            if taken > enough.projections > 0:
+                self.ending += f"; {taken} taken"
+        return QualityReached(self.ending)
 
     # -------------------------------------------------------------------------------- orders of operators
 
@@ -283,7 +267,7 @@ class RunState:
             raise SteeringError(
                 f"{order.action}: run {self.spec.run_uid} is about to end" + (f": {why}" if why else "")
             )
-        taken, before = self.taken["projection"], self.override
+        taken, before = self.taken, self.override
         order = msgspec.structs.replace(order, time=wall, projections=taken)
         self.override, answer = before.after(order, taken=taken)
         if self.override is before:
@@ -371,9 +355,14 @@ class RunState:
         return self.results is not None or self.lost or self.given_up
 
     @property
+    def planned(self) -> int:
+        """Projections planned."""
+        return self.spec.planned
+
+    @property
     def reached(self) -> str:
         """How far the scan is, in words."""
-        return f"after {self.taken['projection']} of {self.spec.planned} projections"
+        return f"after {self.taken} of {self.spec.planned} projections"
 
     @property
     def newest(self) -> Score | None:
@@ -401,7 +390,7 @@ class RunState:
     @property
     def lag(self) -> int:
         """Projections that were published and are not applied yet by the slowest rank."""
-        return max(0, self.taken["projection"] - self.used)
+        return max(0, self.taken - self.used)
 
     @property
     def score(self) -> float | None:
@@ -426,7 +415,7 @@ class RunState:
             spec=self.spec,
             exit_status=self.exit_status or "",
             reason=self.reason,
-            taken=self.taken["projection"],
+            taken=self.taken,
             used=self.used,
             score=self.score,
             verdicts=tuple(self.verdicts),

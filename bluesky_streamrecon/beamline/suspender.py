@@ -38,27 +38,11 @@ class QualityReached(StreamReconError):  # noqa: N818 - it is news, not an error
     ----------
     reason : str
         For the stop document.
-    score, threshold : float or None
-        What was compared.
-    projections, planned : int
-        Projections that the judged image was made of, and those planned.
     """
 
-    def __init__(
-        self,
-        reason: str = "the image is good enough",
-        *,
-        score: float | None = None,
-        threshold: float | None = None,
-        projections: int = 0,
-        planned: int = 0,
-    ) -> None:
+    def __init__(self, reason: str = "the image is good enough") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.score = score
-        self.threshold = threshold
-        self.projections = projections
-        self.planned = planned
 
 
 class _SignalSuspender(SuspenderBase):

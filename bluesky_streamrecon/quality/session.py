@@ -239,7 +239,6 @@ class SteeringSession:
             image_number=image.image_number,
             projections=image.projections,
             score=_finite(verdict.score),
-            threshold=self._threshold,
             metrics={name: _finite(value) for name, value in values.items()},
             axis=self._axis if image.image_number >= self._axis_since else None,
             verdict=verdict.verdict,
@@ -261,12 +260,6 @@ class SteeringSession:
         text = f"not judged at {score.projections}{of} projections: {fault}"[:LONGEST_TEXT]
         self._newest = msgspec.structs.replace(score, verdict="invalid", text=text)
         return self._newest
-
-    @property
-    def _threshold(self) -> float:
-        """What the policy compares with."""
-        steering = self.run.steering
-        return steering.tolerance if steering.rule == PREDICTED_GAIN else steering.least_score
 
     def _take_lines(self, preview: Preview) -> None:
         try:

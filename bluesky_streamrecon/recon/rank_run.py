@@ -250,18 +250,18 @@ class RankRun:
         self._acknowledge()
         self._find(self._analysis.warnings)
         text = f"{take} projections in one step" if take > settings.step else ""
-        self._say("reconstructing", lag=self._lag(), step_seconds=seconds, text=text)
+        self._say("reconstructing", step_seconds=seconds, text=text)
         return True
 
     def _make_anew(self, analysis: Analysis[Any], axis: float) -> None:
         """Make all images so far about a corrected axis, and show the newest as one more."""
-        self._say("making images anew", lag=self._lag(), text=f"about detector column {axis:.2f}")
+        self._say("making images anew", text=f"about detector column {axis:.2f}")
         analysis.remake(axis)
         self._find(analysis.warnings)
         if self._applied:
             self._image_number += 1
             self._show(analysis, final=False)
-            self._say("reconstructing", lag=self._lag())
+            self._say("reconstructing")
 
     def finish(self) -> RunDone:
         """Write the result after the last image, and return how the run went."""
@@ -328,7 +328,7 @@ class RankRun:
             problem = str(error)
         self._find(analysis.warnings)
         if missing:
-            self._say(missing, lag=self._lag())
+            self._say(missing)
             return False
         # Settings that can not work fail on all ranks alike, and then the job goes on with the next run.
         good, minus_redo = self._communicator.minimum([0 if problem else 1, -(self._redo or 0)])

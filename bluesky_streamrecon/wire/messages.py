@@ -198,7 +198,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     state: Name
     projections: Count = 0
     image_number: Count = 0
-    lag: Count = 0
     step_seconds: float = 0.0
     text: Text = ""
 
@@ -206,10 +205,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Controller's judgement of one image.
 
-    `score` is None before there is anything to compare with, and `threshold` what the policy compares. `metrics` holds
-    everything that was measured, and `axis` is the rotation axis that the image is about, a detector column. The first
-    verdict of ``"enough"`` asks that the run be ended as a success, and `text` says why. One of ``"invalid"`` says that
-    the data are not a scan of one still sample, so that no score means anything.
+    `score` is None before there is anything to compare with. `metrics` holds everything that was measured, and `axis`
+    is the rotation axis that the image is about, a detector column. The first verdict of ``"enough"`` asks that the run
+    be ended as a success, and `text` says why. One of ``"invalid"`` says that the data are not a scan of one still
+    sample, so that no score means anything.
     """
 
     seq: Count = 0
@@ -217,7 +216,6 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     image_number: Count
     projections: Count
     score: float | None = None
-    threshold: float | None = None
     metrics: Metrics = {}
     axis: Finite | None = None
     verdict: Literal["continue", "enough", "invalid"] = "continue"

@@ -83,7 +83,7 @@ def test_what_is_reported_of_another_run_changes_nothing(run, event):
 
 
 def test_verdict_of_enough_asks_the_plan_to_end_with_its_reason(run):
-    run.taken["projection"] = 5
+    run.taken = 5
     take(run, score(3, "enough"))
     assert run.finalize_requested
     assert run.quality_reached().reason == "quality: stopped at 3; 5 taken"
@@ -137,7 +137,7 @@ def test_order_that_comes_when_the_run_is_ending_is_refused_with_the_reason(run)
 
 
 def test_extension_beyond_the_plan_is_told_to_the_controller(run):
-    run.taken["projection"] = 8
+    run.taken = 8
     answer, effects = order(run, "extend", count=5)
     assert effects == [ChangeRun(run_uid=UID, planned=13)]
     assert "3 added to the 10 of the plan" in answer
@@ -205,7 +205,7 @@ def test_ranks_that_come_back_after_the_last_frame_are_finishing(run):
 
 
 def test_lag_counts_to_the_slowest_rank(run):
-    run.taken["projection"] = 9
+    run.taken = 9
     take(run, Acked(UID, 0, 9, 9))
     take(run, Acked(UID, 1, 6, 6))
     assert (run.used, run.lag) == (6, 3)
@@ -250,7 +250,7 @@ def test_problem_of_all_ranks_is_said_once_and_that_of_some_names_them(run):
     ],
 )
 def test_reason_says_where_the_scan_was_stopped_and_how_many_were_taken(run, text, reason):
-    run.taken["projection"] = 127
+    run.taken = 127
     take(run, Score(run_uid=UID, image_number=124, projections=124, score=0.98, verdict="enough", text=text))
     assert run.quality_reached().reason == reason
 

@@ -24,7 +24,7 @@ def held_back(plan: Any, job: Any, ahead: int = 8) -> Any:
         if run is None or run.exit_status or run.over or run.unjudged:
             return False
         judged = run.verdicts[-1].projections if run.verdicts else 0
-        return bool(judged < run.taken["projection"] - ahead)
+        return bool(judged < run.taken - ahead)
 
     async def caught_up() -> None:
         while behind():

@@ -178,7 +178,6 @@ class PretendEndpoint:
                 image_number=index,
                 projections=index,
                 score=score,
-                threshold=threshold,
                 verdict="enough" if enough else "continue",
                 policy="ms-ssim",
                 text=script.text or text,

@@ -79,9 +79,7 @@ UP = [
     m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),
     m.Heartbeat(time=1.5),
     m.Status(run_uid="run", rank=0, state="busy"),
-    m.Score(
-        seq=1, run_uid="run", image_number=1, projections=2, score=0.5, threshold=0.9, metrics={"x": 1.0}, axis=3.5
-    ),
+    m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0}, axis=3.5),
     o.Ask(seq=2, order=o.Order(action="axis", who="anna", axis=3.5)),
     m.RunDone(
         seq=2,

@@ -77,7 +77,7 @@ def test_scores_of_the_open_run_arrive_and_of_others_do_not(wires: Any, spec: Sp
     run = wires.take(controller, OpenRun)
     assert (run.run_uid, run.rows) == ("run-1", (0, 6))
     controller.send(Score(run_uid="another-run", image_number=1, projections=1, score=1.0, verdict="enough"))
-    enough = Score(run_uid="run-1", image_number=3, projections=5, score=0.96, threshold=0.95, verdict="enough")
+    enough = Score(run_uid="run-1", image_number=3, projections=5, score=0.96, verdict="enough")
     controller.send(enough)
     assert wires.seen.wait(Score) == msgspec.structs.replace(enough, seq=2)
     beamline.close_run("success", "quality")
@@ -232,7 +232,7 @@ def test_status_and_problems_come_up(wires: Any, spec: Spec) -> None:
     rank = wires.rank(beamline)
     beamline.open_run(spec())
     wires.take(rank, OpenRun)
-    sent = Status(run_uid="run-1", rank=0, state="updating", projections=4, image_number=2, lag=1, step_seconds=0.5)
+    sent = Status(run_uid="run-1", rank=0, state="updating", projections=4, image_number=2, step_seconds=0.5)
     rank.send(sent)
     assert wires.seen.wait(Status) == sent
     rank.send(Problem(fault="local", where="engine", text="out of memory", run_uid="run-1"))
