@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
-from bluesky_streamrecon.recon.angle_order import HALF_TURN, TURN, AngleOrder
 from bluesky_streamrecon.recon.store import HostStore, SlabRows, Store
 from bluesky_streamrecon.settings import WINDOW_POLICIES
 
@@ -35,6 +34,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 OLDER = 0.5
 """Share of a spread window that is older than the newest."""
+
+_SAME_GAP = 1e-9
+"""Radians: equal steps of the stage differ by rounding, which must not decide."""
 
 _FIRST_CAPACITY = 16
 _KEPT_WINDOWS = 4
@@ -158,15 +160,11 @@ class Window:
         capacity += self._spare
         self._angles = np.zeros(capacity, np.float64)
         self._weights = np.ones(capacity, np.float32)
-        self._order, self._numbers = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+        self._order = np.zeros(capacity, np.int64)
         self._free = deque(range(capacity))
         self._kept = 0
         self.store = store(slabs, columns, capacity)
         self.total = 0
-        # What a spread window keeps is judged on the full turn, what it takes on the half; keys are the numbers below.
-        self._by_turn, self._by_half = AngleOrder(TURN, capacity), AngleOrder(HALF_TURN, capacity)
-        if self._spread is not None:
-            _load_kernels()
 
     def __len__(self) -> int:
         return self._kept if self._length is None else min(self._kept, self._length)
@@ -231,10 +229,7 @@ class Window:
         slot = self._free_slot()
         self.store.write(slot, projection)
         self._angles[slot], self._weights[slot] = angle, weight
-        self._order[self._kept], self._numbers[self._kept] = slot, self.total
-        if self._spread is not None:
-            self._by_turn.add(angle, self.total)
-            self._by_half.add(angle, self.total)
+        self._order[self._kept] = slot
         self._kept += 1
         self.total += 1
         self._chosen = None
@@ -254,8 +249,7 @@ class Window:
         before = self.slots
         kept = self.kept_slots
         older = self._spread.older if fresh <= 1 else self._spread.older_of_steps
-        arrived = self._numbers[: self._kept]
-        self._chosen = kept[spread_views(self._by_half.keys, arrived, self._length, number, fresh, older)]
+        self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh, older)]
         return not np.array_equal(before, self._chosen)
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
@@ -277,12 +271,9 @@ class Window:
             place = 0
             if self._spread is not None:
                 candidates = 1 if self._spread.newest_kept else max(self._limit - (self._length or 0), 1)
-                place = redundant_view(self._by_turn, self._numbers[: self._kept], candidates)
-                for order in (self._by_turn, self._by_half):
-                    order.remove(int(self._numbers[place]))
+                place = redundant_view(self._angles[self.kept_slots], candidates)
             self._free.append(int(self._order[place]))
-            for kept in (self._order, self._numbers):
-                kept[place : self._kept - 1] = kept[place + 1 : self._kept].copy()
+            self._order[place : self._kept - 1] = self._order[place + 1 : self._kept]
             self._kept -= 1
         if not self._free:
             self._grow()
@@ -294,7 +285,6 @@ class Window:
         self._angles = np.concatenate((self._angles, np.zeros(more)))
         self._weights = np.concatenate((self._weights, np.ones(more, np.float32)))
         self._order = np.concatenate((self._order, np.zeros(more, np.int64)))
-        self._numbers = np.concatenate((self._numbers, np.zeros(more, np.int64)))
         self._free.extend(range(capacity, capacity + more))
         self.store.grow(more)
 
@@ -330,7 +320,7 @@ def _limit(columns: int, length: int | None, policy: str | Spread) -> int | None
     return kept_views(columns, length) if kept is None else max(kept, length)
 
 
-def redundant_view(order: AngleOrder, arrived: NDArray[np.int64], candidates: int) -> int:
+def redundant_view(angles: NDArray[np.float64], candidates: int) -> int:
     """Find the projection that the others best make up for: without it, the gap between its neighbours is smallest.
 
     Where gaps are equal, it is the oldest. Neighbours are those on the full turn: seen from behind, an object that
@@ -338,35 +328,29 @@ def redundant_view(order: AngleOrder, arrived: NDArray[np.int64], candidates: in
 
     Parameters
     ----------
-    order : AngleOrder
-        At least two, on the full turn.
-    arrived : ndarray of int64, shape (n,)
-        Its keys in the order of arrival, ascending.
+    angles : ndarray of float64, shape (n,)
+        At least two, in the order of arrival, radians.
     candidates : int
         So many of the oldest may be chosen, 1 to n.
 
-    Returns
-    -------
-    int
-        Place in `arrived`.
-
     Examples
     --------
-    >>> redundant_view(AngleOrder.of(np.radians([0, 90, 45, 135, 60, 182]), TURN), np.arange(6), 4)
+    >>> redundant_view(np.radians([0, 90, 45, 135, 60, 182]), 4)
     2
     """
-    from bluesky_streamrecon.recon.kernels.angles import redundant
-
-    return int(redundant(order.angles, order.keys, arrived, candidates))
+    if candidates == 1:
+        return 0
+    turned = np.mod(angles, 2 * math.pi)
+    order = np.argsort(turned, kind="stable")
+    around = turned[order]
+    around = np.concatenate((around[-1:] - 2 * math.pi, around, around[:1] + 2 * math.pi))
+    gaps = np.empty(len(angles))
+    gaps[order] = np.rint((around[2:] - around[:-2]) / _SAME_GAP)
+    return int(gaps[:candidates].argmin())
 
 
 def spread_views(
-    keys: NDArray[np.int64],
-    arrived: NDArray[np.int64],
-    length: int,
-    number: int,
-    fresh: int = 1,
-    older: float = OLDER,
+    angles: NDArray[np.float64], length: int, number: int, fresh: int = 1, older: float = OLDER
 ) -> NDArray[np.int64]:
     """Choose the newest part of a window, and fill it up with older projections from all angles.
 
@@ -376,10 +360,8 @@ def spread_views(
 
     Parameters
     ----------
-    keys : ndarray of int64, shape (n,)
-        Of the projections to choose from, in the order of their angles on the half turn.
-    arrived : ndarray of int64, shape (n,)
-        The same in the order of arrival, ascending.
+    angles : ndarray of float64, shape (n,)
+        Of the projections to choose from, in the order of arrival, radians; they count modulo a half turn.
     length : int
         Projections wanted.
     number : int
@@ -392,32 +374,22 @@ def spread_views(
     Returns
     -------
     ndarray of int64, shape (min(n, length),)
-        Places in `arrived`, ascending.
+        Places in `angles`, ascending.
 
     Examples
     --------
-    >>> keys = AngleOrder.of(np.radians([0, 90, 45, 135, 22, 67, 112, 157]), HALF_TURN).keys
-    >>> spread_views(keys, np.arange(8), 4, 0), spread_views(keys, np.arange(8), 4, 1)
+    >>> angles = np.radians([0, 90, 45, 135, 22, 67, 112, 157])
+    >>> spread_views(angles, 4, 0), spread_views(angles, 4, 1)
     (array([0, 5, 6, 7]), array([1, 4, 6, 7]))
     """
-    total = len(keys)
+    total = len(angles)
     newest = min(max(length - int(older * length), fresh), length, total)
     count = total - newest
     wanted = min(length - newest, count)
-    if wanted == 0:
-        return np.arange(count, total)
-    from bluesky_streamrecon.recon.kernels.angles import spread
-
-    return np.asarray(spread(keys, arrived, newest, wanted, (number * GOLDEN) % 1))
-
-
-def _load_kernels() -> None:
-    """Compile the kernels, or load them from disk, before projections come."""
-    order, numbers = AngleOrder.of(np.arange(2.0), TURN), np.arange(2)
-    redundant_view(order, numbers, 1)
-    spread_views(order.keys, numbers, 2, 0, 1, 0.5)
-    order.add(0.0, 2)
-    order.remove(2)
+    by_angle = np.argsort(np.mod(angles[:count], math.pi), kind="stable")
+    bounds = np.arange(wanted + 1) * count // max(wanted, 1)
+    within = np.floor((number * GOLDEN) % 1 * np.diff(bounds)).astype(np.int64)
+    return np.concatenate((np.sort(by_angle[bounds[:-1] + within]), np.arange(count, total)))
 
 
 def pass_order(passes: int) -> list[int]:

@@ -13,7 +13,6 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import Engine
-from bluesky_streamrecon.recon.angle_order import AngleOrder
 from bluesky_streamrecon.recon.view import window_of
 from bluesky_streamrecon.recon.window import (
     SlabRows,
@@ -45,21 +44,13 @@ def test_window_without_length_keeps_all():
     np.testing.assert_array_equal(window.store.data[0][window.slots][:, :, :3], projections.transpose(0, 2, 1))
 
 
-def spread_of(angles, *wanted):
-    return spread_views(AngleOrder.of(angles, math.pi).keys, np.arange(len(angles)), *wanted)
-
-
-def redundant_of(angles, candidates):
-    return redundant_view(AngleOrder.of(angles, math.tau), np.arange(len(angles)), candidates)
-
-
 views = st.lists(st.floats(-7, 7), min_size=1, max_size=60)
 
 
 @settings(deadline=None)
 @given(views, st.integers(1, 30), st.integers(0, 1000), st.integers(0, 40), st.floats(0, 0.99))
 def test_spread_window_has_its_length_and_all_that_is_fresh(angles, length, number, fresh, older):
-    chosen = spread_of(np.array(angles), length, number, fresh, older)
+    chosen = spread_views(np.array(angles), length, number, fresh, older)
     total = len(angles)
     assert len(chosen) == min(total, length)
     assert list(chosen) == sorted(set(chosen.tolist()))
@@ -75,7 +66,7 @@ def test_spread_window_does_not_depend_on_the_order_of_older_projections(angles,
     older, new = angles[:-newest], angles[-newest:]
     shuffled = random.sample(older, len(older))
     one, other = (np.array(part + new) for part in (older, shuffled))
-    first, second = (sorted(part[spread_of(part, length, number)]) for part in (one, other))
+    first, second = (sorted(part[spread_views(part, length, number)]) for part in (one, other))
     assert first == second
 
 
@@ -107,13 +98,13 @@ def test_window_that_can_not_be_spread_so_is_refused(wrong):
 
 def test_spread_window_gives_every_older_projection_its_turn():
     angles = np.random.default_rng(0).uniform(0, np.pi, 100)
-    used = {int(place) for number in range(60) for place in spread_of(angles, 24, number)}
+    used = {int(place) for number in range(60) for place in spread_views(angles, 24, number)}
     assert used == set(range(100))
 
 
 def test_spread_window_leaves_no_wide_gap_where_the_newest_do():
     angles = np.radians(np.arange(180.0))
-    gaps = np.diff(np.sort(angles[spread_of(angles, 24, 5)]))
+    gaps = np.diff(np.sort(angles[spread_views(angles, 24, 5)]))
     assert gaps.max() < 2.5 * np.pi / 12
     with Engine(GEOMETRY, 3, window=6, window_policy="spread") as engine:
         for projection, angle in zip(*scan(3), strict=True):
@@ -213,7 +204,7 @@ def test_endless_scan_stays_spread_over_its_angles_in_flat_memory(turn):
 
 def test_equal_gaps_are_equal_in_spite_of_rounding():
     angles = np.linspace(0, math.pi, 181)[:-1] + 1e-13 * np.random.default_rng(1).standard_normal(180)
-    assert redundant_of(angles, 180) == 1
+    assert redundant_view(angles, 180) == 1
 
 
 def test_planned_projections_that_are_too_many_take_no_more_memory():
@@ -254,13 +245,13 @@ def test_window_that_moves_on_keeps_and_takes_what_the_definitions_say_of_all_of
     window, kept = Window(4, 16, [SlabRows(0, 1, 4)], policy="spread"), np.empty(0)
     for number, angle in enumerate(angles):
         if len(kept) == kept_views(16, 4):
-            kept = np.delete(kept, redundant_of(kept, len(kept) - 4))
+            kept = np.delete(kept, redundant_view(kept, len(kept) - 4))
         kept = np.append(kept, angle)
         window.append(np.zeros((1, 16), np.float32), float(angle))
         window.choose(number, 1)
         assert window.kept()[0].tolist() == kept.tolist()
         if len(kept) > 4:
-            assert window.angles.tolist() == kept[spread_of(kept, 4, number)].tolist()
+            assert window.angles.tolist() == kept[spread_views(kept, 4, number)].tolist()
 
 
 @pytest.mark.parametrize(
