@@ -6,69 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_streamrecon.jit import helper, kernel, loops
+from bluesky_streamrecon.jit import kernel, loops
 
-__all__ = ["changes", "median_of_seven", "move_levels", "replace_zingers", "running_median", "sum_rows"]
+__all__ = ["median_of_seven", "move_levels", "replace_zingers", "sum_rows"]
 
 Array = np.ndarray[Any, Any]
-
-
-@helper
-def _mirrored(x: int, size: int) -> int:
-    """Return the place for `x`, at most `size` outside, in a line that is mirrored at its edges (c b a | a b c)."""
-    if x < 0:
-        return -1 - x
-    return 2 * size - 1 - x if x >= size else x
-
-
-@kernel
-def running_median(lines: Array, width: int, medians: Array) -> None:
-    """Overwrite `medians` (N, C) by those of `width` neighbours in each line; odd, at most C. No value is NaN."""
-    number, size = lines.shape
-    half = width // 2
-    ranked = np.empty(width, lines.dtype)
-    for n in range(number):
-        line = lines[n]
-        for i in range(width):
-            ranked[i] = line[_mirrored(i - half, size)]
-        ranked.sort()
-        medians[n, 0] = ranked[half]
-        for x in range(1, size):
-            old = line[_mirrored(x - half - 1, size)]
-            new = line[_mirrored(x + half, size)]
-            at = np.searchsorted(ranked, old)
-            if new > old:
-                while at + 1 < width and ranked[at + 1] < new:
-                    ranked[at] = ranked[at + 1]
-                    at += 1
-            else:
-                while at > 0 and ranked[at - 1] > new:
-                    ranked[at] = ranked[at - 1]
-                    at -= 1
-            ranked[at] = new
-            medians[n, x] = ranked[half]
-
-
-@kernel
-def changes(sinogram: Array, width: int, total: Array) -> None:
-    """Overwrite `total` (C,) by how much each column of (A, C) differs from its mean over `width` angles, summed.
-
-    A is at least `width`.
-    """
-    angles, columns = sinogram.shape
-    before, after = width // 2, (width - 1) // 2
-    near = np.zeros(columns)
-    total[:] = 0
-    for a in range(-before, after + 1):
-        near += sinogram[_mirrored(a, angles)]
-    for a in range(angles):
-        if a:
-            new, old = sinogram[_mirrored(a + after, angles)], sinogram[_mirrored(a - before - 1, angles)]
-            for x in range(columns):
-                near[x] += new[x] - old[x]
-        line = sinogram[a]
-        for x in range(columns):
-            total[x] += abs(line[x] - near[x] / width)
 
 
 @loops

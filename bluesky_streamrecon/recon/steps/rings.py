@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from bluesky_streamrecon.directions import crowded
 from bluesky_streamrecon.errors import ConfigError
@@ -101,7 +102,6 @@ class Rings(Step):
         self._levels = np.zeros((rows, 1, columns), np.float32)
         self._shifts = np.zeros((rows, 1, columns), np.float32)
         move_levels(np.zeros((1, columns), np.float32), self._levels[:1], self._shifts[:1])
-        remove_stripes(np.zeros((SMOOTHED, columns), np.float32), *self._widths)
 
     def apply(self, projection: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
         """Return the projection without the stripes that are known so far, it included."""
@@ -183,10 +183,11 @@ def _smooth(ranked: Sinogram, trim: int, large: int, small: int, snr: float) -> 
 
 def _fluctuating(sinogram: Sinogram, large: int, snr: float) -> NDArray[np.bool_]:
     """Return which columns change too much or too little from angle to angle: the detection of algorithm 6."""
-    from bluesky_streamrecon.recon.kernels.steps import changes
-
-    change = np.empty(sinogram.shape[1])
-    changes(sinogram, SMOOTHED, change)
+    mirrored = np.pad(sinogram, ((SMOOTHED // 2, (SMOOTHED - 1) // 2), (0, 0)), "symmetric")
+    near = np.zeros_like(sinogram)
+    for first in range(SMOOTHED):
+        near += mirrored[first : first + len(sinogram)]
+    change = np.abs(sinogram - near / SMOOTHED).sum(axis=0, dtype=np.float64)
     usual = _running_median(change[None], large)[0]
     usual[usual == 0] = float(usual.mean()) or 1.0
     found = _widened(_outliers(change / usual, snr))
@@ -234,9 +235,9 @@ def _bridge_columns(values: NDArray[np.float32], dead: NDArray[np.bool_]) -> Non
 
 
 def _running_median(lines: NDArray[T], width: int) -> NDArray[T]:
-    from bluesky_streamrecon.recon.kernels.steps import running_median
-
     columns = lines.shape[1]
-    medians = np.empty_like(lines, order="C")
-    running_median(np.ascontiguousarray(lines), min(width, columns - 1 + columns % 2), medians)
-    return medians
+    width = min(width, columns - 1 + columns % 2)
+    # One after the other, mirrored at their edges: of one long line SciPy computes running medians, not each anew.
+    mirrored = np.pad(lines, ((0, 0), (width // 2, width // 2)), "symmetric")
+    medians = median_filter(mirrored.ravel(), width).reshape(mirrored.shape)
+    return np.asarray(medians[:, width // 2 : width // 2 + columns])
