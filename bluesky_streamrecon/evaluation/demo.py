@@ -91,17 +91,24 @@ def run_demo(
         If data or catalogue can not be written; the scan is not ended by that.
     """
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
+    from bluesky_streamrecon.data_keys import FrameLayout
     from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.evaluation.scans import places_in_order
     from bluesky_streamrecon.ordering import listed, make_order
     from bluesky_streamrecon.plans import stream_tomo_plan
+    from bluesky_streamrecon.plans.parts import check_frames, check_names
+    from bluesky_streamrecon.plans.signature import image_settings
     from bluesky_streamrecon.sim_devices import sim_beamline
 
     geometry = dict(simulated or {})
     turn = 360.0 if geometry.get("half_acquisition") else 180.0
     angle_order = make_order(order, num=num, stop=turn) if data is None else None
-    out = new_directory(out.resolve())
+    out = out.resolve()
     beamline = sim_beamline(data or sample, seed=seed, directory=out / "detector", angle_units=angle_units, **geometry)
+    recon, steering = image_settings(ranks, settings)
+    check_names(recon, steering)
+    check_frames(FrameLayout(1, *beamline.camera.shape), recon, steering, local=True)
+    new_directory(out)
     for problem in beamline.problems:
         logger.warning("%s", problem)
     if angle_order is None:

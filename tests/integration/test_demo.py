@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from tiled_tables import give_tables
 
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.demo import run_demo
+
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 
 TOOTH = Path(__file__).parent.parent / "data" / "tooth.h5"
@@ -101,3 +104,18 @@ def test_a_file_that_is_no_scan_is_refused_with_one_line(program, tmp_path):
     assert done.returncode in (1, 2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert "bad.h5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preparation": ("no-such-step",)}, "preparation step"),
+        ({"preparation": ({"step": "wavelet-rings", "levels": 9},)}, "levels=9"),
+        ({"preparation": ({"step": "wavelet-rings", "levels": 6},)}, "expected at least 512"),
+        ({"algorithm": "no-such-algorithm"}, "no-such-algorithm"),
+    ],
+)
+def test_what_can_not_work_is_refused_before_anything_is_written(tmp_path, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        run_demo(out=tmp_path / "out", simulated={"rows": 2, "columns": 64}, **settings)
+    assert not (tmp_path / "out").exists()
