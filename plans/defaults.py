@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Beamline",
+    "around_sample",
     "beamline_of",
     "compose_with_storage",
     "current_beamline",
@@ -242,6 +243,12 @@ def devices_in_use(
     return devices, stage if beamline is None else beamline.stage, beamline, around
 
 
+def around_sample(beamline: Beamline | None) -> dict[str, Any]:
+    """Return shutter and sample table of a beamline, where it has them, by their names in plans."""
+    found = {"shutter": getattr(beamline, "shutter", None), "sample_table": getattr(beamline, "table", None)}
+    return {name: device for name, device in found.items() if device is not None}
+
+
 def monitor_of(beamline: Beamline | None) -> list[Any]:
     """Return the monitor of a beamline, where it has one."""
     monitor = getattr(beamline, "monitor", None)
@@ -265,12 +272,6 @@ def compose_with_storage(record: RunRecord) -> Iterator[tuple[str, dict[str, Any
 
     documents: Iterable[tuple[str, dict[str, Any]]] = storage.compose_reconstruction(record)
     yield from documents
-
-
-def recorded_angles(beamline: Beamline) -> tuple[float, ...] | None:
-    """Return the angles that a beamline can show, degrees, if it replays a recording."""
-    angles = getattr(beamline, "angles", None)
-    return None if angles is None else tuple(float(angle) for angle in angles)
 
 
 def _place_results(job: ReconJob, beamline: Beamline) -> None:

@@ -23,7 +23,7 @@ from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
 from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
-from bluesky_streamrecon.plans.defaults import devices_in_use
+from bluesky_streamrecon.plans.defaults import around_sample, devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of
 from bluesky_streamrecon.plans.parts import answer, check_frames, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, find_words
@@ -110,8 +110,8 @@ def try_devices(
     """Do as `check_devices_plan`; `show` is called with each line."""
     devices, stage, beamline, around = devices_in_use(detectors, stage)
     yield from connected(getattr(beamline, "devices", ()))
-    shutter = shutter if shutter is not None else getattr(around, "shutter", None)
-    table = sample_table if sample_table is not None else getattr(around, "table", None)
+    given = {"shutter": shutter, "sample_table": sample_table}
+    switches = around_sample(around) | {role: device for role, device in given.items() if device is not None}
     found: list[CheckedDevice] = []
 
     def tried(role: str, device: Any, check: Generator[Any, Any, str]) -> MsgGenerator[None]:
@@ -127,9 +127,9 @@ def try_devices(
         show(f"{item.status:>7}  {item.name}: {item.hint}")
 
     yield from tried("stage", stage, _stage(stage, angles))
-    for role, device in (("shutter", shutter), ("sample_table", table)):
-        if device is not None:
-            yield from tried(role, device, _words(role, device))
+    for role in given:
+        if role in switches:
+            yield from tried(role, switches[role], _words(role, switches[role]))
     for detector in devices:
         yield from tried("detector", detector, _exposure(detector))
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -19,15 +18,13 @@ from ophyd_async.core import DetectorTrigger
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.ordering import Sweep, make_order
-from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, monitor_of, recorded_angles
-from bluesky_streamrecon.plans.device_check import judge_detectors
+from bluesky_streamrecon.ordering import Sweep
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated
 from bluesky_streamrecon.plans.motion import move, rotation_of
-from bluesky_streamrecon.plans.parts import about, answer, check_names, connected, over_recording
-from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
-from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
-from bluesky_streamrecon.plans.streaming import streaming_wrapper
+from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner
+from bluesky_streamrecon.plans.scan import scan_of
+from bluesky_streamrecon.plans.signature import with_image_settings
 
 __all__ = ["stream_tomo_fly_plan"]
 
@@ -51,17 +48,6 @@ def stream_tomo_fly_plan(
     deadtime: float | None = None,
     flush_period: float = 0.2,
     reconstruct: str | None = None,
-    flats: int | None = None,
-    darks: int | None = None,
-    flats_after: int = 0,
-    darks_after: int = 0,
-    references: str | None = None,
-    shutter: Positioner = None,
-    sample_table: Positioner = None,
-    shutter_words: Sequence[str | float] | None = None,
-    table_words: Sequence[str | float] | None = None,
-    take_flats: Any = None,
-    take_darks: Any = None,
     job: ReconJob | None = None,
     md: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -141,43 +127,16 @@ def stream_tomo_fly_plan(
     At the prompt: ``RE(stream_tomo_fly_plan())``, or ``RE(stream_tomo_fly_plan([camera], rotation, trigger=pcomp,
     encoder=panda, num=1500, order="interlaced(6)", velocity=20, shutter=shutter, sample_table=table))``.
     """
-    devices, stage, beamline, around = devices_in_use(detectors, stage, reconstruct)
-    if beamline is not None:
-        trigger = trigger if trigger is not None else getattr(beamline, "trigger", None)
-        encoder = encoder if encoder is not None else getattr(beamline, "encoder", None)
-    yield from connected(getattr(beamline, "devices", ()))
-    job = job if job is not None else current_job(beamline)
-    recon, steering = image_settings(job.wanted_ranks, settings)
-    devices += monitor_of(beamline) if recon.monitor is not None else []
-    flyers = Flyers(stage, trigger, encoder, devices)
+    scan = yield from scan_of(
+        detectors, stage, order, angles=(num, start, stop), reconstruct=reconstruct, job=job, settings=settings
+    )
+    recon, job, stage = scan.recon, scan.job, scan.stage
+    trigger = trigger if trigger is not None else getattr(scan.beamline, "trigger", None)
+    encoder = encoder if encoder is not None else getattr(scan.beamline, "encoder", None)
+    flyers = Flyers(stage, trigger, encoder, scan.devices)
     _check_flyers(flyers)
-    frames = ReferenceFrames(
-        flats=flats,
-        darks=darks,
-        flats_after=flats_after,
-        darks_after=darks_after,
-        references=references,
-        shutter=shutter if shutter is not None else getattr(around, "shutter", None),
-        sample_table=sample_table if sample_table is not None else getattr(around, "table", None),
-        shutter_words=shutter_words,
-        table_words=table_words,
-        take_flats=take_flats,
-        take_darks=take_darks,
-    ).resolved(recon.pixel_values)
-    if job.local:
-        check_names(recon, steering)
-    recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
-    if order is None:
-        order = "interlaced(4)" if recon.turns == 1 else "fixed"
-    if recorded is not None and isinstance(order, str):
-        visiting = over_recording(order, recorded)
-    else:
-        visiting = make_order(order, num=num, start=start, stop=stop)
-    each, grid = len(visiting), (visiting.stop - visiting.start) / len(visiting)
-    visiting, sweeps = repeated(visiting, recon.turns)
-    steering.check_planned(len(visiting))
-    judge = partial(judge_detectors, devices, recon, steering, local=job.local)
-    yield from judge()
+    grid = (scan.order.stop - scan.order.start) / len(scan.order)
+    visiting, sweeps = repeated(scan.order, recon.turns)
     rotation = yield from rotation_of(stage)
     if rotation.degrees != 1.0:
         raise ConfigError(
@@ -195,8 +154,7 @@ def stream_tomo_fly_plan(
             f"turns={recon.turns}: {error}; order='interlaced(2)' flies the same angles in each half turn, and "
             "stream_tomo_plan visits them step by step"
         ) from None
-    frames = yield from frames.with_words()
-    lengthens = recorded is None and recon.turns == 1
+    lengthens = not scan.recorded and recon.turns == 1
     if lengthens:
         try:
             yield from rotation.within_limits([max(ends) + grid])
@@ -223,51 +181,19 @@ def stream_tomo_fly_plan(
 
         yield from bpp.finalize_wrapper(fly_sweeps(flown(), flyers, pace), at_rest)
 
-    range_of_angles = {"order": visiting.name, "start": visiting.start, "stop": visiting.stop}
-    md = {
-        **about("stream_tomo_fly_plan", devices, stage, visiting, PROGRESS),
-        "plan_args": {
-            "detectors": [repr(device) for device in devices],
-            "stage": repr(stage),
-            "trigger": repr(trigger),
-            "encoder": repr(encoder),
-            "angle": angle,
-            "num": each,
-            **range_of_angles,
-            "velocity": pace.velocity,
-            "exposure": pace.exposure,
-            **frames.told(),
-            **chosen_settings(recon, steering),
-        },
-        **(md or {}),
-    }
-    uid: str | None = yield from streaming_wrapper(
-        tomogram(devices, frames, md, projections(), flyers.all, judge),
-        job=job,
-        detector=devices[0],
-        angle=angle or encoder,
-        references=OWN if frames.flats else frames.references,
-        recon=recon,
-        steering=steering,
-        planned=len(visiting),
-        md={
-            **range_of_angles,
-            "angles": list(visiting.angles),
-            **frames.told(),
-            "velocity": pace.velocity,
-            "sweeps": len(sweeps),
-        },
-        lengthens=lengthens,
-        signals_in=PROGRESS,
-        devices=flyers.all,
-    )
-    return uid
+    arguments = {"trigger": repr(trigger), "encoder": repr(encoder), "angle": angle, "velocity": pace.velocity}
+    return (
+        yield from scan.run(
+            "stream_tomo_fly_plan", projections(), visiting,
+            staged=flyers.all, angle=angle or encoder, lengthens=lengthens,
+            arguments=arguments | {"exposure": pace.exposure},
+            block={"velocity": pace.velocity, "sweeps": len(sweeps)}, signals_in=PROGRESS, md=md,
+        )
+    )  # fmt: skip
 
 
 def _check_flyers(flyers: Flyers) -> None:
     """Refuse devices that can not fly."""
-    if not flyers.detectors:
-        raise ConfigError("detectors: got none, expected at least one")
     needed: list[tuple[str, Any, tuple[type, ...], str]] = [
         ("stage", flyers.stage, (Preparable, Flyable, Stoppable), "a rotation stage as ophyd-async's Motor"),
         ("trigger", flyers.trigger, (Preparable, Flyable), "a position-compare unit that is prepared with a Sweep"),

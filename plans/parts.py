@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -12,14 +12,12 @@ from bluesky.utils import Msg, MsgGenerator
 
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
-from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
     "UnansweredError",
-    "about",
     "answer",
     "check_analysis",
     "check_frames",
@@ -27,7 +25,6 @@ __all__ = [
     "check_turns",
     "checked_series",
     "connected",
-    "over_recording",
 ]
 
 OF_A_STILL_SAMPLE = {"predicted-gain", "measurement", "resolution"}
@@ -115,32 +112,6 @@ def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSe
     beyond = [row for row in steering.preview_rows or () if row >= rows]
     if beyond:
         raise ConfigError(f"preview_rows: got {beyond[0]}, expected less than the {rows} rows of a frame")
-
-
-def about(plan: str, devices: Sequence[Any], stage: Any, order: AngleOrder, stream: str) -> dict[str, Any]:
-    """Return what Bluesky's callbacks look for in a start document; `stream` has an event per line of the table."""
-    return {
-        "plan_name": plan,
-        "detectors": [device.name for device in devices],
-        "motors": [stage.name],
-        "num_points": len(order),
-        "num_intervals": len(order) - 1,
-        "hints": {"dimensions": [(getattr(stage, "hints", {}).get("fields") or [stage.name], stream)]},
-    }
-
-
-def over_recording(order: str, recorded: tuple[float, ...]) -> AngleOrder:
-    """Visit the angles of a recording in a named order."""
-    if len(recorded) < 2:
-        raise ConfigError(f"recorded scan: got {len(recorded)} angles, expected at least 2")
-    angles = sorted(recorded)
-    places = make_order(order, num=len(angles), start=0.0, stop=float(len(angles)))
-    if any(place != int(place) or not 0 <= place < len(angles) for place in places):
-        raise ConfigError(
-            f"order: {order!r} is not on a grid, and a recorded scan has only its own {len(angles)} angles"
-        )
-    spacing = (angles[-1] - angles[0]) / (len(angles) - 1)
-    return AngleOrder(places.name, tuple(angles[int(place)] for place in places), angles[0], angles[-1] + spacing)
 
 
 def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:

@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 Detectors = Sequence[Readable] | None  # type: ignore[type-arg] # blueapi matches devices by the bare protocol
 Positioner = Movable | None  # type: ignore[type-arg]
 
-TakeFrames = Callable[[Sequence[Any], int], MsgGenerator[Any]]
 Judge = Callable[[], MsgGenerator[None]]
 Word = str | float
 
@@ -81,12 +80,12 @@ class ReferenceFrames:
     flats_after: int = 0
     darks_after: int = 0
     references: str | None = None
-    shutter: Any = None
-    sample_table: Any = None
+    shutter: Positioner = None
+    sample_table: Positioner = None
     shutter_words: Sequence[Word] | None = None
     table_words: Sequence[Word] | None = None
-    take_flats: TakeFrames | None = None
-    take_darks: TakeFrames | None = None
+    take_flats: Any = None
+    take_darks: Any = None
 
     def resolved(self, pixel_values: str = "counts") -> ReferenceFrames:
         """Return them with the numbers of frames filled in.

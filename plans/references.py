@@ -12,7 +12,7 @@ from uuid import uuid4
 from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans.defaults import current_storage, detectors_in_use, monitor_of
+from bluesky_streamrecon.plans.defaults import around_sample, current_storage, detectors_in_use, monitor_of
 from bluesky_streamrecon.plans.parts import UnansweredError, answer, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import readable_signature
@@ -70,15 +70,10 @@ def take_references_plan(
     devices, beamline, around = detectors_in_use(detectors)
     devices += monitor_of(beamline)
     yield from connected(getattr(beamline, "devices", ()))
+    given = {"shutter": shutter, "sample_table": sample_table, "take_flats": take_flats, "take_darks": take_darks}
+    chosen = around_sample(around) | {name: value for name, value in given.items() if value is not None}
     frames = ReferenceFrames(
-        flats=flats,
-        darks=darks,
-        shutter=shutter if shutter is not None else getattr(around, "shutter", None),
-        sample_table=sample_table if sample_table is not None else getattr(around, "table", None),
-        shutter_words=shutter_words,
-        table_words=table_words,
-        take_flats=take_flats,
-        take_darks=take_darks,
+        flats=flats, darks=darks, shutter_words=shutter_words, table_words=table_words, **chosen
     ).resolved()
     frames = yield from frames.with_words()
     about = {

@@ -6,6 +6,7 @@ docstring of a plan when it runs. Here all three are made, from what the plan sa
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
@@ -20,7 +21,7 @@ from bluesky_streamrecon.plans.parts import checked_series
 from bluesky_streamrecon.plans.reference_frames import ReferenceFrames
 from bluesky_streamrecon.settings import Option, ReconSettings, SteeringSettings
 
-__all__ = ["chosen_settings", "image_settings", "readable_signature", "with_image_settings"]
+__all__ = ["image_settings", "readable_signature", "with_image_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,15 +38,14 @@ AS_ARGUMENTS: Mapping[str, tuple[Any, Any]] = {
 
 
 def with_image_settings(plan: F) -> F:
-    """Show the settings of image and stopping rule as arguments of a plan, in the place of its ``**settings``.
+    """Show how flats and darks are taken, and the settings of image and stopping rule, in place of ``**settings``.
 
-    The plan itself is returned, so a generator function remains one; `image_settings` makes the structs of what it
-    is called with.
+    They become arguments of the plan, which is returned itself, so that a generator function remains one.
 
     Examples
     --------
     >>> @with_image_settings
-    ... def scan(num: int = 180, order: str = "fixed", *, darks: int = 3, **settings: Any) -> None:
+    ... def scan(num: int = 180, order: str = "fixed", *, md: dict | None = None, **settings: Any) -> None:
     ...     "Scan."
     >>> list(inspect.signature(scan).parameters)[:4], list(inspect.signature(scan).parameters)[-1]
     (['num', 'order', 'turns', 'threshold'], 'policy_options')
@@ -56,7 +56,8 @@ def with_image_settings(plan: F) -> F:
     settings = {each.name: each for each in _settings()}
     place = next((number for number, each in enumerate(own, 1) if each.name == "order"), len(own))
     daily = [settings.pop(name) for name in DAILY]
-    _publish(plan, [*own[:place], *daily, *own[place:], *settings.values()], hints.get("return"))
+    frames = _fields(ReferenceFrames, ((each.name, each.default) for each in dataclasses.fields(ReferenceFrames)))
+    _publish(plan, [*own[:place], *daily, *frames, *own[place:], *settings.values()], hints.get("return"))
     return plan
 
 
@@ -102,21 +103,17 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     return made, checked_series(made, SteeringSettings(**steering, options=policy_options))
 
 
-def chosen_settings(recon: ReconSettings, steering: SteeringSettings) -> dict[str, Any]:
-    """Return what ``plan_args`` of a start document say of the settings."""
-    told = {name: getattr(recon, name) for name in ("window", "window_policy", "step", "algorithm", "pixel_values")}
-    if recon.turns > 1:
-        told["turns"] = recon.turns
-    return {"policy": steering.rule, "threshold": steering.least_score, "tolerance": steering.tolerance, **told}
-
-
 def _settings() -> Iterator[Parameter]:
     for kind in (ReconSettings, SteeringSettings):
-        hints = get_type_hints(kind)  # without their limits, which forms do not know
-        for field in msgspec.structs.fields(kind):
-            name = _argument(kind, field.name)
-            annotation, default = AS_ARGUMENTS.get(name, (hints[field.name], field.default))
-            yield Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        yield from _fields(kind, ((each.name, each.default) for each in msgspec.structs.fields(kind)))
+
+
+def _fields(kind: type, defaults: Iterable[tuple[str, Any]]) -> Iterator[Parameter]:
+    hints = get_type_hints(kind)  # without their limits, which forms do not know
+    for field, default in defaults:
+        name = _argument(kind, field)
+        annotation, shown = AS_ARGUMENTS.get(name, (hints[field], default))
+        yield Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=shown)
 
 
 def _argument(kind: type, field: str) -> str:

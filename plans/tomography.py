@@ -5,8 +5,7 @@ Angles are degrees. No device is made, and nothing is imported that starts anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -14,18 +13,12 @@ from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.ordering import AngleOrder, make_order
-from bluesky_streamrecon.plans.defaults import current_job, devices_in_use, monitor_of, recorded_angles
-from bluesky_streamrecon.plans.device_check import judge_detectors
-from bluesky_streamrecon.plans.motion import Rotation, rotation_of
-from bluesky_streamrecon.plans.parts import about, check_names, connected, over_recording
-from bluesky_streamrecon.plans.reference_frames import OWN, Detectors, Positioner, ReferenceFrames, tomogram
-from bluesky_streamrecon.plans.signature import chosen_settings, image_settings, with_image_settings
-from bluesky_streamrecon.plans.streaming import streaming_wrapper
+from bluesky_streamrecon.plans.motion import rotation_of
+from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner
+from bluesky_streamrecon.plans.scan import scan_of
+from bluesky_streamrecon.plans.signature import with_image_settings
 
 __all__ = ["stream_tomo_plan"]
-
-TakeOne = Callable[[float], MsgGenerator[None]]
 
 
 @with_image_settings
@@ -38,17 +31,6 @@ def stream_tomo_plan(
     stop: float = 180.0,
     order: str | Sequence[float] = "optimized-interleaved",
     reconstruct: str | None = None,
-    flats: int | None = None,
-    darks: int | None = None,
-    flats_after: int = 0,
-    darks_after: int = 0,
-    references: str | None = None,
-    shutter: Positioner = None,
-    sample_table: Positioner = None,
-    shutter_words: Sequence[str | float] | None = None,
-    table_words: Sequence[str | float] | None = None,
-    take_flats: Any = None,
-    take_darks: Any = None,
     suspend: SuspendMode = "after-projection",
     job: ReconJob | None = None,
     md: Mapping[str, Any] | None = None,
@@ -107,98 +89,38 @@ def stream_tomo_plan(
     At the prompt: ``RE(stream_tomo_plan())``, or
     ``RE(stream_tomo_plan([camera], rotation, num=1500, shutter=shutter, sample_table=table, threshold=0.98))``.
     """
-    devices, stage, beamline, around = devices_in_use(detectors, stage, reconstruct)
-    yield from connected(getattr(beamline, "devices", ()))
-    job = job if job is not None else current_job(beamline)
-    recon, steering = image_settings(job.wanted_ranks, settings)
-    devices += monitor_of(beamline) if recon.monitor is not None else []
-    frames = ReferenceFrames(
-        flats=flats,
-        darks=darks,
-        flats_after=flats_after,
-        darks_after=darks_after,
-        references=references,
-        shutter=shutter if shutter is not None else getattr(around, "shutter", None),
-        sample_table=sample_table if sample_table is not None else getattr(around, "table", None),
-        shutter_words=shutter_words,
-        table_words=table_words,
-        take_flats=take_flats,
-        take_darks=take_darks,
-    ).resolved(recon.pixel_values)
-    if job.local:
-        check_names(recon, steering)
-    recorded = recorded_angles(beamline) if beamline is not None and (num, start, stop) == (180, 0.0, 180.0) else None
-    if recorded is not None and isinstance(order, str):
-        visiting = over_recording(order, recorded)
-    else:
-        visiting = make_order(order, num=num, start=start, stop=stop)
-    each, visiting = len(visiting), visiting.again(recon.turns)
-    steering.check_planned(len(visiting))
-    judge = partial(judge_detectors, devices, recon, steering, local=job.local)
-    yield from judge()
-    rotation = yield from rotation_of(stage)
+    scan = yield from scan_of(
+        detectors, stage, order, angles=(num, start, stop), reconstruct=reconstruct, job=job, settings=settings
+    )
+    order_of_one, recon = scan.order, scan.recon
+    visiting = order_of_one.again(recon.turns)
+    rotation = yield from rotation_of(scan.stage)
     yield from rotation.within_limits(visiting)
-    frames = yield from frames.with_words()
-    lengthens = recorded is None and each > 1 and recon.turns == 1
-    more = _more_between(visiting, rotation, job) if lengthens else _no_more
+    # A recording has no other angles than its own, and a time series is as long as it was planned.
+    lengthens = not scan.recorded and len(order_of_one) > 1 and recon.turns == 1
 
     def take(angle: float) -> MsgGenerator[None]:
         yield from bps.checkpoint()
         yield from rotation.to(angle)
-        yield from bps.trigger_and_read([*devices, stage])
+        yield from bps.trigger_and_read([*scan.devices, scan.stage])
 
     def projections() -> MsgGenerator[None]:
         for angle in visiting:
             yield from take(angle)
-        yield from more(take)
-
-    range_of_angles = {"order": visiting.name, "start": visiting.start, "stop": visiting.stop}
-    md = {
-        **about("stream_tomo_plan", devices, stage, visiting, "primary"),
-        "plan_args": {
-            "detectors": [repr(device) for device in devices],
-            "stage": repr(stage),
-            "num": each,
-            **range_of_angles,
-            **frames.told(),
-            **chosen_settings(recon, steering),
-        },
-        **(md or {}),
-    }
-    uid: str | None = yield from streaming_wrapper(
-        tomogram(devices, frames, md, projections(), [*devices, stage], judge),
-        job=job,
-        detector=devices[0],
-        angle=stage,
-        references=OWN if frames.flats else frames.references,
-        recon=recon,
-        steering=steering,
-        planned=len(visiting),
-        suspend=suspend,
-        md={**range_of_angles, "angles": list(visiting.angles), **frames.told()},
-        lengthens=lengthens,
-        devices=devices,
-    )
-    return uid
-
-
-def _no_more(take: TakeOne) -> MsgGenerator[None]:  # noqa: ARG001 - as _more_between
-    """Take nothing: a recording has no other angles than its own, and a time series is as long as it was planned."""
-    yield from ()
-
-
-def _more_between(order: AngleOrder, rotation: Rotation, job: ReconJob) -> Callable[[TakeOne], MsgGenerator[None]]:
-    """Make a plan that takes projections between the planned ones, as long as people want more."""
-
-    def more(take: TakeOne) -> MsgGenerator[None]:
-        for number, angle in enumerate(order.between(), len(order)):
-            if not job.runs.more_wanted(number):
+        for number, angle in enumerate(visiting.between(), len(visiting)) if lengthens else ():
+            if not scan.job.runs.more_wanted(number):
                 return
             try:
                 yield from rotation.within_limits((angle,))
             except ConfigError as error:
-                job.runs.no_more(f"the run can not be extended any further: {error}")
+                scan.job.runs.no_more(f"the run can not be extended any further: {error}")
                 return
             yield from take(angle)
 
-    return more
+    staged = [*scan.devices, scan.stage]
+    return (
+        yield from scan.run(
+            "stream_tomo_plan", projections(), visiting,
+            staged=staged, angle=scan.stage, lengthens=lengthens, suspend=suspend, md=md,
+        )
+    )  # fmt: skip

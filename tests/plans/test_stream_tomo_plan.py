@@ -370,7 +370,7 @@ def unreadable(self):
 
 
 def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, pretend_job):
-    from bluesky_streamrecon.plans.parts import over_recording
+    from bluesky_streamrecon.plans.scan import over_recording
 
     assert over_recording("interleaved(2)", (0.0, 0.5, 1.0, 1.5)).angles == (0.0, 1.0, 0.5, 1.5)
     with pytest.raises(ConfigError, match="not on a grid"):
