@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from bluesky.protocols import Hints, Reading, Triggerable
 from event_model import DataKey
-from numpy.typing import NDArray
 from ophyd_async.core import (
     AsyncStatus,
     PathProvider,
@@ -86,6 +85,30 @@ class Scene:
         if self._beam_time[0] != self.shutter.closings or kind is FrameKind.PROJECTION:
             self._beam_time[:] = self.shutter.closings, index + 1 if kind is FrameKind.PROJECTION else 0
         return faulty_exposure(Exposure(kind, at, index), self.faults, self._beam_time[1])
+
+
+class _Frames:
+    """What a detector records of an exposure: the camera's frame."""
+
+    def layout(self, scene: Scene) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type."""
+        return scene.camera.shape, scene.camera.dtype
+
+    def see(self, scene: Scene, exposure: Exposure) -> Any:
+        """Return what is seen."""
+        return scene.camera.frame(exposure)
+
+
+class _Readings(_Frames):
+    """What a monitor records: a number that follows the beam."""
+
+    def layout(self, scene: Scene) -> tuple[tuple[int, ...], np.dtype[Any]]:  # noqa: ARG002 - whatever the camera
+        """Return shape and type."""
+        return (), np.dtype("<f8")
+
+    def see(self, scene: Scene, exposure: Exposure) -> float:  # noqa: ARG002
+        """Return what is seen."""
+        return FULL_READING * exposure.beam
 
 
 @dataclass(kw_only=True)
@@ -179,6 +202,8 @@ class TomoDetector(StandardDetector):
         Of the device and its data key.
     """
 
+    _records: ClassVar[_Frames] = _Frames()
+
     def __init__(
         self,
         scene: Scene,
@@ -191,9 +216,9 @@ class TomoDetector(StandardDetector):
         name: str = "",
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        data = FileDataLogic(path_provider, scene.camera.shape, scene.camera.dtype)
+        data = FileDataLogic(path_provider, *self._records.layout(scene))
         acquire = _AcquireLogic(
-            data, line, sleep, scene=scene, see=_frame, exposure_time=self.exposure_time, instant=instant
+            data, line, sleep, scene=scene, see=self._records.see, exposure_time=self.exposure_time, instant=instant
         )
         self.frames_written = data.written
         self.scene = scene
@@ -201,41 +226,33 @@ class TomoDetector(StandardDetector):
         super().__init__(name=name)
 
 
-class BeamMonitor(StandardDetector):
+class BeamMonitor(TomoDetector):
     """A simulated monitor of the beam, which writes a reading per exposure to HDF5, as `TomoDetector` its frames.
 
     It stands before the shutter and reads 10 million in the full beam, whatever the exposure time.
+    """
+
+    _records = _Readings()
+
+
+class InlineTomoDetector(StandardReadable, Triggerable):
+    """A simulated area detector that puts each frame into the event, as many classic devices do.
 
     Parameters
     ----------
-    scene, path_provider, line, exposure, instant, sleep
-        As of `TomoDetector`.
+    scene : Scene
+        What it looks at.
+    exposure : float, optional
+        Exposure time, seconds; a configuration signal, ``exposure_time``.
+    instant : bool, optional
+        Take no time to expose.
+    sleep : callable, optional
+        How to wait for seconds.
     name : str, optional
         Of the device and its data key.
     """
 
-    def __init__(
-        self,
-        scene: Scene,
-        path_provider: PathProvider,
-        line: TriggerLine,
-        *,
-        exposure: float = 0.05,
-        instant: bool = False,
-        sleep: Sleep = asyncio.sleep,
-        name: str = "",
-    ) -> None:
-        self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        data = FileDataLogic(path_provider, (), np.dtype("<f8"))
-        acquire = _AcquireLogic(
-            data, line, sleep, scene=scene, see=_reading, exposure_time=self.exposure_time, instant=instant
-        )
-        self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
-        super().__init__(name=name)
-
-
-class _Inline(StandardReadable, Triggerable):
-    """Puts what it sees into the event."""
+    _records: ClassVar[_Frames] = _Frames()
 
     def __init__(
         self,
@@ -256,6 +273,11 @@ class _Inline(StandardReadable, Triggerable):
         self._taken_at = 0.0
         super().__init__(name=name)
 
+    @property
+    def hints(self) -> Hints:
+        """Nothing to print or plot: a frame is neither."""
+        return {"fields": []}
+
     @AsyncStatus.wrap
     async def stage(self) -> None:
         """Count exposures from 0 again."""
@@ -273,12 +295,19 @@ class _Inline(StandardReadable, Triggerable):
         if exposure_time:
             await self._sleep(exposure_time / 2)
         self._taken += 1
-        self._seen = await asyncio.to_thread(self._see, exposure)
+        self._seen = await asyncio.to_thread(self._records.see, self.scene, exposure)
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:
         """Return what it sees."""
-        return {self.name: self._key()}
+        shape, dtype = self._records.layout(self.scene)
+        key = DataKey(
+            source=f"sim://{self.name}",
+            dtype="array" if shape else "number",
+            dtype_numpy=dtype.str,
+            shape=list(shape),
+        )
+        return {self.name: key}
 
     async def read(self) -> dict[str, Reading[Any]]:
         """Return what was seen last."""
@@ -286,72 +315,11 @@ class _Inline(StandardReadable, Triggerable):
             raise RuntimeError(f"{self.name}: read before any frame was taken; trigger it first")
         return {self.name: {"value": self._seen, "timestamp": self._taken_at}}
 
-    def _see(self, exposure: Exposure) -> Any:
-        raise NotImplementedError
 
-    def _key(self) -> DataKey:
-        raise NotImplementedError
+class InlineBeamMonitor(InlineTomoDetector):
+    """A simulated monitor of the beam that puts its reading into the event; else as `BeamMonitor`."""
 
-
-class InlineTomoDetector(_Inline):
-    """A simulated area detector that puts each frame into the event, as many classic devices do.
-
-    Parameters
-    ----------
-    scene : Scene
-        What it looks at.
-    exposure : float, optional
-        Exposure time, seconds; a configuration signal, ``exposure_time``.
-    instant : bool, optional
-        Take no time to expose.
-    sleep : callable, optional
-        How to wait for seconds.
-    name : str, optional
-        Of the device and its data key.
-    """
-
-    @property
-    def hints(self) -> Hints:
-        """Nothing to print or plot: a frame is neither."""
-        return {"fields": []}
-
-    def _see(self, exposure: Exposure) -> NDArray[Any]:
-        return _frame(self.scene, exposure)
-
-    def _key(self) -> DataKey:
-        camera = self.scene.camera
-        return {
-            "source": f"sim://{self.name}",
-            "dtype": "array",
-            "dtype_numpy": camera.dtype.str,
-            "shape": list(camera.shape),
-        }
-
-
-class InlineBeamMonitor(_Inline):
-    """A simulated monitor of the beam that puts its reading into the event; else as `BeamMonitor`.
-
-    Parameters
-    ----------
-    scene, exposure, instant, sleep
-        As of `InlineTomoDetector`.
-    name : str, optional
-        Of the device and its data key.
-    """
-
-    def _see(self, exposure: Exposure) -> float:
-        return _reading(self.scene, exposure)
-
-    def _key(self) -> DataKey:
-        return {"source": f"sim://{self.name}", "dtype": "number", "dtype_numpy": "<f8", "shape": []}
-
-
-def _frame(scene: Scene, exposure: Exposure) -> NDArray[Any]:
-    return scene.camera.frame(exposure)
-
-
-def _reading(scene: Scene, exposure: Exposure) -> float:  # noqa: ARG001 - as `_frame`
-    return FULL_READING * exposure.beam
+    _records = _Readings()
 
 
 def _checked_exposure(exposure: float) -> float:

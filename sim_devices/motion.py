@@ -12,6 +12,9 @@ from bluesky_streamrecon.ordering import move_time
 
 __all__ = ["Flight", "Motion"]
 
+SHORTEST = 1e-9
+"""Seconds from a stage's arrival that are rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Motion:
@@ -74,7 +77,7 @@ class Motion:
 
 @dataclass
 class Flight:
-    """A turn without stops, as far as it has got; times are those of the stage's clock.
+    """A move, as far as it has got; times are those of the stage's clock.
 
     Parameters
     ----------
@@ -103,4 +106,10 @@ class Flight:
 
     def position(self, at: float) -> float:
         """Return where the stage is at a time, degrees."""
-        return self.motion.position(min(at, self.stopped) - self.started)
+        elapsed = min(at, self.stopped) - self.started
+        return self.motion.position(elapsed) if self.left(self.started + elapsed) > 0 else self.motion.stop
+
+    def left(self, at: float) -> float:
+        """Return how long it still takes to its end at a time, seconds."""
+        left = 0.0 if self.instant else self.motion.duration - (at - self.started)
+        return left if left > SHORTEST else 0.0

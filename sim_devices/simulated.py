@@ -123,7 +123,6 @@ def sim_beamline(
     tilt: float = 0.0,
     velocity: float = 180.0,
     acceleration_time: float = 0.1,
-    backlash: float = 0.0,
     limits: tuple[float, float] = (-36000.0, 36000.0),
     faults: Faults | None = None,
     prefix: str = "",
@@ -185,7 +184,7 @@ def sim_beamline(
         `half_acquisition`: the farther one). Above 1 the sample reaches out of view all around.
     tilt : float, optional
         Angle of the rotation axis to the detector's columns, degrees; see `SimulatedCamera`.
-    velocity, acceleration_time, backlash, limits : optional
+    velocity, acceleration_time, limits : optional
         Of the stage; degrees and seconds.
     faults : Faults, optional
         What goes wrong.
@@ -265,7 +264,6 @@ def sim_beamline(
         f"{prefix}stage",
         velocity=velocity,
         acceleration_time=acceleration_time,
-        backlash=backlash,
         limits=limits,
         instant=instant,
         faults=faults,

@@ -6,6 +6,7 @@ Angles are degrees, velocities degrees per second, times seconds. Positions beyo
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class _RotaryLogic(MovableLogic[float], FlyableLogic[FlyMotorInfo, _FlyContext])
         return _FlyContext(last)
 
     async def on_kickoff(self, ctx: _FlyContext) -> _FlyContext:
-        return _FlyContext(ctx.target, AsyncStatus(self.stage.fly(ctx.target)))
+        return _FlyContext(ctx.target, AsyncStatus(self.stage.travel(ctx.target, flown=True)))
 
     async def on_complete(self, ctx: _FlyContext) -> None:
         if ctx.flown is not None:
@@ -85,9 +86,7 @@ class _RotaryLogic(MovableLogic[float], FlyableLogic[FlyMotorInfo, _FlyContext])
             )
 
     async def calculate_timeout(self, old_position: float, new_position: float) -> float | None:
-        backlash = await self.stage.backlash_distance.get_value()
-        motion = await self.stage.motion(old_position, new_position)
-        return float(10.0 + 2 * motion.duration + backlash)
+        return 10.0 + 2 * (await self.stage.motion(old_position, new_position)).duration
 
     async def stop(self) -> None:
         self.stage.halt()
@@ -114,8 +113,6 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         From rest to full speed, seconds.
     limits : (float, float), optional
         Travel, degrees.
-    backlash : float, optional
-        Moves downwards go this far beyond the target and come back, degrees.
     instant : bool, optional
         Arrive at once, whatever the velocity.
     faults : Faults, optional
@@ -131,17 +128,12 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         velocity: float = 90.0,
         acceleration_time: float = 0.1,
         limits: tuple[float, float] = (-36000.0, 36000.0),
-        backlash: float = 0.0,
         instant: bool = False,
         faults: Faults | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        if velocity <= 0 or acceleration_time < 0 or backlash < 0:
-            raise ConfigError(
-                f"stage: got velocity {velocity}, acceleration time {acceleration_time} and backlash {backlash}, "
-                "expected positive ones (acceleration time and backlash may be 0)"
-            )
+        _check_speed("stage", velocity, acceleration_time)
         if not limits[0] < limits[1]:
             raise ConfigError(f"stage limits: got {limits}, expected the lower first")
         with self.add_children_as_readables(Format.HINTED_SIGNAL):
@@ -149,7 +141,6 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         with self.add_children_as_readables(Format.CONFIG_SIGNAL):
             self.velocity = soft_signal_rw(float, velocity, units="deg/s")
             self.acceleration_time = soft_signal_rw(float, acceleration_time, units="s")
-            self.backlash_distance = soft_signal_rw(float, backlash, units="deg")
             self.low_limit_travel = soft_signal_rw(float, limits[0], units="deg")
             self.high_limit_travel = soft_signal_rw(float, limits[1], units="deg")
         self.user_setpoint = soft_signal_rw(float, 0.0, units="deg", precision=4)
@@ -159,10 +150,8 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         self.clock = clock
         self._sleep = sleep
         self._moves = 0
-        self._leg: tuple[Motion, float] | None = None
-        self._at = 0.0
+        self._leg = Flight(Motion(0.0, 0.0, velocity, acceleration_time), clock())
         self._sample_at: float | None = None
-        self._flying = self._halted = False
         self.flight: Flight | None = None
         super().__init__(name=name)
 
@@ -183,10 +172,7 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
     @property
     def angle(self) -> float:
         """Where the stage is at this moment, degrees; between two readbacks too."""
-        if self._leg is None:
-            return self._at
-        motion, started = self._leg
-        return motion.position(self.clock() - started)
+        return self._leg.position(self.clock())
 
     @property
     def sample_angle(self) -> float:
@@ -213,67 +199,47 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         velocity, acceleration_time = await asyncio.gather(
             self.velocity.get_value(), self.acceleration_time.get_value()
         )
-        if velocity <= 0 or acceleration_time < 0:
-            raise ConfigError(
-                f"{self.name}: got velocity {velocity} and acceleration time {acceleration_time}, "
-                "expected positive ones"
-            )
+        _check_speed(self.name, velocity, acceleration_time)
         return Motion(start, stop, velocity, acceleration_time)
-
-    async def fly(self, target: float) -> None:
-        """Go to `target` as `travel` does, and keep account of it as `flight`."""
-        self._flying = True
-        try:
-            await self.travel(target)
-        finally:
-            self._flying = False
 
     def halt(self) -> None:
         """Come to rest where the stage is; a flight is then over."""
-        self._halted = True
-        if self._flying and self.flight is not None:
-            self.flight.stopped = min(self.flight.stopped, self.clock())
-        if self._leg is not None:
-            self._arrive(self.angle)
+        self._leg.stopped = min(self._leg.stopped, self.clock())
+        self._set_readback(self.angle)
 
-    async def travel(self, target: float) -> None:
-        """Go to `target`; a later call takes over from an earlier one, which then fails."""
+    async def travel(self, target: float, *, flown: bool = False) -> None:
+        """Go to `target`, and keep account of it as `flight` if it is flown.
+
+        A later call takes over from an earlier one, which then fails.
+        """
         move, self._moves = self._moves, self._moves + 1
-        self._halted = False
         await self.user_setpoint.set(target)
         faults = self._faults
         if faults.stalls_from is not None and move >= faults.stalls_from:
             raise RuntimeError(f"{self.name}: stalled at {self.angle:.4f} degrees on the way to {target:.4f}")
         if faults.slips_from is not None and move >= faults.slips_from and self._sample_at is None:
             self._sample_at = self.angle
-        backlash = await self.backlash_distance.get_value()
-        if backlash and target < self.angle:
-            await self._go(target - backlash, move)
-        await self._go(target, move)
-
-    async def _go(self, target: float, move: int) -> None:
-        motion = await self.motion(self.angle, target)
-        started = self.clock()
-        if self._flying:
-            self.flight = Flight(motion, started, self.instant)
-        if self.instant or motion.duration == 0:
-            self._arrive(target)
-            return
-        self._leg = (motion, started)
+        leg = self._leg = Flight(await self.motion(self.angle, target), self.clock(), self.instant)
+        if flown:
+            self.flight = leg
         try:
-            while (left := motion.duration - (self.clock() - started)) > 1e-9:
+            while (left := leg.left(self.clock())) > 0:
                 await self._sleep(min(left, UPDATE_SECONDS))
-                if self._halted:
+                if leg.stopped < math.inf:
                     return
-                if self._moves != move + 1:
+                if self._leg is not leg:
                     raise RuntimeError(f"{self.name}: the move to {target:.4f} degrees was overtaken by another")
                 self._set_readback(self.angle)
-            self._arrive(target)
         except asyncio.CancelledError:
-            self._arrive(self.angle)
+            leg.stopped = min(leg.stopped, self.clock())
             raise
+        finally:
+            self._set_readback(self.angle)
 
-    def _arrive(self, position: float) -> None:
-        self._leg = None
-        self._at = position
-        self._set_readback(position)
+
+def _check_speed(name: str, velocity: float, acceleration_time: float) -> None:
+    if velocity <= 0 or acceleration_time < 0:
+        raise ConfigError(
+            f"{name}: got velocity {velocity} and acceleration time {acceleration_time}, expected a positive velocity "
+            "and no negative time"
+        )

@@ -83,21 +83,11 @@ def test_stage_takes_its_time_and_reports_on_the_way(run_engine):
 
 
 def test_instant_stage_takes_no_time(run_engine):
-    stage, clock = timed_stage(instant=True, backlash=1.0)
+    stage, clock = timed_stage(instant=True)
     run_engine(bps.mv(stage, 400.0))
     run_engine(bps.mv(stage, -20.0))
     assert stage.angle == -20.0
     assert clock.sleeps == []
-
-
-def test_backlash_is_taken_out_by_coming_from_below(run_engine):
-    stage, clock = timed_stage(velocity=100.0, backlash=2.0)
-    run_engine(bps.mv(stage, 10))
-    assert max(clock.seen) == 10
-    clock.seen.clear()
-    run_engine(bps.mv(stage, 5))
-    assert min(clock.seen) == 3.0
-    assert stage.angle == clock.seen[-1] == 5.0
 
 
 def test_limits_are_refused_before_and_at_the_move(run_engine):
