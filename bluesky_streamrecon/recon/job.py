@@ -48,6 +48,8 @@ _SHORTEST_WAIT = 2e-4
 _LONGEST_WAIT = 5e-3
 _LOOKS = 50  # MPI gets on with an agreement only while it is looked at, one stage at a look
 _IDLE_WAIT = 0.1
+_AT_ONCE_SECONDS = 0.1
+"""In which as many images are made between two agreements as fit, at least one: viewers' wishes are heard in them."""
 
 
 def run_job(
@@ -158,6 +160,7 @@ class _State(NamedTuple):
     failed: int = 0
     finished: int = 0
     cuts: int = 0
+    images: int = 1
 
     @property
     def same_run(self) -> bool:
@@ -232,14 +235,18 @@ class _Job:
             run.release()
             self._leave()
             return _State()
-        while not agreed.failed and run.advance(agreed.prepared, agreed.corrections, bool(agreed.closed)):
+        left = 0 if agreed.failed else agreed.images
+        while left and run.advance(agreed.prepared, agreed.corrections, bool(agreed.closed)):
             self._watch.check()
+            left -= 1
         if agreed.failed or run.broken:
             run.fail("another rank could not go on; its own report says why", here=False)
             run.release()
             self._dropping = True
             return _State()
         run.cuts.advance(agreed.cuts)
+        if not left:
+            return agreed._replace(prepared=-1)  # more images may be due
         if not agreed.closed:
             return agreed
         wanted = self._report(run)
@@ -317,6 +324,7 @@ class _Job:
             abandoned=-int(self._abandoned),
             failed=-int(run.failure is not None),
             cuts=run.cuts.due(),
+            images=max(1, int(_AT_ONCE_SECONDS / max(run.image_seconds, 1e-3))),
         )
 
     def _has_news(self, agreed: _State) -> bool:

@@ -74,12 +74,15 @@ class PictureWishes:
 
 
 class CutWishes:
-    """Which cuts viewers wish to see: the newest wish of each counts, and the ranks have one at a time."""
+    """Which cuts viewers wish to see: the newest wish of each counts, and the ranks have one at a time.
+
+    Viewers that wait for the same when the ranks are asked, as pages that have just been opened, are served together.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str], tuple[Peer, ShowCuts, float]] = {}  # next in turn first
         self._numbers = 0
-        self._asked: ShowCuts | None = None  # as the viewer sent it; its number at the ranks is `_numbers`
+        self._asked: list[ShowCuts] = []  # of the same cuts, as viewers sent them; at the ranks they are `_numbers`
         self._asked_at = 0.0
 
     def want(self, peer: Peer, wish: ShowCuts, now: float) -> None:
@@ -97,22 +100,21 @@ class CutWishes:
     def wish(self, now: float) -> ShowCuts | None:
         """Return what to send the ranks; None if nobody waits, or they have a wish that they may still answer."""
         self._waiting = {key: kept for key, kept in self._waiting.items() if now - kept[2] < CUT_WISH_SECONDS}
-        if not self._waiting or (self._asked is not None and now - self._asked_at < CUT_SECONDS):
+        if not self._waiting or (self._asked and now - self._asked_at < CUT_SECONDS):
             return None
         wishes = [wish for _, wish, _ in self._waiting.values()]
-        if not any(wish is self._asked for wish in wishes):
-            self._asked = wishes[0]
+        if not any(wish is asked for wish in wishes for asked in self._asked):
+            self._asked = [wish for wish in wishes if wish.cuts == wishes[0].cuts]
             self._numbers += 1
         self._asked_at = now  # the same number again: an image may take longer than we waited
-        return msgspec.structs.replace(self._asked or wishes[0], viewer="", number=self._numbers)
+        return msgspec.structs.replace(self._asked[0], viewer="", number=self._numbers)
 
     def show(self, cuts: Cuts) -> None:
-        """Send the cuts that were asked for to their viewer, if it still waits for them."""
-        if self._asked is None or cuts.number != self._numbers:
+        """Send the cuts that were asked for to those of their viewers that still wait for them."""
+        if not self._asked or cuts.number != self._numbers:
             return
-        asked, self._asked = self._asked, None
-        for key, (peer, wish, _) in self._waiting.items():
-            if wish is asked:
+        asked, self._asked = self._asked, []
+        for key, (peer, wish, _) in list(self._waiting.items()):
+            if any(wish is each for each in asked):
                 del self._waiting[key]
                 peer.send_plain(msgspec.structs.replace(cuts, viewer=wish.viewer, number=wish.number))
-                return

@@ -13,6 +13,7 @@ from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView, interpolated
+from bluesky_streamrecon.recon.job import _Job, _State
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import Cut, ShowCuts
 
@@ -101,6 +102,21 @@ def test_cuts_take_a_small_share_of_the_time_while_projections_wait_and_work_wit
     view.advance(2)
     expected = np.array([50, 150])[:, None, None] + 7 * np.array([1, 3])[:, None] + np.array([1, 3, 5])
     np.testing.assert_allclose(sent.get_nowait().values()[0], expected)
+
+
+def test_wishes_are_heard_between_images_however_many_images_wait():
+    made, cut_after = [], []
+    run = SimpleNamespace(
+        advance=lambda *_: len(made) < 5 and not made.append("image"),
+        cuts=SimpleNamespace(advance=lambda _: cut_after.append(len(made)), due=lambda: 0, done=0),
+        broken=False, prepared=5, axes=[], closed=None, failure=None,
+    )  # fmt: skip
+    job = _Job(Communicator(), None, SimpleNamespace(check=lambda: None), "job", 1, None, None, None)
+    job._run, agreed = run, _State(prepared=5, images=2)
+    agreed = job._work(run, agreed)
+    while job._has_news(agreed):
+        agreed = job._work(run, _State(prepared=5, images=2))
+    assert cut_after == [2, 4, 5]
 
 
 def test_parts_of_any_blocks_add_up_to_the_interpolation():

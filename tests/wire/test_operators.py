@@ -250,12 +250,12 @@ def test_look_for_what_was_just_shown_waits_for_something_new():
     assert [x for x in answers(hub, b"c") if isinstance(x, ShowMe)] == [ShowMe(run_uid="run", image_number=3)]
 
 
-def test_wishes_are_served_in_turn_sent_again_when_lost_and_forgotten_with_their_viewer():
+def test_wishes_are_served_in_turn_the_same_ones_together_sent_again_when_lost_and_forgotten_with_their_viewer():
     wishes, (anna, ben) = CutWishes(), (Peer(m.Hello(job_id="job", role="operator", instance=i)) for i in "ab")
     assert wishes.wish(0.0) is None  # nobody watches
     for number in (1, 2):
         wishes.want(anna, ShowCuts(viewer="left", number=number, cuts=(CUT,)), 0.0)
-    wishes.want(ben, ShowCuts(number=1, cuts=(CUT,)), 0.0)
+    wishes.want(ben, ShowCuts(number=1, cuts=(CUT, CUT)), 0.0)
     first = wishes.wish(0.0)
     assert wishes.wish(0.5) is None  # one at a time
     assert wishes.wish(1.5) == first  # it was lost, or an image takes as long
@@ -271,6 +271,13 @@ def test_wishes_are_served_in_turn_sent_again_when_lost_and_forgotten_with_their
     assert wishes.wish(5.0) is None
     wishes.want(anna, ShowCuts(viewer="left", number=3, cuts=(CUT,)), 5.0)
     wishes.leave(anna)
+    for viewer in ("left", "right"):
+        wishes.want(ben, ShowCuts(viewer=viewer, number=2, cuts=(CUT,)), 5.0)
+    assert wishes.wish(5.0).number == 3
+    wishes.want(ben, ShowCuts(viewer="late", number=3, cuts=(CUT,)), 5.0)
+    ben.outbox.clear()
+    wishes.show(msgspec.structs.replace(made, number=3))  # perhaps of an image before the one that the last one saw
+    assert [cuts.viewer for cuts in ben.outbox] == ["left", "right"]
     wishes.want(ben, ShowCuts(number=2, cuts=(CUT,)), 5.0)
     assert wishes.wish(60.0) is None  # nobody waits so long
 
