@@ -79,25 +79,6 @@ def kernels(
     """
 
 
-@app.command()
-@_prints("volume", "measure_volume")
-def volume(
-    rows: Rows = 100,
-    columns: Columns = 1024,
-    num: Num = 180,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
-    backend: Backend = "cpu",
-    repeats: Repeats = 3,
-    json: Json = False,
-) -> None:
-    """Measure how long a finished volume takes, by the recipe of the default policy and by FBP.
-
-    *per update* is in SIRT updates over all projections, taken in turns.
-
-    Example: `streamrecon bench volume --rows 100 --columns 1024 --threads 2`
-    """
-
-
 @app.command(cls=ListCommand)
 @_prints("peers", "compare_peers")
 def peers(
@@ -220,16 +201,4 @@ def memory(
     Without --algorithm: mlem, osem, pml-quadratic, pml-hybrid, sirt and art. With `--backend cuda`: a GPU's memory.
 
     Example: `streamrecon bench memory --columns 1024 --algorithm mlem pml-quadratic`
-    """
-
-
-@app.command()
-@_prints("metrics", "measure_metrics")
-def metrics(rows: Rows = 16, columns: Columns = 512, num: Num = 180, repeats: Repeats = 5, json: Json = False) -> None:
-    """Measure what each metric of the image costs, against the projections that come meanwhile.
-
-    *share* is the time of one measurement, on one core, per time of the updates between two: 1 keeps up just so
-    with projections that come as fast as the default window can be updated on all cores.
-
-    Example: `streamrecon bench metrics --rows 16 --columns 512`
     """

@@ -4,7 +4,6 @@ What measures with processes or for seconds is for the night: `pytest -m nightly
 """
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -15,13 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli._bench import app
-from bluesky_streamrecon.evaluation.bench.metrics import measure_metrics
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.quality import metric_names, metrics
 
 COMMANDS = (
     "kernels",
-    "volume",
     "peers",
     "pipeline",
     "latency",
@@ -29,7 +25,6 @@ COMMANDS = (
     "publisher",
     "wire",
     "memory",
-    "metrics",
 )
 pytestmark = pytest.mark.timeout(150)
 
@@ -70,14 +65,6 @@ def test_kernels_print_the_contracts_fields():
     assert all(row["window"] == 3 and row["slices"] == 2 and row["gups"] > 0 for row in result["rows"])
 
 
-@pytest.mark.nightly
-def test_volume_prints_what_the_recipe_and_fbp_cost_in_updates():
-    result = bench("volume", "--rows", 2, "--columns", 32, "--num", 24, "--repeats", 3, "--json")
-    assert [(row["final"], row["iterations"]) for row in result["rows"]] == [("sirt", 1), ("fbp", 1), ("auto", 10)]
-    assert result["rows"][0]["per_update"] == 1
-    assert all(row["seconds"] > 0 for row in result["rows"])
-
-
 def test_kernels_print_a_table_for_people():
     text = bench("kernels", "--columns", 16, "--window", 3, "--slices", 2, "--algorithm", "sirt", "--repeats", 3)
     for word in ("probe_gfma", "sirt", "gups"):
@@ -104,30 +91,6 @@ def test_memory_is_near_what_is_documented():
     # Margins are a fifth of so small an image.
     assert 0.95 * row["documented_per_voxel"] < row["bytes_per_voxel"] < 1.3 * row["documented_per_voxel"]
     assert row["bytes_per_thread"] < 1.5 * row["documented_per_thread"]
-
-
-def test_metrics_are_all_told_with_what_they_cost():
-    result = bench("metrics", "--rows", 3, "--columns", 64, "--num", 96, "--repeats", 3, "--json")
-    assert [row["metric"] for row in result["metrics"] if row["every"] == 1] == ["ms-ssim"]
-    assert {row["metric"] for row in result["metrics"]} == {*metric_names(), "predicted-gain", "faults"}
-    for row in result["metrics"]:
-        assert row["seconds"] > 0
-        assert row["share"] == pytest.approx(row["seconds"] / (row["every"] * result["update_seconds"]))
-
-
-def test_metric_of_another_package_that_fails_is_left_out_and_logged(monkeypatch, caplog):
-    class Broken:
-        name = "broken"
-        reach = 0
-
-        def __call__(self, history):
-            raise RuntimeError("boom")
-
-    monkeypatch.setitem(metrics._metrics._added, "broken", lambda settings, compare_to: Broken())
-    monkeypatch.setattr(logging.getLogger("bluesky_streamrecon.evaluation"), "propagate", True)  # the program's is not
-    measured = measure_metrics(rows=3, columns=64, num=96, repeats=3, seconds=0.01)
-    assert "broken" not in {row["metric"] for row in measured.fields["metrics"]}
-    assert "broken is left out: metric 'broken' failed: RuntimeError: boom" in caplog.messages
 
 
 @pytest.mark.mpi

@@ -1,5 +1,7 @@
 """What each metric costs, against the time in which the projections come that it is measured on.
 
+    python docs/studies/metrics.py --rows 100 --columns 1024
+
 Metrics of images are measured on every image, those of line integrals with each forecast. Both are the controller's
 work, on one core, beside the ranks'. Times are seconds.
 """
@@ -13,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.cores import own_cores
@@ -177,3 +180,14 @@ def _of_study(metric: TrialMetric, study: Callable[[], TrialReconstruction]) -> 
         return value
 
     return measure
+
+
+def main(rows: int = 16, columns: int = 512, num: int = 180, repeats: int = 5) -> None:
+    """Print what each metric costs; *share* 1 keeps up just so with the updates of all cores."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for row in measure_metrics(rows=rows, columns=columns, num=num, repeats=repeats).fields["metrics"]:
+        print("  ".join(f"{name} {value:.3g}" if name != "metric" else f"{value:24}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
