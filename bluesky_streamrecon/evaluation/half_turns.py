@@ -20,7 +20,8 @@ from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_from
 from bluesky_streamrecon.storage import find_reconstruction, load_run
 from bluesky_streamrecon.storage.details import configurations
-from bluesky_streamrecon.storage.runs import find_raw_run, run_keys
+from bluesky_streamrecon.storage.run_streams import RunStreams
+from bluesky_streamrecon.storage.runs import find_raw_run, run_keys, scan_of
 from bluesky_streamrecon.storage.scan import Frames
 from bluesky_streamrecon.wire import OpenRunSpec
 
@@ -88,9 +89,9 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     DataError
         If the frames can not be used.
     """
-    run = find_raw_run(catalog, uid)
+    run = RunStreams(find_raw_run(catalog, uid))
     start: Mapping[str, Any] = run.metadata["start"]
-    scan = load_run(catalog, start["uid"])
+    scan = scan_of(run, catalog, start["uid"])
     first, stop = _part(start, uid, volume, len(scan.angles_deg))
     block = start[BLOCK]
     recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))

@@ -26,8 +26,10 @@ from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, place
 from bluesky_streamrecon.quality.trials import view_width
 from bluesky_streamrecon.reduction import Reduction, binned
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
-from bluesky_streamrecon.storage import TomoScan, find_run, load_run, open_storage, read_scan
+from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
+from bluesky_streamrecon.storage.run_streams import RunStreams
+from bluesky_streamrecon.storage.runs import scan_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,9 +133,9 @@ def recorded_run(
     """
     storage = open_storage(uri, directory=directory, readable=readable)
     try:
-        frames = load_run(storage.catalog, uid, angle_units=angle_units)
+        run = RunStreams(find_run(storage.catalog, uid))
+        frames = scan_of(run, storage.catalog, uid, angle_units=angle_units)
         _log_problems(frames)
-        run = find_run(storage.catalog, uid)
         start: Mapping[str, Any] = run.metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended

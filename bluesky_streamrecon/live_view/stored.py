@@ -23,6 +23,7 @@ from bluesky_streamrecon.storage import (
     stored_dataset,
 )
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
+from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run
 from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, Picture, RunStatus
 
@@ -85,7 +86,7 @@ def open_stored_run(
                 raise
             stored, judged, about = {}, _judged({}), {}
         else:
-            stored, judged = _stored(reconstruction, uid), _judged(load_scores(storage.catalog, uid))
+            stored, judged = _stored(RunStreams(reconstruction), uid), _judged(load_scores(storage.catalog, uid))
             about = reconstruction.metadata["start"].get("streamrecon", {})
         snapshot = Snapshot(link="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
     source = StoredRun(snapshot)
@@ -96,7 +97,7 @@ def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finish
     start, stop = raw.metadata["start"], raw.metadata.get("stop") or {}
     newest = judged[-1] if judged else None
     taken = int((stop.get("num_events") or {}).get("primary") or about.get("used") or 0)
-    pixel = scan_details(raw).pixel_size_um
+    pixel = scan_details(RunStreams(raw)).pixel_size_um
     steering = about.get("steering", {})
     rule = str(steering.get("policy", ""))
     return RunStatus(
@@ -136,7 +137,7 @@ def _judged(scores: Mapping[str, NDArray[Any]]) -> tuple[Judged, ...]:
     )
 
 
-def _stored(run: Any, uid: str) -> dict[str, NDArray[np.float32]]:
+def _stored(run: RunStreams, uid: str) -> dict[str, NDArray[np.float32]]:
     """Return the images of a reconstruction: mapped where their file is on this computer, else fetched."""
     found = {}
     for name in finished_images(run, uid):

@@ -11,6 +11,7 @@ import numpy as np
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.storage import find_reconstruction, finished_images, load_reconstruction
+from bluesky_streamrecon.storage.run_streams import RunStreams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,11 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
     found = find_reconstruction(catalog, str(run))
     start = found.metadata["start"]
     volume = load_reconstruction(catalog, start["uid"])
-    what = "Finished volume" if "volume" in finished_images(found, start["uid"]) else "Live image (no finished volume)"
+    what = (
+        "Finished volume"
+        if "volume" in finished_images(RunStreams(found), start["uid"])
+        else "Live image (no finished volume)"
+    )
     scan = start.get("raw_run_uid", start["uid"])[:8]
     rows, size, _ = volume.shape
     low, high = np.percentile(volume, LIMITS)

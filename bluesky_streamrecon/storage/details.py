@@ -9,6 +9,7 @@ from typing import Any
 
 from bluesky_streamrecon.acquisition import find_quantity
 from bluesky_streamrecon.reduction import detector_axis
+from bluesky_streamrecon.storage.run_streams import RunStreams
 
 __all__ = ["UNKNOWN", "ScanDetails", "configurations", "iso", "scan_details"]
 
@@ -52,14 +53,14 @@ class ScanDetails:
 UNKNOWN = ScanDetails()
 
 
-def scan_details(run: Any, reconstruction: Any = None) -> ScanDetails:
+def scan_details(run: RunStreams, reconstruction: RunStreams | None = None) -> ScanDetails:
     """Collect what a stored run says of how it was taken; for its numbers, see `acquisition.find_quantity`.
 
     Parameters
     ----------
-    run : BlueskyRun
-        Of a catalogue.
-    reconstruction : BlueskyRun, optional
+    run : RunStreams
+        Of a stored run.
+    reconstruction : RunStreams, optional
         Whose axis it is.
     """
     start = run.metadata["start"]
@@ -83,7 +84,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="seconds")
 
 
-def configurations(run: Any) -> Iterator[Mapping[str, Any]]:
+def configurations(run: RunStreams) -> Iterator[Mapping[str, Any]]:
     """Yield the configuration of its devices that each stream of a stored run has."""
-    for stream in run:
-        yield run[stream].metadata.get("configuration") or {}
+    for stream in run.values():
+        yield stream.metadata.get("configuration") or {}

@@ -22,7 +22,8 @@ from bluesky_streamrecon.storage.details import scan_details
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
-from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, load_run, read_columns, run_keys
+from bluesky_streamrecon.storage.run_streams import RunStreams
+from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, run_keys, scan_of
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
 from bluesky_streamrecon.storage.tiff_stack import read_tiff_scan
@@ -154,7 +155,7 @@ def export_run(
     layout = chosen_layout(path, layout)
     raw, reconstruction = _both(catalog, uid)
     start = raw.metadata["start"]
-    scan, keys = load_run(catalog, start["uid"]), run_keys(raw, start["uid"])
+    scan, keys = scan_of(raw, catalog, start["uid"]), run_keys(raw, start["uid"])
     monitor = start.get("streamrecon", {}).get("recon", {}).get("monitor")
     readings: dict[str, dict[str, Any]] = {}
     if scan.monitor is not None:
@@ -274,7 +275,7 @@ def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: 
     )
 
 
-def _both(catalog: Any, uid: str) -> tuple[Any, Any]:
+def _both(catalog: Any, uid: str) -> tuple[RunStreams, RunStreams | None]:
     """Find a raw run and its reconstruction, given either."""
     run = find_run(catalog, uid)
     start = run.metadata["start"]
@@ -282,21 +283,21 @@ def _both(catalog: Any, uid: str) -> tuple[Any, Any]:
         raw = _known(catalog, raw_uid)
         if raw is None:
             raise StorageError(f"run {uid}: is the reconstruction of {raw_uid}, which is not in the catalogue")
-        return raw, run
+        return raw, RunStreams(run)
     recon_uid = start.get("streamrecon", {}).get("recon_uid")
     found = None if recon_uid is None else _known(catalog, recon_uid)
-    return run, found if found is not None and "image" in set(found) else None
+    return RunStreams(run), found if found is not None and "image" in found else None
 
 
-def _known(catalog: Any, uid: str) -> Any:
+def _known(catalog: Any, uid: str) -> RunStreams | None:
     try:
-        return catalog[uid]
+        return RunStreams(catalog[uid])
     except (KeyError, ValueError):
         return None
 
 
 def _write_run(
-    group: h5py.Group, run: Any, *, without: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None
+    group: h5py.Group, run: RunStreams, *, without: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
     """Write documents and columns; `more` are columns of numbers, by stream, wherever they were."""
     group["start"] = _as_json(run.metadata["start"])
@@ -316,7 +317,7 @@ def _write_run(
                 for key, value in about["data_keys"].items()
                 if key not in without and key not in found and not value.get("external")
             }
-            found |= read_columns(run[name], {*internal, "time"}.__contains__)
+            found |= run[name].columns({*internal, "time"}.__contains__)
             keys |= {key: value for key, value in internal.items() if key in found}
         below = streams.create_group(name)
         for part in ("configuration", "hints"):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import stored_frames, stored_readings
 
 __all__ = ["LAST", "StoredReferences", "load_references"]
@@ -98,18 +99,15 @@ def load_references(catalog: Any, wanted: str, detector: str, *, monitor: str | 
                 f"references='last': none of the newest {SEARCHED} runs in the catalogue has flats of {detector!r}; "
                 "take some with RE(take_references_plan())"
             )
-        run, key = found
+        run, key = RunStreams(found[0]), found[1]
     else:
         try:
-            run = catalog[wanted]
+            run = RunStreams(catalog[wanted])
         except (KeyError, ValueError) as error:
             raise StorageError(f"references={wanted!r}: no such run in the catalogue ({error})") from error
-        streams = set(run)
-        maybe = _data_key(run, detector) if "flat" in streams else None
+        maybe = _data_key(run, detector) if "flat" in run else None
         if maybe is None:
-            had = (
-                f"its stream 'flat' is not of {detector!r}" if "flat" in streams else f"only streams {sorted(streams)}"
-            )
+            had = f"its stream 'flat' is not of {detector!r}" if "flat" in run else f"only streams {sorted(run)}"
             raise StorageError(f"references={wanted!r}: the run has no flats of {detector!r}: {had}")
         key = maybe
     uid = str(run.metadata["start"]["uid"])
@@ -117,7 +115,7 @@ def load_references(catalog: Any, wanted: str, detector: str, *, monitor: str | 
     flats = np.asarray(stored_frames(run, "flat", key, uid, problems))
     if not len(flats):
         raise StorageError(f"references: run {uid} has a stream 'flat' without frames; {'; '.join(problems)}")
-    has_darks = "dark" in set(run) and key in set(run["dark"])
+    has_darks = "dark" in run and key in run["dark"]
     darks = np.asarray(stored_frames(run, "dark", key, uid, problems)) if has_darks else flats[:0]
     readings = {}
     if monitor is not None:

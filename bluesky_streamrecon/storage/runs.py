@@ -7,7 +7,7 @@ come through Tiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from bluesky_streamrecon.hdf5 import FrameStack, LazyFrames, find_dataset, open_
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.proxies import reaches_loopback
+from bluesky_streamrecon.storage.run_streams import RunStreams, StreamContents
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
 
 __all__ = [
@@ -36,8 +37,8 @@ __all__ = [
     "load_reconstruction",
     "load_run",
     "load_scores",
-    "read_columns",
     "run_keys",
+    "scan_of",
     "stored_dataset",
     "stored_frames",
     "stored_readings",
@@ -97,7 +98,7 @@ class RunKeys:
     angle: str
 
 
-def run_keys(run: Any, uid: str, *, detector: str | None = None, stage: str | None = None) -> RunKeys:
+def run_keys(run: RunStreams, uid: str, *, detector: str | None = None, stage: str | None = None) -> RunKeys:
     """Find the data keys of frames and angles; parameters and errors as for `load_run`."""
     start, streams = run.metadata["start"], set(run)
     if "primary" not in streams:
@@ -142,11 +143,24 @@ def load_run(
     DataError
         If the run has no projections, fewer frames than angles, or data that are not all there.
     """
-    run = find_run(catalog, uid)
+    run = RunStreams(find_run(catalog, uid))
+    return scan_of(run, catalog, uid, detector=detector, stage=stage, angle_units=angle_units)
+
+
+def scan_of(
+    run: RunStreams,
+    catalog: Any,
+    uid: str,
+    *,
+    detector: str | None = None,
+    stage: str | None = None,
+    angle_units: str | None = None,
+) -> TomoScan:
+    """Read a raw run as a scan; see `load_run`."""
     keys = run_keys(run, uid, detector=detector, stage=stage)
     detector, primary = keys.detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
-    raw = _numbers(primary[keys.angle], uid, "angles")
+    raw = _numbers(primary, keys.angle, uid, "angles")
     units = primary.metadata["data_keys"].get(keys.angle, {}).get("units")
     angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
     problems.extend(doubts)
@@ -156,12 +170,12 @@ def load_run(
         raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
 
     borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
-    if "flat" in set(run):  # as in one that was exported with them
+    if "flat" in run:  # as in one that was exported with them
         borrowed = None
-    source = run if borrowed is None else find_run(catalog, borrowed)
+    source = run if borrowed is None else RunStreams(find_run(catalog, borrowed))
 
     def references(stream: str) -> Frames:
-        if stream in set(source) and detector in set(source[stream]):
+        if stream in source and detector in source[stream]:
             return stored_frames(source, stream, detector, borrowed or uid, problems)
         return empty_frames(projections)
 
@@ -179,12 +193,14 @@ def load_run(
     return TomoScan(projections, flats, darks, angles[: len(projections)], told, readings, with_flats)
 
 
-def stored_readings(run: Any, stream: str, monitor: str | None, uid: str, count: int) -> NDArray[np.float64] | None:
+def stored_readings(
+    run: RunStreams, stream: str, monitor: str | None, uid: str, count: int
+) -> NDArray[np.float64] | None:
     """Return what a monitor has read with each of `count` frames of a stream; None where it has not."""
-    if monitor is None or stream not in set(run):
+    if monitor is None or stream not in run:
         return None
     keys = number_keys(dict(run[stream].metadata), monitor)
-    values = _numbers(run[stream][keys[0]], uid, "readings") if keys and keys[0] in set(run[stream]) else None
+    values = _numbers(run[stream], keys[0], uid, "readings") if keys and keys[0] in run[stream] else None
     return None if values is None or len(values) < count else values[:count]
 
 
@@ -194,7 +210,9 @@ class _RunFrames(LazyFrames):
     left_out = 0
 
 
-def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None) -> Frames:
+def stored_frames(
+    run: RunStreams, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None
+) -> Frames:
     """Return the frames of a stream, from their file where that is on this computer."""
     client = run[stream]
     array, descriptor = client[key], dict(client.metadata)
@@ -240,15 +258,16 @@ def stored_frames(run: Any, stream: str, key: str, uid: str, problems: list[str]
     return found
 
 
-def _numbers(array: Any, uid: str, what: str) -> NDArray[np.float64]:
+def _numbers(stream: StreamContents, key: str, uid: str, what: str) -> NDArray[np.float64]:
     """Return angles or readings as they were recorded, from their file where that is on this computer."""
-    source = _source(array)
-    if source is not None and source[0].is_file():
-        with open_hdf5(source[0]) as file:
-            values = read_numbers(file, source[1])[: int(array.shape[0])]
-    else:
-        with _fetching(f"run {uid}, {what}"):
-            values = np.asarray(array.read()).reshape(-1)
+    with _fetching(f"run {uid}, {what}"):
+        if (values := stream.column(key)) is None:
+            array = stream[key]
+            if (source := stored_dataset(array)) is None:
+                values = np.asarray(array.read()).reshape(-1)
+            else:
+                with open_hdf5(source[0]) as file:
+                    values = read_numbers(file, source[1])[: int(array.shape[0])]
     if values.dtype.kind not in "biuf":
         raise DataError(f"run {uid}: its {what} are {values.dtype}, expected numbers")
     return values.astype(np.float64)
@@ -288,7 +307,7 @@ def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArra
     StorageError
         If the catalogue has no such run, or a raw run without a stored reconstruction, or can not read its file.
     """
-    run = find_reconstruction(catalog, uid)
+    run = RunStreams(find_reconstruction(catalog, uid))
     name = IMAGES[0] if live else finished_images(run, uid)[-1]
     with _fetching(f"run {uid}, {name}"):
         return np.asarray(run[name][name].read(), dtype=np.float32)
@@ -320,10 +339,10 @@ def find_reconstruction(catalog: Any, uid: str) -> Any:
         ) from error
 
 
-def finished_images(run: Any, uid: str) -> tuple[str, ...]:
+def finished_images(run: Mapping[str, Any], uid: str) -> tuple[str, ...]:
     """Return which of `IMAGES` a reconstruction has: a volume that is not finished yet is NaN."""
     image, volume = IMAGES
-    if volume not in set(run) or volume not in set(run[volume]):
+    if volume not in run or volume not in run[volume]:
         return (image,)
     with _fetching(f"run {uid}, {volume}"):
         return (image,) if np.isnan(np.asarray(run[volume][volume][0])).all() else IMAGES
@@ -343,10 +362,10 @@ def load_scores(catalog: Any, uid: str) -> dict[str, NDArray[Any]]:
     dict of ndarray
         Columns by name, all of one length; empty if no score was given.
     """
-    run = find_reconstruction(catalog, uid)
-    if "scores" not in set(run):
+    run = RunStreams(find_reconstruction(catalog, uid))
+    if "scores" not in run:
         return {}
-    return read_columns(run["scores"], lambda name: name not in {"time", "seq_num"} and not name.startswith("ts_"))
+    return run["scores"].columns(lambda name: name not in {"time", "seq_num"} and not name.startswith("ts_"))
 
 
 @contextmanager
@@ -371,22 +390,3 @@ def _first(start: Any, field: str, uid: str) -> str:
     if not names:
         raise DataError(f"run {uid}: its start document has no {field!r}; say which data key to take")
     return str(names[0])
-
-
-def read_columns(stream: Any, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
-    """Read columns of a stream's tables, each table at once: a column by itself costs several requests.
-
-    Parameters
-    ----------
-    stream : CompositeClient
-        One stream of a run.
-    wanted : callable
-        Tells of a column's name whether it is wanted.
-    """
-    found: dict[str, NDArray[Any]] = {}
-    for part in stream.base.values():
-        names = [name for name in getattr(part, "columns", ()) if wanted(name)]
-        if names:
-            frame = part.read(names)
-            found |= {name: np.asarray(frame[name]) for name in names}
-    return found

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.storage.details import scan_details
+from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import IMAGES, find_raw_run, find_reconstruction, finished_images
 
 __all__ = ["VOLUME_LAYOUTS", "ExportedVolume", "export_volume", "volume_layout"]
@@ -121,14 +122,14 @@ def export_volume(
     if path.exists():
         raise StorageError(f"{path}: exists already; it is not overwritten")
     if made is None:
-        run = find_reconstruction(catalog, uid)
+        run = RunStreams(find_reconstruction(catalog, uid))
         name, start = IMAGES[0] if live else finished_images(run, uid)[-1], run.metadata["start"]
         volume, raw, recon_uid = run[name][name], start.get("raw_run_uid"), start["uid"]
     else:
         (volume, name), start = made, find_raw_run(catalog, uid).metadata["start"]
         raw, recon_uid = start["uid"], start.get("streamrecon", {}).get("recon_uid", "")
     if pixel_size_um is None and raw is not None and raw in catalog:
-        pixel_size_um = scan_details(catalog[raw]).pixel_size_um
+        pixel_size_um = scan_details(RunStreams(catalog[raw])).pixel_size_um
     if pixel_size_um is not None:
         pixel_size_um *= start.get("streamrecon", {}).get("recon", {}).get("bin", 1)
     about = {"recon_uid": recon_uid, "raw_run_uid": raw, "image": name, "values": "1/pixel"}

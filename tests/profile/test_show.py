@@ -18,7 +18,7 @@ from bluesky_streamrecon.profile import _show
 def test_values_are_called_what_the_analysis_makes(monkeypatch, tmp_path, capsys, analysis, label):
     start = {"uid": "r" * 8, "raw_run_uid": "s" * 36, "streamrecon": {"recon": {"analysis": analysis}}}
     volume = np.random.default_rng(0).random((3, 8, 8))
-    monkeypatch.setattr(_show, "find_reconstruction", lambda *_: SimpleNamespace(metadata={"start": start}))
+    monkeypatch.setattr(_show, "find_reconstruction", lambda *_: SimpleNamespace(metadata={"start": start}, base={}))
     monkeypatch.setattr(_show, "load_reconstruction", lambda *_: volume)
     monkeypatch.setattr(_show, "finished_images", lambda *_: ("image",))
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -32,7 +32,7 @@ from bluesky_streamrecon.storage import (
     write_dxfile,
     write_nxtomo,
 )
-from bluesky_streamrecon.storage.runs import read_columns
+from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.volume_files import _write_ome_zarr
 
 pytestmark = pytest.mark.timeout(180)  # two servers are started, and databroker is loaded
@@ -142,7 +142,7 @@ def elsewhere(tmp_path_factory):
 
 
 def columns(run, stream):
-    return read_columns(run[stream], lambda name: not name.startswith("ts_"))
+    return RunStreams(run)[stream].columns(lambda name: not name.startswith("ts_"))
 
 
 def test_volume_that_is_not_finished_yet_is_not_read_and_is_there_when_it_is(storage):
