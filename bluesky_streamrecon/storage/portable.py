@@ -183,7 +183,8 @@ def export_run(
 
     write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
     write(path, scan, details=details, more=more if projections is None else None)
-    return described(path, layout, scan, start["uid"], reconstruction and reconstruction.metadata["start"]["uid"])
+    recon_uid = None if reconstruction is None else reconstruction.metadata["start"]["uid"]
+    return described(path, layout, scan, start["uid"], recon_uid)
 
 
 def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableScan:
