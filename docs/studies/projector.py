@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from siddon import SiddonProjector
 
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, measured_scan, simulated_scan
@@ -21,7 +22,6 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.siddon import SiddonProjector
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
 
 __all__ = ["ALGORITHMS", "ITERATIONS", "NOISE", "ColumnProjector", "evaluate_projector"]
@@ -94,8 +94,9 @@ def evaluate_projector(*, data: Path | None = None, columns: int = 256, num: int
     StorageError, DataError
         If `data` can not be used.
     """
-    if AVERAGED not in projectors.names():
-        projectors.add(AVERAGED, ColumnProjector)
+    for name, projector in ((LINES, SiddonProjector), (AVERAGED, ColumnProjector)):
+        if name not in projectors.names():
+            projectors.add(name, projector)
     order = make_order("fixed", num=num)
     stack = ScanStack.of(
         [

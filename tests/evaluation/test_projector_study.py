@@ -9,7 +9,6 @@ import pytest
 from study import load_study
 
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.siddon import SiddonProjector
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +44,7 @@ def test_measured_scan_predicts_what_was_held_out(study, monkeypatch):
 
 def test_averaged_line_integrals_are_matched_and_see_uniform_columns_alike(study):
     geometry, angles = TomoGeometry(columns=20, size=12), np.array([0.0, 0.4, 2.0])
-    averaged, lines = study.ColumnProjector(geometry, angles), SiddonProjector(geometry, angles)
+    averaged, lines = study.ColumnProjector(geometry, angles), study.SiddonProjector(geometry, angles)
     random = np.random.default_rng(0)
     image, sinogram = (random.random((*s, 2)).astype(np.float32) for s in (averaged.domain_shape, averaged.range_shape))
     forward, back = averaged.forward(image), averaged.back(sinogram)

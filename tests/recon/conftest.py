@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from study import load_study
+
+from bluesky_streamrecon.recon.projector import projectors
+
+if "line-integrals" not in projectors.names():  # one of somebody's own
+    projectors.add("line-integrals", load_study("siddon").SiddonProjector)
 
 
 def _load(name):

@@ -134,13 +134,13 @@ def test_fast_projector_converges_like_line_integrals(name, sample, phantoms):
     truth = phantoms.raster(ellipses, size)
     projections = phantoms.sinogram(ellipses, size, angles, size, (size - 1) / 2).astype(np.float32)[:, None]
     error = {}
-    for projector in ("shear", "siddon"):
+    for projector in ("shear", "line-integrals"):
         times = {"art": 1, "osem": 3}.get(name, 12)
         image = reconstruct(projections, angles, algorithm=name, iterations=times, projector=projector, threads=1)
         error[projector] = phantoms.nrmse(image[0], truth)
     assert error["shear"] < 0.6
     # Rounding to half pixels, and the detector's columns, blur the head's thin skull; less so on finer grids.
-    assert error["shear"] < error["siddon"] * (1.02 if sample == "foam" else 1.04)
+    assert error["shear"] < error["line-integrals"] * (1.02 if sample == "foam" else 1.04)
 
 
 @pytest.mark.parametrize("name", ["pml-quadratic", "pml-hybrid"])
@@ -185,7 +185,7 @@ def test_users_algorithm_is_a_few_lines():
     assert errors[0] > 1.5 * errors[1] > 3 * errors[2]
 
 
-@pytest.mark.parametrize("projector", ["shear", "siddon"])
+@pytest.mark.parametrize("projector", ["shear", "line-integrals"])
 def test_operations_take_any_sinogram_and_give_arrays(projector):
     geometry = TomoGeometry(columns=30)
     seen = {}

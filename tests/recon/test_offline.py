@@ -23,7 +23,7 @@ def disc(size, angles, axis):
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@pytest.mark.parametrize("projector", ["shear", "siddon"])
+@pytest.mark.parametrize("projector", ["shear", "line-integrals"])
 def test_fbp_gives_attenuation_in_its_unit(name, projector):
     angles = np.arange(120) * math.pi / 120
     truth, projections = disc(80, angles, 41.0)
@@ -54,7 +54,7 @@ def off_centre(size, columns, axis, angles):
 
 
 @pytest.mark.parametrize(("axis", "num"), [(48.0, 180), (40.3, 121), (20.0, 120), (12.5, 180), (79.0, 144)])
-@pytest.mark.parametrize("projector", ["shear", "siddon"])
+@pytest.mark.parametrize("projector", ["shear", "line-integrals"])
 def test_fbp_of_a_full_turn_weighs_opposite_views_wherever_the_axis_is(axis, num, projector):
     columns = 100
     size = 2 * math.ceil(max(axis, columns - 1 - axis)) + 1

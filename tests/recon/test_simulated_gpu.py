@@ -115,8 +115,8 @@ def test_shared_rows_and_other_projectors_stay_on_the_cpu(card):
     card(2**40)
     shared = Demand(DEMAND.geometry, 100, DEMAND.algorithm, shared=True)
     assert "ranks can not share rows on a GPU" in choose_backend("auto", shared).note
-    other = Demand(DEMAND.geometry, 100, DEMAND.algorithm, projector="siddon")
-    assert "projector 'siddon' computes with NumPy" in choose_backend("cuda", other).note
+    other = Demand(DEMAND.geometry, 100, DEMAND.algorithm, projector="line-integrals")
+    assert "projector 'line-integrals' computes with NumPy" in choose_backend("cuda", other).note
 
 
 def test_settings_refuse_what_no_gpu_does():
