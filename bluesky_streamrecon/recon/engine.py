@@ -200,17 +200,6 @@ class Engine:
         """Scale of each slice, shape (rows,), 1/pixel: part of the state, for `load`; None before an update."""
         return self._typical
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by images, window and the threads' working memory."""
-        teams = {id(team): team.nbytes for team in (*self._solo, self._team)}
-        return (
-            sum(slab.nbytes for slab in self._slabs)
-            + self._window.store.nbytes
-            + self._backend.nbytes
-            + sum(teams.values())
-        )
-
     def append(self, projection: NDArray[np.float32], angle: float, weight: float = 1.0) -> None:
         """Append a projection.
 

@@ -38,10 +38,6 @@ class PlainSlab(Slab):
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.read(0).copy(), self.read(self.rows.count - 1).copy()
 
-    @property
-    def nbytes(self) -> int:
-        return self.image.nbytes
-
 
 class PlainOperators:
     """A projector, and what it makes of an image and a sinogram of ones."""

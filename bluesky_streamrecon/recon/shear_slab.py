@@ -80,11 +80,6 @@ class ShearSlab(Slab):
         """Make the arrays of `next_edges` the edges."""
         self._edges, self._spare = self._spare, self._edges
 
-    @property
-    def nbytes(self) -> int:
-        pairs = (self._edges, self._spare)
-        return self.pixels.nbytes + sum(edge.nbytes for pair in pairs if pair is not None for edge in pair)
-
 
 class ShearOperators:
     """Tables of one subset, and what is derived from them once for all slabs."""

@@ -62,11 +62,6 @@ class ThreadTeam:
             memory = self._memory[name] = aligned_zeros((count,))
         return memory[:count].reshape(shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(memory.nbytes for memory in self._memory.values())
-
 
 def aligned_zeros(shape: Sequence[int]) -> NDArray[np.float32]:
     """Return a float32 array of zeros whose first element starts a cache line."""
@@ -102,11 +97,6 @@ class Slab(ABC):
     def edges(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return first and last slice, shape (N, N), as they are now: not changed by the next pass."""
 
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes held."""
-
 
 class Backend(ABC):
     """How images are stored and projected.
@@ -141,11 +131,6 @@ class Backend(ABC):
     @abstractmethod
     def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> SlabUpdate:
         """Put together what an algorithm works with in one pass."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held beside slabs and store."""
-        return 0
 
     def finish(self) -> None:  # noqa: B027 - most are never behind
         """Wait until all that was asked for is done."""

@@ -43,11 +43,6 @@ class Store(ABC):
     def grow(self, more: int) -> None:
         """Add empty slots."""
 
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes held."""
-
 
 class HostStore(Store):
     """Arrays in the host's memory, slices innermost.
@@ -95,8 +90,3 @@ class HostStore(Store):
         """Add empty slots."""
         for index, data in enumerate(self.data):
             self.data[index] = np.concatenate((data, np.zeros((more, *data.shape[1:]), np.float32)))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(data.nbytes for data in self.data)

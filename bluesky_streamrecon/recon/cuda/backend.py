@@ -301,11 +301,6 @@ class CudaBackend(Backend):
             self._gathered = device_zeros(most * each)
         return [(first, self._gathered) for first in range(0, groups, most)]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of working memory on the GPU."""
-        return self.passes.nbytes
-
     def finish(self) -> None:
         """Wait until all passes are done."""
         self._stream.synchronize()

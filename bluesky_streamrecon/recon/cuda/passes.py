@@ -102,11 +102,6 @@ class Passes:
         """Stream of all passes."""
         return self._geometry.stream
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of working memory."""
-        return int(self._lines.nbytes + self._back_lines.nbytes + self.sinogram.nbytes)
-
     def reserve(self, angles: int) -> None:
         """Allocate memory for passes of so many angles."""
         if angles <= self._most:

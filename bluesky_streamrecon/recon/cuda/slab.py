@@ -223,8 +223,3 @@ class CudaSlab(Slab):
         if self._lent is not None:
             self.to_gpu()
             self._lent = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return int(self.image.nbytes + self.other.nbytes)

@@ -107,8 +107,3 @@ class CudaStore(Store):
         copy(before, self.data)
         self._address = address_of(self.data)
         self._read_by = np.concatenate((self._read_by, np.zeros(more, np.int64)))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return int(self.data.nbytes + self._staged.nbytes)
