@@ -1,4 +1,4 @@
-"""All prepared projections of a run on one rank, in a scratch file: what its images, and the volume, are made from.
+"""All prepared projections of a run on one rank, in a scratch file: what the volume is made from, and images anew.
 
 Line integrals are unitless, angles radians. What was not measured is NaN.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import chain, compress
 from typing import Any, cast
 
 import msgspec
@@ -98,7 +98,7 @@ class Tomography(Analysis[View]):
         self._counts: dict[str, int] = {}  # with the last projection that is in the image
         self._doubt = ""
         shown = [row - run.block.first for row in shown_rows(run)]
-        self._sinograms = PreviewSinograms(shown, self._columns, keep=recon.checkpoint_every > 0 and self.resumable)
+        self._sinograms = PreviewSinograms(shown, self._columns)
         self._choice = self._compiled()
         self.device = "; ".join(filter(None, (self._choice.device, self._choice.note)))
 
@@ -182,15 +182,14 @@ class Tomography(Analysis[View]):
         elif self._axis is None:
             self._warn(self._field_of_view())
         self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
-        self._steps.remember(self._archive.steps())
         self._make_engine()
         return ""
 
     def _take_axis(self, found: AxisEstimate, *, final: bool) -> None:
         """Make images about this axis from now on; a provisional one is looked for again."""
         self._axis = found
-        # A checkpoint does not tell a provisional axis from one that is certain.
-        self.resumable = final
+        # A checkpoint does not tell a provisional axis from one that is certain; the window is in the scratch file.
+        self.resumable = final and not self._archive.problem
         if not final:
             self._doubt = f"{found.doubt}; images are provisional until it is certain"
             return
@@ -225,6 +224,7 @@ class Tomography(Analysis[View]):
         self.newest_angle = frames[-1].angle
         self._measured.take(frames[-1], new[-1][0], self._running, self._geometry())
         self._warn(self._archive.problem)
+        self.resumable &= not self._archive.problem
         search, present, better, taken = self._search, self._axis, None, len(self._angles) - len(frames)
         self._confirm(frames, taken)
         if search is not None and present is not None:
@@ -338,7 +338,7 @@ class Tomography(Analysis[View]):
         }
 
     def save(self, *, last: bool = False) -> Mapping[str, NDArray[np.generic]]:
-        """Return window, image, axis, and flats and darks; to finish, only the axis and these."""
+        """Return image, axis, flats and darks; to finish, no image. The window is made of the scratch file."""
         engine, estimate = self._running, self._axis
         axis = (self._axis_known(), 0.0 if estimate is None else estimate.uncertainty)
         arrays: dict[str, NDArray[np.generic]] = {
@@ -350,14 +350,7 @@ class Tomography(Analysis[View]):
         }
         if last:
             return arrays
-        window_angles, window = engine.kept()
-        arrays |= {
-            **self._sinograms.arrays(),
-            "image": engine.image(),
-            "image_number": np.asarray(engine.image_number),
-            "window": window,
-            "window_angles": window_angles,
-        }
+        arrays |= {"image": engine.image(), "image_number": np.asarray(engine.image_number)}
         if engine.typical is not None:
             arrays["typical"] = engine.typical
         return arrays
@@ -371,7 +364,6 @@ class Tomography(Analysis[View]):
         self._preparation.restore(arrays, self._counts)
         if "image" in arrays:
             self._steps.restore(self._counts)
-            self._sinograms.restore(arrays, len(self._angles))
         axis, uncertainty = (float(value) for value in arrays["axis"])
         if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
@@ -433,8 +425,9 @@ class Tomography(Analysis[View]):
         self.asynchronous = engine.asynchronous
         if (saved := self._saved) is not None:
             arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
-            for pixels, angle in zip(arrays["window"], arrays["window_angles"], strict=True):
-                engine.append(pixels, float(angle))
+            for pixels, angle in chain.from_iterable(self._steps.second_part_again(self._archive.steps())):
+                engine.append(pixels, angle)
+                self._sinograms.append(pixels, angle)
             engine.load(arrays["image"], int(arrays["image_number"]), saved.projections, typical=arrays.get("typical"))
             log.info("run %s: goes on after image %d", self._run.run_uid, saved.image_number)
             self._saved = None

@@ -9,10 +9,11 @@ import pytest
 
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.archive import Archive
+from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.tomography import Tomography, View
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import OpenRun
+from bluesky_streamrecon.wire import OpenRun, Preview
 
 SHAPE = (2, 5)
 
@@ -55,19 +56,45 @@ def test_archive_whose_beginning_is_lost_says_so(tmp_path):
 FULL = Path("/dev/full")
 
 
-def tomography(scratch=None, axis=10.0):
-    recon = ReconSettings(window=4, step=2, axis=axis, ranks=1, threads=1, backend="cpu")
+VIEWS = [View(i, np.full((2, 24), 1 + i % 3, np.float32), 0.25 * i, {}) for i in range(12)]
+
+
+def opened(scratch=None, axis=10.0, **settings):
+    recon = ReconSettings(window=4, step=2, axis=axis, ranks=1, threads=1, backend="cpu", **settings)
     block = RowBlock(0, 2, 0, 0, 1)
     run = OpenRun(
-        run_uid="run", recon_uid="recon", planned=12, detector_shape=(2, 24), dtype="<f4", recon=recon, block=block
-    )
+        run_uid="run", recon_uid="recon", planned=12, detector_shape=(2, 24), dtype="<f4", recon=recon, block=block,
+        preview_rows=(0,),
+    )  # fmt: skip
     made = Tomography(run, Communicator(), 1)
     made.scratch = scratch
-    views = [View(i, np.full((2, 24), 1 + i % 3, np.float32), 0.25 * i, {}) for i in range(12)]
+    return made
+
+
+def fed(made, views=VIEWS):
     made.begin(views, closed=False)
-    for first in range(0, 12, 2):
+    for first in range(0, len(views), 2):
         made.update(views[first : first + 2])
     return made
+
+
+def tomography(scratch=None, axis=10.0):
+    return fed(opened(scratch, axis))
+
+
+@pytest.mark.parametrize("preparation", [(), ("rings",)])
+def test_job_that_is_started_again_goes_on_from_its_scratch_file_and_last_image(tmp_path, preparation):
+    usual = fed(opened(tmp_path / "usual", preparation=preparation))
+    begun = fed(opened(tmp_path / "scratch", preparation=preparation), VIEWS[:8])
+    saved = Checkpoint("run", 8, 4, 8, 0, begun.save())
+    again = opened(tmp_path / "scratch", preparation=preparation)
+    again.restore(saved)
+    fed(again, VIEWS[8:])
+    np.testing.assert_array_equal(again.images([0, 1]), usual.images([0, 1]))
+    told = again.annotate(Preview(run_uid="run", rank=0, image_number=6, projections=12, rows=(0,), shape=again.shape))
+    np.testing.assert_array_equal(told.views.angles, [view.angle for view in VIEWS])  # the controller forgot them
+    again.release()
+    usual.release()
 
 
 def test_axis_that_is_corrected_gives_the_image_of_a_run_that_had_it_from_the_start():
@@ -86,6 +113,8 @@ def test_full_disk_is_one_warning_and_changes_no_image(tmp_path):
     warned = [line for line in full.warnings if line.startswith("scratch file")]
     assert len(warned) == 1
     assert "No space left" in warned[0]
+    assert usual.resumable
+    assert not full.resumable  # there is nothing to go on from
     for made in (usual, full):
         made.remake(11.0)  # without the archive from what the window keeps: all of a scan as short as this
     np.testing.assert_array_equal(usual.images([0, 1]), full.images([0, 1]))

@@ -120,12 +120,6 @@ class Pipeline:
         for projections in images:
             yield [(self.second_part(pixels, angle), angle) for pixels, angle in projections]
 
-    def remember(self, images: Iterable[Sequence[Archived]]) -> None:
-        """Pass all projections so far through the second part, as a process before this one has."""
-        if self._second:
-            for _ in self.second_part_again(images):
-                pass
-
     def second_part_of_all(self, projections: NDArray[np.float32], angles: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return all archived projections of some rows, shape (projections, rows, columns), for the finished volume."""
         for step in self._made(self._preparation[len(self._first) :], projections.shape[1]):
