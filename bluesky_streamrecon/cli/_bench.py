@@ -29,6 +29,8 @@ from bluesky_streamrecon.cli._output import print_report, show_progress
 
 __all__ = ["app"]
 
+Exposure = Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")]
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -129,7 +131,7 @@ def latency(
     columns: Columns = 512,
     ranks: Ranks = 2,
     num: Num = 120,
-    exposure: Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")] = 0.1,
+    exposure: Exposure = 0.1,
     algorithm: Algorithm = "mlem",
     repeats: Repeats = 3,
     json: Json = False,
@@ -143,22 +145,26 @@ def latency(
     """
 
 
-@app.command()
+@app.command(cls=ListCommand)
 @_prints("view", "measure_view")
 def view(
-    viewers: Annotated[int, typer.Option(min=1, help="Pages that watch.")] = 3,
-    rows: Rows = 16,
-    columns: Columns = 256,
-    ranks: Ranks = 2,
-    num: Num = 360,
+    viewers: Annotated[list[int] | None, typer.Option(min=1, metavar="N...", help="Pages that watch.")] = None,
+    rows: Rows = 2,
+    columns: Columns = 2048,
+    ranks: Ranks = 1,
+    num: Num = 150,
+    exposure: Exposure = 0.1,
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
-    """Measure how old the live view's pictures are, and what it costs a scan that is as fast as it can be.
+    """Measure how old the live view's pictures are, and what watching costs a scan, without viewers and with 1 and 5.
 
-    The page's server and its viewers are processes of this computer, and take of its cores what they need.
+    The detector sets the pace, ten projections a second; each makes an image, by an update that is quick: of 2 slices,
+    by one projection. So there is room on this computer for what would be others': the page's server, and the viewers,
+    a process each. Of five viewers one is then killed and one stopped. *processor* is the time of
+    beamline, job and controller alone, per image.
 
-    Example: `streamrecon bench view --viewers 3`
+    Example: `streamrecon bench view --viewers 1 5`
     """
 
 

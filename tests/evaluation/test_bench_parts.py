@@ -24,7 +24,7 @@ from bluesky_streamrecon.evaluation.bench.latency import measure_latency
 from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread, open_peer, ratio_to_astra
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
-from bluesky_streamrecon.evaluation.bench.view import watch_page
+from bluesky_streamrecon.evaluation.bench.viewer import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import reconstruct
@@ -270,7 +270,7 @@ def test_a_viewer_fetches_the_cuts_of_each_new_image_once_and_says_how_old_it_wa
         pool.submit(server.serve_forever, 0.01)
         ready = threading.Event()
         url = f"http://127.0.0.1:{server.server_port}/?token=secret"
-        delays = pool.submit(watch_page, url, ready, ending).result(BOUND)
+        delays = pool.submit(lambda: list(watch_page(url, ready.set, ending))).result(BOUND)
         server.shutdown()
     assert ready.is_set()
     shapes = [[400, 400], [320, 320], [320, 320], [320, 320]]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import BeamlineEndpoint
+from bluesky_streamrecon.wire import Answer, Ask, BeamlineEndpoint, RunStatus
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -68,6 +69,8 @@ class EventRecorder:
         When the score of the image from these many projections came.
     finished : bool
         Every rank has reported the present run as done.
+    status : RunStatus
+        The present run, as viewers are told.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -89,6 +92,7 @@ class EventRecorder:
             self.update_seconds: dict[int, float] = {}
             self.judged_at: dict[int, float] = {}
             self.finished = False
+            self.status = RunStatus(state="reconstructing", run_uid=run_uid or None)
 
     @property
     def used(self) -> int:
@@ -110,7 +114,8 @@ class EventRecorder:
                     self._pids.add(peer.pid)
                 case Acked(run_uid=uid, rank=rank, applied=applied) if uid == self._run_uid:
                     self.applied[rank] = applied
-                case Status(run_uid=self._run_uid):
+                case Status(run_uid=self._run_uid, image_number=number):
+                    self.status = msgspec.structs.replace(self.status, image_number=number, used=event.projections)
                     if event.step_seconds > 0:
                         slowest = self.update_seconds.get(event.image_number, 0.0)
                         self.update_seconds[event.image_number] = max(slowest, event.step_seconds)
@@ -171,6 +176,8 @@ class RunningJob:
     ----------
     events : EventRecorder
         Of the present scan.
+    endpoint : BeamlineEndpoint
+        To which viewers connect.
 
     Raises
     ------
@@ -196,7 +203,15 @@ class RunningJob:
         with ExitStack() as stack:
             logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-"))
             launcher = MpiLauncher(threads=self._threads, log_directory=Path(logs))
-            link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, events)
+
+            def heard(event: JobEvent, sender: PeerInfo | None = None) -> None:
+                if isinstance(event, Ask) and sender is not None:
+                    self.endpoint.answer(sender, Answer(number=event.seq, status=events.status))
+                else:
+                    events(event, sender)
+
+            link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, heard)
+            self.endpoint = link.endpoint
             stack.callback(link.close, "the benchmark is over")
             link.launch(ranks)
             everybody = "hello of the job and its controller"

@@ -1,7 +1,7 @@
 """What the live view costs a run, and how old its pictures are: scans, watched and not watched in turns.
 
-Everything is there: RunEngine, simulated devices, publisher, job, controller, and a live view with viewers that fetch
-what a browser fetches. Times are seconds.
+Documents go through publisher, job and controller as at a beamline (`RunningJob`); there is a live view, and viewers
+that fetch what a browser fetches. Times are seconds.
 """
 
 from __future__ import annotations
@@ -9,61 +9,68 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import sys
-import tempfile
+import math
+import signal
+import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException, HTTPResponse
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
-
-import msgspec
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
 
 from bluesky_streamrecon.errors import ConfigError, JobError
-from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS, check_repeats, percentile, started, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_scan
-from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.wire import Cut
+from bluesky_streamrecon.evaluation.bench import viewer
+from bluesky_streamrecon.evaluation.bench.harness import (
+    END_SECONDS,
+    Summary,
+    check_repeats,
+    percentile,
+    started,
+    take_turns,
+)
+from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
+from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_scan
+from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["main", "measure_view", "watch_page"]
+__all__ = ["measure_view"]
 
 WARM_UP = 12
-SIDES = (512, 320, 320, 320)
-"""Pixels of the cuts that a page asks for, at most: a row, large, two upright ones and an oblique one."""
-
-FAST = 1e6
-"""Of the stage, degrees per second."""
+STEERING = SteeringSettings(policy="ms-ssim", threshold=1.0, preview_rows=(0,), advisory=True)
 
 logger = logging.getLogger(__name__)
 
 
 def measure_view(
-    *, viewers: int = 3, rows: int = 16, columns: int = 256, ranks: int = 2, num: int = 360, repeats: int = 3
+    *,
+    viewers: Sequence[int] = (1, 5),
+    rows: int = 2,
+    columns: int = 2048,
+    ranks: int = 1,
+    num: int = 150,
+    exposure: float = 0.1,
+    repeats: int = 3,
 ) -> Report:
-    """Scan as fast as detector and job can, watched and not watched in turns.
+    """Scan at a detector's pace, not watched and watched by so many viewers in turns.
 
     Parameters
     ----------
-    viewers : int, optional
-        Pages that watch.
+    viewers : sequence of int, optional
+        Pages that watch, a process each. Where there are more than two, they watch once more, and one of them is killed
+        and one stopped at the first image.
     rows, columns, ranks, num : int, optional
         Detector, MPI ranks, and projections of a scan.
+    exposure : float, optional
+        Seconds per projection.
     repeats : int, optional
         Turns.
 
     Returns
     -------
     Report
-        ``median_delay`` and ``p99_delay`` from an image at rank 0 to its cuts in a viewer's hands, of all ``pictures``;
-        ``side`` of the largest cut, and ``pictures_per_second`` of a viewer, median over turns; ``rate_ratio``,
-        projections per second of a watched scan over those of one that is not, median over turns, and its ``spread``;
-        ``projections_per_second`` of the scans without viewers, from the first exposure to the last verdict; and the
-        arguments.
+        ``rows``: for each number of `viewers`, 0 first, with how many of them are ``faulty``:
+        ``projections_per_second`` from the first exposure to the last verdict, each with an image, and
+        ``processor_seconds`` of beamline, job and controller per image, without live view and viewers;
+        ``rate_ratio`` and ``processor_ratio``, the same over those of the scan without viewers, with their ``spread``;
+        of all ``pictures``, ``median_delay`` and ``p99_delay`` from an image at rank 0 to its cuts in a viewer's hands;
+        and ``pictures_per_second`` of a viewer. The last row's also as single fields, with ``side`` of the largest cut.
 
     Raises
     ------
@@ -73,195 +80,107 @@ def measure_view(
         If a scan or the live view fails.
     """
     check_repeats(repeats)
-    if viewers < 1 or num < 2 * WARM_UP:
-        raise ConfigError(f"viewers={viewers}, num={num}: expected at least 1 viewer and {2 * WARM_UP} projections")
-    delays: list[float] = []
-    with _beamline(rows, columns, ranks, num) as scan:
-        logger.info("job starts and warms up")
-        scan(WARM_UP)
+    if min(viewers, default=0) < 1 or rows < 1 or num < 2 * WARM_UP or not 0 < exposure <= 10:
+        raise ConfigError(
+            f"viewers={viewers}, rows={rows}, num={num}, exposure={exposure}: expected at least 1 viewer and 1 row, "
+            f"{2 * WARM_UP} projections, and up to 10 s for each"
+        )
+    cases = [(0, 0), *((number, 0) for number in viewers), *((number, 2) for number in viewers if number > 2)]
+    delays: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+    # An update of few slices by one projection is quick: what is measured is not how fast images are made.
+    recon = ReconSettings(axis=(columns - 1) / 2, ranks=ranks, window=1, coalesce=False)
+    scan = disc_scan(columns, rows, num)
+    counts, angles = counts_of(scan.integrals), scan.angles
+    logger.info("job starts and warms up")
+    with RunningJob(recon, (rows, columns)) as job:
+        job.scan(counts[:WARM_UP], angles, steering=STEERING, interval=exposure)
+
+        def taken() -> dict[str, float]:
+            exposed, events = job.scan(counts, angles, steering=STEERING, interval=exposure), job.events
+            return {
+                "projections_per_second": (num - 1) / (max(events.judged_at.values()) - exposed[0]),
+                "processor_seconds": (events.spent_at[num] - events.spent_at[1]) / (num - 1),
+            }
 
         def turn() -> dict[str, float]:
-            alone = scan(num)
-            with _watched(viewers) as seen:
-                began = time.monotonic()
-                watched = scan(num)
-                took = time.monotonic() - began
-            delays.extend(seen)
-            return {"alone": alone, "ratio": watched / alone, "pictures": len(seen) / viewers / took}
+            found: dict[str, float] = {}
+            alone: Mapping[str, float] = {}
+            for case in cases:
+                number, faulty = case
+                with _watched(job, number, faulty) as seen:
+                    measured = taken()
+                alone = alone or measured
+                delays[case] += seen
+                measured["rate_ratio"] = measured["projections_per_second"] / alone["projections_per_second"]
+                measured["processor_ratio"] = measured["processor_seconds"] / (alone["processor_seconds"] or math.nan)
+                each = len(seen) / max(number - faulty, 1)
+                measured["pictures_per_second"] = each * measured["projections_per_second"] / num
+                logger.info("%d viewers, %d of them faulty: %s", number, faulty, measured)
+                found |= {f"{name} {case}": value for name, value in measured.items()}
+            return found
 
         found = take_turns(repeats, turn)
-    if not delays:
-        raise JobError("benchmark: no viewer was shown a picture; is the scan too short?")
+    if not all(delays[case] for case in cases[1:]):
+        raise JobError("benchmark: viewers were shown no picture; is the scan too short?")
+    table = [_row(case, found, delays[case]) for case in cases]
     return Report({
-        "median_delay": percentile(delays, 50),
-        "p99_delay": percentile(delays, 99),
-        "viewers": viewers,
-        "side": min(SIDES[0], max(rows, columns)),
-        "pictures": len(delays),
-        "pictures_per_second": found["pictures"].median,
-        "rate_ratio": found["ratio"].median,
-        "spread": found["ratio"].spread,
-        "projections_per_second": found["alone"].median,
-        "rows": rows, "columns": columns, "ranks": ranks, "num": num,
+        **table[-1],
+        "side": min(viewer.SIDES[0], max(rows, columns)),
+        "rows": table,
+        "columns": columns, "ranks": ranks, "num": num, "exposure": exposure,
     })  # fmt: skip
 
 
-@contextlib.contextmanager
-def _beamline(rows: int, columns: int, ranks: int, num: int) -> Iterator[Callable[[int], float]]:
-    """Keep a simulated beamline and a job.
+def _row(case: tuple[int, int], found: Mapping[str, Summary], delays: Sequence[float]) -> Row:
+    names = ("projections_per_second", "processor_seconds", "rate_ratio", "processor_ratio")
+    return {
+        "viewers": case[0],
+        "faulty": case[1],
+        **{name: found[f"{name} {case}"].median for name in names},
+        "spread": found[f"rate_ratio {case}"].spread,
+        "pictures": len(delays),
+        "pictures_per_second": found[f"pictures_per_second {case}"].median,
+        "median_delay": percentile(delays, 50) if delays else None,
+        "p99_delay": percentile(delays, 99) if delays else None,
+    }
 
-    Yields
-    ------
-    callable
-        Takes a scan of so many projections to its end, whatever its verdicts; returns projections per second, from the
-        first exposure to the last verdict.
+
+@contextlib.contextmanager
+def _watched(job: RunningJob, viewers: int, faulty: int) -> Iterator[list[float]]:
+    """Run a live view of a job with so many pages meanwhile; the list holds their delays afterwards.
+
+    Of those that are `faulty` the first is killed at its first picture, and the second stopped.
     """
-    from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
-    from bluesky_streamrecon.evaluation.engines import run_engine
-    from bluesky_streamrecon.plans import stream_tomo_plan
-    from bluesky_streamrecon.sim_devices import sim_beamline
-    from bluesky_streamrecon.storage import TomoScan, write_dxfile
-
-    made = disc_scan(columns, rows, num)
-    counts, angles = counts_of(made.integrals), made.angles
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
-        # Projections for the detector to show: to make each when it is wanted would take a core from the job.
-        flat = np.full((2, rows, columns), FLAT_COUNT)
-        recorded = TomoScan(
-            projections=counts,
-            angles_deg=np.degrees(angles),
-            flats=flat.astype(np.uint16),
-            darks=np.full(flat.shape, DARK_COUNT, np.uint16),
-        )
-        write_dxfile(directory / "recorded.h5", recorded)
-        engine = stack.enter_context(run_engine(context_managers=[]))
-        beamline = sim_beamline(directory / "recorded.h5", directory=directory, instant=True, velocity=FAST)
-        job = ReconJob(ranks=ranks, keep_alive=True, launcher=MpiLauncher(log_directory=directory / "logs"))
-        stack.callback(job.close)
-        documents: list[tuple[str, dict[str, Any]]] = []
-        engine.subscribe(lambda name, doc: documents.append((name, doc)))
-
-        def scan(projections: int) -> float:
-            documents.clear()
-            plan = stream_tomo_plan(
-                [beamline.detector],
-                beamline.stage,
-                order=np.degrees(angles[:projections]).tolist(),
-                flats=2,
-                darks=2,
-                shutter=beamline.shutter,
-                sample_table=beamline.table,
-                axis=made.axis,
-                job=job,
-                advisory=True,
-                coalesce=False,
-            )
-            engine(plan)
-            record = job.last_run
-            if record is None or record.exit_status != "success" or record.problems:
-                why = "it was not reconstructed" if record is None else "; ".join(record.problems) or record.reason
-                raise JobError(f"benchmark: the scan failed: {why}")
-            return _rate(documents, f"{job.name}-steering-when")
-
-        yield scan
-
-
-def _rate(documents: list[tuple[str, dict[str, Any]]], when: str) -> float:
-    """Return the projections per second of one scan, from its documents; `when` names the moment of a verdict."""
-    streams = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
-    events = [(streams[doc["descriptor"]], doc) for name, doc in documents if name == "event"]
-    exposed = [float(doc["time"]) for stream, doc in events if stream == "primary"]
-    verdicts = [float(doc["data"][when]) for stream, doc in events if stream == "steering"]
-    return (len(exposed) - 1) / (max(*verdicts, exposed[-1]) - exposed[0])
-
-
-@contextlib.contextmanager
-def _watched(viewers: int) -> Iterator[list[float]]:
-    """Run a live view with so many pages meanwhile; the list holds their delays afterwards."""
     delays: list[float] = []
-    with started("bluesky_streamrecon", "view", "--json") as view:
+    if not viewers:
+        yield delays
+        return
+    with contextlib.ExitStack() as stack:
+        at = ("--address", job.endpoint.address, "--job-id", job.endpoint.job_id)
+        view = stack.enter_context(started("bluesky_streamrecon", "view", "--json", *at))
         line = view.stdout.readline() if view.stdout is not None else ""
         if not line:
             raise JobError("benchmark: the live view did not start; is the extra 'view' installed?")
-        with started(__name__, json.loads(line)["url"], str(viewers)) as watching:
-            if watching.stdout is None or watching.stdout.readline() != "True\n":
+        faults = (signal.SIGKILL, signal.SIGSTOP)[:faulty]
+        pages: list[subprocess.Popen[str]] = []
+        for _ in range(viewers):
+            pages.append(stack.enter_context(started(viewer.__name__, json.loads(line)["url"])))
+            stack.callback(pages[-1].kill)  # one that is stopped does not end when it is asked to
+        for page in pages:
+            if page.stdout is None or page.stdout.readline() != "watches\n":
                 raise JobError("benchmark: the viewers did not start; does the live view answer?")
-            yield delays
-            found, _ = watching.communicate(timeout=END_SECONDS)
-            delays.extend(json.loads(found))
 
+        def fail(page: subprocess.Popen[str], fault: signal.Signals) -> None:
+            if page.stdout is not None and page.stdout.readline():
+                page.send_signal(fault)
 
-def watch_page(url: str, ready: threading.Event, ending: threading.Event) -> list[float]:
-    """Watch a live view as one page does: receive changes, and fetch the cuts of each new image.
-
-    Parameters
-    ----------
-    url : str
-        Of the page, with its token.
-    ready, ending : Event
-        Set here when it watches, and elsewhere when it is to end.
-
-    Returns
-    -------
-    list of float
-        How old each image was when its cuts had arrived.
-    """
-    parts = urlsplit(url)
-    token = parse_qs(parts.query)["token"][0]
-    began, delays, newest = time.time(), [], ""
-    cuts = [Cut(corner=(0, 0, 0), down=(0, 1, 0), across=(0, 0, 1), shape=(1, 1))]  # which tells how large it is
-
-    def request(method: str, path: str, body: bytes | None = None) -> HTTPResponse:
-        connection = held.enter_context(contextlib.closing(HTTPConnection(parts.netloc, timeout=END_SECONDS)))
-        connection.request(method, path, body, {"X-Streamrecon-Token": token})
-        return connection.getresponse()
-
-    def fetch() -> dict[str, Any]:
-        wish = {"viewer": f"bench {threading.get_ident()}", "cuts": cuts}
-        answer = request("POST", "/cuts", msgspec.json.encode(wish))
-        answer.read()
-        return dict(json.loads(answer.headers.get("X-Streamrecon-Cuts", "{}")))
-
-    with contextlib.suppress(OSError, HTTPException), contextlib.ExitStack() as held:
-        changes = request("GET", "/events")
-        while not ending.is_set() and (line := changes.readline()):
-            ready.set()
-            state = json.loads(line[6:]) if line.startswith(b"data: ") else {}
-            if not state.get("newest") or state["newest"] == newest or not (about := fetch()):
-                continue
-            newest = state["newest"]
-            if len(cuts) == 1:
-                cuts = list(_page_cuts(*about["volume"]))
-            elif about["made"] > began:  # else it was there before us
-                delays.append(time.time() - about["made"])
-    return delays
-
-
-def _page_cuts(rows: int, height: int, width: int) -> Iterator[Cut]:
-    """Yield the cuts of a page that has just been opened: through the middle, a square as large as the volume."""
-    side = max(rows, height, width)
-    middle = np.array([rows - 1, height - 1, width - 1]) / 2
-    edges = (((0, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 0)), ((0.8, 0.6, 0), (-0.3, 0.4, 0.87)))
-    for (down, across), pixels in zip(edges, SIDES, strict=True):
-        corner = middle - side * (np.array(down) + across) / 2
-        made = [tuple((side * np.array(edge)).tolist()) for edge in (down, across)]
-        most = min(pixels, side)
-        yield Cut(corner=tuple(corner.tolist()), down=made[0], across=made[1], shape=(most, most))
-
-
-def main() -> None:
-    """Watch a page with so many viewers until standard input ends; print when they do, and their delays as JSON."""
-    os.nice(10)  # browsers are other people's computers
-    url, number = sys.argv[1], int(sys.argv[2])
-    ending, ready = threading.Event(), [threading.Event() for _ in range(number)]
-    with ThreadPoolExecutor(number) as pool:
-        pages = [pool.submit(watch_page, url, each, ending) for each in ready]
-        print(all(each.wait(END_SECONDS) for each in ready), flush=True)
-        sys.stdin.read()
-        ending.set()
-        print(json.dumps([delay for page in pages for delay in page.result()]))
-
-
-if __name__ == "__main__":
-    main()
+        failing = [threading.Thread(target=fail, args=each) for each in zip(pages, faults, strict=False)]
+        for thread in failing:
+            thread.start()
+        yield delays
+        for page in pages[faulty:]:
+            found, _ = page.communicate(timeout=END_SECONDS)
+            delays.extend(json.loads(found.splitlines()[-1]))
+        for page, thread in zip(pages, failing, strict=False):
+            page.kill()
+            thread.join()
