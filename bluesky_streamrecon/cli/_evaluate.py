@@ -63,13 +63,11 @@ def steering(
     columns: Annotated[int, typer.Option(min=32, help="Detector columns of the foam that is followed.")] = 1024,
     study_columns: Annotated[int, typer.Option(min=32, help="Detector columns of the cases to stop.")] = 192,
     seeds: Seeds = 5,
-    held_out: Annotated[bool, typer.Option("--held-out", help="Also cases that nothing was tuned on.")] = False,
-    interior: Annotated[
-        bool, typer.Option("--interior", help="Also samples that reach out of view, with rings.")
-    ] = False,
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--kinds", metavar="KIND...", help="Only these kinds of samples: texture, fibres, grains, ..."),
+        typer.Option(
+            "--kinds", metavar="KIND...", help="Samples: ellipses (default), held-out, interior, texture, grains, ..."
+        ),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of MS-SSIM that is allowed.")] = 0.02,
     quick: Quick = False,
@@ -80,7 +78,7 @@ def steering(
 
     The default policy and the paper's rule judge scans whose truth is known; the oracle knows it, too.
 
-    Example: `streamrecon evaluate steering --out steering --data tooth.h5`, or `--kinds texture grains` beside ellipses
+    Example: `streamrecon evaluate steering --out steering --data tooth.h5`, or with `--kinds held-out texture grains`
     """
     from bluesky_streamrecon.evaluation.steering import evaluate_steering
 
@@ -94,11 +92,9 @@ def steering(
             columns=columns,
             study_columns=study_columns,
             seeds=seeds,
-            held_out=held_out,
-            interior=interior,
-            kinds=kinds or (),
             tolerance=tolerance,
             threads=threads,
+            **({"kinds": kinds} if kinds else {}),
         ),
     )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["crossing", "evaluate_steering", "follow", "stays"]
 
+ELLIPSES = "ellipses"
 THRESHOLD = 0.95
 COMPARE_TO = 24
 SHOWN_AT = (30, 60, 90, 135)
@@ -85,9 +86,7 @@ def evaluate_steering(
     columns: int = 1024,
     study_columns: int = 192,
     seeds: int = 5,
-    held_out: bool = False,
-    interior: bool = False,
-    kinds: Sequence[str] = (),
+    kinds: Sequence[str] = (ELLIPSES,),
     tolerance: float = 0.02,
     threads: int = 1,
 ) -> Report:
@@ -100,14 +99,12 @@ def evaluate_steering(
     columns : int, optional
         Detector columns of the foam that is followed; the paper's is 1024.
     study_columns, seeds : int, optional
-        Detector columns of the cases that policies are tried on, and how many seeds of each; of `kinds`, those with at
-        most three times as many columns, of one seed.
-    held_out : bool, optional
-        Also try the policies on cases that nothing was tuned on.
-    interior : bool, optional
-        Also try them on samples that reach out of view, with rings.
+        Detector columns of the cases that policies are tried on, and how many seeds of each; of kinds in `KINDS`, those
+        with at most three times as many columns, of one seed.
     kinds : sequence of str, optional
-        Try the policies on these kinds of samples instead, keys of `KINDS`, and follow none.
+        Cases that policies are tried on: ``"ellipses"`` (foam, discs and Shepp-Logan, and `data`; only with these are
+        scans followed), ``"held-out"``, others of ellipses, that nothing was tuned on, ``"interior"``, samples that
+        reach out of view, with rings, and keys of `KINDS`.
     tolerance : float, optional
         Loss of MS-SSIM that is allowed.
     threads : int, optional
@@ -116,10 +113,10 @@ def evaluate_steering(
     Returns
     -------
     Report
-        ``cases``, ``held_out_cases`` and ``interior_cases`` (see `judge_cases`), ``summary``, ``held_out`` and
-        ``interior`` (see `summarize`; its most important fields also by themselves), ``kinds``, a summary of each kind,
-        and ``curves``: for each scan that was followed the projections where the score first reached 0.95 (``crossed``)
-        and from which on it ``stays`` there. Also as ``steering_*.csv`` and ``steering_*.png``.
+        ``cases`` (see `judge_cases`), their ``summary`` (see `summarize`; its most important fields also by
+        themselves), ``kinds``, a summary of each kind, and ``curves``: for each scan that was followed the projections
+        where the score first reached 0.95 (``crossed``) and from which on it ``stays`` there. Also as
+        ``steering_*.csv`` and ``steering_*.png``.
 
     Raises
     ------
@@ -128,9 +125,15 @@ def evaluate_steering(
     ConfigError
         If there is no kind of a name.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ConfigError(f"kinds: got {', '.join(unknown)}, expected some of {', '.join(KINDS)}")
-    scans = {} if kinds else _followed(data, columns, threads)
+    makers: dict[str, Callable[[], list[LineScan]]] = {
+        ELLIPSES: partial(required_cases, columns=study_columns, seeds=range(seeds), data=data),
+        "held-out": held_out_cases,
+        "interior": partial(interior_cases, columns=study_columns),
+        **{kind: partial(kind_cases, kind, columns=3 * study_columns) for kind in KINDS},
+    }
+    if not kinds or not makers.keys() >= {*kinds}:
+        raise ConfigError(f"kinds: got {', '.join(kinds) or 'none'}, expected some of {', '.join(makers)}")
+    scans = _followed(data, columns, threads) if ELLIPSES in kinds else {}
     curves = {title: follow(scan, threads=threads) for title, scan in scans.items()}
     crossings = [
         {"scan": title, "crossed": crossing(points, THRESHOLD), "stays": stays(points, THRESHOLD)}
@@ -141,38 +144,24 @@ def evaluate_steering(
     if curves:
         rows["steering_curves"] = [{"scan": title} | row for title, (points, _) in curves.items() for row in points]
         figures["steering_curves"] = _draw(scans, curves)
-    groups: dict[str, Callable[[], list[LineScan]]] = {
-        kind: partial(kind_cases, kind, columns=3 * study_columns) for kind in kinds
-    } or {"cases": partial(required_cases, columns=study_columns, seeds=range(seeds), data=data)}
-    if held_out:
-        groups["held_out"] = held_out_cases
-    if interior:
-        groups["interior"] = partial(interior_cases, columns=study_columns)
-    summaries = {}
-    for group, make in groups.items():
-        rows[f"steering_{group}"] = results = judge_cases(make(), tolerance=tolerance, threads=threads)
-        figures[f"steering_{group}"] = draw_cases(results, tolerance)
-        summaries[group] = summarize(results, tolerance=tolerance)
-    own = [case for kind in kinds or ("cases",) for case in rows[f"steering_{kind}"]]
-    first = summarize(own, tolerance=tolerance)
+    cases, summaries = [], {}
+    for kind in kinds:
+        rows[f"steering_{kind}"] = results = judge_cases(makers[kind](), tolerance=tolerance, threads=threads)
+        figures[f"steering_{kind}"] = draw_cases(results, tolerance)
+        summaries[kind] = summarize(results, tolerance=tolerance)
+        cases += results
+    summary = summarize(cases, tolerance=tolerance)
     fields = {
-        **{name: first[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
-        "cases": own,
-        "summary": first,
-        **{group: summaries.get(group) for group in ("held_out", "interior")},
-        **{f"{group}_cases": rows.get(f"steering_{group}", []) for group in ("held_out", "interior")},
-        "kinds": [{"kind": kind} | summaries[kind] for kind in kinds],
+        **{name: summary[name] for name in ("median_saving", "oracle_share", "false_stops", "calibrated_share")},
+        "cases": cases,
+        "summary": summary,
+        "kinds": [{"kind": kind} | found for kind, found in summaries.items()],
         "curves": {row["scan"]: {"crossed": row["crossed"], "stays": row["stays"]} for row in crossings},
     }
     shown = {
         **({"MS-SSIM between live images reaches 0.95": crossings} if crossings else {}),
-        "stops, and MS-SSIM lost": [
-            {name: case[name] for name in SHOWN}
-            for case in fields["cases"] + fields["held_out_cases"] + fields["interior_cases"]
-        ],
-        "all cases; shares of 1": [
-            {"kind": kind} | summary for kind, summary in (summaries | ({"all": first} if kinds else {})).items()
-        ],
+        "stops, and MS-SSIM lost": [{name: case[name] for name in SHOWN} for case in cases],
+        "all cases; shares of 1": [*fields["kinds"], {"kind": "all"} | summary],
     }
     return Report(fields, shown, rows, figures)
 

@@ -140,16 +140,15 @@ def test_steering_study_has_the_contracts_fields(tmp_path, monkeypatch):
     few = [head()]
     for cases in ("required_cases", "interior_cases"):
         monkeypatch.setattr(f"bluesky_streamrecon.evaluation.steering.{cases}", lambda **_: few)
-    report = evaluate_steering(columns=32, interior=True)
+    report = evaluate_steering(columns=32, kinds=("ellipses", "interior"))
     report.write(tmp_path)
     assert {"median_saving", "oracle_share", "false_stops", "calibrated_share", "cases"} <= set(report.fields)
     wanted = "sample noise seed stopped_at planned quality_loss oracle_stop paper_stop paper_loss"
-    for cases in ("cases", "interior_cases"):
-        assert set(wanted.split()) <= set(report.fields[cases][0])
-    assert report.fields["interior"] == report.fields["summary"]
+    assert all(set(wanted.split()) <= set(case) for case in report.fields["cases"])
+    assert [(row["kind"], row["cases"]) for row in report.fields["kinds"]] == [("ellipses", 1), ("interior", 1)]
     assert len(report.fields["curves"]) == 2
     assert (tmp_path / "steering_curves.png").read_bytes().startswith(PNG)
-    assert len(table(tmp_path / "steering_cases.csv")) == 1
+    assert len(table(tmp_path / "steering_ellipses.csv")) == 1
 
 
 def test_kinds_of_samples_are_tried_alone_and_each_is_summarized(tmp_path, monkeypatch):
@@ -163,7 +162,7 @@ def test_kinds_of_samples_are_tried_alone_and_each_is_summarized(tmp_path, monke
     assert [row["kind"] for row in report.fields["kinds"]] == ["fibres", "texture"]
     assert report.fields["summary"]["cases"] == len(report.fields["cases"]) == 2
     assert (tmp_path / "steering_fibres.png").read_bytes().startswith(PNG)
-    with pytest.raises(ConfigError, match=r"expected some of texture, fibres"):
+    with pytest.raises(ConfigError, match=r"expected some of ellipses, .*texture, fibres"):
         evaluate_steering(kinds=("velvet",))
 
 
