@@ -48,7 +48,7 @@ _SHORTEST_WAIT = 2e-4
 _LONGEST_WAIT = 5e-3
 _LOOKS = 50  # MPI gets on with an agreement only while it is looked at, one stage at a look
 _IDLE_WAIT = 0.1
-_AT_ONCE_SECONDS = 0.1
+_AT_ONCE_SECONDS, _WATCHED_SECONDS = 0.5, 0.1
 """In which as many images are made between two agreements as fit, at least one: viewers' wishes are heard in them."""
 
 
@@ -324,7 +324,9 @@ class _Job:
             abandoned=-int(self._abandoned),
             failed=-int(run.failure is not None),
             cuts=run.cuts.due(),
-            images=max(1, int(_AT_ONCE_SECONDS / max(run.image_seconds, 1e-3))),
+            images=max(
+                1, int((_WATCHED_SECONDS if run.cuts.done else _AT_ONCE_SECONDS) / max(run.image_seconds, 1e-3))
+            ),
         )
 
     def _has_news(self, agreed: _State) -> bool:
