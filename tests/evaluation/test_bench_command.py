@@ -81,7 +81,7 @@ def test_peers_print_the_contracts_fields_with_ours_among_them():
         assert row["threads"] == 1
         assert row["gups"] > 0
     assert result["rows"][0]["ratio"] == 1
-    assert result["ratio_to_astra"]["32"] == min(row["ratio"] for row in result["rows"][2:])
+    assert all(row["ratio"] > 0 for row in result["rows"][1:])
 
 
 @pytest.mark.nightly

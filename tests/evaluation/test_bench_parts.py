@@ -21,7 +21,7 @@ from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call, take_
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.kernels import measure_kernels
 from bluesky_streamrecon.evaluation.bench.latency import measure_latency
-from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread, open_peer, ratio_to_astra
+from bluesky_streamrecon.evaluation.bench.peers import compare_peers, one_thread, open_peer
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, disc_projections, scan_angles
 from bluesky_streamrecon.evaluation.bench.viewer import watch_page
@@ -132,15 +132,6 @@ def test_a_missing_peer_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "astra", None)
     with pytest.raises(ConfigError, match=r"pip install 'bluesky-streamrecon\[bench\]'"):
         compare_peers(columns=(16,))
-
-
-def test_ratio_is_to_the_fastest_method_of_a_code():
-    rows = [
-        {"code": "astra", "method": method, "columns": 512, "ratio": ratio}
-        for method, ratio in (("line", 100.0), ("linear", 80.0))
-    ]
-    assert ratio_to_astra(rows) == {512: 80.0}
-    assert ratio_to_astra([{"code": "streamrecon", "columns": 512, "ratio": 1.0}]) == {}
 
 
 class Sink:

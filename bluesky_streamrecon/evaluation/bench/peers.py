@@ -29,7 +29,7 @@ from bluesky_streamrecon.evaluation.bench.sample import disc_projections, giga_u
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["Peer", "compare_peers", "one_thread", "open_peer", "ratio_to_astra"]
+__all__ = ["Peer", "compare_peers", "one_thread", "open_peer"]
 
 OURS = ("sirt", "mlem")
 PROJECTORS = ("line", "linear")
@@ -94,7 +94,7 @@ def compare_peers(
     -------
     Report
         ``rows``: for each number of columns our SIRT, our MLEM and ASTRA's, with ``gups``, its ``spread``, and
-        ``ratio``, the speed of our SIRT over this one (median over turns); and `ratio_to_astra` by columns.
+        ``ratio``, the speed of our SIRT over this one (median over turns).
 
     Raises
     ------
@@ -112,22 +112,7 @@ def compare_peers(
         _astra_module()
     with one_thread():
         rows = [row for c in columns for row in _compare(c, window, methods, repeats, backend)]
-    return Report({"rows": rows, "ratio_to_astra": {str(c): ratio for c, ratio in ratio_to_astra(rows).items()}})
-
-
-def ratio_to_astra(rows: Sequence[Row]) -> dict[int, float]:
-    """Return, by columns, how many times faster our SIRT is than ASTRA's fastest method.
-
-    Examples
-    --------
-    >>> ratio_to_astra([{"code": "astra", "columns": 512, "ratio": 80.0}])
-    {512: 80.0}
-    """
-    found: dict[int, float] = {}
-    for row in rows:
-        if row["code"] == "astra":
-            found[row["columns"]] = min(row["ratio"], found.get(row["columns"], row["ratio"]))
-    return found
+    return Report({"rows": rows})
 
 
 def open_peer(
