@@ -19,7 +19,7 @@ __all__ = ["CatalogWriter"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 2.0  # each look asks the server, which may be busy with storing the run
 ANSWER_SECONDS = 5.0
 """A server in a process that is busy takes its time; one that is gone refuses at once."""
 
