@@ -89,7 +89,8 @@ def test_runs_of_the_demo_are_read_back_by_tiled_and_databroker(tooth):
 
 
 def test_a_scan_that_never_reaches_the_threshold_takes_all_angles_and_says_so(program, tmp_path):
-    done = program("demo", "--out", tmp_path, "--json", "--threshold", 1, "--num", 20, "--window", 6, "--ranks", 1)
+    small = ("--num", 20, "--rows", 4, "--columns", 64, "--window", 6, "--ranks", 1)
+    done = program("demo", "--out", tmp_path, "--json", "--threshold", 1, *small)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["projections_used"] == result["projections_planned"] == 20
