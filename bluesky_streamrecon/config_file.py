@@ -48,7 +48,7 @@ class SlurmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Interpreter on the cluster that has this package.
     control : tuple of str
         More for the controller, as ``["--preview-bind", "tcp://*:*"]`` where ranks are on several hosts.
-    directory : str
+    directory : Path
         Shared by the beamline and the cluster: script and logs; the current directory by default.
     poll : float
         Between two looks at the queue.
@@ -59,7 +59,7 @@ class SlurmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     run: tuple[str, ...] = ("srun", "--kill-on-bad-exit=1")
     python: str = "python3"
     control: tuple[str, ...] = ()
-    directory: str = "."
+    directory: Path = Path()
     poll: float = 5.0
 
 
@@ -76,9 +76,9 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Where the beamline listens.
     job_id : str or None
         What the job must say; None makes one up.
-    key, allowed : str, tuple of str
+    key, allowed : Path, tuple of Path
         Our secret key file, and the public key files (or folders of them) that are let in.
-    job_key, server_key : str
+    job_key, server_key : Path
         The job's secret key file and our public key file, as the job sees them; for a job that we start.
     insecure : bool
         Listen on the network without keys all the same.
@@ -86,7 +86,7 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Program that starts local ranks, and more arguments for it.
     threads : int or None
         Per rank.
-    checkpoints, logs : str or None
+    checkpoints, logs : Path or None
         Directories.
     restarts, backoff : int, float
         See `ReconJob`.
@@ -106,16 +106,16 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ranks: Positive = 2
     address: str = "tcp://127.0.0.1:*"
     job_id: str | None = None
-    key: str | None = None
-    allowed: tuple[str, ...] = ()
-    job_key: str | None = None
-    server_key: str | None = None
+    key: Path | None = None
+    allowed: tuple[Path, ...] = ()
+    job_key: Path | None = None
+    server_key: Path | None = None
     insecure: bool = False
     mpiexec: str | None = None
     arguments: tuple[str, ...] = ()
     threads: int | None = None
-    checkpoints: str | None = None
-    logs: str | None = None
+    checkpoints: Path | None = None
+    logs: Path | None = None
     restarts: int = 3
     backoff: float = 1.0
     keep_alive: bool | None = None
@@ -142,7 +142,7 @@ class StorageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Parameters
     ----------
-    directory : str or None
+    directory : Path or None
         For everything that has no place of its own; None: the user's data directory.
     uri : str or None
         Of a Tiled server; None: one of our own.
@@ -150,7 +150,7 @@ class StorageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Images of each run that are written to Tiled while it is taken, for clients to subscribe to; 0: none.
     """
 
-    directory: str | None = None
+    directory: Path | None = None
     uri: str | None = None
     live_images: Count = 0
 
@@ -205,9 +205,6 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "follow": FollowSection,
 }
 
-PATHS = {"job.key", "job.job_key", "job.server_key", "job.checkpoints", "job.logs", "job.slurm.directory"}
-PATHS |= {"storage.directory"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
@@ -237,7 +234,7 @@ class Configuration:
     @property
     def data(self) -> Path:
         """Where data go."""
-        return Path(self.storage.directory) if self.storage.directory is not None else data_directory()
+        return self.storage.directory if self.storage.directory is not None else data_directory()
 
     def plan_settings(self) -> dict[str, Any]:
         """Return what ``[recon]`` and ``[steering]`` say themselves, as keyword arguments of the plans."""
@@ -265,7 +262,11 @@ class Configuration:
             elif full in ("job.ranks", "recon.ranks") and self.gpus:
                 yield full, value, "one for each GPU"
             else:
-                yield full, msgspec.to_builtins(value), str(self.path) if full in self.given else "default"
+                yield (
+                    full,
+                    msgspec.to_builtins(value, enc_hook=str),
+                    str(self.path) if full in self.given else "default",
+                )
 
 
 def configuration_path(given: str | Path | None = None) -> Path | None:
@@ -315,7 +316,6 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
     if unknown:
         raise ConfigError(f"configuration {found}: unknown table [{unknown[0]}]; known: {', '.join(SECTIONS)}")
     given = frozenset(_names(tables))
-    tables = _absolute(tables, found.resolve().parent)
     gpus = 0 if given & {"job.ranks", "recon.ranks"} else _gpus(tables)
     if gpus:
         tables.setdefault("job", {})["ranks"] = gpus
@@ -324,7 +324,7 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         try:
-            sections[name] = settings_from(kind, tables.get(name, {}))
+            sections[name] = settings_from(kind, tables.get(name, {}), beside=found.resolve().parent)
         except ConfigError as error:
             raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
     return Configuration(**sections, path=found, given=given, gpus=gpus)
@@ -350,18 +350,3 @@ def _names(tables: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _absolute(tables: dict[str, Any], base: Path, prefix: str = "") -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in tables.items():
-        full = f"{prefix}{name}"
-        if isinstance(value, dict):
-            made[name] = _absolute(value, base, f"{full}.")
-        elif full in PATHS and isinstance(value, str):
-            made[name] = str(base / Path(value).expanduser())
-        elif full == "job.allowed" and isinstance(value, list):
-            made[name] = [str(base / Path(item).expanduser()) if isinstance(item, str) else item for item in value]
-        else:
-            made[name] = value
-    return made

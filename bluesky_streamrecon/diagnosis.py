@@ -169,7 +169,7 @@ def _keys(configuration: Configuration) -> str:
             if not job.insecure
             else "none (insecure): anyone who reaches the port can connect"
         )
-    if job.job_key is not None and job.server_key is not None and Path(job.job_key).exists():
+    if job.job_key is not None and job.server_key is not None and job.job_key.exists():
         pair, server = read_secret_key(job.job_key), read_public_key(job.server_key)
         if pair.public not in security.allowed:
             raise ConfigError(f"job_key {job.job_key}: its public key is not among `allowed`; the job would be refused")
@@ -181,7 +181,7 @@ def _keys(configuration: Configuration) -> str:
 def _disk(configuration: Configuration) -> str:
     folders = {"data": configuration.data, "spill": Path(tempfile.gettempdir())}
     if configuration.job.logs is not None:
-        folders["logs"] = Path(configuration.job.logs)
+        folders["logs"] = configuration.job.logs
     found = []
     for what, folder in folders.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -323,16 +323,22 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return 0.95 if self.threshold is None else self.threshold
 
 
-def settings_from(kind: type[T], values: dict[str, Any]) -> T:
-    """Build settings from plain values, as from a start document or a TOML table.
+def settings_from(kind: type[T], values: dict[str, Any], *, beside: Path | None = None) -> T:
+    """Build settings from plain values, as from a start document or a TOML table; paths are relative to `beside`.
 
     Raises
     ------
     ConfigError
         If a field is unknown, has the wrong type, or a value that can not work.
     """
+
+    def path(wanted: type, value: Any) -> Path:
+        if wanted is Path and isinstance(value, str):
+            return (beside or Path()) / Path(value).expanduser()
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+
     try:
-        return msgspec.convert(values, kind, strict=True)
+        return msgspec.convert(values, kind, strict=True, dec_hook=path)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{kind.__name__}: {error}; known fields: {', '.join(kind.__struct_fields__)}") from error
 

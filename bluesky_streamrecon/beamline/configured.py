@@ -62,7 +62,7 @@ def make_launcher(configuration: Configuration) -> Launcher | None:
     job = configuration.job
     security: tuple[str, ...] = ()
     if job.job_key is not None and job.server_key is not None:
-        security = ("--key", job.job_key, "--server-key", job.server_key)
+        security = ("--key", str(job.job_key), "--server-key", str(job.server_key))
     if job.launcher == "slurm":
         return SlurmLauncher(
             options=job.slurm.options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -96,8 +97,8 @@ def test_paths_are_relative_to_the_file(written, tmp_path):
         '[job]\nlogs = "logs"\nkey = "k.secret"\nallowed = ["a.public", "/abs"]\njob_key="j"\nserver_key="s"\n'
     )
     job = load_config_file(path).job
-    assert (job.logs, job.key) == (str(tmp_path / "logs"), str(tmp_path / "k.secret"))
-    assert job.allowed == (str(tmp_path / "a.public"), "/abs")
+    assert (job.logs, job.key) == (tmp_path / "logs", tmp_path / "k.secret")
+    assert job.allowed == (tmp_path / "a.public", Path("/abs"))
     assert load_config_file(written('[storage]\ndirectory = "d"\n')).data == tmp_path / "d"
 
 
