@@ -8,7 +8,13 @@ from bluesky_streamrecon.sim_devices.camera import (
     RecordedCamera,
     SimulatedCamera,
 )
-from bluesky_streamrecon.sim_devices.detector import BeamMonitor, InlineBeamMonitor, InlineTomoDetector, TomoDetector
+from bluesky_streamrecon.sim_devices.detector import (
+    AngleRecorder,
+    BeamMonitor,
+    InlineBeamMonitor,
+    InlineTomoDetector,
+    TomoDetector,
+)
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.pulses import TriggerLine
@@ -16,7 +22,7 @@ from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLo
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
-from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger
+from bluesky_streamrecon.sim_devices.triggers import PositionTrigger
 
 __all__ = [
     "AngleRecorder",

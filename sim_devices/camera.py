@@ -317,15 +317,13 @@ class SimulatedCamera:
 class RecordedCamera:
     """Replays a scan that was measured: the frame at the recorded angle nearest to the stage's.
 
-    Flats and darks are replayed one after the other, from the first again when the last has been shown.
+    The two may differ by a twentieth of the recording's smallest step. Flats and darks are replayed one after the
+    other, from the first again when the last has been shown.
 
     Parameters
     ----------
     scan : TomoScan
         With at least one flat and one dark.
-    tolerance : float, optional
-        Largest distance between the stage's angle and a recorded one, degrees; a twentieth of the recording's
-        smallest step by default.
 
     Raises
     ------
@@ -333,7 +331,7 @@ class RecordedCamera:
         If the recording has no flats or no darks.
     """
 
-    def __init__(self, scan: TomoScan, *, tolerance: float | None = None):
+    def __init__(self, scan: TomoScan):
         if not len(scan.flats) or not len(scan.darks):
             raise DataError(
                 f"recorded scan: got {len(scan.flats)} flats and {len(scan.darks)} darks, expected at least one of "
@@ -344,10 +342,8 @@ class RecordedCamera:
         self._dtype = common_dtype(*(stack.dtype for stack in stacks))
         self._projections, self._flats, self._darks = (exactly(stack, self._dtype, "recorded scan") for stack in stacks)
         self.angles = np.array(scan.angles_deg, dtype=np.float64)
-        if tolerance is None:
-            steps = np.diff(np.unique(self.angles))
-            tolerance = 0.05 * float(steps.min()) if steps.size else 0.01
-        self.tolerance = tolerance
+        steps = np.diff(np.unique(self.angles))
+        self.tolerance = 0.05 * float(steps.min()) if steps.size else 0.01
 
     @property
     def shape(self) -> tuple[int, int]:

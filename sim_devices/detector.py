@@ -1,6 +1,6 @@
-"""Two detectors that see the same sample: one writes HDF5 files, one puts the frame into the event.
+"""Detectors of one scene: of frames, of the beam, of the stage's angle; they write HDF5 files, or put it into events.
 
-Both look at the stage, the table and the shutter at the moment of exposure. Exposure times are seconds.
+All look at the stage, the table and the shutter at the moment of exposure. Exposure times are seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -19,7 +18,10 @@ from bluesky.protocols import Hints, Reading, Triggerable
 from event_model import DataKey
 from ophyd_async.core import (
     AsyncStatus,
+    DetectorAcquireLogic,
+    DetectorTriggerLogic,
     PathProvider,
+    SignalDict,
     SignalR,
     SignalRW,
     StandardDetector,
@@ -33,11 +35,11 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Exposure, FrameKind, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
-from bluesky_streamrecon.sim_devices.recorder import EdgeAcquireLogic, EdgeTriggerLogic, FileDataLogic, Sleep
+from bluesky_streamrecon.sim_devices.recorder import FileDataLogic
 from bluesky_streamrecon.sim_devices.shutter import SamplePosition, SampleTable, Shutter, ShutterState
-from bluesky_streamrecon.sim_devices.stage import RotaryStage
+from bluesky_streamrecon.sim_devices.stage import RotaryStage, Sleep
 
-__all__ = ["BeamMonitor", "InlineBeamMonitor", "InlineTomoDetector", "Scene", "TomoDetector"]
+__all__ = ["AngleRecorder", "BeamMonitor", "InlineBeamMonitor", "InlineTomoDetector", "Scene", "TomoDetector"]
 
 FULL_READING = 1e7  # of a monitor, in the full beam
 JITTER = 1e-6  # seconds by which a pulse may come too early
@@ -94,8 +96,8 @@ class _Frames:
         """Return shape and type."""
         return scene.camera.shape, scene.camera.dtype
 
-    def see(self, scene: Scene, exposure: Exposure) -> Any:
-        """Return what is seen."""
+    def see(self, scene: Scene, exposure: Exposure, at: float) -> Any:  # noqa: ARG002
+        """Return what is seen while the stage is at an angle, degrees."""
         return scene.camera.frame(exposure)
 
 
@@ -106,64 +108,99 @@ class _Readings(_Frames):
         """Return shape and type."""
         return (), np.dtype("<f8")
 
-    def see(self, scene: Scene, exposure: Exposure) -> float:  # noqa: ARG002
+    def see(self, scene: Scene, exposure: Exposure, at: float) -> float:  # noqa: ARG002
         """Return what is seen."""
         return FULL_READING * exposure.beam
 
 
-@dataclass(kw_only=True)
-class _AcquireLogic(EdgeAcquireLogic):
-    """Exposes at pulses, or by itself."""
+class _Angles(_Readings):
+    """What an encoder records: where the stage was on average, and not where it was asked to be."""
+
+    def see(self, scene: Scene, exposure: Exposure, at: float) -> float:  # noqa: ARG002
+        """Return where it was."""
+        return at
+
+
+@dataclass
+class _AcquireLogic(DetectorAcquireLogic):
+    """Exposes at the pulses of a line, or by itself."""
 
     scene: Scene
-    see: Callable[[Scene, Exposure], Any]
+    records: _Frames
+    data: FileDataLogic
+    line: TriggerLine
+    sleep: Sleep
     exposure_time: SignalRW[float]
     instant: bool
+    frames: int = 1
     deadtime: float = 0.0
     by_line: bool = False
     ready: float = -math.inf  # for another pulse, by the stage's clock
+    task: asyncio.Task[None] | None = None
 
     async def start_acquiring(self) -> None:
         """Begin the exposures asked for; wait for it if it is one, so that its failure is the trigger's."""
         self.ready = -math.inf
         if self.by_line:
-            await super().start_acquiring()
-        elif self.frames == 1:
-            self.task = asyncio.create_task(self._take(1))
-            await asyncio.shield(self.task)
+            await self.ensure_stopped()
+        self.task = asyncio.create_task(self.line.serve(self.frames, self._expose) if self.by_line else self._take())
+        if self.by_line or self.frames > 1:
+            self.task.add_done_callback(_log_failure)
+            await asyncio.sleep(0)  # now it listens
         else:
-            self.begin(self._take(self.frames))
+            await asyncio.shield(self.task)
 
-    async def _take(self, frames: int) -> None:
+    async def wait_for_idle(self) -> None:
+        """Wait until the exposures are over."""
+        if self.task is not None:
+            await self.task
+
+    async def ensure_stopped(self) -> None:
+        """Abandon the exposures that are left."""
+        task, self.task = self.task, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _take(self) -> None:
         exposure_time = 0.0 if self.instant else await self.exposure_time.get_value()
         deadtime = 0.0 if self.instant else self.deadtime
-        for _ in range(frames):
+        for _ in range(self.frames):
             if exposure_time:
                 await self.sleep(exposure_time / 2)
-            exposure = await self.scene.exposure(self.data.taken)
+            at, exposure = self.scene.stage.angle, await self.scene.exposure(self.data.taken)
             if exposure_time + deadtime:
                 await self.sleep(exposure_time / 2 + deadtime)
-            await self.data.write(partial(self.see, self.scene, exposure))
+            await self.data.write(partial(self.records.see, self.scene, exposure, at))
 
-    async def expose(self, gate: Gate) -> None:
+    async def _expose(self, gate: Gate) -> None:
         """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
         width = await self.exposure_time.get_value()
         if gate.opens < self.ready and not gate.flight.instant:
             logger.error("a pulse came %.3g s before the exposure was over, and is lost", self.ready - gate.opens)
             return
         self.ready = gate.opens + width - JITTER
-        exposure = await self.scene.exposure(self.data.taken, gate.angle(width))
+        at = gate.angle(width)
+        exposure = await self.scene.exposure(self.data.taken, at)
         if left := gate.left(width):
             await self.sleep(left)
-        await self.data.write(partial(self.see, self.scene, exposure))
+        await self.data.write(partial(self.records.see, self.scene, exposure, at))
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the detector stopped in the middle of a series: %s", error)
 
 
 @dataclass
-class _TriggerLogic(EdgeTriggerLogic):
+class _TriggerLogic(DetectorTriggerLogic):
     acquire: _AcquireLogic
 
     def config_sigs(self) -> set[SignalR[Any]]:
         return {self.acquire.exposure_time}
+
+    def get_deadtime(self, config_values: SignalDict) -> float:  # noqa: ARG002 - it has none, whatever is set
+        return 0.0
 
     async def prepare_internal(self, num: int, livetime: float, deadtime: float) -> None:
         if livetime:
@@ -217,9 +254,7 @@ class TomoDetector(StandardDetector):
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
         data = FileDataLogic(path_provider, *self._records.layout(scene))
-        acquire = _AcquireLogic(
-            data, line, sleep, scene=scene, see=self._records.see, exposure_time=self.exposure_time, instant=instant
-        )
+        acquire = _AcquireLogic(scene, self._records, data, line, sleep, self.exposure_time, instant)
         self.frames_written = data.written
         self.scene = scene
         self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
@@ -233,6 +268,15 @@ class BeamMonitor(TomoDetector):
     """
 
     _records = _Readings()
+
+
+class AngleRecorder(TomoDetector):
+    """A simulated encoder recorder, which writes the mean angle of the stage in each exposure to HDF5, degrees.
+
+    Else as `TomoDetector`; it should expose as long as the camera.
+    """
+
+    _records = _Angles()
 
 
 class InlineTomoDetector(StandardReadable, Triggerable):
@@ -295,7 +339,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         if exposure_time:
             await self._sleep(exposure_time / 2)
         self._taken += 1
-        self._seen = await asyncio.to_thread(self._records.see, self.scene, exposure)
+        self._seen = await asyncio.to_thread(self._records.see, self.scene, exposure, self.scene.stage.angle)
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:

@@ -1,25 +1,16 @@
-"""What the simulated detectors that write files have in common: a file for each preparation, exposures at pulses.
-
-They are the three parts of an ophyd-async detector: triggers, acquisition, data. Times are seconds.
-"""
+"""Where simulated detectors write what they see: an HDF5 file for each preparation."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ophyd_async.core import (
-    DetectorAcquireLogic,
     DetectorDataLogic,
-    DetectorTriggerLogic,
     PathProvider,
-    SignalDict,
     StreamableDataProvider,
     StreamResourceDataProvider,
     StreamResourceInfo,
@@ -27,12 +18,8 @@ from ophyd_async.core import (
 )
 
 from bluesky_streamrecon.hdf5.frame_writer import DATASET, FrameWriter
-from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
 
-__all__ = ["EdgeAcquireLogic", "EdgeTriggerLogic", "FileDataLogic", "Sleep"]
-
-Sleep = Callable[[float], Awaitable[None]]
-logger = logging.getLogger(__name__)
+__all__ = ["FileDataLogic"]
 
 
 class FileDataLogic(DetectorDataLogic):
@@ -87,62 +74,3 @@ class FileDataLogic(DetectorDataLogic):
         file, self._file = self._file, None
         if file is not None:
             await asyncio.to_thread(file.close)
-
-
-@dataclass
-class EdgeAcquireLogic(DetectorAcquireLogic):
-    """Exposes at the pulses of a line, for `livetime` seconds each."""
-
-    data: FileDataLogic
-    line: TriggerLine
-    sleep: Sleep
-    frames: int = 1
-    livetime: float = 0.0
-    task: asyncio.Task[None] | None = None
-
-    @abstractmethod
-    async def expose(self, gate: Gate) -> None:
-        """Write what there is at a pulse."""
-
-    async def start_acquiring(self) -> None:
-        """Begin to expose at the next pulses."""
-        await self.ensure_stopped()
-        self.begin(self.line.serve(self.frames, self.expose))
-        await asyncio.sleep(0)  # now it listens
-
-    def begin(self, series: Coroutine[Any, Any, None]) -> None:
-        """Run a series of exposures, and log if it fails."""
-        self.task = asyncio.create_task(series)
-        self.task.add_done_callback(_log_failure)
-
-    async def wait_for_idle(self) -> None:
-        """Wait until the exposures are over."""
-        if self.task is not None:
-            await self.task
-
-    async def ensure_stopped(self) -> None:
-        """Abandon the exposures that are left."""
-        task, self.task = self.task, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the detector stopped in the middle of a series: %s", error)
-
-
-@dataclass
-class EdgeTriggerLogic(DetectorTriggerLogic):
-    """An exposure for each pulse."""
-
-    acquire: EdgeAcquireLogic
-
-    def get_deadtime(self, config_values: SignalDict) -> float:  # noqa: ARG002 - it has none, whatever is set
-        """Return 0 seconds."""
-        return 0.0
-
-    async def prepare_edge(self, num: int, livetime: float) -> None:
-        """Take `num` exposures of `livetime` seconds."""
-        self.acquire.frames, self.acquire.livetime = num, livetime

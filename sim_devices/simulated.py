@@ -28,6 +28,7 @@ from bluesky_streamrecon.acquisition import QUANTITIES
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
 from bluesky_streamrecon.sim_devices.detector import (
+    AngleRecorder,
     BeamMonitor,
     InlineBeamMonitor,
     InlineTomoDetector,
@@ -39,7 +40,7 @@ from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
-from bluesky_streamrecon.sim_devices.triggers import AngleRecorder, PositionTrigger
+from bluesky_streamrecon.sim_devices.triggers import PositionTrigger
 from bluesky_streamrecon.storage import read_scan
 
 __all__ = ["SimBeamline", "sim_beamline"]
@@ -278,12 +279,11 @@ def sim_beamline(
         detector = InlineTomoDetector(scene, exposure=exposure, instant=instant, name=f"{prefix}detector")
         monitor = InlineBeamMonitor(scene, exposure=exposure, instant=instant, name=f"{prefix}monitor")
     else:
-        paths = StaticPathProvider(UUIDFilenameProvider(), folder)
-        line = TriggerLine()
-        detector = TomoDetector(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}detector")
-        monitor = BeamMonitor(scene, paths, line, exposure=exposure, instant=instant, name=f"{prefix}monitor")
+        where = scene, StaticPathProvider(UUIDFilenameProvider(), folder), (line := TriggerLine())
+        detector = TomoDetector(*where, exposure=exposure, instant=instant, name=f"{prefix}detector")
+        monitor = BeamMonitor(*where, exposure=exposure, instant=instant, name=f"{prefix}monitor")
         trigger = PositionTrigger(stage, line, f"{prefix}trigger")
-        encoder = AngleRecorder(line, paths, name=f"{prefix}encoder")
+        encoder = AngleRecorder(*where, exposure=exposure, instant=instant, name=f"{prefix}encoder")
     if phase:
         _configure(detector, phase)
     beamline = SimBeamline(

@@ -30,7 +30,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.motion import Flight, Motion
 
-__all__ = ["RotaryStage"]
+__all__ = ["RotaryStage", "Sleep"]
 
 Sleep = Callable[[float], Awaitable[None]]
 

@@ -1,8 +1,6 @@
-"""What makes a detector expose at angles while the stage turns: a position-compare unit, and a recorder of its angles.
+"""What makes a detector expose at angles while the stage turns: a position-compare unit.
 
-The unit fires a pulse where the stage passes an angle; whoever listens on the line takes part in it. The angle that is
-recorded for a pulse is the mean over the exposure, as the encoder had it, and not the angle that was asked for.
-Angles are degrees, times seconds.
+It fires a pulse where the stage passes an angle; whoever listens on the line takes part in it. Angles are degrees.
 """
 
 from __future__ import annotations
@@ -13,16 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from ophyd_async.core import FlyableLogic, PathProvider, StandardDetector, StandardFlyable, soft_signal_r_and_setter
+from ophyd_async.core import FlyableLogic, StandardFlyable, soft_signal_r_and_setter
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
 from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
-from bluesky_streamrecon.sim_devices.recorder import EdgeAcquireLogic, EdgeTriggerLogic, FileDataLogic, Sleep
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
 
-__all__ = ["AngleRecorder", "PositionTrigger"]
+__all__ = ["PositionTrigger"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,37 +100,3 @@ class PositionTrigger(StandardFlyable[Sweep, Sweep]):
     def flyable_logic(self) -> FlyableLogic[Sweep, Sweep]:
         """How it fires."""
         return self._logic
-
-
-class _AngleAcquireLogic(EdgeAcquireLogic):
-    async def expose(self, gate: Gate) -> None:
-        width = self.livetime
-        if left := gate.left(width):
-            await self.sleep(left)
-        await self.data.write(lambda: gate.angle(width))
-
-
-class AngleRecorder(StandardDetector):
-    """A simulated encoder recorder: a detector of angles, which writes the mean angle of each pulse to HDF5.
-
-    Its exposure is the ``livetime`` that it is prepared with, and should be that of the camera.
-
-    Parameters
-    ----------
-    line : TriggerLine
-        Where pulses come from.
-    path_provider : PathProvider
-        Where files go; must give a new name each time.
-    sleep : callable, optional
-        How to wait for seconds.
-    name : str, optional
-        Of the device and its data key; degrees.
-    """
-
-    def __init__(
-        self, line: TriggerLine, path_provider: PathProvider, *, sleep: Sleep = asyncio.sleep, name: str = ""
-    ) -> None:
-        data = FileDataLogic(path_provider, (), np.dtype("<f8"))
-        acquire = _AngleAcquireLogic(data, line, sleep)
-        self.add_detector_logics(EdgeTriggerLogic(acquire), acquire, data)
-        super().__init__(name=name)
