@@ -17,7 +17,7 @@ from typing import Any, Literal
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import WritesStreamAssets
-from bluesky.utils import FailedStatus, MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator, maybe_collect_asset_docs
 
 from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
@@ -257,13 +257,8 @@ def _exposure(detector: Any) -> Generator[Any, Any, str]:
     return "; ".join(said)
 
 
-async def _asset_documents(detector: Any) -> list[tuple[str, dict[str, Any]]]:
-    if not hasattr(detector, "collect_asset_docs"):
-        return []
-    documents = detector.collect_asset_docs()
-    if hasattr(documents, "__aiter__"):
-        return [each async for each in documents]
-    return list(documents)
+async def _asset_documents(detector: Any) -> list[Any]:
+    return [each async for each in maybe_collect_asset_docs(None, detector)]
 
 
 async def _frames(

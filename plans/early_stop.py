@@ -6,14 +6,13 @@ collects what was taken on the fly, and closes the run as a success. The streami
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator, ensure_generator
+from bluesky.utils import Msg, MsgGenerator, ensure_generator, maybe_await
 
 from bluesky_streamrecon.beamline import QualityReached, QualitySuspender, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
@@ -257,5 +256,4 @@ def stop_early_wrapper(
 
 async def _value(signal: Any) -> Any:
     """Return what a signal of either library has now; raises where it is not connected."""
-    value = signal.get_value() if hasattr(signal, "get_value") else signal.get()
-    return await value if inspect.isawaitable(value) else value
+    return await maybe_await(signal.get_value() if hasattr(signal, "get_value") else signal.get())

@@ -7,25 +7,23 @@ where frames are collected. Angles are degrees, times seconds. Nothing here know
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator, short_uid
+from bluesky.utils import MsgGenerator, short_uid
 from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
 
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import DataError, MotionError
 from bluesky_streamrecon.ordering import AngleOrder, Sweep
 from bluesky_streamrecon.plans.motion import time_limit
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import Pending, answer
 
 __all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps", "repeated"]
 
@@ -117,9 +115,7 @@ class Pace:
         return float(self.move(sweep).time_for_move) + self.ramp
 
 
-def fly_sweeps(
-    sweeps: Iterable[Sweep], flyers: Flyers, pace: Pace, *, clock: Callable[[], float] = time.monotonic
-) -> MsgGenerator[int]:
+def fly_sweeps(sweeps: Iterable[Sweep], flyers: Flyers, pace: Pace) -> MsgGenerator[int]:
     """Fly sweeps one after the other, in an open run, and give how many frames were taken.
 
     Parameters
@@ -130,8 +126,6 @@ def fly_sweeps(
         Staged.
     pace : Pace
         How fast.
-    clock : callable, optional
-        Monotonic seconds.
 
     Raises
     ------
@@ -142,7 +136,7 @@ def fly_sweeps(
     """
     taken = 0
     for number, sweep in enumerate(sweeps, 1):
-        one = _Flight(f"sweep {number} ({sweep.first:g} to {sweep.last:g} degrees)", flyers, pace, sweep, taken, clock)
+        one = _Flight(f"sweep {number} ({sweep.first:g} to {sweep.last:g} degrees)", flyers, pace, sweep, taken)
         yield from bps.checkpoint()
         yield from bpp.rewindable_wrapper(one.whole(first=number == 1), False)
         taken += len(sweep)
@@ -196,40 +190,6 @@ def _trigger_of(writer: Any) -> MsgGenerator[DetectorTrigger]:
     return level if level in known and edge not in known else edge
 
 
-class _Landing:
-    """Statuses that are waited for little by little, however often the plan is paused meanwhile.
-
-    A failure comes out of the RunEngine itself.
-    """
-
-    def __init__(self, statuses: Iterable[Any]) -> None:
-        self._left = {id(status): status for status in statuses if status is not None}  # None: only looked at
-        self._over = asyncio.Event()
-        for status in list(self._left.values()):
-            status.add_callback(self._done)  # in the RunEngine's loop, as everything here
-
-    @property
-    def over(self) -> bool:
-        """All are done."""
-        return not self._left
-
-    def wait(self, seconds: float | None = None) -> MsgGenerator[None]:
-        """Wait until all are done, but not longer than that."""
-
-        async def wait() -> None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), seconds)
-
-        yield Msg("wait_for", None, [wait])
-        while seconds is None and not self.over:
-            yield Msg("wait_for", None, [wait])
-
-    def _done(self, status: Any) -> None:
-        self._left.pop(id(status), None)
-        if not self._left:
-            self._over.set()
-
-
 @dataclass
 class _Flight:
     """One sweep."""
@@ -239,12 +199,11 @@ class _Flight:
     pace: Pace
     sweep: Sweep
     before: int  # frames
-    clock: Callable[[], float]
 
     def __post_init__(self) -> None:
-        self._turning: _Landing | None = None
+        self._turning: Pending | None = None
         self._seen = self.before
-        self._seen_at = self.clock()
+        self._seen_at = time.monotonic()
 
     def whole(self, *, first: bool) -> MsgGenerator[None]:
         """Fly it to its end, or until it is cut short."""
@@ -279,13 +238,10 @@ class _Flight:
 
     def _all_of(self, statuses: Iterable[Any], seconds: float | None, what: str) -> MsgGenerator[None]:
         """Wait until all are done, but not longer than that."""
-        landing = _Landing(statuses)
-        began = self.clock()
-        while not landing.over:
-            yield from landing.wait(seconds)
-            late = seconds is not None and self.clock() >= began + seconds
-            if late and not landing.over:
-                raise MotionError(f"{self.name}: not ready after {seconds:.0f} s: {what}; do the devices' IOCs answer?")
+        pending = Pending(statuses)
+        yield from pending.wait(math.inf if seconds is None else seconds)
+        if not pending.over:
+            raise MotionError(f"{self.name}: not ready after {seconds:.0f} s: {what}; do the devices' IOCs answer?")
 
     def _fly(self) -> MsgGenerator[None]:
         """Turn once, and collect what comes."""
@@ -295,12 +251,12 @@ class _Flight:
         yield from self._all_of(armed, patience, "detectors, encoder and trigger armed")
         turning = yield from bps.kickoff_all(flyers.stage, wait=False)
         yield from self._all_of(turning, patience, f"{flyers.stage.name} turning")
-        self._turning = _Landing((yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)))
-        self._seen_at = self.clock()
+        self._turning = Pending((yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)))
+        self._seen_at = time.monotonic()
         yield from self._collect_until(self._turning)
         # Only now: who is never given its last frame is never complete, and a flight may be cut short.
         written = yield from bps.complete_all(*flyers.writers, wait=False)
-        yield from self._collect_until(_Landing(written))
+        yield from self._collect_until(Pending(written))
         yield from self._check(self.before + len(self.sweep))
 
     def _cut_short(self) -> MsgGenerator[None]:
@@ -310,15 +266,16 @@ class _Flight:
         yield from come_to_rest(self.flyers)
         yield from self._turning.wait(self.pace.patience(self.sweep))
         yield from bps.sleep(self.pace.exposure)
-        deadline = self.clock() + STALL_SECONDS
-        while len(set((yield from self._counts()))) > 1 and self.clock() < deadline:
+        deadline = time.monotonic() + STALL_SECONDS
+        while len(set((yield from self._counts()))) > 1 and time.monotonic() < deadline:
             yield from bps.sleep(SETTLE_SECONDS)
         yield from self._collect()
         yield from self._check(None)
 
-    def _collect_until(self, landing: _Landing) -> MsgGenerator[None]:
-        while not landing.over:
-            late = self.clock() - self._seen_at
+    def _collect_until(self, pending: Pending) -> MsgGenerator[None]:
+        over = False
+        while not over:
+            late = time.monotonic() - self._seen_at
             if late > self.pace.patience(self.sweep):
                 counts = yield from self._counts()
                 raise DataError(
@@ -326,14 +283,15 @@ class _Flight:
                     f"{self.before + len(self.sweep)}; does {self.flyers.stage.name} turn, and do the pulses of "
                     f"{self.flyers.trigger.name} reach the detectors?"
                 )
-            yield from landing.wait(self.pace.flush_period)
+            yield from pending.wait(self.pace.flush_period)
+            over = pending.over  # what was written by then is collected below
             yield from self._collect()
 
     def _collect(self) -> MsgGenerator[None]:
         yield from bps.collect(*self.flyers.writers, name="primary", return_payload=False)
         counts = yield from self._counts()
         if min(counts) > self._seen:
-            self._seen, self._seen_at = min(counts), self.clock()
+            self._seen, self._seen_at = min(counts), time.monotonic()
             yield from bps.create(PROGRESS)
             yield from bps.read(self.flyers.stage)
             yield from bps.save()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
+import contextlib
+import math
 import re
+import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import Msg, MsgGenerator, maybe_await
 
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
@@ -17,6 +21,7 @@ from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
+    "Pending",
     "UnansweredError",
     "answer",
     "check_analysis",
@@ -134,8 +139,7 @@ def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
 
     async def ask() -> None:
         try:
-            told = call()
-            answers.append(await told if inspect.isawaitable(told) else told)
+            answers.append(await maybe_await(call()))
         except Exception as error:  # noqa: BLE001 - raised below, out of the RunEngine's hands
             errors.append(error)
 
@@ -149,6 +153,49 @@ def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
     if not answers:
         raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")
     return answers[0]
+
+
+class Pending:
+    """Statuses that are waited for, however often the plan is paused meanwhile.
+
+    A failure comes out of the RunEngine itself.
+
+    Parameters
+    ----------
+    statuses : iterable of Status or None
+        None: the plan is only looked at.
+    """
+
+    def __init__(self, statuses: Iterable[Any]) -> None:
+        self._left = {id(status): status for status in statuses if status is not None and not status.done}
+        self._over = asyncio.Event()
+        for status in list(self._left.values()):
+            status.add_callback(partial(self._in_loop, asyncio.get_running_loop()))
+
+    @property
+    def over(self) -> bool:
+        """All are done."""
+        return not self._left
+
+    def wait(self, seconds: float = math.inf) -> MsgGenerator[None]:
+        """Plan stub: wait until all are done, but not longer than that."""
+        deadline = time.monotonic() + seconds
+
+        async def wait() -> None:
+            with contextlib.suppress(TimeoutError):
+                left = deadline - time.monotonic()
+                await asyncio.wait_for(self._over.wait(), left if left < math.inf else None)
+
+        while not self.over and time.monotonic() < deadline:
+            yield Msg("wait_for", None, [wait])
+
+    def _in_loop(self, loop: asyncio.AbstractEventLoop, status: Any) -> None:
+        loop.call_soon_threadsafe(self._done, status)  # classic ophyd calls back in a thread of its own
+
+    def _done(self, status: Any) -> None:
+        self._left.pop(id(status), None)
+        if not self._left:
+            self._over.set()
 
 
 def connected(devices: Iterable[Any]) -> MsgGenerator[None]:

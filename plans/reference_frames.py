@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import inspect
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any, get_type_hints
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Movable, Readable
-from bluesky.utils import MsgGenerator, root_ancestor, separate_devices
+from bluesky.utils import MsgGenerator, maybe_await, root_ancestor, separate_devices
 
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import ConfigError
@@ -346,8 +345,7 @@ async def _choices(device: Any) -> list[dict[str, Any]]:
     """Return the words that a device takes, and what to set for each; if it does not say, those that it reads as."""
     found = list(_enums(device))
     if not found and hasattr(device, "describe"):
-        described = device.describe()
-        keys = await described if inspect.isawaitable(described) else described
+        keys = await maybe_await(device.describe())
         listed = [key.get("choices") or key.get("enum_strs") for key in keys.values()]
         found = [{str(choice): choice for choice in choices} for choices in listed if choices]
     return found

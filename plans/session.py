@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from bluesky.run_engine import WaitForTimeoutError
 from bluesky.utils import Msg, MsgGenerator
 
 from bluesky_streamrecon.acquisition import lacking
@@ -26,7 +26,7 @@ from bluesky_streamrecon.beamline import (
     SuspendMode,
 )
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import Pending, answer
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -342,24 +342,9 @@ def _only(names: Any) -> str | None:
     return listed[0] if len(listed) == 1 else None
 
 
-def settle(statuses: list[Any], timeout: float | None = None) -> Steps:
-    """Wait until statuses are done, however often the plan is paused meanwhile; for each at most `timeout` seconds."""
-    for status in statuses:
-        while status is not None and not status.done:
-            try:
-                yield Msg("wait_for", None, [_settled(status)], timeout=timeout)
-            except WaitForTimeoutError:
-                logger.warning("not done within %s s, left to itself: %r", timeout, status)
-                break
-
-
-def _settled(status: Any) -> Callable[[], Awaitable[None]]:
-    """Return what waits until a status is done, successful or not (a failure comes out of the RunEngine itself)."""
-
-    async def wait() -> None:
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-        status.add_callback(lambda _: loop.call_soon_threadsafe(done.set))
-        await done.wait()
-
-    return wait
+def settle(statuses: list[Any], timeout: float = math.inf) -> Steps:
+    """Wait until statuses are done, however often the plan is paused meanwhile; at most `timeout` seconds."""
+    pending = Pending(statuses)
+    yield from pending.wait(timeout)
+    if not pending.over:
+        logger.warning("not done within %s s, left to itself: %r", timeout, statuses)
