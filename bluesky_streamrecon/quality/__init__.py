@@ -13,7 +13,7 @@ from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.gain_policy import PredictedGainPolicy
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.measurements import Measurement, measurement_names, register_measurement
+from bluesky_streamrecon.quality.measurements import Measurement
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
@@ -21,8 +21,6 @@ from bluesky_streamrecon.quality.metrics import (
     PreviewImage,
     TrialMetric,
     make_metric,
-    metric_names,
-    register_metric,
 )
 from bluesky_streamrecon.quality.msssim import (
     MsSsimTerms,
@@ -40,8 +38,6 @@ from bluesky_streamrecon.quality.policy import (
     ScoredImage,
     Verdict,
     get_policy,
-    policy_names,
-    register_policy,
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
 
@@ -70,15 +66,9 @@ __all__ = [
     "find_fault",
     "get_policy",
     "make_metric",
-    "measurement_names",
-    "metric_names",
     "ms_ssim",
     "ms_ssim_terms",
-    "policy_names",
     "predict_gain",
-    "register_measurement",
-    "register_metric",
-    "register_policy",
     "smallest_side",
     "warm_up",
 ]

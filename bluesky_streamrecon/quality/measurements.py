@@ -28,9 +28,8 @@ __all__ = [
     "Measurement",
     "largest_pore",
     "mean_attenuation",
-    "measurement_names",
+    "measurements",
     "porosity",
-    "register_measurement",
 ]
 
 MEASUREMENT = "measurement"
@@ -45,7 +44,7 @@ RIM = 2
 Measurement = Callable[..., float | Mapping[str, float]]
 Slices = NDArray[np.float32]
 
-_measurements: Registry[Measurement] = Registry(
+measurements: Registry[Measurement] = Registry(
     "measurement",
     "bluesky_streamrecon.measurements",
     {
@@ -54,23 +53,6 @@ _measurements: Registry[Measurement] = Registry(
         "mean-attenuation": f"{__name__}:mean_attenuation",
     },
 )
-
-
-def register_measurement(name: str, function: Measurement) -> None:
-    """Make a measurement available by name; packages do it by an entry point in ``bluesky_streamrecon.measurements``.
-
-    Examples
-    --------
-    >>> register_measurement("brightest", lambda slices, pixel: float(slices.max()))
-    >>> "brightest" in measurement_names()
-    True
-    """
-    _measurements.add(name, function)
-
-
-def measurement_names() -> tuple[str, ...]:
-    """Names of all measurements, those of installed packages among them."""
-    return _measurements.names()
 
 
 def porosity(slices: Slices, pixel: float, *, threshold: float = 0.0) -> float:  # noqa: ARG001 - a share has no length
@@ -201,9 +183,9 @@ def measurement_of(options: Mapping[str, Option]) -> tuple[Measurement, dict[str
     if not isinstance(name, str):
         raise ConfigError(
             f"policy 'measurement': got measure={name!r}, expected what to measure, as in policy_options="
-            f"{{'measure': 'porosity', 'within': 0.01}}; there are {', '.join(measurement_names())}"
+            f"{{'measure': 'porosity', 'within': 0.01}}; there are {', '.join(measurements.names())}"
         )
-    function = _measurements.get(name)
+    function = measurements.get(name)
     own = {key: value for key, value in options.items() if key not in POLICY_OPTIONS}
     try:
         inspect.signature(function).bind(None, 1.0, **own)

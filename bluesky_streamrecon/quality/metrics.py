@@ -33,9 +33,8 @@ __all__ = [
     "comparison_distance",
     "make_metric",
     "measured",
-    "metric_names",
+    "metrics",
     "nothing_to_see",
-    "register_metric",
 ]
 
 logger = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ MetricFactory = Callable[[SteeringSettings, int], Metric | TrialMetric]
 
 _HERE = "bluesky_streamrecon.quality.trial_metrics"
 
-_metrics: Registry[MetricFactory] = Registry(
+metrics: Registry[MetricFactory] = Registry(
     "metric",
     "bluesky_streamrecon.metrics",
     {
@@ -189,16 +188,6 @@ _metrics: Registry[MetricFactory] = Registry(
         "measurement": "bluesky_streamrecon.quality.measurements:HalvedMeasurement",
     },
 )
-
-
-def register_metric(name: str, factory: MetricFactory) -> None:
-    """Make a metric available by name; packages do the same with an entry point in ``bluesky_streamrecon.metrics``."""
-    _metrics.add(name, factory)
-
-
-def metric_names() -> tuple[str, ...]:
-    """Names of all metrics, those of installed packages among them."""
-    return _metrics.names()
 
 
 def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metric | TrialMetric:
@@ -212,7 +201,7 @@ def make_metric(name: str, settings: SteeringSettings, compare_to: int) -> Metri
     """
 
     def make() -> Metric | TrialMetric:
-        metric: Any = _metrics.get(name)(settings, compare_to)
+        metric: Any = metrics.get(name)(settings, compare_to)
         if not (isinstance(metric, TrialMetric) or (isinstance(metric, Metric) and callable(metric))):
             raise ConfigError(
                 f"metric {name!r}: its factory returned {metric!r}, expected an object with a name, and either a reach "

@@ -35,9 +35,8 @@ __all__ = [
     "Verdict",
     "get_policy",
     "not_before",
-    "policy_names",
+    "policies",
     "refuse_options",
-    "register_policy",
     "where_met",
 ]
 
@@ -164,17 +163,7 @@ _OURS = _WITHOUT_OPTIONS | {
     "resolution": "bluesky_streamrecon.quality.resolution_policy:ResolutionPolicy",
 }
 
-_policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
-
-
-def register_policy(name: str, factory: PolicyFactory) -> None:
-    """Make a policy available by name; packages do the same with an entry point in ``bluesky_streamrecon.policies``."""
-    _policies.add(name, factory)
-
-
-def policy_names() -> tuple[str, ...]:
-    """Names of all policies, those of installed packages among them."""
-    return _policies.names()
+policies: Registry[PolicyFactory] = Registry("stopping policy", "bluesky_streamrecon.policies", _OURS)
 
 
 def get_policy(name: str) -> PolicyFactory:
@@ -205,7 +194,7 @@ def _factory(name: str, without_options: bool) -> PolicyFactory:
         if sign in name:
             factories = [_factory(part.strip(), without_options) for part in name.split(sign)]
             return lambda settings: Combination(name, tuple(make(settings) for make in factories), needed)
-    factory = partial(_made, name, _policies.get(name))
+    factory = partial(_made, name, policies.get(name))
     if name in _WITHOUT_OPTIONS and not without_options:
         return lambda settings: factory(msgspec.structs.replace(settings, options={}))
     return factory

@@ -25,11 +25,11 @@ from bluesky_streamrecon.evaluation.bench.sample import disc_scan
 from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan
-from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric, metric_names
+from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric
 from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.metrics import comparison_distance, measured
+from bluesky_streamrecon.quality.metrics import comparison_distance, measured, metrics
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.trials import TrialReconstruction
@@ -98,7 +98,7 @@ def measure_metrics(
     now = ScanLines(scan.integrals[:taken, shown], scan.angles[:taken], scan.axis, shown, num)
     study = _studies(now, every)
     works: dict[str, tuple[int, Callable[[], object]]] = {}
-    for name in metric_names():
+    for name in metrics.names():
         try:
             metric = make_metric(name, steering, distance)
         except ConfigError as error:  # of another package

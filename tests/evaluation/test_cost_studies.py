@@ -5,13 +5,13 @@ import logging
 import pytest
 from study import load_study
 
-from bluesky_streamrecon.quality import metric_names, metrics
+from bluesky_streamrecon.quality import metrics
 
 
 def test_metrics_are_all_told_with_what_they_cost():
     measured = load_study("metrics").measure_metrics(rows=3, columns=64, num=96, repeats=3, seconds=0.01).fields
     assert [row["metric"] for row in measured["metrics"] if row["every"] == 1] == ["ms-ssim"]
-    assert {row["metric"] for row in measured["metrics"]} == {*metric_names(), "predicted-gain", "faults"}
+    assert {row["metric"] for row in measured["metrics"]} == {*metrics.metrics.names(), "predicted-gain", "faults"}
     for row in measured["metrics"]:
         assert row["seconds"] > 0
         assert row["share"] == pytest.approx(row["seconds"] / (row["every"] * measured["update_seconds"]))
@@ -25,7 +25,7 @@ def test_metric_of_another_package_that_fails_is_left_out_and_logged(monkeypatch
         def __call__(self, history):
             raise RuntimeError("boom")
 
-    monkeypatch.setitem(metrics._metrics._added, "broken", lambda settings, compare_to: Broken())
+    monkeypatch.setitem(metrics.metrics._added, "broken", lambda settings, compare_to: Broken())
     caplog.set_level(logging.WARNING)
     measured = load_study("metrics").measure_metrics(rows=3, columns=64, num=96, repeats=3, seconds=0.01)
     assert "broken" not in {row["metric"] for row in measured.fields["metrics"]}

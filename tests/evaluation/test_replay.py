@@ -161,8 +161,8 @@ class Blind:
 
 
 def test_replay_in_which_nothing_could_be_measured_is_drawn(frames, tmp_path, monkeypatch):
-    monkeypatch.setitem(policy._policies._added, "blind", lambda settings: Blind())
-    monkeypatch.setitem(metrics._metrics._added, "blind", lambda settings, compare_to: Blind())
+    monkeypatch.setitem(policy.policies._added, "blind", lambda settings: Blind())
+    monkeypatch.setitem(metrics.metrics._added, "blind", lambda settings, compare_to: Blind())
     report = replay(recorded(frames), SteeringSettings(policy="blind"))
     assert report.fields["stopped_at"] is None
     report.write(tmp_path)

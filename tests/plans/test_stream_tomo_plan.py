@@ -209,7 +209,7 @@ class Blind:
 
 
 def test_policy_whose_metric_does_not_exist_is_refused_before_anything_starts(run_engine, tomo, script, monkeypatch):
-    monkeypatch.setitem(policy._policies._added, "blind", lambda settings: Blind())
+    monkeypatch.setitem(policy.policies._added, "blind", lambda settings: Blind())
     with pytest.raises(ConfigError, match="metric: got 'no-such-metric', expected one of"):
         run_engine(tomo(policy="blind"))
     assert script.launched == []

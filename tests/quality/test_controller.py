@@ -188,7 +188,7 @@ def test_plugin_that_exits_ends_neither_controller_nor_scan_and_is_reported(monk
     def make(settings):
         return Unfinished(where).at("make", None) or Unfinished(where)
 
-    monkeypatch.setitem(policy._policies._added, "unfinished", make)
+    monkeypatch.setitem(policy.policies._added, "unfinished", make)
     code, link = work(
         open_run("run-1", policy="unfinished"),
         *previews(1),

@@ -377,7 +377,7 @@ def test_metrics_of_line_integrals_are_reported_by_name(simulate, drive, recipe,
     class Curious(PredictedGainPolicy):
         metrics = ("held-out-residual", "half-set-frc")
 
-    monkeypatch.setattr(policy._policies, "_added", {**policy._policies._added, "curious": Curious})
+    monkeypatch.setattr(policy.policies, "_added", {**policy.policies._added, "curious": Curious})
     scores, _ = drive(simulate(counts=1e4), policy="curious", reconstructor=recipe)
     measured = [score.metrics for score in scores if score.metrics.get("half-set-frc") is not None]
     assert measured[0]["held-out-residual"] is None

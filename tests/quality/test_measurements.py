@@ -33,8 +33,8 @@ def recipe():
 @pytest.fixture
 def registered(monkeypatch):
     """Register measurements for one test."""
-    monkeypatch.setattr(measurements._measurements, "_added", {})
-    return measurements.register_measurement
+    monkeypatch.setattr(measurements.measurements, "_added", {})
+    return measurements.measurements.add
 
 
 def judge(values, *, planned=180, every=9, **options):

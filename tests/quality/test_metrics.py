@@ -14,12 +14,9 @@ from bluesky_streamrecon.quality import (
     MsSsimMetric,
     PreviewImage,
     make_metric,
-    metric_names,
     ms_ssim,
-    register_metric,
 )
-from bluesky_streamrecon.quality import metrics as metrics_module
-from bluesky_streamrecon.quality.metrics import comparison_distance
+from bluesky_streamrecon.quality.metrics import comparison_distance, metrics
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 STACK = np.zeros((1, 22, 22), np.float32)
@@ -137,8 +134,8 @@ class Brightness:
 
 
 def test_own_metric_is_found_by_its_name(monkeypatch):
-    monkeypatch.setattr("bluesky_streamrecon.quality.metrics._metrics._added", {})
-    register_metric("brightness", lambda settings, compare_to: Brightness())
+    monkeypatch.setattr("bluesky_streamrecon.quality.metrics.metrics._added", {})
+    metrics.add("brightness", lambda settings, compare_to: Brightness())
     metric = make_metric("brightness", SteeringSettings(), 24)
     assert isinstance(metric, Metric)
     assert metric(history_of(1)) == 0.0
@@ -153,7 +150,7 @@ def test_metric_of_an_installed_package_is_found_by_its_name(installed_package):
         "    made.given = settings.scales, compare_to\n    return made\n"
     )
     installed_package("bluesky_streamrecon.metrics", "their-metric", "their_metrics", source, "make")
-    assert metric_names() == ("half-set-frc", "held-out-residual", "measurement", "ms-ssim", "their-metric")
+    assert metrics.names() == ("half-set-frc", "held-out-residual", "measurement", "ms-ssim", "their-metric")
     assert make_metric("their-metric", SteeringSettings(scales=2), 12)(ImageHistory()) == (2, 12)
 
 
@@ -189,7 +186,7 @@ class Nameless:
     ],
 )
 def test_what_is_no_metric_is_refused_by_name_when_the_run_opens(monkeypatch, factory, said):
-    monkeypatch.setattr("bluesky_streamrecon.quality.metrics._metrics._added", {"mine": factory})
+    monkeypatch.setattr("bluesky_streamrecon.quality.metrics.metrics._added", {"mine": factory})
     with pytest.raises(ConfigError, match="metric 'mine'") as refused:
         make_metric("mine", SteeringSettings(), 24)
     assert said in str(refused.value)
@@ -197,8 +194,8 @@ def test_what_is_no_metric_is_refused_by_name_when_the_run_opens(monkeypatch, fa
 
 def test_nobody_takes_the_name_of_a_metric_of_ours(installed_package, monkeypatch, caplog):
     with pytest.raises(ConfigError, match="'ms-ssim' comes with the package"):
-        register_metric("ms-ssim", lambda settings, compare_to: Named("ms-ssim"))
+        metrics.add("ms-ssim", lambda settings, compare_to: Named("ms-ssim"))
     installed_package("bluesky_streamrecon.metrics", "ms-ssim", "their_ms_ssim", "make = 1", "make")
-    monkeypatch.setattr(metrics_module._metrics, "_looked", False)
+    monkeypatch.setattr(metrics, "_looked", False)
     assert isinstance(make_metric("ms-ssim", SteeringSettings(), 24), MsSsimMetric)
     assert "'ms-ssim' is registered as their_ms_ssim:make, too, which is not used" in caplog.text

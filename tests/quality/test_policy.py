@@ -21,10 +21,8 @@ from bluesky_streamrecon.quality import (
     ScoredImage,
     Verdict,
     get_policy,
-    policy_names,
-    register_policy,
 )
-from bluesky_streamrecon.quality import policy as policy_module
+from bluesky_streamrecon.quality.policy import policies
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import SteeringSettings
 
@@ -146,7 +144,7 @@ def test_policy_of_an_installed_package_is_found_by_its_name(installed_package):
         "def make(settings):\n    made = Policy()\n    made.threshold = settings.threshold\n    return made\n"
     )
     installed_package("bluesky_streamrecon.policies", "their-policy", "their_policies", source, "make")
-    assert policy_names() == ("change", "measurement", "ms-ssim", "predicted-gain", "resolution", "their-policy")
+    assert policies.names() == ("change", "measurement", "ms-ssim", "predicted-gain", "resolution", "their-policy")
     assert get_policy("their-policy")(SteeringSettings(threshold=0.7)).judge(None) == 0.7
 
 
@@ -157,7 +155,7 @@ def test_package_that_can_not_be_imported_is_named(installed_package):
 
 
 def test_example_of_the_how_to_works_as_printed(tmp_path, monkeypatch, open_run, preview, image):
-    monkeypatch.setattr(policy_module._policies, "_added", dict(policy_module._policies._added))
+    monkeypatch.setattr(policies, "_added", dict(policies._added))
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), flags=re.DOTALL)
     assert len(blocks[0].splitlines()) <= 30
     (tmp_path / "example_of_a_policy.py").write_text(blocks[0])
@@ -226,16 +224,14 @@ class Own:
     ],
 )
 def test_what_is_no_policy_is_refused_by_name(monkeypatch, factory, said):
-    monkeypatch.setattr(policy_module._policies, "_added", {"mine": factory})
+    monkeypatch.setattr(policies, "_added", {"mine": factory})
     with pytest.raises(ConfigError, match="stopping policy 'mine'") as refused:
         get_policy("mine|mine")(SteeringSettings(options={"tolerence": 1}))
     assert said in str(refused.value)
 
 
 def test_options_are_those_of_ones_own_policy_also_beside_ours(monkeypatch):
-    monkeypatch.setattr(
-        policy_module._policies, "_added", {"mine": lambda settings: Own((settings.options["metric"],))}
-    )
+    monkeypatch.setattr(policies, "_added", {"mine": lambda settings: Own((settings.options["metric"],))})
     settings = SteeringSettings(options={"metric": "contrast"}, tolerance=0.1)
     assert get_policy("mine+predicted-gain")(settings).metrics == ("contrast", "ms-ssim", "predicted-gain")
     assert get_policy("ms-ssim+predicted-gain|mine")(settings).policies[0].policies[1].settings.tolerance == 0.1
@@ -247,7 +243,7 @@ def test_options_are_those_of_ones_own_policy_also_beside_ours(monkeypatch):
 def test_nobody_takes_the_name_of_a_policy_of_ours(installed_package, name):
     installed_package("bluesky_streamrecon.policies", name, "their_rule", "make = Own", "make")
     with pytest.raises(ConfigError, match="comes with the package"):
-        register_policy(name, lambda settings: Own())
+        policies.add(name, lambda settings: Own())
     assert get_policy(name)(SteeringSettings()).name == name
     assert not isinstance(get_policy(name)(SteeringSettings()), Own)
 

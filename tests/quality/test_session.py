@@ -332,7 +332,7 @@ class Strange:
     ],
 )
 def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, image, answer, said):
-    monkeypatch.setitem(policy._policies._added, "strange", lambda settings: Strange(answer))
+    monkeypatch.setitem(policy.policies._added, "strange", lambda settings: Strange(answer))
     session = SteeringSession(open_run(policy="strange"))
     session.accept(preview(1, pixels=image(1)))
     score = session.judge()
@@ -342,7 +342,7 @@ def test_policy_that_fails_never_stops_the_scan(monkeypatch, open_run, preview, 
 
 def test_text_that_can_not_be_sent_is_sent_without_what_is_wrong(monkeypatch, open_run, preview, image):
     monkeypatch.setitem(
-        policy._policies._added, "strange", lambda settings: Strange(Verdict("continue", None, "file \udcff"))
+        policy.policies._added, "strange", lambda settings: Strange(Verdict("continue", None, "file \udcff"))
     )
     session = SteeringSession(open_run(policy="strange"))
     session.accept(preview(1, pixels=image(1)))
@@ -350,9 +350,7 @@ def test_text_that_can_not_be_sent_is_sent_without_what_is_wrong(monkeypatch, op
 
 
 def test_text_of_a_policy_always_fits_the_wire(monkeypatch, open_run, preview, image):
-    monkeypatch.setitem(
-        policy._policies._added, "strange", lambda settings: Strange(Verdict("enough", 1.0, "x" * 9999))
-    )
+    monkeypatch.setitem(policy.policies._added, "strange", lambda settings: Strange(Verdict("enough", 1.0, "x" * 9999)))
     session = SteeringSession(open_run(policy="strange"))
     session.accept(preview(1, pixels=image(1)))
     score = session.judge()

@@ -49,8 +49,8 @@ def with_metric(monkeypatch, open_run):
     """Make a session whose policy goes by a metric of one's own."""
 
     def make(metric):
-        monkeypatch.setitem(metrics._metrics._added, metric.name, lambda settings, compare_to: metric)
-        monkeypatch.setitem(policy._policies._added, "one-metric", lambda settings: OneMetric(metric.name))
+        monkeypatch.setitem(metrics.metrics._added, metric.name, lambda settings, compare_to: metric)
+        monkeypatch.setitem(policy.policies._added, "one-metric", lambda settings: OneMetric(metric.name))
         return SteeringSession(open_run(policy="one-metric"))
 
     return make
