@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -172,27 +172,8 @@ class FrameFile:
             self._frames.close()
 
 
-class _Frames(Protocol):
-    """What can be read of frames now."""
-
-    where: str
-
-    @property
-    def unopened(self) -> bool:
-        """The file could not be opened."""
-        ...
-
-    def read(self, first: int, stop: int) -> tuple[NDArray[np.generic] | None, str]:
-        """Return frames, or None and what is there instead."""
-        ...
-
-    def close(self) -> None:
-        """Close what is open."""
-        ...
-
-
 class _DatasetFrames:
-    """Frames in one dataset of an HDF5 file."""
+    """Frames in one dataset of an HDF5 file; ``unopened`` tells that it could not be opened."""
 
     def __init__(self, path: Path, dataset: str) -> None:
         self.where = f"{path}:{dataset}"
@@ -205,6 +186,7 @@ class _DatasetFrames:
         return self._data is None
 
     def read(self, first: int, stop: int) -> tuple[NDArray[np.generic] | None, str]:
+        """Return frames, or None and what is there instead."""
         from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5, read_checked
 
         if self._data is None:
@@ -277,7 +259,7 @@ SERIES: Final[dict[str, tuple[Callable[[Path], Any], str]]] = {
 """How a file per frame is read, and its name where the resource has no template, by mimetype."""
 
 
-def _frames_in(uri: str, path: Path, mimetype: str, parameters: Mapping[str, Any]) -> _Frames:
+def _frames_in(uri: str, path: Path, mimetype: str, parameters: Mapping[str, Any]) -> _DatasetFrames | _FileSeries:
     if mimetype in HDF5_TYPES:
         dataset = parameters.get("dataset") or parameters.get("path")
         if not dataset:

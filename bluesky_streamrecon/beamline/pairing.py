@@ -1,4 +1,4 @@
-"""A frame and the numbers that belong to it: its angle and what the beam's monitor has read, from events and files.
+"""The numbers that belong to a frame: its angle and what the beam's monitor has read, from events and files.
 
 Nothing here opens a file: numbers in files are read with their frames, when the wire needs these. Angles leave here in
 radians.
@@ -6,9 +6,7 @@ radians.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,36 +16,11 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.run import Angle, Reading
 from bluesky_streamrecon.wire.store import Source
 
-__all__ = ["AngleRange", "Parts", "with_numbers"]
-
-
-@dataclass(slots=True)
-class AngleRange:
-    """Range of the angles whose data key has no units, and how many there are."""
-
-    low: float = math.inf
-    high: float = -math.inf
-    count: int = 0
-
-    def add(self, angle: float) -> None:
-        """Count one more, radians."""
-        self.low, self.high, self.count = min(self.low, angle), max(self.high, angle), self.count + 1
-
-
-@dataclass(slots=True)
-class Parts:
-    """What has come of a frame in a file: itself, and by data key the numbers that belong to it, or where they are."""
-
-    frame: FileFrame | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-    def complete(self, layout: StreamLayout) -> bool:
-        """Return whether nothing is missing."""
-        return self.frame is not None and self.numbers.keys() >= {*layout.in_events, *layout.in_files}
+__all__ = ["with_numbers"]
 
 
 def with_numbers(
-    layout: StreamLayout, numbers: Mapping[str, Any], source: Source, unitless: AngleRange
+    layout: StreamLayout, numbers: Mapping[str, Any], source: Source, unitless: list[float]
 ) -> tuple[Source, Angle, Reading]:
     """Return a frame with its angle and the monitor's reading; what is in files is known once the frame was read.
 
@@ -61,8 +34,8 @@ def with_numbers(
         By data key: the number, or its file and its place there.
     source : ndarray or FrameSource
         The frame.
-    unitless : AngleRange
-        Counts angles from a file that has no units.
+    unitless : list of float
+        Takes angles from a file that has no units, radians.
 
     Raises
     ------
@@ -93,10 +66,10 @@ def with_numbers(
     return source, angle, monitor
 
 
-def _read_angle(layout: StreamLayout, unitless: AngleRange, file: FrameFile, index: int) -> float:
+def _read_angle(layout: StreamLayout, unitless: list[float], file: FrameFile, index: int) -> float:
     angle = layout.in_radians(file.read(index, index + 1))
     if not layout.angle_has_units:
-        unitless.add(angle)
+        unitless.append(angle)
     return angle
 
 

@@ -32,7 +32,7 @@ from bluesky_streamrecon.beamline.documents import (
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
-from bluesky_streamrecon.beamline.pairing import AngleRange, Parts, with_numbers
+from bluesky_streamrecon.beamline.pairing import with_numbers
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
@@ -78,11 +78,11 @@ class _Run:
     configurations: list[Mapping[str, Any]] = field(default_factory=list)  # of devices, as descriptors have them
     layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
-    waiting: dict[tuple[str, int], Parts] = field(default_factory=dict)  # not complete, by stream and event
+    waiting: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # by stream and event; by data key
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
-    unitless: AngleRange = field(default_factory=AngleRange)
+    unitless: list[float] = field(default_factory=list)  # angles whose data key has no units
     flown: bool = False  # angles are in a file, and read with their frames
     over: str | None = None  # why nothing is published any more
 
@@ -152,11 +152,10 @@ class Publisher:
     def check_angles(self) -> None:
         """Report angles without units that can hardly be degrees; of a fly scan, call it when its frames were read."""
         run = self._run
-        if run is not None and run.unitless.count:
-            known, run.unitless = run.unitless, AngleRange()
-            span = math.degrees(known.high - known.low)
+        if run is not None and run.unitless:
+            known, run.unitless = run.unitless, []
             try:
-                require_plausible_degrees(span, known.count, "angles", WHICH_UNITS)
+                require_plausible_degrees(math.degrees(max(known) - min(known)), len(known), "angles", WHICH_UNITS)
             except DataError as error:
                 self._report(run, str(error))
 
@@ -230,13 +229,11 @@ class Publisher:
         places = list(zip(indices, numbers, strict=False))
         if file is not None and data_key in layout.in_files:
             for index, seq in places:
-                self._take_numbers(run, layout, seq, {data_key: (file, index)})
+                self._take_parts(run, layout, seq, {data_key: (file, index)})
         if file is not None and data_key == layout.image_key and layout.dtype is not None:
             dtype = self._open(run, layout.reduction.shape, layout.dtype)
             for index, seq in places:
-                parts = run.waiting.setdefault((layout.stream, seq), Parts())
-                parts.frame = FileFrame(file, index, layout.reduction, dtype)
-                self._pair(run, layout, seq)
+                self._take_parts(run, layout, seq, {data_key: FileFrame(file, index, layout.reduction, dtype)})
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -245,7 +242,7 @@ class Publisher:
             return
         seq, data = doc["seq_num"], doc["data"]
         if layout.in_file:
-            self._take_numbers(run, layout, seq, {key: data[key] for key in layout.in_events})
+            self._take_parts(run, layout, seq, {key: data[key] for key in layout.in_events})
             return
         pixels = data[layout.image_key]
         reduction, first = layout.reduction, run.format is None
@@ -273,18 +270,17 @@ class Publisher:
         )
         return wider
 
-    def _take_numbers(self, run: _Run, layout: StreamLayout, seq: int, numbers: Mapping[str, Any]) -> None:
-        place = layout.stream, seq
-        if numbers and (place in run.waiting or seq not in run.sent.get(layout.stream, ())):
-            run.waiting.setdefault(place, Parts()).numbers.update(numbers)
-            self._pair(run, layout, seq)
-
-    def _pair(self, run: _Run, layout: StreamLayout, seq: int) -> None:
+    def _take_parts(self, run: _Run, layout: StreamLayout, seq: int, parts: Mapping[str, Any]) -> None:
         """Publish a frame of a file once all that belongs to it has come, some of which may be in files as well."""
-        parts = run.waiting[layout.stream, seq]
-        if parts.frame is not None and parts.complete(layout):
-            del run.waiting[layout.stream, seq]
-            self._publish(run, layout, seq, parts.numbers, parts.frame)
+        place = layout.stream, seq
+        again = seq in run.sent.get(layout.stream, ()) and place not in run.waiting and layout.image_key not in parts
+        if not parts or again:
+            return
+        known = run.waiting.setdefault(place, {})
+        known.update(parts)
+        if known.keys() >= {layout.image_key, *layout.in_events, *layout.in_files}:
+            del run.waiting[place]
+            self._publish(run, layout, seq, known, known[layout.image_key])
 
     def _event_page(self, doc: Mapping[str, Any]) -> None:
         for i, seq in enumerate(doc["seq_num"]):
@@ -358,7 +354,7 @@ class Publisher:
         run.counts[layout.kind] = index
         sent.add(seq)
         if layout.kind == "projection" and not layout.angle_has_units and isinstance(angle, float):
-            run.unitless.add(angle)
+            run.unitless.append(angle)
 
     def _fail(self, error: Exception) -> None:
         """End the stream of this run, loudly; the scan goes on."""
