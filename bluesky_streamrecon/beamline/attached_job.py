@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bluesky_streamrecon.beamline.event_loop import call_in_loop
-from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, Listener
+from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, OnEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.errors import JobError, SteeringError
@@ -54,9 +54,9 @@ class AttachedJob:
 
     def __init__(
         self,
-        make_endpoint: Callable[[Listener], BeamlineEndpoint],
+        make_endpoint: Callable[[OnEvent], BeamlineEndpoint],
         launcher: Launcher | None,
-        on_event: Listener,
+        on_event: OnEvent,
         *,
         clock: Callable[[], float],
         server_key: str | None = None,

@@ -237,7 +237,7 @@ class Follower:
         await self._job.unstage()
         if record is not None:
             return FollowedRun.of(record)
-        problems = runs.problems_before_opening or ("no projections have come",)
+        problems = tuple(runs.problems_before_opening) or ("no projections have come",)
         for problem in problems:
             self._report(f"run {uid[:8]}: {problem}")
         nothing = dict.fromkeys(("score", "gain", "low", "high"))

@@ -20,9 +20,12 @@ from bluesky_streamrecon.wire.events import PeerInfo
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
-__all__ = ["JobLink", "Launcher", "Listener"]
+__all__ = ["JobLink", "Launcher", "OnEvent"]
 
 logger = logging.getLogger(__name__)
+
+OnEvent = Callable[[JobEvent, PeerInfo | None], None]
+"""Takes what a job reports, in any thread, and the peer that it is from, if any."""
 
 
 class Launcher(Protocol):
@@ -54,14 +57,6 @@ class Launcher(Protocol):
         ...
 
 
-class Listener(Protocol):
-    """Takes what a job reports, in any thread."""
-
-    def __call__(self, event: JobEvent, sender: PeerInfo | None = None, /) -> None:
-        """Take an event, and the peer that it is from, if any."""
-        ...
-
-
 class JobLink:
     """An endpoint, and perhaps a launcher.
 
@@ -82,9 +77,9 @@ class JobLink:
 
     def __init__(
         self,
-        make_endpoint: Callable[[Listener], BeamlineEndpoint],
+        make_endpoint: Callable[[OnEvent], BeamlineEndpoint],
         launcher: Launcher | None,
-        on_event: Listener,
+        on_event: OnEvent,
     ) -> None:
         self._launcher = launcher
         self._on_event = on_event
@@ -106,7 +101,9 @@ class JobLink:
         with self._lock:
             if self._launcher is not None and not self._closed:
                 self.launched_ranks = ranks
-                self._launcher.start(self.endpoint.address, self.endpoint.job_id, ranks, self._on_event)
+                self._launcher.start(
+                    self.endpoint.address, self.endpoint.job_id, ranks, lambda exited: self._on_event(exited, None)
+                )
 
     def restart(self, order: RestartProcess) -> None:
         """Start a process that has died once more, after a delay, without waiting for it.
@@ -123,7 +120,7 @@ class JobLink:
             self._launcher.restart(exited)
             logger.info("%s started again", exited.role)
         except (JobError, OSError) as error:
-            self._on_event(RestartFailed(exited, str(error)))
+            self._on_event(RestartFailed(exited, str(error)), None)
 
     @property
     def local(self) -> bool:

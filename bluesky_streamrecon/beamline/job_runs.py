@@ -29,7 +29,7 @@ from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import RunRecord
-from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
@@ -97,6 +97,10 @@ class JobRuns:
         Of runs that are over, being finished by the job.
     on_volume : callable
         Called with the record of each of these runs when its volume is there, or will never be.
+    lengthens : bool
+        The plan of the next run takes more projections than planned when it is asked to.
+    problems_before_opening : list of str
+        What went wrong with the next run before its stream is open.
     """
 
     def __init__(self, signals: JobSignals, options: JobOptions, clock: Callable[[], float]) -> None:
@@ -112,8 +116,8 @@ class JobRuns:
         self._clock = clock
         self._staged_at = 0.0
         self._state = JobState.IDLE  # while no run is open
-        self._early_problems: list[str] = []  # of the next run, before its stream is open
-        self._lengthens = False
+        self.lengthens = False
+        self.problems_before_opening: list[str] = []
 
     # ----------------------------------------------------------------------------- around the runs
 
@@ -124,32 +128,10 @@ class JobRuns:
 
     def staged(self) -> None:
         """Begin anew, with nothing of an earlier run shown."""
-        self.open, self._early_problems = None, []
+        self.open, self.problems_before_opening = None, []
         self._staged_at = self._clock()
         self._signals.problem.set("")
         self._signals.show_run(None)
-
-    def prepare(
-        self, recon: ReconSettings, steering: SteeringSettings, recon_uid: str, *, lengthens: bool = False
-    ) -> None:
-        """Show the settings of the next run as configuration.
-
-        Parameters
-        ----------
-        recon, steering : ReconSettings, SteeringSettings
-            What it asks for.
-        recon_uid : str
-            Uid that its reconstruction will have.
-        lengthens : bool, optional
-            Its plan takes more projections than planned when it is asked to.
-        """
-        self._early_problems, self._lengthens = [], lengthens
-        self._signals.show_settings(recon, steering, recon_uid)
-
-    @property
-    def problems_before_opening(self) -> tuple[str, ...]:
-        """What went wrong with the run that was prepared, if its stream has not been opened."""
-        return tuple(self._early_problems)
 
     # ------------------------------------------------------------------------------- the publisher's sink
 
@@ -160,14 +142,14 @@ class JobRuns:
             spec = msgspec.structs.replace(spec, output=str(output.absolute()))
         endpoint.open_run(spec)
         set_run(spec.run_uid)
-        problems, self._early_problems = self._early_problems, []
+        problems, self.problems_before_opening = self.problems_before_opening, []
         self.open = RunState(
             spec,
             self._staged_at,
             Supervision(self._options.restarts, self._options.backoff),
             OperatorOverride(
                 planned=spec.planned,
-                lengthens=self._lengthens,
+                lengthens=self.lengthens,
                 columns=spec.detector_shape[1] if spec.recon.analysis == TOMOGRAPHY else 0,
             ),
             heard_at=self._clock(),
@@ -386,7 +368,7 @@ class JobRuns:
         """Note a problem of the open run, or of the next: in the log, the signal ``problem`` and the run's record."""
         run = self.open
         logger.error("run %s: %s", run.spec.run_uid if run is not None else "(none)", problem)
-        (self._early_problems if run is None else run.problems).append(problem)
+        (self.problems_before_opening if run is None else run.problems).append(problem)
         self._signals.problem.set(problem)
 
     def quality_reached(self) -> QualityReached:

@@ -20,7 +20,7 @@ from ophyd_async.core import AsyncStatus, Device, StandardReadable
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.beamline.attached_job import AttachedJob
-from bluesky_streamrecon.beamline.job_link import Launcher, Listener
+from bluesky_streamrecon.beamline.job_link import Launcher, OnEvent
 from bluesky_streamrecon.beamline.job_runs import JobOptions, JobRuns
 from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
@@ -124,7 +124,8 @@ class ReconJob(StandardReadable):
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
         self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
         self._memory_limit = memory_limit
-        self._wanted_ranks = ranks
+        self.wanted_ranks = ranks
+        """MPI ranks that a local job is started with."""
         self.options = JobOptions(
             output=Path(output) if output is not None else None,
             keep_alive=self._launcher is None if keep_alive is None else keep_alive,
@@ -189,7 +190,7 @@ class ReconJob(StandardReadable):
         job.enter_loop()
         if options.output is not None:
             await asyncio.to_thread(_make_directory, options.output)
-        if job.link is not None and job.usable and self.local and job.link.launched_ranks != self._wanted_ranks:
+        if job.link is not None and job.usable and self.local and job.link.launched_ranks != self.wanted_ranks:
             await self.runs.volumes_finished()  # a job of another size can not go on with them
             await job.stop()
         elif job.link is not None and not job.usable:
@@ -198,7 +199,7 @@ class ReconJob(StandardReadable):
         if job.link is None:
             self.runs.change(Change.LAUNCHED)
             try:
-                await job.start(self._wanted_ranks, wait=options.wait_for_job, timeout=options.start_timeout)
+                await job.start(self.wanted_ranks, wait=options.wait_for_job, timeout=options.start_timeout)
             except BaseException:
                 self.runs.change(Change.UNSTAGED)
                 raise
@@ -242,8 +243,12 @@ class ReconJob(StandardReadable):
 
         Parameters
         ----------
-        recon, steering, recon_uid, lengthens
-            As for `JobRuns.prepare`.
+        recon, steering : ReconSettings, SteeringSettings
+            What it asks for.
+        recon_uid : str
+            Uid that its reconstruction will have.
+        lengthens : bool, optional
+            Its plan takes more projections than planned when it is asked to.
 
         Raises
         ------
@@ -252,9 +257,10 @@ class ReconJob(StandardReadable):
         """
         if self._launcher is not None:
             self._launcher.check_ranks(recon.ranks)
-            self._wanted_ranks = recon.ranks
+            self.wanted_ranks = recon.ranks
             self._shown.ranks.set(recon.ranks)
-        self.runs.prepare(recon, steering, recon_uid, lengthens=lengthens)
+        self.runs.lengthens, self.runs.problems_before_opening = lengthens, []
+        self._shown.show_settings(recon, steering, recon_uid)
 
     @property
     def publisher(self) -> Publisher:
@@ -281,12 +287,7 @@ class ReconJob(StandardReadable):
         """The job's processes are started by us."""
         return self._launcher is not None
 
-    @property
-    def wanted_ranks(self) -> int:
-        """MPI ranks that a local job is started with."""
-        return self._wanted_ranks
-
-    def _make_endpoint(self, on_event: Listener) -> BeamlineEndpoint:
+    def _make_endpoint(self, on_event: OnEvent) -> BeamlineEndpoint:
         from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
         return BeamlineEndpoint(
