@@ -17,7 +17,7 @@ from bluesky_streamrecon.logs import set_role
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Listener
-from bluesky_streamrecon.wire.member import Member
+from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.security import KeyPair
 from bluesky_streamrecon.wire.sockets import Transport
 
@@ -163,7 +163,7 @@ class Endpoint(Generic[E]):
             return 0.0 if end.pump(send, now) else end.heartbeat_seconds / 4
         if end.has_no_peer:
             self._transport.disconnect(name)
-        elif end.reconnect:
+        elif end.state is LinkState.DOWN:
             try:
                 self._connect(name, end)
             except ConfigError as error:

@@ -56,7 +56,11 @@ REFUSALS: Final = frozenset({"hello", "version", "superseded"})
 
 
 class LinkState(enum.Enum):
-    """Where a link is. ``GREETING``: hello is on its way. ``REFUSED``: the other end will not have us."""
+    """Where a link is.
+
+    ``DOWN``: the connection is to be thrown away and made anew. ``GREETING``: hello is on its way. ``REFUSED``: the
+    other end will not have us.
+    """
 
     DOWN = "down"
     GREETING = "greeting"
@@ -64,20 +68,17 @@ class LinkState(enum.Enum):
     REFUSED = "refused"
 
 
+_CONNECTED: Final = {
+    "welcome": LinkState.LINKED,
+    "refuse": LinkState.REFUSED,
+    "lose": LinkState.DOWN,
+    "redirect": LinkState.DOWN,
+}
+
 LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
     LinkState.DOWN: {"connect": LinkState.GREETING, "redirect": LinkState.DOWN},
-    LinkState.GREETING: {
-        "connect": LinkState.GREETING,
-        "welcome": LinkState.LINKED,
-        "refuse": LinkState.REFUSED,
-        "redirect": LinkState.DOWN,
-    },
-    LinkState.LINKED: {
-        "connect": LinkState.GREETING,
-        "welcome": LinkState.LINKED,
-        "refuse": LinkState.REFUSED,
-        "redirect": LinkState.DOWN,
-    },
+    LinkState.GREETING: _CONNECTED,
+    LinkState.LINKED: _CONNECTED,
     LinkState.REFUSED: {"redirect": LinkState.DOWN},
 }
 """Legal moves of a link: state, then what happens, then the state after it."""
@@ -86,7 +87,7 @@ LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
 class Member(LinkEnd):
     """State of a connecting end.
 
-    When `reconnect` is true, the connection is to be thrown away and made anew, and `connected` called.
+    When it is ``DOWN``, the connection is to be made anew, and `connected` called.
 
     Parameters
     ----------
@@ -120,7 +121,6 @@ class Member(LinkEnd):
     ) -> None:
         super().__init__()
         self.state = LinkState.DOWN
-        self.reconnect = True
         self.target: tuple[str, str | None] | None = None
         self.events: deque[MemberEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
@@ -182,7 +182,6 @@ class Member(LinkEnd):
     def connected(self, now: float) -> None:
         """There is a fresh connection: say hello."""
         self._move("connect")
-        self.reconnect = False
         self.break_off()
         self._since = now
         uid = None if self.run is None else self.run.run_uid
@@ -194,11 +193,18 @@ class Member(LinkEnd):
         if target != self.target:
             self._move("redirect")
             self.break_off()
-            self.target, self.reconnect = target, True
+            self.target = target
+
+    def lose(self, reason: str) -> None:
+        """Give the connection up."""
+        self._move("lose")
+        log.warning("%s: link to %s lost: %s", self._name, self._to, reason)
+        self.break_off()
+        self.events.append(ev.LinkLost(reason))
 
     def receive(self, link: bytes, frames: Sequence[Buffer], now: float) -> None:  # noqa: ARG002 - as a listener's
         """Take one message; whatever it is, nothing is raised."""
-        if self.state is LinkState.REFUSED or self.reconnect:
+        if self.state in (LinkState.DOWN, LinkState.REFUSED):
             return
         try:
             self._receive(decode(frames), now)
@@ -213,12 +219,12 @@ class Member(LinkEnd):
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         if self.state is LinkState.GREETING and now - self._since > self._greeting_seconds:
-            self.reconnect = True
+            self._move("lose")
         elif self.state is LinkState.LINKED:
             heartbeat = Heartbeat(time=self._wall())
             silent = self.keep_alive(now, timeout=self._timeout, interval=self._heartbeat, heartbeat=heartbeat)
             if silent:
-                self._lost(f"nothing heard for {silent:.1f} s")
+                self.lose(f"nothing heard for {silent:.1f} s")
 
     def pump(self, send: SendNow, now: float, budget: int = 64) -> bool:
         """Send what is due; return whether more is ready."""
@@ -283,7 +289,7 @@ class Member(LinkEnd):
                 self._refuse(message.text)
         elif message.where == "link":
             if self.state is LinkState.LINKED:
-                self._lost(f"{self._to} does not know this link any more")
+                self.lose(f"{self._to} does not know this link any more")
         else:
             log.warning(
                 "%s reports a problem in %s (run %s): %s", self._to, message.where, message.run_uid, message.text
@@ -360,12 +366,6 @@ class Member(LinkEnd):
         self.receivers.pop("run", None)
 
     # ------------------------------------------------------------------ insides
-
-    def _lost(self, reason: str) -> None:
-        log.warning("%s: link to %s lost: %s", self._name, self._to, reason)
-        self.break_off()
-        self.events.append(ev.LinkLost(reason))
-        self.reconnect = True
 
     def _refuse(self, text: str) -> None:
         self._move("refuse")

@@ -106,7 +106,7 @@ class Party:
         """Do what an endpoint's thread does."""
         now, member = self.world.now, self.member
         member.tick(now)
-        if member.reconnect:
+        if member.state is LinkState.DOWN:
             self.cut()
             self.world.links += 1
             self.link = b"link-%d" % self.world.links
@@ -335,8 +335,8 @@ def do(world: World, what: str, who: int, number: int) -> None:
     elif what == "cut":
         party.cut()
     elif what == "relink":
-        if party.member.state.value != "refused":
-            party.member.reconnect = True
+        if party.member.state in (LinkState.GREETING, LinkState.LINKED):
+            party.member.lose("so the test wants it")
     elif what == "restart":
         party.cut()
         party.start()

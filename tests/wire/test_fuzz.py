@@ -164,7 +164,9 @@ def test_member_survives_a_beamline_that_talks_nonsense() -> None:
         member.receive(b"", mutated(fate), 0.0)
         if member.state.value != "refused":
             member.tick(0.0)
-            member.reconnect = False
+        if member.state.value == "down":
+            member.connected(0.0)
+            member.receive(b"", encode(WELCOME), 0.0)
         member.pump(lambda _message: Sent.DONE, 0.0)
         member.events.clear()
 

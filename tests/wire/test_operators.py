@@ -199,7 +199,7 @@ def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered
 
     def turn(link: bytes, *, lost: bool) -> None:
         member.tick(now)
-        if member.reconnect:
+        if member.state.value == "down":
             member.connected(now)
         member.pump(lambda message: up.append(message) or Sent.DONE, now)  # type: ignore[func-returns-value]
         while up:
@@ -216,7 +216,7 @@ def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered
 
     for _ in range(4):
         turn(b"first", lost=True)
-    member.reconnect = True
+    member.lose("so the test wants it")
     for _ in range(12):
         turn(b"second", lost=False)
         now += 0.5

@@ -264,11 +264,12 @@ def test_rank_says_when_the_beamline_is_gone_and_when_it_is_back(wires: Any) -> 
 def test_rank_of_another_size_is_refused_at_the_third_try_while_ranks_are_linked() -> None:
     hub = Hub(job_id="job")
     hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a", rank=0, size=2)), 0.0)
-    member = Member(Hello(job_id="job", role="rank", instance="b", rank=1, size=3))
-    for _ in range(3):
+    member = Member(Hello(job_id="job", role="rank", instance="b", rank=1, size=3), greeting_seconds=1.0)
+    for now in (0.0, 2.0, 4.0):
         assert not member.events
-        member.connected(0.0)
-        talk(hub, member, b"2", 0.0)
+        member.tick(now)
+        member.connected(now)
+        talk(hub, member, b"2", now)
     refused = member.events.popleft()
     assert isinstance(refused, Refused)
     assert "got a rank of 3, expected 2" in refused.text

@@ -80,7 +80,7 @@ class Pair:
     def act(self, user: bool = True) -> None:
         """Both ends do what is due, and the controller's user takes what has come."""
         self.rank.tick(self.now)
-        if self.rank.reconnect:
+        if self.rank.state.value == "down":
             self.links += 1
             self.up.clear()
             self.down.clear()
@@ -155,7 +155,8 @@ def test_previews_arrive_in_order_and_once_and_the_newest_always_do(steps: list[
             pair.act(user=False)
             pair.move(None)
         elif what == "relink":
-            pair.rank.reconnect = True
+            if pair.rank.state.value in ("greeting", "linked"):
+                pair.rank.lose("so the test wants it")
         elif what == "restart":
             pair.restart_controller()
         else:
