@@ -301,6 +301,8 @@ class FrameStore:
             if why is not None:
                 self._fail(slot, why)
             elif not self._closed and frame is not None:
+                if source is not None and not source.in_file:
+                    slot.source = None  # it holds the pixels as they came; from now on the frame is kept or spilled
                 slot.frame = frame
                 self._held[seq] = None
                 self._shrink()

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,17 @@ def test_big_endian_and_strided_frames_are_made_fit_to_send(bench: Bench) -> Non
     assert first.dtype.str == "<u2"
     assert second.flags.c_contiguous
     np.testing.assert_array_equal(first, frame(7))
+
+
+def test_source_that_holds_its_pixels_is_let_go_once_its_frame_was_read(bench: Bench) -> None:
+    store = bench.store(limit=10 * BYTES)
+    sources = [Source(frame(seq), in_file=False) for seq in (1, 2)]
+    known = [weakref.ref(source) for source in sources]
+    for seq in (1, 2):
+        store.add(seq, sources.pop(0))
+    for seq in (1, 2):  # the second, for the store's thread has the last one in hand
+        np.testing.assert_array_equal(bench.get(store, seq), frame(seq))
+    assert known[0]() is None
 
 
 def test_temporary_file_is_gone_after_stop(bench: Bench) -> None:
