@@ -56,33 +56,33 @@ class FollowedRun(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     run_uid: str
-    verdict: str
-    projections: int
-    score: float | None
-    gain: float | None
-    low: float | None
-    high: float | None
-    text: str
-    taken: int
+    verdict: str = ""
+    projections: int = 0
+    score: float | None = None
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    text: str = ""
+    taken: int = 0
     problems: tuple[str, ...]
 
     @classmethod
     def of(cls, record: RunRecord) -> FollowedRun:
         """Return what the record of a run says."""
-        score = next((each for each in record.verdicts if each.verdict == "enough"), None)
-        score = score or (record.verdicts[-1] if record.verdicts else None)
-        judged = None if score is None else as_judged(score)
-        return cls(
-            run_uid=record.run_uid,
-            verdict="" if judged is None else judged.verdict,
-            projections=0 if judged is None else judged.projections,
-            score=None if judged is None else judged.score,
-            gain=None if judged is None else judged.gain,
-            low=None if judged is None else judged.gain_low,
-            high=None if judged is None else judged.gain_high,
-            text="" if score is None else score.text,
-            taken=record.taken,
-            problems=record.problems,
+        found = cls(run_uid=record.run_uid, taken=record.taken, problems=record.problems)
+        if not record.verdicts:
+            return found
+        score = next((each for each in record.verdicts if each.verdict == "enough"), record.verdicts[-1])
+        judged = as_judged(score)
+        return msgspec.structs.replace(
+            found,
+            verdict=judged.verdict,
+            projections=judged.projections,
+            score=judged.score,
+            gain=judged.gain,
+            low=judged.gain_low,
+            high=judged.gain_high,
+            text=score.text,
         )
 
 
@@ -240,8 +240,7 @@ class Follower:
         problems = tuple(runs.problems_before_opening) or ("no projections have come",)
         for problem in problems:
             self._report(f"run {uid[:8]}: {problem}")
-        nothing = dict.fromkeys(("score", "gain", "low", "high"))
-        return FollowedRun(run_uid=uid, verdict="", projections=0, text="", taken=0, problems=problems, **nothing)
+        return FollowedRun(run_uid=uid, problems=problems)
 
     def _look_for_directory(self, resource: Mapping[str, Any]) -> None:
         """Abandon the run at once where the detector's files are not, in place of waiting for one after the other."""
