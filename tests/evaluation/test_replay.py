@@ -199,7 +199,7 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "open_storage", opened)
-        patch.setattr(module, "load_run", lambda catalog, uid, **_: frames)
+        patch.setattr(module, "scan_of", lambda run, catalog, uid, **_: frames)
         found, close = module.recorded_run("1234", directory=Path(tmp_path))
     assert (found.planned, found.span, found.recon.window, found.steering.threshold) == (90, (0.0, 180.0), 12, 0.9)
     assert replay(found).fields["stopped_at"] is not None
