@@ -6,18 +6,19 @@ For a prompt with a display, and for notebooks; the page of ``streamrecon view``
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from bluesky.callbacks.core import make_class_safe
 from bluesky.callbacks.mpl_plotting import QtAwareCallback
 
 from bluesky_streamrecon.beamline.configured import operator_of
-from bluesky_streamrecon.beamline.source import Snapshot, Source
+from bluesky_streamrecon.beamline.slices import grey_range, slice_of
+from bluesky_streamrecon.beamline.source import Snapshot, Source, Volume
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
-from bluesky_streamrecon.wire import Judged, Picture
+from bluesky_streamrecon.wire import Cut, Cuts, Judged, RunStatus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ class LiveReconstruction(QtAwareCallback):
     source : Source
         Of the job; see `live_figure`. Closed by the caller.
     slice_number : int, optional
-        Which of the slices that are shown; the middle one by default.
+        Which of the rows that the score is taken from; the middle one by default.
     figure : Figure, optional
         A new one, of pyplot, by default; it is made when the first run begins.
 
@@ -82,9 +83,12 @@ class LiveReconstruction(QtAwareCallback):
         self._source = source
         self._slice_number = slice_number
         self._panels: Any = None
+        self._cuts: Cuts | None = None
         self._run_uid = ""
-        self._shown = -1
+        self._shown: Any = None
         self._next = 0.0
+        self._drawing = threading.Lock()
+        source.watch(self._wished, self._take)
 
     def start(self, doc: Any) -> None:
         """Make the figure, or clear it."""
@@ -95,7 +99,7 @@ class LiveReconstruction(QtAwareCallback):
         self.figure.clear()
         grid = self.figure.add_gridspec(2, 2, width_ratios=(1.2, 1))
         self._panels = [self.figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1])]
-        self._run_uid, self._shown, self._next = doc["uid"], -1, 0.0
+        self._run_uid, self._shown, self._next = doc["uid"], None, 0.0
         self.figure.suptitle(f"Scan {doc.get('scan_id', '?')} ({doc['uid'][:8]})")
         self._draw()
 
@@ -112,30 +116,40 @@ class LiveReconstruction(QtAwareCallback):
             self.figure.suptitle(f"{self.figure.get_suptitle()} ended: {doc['exit_status']}")
             self.figure.canvas.draw_idle()
 
-    def _draw(self) -> None:
-        now = self._source.snapshot
-        if self.figure is None or now.version == self._shown:
-            return
-        self._shown, self._next = now.version, time.monotonic() + PAUSE_SECONDS
-        picture, score, gain = self._panels
-        if now.picture is not None and now.picture.run_uid == self._run_uid:
-            self._draw_slice(picture, now.picture)
-        if now.status.run_uid == self._run_uid:
-            _draw_score(score, now)
-            _draw_gain(gain, now)
-        self.figure.canvas.draw_idle()
+    def _wished(self, status: RunStatus, volume: Volume) -> list[Cut]:
+        rows = status.preview_rows or (volume[0] // 2,)
+        number = len(rows) // 2 if self._slice_number is None else min(self._slice_number, len(rows) - 1)
+        return [slice_of(min(rows[number], volume[0] - 1), volume)]
 
-    def _draw_slice(self, panel: Any, picture: Picture) -> None:
-        number = len(picture.rows) // 2 if self._slice_number is None else self._slice_number
-        number = min(number, len(picture.rows) - 1)
-        pixels = np.frombuffer(picture.pixels, np.uint8).reshape(len(picture.rows), picture.size, picture.size)
-        panel.clear()
-        panel.imshow(pixels[number], cmap="gray", vmin=0, vmax=255, extent=(0, picture.full_size, picture.full_size, 0))
-        panel.set(
-            title=f"row {picture.rows[number]} from {picture.projections} projections",
-            xlabel=f"x (pixels); {picture.low:.3g} to {picture.high:.3g} per pixel",
-            ylabel="y (pixels)",
-        )
+    def _take(self, cuts: Cuts) -> None:
+        self._cuts = cuts
+        self("event", {})
+
+    def _draw(self) -> None:
+        with self._drawing:  # documents and images come in different threads
+            now, cuts = self._source.snapshot, self._cuts
+            if self.figure is None or self._panels is None or (now, cuts) == self._shown:
+                return
+            self._shown, self._next = (now, cuts), time.monotonic() + PAUSE_SECONDS
+            picture, score, gain = self._panels
+            if cuts is not None and cuts.run_uid == self._run_uid:
+                _draw_slice(picture, cuts)
+            if now.status.run_uid == self._run_uid:
+                _draw_score(score, now)
+                _draw_gain(gain, now)
+            self.figure.canvas.draw_idle()
+
+
+def _draw_slice(panel: Any, cuts: Cuts) -> None:
+    (cut,), (values,) = cuts.cuts, cuts.values()
+    low, high = grey_range(values)
+    panel.clear()
+    panel.imshow(values, cmap="gray", vmin=low, vmax=high, extent=(0, cut.across[2], cut.down[1], 0))
+    panel.set(
+        title=f"row {cut.corner[0]:g} from {cuts.projections} projections",
+        xlabel=f"x (pixels); {low:.3g} to {high:.3g} per pixel",
+        ylabel="y (pixels)",
+    )
 
 
 def _draw_score(panel: Any, now: Snapshot) -> None:

@@ -6,10 +6,12 @@ Counts are projections.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 
 from bluesky_streamrecon.beamline.run_state import RunState
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
@@ -55,10 +57,9 @@ def run_status(
         image_number=shown.image_number,
         used=shown.used,
         score=_finite(shown.score),
-        tolerance=shown.spec.steering.tolerance if "predicted-gain" in shown.spec.steering.rule else None,
         axis=shown.axis,
-        pixel_size=_pixel_size(shown.spec),
         problem=problem[:4096],
+        **_of_spec(shown.spec, shown.axis),
     )
     if isinstance(shown, RunRecord):
         return msgspec.structs.replace(
@@ -118,6 +119,19 @@ def as_judged(score: Score) -> Judged:
         gain_at=None if at is None else int(at),
         verdict=score.verdict,
     )
+
+
+def _of_spec(spec: OpenRunSpec, axis: float | None) -> dict[str, Any]:
+    """Return what is known of a run from its beginning, and by its axis."""
+    columns = spec.detector_shape[1]
+    over = AngularRange.from_metadata(spec.metadata).around((columns - 1) / 2 if axis is None else axis, columns)
+    return {
+        "tolerance": spec.steering.tolerance if "predicted-gain" in spec.steering.rule else None,
+        "pixel_size": _pixel_size(spec),
+        "detector_shape": spec.detector_shape,
+        "preview_rows": spec.preview_rows,
+        "angles": (over.start, over.stop, over.turn),
+    }
 
 
 def _pixel_size(spec: OpenRunSpec) -> float | None:

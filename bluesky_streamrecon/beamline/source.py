@@ -7,17 +7,21 @@ clock.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
+from bluesky_streamrecon.hdf5.results import IMAGES, result_images
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
@@ -27,25 +31,28 @@ from bluesky_streamrecon.wire import (
     OperatorEndpoint,
     Order,
     OrderAction,
-    Picture,
     RunStatus,
-    ShowMe,
 )
+from bluesky_streamrecon.wire.cuts import cut_volume
 
-__all__ = ["Snapshot", "Source", "Viewed"]
+__all__ = ["Snapshot", "Source", "Viewed", "Volume"]
 
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 0.3
 LOOK_SECONDS = 5.0
+"""Longest wait for cuts."""
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 PLACE = "live view"
 CLOSED = "no run is open"
+VIEWER = "watch-"
 COUNTS = ("taken", "image_number", "used")
 
 
 NOTHING = RunStatus()
+PROBE = Cut(corner=(0, 0, 0), down=(0, 1, 0), across=(0, 0, 1), shape=(1, 1))
+"""Which shows how large the volume is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,6 @@ class Snapshot:
         Of the open run, or of the last one.
     judged : tuple of Judged
         All verdicts of that run.
-    picture : Picture or None
-        The newest.
     first : (int, float)
         Projections that were taken when the run was first seen, and when that was.
     """
@@ -72,7 +77,6 @@ class Snapshot:
     link: str = "looking for a job"
     status: RunStatus = NOTHING
     judged: tuple[Judged, ...] = ()
-    picture: Picture | None = None
     first: tuple[int, float] = (0, 0.0)
 
     @property
@@ -83,6 +87,22 @@ class Snapshot:
             return None
         pace = (time.monotonic() - since) / (self.status.taken - taken)
         return pace * max(self.status.total - self.status.taken, 0)
+
+
+Volume = tuple[int, int, int]
+"""Rows, height and width."""
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """What one viewer wishes to see of each image, and the newest image that it has seen."""
+
+    viewer: str
+    cuts: Callable[[RunStatus, Volume], Sequence[Cut]]
+    take: Callable[[Cuts], None]
+    pause: float
+    after: float = 0.0
+    seen: tuple[str | None, int, bool] = (None, 0, False)
 
 
 class Viewed(Protocol):
@@ -102,7 +122,17 @@ class Viewed(Protocol):
         ...
 
     def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:
-        """Wish to see cuts through the image that is being made."""
+        """Wish to see cuts of the run as it is now."""
+        ...
+
+    def watch(
+        self,
+        cuts: Callable[[RunStatus, Volume], Sequence[Cut]],
+        take: Callable[[Cuts], None],
+        *,
+        pause: float = 0.25,
+    ) -> Callable[[], None]:
+        """Pass cuts of each new image to `take`, until the returned function is called."""
         ...
 
 
@@ -124,6 +154,9 @@ class Source:
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self._operator: OperatorEndpoint | None = None
+        self._watches: list[_Watch] = []
+        self._volume: tuple[str | None, Volume] = (None, (1, 1, 1))  # of which run it was seen
+        self._numbers = itertools.count(1)
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"streamrecon-view-{work.__name__.strip('_')}")
@@ -180,6 +213,37 @@ class Source:
             If they can not be sent.
         """
         return self._connected().show_cuts(cuts, viewer=viewer)
+
+    def watch(
+        self,
+        cuts: Callable[[RunStatus, Volume], Sequence[Cut]],
+        take: Callable[[Cuts], None],
+        *,
+        pause: float = 0.25,
+    ) -> Callable[[], None]:
+        """Wish for cuts of each new image, one wish at a time, until the returned function is called.
+
+        The last are those of the image that is stored when the run is over, where its file can be read.
+
+        Parameters
+        ----------
+        cuts : callable
+            Returns what to wish for, of a run with this status whose volume has so many rows and this height and width.
+        take : callable
+            Is given the answers, in a thread of the source; it is to be quick.
+        pause : float, optional
+            Least seconds between two wishes; images in between are left out.
+        """
+        watch = _Watch(f"{VIEWER}{next(self._numbers)}", cuts, take, pause)
+        with self._changed:
+            self._watches.append(watch)
+            self._changed.notify_all()
+
+        def end() -> None:
+            with self._changed, contextlib.suppress(ValueError):
+                self._watches.remove(watch)
+
+        return end
 
     def _connected(self) -> OperatorEndpoint:
         operator = self._operator
@@ -260,18 +324,62 @@ class Source:
         self._update(link="", status=status, first=first, judged=now.judged + answer.judged if same else answer.judged)
 
     def _look(self) -> None:
-        """Request one picture after the other."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._operator is not None or self._stop.is_set())
-            operator = self._operator
-        while operator is not None and operator is self._operator and not self._stop.is_set():
-            shown = self._snapshot.picture
-            seen = ShowMe() if shown is None else ShowMe(run_uid=shown.run_uid, image_number=shown.image_number)
-            try:
-                picture = operator.look(seen, timeout=LOOK_SECONDS)
-            except JobError:  # no new picture; the other thread watches the link
-                continue
-            self._update(picture=picture)
+        """Fetch what is watched of one new image after the other."""
+        while not self._stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._stop.is_set() or any(map(self._due, self._watches)), 0.5)
+                due = [watch for watch in self._watches if self._due(watch)]
+            for watch in due:
+                now = self._snapshot
+                watch.after = time.monotonic() + watch.pause
+                try:
+                    cuts = self._cut_stored(watch, now.status) if now.link else self._cut(watch, now.status)
+                except (StreamReconError, TimeoutError, CancelledError) as error:
+                    log.debug("live view: no cuts: %s", error)
+                    continue
+                watch.seen = _image(now)
+                try:
+                    watch.take(cuts)
+                except Exception:
+                    log.exception("live view: an image could not be shown; going on")
+
+    def _due(self, watch: _Watch) -> bool:
+        status, link = self._snapshot.status, self._snapshot.link
+        there = bool(status.result) if link else status.image_number > 0
+        return there and watch.seen != _image(self._snapshot) and time.monotonic() >= watch.after
+
+    def _cut(self, watch: _Watch, status: RunStatus) -> Cuts:
+        """Return cuts of the newest image; how large its volume is may have to be seen first."""
+        while True:
+            run_uid, volume = before = self._volume
+            wished = watch.cuts(status, volume) if run_uid == status.run_uid else [PROBE]
+            cuts = self.show_cuts(wished, watch.viewer).result(LOOK_SECONDS)
+            self._volume = cuts.run_uid, cuts.volume
+            if self._volume == before:
+                return cuts
+            if cuts.run_uid != status.run_uid:
+                raise JobError("the run is another one by now")
+
+    def _cut_stored(self, watch: _Watch, status: RunStatus) -> Cuts:
+        """Return cuts of the last live image of a run that is over; its file is opened but once."""
+        try:
+            image = result_images(Path(status.result))[IMAGES[0]]
+        except StreamReconError:  # it is on another computer
+            watch.seen = _image(self._snapshot)
+            raise
+        rows, height, width = image.shape
+        cuts = tuple(watch.cuts(status, (rows, height, width)))
+        values = [cut_volume(image, [cut])[0] if cut.space == "volume" else np.full(cut.size, np.nan) for cut in cuts]
+        return Cuts(
+            run_uid=status.run_uid or "?",
+            image_number=status.image_number,
+            projections=status.used,
+            number=1,
+            cuts=cuts,
+            volume=(rows, height, width),
+            made=Path(status.result).stat().st_mtime,
+            pixels=b"".join(part.astype("<f4", copy=False).tobytes() for part in values),
+        )
 
     def _update(self, **changes: Any) -> None:
         with self._changed:
@@ -280,5 +388,11 @@ class Source:
                 return
             self._snapshot = replace(following, version=self._snapshot.version + 1)
             listeners = list(self._listeners)
+            self._changed.notify_all()
         for listener in listeners:
             listener()
+
+
+def _image(now: Snapshot) -> tuple[str | None, int, bool]:
+    """Return which image is the newest: of a run, its number, and whether it is the stored one."""
+    return now.status.run_uid, now.status.image_number, bool(now.link)

@@ -17,20 +17,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.slices import grey_range, slice_of
 from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.evaluation.report import new_directory, save_figure
-from bluesky_streamrecon.quality.snapshots import snapshots_path
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
     from bluesky.run_engine import RunEngineResult
 
+    from bluesky_streamrecon.beamline.source import Volume
     from bluesky_streamrecon.run_record import RunRecord
+    from bluesky_streamrecon.wire import Cut, Cuts, RunStatus
 
 __all__ = ["run_demo", "store"]
 
 SHOWN = 5
 """Intermediate images in the picture, beside the final one."""
+
+GROWTH = 1.4
+"""So many times more projections than the last has a further one, at least."""
 
 Documents = list[tuple[str, dict[str, Any]]]
 
@@ -91,6 +96,9 @@ def run_demo(
         If data or catalogue can not be written; the scan is not ended by that.
     """
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
+    from bluesky_streamrecon.beamline.configured import operator_of
+    from bluesky_streamrecon.beamline.source import Source
+    from bluesky_streamrecon.config_file import Configuration
     from bluesky_streamrecon.data_keys import FrameLayout
     from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.evaluation.scans import places_in_order
@@ -121,7 +129,13 @@ def run_demo(
     documents: Documents = []
     try:
         job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-        with run_engine() as engine, contextlib.closing(job):
+        developed = _Developed()
+        with (
+            run_engine() as engine,
+            contextlib.closing(job),
+            contextlib.closing(Source(operator_of(job, Configuration()), "demo")) as watching,
+        ):
+            watching.watch(developed.cuts, developed.take)
             for source in (job, engine):
                 source.subscribe(lambda name, doc: documents.append((name, doc)))
             engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
@@ -149,8 +163,10 @@ def run_demo(
     if record is None:
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
     picture = out / "demo.png"
-    row = _draw(picture, record, recon_directory, f"{title}, {order}: {record.reason}")
-    finished = None if record.volume is None else _draw_finished(out / "finished.png", record, row, title)
+    _draw(picture, record, developed, f"{title}, {order}: {record.reason}")
+    finished = None
+    if record.volume is not None:
+        finished = _draw_finished(out / "finished.png", record, developed.row, title)
     return {
         "run_uid": record.run_uid,
         "recon_uid": record.recon_uid,
@@ -167,6 +183,31 @@ def run_demo(
         "ledger": record.ledger_totals(),
         **({} if finished is None else {"finished": finished}),
     }
+
+
+class _Developed:
+    """The middle slice of some images of the run, fewer and fewer as it goes on.
+
+    Attributes
+    ----------
+    row : int
+        Which it is.
+    slices : list of (int, ndarray)
+        Projections, and the slice made of them.
+    """
+
+    def __init__(self) -> None:
+        self.row = 0
+        self.slices: list[tuple[int, NDArray[np.float32]]] = []
+
+    def cuts(self, status: RunStatus, volume: Volume) -> list[Cut]:
+        rows = [*status.preview_rows]
+        self.row = rows[len(rows) // 2]
+        return [slice_of(self.row, volume)]
+
+    def take(self, cuts: Cuts) -> None:
+        if not self.slices or cuts.projections >= GROWTH * self.slices[-1][0]:
+            self.slices.append((cuts.projections, cuts.values()[0]))
 
 
 def store(out: Path, documents: Documents) -> None:
@@ -211,7 +252,7 @@ class _Progress:
 
 def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> dict[str, Any]:
     """Draw a slice of the finished volume beside the live one; return what is said of it."""
-    from bluesky_streamrecon.evaluation.figures import grey_range, new_figure, show_slice
+    from bluesky_streamrecon.evaluation.figures import new_figure, show_slice
 
     assert record.volume is not None  # noqa: S101
     with h5py.File(record.volume) as file:
@@ -229,24 +270,17 @@ def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> di
     return {"picture": str(picture), "file": record.volume, "similarity_to_live": record.similarity}
 
 
-def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> int:
-    """Draw the last live slice, earlier ones, and the numbers that the policy decided by; return which row it is."""
-    from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
+def _draw(picture: Path, record: RunRecord, developed: _Developed, title: str) -> None:
+    """Draw the last live slice, earlier ones, and the numbers that the policy decided by."""
+    from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, show_slice
 
-    snapshots: list[tuple[int, NDArray[np.float32]]] = []
-    row = 0
-    kept = snapshots_path(directory, record.recon_uid)
-    if kept.exists():
-        with h5py.File(kept) as file:
-            middle = len(file["rows"]) // 2
-            row = int(file["rows"][middle])
-            chosen = np.unique(np.linspace(0, len(file["projections"]) - 1, SHOWN).round().astype(int))
-            snapshots = [(int(file["projections"][i]), file["images"][i, middle]) for i in chosen]
+    some = [*developed.slices]
+    chosen = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, SHOWN).round().astype(int))] if some else []
     if record.result is not None:
         with h5py.File(record.result) as file:
-            final = file["exchange/data"][row]
-    elif snapshots:
-        final = snapshots[-1][1]
+            final = file["exchange/data"][developed.row]
+    elif chosen:
+        final = chosen[-1][1]
     else:
         raise JobError(f"demo: the job made no image: {'; '.join(record.problems) or record.reason}")
     figure = new_figure(13, 6.8)
@@ -256,8 +290,8 @@ def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> int:
     axes = figure.add_subplot(grid[:, 0])
     shown = show_slice(axes, final, f"final slice, {record.used} projections", low, high)
     figure.colorbar(shown, ax=axes, shrink=0.75, label="attenuation (1/pixel)")
-    places = grid[0, 1].subgridspec(1, max(len(snapshots), 1))
-    for i, (projections, image) in enumerate(snapshots):
+    places = grid[0, 1].subgridspec(1, max(len(chosen), 1))
+    for i, (projections, image) in enumerate(chosen):
         show_slice(figure.add_subplot(places[0, i]), image, f"{projections}", low, high)
     draw_verdicts(
         figure.add_subplot(grid[1, 1]),
@@ -268,4 +302,3 @@ def _draw(picture: Path, record: RunRecord, directory: Path, title: str) -> int:
         stop="stopped at",
     )
     save_figure(figure, picture)
-    return row

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.wire import Score
 
-__all__ = ["Line", "draw_lines", "draw_verdicts", "grey_range", "new_figure", "predictions", "show_slice"]
+__all__ = ["Line", "draw_lines", "draw_verdicts", "new_figure", "predictions", "show_slice"]
 
 Line = tuple[str | None, Any, Any, str, str]
 """Label, where, value, matplotlib's style, colour."""
@@ -42,12 +42,6 @@ def draw_lines(axes: Any, lines: Iterable[Line], *, title: str = "", **labels: A
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, loc="lower right")
-
-
-def grey_range(image: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the range of a grey scale, without a few extreme pixels."""
-    low, high = np.percentile(image, [0.5, 99.8])
-    return float(low), float(high if high > low else low + 1)
 
 
 def predictions(scores: Sequence[Score]) -> dict[int, tuple[float, float, float]]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.evaluation.figures import draw_lines, grey_range, new_figure, show_slice
+from bluesky_streamrecon.beamline.slices import grey_range
+from bluesky_streamrecon.evaluation.figures import draw_lines, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, places_in_order, simulated_scan

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.acquisition import with_found_options
+from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, DataError
-from bluesky_streamrecon.evaluation.figures import draw_verdicts, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report

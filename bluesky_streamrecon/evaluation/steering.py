@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bodies import KINDS
 from bluesky_streamrecon.evaluation.cases import held_out_cases, interior_cases, kind_cases, required_cases
-from bluesky_streamrecon.evaluation.figures import Line, draw_lines, grey_range, new_figure, show_slice
+from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
 from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
 from bluesky_streamrecon.evaluation.report import Report, Row

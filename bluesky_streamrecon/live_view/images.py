@@ -1,7 +1,7 @@
-"""Images of a run to look at besides the one that the job is making: earlier pictures, and what is stored in the end.
+"""Images of a run to look at besides the one that the job is making: earlier images, and what is stored in the end.
 
-Of earlier images there are the pictures that people were shown: some rows, in 256 steps. What is stored is cut where it
-is, in the result's file. Places are those of `Cut`; values are 1/pixel.
+Of earlier images one row is kept finely, and the whole coarsely. What is stored is cut where it is, in the result's
+file. Places are those of `Cut`; values are 1/pixel.
 """
 
 from __future__ import annotations
@@ -10,29 +10,92 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import h5py
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.slices import coarse_volume, measured, slice_of
+from bluesky_streamrecon.beamline.source import Volume
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError, StreamReconError
-from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
-from bluesky_streamrecon.recon.cuts import interpolated, points_of
-from bluesky_streamrecon.storage import IMAGES
-from bluesky_streamrecon.storage.reconstruction import DATASET, VOLUME
-from bluesky_streamrecon.wire import Cut, Picture
+from bluesky_streamrecon.hdf5.results import IMAGES, result_images
+from bluesky_streamrecon.wire import Cut, Cuts, RunStatus
+from bluesky_streamrecon.wire.cuts import cut_volume, interpolated, points_of
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.source import Snapshot, Viewed
 
-__all__ = ["LIVE_IMAGE", "NEWEST", "Images", "Shown", "mapped", "result_images", "thinned"]
+__all__ = ["LIVE_IMAGE", "NEWEST", "Images", "Kept", "Shown", "thinned"]
 
-MOST_PICTURES: Final = 64
+MOST_KEPT: Final = 64
 MOST_BYTES: Final = 2**27
+MOST_PIXELS: Final = 2**17
+"""Of the row that is kept of an image, and of the box."""
+SECONDS: Final = 2.0
+"""Between two images that are kept."""
+SEEN_COLUMNS: Final = 5
+"""Of a projection, to see whether there is one."""
 NEWEST, LIVE_IMAGE = 0, -1
-"""Numbers of the newest image, and of the last live one where a finished volume is the newest; others are pictures'."""
+"""Numbers of the newest image, and of the last live one where a finished volume is the newest; others are as made."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What is kept of an image.
+
+    Parameters
+    ----------
+    run_uid, image_number, projections
+        Which image of which run, and how many projections went into it.
+    volume : (int, int, int)
+        Rows, height and width of the whole.
+    rows : tuple of int
+        Detector rows of which there are slices.
+    slices : ndarray of float32, shape (len(rows), h, w)
+        Of the whole slices, as many pixels as there are.
+    box : ndarray of float32, shape (r, h, w), or None
+        Of the whole volume.
+    axis : float or None
+        Detector column of the rotation axis.
+    """
+
+    run_uid: str
+    image_number: int
+    projections: int
+    volume: Volume
+    rows: tuple[int, ...]
+    slices: NDArray[np.float32]
+    box: NDArray[np.float32] | None = None
+    axis: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.slices.nbytes + (0 if self.box is None else self.box.nbytes)
+
+    @property
+    def text(self) -> str:
+        """What it is, in words."""
+        rows = ", ".join(map(str, self.rows))
+        has = f"rows {rows} only" if self.box is None else f"row {rows}, coarse elsewhere"
+        axis = "" if self.axis is None else f", rotation axis at detector column {self.axis:.2f}"
+        return f"Image {self.image_number} from {self.projections} projections: {has}{axis}"
+
+    def placed(self, cut: Cut) -> Cut:
+        """Return a cut where there is something to see: where there are rows alone, along the nearest."""
+        if self.box is not None or not _along_row(cut):
+            return cut
+        row = min(self.rows, key=lambda each: abs(each - cut.corner[0]))
+        return msgspec.structs.replace(cut, corner=(float(row), *cut.corner[1:]))
+
+    def cut(self, cut: Cut) -> NDArray[np.float32]:
+        """Return the values of a cut, NaN where there is nothing."""
+        row = round(cut.corner[0])
+        if _along_row(cut) and row in self.rows:
+            return _cut_coarse(self.slices[self.rows.index(row)][None], cut, self.volume)
+        return np.full(cut.size, np.nan, np.float32) if self.box is None else _cut_coarse(self.box, cut, self.volume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +109,7 @@ class Shown:
     volume : (int, int, int)
         Rows, height and width of the whole volume.
     cuts : tuple of Cut
-        That were made: of a picture, along the nearest row that it has.
+        That were made; where only some rows are kept, along the nearest.
     values, newest : list of ndarray of float32
         For each cut, NaN outside; `newest` is empty if this is the newest.
     made : float
@@ -63,40 +126,46 @@ class Shown:
 
 
 class Images:
-    """Keep pictures of a source's newest run, thinned as it goes on, and open what is stored when it is over.
+    """Keep something of a source's newest run, thinned as it goes on, and open what is stored when it is over.
 
     Parameters
     ----------
     source : Viewed
-        That is listened to.
-    pictures : sequence of Picture, optional
-        Of its run, that are there already.
+        That is watched.
+    kept : sequence of Kept, optional
+        Images of its run that are there already.
     stored : mapping of str to ndarray, optional
         Stored images of a run that is over, by their names in `IMAGES`; by default those in the file that the
         source's status names.
 
     Attributes
     ----------
-    volume : (str, tuple of int)
-        A run, and the shape of its volume, if somebody has seen it: pictures do not say.
+    directions : dict
+        ``covered`` says of each direction of the newest ``run`` that is planned whether there is a projection;
+        ``start``, ``span`` and ``turn`` are those of its angles, ``newest`` that of the newest projection. Empty: not
+        known.
+    version : int
+        Counts up with each change.
     """
 
     def __init__(
-        self,
-        source: Viewed,
-        pictures: Sequence[Picture] = (),
-        stored: Mapping[str, NDArray[np.float32]] | None = None,
+        self, source: Viewed, kept: Sequence[Kept] = (), stored: Mapping[str, NDArray[np.float32]] | None = None
     ) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._pictures: tuple[Picture, ...] = ()
+        self._kept: tuple[Kept, ...] = ()
         self._given = stored
-        self.volume: tuple[str, tuple[int, ...]] = ("", ())
+        self.directions: dict[str, Any] = {}
+        self.version = 0
         self._opened: tuple[tuple[str, str], Mapping[str, NDArray[np.float32]]] = (("", ""), {})
-        for picture in pictures:
-            self._keep(picture)
-        self.close: Callable[[], None] = source.listen(self._listen)
-        self._listen()
+        for image in kept:
+            self._keep(image)
+        self.close: Callable[[], None] = source.watch(_to_keep, self._take, pause=SECONDS)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Images of the newest run, the oldest first."""
+        return self._kept
 
     def newest(self, snapshot: Snapshot) -> str:
         """Return which whole image is newest, in a text that changes with it; empty if there is none."""
@@ -109,12 +178,12 @@ class Images:
         return found + [(LIVE_IMAGE, "last live image")] * (len(self._stored(snapshot)) > 1)
 
     def cut(self, image: int, cuts: Sequence[Cut]) -> Shown:
-        """Return cuts of an image; of a picture that is not kept any more, of the nearest one.
+        """Return cuts of an image; of one that is not kept, of the nearest.
 
         Parameters
         ----------
         image : int
-            `NEWEST` (of those that are here), `LIVE_IMAGE`, or the number of a picture's image.
+            `NEWEST` (of those that are here), `LIVE_IMAGE`, or the number of an image.
         cuts : sequence of Cut
             Where to cut.
 
@@ -124,42 +193,52 @@ class Images:
             If there is no image.
         """
         snapshot = self._source.snapshot
-        stored, pictures = self._stored(snapshot), self._of(snapshot)
+        stored, kept = self._stored(snapshot), self._of(snapshot)
         if stored and image in (NEWEST, LIVE_IMAGE):
             live, newest = stored[IMAGES[0]], list(stored.values())[-1]
             whole = live if image == LIVE_IMAGE else newest
             name = "Last live image" if whole is live else "Finished volume"
             text = f"{name} from {snapshot.status.used} projections"
-            compared = [] if whole is newest else _cut(newest, cuts)
-            return Shown(snapshot.status.run_uid, text, whole.shape, tuple(cuts), _cut(whole, cuts), compared)
-        if not pictures:
+            compared = [] if whole is newest else cut_volume(newest, cuts)
+            values = cut_volume(whole, cuts)
+            return Shown(snapshot.status.run_uid, text, whole.shape, tuple(cuts), values, compared)
+        if not kept:
             raise DataError("there is no image to look at yet")
-        chosen = pictures[-1]
+        chosen = last = kept[-1]
         if image != NEWEST:
-            chosen = min(pictures, key=lambda each: abs(each.image_number - image))
-        run_uid, volume = self.volume
-        if stored or run_uid != chosen.run_uid:
-            volume = next((each.shape for each in stored.values()), ())
-        return _compared(chosen, pictures[-1], cuts, volume)
+            chosen = min(kept, key=lambda each: abs(each.image_number - image))
+        placed = tuple(chosen.placed(cut) for cut in cuts)
+        values, compared = ([each.cut(cut) for cut in placed] for each in (chosen, last))
+        volume = next((each.shape for each in stored.values()), chosen.volume)
+        return Shown(chosen.run_uid, chosen.text, volume, placed, values, [] if chosen is last else compared)
 
-    def _listen(self) -> None:
-        picture = self._source.snapshot.picture
-        if picture is not None:
-            self._keep(picture)
+    def _take(self, cuts: Cuts) -> None:
+        status = self._source.snapshot.status
+        row, box, sinogram = cuts.values()
+        covered = np.isfinite(sinogram).any(axis=1)
+        if covered.any():
+            over = AngularRange(*status.angles)
+            newest = over.start if cuts.angle is None else cuts.angle
+            self.directions = {"run": cuts.run_uid, "covered": covered.tolist(), "newest": newest, "turn": over.turn}
+            self.directions |= {"start": over.start, "span": over.span}
+        box = box.reshape(cuts.cuts[1].layers, *cuts.cuts[1].shape)
+        axis = status.axis if status.run_uid == cuts.run_uid else None
+        rows = (int(cuts.cuts[0].corner[0]),)
+        self._keep(Kept(cuts.run_uid, cuts.image_number, cuts.projections, cuts.volume, rows, row[None], box, axis))
 
-    def _keep(self, picture: Picture) -> None:
+    def _keep(self, image: Kept) -> None:
         with self._lock:
-            newest = self._pictures[-1] if self._pictures else None
-            if newest is not None and (newest.run_uid, newest.image_number) == (picture.run_uid, picture.image_number):
+            newest = self._kept[-1] if self._kept else None
+            if newest is not None and (newest.run_uid, newest.image_number) == (image.run_uid, image.image_number):
                 return
-            picture = msgspec.structs.replace(picture, sinogram=None)
-            before = (p for p in self._pictures if p.run_uid == picture.run_uid)
-            earlier = [p for p in before if p.image_number < picture.image_number]  # a job that was restarted: anew
-            self._pictures = thinned((*earlier, picture), MOST_PICTURES, MOST_BYTES)
+            before = (each for each in self._kept if each.run_uid == image.run_uid)
+            earlier = [each for each in before if each.image_number < image.image_number]  # a job may begin anew
+            self._kept = thinned((*earlier, image), MOST_KEPT, MOST_BYTES)
+            self.version += 1
 
-    def _of(self, snapshot: Snapshot) -> tuple[Picture, ...]:
-        pictures = self._pictures
-        return pictures if pictures and pictures[-1].run_uid == snapshot.status.run_uid else ()
+    def _of(self, snapshot: Snapshot) -> tuple[Kept, ...]:
+        kept = self._kept
+        return kept if kept and kept[-1].run_uid == snapshot.status.run_uid else ()
 
     def _stored(self, snapshot: Snapshot) -> Mapping[str, NDArray[np.float32]]:
         """Return what is stored of a run that is over; the file is opened anew when its volume gets on."""
@@ -176,91 +255,39 @@ class Images:
         return self._opened[1]
 
 
-def thinned(pictures: Sequence[Picture], most: int, most_bytes: int) -> tuple[Picture, ...]:
-    """Leave pictures out until there are not too many, always the one whose neighbours are nearest to each other.
+def thinned(images: Sequence[Kept], most: int, most_bytes: int) -> tuple[Kept, ...]:
+    """Leave images out until there are not too many, always the one whose neighbours are nearest to each other.
 
     The first and the last stay, and the others are spread over the projections.
     """
-    kept = list(pictures)
-    while len(kept) > 2 and (len(kept) > most or sum(len(each.pixels) for each in kept) > most_bytes):
+    kept = list(images)
+    while len(kept) > 2 and (len(kept) > most or sum(each.nbytes for each in kept) > most_bytes):
         gaps = [after.projections - before.projections for before, after in zip(kept, kept[2:], strict=False)]
         del kept[1 + gaps.index(min(gaps))]
     return tuple(kept)
 
 
-def result_images(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Map the images in a result's file into memory, by their names in `IMAGES`, without those that are not there yet.
-
-    Raises
-    ------
-    StreamReconError
-        If there is no such file, or it is none of a job.
-    """
-    with open_hdf5(path) as file:
-        datasets = {IMAGES[0]: find_dataset(file, DATASET)}
-        if VOLUME in file:
-            datasets[IMAGES[1]] = find_dataset(file, VOLUME)
-        found = {name: mapped(path, dataset) for name, dataset in datasets.items()}
-    return {name: values for name, values in found.items() if values is not None}
-
-
-def mapped(path: Path, dataset: h5py.Dataset) -> NDArray[np.float32] | None:
-    """Return a dataset without reading it; None if nothing was written to it, or it is in chunks."""
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.ndim != 3:
-        return None
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
-
-
-def _cut(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:
-    rows, height, width = volume.shape
-    found = []
-    for cut in cuts:
-        points, inside = points_of([cut], (rows, height, width))
-        values = np.full(cut.pixels, np.nan, np.float32)
-        values[inside] = interpolated(points[inside], (rows, height, width), volume.__getitem__)
-        found.append(values.reshape(cut.size))
-    return found
-
-
-def _compared(chosen: Picture, newest: Picture, cuts: Sequence[Cut], volume: tuple[int, ...]) -> Shown:
-    """Cut two pictures along the row that is nearest; what one of them clips is clipped in both."""
-    limits = None if chosen is newest else (max(chosen.low, newest.low), min(chosen.high, newest.high))
-    volume = volume or (chosen.rows[-1] + 1, chosen.full_size, chosen.full_size)
-    at_rows = tuple(_at_row(cut, chosen.rows) for cut in cuts)
-    values, compared = (_cut_picture(each, at_rows, volume, limits) for each in (chosen, newest))
-    rows = ", ".join(map(str, chosen.rows))
-    text = f"Image {chosen.image_number} from {chosen.projections} projections: rows {rows} only"
-    if chosen.axis is not None:
-        text += f", rotation axis at detector column {chosen.axis:.2f}"
-    return Shown(chosen.run_uid, text, volume, at_rows, values, [] if limits is None else compared)
+def _to_keep(status: RunStatus, volume: Volume) -> list[Cut]:
+    """Return the middle one of the rows that the score is taken from, the whole, and which directions are covered."""
+    rows = [row for row in status.preview_rows if row < volume[0]] or [volume[0] // 2]
+    directions = measured("sinogram", status, rows[len(rows) // 2])
+    return [
+        slice_of(rows[len(rows) // 2], volume, MOST_PIXELS),
+        coarse_volume(volume, MOST_PIXELS),
+        msgspec.structs.replace(directions, shape=(directions.shape[0], SEEN_COLUMNS)),
+    ]
 
 
 def _along_row(cut: Cut) -> bool:
     return cut.layers == 1 and cut.down[0] == cut.across[0] == 0
 
 
-def _at_row(cut: Cut, rows: Sequence[int]) -> Cut:
-    row = min(rows, key=lambda each: abs(each - cut.corner[0]))
-    return msgspec.structs.replace(cut, corner=(float(row), *cut.corner[1:])) if _along_row(cut) else cut
-
-
-def _cut_picture(
-    picture: Picture, cuts: Sequence[Cut], volume: tuple[int, ...], limits: tuple[float, float] | None
-) -> list[NDArray[np.float32]]:
-    values = picture.values()
-    if limits is not None:
-        values = np.clip(values, *limits)
-    # A picture's pixel is the mean of a square of voxels.
-    voxels = np.array([1.0, *volume[1:]]) * -(-picture.full_size // picture.size) / picture.full_size
-    edge = np.array([0.0, 0.5, 0.5])
-    found = []
-    for cut in cuts:
-        if _along_row(cut):
-            corner = (np.array(cut.corner) + edge) / voxels - edge
-            down, across = (tuple((np.array(side) / voxels).tolist()) for side in (cut.down, cut.across))
-            smaller = Cut(corner=(0.0, corner[1], corner[2]), down=down, across=across, shape=cut.shape)
-            found += _cut(values[None, picture.rows.index(int(cut.corner[0]))], [smaller])
-        else:
-            found.append(np.full(cut.size, np.nan, np.float32))
-    return found
+def _cut_coarse(values: NDArray[np.float32], cut: Cut, volume: Volume) -> NDArray[np.float32]:
+    """Cut what stands for the whole of a volume, or for one of its rows, with fewer voxels."""
+    points, inside = points_of([cut], volume)
+    rows, height, width = values.shape
+    coarse = (points[inside] + 0.5) * values.shape / np.array(volume) - 0.5
+    found = np.full(cut.pixels, np.nan, np.float32)
+    at = np.clip(coarse, 0, np.array(values.shape) - 1)
+    found[inside] = interpolated(at, (rows, height, width), values.__getitem__)
+    return found.reshape(cut.size)

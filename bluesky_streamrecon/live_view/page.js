@@ -26,9 +26,9 @@ function take(told) {
   $("lines").replaceChildren();
   for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
   if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
-  directions(told.picture);
+  directions(told.directions);
   timeline(told.earlier);
-  const newest = told.newest || (view.volume ? view.newest : "picture " + told.earlier.length); // the last cuts stay on show
+  const newest = told.newest || (view.volume ? view.newest : "kept " + told.earlier.length); // the last cuts stay on show
   if (run && newest !== view.newest) { view.newest = newest; look(ALL); }
   draw(told.total, told.tolerance);
 }
@@ -468,7 +468,7 @@ function compare(names) {
   }
   $("between").textContent = !past.image ? "" : differing() ? "blue to orange ±" + number(past.limit) + " per pixel"
     : past.flipped ? "shown: newest" : "shown: " + $("moment").textContent;
-  panels.row.text.textContent = "row " + ((past.image && drawn.row?.cut.corner) || view.cross)[0]; // a picture has but some
+  panels.row.text.textContent = "row " + ((past.image && drawn.row?.cut.corner) || view.cross)[0]; // of a stored run there are but some
   names.forEach(paint);
 }
 
@@ -536,24 +536,25 @@ function draw(planned, tolerance) {
   plot($("gains"), "Predicted gain of all that is left", "gain", marks, v => v, total, gains, { band, limit });
 }
 
-// Directions that projections were taken from, as a circle that fills, and what they show of the row next to the cut.
-function directions(picture) {
-  const told = picture?.run === run && picture.sinogram;
-  $("coverage").toggleAttribute("hidden", !told);
-  $("sinogram").hidden = !told;
-  if (!told) return;
-  const bins = told.counts.length, covered = told.counts.filter(Boolean).length, degrees = v => Math.round(v * 180 / Math.PI), half = told.turn < 4 ? [0, Math.PI] : [0];
-  const spot = angle => (50 + 46 * Math.cos(angle)).toFixed(2) + " " + (50 - 46 * Math.sin(angle)).toFixed(2), width = told.span / bins;
-  const filled = by => told.counts.map((n, i) => n ? "M50 50L" + spot(told.start + by + (i - .5) * width) + "L" + spot(told.start + by + (i + .5) * width) + "Z" : "").join("");
-  const ray = element("path", { class: "now", d: "M50 50L" + spot(told.newest) }), ring = element("circle", { class: "axis", cx: 50, cy: 50, r: 46 });
-  $("coverage").replaceChildren(ring, ...half.map((by, i) => element("path", { class: i ? "again" : "covered", d: filled(by) })), ray,
-    element("title", {}, covered + " of " + bins + " directions covered, the newest at " + degrees(told.newest) + "°; pale: seen from behind"));
-  const row = picture.rows.reduce((best, each, i) => Math.abs(each - view.cross[0]) < Math.abs(picture.rows[best] - view.cross[0]) ? i : best, 0);
-  const image = $("sinogram").querySelector("img"), source = "sinogram/" + picture.image + "/" + row + ".png?token=" + encodeURIComponent(token);
-  if (image.getAttribute("src") !== source) image.src = source;
-  $("sinogram").querySelector("p").textContent = "Detector row " + picture.rows[row] + ": columns across, " + degrees(told.start) + "° to " + degrees(told.start + told.span) +
-    "° downwards; line integrals from " + number(told.low) + " to " + number(told.high) + ".";
+// Directions that projections were taken from, as a circle that fills; and the projections themselves.
+function directions(told) {
+  const known = run !== null && told.run === run;
+  $("coverage").toggleAttribute("hidden", !known);
+  $("projections").hidden = !known;
+  if (!known) return;
+  $("coverage").replaceChildren(...told.paths.map(([kind, d]) => element("path", { class: kind, d })), element("title", {}, told.text));
+  projections();
 }
+
+// Fetch the chosen picture of them; when a run is over the last one stays on show.
+async function projections() {
+  if (!$("projections").open || $("link").textContent) return;
+  const what = "projections/" + $("kind").value + "/" + Math.round(view.cross[0]) + "?viewer=" + viewer + "&token=" + encodeURIComponent(token);
+  const told = await fetch(what).then(answer => answer.ok ? answer.json() : null).catch(() => null);
+  if (told) Object.assign($("projections").querySelector("img"), { src: told.image, hidden: !told.image });
+  if (told) $("projections").querySelector("p").textContent = told.text;
+}
+$("kind").onchange = $("projections").ontoggle = projections;
 
 // ------------------------------------------------------------------------------------------- orders
 

@@ -1,22 +1,24 @@
-"""What the page is sent: its HTML, one JSON object per change, and sinograms as PNG."""
+"""What the page is sent: its HTML, one JSON object per change, and pictures of projections."""
 
 from __future__ import annotations
 
+import base64
 import io
 import math
-from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from bluesky_streamrecon.beamline.run_table import as_minutes
+from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.beamline.source import Snapshot
-from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.live_view.images import Images
-from bluesky_streamrecon.wire import Picture, RunStatus, Sinogram
+from bluesky_streamrecon.wire import Cuts, RunStatus
+from bluesky_streamrecon.wire.cuts import Space
 
-__all__ = ["change", "draw_sinogram_png", "headline", "render"]
+__all__ = ["MEASURED", "change", "draw_measured", "headline", "render"]
 
 
 SAID_ELSEWHERE = {"run", "verdict", "problem"}
@@ -24,6 +26,13 @@ SAID_ELSEWHERE = {"run", "verdict", "problem"}
 
 OF_THE_JOB = {"job", "ledger"}
 """Those that are of the job, and no more of the run when that is over."""
+
+MEASURED: Final[dict[Space, str]] = {
+    "sinogram": "Line integrals so far",
+    "projection": "Line integrals of the newest projection",
+    "raw": "Counts of the newest projection",
+    "residual": "Line integrals of the newest projection less those of the image before it",
+}
 
 _FILES = resources.files("bluesky_streamrecon.live_view")
 
@@ -38,7 +47,6 @@ def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: in
     """Return the changes for a page that has `known` verdicts of `run_uid`."""
     status = snapshot.status
     first = known if run_uid == status.run_uid else 0
-    picture = snapshot.picture
     return {
         "link": snapshot.link,
         "run": status.run_uid,
@@ -56,14 +64,33 @@ def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: in
         "pixel_size": status.pixel_size,
         "first": first,
         "judged": [_numbers(msgspec.structs.asdict(judged)) for judged in snapshot.judged[first:]],
-        "picture": None
-        if picture is None
-        else {
-            "image": picture.image_number,
-            "run": picture.run_uid,
-            "rows": list(picture.rows),
-            "sinogram": None if picture.sinogram is None else _about(picture.sinogram),
-        },
+        "directions": _circle(images.directions),
+    }
+
+
+def _circle(directions: dict[str, Any]) -> dict[str, Any]:
+    """Return the directions that are covered, drawn in a circle of radius 46 around (50, 50), and in words."""
+    if not directions:
+        return {"run": None}
+    covered, start, turn = directions["covered"], directions["start"], directions["turn"]
+    width = directions["span"] / len(covered)
+
+    def spot(angle: float) -> str:
+        return f"{50 + 46 * math.cos(angle):.2f} {50 - 46 * math.sin(angle):.2f}"
+
+    def filled(by: float) -> str:
+        at = (start + by + i * width for i, is_there in enumerate(covered) if is_there)
+        return "".join(f"M50 50L{spot(each - width / 2)}L{spot(each + width / 2)}Z" for each in at)
+
+    paths = [("axis", "M4 50A46 46 0 1 1 96 50A46 46 0 1 1 4 50"), ("covered", filled(0))]
+    if turn < 4:  # radians: seen from behind they are the same
+        paths.append(("again", filled(math.pi)))
+    newest = math.degrees(directions["newest"])
+    text = f"{sum(covered)} of {len(covered)} directions covered, the newest at {newest:.0f}°; pale: seen from behind"
+    return {
+        "run": directions["run"],
+        "paths": [*paths, ("now", f"M50 50L{spot(directions['newest'])}")],
+        "text": text,
     }
 
 
@@ -111,25 +138,32 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     return {"what": what, "detail": status.text, "doubt": status.problem, "tone": tone}
 
 
-@lru_cache(maxsize=16)
-def draw_sinogram_png(picture: Picture, index: int) -> bytes:
-    """Return the sinogram of one of a picture's rows as PNG; transparent where there is no projection.
+def draw_measured(cuts: Cuts) -> dict[str, str]:
+    """Return one cut among the projections as a picture and in words: transparent where there is nothing.
 
-    Raises
-    ------
-    DataError
-        If it has no such row, or no sinogram.
+    Returns
+    -------
+    dict
+        ``image``, a ``data:`` URL, and ``text``; both empty if there is nothing.
     """
     from PIL import Image
 
-    shown = picture.sinogram
-    if shown is None or not 0 <= index < len(picture.rows):
-        raise DataError(f"sinogram {index}: the picture has none")
-    size = (shown.columns, len(shown.counts))
-    one = shown.pixels[index * size[0] * size[1] :][: size[0] * size[1]]
+    (cut,), (values,) = cuts.cuts, cuts.values()
+    if not np.isfinite(values).any():
+        return {"image": "", "text": "Not there yet: it comes with one of the next images."}
+    low, high = grey_range(values)
+    grey = 1 + np.clip(np.nan_to_num((values - low) * (254 / (high - low)), nan=-1), -1, 254)
     file = io.BytesIO()
-    Image.frombytes("L", size, one).save(file, format="PNG", compress_level=3, transparency=0)
-    return file.getvalue()
+    Image.fromarray(grey.astype(np.uint8)).save(file, format="PNG", compress_level=3, transparency=0)
+    where = "columns across, rows downwards"
+    if cut.space == "sinogram":
+        first = cut.corner[1] + cut.down[1] / cut.shape[0] / 2
+        first, last = (math.degrees(angle) for angle in (first, first + cut.down[1]))
+        where = f"detector row {cut.corner[0]:g}, columns across, {first:.0f}° to {last:.0f}° downwards"
+    elif cuts.angle is not None:
+        where += f", at {math.degrees(cuts.angle):.1f}°"
+    text = f"{MEASURED[cut.space]}: {where}; from {low:.3g} to {high:.3g}."
+    return {"image": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), "text": text}
 
 
 def _lines(snapshot: Snapshot) -> list[list[str]]:
@@ -139,11 +173,6 @@ def _lines(snapshot: Snapshot) -> list[list[str]]:
     if left is not None:
         lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.total}, if all are taken"])
     return lines
-
-
-def _about(sinogram: Sinogram) -> dict[str, Any]:
-    told = msgspec.structs.asdict(sinogram)
-    return {name: value for name, value in told.items() if name != "pixels"} | {"counts": list(sinogram.counts)}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from bluesky_streamrecon.beamline.slices import grey_range, preview_slices
 from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
-from bluesky_streamrecon.wire import Picture
+from bluesky_streamrecon.wire import Cuts
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
 
 __all__ = ["PvServer"]
@@ -101,7 +102,6 @@ class PvServer:
         self._source = source
         self._changed, self._ending = threading.Event(), threading.Event()
         self._posted: dict[str, Any] = {}
-        self._picture: Picture | None = None
         self._images = NTNDArray()
         zeros = {"s": "", "d": math.nan, "i": 0, "?": False}
         kinds = {name: kind for name, (kind, _) in SHOWN.items()} | {ANSWER: "s"}
@@ -110,13 +110,14 @@ class PvServer:
             name: SharedPV(nt=NTScalar(kind), initial=zeros[kind], handler=_Put(self, name))
             for name, (kind, _) in ORDERS.items()
         }
-        pvs[IMAGE] = SharedPV(initial=self._images.wrap(np.zeros((1, 1), np.uint8)))
+        pvs[IMAGE] = SharedPV(initial=self._images.wrap(np.zeros((1, 1), np.float32)))
         self._pvs = pvs
         network = {"EPICS_PVAS_INTF_ADDR_LIST": interface}
         if ipaddress.ip_address(_address(interface)).is_loopback:
             network |= {"EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO", "EPICS_PVAS_BEACON_ADDR_LIST": interface}
         self._server = Server(providers=[{prefix + name: pv for name, pv in pvs.items()}], conf=network)
         self._unlisten = source.listen(self._changed.set)
+        self._unwatch = source.watch(preview_slices, lambda cuts: pvs[IMAGE].post(self._as_image(cuts)))
         self._changed.set()
         self._thread = threading.Thread(target=self._post, name="streamrecon-pvs")
         self._thread.start()
@@ -124,6 +125,7 @@ class PvServer:
     def close(self) -> None:
         """Serve no more."""
         self._unlisten()
+        self._unwatch()
         self._ending.set()
         self._changed.set()
         self._thread.join()
@@ -173,9 +175,6 @@ class PvServer:
                 log.exception("PVs: could not be posted; going on")
 
     def _post_changes(self, now: Snapshot) -> None:
-        if now.picture is not None and now.picture is not self._picture:
-            self._picture = now.picture
-            self._pvs[IMAGE].post(self._as_image(now.picture))
         for name, (_, value_of) in SHOWN.items():
             value = value_of(now)
             known = self._posted.get(name)
@@ -183,22 +182,22 @@ class PvServer:
                 self._posted[name] = value
                 self._pvs[name].post(value, timestamp=time.time())
 
-    def _as_image(self, picture: Picture) -> Any:
+    def _as_image(self, cuts: Cuts) -> Any:
         """Return the slices side by side, as an NTNDArray."""
-        size, number = picture.size, len(picture.rows)
-        pixels = np.frombuffer(picture.pixels, np.uint8).reshape(number, size, size)
+        pixels = np.hstack(cuts.values())
+        low, high = grey_range(pixels)
         told = {
             "ColorMode": 0,
-            "Run": picture.run_uid,
-            "Projections": picture.projections,
-            "Rows": ", ".join(map(str, picture.rows)),
-            "Low": picture.low,
-            "High": picture.high,
-            "FullSize": picture.full_size,
+            "Run": cuts.run_uid,
+            "Projections": cuts.projections,
+            "Rows": ", ".join(f"{cut.corner[0]:g}" for cut in cuts.cuts),
+            "Low": low,
+            "High": high,
+            "FullSize": cuts.volume[2],
         }
-        value = self._images.wrap(pixels.transpose(1, 0, 2).reshape(size, number * size), attrib=told)
-        value.uniqueId = picture.image_number
-        stamp = {"secondsPastEpoch": int(picture.made), "nanoseconds": int(picture.made % 1 * 1e9)}
+        value = self._images.wrap(pixels, attrib=told)
+        value.uniqueId = cuts.image_number
+        stamp = {"secondsPastEpoch": int(cuts.made), "nanoseconds": int(cuts.made % 1 * 1e9)}
         value.timeStamp = value.dataTimeStamp = stamp
         return value
 

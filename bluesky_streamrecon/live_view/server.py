@@ -24,10 +24,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bluesky_streamrecon.beamline.slices import measured
 from bluesky_streamrecon.beamline.source import Viewed
-from bluesky_streamrecon.errors import ConfigError, DataError, StreamReconError
+from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
-from bluesky_streamrecon.live_view.page import change, draw_sinogram_png, render
+from bluesky_streamrecon.live_view.page import MEASURED, change, draw_measured, render
 from bluesky_streamrecon.wire import Cut
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
@@ -108,7 +109,7 @@ class ViewServer:
         routes = [
             Route("/", self._page),
             Route("/events", self._events),
-            Route("/sinogram/{image:int}/{index:int}.png", self._sinogram),
+            Route("/projections/{what}/{row:int}", self._projections),
             Route("/order", self._order, methods=["POST"]),
             Route("/cuts", self._cuts, methods=["POST"]),
         ]
@@ -139,15 +140,18 @@ class ViewServer:
         )
         return HTMLResponse(render(self._token, nonce), headers={"Content-Security-Policy": policy})
 
-    async def _sinogram(self, request: Request) -> Response:
-        picture = self._source.snapshot.picture
-        if picture is None:
+    async def _projections(self, request: Request) -> Response:
+        """Answer with the sinogram so far of a row, or the newest projection, drawn and in words."""
+        what, status = request.path_params["what"], self._source.snapshot.status
+        if what not in MEASURED:
             return Response(status_code=404)
+        cut = measured(what, status, min(request.path_params["row"], status.detector_shape[0] - 1))
         try:
-            png = await asyncio.to_thread(draw_sinogram_png, picture, request.path_params["index"])
-        except DataError:
+            wished = self._source.show_cuts([cut], "projections " + request.query_params.get("viewer", "")[:64])
+            cuts = await asyncio.wait_for(asyncio.wrap_future(wished), CUTS_SECONDS)
+        except (StreamReconError, TimeoutError):
             return Response(status_code=404)
-        return Response(png, media_type="image/png", headers={"X-Image": str(picture.image_number)})
+        return JSONResponse(await asyncio.to_thread(draw_measured, cuts))
 
     async def _order(self, request: Request) -> Response:
         body = await _body(request)
@@ -207,7 +211,6 @@ class ViewServer:
 
     async def _being_made(self, wish: _CutsBody) -> Shown:
         cuts = await asyncio.wrap_future(self._source.show_cuts(wish.cuts, wish.viewer))
-        self._images.volume = (cuts.run_uid, cuts.volume)
         text = f"Image {cuts.image_number} from {cuts.projections} projections"
         return Shown(cuts.run_uid, text, cuts.volume, cuts.cuts, cuts.values(), [], cuts.made)
 
@@ -228,14 +231,15 @@ class ViewServer:
         unlisten = self._source.listen(wake)
         self._pages += 1
         run_uid: str | None = None
-        known, version = 0, -1
+        known, version = 0, (-1, -1)
         try:
             while not self._ending.is_set() and not await request.is_disconnected():
                 changed.clear()
                 snapshot = self._source.snapshot
-                if snapshot.version != version:
+                if (snapshot.version, self._images.version) != version:
+                    version = snapshot.version, self._images.version
                     changes = change(snapshot, self._images, run_uid=run_uid, known=known)
-                    version, run_uid, known = snapshot.version, snapshot.status.run_uid, len(snapshot.judged)
+                    run_uid, known = snapshot.status.run_uid, len(snapshot.judged)
                     yield f"data: {msgspec.json.encode(changes).decode()}\n\n"
                 else:
                     yield ": still here\n\n"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.source import Snapshot
 from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
-from bluesky_streamrecon.live_view.images import Images, mapped
+from bluesky_streamrecon.hdf5.results import mapped
+from bluesky_streamrecon.live_view.images import Images, Kept
 from bluesky_streamrecon.storage import (
     find_reconstruction,
     finished_images,
@@ -25,7 +26,7 @@ from bluesky_streamrecon.storage import (
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run
-from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, Picture, RunStatus
+from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, RunStatus
 
 __all__ = ["StoredRun", "open_stored_run"]
 
@@ -46,6 +47,10 @@ class StoredRun:
         self.snapshot = snapshot
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - nothing changes
+        """Call nobody."""
+        return lambda: None
+
+    def watch(self, *_: Any, **__: Any) -> Callable[[], None]:
         """Call nobody."""
         return lambda: None
 
@@ -78,11 +83,11 @@ def open_stored_run(
     with open_storage(uri, directory=directory, readable=readable) as storage:
         raw = find_raw_run(storage.catalog, run)
         uid = raw.metadata["start"]["uid"]
-        pictures = _pictures(storage.uri, uid)
+        kept = _kept(storage.uri, uid)
         try:
             reconstruction = find_reconstruction(storage.catalog, uid)
         except StorageError:
-            if not pictures:
+            if not kept:
                 raise
             stored, judged, about = {}, _judged({}), {}
         else:
@@ -90,7 +95,7 @@ def open_stored_run(
             about = reconstruction.metadata["start"].get("streamrecon", {})
         snapshot = Snapshot(link="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
     source = StoredRun(snapshot)
-    return source, Images(source, pictures, stored)
+    return source, Images(source, kept, stored)
 
 
 def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finished: bool) -> RunStatus:
@@ -157,27 +162,18 @@ def _stored(run: RunStreams, uid: str) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def _pictures(uri: str, uid: str) -> list[Picture]:
-    """Return the pictures that were stored while the run was taken, if there are any."""
+def _kept(uri: str, uid: str) -> list[Kept]:
+    """Return the slices that were stored while the run was taken, if there are any."""
     container = find_catalog(uri, container=LIVE)
     try:
         if uid not in container:
             return []
         array = container[uid]
-        about = array.metadata
-        return [_picture(uid, about, image, np.asarray(array[i])) for i, image in enumerate(about["images"])]
+        rows, (height, *size) = tuple(array.metadata["rows"]), array.metadata["volume"]
+        names = ("image_number", "projections", "axis")
+        return [
+            Kept(uid, slices=np.asarray(array[i]), rows=rows, volume=(height, *size), **{n: image[n] for n in names})
+            for i, image in enumerate(array.metadata["images"])
+        ]
     finally:
         container.context.close()
-
-
-def _picture(uid: str, about: Mapping[str, Any], image: Mapping[str, Any], values: NDArray[np.float32]) -> Picture:
-    low, high = image["low"], image["high"]
-    steps = (values - low) * (255 / (high - low) if high > low else 0)
-    return Picture(
-        run_uid=uid,
-        rows=tuple(about["rows"]),
-        size=values.shape[-1],
-        full_size=about["full_size"],
-        pixels=np.clip(np.rint(steps), 0, 255).astype(np.uint8).tobytes(),
-        **image,
-    )

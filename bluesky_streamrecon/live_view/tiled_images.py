@@ -1,9 +1,8 @@
 """A run's images as a growing array in Tiled, which clients subscribe to while the scan runs.
 
 The container ``live`` of the server, beside the catalogue of runs, has one array per run, by the run's uid: shape
-(images, slices, N, N), newest last, 1/pixel. The slices are those that people are shown: what comes to the beamline's
-computer has 8 bits, scaled between two percentiles of the image, and is at most 1024 pixels wide; so values have 256
-steps, and those outside of the two limits are cut off there.
+(images, slices, N, N), newest last, 1/pixel. The slices are those that the score is taken from, four at most, and
+coarser where they have more than `MOST_CUT_PIXELS` together.
 """
 
 from __future__ import annotations
@@ -13,13 +12,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from bluesky_streamrecon.beamline.configured import operator_of
+from bluesky_streamrecon.beamline.slices import preview_slices
 from bluesky_streamrecon.beamline.source import Source
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.storage import open_live_images
-from bluesky_streamrecon.wire import Picture
+from bluesky_streamrecon.wire import Cuts, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline import ReconJob
@@ -31,8 +33,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_SECONDS: Final = 5.0
 LONGEST_PAUSE: Final = 5.0
-FIELDS: Final = ("image_number", "projections", "low", "high", "axis", "made")
-"""What the metadata have of each image; see `Picture`."""
 
 
 def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> LiveImageWriter:
@@ -62,7 +62,7 @@ def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> 
 
 
 class LiveImageWriter:
-    """Write each new picture of a source to Tiled, in a thread, until it is closed.
+    """Write the slices of each new image of a source to Tiled, in a thread, until it is closed.
 
     What comes faster than it can be written is left out. If the server does not take an image, that is reported in
     the log in one line, and the next run is tried again.
@@ -90,68 +90,82 @@ class LiveImageWriter:
         self._run_uid = self._failed = ""
         self._images: list[dict[str, Any]] = []
         self._changed, self._ending = threading.Event(), threading.Event()
-        self._unlisten = source.listen(self._changed.set)
+        self._newest: Cuts | None = None
+        self._unwatch = source.watch(preview_slices, self._take)
         self._thread = threading.Thread(target=self._run, name="streamrecon-live-images", daemon=True)
         self._thread.start()
         close_at_end(self)
 
     def close(self) -> None:
         """Write no more; a server that does not answer is not waited for. Closing twice does nothing."""
-        self._unlisten()
+        self._unwatch()
         self._ending.set()
         self._changed.set()
         self._source.close()
         self._thread.join(CLOSE_SECONDS)
 
+    def _take(self, cuts: Cuts) -> None:
+        self._newest = cuts
+        self._changed.set()
+
     def _run(self) -> None:
-        written = None
         while True:
             self._changed.wait()
             if self._ending.is_set():
                 break
             self._changed.clear()
-            now = self._source.snapshot
-            picture = now.picture
-            if picture is None or picture is written or picture.run_uid == self._failed:
+            cuts = self._newest
+            if cuts is None or cuts.run_uid == self._failed:
                 continue
-            written = picture
-            planned = now.status.total if now.status.run_uid == picture.run_uid else 0
             begun = time.monotonic()
             try:
-                self._write(picture, planned)
+                self._write(cuts, self._source.snapshot.status)
             except Exception as error:  # noqa: BLE001 - whatever it is, the scan goes on
-                self._failed = picture.run_uid
+                self._failed = cuts.run_uid
                 why = " ".join(f"{type(error).__name__}: {error}".split())
-                log.warning("run %s: no more live images go to Tiled (%s); the scan goes on", picture.run_uid, why)
+                log.warning("run %s: no more live images go to Tiled (%s); the scan goes on", cuts.run_uid, why)
                 self._disconnect()
             self._ending.wait(min(LONGEST_PAUSE, self._pauses * (time.monotonic() - begun)))
         self._disconnect()
 
-    def _write(self, picture: Picture, planned: int) -> None:
-        values = picture.values()[None]
-        image = {name: getattr(picture, name) for name in FIELDS}
-        if picture.run_uid != self._run_uid:
+    def _write(self, cuts: Cuts, status: RunStatus) -> None:
+        values, run_uid, same = np.stack(cuts.values())[None], cuts.run_uid, status.run_uid == cuts.run_uid
+        image = {
+            "image_number": cuts.image_number,
+            "projections": cuts.projections,
+            "made": cuts.made,
+            "axis": status.axis if same else None,
+        }
+        if run_uid != self._run_uid:
             self._disconnect()
             self._container = open_live_images(self._uri)
-            self._run_uid = picture.run_uid
-            if picture.run_uid not in self._container:
-                metadata = {"run_uid": picture.run_uid, "units": "1/pixel", "rows": list(picture.rows)}
+            self._run_uid = run_uid
+            if run_uid not in self._container:
+                rows = [int(cut.corner[0]) for cut in cuts.cuts]
                 self._images = [image]
                 self._array = self._container.write_array(
                     values,
-                    key=picture.run_uid,
-                    metadata={**metadata, "full_size": picture.full_size, "images": self._images},
+                    key=run_uid,
+                    metadata={
+                        "run_uid": run_uid,
+                        "units": "1/pixel",
+                        "rows": rows,
+                        "volume": list(cuts.volume),
+                        "images": self._images,
+                    },
                     dims=["image", "slice", "y", "x"],
                 )
                 return
-            self._array = self._container[picture.run_uid]  # of a writer before this one
+            self._array = self._container[run_uid]  # of a writer before this one
             self._images = [dict(each) for each in self._array.metadata["images"]]
-            if picture.image_number <= self._images[-1]["image_number"]:
+            if cuts.image_number <= self._images[-1]["image_number"]:
                 return
+        if cuts.image_number == self._images[-1]["image_number"]:
+            return
         if values.shape[1:] != self._array.shape[1:]:
             raise StorageError(f"got slices of shape {values.shape[1:]}, expected {self._array.shape[1:]} as before")
-        kept = len(self._images)
-        if kept >= self._most or (picture.projections * self._most < kept * planned):
+        kept, planned = len(self._images), status.total if same else 0
+        if kept >= self._most or (cuts.projections * self._most < kept * planned):
             kept -= 1
         self._images = [*self._images[:kept], image]
         # First what is known of the image: subscribers look it up when the image arrives.

@@ -18,11 +18,8 @@ from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.exit_hooks import when_closed
 from bluesky_streamrecon.logs import set_role, set_run
-from bluesky_streamrecon.quality.metrics import PreviewImage
 from bluesky_streamrecon.quality.msssim import warm_up
-from bluesky_streamrecon.quality.pictures import Pictures
 from bluesky_streamrecon.quality.session import LONGEST_TEXT, SteeringSession
-from bluesky_streamrecon.quality.snapshots import Snapshots
 from bluesky_streamrecon.quality.trials import Reconstructor
 from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
@@ -34,7 +31,6 @@ from bluesky_streamrecon.wire import (
     Preview,
     Problem,
     Refused,
-    ShowMe,
     Shutdown,
 )
 
@@ -98,7 +94,6 @@ class Controller:
         self._background = background
         self._early: deque[Preview] = deque(maxlen=EARLY_PREVIEWS)
         self._past: deque[str] = deque(maxlen=PAST_RUNS)
-        self._pictures = Pictures(link.send)
 
     def run(self, stop: threading.Event) -> int:
         """Work until the beamline asks for the end or is gone, or `stop` is set.
@@ -124,7 +119,6 @@ class Controller:
                 if code is not None:
                     return code
             self.judge_next()
-            self._pictures.turn()
             if time.monotonic() >= trimmed + TRIM_SECONDS:
                 trim_heap()
                 trimmed = time.monotonic()
@@ -148,8 +142,6 @@ class Controller:
                 session.lengthen(planned)
             case Preview():
                 self._take(event)
-            case ShowMe():
-                self._pictures.wanted(event)
             case CloseRun() if session := self._session_of(event.run_uid):
                 session.close()
                 self._send(session.last_score())
@@ -189,22 +181,13 @@ class Controller:
         self._past.append(run.run_uid)
         set_run(run.run_uid)
         early, self._early = self._early, deque(maxlen=EARLY_PREVIEWS)
-        self._pictures.begin()
-        snapshots = Snapshots(run)
-
-        def keep(image: PreviewImage) -> None:
-            snapshots.offer(image)
-            self._pictures.offer(run.run_uid, image)
-
         try:
             self.session = SteeringSession(
                 run,
                 memory_limit=self._memory_limit,
-                on_image=keep,
                 reconstructor=self._reconstructor,
                 background=self._background,
             )
-            self._pictures.lines = self.session.lines
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
@@ -217,11 +200,10 @@ class Controller:
     def _leave(self) -> None:
         if self.session is not None:
             self.session.close()
-        self.session = self._pictures.lines = None
+        self.session = None
 
     def _take(self, preview: Preview) -> None:
         if session := self._session_of(preview.run_uid):
-            self._pictures.note_axis(preview.axis)
             try:
                 session.accept(preview)
             except StreamReconError as error:

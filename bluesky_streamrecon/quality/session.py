@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,7 +21,7 @@ from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
-from bluesky_streamrecon.quality.lines import LineStore, ScanLines
+from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
     ImageHistory,
     Metric,
@@ -88,8 +87,6 @@ class SteeringSession:
         a little further than asked.
     backlog : int, optional
         Images that may wait to be judged. When there are more, all but the newest are left unjudged.
-    on_image : callable, optional
-        Called with every complete image, before it is judged.
     reconstructor : Reconstructor, optional
         For forecasts from line integrals; without it these are only checked.
     background : bool, optional
@@ -107,7 +104,6 @@ class SteeringSession:
         *,
         memory_limit: int = 2**30,
         backlog: int = 8,
-        on_image: Callable[[PreviewImage], None] | None = None,
         reconstructor: Reconstructor | None = None,
         background: bool = False,
     ) -> None:
@@ -144,7 +140,6 @@ class SteeringSession:
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
         self._backlog = backlog
-        self._on_image = on_image
         self._pieces: dict[int, _Pieces] = {}
         self._history = ImageHistory()
         self._waiting: deque[PreviewImage] = deque()
@@ -159,10 +154,6 @@ class SteeringSession:
     def waiting(self) -> int:
         """Complete images that are not judged yet."""
         return len(self._waiting)
-
-    def lines(self) -> ScanLines | None:
-        """Return the line integrals of all projections so far; None before there are any."""
-        return self._lines.scan()
 
     def close(self) -> None:
         """Take note that no more projections come: images are still judged, but no more forecasts are begun."""
@@ -333,8 +324,6 @@ class SteeringSession:
             self._waiting.clear()
         self._history = self._history.appended(image)
         self._waiting.append(image)
-        if self._on_image is not None:
-            self._on_image(image)
         self._trim()
 
     def _trim(self) -> None:

@@ -1,15 +1,14 @@
 """Cuts on one rank: what viewers wish to see of the volume and of the projections, and this rank's part of it.
 
-In the volume a point's value is interpolated between the eight voxels around it. Each rank adds up what its own rows
-contribute, and the sum over ranks is the interpolation, so no rank needs rows of another one. Between images only, at
-moments that all ranks agree on, so that all parts are of the same image; while projections wait, in a small share of
-the time.
+Each rank adds up what its own rows contribute, and the sum over ranks is the interpolation, so no rank needs rows of
+another one. Between images only, at moments that all ranks agree on, so that all parts are of the same image; while
+projections wait, in a small share of the time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, get_args
 
 import msgspec
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import Cut, Cuts, OpenRun, RankEndpoint, ShowCuts
-from bluesky_streamrecon.wire.cuts import MOST_CUTS, Space
+from bluesky_streamrecon.wire.cuts import MOST_CUTS, Space, interpolated, points_of
 
-__all__ = ["CutView", "interpolated", "points_of"]
+__all__ = ["CutView"]
 
 MOST_SHARE: Final = 0.05
 """Largest share of the time that cuts take while projections wait."""
@@ -153,70 +152,3 @@ class CutView:
             for part in parts
         )
         return int(numbers[0]), tuple(msgspec.convert(cut, Cut) for cut in cuts)
-
-
-def points_of(cuts: Sequence[Cut], volume: tuple[int, int, int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the points of cuts, one cut after the other, moved to voxel centres at the edge, and which are inside."""
-    points = np.concatenate([cut.points().reshape(-1, 3) for cut in cuts])
-    inside = (points >= -0.5) & (points <= np.array(volume) - 0.5)
-    return np.clip(points, 0, np.array(volume) - 1), np.all(inside, axis=1)
-
-
-def interpolated(
-    points: NDArray[np.float64], shape: tuple[int, int, int], view: Callable[[int], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Return what some rows contribute to the values at points, by trilinear interpolation.
-
-    Parameters
-    ----------
-    points : ndarray of float64, shape (k, 3)
-        (row, y, x), rows counted within these, y and x within a slice: 0 to its last row and column.
-    shape : (int, int, int)
-        Number of rows, and height and width of a slice.
-    view : callable
-        Returns the slice of a row, shape (height, width).
-
-    Returns
-    -------
-    ndarray of float32, shape (k,)
-        Sum over the rows' voxels of weight and value; zero where all eight are in other rows.
-    """
-    rows, height, width = shape
-    found = np.zeros(len(points), np.float32)
-    nearby = np.flatnonzero((points[:, 0] > -1) & (points[:, 0] < rows))
-    if not len(nearby):
-        return found
-    below = np.floor(points[nearby, 0]).astype(np.int32)
-    order = nearby[np.argsort(below, kind="stable")]
-    row, y, x = points[order].T
-    # Points from `starts[r]` to `starts[r + 2]` lie within one row of row r.
-    starts = np.searchsorted(np.sort(below), np.arange(-1, rows + 1))
-    corners = _corners(y, x, height, width)
-    sums = np.zeros(len(order), np.float32)
-    for number in range(rows):
-        part = slice(starts[number], starts[number + 2])
-        if part.start == part.stop:
-            continue
-        weight = (1 - np.abs(row[part] - number)).astype(np.float32)
-        if not weight.any():  # of a cut along a row, all that is around the row before it
-            continue
-        slice_ = view(number)
-        for down, along, share in corners:
-            sums[part] += weight * share[part] * slice_[down[part], along[part]]
-    found[order] = sums
-    return found
-
-
-def _corners(
-    y: NDArray[np.float64], x: NDArray[np.float64], height: int, width: int
-) -> list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]]:
-    """Return row, column and weight of each of the four pixels around points of a slice."""
-    low_y, low_x = np.floor(y).astype(np.int32), np.floor(x).astype(np.int32)
-    part_y, part_x = (y - low_y).astype(np.float32), (x - low_x).astype(np.float32)
-    high_y, high_x = np.minimum(low_y + 1, height - 1), np.minimum(low_x + 1, width - 1)
-    return [
-        (low_y, low_x, (1 - part_y) * (1 - part_x)),
-        (low_y, high_x, (1 - part_y) * part_x),
-        (high_y, low_x, part_y * (1 - part_x)),
-        (high_y, high_x, part_y * part_x),
-    ]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
+from bluesky_streamrecon.hdf5.results import DATASET, VOLUME
 from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.storage.stored_run import (
     Document,
@@ -30,8 +31,6 @@ from bluesky_streamrecon.storage.stored_run import (
 )
 
 __all__ = ["ScoreRow", "compose_reconstruction", "reconstruction_documents"]
-
-DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 
 ScoreRow = Mapping[str, float | int | str | bool | None]
 """One row of the scores' table, for instance ``{"image_number": 3, "projections": 27, "score": 0.93}``."""

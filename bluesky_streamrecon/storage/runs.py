@@ -21,6 +21,7 @@ from bluesky_streamrecon.angle_units import angles_in_degrees
 from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import FrameStack, LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
+from bluesky_streamrecon.hdf5.results import IMAGES
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.proxies import reaches_loopback
@@ -43,9 +44,6 @@ __all__ = [
     "stored_frames",
     "stored_readings",
 ]
-
-IMAGES = ("image", "volume")
-"""Streams and data keys of a reconstruction: the last live image, and what was finished from all projections."""
 
 
 class CatalogFrames(FrameStack):

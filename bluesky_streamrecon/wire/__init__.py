@@ -20,7 +20,7 @@ from bluesky_streamrecon.wire.events import (
     Refused,
     RunFinished,
 )
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe, Sinogram
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     AbandonRun,
@@ -80,7 +80,6 @@ __all__ = [
     "PeerInfo",
     "PeerJoined",
     "PeerLost",
-    "Picture",
     "Preview",
     "PreviewAt",
     "Problem",
@@ -93,9 +92,7 @@ __all__ = [
     "Score",
     "ServerSecurity",
     "ShowCuts",
-    "ShowMe",
     "Shutdown",
-    "Sinogram",
     "Status",
     "VolumeDone",
     "generate_keys",

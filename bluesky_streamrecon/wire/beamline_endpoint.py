@@ -13,7 +13,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
-from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
+from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
 from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
@@ -82,7 +82,7 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self._open: Run | None = None
         self._closed = False
         self._stores: list[FrameStore] = []  # of the newest run, and of others whose thread still waits for a file
-        transport = Transport(frame_limit=MAXIMUM_PICTURE_BYTES, io_threads=2)
+        transport = Transport(frame_limit=MAXIMUM_CUTS_BYTES, io_threads=2)
         try:
             self._address = transport.bind(PEERS, address, security, insecure=insecure)
         except BaseException:

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts, check_cuts
+from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cuts, ShowCuts, check_cuts
 from bluesky_streamrecon.wire.fields import Pixels
-from bluesky_streamrecon.wire.images import MOST_PICTURE_BYTES, MOST_SINOGRAM_BYTES, Picture, Preview
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -27,8 +27,8 @@ from bluesky_streamrecon.wire.messages import (
 )
 
 __all__ = [
+    "MAXIMUM_CUTS_BYTES",
     "MAXIMUM_HEADER_BYTES",
-    "MAXIMUM_PICTURE_BYTES",
     "MAXIMUM_PIXEL_BYTES",
     "PREAMBLE",
     "Buffer",
@@ -45,12 +45,12 @@ PREAMBLE: Final = MAGIC + bytes([PROTOCOL_VERSION])
 MAXIMUM_HEADER_BYTES: Final = 2**18
 """Longest header frame, preamble included."""
 MAXIMUM_PREVIEW_HEADER_BYTES: Final = 2**20
-MAXIMUM_PICTURE_BYTES: Final = MOST_PICTURE_BYTES + MOST_SINOGRAM_BYTES + 2**12
-"""Longest message of those that go to an operator and come from one, the pixels of a `Picture` or `Cuts` included."""
+MAXIMUM_CUTS_BYTES: Final = 4 * MOST_CUT_PIXELS + 2**12
+"""Longest message of those that go to an operator and come from one, the pixels of `Cuts` included."""
 MAXIMUM_PIXEL_BYTES: Final = 2**30
 """Largest pixel frame."""
 
-_LONGEST: Final = {Preview: MAXIMUM_PREVIEW_HEADER_BYTES, Picture: MAXIMUM_PICTURE_BYTES, Cuts: MAXIMUM_PICTURE_BYTES}
+_LONGEST: Final = {Preview: MAXIMUM_PREVIEW_HEADER_BYTES, Cuts: MAXIMUM_CUTS_BYTES}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
@@ -113,8 +113,8 @@ def _decode_header(frames: Sequence[Buffer]) -> Message:
     if not 1 <= len(frames) <= MOST_FRAMES:
         raise RemoteProtocolError(f"message: got {len(frames)} frames, expected 1 to {MOST_FRAMES}")
     header = memoryview(frames[0])
-    if header.nbytes > MAXIMUM_PICTURE_BYTES:
-        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {MAXIMUM_PICTURE_BYTES}")
+    if header.nbytes > MAXIMUM_CUTS_BYTES:
+        raise RemoteProtocolError(f"header: got {header.nbytes} bytes, expected at most {MAXIMUM_CUTS_BYTES}")
     if header.nbytes < len(PREAMBLE) or bytes(header[: len(MAGIC)]) != MAGIC:
         raise RemoteProtocolError(
             f"header: got {bytes(header[:4])!r}, expected {PREAMBLE!r}; is this a streamrecon peer?"
@@ -176,16 +176,6 @@ def _check_open(message: OpenRun) -> None:
         )
 
 
-def _check_picture(picture: Picture) -> None:
-    where = f"picture of image {picture.image_number}"
-    if len(picture.pixels) != len(picture.rows) * picture.size**2:
-        raise RemoteProtocolError(
-            f"{where}: got {len(picture.pixels)} bytes, expected {len(picture.rows)} slices of side {picture.size}"
-        )
-    if picture.low > picture.high:
-        raise RemoteProtocolError(f"{where}: got the range {picture.low} to {picture.high}, expected low <= high")
-
-
 def _check_hello(message: Hello) -> None:
     if message.rank >= message.size:
         raise RemoteProtocolError(f"hello: got rank {message.rank} of {message.size}, expected less than the size")
@@ -209,7 +199,6 @@ def _pixels(frames: Sequence[Buffer], dtype: np.dtype[Any], shape: tuple[int, ..
 _CHECKS: Final[dict[type, Callable[[Any], None]]] = {
     Hello: _check_hello,
     OpenRun: _check_open,
-    Picture: _check_picture,
     ShowCuts: check_cuts,
     Cuts: check_cuts,
 }

@@ -1,12 +1,14 @@
 """Messages about cuts through what a run has: what a viewer wishes to see, and what the ranks answer.
 
 Places in the volume are (row, y, x) in voxels: detector row, and row and column of its slice; voxel centres are whole
-numbers. Places among the projections are (row, angle, column): detector row and column, and radians.
+numbers. Places among the projections are (row, angle, column): detector row and column, and radians. In the volume a
+point's value is interpolated between the eight voxels around it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -17,7 +19,19 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.wire.fields import Count, Finite, Name, Side, Uid
 
-__all__ = ["MOST_CUTS", "MOST_CUT_PIXELS", "Cut", "CutMessage", "Cuts", "ShowCuts", "Space", "check_cuts"]
+__all__ = [
+    "MOST_CUTS",
+    "MOST_CUT_PIXELS",
+    "Cut",
+    "CutMessage",
+    "Cuts",
+    "ShowCuts",
+    "Space",
+    "check_cuts",
+    "cut_volume",
+    "interpolated",
+    "points_of",
+]
 
 MOST_CUTS: Final = 4
 """Cuts of one wish: a row, two vertical ones, and an oblique one."""
@@ -172,3 +186,82 @@ def check_cuts(message: CutMessage) -> None:
         raise RemoteProtocolError(
             f"cuts of wish {message.number}: got {len(message.pixels)} bytes, expected {4 * pixels} for {pixels} pixels"
         )
+
+
+def cut_volume(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:
+    """Return cuts of a whole volume, shape (rows, height, width), each of its `Cut.size`; NaN outside."""
+    rows, height, width = volume.shape
+    found = []
+    for cut in cuts:
+        points, inside = points_of([cut], (rows, height, width))
+        values = np.full(cut.pixels, np.nan, np.float32)
+        values[inside] = interpolated(points[inside], (rows, height, width), volume.__getitem__)
+        found.append(values.reshape(cut.size))
+    return found
+
+
+def points_of(cuts: Sequence[Cut], volume: tuple[int, int, int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the points of cuts, one cut after the other, moved to voxel centres at the edge, and which are inside."""
+    points = np.concatenate([cut.points().reshape(-1, 3) for cut in cuts])
+    inside = (points >= -0.5) & (points <= np.array(volume) - 0.5)
+    return np.clip(points, 0, np.array(volume) - 1), np.all(inside, axis=1)
+
+
+def interpolated(
+    points: NDArray[np.float64], shape: tuple[int, int, int], view: Callable[[int], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return what some rows contribute to the values at points, by trilinear interpolation.
+
+    Parameters
+    ----------
+    points : ndarray of float64, shape (k, 3)
+        (row, y, x), rows counted within these, y and x within a slice: 0 to its last row and column.
+    shape : (int, int, int)
+        Number of rows, and height and width of a slice.
+    view : callable
+        Returns the slice of a row, shape (height, width).
+
+    Returns
+    -------
+    ndarray of float32, shape (k,)
+        Sum over the rows' voxels of weight and value; zero where all eight are in other rows.
+    """
+    rows, height, width = shape
+    found = np.zeros(len(points), np.float32)
+    nearby = np.flatnonzero((points[:, 0] > -1) & (points[:, 0] < rows))
+    if not len(nearby):
+        return found
+    below = np.floor(points[nearby, 0]).astype(np.int32)
+    order = nearby[np.argsort(below, kind="stable")]
+    row, y, x = points[order].T
+    # Points from `starts[r]` to `starts[r + 2]` lie within one row of row r.
+    starts = np.searchsorted(np.sort(below), np.arange(-1, rows + 1))
+    corners = _corners(y, x, height, width)
+    sums = np.zeros(len(order), np.float32)
+    for number in range(rows):
+        part = slice(starts[number], starts[number + 2])
+        if part.start == part.stop:
+            continue
+        weight = (1 - np.abs(row[part] - number)).astype(np.float32)
+        if not weight.any():  # of a cut along a row, all that is around the row before it
+            continue
+        slice_ = view(number)
+        for down, along, share in corners:
+            sums[part] += weight * share[part] * slice_[down[part], along[part]]
+    found[order] = sums
+    return found
+
+
+def _corners(
+    y: NDArray[np.float64], x: NDArray[np.float64], height: int, width: int
+) -> list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]]:
+    """Return row, column and weight of each of the four pixels around points of a slice."""
+    low_y, low_x = np.floor(y).astype(np.int32), np.floor(x).astype(np.int32)
+    part_y, part_x = (y - low_y).astype(np.float32), (x - low_x).astype(np.float32)
+    high_y, high_x = np.minimum(low_y + 1, height - 1), np.minimum(low_x + 1, width - 1)
+    return [
+        (low_y, low_x, (1 - part_y) * (1 - part_x)),
+        (low_y, high_x, (1 - part_y) * part_x),
+        (high_y, low_x, part_y * (1 - part_x)),
+        (high_y, high_x, part_y * part_x),
+    ]

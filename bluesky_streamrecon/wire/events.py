@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     ChangeRun,
@@ -126,5 +126,5 @@ class Refused:
 
 LinkEvent = LinkLost | LinkRestored | Refused | Problem | Shutdown
 RankEvent = LinkEvent | OpenRun | Item | ItemGone | ChangeRun | CloseRun | AbandonRun | ShowCuts
-ControllerEvent = LinkEvent | OpenRun | ChangeRun | CloseRun | AbandonRun | Preview | ShowMe
-OperatorEvent = LinkEvent | Answer | Picture | Cuts
+ControllerEvent = LinkEvent | OpenRun | ChangeRun | CloseRun | AbandonRun | Preview
+OperatorEvent = LinkEvent | Answer | Cuts

@@ -19,7 +19,6 @@ from bluesky_streamrecon.wire.events import (
     PeerLost,
     RunFinished,
 )
-from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Listener, Peer
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
@@ -35,7 +34,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
-from bluesky_streamrecon.wire.operators import CutWishes, PictureWishes
+from bluesky_streamrecon.wire.operators import CutWishes
 from bluesky_streamrecon.wire.run import Ledger, Run
 
 __all__ = ["Hub"]
@@ -53,14 +52,13 @@ class Hub(Listener):
 
     def __init__(self, **listening: Any) -> None:
         super().__init__(**listening)
-        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Picture, Ask, ShowMe, ShowCuts, Cuts)
+        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Ask, ShowCuts, Cuts)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
         self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
         self._shutdown: str | None = None
         self._ready = False
-        self._pictures = PictureWishes()
         self._cuts = CutWishes()
         self._paced_at = 0.0
 
@@ -131,9 +129,6 @@ class Hub(Listener):
             for text in self.run.frames.failures():
                 self._report_failure(self.run, text)
         self._let_ask(now)
-        controller = self._peers.get(("controller", 0))
-        if (wish := self._pictures.serve(now)) is not None and controller is not None and controller.link is not None:
-            controller.send_plain(wish)
         if self.run is not None and not self.run.finished and (cuts := self._cuts.wish(now)) is not None:
             for peer in self._links.values():
                 if peer.hello.role == "rank":
@@ -179,7 +174,6 @@ class Hub(Listener):
         if hello.role == "rank":
             self._rank_joined(peer, before)
         elif hello.role == "controller":
-            self._pictures.ask_again()
             for other in self._links.values():
                 if other.hello.role == "rank":
                     other.send_plain(self._preview_at())
@@ -196,7 +190,6 @@ class Hub(Listener):
         if role == "rank":
             self._ready = False
         if role == "operator":
-            self._pictures.leave(peer)
             self._cuts.leave(peer)
         if reason:
             if self._shutdown is None and role != "operator":
@@ -262,8 +255,6 @@ class Hub(Listener):
         if isinstance(message, Problem):
             log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
             self._emit(message, peer)
-        elif isinstance(message, Picture) and role == "controller":
-            self._pictures.show(message)
         elif isinstance(message, Cuts) and role == "rank":
             self._cuts.show(message)
         elif isinstance(message, Status):
@@ -295,8 +286,6 @@ class Hub(Listener):
     def _from_operator(self, peer: Peer, message: Message, now: float) -> None:
         if isinstance(message, Ask):
             self._emit(message, peer)
-        elif isinstance(message, ShowMe):
-            self._pictures.want(peer, message)
         elif isinstance(message, ShowCuts):
             self._cuts.want(peer, message, now)
         elif not isinstance(message, Problem):

@@ -1,16 +1,12 @@
-"""Messages with images: slices for the controller, with line integrals of their rows, and pictures for people.
-
-Pictures are 8-bit and small, so they travel inside the header. Angles are radians, lengths detector pixels.
-"""
+"""The message with slices for the controller, and line integrals of their rows. Angles are radians, lengths pixels."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.projection_sets import ProjectionSet
 from bluesky_streamrecon.wire.fields import (
@@ -26,22 +22,7 @@ from bluesky_streamrecon.wire.fields import (
     Uid,
 )
 
-__all__ = [
-    "LARGEST_PICTURE_SIDE",
-    "MOST_PICTURE_BYTES",
-    "MOST_SINOGRAM_BYTES",
-    "Picture",
-    "Preview",
-    "ShowMe",
-    "Sinogram",
-]
-
-LARGEST_PICTURE_SIDE: Final = 1024
-MOST_PICTURE_BYTES: Final = 3 * LARGEST_PICTURE_SIDE**2
-"""Three slices of the largest side, or more smaller ones."""
-MOST_SINOGRAM_BYTES: Final = 2**20
-MOST_DIRECTIONS: Final = 360
-"""That a picture tells apart."""
+__all__ = ["Preview"]
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
@@ -111,87 +92,3 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
             lines_counts=() if views.single else tuple(views.counts.tolist()),
             lines=views.values,
         )
-
-
-class Sinogram(msgspec.Struct, frozen=True, kw_only=True):
-    """The projections so far, of a picture's rows, for people to see: where they are, and 8 bits of them, made small.
-
-    Parameters
-    ----------
-    start, span : float
-        Range of angles, radians; it is cut into as many directions as `counts` has, and the first is around `start`.
-    turn : float
-        Angle after which a view shows the same again, radians.
-    newest : float
-        Angle of the newest projection, radians.
-    counts : bytes
-        Projections in each direction, 255 at most.
-    columns : int
-        Detector columns that are shown, evenly spread.
-    low, high : float
-        Line integrals that are shown as 1 and as 255; 0 is where there is none.
-    pixels : bytes
-        ``rows * len(counts) * columns``, C order; of several projections in one direction the newest.
-    """
-
-    start: Finite
-    span: Finite
-    turn: Finite
-    newest: Finite
-    counts: Annotated[bytes, Meta(min_length=1, max_length=MOST_DIRECTIONS)]
-    columns: Side
-    low: Finite
-    high: Finite
-    pixels: Annotated[bytes, Meta(max_length=MOST_SINOGRAM_BYTES)]
-
-
-class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
-    """Some slices of one image for people to see: 8 bits, made small.
-
-    Parameters
-    ----------
-    run_uid, image_number, projections
-        Which image of which run, and how many projections went into it.
-    rows, size : tuple of int, int
-        Detector rows of the slices, and their side.
-    full_size : int
-        Side before they were made small.
-    low, high : float
-        Attenuation, 1/pixel, that is shown as 0 and as 255.
-    pixels : bytes
-        ``len(rows) * size * size``, C order.
-    axis : float or None
-        Detector column of the rotation axis.
-    made : float
-        When the image was complete.
-    sinogram : Sinogram or None
-        Of the same rows, where there are line integrals.
-    """
-
-    run_uid: Uid
-    image_number: Count
-    projections: Count
-    rows: PreviewRows
-    size: Annotated[int, Meta(ge=1, le=LARGEST_PICTURE_SIDE)]
-    full_size: Annotated[int, Meta(ge=1, le=65_536)]
-    low: Finite
-    high: Finite
-    pixels: Annotated[bytes, Meta(max_length=MOST_PICTURE_BYTES)]
-    axis: Finite | None = None
-    made: float = 0.0
-    sinogram: Sinogram | None = None
-
-    def values(self) -> NDArray[np.float32]:
-        """Return the slices, 1/pixel in 256 steps, shape (slices, size, size)."""
-        pixels = np.frombuffer(self.pixels, np.uint8).reshape(len(self.rows), self.size, self.size)
-        return np.linspace(self.low, self.high, 256, dtype=np.float32)[pixels]
-
-
-class ShowMe(msgspec.Struct, frozen=True, kw_only=True, tag="show-me"):
-    """Somebody watches: one picture of an image other than this one may be sent, when there is one.
-
-    An operator sends it to the beamline, and that one to the controller. The picture may be lost.
-    """
-
-    run_uid: Uid | None = None
-    image_number: Count = 0

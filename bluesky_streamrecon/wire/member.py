@@ -21,7 +21,6 @@ from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire.channel import MessageSender, Receiver, ReceiverState
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.link import LinkEnd, SendNow, Sent
 from bluesky_streamrecon.wire.messages import (
     CHANNELS,
@@ -258,7 +257,7 @@ class Member(LinkEnd):
             self.take(message, CREDITS, now)
         elif isinstance(message, PreviewAt):
             self.preview_at = message
-        elif isinstance(message, Answer | ShowMe | Picture | ShowCuts | Cuts | Shutdown):
+        elif isinstance(message, Answer | ShowCuts | Cuts | Shutdown):
             if self.take(message, CREDITS, now):
                 self.events.append(message)
             if isinstance(message, Answer):

@@ -32,7 +32,7 @@ from bluesky_streamrecon.wire.fields import (
     Text,
     Uid,
 )
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.open_run import OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 
@@ -368,8 +368,6 @@ Message = (
     | Preview
     | Ask
     | Answer
-    | ShowMe
-    | Picture
     | CutMessage
     | Shutdown
 )

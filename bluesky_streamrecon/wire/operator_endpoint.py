@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError, JobError, ProtocolError, SteeringError
-from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES, decode, encode
+from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, decode, encode
 from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.events import LinkRestored, OperatorEvent, Refused
-from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Shutdown
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
@@ -51,11 +50,11 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self.address = address
         self.ending = threading.Event()
         """Set when the beamline announces that its job ends."""
-        self._waiting: dict[Hashable, tuple[Ask | ShowMe | ShowCuts, Future[Any]]] = {}  # by question, look or viewer
+        self._waiting: dict[Hashable, tuple[Ask | ShowCuts, Future[Any]]] = {}  # by question or viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id), channel="orders")
-        transport = Transport(frame_limit=MAXIMUM_PICTURE_BYTES)
+        transport = Transport(frame_limit=MAXIMUM_CUTS_BYTES)
         super().__init__("streamrecon-operator", address, transport, member, security)
 
     @property
@@ -83,21 +82,6 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         if not answer.ok:
             raise SteeringError(answer.text)
         return answer
-
-    def look(self, seen: ShowMe, *, timeout: float = 10.0) -> Picture:
-        """Wait for a picture of another image than the one that was `seen`.
-
-        Raises
-        ------
-        JobError
-            If the beamline refuses us, or there is none in time.
-        """
-        look = object()
-        with self._working():
-            self._check_not_over()
-            shown: Future[Picture] = self._expect(look, seen)
-            self._member.send(seen)
-        return self._wait(look, shown, timeout, "no picture")
 
     def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[Cuts]:
         """Wish to see cuts of the newest image; does not wait. The wish, or its answer, may be lost.
@@ -139,7 +123,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         if self._over:
             raise JobError(self._over)
 
-    def _expect(self, key: Hashable, what: Ask | ShowMe | ShowCuts) -> Future[Any]:
+    def _expect(self, key: Hashable, what: Ask | ShowCuts) -> Future[Any]:
         future: Future[Any] = Future()
         self._waiting[key] = what, future
         return future
@@ -163,10 +147,6 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
                 waiting = [(key, what) for key, (what, _) in list(self._waiting.items())]
                 if isinstance(event, Answer):
                     self._settle(event.number, event)
-                elif isinstance(event, Picture):
-                    for key, what in waiting:
-                        if isinstance(what, ShowMe):
-                            self._settle(key, event)
                 elif isinstance(event, Cuts):
                     for key, what in waiting:
                         if isinstance(what, ShowCuts) and (what.viewer, what.number) == (event.viewer, event.number):

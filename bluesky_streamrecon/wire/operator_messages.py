@@ -5,13 +5,14 @@ Times are seconds since the epoch (UTC).
 
 from __future__ import annotations
 
+import math
 import time as clock
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from bluesky_streamrecon.wire.fields import Count, Name, Number, Text, Uid
+from bluesky_streamrecon.wire.fields import Count, Finite, Name, Number, PreviewRows, Shape2, Text, Uid
 
 __all__ = [
     "MOST_EXTRA",
@@ -143,6 +144,12 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         Detector column of the rotation axis.
     pixel_size : float or None
         Side of a voxel, micrometres, where the run says what that of a pixel is.
+    detector_shape : (int, int)
+        Rows and columns of a projection.
+    preview_rows : tuple of int
+        Detector rows that the score is taken from.
+    angles : (float, float, float)
+        Start, stop and turn of the `AngularRange` that the scan is going to visit, radians.
     ranks : int
         MPI ranks.
     ledger : dict
@@ -182,6 +189,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     least: Count = 0
     axis: float | None = None
     pixel_size: float | None = None
+    detector_shape: Shape2 = (1, 1)
+    preview_rows: PreviewRows = ()
+    angles: tuple[Finite, Finite, Finite] = (0.0, math.pi, math.pi)
     ranks: Count = 0
     ledger: Annotated[dict[Name, int | bool], Meta(max_length=32)] = {}
     problem: Text = ""

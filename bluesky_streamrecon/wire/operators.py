@@ -1,26 +1,20 @@
 """What people's programs wish to see, at the beamline's end, without sockets.
 
-They are sent nothing that they have not asked for. One picture at a time comes up from the controller, and the cuts of
-one wish at a time from the ranks, only while somebody waits for them. Time is passed in, monotonic seconds.
+They are sent nothing that they have not asked for. The cuts of one wish at a time come up from the ranks, only while
+somebody waits for them. Time is passed in, monotonic seconds.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import msgspec
 
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.images import Picture, ShowMe
 from bluesky_streamrecon.wire.listener import Peer
 
-__all__ = ["CutWishes", "PictureWishes"]
+__all__ = ["CutWishes"]
 
-SHOWN_SECONDS: Final = 0.25
-"""Least time between two pictures for one operator."""
-PICTURE_SECONDS: Final = 5.0
-"""After which a picture that the controller did not send is asked for again."""
 MOST_CUT_WISHES: Final = 64
 """Of all viewers together; the oldest is dropped."""
 CUT_SECONDS: Final = 1.0
@@ -28,49 +22,6 @@ CUT_SECONDS: Final = 1.0
 more."""
 CUT_WISH_SECONDS: Final = 10.0
 """After which nobody waits for cuts any more."""
-
-
-class PictureWishes:
-    """Which operators wait for a picture, and of another image than which; the controller's newest one serves all."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, tuple[Peer, ShowMe]] = {}
-        self._shown_at: dict[str, float] = {}
-        self._newest: Picture | None = None
-        self._asked_at = -math.inf  # when the controller was asked for a picture that has not come
-
-    def want(self, peer: Peer, wish: ShowMe) -> None:
-        """Take an operator's wish in the place of its last one."""
-        self._waiting[peer.hello.instance] = (peer, wish)
-
-    def leave(self, peer: Peer) -> None:
-        """Forget what an operator wished to see."""
-        self._waiting.pop(peer.hello.instance, None)
-        self._shown_at.pop(peer.hello.instance, None)
-
-    def show(self, picture: Picture) -> None:
-        """Take the controller's newest picture."""
-        self._newest = picture
-        self.ask_again()
-
-    def ask_again(self) -> None:
-        """Note that the controller owes no picture: it has sent one, or is another."""
-        self._asked_at = -math.inf
-
-    def serve(self, now: float) -> ShowMe | None:
-        """Send the newest picture to whoever waits for it; return what to ask the controller for, if anything."""
-        seen = ShowMe()
-        if (newest := self._newest) is not None:
-            seen = ShowMe(run_uid=newest.run_uid, image_number=newest.image_number)
-            for name, (peer, wish) in list(self._waiting.items()):
-                if wish != seen and now - self._shown_at.get(name, -math.inf) >= SHOWN_SECONDS:
-                    del self._waiting[name]
-                    self._shown_at[name] = now
-                    peer.send_plain(newest)
-        if not self._waiting or now - self._asked_at < PICTURE_SECONDS:
-            return None
-        self._asked_at = now
-        return seen
 
 
 class CutWishes:

@@ -16,7 +16,7 @@ from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES
 from bluesky_streamrecon.wire.cuts import Cuts
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
-from bluesky_streamrecon.wire.images import Picture, Preview
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import (
@@ -264,7 +264,7 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
                 self._previews.taken(event)
         return event
 
-    def send(self, message: Score | Problem | Picture) -> None:
+    def send(self, message: Score | Problem) -> None:
         """Send a score or a problem until the beamline has it, or a picture, which is lost while there is no link."""
         with self._working():
             self._member.send(message)

@@ -70,9 +70,11 @@ def test_run_is_held_extended_corrected_and_finished_in_a_browser_and_looked_bac
             page.click("#extend")
             page.locator("#said", has_text="no automatic stop before 15").wait_for()
             page.locator("#coverage title", has_text="10 of 24 directions covered").wait_for(state="attached")
-            page.click("#sinogram summary")
-            page.locator("#sinogram img[src*='sinogram/']").wait_for()
-            page.evaluate("() => document.querySelector('#sinogram img').decode()")
+            page.click("#projections summary")
+            page.locator("#projections p", has_text="columns across, 0° to 180°").wait_for()
+            for kind, said in (("projection", "Line integrals of the newest projection"), ("raw", "Not there yet")):
+                page.select_option("#kind", kind)
+                page.locator("#projections p", has_text=said).wait_for()
             page.fill("#column", "30.5")
             page.click("#axis")
             page.locator("#about", has_text="about detector column 30.5").wait_for()
@@ -83,7 +85,7 @@ def test_run_is_held_extended_corrected_and_finished_in_a_browser_and_looked_bac
             page.focus("#when")
             page.keyboard.press("ArrowLeft")
             page.select_option("#compare", "difference")
-            page.locator("#cut-note", has_text="rows 1, 2, 3 only").wait_for()
+            page.locator("#cut-note", has_text="row 2, coarse elsewhere").wait_for()
             until(page, "past.limit > 0 && onShow(drawn.row).some(v => v !== 0 && Number.isFinite(v))")
             for size in SIZES:
                 apart(page, size, *WHAT_MATTERS, "#past")

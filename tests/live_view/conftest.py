@@ -16,7 +16,7 @@ import pytest
 from browsing import CHROMIUM, in_chromium
 from pretended_beamline import BOUND, Beamline, pretended_beamline
 
-from bluesky_streamrecon.live_view import Source, ViewServer
+from bluesky_streamrecon.live_view import Source, ViewServer, images
 
 
 class Page:
@@ -65,7 +65,8 @@ def beamline() -> Iterator[Beamline]:
 
 
 @pytest.fixture
-def server(beamline) -> Iterator[ViewServer]:
+def server(beamline, monkeypatch) -> Iterator[ViewServer]:
+    monkeypatch.setattr(images, "SECONDS", 0.0)  # every image is kept
     source = Source(beamline.connect, "anna@here")
     made = ViewServer(source)
     thread = threading.Thread(target=made.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import queue
 
 import msgspec
 import numpy as np
@@ -23,50 +23,59 @@ def source(beamline):
 
 
 @pytest.fixture
-def await_snapshot(source):
-    """Return what waits until the source has something."""
-    changed = threading.Condition()
+def live(source):
+    """A figure, and what waits until it has taken an image."""
+    taken = queue.Queue()
 
-    def notify():
-        with changed:
-            changed.notify_all()
+    class Live(LiveReconstruction):
+        def event(self, doc):
+            super().event(doc)
+            taken.put(self._cuts)
 
-    source.listen(notify)
+    def wait(number):
+        while (cuts := taken.get(timeout=BOUND)) is None or cuts.image_number != number:
+            pass
 
-    def wait(what):
-        with changed:
-            assert changed.wait_for(lambda: what(source.snapshot), BOUND)
-
-    return wait
+    return Live(source, figure=Figure(), slice_number=0), wait
 
 
-def test_slice_score_and_gain_of_the_run_are_drawn_in_place(beamline, source, await_snapshot):
+def await_verdicts(source):
+    seen = queue.Queue()
+    source.listen(lambda: seen.put(None))
+    while not (source.snapshot.judged and source.snapshot.status.image_number):
+        seen.get(timeout=BOUND)
+
+
+def test_slice_score_and_gain_of_the_run_are_drawn_in_place(beamline, source, live):
     judged = Judged(image_number=1, projections=4, score=0.5, gain=0.1, gain_low=0.05, gain_high=0.2, gain_at=3)
     beamline.judged = (judged, msgspec.structs.replace(judged, image_number=2, projections=8, score=0.7, gain_at=6))
     beamline.status = msgspec.structs.replace(beamline.status, tolerance=0.02)
-    beamline.show(1, grey=200)
-    await_snapshot(lambda now: now.picture is not None and len(now.judged) == 2 and now.status.tolerance)
-    live = LiveReconstruction(source, figure=Figure(), slice_number=0)
+    beamline.show(1)
+    live, await_image = live
+    await_verdicts(source)
     live("start", {"uid": "run-1", "scan_id": 7})
+    await_image(1)
+    live._draw()
     picture, score, gain = live.figure.axes
-    assert np.all(picture.images[0].get_array() == 200)
+    y, x = np.indices((16, 16))
+    np.testing.assert_allclose(picture.images[0].get_array(), 300 + 10 * y + x)
     assert picture.get_title() == "row 3 from 1 projections"
     np.testing.assert_array_equal(score.lines[0].get_xydata(), [(4, 0.5), (8, 0.7)])
     np.testing.assert_array_equal(gain.lines[0].get_xydata(), [(3, 0.1), (6, 0.1)])
     assert gain.lines[1].get_label() == "tolerance"
-    beamline.show(2, grey=50)
-    await_snapshot(lambda now: now.picture.image_number == 2)
+    beamline.show(2, 50.0)
+    await_image(2)
     live("stop", {"exit_status": "success"})
     assert np.all(picture.images[-1].get_array() == 50)
     assert len(live.figure.axes) == 3
     assert live.figure.get_suptitle() == "Scan 7 (run-1) ended: success"
 
 
-def test_another_run_begins_with_an_empty_figure(beamline, source, await_snapshot):
+def test_another_run_begins_with_an_empty_figure(beamline, live):
     beamline.judged = (Judged(image_number=1, projections=4, score=0.5),)
     beamline.show(1)
-    await_snapshot(lambda now: now.picture is not None and now.judged)
-    live = LiveReconstruction(source, figure=Figure())
+    live, await_image = live
+    await_image(1)
     live("start", {"uid": "run-2"})
     assert [(panel.lines[:], panel.images[:]) for panel in live.figure.axes] == [([], [])] * 3
 

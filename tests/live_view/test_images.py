@@ -10,8 +10,8 @@ import numpy as np
 from browsing import CHROMIUM, apart, in_chromium, until
 from pretended_beamline import VOLUME
 
-from bluesky_streamrecon.live_view.images import thinned
-from bluesky_streamrecon.wire import Picture
+from bluesky_streamrecon.live_view.images import Kept, thinned
+from bluesky_streamrecon.wire import Cut
 
 ROW = {"corner": [4.4, -0.5, -0.5], "down": [0, 16, 0], "across": [0, 0, 16], "shape": [16, 16]}
 FRONT = {"corner": [-0.5, 8, -0.5], "down": [12, 0, 0], "across": [0, 0, 16], "shape": [12, 16]}
@@ -31,13 +31,12 @@ def look(page, image, *cuts):
     return about, [part.reshape(shape) for part, shape in zip(parts, about["shapes"] * 2, strict=False)]
 
 
-def pictured(beamline, changes, *numbers):
-    """Show pictures, each twice as bright to the right as the row of its pixels counts, and wait for them."""
-    for number in numbers:
-        steps = (10 * number + 4 * np.arange(8)).astype(np.uint8)
-        pixels = np.tile(steps, (2, 8, 1)).tobytes()
-        beamline.show(number, size=8, full_size=16, pixels=pixels)
-        next(told for told in changes if told["picture"] and told["picture"]["image"] == number)
+def kept(server, beamline, changes, *values):
+    """Make images of these values, and wait until each is kept."""
+    images = server._images
+    for number, value in enumerate(values, 1):
+        beamline.show(number, value)
+        next(told for told in changes if told["newest"] and images.kept and images.kept[-1].image_number == number)
 
 
 def finish(beamline, tmp_path, taken=9):
@@ -51,44 +50,48 @@ def finish(beamline, tmp_path, taken=9):
     beamline.status = msgspec.structs.replace(beamline.status, **about)
 
 
-def test_pictures_are_thinned_evenly_and_stay_within_bounds():
+def image(number, **about):
+    """An image whose values are a linear function of the place, kept with every second voxel in each direction."""
+    z, y, x = np.moveaxis(2 * np.indices((4, 6, 6)) + 0.5, 0, 0)
+    whole = (100 * z + 10 * y + x).astype(np.float32)
+    kept = {"rows": (3,), "slices": np.full((1, 6, 6), 7, np.float32), "box": whole, **about}
+    return Kept("run", number, number, (8, 12, 12), **kept)
+
+
+def test_images_are_thinned_evenly_and_stay_within_bounds():
     kept = ()
     for number in range(1, 1001):
-        about = {"run_uid": "r", "rows": (0,), "size": 2, "full_size": 2, "low": 0.0, "high": 1.0}
-        made = Picture(image_number=number, projections=number, pixels=bytes(4), **about)
-        kept = thinned((*kept, made), 64, 10**6)
+        kept = thinned((*kept, image(number)), 64, 10**6)
         assert len(kept) <= 64
         assert (kept[0].projections, kept[-1].projections) == (1, number)
     assert np.diff([each.projections for each in kept]).max() <= 4 * 1000 / 64
-    assert len(thinned(kept, 64, 40)) == 10
+    assert len(thinned(kept, 64, 10 * kept[0].nbytes)) == 10
 
 
-def test_earlier_image_is_cut_along_its_nearest_row_beside_the_newest(page, beamline):
+def test_kept_image_is_coarse_but_in_its_rows_which_alone_are_seen_where_there_is_no_more():
+    made = image(1)
+    row, front = (Cut(**each) for each in (ROW, FRONT))
+    assert (made.cut(msgspec.structs.replace(row, corner=(3, -0.5, -0.5)))[:12, :12] == 7).all()
+    middle = Cut(corner=(1.5, 1.5, 1.5), down=(0, 8, 0), across=(0, 0, 8), shape=(8, 8))
+    np.testing.assert_allclose(made.cut(middle), middle.points() @ [100, 10, 1], rtol=1e-5)
+    assert made.placed(front) == front
+    alone = image(1, box=None)
+    assert alone.placed(row).corner[0] == 3
+    assert np.isnan(alone.cut(front)).all()
+    assert "rows 3 only" in alone.text
+
+
+def test_earlier_image_is_cut_in_any_direction_beside_the_newest(server, page, beamline):
     changes = page.changes()
-    beamline.begin_cuts()
-    next(told for told in changes if told["newest"] == "1")
-    look(page, 0, ROW)
-    pictured(beamline, changes, 1, 2, 3)
+    kept(server, beamline, changes, 20.0, None, 7.0)
     told = next(told for told in page.changes() if len(told["earlier"]) == 2)
     assert told["earlier"] == [[1, "projection 1 of 12"], [2, "projection 2 of 12"]]
     about, (row, front, newest, _) = look(page, 2, ROW, FRONT)
-    assert (about["volume"], about["compared"], about["cuts"][0]["corner"][0]) == (list(VOLUME), True, 5.0)
-    assert "rows 3, 5" in about["text"]
-    # A pixel of the picture is the mean of two voxels: its value stands between them.
-    pixel = np.clip((np.arange(16) - 0.5) / 2, 0, 7)
-    np.testing.assert_allclose(row, np.tile((20 + 4 * pixel) / 255, (16, 1)), rtol=1e-5)
-    np.testing.assert_allclose(newest - row, 10 / 255, rtol=1e-4)
-    assert np.isnan(front).all()
-
-
-def test_what_one_of_two_pictures_clips_is_no_difference(page, beamline):
-    changes = page.changes()
-    beamline.show(1, grey=255, high=1.0)
-    next(told for told in changes if told["picture"])
-    beamline.show(2, grey=255, high=0.5)
-    next(told for told in changes if told["earlier"])
-    _, (earlier, newest) = look(page, 1, ROW)
-    assert np.nanmax(np.abs(newest - earlier)) == 0
+    assert (about["volume"], about["compared"], about["cuts"][0]["corner"][0]) == (list(VOLUME), True, 4.4)
+    assert "row 5, coarse elsewhere" in about["text"]
+    np.testing.assert_allclose(row, Cut(**ROW).points() @ [100, 10, 1], rtol=1e-5)
+    np.testing.assert_allclose(front, Cut(**FRONT).points() @ [100, 10, 1], rtol=1e-5)
+    np.testing.assert_allclose(newest, 7)
 
 
 def test_finished_volume_and_last_live_image_take_the_place_of_the_image_that_was_made(page, beamline, tmp_path):
@@ -131,10 +134,10 @@ def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_a
     server, page, beamline, tmp_path
 ):
     changes = page.changes()
-    beamline.begin_cuts()
+    beamline.show(1, 1.0)
     with in_chromium(server.url) as (seen, shot):
         seen.locator("#cut-note", has_text="Image 1").wait_for()
-        pictured(beamline, changes, 1, 2, 3)
+        kept(server, beamline, changes, 1.0, 2.0, 3.0)
         seen.focus("#cut-row")
         seen.keyboard.press("+")
         seen.keyboard.press("ArrowLeft")
@@ -145,12 +148,12 @@ def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_a
         seen.locator("#cut-note", has_text="Image 2 from 2 projections").wait_for()
         seen.keyboard.press("Home")
         seen.locator("#moment", has_text="projection 1 of 12").wait_for()
-        seen.locator("#cut-note", has_text="Image 1 from 1 projections: rows 3, 5 only").wait_for()
+        seen.locator("#cut-note", has_text="Image 1 from 1 projections: row 5, coarse elsewhere").wait_for()
         assert seen.evaluate("[view.zoom, view.low, view.high, view.cross]") == before
 
         seen.select_option("#compare", "difference")
         seen.locator("#between", has_text="per pixel").wait_for()
-        step = "onShow(drawn.row).filter(Number.isFinite).every(v => Math.abs(v - 20 / 255) < 1e-5)"
+        step = "onShow(drawn.row).filter(Number.isFinite).every(v => Math.abs(v - 2) < 1e-5)"
         assert seen.evaluate(step)
         shot("difference")
         seen.select_option("#compare", "blink")
@@ -162,7 +165,7 @@ def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_a
         assert seen.locator("#between").inner_text() != shown
 
         seen.keyboard.press("End")
-        seen.locator("#cut-note", has_text="Image 1 from 1 projections, 12").wait_for()
+        seen.locator("#cut-note", has_text="Image 3 from 3 projections, 12").wait_for()
         assert seen.locator("#moment").inner_text() == "newest"
         finish(beamline, tmp_path)
         seen.locator("#cut-note", has_text="Finished volume from 9 projections").wait_for()

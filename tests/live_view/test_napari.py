@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from pretended_beamline import BOUND, VOLUME
 
+from bluesky_streamrecon.beamline.slices import coarse_volume
 from bluesky_streamrecon.live_view import Source
-from bluesky_streamrecon.live_view.napari_layer import VolumeLayer, coarse_volume
+from bluesky_streamrecon.live_view.napari_layer import VolumeLayer
 
 
 class Viewer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
 
 import msgspec
@@ -33,7 +35,7 @@ def test_page_is_one_file_that_loads_nothing_from_elsewhere(page):
     assert answer.headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
+def test_page_is_told_status_verdicts_and_images_as_they_come(page, beamline):
     changes = page.changes()
     beamline.judged = (Judged(image_number=1, projections=2, score=0.5),)
     beamline.status = msgspec.structs.replace(beamline.status, taken=3)
@@ -47,16 +49,28 @@ def test_page_is_told_status_verdicts_and_pictures_as_they_come(page, beamline):
     told = until(changes, lambda t: t["judged"])
     assert (told["first"], [j["score"] for j in told["judged"]]) == (1, [0.6])
     beamline.show(1)
-    assert until(changes, lambda t: t["picture"])["picture"]["rows"] == [3, 5]
-    beamline.show(2, grey=200)
-    told = until(changes, lambda t: t["picture"] and t["picture"]["image"] == 2)
-    shown = told["picture"]["sinogram"]
-    assert (shown["counts"], shown["columns"], shown["span"]) == ([1, 0, 2, 0], 3, pytest.approx(np.pi))
-    drawn = Image.open(io.BytesIO(page.ask("GET", f"/sinogram/2/0.png?token={page.token}").read())).convert("LA")
+    assert until(changes, lambda t: t["newest"])["newest"] == "1"
+
+
+def test_directions_and_projections_are_drawn_and_what_is_not_there_is_transparent(page, beamline):
+    changes = page.changes()
+    beamline.show(1)
+    told = until(changes, lambda t: t["directions"]["run"])["directions"]
+    assert told["text"].startswith("6 of 12 directions covered, the newest at 29°")
+    assert dict(told["paths"])["covered"].count("Z") == 6
+
+    def projections(what):
+        answer = page.ask("GET", f"/projections/{what}/5?viewer=v&token={page.token}")
+        return json.loads(answer.read()) if answer.status == 200 else answer.status
+
+    sinogram = projections("sinogram")
+    assert sinogram["text"].startswith("Line integrals so far: detector row 5, columns across, 0° to 180° downwards")
+    drawn = Image.open(io.BytesIO(base64.b64decode(sinogram["image"].partition(",")[2]))).convert("LA")
     grey, opaque = np.moveaxis(np.asarray(drawn), 2, 0)
-    assert grey[0].tolist() == [1, 128, 255]
-    assert opaque.all(axis=1).tolist() == [True, False, True, False]
-    assert page.ask("GET", f"/sinogram/2/2.png?token={page.token}").status == 404
+    assert (np.diff(grey[0].astype(int)) >= 0).all()
+    assert opaque.all(axis=1).tolist() == [True, False] * 6
+    assert projections("residual") == {"image": "", "text": "Not there yet: it comes with one of the next images."}
+    assert projections("nonsense") == 404
 
 
 def test_another_run_begins_with_no_verdicts(page, beamline):
@@ -101,7 +115,7 @@ def test_order_of_another_site_is_refused_even_with_the_token(page, beamline, he
 
 
 def test_nothing_is_told_without_the_token_and_orders_need_it_in_a_header(page, beamline):
-    for path in ("/", "/events", "/sinogram/1/0.png", "/?token=wrong"):
+    for path in ("/", "/events", "/projections/raw/1", "/?token=wrong"):
         assert page.ask("GET", path).status == 403
     assert page.ask("POST", f"/order?token={page.token}", {"action": "finish", "reason": "x"}).status == 403
     assert beamline.orders == []
@@ -129,7 +143,7 @@ def test_many_pages_share_one_connection(page, beamline):
         until(changes, lambda t: t["run"])
     beamline.show(1)
     for changes in watching:
-        until(changes, lambda t: t["picture"])
+        until(changes, lambda t: t["newest"])
     assert beamline.endpoint._hub.operators == 1
 
 

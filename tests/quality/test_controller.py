@@ -16,11 +16,9 @@ from bluesky_streamrecon.wire import (
     CloseRun,
     LinkLost,
     LinkRestored,
-    Picture,
     Problem,
     Refused,
     Score,
-    ShowMe,
     Shutdown,
 )
 
@@ -34,7 +32,6 @@ class ScriptedLink:
         self.silent = 0.0
         self.scores: list[Score] = []
         self.problems: list[Problem] = []
-        self.pictures: list[Picture] = []
 
     def next(self, timeout=None):
         if self.events:
@@ -47,7 +44,7 @@ class ScriptedLink:
         return self.silent
 
     def send(self, message):
-        {Score: self.scores, Problem: self.problems, Picture: self.pictures}[type(message)].append(message)
+        {Score: self.scores, Problem: self.problems}[type(message)].append(message)
 
 
 @pytest.fixture
@@ -75,16 +72,6 @@ def test_every_image_of_a_run_is_scored_and_the_verdict_says_when_it_is_enough(o
     assert next(score.image_number for score in link.scores if score.verdict == "enough") == 5
     assert {score.run_uid for score in link.scores} == {"run-1"}
     assert link.problems == []
-
-
-def test_picture_is_drawn_when_one_is_wanted_and_only_then(open_run, previews):
-    opened = open_run()
-    assert work(opened, *previews(1, 2, 3))[1].pictures == []
-    _, link = work(opened, *previews(1, 2, 3), ShowMe(), *previews(4))
-    (picture,) = link.pictures
-    assert (picture.run_uid, picture.image_number) == ("run-1", 4)
-    _, link = work(opened, *previews(1, 2), ShowMe(run_uid="run-1", image_number=2))
-    assert link.pictures == []
 
 
 def test_next_run_is_judged_by_itself(open_run, previews):

@@ -71,19 +71,23 @@ def test_subscribed_client_sees_each_image_as_it_is_made_in_units_of_attenuation
     begin(beamline, "run-seen")
     writer = write(storage.uri)
     for number in (1, 2, 3):
-        beamline.show(number, grey=51 * number)
+        beamline.show(number, number / 5)
         place, values = watcher.next()
         assert place == number - 1
-        assert values.shape == (1, 2, 4, 4)
+        assert values.shape == (1, 2, 16, 16)
         assert values.dtype == np.float32
         np.testing.assert_allclose(values, number / 5, rtol=1e-6)
         known = client["live"]["run-seen"].metadata["images"][place]
-        assert (known["image_number"], known["projections"], known["low"], known["high"]) == (number, number, 0.0, 1.0)
+        assert (known["image_number"], known["projections"], known["made"]) == (number, number, 1.0)
     writer.close()
     assert watcher.ended.wait(LONG)
     array = client["live"]["run-seen"]
     assert array.structure().dims == ("image", "slice", "y", "x")
-    assert (array.metadata["rows"], array.metadata["units"], array.metadata["full_size"]) == ([3, 5], "1/pixel", 8)
+    assert (array.metadata["rows"], array.metadata["units"], array.metadata["volume"]) == (
+        [3, 5],
+        "1/pixel",
+        [12, 16, 16],
+    )
     np.testing.assert_allclose(array.read()[:, 0, 0, 0], [0.2, 0.4, 0.6], rtol=1e-6)
     assert "run-seen" not in storage.catalog
 
@@ -103,15 +107,15 @@ def test_images_that_are_kept_are_bounded_spread_over_the_scan_and_the_last_is_t
     while known.get(timeout=BOUND).run_uid != uid:
         pass
     for number in range(1, 13):
-        beamline.show(number, grey=number)
+        beamline.show(number, number)
         place, values = watcher.next()
-        assert np.all(np.rint(values * 255) == number)
+        assert np.all(values == number)
     writer.close()
     array = client["live"][uid]
-    assert array.shape == (4, 2, 4, 4)
+    assert array.shape == (4, 2, 16, 16)
     assert place == 3
     assert [each["projections"] for each in array.metadata["images"]] == kept
-    assert list(np.rint(array.read()[:, 0, 0, 0] * 255)) == kept
+    assert array.read()[:, 0, 0, 0].tolist() == kept
 
 
 def test_images_that_a_writer_before_this_one_has_written_are_not_written_again(
@@ -135,10 +139,10 @@ def opened_later(beamline, storage, write, watcher):
     begin(beamline, uid)
     writer = write(storage.uri)
     for number in (1, 2, 3):
-        beamline.show(number, grey=51 * number)
+        beamline.show(number, number / 5)
         watcher.next()
     writer.close()
-    shape = (12, 8, 8)
+    shape = (12, 16, 16)
     with h5py.File(file, "w") as written:
         written["/exchange/data"], written["/exchange/volume"] = np.full(shape, 1, "f4"), np.full(shape, 3, "f4")
     block = {"recon_uid": recon_uid, "projections": 12}
@@ -165,7 +169,7 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
     assert images.newest(run.snapshot) == "volume"
     names = [(1, "projection 1 of 12"), (2, "projection 2 of 12"), (-1, "last live image")]
     assert images.earlier(run.snapshot) == names
-    row = Cut(corner=(5, -0.5, -0.5), down=(0, 8, 0), across=(0, 0, 8), shape=(8, 8))
+    row = Cut(corner=(5, -0.5, -0.5), down=(0, 16, 0), across=(0, 0, 16), shape=(16, 16))
     for image, values, newest in ((0, 3, None), (-1, 1, 3), (2, 0.4, 0.6)):
         shown = images.cut(image, [row])
         assert np.allclose(shown.values, values)
@@ -176,7 +180,7 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
         return
     with live_view(opened_later[:9], "--uri", storage.uri) as url, in_chromium(url) as (page, shot):
         page.locator("#what", has_text="The run has ended at projection 9 of 12").wait_for()
-        page.locator("#cut-note", has_text="Finished volume from 9 projections, 12 × 8 × 8 voxels").wait_for()
+        page.locator("#cut-note", has_text="Finished volume from 9 projections, 12 × 16 × 16 voxels").wait_for()
         page.focus("#when")
         page.keyboard.press("Home")
         page.locator("#cut-note", has_text="Image 1 from 1 projections: rows 3, 5 only").wait_for()

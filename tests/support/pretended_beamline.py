@@ -1,4 +1,4 @@
-"""A beamline that is pretended, behind the real wire: it answers operators, and shows pictures."""
+"""A beamline that is pretended, behind the real wire: it answers operators, and shows cuts of images."""
 
 from __future__ import annotations
 
@@ -16,51 +16,35 @@ from bluesky_streamrecon.wire import (
     Ask,
     BeamlineEndpoint,
     ClientSecurity,
-    ControllerEndpoint,
+    Cut,
     Cuts,
     Judged,
     OpenRunSpec,
     OperatorEndpoint,
     Order,
-    Picture,
     RankEndpoint,
     RunStatus,
     ServerSecurity,
     ShowCuts,
-    ShowMe,
     Shutdown,
 )
-from bluesky_streamrecon.wire.images import Sinogram
 
 BOUND = 20.0
 VOLUME = (12, 16, 16)
-SINOGRAM = Sinogram(
-    start=0.0,
-    span=np.pi,
-    turn=np.pi,
-    newest=np.pi / 2,
-    counts=bytes([1, 0, 2, 0]),
-    columns=3,
-    low=0.0,
-    high=2.0,
-    pixels=bytes([1, 128, 255, 0, 0, 0, 9, 9, 9, 0, 0, 0, *[7] * 12]),
-)
 
 
 class Beamline:
-    """Answers operators as `ReconJob` does, and shows pictures when they are wanted."""
+    """Answers operators as `ReconJob` does, and shows cuts when they are wished for."""
 
     def __init__(self, security: ServerSecurity | None = None, keys: ClientSecurity | None = None) -> None:
-        self.status = RunStatus(state="running", run_uid="run-1", planned=12)
+        about = {"detector_shape": VOLUME[:2], "preview_rows": (3, 5)}
+        self.status = RunStatus(state="running", run_uid="run-1", planned=12, **about)
         self.judged: tuple[Judged, ...] = ()
         self.orders: list[Order] = []
         self.refuse = ""
-        self._pictures: list[Picture] = []
-        self._may = threading.Semaphore(0)
         self.endpoint = BeamlineEndpoint(on_event=self._hear, heartbeat_seconds=0.1, security=security)
-        self._controller = ControllerEndpoint(self.endpoint.address, job_id=self.endpoint.job_id, security=keys)
-        self._thread = threading.Thread(target=self._draw)
-        self._thread.start()
+        self._keys = keys
+        self._value: float | None = None
         self.wishes: list[ShowCuts] = []
         self._rank: RankEndpoint | None = None
         self._cutting = threading.Thread(target=self._cut)
@@ -68,31 +52,21 @@ class Beamline:
     def connect(self) -> OperatorEndpoint:
         return OperatorEndpoint(self.endpoint.address, job_id=self.endpoint.job_id)
 
-    def show(self, number: int, grey: int = 100, **changes: Any) -> None:
-        picture = Picture(
-            run_uid=self.status.run_uid or "",
-            image_number=number,
-            projections=number,
-            rows=(3, 5),
-            size=4,
-            full_size=8,
-            low=0.0,
-            high=1.0,
-            pixels=bytes([grey]) * 32,
-            made=1.0,
-            sinogram=SINOGRAM,
-        )
-        self._pictures.append(msgspec.structs.replace(picture, **changes))
-        self._may.release()
-
     def begin_cuts(self) -> None:
-        """Open the run, with a rank whose image has the value 100 row + 10 y + x everywhere."""
-        shape = VOLUME[:2]
-        spec = OpenRunSpec(run_uid="run-1", recon_uid="recon-1", planned=12, detector_shape=shape, dtype="<u2")
-        self.endpoint.open_run(spec)
-        self._rank = RankEndpoint(self.endpoint.address, job_id=self.endpoint.job_id, rank=0, size=1)
-        self._cutting.start()
-        self.status = msgspec.structs.replace(self.status, image_number=1)
+        """Make the first image, with the value 100 row + 10 y + x everywhere."""
+        self.show(1)
+
+    def show(self, number: int, value: float | None = None) -> None:
+        """Make an image from as many projections as its number, of one value; None: 100 row + 10 y + x."""
+        if self._rank is None:
+            about = {"run_uid": "run-1", "recon_uid": "recon-1", "planned": 12, "detector_shape": VOLUME[:2]}
+            self.endpoint.open_run(OpenRunSpec(dtype="<u2", **about))
+            self._rank = RankEndpoint(
+                self.endpoint.address, job_id=self.endpoint.job_id, rank=0, size=1, security=self._keys
+            )
+            self._cutting.start()
+        self._value = value
+        self.status = msgspec.structs.replace(self.status, image_number=number)
 
     def _cut(self) -> None:
         assert self._rank is not None
@@ -100,23 +74,27 @@ class Beamline:
             if not isinstance(event, ShowCuts):
                 continue
             self.wishes.append(event)
-            points = np.concatenate([cut.points().reshape(-1, 3) for cut in event.cuts])
-            inside = ((points >= -0.5) & (points <= np.array(VOLUME) - 0.5)).all(axis=1)
-            values = np.where(inside, points @ [100.0, 10.0, 1.0], np.nan).astype("<f4")
             number = self.status.image_number
-            about = {"run_uid": "run-1", "image_number": number, "projections": number, "volume": VOLUME}
-            self._rank.send(Cuts(number=event.number, cuts=event.cuts, pixels=values.tobytes(), **about))
+            about = {"run_uid": self.status.run_uid, "image_number": number, "projections": number, "volume": VOLUME}
+            pixels = b"".join(self._values(cut).astype("<f4").tobytes() for cut in event.cuts)
+            self._rank.send(Cuts(number=event.number, cuts=event.cuts, pixels=pixels, made=1.0, angle=0.5, **about))
+
+    def _values(self, cut: Cut) -> np.ndarray[Any, Any]:
+        """Return the image's values; of the sinogram every other direction, of the rest nothing."""
+        points, limits = cut.points().reshape(-1, 3), np.array(VOLUME) - 0.5
+        if cut.space == "sinogram":
+            directions = np.rint(points[:, 1] / np.pi * 12)
+            return np.where(directions % 2, np.nan, points[:, 2])
+        values = points @ [100.0, 10.0, 1.0] if self._value is None else np.full(len(points), self._value)
+        inside = ((points >= -0.5) & (points <= limits)).all(axis=1) & (cut.space == "volume")
+        return np.where(inside, values, np.nan)
 
     def close(self) -> None:
         if self._rank is not None:
             self.endpoint.shutdown_peers("the test is over")
             self._cutting.join(BOUND)
             self._rank.close(0)
-        self._may.release()
-        self._pictures.clear()
-        self._controller.close(0)
         self.endpoint.close(0)
-        self._thread.join(BOUND)
 
     def _hear(self, ask: Any, sender: Any) -> None:
         if not isinstance(ask, Ask):
@@ -130,16 +108,6 @@ class Beamline:
                 self.status = msgspec.structs.replace(self.status, held=held)
         judged = tuple(each for each in self.judged if each.image_number > ask.after)
         self.endpoint.answer(sender, Answer(number=ask.seq, ok=ok, text=text, status=self.status, judged=judged))
-
-    def _draw(self) -> None:
-        while True:
-            self._may.acquire()
-            if not self._pictures:
-                return
-            while not isinstance(event := self._controller.next(BOUND), ShowMe):
-                if event is None:
-                    return
-            self._controller.send(self._pictures.pop(0))
 
 
 @contextmanager

@@ -23,16 +23,7 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.images import (
-    LARGEST_PICTURE_SIDE,
-    MOST_DIRECTIONS,
-    MOST_PICTURE_BYTES,
-    MOST_SINOGRAM_BYTES,
-    Picture,
-    Preview,
-    ShowMe,
-    Sinogram,
-)
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
@@ -53,20 +44,6 @@ PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, r
 
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
 CUTS = Cuts(run_uid="run", image_number=3, projections=5, number=7, cuts=(CUT, CUT), volume=(4, 8, 8), pixels=bytes(96))
-PICTURE = Picture(
-    run_uid="run",
-    image_number=3,
-    projections=5,
-    rows=(1, 2),
-    size=2,
-    full_size=8,
-    low=0,
-    high=1,
-    pixels=bytes(8),
-    sinogram=Sinogram(
-        start=0.0, span=3.1, turn=3.2, newest=1.5, counts=b"12", columns=2, low=0.0, high=1.0, pixels=bytes(8)
-    ),
-)
 
 UP = [
     HELLO,
@@ -74,7 +51,6 @@ UP = [
     o.Ask(
         seq=1, run_uid="run", order=o.Order(action="extend", who="anna", place="prompt", reason="why", count=3, uid="u")
     ),
-    PICTURE,
     m.OpenChannel(channel="reports", stream="i", first=3),
     m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),
     m.Heartbeat(time=1.5),
@@ -104,7 +80,6 @@ DOWN = [
     m.PreviewAt(address=None),
     m.Heartbeat(),
     m.Shutdown(reason="bye"),
-    ShowMe(run_uid="run", image_number=3),
     ShowCuts(viewer="page", number=3, cuts=(CUT,)),
     CUTS,
     o.Answer(
@@ -124,13 +99,6 @@ def test_messages_up_come_back_as_they_were(message: msgspec.Struct) -> None:
 @pytest.mark.parametrize("message", DOWN, ids=lambda m: type(m).__name__)
 def test_messages_down_come_back_as_they_were(message: msgspec.Struct) -> None:
     assert decode(encode(message)) == message
-
-
-@pytest.mark.parametrize("wrong", [{"pixels": bytes(7)}, {"low": float("nan")}, {"low": 2.0}, {"rows": (1,)}])
-def test_pictures_that_are_not_what_they_say_are_refused(wrong: dict[str, Any]) -> None:
-    picture = msgspec.structs.replace(PICTURE, **wrong)
-    with pytest.raises(RemoteProtocolError, match=r"picture of image 3|\$\.low"):
-        decode(encode(picture))
 
 
 @pytest.mark.parametrize(
@@ -167,20 +135,21 @@ def test_axis_that_is_no_place_on_a_detector_is_refused(message: msgspec.Struct,
         decode(encode(msgspec.structs.replace(message, axis=axis)))
 
 
-def test_largest_picture_and_answer_fit_into_a_header() -> None:
-    big = Picture(
+def test_largest_cuts_and_answer_fit_into_a_header() -> None:
+    edge = (1e6 / 3, -1e6 / 3, 1e6 / 7)
+    shape = (MOST_CUT_PIXELS // 16, 4)
+    cut = Cut(corner=edge, down=edge, across=edge, through=edge, shape=shape, space="projection")
+    big = Cuts(
         run_uid="r" * 128,
         image_number=2**53,
         projections=2**53,
-        rows=(65_535, 65_535, 65_535),
-        size=LARGEST_PICTURE_SIDE,
-        full_size=65_536,
-        low=0.0,
-        high=1.0,
-        pixels=bytes(MOST_PICTURE_BYTES),
-        sinogram=msgspec.structs.replace(
-            PICTURE.sinogram, counts=bytes(MOST_DIRECTIONS), pixels=bytes(MOST_SINOGRAM_BYTES)
-        ),
+        viewer="v" * 256,
+        number=2**53,
+        cuts=(cut,) * 4,
+        volume=(65_535,) * 3,
+        made=1e300,
+        angle=1e300,
+        pixels=bytes(4 * MOST_CUT_PIXELS),
     )
     assert decode(encode(big)) == big
     judged = Judged(

@@ -23,7 +23,7 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.hub import Hub
-from bluesky_streamrecon.wire.images import Picture, Preview, ShowMe
+from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.previews import PreviewReceiver
@@ -45,9 +45,6 @@ PREVIEW = Preview(run_uid="run", seq=1, rank=0, image_number=1, projections=3, r
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=0, size=2)
 WELCOME = m.Welcome(job_id="job", heartbeat_seconds=1.0)
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
-PICTURE = Picture(
-    run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=8, low=0, high=1, pixels=bytes(4)
-)
 OPEN_PREVIEWS = m.OpenChannel(channel="previews", stream="run")
 
 ACK = m.Ack(channel="run", stream="run", applied=1, received=2, credit=3)
@@ -68,8 +65,6 @@ SEEDS: list[list[bytes]] = [
     encode(m.VolumeDone(seq=1, run_uid="run", text="the disk is full")),
     encode(msgspec.structs.replace(HELLO, role="operator", rank=0, size=1)),
     encode(o.Ask(seq=1, order=o.Order(action="hold", who="anna", reason="why"))),
-    encode(PICTURE),
-    encode(ShowMe(run_uid="run", image_number=3)),
     encode(ShowCuts(viewer="page", number=3, cuts=(CUT,))),
     encode(
         Cuts(run_uid="run", image_number=1, projections=2, number=3, cuts=(CUT,), volume=(4, 8, 8), pixels=bytes(48))

@@ -18,15 +18,12 @@ from bluesky_streamrecon.wire import (
     ClientSecurity,
     Cut,
     Cuts,
-    LinkRestored,
     OperatorEndpoint,
     Order,
     PeerJoined,
-    Picture,
     RunStatus,
     ServerSecurity,
     ShowCuts,
-    ShowMe,
     make_keys,
 )
 from bluesky_streamrecon.wire import messages as m
@@ -39,9 +36,7 @@ from bluesky_streamrecon.wire.operators import CutWishes
 
 STATUS = Ask()
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
-PICTURE = Picture(
-    run_uid="run", image_number=3, projections=5, rows=(1,), size=2, full_size=4, low=0.0, high=1.0, pixels=bytes(4)
-)
+CUTS = Cuts(run_uid="run", image_number=3, projections=4, number=1, cuts=(CUT,), volume=(4, 8, 8), pixels=bytes(48))
 
 
 @pytest.fixture
@@ -108,24 +103,6 @@ def test_operator_needs_a_key_on_the_list_where_there_are_keys(answering, operat
         operator(beamline).ask(STATUS, timeout=0.3)
 
 
-def test_picture_is_drawn_only_when_somebody_looks_and_shown_to_all_who_do(wires, operator, in_thread):
-    beamline = wires.beamline()
-    controller = wires.controller(beamline)
-    wires.take(controller, LinkRestored)
-    assert controller.next(0) is None
-    shown: list[Any] = []
-
-    def look():
-        shown.append(operator(beamline).look(ShowMe(run_uid="run", image_number=2)))
-
-    lookers = [in_thread(look) for _ in range(3)]
-    assert wires.take(controller, ShowMe).run_uid is None
-    controller.send(PICTURE)
-    for looker in lookers:
-        looker.join(20)
-    assert shown == [PICTURE] * 3
-
-
 def hub_with(operators: int = 0) -> Hub:
     hub = Hub(job_id="job")
     for i in range(operators):
@@ -178,7 +155,7 @@ def test_operator_that_asks_without_end_is_answered_at_a_limited_pace():
         m.OpenChannel(channel="reports", stream="i0"),
         m.Score(seq=1, run_uid="run", image_number=1, projections=1, verdict="enough"),
         m.Status(run_uid="run", rank=0, state="busy"),
-        PICTURE,
+        CUTS,
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -233,23 +210,6 @@ def test_silent_operator_is_forgotten():
     assert hub.operators == 1
 
 
-def test_look_for_what_was_just_shown_waits_for_something_new():
-    hub = hub_with(1)
-    hub.receive(b"c", encode(m.Hello(job_id="job", role="controller", instance="c")), 0.0)
-    hub.receive(b"c", encode(PICTURE), 0.0)
-
-    def shown(wish: ShowMe, now: float) -> list[Any]:
-        hub.receive(b"0", encode(wish), now)
-        hub.tick(now)
-        return answers(hub, b"0")
-
-    assert shown(ShowMe(), 0.0) == [PICTURE]
-    assert [shown(ShowMe(), 0.1) for _ in range(3)] == [[]] * 3  # so often it does not get one
-    assert shown(ShowMe(run_uid="run", image_number=3), 0.5) == []
-    hub.tick(6.0)
-    assert [x for x in answers(hub, b"c") if isinstance(x, ShowMe)] == [ShowMe(run_uid="run", image_number=3)]
-
-
 def test_wishes_are_served_in_turn_the_same_ones_together_sent_again_when_lost_and_forgotten_with_their_viewer():
     wishes, (anna, ben) = CutWishes(), (Peer(m.Hello(job_id="job", role="operator", instance=i)) for i in "ab")
     assert wishes.wish(0.0) is None  # nobody watches
@@ -259,14 +219,13 @@ def test_wishes_are_served_in_turn_the_same_ones_together_sent_again_when_lost_a
     first = wishes.wish(0.0)
     assert wishes.wish(0.5) is None  # one at a time
     assert wishes.wish(1.5) == first  # it was lost, or an image takes as long
-    made = Cuts(run_uid="run", image_number=3, projections=4, number=1, cuts=(CUT,), volume=(4, 8, 8), pixels=bytes(48))
-    wishes.show(msgspec.structs.replace(made, number=7))
+    wishes.show(msgspec.structs.replace(CUTS, number=7))
     assert not anna.outbox
-    wishes.show(made)
+    wishes.show(CUTS)
     assert [(cuts.viewer, cuts.number) for cuts in anna.outbox] == [("left", 2)]
     second = wishes.wish(1.5)
     assert (first.number, second.number) == (1, 2)
-    wishes.show(msgspec.structs.replace(made, number=2))
+    wishes.show(msgspec.structs.replace(CUTS, number=2))
     assert [(cuts.viewer, cuts.number) for cuts in ben.outbox] == [("", 1)]
     assert wishes.wish(5.0) is None
     wishes.want(anna, ShowCuts(viewer="left", number=3, cuts=(CUT,)), 5.0)
@@ -276,7 +235,7 @@ def test_wishes_are_served_in_turn_the_same_ones_together_sent_again_when_lost_a
     assert wishes.wish(5.0).number == 3
     wishes.want(ben, ShowCuts(viewer="late", number=3, cuts=(CUT,)), 5.0)
     ben.outbox.clear()
-    wishes.show(msgspec.structs.replace(made, number=3))  # perhaps of an image before the one that the last one saw
+    wishes.show(msgspec.structs.replace(CUTS, number=3))  # perhaps of an image before the one that the last one saw
     assert [cuts.viewer for cuts in ben.outbox] == ["left", "right"]
     wishes.want(ben, ShowCuts(number=2, cuts=(CUT,)), 5.0)
     assert wishes.wish(60.0) is None  # nobody waits so long

@@ -16,7 +16,7 @@ import pytest
 
 from bluesky_streamrecon.wire import AllRanksReady, ClientSecurity, OpenRunSpec, RunFinished, ServerSecurity, make_keys
 from bluesky_streamrecon.wire import sockets as sockets_module
-from bluesky_streamrecon.wire.codec import MAXIMUM_PICTURE_BYTES
+from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES
 
 SILENT = int(os.environ.get("WIRE_SILENT", "100"))  # connections that say nothing
 BOUND = 20.0
@@ -92,5 +92,5 @@ def test_connection_that_announces_a_frame_above_the_limit_is_closed(wires: Any)
         raw.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
         body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
         raw.sendall(b"\x04" + bytes([len(body)]) + body)
-        raw.sendall(b"\x02" + struct.pack(">Q", MAXIMUM_PICTURE_BYTES + 1))
+        raw.sendall(b"\x02" + struct.pack(">Q", MAXIMUM_CUTS_BYTES + 1))
         assert is_closed(raw)
