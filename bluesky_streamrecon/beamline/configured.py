@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
-from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.errors import JobError
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import Launcher
@@ -102,28 +102,15 @@ def read_security(configuration: Configuration) -> ServerSecurity | None:
     return None if job.key is None else ServerSecurity.from_files(job.key, job.allowed)
 
 
-def operator_of(job: ReconJob, configuration: Configuration) -> Callable[[], OperatorEndpoint]:
-    """Return what connects to a job of this process as people do; where it has keys, with ``[job] job_key``.
-
-    Raises
-    ------
-    ConfigError
-        If the job wants keys and there are none, or they can not be used.
-    """
+def operator_of(job: ReconJob) -> Callable[[], OperatorEndpoint]:
+    """Return what connects to a job of this process as people do; where it has keys, with its own."""
     from bluesky_streamrecon.wire import ClientSecurity, OperatorEndpoint
 
-    keys, security = configuration.job, None
-    if keys.key is not None:
-        if keys.job_key is None or keys.server_key is None:
-            raise ConfigError(
-                "the beamline accepts only keys on its list; expected job_key and server_key in [job], too, to see its "
-                "images and verdicts"
-            )
-        security = ClientSecurity.from_files(keys.job_key, keys.server_key)
+    keys = None if job.security is None else ClientSecurity(job.security.keys, job.security.keys.public)
 
     def connect() -> OperatorEndpoint:
         if job.address is None or job.job_id is None:
             raise JobError("the job has not been started yet")
-        return OperatorEndpoint(job.address, job_id=job.job_id, security=security)
+        return OperatorEndpoint(job.address, job_id=job.job_id, security=keys)
 
     return connect

@@ -5,9 +5,12 @@ For a prompt with a display, and for notebooks; the page of ``streamrecon view``
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from bluesky.callbacks.core import make_class_safe
@@ -16,6 +19,7 @@ from bluesky.callbacks.mpl_plotting import QtAwareCallback
 from bluesky_streamrecon.beamline.configured import operator_of
 from bluesky_streamrecon.beamline.slices import grey_range, slice_of
 from bluesky_streamrecon.beamline.source import Snapshot, Source, Volume
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.wire import Cut, Cuts, Judged, RunStatus
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bluesky_streamrecon.beamline import ReconJob
-    from bluesky_streamrecon.config_file import Configuration
 
 __all__ = ["LiveReconstruction", "live_figure"]
 
@@ -32,28 +35,55 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 0.5
 """Between two drawings, so that a quick scan is not slowed down by them."""
+FIGURE_SIZE: Final = (9, 5)
+"""Inches."""
+
+_shown: weakref.WeakKeyDictionary[ReconJob, LiveReconstruction] = weakref.WeakKeyDictionary()
 
 
-def live_figure(job: ReconJob, configuration: Configuration, **options: Any) -> LiveReconstruction:
-    """Return a callback that draws the runs of a job of this process: ``RE(plan, live_figure(job, configuration))``.
+def live_figure(job: ReconJob, **options: Any) -> LiveReconstruction:
+    """Return a callback that draws the runs of a job of this process: ``RE(plan, live_figure(job))``.
 
     Parameters
     ----------
     job : ReconJob
         Need not be staged yet.
-    configuration : Configuration
-        Where the job has keys, ours are ``[job] job_key`` and ``server_key``.
     **options
         Of `LiveReconstruction`.
+    """
+    source = Source(operator_of(job), own_name())
+    close_at_end(source)
+    return LiveReconstruction(source, **options)
+
+
+def show_job(job: ReconJob, **options: Any) -> None:
+    """Show the runs of a job as they are taken, in a window, or in the output of a notebook's cell.
+
+    Parameters
+    ----------
+    job, **options
+        As for `live_figure`.
 
     Raises
     ------
     ConfigError
-        If the job wants keys and there are none, or they can not be used.
+        If there is neither a display nor a notebook.
     """
-    source = Source(operator_of(job, configuration), own_name())
-    close_at_end(source)
-    return LiveReconstruction(source, **options)
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+    from matplotlib.figure import Figure
+
+    notebook = getattr(get_ipython(), "kernel", None) is not None
+    if not notebook and not os.environ.get("DISPLAY"):
+        raise ConfigError("show: there is no display here, and this is no notebook; `streamrecon view` shows more")
+    if job in _shown:
+        _shown.pop(job).close()
+    if notebook:
+        options["figure"] = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    live = _shown[job] = live_figure(job, **options)
+    if notebook:
+        live.output = display(live, display_id=True)
+    live.follow()
 
 
 @make_class_safe(logger=logger)  # a window that was closed must not end a scan
@@ -75,11 +105,14 @@ class LiveReconstruction(QtAwareCallback):
     ----------
     figure : Figure or None
         That is drawn into.
+    output : DisplayHandle or None
+        Where a notebook shows it.
     """
 
     def __init__(self, source: Source, *, slice_number: int | None = None, figure: Figure | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.figure = figure
+        self.output: Any = None
         self._source = source
         self._slice_number = slice_number
         self._panels: Any = None
@@ -87,15 +120,32 @@ class LiveReconstruction(QtAwareCallback):
         self._run_uid = ""
         self._shown: Any = None
         self._next = 0.0
-        self._drawing = threading.Lock()
+        self._drawing = threading.RLock()
         source.watch(self._wished, self._take)
+
+    def follow(self) -> None:
+        """Draw the runs of the source from now on as they are taken, with or without documents."""
+        self._source.listen(lambda: self("follow_source", {}))
+        self("follow_source", {})
+
+    def close(self) -> None:
+        """Follow no longer, and end the connection."""
+        self._source.close()
+
+    def follow_source(self, doc: Any) -> Any:
+        """Begin the source's newest run if it is another one, and draw what is new."""
+        with self._drawing:
+            status = self._source.snapshot.status
+            if status.run_uid not in (None, self._run_uid):
+                self.start({"uid": status.run_uid})
+            return self.event(doc)
 
     def start(self, doc: Any) -> None:
         """Make the figure, or clear it."""
         if self.figure is None:
             from matplotlib import pyplot as plt
 
-            self.figure = plt.figure(figsize=(9, 5), layout="constrained")
+            self.figure = plt.figure(figsize=FIGURE_SIZE, layout="constrained")
         self.figure.clear()
         grid = self.figure.add_gridspec(2, 2, width_ratios=(1.2, 1))
         self._panels = [self.figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1])]
@@ -104,8 +154,8 @@ class LiveReconstruction(QtAwareCallback):
         self._draw()
 
     def event(self, doc: Any) -> Any:
-        """Draw what is new, unless that was done a moment ago."""
-        if time.monotonic() >= self._next:
+        """Draw what is new, unless that was done a moment ago and there is more to come."""
+        if time.monotonic() >= self._next or self._source.snapshot.link:
             self._draw()
         return doc
 
@@ -138,6 +188,16 @@ class LiveReconstruction(QtAwareCallback):
                 _draw_score(score, now)
                 _draw_gain(gain, now)
             self.figure.canvas.draw_idle()
+            if self.output is not None:
+                self.output.update(self)
+
+    def _repr_png_(self) -> bytes | None:
+        if self.figure is None:
+            return None
+        with self._drawing:
+            file = io.BytesIO()
+            self.figure.savefig(file, format="png")
+            return file.getvalue()
 
 
 def _draw_slice(panel: Any, cuts: Cuts) -> None:

@@ -122,7 +122,7 @@ class ReconJob(StandardReadable):
             raise ConfigError(f"reconstruction job: got {numbers}, expected positive ones")
         Supervision(restarts, backoff)  # refuses what can not work
         self._launcher = launcher if launcher is not None else (MpiLauncher() if local else None)
-        self._address, self._job_id, self._security, self._insecure = address, job_id, security, insecure
+        self._address, self._job_id, self.security, self._insecure = address, job_id, security, insecure
         self._memory_limit = memory_limit
         self.wanted_ranks = ranks
         """MPI ranks that a local job is started with."""
@@ -293,7 +293,7 @@ class ReconJob(StandardReadable):
         return BeamlineEndpoint(
             self._address,
             on_event=on_event,
-            security=self._security,
+            security=self.security,
             insecure=self._insecure,
             job_id=self._job_id,
             memory_limit=self._memory_limit,
@@ -304,6 +304,12 @@ class ReconJob(StandardReadable):
     def status(self) -> RunStatus:
         """Return how the run is; its text is for people."""
         return self.job.in_loop(self.runs.status)
+
+    def show(self, **options: Any) -> None:
+        """Show the run in a figure that is updated in place, at the prompt and in notebooks; see `show_job`."""
+        from bluesky_streamrecon.beamline.live_figure import show_job
+
+        show_job(self, **options)
 
     def finish_now(self, reason: str, *, who: str | None = None, run_uid: str | None = None) -> str:
         """End the run as a success at the plan's next checkpoint, whatever policy, hold or advisory mode say.

@@ -92,7 +92,7 @@ def follow(
     with contextlib.ExitStack() as around:
         around.enter_context(contextlib.closing(job))
         if pvs is not None:
-            operated = around.enter_context(open_source(operator_of(job, configuration), None))
+            operated = around.enter_context(open_source(operator_of(job), None))
             around.enter_context(serve_pvs(operated, pvs, pvs_interface, pvs_allow))
         asyncio.run(_follow(job, follower, source, count, done))
 

@@ -98,7 +98,6 @@ def run_demo(
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
     from bluesky_streamrecon.beamline.configured import operator_of
     from bluesky_streamrecon.beamline.source import Source
-    from bluesky_streamrecon.config_file import Configuration
     from bluesky_streamrecon.data_keys import FrameLayout
     from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.evaluation.scans import places_in_order
@@ -133,7 +132,7 @@ def run_demo(
         with (
             run_engine() as engine,
             contextlib.closing(job),
-            contextlib.closing(Source(operator_of(job, Configuration()), "demo")) as watching,
+            contextlib.closing(Source(operator_of(job), "demo")) as watching,
         ):
             watching.watch(developed.cuts, developed.take)
             for source in (job, engine):

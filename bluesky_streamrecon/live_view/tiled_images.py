@@ -43,8 +43,7 @@ def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> 
     job : ReconJob
         Need not be staged yet.
     configuration : Configuration
-        ``[storage] live_images`` says how many images of a run are kept; where the job has keys, ours are
-        ``[job] job_key`` and ``server_key``.
+        ``[storage] live_images`` says how many images of a run are kept.
     uri : str
         Of the Tiled server, with its key where it needs one.
 
@@ -52,13 +51,8 @@ def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> 
     -------
     LiveImageWriter
         To be closed.
-
-    Raises
-    ------
-    ConfigError
-        If the job wants keys and there are none, or they can not be used.
     """
-    return LiveImageWriter(Source(operator_of(job, configuration), own_name()), uri, configuration.storage.live_images)
+    return LiveImageWriter(Source(operator_of(job), own_name()), uri, configuration.storage.live_images)
 
 
 class LiveImageWriter:

@@ -48,7 +48,7 @@ class ServerSecurity:
     keys : KeyPair
         Own keys.
     allowed : frozenset of str
-        Z85 public keys of the clients that are let in; nobody else is.
+        Z85 public keys of the clients that are let in; nobody else is, but who has our own keys.
     """
 
     keys: KeyPair

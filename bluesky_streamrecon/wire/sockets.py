@@ -120,7 +120,9 @@ class Transport:
                 router.setsockopt(zmq.CURVE_SERVER, 1)
                 router.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode("ascii"))
                 router.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
-                self._allowed[name.encode("ascii")] = frozenset(zmq.utils.z85.decode(key) for key in security.allowed)
+                self._allowed[name.encode("ascii")] = frozenset(
+                    zmq.utils.z85.decode(key) for key in (*security.allowed, security.keys.public)
+                )
                 self._monitors[name] = self._monitor(name, router)
             router.bind(address)
         except zmq.ZMQError as error:

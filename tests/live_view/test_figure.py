@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import queue
+from types import SimpleNamespace
 
+import IPython.display
 import msgspec
 import numpy as np
 import pytest
+from IPython.core import getipython
 from matplotlib.figure import Figure
 from pretended_beamline import BOUND
 
-from bluesky_streamrecon.beamline.live_figure import LiveReconstruction
+from bluesky_streamrecon.beamline.live_figure import LiveReconstruction, _shown, show_job
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.live_view import Source
 from bluesky_streamrecon.wire import Judged
 
@@ -20,6 +24,15 @@ def source(beamline):
     made = Source(beamline.connect, "anna@here")
     yield made
     made.close()
+
+
+class SimpleJob:
+    """What of a job is used to connect to it."""
+
+    security = None
+
+    def __init__(self, beamline):
+        self.address, self.job_id = beamline.endpoint.address, beamline.endpoint.job_id
 
 
 @pytest.fixture
@@ -84,3 +97,38 @@ def test_figure_that_can_not_be_drawn_ends_no_scan(source, caplog):
     live = LiveReconstruction(source, figure="closed")
     live("start", {"uid": "run-1"})
     assert "suppressed to not interrupt plan execution" in caplog.text
+
+
+def test_job_shows_its_runs_in_a_notebook_and_updates_the_same_output(beamline, monkeypatch):
+    outputs = queue.Queue()
+
+    class Handle:
+        def update(self, shown):
+            outputs.put(shown._repr_png_())
+
+    def display(shown, display_id):
+        assert display_id
+        return Handle()
+
+    monkeypatch.setattr(getipython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(IPython.display, "display", display)
+    job = SimpleJob(beamline)
+    show_job(job)
+    try:
+        beamline.judged = (Judged(image_number=1, projections=4, score=0.5),)
+        beamline.show(1)
+        first = outputs.get(timeout=BOUND)
+        assert first.startswith(b"\x89PNG")
+        live = _shown[job]
+        while not live.figure.axes[0].images:
+            outputs.get(timeout=BOUND)
+        show_job(job)  # in another cell: the first is closed
+        assert _shown[job] is not live
+    finally:
+        _shown[job].close()
+
+
+def test_job_without_display_and_notebook_says_where_to_look(beamline, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(ConfigError, match="streamrecon view"):
+        show_job(SimpleJob(beamline))

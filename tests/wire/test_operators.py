@@ -97,6 +97,8 @@ def test_operator_needs_a_key_on_the_list_where_there_are_keys(answering, operat
     beamline = answering(security=ServerSecurity(keys=server, allowed=(friend.public,)))
     welcome = operator(beamline, security=ClientSecurity(keys=friend, server=server.public))
     assert welcome.ask(STATUS).ok
+    own = operator(beamline, security=ClientSecurity(keys=server, server=server.public))
+    assert own.ask(STATUS).ok  # who has the beamline's own keys is the beamline
     with pytest.raises(JobError, match="no answer"):
         operator(beamline, security=ClientSecurity(keys=stranger, server=server.public)).ask(STATUS, timeout=0.3)
     with pytest.raises(JobError, match="no answer"):
