@@ -53,19 +53,19 @@ def check(
     from bluesky_streamrecon.diagnosis import check_setup
 
     items: list[Any] = []
-    with console.status("") as status:
+    with console().status("") as status:
         for item in check_setup(config, patience=timeout, on_begin=lambda name: status.update(f"{name} …")):
             items.append(item)
             colour = COLOURS[item.status]
             line = f"[{colour}]{item.status:>7}[/]  {item.name:<13}  {escape(item.hint)}"
-            console.print(line, highlight=False, soft_wrap=True)
+            console().print(line, highlight=False, soft_wrap=True)
     if devices is not None:
         items += _check_devices(devices, config)
     if json:
         print_json({"items": [asdict(item) for item in items]})
     bad = [item.name for item in items if item.status != "OK"]
     if bad:
-        console.print(f"streamrecon: {len(bad)} of {len(items)} checks failed: {', '.join(bad)}", highlight=False)
+        console().print(f"streamrecon: {len(bad)} of {len(items)} checks failed: {', '.join(bad)}", highlight=False)
         raise typer.Exit(1)
 
 
@@ -82,7 +82,7 @@ def _check_devices(path: Path, config: Path | None) -> list[Any]:
     from bluesky_streamrecon.profile import run_startup
 
     def show(line: str) -> None:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console().print(escape(line), highlight=False, soft_wrap=True)
 
     known = {"configuration": load_config_file(config), "tiled_writer": lambda *_: None}
     with run_engine(context_managers=[]) as RE:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from bluesky_streamrecon.cli._options import (
     Algorithm,
@@ -137,7 +136,7 @@ def demo(
             "counts": counts,
         },
     )
-    console.print(escape(f"{result['exit_status']}: {result['reason']}"), highlight=False)
+    console().print(f"{result['exit_status']}: {result['reason']}", markup=False, highlight=False)
     if json:
         print_json(result)
     else:

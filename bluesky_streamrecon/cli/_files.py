@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Run, Uri
@@ -157,7 +156,7 @@ def resubmit_kept(
     with open_storage(where, directory=folder) as storage:
         done = resubmit(storage.catalog, kept)
     for each in done.refused:
-        console.print(f"run {each.uid}: {each.why}", markup=False, highlight=False, soft_wrap=True)
+        console().print(f"run {each.uid}: {each.why}", markup=False, highlight=False, soft_wrap=True)
     if json:
         print_json(done)
     else:
@@ -168,7 +167,7 @@ def resubmit_kept(
 
 def _print_run(done: PortableRun, *, as_json: bool) -> None:
     for problem in done.problems:
-        console.print(escape(problem), highlight=False)
+        console().print(problem, markup=False, highlight=False)
     if as_json:
         print_json(done)
         return

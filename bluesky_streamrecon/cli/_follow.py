@@ -77,7 +77,7 @@ def follow(
         configuration.follow,
         recon,
         steering,
-        partial(console.print, markup=False, highlight=False, soft_wrap=True),
+        partial(console().print, markup=False, highlight=False, soft_wrap=True),
     )
     source: Source
     source = RemoteDocuments(zmq) if zmq is not None else TiledDocuments(str(tiled), configuration.follow.fits)
@@ -118,7 +118,7 @@ async def _follow(job: ReconJob, follower: Follower, source: Source, count: int,
     async def feed() -> None:
         runs = 0
         await job.stage()
-        console.print(f"ready: {job.wanted_ranks} ranks; waiting for runs (Ctrl-C ends it)", highlight=False)
+        console().print(f"ready: {job.wanted_ranks} ranks; waiting for runs (Ctrl-C ends it)", highlight=False)
         threading.Thread(target=read, name="streamrecon-documents", daemon=True).start()
         while not (count and runs == count):
             try:

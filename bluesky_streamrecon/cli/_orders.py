@@ -54,7 +54,7 @@ def orders(
         from bluesky_streamrecon.evaluation.report import save_figure
 
         save_figure(draw_orders(chosen), out)
-        console.print(f"drawn into {out}")
+        console().print(f"drawn into {out}")
     if json:
         print_json({"orders": rows})
         return

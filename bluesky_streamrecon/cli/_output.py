@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
-from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bluesky_streamrecon.evaluation.report import Report
 
 __all__ = ["console", "print_json", "print_report", "print_table", "show_progress"]
 
-console = Console(stderr=True)
-
 LONGEST_WORD = 24
 """Letters of a text's word that are kept on one line."""
+
+
+@cache
+def console() -> Console:
+    """Return what prints on stderr; a rank, which has nothing to print, does not import it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -40,9 +45,14 @@ def print_report(report: Report, *, json: bool) -> None:
 
 def show_progress() -> None:
     """Show on stderr how far benchmarks, studies, replay and demo are: what `evaluation` logs, word for word."""
+    from rich.highlighter import NullHighlighter
+    from rich.logging import RichHandler
+
     logger = logging.getLogger("bluesky_streamrecon.evaluation")
     logger.handlers = [
-        RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
+        RichHandler(
+            console=console(), show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+        )
     ]
     logger.setLevel(min(logging.INFO, logging.getLogger().level))
     logger.propagate = False
@@ -54,6 +64,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     Columns that do not fit side by side go into further tables, each with the first column; no name and no number is
     ever cut.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     stdout = Console()
     cells = [[_text(cell) for cell in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]

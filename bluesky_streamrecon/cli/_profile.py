@@ -64,7 +64,7 @@ def remove(name: Name, ipython_dir: Directory = None, json: Json = False) -> Non
 
 def _print_files(name: str, done: ProfileReport, *, as_json: bool) -> None:
     for path, what in done.files.items():
-        console.print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
+        console().print(f"{what:>9}  {path}", highlight=False, soft_wrap=True)
     if as_json:
         files = {str(path): what for path, what in done.files.items()}
         print_json({"profile": name, "directory": str(done.directory), "files": files})
