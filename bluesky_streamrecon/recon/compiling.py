@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.backends import Choice, Demand, choose_backend, make_backend, projector_of
+from bluesky_streamrecon.recon.backends import Choice, Demand, choose_backend, projector_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
 from bluesky_streamrecon.settings import ReconSettings
@@ -20,6 +20,8 @@ from bluesky_streamrecon.settings import ReconSettings
 __all__ = ["prepare_backend", "warm_up"]
 
 log = logging.getLogger(__name__)
+
+_WIDEST = 16  # rows of a slab
 
 
 def prepare_backend(
@@ -114,30 +116,23 @@ def warm_up(
         Seconds it took.
     """
     start = time.perf_counter()
-    small = TomoGeometry(columns=8, disc=geometry.disc)
-    reducer = _Alone() if shared else None
-    if backend == "cpu":
-        demand = Demand(small, rows, understood(algorithm, options)[0], projector_of(options))
-        layout = make_backend("cpu", demand).layout(rows)
-        counts = list({part.width: part.count for part in layout}.values())
-    else:
-        counts = [1]
-    for count in counts:
-        with Engine(
-            small,
-            count,
-            algorithm=algorithm,
-            window=2,
-            threads=threads,
-            options=options,
-            reducer=reducer,
-            backend=backend,
-            host_rank=host_rank,
-        ) as engine:
-            for angle in (0.0, 1.5):
-                engine.append(np.ones((count, 8), np.float32), angle)
-            engine.update()
-            engine.image()
+    # Slabs of the last rows may be narrower, for which there are kernels of their own.
+    count = min(rows, _WIDEST + rows % _WIDEST) if backend == "cpu" else 1
+    with Engine(
+        TomoGeometry(columns=8, disc=geometry.disc),
+        count,
+        algorithm=algorithm,
+        window=2,
+        threads=threads,
+        options=options,
+        reducer=_Alone() if shared else None,
+        backend=backend,
+        host_rank=host_rank,
+    ) as engine:
+        for angle in (0.0, 1.5):
+            engine.append(np.ones((count, 8), np.float32), angle)
+        engine.update()
+        engine.image()
     return time.perf_counter() - start
 
 
