@@ -201,6 +201,15 @@ class FrameStack(ABC):
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
         """Return frames by their numbers, or one by its number, and of each what `rest` selects."""
 
+    @staticmethod
+    def _sliced(numbers: Any) -> int | slice:
+        """Return the same numbers, which are as many apart, for a stack that takes slices only."""
+        if np.ndim(numbers) == 0:
+            return int(numbers)
+        step = int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1
+        stop = int(numbers[-1]) + (1 if step > 0 else -1)
+        return slice(int(numbers[0]), stop if stop >= 0 else None, step)
+
 
 class LazyFrames(FrameStack):
     """Some frames of an HDF5 dataset, read when they are asked for; no file stays open.

@@ -28,8 +28,6 @@ _DEEPEST: Final = 8  # virtual datasets of virtual datasets
 _UNLIMITED: Final = h5py.h5s.UNLIMITED
 _MANY: Final = 16  # frames, above which all chunks are listed once rather than looked up one by one
 
-Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # start, stride, count, block
-
 
 class NotWrittenError(DataError):
     """Frames have not been written: the scan goes on, or was cut short."""

@@ -8,7 +8,8 @@ J. Synchrotron Rad. 21, 2014, doi:10.1107/S160057751401604X.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -134,31 +135,21 @@ def _write_details(file: h5py.File, details: ScanDetails) -> None:
                 file[name].attrs["units"] = units
 
 
-class new_hdf5:  # noqa: N801 (reads as a function)
-    """Write an HDF5 file beside its final name, and rename it when it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        if path.exists():
-            raise StorageError(f"{path}: exists already; it is not overwritten")
-        self._path = path
-        self._part = path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> h5py.File:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._part, "w")
-        except OSError as error:
-            raise StorageError(f"{self._path}: can not be written ({error})") from error
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._file.close()
-        if kind is None:
-            self._part.rename(self._path)
-            return
-        self._part.unlink()
-        if isinstance(error, OSError):
-            raise StorageError(f"{self._path}: can not be written ({error})") from error
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file beside its final name, to be written, and rename it when it is whole."""
+    if path.exists():
+        raise StorageError(f"{path}: exists already; it is not overwritten")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(part, "w") as file:
+            yield file
+        part.rename(path)
+    except OSError as error:
+        raise StorageError(f"{path}: can not be written ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def copy_frames(group: h5py.Group, name: str, frames: Frames) -> h5py.Dataset:

@@ -70,16 +70,14 @@ class CatalogFrames(FrameStack):
         super().__init__((count if stop is None else min(stop, count), rows, columns), dtype, name)
 
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
-        one = np.ndim(numbers) == 0
-        step = int(numbers[1] - numbers[0]) if np.size(numbers) > 1 else 1
-        frames = int(numbers) if one else slice(int(numbers[0]), int(numbers[-1]) + 1, step)
+        frames = self._sliced(numbers)
         with _fetching(self._name):
             if self._exposures is None:
                 return np.asarray(self._array[(frames, *rest)])
             if self._exposures == 1:
                 return np.asarray(self._array[(frames, 0, *rest)])
             values = np.asarray(self._array[(frames, slice(None), *rest)])
-            return np.asarray(values.mean(axis=0 if one else 1, dtype=np.float64))
+            return np.asarray(values.mean(axis=1 if np.ndim(numbers) else 0, dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,13 +105,7 @@ class _Part(FrameStack):
         super().__init__((stop - first, *frames.shape[1:]), np.dtype(frames.dtype), "frames")
 
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
-        chosen = numbers + self._first
-        if np.ndim(chosen):
-            step = int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
-            chosen = slice(int(chosen[0]), int(chosen[-1]) + 1, step)
-        else:
-            chosen = int(chosen)
-        return np.asarray(self._frames[(chosen, *rest)])
+        return np.asarray(self._frames[(self._sliced(numbers + self._first), *rest)])
 
 
 def empty_frames(like: Frames) -> NDArray[Any]:

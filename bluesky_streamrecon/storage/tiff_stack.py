@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.angle_units import angles_in_degrees
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.hdf5 import FrameStack
 from bluesky_streamrecon.storage.scan import TomoScan, empty_frames
 from bluesky_streamrecon.storage.views import assembled
 
@@ -33,7 +34,7 @@ KEYS = ("projections", "flats", "darks", "angles", "column", "units")
 COLUMNS = ("angle", "angles", "theta", "rotation_angle", "angle_deg")
 
 
-class TiffFrames:
+class TiffFrames(FrameStack):
     """Pages of TIFF files as a stack of frames that stay in their files until they are sliced.
 
     Parameters
@@ -56,30 +57,18 @@ class TiffFrames:
         try:
             with tifffile.TiffFile(self._files[0]) as first:
                 self._pages = len(first.pages)
-                page, self.dtype = first.pages[0].shape, np.dtype(first.pages[0].dtype)
+                page, dtype = first.pages[0].shape, np.dtype(first.pages[0].dtype)
         except (tifffile.TiffFileError, OSError) as error:
             raise DataError(f"{self._files[0]}: can not be read as TIFF ({error})") from error
-        if len(page) != 2 or self.dtype.kind not in "iuf":
-            raise DataError(f"{self._files[0]}: got pages of shape {page} and type {self.dtype}, expected one channel")
+        if len(page) != 2 or dtype.kind not in "iuf":
+            raise DataError(f"{self._files[0]}: got pages of shape {page} and type {dtype}, expected one channel")
         self._index = np.arange(self._pages * len(self._files)) if index is None else index
-        self.shape = (len(self._index), *page)
+        super().__init__((len(self._index), *page), dtype, str(self._files[0]))
 
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, key: Any, /) -> NDArray[Any]:
-        frames, *rest = key if isinstance(key, tuple) else (key,)
-        chosen = self._index[frames]
-        if np.ndim(chosen) == 0:
-            one: NDArray[Any] = self._page(int(chosen))[tuple(rest)]
-            return one
-        stack = np.empty((len(chosen), *self.shape[1:]), self.dtype)
-        for place, number in enumerate(chosen.tolist()):
-            stack[place] = self._page(number)
-        return stack[(slice(None), *rest)]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        if np.ndim(numbers) == 0:
+            return np.asarray(self._page(int(self._index[numbers]))[tuple(rest)])
+        return np.stack([self._page(number)[tuple(rest)] for number in self._index[numbers].tolist()])
 
     def _page(self, number: int) -> NDArray[Any]:
         import tifffile
