@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -96,9 +97,9 @@ class _Frames:
         """Return shape and type."""
         return scene.camera.shape, scene.camera.dtype
 
-    def see(self, scene: Scene, exposure: Exposure, at: float) -> Any:  # noqa: ARG002
-        """Return what is seen while the stage is at an angle, degrees."""
-        return scene.camera.frame(exposure)
+    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:
+        """Expose as `Scene.exposure` says, and return what makes the record of it, in a thread."""
+        return partial(scene.camera.frame, await scene.exposure(index, angle))
 
 
 class _Readings(_Frames):
@@ -108,17 +109,22 @@ class _Readings(_Frames):
         """Return shape and type."""
         return (), np.dtype("<f8")
 
-    def see(self, scene: Scene, exposure: Exposure, at: float) -> float:  # noqa: ARG002
-        """Return what is seen."""
-        return FULL_READING * exposure.beam
+    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:
+        """Expose, and return what makes the record."""
+        return partial(_reading, await scene.exposure(index, angle))
+
+
+def _reading(exposure: Exposure) -> float:
+    return FULL_READING * exposure.beam
 
 
 class _Angles(_Readings):
     """What an encoder records: where the stage was on average, and not where it was asked to be."""
 
-    def see(self, scene: Scene, exposure: Exposure, at: float) -> float:  # noqa: ARG002
-        """Return where it was."""
-        return at
+    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:  # noqa: ARG002
+        """Expose, and return what makes the record."""
+        at = scene.stage.angle if angle is None else angle
+        return lambda: at
 
 
 @dataclass
@@ -168,10 +174,10 @@ class _AcquireLogic(DetectorAcquireLogic):
         for _ in range(self.frames):
             if exposure_time:
                 await self.sleep(exposure_time / 2)
-            at, exposure = self.scene.stage.angle, await self.scene.exposure(self.data.taken)
+            record = await self.records.look(self.scene, self.data.taken)
             if exposure_time + deadtime:
                 await self.sleep(exposure_time / 2 + deadtime)
-            await self.data.write(partial(self.records.see, self.scene, exposure, at))
+            await self.data.write(record)
 
     async def _expose(self, gate: Gate) -> None:
         """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
@@ -180,11 +186,10 @@ class _AcquireLogic(DetectorAcquireLogic):
             logger.error("a pulse came %.3g s before the exposure was over, and is lost", self.ready - gate.opens)
             return
         self.ready = gate.opens + width - JITTER
-        at = gate.angle(width)
-        exposure = await self.scene.exposure(self.data.taken, at)
+        record = await self.records.look(self.scene, self.data.taken, gate.angle(width))
         if left := gate.left(width):
             await self.sleep(left)
-        await self.data.write(partial(self.records.see, self.scene, exposure, at))
+        await self.data.write(record)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
@@ -255,7 +260,6 @@ class TomoDetector(StandardDetector):
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
         data = FileDataLogic(path_provider, *self._records.layout(scene))
         acquire = _AcquireLogic(scene, self._records, data, line, sleep, self.exposure_time, instant)
-        self.frames_written = data.written
         self.scene = scene
         self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
         super().__init__(name=name)
@@ -335,11 +339,11 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         exposure_time = 0.0 if self._instant else await self.exposure_time.get_value()
         if exposure_time:
             await self._sleep(exposure_time / 2)
-        exposure = await self.scene.exposure(self._taken)
+        record = await self._records.look(self.scene, self._taken)
         if exposure_time:
             await self._sleep(exposure_time / 2)
         self._taken += 1
-        self._seen = await asyncio.to_thread(self._records.see, self.scene, exposure, self.scene.stage.angle)
+        self._seen = await asyncio.to_thread(record)
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ophyd_async.core import FlyableLogic, StandardFlyable, soft_signal_r_and_setter
+from ophyd_async.core import FlyableLogic, StandardFlyable
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
@@ -29,14 +28,12 @@ class _TriggerLogic(FlyableLogic[Sweep, Sweep]):
 
     stage: RotaryStage
     line: TriggerLine
-    set_fired: Callable[[int], None]
     task: asyncio.Task[None] | None = None
 
     async def on_prepare(self, value: Sweep) -> Sweep:
         if value.num < 1 or value.step <= 0:
             raise ConfigError(f"position trigger: got {value}, expected at least one angle and a positive step")
         await self.stop()
-        self.set_fired(0)
         return value
 
     async def on_kickoff(self, ctx: Sweep) -> Sweep:
@@ -68,7 +65,6 @@ class _TriggerLogic(FlyableLogic[Sweep, Sweep]):
                 )
             when, flight = passed
             self.line.fire(Gate(when, position, flight, self.stage.clock))
-            self.set_fired(number)
             if flight.instant:
                 await self.line.idle()
 
@@ -90,10 +86,7 @@ class PositionTrigger(StandardFlyable[Sweep, Sweep]):
     """
 
     def __init__(self, stage: RotaryStage, line: TriggerLine, name: str = "") -> None:
-        self.fired, set_fired = soft_signal_r_and_setter(int, 0)
-        self._logic = _TriggerLogic(
-            stage, line, set_fired
-        )  # which holds the stage: as an attribute it would be our child
+        self._logic = _TriggerLogic(stage, line)  # which holds the stage: as an attribute it would be our child
         super().__init__(name=name)
 
     @cached_property

@@ -226,7 +226,7 @@ def test_detector_with_frames_in_events_is_refused(run_engine, fly, beamline, tm
 
 def test_run_in_which_the_detector_misses_a_pulse_is_a_failure(run_engine, documents, fly, of, tmp_path, monkeypatch):
     """An exposure that was made longer behind the plan's back."""
-    monkeypatch.setattr("bluesky_streamrecon.plans.flight.STALL_SECONDS", 0.3)
+    monkeypatch.setattr("bluesky_streamrecon.plans.flight.STALL_SECONDS", 2.0)
     moving = sim_beamline(rows=4, columns=32, directory=tmp_path, exposure=0.01, acceleration_time=0.01, velocity=720)
     logic = moving.detector._trigger_logic
     plain = logic.prepare_edge
