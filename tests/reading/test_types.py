@@ -176,6 +176,10 @@ class Node(dict):
     def __init__(self, metadata, **parts):
         super().__init__(parts)
         self.metadata = metadata
+        self.base = self
+
+    def new_variation(self, **_):
+        return self
 
 
 def stored_run(folder, *, units="deg", announced="<u2", exposures=1, here=True, angles=(0.0, 90.0, 45.0), held=None):
