@@ -156,7 +156,6 @@ class Engine:
         self._operators: dict[tuple[int, int], Operators] = {}
         self._typical: NDArray[np.float32] | None = None
         self._image_number = 0
-        self._projections = 0
         self._fresh = 0
         self._blank = True
 
@@ -187,13 +186,8 @@ class Engine:
 
     @property
     def projections(self) -> int:
-        """Projections appended, counting those before `load`."""
-        return self._projections
-
-    @property
-    def window_angles(self) -> NDArray[np.float64]:
-        """Angles in the window, in the order of arrival, radians."""
-        return self._window.angles
+        """Projections appended."""
+        return self._window.total
 
     @property
     def typical(self) -> NDArray[np.float32] | None:
@@ -218,7 +212,6 @@ class Engine:
             If the angle is not finite.
         """
         self._window.append(projection if weight == 1 else projection * np.float32(weight), angle, weight)
-        self._projections += 1
         self._fresh += 1
         self._release()
 
@@ -310,19 +303,18 @@ class Engine:
         self,
         image: NDArray[np.float32],
         image_number: int,
-        projections: int,
         *,
         typical: NDArray[np.float32] | None = None,
     ) -> None:
         """Continue from an image made earlier. The window is left as it is, and none of it counts as fresh.
 
-        Append what `kept` returned at that time first.
+        Append all projections of before, or what `kept` returned at that time, first.
 
         Parameters
         ----------
         image : ndarray of float32, shape (rows, N, N)
             Attenuation, 1/pixel.
-        image_number, projections : int
+        image_number : int
             What had been reached.
         typical : ndarray of float32, shape (rows,), optional
             `Engine.typical` at that time; without it penalised algorithms take their scale from the window
@@ -343,7 +335,6 @@ class Engine:
             slab.write(row - slab.rows.first, image[row])
         self._typical = None if typical is None else np.asarray(typical, np.float32)
         self._image_number = image_number
-        self._projections = projections
         self._fresh = 0
         self._blank = False
 

@@ -428,7 +428,7 @@ class Tomography(Analysis[View]):
             for pixels, angle in chain.from_iterable(self._steps.second_part_again(self._archive.steps())):
                 engine.append(pixels, angle)
                 self._sinograms.append(pixels, angle)
-            engine.load(arrays["image"], int(arrays["image_number"]), saved.projections, typical=arrays.get("typical"))
+            engine.load(arrays["image"], int(arrays["image_number"]), typical=arrays.get("typical"))
             log.info("run %s: goes on after image %d", self._run.run_uid, saved.image_number)
             self._saved = None
 

@@ -46,7 +46,7 @@ def test_window_drops_oldest_projection_when_full():
     with Engine(GEOMETRY, 3, window=6, window_policy="newest") as engine:
         for projection, angle in zip(projections, angles, strict=True):
             engine.append(projection, angle)
-        np.testing.assert_array_equal(engine.window_angles, angles[-6:])
+        np.testing.assert_array_equal(engine.kept()[0], angles[-6:])
         assert engine.projections == 20
         engine.update()
         image = engine.image()
@@ -67,7 +67,7 @@ def test_views_of_different_weights_leave_an_image_that_explains_them(projector)
     with Engine(geometry, 1, algorithm="osem", window=None, options=options) as engine:
         for line, angle, weight in zip(lines, angles, weights, strict=True):
             engine.append(line, angle, float(weight))
-        engine.load(np.moveaxis(image, 2, 0), 1, len(angles))
+        engine.load(np.moveaxis(image, 2, 0), 1)
         engine.update(20)
         np.testing.assert_allclose(engine.image()[0], image[:, :, 0], rtol=1e-3)
 
@@ -214,12 +214,12 @@ def test_loaded_engine_continues_as_if_nothing_happened(algorithm, policy):
     projections, angles = scan(5)
     with Engine(GEOMETRY, 5, algorithm=algorithm, window=8, window_policy=policy) as engine:
         run(engine, projections[:12], angles[:12])
-        image, typical, number, seen = engine.image(), engine.typical, engine.image_number, engine.projections
+        image, typical, number = engine.image(), engine.typical, engine.image_number
         expected = run(engine, projections[12:], angles[12:])
     with Engine(GEOMETRY, 5, algorithm=algorithm, window=8, window_policy=policy) as engine:
         for projection, angle in zip(projections[:12], angles[:12], strict=True):
             engine.append(projection, angle)
-        engine.load(image, number, seen, typical=typical)
+        engine.load(image, number, typical=typical)
         assert (engine.image_number, engine.projections) == (3, 12)
         np.testing.assert_array_equal(run(engine, projections[12:], angles[12:]), expected)
         assert (engine.image_number, engine.projections) == (5, 20)
@@ -229,14 +229,14 @@ def test_engine_that_has_forgotten_some_continues_from_what_it_kept():
     projections, angles = scan(5, count=120)
     with Engine(GEOMETRY, 5, window=4) as engine:
         run(engine, projections[:100], angles[:100])
-        image, typical, number, seen = engine.image(), engine.typical, engine.image_number, engine.projections
+        image, typical, number = engine.image(), engine.typical, engine.image_number
         kept_angles, kept = engine.kept()
         expected = run(engine, projections[100:], angles[100:])
     assert len(kept) == kept_views(COLUMNS, 4)
     with Engine(GEOMETRY, 5, window=4) as engine:
         for projection, angle in zip(kept, kept_angles, strict=True):
             engine.append(projection, angle)
-        engine.load(image, number, seen, typical=typical)
+        engine.load(image, number, typical=typical)
         np.testing.assert_array_equal(run(engine, projections[100:], angles[100:]), expected)
 
 
@@ -311,8 +311,8 @@ def test_margins_are_as_stated(columns, most):
         (lambda e: e.append(np.zeros((3, 41), np.float32), 0.0), DataError, r"got shape \(3, 41\), expected \(3, 40\)"),
         (lambda e: e.append(np.zeros((3, 40), np.float32), np.nan), GeometryError, "projection 1: got angle nan"),
         (lambda e: e.update(), DataError, "got no projection yet"),
-        (lambda e: e.load(np.zeros((3, 9, 9), np.float32), 1, 1), DataError, r"expected \(3, 40, 40\)"),
-        (lambda e: e.load(np.full((3, 40, 40), np.nan, np.float32), 1, 1), DataError, "not finite"),
+        (lambda e: e.load(np.zeros((3, 9, 9), np.float32), 1), DataError, r"expected \(3, 40, 40\)"),
+        (lambda e: e.load(np.full((3, 40, 40), np.nan, np.float32), 1), DataError, "not finite"),
     ],
 )
 def test_what_can_not_work_is_refused(call, error, message):

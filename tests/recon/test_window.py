@@ -110,7 +110,7 @@ def test_spread_window_leaves_no_wide_gap_where_the_newest_do():
         for projection, angle in zip(*scan(3), strict=True):
             engine.append(projection, angle)
         engine.update()
-        assert len(engine.window_angles) == 6
+        assert len(engine._window.angles) == 6
 
 
 def spread_window(angles, length=3, columns=8, rows=1, planned=0):
