@@ -195,6 +195,7 @@ class _Job:
         self._dropping = False
         self._abandoned = False
         self._shutdown: str | None = None
+        self._image_seconds = _AT_ONCE_SECONDS  # that the last image took
 
     def serve(self) -> int:
         """Serve run after run; return the exit status."""
@@ -236,9 +237,11 @@ class _Job:
             self._leave()
             return _State()
         left = 0 if agreed.failed else agreed.images
+        began = time.monotonic()
         while left and run.advance(agreed.prepared, agreed.corrections, bool(agreed.closed)):
             self._watch.check()
-            left -= 1
+            left, before, began = left - 1, began, time.monotonic()
+            self._image_seconds = max(began - before, 1e-3)
         if agreed.failed or run.broken:
             run.fail("another rank could not go on; its own report says why", here=False)
             run.release()
@@ -324,9 +327,7 @@ class _Job:
             abandoned=-int(self._abandoned),
             failed=-int(run.failure is not None),
             cuts=run.cuts.due(),
-            images=max(
-                1, int((_WATCHED_SECONDS if run.cuts.done else _AT_ONCE_SECONDS) / max(run.image_seconds, 1e-3))
-            ),
+            images=max(1, int((_WATCHED_SECONDS if run.cuts.done else _AT_ONCE_SECONDS) / self._image_seconds)),
         )
 
     def _has_news(self, agreed: _State) -> bool:

@@ -87,8 +87,6 @@ class RankRun:
         All ranks know that it can not be.
     cuts : CutView
         What viewers wish to see of the newest image.
-    image_seconds : float
-        Time that the last image took, with its preview.
     """
 
     def __init__(
@@ -107,7 +105,6 @@ class RankRun:
         self.closed: CloseRun | None = None
         self.failure: str | None = None
         self.superseded = self.broken = False
-        self.image_seconds = 0.0
         self._communicator = communicator
         self._link = link
         self._clock = clock
@@ -254,7 +251,6 @@ class RankRun:
         self._find(self._analysis.warnings)
         text = f"{take} projections in one step" if take > settings.step else ""
         self._say("reconstructing", step_seconds=seconds, text=text)
-        self.image_seconds = self._clock() - began
         return True
 
     def _make_anew(self, analysis: Analysis[Any], axis: float) -> None:
