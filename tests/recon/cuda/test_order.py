@@ -71,7 +71,7 @@ def scan(rows, count):
 
 @pytest.mark.parametrize(("algorithm", "eager"), [("mlem", False), ("mlem", True), ("pml-quadratic", True)])
 def test_updates_and_previews_are_right_whatever_is_late(driver, algorithm):
-    data, angles = scan(2, 8)
+    data, angles = scan(2, 6)
     shown = {}
     for what in ("cpu", "cuda"):
         asked, shown[what] = [], []
