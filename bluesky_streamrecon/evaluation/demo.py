@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,11 @@ def run_demo(
     if record is None:
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
     picture = out / "demo.png"
-    _draw(picture, record, developed, f"{title}, {order}: {record.reason}")
+    row = _middle(record.spec.preview_rows)
+    _draw(picture, record, row, developed.slices, f"{title}, {order}: {record.reason}")
     finished = None
     if record.volume is not None:
-        finished = _draw_finished(out / "finished.png", record, developed.row, title)
+        finished = _draw_finished(out / "finished.png", record, row, title)
     return {
         "run_uid": record.run_uid,
         "recon_uid": record.recon_uid,
@@ -189,20 +190,15 @@ class _Developed:
 
     Attributes
     ----------
-    row : int
-        Which it is.
     slices : list of (int, ndarray)
         Projections, and the slice made of them.
     """
 
     def __init__(self) -> None:
-        self.row = 0
         self.slices: list[tuple[int, NDArray[np.float32]]] = []
 
     def cuts(self, status: RunStatus, volume: Volume) -> list[Cut]:
-        rows = [*status.preview_rows]
-        self.row = rows[len(rows) // 2]
-        return [slice_of(self.row, volume)]
+        return [slice_of(_middle(status.preview_rows), volume)]
 
     def take(self, cuts: Cuts) -> None:
         if not self.slices or cuts.projections >= GROWTH * self.slices[-1][0]:
@@ -269,15 +265,20 @@ def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> di
     return {"picture": str(picture), "file": record.volume, "similarity_to_live": record.similarity}
 
 
-def _draw(picture: Path, record: RunRecord, developed: _Developed, title: str) -> None:
+def _middle(rows: Sequence[int]) -> int:
+    return rows[len(rows) // 2]
+
+
+def _draw(
+    picture: Path, record: RunRecord, row: int, some: Sequence[tuple[int, NDArray[np.float32]]], title: str
+) -> None:
     """Draw the last live slice, earlier ones, and the numbers that the policy decided by."""
     from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, show_slice
 
-    some = [*developed.slices]
     chosen = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, SHOWN).round().astype(int))] if some else []
     if record.result is not None:
         with h5py.File(record.result) as file:
-            final = file["exchange/data"][developed.row]
+            final = file["exchange/data"][row]
     elif chosen:
         final = chosen[-1][1]
     else:
