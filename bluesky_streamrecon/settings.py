@@ -16,6 +16,7 @@ import numpy as np
 import platformdirs
 from msgspec import Meta
 
+from bluesky_streamrecon.deadlines import parsed
 from bluesky_streamrecon.errors import ConfigError
 
 __all__ = [
@@ -256,7 +257,12 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     preview_rows : tuple of int or None
         Detector rows that are scored; None: the job chooses up to three, evenly spread.
     advisory : bool
-        Record the verdicts, but never end the scan.
+        Record the verdicts, but never end the scan by them.
+    until : str, float or None
+        When the last projection, and flats and darks after it, are to be over, whatever the policy, hold or `advisory`
+        say: a time of day (``"18:30"``, 24 hours, local), an ISO date and time, or seconds from the plan's start.
+    dose : float or None
+        How long the sample may be exposed, seconds: exposure time times projections.
     options : dict
         Passed to the policy.
     """
@@ -271,10 +277,16 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     scales: Annotated[int, Meta(ge=1, le=5)] = 5
     preview_rows: Annotated[tuple[Count, ...], Meta(min_length=1)] | None = None
     advisory: bool = False
+    until: str | float | None = None
+    dose: float | None = None
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
         _check_types(self)
+        if self.until is not None:
+            parsed(self.until)
+        if self.dose is not None and not 0 < self.dose < math.inf:
+            raise ConfigError(f"dose: got {self.dose:g}, expected seconds of exposure above 0")
         if not 0 < self.tolerance < 1:
             raise ConfigError(
                 f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"

@@ -118,19 +118,22 @@ class EarlyEnding:
         """Write what there is to be written between two steps."""
         yield from ()
 
+    def _ending(self, place: str) -> QualityReached | None:  # noqa: ARG002 - for subclasses
+        """Return what ends the plan here; None: nothing does."""
+        return self.suspender.reached() if self.suspender.armed else None
+
     def _on_checkpoint(self, msg: Msg) -> Steps:
         yield from self.release()
         yield from self._between()
-        if self.suspender.armed and self.reached is None:
-            raise self.suspender.reached()
+        if self.reached is None and (reached := self._ending("checkpoint")) is not None:
+            raise reached
         return (yield msg)
 
     def _on_collect(self, msg: Msg) -> Steps:
         """End a fly scan where its frames are collected: while it flies, it has no checkpoint."""
         response = yield msg
         yield from self._between()
-        if self.suspender.armed:
-            reached = self.suspender.reached()
+        if (reached := self._ending("collect")) is not None:
             if self.reached is None:
                 raise reached
             self.reached = reached  # now with the frames that have come since

@@ -19,6 +19,7 @@ from ophyd_async.core import DetectorTrigger
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
+from bluesky_streamrecon.plans.budget import exposure_of
 from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated
 from bluesky_streamrecon.plans.motion import move, rotation_of
 from bluesky_streamrecon.plans.parts import answer
@@ -154,6 +155,8 @@ def stream_tomo_fly_plan(
             f"turns={recon.turns}: {error}; order='interlaced(2)' flies the same angles in each half turn, and "
             "stream_tomo_plan visits them step by step"
         ) from None
+    seconds = sum(map(pace.seconds, sweeps))
+    limits = yield from scan.limits(len(visiting), exposure=pace.exposure, seconds=seconds)
     lengthens = not scan.recorded and recon.turns == 1
     if lengthens:
         try:
@@ -179,13 +182,13 @@ def stream_tomo_fly_plan(
             if usual is not None:
                 yield from move(velocity_of_stage, usual)
 
-        yield from bpp.finalize_wrapper(fly_sweeps(flown(), flyers, pace), at_rest)
+        yield from bpp.finalize_wrapper(fly_sweeps(limits.cut(flown()), flyers, pace), at_rest)
 
     arguments = {"trigger": repr(trigger), "encoder": repr(encoder), "angle": angle, "velocity": pace.velocity}
     return (
         yield from scan.run(
             "stream_tomo_fly_plan", projections(), visiting,
-            staged=flyers.all, angle=angle or encoder, lengthens=lengthens,
+            staged=flyers.all, angle=angle or encoder, lengthens=lengthens, limits=limits,
             arguments=arguments | {"exposure": pace.exposure},
             block={"velocity": pace.velocity, "sweeps": len(sweeps)}, signals_in=PROGRESS, md=md,
         )
@@ -222,12 +225,9 @@ def _pace(
     _check_number("flush_period", flush_period)
     camera = flyers.detectors[0]
     if exposure is None:
-        signal = getattr(camera, "exposure_time", None) or getattr(
-            getattr(camera, "driver", None), "acquire_time", None
-        )
-        if signal is None:
+        exposure = yield from exposure_of(camera, unanswered=UNKNOWN_EXPOSURE)
+        if exposure is None:
             raise ConfigError(f"exposure: {camera.name} has no exposure_time and no driver.acquire_time; give seconds")
-        exposure = yield from answer(signal.get_value, unanswered=UNKNOWN_EXPOSURE)
     _check_number("exposure", exposure)
     for writer in (*flyers.detectors, flyers.encoder):
         if getattr(writer, "get_trigger_deadtime", None) is None:

@@ -23,7 +23,7 @@ from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.errors import ConfigError, DataError, MotionError
 from bluesky_streamrecon.plans.parts import answer
 
-__all__ = ["Rotation", "move", "rotation_of", "time_limit"]
+__all__ = ["Rotation", "move", "rotation_of", "time_limit", "value_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +154,8 @@ async def time_limit(device: Any, value: Any) -> tuple[float, str]:
         return SWITCH_SECONDS, ""
     settling = float(getattr(device, "settle_time", 0.0) or 0.0) + LATE_SECONDS
     try:
-        velocity = await _value(getattr(device, "velocity", None))
-        ramp = await _value(getattr(device, "acceleration_time", getattr(device, "acceleration", None))) or 0.0
+        velocity = await value_of(getattr(device, "velocity", None))
+        ramp = await value_of(getattr(device, "acceleration_time", getattr(device, "acceleration", None))) or 0.0
         if callable(getattr(device, "locate", None)):
             located = device.locate()
             at = (await located if inspect.isawaitable(located) else located)["readback"]
@@ -172,7 +172,7 @@ async def time_limit(device: Any, value: Any) -> tuple[float, str]:
     )
 
 
-async def _value(signal: Any) -> float | None:
+async def value_of(signal: Any) -> float | None:
     """Return what a signal of either library has, or a plain number."""
     for name in ("get_value", "get"):
         if callable(read := getattr(signal, name, None)):

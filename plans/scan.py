@@ -14,6 +14,7 @@ from bluesky.utils import MsgGenerator
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.plans.budget import Budget, find_budget
 from bluesky_streamrecon.plans.defaults import Beamline, around_sample, current_job, devices_in_use, monitor_of
 from bluesky_streamrecon.plans.device_check import judge_detectors
 from bluesky_streamrecon.plans.parts import check_names, connected
@@ -46,6 +47,13 @@ class TomoScan:
     def judge(self) -> MsgGenerator[None]:
         """Plan stub: refuse detectors whose own descriptions say that their frames can not be reconstructed."""
         yield from judge_detectors(self.devices, self.recon, self.steering, local=self.job.local)
+
+    def limits(self, planned: int, **known: float) -> MsgGenerator[Budget]:
+        """Plan stub: return what the scan may use, or refuse it; `known` as for `find_budget`."""
+        frames = self.frames
+        before, after = (frames.flats or 0) + (frames.darks or 0), frames.flats_after + frames.darks_after
+        camera, steering = self.devices[0], self.steering
+        return (yield from find_budget(camera, steering, planned, before=before, after=after, **known))
 
     def run(
         self,

@@ -20,11 +20,13 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_streamrecon.acquisition import lacking
 from bluesky_streamrecon.beamline import (
     BLOCK,
+    QualityReached,
     QualitySuspender,
     ReconJob,
     RunRecord,
     SuspendMode,
 )
+from bluesky_streamrecon.plans import budget
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
 from bluesky_streamrecon.plans.parts import Pending, answer
 from bluesky_streamrecon.plans.reference_frames import OWN
@@ -68,6 +70,8 @@ class StreamSession(EarlyEnding):
         Stream in whose events the job's signals are read.
     devices : sequence of devices
         More devices, whose configuration may say how the scan is taken.
+    limits : Budget or None
+        That ends each run, too; None: what `steering` says, for a detector that tells how long it exposes.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class StreamSession(EarlyEnding):
         lengthens: bool = False,
         signals_in: str = "primary",
         devices: Sequence[Any] = (),
+        limits: budget.Budget | None = None,
     ) -> None:
         self.job = job
         super().__init__(QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached))
@@ -98,6 +103,9 @@ class StreamSession(EarlyEnding):
         self._compose = compose
         self._lengthens = lengthens
         self._signals_in = signals_in
+        self._camera, self._limits = detector, limits
+        self._saved = 0  # events of projections, of this run
+        self._spent = False
         self._read: list[Any] = []  # in the open bundle
         self._triggered: dict[object, list[Any]] = {}  # statuses, by group
 
@@ -107,6 +115,16 @@ class StreamSession(EarlyEnding):
         if msg.command == "stage":
             self._devices.append(msg.obj)
         return (yield from super()._handle(msg))
+
+    def find_limits(self) -> Steps:
+        """Have the budget known, or refused, before anything moves."""
+        if self._limits is None:
+            self._limits = yield from budget.find_budget(self._camera, self.steering, self._planned or 0)
+
+    @property
+    def limits(self) -> budget.Budget:
+        """Of the open run."""
+        return self._limits if self._limits is not None else budget.Budget(0)
 
     def _open_run(self, msg: Msg) -> Steps:
         planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
@@ -127,6 +145,10 @@ class StreamSession(EarlyEnding):
             "job_ranks": self.recon.ranks,
             "extendable": self._lengthens,
         }
+        self._saved = 0
+        if self.limits.limited:
+            block["budget"] = self.limits.describe(0, budget.wall_clock(), planned)
+            logger.info("%s", block["budget"])
         if self.recon.turns > 1:  # projection n is of volume (n - 1) // per_volume + 1
             block["per_volume"] = planned // self.recon.turns
         found = None
@@ -201,7 +223,26 @@ class StreamSession(EarlyEnding):
                 reading = yield Msg("read", self.job, run=self._run_key)
                 if self._rewinds:
                     break
+        self._saved += self._bundle == "primary" and self._detector in map(_name, self._read)
         return (yield from super()._on_save(msg))
+
+    def _ending(self, place: str) -> QualityReached | None:
+        """Return what ends the plan here: a policy's verdict, a person, or a budget that is used up."""
+        if (reached := super()._ending(place)) is not None or not self.limits.limited:
+            return reached
+        run, now = self.job.runs.open, budget.wall_clock()
+        taken = max(self._saved, run.taken if run is not None else 0)
+        total = (self._planned or 0) if run is None else run.override.total
+        self.limits.note(place, taken, now)
+        if run is not None and (allowed := self.limits.news(taken, now, total)) is not None:
+            self.job.runs.note_budget(allowed, self.limits.describe(taken, now, total))
+        why = self.limits.used_up(place, taken, now, total)
+        if not why:
+            return None
+        self._spent = True
+        if run is not None:
+            run.ending = why
+        return QualityReached(why)
 
     def _on_close_run(self, msg: Msg) -> Steps:
         exit_status, reason = self._outcome(msg)
@@ -257,6 +298,8 @@ class StreamSession(EarlyEnding):
         """Return how the run ended, and whatever went wrong with its reconstruction."""
         run = self.job.runs.open
         told = [given] if given else []
+        if self._spent:
+            told.append(self._how_good())
         if run is not None:
             taken, planned = run.taken, run.spec.planned
             if not given and run.lost:

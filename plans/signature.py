@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.plans.budget import with_deadline
 from bluesky_streamrecon.plans.parts import checked_series
 from bluesky_streamrecon.plans.reference_frames import ReferenceFrames
 from bluesky_streamrecon.settings import Option, ReconSettings, SteeringSettings
@@ -100,7 +101,7 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}
     recon = {"ranks": job_ranks, **values}
     made = ReconSettings(**recon, options=options)
-    return made, checked_series(made, SteeringSettings(**steering, options=policy_options))
+    return made, with_deadline(checked_series(made, SteeringSettings(**steering, options=policy_options)))
 
 
 def _settings() -> Iterator[Parameter]:

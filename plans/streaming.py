@@ -10,6 +10,7 @@ import msgspec
 from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import ReconJob, SuspendMode
+from bluesky_streamrecon.plans.budget import Budget, with_deadline
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
 from bluesky_streamrecon.plans.parts import check_analysis, check_turns, checked_series
@@ -38,6 +39,7 @@ def streaming_wrapper(
     lengthens: bool = False,
     signals_in: str = "primary",
     devices: Sequence[Any] = (),
+    limits: Budget | None = None,
 ) -> Generator[Any, Any, Any]:
     """Stream the projections of a plan to a reconstruction job, and end the plan when the image is good enough.
 
@@ -79,10 +81,13 @@ def streaming_wrapper(
     lengthens : bool, optional
         The plan asks ``job.runs.more_wanted(taken)`` when it has taken what was planned, and goes on while that is
         true, so that people may extend the run. Any other plan can not be made longer.
-
+    signals_in : str, optional
+        Stream in whose events the job's signals are read.
     devices : sequence of devices, optional
         More devices whose configuration may say energy, distance or size of the pixels, for steps of the preparation
         that have to know them; those that are staged before the run is opened, detector and stage are looked at anyhow.
+    limits : Budget, optional
+        Found by a plan that knows its own pace; by default from ``steering`` and what `detector` says.
 
     Returns
     -------
@@ -109,6 +114,7 @@ def streaming_wrapper(
         check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
     check_analysis(recon)
     steering = checked_series(recon, steering if steering is not None else SteeringSettings())
+    steering = with_deadline(steering)
     check_turns(recon, planned)
     session = StreamSession(
         job,
@@ -124,6 +130,7 @@ def streaming_wrapper(
         lengthens=lengthens,
         signals_in=signals_in,
         devices=devices,
+        limits=limits,
     )
     return _streamed(plan, session)
 
@@ -133,6 +140,7 @@ def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[A
     tokens: list[int] = []
 
     def body() -> Steps:
+        yield from session.find_limits()
         job.prepare_run(session.recon, session.steering, "")
         yield from _staged(job)
         tokens.append((yield Msg("subscribe", None, job.publisher, "all")))

@@ -96,6 +96,7 @@ def stream_tomo_plan(
     visiting = order_of_one.again(recon.turns)
     rotation = yield from rotation_of(scan.stage)
     yield from rotation.within_limits(visiting)
+    limits = yield from scan.limits(len(visiting))
     # A recording has no other angles than its own, and a time series is as long as it was planned.
     lengthens = not scan.recorded and len(order_of_one) > 1 and recon.turns == 1
 
@@ -121,6 +122,6 @@ def stream_tomo_plan(
     return (
         yield from scan.run(
             "stream_tomo_plan", projections(), visiting,
-            staged=staged, angle=scan.stage, lengthens=lengthens, suspend=suspend, md=md,
+            staged=staged, angle=scan.stage, lengthens=lengthens, suspend=suspend, limits=limits, md=md,
         )
     )  # fmt: skip

@@ -389,6 +389,11 @@ class JobRuns:
         """
         return self.open is not None and self.open.more_wanted(taken)
 
+    def note_budget(self, allowed: int, text: str) -> None:
+        """Note how many projections the budget of the open run allows, for people and for predictions."""
+        if (run := self.open) is not None:
+            self._do(run.note_budget(allowed, text, time.time()))
+
     def no_more(self, why: str) -> None:
         """Note why a plan can not take what was asked for; it ends with what it has."""
         if self.open is not None:

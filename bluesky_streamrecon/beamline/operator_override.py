@@ -34,6 +34,8 @@ class OperatorOverride:
         Projections added to the plan.
     least : int
         No automatic stop before so many.
+    allowed : int or None
+        Projections that the run's budget allows, where it has one.
     complete : bool
         The plan has taken its last projection.
     orders : tuple of Order
@@ -55,6 +57,7 @@ class OperatorOverride:
     finish: Order | None = None
     added: int = 0
     least: int = 0
+    allowed: int | None = None
     complete: bool = False
     orders: tuple[Order, ...] = ()
 
@@ -155,4 +158,6 @@ class OperatorOverride:
         words = f"no automatic stop before {least} projections"
         if missing:
             words += f"; {missing} added to the {self.total} of the plan, at angles between the planned ones"
+        if self.allowed is not None and least > self.allowed:
+            words += f"; the budget ends the run after about {self.allowed} all the same"
         return replace(self, least=max(self.least, least), added=self.added + missing), words

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.steering import OPERATOR, Decision
+from bluesky_streamrecon.beamline.steering import BUDGET, OPERATOR, Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.errors import SteeringError
@@ -272,7 +273,8 @@ class RunState:
         self.override, answer = before.after(order, taken=taken)
         if self.override is before:
             return answer, []
-        self._note_order(order, answer)
+        text = order.reason if order.action == "finish" else f"{order.reason}: {answer}" if order.reason else answer
+        self._note(text, wall, verdict=order.action, policy=OPERATOR, who=order.who, place=order.place)
         if self.override.axis != before.axis and self.override.axis is not None:
             self.stopping, self.enough = False, None  # what was judged so far is about another axis
             return answer, [ChangeRun(run_uid=self.spec.run_uid, axis=self.override.axis)]
@@ -283,19 +285,22 @@ class RunState:
             return answer, []
         return answer, [ChangeRun(run_uid=self.spec.run_uid, planned=self.override.total)]
 
-    def _note_order(self, order: Order, answer: str) -> None:
-        text = order.reason if order.action == "finish" else f"{order.reason}: {answer}" if order.reason else answer
+    def note_budget(self, allowed: int, text: str, wall: float) -> list[Effect]:
+        """Note how many projections the plan's budget allows; returns what is to be done."""
+        self.override = replace(self.override, allowed=allowed)
+        self._note(text, wall, policy=BUDGET)
+        return [ChangeRun(run_uid=self.spec.run_uid, allowed=allowed)]
+
+    def _note(self, text: str, wall: float, **what: Any) -> None:
+        """Add a decision that is no verdict."""
         self.decisions.append(
             Decision(
                 image_number=self.image_number,
-                projections=order.projections,
-                verdict=order.action,
+                projections=self.taken,
                 score=self.score,
-                policy=OPERATOR,
                 text=text,
-                who=order.who,
-                place=order.place,
-                time=order.time,
+                time=wall,
+                **what,
             )
         )
 

@@ -17,6 +17,7 @@ from bluesky.callbacks.core import make_class_safe
 from event_model import DocumentRouter
 
 from bluesky_streamrecon.beamline.documents import BLOCK
+from bluesky_streamrecon.beamline.steering import BUDGET
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, SteeringSettings
 
 __all__ = ["RunTable", "as_minutes"]
@@ -88,6 +89,8 @@ class RunTable(DocumentRouter):
         if "predicted-gain" in rule and "tolerance" in steering:
             limit += f", tolerance {steering['tolerance']:g}"
         self._turns = int(recon.get("turns", 1))
+        if "budget" in block:
+            order += f" ({block['budget']})"
         if self._turns > 1 and rule == CHANGE:
             until = steering.get("options", {}).get("until", "end")
             ends = {"end": "Reports changes of the sample", "change": "Ends when the sample changes"}
@@ -148,6 +151,8 @@ class RunTable(DocumentRouter):
         if began is not None and (change := f"{began:.0f} {over}") != self._change:
             self._change = change
             self._say(values.get("text") or "the sample changes")
+        if values.get("policy") == BUDGET:
+            self._say(values["text"])
         if values.get("who"):
             self._say(f"{values['verdict']} by {values['who']} ({values['place']}): {values['text']}")
 

@@ -12,10 +12,13 @@ from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.wire.messages import Score
 
-__all__ = ["OPERATOR", "Decision", "Steering"]
+__all__ = ["BUDGET", "OPERATOR", "Decision", "Steering"]
 
 OPERATOR = "operator"
 """Stands as the policy of what a person has decided."""
+
+BUDGET = "budget"
+"""Stands as the policy of how many projections time and dose allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class Decision:
     score : float or None
         The newest.
     policy : str
-        What decided; ``"operator"``: a person.
+        What decided; ``"operator"``: a person; ``"budget"``: how many projections time and dose allow by now.
     text : str
         Why.
     metrics : mapping

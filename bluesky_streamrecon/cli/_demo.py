@@ -45,6 +45,8 @@ def demo(
         float, typer.Option(help="Gain in MS-SSIM, of all projections that are left, below which the scan ends.")
     ] = 0.02,
     policy: Annotated[str | None, typer.Option(help="Stopping policy; 'a+b': both, 'a|b': one of them.")] = None,
+    until: Annotated[str | None, typer.Option(help="When the scan ends at the latest: '18:30', or seconds.")] = None,
+    dose: Annotated[float | None, typer.Option(help="Seconds of exposure after which it ends at the latest.")] = None,
     window: Window = 24,
     window_policy: Annotated[
         str, typer.Option(help="'spread': the newest, and older ones from all angles; 'newest' only, as in the paper.")
@@ -108,6 +110,8 @@ def demo(
         threshold=threshold,
         tolerance=tolerance,
         policy=policy,
+        until=float(until) if until and until.replace(".", "", 1).isdigit() else until,
+        dose=dose,
         window=window,
         window_policy=window_policy,
         step=step,

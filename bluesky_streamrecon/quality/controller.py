@@ -140,6 +140,8 @@ class Controller:
                 self._open(event)
             case ChangeRun(planned=int(planned)) if session := self._session_of(event.run_uid):
                 session.lengthen(planned)
+            case ChangeRun(allowed=int(allowed)) if session := self._session_of(event.run_uid):
+                session.allowed = allowed
             case Preview():
                 self._take(event)
             case CloseRun() if session := self._session_of(event.run_uid):

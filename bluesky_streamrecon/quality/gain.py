@@ -16,7 +16,7 @@ from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, display_range, similarity
 
-__all__ = ["Gain", "predict_gain"]
+__all__ = ["Gain", "band", "predict_gain"]
 
 UPPER = 0.43
 """Upper end of the 95 % band over the prediction, in the natural logarithm, while that is small."""
@@ -67,16 +67,19 @@ class Gain:
     by_variance: float
     by_aliasing: float
 
+    def left_at(self, count: int, over: AngularRange, size: int) -> float:
+        """Predict, roughly, what would still be missing from the image of all projections after `count` of them."""
+        views, last = over.even_part(count, self.planned), over.even(self.planned)
+        left = self.by_variance * (over.variance(views) - over.variance(last))
+        left += self.by_aliasing * (over.aliasing(views, size) - over.aliasing(last, size))
+        return max(left, 0.0)
+
     def enough_at(self, tolerance: float, over: AngularRange, size: int) -> int | None:
         """Predict, roughly, at how many projections the upper end falls below `tolerance`; None: never."""
-        last = over.even(self.planned)
         low, high = self.projections, self.planned
 
         def upper(count: int) -> float:
-            views = over.even_part(count, self.planned)
-            left = self.by_variance * (over.variance(views) - over.variance(last))
-            left += self.by_aliasing * (over.aliasing(views, size) - over.aliasing(last, size))
-            return band(max(left, 0.0))[1]
+            return band(self.left_at(count, over, size))[1]
 
         if upper(high) >= tolerance:
             return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bluesky_streamrecon.quality.forecast import fewest_views
-from bluesky_streamrecon.quality.gain import Gain
+from bluesky_streamrecon.quality.gain import Gain, band
 from bluesky_streamrecon.quality.policy import (
     PREDICTED_GAIN,
     Evidence,
@@ -56,7 +56,7 @@ class PredictedGainPolicy:
         if not made:
             return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
         gain = made[-1]
-        text = f"{at}: {self._predicted(gain, evidence)}"
+        text = f"{at}: {self._predicted(gain, evidence)}{self._within_budget(gain, evidence)}"
         if gain.upper >= tolerance:
             return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
         return where_met(
@@ -94,6 +94,17 @@ class PredictedGainPolicy:
         last = evidence.forecasts[-1]
         none = last.why_not if last.gain is None and last.projections > gain.projections else ""
         return f"{text}; no newer prediction: {none}" if none else text
+
+    def _within_budget(self, gain: Gain, evidence: Evidence) -> str:
+        """Return how good the image will be when the budget ends the scan, in words."""
+        allowed = evidence.allowed
+        if not evidence.columns or not evidence.newest.projections < allowed < gain.planned:
+            return ""
+        left = gain.left_at(max(allowed, gain.projections), evidence.over, evidence.columns)
+        return (
+            f"; the budget ends the scan after about {allowed}, with an image predicted to be {left:.3f} MS-SSIM from "
+            f"that of all {gain.planned}, at most {band(left)[1]:.3f}"
+        )
 
     def _when(self, gain: Gain, evidence: Evidence) -> str:
         now = evidence.newest.projections

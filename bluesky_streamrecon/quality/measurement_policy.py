@@ -185,6 +185,10 @@ class MeasurementPolicy:
             )
         }
         text = at + "; ".join(self._said(name, history[name], final) for name, final in finals.items())
+        if evidence.newest.projections < evidence.allowed < evidence.planned:
+            sooner = self._finals(history, evidence.allowed)
+            told = (f"{self._label_of(name)} {each.value:.4g} ± {each.plus_minus:.2g}" for name, each in sooner.items())
+            text += f"; the budget ends the scan after about {evidence.allowed}, with {', '.join(told)} predicted"
         if not self._known(finals):
             return Verdict("continue", score, text + self._unsettled(history), recorded)
         earlier = ({name: each[:count] for name, each in history.items()} for count in range(made, 0, -1))

@@ -34,6 +34,7 @@ __all__ = [
     "ScoredImage",
     "Verdict",
     "get_policy",
+    "measured_by",
     "not_before",
     "policies",
     "refuse_options",
@@ -91,6 +92,8 @@ class Evidence:
         Angles that the scan is going to visit.
     turns : int
         Volumes of a time series; 1: the scan is none.
+    allowed : int
+        Projections that the run's budget allows; 0: there is none, or this is not known.
     """
 
     images: Sequence[ScoredImage]
@@ -102,6 +105,7 @@ class Evidence:
     columns: int = 0
     over: AngularRange = HALF_TURN
     turns: int = 1
+    allowed: int = 0
 
     @property
     def newest(self) -> ScoredImage:
@@ -362,3 +366,18 @@ def refuse_options(name: str, settings: SteeringSettings) -> None:
     """Raise `ConfigError` if options are given to a policy that takes none."""
     if settings.options:
         raise ConfigError(f"policy {name!r}: got options {', '.join(settings.options)}, but it takes none")
+
+
+def measured_by(forecasts: Sequence[Forecast], planned: int) -> dict[str, float | None]:
+    """Return the newest values of metrics that forecasts hold.
+
+    A prediction is that of a still sample: where the newest forecast has found a fault, there is none.
+    """
+    values: dict[str, float | None] = dict(forecasts[-1].metrics)
+    gains = (forecast.gain_of(planned) for forecast in reversed(forecasts))
+    gain = next((gain for gain in gains if gain is not None), None)
+    if gain is not None and forecasts[-1].fault is None:
+        values[PREDICTED_GAIN] = gain.gain
+        values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}
+        values[f"{PREDICTED_GAIN}-at"] = float(gain.projections)
+    return values

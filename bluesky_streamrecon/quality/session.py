@@ -41,6 +41,7 @@ from bluesky_streamrecon.quality.policy import (
     ScoredImage,
     Verdict,
     get_policy,
+    measured_by,
 )
 from bluesky_streamrecon.quality.trials import Reconstructor
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
@@ -149,6 +150,7 @@ class SteeringSession:
         self._angles: set[float] = set()
         self._met = False
         self._closed = False
+        self.allowed = 0  # projections that the run's budget allows, where that is known
 
     @property
     def waiting(self) -> int:
@@ -348,6 +350,7 @@ class SteeringSession:
             self.run.detector_shape[1],
             self._lines.over,
             self.run.recon.turns,
+            self.allowed,
         )
         score = values.get("ms-ssim")
         fault = self._fault(now=False) or problem
@@ -378,7 +381,7 @@ class SteeringSession:
             found, problem = measured(metric.name, partial(metric, seen))
             values |= found
         if self._forecasts:
-            values |= _measured_by(self._forecasts, self.run.planned)
+            values |= measured_by(self._forecasts, self.run.planned)
         if self._changes is not None:
             values |= self._changes.metrics()
         return values, problem
@@ -407,21 +410,6 @@ class SteeringSession:
 
 def _forecast_step(planned: int) -> int:
     return max(1, math.ceil(FORECAST_SHARE * planned)) if planned else FORECAST_STEP
-
-
-def _measured_by(forecasts: list[Forecast], planned: int) -> dict[str, float | None]:
-    """Return the newest values of metrics that forecasts hold.
-
-    A prediction is that of a still sample: where the newest forecast has found a fault, there is none.
-    """
-    values: dict[str, float | None] = dict(forecasts[-1].metrics)
-    gains = (forecast.gain_of(planned) for forecast in reversed(forecasts))
-    gain = next((gain for gain in gains if gain is not None), None)
-    if gain is not None and forecasts[-1].fault is None:
-        values[PREDICTED_GAIN] = gain.gain
-        values |= {f"{PREDICTED_GAIN}-low": gain.lower, f"{PREDICTED_GAIN}-high": gain.upper}
-        values[f"{PREDICTED_GAIN}-at"] = float(gain.projections)
-    return values
 
 
 def _finite(value: float | None) -> float | None:

@@ -299,7 +299,7 @@ class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
 
 
 class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
-    """A person has changed something of the run; numbered among the items, so that it has the same place on all ranks.
+    """Something of the run has changed; numbered among the items, so that it has the same place on all ranks.
 
     Parameters
     ----------
@@ -307,12 +307,15 @@ class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
         Rotation axis, detector column: all ranks make their images anew about it, once all have heard of it.
     planned : int or None
         Projections that the run is going to take by now; the controller predicts for so many.
+    allowed : int or None
+        Projections that the run's budget allows; the controller predicts how good the image will be then.
     """
 
     run_uid: Uid
     seq: Count = 0
     axis: Finite | None = None
     planned: Count | None = None
+    allowed: Count | None = None
 
 
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):

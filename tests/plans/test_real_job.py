@@ -162,6 +162,19 @@ def test_flight_is_ended_by_quality_in_the_middle_of_a_sweep_and_all_of_it_is_us
     assert moving.stage.angle < 175
 
 
+@pytest.mark.parametrize("kind", ["step", "fly"])
+def test_dose_ends_a_scan_as_a_success_with_its_volume(run_engine, documents, tomo, fly, beamline, job, of, kind):
+    plan = {"step": tomo, "fly": fly}[kind]
+    run_engine(plan(dose=30 * 0.05, threshold=1.0))
+    (stop,), record = of(documents, "stop"), job.last_run
+    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 30)
+    assert stop["reason"].startswith("dose of 1.5 s: ended after 30 of 40 projections of 0.05 s each; best score ")
+    assert (record.taken, record.used, record.problems) == (30, 30, ())
+    assert record.ledger_totals()["balanced"]
+    job.wait_for_volume()
+    assert job.last_run.volume
+
+
 @pytest.fixture
 def killed(run_engine, job):
     """Have one process of the job killed at a projection of each scan from now on."""

@@ -13,6 +13,7 @@ from bluesky_streamrecon.quality import Verdict, policy
 from bluesky_streamrecon.quality.controller import EARLY_PREVIEWS, Controller
 from bluesky_streamrecon.wire import (
     AbandonRun,
+    ChangeRun,
     CloseRun,
     LinkLost,
     LinkRestored,
@@ -88,6 +89,14 @@ def test_next_run_is_judged_by_itself(open_run, previews):
     ]
     assert next(each.run_uid for each in link.scores if each.verdict == "enough") == "run-1"
     assert link.scores[-1].verdict == "enough"
+
+
+def test_controller_that_is_started_again_hears_what_the_budget_allows(open_run):
+    for _ in range(2):
+        controller = Controller(ScriptedLink())
+        for event in (open_run(), ChangeRun(run_uid="run-1", seq=1, allowed=90)):  # the beamline keeps them for it
+            controller.handle(event)
+        assert controller.session.allowed == 90
 
 
 def test_images_after_close_are_scored(open_run, previews):

@@ -17,7 +17,7 @@ from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.session import _measured_by
+from bluesky_streamrecon.quality.policy import measured_by
 from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, in_view, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
@@ -210,6 +210,18 @@ def test_words_of_the_policy():
     assert verdict.text.endswith(" more are needed; MS-SSIM 0.970 to the image 24 projections before")
 
 
+def test_how_good_the_image_is_when_a_budget_ends_the_scan_is_said_beforehand(simulate, recipe):
+    predicted = predict_gain(TrialReconstruction(simulate().upto(60), (0, 1), recipe))
+    size = 96
+    assert predicted.left_at(60, AngularRange(), size) == pytest.approx(predicted.gain, rel=0.2)
+    assert predicted.left_at(120, AngularRange(), size) == 0
+    text = judge(evidence(Forecast(60, gain=predicted), planned=120, allowed=90), tolerance=0.001).text
+    left = predicted.left_at(90, AngularRange(), 256)
+    assert 0 < left < predicted.gain
+    assert f"the budget ends the scan after about 90, with an image predicted to be {left:.3f} MS-SSIM from" in text
+    assert "budget" not in judge(evidence(Forecast(60, gain=predicted), planned=120, allowed=120)).text
+
+
 @pytest.mark.parametrize(
     ("forecasts", "projections", "planned", "said"),
     [
@@ -245,8 +257,8 @@ def test_prediction_that_is_old_says_when_it_was_made_and_why_there_is_no_newer_
 
 def test_prediction_is_not_reported_any_more_once_the_data_have_a_fault():
     made = Forecast(57, gain=gain(57, 0.03))
-    assert _measured_by([made, Forecast(66)], 180)["predicted-gain-at"] == 57
-    assert _measured_by([made, Forecast(66, fault="the sample moves on its mount")], 180) == {}
+    assert measured_by([made, Forecast(66)], 180)["predicted-gain-at"] == 57
+    assert measured_by([made, Forecast(66, fault="the sample moves on its mount")], 180) == {}
 
 
 def test_combined_policies_say_once_how_far_the_scan_is():

@@ -73,6 +73,7 @@ DOWN = [
     m.Welcome(job_id="job", heartbeat_seconds=1.0),
     m.ChangeRun(run_uid="run", seq=1, planned=20),
     m.ChangeRun(run_uid="run", seq=3, axis=511.5),
+    m.ChangeRun(run_uid="run", seq=4, allowed=15),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),
