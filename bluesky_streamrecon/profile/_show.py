@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.settings import TOMOGRAPHY
+from bluesky_streamrecon.quality.patches import patches_that_differ
+from bluesky_streamrecon.settings import TOMOGRAPHY, SteeringSettings
 from bluesky_streamrecon.storage import find_reconstruction, finished_images, load_reconstruction
 from bluesky_streamrecon.storage.run_streams import RunStreams
 
@@ -37,7 +38,7 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
     Returns
     -------
     Figure
-        One cut along each axis.
+        One cut along each axis; where a tolerance was given up, two patches of the first cut that differ by it.
 
     Raises
     ------
@@ -65,7 +66,20 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
         (f"y–row at x = {size // 2}", volume[:, :, size // 2], "y", "row"),
     )
     figure: Figure
-    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), constrained_layout=True)
+    steering = start.get("streamrecon", {}).get("steering", {})
+    patches = None
+    rule = SteeringSettings(policy=steering.get("policy"), threshold=steering.get("threshold")).rule
+    if what == "Finished volume" and "predicted-gain" in rule and steering.get("tolerance"):
+        live = np.asarray(found["image"]["image"][rows // 2], np.float32)
+        patches = patches_that_differ(volume[rows // 2], live, steering["tolerance"])
+    more = 0 if patches is None else 2
+    figure, axes = plt.subplots(1, 3 + more, figsize=(12 + 2.5 * more, 4.2), constrained_layout=True)
+    panels = axes[:3]
+    titles = ("a patch of it", f"worse by the tolerance, {steering.get('tolerance', 0):g}")
+    for panel, patch, title in zip(axes[3:], patches or (), titles, strict=False):
+        panel.imshow(patch, cmap="gray", vmin=low, vmax=high)
+        panel.set_axis_off()
+        panel.set_title(title)
     for panel, (title, cut, across, down) in zip(panels, cuts, strict=True):
         drawn = panel.imshow(
             cut, cmap="gray", vmin=low, vmax=high, aspect="equal" if across == "x" and down == "y" else "auto"
@@ -73,7 +87,7 @@ def show_reconstruction(catalog: Any, run: str | int = -1, *, directory: str | P
         panel.set(title=title, xlabel=f"{across} (pixels)", ylabel=f"{down} (pixels)")
     analysis = start.get("streamrecon", {}).get("recon", {}).get("analysis", TOMOGRAPHY)
     label = "attenuation (1/pixel)" if analysis == TOMOGRAPHY else f"values of the analysis {analysis}"
-    figure.colorbar(drawn, ax=panels, label=label, shrink=0.8)
+    figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
     figure.suptitle(f"{what} of scan {scan}, reconstruction {start['uid'][:8]}")
     if not os.environ.get("DISPLAY"):
         path = Path(directory) / f"reconstruction-{scan}.png"
