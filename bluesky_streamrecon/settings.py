@@ -58,6 +58,9 @@ WINDOW_POLICIES = ("newest", "spread")
 FINAL_AUTO, FINAL_NONE = "auto", "none"
 """How a volume is finished: by the recipe that the default policy predicts for; not at all."""
 
+LEAST_REGION = 32
+"""Pixels of a region in each direction: MS-SSIM compares 11 of them at once, of the coarsest level a few."""
+
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
@@ -263,6 +266,9 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         say: a time of day (``"18:30"``, 24 hours, local), an ISO date and time, or seconds from the plan's start.
     dose : float or None
         How long the sample may be exposed, seconds: exposure time times projections.
+    region : tuple of int or None
+        Rectangle of the slices that score, prediction, resolution and measurement are judged in: left, top, right and
+        bottom in pixels from the slice's top left corner, the last two excluded. None: all of it.
     options : dict
         Passed to the policy.
     """
@@ -279,6 +285,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     advisory: bool = False
     until: str | float | None = None
     dose: float | None = None
+    region: tuple[int, int, int, int] | None = None
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
@@ -287,6 +294,13 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             parsed(self.until)
         if self.dose is not None and not 0 < self.dose < math.inf:
             raise ConfigError(f"dose: got {self.dose:g}, expected seconds of exposure above 0")
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if min(left, top) < 0 or min(right - left, bottom - top) < LEAST_REGION:
+                raise ConfigError(
+                    f"region: got {self.region}, expected (left, top, right, bottom) in pixels of the slice, from 0 on "
+                    f"and at least {LEAST_REGION} of them in both directions"
+                )
         if not 0 < self.tolerance < 1:
             raise ConfigError(
                 f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"

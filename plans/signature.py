@@ -93,7 +93,7 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
                 f"{name}: not an argument of this plan" + (f"; did you mean {near[0]!r}?" if near else "; see its help")
             )
     values = {name: value for name, value in given.items() if not (value is None and name in AS_ARGUMENTS)}
-    for name in ("preview_rows", "rows", "preparation"):  # lists, as forms and queues have them, or arrays
+    for name in ("preview_rows", "rows", "region", "preparation"):  # lists, as forms and queues have them, or arrays
         if isinstance(values.get(name), Iterable) and not isinstance(values[name], str):
             values[name] = tuple(values[name])
     policy_options = dict(values.pop("policy_options", {}))

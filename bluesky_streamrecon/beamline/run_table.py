@@ -88,6 +88,8 @@ class RunTable(DocumentRouter):
             limit += f", threshold {told.least_score:g}"
         if "predicted-gain" in rule and "tolerance" in steering:
             limit += f", tolerance {steering['tolerance']:g}"
+        if steering.get("region"):
+            limit += f", in the region {tuple(steering['region'])}"
         self._turns = int(recon.get("turns", 1))
         if "budget" in block:
             order += f" ({block['budget']})"

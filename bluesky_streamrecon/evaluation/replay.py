@@ -24,7 +24,9 @@ from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared, with_rows_around
-from bluesky_streamrecon.quality.trials import view_width
+from bluesky_streamrecon.quality.patches import patches_that_differ
+from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
+from bluesky_streamrecon.quality.trials import region_slices, view_width
 from bluesky_streamrecon.reduction import Reduction, binned
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
@@ -39,6 +41,7 @@ __all__ = ["Recorded", "plain_block", "recorded_file", "recorded_run", "replay"]
 
 logger = logging.getLogger(__name__)
 
+Region = tuple[int, int, int, int]
 BLOCK = "streamrecon"
 VERDICT = ("projections", "verdict", "score", "metrics", "text")
 MOST_ROWS = 3
@@ -180,11 +183,12 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
         If there are no flats, or no projections.
     """
     steering = steering or recorded.steering
-    scan = _shown_rows(recorded, steering)
+    scan, moved = _shown_rows(recorded, steering)
+    region = _moved(steering.region, moved, scan.geometry.size)
     judgement = judge_offline(
         scan,
         msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1),
-        msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows))),
+        msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows)), region=region),
         planned=recorded.planned,
         threads=threads,
     )
@@ -195,7 +199,11 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     if stopped is not None and stopped < len(scan):
         early = finish(scan.first(stopped), threads=threads)
         width = view_width(scan.columns, scan.axis, scan.over)
-        lost = 1 - Truth.measured(whole, width).similarity(early)
+        if region is None:
+            lost = 1 - Truth.measured(whole, width).similarity(early)
+        else:
+            inside = (slice(None), *region_slices(region, scan.geometry.size))
+            lost = 1 - Truth.measured(whole[inside], scan.geometry.size).similarity(early[inside])
     verdicts = [{name: getattr(score, name) for name in VERDICT} for score in judgement.scores]
     for row in verdicts:  # judging went on to the end
         row["text"] = row["text"].removeprefix("advisory: ")
@@ -208,7 +216,20 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
         "lost": lost,
         "problems": list(scan.problems),
     }
-    return Report(fields, figures={"replay": _draw(recorded.name, judgement, steering, early, whole, lost)})
+    patches = None
+    if PREDICTED_GAIN in steering.rule:
+        middle = scan.rows // 2
+        worse = early if early is not None else finish(scan.first(max(len(scan) // 2, 1)), threads=threads)
+        patches = patches_that_differ(whole[middle], worse[middle], steering.tolerance)
+    return Report(fields, figures={"replay": _draw(recorded.name, judgement, steering, early, whole, lost, patches)})
+
+
+def _moved(region: Region | None, by: int, size: int) -> Region | None:
+    """Return a region of the run's slices as one of those that are replayed, whose edges are cut off or added."""
+    if region is None:
+        return None
+    left, top, right, bottom = (min(max(edge + by, 0), size) for edge in region)
+    return left, top, right, bottom
 
 
 def _log_problems(frames: TomoScan) -> None:
@@ -216,8 +237,11 @@ def _log_problems(frames: TomoScan) -> None:
         logger.warning("%s", problem)
 
 
-def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
-    """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere."""
+def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> tuple[LineScan, int]:
+    """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere.
+
+    The number is how many pixels were added at each edge of the slices, below 0 where they are smaller.
+    """
     frames = recorded.frames
     reduction = Reduction.wanted(FrameLayout(1, *frames.projections.shape[1:]), recorded.recon)
     height = reduction.shape[0]
@@ -243,7 +267,8 @@ def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> LineScan:
         side=recorded.recon.bin,
         monitor=recorded.recon.monitor,
     )
-    return centred(replace(scan, name=recorded.name, span=recorded.span))
+    shown = centred(replace(scan, name=recorded.name, span=recorded.span))
+    return shown, (shown.geometry.size - (recorded.recon.size or scan.geometry.size)) // 2
 
 
 def _draw(
@@ -253,10 +278,11 @@ def _draw(
     early: NDArray[np.float32] | None,
     whole: NDArray[np.float32],
     lost: float,
+    patches: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
 ) -> Figure:
-    """Draw what the policy decided by, and the image finished from its stop (None: there was none) and from all."""
-    figure = new_figure(12, 4.2)
-    axes, *panels = figure.subplots(1, 4, width_ratios=[1.6, 1, 1, 1])
+    """Draw what the policy decided by, the images finished from its stop, if any, and from all, and two patches."""
+    figure = new_figure(15, 4.2)
+    axes, *panels = figure.subplots(1, 6, width_ratios=[1.6, 1, 1, 1, 0.7, 0.7])
     stopped, planned = judgement.stopped_at, judgement.planned
     draw_verdicts(axes, judgement.scores, steering, planned=planned, stopped_at=stopped, stop="would have ended at")
     axes.set_title(f"{name}: {judgement.policy}", fontsize=10)
@@ -271,6 +297,11 @@ def _draw(
         show_slice(panels[0], early[middle], f"finished from {stopped}", 0, high)
         difference = early[middle] - whole[middle]
         show_slice(panels[2], difference, f"difference (1 - MS-SSIM = {lost:.3f})", -high / 4, high / 4)
+    for panel in panels[3:]:
+        panel.set_axis_off()
+    if patches is not None:
+        show_slice(panels[3], patches[0], "a patch of it", 0, high)
+        show_slice(panels[4], patches[1], f"worse by the tolerance, {steering.tolerance:g}", 0, high)
     return figure
 
 

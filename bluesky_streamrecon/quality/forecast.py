@@ -93,6 +93,8 @@ class Forecaster:
         Metrics that are wanted.
     fewest : int
         Projections below which data are only checked; may be set anew.
+    region : tuple of int, optional
+        Part of the images that is looked at, as for `TrialReconstruction`.
     background : bool, optional
         Make each forecast in a thread. After the first one, which usually only checks data, the thread compiles what
         the next ones need.
@@ -105,12 +107,14 @@ class Forecaster:
         gain: bool,
         metrics: Sequence[TrialMetric] = (),
         fewest: int,
+        region: tuple[int, int, int, int] | None = None,
         background: bool = False,
     ) -> None:
         self._reconstructor = reconstructor
         self._gain = gain
         self._metrics = tuple(metrics)
         self.fewest = fewest
+        self._region = region
         self._background = background
         self._warm = False
         self._before: TrialReconstruction | None = None
@@ -163,7 +167,7 @@ class Forecaster:
             return Forecast(lines.projections, why_not="this controller has nothing to reconstruct with")
         if lines.projections < self.fewest:
             return Forecast(lines.projections)
-        study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before)
+        study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before, self._region)
         gain, why_not = _predicted(study) if self._gain else (None, "")
         found = [measured(metric.name, partial(metric.measure, study)) for metric in self._metrics]
         self._before = study if self._metrics else None

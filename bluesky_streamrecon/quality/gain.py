@@ -14,7 +14,7 @@ import numpy as np
 
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, display_range, similarity
+from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, similarity
 
 __all__ = ["Gain", "band", "predict_gain"]
 
@@ -144,7 +144,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
 def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float]:
     """Return what the last doubling has brought in one row, and the share of it that is noise."""
     full, binned = study.seen(study.full[row]), study.binning > 1
-    shown = display_range(study.full[row], study.width) if np.isfinite(full).all() else 0.0
+    shown = study.contrast(row) if np.isfinite(full).all() else 0.0
     if shown <= 0:
         raise DataError(f"reconstruction from {study.lines.projections} projections: nothing to see in row {row}")
     doubling = 1 - float(

@@ -1,7 +1,8 @@
 """What scientists measure in an image: functions of slices, found by name, and the metric that applies one.
 
-A function is called with the slices of a quick reconstruction, shape (rows, N, N), read-only, zero outside the view,
-and the width of their pixels; it returns a number, or a few named ones. Widths are detector pixels, or micrometres
+A function is called with the slices of a quick reconstruction, shape (rows, N, N), read-only, zero outside the view, or
+a region of them, and the width of their pixels; it returns a number, or a few named ones. If it has an argument
+``view``, that is which pixels of a slice are seen. Widths are detector pixels, or micrometres
 where the pixel size is known, and attenuation is per the same length. It may take options, with defaults, by name.
 """
 
@@ -43,6 +44,7 @@ RIM = 2
 
 Measurement = Callable[..., float | Mapping[str, float]]
 Slices = NDArray[np.float32]
+View = NDArray[np.bool_]
 
 measurements: Registry[Measurement] = Registry(
     "measurement",
@@ -55,65 +57,72 @@ measurements: Registry[Measurement] = Registry(
 )
 
 
-def porosity(slices: Slices, pixel: float, *, threshold: float = 0.0) -> float:  # noqa: ARG001 - a share has no length
+def porosity(slices: Slices, pixel: float, *, threshold: float = 0.0, view: View | None = None) -> float:  # noqa: ARG001 - a share has no length
     """Compute the share of the sample that is darker than a threshold, 0 to 1.
 
     The sample is what is within the convex hull of what is brighter, in each slice, without two pixels along its rim.
 
     Parameters
     ----------
-    slices, pixel : ndarray, float
+    slices, pixel, view : ndarray, float, ndarray
         See above.
     threshold : float, optional
         Attenuation per length; 0 finds it by Otsu's method.
     """
-    pores, sample = _pores(slices, threshold)
+    pores, sample = _pores(slices, threshold, view)
     if not sample.any():
         raise DataError("no sample: what is bright is less than five pixels wide")
     return float(pores.sum() / sample.sum())
 
 
-def largest_pore(slices: Slices, pixel: float, *, threshold: float = 0.0) -> float:
+def largest_pore(slices: Slices, pixel: float, *, threshold: float = 0.0, view: View | None = None) -> float:
     """Compute the diameter of a disc with the area of the largest connected pore within a slice.
 
     Parameters
     ----------
-    slices, pixel, threshold : ndarray, float, float
+    slices, pixel, threshold, view : ndarray, float, float, ndarray
         As for `porosity`.
     """
     from skimage.measure import label
 
-    pores, _ = _pores(slices, threshold)
+    pores, _ = _pores(slices, threshold, view)
     areas = (np.bincount(label(each, connectivity=1).ravel())[1:].max(initial=0) for each in pores)
     return float(2 * math.sqrt(max(areas) / math.pi) * pixel)
 
 
 def mean_attenuation(
-    slices: Slices, pixel: float, *, x: float = 0.0, y: float = 0.0, radius: float = math.inf
+    slices: Slices,
+    pixel: float,
+    *,
+    x: float = 0.0,
+    y: float = 0.0,
+    radius: float = math.inf,
+    view: View | None = None,
 ) -> float:
     """Compute the mean attenuation in a disc, by default of all that is in view.
 
     Parameters
     ----------
-    slices, pixel : ndarray, float
+    slices, pixel, view : ndarray, float, ndarray
         See above.
     x, y, radius : float, optional
-        Where it is: to the right of the image's middle, above it, and its radius, in the unit of `pixel`.
+        Where it is: right of the middle of the image or region, above it, and its radius, in the unit of `pixel`.
     """
-    place = (np.arange(slices.shape[1]) - (slices.shape[1] - 1) / 2) * pixel
-    inside = (np.hypot(place[None, :] - x, -place[:, None] - y) <= radius) & disc(slices.shape[1])
+    down, across = ((np.arange(side) - (side - 1) / 2) * pixel for side in slices.shape[1:])
+    seen = disc(slices.shape[1]) if view is None else view
+    inside = (np.hypot(across[None, :] - x, -down[:, None] - y) <= radius) & seen
     if not inside.any():
         raise DataError(f"mean-attenuation: got a region at ({x:g}, {y:g}) of radius {radius:g}, expected one in view")
     return float(slices[:, inside].mean())
 
 
-def _pores(slices: Slices, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _pores(slices: Slices, threshold: float, view: View | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which pixels are pores, and which are of the sample."""
     from scipy.ndimage import binary_erosion, median_filter
     from skimage.filters import threshold_otsu
     from skimage.morphology import convex_hull_image
 
-    view = disc(slices.shape[1])
+    view = disc(slices.shape[1]) if view is None else view
     level = threshold or float(threshold_otsu(slices[:, view]))
     bright = slices > level
     sure = median_filter(bright, size=(1, 3, 3))  # without single pixels of noise
@@ -161,7 +170,10 @@ class HalvedMeasurement:
         pixel = self._pixel * study.binning
         slices = np.stack([study.seen(image) for image in images]) / np.float32(pixel)
         slices.setflags(write=False)
-        found = self._measure(slices, pixel, **self._options)
+        options = dict(self._options)
+        if "view" in inspect.signature(self._measure).parameters:
+            options["view"] = disc(slices.shape[1]) if study.region is None else np.ones(slices.shape[1:], bool)
+        found = self._measure(slices, pixel, **options)
         numbers: dict[str, object] = dict(found) if isinstance(found, Mapping) else {"": found}
         checked: dict[str, float] = {}
         for name, value in numbers.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import msgspec
@@ -43,7 +43,7 @@ from bluesky_streamrecon.quality.policy import (
     get_policy,
     measured_by,
 )
-from bluesky_streamrecon.quality.trials import Reconstructor
+from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
@@ -125,6 +125,7 @@ class SteeringSession:
             gain=PREDICTED_GAIN in wanted,
             metrics=[metric for metric in metrics if isinstance(metric, TrialMetric)],
             fewest=fewest_views(run.planned, run.steering.minimum_projections),
+            region=run.steering.region,
             background=background,
         )
         self._forecasts: list[Forecast] = []
@@ -133,6 +134,7 @@ class SteeringSession:
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
+        self._side, self._outside = 0, ""  # of the images, pixels, and why the region is not in them
         self._doubt, self._doubted = "", 0  # why the job reports its own images as wrong, and of which image that is
         self._axis: float | None = None
         self._axis_since = 0  # number of the first image about this axis
@@ -302,8 +304,8 @@ class SteeringSession:
             Check all data, since the run is about to be ended, as when it is closed; else take the newest forecast's
             result.
         """
-        if self._doubt:
-            return self._doubt
+        if doubt := self._doubt or self._outside:
+            return doubt
         if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
         at, fault = self._checked
@@ -320,10 +322,16 @@ class SteeringSession:
         # Each rank sends in order: what is missing of an earlier image by now will not come any more.
         self._pieces = {other: kept for other, kept in self._pieces.items() if other > number}
         image = PreviewImage(number, pieces.projections, self._rows, stack)
-        if len(self._history) and self._history.newest.stack.shape != stack.shape:
+        if self._side not in (0, stack.shape[1]):
             # About another axis the view, and so the image, may have another width: the two can not be compared.
             self._history = ImageHistory()
             self._waiting.clear()
+        self._side, self._outside = stack.shape[1], ""
+        if region := self.run.steering.region:
+            try:
+                image = replace(image, stack=np.ascontiguousarray(stack[:, *region_slices(region, self._side)]))
+            except DataError as error:
+                self._outside = str(error)
         self._history = self._history.appended(image)
         self._waiting.append(image)
         self._trim()

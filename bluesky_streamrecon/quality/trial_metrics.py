@@ -80,9 +80,11 @@ class HalfSetResolution:
     def measure(self, study: TrialReconstruction) -> dict[str, float]:
         """Measure on the half-sets of all projections so far."""
         first, second = study.halves
+        if study.region is not None:
+            first, second = first[:, *study.region], second[:, *study.region]
         curves = [ring_correlation(a, b) for a, b in zip(first, second, strict=True)]
         correlation = np.convolve(np.pad(np.mean(curves, axis=0), 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-        size, planned = first.shape[1], study.lines.planned
+        size, planned = max(first.shape[1:]), study.lines.planned
         now = _resolution(correlation, size)
         found = {"": now * study.binning}
         if planned and study.lines.projections >= SHARE_TO_PREDICT * planned:
@@ -96,7 +98,7 @@ class HalfSetResolution:
 
 
 def ring_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Correlate two images (N, N) ring by ring in Fourier space; ring r holds r periods per N pixels.
+    """Correlate two images ring by ring in Fourier space; ring r holds r periods per N pixels, N the longer side.
 
     Edges are faded out with a Hann window in both directions.
 
@@ -105,11 +107,10 @@ def ring_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[
     ndarray of float64, shape (N // 2 + 1,)
         -1 to 1; 0 for rings without power.
     """
-    size = a.shape[0]
-    fade = np.hanning(size)
-    window = fade[:, None] * fade[None, :]
+    size = max(a.shape)
+    window = np.hanning(a.shape[0])[:, None] * np.hanning(a.shape[1])[None, :]
     first, second = (np.fft.rfft2((image - image.mean()) * window) for image in (a, b))
-    y, x = np.fft.fftfreq(size, 1 / size)[:, None], np.arange(first.shape[1])[None, :]
+    y, x = size * np.fft.fftfreq(a.shape[0])[:, None], size * np.fft.rfftfreq(a.shape[1])[None, :]
     ring = np.rint(np.hypot(y, x)).astype(np.intp).ravel()
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:

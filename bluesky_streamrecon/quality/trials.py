@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import image_size
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
@@ -26,6 +27,7 @@ __all__ = [
     "disc",
     "display_range",
     "in_view",
+    "region_slices",
     "similarity",
     "similarity_to_finished",
     "view_width",
@@ -99,6 +101,13 @@ class TrialReconstruction:
         The recipe.
     before : TrialReconstruction, optional
         An earlier trial of the same scan and rows.
+    region : tuple of int, optional
+        Left, top, right and bottom of the part of the images that is looked at, pixels of the image of the run.
+
+    Raises
+    ------
+    DataError
+        If the region is outside the image.
     """
 
     def __init__(
@@ -107,6 +116,7 @@ class TrialReconstruction:
         rows: Sequence[int],
         reconstructor: Reconstructor,
         before: TrialReconstruction | None = None,
+        region: tuple[int, int, int, int] | None = None,
     ) -> None:
         kept = np.isfinite(lines.values).all(axis=(1, 2))
         self.lines = lines
@@ -116,6 +126,7 @@ class TrialReconstruction:
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
         self.size = (lines.size or self.columns) // self.binning
         self.width = view_width(self.columns, lines.axis, lines.over) // self.binning
+        self.region = None if region is None else region_slices(region, self.size * self.binning, self.binning)
         self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
         self._all = np.arange(len(self.angles))
@@ -140,8 +151,13 @@ class TrialReconstruction:
         return images
 
     def seen(self, image: Images) -> Images:
-        """Return the part of an image (N, N) that is seen from all sides: where there is a margin, without it."""
-        return in_view(image, self.width)
+        """Return the part of an image (N, N) that counts: the region, or what is seen from all sides."""
+        return in_view(image, self.width) if self.region is None else image[self.region]
+
+    def contrast(self, row: int) -> float:
+        """Return the range of values of the image from all views that counts as full contrast."""
+        image = self.full[row]
+        return display_range(image, self.width) if self.region is None else display_range(image[self.region])
 
     @cached_property
     def half_sets(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -207,6 +223,25 @@ class TrialReconstruction:
             return None
         angles = lines.angles[new]
         return self._prepared(lines.values[new]), self._projected(images, angles)
+
+
+def region_slices(region: tuple[int, int, int, int], size: int, binning: int = 1) -> tuple[slice, slice]:
+    """Return the part of an image that is a region (left, top, right, bottom).
+
+    Raises
+    ------
+    DataError
+        If it is outside an image of this side.
+
+    Examples
+    --------
+    >>> region_slices((10, 0, 60, 50), 64, 2)
+    (slice(0, 25, None), slice(5, 30, None))
+    """
+    left, top, right, bottom = region
+    if max(right, bottom) > size:
+        raise DataError(f"region: got {region}, which is outside the image of {size} x {size} pixels")
+    return slice(top // binning, bottom // binning), slice(left // binning, right // binning)
 
 
 def noise_level(projections: NDArray[np.float32], model: NDArray[np.float32]) -> float:

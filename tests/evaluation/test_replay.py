@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -75,6 +76,28 @@ def test_replay_reduces_frames_as_the_run_did(frames):
     found, same = (replay(each, steering).fields for each in (recorded(large, recon=recon), recorded(frames)))
     assert (found["stopped_at"], found["taken"]) == (same["stopped_at"], 60)
     assert found["lost"] == pytest.approx(same["lost"], rel=1e-3)
+
+
+def test_replay_judges_the_region_of_the_run_also_where_its_slices_are_cut(frames):
+    """The detector is cropped about the axis: the same part of the sample is at another place of a smaller slice."""
+    steering = SteeringSettings(policy="ms-ssim", preview_rows=(1,), region=(14, 12, 50, 50))
+    same = replay(recorded(frames), steering)
+    wider = replace(
+        frames,
+        **{
+            name: np.pad(getattr(frames, name), ((0, 0), (0, 0), (0, 12)), mode="edge")
+            for name in ("projections", "flats", "darks")
+        },
+    )
+    moved = tuple(edge + 6 for edge in (14, 12, 50, 50))
+    found = replay(recorded(wider), SteeringSettings(policy="ms-ssim", preview_rows=(1,), region=moved))
+    assert found.fields["stopped_at"] == same.fields["stopped_at"]
+    assert found.fields["lost"] == pytest.approx(same.fields["lost"], rel=0.01)
+    whole = msgspec.structs.replace(steering, region=None, policy="ms-ssim|predicted-gain")
+    everything = replay(recorded(frames), whole)
+    assert everything.fields["lost"] != found.fields["lost"]
+    titles = [panel.get_title() for panel in everything.figures["replay"].axes]
+    assert {"a patch of it", "worse by the tolerance, 0.02"} <= set(titles)
 
 
 def test_run_that_was_cut_short_is_judged_as_far_as_it_is_stored(frames):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from study import load_study
 
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, get_policy, make_metric, measurements
 from bluesky_streamrecon.quality.forecast import Forecast
+from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.measurement_policy import Halved, predict_final
-from bluesky_streamrecon.quality.trials import TrialReconstruction
+from bluesky_streamrecon.quality.trial_metrics import ring_correlation
+from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.sim_devices.samples import Foam
@@ -139,6 +141,36 @@ def test_function_of_ones_own_may_return_a_few_named_numbers(simulate, drive, re
     scores, _ = drive(simulate(counts=1e5), policy="measurement", options=options, reconstructor=recipe)
     assert {"measurement-top", "measurement-middle", "measurement-top-low"} <= scores[-1].metrics.keys()
     assert "extremes top" in scores[-1].text
+
+
+def test_region_is_judged_as_an_image_cropped_to_it(simulate, recipe):
+    """The remaining gain, the resolution and what is measured are those within the rectangle."""
+    left, top, right, bottom = region = (20, 30, 76, 70)
+    lines = simulate().upto(60)
+    whole, part = (TrialReconstruction(lines, (0, 1), recipe, region=each) for each in (None, region))
+    full, halves = whole.full[:, top:bottom, left:right], [h[:, top:bottom, left:right] for h in whole.halves]
+    lost = [1 - similarity(half[row], full[row], display_range(full[row])) for row in (0, 1) for half in halves]
+    assert predict_gain(part).doubling == pytest.approx(np.mean(lost))
+    mean = make_metric("measurement", SteeringSettings(options={"measure": "mean-attenuation"}), 24)
+    assert mean.measure(part)[""] == pytest.approx(full.mean())
+    correlated = [ring_correlation(*pair) for pair in zip(*halves, strict=True)]
+    assert np.mean(correlated, axis=0).shape == (56 // 2 + 1,)
+    resolution = make_metric("half-set-frc", SteeringSettings(), 24)
+    assert resolution.measure(part)[""] != resolution.measure(whole)[""]
+    with pytest.raises(DataError, match=r"region: got .*, which is outside the image of 96 x 96 pixels"):
+        TrialReconstruction(lines, (0, 1), recipe, region=(0, 0, 97, 40))
+
+
+def test_rings_of_a_rectangle_are_those_of_its_periods():
+    x = np.arange(96)
+    wave = np.cos(2 * np.pi * x / 8)[None, :] * np.ones((64, 1))
+    rng = np.random.default_rng(0)
+    first, second = (wave + 0.2 * rng.standard_normal(wave.shape) for _ in range(2))
+    correlation = ring_correlation(first.astype(np.float32), second.astype(np.float32))
+    assert len(correlation) == 96 // 2 + 1
+    assert int(np.argmax(correlation)) == 96 // 8
+    across = ring_correlation(first.T.astype(np.float32), second.T.astype(np.float32))
+    assert int(np.argmax(across)) == 96 // 8
 
 
 def test_function_that_fails_stops_nothing_and_is_named_in_the_text(simulate, drive, recipe, registered):

@@ -43,6 +43,29 @@ def run_through(open_run, preview, image):
     return run
 
 
+def test_score_of_a_region_is_that_of_images_cropped_to_it(open_run, preview, image):
+    inside = SteeringSession(open_run(region=(6, 4, 40, 38), compare_to=4))
+    cropped = SteeringSession(open_run(compare_to=4))
+    for number in range(1, 9):
+        whole = image(number, noise=9.0)
+        whole[:, :, 41:] += number  # what happens outside is nothing to it
+        inside.accept(preview(number, pixels=whole))
+        cropped.accept(preview(number, pixels=np.ascontiguousarray(whole[:, 4:38, 6:40]), size=34))
+    scores = [score.score for score in judge_all(inside)]
+    assert scores == [score.score for score in judge_all(cropped)]
+    assert None not in scores[4:]
+
+
+def test_region_outside_the_image_never_ends_a_scan_and_says_so(open_run, preview, image):
+    session = SteeringSession(open_run(region=(0, 0, 40, 60), threshold=1e-6, compare_to=1))
+    for number in (1, 2):
+        session.accept(preview(number, pixels=image(number)))
+    assert [score.verdict for score in judge_all(session)] == ["invalid", "invalid"]
+    session.accept(preview(3, pixels=image(3)))
+    outside = "region: got (0, 0, 40, 60), which is outside the image of 44 x 44 pixels"
+    assert session.judge().text == f"not judged at 3 of 180 projections: {outside}"
+
+
 @pytest.mark.parametrize(("rule", "from_image"), [("ms-ssim", 1), ("ms-ssim", 40), ("predicted-gain", 1)])
 def test_run_whose_job_doubts_its_images_is_never_ended_and_says_why(open_run, preview, image, rule, from_image):
     doubt = "rotation axis: column 60.00 ± 0.1 from 90 projections, not certain; give axis= in detector columns"
