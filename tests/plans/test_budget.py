@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -40,6 +41,24 @@ def test_time_of_day_is_that_of_tomorrow_only_where_it_is_near():
 
 
 @pytest.fixture
+def central_europe(monkeypatch):
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("central_europe")
+@pytest.mark.parametrize("until", ["2026-10-25T02:30", "2026-03-29T02:30"])
+def test_time_that_is_twice_or_never_when_clocks_are_changed_needs_its_offset(until):
+    before = datetime(2026, 1, 1).timestamp()
+    with pytest.raises(ConfigError, match="when clocks are changed; expected the offset, too"):
+        seconds_of(until, before)
+    assert seconds_of(f"{until}+01:00", before) > before
+
+
+@pytest.fixture
 def beamline(run_engine, tmp_path):
     return sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True, exposure=0.5)
 
@@ -66,7 +85,7 @@ def plans(beamline, pretend_job):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"until": "2026-01-01T06:30"}, "min ago; expected a time to come"),
+        ({"until": "2001-01-01T06:30"}, "min ago; expected a time to come"),
         ({"until": "6:30"}, "until: got '6:30', expected a time of day of 24 hours"),
         ({"until": "18:30 pm"}, "expected a time of day of 24 hours"),
         ({"until": "25:00"}, "expected a time of day of 24 hours"),

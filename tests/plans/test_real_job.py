@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from pace import held_back
 
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.ordering import optimized_interleaved
-from bluesky_streamrecon.plans import stream_tomo_fly_plan, stream_tomo_plan
+from bluesky_streamrecon.plans import budget, stream_tomo_fly_plan, stream_tomo_plan
 from bluesky_streamrecon.sim_devices import SheppLogan, sim_beamline
 from bluesky_streamrecon.storage import TomoScan, write_dxfile
 
@@ -159,6 +160,45 @@ def test_flight_is_ended_by_quality_in_the_middle_of_a_sweep_and_all_of_it_is_us
     assert 12 <= taken < 720
     assert (record.taken, record.used) == (taken, taken)
     assert record.ledger_totals()["balanced"]
+    assert moving.stage.angle < 175
+
+
+def test_time_ends_a_scan_as_a_success_with_its_volume(run_engine, documents, tomo, job, of, monkeypatch):
+    """By a clock that goes on by 10 s with each projection."""
+    begun = datetime(2026, 11, 28, 18, 0).timestamp()
+
+    def clock():
+        return begun + 10.0 * (job.runs.open.taken if job.runs.open is not None else 0)
+
+    monkeypatch.setattr(budget, "wall_clock", clock)
+    run_engine(tomo(until="18:05:09", threshold=1.0))
+    (stop,) = of(documents, "stop")
+    assert (stop["exit_status"], stop["num_events"]["primary"]) == ("success", 30)
+    assert stop["reason"].startswith("until 18:05: ended after 30 of 40 projections; best score ")
+    job.wait_for_volume()
+    assert job.last_run.volume
+
+
+def test_flight_ends_in_the_middle_of_a_sweep_when_its_time_is_over(
+    run_engine, documents, fly, job, of, tmp_path, monkeypatch
+):
+    moving = sim_beamline(rows=4, columns=64, directory=tmp_path, exposure=0.01, acceleration_time=0.05, velocity=360)
+    streams, begun, late = {}, datetime(2026, 11, 28, 18, 0).timestamp(), []
+
+    def count(name, doc):
+        if name == "descriptor":
+            streams[doc["uid"]] = doc["name"]
+        elif name == "event" and streams[doc["descriptor"]] == "progress" and doc["seq_num"] == 3:
+            late.append(3600.0)
+
+    run_engine.subscribe(count)
+    monkeypatch.setattr(budget, "wall_clock", lambda: begun + sum(late))
+    run_engine(fly(moving, num=720, order="fixed", velocity=6, threshold=1.0, until="18:30", flush_period=0.05))
+    (start,), (stop,), record = of(documents, "start"), of(documents, "stop"), job.last_run
+    assert start["streamrecon"]["budget"].startswith("until 18:30: enough for all 720 projections (0.01 s of exposure")
+    assert stop["exit_status"] == "success"
+    assert stop["reason"].startswith(f"until 18:30: ended after {record.taken} of 720 projections; ")
+    assert 3 <= record.taken == record.used == stop["num_events"]["primary"] < 720
     assert moving.stage.angle < 175
 
 
