@@ -23,7 +23,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
 from bluesky_streamrecon.plans.motion import value_of
 from bluesky_streamrecon.plans.parts import answer
-from bluesky_streamrecon.settings import SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, SteeringSettings
 
 __all__ = ["Budget", "exposure_of", "find_budget", "with_deadline"]
 
@@ -108,7 +108,9 @@ def find_budget(
     if steering.until is None and steering.dose is None:
         return Budget(planned)
     if exposure is None:
-        exposure = yield from exposure_of(camera)
+        exposure = yield from exposure_of(camera, unanswered=math.nan)
+    if exposure is not None and math.isnan(exposure):  # the plan is only looked at
+        return Budget(planned)
     most = math.inf
     if steering.dose is not None:
         if not exposure:
@@ -128,7 +130,7 @@ def find_budget(
         after=after / before if before else float(after),
         relative=bool(before),
     )
-    budget.check(steering.minimum_projections, wall_clock())
+    budget.check(steering, wall_clock())
     return budget
 
 
@@ -138,7 +140,7 @@ class Budget:
     Parameters
     ----------
     planned : int
-        Projections planned; 0: not known. May be set anew.
+        Projections planned; 0: not known.
     until : float or None
         Deadline.
     dose : float or None
@@ -173,10 +175,14 @@ class Budget:
         after: float = 0.0,
         relative: bool = False,
     ) -> None:
-        self.planned = planned
         self.until, self.dose, self.most = until, dose, most
-        self.exposure, self.pace = exposure, pace
+        self.exposure, self._expected = exposure, pace
         self._after, self._relative = after, relative
+        self.begin(planned)
+
+    def begin(self, planned: int) -> None:
+        """Begin with a run of so many projections."""
+        self.planned, self.pace = planned, self._expected
         self._opened: float | None = None
         self._reserved = 0.0  # for what comes after the projections
         self._first: tuple[int, float] | None = None
@@ -211,11 +217,12 @@ class Budget:
             allowed = min(allowed, taken + max(self.until - self._reserved - now, 0) // pace)
         return None if math.isinf(allowed) else int(allowed)
 
-    def check(self, least: int | None, now: float) -> None:
+    def check(self, steering: SteeringSettings, now: float) -> None:
         """Refuse a budget for fewer projections than are needed for a prediction, or than were asked for at least."""
-        from bluesky_streamrecon.quality.forecast import fewest_views
+        from bluesky_streamrecon.quality.forecast import fewest_views  # which takes long to import
 
-        allowed, least = self.allowed(0, now), fewest_views(self.planned, least)
+        predicted = 0 if CHANGE in steering.rule else self.planned
+        allowed, least = self.allowed(0, now), fewest_views(predicted, steering.minimum_projections)
         if allowed is not None and allowed < (min(least, self.planned) if self.planned else least):
             raise ConfigError(
                 f"{self.words}: allows {allowed} projections{self._each()}, expected at least {least} (as many as the "

@@ -146,6 +146,7 @@ class StreamSession(EarlyEnding):
             "extendable": self._lengthens,
         }
         self._saved = 0
+        self.limits.begin(planned)
         if self.limits.limited:
             block["budget"] = self.limits.describe(0, budget.wall_clock(), planned)
             logger.info("%s", block["budget"])

@@ -6,6 +6,7 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
+from bluesky.simulators import summarize_plan
 
 from bluesky_streamrecon.deadlines import seconds_of
 from bluesky_streamrecon.errors import ConfigError
@@ -175,6 +176,12 @@ def test_budget_that_is_enough_ends_nothing(run_engine, documents, of, plans):
     (stop,) = of(documents, "stop")
     assert stop["num_events"]["primary"] == 30
     assert stop["reason"].startswith("all 30 projections taken; ")
+
+
+@pytest.mark.parametrize("kind", ["step", "fly"])
+def test_plan_with_a_budget_can_be_looked_at_without_a_run(plans, kind, capsys):
+    summarize_plan(plans[kind](dose=15.0, until=3600))
+    assert capsys.readouterr().out
 
 
 def test_sweeps_are_cut_to_the_dose():
