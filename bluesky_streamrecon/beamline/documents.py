@@ -38,8 +38,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CARRIED = ("plan_name", "scan_id", "sample")
-"""Metadata that the reconstruction's file repeats; the job itself does without them."""
+CARRIED = (
+    *("plan_name", "scan_id", "time", "sample", "sample_name", "operator", "user", "experimenter"),
+    *("proposal", "proposal_id"),
+)
+"""Metadata that the reconstruction's file repeats, and people are shown; the job itself does without them."""
 
 MOST_BITS = 32
 
@@ -235,7 +238,8 @@ def carried(start: Mapping[str, Any]) -> dict[str, str]:
     for key in CARRIED:
         if key in start:
             try:
-                text = str(start[key])
+                value = start[key]
+                text = str(value.get("name", value) if isinstance(value, Mapping) else value)
             except Exception as error:  # noqa: BLE001 - an object of anybody's
                 logger.info("metadata %r are not sent to the job: %s has no text (%r)", key, type(start[key]), error)
                 continue

@@ -6,6 +6,8 @@ Counts are projections.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,10 +16,19 @@ from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.run_record import RunRecord, ledger_totals
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
-from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
+from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Check, Judged, RunStatus
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["as_judged", "judged_after", "run_status"]
+__all__ = ["as_judged", "described", "judged_after", "run_status"]
+
+ABOUT = {
+    "sample": ("sample_name", "sample"),
+    "scan": ("scan_id",),
+    "plan": ("plan_name",),
+    "by": ("operator", "user", "experimenter"),
+    "proposal": ("proposal_id", "proposal"),
+}
+"""What people know a run by, and the metadata that say it."""
 
 
 def run_status(
@@ -57,6 +68,8 @@ def run_status(
         image_number=shown.image_number,
         used=shown.used,
         score=_finite(shown.score),
+        verdict=shown.verdicts[-1].verdict if shown.verdicts else "",
+        checks=_newest_checks(shown.verdicts),
         axis=shown.axis,
         problem=problem[:4096],
         **_of_spec(shown.spec, shown.axis),
@@ -80,9 +93,9 @@ def run_status(
         gain_low=numbers.gain_low,
         gain_high=numbers.gain_high,
         gain_at=numbers.gain_at,
-        verdict="" if newest is None else newest.verdict,
         policy=shown.spec.steering.rule,
         text="" if newest is None else newest.text,
+        stop_at=None if newest is None else _count(newest.metrics.get("predicted-stop")),
         advisory=shown.spec.steering.advisory,
         finalize=shown.finalize_requested,
         can_extend=override.lengthens and not override.complete,
@@ -108,7 +121,7 @@ def judged_after(run: RunState | RunRecord | None, run_uid: str | None, after: i
 def as_judged(score: Score) -> Judged:
     """Return a verdict in numbers."""
     metrics = score.metrics
-    at = _finite(metrics.get("predicted-gain-at"))
+    value = next((name.removesuffix("-final") for name in metrics if re.fullmatch("measurement.*-final", name)), "")
     return Judged(
         image_number=score.image_number,
         projections=score.projections,
@@ -116,8 +129,11 @@ def as_judged(score: Score) -> Judged:
         gain=_finite(metrics.get("predicted-gain")),
         gain_low=_finite(metrics.get("predicted-gain-low")),
         gain_high=_finite(metrics.get("predicted-gain-high")),
-        gain_at=None if at is None else int(at),
+        gain_at=_count(metrics.get("predicted-gain-at")),
         verdict=score.verdict,
+        value=_finite(metrics.get(value)),
+        value_low=_finite(metrics.get(f"{value}-low")),
+        value_high=_finite(metrics.get(f"{value}-high")),
     )
 
 
@@ -131,6 +147,8 @@ def _of_spec(spec: OpenRunSpec, axis: float | None) -> dict[str, Any]:
         "detector_shape": spec.detector_shape,
         "preview_rows": spec.preview_rows,
         "angles": (over.start, over.stop, over.turn),
+        "measured": _measured(spec),
+        **described(spec.metadata),
     }
 
 
@@ -142,6 +160,31 @@ def _pixel_size(spec: OpenRunSpec) -> float | None:
     except (TypeError, ValueError):
         return None
     return size * spec.recon.bin if 0 < size < math.inf else None
+
+
+def _measured(spec: OpenRunSpec) -> str:
+    return str(spec.steering.options.get("measure", ""))[:256] if "measurement" in spec.steering.rule else ""
+
+
+def _newest_checks(verdicts: Sequence[Score]) -> tuple[Check, ...]:
+    return next((verdict.checks for verdict in reversed(verdicts) if verdict.checks), ())
+
+
+def described(told: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a run's metadata say of it, as the fields ``about`` and ``started`` of its status."""
+    about = {}
+    for name, keys in ABOUT.items():
+        if found := next((told[key] for key in keys if told.get(key)), ""):
+            about[name] = found
+    try:
+        started = float(told.get("time", ""))
+    except ValueError:
+        started = 0.0
+    return {"about": about, "started": started if 0 < started < math.inf else 0.0}
+
+
+def _count(value: float | None) -> int | None:
+    return None if (known := _finite(value)) is None else int(known)
 
 
 def _finite(value: float | None) -> float | None:

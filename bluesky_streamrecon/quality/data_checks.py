@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.quality.lines import GROUP, ScanLines
 
-__all__ = ["find_fault", "structured_rows", "too_early"]
+__all__ = [
+    "CentreOfMass",
+    "Fault",
+    "RowStatistics",
+    "find_fault",
+    "first_fault",
+    "narrow",
+    "row_statistics",
+    "structured_rows",
+    "too_early",
+]
 
 WIDE_ENOUGH = math.radians(30)
 """Angle that views must have covered, or half of the scan's range, before those of a turning sample surely differ."""
@@ -72,37 +82,40 @@ def find_fault(lines: ScanLines) -> str | None:
     distinguished from a stage that does not turn. While views have covered a few degrees only, as at the beginning of a
     long scan in fixed order, that is no fault; see `too_early`.
     """
-    fault = _found(lines.one_by_one)
+    fault = first_fault(lines)
     return None if fault is None or fault.early else fault.text
 
 
 def too_early(lines: ScanLines) -> str | None:
     """Return why nothing is known about these projections yet; None if that is known."""
     lines = lines.one_by_one
-    if lines.projections == 0 or not _narrow(lines):
+    if lines.projections == 0 or not narrow(lines):
         return None
-    fault = _found(lines)
+    fault = first_fault(lines)
     return fault.text if fault is not None and fault.early else None
 
 
-def _narrow(lines: ScanLines) -> bool:
+def narrow(lines: ScanLines) -> bool:
+    """Return whether views cover too small an angle for those of a turning sample to differ surely."""
     gaps = lines.over.directions(lines.angles).gaps
     return lines.over.span - float(gaps.max()) < min(WIDE_ENOUGH, lines.over.span / 2)
 
 
-def _found(lines: ScanLines) -> _Fault | None:
+def first_fault(lines: ScanLines) -> Fault | None:
+    """Return the first fault of these projections, taken one by one; None if there is none."""
+    lines = lines.one_by_one
     if lines.projections == 0:
         return None
     measured: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(lines.values), axis=2)
     dark = _not_measured(measured, lines)
     if dark is not None:
-        return _Fault(dark)
+        return Fault(dark, "frames")
     values = lines.values[measured.all(axis=1)]
     if np.all(values == values[:1]) and len(values) > 1:
-        return _Fault("all frames are equal, to the last bit; does the detector take new ones?")
+        return Fault("all frames are equal, to the last bit; does the detector take new ones?", "frames")
     if len(values) < FEWEST:
         return None
-    faults = [look.fault() for look in _looks(lines)]
+    faults = [look.fault() for look in row_statistics(lines)]
     empty = [fault for fault in faults if fault is not None and fault.empty]
     if len(empty) == len(faults):
         return empty[0]
@@ -111,10 +124,10 @@ def _found(lines: ScanLines) -> _Fault | None:
 
 def structured_rows(lines: ScanLines) -> list[int]:
     """Return the rows (counted within the preview rows) in which there is anything to see."""
-    return [row for row, look in enumerate(_looks(lines.one_by_one)) if look.change >= CHANGE]
+    return [row for row, look in enumerate(row_statistics(lines.one_by_one)) if look.change >= CHANGE]
 
 
-def _looks(lines: ScanLines) -> list[_Look]:
+def row_statistics(lines: ScanLines) -> list[RowStatistics]:
     """Return the statistics of each row, of all projections that were measured; none if there is no projection."""
     kept = np.isfinite(lines.values).all(axis=(1, 2))
     values, angles = lines.values[kept].astype(np.float64), lines.angles[kept]
@@ -122,7 +135,9 @@ def _looks(lines: ScanLines) -> list[_Look]:
         return []
     # Views a right angle apart differ most, whatever the order of angles.
     others = _right_angle_apart(angles)
-    return [_Look(np.ascontiguousarray(values[:, row]), angles, others, lines) for row in range(values.shape[1])]
+    return [
+        RowStatistics(np.ascontiguousarray(values[:, row]), angles, others, lines) for row in range(values.shape[1])
+    ]
 
 
 def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
@@ -139,18 +154,19 @@ def _not_measured(measured: NDArray[np.bool_], lines: ScanLines) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
-    """What is wrong with a row.
+class Fault:
+    """What is wrong with a row, and which `Check` finds it.
 
     `empty`: there is nothing to see in it, which is no fault if others show something; `early`: so far.
     """
 
     text: str
+    check: str
     empty: bool = False
     early: bool = False
 
 
-class _Look:
+class RowStatistics:
     """Statistics of one detector row, projections (m, columns) in the order of arrival."""
 
     def __init__(self, row: Row, angles: Row, others: NDArray[np.intp], lines: ScanLines) -> None:
@@ -158,16 +174,16 @@ class _Look:
         white, smooth = _powers(row, others)
         self.noise = white / 2
         self.change = smooth / max(white, 1e-300)
+        self.mass: Row = row.sum(axis=1)
+        self.mass_noise = math.sqrt(self.noise * row.shape[1])
 
-    def fault(self) -> _Fault | None:
+    def fault(self) -> Fault | None:
         """Return the first fault that is found."""
-        columns = self.row.shape[1]
-        mass = self.row.sum(axis=1)
-        mass_noise = math.sqrt(self.noise * columns)
+        columns, mass, mass_noise = self.row.shape[1], self.mass, self.mass_noise
         nothing = abs(float(np.median(mass))) <= 3 * mass_noise + 1e-3 * columns
-        if self.change < CHANGE and not nothing and _narrow(self.lines):
+        if self.change < CHANGE and not nothing and narrow(self.lines):
             text = "too early to tell whether the sample turns: frames so far differ by no more than noise"
-            return _Fault(f"{text} (x{self.change:.2f})", empty=True, early=True)
+            return Fault(f"{text} (x{self.change:.2f})", "sample", empty=True, early=True)
         if self.change < CHANGE:
             what = (
                 "nothing absorbs: no sample in the beam, or flat frames in place of projections"
@@ -175,16 +191,17 @@ class _Look:
                 else "the stage does not turn the sample, the frames are pure noise, or the sample looks the same from "
                 "all sides"
             )
-            return _Fault(f"frames differ by no more than noise (x{self.change:.2f}): {what}", empty=True)
+            return Fault(f"frames differ by no more than noise (x{self.change:.2f}): {what}", "sample", empty=True)
         if abs(float(np.median(mass[-NEWEST:]))) <= 3 * mass_noise + 1e-3 * columns:
-            return _Fault(f"nothing absorbs in the newest {NEWEST} frames: the sample is no longer in the beam")
+            text = f"nothing absorbs in the newest {NEWEST} frames: the sample is no longer in the beam"
+            return Fault(text, "sample")
         if not self.lines.still:
             return None
         if count := self._stuck():
-            return _Fault(f"the newest {count} frames differ by no more than noise: is the stage stuck?")
-        if self._reaches_out():
+            return Fault(f"the newest {count} frames differ by no more than noise: is the stage stuck?", "sample")
+        if self.reaches_out():
             return None
-        return self._mass_fault(mass, mass_noise) or self._centre_fault(mass)
+        return self._mass_fault(mass, mass_noise) or self._centre_fault()
 
     def _stuck(self) -> int:
         """Return how many of the newest frames are all one view, although others show that views differ; 0: none.
@@ -252,8 +269,8 @@ class _Look:
         columns = self.row.shape[1]
         return SURE * np.sqrt([4 * SMOOTH / (columns * count), 2 * SMOOTH / columns])
 
-    def _reaches_out(self) -> bool:
-        """Whether the sample may be wider than the detector, so that its mass in view is not constant.
+    def reaches_out(self) -> bool:
+        """Return whether the sample may be wider than the detector, so that its mass in view is not constant.
 
         A beam that dims looks like something at the edges, too, but grows from nothing, as much with each frame.
         """
@@ -266,11 +283,15 @@ class _Look:
                 return True
         return False
 
-    def _mass_fault(self, mass: Row, noise: float) -> _Fault | None:
+    def edges(self) -> float:
+        """Return the line integral at the edge where it is larger, on average."""
+        return float(max(abs(self.row[:, :3].mean()), abs(self.row[:, -3:].mean())))
+
+    def _mass_fault(self, mass: Row, noise: float) -> Fault | None:
         usual = float(np.median(mass))
         if usual <= 0:
-            return _Fault(
-                "nothing absorbs: projections are brighter than the flats; were flats and projections swapped?"
+            return Fault(
+                "nothing absorbs: projections are brighter than the flats; were flats and projections swapped?", "beam"
             )
         spread = float(np.std(mass))
         if spread <= MASS_SPREAD * usual + 3 * noise:
@@ -282,24 +303,27 @@ class _Look:
             if trend > 0.8
             else "was the beam or the shutter off for a while, or did the sample leave the view?"
         )
-        return _Fault(
-            f"total attenuation varies by {spread / usual:.1%} between frames, but a still sample's does not: {what}"
+        return Fault(
+            f"total attenuation varies by {spread / usual:.1%} between frames, but a still sample's does not: {what}",
+            "beam",
         )
 
-    def _centre_fault(self, mass: Row) -> _Fault | None:
-        """Compare the centre of mass with the sinusoid that it follows if nothing moves but the stage."""
+    def centre(self) -> CentreOfMass:
+        """Return the course of the centre of mass; only of a sample that is all in view."""
         x = np.arange(self.row.shape[1]) - self.lines.axis
-        centre = self.row @ x / mass
-        turning = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=1)
-        still = np.concatenate([np.ones((len(centre), 1)), turning], axis=1)
-        misfit = _misfit(still, centre)
-        noise = 2 * math.sqrt(self.noise * float((x**2).sum())) / float(np.median(mass))
-        if misfit <= math.hypot(CENTRE_MISFIT, noise):
-            return self._axis_fault(turning, still, centre, noise)
-        number = np.arange(len(centre))[:, None]
-        creeping = _misfit(np.concatenate([still, turning * number], axis=1), centre)
-        at = range(2, len(centre) - 1, max(1, len(centre) // 60))
-        jumps = [_misfit(np.concatenate([still, turning * (number >= k)], axis=1), centre) for k in at]
+        noise = 2 * math.sqrt(self.noise * float((x**2).sum())) / float(np.median(self.mass))
+        return CentreOfMass(self.row @ x / self.mass, self.angles, noise)
+
+    def _centre_fault(self) -> Fault | None:
+        """Compare the centre of mass with the sinusoid that it follows if nothing moves but the stage."""
+        centre = self.centre()
+        places, turning, still, misfit = centre.places, centre.turning, centre.still, centre.misfit
+        if misfit <= math.hypot(CENTRE_MISFIT, centre.noise):
+            return self._axis_fault(centre)
+        number = np.arange(len(places))[:, None]
+        creeping = _misfit(np.concatenate([still, turning * number], axis=1), places)
+        at = range(2, len(places) - 1, max(1, len(places) // 60))
+        jumps = [_misfit(np.concatenate([still, turning * (number >= k)], axis=1), places) for k in at]
         best = int(np.argmin(jumps)) if jumps else 0
         if jumps and jumps[best] < 0.5 * misfit and jumps[best] < creeping:
             what = f"it sits elsewhere since about projection {self.lines.number(at[best])}"
@@ -307,20 +331,48 @@ class _Look:
             what = "it drifts"
         else:
             what = "it moves, or the stage is not where it says"
-        return _Fault(
-            f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}"
+        return Fault(
+            f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}",
+            "still",
         )
 
-    def _axis_fault(self, turning: Row, still: Row, centre: Row, noise: float) -> _Fault | None:
+    def _axis_fault(self, centre: CentreOfMass) -> Fault | None:
         """Compare the centre of mass with a sinusoid around the axis that the image is made with."""
-        if _misfit(turning, centre, free=False) <= math.hypot(AXIS_MISFIT, noise):
+        if _misfit(centre.turning, centre.places, free=False) <= math.hypot(AXIS_MISFIT, centre.noise):
             return None
-        aside = float(np.linalg.lstsq(still, centre, rcond=None)[0][0])
         axis = self.lines.axis
-        return _Fault(
-            f"the sample drifts, or the axis is wrong: its centre of mass turns about column {axis + aside:.1f}, and "
-            f"the image is made with the axis at {axis:.1f}"
+        return Fault(
+            f"the sample drifts, or the axis is wrong: its centre of mass turns about column {axis + centre.aside:.1f}"
+            f", and the image is made with the axis at {axis:.1f}",
+            "axis",
         )
+
+
+class CentreOfMass:
+    """Course of a row's centre of mass while the sample turns, pixels.
+
+    Attributes
+    ----------
+    places : ndarray of float64, shape (m,)
+        In each projection, relative to the rotation axis.
+    noise : float
+        Of each of them.
+    aside, aside_error : float
+        Place about which it turns, relative to the axis, and the standard error of that.
+    distance : float
+        Its distance from there.
+    misfit : float
+        Deviation from the sinusoid that fits best.
+    """
+
+    def __init__(self, places: Row, angles: Row, noise: float) -> None:
+        self.places, self.noise = places, noise
+        self.turning = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        self.still = np.concatenate([np.ones((len(places), 1)), self.turning], axis=1)
+        fit, *_ = np.linalg.lstsq(self.still, places, rcond=None)
+        self.aside, self.distance = float(fit[0]), float(np.hypot(*fit[1:]))
+        self.misfit = float(np.std(places - self.still @ fit))
+        self.aside_error = self.misfit * math.sqrt(float(np.linalg.pinv(self.still.T @ self.still)[0, 0]))
 
 
 def _right_angle_apart(angles: Row) -> NDArray[np.intp]:

@@ -13,16 +13,18 @@ import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bluesky_streamrecon.allocator import trim_heap
 from bluesky_streamrecon.errors import StreamReconError
-from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, structured_rows
+from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
+from bluesky_streamrecon.quality.data_checks import FEWEST, structured_rows
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
+from bluesky_streamrecon.wire import Check
 
 __all__ = ["Forecast", "Forecaster", "fewest_views", "why_none"]
 
@@ -61,6 +63,8 @@ class Forecast:
         Metrics that are measured on line integrals.
     failed : tuple of str
         Why some of these could not be measured.
+    checks : tuple of Check
+        Of the data.
     """
 
     projections: int
@@ -69,6 +73,7 @@ class Forecast:
     why_not: str = ""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     def gain_of(self, planned: int) -> Gain | None:
         """Return what was predicted for a scan of so many projections; None where it was for a shorter one."""
@@ -126,31 +131,33 @@ class Forecaster:
         """Whether a forecast is being made."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, lines: ScanLines) -> None:
+    def begin(self, lines: ScanLines, ranks: RankReports) -> None:
         """Make a forecast from these projections, or begin to; only while not `busy`."""
         if self._background:
             # A daemon: a process that ends does not wait for a compiler.
-            self._thread = threading.Thread(target=self._work, args=(lines,), name="forecast", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(lines, ranks), name="forecast", daemon=True)
             self._thread.start()
         else:
-            self._made.put(self._forecast(lines))
+            self._made.put(self._forecast(lines, ranks))
 
     def take(self) -> list[Forecast]:
         """Return the forecasts that were finished since the last call."""
         return [self._made.get() for _ in range(self._made.qsize())]
 
-    def _work(self, lines: ScanLines) -> None:
+    def _work(self, lines: ScanLines, ranks: RankReports) -> None:
         _lower_priority()
-        self._made.put(self._forecast(lines))
+        self._made.put(self._forecast(lines, ranks))
         trim_heap()  # a forecast takes many times what is kept
         if self._reconstructor is not None and not self._warm:
             self._warm = True
             self._reconstructor.warm_up()
 
-    def _forecast(self, lines: ScanLines) -> Forecast:
+    def _forecast(self, lines: ScanLines, ranks: RankReports) -> Forecast:
         """Make a forecast; an error becomes the reason why there is none, and ends neither scan nor controller."""
         try:
-            return self._look(lines)
+            fault, checks = inspect_scan(lines, ranks)
+            made = Forecast(lines.projections, fault) if fault is not None else self._look(lines)
+            return replace(made, checks=checks)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -158,9 +165,6 @@ class Forecaster:
             return Forecast(lines.projections, why_not=f"the prediction failed: {type(error).__name__}: {error}")
 
     def _look(self, lines: ScanLines) -> Forecast:
-        fault = find_fault(lines)
-        if fault is not None:
-            return Forecast(lines.projections, fault=fault)
         if not (self._gain or self._metrics):
             return Forecast(lines.projections)
         if self._reconstructor is None:

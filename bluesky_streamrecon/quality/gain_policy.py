@@ -5,13 +5,14 @@ Pure, as every policy: what it judges by was predicted by `bluesky_streamrecon.q
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from bluesky_streamrecon.quality.forecast import fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band
 from bluesky_streamrecon.quality.policy import (
     PREDICTED_GAIN,
+    PREDICTED_STOP,
     Evidence,
     Verdict,
     not_before,
@@ -55,11 +56,12 @@ class PredictedGainPolicy:
         made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
         if not made:
             return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
-        gain = made[-1]
-        text = f"{at}: {self._predicted(gain, evidence)}{self._within_budget(gain, evidence)}"
+        gain, stop = made[-1], self._stop(made[-1], evidence)
+        text, known = f"{at}: {self._predicted(gain, evidence)}", {PREDICTED_STOP: float(stop)}
+        text += self._within_budget(gain, evidence)
         if gain.upper >= tolerance:
-            return Verdict("continue", score, f"{text}{self._when(gain, evidence)}{beside}")
-        return where_met(
+            return Verdict("continue", score, f"{text}{self._when(stop, gain, evidence)}{beside}", known)
+        verdict = where_met(
             evidence,
             self.settings,
             score,
@@ -69,6 +71,7 @@ class PredictedGainPolicy:
             least=self._least(evidence),
             beside=beside,
         )
+        return replace(verdict, metrics=known)
 
     def _least(self, evidence: Evidence) -> int:
         return fewest_views(evidence.planned, self.settings.minimum_projections)
@@ -106,15 +109,15 @@ class PredictedGainPolicy:
             f"that of all {gain.planned}, at most {band(left)[1]:.3f}"
         )
 
-    def _when(self, gain: Gain, evidence: Evidence) -> str:
+    def _stop(self, gain: Gain, evidence: Evidence) -> int:
+        """Return, roughly, at how many projections the criterion will be met; all if it will not."""
+        enough = gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns) if evidence.columns else None
+        return gain.planned if enough is None else min(enough, gain.planned)
+
+    def _when(self, stop: int, gain: Gain, evidence: Evidence) -> str:
         now = evidence.newest.projections
         if now >= gain.planned:
             return ""
-        enough = (
-            gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns)
-            if evidence.columns
-            else gain.planned
-        )
-        if enough is None or enough >= gain.planned:
+        if stop >= gain.planned:
             return "; all of them are needed"
-        return f"; about {enough - now} more are needed" if enough > now else "; the next prediction decides"
+        return f"; about {stop - now} more are needed" if stop > now else "; the next prediction decides"

@@ -26,6 +26,7 @@ from bluesky_streamrecon.settings import CHANGE, SteeringSettings
 __all__ = [
     "NOT_OF_IMAGES",
     "PREDICTED_GAIN",
+    "PREDICTED_STOP",
     "Combination",
     "Evidence",
     "MsSsimPolicy",
@@ -43,6 +44,9 @@ __all__ = [
 
 PREDICTED_GAIN = "predicted-gain"
 """Name of a policy, and of the prediction that it needs, as if that were a metric."""
+
+PREDICTED_STOP = "predicted-stop"
+"""Name of the metric that says at how many projections a policy expects its criterion to be met."""
 
 NOT_OF_IMAGES = (PREDICTED_GAIN, CHANGE)
 """What policies ask for as a metric, and the controller measures on line integrals itself."""

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.changes import ChangeDetector
-from bluesky_streamrecon.quality.data_checks import FEWEST, find_fault, too_early
+from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
+from bluesky_streamrecon.quality.data_checks import FEWEST, too_early
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster, fewest_views
 from bluesky_streamrecon.quality.lines import LineStore
 from bluesky_streamrecon.quality.metrics import (
@@ -45,7 +46,7 @@ from bluesky_streamrecon.quality.policy import (
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
-from bluesky_streamrecon.wire import OpenRun, Preview, Score
+from bluesky_streamrecon.wire import Check, OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
 
@@ -135,7 +136,8 @@ class SteeringSession:
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
         self._side, self._outside = 0, ""  # of the images, pixels, and why the region is not in them
-        self._doubt, self._doubted = "", 0  # why the job reports its own images as wrong, and of which image that is
+        self._ranks = RankReports(math.prod(run.detector_shape))
+        self._checks: tuple[Check, ...] = ()  # the newest, until they are reported
         self._axis: float | None = None
         self._axis_since = 0  # number of the first image about this axis
         self._forecast_axis: float | None = None  # of the forecast that was begun last
@@ -187,10 +189,8 @@ class SteeringSession:
         pixels, shape = preview.pixels, (len(preview.rows), *preview.shape)
         if pixels is None or pixels.shape != shape:
             raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
-        if number >= self._doubted:
-            self._doubted, self._doubt = number, preview.doubt
-            if preview.axis != self._axis:
-                self._forget_predictions(preview.axis, number)
+        if self._ranks.add(preview) and preview.axis != self._axis:
+            self._forget_predictions(preview.axis, number)
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
         if preview.lines is not None:
             self._take_lines(preview)
@@ -239,7 +239,9 @@ class SteeringSession:
             verdict=verdict.verdict,
             policy=self.run.steering.rule,
             text=text,
+            checks=self._checks,
         )
+        self._checks = ()
         self._met = self._met or enough
         return score
 
@@ -253,7 +255,7 @@ class SteeringSession:
             return None
         of = f" of {self.run.planned}" if self.run.planned else ""
         text = f"not judged at {score.projections}{of} projections: {fault}"[:LONGEST_TEXT]
-        self._newest = msgspec.structs.replace(score, verdict="invalid", text=text)
+        self._newest = msgspec.structs.replace(score, verdict="invalid", text=text, checks=self._checks)
         return self._newest
 
     def _take_lines(self, preview: Preview) -> None:
@@ -277,11 +279,12 @@ class SteeringSession:
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
             self._forecast_axis = lines.axis
-            self._forecaster.begin(lines)
+            self._forecaster.begin(lines, self._ranks)
             self._take_forecasts()
 
     def _take_forecasts(self) -> None:
         made = self._forecaster.take()
+        self._checks = made[-1].checks if made else self._checks
         self._forecasts += made if self._forecast_axis == self._axis else []
         if any(each.gain is not None and each.gain.upper < NEAR * self.run.steering.tolerance for each in made):
             self._next_forecast = min(self._next_forecast, made[-1].projections + math.ceil(self._step / 2))
@@ -304,7 +307,7 @@ class SteeringSession:
             Check all data, since the run is about to be ended, as when it is closed; else take the newest forecast's
             result.
         """
-        if doubt := self._doubt or self._outside:
+        if doubt := self._ranks.doubt or self._outside:
             return doubt
         if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
@@ -314,7 +317,8 @@ class SteeringSession:
             return fault
         lines = self._lines.scan()
         if lines is not None:
-            self._checked = (lines.projections, find_fault(lines))
+            fault, self._checks = inspect_scan(lines, self._ranks)
+            self._checked = (lines.projections, fault)
         return self._checked[1]
 
     def _complete(self, number: int, pieces: _Pieces) -> None:

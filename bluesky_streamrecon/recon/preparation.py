@@ -121,6 +121,12 @@ class Preparation:
         """Whether a projection can be prepared: there is a flat, or none is needed."""
         return self._frozen or self._values != "counts" or bool(self._references["flat"])
 
+    @property
+    def saturated(self) -> int | None:
+        """Values that were saturated so far; None: none can be told from others."""
+        known = self._saturates is not None and self._saturates[1] is not None
+        return self.counts["saturated_values"] if known else None
+
     def add_reference(
         self,
         kind: Literal["flat", "dark"],

@@ -314,7 +314,9 @@ class Tomography(Analysis[View]):
         """Return a report with the axis; a preview also with the line integrals that none before it had."""
         report = msgspec.structs.replace(report, axis=self._axis_known())
         if isinstance(report, Preview):
-            report = msgspec.structs.replace(report, doubt=self._doubt).with_views(self._sinograms.take())
+            other = "" if self._axis is None else self._axis.disagreement
+            told = {"doubt": self._doubt, "disagreement": other, "saturated": self._preparation.saturated}
+            report = msgspec.structs.replace(report, **told).with_views(self._sinograms.take())
         return report
 
     @property

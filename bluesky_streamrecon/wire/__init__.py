@@ -40,7 +40,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_endpoint import OperatorEndpoint
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, OrderAction, RunStatus
+from bluesky_streamrecon.wire.operator_messages import CHECKS, Answer, Ask, Check, Judged, Order, OrderAction, RunStatus
 from bluesky_streamrecon.wire.peers import ControllerEndpoint, RankEndpoint
 from bluesky_streamrecon.wire.run import Ledger
 from bluesky_streamrecon.wire.security import ClientSecurity, KeyPair, ServerSecurity
@@ -48,6 +48,7 @@ from bluesky_streamrecon.wire.sockets import generate_keys, make_keys
 from bluesky_streamrecon.wire.store import FrameSource
 
 __all__ = [
+    "CHECKS",
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Acked",
@@ -57,6 +58,7 @@ __all__ = [
     "BeamlineEndpoint",
     "BeamlineEvent",
     "ChangeRun",
+    "Check",
     "ClientSecurity",
     "CloseRun",
     "ControllerEndpoint",

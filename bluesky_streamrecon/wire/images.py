@@ -49,6 +49,10 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
         Detector column of the rotation axis.
     doubt : str
         Why no image of this run is to be trusted, and the scan not to be ended for one; empty: no reason.
+    disagreement : str
+        What another method finds for the axis, where that is elsewhere; images are judged all the same.
+    saturated : int or None
+        Saturated values of this rank's rows so far; None: not known.
     pixels : ndarray of float32, shape (len(rows), height, width)
         The slices; they travel as a frame of their own.
     lines : ndarray of float32 or None
@@ -69,6 +73,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
     lines_counts: Annotated[tuple[Number, ...], Meta(max_length=100_000)] = ()
     axis: Finite | None = None
     doubt: Text = ""
+    disagreement: Text = ""
+    saturated: Count | None = None
     pixels: Pixels | None = None
     lines: Pixels | None = None
 

@@ -34,7 +34,7 @@ from bluesky_streamrecon.wire.fields import (
 )
 from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.open_run import OpenRun, OpenRunSpec
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Checks
 
 __all__ = [
     "CHANNELS",
@@ -208,7 +208,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     `score` is None before there is anything to compare with. `metrics` holds everything that was measured, and `axis`
     is the rotation axis that the image is about, a detector column. The first verdict of ``"enough"`` asks that the run
     be ended as a success, and `text` says why. One of ``"invalid"`` says that the data are not a scan of one still
-    sample, so that no score means anything.
+    sample, so that no score means anything. `checks` of the data come with the first score after they were made.
     """
 
     seq: Count = 0
@@ -221,6 +221,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""
     text: Text = ""
+    checks: Checks = ()
 
 
 class RunDone(msgspec.Struct, frozen=True, kw_only=True, tag="run-done"):

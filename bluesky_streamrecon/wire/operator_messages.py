@@ -15,10 +15,12 @@ from msgspec import Meta
 from bluesky_streamrecon.wire.fields import Count, Finite, Name, Number, PreviewRows, Shape2, Text, Uid
 
 __all__ = [
+    "CHECKS",
     "MOST_EXTRA",
     "MOST_JUDGED",
     "Answer",
     "Ask",
+    "Check",
     "Judged",
     "Order",
     "OrderAction",
@@ -91,10 +93,39 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
         return "status" if self.order is None else self.order.action
 
 
+CHECKS: Final = ("sample", "centred", "still", "axis", "frames", "beam", "rings", "light")
+"""Names of all checks of a scan's data, in the order in which people read them."""
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One check of a scan's data, for people.
+
+    Parameters
+    ----------
+    name : str
+        What is checked; one of `CHECKS`.
+    state : {"ok", "look", "wrong", "open"}
+        ``"look"``: a person should; ``"open"``: it was not made.
+    number : str
+        What was measured, short.
+    text : str
+        What it means, what is wrong, or why it was not made.
+    """
+
+    name: Name
+    state: Literal["ok", "look", "wrong", "open"]
+    number: Name = ""
+    text: Text = ""
+
+
+Checks = Annotated[tuple[Check, ...], Meta(max_length=16)]
+
+
 class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One image's verdict in numbers: score, and the predicted gain with its band (None: not known).
 
-    `gain_at` projections is what the prediction was made from; it may be older than the image.
+    `gain_at` projections is what the prediction was made from; it may be older than the image. `value` is what a policy
+    has measured in the image, and `value_low` and `value_high` how it will come out in the end.
     """
 
     image_number: Count
@@ -105,6 +136,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     gain_high: float | None = None
     verdict: Name = "continue"
     gain_at: Count | None = None
+    value: float | None = None
+    value_low: float | None = None
+    value_high: float | None = None
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +164,16 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         The newest verdict, who gave it, and its words.
     tolerance : float or None
         Predicted gain below which the image is good enough, where the policy predicts.
+    stop_at : int or None
+        Projections at which the policy's criterion is predicted to be met, or all; None: not predicted.
+    measured : str
+        What is measured in the image, where the policy does: its name.
+    checks : tuple of Check
+        The newest of the data.
+    about : dict of str
+        What the run's metadata say of it: sample, scan, plan and person.
+    started : float
+        When it began; 0: not known.
     advisory : bool
         No automatic stop.
     finalize : bool
@@ -181,6 +225,11 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     policy: Name = ""
     text: Text = ""
     tolerance: float | None = None
+    stop_at: Count | None = None
+    measured: Name = ""
+    checks: Checks = ()
+    about: Annotated[dict[Name, Text], Meta(max_length=16)] = {}
+    started: float = 0.0
     advisory: bool = False
     finalize: bool = False
     can_extend: bool = False
@@ -242,6 +291,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         # It adds up once nothing is on its way any more, so that is shown of a finished run only.
         counts = (f"{name} {value}" for name, value in self.ledger.items() if name != "balanced")
         shown.append(("ledger", ", ".join(counts) or "empty"))
+        shown += [("check", f"{each.name}: {each.text}") for each in self.checks if each.state in ("look", "wrong")]
         if self.problem:
             shown.append(("problem", self.problem))
         return tuple(shown)

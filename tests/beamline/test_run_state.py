@@ -27,7 +27,7 @@ from bluesky_streamrecon.wire.events import (
     RunFinished,
 )
 from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
-from bluesky_streamrecon.wire.operator_messages import Order
+from bluesky_streamrecon.wire.operator_messages import Check, Order
 
 UID = "run"
 RANK = PeerInfo(job_id="job", role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=True)
@@ -261,6 +261,23 @@ def test_gain_is_shown_with_the_projections_that_it_was_predicted_at():
     assert (as_judged(late).gain, as_judged(late).gain_at) == (0.03, None)
     late = Score(run_uid=UID, image_number=60, projections=60, metrics={**metrics, "predicted-gain-at": 57.0})
     assert (as_judged(late).projections, as_judged(late).gain_at) == (60, 57)
+
+
+def test_status_has_the_newest_checks_where_a_stop_is_expected_and_what_people_know_the_run_by(run):
+    metadata = {"sample": "foam", "sample_name": "foam 7", "scan_id": "42", "time": "1000.5", "user": "anna"}
+    run.spec = msgspec.structs.replace(run.spec, metadata=metadata)
+    check = Check(name="axis", state="look", number="column 511.5", text="two methods disagree")
+    made = Score(run_uid=UID, image_number=3, projections=3, metrics={"predicted-stop": 9.0}, checks=(check,))
+    take(run, made)
+    take(run, msgspec.structs.replace(made, image_number=4, checks=()))
+    status = run_status(run, {}, state="running", problem="", ranks=2)
+    assert (status.stop_at, status.checks, status.started) == (9, (check,), 1000.5)
+    assert status.about == {"sample": "foam 7", "scan": "42", "by": "anna"}
+    assert ("check", "axis: two methods disagree") in status.lines()
+    values = {"measurement-pores": 0.31, "measurement-pores-final": 0.3}
+    values |= {"measurement-pores-low": 0.28, "measurement-pores-high": 0.32}
+    judged = as_judged(Score(run_uid=UID, image_number=3, projections=3, metrics=values))
+    assert (judged.value, judged.value_low, judged.value_high) == (0.31, 0.28, 0.32)
 
 
 def test_every_state_is_reached_and_left():

@@ -156,7 +156,7 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
             reconstructor=reconstructor,
         )
         if closed is not None:
-            session._forecaster.begin = lambda lines: None
+            session._forecaster.begin = lambda *_: None
         scores = []
         for number, last in enumerate(range(step, lines.projections + 1, step), start=1):
             if last - step == longer[0] > 0:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
 from bluesky_streamrecon.quality.forecast import Forecast, Forecaster
 
 
@@ -16,7 +17,7 @@ def forecast_of():
 
     def make(forecaster, lines):
         assert (forecaster.busy, forecaster.take()) == (False, [])
-        forecaster.begin(lines)
+        forecaster.begin(lines, RankReports())
         forecaster._thread.join(20)
         assert not forecaster.busy
         (made,) = forecaster.take()
@@ -28,8 +29,9 @@ def forecast_of():
 
 def test_forecasts_in_the_background_come_when_they_are_done(simulate, forecast_of):
     forecaster = Forecaster(None, gain=False, fewest=24, background=True)
-    assert forecast_of(forecaster, simulate().upto(24)) == Forecast(24)
-    assert forecast_of(forecaster, simulate().upto(36)) == Forecast(36)
+    for count in (24, 36):
+        made = forecast_of(forecaster, simulate().upto(count))
+        assert made == Forecast(count, checks=inspect_scan(simulate().upto(count), RankReports())[1])
 
 
 class OfLines:
@@ -57,7 +59,7 @@ def test_metric_of_lines_that_fails_is_named_and_takes_nothing_from_the_others(s
         OfLines("fine", lambda study: study.full.max()),
     ]
     forecaster = Forecaster(stand_in, gain=True, metrics=wanted, fewest=24)
-    forecaster.begin(simulate().upto(48))
+    forecaster.begin(simulate().upto(48), RankReports())
     (made,) = forecaster.take()
     assert made.gain is not None
     assert made.metrics == {
