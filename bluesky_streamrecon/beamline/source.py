@@ -47,6 +47,7 @@ ANSWER_SECONDS = 5.0
 PLACE = "live view"
 CLOSED = "no run is open"
 VIEWER = "watch-"
+OF_THE_END = ("state", "ended", "volume", "result", "verdict", "checks")
 COUNTS = ("taken", "image_number", "used")
 
 
@@ -308,7 +309,7 @@ class Source:
             return
         if status.run_uid is None and (status.last_run or now.status.run_uid):  # the last run stays on show
             if status.last_run in (None, now.status.run_uid):
-                names = ("state", "ended", "volume", "result") + (COUNTS if status.last_run else ())
+                names = OF_THE_END + (COUNTS if status.last_run else ())
                 changed = {name: getattr(status, name) or getattr(now.status, name) for name in names}
                 self._update(
                     link=CLOSED,

@@ -2,20 +2,24 @@
 // What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
 const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
-let run = null, judged = [], axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
+let run = null, axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
 
 function words(parent, tag, text) {
   return parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
 }
 
 function take(told) {
-  if (told.run !== run) { run = told.run; judged = []; forget(); }
-  judged = judged.slice(0, told.first).concat(told.judged);
-  $("run").textContent = run ? "run " + run : "no run yet";
+  if (told.run !== run) { run = told.run; forget(); }
+  $("run").textContent = told.about;
   $("link").textContent = told.link;
   $("nothing").textContent = told.link && run ? "No image of this run can be shown here." : "The first image is not there yet.";
   $("headline").className = told.headline.tone;
   for (const id of ["what", "detail", "doubt"]) $(id).textContent = told.headline[id];
+  $("expected").textContent = told.expected;
+  told.curves.forEach((curve, i) => { $(["scores", "gains"][i]).innerHTML = curve; }); // made of numbers, and of words without tags
+  $("to-do").replaceChildren();
+  for (const [state, text] of told.to_do) words($("to-do"), "p", text).className = state;
+  showChecks(told.checks);
   $("held").textContent = told.link ? "" : told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
   const open = Boolean(run) && !told.link && !told.finish;
   $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
@@ -30,7 +34,22 @@ function take(told) {
   timeline(told.earlier);
   const newest = told.newest || (view.volume ? view.newest : "kept " + told.earlier.length); // the last cuts stay on show
   if (run && newest !== view.newest) { view.newest = newest; look(ALL); }
-  draw(told.total, told.tolerance);
+}
+
+// Each check is a button of the keyboard's order, and what it means is seen where it is; what is wrong is seen at once.
+function showChecks(checks) {
+  const list = $("checks"), kept = [...list.children].indexOf(document.activeElement);
+  list.hidden = !checks.length;
+  list.replaceChildren();
+  for (const [name, state, value, text] of checks) {
+    const item = words(list, "li", "");
+    Object.assign(item, { className: state, tabIndex: 0 });
+    words(item, "b", name);
+    words(item, "span", value);
+    words(item, "p", text);
+    item.setAttribute("aria-label", name + ": " + { ok: "ok", look: "look at it", wrong: "wrong", open: "not checked" }[state] + ", " + value + ". " + text);
+  }
+  list.children[kept]?.focus();
 }
 
 // ------------------------------------------------------------------------------------------- cuts
@@ -145,19 +164,24 @@ function show(names, about, cuts, values) {
 }
 
 function paint(name) {
-  const { canvas } = panels[name], { height, width } = drawn[name] ?? {};
-  if (!height) return;
+  const { canvas } = panels[name];
+  if (!drawn[name]?.height) return;
   if (drawn[name].cut.layers > 1) { fillSolid(onShow(drawn[name]), drawn[name].cut); return; }
+  brush(canvas, drawn[name], onShow(drawn[name]));
+  if (name === large() && beside()) brush($("beside").querySelector("canvas"), drawn[name], drawn[name].newest ?? drawn[name].values);
+  if (name === (mark?.name ?? large())) measure();
+}
+
+function brush(canvas, { width, height, newest }, values) {
   Object.assign(canvas, { width, height });
   const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), scale = view.high > view.low ? 255 / (view.high - view.low) : 0;
-  const values = onShow(drawn[name]), diverging = differing() && drawn[name].newest;
+  const diverging = differing() && newest;
   for (let i = 0; i < values.length; i++) {
     const at = diverging ? Math.max(-1, Math.min(1, values[i] / past.limit)) : 0, grey = (values[i] - view.low) * scale;
     for (let k = 0; k < 3; k++) image.data[4 * i + k] = diverging ? 247 + Math.abs(at) * (ENDS[at < 0 ? 0 : 1][k] - 247) : grey;
     image.data[4 * i + 3] = Number.isNaN(values[i]) ? 0 : 255;
   }
   pen.putImageData(image, 0, 0);
-  if (name === (mark?.name ?? large())) measure();
 }
 
 // Cross hairs, and where the oblique plane meets a panel; in shares of its sides.
@@ -452,6 +476,7 @@ function moment() {
   look(ALL);
 }
 
+const beside = () => $("compare").value === "beside" && past.image !== 0;
 const differing = () => past.difference && past.image !== 0;
 
 // The newest less the chosen one; or one of the two.
@@ -466,6 +491,9 @@ function compare(names) {
     const sizes = ALL.flatMap(name => [...onShow(drawn[name])].filter((v, i) => i % 7 === 0 && Number.isFinite(v)).map(Math.abs)).sort((a, b) => a - b);
     past.limit = sizes[Math.floor(.995 * sizes.length)] || 1e-9;
   }
+  $("cuts").classList.toggle("beside", beside());
+  $("beside").hidden = !beside();
+  $("beside").querySelector("figcaption").textContent = past.image < 0 ? "finished volume, the same limits" : "newest, the same limits";
   $("between").textContent = !past.image ? "" : differing() ? "blue to orange ±" + number(past.limit) + " per pixel"
     : past.flipped ? "shown: newest" : "shown: " + $("moment").textContent;
   panels.row.text.textContent = "row " + ((past.image && drawn.row?.cut.corner) || view.cross)[0]; // of a stored run there are but some
@@ -487,53 +515,6 @@ function element(name, attributes, text) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
   return made;
-}
-
-// One curve: `ticks` are values with their texts, and the first and the last are the ends of the axis.
-function plot(svg, title, kind, ticks, height, total, points, { band = [], limit = null } = {}) {
-  const left = 46, right = 410, top = 30, deep = 128, parts = [];
-  const low = height(ticks[0][0]), high = height(ticks[ticks.length - 1][0]);
-  const x = n => left + (right - left) * n / total, y = v => top + deep * (1 - (Math.min(high, Math.max(low, height(v))) - low) / (high - low));
-  const line = list => list.map(([n, v]) => `${x(n).toFixed(1)} ${y(v).toFixed(1)}`);
-  parts.push(element("text", { x: 4, y: 14, class: "title" }, title));
-  for (const [value, text] of ticks) {
-    parts.push(element("path", { class: "axis", d: `M${left} ${y(value)}H${right}` }));
-    parts.push(element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text));
-  }
-  for (let i = 0; i <= 4; i++) {
-    const n = Math.round(total * i / 4);
-    parts.push(element("text", { x: x(n), y: top + deep + 18, "text-anchor": i === 4 ? "end" : "middle" }, n));
-  }
-  if (band.length > 1) {
-    const upper = line(band.map(([n, , v]) => [n, v])), lower = line(band.map(([n, v]) => [n, v])).reverse();
-    parts.push(element("path", { class: "band", d: "M" + upper.concat(lower).join("L") + "Z" }));
-  }
-  if (limit !== null) {
-    parts.push(element("path", { class: "limit", d: `M${left} ${y(limit.at)}H${right}` }));
-    parts.push(element("text", { x: left + 4, y: y(limit.at) + 13, class: "of-limit" }, limit.text));
-  }
-  if (points.length) {
-    parts.push(element("path", { class: kind, d: "M" + line(points).join("L") }));
-    const [n, v] = points[points.length - 1];
-    parts.push(element("circle", { class: kind + " newest", cx: x(n), cy: y(v), r: 3.5 }));
-    parts.push(element("text", { x: right, y: 14, "text-anchor": "end", class: "title" }, v.toFixed(4) + " at " + n));
-  }
-  svg.replaceChildren(...parts);
-}
-
-function draw(planned, tolerance) {
-  const total = Math.max(planned, judged.length ? judged[judged.length - 1].projections : 0, 1);
-  // A score is read by what is missing to 1: each line of the axis is ten times nearer.
-  const scores = judged.filter(j => j.score !== null).map(j => [j.projections, j.score]);
-  const missing = score => -Math.log10(Math.max(1e-4, 1 - score)), best = Math.max(0, ...scores.map(([, s]) => missing(s)));
-  const ticks = [[0, "0"], [.9, "0.9"], [.99, "0.99"], [.999, "0.999"], [.9999, "0.9999"]].slice(0, Math.max(3, Math.ceil(best) + 1));
-  plot($("scores"), "Score: how like an earlier image (MS-SSIM)", "score", ticks, missing, total, scores);
-  const gains = judged.filter(j => j.gain !== null).map(j => [j.gain_at ?? j.projections, j.gain]);
-  const band = judged.filter(j => j.gain_low !== null && j.gain_high !== null).map(j => [j.gain_at ?? j.projections, j.gain_low, j.gain_high]);
-  const most = Math.max(2 * (tolerance ?? 0.02), ...band.map(([, , high]) => high), ...gains.map(([, gain]) => gain));
-  const marks = [0, most / 2, most].map(v => [v, v.toFixed(most < 0.1 ? 3 : 2)]);
-  const limit = tolerance === null ? null : { at: tolerance, text: "tolerance " + tolerance + ": good enough with all of the band below" };
-  plot($("gains"), "Predicted gain of all that is left", "gain", marks, v => v, total, gains, { band, limit });
 }
 
 // Directions that projections were taken from, as a circle that fills; and the projections themselves.
@@ -597,4 +578,3 @@ if (new URLSearchParams(location.search).get("kiosk") === "1") document.body.cla
 const events = new EventSource("events?token=" + encodeURIComponent(token));
 events.onmessage = event => take(JSON.parse(event.data));
 events.onerror = () => { $("link").textContent = "the live view's server does not answer"; for (const id of BUTTONS) $(id).disabled = true; };
-draw(1, null);

@@ -1,28 +1,42 @@
-"""What the page is sent: its HTML, one JSON object per change, and pictures of projections."""
+"""What the page is sent: its HTML, one JSON object per change, and pictures of projections.
+
+Whatever can be decided here is, so that the script only shows it: texts, states of the checks, and curves as SVG.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+import time
 from importlib import resources
+from textwrap import shorten
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from bluesky_streamrecon.beamline.run_table import as_minutes
 from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.beamline.source import Snapshot
+from bluesky_streamrecon.live_view.curves import draw_curves
 from bluesky_streamrecon.live_view.images import Images
-from bluesky_streamrecon.wire import Cuts, RunStatus
+from bluesky_streamrecon.wire import CHECKS, Check, Cuts, RunStatus
 from bluesky_streamrecon.wire.cuts import Space
 
-__all__ = ["MEASURED", "change", "draw_measured", "headline", "render"]
+__all__ = ["MEASURED", "about", "change", "checks", "draw_measured", "expected_stop", "headline", "render", "to_do"]
 
 
-SAID_ELSEWHERE = {"run", "verdict", "problem"}
+SAID_ELSEWHERE = {"run", "verdict", "problem", "held", "check"}
 """Lines of the state that the page has in better places."""
+
+LAG, LAG_SHARE = 10, 0.05
+"""Projections, and share of those planned, by which an image may be behind before a person should look."""
+
+MOST_LETTERS = 60
+"""Of each thing that a run's metadata say of it."""
+
+LONG = 90
+"""Minutes from which on hours are counted."""
 
 OF_THE_JOB = {"job", "ledger"}
 """Those that are of the job, and no more of the run when that is over."""
@@ -43,15 +57,18 @@ def render(token: str, nonce: str) -> str:
     return page.replace("@TOKEN@", token).replace("@NONCE@", nonce).replace("@SCRIPT@", script)
 
 
-def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: int) -> dict[str, Any]:
-    """Return the changes for a page that has `known` verdicts of `run_uid`."""
+def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
+    """Return what a page shows, but for the cuts."""
     status = snapshot.status
-    first = known if run_uid == status.run_uid else 0
     return {
         "link": snapshot.link,
         "run": status.run_uid,
+        "about": about(status),
         "headline": headline(status, ended=bool(snapshot.link)),
-        "tolerance": status.tolerance,
+        "expected": expected_stop(snapshot),
+        "checks": checks(snapshot),
+        "to_do": to_do(status),
+        "curves": draw_curves(status, snapshot.judged),
         "lines": _lines(snapshot),
         "taken": status.taken,
         "total": status.total,
@@ -59,11 +76,8 @@ def change(snapshot: Snapshot, images: Images, *, run_uid: str | None, known: in
         "earlier": images.earlier(snapshot),
         "held": status.hold_text,
         "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
-        "lag": status.lag,
         "axis": status.axis,
         "pixel_size": status.pixel_size,
-        "first": first,
-        "judged": [_numbers(msgspec.structs.asdict(judged)) for judged in snapshot.judged[first:]],
         "directions": _circle(images.directions),
     }
 
@@ -138,6 +152,85 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     return {"what": what, "detail": status.text, "doubt": status.problem, "tone": tone}
 
 
+def about(status: RunStatus) -> str:
+    """Return which run of which sample it is, and since when, in words."""
+    if status.run_uid is None:
+        return "no run yet"
+    told = {name: shorten(text, MOST_LETTERS, placeholder=" …") for name, text in status.about.items()}
+    words = [told.pop("sample", "sample without a name"), *(f"{name} {text}" for name, text in told.items())]
+    if status.started:
+        today = time.strftime("%F") == _local("%F", status.started)
+        words.append(_local("started at %H:%M" if today else "started on %F at %H:%M", status.started))
+    return " · ".join([*words, f"run {status.run_uid}"])
+
+
+def expected_stop(snapshot: Snapshot) -> str:
+    """Return when the run will probably stop, and why, in words; empty if there is none to stop."""
+    status, total = snapshot.status, snapshot.status.total
+    if status.run_uid is None or snapshot.link or status.ended:
+        return ""
+    if status.finish is not None:
+        return f"Stops at the next projection, as {status.finish.who} has asked: {status.finish.reason}"
+    if status.finalize:
+        return "Stops at the next projection: the image is good enough."
+    end = f"the end (projection {total}{_when(snapshot, total)})" if total else "the plan's end"
+    if status.held is not None:
+        return f"Not before it is released, held {status.hold_text}; else at {end}."
+    if status.verdict == "invalid":
+        return f"Not before {end}: no automatic stop while the image is not to be relied on."
+    if status.advisory:
+        return f"Not before {end}: the policy only reports (advisory)."
+    if status.stop_at is None:
+        why = "Not known yet" if status.tolerance is not None else f"Not predicted ({status.policy})"
+        return f"{why}: when the image is good enough, at the latest at {end}."
+    at = max(status.stop_at, status.least)
+    if at >= total:
+        return f"Not before {end}: all projections are predicted to be needed."
+    if at <= status.taken:
+        return f"Soon, by quality: the next prediction decides, near projection {status.taken} of {total}."
+    return f"By quality{_when(snapshot, at)}, near projection {at} of {total}, as predicted from {status.gain_at}."
+
+
+def _when(snapshot: Snapshot, projection: int) -> str:
+    """Return how long it will take to a projection, in words, with the time of day; empty if that is not known."""
+    left, status = snapshot.seconds_left, snapshot.status
+    if left is None or status.total <= status.taken:
+        return ""
+    seconds = left * (projection - status.taken) / (status.total - status.taken)
+    minutes = round(seconds / 60)
+    far = f"about {minutes} min" if minutes else "less than 1 min"
+    if minutes >= LONG:
+        far = f"about {minutes // 60} h {minutes % 60} min"
+    return f" in {far} at {_local('%H:%M', time.time() + seconds)}"
+
+
+def checks(snapshot: Snapshot) -> list[Check]:
+    """Return the checks of the data, and the lag; before there are any, that they are not made yet."""
+    status = snapshot.status
+    if status.run_uid is None or status.state == "stored":
+        return []
+    number = "not checked" if snapshot.link else "not yet"
+    unchecked = [Check(name=name, state="open", number=number, text="not checked yet") for name in CHECKS]
+    found = list(status.checks) or unchecked
+    if snapshot.link:
+        return found
+    behind = status.lag > max(LAG, LAG_SHARE * status.total)
+    text = f"{status.lag} projections are not in the image yet"
+    text += "; the scan goes on and nothing is lost, but verdicts and stops come late" if behind else ""
+    return [*found, Check(name="lag", state="look" if behind else "ok", number=str(status.lag), text=text)]
+
+
+def to_do(status: RunStatus) -> list[tuple[str, str]]:
+    """Return state and words of each check that a person should look at, where these are not on the page already."""
+    said = status.problem + status.text + status.ended
+    wanted = [check for check in status.checks if check.state in ("look", "wrong") and check.text not in said]
+    return [(check.state, f"{check.name}: {check.text}") for check in wanted]
+
+
+def _local(style: str, seconds: float) -> str:
+    return time.strftime(style, time.localtime(seconds))
+
+
 def draw_measured(cuts: Cuts) -> dict[str, str]:
     """Return one cut among the projections as a picture and in words: transparent where there is nothing.
 
@@ -173,8 +266,3 @@ def _lines(snapshot: Snapshot) -> list[list[str]]:
     if left is not None:
         lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.total}, if all are taken"])
     return lines
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace numbers that JSON does not have by None."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -230,17 +230,14 @@ class ViewServer:
 
         unlisten = self._source.listen(wake)
         self._pages += 1
-        run_uid: str | None = None
-        known, version = 0, (-1, -1)
+        version = (-1, -1)
         try:
             while not self._ending.is_set() and not await request.is_disconnected():
                 changed.clear()
                 snapshot = self._source.snapshot
                 if (snapshot.version, self._images.version) != version:
                     version = snapshot.version, self._images.version
-                    changes = change(snapshot, self._images, run_uid=run_uid, known=known)
-                    run_uid, known = snapshot.status.run_uid, len(snapshot.judged)
-                    yield f"data: {msgspec.json.encode(changes).decode()}\n\n"
+                    yield f"data: {msgspec.json.encode(change(snapshot, self._images)).decode()}\n\n"
                 else:
                     yield ": still here\n\n"
                 with contextlib.suppress(TimeoutError):

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.documents import carried
+from bluesky_streamrecon.beamline.operator_status import described
 from bluesky_streamrecon.beamline.source import Snapshot
 from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
@@ -115,6 +117,7 @@ def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finish
         score=newest.score if newest else None,
         tolerance=steering.get("tolerance") if "predicted-gain" in rule else None,
         axis=about.get("axis"),
+        **described(carried(start)),
         pixel_size=None if pixel is None else pixel * about.get("recon", {}).get("bin", 1),
         ended=f"{stop.get('exit_status') or 'not ended'}: {stop.get('reason') or 'no reason given'}",
         volume="is finished" if finished else "",

@@ -69,9 +69,7 @@ class Tomography(Analysis[View]):
 
     def __init__(self, run: OpenRun, ranks: Communicator, threads: int) -> None:
         recon = run.recon
-        self._run = run
-        self._ranks = ranks
-        self._threads = threads
+        self._run, self._ranks, self._threads = run, ranks, threads
         self._columns = run.detector_shape[1]
         self.resumable = True
         self._early = EarlyItems()
@@ -313,11 +311,11 @@ class Tomography(Analysis[View]):
     def annotate(self, report: Report) -> Report:
         """Return a report with the axis; a preview also with the line integrals that none before it had."""
         report = msgspec.structs.replace(report, axis=self._axis_known())
-        if isinstance(report, Preview):
-            other = "" if self._axis is None else self._axis.disagreement
-            told = {"doubt": self._doubt, "disagreement": other, "saturated": self._preparation.saturated}
-            report = msgspec.structs.replace(report, **told).with_views(self._sinograms.take())
-        return report
+        if not isinstance(report, Preview):
+            return report
+        other = "" if self._axis is None else self._axis.disagreement
+        told = {"doubt": self._doubt, "disagreement": other, "saturated": self._preparation.saturated}
+        return msgspec.structs.replace(report, **told).with_views(self._sinograms.take())
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -176,6 +176,12 @@ def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_a
         seen.locator("#cut-note", has_text="Last live image from 9 projections").wait_for()
         filled = "onShow(drawn[name]).filter(Number.isFinite)"
         assert seen.evaluate(f"['front', 'side', 'oblique'].every(name => {filled}.every(v => Math.abs(v - 7) < 1e-3))")
+        seen.select_option("#compare", "beside")
+        seen.locator("#beside figcaption", has_text="finished volume, the same limits").wait_for()
+        live, finished = (seen.locator(f"{name} .cut").bounding_box() for name in ("#cuts .large", "#beside"))
+        assert (live["width"], live["y"]) == (finished["width"], finished["y"])
+        shot("beside")
+        seen.select_option("#compare", "difference")
         for size in SIZES:
             apart(seen, size, "#cuts", "#past", "#about-cuts", "#scores", "#gains", "#headline", "#finish")
             shot(f"finished-{size[0]}")
