@@ -102,6 +102,7 @@ def run_status(
         held=override.held,
         finish=override.finish,
         least=override.least,
+        allowed=override.allowed,
         ranks=ranks,
         ledger=ledger_totals(ledger) if ledger else {},
         problem=("; ".join(dict.fromkeys(shown.problems)) or problem)[:4096],

@@ -82,12 +82,12 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the last projection that is planned, at the pace since the run was first seen; None: not known."""
+        """Time to the last projection, at the pace since the run was first seen; None: not known."""
         taken, since = self.first
-        if self.link or not taken or not self.status.total or self.status.taken <= taken:
+        if self.link or not taken or not self.status.last or self.status.taken <= taken:
             return None
         pace = (time.monotonic() - since) / (self.status.taken - taken)
-        return pace * max(self.status.total - self.status.taken, 0)
+        return pace * max(self.status.last - self.status.taken, 0)
 
 
 Volume = tuple[int, int, int]

@@ -166,14 +166,15 @@ def about(status: RunStatus) -> str:
 
 def expected_stop(snapshot: Snapshot) -> str:
     """Return when the run will probably stop, and why, in words; empty if there is none to stop."""
-    status, total = snapshot.status, snapshot.status.total
+    status, total, last = snapshot.status, snapshot.status.total, snapshot.status.last
     if status.run_uid is None or snapshot.link or status.ended:
         return ""
     if status.finish is not None:
         return f"Stops at the next projection, as {status.finish.who} has asked: {status.finish.reason}"
     if status.finalize:
         return "Stops at the next projection: the image is good enough."
-    end = f"the end (projection {total}{_when(snapshot, total)})" if total else "the plan's end"
+    cause = "end" if last == total else "end of its budget"
+    end = f"the {cause} (projection {last}{_when(snapshot, last)})" if last else "the plan's end"
     if status.held is not None:
         return f"Not before it is released, held {status.hold_text}; else at {end}."
     if status.verdict == "invalid":
@@ -184,8 +185,9 @@ def expected_stop(snapshot: Snapshot) -> str:
         why = "Not known yet" if status.tolerance is not None else f"Not predicted ({status.policy})"
         return f"{why}: when the image is good enough, at the latest at {end}."
     at = max(status.stop_at, status.least)
-    if at >= total:
-        return f"Not before {end}: all projections are predicted to be needed."
+    if at >= last:
+        needed = "all projections are" if at >= total else f"{at} projections are"
+        return f"Not before {end}: {needed} predicted to be needed."
     if at <= status.taken:
         return f"Soon, by quality: the next prediction decides, near projection {status.taken} of {total}."
     return f"By quality{_when(snapshot, at)}, near projection {at} of {total}, as predicted from {status.gain_at}."
@@ -194,9 +196,9 @@ def expected_stop(snapshot: Snapshot) -> str:
 def _when(snapshot: Snapshot, projection: int) -> str:
     """Return how long it will take to a projection, in words, with the time of day; empty if that is not known."""
     left, status = snapshot.seconds_left, snapshot.status
-    if left is None or status.total <= status.taken:
+    if left is None or status.last <= status.taken:
         return ""
-    seconds = left * (projection - status.taken) / (status.total - status.taken)
+    seconds = left * (projection - status.taken) / (status.last - status.taken)
     minutes = round(seconds / 60)
     far = f"about {minutes} min" if minutes else "less than 1 min"
     if minutes >= LONG:
@@ -264,5 +266,5 @@ def _lines(snapshot: Snapshot) -> list[list[str]]:
     left, hidden = snapshot.seconds_left, SAID_ELSEWHERE | (OF_THE_JOB if snapshot.link else set())
     lines = [list(line) for line in snapshot.status.lines() if line[0] not in hidden]
     if left is not None:
-        lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.total}, if all are taken"])
+        lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.last}, if all are taken"])
     return lines

@@ -184,6 +184,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         Who holds the run, and who has asked to end it.
     least : int
         No automatic stop before so many projections.
+    allowed : int or None
+        Projections that the budget allows; None: there is none, or that is not known yet.
     axis : float or None
         Detector column of the rotation axis.
     pixel_size : float or None
@@ -236,6 +238,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     held: Order | None = None
     finish: Order | None = None
     least: Count = 0
+    allowed: Count | None = None
     axis: float | None = None
     pixel_size: float | None = None
     detector_shape: Shape2 = (1, 1)
@@ -253,6 +256,11 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """Projections planned and added."""
         return self.planned + self.added
+
+    @property
+    def last(self) -> int:
+        """Projection after which it ends at the latest: the last of the plan, or of its budget; 0: not known."""
+        return self.total if self.allowed is None else min(self.allowed, self.total or self.allowed)
 
     @property
     def hold_text(self) -> str:

@@ -208,6 +208,10 @@ def test_doubt_and_tolerance_reach_the_page(page, beamline):
             {"stop_at": 180},
             r"Not before the end \(projection 180 in about 6 min at .*\): all projections are predicted",
         ),
+        (
+            {"stop_at": 160, "allowed": 120},
+            r"Not before the end of its budget \(projection 120 in about 3 min .*\): 160 pro",
+        ),
         ({"stop_at": 60}, "Soon, by quality: the next prediction decides, near projection 60 of 180"),
         ({"stop_at": 80, "least": 120, "gain_at": 57}, "By quality .*near projection 120 of 180"),
         ({}, r"Not known yet: when the image is good enough, at the latest at the end \(projection 180 in about 6 min"),
