@@ -150,7 +150,7 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
         7.0,
     )
     assert job.options.restarts == 1
-    assert job._security.allowed
+    assert job.security.allowed
     assert job.options.output == configuration.data / "reconstructions"
     assert isinstance(make_launcher(Configuration()), MpiLauncher)
     assert make_launcher(configuration) is None

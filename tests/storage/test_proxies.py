@@ -131,7 +131,7 @@ def test_facility_server_is_reached_through_the_proxy(proxy, storage, tmp_path, 
     assert set(proxy.asked) == {"tiled.facility.invalid"}
     if name == "ALL_PROXY":
         return
-    said = _tiled(Configuration(storage=type(Configuration().storage)(uri=uri, directory=str(storage.directory))))
+    said = _tiled(Configuration(storage=type(Configuration().storage)(uri=uri, directory=storage.directory)))
     where = "http://tiled.facility.invalid/api/v1"
     assert said == f"{where} takes a run with frames and reads them back through the proxy {proxy.url}"
 
