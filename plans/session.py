@@ -117,7 +117,7 @@ class StreamSession(EarlyEnding):
         return (yield from super()._handle(msg))
 
     def find_limits(self) -> Steps:
-        """Have the budget known, or refused, before anything moves."""
+        """Find the budget, or refuse it, before anything moves."""
         if self._limits is None:
             self._limits = yield from budget.find_budget(self._camera, self.steering, self._planned or 0)
 
