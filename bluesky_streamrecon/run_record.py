@@ -10,7 +10,7 @@ from bluesky_streamrecon.wire.messages import OpenRunSpec, RunDone, Score
 from bluesky_streamrecon.wire.operator_messages import Order
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["RunRecord", "ledger_totals"]
+__all__ = ["RunRecord", "how_it_ended", "ledger_totals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,3 +143,10 @@ def ledger_totals(ledger: dict[int, Ledger]) -> dict[str, Any]:
     totals: dict[str, Any] = {name: sum(getattr(entry, name) for entry in ledger.values()) for name in names}
     totals["balanced"] = bool(ledger) and all(entry.balanced for entry in ledger.values())
     return totals
+
+
+def how_it_ended(exit_status: str | None, reason: str | None) -> str:
+    """Return in words how a run has ended, as its stop document says; plans that come to their end give no reason."""
+    if not exit_status:
+        return "not ended"
+    return f"{exit_status}: {reason or ('the plan came to its end' if exit_status == 'success' else 'no reason given')}"

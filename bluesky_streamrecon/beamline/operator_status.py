@@ -14,7 +14,7 @@ import msgspec
 
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.run_record import RunRecord, ledger_totals
+from bluesky_streamrecon.run_record import RunRecord, how_it_ended, ledger_totals
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Check, Judged, RunStatus
 from bluesky_streamrecon.wire.run import Ledger
@@ -78,7 +78,7 @@ def run_status(
         return msgspec.structs.replace(
             status,
             last_run=shown.run_uid,
-            ended=f"{shown.exit_status or 'ended'}: {shown.reason or 'no reason given'}"[:4096],
+            ended=how_it_ended(shown.exit_status, shown.reason)[:4096],
             volume=volume[:4096],
             result=shown.volume or shown.result or "",
         )

@@ -9,6 +9,7 @@ import typer
 
 from bluesky_streamrecon.cli._options import Directory, Json, Uri
 from bluesky_streamrecon.cli._output import print_json, print_table
+from bluesky_streamrecon.run_record import how_it_ended
 
 __all__ = ["last", "runs"]
 
@@ -44,7 +45,7 @@ def last(directory: Directory = None, uri: Uri = None, json: Json = False) -> No
         return
     for run in found:
         print(f"scan {run['scan_id']}, run {run['uid']}, {run['plan']}, {_when(run)}")
-        print(f"{run['exit_status'] or 'not ended'}: {run['reason'] or 'no reason given'}")
+        print(how_it_ended(run["exit_status"], run["reason"]))
         if run["recon_uid"]:
             print(f"reconstruction {run['recon_uid']}")
     if not found:

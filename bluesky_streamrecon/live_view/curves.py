@@ -133,10 +133,13 @@ def _draw(curve: _Curve, total: int, stop_at: int | None) -> str:
         parts.append(path("band", [*upper, *((n, end) for n, end, _ in reversed(curve.band))], "Z"))
     if curve.limit is not None:
         at, words = curve.limit
-        parts += [path("limit", [(0, at), (total, at)]), text("of-limit", RIGHT, y(at) - 4, words, "end")]
+        parts += [path("limit", [(0, at), (total, at)]), text("of-limit", LEFT + 4, y(at) - 4, words)]
     if curve.points:
         n, value = curve.points[-1]
         parts += [path(curve.kind, curve.points)]
         parts.append(f'<circle class="{curve.kind} newest" cx="{x(n):.1f}" cy="{y(value):.1f}" r="3.5"/>')
-        parts.append(text("title", RIGHT, 13, f"{value:{curve.digits}} at {n}", "end"))
+        most = f", at most {curve.band[-1][2]:{curve.digits}}" if curve.limit is not None and curve.band else ""
+        parts.append(text("title", RIGHT, 26 if most else 13, f"{value:{curve.digits}}{most} at {n}", "end"))
+    else:
+        parts.append(text("", (LEFT + RIGHT) / 2, TOP + DEEP / 4, "nothing yet", "middle"))
     return "".join(parts)

@@ -26,7 +26,7 @@ from bluesky_streamrecon.wire.cuts import Space
 __all__ = ["MEASURED", "about", "change", "checks", "draw_measured", "expected_stop", "headline", "render", "to_do"]
 
 
-SAID_ELSEWHERE = {"run", "verdict", "problem", "held", "check"}
+SAID_ELSEWHERE = {"run", "score", "verdict", "problem", "held", "check"}
 """Lines of the state that the page has in better places."""
 
 LAG, LAG_SHARE = 10, 0.05
@@ -34,6 +34,8 @@ LAG, LAG_SHARE = 10, 0.05
 
 MOST_LETTERS = 60
 """Of each thing that a run's metadata say of it."""
+
+AXIS_IS = {"ok": "checked", "look": "in doubt", "wrong": "wrong", "open": "not checked"}
 
 LONG = 90
 """Minutes from which on hours are counted."""
@@ -133,15 +135,17 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
         }
     of = f" of {status.total}" if status.total else ""
     taken = f"Projection {status.taken}{of}"
+    judged = "too early to judge" if _unpredicted(status) else "not good enough yet"
     what, tone = {
         "": (f"{taken}: no verdict yet", "wait"),
-        "invalid": ("The image is not to be relied on", "bad"),
+        "invalid": (f"{taken}: the image is not to be relied on", "bad"),
         "enough": (f"{taken}: good enough", "good"),
-    }.get(status.verdict, (f"{taken}: not good enough yet", "wait"))
+    }.get(status.verdict, (f"{taken}: {judged}", "wait"))
     if status.ended:
         good = "good" if status.ended.startswith("success") and status.verdict != "invalid" else "bad"
         what = f"The run has ended at projection {status.taken}{of}"
-        detail = f"{status.ended}; the volume {status.volume}" if status.volume else status.ended
+        detail = status.ended.removeprefix("success: ")
+        detail = f"{detail}; the volume {status.volume}" if status.volume else detail
         if status.verdict == "invalid":
             what += ": its image is not to be relied on"
         return {"what": what, "detail": detail, "doubt": status.problem, "tone": good}
@@ -150,6 +154,11 @@ def headline(status: RunStatus, *, ended: bool) -> dict[str, str]:
     elif status.finish is not None:
         what, tone = f"{taken}: finishing", "good"
     return {"what": what, "detail": status.text, "doubt": status.problem, "tone": tone}
+
+
+def _unpredicted(status: RunStatus) -> bool:
+    """Return whether the policy predicts, but has not done so yet."""
+    return status.tolerance is not None and not status.measured and status.gain is None
 
 
 def about(status: RunStatus) -> str:
@@ -161,7 +170,7 @@ def about(status: RunStatus) -> str:
     if status.started:
         today = time.strftime("%F") == _local("%F", status.started)
         words.append(_local("started at %H:%M" if today else "started on %F at %H:%M", status.started))
-    return " · ".join([*words, f"run {status.run_uid}"])
+    return " · ".join([*words, f"run {status.run_uid[:8]}"])
 
 
 def expected_stop(snapshot: Snapshot) -> str:
@@ -176,7 +185,7 @@ def expected_stop(snapshot: Snapshot) -> str:
     cause = "end" if last == total else "end of its budget"
     end = f"the {cause} (projection {last}{_when(snapshot, last)})" if last else "the plan's end"
     if status.held is not None:
-        return f"Not before it is released, held {status.hold_text}; else at {end}."
+        return f"Not by itself, as it is held {status.hold_text}. The scan goes on, at the latest to {end}."
     if status.verdict == "invalid":
         return f"Not before {end}: no automatic stop while the image is not to be relied on."
     if status.advisory:
@@ -189,8 +198,9 @@ def expected_stop(snapshot: Snapshot) -> str:
         needed = "all projections are" if at >= total else f"{at} projections are"
         return f"Not before {end}: {needed} predicted to be needed."
     if at <= status.taken:
-        return f"Soon, by quality: the next prediction decides, near projection {status.taken} of {total}."
-    return f"By quality{_when(snapshot, at)}, near projection {at} of {total}, as predicted from {status.gain_at}."
+        return f"Soon: the next prediction decides, near projection {status.taken} of {total}."
+    when = _when(snapshot, at)
+    return f"When it is good enough, probably{when}, near projection {at} of {total} (predicted from {status.gain_at})."
 
 
 def _when(snapshot: Snapshot, projection: int) -> str:
@@ -216,10 +226,12 @@ def checks(snapshot: Snapshot) -> list[Check]:
     found = list(status.checks) or unchecked
     if snapshot.link:
         return found
-    behind = status.lag > max(LAG, LAG_SHARE * status.total)
-    text = f"{status.lag} projections are not in the image yet"
-    text += "; the scan goes on and nothing is lost, but verdicts and stops come late" if behind else ""
-    return [*found, Check(name="lag", state="look" if behind else "ok", number=str(status.lag), text=text)]
+    judged = snapshot.judged[-1].projections if snapshot.judged else 0
+    most, of_verdict = max(LAG, LAG_SHARE * status.total), max(status.used - judged, 0)
+    lag = max(status.lag, of_verdict)
+    text = f"{status.lag} projections are not in the image yet, {of_verdict} more are not judged"
+    text += f"; more than {most:.0f}: the scan goes on and nothing is lost, but a stop comes late" if lag > most else ""
+    return [*found, Check(name="lag", state="look" if lag > most else "ok", number=f"{lag} behind", text=text)]
 
 
 def to_do(status: RunStatus) -> list[tuple[str, str]]:
@@ -265,6 +277,8 @@ def _lines(snapshot: Snapshot) -> list[list[str]]:
     """Return the state, name and text of each line."""
     left, hidden = snapshot.seconds_left, SAID_ELSEWHERE | (OF_THE_JOB if snapshot.link else set())
     lines = [list(line) for line in snapshot.status.lines() if line[0] not in hidden]
+    known = {each.name: each.state for each in snapshot.status.checks}.get("axis", "open")
+    lines = [[name, f"{text}, {AXIS_IS[known]}" if name == "axis" else text] for name, text in lines]
     if left is not None:
         lines.insert(1, ["time left", f"{as_minutes(left)} to projection {snapshot.status.last}, if all are taken"])
     return lines

@@ -17,6 +17,7 @@ from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import mapped
 from bluesky_streamrecon.live_view.images import Images, Kept
+from bluesky_streamrecon.run_record import how_it_ended
 from bluesky_streamrecon.storage import (
     find_reconstruction,
     finished_images,
@@ -119,7 +120,7 @@ def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finish
         axis=about.get("axis"),
         **described(carried(start)),
         pixel_size=None if pixel is None else pixel * about.get("recon", {}).get("bin", 1),
-        ended=f"{stop.get('exit_status') or 'not ended'}: {stop.get('reason') or 'no reason given'}",
+        ended=how_it_ended(stop.get("exit_status"), stop.get("reason")),
         volume="is finished" if finished else "",
     )
 

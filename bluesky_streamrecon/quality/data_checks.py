@@ -332,7 +332,8 @@ class RowStatistics:
         else:
             what = "it moves, or the stage is not where it says"
         return Fault(
-            f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}",
+            f"the sample moves on its mount: its centre of mass leaves its sinusoid by {misfit:.2f} px; {what}; "
+            "fix it firmly and scan again",
             "still",
         )
 
@@ -343,7 +344,7 @@ class RowStatistics:
         axis = self.lines.axis
         return Fault(
             f"the sample drifts, or the axis is wrong: its centre of mass turns about column {axis + centre.aside:.1f}"
-            f", and the image is made with the axis at {axis:.1f}",
+            f", and the image is made with the axis at {axis:.1f}; correct the axis, or fix the sample firmly",
             "axis",
         )
 
