@@ -17,7 +17,7 @@ import numpy as np
 
 from bluesky_streamrecon.beamline.run_table import as_minutes
 from bluesky_streamrecon.beamline.slices import grey_range
-from bluesky_streamrecon.beamline.source import Snapshot
+from bluesky_streamrecon.beamline.source import CLOSED, Snapshot
 from bluesky_streamrecon.live_view.curves import draw_curves
 from bluesky_streamrecon.live_view.images import Images
 from bluesky_streamrecon.wire import CHECKS, Check, Cuts, RunStatus
@@ -63,7 +63,7 @@ def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
     """Return what a page shows, but for the cuts."""
     status = snapshot.status
     return {
-        "link": snapshot.link,
+        "link": "ended" if status.ended and snapshot.link == CLOSED else snapshot.link,
         "run": status.run_uid,
         "about": about(status),
         "headline": headline(status, ended=bool(snapshot.link)),
