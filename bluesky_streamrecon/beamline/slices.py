@@ -57,7 +57,7 @@ def slice_of(row: int, volume: Volume, most: int = MOST_CUT_PIXELS) -> Cut:
     Examples
     --------
     >>> slice_of(7, (16, 2048, 2048), 10**6).shape
-    (995, 995)
+    (1000, 1000)
     """
     _, height, width = volume
     shape = coarse_volume((1, height, width), most).shape

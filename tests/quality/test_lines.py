@@ -56,7 +56,7 @@ def test_projections_that_come_again_are_taken_once(open_run, part):
 def test_prediction_is_made_anew_about_a_corrected_axis_though_no_projection_came(open_run, part):
     session = SteeringSession(open_run(policy="predicted-gain"))
     begun = []
-    session._forecaster.begin = lambda lines: begun.append((lines.projections, lines.axis))
+    session._forecaster.begin = lambda lines, _: begun.append((lines.projections, lines.axis))
     shown = msgspec.structs.replace(part(0, 24), pixels=np.zeros((2, 44, 44), np.float32))
     session.accept(shown)
     assert session.judge().axis == 21.5

@@ -17,7 +17,7 @@ from tiled_server import WATCHING, Server, Watcher
 
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.live_view import LiveImageWriter, Source, open_stored_run, tiled_images
-from bluesky_streamrecon.storage import reconstruction_documents
+from bluesky_streamrecon.storage import open_storage, reconstruction_documents
 from bluesky_streamrecon.wire import Cut
 
 pytestmark = [*WATCHING, pytest.mark.timeout(240)]
@@ -44,6 +44,13 @@ def write(beamline):
     for each in writers:
         each.close()
         assert not each._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A server of its own: Tiled with SQLite uses numbers of deleted nodes again, with what their streams had."""
+    with open_storage(directory=tmp_path_factory.mktemp("live")) as opened:
+        yield opened
 
 
 @pytest.fixture
