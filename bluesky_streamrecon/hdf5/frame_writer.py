@@ -9,11 +9,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 from numpy.typing import ArrayLike
 
 from bluesky_streamrecon.hdf5.gaps import GAPS_ARE_FINAL
 
-__all__ = ["DATASET", "NUMBERS", "FrameWriter"]
+__all__ = ["DATASET", "NUMBERS", "FrameWriter", "write_chunk"]
 
 DATASET = "/entry/data/data"
 """Where frames lie in a detector's file."""
@@ -89,7 +90,7 @@ class FrameWriter:
             self._data.resize(count, axis=0)
             pixels = np.asarray(frame)
             if pixels.ndim and pixels.flags.c_contiguous and pixels.dtype == self._data.dtype:
-                self._data.id.write_direct_chunk((index, *[0] * pixels.ndim), pixels)  # as it is, without a copy
+                write_chunk(self._data, (index, *[0] * pixels.ndim), pixels)  # as it is, without a copy
             else:
                 self._data[index] = pixels
             self._data.flush()
@@ -111,3 +112,9 @@ class FrameWriter:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def write_chunk(dataset: h5py.Dataset, place: tuple[int, ...], chunk: Any) -> None:
+    """Write a chunk as it is, while no other thread is in HDF5; h5py 3.14 and older do not see to that."""
+    with phil:
+        dataset.id.write_direct_chunk(place, chunk)

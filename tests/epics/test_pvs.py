@@ -242,7 +242,7 @@ def test_stock_suspender_of_bluesky_holds_another_scan_until_the_run_is_over(
     @bpp.run_decorator()
     def another_scan():
         change(beamline, finalize=True)
-        while not over.is_set():
+        while not over.is_set() or suspender.tripped:
             yield from bps.checkpoint()
             yield from bps.trigger_and_read([counter])
             yield from bps.sleep(0.02)
@@ -292,11 +292,11 @@ def test_image_is_what_pvapy_reads_as_viewers_do(serve, beamline, until):
     """In a process of its own: pvapy and p4p have the same libraries of EPICS, which do not bear each other."""
     serve()
     beamline.judged = (Judged(image_number=1, projections=2, score=0.5),)
-    beamline.show(3)
+    beamline.show(3, 0.5)
     until("Image", lambda image: image.raw.uniqueId == 3)
     command = [sys.executable, "-c", PVAPY, f"{PREFIX}Image"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=BOUND, check=True).stdout
-    assert said == "3 [8, 4] 32 {200}\n"
+    assert said == "3 [32, 16] 512 {0.5}\n"
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from h5py._objects import phil
 
 from bluesky_streamrecon.data_keys import FrameLayout, frame_layout
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.hdf5.frame_writer import write_chunk
 from bluesky_streamrecon.pixels import common_dtype, exactly, plain_dtype
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, RecordedCamera
 from bluesky_streamrecon.storage import TomoScan, load_run, read_nxtomo, write_nxtomo
@@ -234,3 +237,20 @@ def test_frames_of_a_stored_run_that_were_never_written_are_left_out_and_counted
     np.testing.assert_array_equal(scan.projections[:], frames[:2])
     np.testing.assert_array_equal(scan.angles_deg, [0, 90])
     assert "the last 1 of 3 frames" in scan.problems[0]
+
+
+def test_chunk_is_written_while_no_other_thread_is_in_hdf5():
+    """Else a frame fails at random while somebody else reads, or the process dies, with h5py 3.14 and older."""
+    entered, found = [], SimpleNamespace()
+
+    def enter():
+        entered.append(phil.acquire(blocking=False))
+
+    def write_direct_chunk(place, chunk):
+        other = Thread(target=enter)
+        other.start()
+        other.join()
+
+    found.id = SimpleNamespace(write_direct_chunk=write_direct_chunk)
+    write_chunk(found, (0,), b"")
+    assert entered == [False]

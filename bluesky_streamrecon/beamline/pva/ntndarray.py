@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.hdf5.frame_writer import write_chunk
 
 __all__ = ["CODECS", "Image", "read_image"]
 
@@ -139,7 +140,7 @@ def _unshuffled(packed: NDArray[np.uint8], dtype: np.dtype[Any], count: int) -> 
     with h5py.File(io.BytesIO(), "w") as file:
         filters = hdf5plugin.Bitshuffle(cname="lz4")
         data = file.create_dataset("x", (count,), dtype, chunks=(count,), **filters)
-        data.id.write_direct_chunk((0,), struct.pack(">QI", count * dtype.itemsize, 0) + packed.tobytes())
+        write_chunk(data, (0,), struct.pack(">QI", count * dtype.itemsize, 0) + packed.tobytes())
         return np.asarray(data[:])
 
 
