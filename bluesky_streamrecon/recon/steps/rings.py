@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from bluesky_streamrecon.directions import crowded
 from bluesky_streamrecon.errors import ConfigError
@@ -235,6 +234,8 @@ def _bridge_columns(values: NDArray[np.float32], dead: NDArray[np.bool_]) -> Non
 
 
 def _running_median(lines: NDArray[T], width: int) -> NDArray[T]:
+    from scipy.ndimage import median_filter  # which takes long to import
+
     columns = lines.shape[1]
     width = min(width, columns - 1 + columns % 2)
     # One after the other, mirrored at their edges: of one long line SciPy computes running medians, not each anew.
