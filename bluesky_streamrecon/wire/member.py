@@ -195,7 +195,7 @@ class Member(LinkEnd):
             self.target = target
 
     def lose(self, reason: str) -> None:
-        """Give the connection up."""
+        """Break the connection off, and go on without it."""
         self._move("lose")
         log.warning("%s: link to %s lost: %s", self._name, self._to, reason)
         self.break_off()
