@@ -23,9 +23,8 @@ from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.store import Source
 
-__all__ = ["FileFrame", "FlownFrame", "FrameFile", "InlineFrame", "wire_dtype"]
+__all__ = ["EventFrame", "FrameFile", "wire_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -277,70 +276,45 @@ def _frames_in(uri: str, path: Path, mimetype: str, parameters: Mapping[str, Any
     return _FileSeries(path, template, str(parameters.get("filename", "")), read_one)
 
 
-class FileFrame:
-    """A projection in a detector's file; only its place is kept in memory.
+class EventFrame:
+    """The frame of an event, read when the wire needs it, together with the numbers that belong to it.
+
+    Of a frame in a file only its place is kept in memory. One whose angle or monitor's reading can not be used is one
+    that can not be read.
 
     Parameters
     ----------
-    file : FrameFile
-        Where it is.
-    index : int
-        Number of the event's frames in the file, from 0 (``indices`` of a StreamDatum).
+    pixels : (FrameFile, int) or array_like, shape (rows, columns) or (frames, rows, columns)
+        File, and number of the event's frames in it, from 0 (``indices`` of a StreamDatum); or as the event has them.
     reduction : Reduction
-        What is made of the event's frames.
+        What is made of them.
     dtype : str
-        Pixel type to give.
+        Pixel type to return.
+    where : str
+        Stream and data key, for errors.
+    angle, monitor : float or callable, optional
+        Angle (radians) and the monitor's reading, or what reads and returns them, or raises `DataError`.
     """
 
-    __slots__ = ("_dtype", "_file", "_index", "_reduction")
-    in_file = True
-
-    def __init__(self, file: FrameFile, index: int, reduction: Reduction, dtype: str) -> None:
-        self._file, self._index, self._reduction, self._dtype = file, index, reduction, dtype
-
-    def __repr__(self) -> str:
-        return f"FileFrame({self._file.path}, {self._index})"
-
-    def read(self) -> NDArray[np.generic]:
-        """Read the frame, shape (rows, columns).
-
-        Raises
-        ------
-        DataError
-            If it is not there, or has another shape than was announced.
-        """
-        exposures = self._reduction.frames.exposures
-        first = self._index * exposures
-        pixels = self._file.read(first, first + exposures)
-        return self._reduction.of_event(pixels, self._dtype, f"{self._file.where}: frame {first}")
-
-
-class FlownFrame:
-    """A frame whose angle, or monitor's reading, is in a file as well; all are read when the wire needs them.
-
-    One whose angle or reading can not be used is one that can not be read.
-
-    Parameters
-    ----------
-    frame : ndarray or FrameSource
-        The pixels.
-    angle, monitor : callable, optional
-        Reads and returns the angle (radians) or the monitor's reading, or raises `DataError`.
-    """
-
-    __slots__ = ("_angle", "_frame", "_monitor")
-    in_file = True
+    __slots__ = ("_angle", "_dtype", "_monitor", "_pixels", "_reduction", "_where")
 
     def __init__(
         self,
-        frame: Source,
+        pixels: Any,
+        reduction: Reduction,
+        dtype: str,
+        where: str,
         *,
-        angle: Callable[[], float] | None = None,
-        monitor: Callable[[], float] | None = None,
+        angle: float | Callable[[], float] = 0.0,
+        monitor: float | Callable[[], float] = 1.0,
     ) -> None:
-        self._frame = frame
-        self._angle: float | Callable[[], float] = angle or 0.0
-        self._monitor: float | Callable[[], float] = monitor or 1.0
+        self._pixels, self._reduction, self._dtype, self._where = pixels, reduction, dtype, where
+        self._angle, self._monitor = angle, monitor
+
+    @property
+    def in_file(self) -> bool:
+        """It can be read again at any time."""
+        return isinstance(self._pixels, tuple)
 
     def read(self) -> NDArray[np.generic]:
         """Read what belongs to the frame, and the frame, shape (rows, columns).
@@ -348,13 +322,19 @@ class FlownFrame:
         Raises
         ------
         DataError
-            If one of them is not there, or not as it was announced.
+            If one of them is not there, has another shape than was announced, or values that do not fit the type.
         """
         if callable(self._angle):
             self._angle = self._angle()
         if callable(self._monitor):
             self._monitor = self._monitor()
-        return self._frame if isinstance(self._frame, np.ndarray) else self._frame.read()
+        if not isinstance(self._pixels, tuple):
+            return self._reduction.of_event(np.asarray(self._pixels), self._dtype, self._where)
+        file, index = self._pixels
+        exposures = self._reduction.frames.exposures
+        first = index * exposures
+        pixels = file.read(first, first + exposures)
+        return self._reduction.of_event(pixels, self._dtype, f"{file.where}: frame {first}")
 
     def angle(self) -> float:
         """Return the angle, radians; 0 before it was read."""
@@ -363,35 +343,3 @@ class FlownFrame:
     def monitor(self) -> float:
         """Return the monitor's reading; 1 before it was read."""
         return 1.0 if callable(self._monitor) else self._monitor
-
-
-class InlineFrame:
-    """A projection that came in the event and needs work before it can be sent (reduction, another type).
-
-    Parameters
-    ----------
-    pixels : array_like, shape (rows, columns) or (frames, rows, columns)
-        As the event has them.
-    reduction : Reduction
-        What is made of them.
-    dtype : str
-        Pixel type to give.
-    where : str, optional
-        Event and data key, for errors.
-    """
-
-    __slots__ = ("_dtype", "_pixels", "_reduction", "_where")
-    in_file = False
-
-    def __init__(self, pixels: Any, reduction: Reduction, dtype: str, where: str = "the event") -> None:
-        self._pixels, self._reduction, self._dtype, self._where = pixels, reduction, dtype, where
-
-    def read(self) -> NDArray[np.generic]:
-        """Return the frame, shape (rows, columns).
-
-        Raises
-        ------
-        DataError
-            If it has another shape than was announced, or values that do not fit its type.
-        """
-        return self._reduction.of_event(np.asarray(self._pixels), self._dtype, self._where)

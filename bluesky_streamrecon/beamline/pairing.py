@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bluesky_streamrecon.beamline.documents import StreamLayout
-from bluesky_streamrecon.beamline.frames import FileFrame, FlownFrame, FrameFile
+from bluesky_streamrecon.beamline.frames import EventFrame, FrameFile
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.wire.run import Angle, Reading
 from bluesky_streamrecon.wire.store import Source
@@ -20,20 +22,20 @@ __all__ = ["with_numbers"]
 
 
 def with_numbers(
-    layout: StreamLayout, numbers: Mapping[str, Any], source: Source, unitless: list[float]
+    layout: StreamLayout, parts: Mapping[str, Any], dtype: str, where: str, unitless: list[float]
 ) -> tuple[Source, Angle, Reading]:
     """Return a frame with its angle and the monitor's reading; what is in files is known once the frame was read.
-
-    A frame whose reading can not be used is one that can not be read.
 
     Parameters
     ----------
     layout : StreamLayout
         Of its stream.
-    numbers : mapping
-        By data key: the number, or its file and its place there.
-    source : ndarray or FrameSource
-        The frame.
+    parts : mapping
+        By data key: the frame or number as the event has it, or its file and its place there.
+    dtype : str
+        Pixel type of the run.
+    where : str
+        Stream and data key, for errors.
     unitless : list of float
         Takes angles from a file that has no units, radians.
 
@@ -42,28 +44,27 @@ def with_numbers(
     DataError
         If an angle in an event is not a finite number.
     """
+    pixels, shape = parts[layout.image_key], layout.reduction.shape
     angle: Angle = 0.0
     monitor: Reading = 1.0
-    if layout.in_files and isinstance(source, FileFrame):
-        flown = source = FlownFrame(
-            source,
-            angle=partial(_read_angle, layout, unitless, *numbers[str(layout.angle_key)])
-            if layout.angle_key in layout.in_files
-            else None,
-            monitor=partial(_read_monitor, layout, *numbers[str(layout.monitor_key)])
-            if layout.monitor_key in layout.in_files
-            else None,
-        )
-        angle, monitor = flown.angle, flown.monitor
-    if layout.angle_key in layout.in_events:
-        angle = layout.in_radians(numbers[str(layout.angle_key)])
-    if layout.monitor_key in layout.in_events:
-        reading = partial(layout.reading, numbers[str(layout.monitor_key)])
-        try:
-            monitor = reading()
-        except DataError:
-            source = FlownFrame(source, monitor=reading)
-    return source, angle, monitor
+    if layout.angle_key is not None:
+        part = parts[layout.angle_key]
+        in_file = layout.angle_key in layout.in_files
+        angle = partial(_read_angle, layout, unitless, *part) if in_file else layout.in_radians(part)
+    if layout.monitor_key is not None:
+        part = parts[layout.monitor_key]
+        if layout.monitor_key in layout.in_files:
+            monitor = partial(_read_monitor, layout, *part)
+        else:
+            try:
+                monitor = layout.reading(part)
+            except DataError:  # such a frame is one that can not be read
+                monitor = partial(layout.reading, part)
+    as_it_is = isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype
+    if as_it_is and pixels.shape == (*(1,) * (pixels.ndim - 2), *shape) and not callable(monitor):
+        return pixels.reshape(shape), angle, monitor
+    frame = EventFrame(pixels, layout.reduction, dtype, where, angle=angle, monitor=monitor)
+    return frame, frame.angle if callable(angle) else angle, frame.monitor if callable(monitor) else monitor
 
 
 def _read_angle(layout: StreamLayout, unitless: list[float], file: FrameFile, index: int) -> float:

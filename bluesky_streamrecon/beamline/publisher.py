@@ -31,7 +31,7 @@ from bluesky_streamrecon.beamline.documents import (
     saturation_of,
     shortened,
 )
-from bluesky_streamrecon.beamline.frames import FileFrame, FrameFile, InlineFrame, wire_dtype
+from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
 from bluesky_streamrecon.beamline.pairing import with_numbers
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
@@ -227,13 +227,9 @@ class Publisher:
         data_key, file = run.files.get(doc["stream_resource"], ("", None))
         indices, numbers = (range(doc[key]["start"], doc[key]["stop"]) for key in ("indices", "seq_nums"))
         places = list(zip(indices, numbers, strict=False))
-        if file is not None and data_key in layout.in_files:
+        if file is not None and data_key in (layout.image_key, *layout.in_files):
             for index, seq in places:
                 self._take_parts(run, layout, seq, {data_key: (file, index)})
-        if file is not None and data_key == layout.image_key and layout.dtype is not None:
-            dtype = self._open(run, layout.reduction.shape, layout.dtype)
-            for index, seq in places:
-                self._take_parts(run, layout, seq, {data_key: FileFrame(file, index, layout.reduction, dtype)})
 
     def _event(self, doc: Mapping[str, Any]) -> None:
         run = self._run
@@ -246,13 +242,8 @@ class Publisher:
             return
         pixels = data[layout.image_key]
         reduction, first = layout.reduction, run.format is None
-        dtype = self._open(run, reduction.shape, self._dtype_of(run, layout, np.asarray(pixels)) if first else None)
-        where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
-        source: Source = InlineFrame(pixels, reduction, dtype, where)
-        one = (1,) * (np.ndim(pixels) - 2)
-        if isinstance(pixels, np.ndarray) and pixels.dtype.str == dtype and pixels.shape == (*one, *reduction.shape):
-            source = pixels.reshape(reduction.shape)
-        self._publish(run, layout, seq, data, source)
+        self._open(run, reduction.shape, self._dtype_of(run, layout, np.asarray(pixels)) if first else None)
+        self._publish(run, layout, seq, data)
 
     def _dtype_of(self, run: _Run, layout: StreamLayout, pixels: NDArray[np.generic]) -> str:
         """Return the type of a run whose frames are in its events: as announced if the first frame has it."""
@@ -280,7 +271,7 @@ class Publisher:
         known.update(parts)
         if known.keys() >= {layout.image_key, *layout.in_events, *layout.in_files}:
             del run.waiting[place]
-            self._publish(run, layout, seq, known, known[layout.image_key])
+            self._publish(run, layout, seq, known)
 
     def _event_page(self, doc: Mapping[str, Any]) -> None:
         for i, seq in enumerate(doc["seq_num"]):
@@ -342,13 +333,15 @@ class Publisher:
             logger.info("run %s: %s", run.uid, sources)
         return recon
 
-    def _publish(self, run: _Run, layout: StreamLayout, seq: int, numbers: Mapping[str, Any], source: Source) -> None:
+    def _publish(self, run: _Run, layout: StreamLayout, seq: int, parts: Mapping[str, Any]) -> None:
         """Publish a frame with the numbers that belong to it, by data key."""
         sent = run.sent.setdefault(layout.stream, set())
         if seq in sent:
             logger.info("run %s: event %d of stream %r came again, published once", run.uid, seq, layout.stream)
             return
-        source, angle, monitor = with_numbers(layout, numbers, source, run.unitless)
+        where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
+        dtype = self._open(run, layout.reduction.shape, layout.dtype if layout.in_file else None)
+        source, angle, monitor = with_numbers(layout, parts, dtype, where, run.unitless)
         index = run.counts[layout.kind] + 1
         self._sink.append(layout.kind, index, angle, source, monitor)
         run.counts[layout.kind] = index

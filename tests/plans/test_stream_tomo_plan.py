@@ -13,7 +13,7 @@ import pytest
 from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.beamline import job_runs
-from bluesky_streamrecon.beamline.frames import FileFrame
+from bluesky_streamrecon.beamline.frames import EventFrame
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
 from bluesky_streamrecon.ordering import AngleOrder
 from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline, with_settings
@@ -358,7 +358,7 @@ def test_job_that_does_not_start_is_an_error_before_anything_moves(run_engine, d
 
 
 def test_frames_that_can_not_be_read_are_told_and_the_scan_goes_on(run_engine, documents, tomo, script, monkeypatch):
-    monkeypatch.setattr(FileFrame, "read", unreadable)
+    monkeypatch.setattr(EventFrame, "read", unreadable)
     run_engine(tomo())
     (stop,) = of(documents, "stop")
     assert stop["num_events"]["primary"] == 12
