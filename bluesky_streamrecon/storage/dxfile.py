@@ -8,6 +8,7 @@ J. Synchrotron Rad. 21, 2014, doi:10.1107/S160057751401604X.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -136,20 +137,34 @@ def _write_details(file: h5py.File, details: ScanDetails) -> None:
 
 
 @contextmanager
-def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file beside its final name, to be written, and rename it when it is whole."""
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside a new file's, to write at, which gets the file's name when it is whole.
+
+    Raises
+    ------
+    StorageError
+        If the file exists or can not be written.
+    """
     if path.exists():
         raise StorageError(f"{path}: exists already; it is not overwritten")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
-            yield file
+        yield part
         part.rename(path)
     except OSError as error:
         raise StorageError(f"{path}: can not be written ({error})") from error
     finally:
+        if part.is_dir():
+            shutil.rmtree(part)
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a new HDF5 file to be written; see `written_whole`."""
+    with written_whole(path) as part, h5py.File(part, "w") as file:
+        yield file
 
 
 def copy_frames(group: h5py.Group, name: str, frames: Frames) -> h5py.Dataset:

@@ -141,17 +141,8 @@ def _raw_documents(
     streams, files = {}, {}
     for name, stack in stacks.items():
         if len(stack):
-            shape = tuple(stack.shape)
             streams[name] = run.streams.get(name, StoredStream())
-            files[name] = FramesInFile(
-                data_key=keys.detector,
-                file=target,
-                dataset=f"/{name}",
-                shape=shape,
-                dtype=plain_dtype(stack.dtype).str,
-                units="counts",
-                frame_shape=(1, *shape[1:]),
-            )
+            files[name] = _copied(stack, name, keys.detector, target, "counts")
     if (primary := streams.get("primary")) is not None:
         streams["primary"] = replace(
             primary,
@@ -167,16 +158,11 @@ def _reconstruction_documents(
 ) -> Iterator[Document]:
     with open_hdf5(path) as file:
         stored = {name: find_dataset(file, dataset) for name, dataset in images.items()}
-        frames = {
-            name: FramesInFile(
-                data_key=name,
-                file=target,
-                dataset=f"/{name}",
-                shape=tuple(data.shape),
-                dtype=plain_dtype(data.dtype).str,
-                units="1/pixel",
-                frame_shape=tuple(data.shape[1:]),
-            )
-            for name, data in stored.items()
-        }
+        frames = {name: _copied(data, name, name, target, "1/pixel") for name, data in stored.items()}
     return run_documents(run, frames)
+
+
+def _copied(stack: Frames, name: str, data_key: str, target: Path, units: str) -> FramesInFile:
+    """Return where a stack will be once it has been copied."""
+    shape, dtype = tuple(stack.shape), plain_dtype(stack.dtype).str
+    return FramesInFile(data_key=data_key, file=target, dataset=f"/{name}", shape=shape, dtype=dtype, units=units)

@@ -22,13 +22,7 @@ from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import DATASET, VOLUME
 from bluesky_streamrecon.run_record import RunRecord
-from bluesky_streamrecon.storage.stored_run import (
-    Document,
-    FramesInFile,
-    StoredRun,
-    StoredStream,
-    run_documents,
-)
+from bluesky_streamrecon.storage.stored_run import Document, FramesInFile, StoredRun, StoredStream, run_documents
 
 __all__ = ["ScoreRow", "compose_reconstruction", "reconstruction_documents"]
 
@@ -102,7 +96,6 @@ def reconstruction_documents(
             shape=shape,
             dtype=dtype,
             units="1/pixel",
-            frame_shape=shape[1:],
             chunk=chunk,
         )
         for name, dataset in datasets.items()

@@ -67,8 +67,6 @@ class FramesInFile:
         Of all of them.
     dtype, units : str
         NumPy's name of their type, and what a value is.
-    frame_shape : tuple of int
-        Of one, as the data key has it.
     chunk : tuple of int, optional
         Of the dataset; a frame by default.
     """
@@ -79,7 +77,6 @@ class FramesInFile:
     shape: tuple[int, ...]
     dtype: str
     units: str
-    frame_shape: tuple[int, ...]
     chunk: tuple[int, ...] | None = None
 
 
@@ -123,7 +120,7 @@ def _stream(bundle: Any, name: str, stored: StoredStream, frames: FramesInFile |
             "source": uri,
             "dtype": "array",
             "dtype_numpy": frames.dtype,
-            "shape": list(frames.frame_shape),
+            "shape": list(frames.shape[1:]),
             "external": "STREAM:",
             "units": frames.units,
         }

@@ -49,9 +49,7 @@ def try_catalog(catalog: Any, folder: str | Path) -> str:
             file["frames"] = pixels
     except OSError as error:
         raise StorageError(f"{folder}: no file can be written there: {error}") from error
-    frames = FramesInFile(
-        data_key="image", file=path, dataset="frames", shape=SHAPE, dtype="<u2", units="counts", frame_shape=SHAPE[1:]
-    )
+    frames = FramesInFile(data_key="image", file=path, dataset="frames", shape=SHAPE, dtype="<u2", units="counts")
     run = StoredRun({"uid": uid, "time": time.time(), "plan_name": "check"}, {}, {"primary": StoredStream()})
     written = False
     try:

@@ -6,7 +6,6 @@ Values are attenuation per pixel, as they were computed; axes are rows from the 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError, StorageError
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.storage.details import scan_details
+from bluesky_streamrecon.storage.dxfile import written_whole
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import IMAGES, find_raw_run, find_reconstruction, finished_images
 
@@ -119,8 +119,6 @@ def export_volume(
         raise ConfigError(f"{path}: got layout {layout!r}, expected one of {', '.join(VOLUME_LAYOUTS)}")
     if pixel_size_um is not None and not (np.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise ConfigError(f"pixel size: got {pixel_size_um}, expected micrometres above 0")
-    if path.exists():
-        raise StorageError(f"{path}: exists already; it is not overwritten")
     if made is None:
         run = RunStreams(find_reconstruction(catalog, uid))
         name, start = IMAGES[0] if live else finished_images(run, uid)[-1], run.metadata["start"]
@@ -133,19 +131,9 @@ def export_volume(
     if pixel_size_um is not None:
         pixel_size_um *= start.get("streamrecon", {}).get("recon", {}).get("bin", 1)
     about = {"recon_uid": recon_uid, "raw_run_uid": raw, "image": name, "values": "1/pixel"}
-    part = path.with_name(f".{path.name}.part")
     write = {"ome-zarr": _write_ome_zarr, "tiff": _write_tiff, "dxchange-volume": _write_dxfile}[chosen]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
         levels = write(part, volume, pixel_size_um, path.name.partition(".")[0], about)
-        part.rename(path)
-    except OSError as error:
-        raise StorageError(f"{path}: can not be written ({error})") from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
     return ExportedVolume(
         recon_uid=recon_uid,
         file=str(path),
