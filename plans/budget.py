@@ -11,6 +11,7 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -134,6 +135,7 @@ def find_budget(
     return budget
 
 
+@dataclass(eq=False)
 class Budget:
     """How many projections time and dose allow, and when they are used up.
 
@@ -163,22 +165,19 @@ class Budget:
     100
     """
 
-    def __init__(
-        self,
-        planned: int,
-        *,
-        until: float | None = None,
-        dose: float | None = None,
-        most: float = math.inf,
-        exposure: float = 0.0,
-        pace: float = 0.0,
-        after: float = 0.0,
-        relative: bool = False,
-    ) -> None:
-        self.until, self.dose, self.most = until, dose, most
-        self.exposure, self._expected = exposure, pace
-        self._after, self._relative = after, relative
-        self.begin(planned)
+    planned: int
+    _: KW_ONLY
+    until: float | None = None
+    dose: float | None = None
+    most: float = math.inf
+    exposure: float = 0.0
+    pace: float = 0.0
+    after: float = 0.0
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        self._expected = self.pace
+        self.begin(self.planned)
 
     def begin(self, planned: int) -> None:
         """Begin with a run of so many projections."""
@@ -261,8 +260,8 @@ class Budget:
             self._opened = now
         if taken and self._first is None:
             self._first = (taken, now)
-            before = now - self._opened if self._relative else self.pace or self.exposure
-            self._reserved = self._after * before
+            before = now - self._opened if self.relative else self.pace or self.exposure
+            self._reserved = self.after * before
         if taken and self._last is not None:
             self._steps[self._last[0]].append(now - self._last[1])
         self._last = (place, now)

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -33,7 +34,7 @@ from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
-__all__ = ["Compose", "StreamSession", "settle"]
+__all__ = ["Compose", "StreamSession", "Streaming", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,67 +44,47 @@ PROBLEMS_TOLD = 4  # in the stop document; all are in the record
 EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
 
 
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """What `streaming_wrapper` is asked for, and what of it follows from the settings; its fields are explained there.
+
+    Only `limits` may be None after all: a budget is then found from `steering`.
+    """
+
+    job: ReconJob
+    recon: ReconSettings
+    steering: SteeringSettings
+    detector: Any = None
+    angle: Any = None
+    references: str | None = None
+    planned: int | None = None
+    suspend: SuspendMode = "after-projection"
+    md: Mapping[str, Any] | None = None
+    compose: Compose | None = None
+    lengthens: bool = False
+    signals_in: str = "primary"
+    devices: Sequence[Any] = ()
+    limits: budget.Budget | None = None
+
+
 class StreamSession(EarlyEnding):
     """Streams the runs of one plan to a job, and ends the plan when the image is good enough.
 
     Parameters
     ----------
-    job : ReconJob
-        Staged by whoever runs the session.
-    detector, angle : device, str or None
-        Detector and rotation stage, their names, or their data keys; None: what the plan's own metadata say.
-    references : str or None
-        ``"own"``: the plan takes flats itself; a uid or ``"last"``: those of an earlier run; None: none are needed.
-    recon, steering : ReconSettings, SteeringSettings
-        For each run.
-    planned : int or None
-        Projections planned; None: ``num_points`` of the plan's metadata.
-    suspend : {"after-projection", "at-once"}
-        How the plan is ended.
-    md : mapping
-        Added to the ``streamrecon`` block of each run.
-    compose : callable or None
-        Makes the documents of a reconstruction of its record; None: none are made.
-    lengthens : bool
-        The plan asks `JobRuns.more_wanted` when it is through, and takes more projections.
-    signals_in : str
-        Stream in whose events the job's signals are read.
-    devices : sequence of devices
-        More devices, whose configuration may say how the scan is taken.
-    limits : Budget or None
-        That ends each run, too; None: what `steering` says, for a detector that tells how long it exposes.
+    asked : Streaming
+        For each run; its job is staged by whoever runs the session.
     """
 
-    def __init__(
-        self,
-        job: ReconJob,
-        *,
-        detector: Any,
-        angle: Any,
-        references: str | None,
-        recon: ReconSettings,
-        steering: SteeringSettings,
-        planned: int | None,
-        suspend: SuspendMode,
-        md: Mapping[str, Any],
-        compose: Compose | None,
-        lengthens: bool = False,
-        signals_in: str = "primary",
-        devices: Sequence[Any] = (),
-        limits: budget.Budget | None = None,
-    ) -> None:
-        self.job = job
-        super().__init__(QualitySuspender(job.finalize_requested, mode=suspend, reached=job.runs.quality_reached))
-        self._detector, self._angle = _name(detector), _name(angle)
-        self._devices = [each for each in (detector, angle, *devices) if not isinstance(each, str | None)]
-        self._references = references
+    def __init__(self, asked: Streaming) -> None:
+        self.asked = asked
+        job = self.job = asked.job
+        super().__init__(QualitySuspender(job.finalize_requested, mode=asked.suspend, reached=job.runs.quality_reached))
+        self._detector, self._angle = _name(asked.detector), _name(asked.angle)
+        named = (asked.detector, asked.angle, *asked.devices)
+        self._devices = [each for each in named if not isinstance(each, str | None)]
+        self._limits = asked.limits
         self._borrowed = ""  # flats and darks of which run are used
-        self.recon, self.steering, self._planned = recon, steering, planned
-        self._md = dict(md)
-        self._compose = compose
-        self._lengthens = lengthens
-        self._signals_in = signals_in
-        self._camera, self._limits = detector, limits
         self._saved = 0  # events of projections, of this run
         self._spent = False
         self._read: list[Any] = []  # in the open bundle
@@ -119,7 +100,8 @@ class StreamSession(EarlyEnding):
     def find_limits(self) -> Steps:
         """Find the budget, or refuse it, before anything moves."""
         if self._limits is None:
-            self._limits = yield from budget.find_budget(self._camera, self.steering, self._planned or 0)
+            asked = self.asked
+            self._limits = yield from budget.find_budget(asked.detector, asked.steering, asked.planned or 0)
 
     @property
     def limits(self) -> budget.Budget:
@@ -127,42 +109,43 @@ class StreamSession(EarlyEnding):
         return self._limits if self._limits is not None else budget.Budget(0)
 
     def _open_run(self, msg: Msg) -> Steps:
-        planned = self._planned if self._planned is not None else int(msg.kwargs.get("num_points") or 0)
-        self.steering.check_planned(planned)
+        asked = self.asked
+        planned = asked.planned if asked.planned is not None else int(msg.kwargs.get("num_points") or 0)
+        asked.steering.check_planned(planned)
         if self._detector is None:
             self._detector = _only(msg.kwargs.get("detectors"))
-        if self._angle is None and self.recon.analysis == TOMOGRAPHY:
+        if self._angle is None and asked.recon.analysis == TOMOGRAPHY:
             self._angle = _only(msg.kwargs.get("motors"))
         block = {
-            **self._md,
+            **(asked.md or {}),
             "recon_uid": str(uuid4()),
             "projections": planned,
             "detector": self._detector,
             "angle": self._angle,
-            "recon": msgspec.to_builtins(self.recon),
-            "steering": msgspec.to_builtins(self.steering),
+            "recon": msgspec.to_builtins(asked.recon),
+            "steering": msgspec.to_builtins(asked.steering),
             "suspend": self.suspender.mode,
-            "job_ranks": self.recon.ranks,
-            "extendable": self._lengthens,
+            "job_ranks": asked.recon.ranks,
+            "extendable": asked.lengthens,
         }
         self._saved = 0
         self.limits.begin(planned)
         if self.limits.limited:
             block["budget"] = self.limits.describe(0, budget.wall_clock(), planned)
             logger.info("%s", block["budget"])
-        if self.recon.turns > 1:  # projection n is of volume (n - 1) // per_volume + 1
-            block["per_volume"] = planned // self.recon.turns
+        if asked.recon.turns > 1:  # projection n is of volume (n - 1) // per_volume + 1
+            block["per_volume"] = planned // asked.recon.turns
         found = None
-        if self._references not in (None, OWN):
+        if asked.references not in (None, OWN):
             camera = next((each for each in self._devices if _name(each) == self._detector), None)
-            found = yield from find_references(str(self._references), self._detector, camera, self.recon.monitor)
+            found = yield from find_references(str(asked.references), self._detector, camera, asked.recon.monitor)
             self._borrowed = found.describe(time.time())
             counts = {"flats": len(found.flats), "darks": len(found.darks)}
             block["references"] = {"uid": found.uid, "age": time.time() - found.time, **counts}
-        self.job.prepare_run(self.recon, self.steering, block["recon_uid"], lengthens=self._lengthens)
+        self.job.prepare_run(asked.recon, asked.steering, block["recon_uid"], lengthens=asked.lengthens)
         yield from super()._open_run(msg._replace(kwargs={**msg.kwargs, BLOCK: block}))
         self._triggered = {}
-        if self._open and any(lacking(step) for step in self.recon.preparation):
+        if self._open and any(lacking(step) for step in asked.recon.preparation):
             configuration = yield from _configuration(self._devices)
             self.job.publisher.take_configuration(configuration)
         if found is not None and self._open:
@@ -218,7 +201,7 @@ class StreamSession(EarlyEnding):
         return (yield msg)
 
     def _on_save(self, msg: Msg) -> Steps:
-        if self._bundle == self._signals_in and self._read and self.job not in self._read:
+        if self._bundle == self.asked.signals_in and self._read and self.job not in self._read:
             reading = None
             while reading is None:
                 reading = yield Msg("read", self.job, run=self._run_key)
@@ -233,7 +216,7 @@ class StreamSession(EarlyEnding):
             return reached
         run, now = self.job.runs.open, budget.wall_clock()
         taken = max(self._saved, run.taken if run is not None else 0)
-        total = (self._planned or 0) if run is None else run.override.total
+        total = (self.asked.planned or 0) if run is None else run.override.total
         self.limits.note(place, taken, now)
         if run is not None and (allowed := self.limits.news(taken, now, total)) is not None:
             self.job.runs.note_budget(allowed, self.limits.describe(taken, now, total))
@@ -261,8 +244,8 @@ class StreamSession(EarlyEnding):
         record = job.runs.keep_record(exit_status, reason)
         self._open = False
         response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
-        if exit_status == "success" and record is not None and self._compose is not None:
-            compose = self._compose
+        if exit_status == "success" and record is not None and self.asked.compose is not None:
+            compose = self.asked.compose
             yield from self._until(lambda: job.publish_reconstruction(record, compose))
         return response
 

@@ -15,7 +15,7 @@ from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
 from bluesky_streamrecon.plans.parts import check_analysis, check_turns, checked_series
 from bluesky_streamrecon.plans.reference_frames import check_source
-from bluesky_streamrecon.plans.session import Compose, StreamSession, settle
+from bluesky_streamrecon.plans.session import Compose, Streaming, StreamSession, settle
 from bluesky_streamrecon.settings import TOMOGRAPHY, PixelValues, ReconSettings, SteeringSettings
 
 __all__ = ["streaming_wrapper"]
@@ -116,23 +116,12 @@ def streaming_wrapper(
     steering = checked_series(recon, steering if steering is not None else SteeringSettings())
     steering = with_deadline(steering)
     check_turns(recon, planned)
-    session = StreamSession(
-        job,
-        detector=detector,
-        angle=angle,
-        references=references,
-        recon=recon,
-        steering=steering,
-        planned=planned,
-        suspend=suspend,
-        md=md or {},
-        compose=compose,
-        lengthens=lengthens,
-        signals_in=signals_in,
-        devices=devices,
+    asked = Streaming(
+        job=job, recon=recon, steering=steering, detector=detector, angle=angle, references=references, planned=planned,
+        suspend=suspend, md=md, compose=compose, lengthens=lengthens, signals_in=signals_in, devices=devices,
         limits=limits,
-    )
-    return _streamed(plan, session)
+    )  # fmt: skip
+    return _streamed(plan, StreamSession(asked))
 
 
 def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[Any]:
@@ -141,7 +130,7 @@ def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[A
 
     def body() -> Steps:
         yield from session.find_limits()
-        job.prepare_run(session.recon, session.steering, "")
+        job.prepare_run(session.asked.recon, session.asked.steering, "")
         yield from _staged(job)
         tokens.append((yield Msg("subscribe", None, job.publisher, "all")))
         return (yield from session.run(plan))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.wire.security import ServerSecurity
 
 __all__ = ["make_job", "make_launcher", "operator_of", "read_security"]
+
+AS_THEY_ARE = (
+    *("ranks", "address", "job_id", "insecure", "keep_alive", "wait_for_volume", "start_timeout", "finish_timeout"),
+    *("restarts", "backoff", "memory_limit"),
+)
+"""Fields of ``[job]`` that are arguments of `ReconJob`."""
 
 
 def make_job(configuration: Configuration, name: str = "recon_job", **changes: Any) -> ReconJob:
@@ -38,21 +46,11 @@ def make_job(configuration: Configuration, name: str = "recon_job", **changes: A
     """
     job = configuration.job
     given: dict[str, Any] = {
-        "ranks": job.ranks,
         "local": job.launcher != "none",
         "launcher": make_launcher(configuration),
-        "address": job.address,
-        "job_id": job.job_id,
         "security": read_security(configuration),
-        "insecure": job.insecure,
         "output": configuration.data / "reconstructions",
-        "keep_alive": job.keep_alive,
-        "wait_for_volume": job.wait_for_volume,
-        "start_timeout": job.start_timeout,
-        "finish_timeout": job.finish_timeout,
-        "restarts": job.restarts,
-        "backoff": job.backoff,
-        "memory_limit": job.memory_limit,
+        **{field: getattr(job, field) for field in AS_THEY_ARE},
     }
     return ReconJob(name, **{**given, **changes})
 
@@ -60,31 +58,14 @@ def make_job(configuration: Configuration, name: str = "recon_job", **changes: A
 def make_launcher(configuration: Configuration) -> Launcher | None:
     """Make what starts the job; None where somebody else does."""
     job = configuration.job
-    security: tuple[str, ...] = ()
+    more: dict[str, Any] = {"threads": job.threads, "checkpoints": job.checkpoints}
     if job.job_key is not None and job.server_key is not None:
-        security = ("--key", str(job.job_key), "--server-key", str(job.server_key))
+        more["security_options"] = ("--key", str(job.job_key), "--server-key", str(job.server_key))
     if job.launcher == "slurm":
-        return SlurmLauncher(
-            options=job.slurm.options,
-            setup=job.slurm.setup,
-            run=job.slurm.run,
-            python=job.slurm.python,
-            threads=job.threads,
-            directory=job.slurm.directory,
-            security_options=security,
-            control_options=job.slurm.control,
-            checkpoints=job.checkpoints,
-            poll=job.slurm.poll,
-        )
+        slurm = msgspec.structs.asdict(job.slurm)
+        return SlurmLauncher(control_options=slurm.pop("control"), **slurm, **more)
     if job.launcher == "mpi":
-        return MpiLauncher(
-            mpiexec=job.mpiexec,
-            arguments=job.arguments,
-            threads=job.threads,
-            log_directory=job.logs,
-            security_options=security,
-            checkpoints=job.checkpoints,
-        )
+        return MpiLauncher(mpiexec=job.mpiexec, arguments=job.arguments, log_directory=job.logs, **more)
     return None
 
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bluesky_streamrecon.beamline.processes import Child, ProcessExit
@@ -57,6 +58,7 @@ def find_mpiexec(given: str | Path | None = None) -> str:
     return found
 
 
+@dataclass(kw_only=True, eq=False)
 class MpiLauncher:
     """Starts and ends the processes of a local job.
 
@@ -87,30 +89,19 @@ class MpiLauncher:
         If `threads` or `most_ranks` is not positive.
     """
 
-    def __init__(
-        self,
-        *,
-        mpiexec: str | Path | None = None,
-        arguments: Sequence[str] = (),
-        threads: int | None = None,
-        log_directory: str | Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        security_options: Sequence[str] = (),
-        checkpoints: str | Path | None = None,
-        most_ranks: int | None = None,
-    ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads per rank: got {threads}, expected at least 1")
-        if most_ranks is not None and most_ranks < 1:
-            raise ConfigError(f"most_ranks: got {most_ranks}, expected at least 1")
-        self._mpiexec = mpiexec
-        self._arguments = tuple(arguments)
-        self._threads = threads
-        self._log_directory = Path(log_directory) if log_directory is not None else None
-        self._environment = dict(environment or {})
-        self._security = tuple(security_options)
-        self._checkpoints = Path(checkpoints) if checkpoints is not None else None
-        self._most_ranks = most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * len(own_cores()))
+    mpiexec: str | Path | None = None
+    arguments: Sequence[str] = ()
+    threads: int | None = None
+    log_directory: str | Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    security_options: Sequence[str] = ()
+    checkpoints: str | Path | None = None
+    most_ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (("threads per rank", self.threads), ("most_ranks", self.most_ranks)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}: got {number}, expected at least 1")
         self._own_checkpoints: Path | None = None
         self._on_exit: Callable[[ProcessExit], None] | None = None
         self._lock = threading.Lock()
@@ -136,11 +127,12 @@ class MpiLauncher:
         ConfigError
             If there are more than `most_ranks`.
         """
-        if ranks > self._most_ranks:
+        cores = len(own_cores())
+        most = self.most_ranks or max(_ALWAYS_ALLOWED_RANKS, _RANKS_PER_CORE * cores)
+        if ranks > most:
             raise ConfigError(
-                f"ranks: got {ranks}, expected at most {self._most_ranks} on this computer with "
-                f"{len(own_cores())} cores; start the job on a cluster, "
-                "or allow more with MpiLauncher(most_ranks=...)"
+                f"ranks: got {ranks}, expected at most {most} on this computer with {cores} cores; start the job on a "
+                "cluster, or allow more with MpiLauncher(most_ranks=...)"
             )
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
@@ -166,18 +158,19 @@ class MpiLauncher:
         with self._lock:
             if self._children:
                 raise JobError("reconstruction job: got start, but it has been started already; stop it first")
-            mpiexec = find_mpiexec(self._mpiexec)
-            directory = self._log_directory
-            if directory is None:
+            mpiexec = find_mpiexec(self.mpiexec)
+            if self.log_directory is None:
                 directory = self._temporary = Path(tempfile.mkdtemp(prefix="streamrecon-job-"))
+            else:
+                directory = Path(self.log_directory)
             directory.mkdir(parents=True, exist_ok=True)
-            checkpoints = self._checkpoints
+            checkpoints = self.checkpoints
             if checkpoints is None:
                 checkpoints = self._own_checkpoints = directory / "checkpoints"
-            threads = self._threads or max(1, len(own_cores()) // ranks)
+            threads = self.threads or max(1, len(own_cores()) // ranks)
             us = (sys.executable, "-m", "bluesky_streamrecon", "--log-level", "info")
-            common = ("--address", address, "--job-id", job_id, "--watch-parent", *self._security)
-            job = (mpiexec, "-n", str(ranks), *self._arguments, *us, "job", *common)
+            common = ("--address", address, "--job-id", job_id, "--watch-parent", *self.security_options)
+            job = (mpiexec, "-n", str(ranks), *self.arguments, *us, "job", *common)
             kept = ("--checkpoints", str(checkpoints))
             self._on_exit = on_exit
             children: list[Child] = []
@@ -187,7 +180,7 @@ class MpiLauncher:
                     ("controller", (*us, "control", *common), 1),
                 ):
                     log = directory / f"{role.partition(' ')[0]}.log"
-                    variables = {**_thread_variables(count), **self._environment}
+                    variables = {**_thread_variables(count), **self.environment}
                     children.append(Child(role, command, log, environment=variables, on_exit=on_exit))
             except JobError:
                 _end(children, 0.0)

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,7 @@ CANCEL_SECONDS: Final = 5.0  # a plan waits for this, so a slurmctld that hangs 
 MISSES: Final = 3  # failed looks at the queue, one after the other, before a job is taken for gone
 
 
+@dataclass(kw_only=True, eq=False)
 class SlurmLauncher:
     """Starts and ends a job by a batch system.
 
@@ -79,28 +81,21 @@ class SlurmLauncher:
         If a number can not work.
     """
 
-    def __init__(
-        self,
-        *,
-        options: Sequence[str] = (),
-        setup: Sequence[str] = (),
-        run: Sequence[str] = ("srun", "--kill-on-bad-exit=1"),
-        python: str = "python3",
-        threads: int | None = None,
-        directory: str | Path = ".",
-        security_options: Sequence[str] = (),
-        control_options: Sequence[str] = (),
-        checkpoints: str | Path | None = None,
-        poll: float = 5.0,
-    ) -> None:
-        if poll <= 0 or (threads is not None and threads < 1):
-            raise ConfigError(f"slurm: got poll={poll} s and threads={threads}, expected positive ones")
-        self._options, self._setup, self._run = tuple(options), tuple(setup), tuple(run)
-        self._python, self._threads = python, threads
-        self._directory = Path(directory)
-        self._security, self._control = tuple(security_options), tuple(control_options)
-        self._checkpoints = checkpoints
-        self._poll = poll
+    options: Sequence[str] = ()
+    setup: Sequence[str] = ()
+    run: Sequence[str] = ("srun", "--kill-on-bad-exit=1")
+    python: str = "python3"
+    threads: int | None = None
+    directory: str | Path = "."
+    security_options: Sequence[str] = ()
+    control_options: Sequence[str] = ()
+    checkpoints: str | Path | None = None
+    poll: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.poll <= 0 or (self.threads is not None and self.threads < 1):
+            raise ConfigError(f"slurm: got poll={self.poll} s and threads={self.threads}, expected positive ones")
+        self._directory = Path(self.directory)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -197,18 +192,18 @@ class SlurmLauncher:
 
     def _text(self, address: str, job_id: str, ranks: int, stem: Path) -> str:
         """Return the batch script: the controller in the background, the ranks in front of it."""
-        us = (self._python, "-m", "bluesky_streamrecon")
-        common = ("--address", address, "--job-id", job_id, *self._security)
-        threads = str(self._threads) if self._threads is not None else '"${SLURM_CPUS_PER_TASK:-1}"'
-        kept = str(self._checkpoints) if self._checkpoints is not None else f"{stem}-checkpoints"
-        job = shlex.join((*self._run, "-n", str(ranks), *us, "job", *common, "--checkpoints", kept))
+        us = (self.python, "-m", "bluesky_streamrecon")
+        common = ("--address", address, "--job-id", job_id, *self.security_options)
+        threads = str(self.threads) if self.threads is not None else '"${SLURM_CPUS_PER_TASK:-1}"'
+        kept = str(self.checkpoints) if self.checkpoints is not None else f"{stem}-checkpoints"
+        job = shlex.join((*self.run, "-n", str(ranks), *us, "job", *common, "--checkpoints", kept))
         lines = [
             "#!/bin/bash",
             f"#SBATCH --ntasks={ranks}",
             "#SBATCH --job-name=streamrecon",
-            *(f"#SBATCH {option}" for option in self._options),
-            *self._setup,
-            f"{shlex.join((*us, 'control', *common, *self._control))} &",
+            *(f"#SBATCH {option}" for option in self.options),
+            *self.setup,
+            f"{shlex.join((*us, 'control', *common, *self.control_options))} &",
             f"{job} --threads {threads}",
             "code=$?",
             "kill %1 2>/dev/null",
@@ -231,7 +226,7 @@ class SlurmLauncher:
         """Look at the queue until the job has ended, and tell how if nobody asked it to."""
         misses = 0
         state = "UNKNOWN"
-        while not self._stopping.wait(self._poll):
+        while not self._stopping.wait(self.poll):
             try:
                 found = _state_of(number)
             except JobError as error:
@@ -265,7 +260,7 @@ class SlurmLauncher:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self._ended.wait(min(self._poll, 0.5, left))
+            self._ended.wait(min(self.poll, 0.5, left))
         return True
 
     def _state(self, seconds: float = COMMAND_SECONDS) -> str | None:
