@@ -55,6 +55,8 @@ class Exposure:
         Displacement of the sample on its mount, (u, v) in pixels.
     crack : float, optional
         How far a crack in it is open, 0 to 1.
+    stage_angle : float, optional
+        Of the stage, degrees, which the sample follows unless it slips.
     """
 
     kind: FrameKind
@@ -64,14 +66,15 @@ class Exposure:
     pattern: float = 0.0
     shift: tuple[float, float] = (0.0, 0.0)
     crack: float = 0.0
+    stage_angle: float = 0.0
 
 
 class Camera(Protocol):
     """A sensor of fixed shape that turns exposures into frames."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Detector (rows, columns)."""
+    def shape(self) -> tuple[int, ...]:
+        """Detector (rows, columns); () of one that sees a number."""
         ...
 
     @property
@@ -79,7 +82,7 @@ class Camera(Protocol):
         """Pixel type of each frame."""
         ...
 
-    def frame(self, exposure: Exposure) -> NDArray[Any]:
+    def frame(self, exposure: Exposure) -> Any:
         """Take one frame, shape (rows, columns), detector counts.
 
         Raises

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -72,59 +71,46 @@ class Scene:
     faults: Faults
     _beam_time: list[int] = field(default_factory=lambda: [0, 0], repr=False)  # closings, projections since then
 
+    def seen_by(self, camera: Camera | None) -> Scene:
+        """Return the same scene for another camera; None: as it is."""
+        return self if camera is None else replace(self, camera=camera)
+
     async def exposure(self, index: int, angle: float | None = None) -> Exposure:
         """Describe an exposure; `index` counts frames since the detector was staged.
 
         It is made where the stage is now, or at `angle` of the stage, degrees.
         """
-        shutter, position = await asyncio.gather(self.shutter.position.get_value(), self.table.position.get_value())
+        shutter, position = await asyncio.gather(self.shutter.get_value(), self.table.get_value())
         if shutter == ShutterState.CLOSED:
             kind = FrameKind.DARK
         elif position == SamplePosition.OUT:
             kind = FrameKind.FLAT
         else:
             kind = FrameKind.PROJECTION
-        at = self.stage.sample_angle if angle is None else self.stage.sample_at(angle)
+        at = self.stage.angle if angle is None else angle
         if self._beam_time[0] != self.shutter.closings or kind is FrameKind.PROJECTION:
             self._beam_time[:] = self.shutter.closings, index + 1 if kind is FrameKind.PROJECTION else 0
-        return faulty_exposure(Exposure(kind, at, index), self.faults, self._beam_time[1])
+        return faulty_exposure(
+            Exposure(kind, self.stage.sample_at(at), index, stage_angle=at), self.faults, self._beam_time[1]
+        )
 
 
-class _Frames:
-    """What a detector records of an exposure: the camera's frame."""
+class _Readings:
+    """A monitor of the beam, as a camera whose frames are numbers."""
 
-    def layout(self, scene: Scene) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and type."""
-        return scene.camera.shape, scene.camera.dtype
+    shape, dtype = (), np.dtype("<f8")
 
-    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:
-        """Expose as `Scene.exposure` says, and return what makes the record of it, in a thread."""
-        return partial(scene.camera.frame, await scene.exposure(index, angle))
-
-
-class _Readings(_Frames):
-    """What a monitor records: a number that follows the beam."""
-
-    def layout(self, scene: Scene) -> tuple[tuple[int, ...], np.dtype[Any]]:  # noqa: ARG002 - whatever the camera
-        """Return shape and type."""
-        return (), np.dtype("<f8")
-
-    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:
-        """Expose, and return what makes the record."""
-        return partial(_reading, await scene.exposure(index, angle))
-
-
-def _reading(exposure: Exposure) -> float:
-    return FULL_READING * exposure.beam
+    def frame(self, exposure: Exposure) -> Any:
+        """Return a number that follows the beam."""
+        return FULL_READING * exposure.beam
 
 
 class _Angles(_Readings):
-    """What an encoder records: where the stage was on average, and not where it was asked to be."""
+    """An encoder: where the stage was on average, and not where it was asked to be."""
 
-    async def look(self, scene: Scene, index: int, angle: float | None = None) -> Callable[[], Any]:  # noqa: ARG002
-        """Expose, and return what makes the record."""
-        at = scene.stage.angle if angle is None else angle
-        return lambda: at
+    def frame(self, exposure: Exposure) -> Any:
+        """Return the stage's angle, degrees."""
+        return exposure.stage_angle
 
 
 @dataclass
@@ -132,7 +118,6 @@ class _AcquireLogic(DetectorAcquireLogic):
     """Exposes at the pulses of a line, or by itself."""
 
     scene: Scene
-    records: _Frames
     data: FileDataLogic
     line: TriggerLine
     sleep: Sleep
@@ -174,10 +159,10 @@ class _AcquireLogic(DetectorAcquireLogic):
         for _ in range(self.frames):
             if exposure_time:
                 await self.sleep(exposure_time / 2)
-            record = await self.records.look(self.scene, self.data.taken)
+            exposure = await self.scene.exposure(self.data.taken)
             if exposure_time + deadtime:
                 await self.sleep(exposure_time / 2 + deadtime)
-            await self.data.write(record)
+            await self.data.write(partial(self.scene.camera.frame, exposure))
 
     async def _expose(self, gate: Gate) -> None:
         """Expose at a pulse; one that comes during an exposure is missed, as at a real detector."""
@@ -186,10 +171,10 @@ class _AcquireLogic(DetectorAcquireLogic):
             logger.error("a pulse came %.3g s before the exposure was over, and is lost", self.ready - gate.opens)
             return
         self.ready = gate.opens + width - JITTER
-        record = await self.records.look(self.scene, self.data.taken, gate.angle(width))
+        exposure = await self.scene.exposure(self.data.taken, gate.angle(width))
         if left := gate.left(width):
             await self.sleep(left)
-        await self.data.write(record)
+        await self.data.write(partial(self.scene.camera.frame, exposure))
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
@@ -244,7 +229,7 @@ class TomoDetector(StandardDetector):
         Of the device and its data key.
     """
 
-    _records: ClassVar[_Frames] = _Frames()
+    _camera: ClassVar[Camera | None] = None  # that of the scene
 
     def __init__(
         self,
@@ -258,9 +243,9 @@ class TomoDetector(StandardDetector):
         name: str = "",
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        data = FileDataLogic(path_provider, *self._records.layout(scene))
-        acquire = _AcquireLogic(scene, self._records, data, line, sleep, self.exposure_time, instant)
-        self.scene = scene
+        self.scene = scene = scene.seen_by(self._camera)
+        data = FileDataLogic(path_provider, scene.camera.shape, scene.camera.dtype)
+        acquire = _AcquireLogic(scene, data, line, sleep, self.exposure_time, instant)
         self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
         super().__init__(name=name)
 
@@ -271,7 +256,7 @@ class BeamMonitor(TomoDetector):
     It stands before the shutter and reads 10 million in the full beam, whatever the exposure time.
     """
 
-    _records = _Readings()
+    _camera = _Readings()
 
 
 class AngleRecorder(TomoDetector):
@@ -280,7 +265,7 @@ class AngleRecorder(TomoDetector):
     Else as `TomoDetector`; it should expose as long as the camera.
     """
 
-    _records = _Angles()
+    _camera = _Angles()
 
 
 class InlineTomoDetector(StandardReadable, Triggerable):
@@ -300,7 +285,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         Of the device and its data key.
     """
 
-    _records: ClassVar[_Frames] = _Frames()
+    _camera: ClassVar[Camera | None] = None  # that of the scene
 
     def __init__(
         self,
@@ -313,7 +298,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
     ) -> None:
         with self.add_children_as_readables(Format.CONFIG_SIGNAL):
             self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        self.scene = scene
+        self.scene = scene.seen_by(self._camera)
         self._instant = instant
         self._sleep = sleep
         self._taken = 0
@@ -339,16 +324,16 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         exposure_time = 0.0 if self._instant else await self.exposure_time.get_value()
         if exposure_time:
             await self._sleep(exposure_time / 2)
-        record = await self._records.look(self.scene, self._taken)
+        exposure = await self.scene.exposure(self._taken)
         if exposure_time:
             await self._sleep(exposure_time / 2)
         self._taken += 1
-        self._seen = await asyncio.to_thread(record)
+        self._seen = await asyncio.to_thread(self.scene.camera.frame, exposure)
         self._taken_at = time.time()
 
     async def describe(self) -> dict[str, DataKey]:
         """Return what it sees."""
-        shape, dtype = self._records.layout(self.scene)
+        shape, dtype = self.scene.camera.shape, self.scene.camera.dtype
         key = DataKey(
             source=f"sim://{self.name}",
             dtype="array" if shape else "number",
@@ -367,7 +352,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
 class InlineBeamMonitor(InlineTomoDetector):
     """A simulated monitor of the beam that puts its reading into the event; else as `BeamMonitor`."""
 
-    _records = _Readings()
+    _camera = _Readings()
 
 
 def _checked_exposure(exposure: float) -> float:

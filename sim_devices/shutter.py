@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from bluesky.protocols import Location
-from ophyd_async.core import AsyncStatus, StandardReadable, StrictEnum, soft_signal_rw
-from ophyd_async.core import StandardReadableFormat as Format
+from ophyd_async.core import SignalRW, SoftSignalBackend, StrictEnum
 
 from bluesky_streamrecon.errors import ConfigError
 
@@ -30,22 +28,15 @@ class SamplePosition(StrictEnum):
 State = TypeVar("State", bound=StrictEnum)
 
 
-class _Switch(StandardReadable, Generic[State]):
-    """Arrives at once, at one of the positions there are.
-
-    Its status is a plain one: a progress bar can not subtract ``"open"`` from ``"closed"``.
-    """
+class _Switch(SignalRW[State]):
+    """A signal that is set to one of the positions there are, and arrives at once."""
 
     def __init__(self, positions: type[State], initial: State, name: str) -> None:
         self._positions = positions
-        with self.add_children_as_readables(Format.HINTED_SIGNAL):
-            self.position = soft_signal_rw(positions, initial)
-        super().__init__(name=name)
+        super().__init__(SoftSignalBackend(positions, initial, setter=self._arrive), name=name)
 
-    def set_name(self, name: str, *, child_name_separator: str | None = None) -> None:
-        """Name the device; its one reading has the same name."""
-        super().set_name(name, child_name_separator=child_name_separator)
-        self.position.set_name(name)
+    def _arrive(self, position: State | None) -> None:
+        """Do what comes with a position."""
 
     async def check_value(self, value: State) -> None:
         """Refuse what is not a position.
@@ -58,17 +49,6 @@ class _Switch(StandardReadable, Generic[State]):
         if value not in list(self._positions):
             expected = " or ".join(repr(position.value) for position in self._positions)
             raise ConfigError(f"{self.name}: got {value!r}, expected {expected}")
-
-    @AsyncStatus.wrap
-    async def set(self, value: State) -> None:
-        """Go to a position."""
-        await self.check_value(value)
-        await self.position.set(value)
-
-    async def locate(self) -> Location[State]:
-        """Return where it is, which is where it was sent."""
-        position = await self.position.get_value()
-        return Location(setpoint=position, readback=position)
 
 
 class Shutter(_Switch[ShutterState]):
@@ -89,11 +69,8 @@ class Shutter(_Switch[ShutterState]):
         self.closings = 0
         super().__init__(ShutterState, ShutterState.OPEN, name)
 
-    @AsyncStatus.wrap
-    async def set(self, value: ShutterState) -> None:
-        """Open or close."""
-        await super().set(value)
-        self.closings += value == ShutterState.CLOSED
+    def _arrive(self, position: ShutterState | None) -> None:
+        self.closings += position == ShutterState.CLOSED
 
 
 class SampleTable(_Switch[SamplePosition]):

@@ -174,13 +174,8 @@ class RotaryStage(StandardReadable, StandardMovable[float], StandardFlyable[FlyM
         """Where the stage is at this moment, degrees; between two readbacks too."""
         return self._leg.position(self.clock())
 
-    @property
-    def sample_angle(self) -> float:
-        """Where the sample is, degrees: not where the stage is, once it slips."""
-        return self.sample_at(self.angle)
-
     def sample_at(self, angle: float) -> float:
-        """Return where the sample is while the stage is at `angle`, degrees."""
+        """Return where the sample is while the stage is at `angle`, degrees: elsewhere, once it slips."""
         return angle if self._sample_at is None else self._sample_at
 
     async def passing(self, position: float) -> tuple[float, Flight] | None:
