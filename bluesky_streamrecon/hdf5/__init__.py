@@ -7,12 +7,20 @@ package loads h5py, and hdf5plugin with the compression filters that detectors u
 
 import hdf5plugin  # noqa: F401 (registers its filters with HDF5)
 
-from bluesky_streamrecon.hdf5.frames import FrameStack, LazyFrames, read_checked, read_numbers, usable_frames
+from bluesky_streamrecon.hdf5.frames import (
+    ChosenFrames,
+    FrameStack,
+    LazyFrames,
+    read_checked,
+    read_numbers,
+    usable_frames,
+)
 from bluesky_streamrecon.hdf5.gaps import DataLostError, FrameLostError, NotWrittenError, find_gaps
 from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, MissingFilterError, find_dataset, open_hdf5, require_filters
 
 __all__ = [
     "HDF5_ERRORS",
+    "ChosenFrames",
     "DataLostError",
     "FrameLostError",
     "FrameStack",

@@ -15,7 +15,7 @@ from bluesky_streamrecon.hdf5.gaps import NotWrittenError, find_gaps
 from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, find_dataset, open_hdf5, require_filters
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 
-__all__ = ["FrameStack", "LazyFrames", "read_checked", "read_numbers", "usable_frames"]
+__all__ = ["ChosenFrames", "FrameStack", "LazyFrames", "read_checked", "read_numbers", "usable_frames"]
 
 
 def read_checked(dataset: h5py.Dataset, frames: slice | int | NDArray[np.intp], *rest: Any) -> NDArray[Any]:
@@ -211,8 +211,27 @@ class FrameStack(ABC):
         return slice(int(numbers[0]), stop if stop >= 0 else None, step)
 
 
+class ChosenFrames(FrameStack):
+    """Some frames of a stack, which stay where they are.
+
+    Parameters
+    ----------
+    frames : ndarray or FrameStack
+        The stack.
+    index : ndarray of int
+        Which frames, in their order.
+    """
+
+    def __init__(self, frames: Any, index: NDArray[np.intp]) -> None:
+        self._frames, self._index = frames, index
+        super().__init__((len(index), *frames.shape[1:]), np.dtype(frames.dtype), "frames")
+
+    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
+        return np.asarray(self._frames[(self._index[numbers], *rest)])
+
+
 class LazyFrames(FrameStack):
-    """Some frames of an HDF5 dataset, read when they are asked for; no file stays open.
+    """The frames of an HDF5 dataset, read when they are asked for; no file stays open.
 
     They come out in the type that `plain_dtype` names, and checked as by `read_checked`.
 
@@ -222,8 +241,6 @@ class LazyFrames(FrameStack):
         HDF5 file.
     dataset : str
         Path of the dataset (frames, rows, columns) inside.
-    index : ndarray of int, optional
-        Frames that belong to the stack, ascending; all by default.
     exposures : int, optional
         Frames of the dataset that are one frame of the stack, their mean.
 
@@ -233,7 +250,7 @@ class LazyFrames(FrameStack):
         If the dataset is not a stack of frames.
     """
 
-    def __init__(self, path: Path, dataset: str, index: NDArray[np.intp] | None = None, *, exposures: int = 1) -> None:
+    def __init__(self, path: Path, dataset: str, *, exposures: int = 1) -> None:
         self.path = path
         self.dataset = dataset
         self._exposures = exposures
@@ -241,20 +258,18 @@ class LazyFrames(FrameStack):
             source = find_dataset(file, dataset)
             _require_frames(source)
             require_filters(source)
-            self._index = np.arange(source.shape[0] // exposures) if index is None else index
             dtype = plain_dtype(source.dtype) if exposures == 1 else mean_dtype(source.dtype)
-            super().__init__((self._index.size, *source.shape[1:]), dtype, f"{path}: {dataset}")
+            super().__init__((source.shape[0] // exposures, *source.shape[1:]), dtype, f"{path}: {dataset}")
 
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
-        wanted = self._index[numbers]
         with open_hdf5(self.path) as file:
             source = find_dataset(file, self.dataset)
             if self._exposures == 1:
-                return self._checked(source, wanted, rest)
-            each = (np.asarray(wanted)[..., None] * self._exposures + np.arange(self._exposures)).reshape(-1)
+                return self._checked(source, numbers, rest)
+            each = (np.asarray(numbers)[..., None] * self._exposures + np.arange(self._exposures)).reshape(-1)
             taken = self._checked(source, each, rest)
             values = taken.reshape((-1, self._exposures, *taken.shape[1:])).mean(axis=1, dtype=np.float64)
-            return values if np.ndim(wanted) else np.asarray(values[0])
+            return values if np.ndim(numbers) else np.asarray(values[0])
 
     @staticmethod
     def _checked(source: h5py.Dataset, wanted: Any, rest: list[Any]) -> NDArray[Any]:

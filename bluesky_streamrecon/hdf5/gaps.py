@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -192,14 +193,11 @@ def _in_chunks(dataset: h5py.Dataset, gaps: Gaps) -> None:
 
 
 @dataclass(slots=True)
-class _Sources:
+class _Sources(AbstractContextManager["_Sources"]):
     """Source files of a virtual dataset, each opened once."""
 
     dataset: h5py.Dataset
     files: dict[str, h5py.File | str] = field(default_factory=dict)  # or why it can not be opened
-
-    def __enter__(self) -> _Sources:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for file in self.files.values():
@@ -243,24 +241,21 @@ class _Sources:
 
 def _in_sources(dataset: h5py.Dataset, gaps: Gaps, depth: int) -> None:
     """Look at each source that has some of the frames, and for what no source has."""
-    plist = dataset.id.get_create_plist()
     mapped = np.zeros(gaps.missing.size, np.int64)  # values, by frame
     first, stop = gaps.first, gaps.first + gaps.missing.size
     if depth >= _DEEPEST:
         gaps.add(slice(None), f"virtual datasets refer to each other more than {_DEEPEST} deep", lost=True)
         return
     with _Sources(dataset) as sources:
-        for number in range(plist.get_virtual_count()):
-            ours, per_frame = _frames_of(plist.get_virtual_vspace(number), dataset.shape)
+        for space, filename, name, theirs_space in dataset.virtual_sources():
+            ours, per_frame = _frames_of(space, dataset.shape)
             inside = (ours >= first) & (ours < stop)
             if not inside.any():
                 continue
             frames = ours[inside] - first
             mapped[frames] += per_frame
-            theirs_space = plist.get_virtual_srcspace(number)
-            filename, name = plist.get_virtual_filename(number), plist.get_virtual_dsetname(number)
             if "%b" in filename + name:  # a file, or a dataset, for each block
-                block = _block(plist.get_virtual_vspace(number))
+                block = int(space.get_regular_hyperslab()[3][0])
                 for frame, of_all in zip(frames, np.flatnonzero(inside), strict=True):
                     k = str(int(of_all) // block)
                     at = np.array([int(of_all) % block])
@@ -344,7 +339,3 @@ def _frames_of_any(space: h5py.h5s.SpaceID) -> tuple[NDArray[np.intp], int]:
         if number := part.get_select_npoints():
             sizes[frame] = number
     return np.array(sorted(sizes), np.intp), min(sizes.values(), default=0)
-
-
-def _block(space: h5py.h5s.SpaceID) -> int:
-    return int(space.get_regular_hyperslab()[3][0])

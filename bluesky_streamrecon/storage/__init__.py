@@ -29,7 +29,6 @@ from bluesky_streamrecon.storage.reconstruction import (
     reconstruction_documents,
 )
 from bluesky_streamrecon.storage.references import StoredReferences, load_references
-from bluesky_streamrecon.storage.resubmit import NotSent, Resubmitted, resubmit
 from bluesky_streamrecon.storage.runs import (
     IMAGES,
     find_reconstruction,
@@ -41,7 +40,7 @@ from bluesky_streamrecon.storage.runs import (
 )
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.storage.volume_files import ExportedVolume, export_volume, volume_layout
-from bluesky_streamrecon.storage.writer import CatalogWriter
+from bluesky_streamrecon.storage.writer import CatalogWriter, NotSent, Resubmitted, resubmit
 
 __all__ = [
     "IMAGES",

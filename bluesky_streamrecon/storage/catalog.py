@@ -7,9 +7,9 @@ Bluesky runs (``catalog[uid]``, ``catalog[-1]``, search by scan_id).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 
 
-class Storage:
+class Storage(AbstractContextManager["Storage"]):
     """A catalogue and what reads and writes it; made by `open_storage`.
 
     Parameters
@@ -88,12 +88,7 @@ class Storage:
         self._clients.append(client)
         return client
 
-    def __enter__(self) -> Storage:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -235,26 +230,23 @@ def find_catalog(uri: str, *, container: str = CONTAINER) -> Any:
 
 def _found(uri: str, find: Callable[[Any], Any]) -> Any:
     """Return what is found below what an address names; nothing stays open if that fails."""
-    root = _connect(uri)
-    try:
-        return find(root)
-    except Exception as error:
-        root.context.close()
-        raise _no_catalogue(uri.partition("?")[0], error) from error
-
-
-def _connect(uri: str) -> Any:
-    """Return the client of what an address names."""
     from tiled.client import from_uri
 
     where, _, query = uri.partition("?")
     direct = reaches_loopback(where)
     _probe(where, trust_env=not direct)
+    root = None
     try:
         # The key goes in a header: addresses are logged.
-        return from_uri(where, api_key=parse_qs(query).get("api_key", [None])[0], trust_env=not direct)
+        root = from_uri(where, api_key=parse_qs(query).get("api_key", [None])[0], trust_env=not direct)
+        return find(root)
     except Exception as error:
-        raise _no_catalogue(where, error) from error
+        if root is not None:
+            root.context.close()
+        raise StorageError(
+            f"Tiled at {where}{_through(where)}: no catalogue ({error}); is the address that of a Tiled server, and "
+            "the key right?"
+        ) from error
 
 
 def _own_clients(root: Any) -> Any:
@@ -264,13 +256,6 @@ def _own_clients(root: Any) -> Any:
     known = root.structure_clients
     own = OneShotCachedMap({name: lambda name=name: known[name] for name in known})
     return root.new_variation(structure_clients=own)
-
-
-def _no_catalogue(where: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"Tiled at {where}{_through(where)}: no catalogue ({error}); is the address that of a Tiled server, and the "
-        "key right?"
-    )
 
 
 def _probe(where: str, *, trust_env: bool) -> None:

@@ -11,14 +11,13 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.hdf5 import LazyFrames, find_dataset, open_hdf5
+from bluesky_streamrecon.hdf5 import ChosenFrames, LazyFrames, find_dataset, open_hdf5
 from bluesky_streamrecon.pixels import exactly, plain_dtype
 from bluesky_streamrecon.storage.details import UNKNOWN, ScanDetails, iso
 from bluesky_streamrecon.storage.scan import Frames, TomoScan, empty_frames
@@ -65,12 +64,12 @@ def read_dxfile(path: str | Path, *, angle_units: str | None = None) -> TomoScan
         )
     projections = LazyFrames(path, f"{GROUP}/data")
     flats, darks = (
-        LazyFrames(path, name, usable(path, name, problems, may_be_dark=may_be_dark))
+        ChosenFrames(LazyFrames(path, name), usable(path, name, problems, may_be_dark=may_be_dark))
         if is_there(path, name)
         else empty_frames(projections)
         for name, may_be_dark in ((f"{GROUP}/data_white", False), (f"{GROUP}/data_dark", True))
     )
-    return assembled(path, partial(LazyFrames, path, f"{GROUP}/data"), index, angles[index], flats, darks, problems)
+    return assembled(path, projections, index, angles[index], flats, darks, problems)
 
 
 def write_dxfile(

@@ -8,9 +8,8 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from bluesky_streamrecon.errors import StorageError
@@ -29,7 +28,7 @@ class CatalogInUseError(StorageError):
     """Another process serves this catalogue."""
 
 
-class EmbeddedTiled:
+class EmbeddedTiled(AbstractContextManager["EmbeddedTiled"]):
     """A Tiled server in a thread of this process, on loopback, behind a key of its own.
 
     One process at a time serves a catalogue: its database is not made for two. The address, with the key, stands in the
@@ -106,12 +105,7 @@ class EmbeddedTiled:
             self._lock.truncate(0)
             self._lock.close()
 
-    def __enter__(self) -> EmbeddedTiled:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

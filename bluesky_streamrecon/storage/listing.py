@@ -8,7 +8,7 @@ from typing import Any
 
 from bluesky_streamrecon.errors import StorageError
 
-__all__ = ["find_run", "last_scan_id", "list_runs"]
+__all__ = ["find_run", "last_scan_id", "list_runs", "newest_runs"]
 
 FEWEST_CHARACTERS = 5  # of the beginning of a uid
 
@@ -100,10 +100,13 @@ def last_scan_id(catalog: Any) -> int:
     return 0
 
 
-def _scans(catalog: Any) -> Iterator[Any]:
-    """Yield runs that are no reconstructions, newest first; some at a time, as the server sends them."""
+def newest_runs(catalog: Any) -> Iterator[Any]:
+    """Yield all runs, newest first; some at a time, as the server sends them."""
     held, page = len(catalog), 50
     for stop in range(held, 0, -page):
-        for run in reversed(catalog.values()[max(0, stop - page) : stop]):
-            if "raw_run_uid" not in run.metadata["start"]:
-                yield run
+        yield from reversed(catalog.values()[max(0, stop - page) : stop])
+
+
+def _scans(catalog: Any) -> Iterator[Any]:
+    """Yield runs that are no reconstructions, newest first."""
+    return (run for run in newest_runs(catalog) if "raw_run_uid" not in run.metadata["start"])

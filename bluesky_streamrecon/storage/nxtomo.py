@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.hdf5 import HDF5_ERRORS, LazyFrames, find_dataset, open_hdf5, read_numbers
+from bluesky_streamrecon.hdf5 import HDF5_ERRORS, ChosenFrames, LazyFrames, find_dataset, open_hdf5, read_numbers
 from bluesky_streamrecon.pixels import common_dtype
 from bluesky_streamrecon.storage.details import UNKNOWN, ScanDetails, iso
 from bluesky_streamrecon.storage.dxfile import new_hdf5, write_frames
@@ -81,9 +80,10 @@ def read_nxtomo(path: str | Path, *, angle_units: str | None = None) -> TomoScan
     for key, what in ((INVALID, "marked invalid"), (ALIGNMENT, "taken for alignment (image_key_control -1)")):
         if number := np.count_nonzero(keys == key):
             problems.append(f"{path}: {number} of {keys.size} frames are {what}: left out")
-    flats, darks = (LazyFrames(path, parts.data, np.flatnonzero(keys == key)) for key in (FLAT, DARK))
+    frames = LazyFrames(path, parts.data)
+    flats, darks = (ChosenFrames(frames, np.flatnonzero(keys == key)) for key in (FLAT, DARK))
     chosen = np.flatnonzero(keys == PROJECTION)
-    return assembled(path, partial(LazyFrames, path, parts.data), chosen, angles[chosen], flats, darks, problems)
+    return assembled(path, frames, chosen, angles[chosen], flats, darks, problems)
 
 
 def _keys(path: Path, parts: NXTomoParts) -> NDArray[np.intp]:
@@ -124,24 +124,7 @@ def write_nxtomo(
     details: ScanDetails = UNKNOWN,
     more: Callable[[h5py.File], None] | None = None,
 ) -> None:
-    """Write a scan as an NXtomo file: darks, then flats, then projections, one frame per chunk.
-
-    Parameters
-    ----------
-    path : str or Path
-        Must not exist yet; it is complete or absent, never half-written under this name.
-    scan : TomoScan
-        What to write.
-    details : ScanDetails, optional
-        How it was taken.
-    more : callable, optional
-        Writes more into the open file, before it gets its name.
-
-    Raises
-    ------
-    StorageError
-        If the file exists or can not be written.
-    """
+    """Write a scan as an NXtomo file: darks, then flats, then projections, one frame per chunk; see `write_dxfile`."""
     kinds = ((DARK, scan.darks), (FLAT, scan.flats), (PROJECTION, scan.projections))
     keys: NDArray[np.int32] = np.concatenate([np.full(len(frames), key, np.int32) for key, frames in kinds])
     angles = np.zeros(keys.size)

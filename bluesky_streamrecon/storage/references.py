@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.storage.listing import newest_runs
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import stored_frames, stored_readings
 
@@ -20,7 +22,6 @@ LAST = "last"
 """Instead of a uid: the newest run that has flats of the detector."""
 
 SEARCHED = 500  # newest runs that are looked at for the last flats
-PAGE = 50  # of them that are asked for at once
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,12 @@ def load_references(catalog: Any, wanted: str, detector: str, *, monitor: str | 
 
 def _newest(catalog: Any, detector: str) -> Iterator[tuple[Any, str]]:
     """Yield runs with flats of a detector, and their data key, newest first; runs that failed are left out."""
-    for first in range(0, SEARCHED, PAGE):
-        runs = catalog.values()[-first - 1 : -first - PAGE - 1 : -1]
-        for run in runs:
-            stop = run.metadata.get("stop") or {}
-            counts = stop.get("num_events") or {}
-            good = stop.get("exit_status") == "success" or counts.get("primary")
-            if good and counts.get("flat") and (key := _data_key(run, detector)) is not None:
-                yield run, key
-        if len(runs) < PAGE:
-            return
+    for run in islice(newest_runs(catalog), SEARCHED):
+        stop = run.metadata.get("stop") or {}
+        counts = stop.get("num_events") or {}
+        good = stop.get("exit_status") == "success" or counts.get("primary")
+        if good and counts.get("flat") and (key := _data_key(run, detector)) is not None:
+            yield run, key
 
 
 def _data_key(run: Any, detector: str) -> str | None:

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.angle_units import angles_in_degrees
 from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.hdf5 import FrameStack, LazyFrames, find_dataset, open_hdf5, read_numbers, usable_frames
+from bluesky_streamrecon.hdf5 import (
+    ChosenFrames,
+    FrameStack,
+    LazyFrames,
+    find_dataset,
+    open_hdf5,
+    read_numbers,
+    usable_frames,
+)
 from bluesky_streamrecon.hdf5.results import IMAGES
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.storage.listing import find_run
@@ -161,10 +169,6 @@ def scan_of(
     angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
     problems.extend(doubts)
     projections = stored_frames(run, "primary", detector, uid, problems, stop=angles.size)
-    whole = len(projections) + getattr(projections, "left_out", 0)
-    if whole < angles.size:
-        raise DataError(f"run {uid}: {whole} frames for {angles.size} angles; is the detector's file complete?")
-
     borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
     if "flat" in run:  # as in one that was exported with them
         borrowed = None
@@ -200,30 +204,30 @@ def stored_readings(
     return None if values is None or len(values) < count else values[:count]
 
 
-class _RunFrames(LazyFrames):
-    """Frames of a run in a file of this computer; `left_out` of those at the end were never written."""
-
-    left_out = 0
-
-
 def stored_frames(
     run: RunStreams, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None
 ) -> Frames:
-    """Return the frames of a stream, from their file where that is on this computer."""
+    """Return the frames of a stream, from their file where that is on this computer; at most `stop`.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than `stop`, or they are not all there.
+    """
     client = run[stream]
     array, descriptor = client[key], dict(client.metadata)
     name = f"run {uid}, {stream}"
     layout = frame_layout({**descriptor, "name": stream}, key)
     source = _source(array)
-    if source is None:
+    if source is None or not source[0].is_file():
+        if source is not None:
+            problems.append(
+                f"{name}: {source[0]} is not on this computer, its frames come through the Tiled server: frames that "
+                "were never written can not be distinguished from zeros there"
+            )
+        _require_as_many(int(array.shape[0]), stop, uid)
         return CatalogFrames(array, name, stop)
     path, dataset = source
-    if not path.is_file():
-        problems.append(
-            f"{name}: {path} is not on this computer, its frames come through the Tiled server: frames that were never "
-            "written can not be distinguished from zeros there"
-        )
-        return CatalogFrames(array, name, stop)
     events = int(array.shape[0]) if stop is None else min(stop, int(array.shape[0]))
     with open_hdf5(path) as file:
         stored = find_dataset(file, dataset)
@@ -245,13 +249,17 @@ def stored_frames(
         )
     frames = usable_frames(path, dataset, may_be_dark=stream == "dark") // layout.exposures
     count = min(events, shape[0] // layout.exposures)
-    found = _RunFrames(path, dataset, np.arange(min(count, frames)), exposures=layout.exposures)
+    _require_as_many(count, stop, uid)
     if frames < count:
-        found.left_out = count - frames
         problems.append(
-            f"{name}: the last {found.left_out} of {count} frames in {path}: {dataset} were never written: left out"
+            f"{name}: the last {count - frames} of {count} frames in {path}: {dataset} were never written: left out"
         )
-    return found
+    return ChosenFrames(LazyFrames(path, dataset, exposures=layout.exposures), np.arange(min(count, frames)))
+
+
+def _require_as_many(count: int, angles: int | None, uid: str) -> None:
+    if angles is not None and count < angles:
+        raise DataError(f"run {uid}: {count} frames for {angles} angles; is the detector's file complete?")
 
 
 def _numbers(stream: StreamContents, key: str, uid: str, what: str) -> NDArray[np.float64]:

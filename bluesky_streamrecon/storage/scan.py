@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.hdf5 import FrameStack
+from bluesky_streamrecon.hdf5 import ChosenFrames
 
 __all__ = ["Frames", "TomoScan", "empty_frames"]
 
@@ -74,7 +74,7 @@ class TomoScan:
     def part(self, first: int, stop: int) -> TomoScan:
         """Return the scan with the projections ``[first, stop)`` alone, which stay where they are."""
         readings = None if self.monitor is None else self.monitor[first:stop]
-        frames = _Part(self.projections, first, stop)
+        frames = ChosenFrames(self.projections, np.arange(first, stop))
         return replace(self, projections=frames, angles_deg=self.angles_deg[first:stop], monitor=readings)
 
     def __post_init__(self) -> None:
@@ -95,17 +95,6 @@ class TomoScan:
         if not np.all(np.isfinite(self.angles_deg)):
             bad = int(np.flatnonzero(~np.isfinite(self.angles_deg))[0])
             raise DataError(f"scan: the angle of projection {bad} is {self.angles_deg[bad]}, expected finite degrees")
-
-
-class _Part(FrameStack):
-    """Some frames of a stack, one after the other."""
-
-    def __init__(self, frames: Frames, first: int, stop: int) -> None:
-        self._frames, self._first = frames, first
-        super().__init__((stop - first, *frames.shape[1:]), np.dtype(frames.dtype), "frames")
-
-    def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
-        return np.asarray(self._frames[(self._sliced(numbers + self._first), *rest)])
 
 
 def empty_frames(like: Frames) -> NDArray[Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,6 @@ class TiffFrames(FrameStack):
     ----------
     files : sequence of Path
         Each has as many pages as the first, all of one shape and type.
-    index : ndarray of int, optional
-        Which pages, counted over all files; all by default.
 
     Raises
     ------
@@ -50,7 +47,7 @@ class TiffFrames(FrameStack):
         If the first file is no TIFF file, or its pages are no pictures of one channel.
     """
 
-    def __init__(self, files: Sequence[Path], index: NDArray[np.intp] | None = None) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         import tifffile
 
         self._files = tuple(files)
@@ -62,13 +59,12 @@ class TiffFrames(FrameStack):
             raise DataError(f"{self._files[0]}: can not be read as TIFF ({error})") from error
         if len(page) != 2 or dtype.kind not in "iuf":
             raise DataError(f"{self._files[0]}: got pages of shape {page} and type {dtype}, expected one channel")
-        self._index = np.arange(self._pages * len(self._files)) if index is None else index
-        super().__init__((len(self._index), *page), dtype, str(self._files[0]))
+        super().__init__((self._pages * len(self._files), *page), dtype, str(self._files[0]))
 
     def _read(self, numbers: Any, rest: list[Any]) -> NDArray[Any]:
         if np.ndim(numbers) == 0:
-            return np.asarray(self._page(int(self._index[numbers]))[tuple(rest)])
-        return np.stack([self._page(number)[tuple(rest)] for number in self._index[numbers].tolist()])
+            return np.asarray(self._page(int(numbers))[tuple(rest)])
+        return np.stack([self._page(number)[tuple(rest)] for number in numbers.tolist()])
 
     def _page(self, number: int) -> NDArray[Any]:
         import tifffile
@@ -113,8 +109,7 @@ def read_tiff_scan(path: str | Path, *, angle_units: str | None = None) -> TomoS
     wrong = {key: value for key, value in about.items() if key not in KEYS or not isinstance(value, str)}
     if wrong or not {"projections", "angles"} <= about.keys():
         raise DataError(f"{path}: got {about}, expected texts for projections and angles, and for some of {KEYS[1:]}")
-    projections = _files(path, about, "projections")
-    everything = TiffFrames(projections)
+    everything = TiffFrames(_files(path, about, "projections"))
     flats, darks = (
         TiffFrames(_files(path, about, name)) if name in about else empty_frames(everything)
         for name in ("flats", "darks")
@@ -125,7 +120,7 @@ def read_tiff_scan(path: str | Path, *, angle_units: str | None = None) -> TomoS
         raise DataError(f"{table}: got {len(values)} angles, expected one for each of {len(everything)} projections")
     degrees, doubts = angles_in_degrees(values, about.get("units"), str(table), angle_units=angle_units)
     every = np.arange(len(everything))
-    return assembled(path, partial(TiffFrames, projections), every, degrees, flats, darks, list(doubts))
+    return assembled(path, everything, every, degrees, flats, darks, list(doubts))
 
 
 def _files(path: Path, about: dict[str, str], name: str) -> list[Path]:

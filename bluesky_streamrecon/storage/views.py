@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.angle_units import angles_in_degrees
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5, read_numbers, usable_frames
+from bluesky_streamrecon.hdf5 import ChosenFrames, find_dataset, open_hdf5, read_numbers, usable_frames
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
 
 __all__ = ["assembled", "count_returning", "is_there", "read_angles", "usable"]
@@ -77,7 +77,7 @@ def read_angles(
 
 def assembled(
     path: Path,
-    chosen: Callable[[NDArray[np.intp]], Frames],
+    stack: Frames,
     index: NDArray[np.intp],
     angles: NDArray[np.float64],
     flats: Frames,
@@ -90,8 +90,8 @@ def assembled(
     ----------
     path : Path
         The file.
-    chosen : callable
-        Given numbers of frames, returns these.
+    stack : Frames
+        All frames that projections are among.
     index : ndarray of int
         Frames that are projections.
     angles : ndarray of float64
@@ -118,7 +118,7 @@ def assembled(
         )
         index, angles = index[:-back], angles[:-back]
     try:
-        return TomoScan(chosen(index), flats, darks, angles, tuple(problems))
+        return TomoScan(ChosenFrames(stack, index), flats, darks, angles, tuple(problems))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
