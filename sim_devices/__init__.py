@@ -17,12 +17,11 @@ from bluesky_streamrecon.sim_devices.detector import (
 )
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLogan, sample_named
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
-from bluesky_streamrecon.sim_devices.triggers import PositionTrigger
+from bluesky_streamrecon.sim_devices.triggers import PositionTrigger, TriggerLine
 
 __all__ = [
     "AngleRecorder",

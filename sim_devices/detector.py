@@ -9,8 +9,10 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from event_model import DataKey
 from ophyd_async.core import (
     AsyncStatus,
     DetectorAcquireLogic,
+    DetectorDataLogic,
     DetectorTriggerLogic,
     PathProvider,
     SignalDict,
@@ -26,18 +29,22 @@ from ophyd_async.core import (
     SignalRW,
     StandardDetector,
     StandardReadable,
+    StreamableDataProvider,
+    StreamResourceDataProvider,
+    StreamResourceInfo,
     TriggerInfo,
+    soft_signal_r_and_setter,
     soft_signal_rw,
 )
 from ophyd_async.core import StandardReadableFormat as Format
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.hdf5.frame_writer import DATASET, FrameWriter
 from bluesky_streamrecon.sim_devices.camera import Camera, Exposure, FrameKind, faulty_exposure
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.pulses import Gate, TriggerLine
-from bluesky_streamrecon.sim_devices.recorder import FileDataLogic
 from bluesky_streamrecon.sim_devices.shutter import SamplePosition, SampleTable, Shutter, ShutterState
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, Sleep
+from bluesky_streamrecon.sim_devices.triggers import Gate, TriggerLine
 
 __all__ = ["AngleRecorder", "BeamMonitor", "InlineBeamMonitor", "InlineTomoDetector", "Scene", "TomoDetector"]
 
@@ -111,6 +118,60 @@ class _Angles(_Readings):
     def frame(self, exposure: Exposure) -> Any:
         """Return the stage's angle, degrees."""
         return exposure.stage_angle
+
+
+class FileDataLogic(DetectorDataLogic):
+    """Streams values of one shape and type from an HDF5 file, a new one each time it is prepared.
+
+    Parameters
+    ----------
+    path_provider : PathProvider
+        Where files go; must give a new name each time.
+    shape : tuple of int
+        Of a value.
+    dtype : dtype
+        Of its numbers.
+    """
+
+    def __init__(self, path_provider: PathProvider, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.written, self._set_written = soft_signal_r_and_setter(int, 0)
+        self.taken = 0
+        self._path_provider, self._shape, self._dtype = path_provider, shape, dtype
+        self._file: FrameWriter | None = None
+
+    async def prepare_unbounded(self, datakey_name: str) -> StreamableDataProvider:
+        """Begin a new file, and count its values from 0."""
+        info = self._path_provider(datakey_name)
+        name = f"{info.filename}.h5"
+        path = Path(info.directory_path) / name
+        self._file = await asyncio.to_thread(FrameWriter, path, self._shape, self._dtype)
+        self.taken = 0
+        self._set_written(0)
+        resource = StreamResourceInfo(
+            data_key=datakey_name,
+            shape=self._shape,
+            chunk_shape=self._file.chunk,
+            dtype_numpy=self._dtype.str,
+            parameters={"dataset": DATASET},
+        )
+        return StreamResourceDataProvider(
+            uri=f"{info.directory_uri}{name}",
+            resources=[resource],
+            mimetype="application/x-hdf5",
+            collections_written_signal=self.written,
+        )
+
+    async def write(self, make: Callable[[], Any]) -> None:
+        """Write what `make` returns, in a thread."""
+        self.taken += 1
+        if (file := self._file) is not None:
+            self._set_written(await asyncio.to_thread(lambda: file.append(make())))
+
+    async def stop(self) -> None:
+        """Close the file, if there is one."""
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.to_thread(file.close)
 
 
 @dataclass
@@ -273,16 +334,8 @@ class InlineTomoDetector(StandardReadable, Triggerable):
 
     Parameters
     ----------
-    scene : Scene
-        What it looks at.
-    exposure : float, optional
-        Exposure time, seconds; a configuration signal, ``exposure_time``.
-    instant : bool, optional
-        Take no time to expose.
-    sleep : callable, optional
-        How to wait for seconds.
-    name : str, optional
-        Of the device and its data key.
+    scene, exposure, instant, sleep, name
+        As for `TomoDetector`.
     """
 
     _camera: ClassVar[Camera | None] = None  # that of the scene

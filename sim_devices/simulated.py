@@ -36,11 +36,10 @@ from bluesky_streamrecon.sim_devices.detector import (
     TomoDetector,
 )
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.pulses import TriggerLine
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
-from bluesky_streamrecon.sim_devices.triggers import PositionTrigger
+from bluesky_streamrecon.sim_devices.triggers import PositionTrigger, TriggerLine
 from bluesky_streamrecon.storage import read_scan
 
 __all__ = ["SimBeamline", "sim_beamline"]
@@ -214,16 +213,8 @@ def sim_beamline(
     if isinstance(sample, Path) or (isinstance(sample, str) and sample not in SAMPLES):
         if faults.moves_sample:
             raise ConfigError("faults, drift: a recorded scan can not drift or jump; give a simulated sample")
-        if (
-            axis is not None
-            or half_acquisition
-            or tilt
-            or rings
-            or bad_columns
-            or zingers
-            or phase
-            or faults.flat_drift
-        ):
+        own = (axis is not None, half_acquisition, tilt, rings, bad_columns, zingers, phase, faults.flat_drift)
+        if any(own):
             raise ConfigError(
                 "axis, half_acquisition, tilt, rings, bad_columns, zingers, phase, flat_drift: a recorded scan has its "
                 "own; give a simulated sample"
