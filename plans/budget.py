@@ -128,8 +128,8 @@ def find_budget(
         most=most,
         exposure=exposure or 0.0,
         pace=seconds / planned if seconds and planned else 0.0,
-        after=after / before if before else float(after),
-        relative=bool(before),
+        before=before,
+        after=after,
     )
     budget.check(steering, wall_clock())
     return budget
@@ -153,10 +153,8 @@ class Budget:
         Of a projection; 0: not known.
     pace : float
         From one projection to the next, as the plan expects it; 0: not known.
-    after : float
-        Flats and darks after the projections, as a share of those before (`relative`), or their number.
-    relative : bool
-        See `after`.
+    before, after : int
+        Flats and darks before and after the projections; those after are expected to take as long as those before.
 
     Examples
     --------
@@ -172,8 +170,8 @@ class Budget:
     most: float = math.inf
     exposure: float = 0.0
     pace: float = 0.0
-    after: float = 0.0
-    relative: bool = False
+    before: int = 0
+    after: int = 0
 
     def __post_init__(self) -> None:
         self._expected = self.pace
@@ -260,8 +258,8 @@ class Budget:
             self._opened = now
         if taken and self._first is None:
             self._first = (taken, now)
-            before = now - self._opened if self.relative else self.pace or self.exposure
-            self._reserved = self.after * before
+            each = (now - self._opened) / self.before if self.before else self.pace or self.exposure
+            self._reserved = self.after * each
         if taken and self._last is not None:
             self._steps[self._last[0]].append(now - self._last[1])
         self._last = (place, now)

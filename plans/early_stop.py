@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator, ensure_generator, maybe_await
+from bluesky.utils import Msg, MsgGenerator, ensure_generator
 
 from bluesky_streamrecon.beamline import QualityReached, QualitySuspender, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import answer, read_signal
 
 __all__ = ["EarlyEnding", "Steps", "stop_early_wrapper"]
 
@@ -185,7 +185,7 @@ class _Watched(EarlyEnding):
     def _on_close_run(self, msg: Msg) -> Steps:
         if self.reached is None:
             try:
-                yield from answer(partial(_value, self._signal), unanswered=None)
+                yield from answer(partial(read_signal, self._signal), unanswered=None)
             except Exception as error:  # noqa: BLE001 - the signal is anybody's
                 text = f"{self._signal.name} could not be read at the end, and may have wanted an earlier one: {error}"
                 logger.warning("run %s: %s", self.run_uid, text)
@@ -249,14 +249,9 @@ def stop_early_wrapper(
 
     def body() -> Steps:
         try:
-            when((yield from answer(partial(_value, signal), unanswered=None)))
+            when((yield from answer(partial(read_signal, signal), unanswered=None)))
         except Exception as error:
             raise ConfigError(f"signal {signal.name}: can not be read and judged: {error!r}") from error
         return (yield from ending.run(plan))
 
     return bpp.finalize_wrapper(body(), ending.clean_up)  # type: ignore[no-any-return]
-
-
-async def _value(signal: Any) -> Any:
-    """Return what a signal of either library has now; raises where it is not connected."""
-    return await maybe_await(signal.get_value() if hasattr(signal, "get_value") else signal.get())

@@ -82,6 +82,8 @@ class Pace:
         From rest to full speed, seconds.
     flush_period : float
         Between two looks at what there is, seconds.
+    triggers : sequence of DetectorTrigger
+        What makes each writer write at a pulse: its edge, or its length where it knows nothing else.
     """
 
     velocity: float
@@ -89,6 +91,7 @@ class Pace:
     margin: float
     ramp: float
     flush_period: float
+    triggers: Sequence[DetectorTrigger]
 
     def pulses(self, sweep: Sweep) -> Sweep:
         """Return where exposures begin, so that their middles are at the angles of a sweep."""
@@ -181,15 +184,6 @@ def come_to_rest(flyers: Flyers) -> MsgGenerator[None]:
     yield from bps.stop(flyers.stage)
 
 
-def _trigger_of(writer: Any) -> MsgGenerator[DetectorTrigger]:
-    """Plan stub: return what makes it write at a pulse: its edge, or its length where it knows nothing else."""
-    edge, level = DetectorTrigger.EXTERNAL_EDGE, DetectorTrigger.EXTERNAL_LEVEL
-    if getattr(writer, "get_trigger_deadtime", None) is None:
-        return edge
-    known, _ = yield from answer(writer.get_trigger_deadtime, unanswered=({edge}, 0.0))
-    return level if level in known and edge not in known else edge
-
-
 @dataclass
 class _Flight:
     """One sweep."""
@@ -219,9 +213,9 @@ class _Flight:
     def _prepare(self) -> MsgGenerator[None]:
         """Arm the detectors, and bring the stage to its run-up."""
         wanted: list[tuple[Any, Any]] = []
-        for writer in self.flyers.writers:
+        for writer, trigger in zip(self.flyers.writers, self.pace.triggers, strict=True):
             info = TriggerInfo(
-                trigger=(yield from _trigger_of(writer)),
+                trigger=trigger,
                 livetime=self.pace.exposure,
                 number_of_events=len(self.sweep),
                 exposure_timeout=2 * self.pace.patience(self.sweep),  # ours is to come first, with more to tell

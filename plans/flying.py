@@ -229,19 +229,16 @@ def _pace(
         if exposure is None:
             raise ConfigError(f"exposure: {camera.name} has no exposure_time and no driver.acquire_time; give seconds")
     _check_number("exposure", exposure)
-    for writer in (*flyers.detectors, flyers.encoder):
-        if getattr(writer, "get_trigger_deadtime", None) is None:
-            needs: float | None = None
-        else:
-            triggers, needs = yield from answer(
-                writer.get_trigger_deadtime, unanswered=({DetectorTrigger.EXTERNAL_EDGE}, 0.0)
-            )
-            may = {DetectorTrigger.EXTERNAL_EDGE}
-            if writer is flyers.encoder:
-                may.add(DetectorTrigger.EXTERNAL_LEVEL)  # the mean over the pulse, as a PandABox captures it
-            if not may & triggers:
-                told = ", ".join(sorted(kind.name for kind in triggers))
-                raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
+    edge, level = DetectorTrigger.EXTERNAL_EDGE, DetectorTrigger.EXTERNAL_LEVEL
+    chosen: list[DetectorTrigger] = []
+    for writer in flyers.writers:
+        known, needs = {edge}, None
+        if getattr(writer, "get_trigger_deadtime", None) is not None:
+            known, needs = yield from answer(writer.get_trigger_deadtime, unanswered=({edge}, 0.0))
+        if edge not in known and not (writer is flyers.encoder and level in known):
+            told = ", ".join(sorted(kind.name for kind in known))
+            raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
+        chosen.append(edge if edge in known else level)  # the mean over the pulse, as a PandABox captures it
         if writer is camera and deadtime is None:
             if needs is None:
                 raise ConfigError(
@@ -268,7 +265,7 @@ def _pace(
         )
     ramp_signal = getattr(flyers.stage, "acceleration_time", None)
     ramp = 0.0 if ramp_signal is None else (yield from answer(ramp_signal.get_value, unanswered=0.0))
-    return Pace(velocity, exposure, min(grid, closest), ramp, flush_period)
+    return Pace(velocity, exposure, min(grid, closest), ramp, flush_period, chosen)
 
 
 def _check_number(name: str, value: object, *, least: float | None = None) -> None:

@@ -21,7 +21,7 @@ from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.errors import ConfigError, DataError, MotionError
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import answer, read_signal
 
 __all__ = ["Rotation", "move", "rotation_of", "time_limit", "value_of"]
 
@@ -174,10 +174,5 @@ async def time_limit(device: Any, value: Any) -> tuple[float, str]:
 
 async def value_of(signal: Any) -> float | None:
     """Return what a signal of either library has, or a plain number."""
-    for name in ("get_value", "get"):
-        if callable(read := getattr(signal, name, None)):
-            signal = read()
-            break
-    if inspect.isawaitable(signal):
-        signal = await signal
-    return None if signal is None else float(signal)
+    value = await read_signal(signal) if hasattr(signal, "get_value") or hasattr(signal, "get") else signal
+    return None if value is None else float(value)

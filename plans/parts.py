@@ -31,6 +31,7 @@ __all__ = [
     "check_turns",
     "checked_series",
     "connected",
+    "read_signal",
 ]
 
 OF_A_STILL_SAMPLE = {"predicted-gain", "measurement", "resolution"}
@@ -157,6 +158,11 @@ def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
     if not answers:
         raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")
     return answers[0]
+
+
+async def read_signal(signal: Any) -> Any:
+    """Return what a signal of either library has now; raises where it is not connected."""
+    return await maybe_await(signal.get_value() if hasattr(signal, "get_value") else signal.get())
 
 
 class Pending:

@@ -138,19 +138,15 @@ class ReferenceFrames:
 
     def take(self, detectors: Sequence[Any], judge: Judge | None = None) -> MsgGenerator[None]:
         """Plan stub: take darks, then flats, in an open run; `judge` as for `take_frames`."""
-        if self.darks:
-            yield from self._take_darks(detectors, self.darks, judge)
-        if self.flats:
-            yield from self._take_flats(detectors, self.flats, None if self.darks else judge)
+        yield from self._take("dark", detectors, self.darks, judge)
+        yield from self._take("flat", detectors, self.flats, None if self.darks else judge)
 
     def around(self, projections: MsgGenerator[None], detectors: Sequence[Any]) -> MsgGenerator[None]:
         """Plan stub: take projections, and frames after them, also where they end early because of the image."""
 
         def after() -> MsgGenerator[None]:
-            if self.flats_after:
-                yield from self._take_flats(detectors, self.flats_after)
-            if self.darks_after:
-                yield from self._take_darks(detectors, self.darks_after)
+            yield from self._take("flat", detectors, self.flats_after)
+            yield from self._take("dark", detectors, self.darks_after)
 
         def ended(error: Exception) -> MsgGenerator[None]:
             if isinstance(error, QualityReached):
@@ -158,20 +154,17 @@ class ReferenceFrames:
 
         yield from bpp.contingency_wrapper(projections, except_plan=ended, else_plan=after)
 
-    def _take_darks(self, detectors: Sequence[Any], number: int, judge: Judge | None = None) -> MsgGenerator[None]:
-        if self.take_darks is None:
-            yield from self._move(self.shutter, self.shutter_words, 1)
-            yield from take_frames(detectors, "dark", number, judge)
-        else:
-            yield from self.take_darks(detectors, number)
-
-    def _take_flats(self, detectors: Sequence[Any], number: int, judge: Judge | None = None) -> MsgGenerator[None]:
-        if self.take_flats is None:
-            yield from self._move(self.sample_table, self.table_words, 1)
-            yield from self._move(self.shutter, self.shutter_words, 0)
-            yield from take_frames(detectors, "flat", number, judge)
-        else:
-            yield from self.take_flats(detectors, number)
+    def _take(
+        self, kind: str, detectors: Sequence[Any], number: int | None, judge: Judge | None = None
+    ) -> MsgGenerator[None]:
+        own = self.take_darks if kind == "dark" else self.take_flats
+        if number and own is not None:
+            yield from own(detectors, number)
+        elif number:
+            if kind == "flat":
+                yield from self._move(self.sample_table, self.table_words, 1)
+            yield from self._move(self.shutter, self.shutter_words, 1 if kind == "dark" else 0)
+            yield from take_frames(detectors, kind, number, judge)
 
     def sample_in(self) -> MsgGenerator[None]:
         """Plan stub: bring the sample into the open beam."""

@@ -13,7 +13,7 @@ from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.defaults import around_sample, current_storage, detectors_in_use, monitor_of
-from bluesky_streamrecon.plans.parts import UnansweredError, answer, connected
+from bluesky_streamrecon.plans.parts import answer, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import readable_signature
 
@@ -131,10 +131,7 @@ def find_references(
 def _configuration(detector: Any) -> MsgGenerator[Mapping[str, Any]]:
     if not hasattr(detector, "read_configuration"):
         return {}
-    try:
-        reading = yield from answer(detector.read_configuration)
-    except UnansweredError:
-        return {}
+    reading = yield from answer(detector.read_configuration, unanswered={})
     return {name: value["value"] for name, value in reading.items()}
 
 

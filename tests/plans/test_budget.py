@@ -191,7 +191,7 @@ def test_sweeps_are_cut_to_the_dose():
 
 
 def test_time_for_flats_after_the_projections_is_kept():
-    limits = Budget(100, until=1000.0, pace=2.0, after=0.5, relative=True)
+    limits = Budget(100, until=1000.0, pace=2.0, before=20, after=10)
     limits.note("checkpoint", 0, 0.0)
     limits.note("checkpoint", 0, 58.0)
     limits.note("checkpoint", 1, 60.0)  # flats and darks took a minute: half of them will take half a minute
