@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 LOOP_SECONDS = 5.0
 
 
+@dataclass(eq=False)
 class AttachedJob:
     """A job that is started by us, or waited for.
 
@@ -52,20 +54,14 @@ class AttachedJob:
         The beamline's public key.
     """
 
-    def __init__(
-        self,
-        make_endpoint: Callable[[OnEvent], BeamlineEndpoint],
-        launcher: Launcher | None,
-        on_event: OnEvent,
-        *,
-        clock: Callable[[], float],
-        server_key: str | None = None,
-    ) -> None:
-        self.launcher = launcher
-        self._make_endpoint = make_endpoint
-        self._on_event = on_event
-        self._clock = clock
-        self._server_key = server_key
+    make_endpoint: Callable[[OnEvent], BeamlineEndpoint]
+    launcher: Launcher | None
+    on_event: OnEvent
+    _: KW_ONLY
+    clock: Callable[[], float]
+    server_key: str | None = None
+
+    def __post_init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.link: JobLink | None = None
         self._last_link: JobLink | None = None
@@ -120,9 +116,9 @@ class AttachedJob:
         self.enter_loop()
         self._died = []
         try:
-            link = await asyncio.to_thread(JobLink, self._make_endpoint, self.launcher, self._post)
+            link = await asyncio.to_thread(JobLink, self.make_endpoint, self.launcher, self._post)
             self.link = self._last_link = link
-            self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self._server_key)
+            self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self.server_key)
             await asyncio.to_thread(link.launch, ranks)
             if wait and not await self.wait(lambda: link.complete or self._died, lambda: timeout):
                 raise JobError(
@@ -149,11 +145,11 @@ class AttachedJob:
         progress : callable, optional
             Returns another value whenever the job has got on.
         """
-        reached, since = progress(), self._clock()
+        reached, since = progress(), self.clock()
         while not done():
             if (now_reached := progress()) != reached:
-                reached, since = now_reached, self._clock()
-            left = since + limit() - self._clock()
+                reached, since = now_reached, self.clock()
+            left = since + limit() - self.clock()
             if left <= 0:
                 return False
             await self.wait_for_news(min(left, 1.0))
@@ -178,14 +174,14 @@ class AttachedJob:
     async def stop(self) -> None:
         """End the job, or the connection to one that somebody else has started."""
         link, self.link = self.link, None
-        self._unregister()
+        unregister_job(self._registration)
         if link is not None:
             await asyncio.to_thread(link.close)
 
     def close(self) -> None:
         """End it from any thread but the loop's; idempotent."""
         link, self.link = self.link or self._last_link, None
-        self._unregister()
+        unregister_job(self._registration)
         if link is not None:
             link.close()  # waits for whoever is closing it already
 
@@ -217,10 +213,5 @@ class AttachedJob:
                 logger.debug("after the event loop was closed: %s", event)
 
     def _take(self, event: JobEvent, sender: PeerInfo | None) -> None:
-        self._on_event(event, sender)
+        self.on_event(event, sender)
         self._news.set()
-
-    def _unregister(self) -> None:
-        """Remove the registration by which other programs of this user find the job."""
-        registration, self._registration = self._registration, None
-        unregister_job(registration)

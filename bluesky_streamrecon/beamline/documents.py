@@ -403,45 +403,38 @@ def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
 
 
 def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, float]:
-    keys, angle = descriptor["data_keys"], block.angle
-    found = None if angle is None else _only_number(descriptor, angle, "angle")
-    if found is None:
-        raise DataError(
-            f"stream {descriptor['name']!r}: angle {angle!r} not found among the data keys {_listed(keys)}; expected "
-            "the rotation stage's name or the data key of its readback; does the plan read the stage?"
-        )
+    expected = "the rotation stage's name or the data key of its readback; does the plan read the stage?"
+    found = _number_key(descriptor, block.angle, "angle", expected)
     where = f"stream {descriptor['name']!r}, angle {found!r}"
-    degrees = degrees_per_unit(keys[found].get("units"), where)
-    if degrees is None:
-        if block.span is not None:
-            require_plausible_degrees(block.span, block.planned, where, WHICH_UNITS)
-        degrees = 1.0
-    return found, math.radians(degrees)
+    degrees = degrees_per_unit(descriptor["data_keys"][found].get("units"), where)
+    if degrees is None and block.span is not None:
+        require_plausible_degrees(block.span, block.planned, where, WHICH_UNITS)
+    return found, math.radians(1.0 if degrees is None else degrees)
 
 
 def _monitor_key(descriptor: Mapping[str, Any], monitor: str | None) -> str | None:
-    if monitor is None:
-        return None
-    found = _only_number(descriptor, monitor, "monitor")
-    if found is None:
-        raise DataError(
-            f"stream {descriptor['name']!r}: monitor {monitor!r} not found among the data keys "
-            f"{_listed(descriptor['data_keys'])}; expected the name of a device, or the data key of a number, that is "
-            "read with each flat and each projection; is it among the plan's detectors?"
-        )
-    return found
+    expected = (
+        "the name of a device, or the data key of a number, that is read with each flat and each projection; is it "
+        "among the plan's detectors?"
+    )
+    return None if monitor is None else _number_key(descriptor, monitor, "monitor", expected)
 
 
-def _only_number(descriptor: Mapping[str, Any], name: str, what: str) -> str | None:
+def _number_key(descriptor: Mapping[str, Any], name: str | None, what: str, expected: str) -> str:
     """Return the data key of a number: of several in files, one must be hinted."""
-    mine = number_keys(descriptor, name)
-    hinted = (descriptor.get("hints") or {}).get(name, {}).get("fields", [])
-    if len(mine) > 1 and mine[0] not in hinted and descriptor["data_keys"][mine[0]].get("external"):
+    stream, keys = descriptor["name"], descriptor["data_keys"]
+    mine = [] if name is None else number_keys(descriptor, name)
+    if not mine:
         raise DataError(
-            f"stream {descriptor['name']!r}: {what} {name!r} records several numbers, {_listed(mine)}; expected "
-            f"the data key of the one that is the {what}"
+            f"stream {stream!r}: {what} {name!r} not found among the data keys {_listed(keys)}; expected {expected}"
         )
-    return mine[0] if mine else None
+    hinted = (descriptor.get("hints") or {}).get(name, {}).get("fields", [])
+    if len(mine) > 1 and mine[0] not in hinted and keys[mine[0]].get("external"):
+        raise DataError(
+            f"stream {stream!r}: {what} {name!r} records several numbers, {_listed(mine)}; expected the data key of "
+            f"the one that is the {what}"
+        )
+    return mine[0]
 
 
 def _listed(keys: Iterable[str]) -> str:

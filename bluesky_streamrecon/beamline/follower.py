@@ -69,21 +69,13 @@ class FollowedRun(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, record: RunRecord) -> FollowedRun:
         """Return what the record of a run says."""
-        found = cls(run_uid=record.run_uid, taken=record.taken, problems=record.problems)
-        if not record.verdicts:
-            return found
-        score = next((each for each in record.verdicts if each.verdict == "enough"), record.verdicts[-1])
-        judged = as_judged(score)
-        return msgspec.structs.replace(
-            found,
-            verdict=judged.verdict,
-            projections=judged.projections,
-            score=judged.score,
-            gain=judged.gain,
-            low=judged.gain_low,
-            high=judged.gain_high,
-            text=score.text,
-        )
+        judged = {}
+        if record.verdicts:
+            score = next((each for each in record.verdicts if each.verdict == "enough"), record.verdicts[-1])
+            numbers = as_judged(score)
+            judged = {name: getattr(numbers, name) for name in ("verdict", "projections", "score", "gain")}
+            judged |= {"low": numbers.gain_low, "high": numbers.gain_high, "text": score.text}
+        return cls(run_uid=record.run_uid, taken=record.taken, problems=record.problems, **judged)
 
 
 class Follower:

@@ -36,11 +36,28 @@ class Launcher(Protocol):
         ...
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
-        """Start `ranks` ranks and a controller that connect to `address`; report each that ends unasked."""
+        """Start ranks and a controller, which say hello at `address` when they are ready.
+
+        Parameters
+        ----------
+        address, job_id : str
+            The beamline's.
+        ranks : int
+            MPI ranks.
+        on_exit : callable
+            Called, in a thread of the launcher's, with each process that ends unasked.
+
+        Raises
+        ------
+        JobError
+            If a process can not be started; nothing is left running then.
+        ConfigError
+            See `check_ranks`.
+        """
         ...
 
     def restart(self, exited: ProcessExit) -> None:
-        """Start once more what `on_exit` reported; after `stop`, do nothing."""
+        """Start once more what `on_exit` reported, unless it runs or the job was stopped; errors as `start`."""
         ...
 
     def stop(self, grace: float = 5.0) -> None:

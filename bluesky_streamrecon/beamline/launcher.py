@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bluesky_streamrecon.beamline.processes import Child, ProcessExit
+from bluesky_streamrecon.beamline.processes import Child, ProcessExit, log_tail
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, JobError
 
@@ -136,24 +136,7 @@ class MpiLauncher:
             )
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
-        """Start ranks and controller; they say hello at `address` when they are ready.
-
-        Parameters
-        ----------
-        address, job_id : str
-            The beamline's.
-        ranks : int
-            MPI ranks.
-        on_exit : callable
-            Called, in a thread of ours, with each process that ends unasked.
-
-        Raises
-        ------
-        JobError
-            If a process can not be started; nothing is left running then.
-        ConfigError
-            See `check_ranks`.
-        """
+        """Start ranks and controller; see `Launcher.start`."""
         self.check_ranks(ranks)
         with self._lock:
             if self._children:
@@ -190,31 +173,15 @@ class MpiLauncher:
             logger.info("job %s: started, logs in %s", job_id, directory)
 
     def restart(self, exited: ProcessExit) -> None:
-        """Start a process that has ended once more, with the same command; its log goes on.
-
-        Parameters
-        ----------
-        exited : ProcessExit
-            As `on_exit` was given it. Nothing happens if that process runs, or the job was stopped.
-
-        Raises
-        ------
-        JobError
-            If it can not be started.
-        """
+        """Start a process that has ended once more, with the same command; its log goes on. See `Launcher.restart`."""
         with self._lock:
             for i, old in enumerate(self._children):
                 if old.role == exited.role and not old.running:
                     old.stop(0.0)  # and whatever it has left behind
-                    again = Child(
-                        old.role,
-                        old.command,
-                        old.log,
-                        environment=old.environment,
-                        on_exit=self._on_exit,
-                        append=True,
+                    # In place: the list is what is ended with the interpreter.
+                    self._children[i] = Child(
+                        old.role, old.command, old.log, environment=old.environment, on_exit=self._on_exit, append=True
                     )
-                    self._children[i] = again  # in place: the list is what is ended with the interpreter
 
     def stop(self, grace: float = 5.0) -> None:
         """End all processes; they have `grace` seconds to go by themselves, before signals are sent."""
@@ -238,8 +205,6 @@ class MpiLauncher:
 
     def logs(self) -> str:
         """Return where the processes' output is, and its last lines."""
-        from bluesky_streamrecon.beamline.processes import log_tail
-
         told = []
         for child in self._children:
             tail = log_tail(child.log)

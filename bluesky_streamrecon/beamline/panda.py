@@ -25,13 +25,12 @@ __all__ = ["PandaTrigger"]
 
 
 @dataclass
-class _SweepLogic(FlyableLogic[Sweep, None]):
+class _SweepLogic(StaticPcompFlyableLogic):
     """Compares the position with the angles of a sweep."""
 
-    compare: StaticPcompFlyableLogic
     position: PosOutScaleOffset
 
-    async def on_prepare(self, value: Sweep) -> None:
+    async def on_prepare(self, value: Sweep) -> None:  # type: ignore[override]
         scale, offset = await asyncio.gather(self.position.scale.get_value(), self.position.offset.get_value())
         where = f"{self.position.name}: scale {scale:g} degrees per count, offset {offset:g}"
         if not scale:
@@ -47,7 +46,7 @@ class _SweepLogic(FlyableLogic[Sweep, None]):
                 f"the last of {value.num} would be {away * abs(scale):.3g} degrees away from its angle; choose num so "
                 "that a step is nearer to a whole number of counts"
             )
-        await self.compare.on_prepare(
+        await super().on_prepare(
             PcompInfo(
                 start_position=round((value.first - offset) / scale),
                 pulse_width=max(1, step // 2),
@@ -56,15 +55,6 @@ class _SweepLogic(FlyableLogic[Sweep, None]):
                 direction=PandaPcompDirection.POSITIVE if scale > 0 else PandaPcompDirection.NEGATIVE,
             )
         )
-
-    async def on_kickoff(self, ctx: None) -> None:
-        await self.compare.on_kickoff(ctx)
-
-    async def on_complete(self, ctx: None) -> None:
-        await self.compare.on_complete(ctx)
-
-    async def stop(self) -> None:
-        await self.compare.stop()  # type: ignore[no-untyped-call]
 
 
 class PandaTrigger(StandardFlyable[Sweep, None]):
@@ -83,10 +73,10 @@ class PandaTrigger(StandardFlyable[Sweep, None]):
 
     def __init__(self, pcomp: PcompBlock, position: PosOutScaleOffset, name: str = "") -> None:
         # As attributes they would be our children.
-        self._logic = _SweepLogic(StaticPcompFlyableLogic(pcomp), position)
+        self._logic = _SweepLogic(pcomp, position)
         super().__init__(name=name)
 
     @cached_property
     def flyable_logic(self) -> FlyableLogic[Sweep, None]:
         """How it fires."""
-        return self._logic
+        return self._logic  # type: ignore[return-value]

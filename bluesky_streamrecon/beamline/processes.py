@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from bluesky_streamrecon.errors import JobError
@@ -59,6 +59,7 @@ class ProcessExit:
         return f"{self.role} {self.how}; log: {self.log}; {said}"
 
 
+@dataclass(eq=False)
 class Child:
     """A supervised process.
 
@@ -83,25 +84,19 @@ class Child:
         If the program can not be started.
     """
 
-    def __init__(
-        self,
-        role: str,
-        command: Sequence[str],
-        log: Path,
-        *,
-        environment: Mapping[str, str] | None = None,
-        on_exit: Callable[[ProcessExit], None] | None = None,
-        append: bool = False,
-    ) -> None:
-        self.role = role
-        self.command = tuple(command)
-        self.log = log
-        self.environment = dict(environment or {})
-        self._on_exit = on_exit
+    role: str
+    command: Sequence[str]
+    log: Path
+    _: KW_ONLY
+    environment: Mapping[str, str] = field(default_factory=dict)
+    on_exit: Callable[[ProcessExit], None] | None = None
+    append: bool = False
+
+    def __post_init__(self) -> None:
         self._stopping = threading.Event()
         self._ended = threading.Event()
         try:
-            with log.open("ab" if append else "wb") as output:
+            with self.log.open("ab" if self.append else "wb") as output:
                 self._process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
@@ -111,8 +106,8 @@ class Child:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise JobError(f"{role}: {command[0]!r} can not be started: {error}") from error
-        threading.Thread(target=self._watch, name=f"streamrecon-{role}", daemon=True).start()
+            raise JobError(f"{self.role}: {self.command[0]!r} can not be started: {error}") from error
+        threading.Thread(target=self._watch, name=f"streamrecon-{self.role}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -163,8 +158,8 @@ class Child:
     def _watch(self) -> None:
         code = self._process.wait()
         self._ended.set()
-        if not self._stopping.is_set() and self._on_exit is not None:
-            self._on_exit(ProcessExit(self.role, code, self.log, log_tail(self.log)))
+        if not self._stopping.is_set() and self.on_exit is not None:
+            self.on_exit(ProcessExit(self.role, code, self.log, log_tail(self.log)))
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:

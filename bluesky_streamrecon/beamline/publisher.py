@@ -105,14 +105,9 @@ class Publisher:
     event was saved, the file has a frame that no StreamDatum names; the one that is named is published.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        *,
-        on_problem: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, sink: Sink, *, on_problem: Callable[[str], object] = lambda _: None) -> None:
         self._sink = sink
-        self._on_problem = on_problem or _ignore
+        self._on_problem = on_problem
         self._run: _Run | None = None
         self._documents = StreamDocuments(self._take)
 
@@ -219,10 +214,14 @@ class Publisher:
             known = {each.where: each for _, each in run.files.values()}
             run.files[doc["uid"]] = (doc["data_key"], known.get(file.where, file))
 
-    def _stream_datum(self, doc: Mapping[str, Any]) -> None:
+    def _layout(self, doc: Mapping[str, Any]) -> StreamLayout | None:
+        """Return where a document's stream has its frames; None where nothing is published of it."""
         run = self._run
-        layout = run.layouts.get(doc["descriptor"]) if run else None
-        if run is None or layout is None or run.over is not None:
+        return None if run is None or run.over is not None else run.layouts.get(doc["descriptor"])
+
+    def _stream_datum(self, doc: Mapping[str, Any]) -> None:
+        run, layout = self._run, self._layout(doc)
+        if run is None or layout is None:
             return
         data_key, file = run.files.get(doc["stream_resource"], ("", None))
         indices, numbers = (range(doc[key]["start"], doc[key]["stop"]) for key in ("indices", "seq_nums"))
@@ -232,9 +231,8 @@ class Publisher:
                 self._take_parts(run, layout, seq, {data_key: (file, index)})
 
     def _event(self, doc: Mapping[str, Any]) -> None:
-        run = self._run
-        layout = run.layouts.get(doc["descriptor"]) if run else None
-        if run is None or layout is None or run.over is not None:
+        run, layout = self._run, self._layout(doc)
+        if run is None or layout is None:
             return
         seq, data = doc["seq_num"], doc["data"]
         if layout.in_file:
@@ -380,7 +378,3 @@ def _halo(recon: ReconSettings) -> int:
     except ConfigError as error:  # steps may be installed where the job runs, and only there
         logger.warning("no rows of neighbours are sent: %s", error)
         return 0
-
-
-def _ignore(_: object) -> None:
-    """Do nothing with it."""

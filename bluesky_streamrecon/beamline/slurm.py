@@ -119,22 +119,7 @@ class SlurmLauncher:
         """Accept any number: Slurm itself refuses what the cluster does not have."""
 
     def start(self, address: str, job_id: str, ranks: int, on_exit: Callable[[ProcessExit], None]) -> None:
-        """Submit the job; ranks and controller say hello at `address` when Slurm has started them.
-
-        Parameters
-        ----------
-        address, job_id : str
-            The beamline's.
-        ranks : int
-            Tasks of the job.
-        on_exit : callable
-            Called, in a thread of ours, when the job ends unasked.
-
-        Raises
-        ------
-        JobError
-            If it can not be submitted.
-        """
+        """Submit the job; ranks and controller say hello when Slurm has started them. See `Launcher.start`."""
         with self._lock:
             if self._script is not None:
                 raise JobError("reconstruction job: got start, but it has been submitted already; stop it first")
@@ -148,13 +133,7 @@ class SlurmLauncher:
             self._script = script
 
     def restart(self, exited: ProcessExit) -> None:  # noqa: ARG002 - there is only one job
-        """Submit the job once more, if it is not in the queue.
-
-        Raises
-        ------
-        JobError
-            If it can not be submitted.
-        """
+        """Submit the job once more, if it is not in the queue; see `Launcher.restart`."""
         with self._lock:
             if self._script is not None and self._ended.is_set():
                 self._submit(self._script)

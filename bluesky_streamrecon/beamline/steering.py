@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ophyd_async.core import StandardReadable, soft_signal_r_and_setter
 from ophyd_async.core import StandardReadableFormat as Format
@@ -16,6 +17,9 @@ __all__ = ["BUDGET", "OPERATOR", "Decision", "Steering"]
 
 OPERATOR = "operator"
 """Stands as the policy of what a person has decided."""
+
+ABOUT: dict[str, dict[str, Any]] = {"score": {"precision": 4}, "when": {"units": "s"}}
+"""How signals are shown."""
 
 BUDGET = "budget"
 """Stands as the policy of how many projections time and dose allow."""
@@ -85,28 +89,23 @@ class Steering(StandardReadable):
     """
 
     def __init__(self, name: str = "") -> None:
+        self._setters: dict[str, Callable[[Any], None]] = {}
         with self.add_children_as_readables(Format.UNCACHED_SIGNAL):
-            self.image_number, self._set_image_number = soft_signal_r_and_setter(int, 0)
-            self.projections, self._set_projections = soft_signal_r_and_setter(int, 0)
-            self.score, self._set_score = soft_signal_r_and_setter(float, math.nan, precision=4)
-            self.verdict, self._set_verdict = soft_signal_r_and_setter(str, "continue")
-            self.policy, self._set_policy = soft_signal_r_and_setter(str, "")
-            self.text, self._set_text = soft_signal_r_and_setter(str, "")
-            self.metrics, self._set_metrics = soft_signal_r_and_setter(str, "{}")
-            self.who, self._set_who = soft_signal_r_and_setter(str, "")
-            self.place, self._set_place = soft_signal_r_and_setter(str, "")
-            self.when, self._set_when = soft_signal_r_and_setter(float, 0.0, units="s")
+            for shown, value in _shown(Decision()).items():
+                signal, self._setters[shown] = soft_signal_r_and_setter(type(value), value, **ABOUT.get(shown, {}))
+                setattr(self, shown, signal)
         super().__init__(name=name)
 
     def show(self, decision: Decision) -> None:
         """Set all signals to one decision; in the RunEngine's loop, as plans are."""
-        self._set_image_number(decision.image_number)
-        self._set_projections(decision.projections)
-        self._set_score(math.nan if decision.score is None else decision.score)
-        self._set_verdict(decision.verdict)
-        self._set_policy(decision.policy)
-        self._set_text(decision.text)
-        self._set_metrics(json.dumps(dict(decision.metrics), sort_keys=True))
-        self._set_who(decision.who)
-        self._set_place(decision.place)
-        self._set_when(decision.time)
+        for shown, value in _shown(decision).items():
+            self._setters[shown](value)
+
+
+def _shown(decision: Decision) -> dict[str, Any]:
+    """Return what the signals are set to, by their names."""
+    values = {each.name: getattr(decision, each.name) for each in fields(decision)}
+    values["score"] = math.nan if decision.score is None else decision.score
+    values["metrics"] = json.dumps(dict(decision.metrics), sort_keys=True)
+    values["when"] = values.pop("time")
+    return values

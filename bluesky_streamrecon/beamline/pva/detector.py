@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,7 @@ class NDPvaIO(NDPluginBaseIO):
     pv_name: Annotated[SignalR[str], PvSuffix("PvName_RBV")]
 
 
+@dataclass(eq=False)
 class NTNDArrayDataLogic(DetectorDataLogic):
     """Write the images of a PV to a new HDF5 file each time the detector is armed, and stream them from there.
 
@@ -74,26 +75,21 @@ class NTNDArrayDataLogic(DetectorDataLogic):
         Whatever comes once the detector is armed is its frame; else somebody tells `receiver` when to begin.
     """
 
-    def __init__(
-        self,
-        pv: str | Callable[[], Awaitable[str]],
-        path_provider: PathProvider,
-        *,
-        attributes: Sequence[str] = (),
-        number_from: str | None = None,
-        made: SignalR[int] | None = None,
-        patience: float = 2.0,
-        datakey_suffix: str = "",
-        takes_all: bool = True,
-    ) -> None:
+    pv: str | Callable[[], Awaitable[str]]
+    path_provider: PathProvider
+    _: KW_ONLY
+    attributes: Sequence[str] = ()
+    number_from: str | None = None
+    made: SignalR[int] | None = None
+    patience: float = 2.0
+    datakey_suffix: str = ""
+    takes_all: bool = True
+
+    def __post_init__(self) -> None:
         self.written, self._set_written = soft_signal_r_and_setter(int, 0)
         self.lost, self._set_lost = soft_signal_r_and_setter(int, 0)
         self.duplicates, self._set_duplicates = soft_signal_r_and_setter(int, 0)
-        self.datakey_suffix = datakey_suffix
         self.receiver: Receiver | None = None
-        self._pv, self._path_provider, self._made, self._patience = pv, path_provider, made, patience
-        self._attributes, self._number_from = tuple(attributes), number_from
-        self._takes_all = takes_all
         self._watch: asyncio.Task[None] | None = None
 
     async def prepare_unbounded(self, datakey_name: str) -> StreamableDataProvider:
@@ -105,9 +101,9 @@ class NTNDArrayDataLogic(DetectorDataLogic):
             If the PV can not be reached, or has no image of a kind that can be used.
         """
         await self.stop()
-        pv = (self._pv if isinstance(self._pv, str) else await self._pv()).removeprefix("pva://")
-        first = await asyncio.to_thread(first_image, pv, CONNECT_SECONDS, self._attributes, self._number_from)
-        info = self._path_provider(datakey_name)
+        pv = (self.pv if isinstance(self.pv, str) else await self.pv()).removeprefix("pva://")
+        first = await asyncio.to_thread(first_image, pv, CONNECT_SECONDS, tuple(self.attributes), self.number_from)
+        info = self.path_provider(datakey_name)
         name = f"{info.filename}.h5"
         loop = asyncio.get_running_loop()
 
@@ -116,32 +112,29 @@ class NTNDArrayDataLogic(DetectorDataLogic):
 
         self._show(Counts())
         path = Path(info.directory_path) / name
-        receiver = await asyncio.to_thread(Receiver, pv, path, first, self._number_from, changed)
-        if self._takes_all:
+        receiver = await asyncio.to_thread(Receiver, pv, path, first, self.number_from, changed)
+        if self.takes_all:
             receiver.begin()
         self.receiver = receiver
-        if self._made is not None:
-            before = await self._made.get_value()
-            self._watch = asyncio.create_task(self.give_up_when_silent(self._images_made(self._made, before)))
+        if self.made is not None:
+            before = await self.made.get_value()
+            self._watch = asyncio.create_task(self.give_up_when_silent(self._images_made(self.made, before)))
         rows, columns = first.pixels.shape
-        frames = StreamResourceInfo(
-            data_key=datakey_name,
-            shape=(rows, columns),
-            chunk_shape=(1, rows, columns),
-            dtype_numpy=first.pixels.dtype.str,
-            parameters={"dataset": DATASET},
-            source=f"pva://{pv}",
-        )
-        numbers = [
-            StreamResourceInfo(
-                data_key=f"{datakey_name}-{attribute}",
-                shape=(),
-                chunk_shape=(NUMBERS,),
-                dtype_numpy="<f8",
-                parameters={"dataset": f"/entry/data/{attribute}"},
+
+        def resource(key: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, dataset: str) -> Any:
+            return StreamResourceInfo(
+                data_key=key,
+                shape=shape,
+                chunk_shape=chunk,
+                dtype_numpy=dtype,
+                parameters={"dataset": dataset},
                 source=f"pva://{pv}",
             )
-            for attribute in self._attributes
+
+        frames = resource(datakey_name, (rows, columns), (1, rows, columns), first.pixels.dtype.str, DATASET)
+        numbers = [
+            resource(f"{datakey_name}-{attribute}", (), (NUMBERS,), "<f8", f"/entry/data/{attribute}")
+            for attribute in self.attributes
         ]
         return StreamResourceDataProvider(
             uri=f"{info.directory_uri}{name}",
@@ -154,11 +147,11 @@ class NTNDArrayDataLogic(DetectorDataLogic):
         """Count as lost, until cancelled, what was taken and does not come while the IOC is there."""
         while (receiver := self.receiver) is not None:
             before, wanted = receiver.arrived, await expected()
-            await asyncio.sleep(self._patience)
+            await asyncio.sleep(self.patience)
             if receiver.connected and receiver.arrived == before and receiver is self.receiver:
                 lost = await asyncio.to_thread(receiver.give_up, wanted)
                 if lost:
-                    logger.warning("PV %s: nothing for %g s; %d images are lost", receiver.pv, self._patience, lost)
+                    logger.warning("PV %s: nothing for %g s; %d images are lost", receiver.pv, self.patience, lost)
 
     async def stop(self) -> None:
         """Close the file, if there is one; the log has what came."""
@@ -221,12 +214,9 @@ class _AcquireLogic(DetectorAcquireLogic):
             receiver.begin()
 
     async def wait_for_idle(self) -> None:
-        self._end()
+        await self.ensure_stopped()
 
     async def ensure_stopped(self) -> None:
-        self._end()
-
-    def _end(self) -> None:
         if self.data.receiver is not None:
             self.data.receiver.end()
 
@@ -330,13 +320,7 @@ class PvaDetector(StandardDetector):
 
 
 def pva_frames(
-    path_provider: PathProvider,
-    *,
-    plugin: str = "Pva1:",
-    attributes: Sequence[str] = (),
-    number_from: str | None = None,
-    patience: float = 2.0,
-    datakey_suffix: str = "",
+    path_provider: PathProvider, *, plugin: str = "Pva1:", datakey_suffix: str = "", **options: Any
 ) -> ADWriterFactory[Any]:
     """Return a writer that takes an areaDetector's frames over PV Access, in the place of a file plugin, or beside one.
 
@@ -346,10 +330,10 @@ def pva_frames(
         Where our file goes; must give a new name each time.
     plugin : str, optional
         Suffix of the plugin NDPva.
-    attributes, number_from, patience
-        As for `PvaDetector`.
     datakey_suffix : str, optional
         Of the data key; it must differ from that of another writer.
+    **options
+        `attributes`, `number_from` and `patience`, as for `PvaDetector`.
 
     Returns
     -------
@@ -360,17 +344,10 @@ def pva_frames(
     def data_logic(writer: NDPvaIO, _: Any, driver: Any, __: Any) -> NTNDArrayDataLogic:
         async def pv() -> str:
             await writer.enable_callbacks.set(EnableDisable.ENABLE)
-            name: str = await writer.pv_name.get_value()
-            return name
+            return str(await writer.pv_name.get_value())
 
         return NTNDArrayDataLogic(
-            pv,
-            path_provider,
-            attributes=attributes,
-            number_from=number_from,
-            made=driver.array_counter,
-            patience=patience,
-            datakey_suffix=datakey_suffix,
+            pv, path_provider, made=driver.array_counter, datakey_suffix=datakey_suffix, **options
         )
 
     factory: type[Any] = ADWriterFactory  # its types know file plugins alone

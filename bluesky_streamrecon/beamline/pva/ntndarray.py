@@ -84,7 +84,7 @@ def read_image(value: Any, attributes: tuple[str, ...] = (), number_from: str | 
         )
     if number_from is not None:
         if number_from not in known:
-            raise DataError(f"{where}: no attribute {number_from!r} to number it by, among {_listed(known)}")
+            raise DataError(f"{where}: no attribute {number_from!r} to number it by, among {sorted(known)}")
         number = int(known[number_from])
     pixels = _pixels(value, tuple(shape), where)
     stamp = value.dataTimeStamp
@@ -149,7 +149,3 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(map(repr, names)) or "(none)"
