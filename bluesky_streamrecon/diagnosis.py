@@ -17,14 +17,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from bluesky_streamrecon.check_item import CheckItem
 from bluesky_streamrecon.config_file import Configuration, load_config_file
 from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StorageError, StreamReconError
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckItem", "check_setup"]
 
-Status = Literal["OK", "TIMEOUT", "ERROR"]
-
 PACKAGES: Final = ("bluesky", "ophyd-async", "event-model", "tiled", "databroker", "pyzmq", "msgspec", "h5py", "numpy")
 JOB_PACKAGES: Final = ("mpi4py", "numba")
 LEAST_DISK: Final = 2**30
@@ -46,25 +44,6 @@ HEARTBEATS_SECONDS: Final = 20.0
 ROUND_TRIPS: Final = 20
 BULK_FRAMES: Final = 16
 BULK_SHAPE: Final = (1024, 2048)  # 4 MiB each as uint16
-
-
-@dataclass(frozen=True, slots=True)
-class CheckItem:
-    """What became of one check.
-
-    Parameters
-    ----------
-    name : str
-        What was tried.
-    status : {"OK", "TIMEOUT", "ERROR"}
-        Whether it works.
-    hint : str
-        What was found and, if it does not work, what to do.
-    """
-
-    name: str
-    status: Status
-    hint: str
 
 
 class _TimeoutError(StreamReconError):

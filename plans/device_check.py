@@ -10,9 +10,8 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
@@ -21,6 +20,7 @@ from bluesky.utils import FailedStatus, MsgGenerator, maybe_collect_asset_docs
 
 from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
+from bluesky_streamrecon.check_item import CheckItem
 from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.plans.defaults import around_sample, devices_in_use
@@ -30,30 +30,11 @@ from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, fi
 from bluesky_streamrecon.plans.signature import readable_signature
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["CheckedDevice", "check_devices_plan", "judge_detectors", "try_devices"]
+__all__ = ["check_devices_plan", "judge_detectors", "try_devices"]
 
 CONNECT_SECONDS = 10.0
 EXPOSURE_SECONDS = 30.0  # for arming and one exposure
 READ_SECONDS = 5.0  # for a frame to be readable while the detector is armed
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedDevice:
-    """What became of one check.
-
-    Parameters
-    ----------
-    name : str
-        Role and name of the device.
-    status : {"OK", "ERROR"}
-        Whether it works.
-    hint : str
-        What was found and, if it does not work, what to do.
-    """
-
-    name: str
-    status: Literal["OK", "ERROR"]
-    hint: str
 
 
 @readable_signature
@@ -65,7 +46,7 @@ def check_devices_plan(
     stop: float = 180.0,
     shutter: Positioner = None,
     sample_table: Positioner = None,
-) -> MsgGenerator[list[CheckedDevice]]:
+) -> MsgGenerator[list[CheckItem]]:
     """Try the devices of a tomogram: connected, read back, units, limits, words, and one exposure of each detector.
 
     Nothing moves, and the shutter stays as it is. A line per check is printed as soon as it is known.
@@ -87,7 +68,7 @@ def check_devices_plan(
 
     Returns
     -------
-    list of CheckedDevice
+    list of CheckItem
         In the order in which they were tried.
 
     Examples
@@ -106,23 +87,23 @@ def try_devices(
     shutter: Positioner,
     sample_table: Positioner,
     show: Callable[[str], object],
-) -> MsgGenerator[list[CheckedDevice]]:
+) -> MsgGenerator[list[CheckItem]]:
     """Do as `check_devices_plan`; `show` is called with each line."""
     devices, stage, beamline, around = devices_in_use(detectors, stage)
     yield from connected(getattr(beamline, "devices", ()))
     given = {"shutter": shutter, "sample_table": sample_table}
     switches = around_sample(around) | {role: device for role, device in given.items() if device is not None}
-    found: list[CheckedDevice] = []
+    found: list[CheckItem] = []
 
     def tried(role: str, device: Any, check: Generator[Any, Any, str]) -> MsgGenerator[None]:
         name = f"{role} {getattr(device, 'name', device)}"
         try:
             yield from answer(partial(_connected, device), unanswered=None)
-            item = CheckedDevice(name, "OK", (yield from check))
+            item = CheckItem(name, "OK", (yield from check))
         except FailedStatus as failed:
-            item = CheckedDevice(name, "ERROR", _text(failed.args[0].exception() if failed.args else failed))
+            item = CheckItem(name, "ERROR", _text(failed.args[0].exception() if failed.args else failed))
         except Exception as error:  # noqa: BLE001 - a device of anybody's: what it raises is what was to be found
-            item = CheckedDevice(name, "ERROR", _text(error))
+            item = CheckItem(name, "ERROR", _text(error))
         found.append(item)
         show(f"{item.status:>7}  {item.name}: {item.hint}")
 

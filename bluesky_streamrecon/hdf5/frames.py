@@ -39,28 +39,25 @@ def read_checked(dataset: h5py.Dataset, frames: slice | int | NDArray[np.intp], 
     DataError
         If they can not be read for another reason.
     """
+    wanted = np.arange(frames.start, frames.stop) if isinstance(frames, slice) else np.atleast_1d(frames)
+
+    def require_written(error: Exception | None) -> None:
+        gaps = find_gaps(dataset, int(wanted[0]), int(wanted[-1]) + 1)
+        if gaps.missing[wanted - wanted[0]].any():
+            raise gaps.error(dataset) from error
+
     try:
         values = np.asarray(dataset[(frames.tolist() if isinstance(frames, np.ndarray) else frames, *rest)])
     except HDF5_ERRORS as error:
         require_filters(dataset)
-        wanted = _numbers(frames)
-        gaps = find_gaps(dataset, int(wanted[0]), int(wanted[-1]) + 1)
-        if gaps.missing[wanted - wanted[0]].any():
-            raise gaps.error(dataset) from error
+        require_written(error)
         raise DataError(
             f"{dataset.file.filename}: {dataset.name}: frames {wanted[0]} to {wanted[-1]} can not be read ({error}); "
             "is the file damaged?"
         ) from error
     if np.any(_is_fill(values, dataset)):
-        wanted = _numbers(frames)
-        gaps = find_gaps(dataset, int(wanted[0]), int(wanted[-1]) + 1)
-        if gaps.missing[wanted - wanted[0]].any():
-            raise gaps.error(dataset)
+        require_written(None)
     return values
-
-
-def _numbers(frames: slice | int | NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.arange(frames.start, frames.stop) if isinstance(frames, slice) else np.atleast_1d(frames)
 
 
 def _is_fill(values: NDArray[Any], dataset: h5py.Dataset) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -19,6 +19,9 @@ __all__ = ["plain"]
 
 DEEPEST = 100
 """Levels of nesting that any JSON reader takes."""
+
+TEXT = (str, bytes, bytearray, memoryview)
+"""Sequences that are one value."""
 
 
 def plain(value: Any) -> Any:
@@ -32,9 +35,9 @@ def plain(value: Any) -> Any:
     Returns
     -------
     dict, list, str, int, float, bool or None
-        NumPy's scalars and arrays as numbers and lists, sets as lists, enums as their values, bytes as a data URI in
-        base64, times in ISO 8601, paths as strings. NaN and infinities stay, as Python's `json` has them. Everything
-        else, what contains itself and what is nested more than 100 levels deep are given as their `repr`.
+        NumPy's scalars and arrays as numbers and lists, sequences and sets as lists, enums as their values, bytes as a
+        data URI in base64, times in ISO 8601, paths as strings. NaN and infinities stay, as Python's `json` has them.
+        Everything else, what contains itself and what is nested more than 100 levels deep are given as their `repr`.
 
     Examples
     --------
@@ -50,7 +53,7 @@ def _plain(value: Any, inside: tuple[int, ...]) -> Any:
     try:
         if value is None or isinstance(value, bool | np.bool_):
             return None if value is None else bool(value)
-        if isinstance(value, Mapping | list | tuple | set | frozenset | np.ndarray):
+        if isinstance(value, Mapping | Sequence | set | frozenset | np.ndarray) and not isinstance(value, TEXT):
             if id(value) in inside or len(inside) >= DEEPEST:
                 return _described(value)
             return _container(value, (*inside, id(value)))

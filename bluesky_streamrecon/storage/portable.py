@@ -22,6 +22,7 @@ from bluesky_streamrecon.storage.details import scan_details
 from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
+from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, run_keys, scan_of
 from bluesky_streamrecon.storage.scan import TomoScan
@@ -347,14 +348,7 @@ def _read_run(group: h5py.Group) -> StoredRun:
 
 
 def _as_json(value: Any) -> str:
-    def plain(other: Any) -> Any:
-        if isinstance(other, Mapping):
-            return dict(other)
-        if isinstance(other, np.ndarray | np.generic):
-            return other.tolist()
-        return list(other)
-
-    return json.dumps(value, default=plain)
+    return json.dumps(plain(value))
 
 
 def _from_json(dataset: h5py.Dataset) -> dict[str, Any]:
