@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.directions import find_directions
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.bridging import Gaps
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["FBP", "FILTERS", "filter_completed", "filter_sinogram"]
@@ -199,12 +200,9 @@ def _continued(sinogram: NDArray[np.float32], length: int) -> NDArray[np.float32
 
 
 def _filled(sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-    missing = np.isnan(sinogram)
-    if not missing.any():
+    if not np.isnan(sinogram).any():
         return sinogram
-    filled = np.array(sinogram)
-    columns = np.arange(sinogram.shape[1])
-    for a, s in np.argwhere(missing.any(axis=1)):
-        gone = missing[a, :, s]
-        filled[a, gone, s] = 0 if gone.all() else np.interp(columns[gone], columns[~gone], sinogram[a, ~gone, s])
-    return filled
+    lines = np.array(np.moveaxis(sinogram, 1, 2), order="C")
+    by_line = lines.reshape(-1, sinogram.shape[1])
+    Gaps(np.isnan(by_line)).bridge(by_line)
+    return np.moveaxis(lines, 2, 1)

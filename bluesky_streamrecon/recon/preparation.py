@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.recon.bridging import Gaps
 from bluesky_streamrecon.recon.later_references import LEAST_TRANSMISSION, Changes, LaterReferences
 from bluesky_streamrecon.recon.references import average
 from bluesky_streamrecon.settings import PixelValues
@@ -86,11 +87,11 @@ class Preparation:
         self._references: dict[str, list[NDArray[np.generic]]] = {"flat": [], "dark": []}
         self._readings: list[float] = []  # of the monitor, with each flat
         self._monitor = 1.0  # mean of these
-        self._limits: NDArray[np.float64] | None = None
+        self._limits = np.full((rows, 1), np.inf)
         self._saturates: tuple[np.dtype[np.generic], NDArray[np.generic] | None] | None = None
-        self._dark: NDArray[np.float32] | None = None
-        self._scale: NDArray[np.float32] | None = None
-        self._dead: _Dead | None = None
+        self._dark = np.zeros((rows, columns), np.float32)
+        self._scale = np.ones((rows, columns), np.float32)
+        self._set_dead(np.zeros((rows, columns), bool))
         self._frozen = False
         self._later = LaterReferences(rows, columns)
         self._prepared = 0
@@ -111,7 +112,6 @@ class Preparation:
             ),
             0,
         )
-        self._gain: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]] | None = None
         self._light = np.zeros(rows, np.float32)
         if values != "line-integrals":
             _load_kernels()
@@ -198,36 +198,34 @@ class Preparation:
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
             self.counts["not_finite_values"] += int(np.count_nonzero(bad[self._own]))
-            return _mend(values, bad) if bad.any() else values
+            return Gaps(bad).bridge(values) if bad.any() else values
         limit = self._saturates_at(frame.dtype)
         saturated = None
         if limit is not None and not (frame.max(axis=1, keepdims=True) < limit).all():
-            saturated = np.greater_equal(frame, limit)
-        if saturated is not None and self._dead is not None:
-            saturated.flat[self._dead.places] = False
-        if self._correct(values) and (saturated is None or not saturated.any()):
-            dead, number = self._dead, np.float32(values.shape[1])
-            unlit = self._light <= _DARK_TRANSMISSION * number if dead is None else dead.unlit(self._light)
+            saturated = np.greater_equal(frame, limit) & ~self._dead
+        positive = self._correct(values)
+        if positive and (saturated is None or not saturated.any()):
+            # A dead pixel counts 1 in the row's light.
+            unlit = self._light - self._dead_number <= _DARK_TRANSMISSION * (values.shape[1] - self._dead_number)
             if not unlit.any():
-                self._minus_log(values)
-                return values if dead is None else _bridge(values, *dead.runs)
+                return self._gaps.bridge(self._minus_log(values))
         return self._mended(values, (values > 0) & (values < np.inf), saturated)
 
     def _correct(self, values: NDArray[np.float32]) -> bool:
         """Make transmissions of counts, in place, and add up each row's; say whether all are positive and finite."""
         from bluesky_streamrecon.recon.kernels.preparation import correct
 
-        if self._gain is None:
-            dark = np.zeros(self._shape, np.float32) if self._dark is None else self._dark
-            scale = np.ones(self._shape, np.float32) if self._scale is None else self._scale
-            self._gain = dark, scale, np.zeros(self._shape, bool) if self._dead is None else self._dead.mask
-        return bool(correct(values, *self._gain, self._light) == 0)
+        return bool(correct(values, self._dark, self._scale, self._dead, self._light) == 0)
+
+    def _set_dead(self, dead: NDArray[np.bool_]) -> None:
+        """Note which pixels never measure anything, and how they are bridged."""
+        self._dead, self._dead_number, self._gaps = dead, np.count_nonzero(dead, axis=1), Gaps(dead)
 
     def _mended(
         self, values: NDArray[np.float32], usable: NDArray[np.bool_], saturated: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Find, count and replace what was not measured, and take the logarithm; `values` are transmissions."""
-        live, own = np.ones(self._shape, dtype=bool) if self._dead is None else ~self._dead.mask, self._own
+        live, own = ~self._dead, self._own
         finite = np.isfinite(values)
         dark = finite & live & ~usable
         self.counts["not_finite_values"] += int(np.count_nonzero((~finite & live)[own]))
@@ -247,19 +245,16 @@ class Preparation:
         values[~usable] = LEAST_TRANSMISSION
         if np.count_nonzero(dark[~unlit]) > _LONGEST_GAP:
             # Wide shadows are real: there nothing comes through. Single pixels are the detector's fault.
-            bad &= ~_long_runs(dark, _LONGEST_GAP)
-        _mend(self._minus_log(values), bad)
+            bad &= ~Gaps(dark).longer_than(_LONGEST_GAP)
+        Gaps(bad).bridge(self._minus_log(values))
         values[unlit] = np.nan
         return values
 
     def changes(self, warnings: list[str]) -> Changes:
         """Return what has changed since the flats and darks that projections are prepared with; warn of the rest."""
-        if self._dark is None or self._scale is None:
-            return Changes([], [])
         changes = self._later.changes(self._dark, self._scale, self._saturation, warnings)
-        if self._dead is not None:
-            for _, each in (*changes.light, *changes.dark):
-                _bridge(each, *self._dead.runs)
+        for _, each in (*changes.light, *changes.dark):
+            self._gaps.bridge(each)
         return changes
 
     def conclude(self, *, later: bool = False) -> None:
@@ -283,22 +278,17 @@ class Preparation:
             )
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return dark, inverse gain, saturation and later flats, as far as there are any, for `restore`."""
-        dead = None if self._dead is None else self._dead.mask
-        known = {"dark": self._dark, "scale": self._scale, "dead": dead, "limits": self._limits}
-        found = {name: array for name, array in known.items() if array is not None}
-        return found | {"monitor": np.asarray(self._monitor)} | self._later.arrays()
+        """Return dark, inverse gain, dead pixels, saturation and later flats and darks, for `restore`."""
+        arrays = {"dark": self._dark, "scale": self._scale, "dead": self._dead, "limits": self._limits}
+        return arrays | {"monitor": np.asarray(self._monitor)} | self._later.arrays()
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
         """Go on with what `arrays` returned, and these counts; flats and darks that still come are late."""
         self._frozen = True
-        if "dark" in arrays:
-            self._dark = arrays["dark"].astype(np.float32)
-            self._scale = arrays["scale"].astype(np.float32)
-        self._monitor = float(arrays.get("monitor", 1.0))
-        if "dead" in arrays:
-            self._dead = _Dead(arrays["dead"].astype(bool))
-        self._limits = arrays["limits"].astype(np.float64) if "limits" in arrays else None
+        self._dark, self._scale = arrays["dark"].astype(np.float32), arrays["scale"].astype(np.float32)
+        self._set_dead(arrays["dead"].astype(bool))
+        self._limits = arrays["limits"].astype(np.float64)
+        self._monitor = float(arrays["monitor"])
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
         self._later.restore(arrays)
         self.counts |= {"later_flats": self._later.count("flat"), "later_darks": self._later.count("dark")}
@@ -330,11 +320,11 @@ class Preparation:
                 "flats or open for the darks, or were they swapped?"
             )
         # Where a few pixels are saturated in the flats, their neighbours know better.
-        dead |= means.saturated & ~_long_runs(means.saturated, _LONGEST_GAP)
+        dead |= means.saturated & ~Gaps(means.saturated).longer_than(_LONGEST_GAP)
         gain[dead] = 1.0
         self._dark = means.dark.astype(np.float32)
         self._scale = (1.0 / gain).astype(np.float32)
-        self._dead = _Dead(dead) if dead.any() else None
+        self._set_dead(dead)
         self.counts["dead_pixels"] = int(np.count_nonzero(dead[self._own]))
 
     def _limit(self, dtype: np.dtype[np.generic]) -> float | None:
@@ -348,9 +338,7 @@ class Preparation:
         """Return the counts from which pixels are saturated, shape (rows, 1), in the type of the frames."""
         if self._saturates is None or self._saturates[0] != dtype:
             known = self._limit(dtype)
-            limits = np.full((self._shape[0], 1), np.inf if known is None else known)
-            if self._limits is not None:
-                limits = np.minimum(limits, self._limits)
+            limits = np.minimum(self._limits, np.inf if known is None else known)
             if np.issubdtype(dtype, np.integer):
                 most = np.iinfo(dtype).max  # type: ignore[type-var]
                 counts = np.full(limits.shape, most, dtype)
@@ -383,61 +371,3 @@ def _load_kernels() -> None:
     one = np.ones((1, 1), np.float32)
     correct(one, one.copy(), one.copy(), np.zeros((1, 1), bool), np.zeros(1, np.float32))
     minus_log(one, np.float32(LEAST_TRANSMISSION))
-
-
-class _Dead:
-    """Pixels that never measure anything, and what can be known of them before a projection comes."""
-
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        self.mask = mask
-        self.places = np.flatnonzero(mask)
-        self.runs = _runs(mask)
-        self._number = np.count_nonzero(mask, axis=1)
-
-    def unlit(self, light: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which rows got no light, from each row's sum of transmissions, dead pixels counting 1."""
-        live = self.mask.shape[1] - self._number
-        dark: NDArray[np.bool_] = light - self._number <= _DARK_TRANSMISSION * live
-        return dark
-
-
-def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return row, first and stop column of each horizontal run of True, in reading order."""
-    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
-    padded[:, 1:-1] = mask
-    steps = np.diff(padded, axis=1)
-    rows, first = np.nonzero(steps == 1)
-    _, stop = np.nonzero(steps == -1)
-    return rows, first, stop
-
-
-def _mend(values: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Replace bad pixels, in place, by the line between their good neighbours in the row; a bad row by zeros."""
-    return _bridge(values, *_runs(bad))
-
-
-def _bridge(
-    values: NDArray[np.float32], rows: NDArray[np.intp], first: NDArray[np.intp], stop: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """Replace runs of pixels as `_mend` does."""
-    columns = values.shape[1]
-    before = values[rows, np.maximum(first - 1, 0)]
-    after = values[rows, np.minimum(stop, columns - 1)]
-    at_start, at_end = first == 0, stop == columns
-    before = np.where(at_start, np.where(at_end, np.float32(0), after), before)
-    after = np.where(at_end, before, after)
-    length = stop - first
-    run = np.repeat(np.arange(len(rows)), length)
-    place = np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length)
-    share = ((place + 1) / (length[run] + 1)).astype(np.float32)
-    values[rows[run], first[run] + place] = before[run] + share * (after[run] - before[run])
-    return values
-
-
-def _long_runs(mask: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
-    """Mark the members of horizontal runs of True that are longer than `longest`."""
-    marked = np.zeros_like(mask)
-    rows, first, stop = _runs(mask)
-    for i in np.flatnonzero(stop - first > longest):
-        marked[rows[i], first[i] : stop[i]] = True
-    return marked

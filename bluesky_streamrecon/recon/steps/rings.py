@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.directions import crowded
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.preparation_steps import Step
+from bluesky_streamrecon.recon.bridging import Gaps
 
 __all__ = ["Rings", "remove_stripes"]
 
@@ -98,6 +99,7 @@ class Rings(Step):
         )
         self._known = np.zeros((rows, MOST, columns), np.float32)
         self._dead = np.zeros((rows, columns), bool)
+        self._gaps = Gaps(self._dead)
         self._levels = np.zeros((rows, 1, columns), np.float32)
         self._shifts = np.zeros((rows, 1, columns), np.float32)
         move_levels(np.zeros((1, columns), np.float32), self._levels[:1], self._shifts[:1])
@@ -110,7 +112,7 @@ class Rings(Step):
         if len(self._angles) >= self._next and not crowded(np.asarray(self._angles)):
             self._look_for_stripes()
             self._next = math.ceil(GROWTH * len(self._angles))
-        _bridge_columns(projection, self._dead)
+        self._gaps.bridge(projection)
         move_levels(projection, self._levels, self._shifts)
         return projection
 
@@ -150,18 +152,19 @@ class Rings(Step):
                 continue
             if len(sinogram) >= 2 * LEAST:
                 self._dead[row] = _fluctuating(sinogram, self._widths[0], self.snr)
-                _bridge_columns(sinogram, self._dead[row])
+                Gaps(np.broadcast_to(self._dead[row], sinogram.shape)).bridge(sinogram)
             ranked = np.sort(np.ascontiguousarray(sinogram.T), axis=1)
             bounds = np.linspace(0, len(sinogram), levels + 1).astype(int)
             means = (np.add.reduceat(ranked, bounds[:-1], axis=1).T / np.diff(bounds)[:, None]).astype(np.float32)
             self._levels[row] = means
             self._shifts[row] = _smooth(means, 0, *self._widths, self.snr) - means
+        self._gaps = Gaps(self._dead)
 
 
 def remove_stripes(sinogram: Sinogram, large: int = 51, small: int = 21, snr: float = 3.0) -> Sinogram:
     """Return a sinogram, shape (angles, columns), without stripes; the angles in order."""
     mended = sinogram.copy()
-    _bridge_columns(mended, _fluctuating(mended, large, snr))
+    Gaps(np.broadcast_to(_fluctuating(mended, large, snr), mended.shape)).bridge(mended)
     order = np.argsort(mended, axis=0, kind="stable")
     ranked = np.take_along_axis(mended, order, axis=0)
     smooth = _smooth(ranked, int(TRIM * len(ranked)), large, small, snr)
@@ -222,15 +225,6 @@ def _widened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     wider[1:] |= mask[:-1]
     wider[:-1] |= mask[1:]
     return wider
-
-
-def _bridge_columns(values: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
-    """Replace columns, in place, by the line between their neighbours; `dead` is (C,) or (rows, C)."""
-    columns = np.arange(values.shape[1])
-    for row in range(len(values)):
-        mask = dead if dead.ndim == 1 else dead[row]
-        if mask.any():
-            values[row, mask] = np.interp(columns[mask], columns[~mask], values[row, ~mask])
 
 
 def _running_median(lines: NDArray[T], width: int) -> NDArray[T]:
