@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,30 @@ class ProjectionSet:
         return bool((self.counts == 1).all())
 
 
+@dataclass(slots=True)
+class _View:
+    """A view that is held: the mean of the projections in one cell, or a single one."""
+
+    values: NDArray[np.float32]
+    weights: NDArray[np.int64]  # projections that were measured, by row
+    angle: float
+    count: int
+    key: int  # cell of the finest level
+
+    def merge(self, other: _View) -> None:
+        """Take in what stands for other projections in the same cell."""
+        for row in np.flatnonzero(other.weights):
+            mean, weight = self.values[row], other.weights[row]
+            if self.weights[row] == 0:
+                mean[:] = other.values[row]
+            else:
+                mean += (other.values[row] - mean) * np.float32(weight / (self.weights[row] + weight))
+            self.weights[row] += weight
+        self.count += other.count
+        turn = (other.angle - self.angle + math.pi) % math.tau - math.pi
+        self.angle += turn * other.count / self.count
+
+
 class ProjectionStore:
     """Views of one scan, at most so many.
 
@@ -81,42 +105,25 @@ class ProjectionStore:
     def __init__(self, most: int) -> None:
         self.taken = 0
         self._most = most
-        self._held = 0
-        self._level: int | None = None
-        self._places: dict[int, int] = {}  # by cell, once there are cells
-        self._values = np.empty((0, 0, 0), np.float32)
-        self._angles = np.empty(0, np.float64)
-        self._keys = np.empty(0, np.int64)  # cells of the finest level
-        self._counts = np.empty(0, np.int64)
-        self._weights = np.empty((0, 0), np.int64)  # projections that were measured, by row
+        self._level: int | None = None  # binary logarithm of the number of cells, once there are cells
+        self._views: dict[int, _View] = {}  # by cell, or by number as long as there are no cells
 
     def __len__(self) -> int:
-        return self._held
+        return len(self._views)
 
     @property
     def exact(self) -> bool:
         """Nothing was averaged: the views are the projections, in the order of arrival."""
-        return self._held == self.taken
+        return len(self) == self.taken
 
     def append(self, values: NDArray[np.float32], angle: float, count: int = 1) -> None:
         """Take a projection in, shape (rows, C), or a view that stands for several."""
         self.taken += count
         weights = np.where(np.isfinite(values).all(axis=1), count, 0)
         key = min(int(angle % math.tau / math.tau * 2**FINEST), 2**FINEST - 1)
-        while self._held == self._most and self._place(key) is None:
+        while len(self) == self._most and self._cell(key) not in self._views:
             self._coarsen()
-        place = self._place(key)
-        if place is not None:
-            self._merge(place, values, weights, angle, count)
-            return
-        if self._held == len(self._angles):
-            self._grow(values.shape)
-        place = self._held
-        self._held += 1
-        self._values[place], self._weights[place] = values, weights
-        self._angles[place], self._counts[place], self._keys[place] = angle, count, key
-        if self._level is not None:
-            self._places[key >> FINEST - self._level] = place
+        self._put(_View(np.array(values, np.float32), weights, angle, count, key))
 
     def extend(self, views: ProjectionSet) -> None:
         """Take all of these in."""
@@ -125,54 +132,28 @@ class ProjectionStore:
 
     def views(self) -> ProjectionSet:
         """Return what is held, as copies."""
-        held = self._held
-        return ProjectionSet(self._values[:held].copy(), self._angles[:held].copy(), self._counts[:held].copy())
+        return _set_of(self._views.values())
 
-    def _place(self, key: int) -> int | None:
-        return None if self._level is None else self._places.get(key >> FINEST - self._level)
+    def _cell(self, key: int) -> int:
+        return len(self) if self._level is None else key >> FINEST - self._level
 
-    def _grow(self, shape: tuple[int, ...]) -> None:
-        new = min(max(2 * self._held, 16), self._most)
-        arrays = {"_values": shape, "_angles": (), "_keys": (), "_counts": (), "_weights": shape[:1]}
-        for name, each in arrays.items():
-            old = getattr(self, name)
-            grown = np.empty((new, *each), old.dtype)
-            if self._held:
-                grown[: self._held] = old[: self._held]
-            setattr(self, name, grown)
+    def _put(self, view: _View) -> None:
+        cell = self._cell(view.key)
+        if cell in self._views:
+            self._views[cell].merge(view)
+        else:
+            self._views[cell] = view
 
     def _coarsen(self, level: int | None = None) -> None:
         """Cut the turn into half as many cells, until there is room; or into 2 ** `level`."""
+        held = list(self._views.values())
         if level is None:
             level = FINEST if self._level is None else self._level - 1
-            while len(np.unique(self._keys[: self._held] >> FINEST - level)) == self._most:
+            while len({view.key >> FINEST - level for view in held}) == self._most:
                 level -= 1
-        self._level, self._places = level, {}
-        held, self._held = self._held, 0
-        for old in range(held):
-            cell = int(self._keys[old]) >> FINEST - level
-            if cell in self._places:
-                angle, count = float(self._angles[old]), int(self._counts[old])
-                self._merge(self._places[cell], self._values[old], self._weights[old], angle, count)
-                continue
-            place = self._places[cell] = self._held
-            self._held += 1
-            for array in (self._values, self._weights, self._angles, self._keys, self._counts):
-                array[place] = array[old]
-
-    def _merge(
-        self, place: int, values: NDArray[np.float32], weights: NDArray[np.int64], angle: float, count: int
-    ) -> None:
-        for row in np.flatnonzero(weights):
-            mean, weight = self._values[place, row], weights[row]
-            if self._weights[place, row] == 0:
-                mean[:] = values[row]
-            else:
-                mean += (values[row] - mean) * np.float32(weight / (self._weights[place, row] + weight))
-            self._weights[place, row] += weight
-        self._counts[place] += count
-        turn = (angle - self._angles[place] + math.pi) % math.tau - math.pi
-        self._angles[place] += turn * count / self._counts[place]
+        self._level, self._views = level, {}
+        for view in held:
+            self._put(view)
 
 
 def aligned(stores: Sequence[ProjectionStore]) -> list[ProjectionSet]:
@@ -184,9 +165,14 @@ def aligned(stores: Sequence[ProjectionStore]) -> list[ProjectionSet]:
     cut = [copy.deepcopy(store) for store in stores]
     for store in cut:
         store._coarsen(level)
-    shared = [cell for cell in cut[0]._places if all(cell in store._places for store in cut)]
-    parts = []
-    for store in cut:
-        at = [store._places[cell] for cell in shared]
-        parts.append(ProjectionSet(store._values[at], store._angles[at], store._counts[at]))
-    return parts
+    shared = [cell for cell in cut[0]._views if all(cell in store._views for store in cut)]
+    return [_set_of([store._views[cell] for cell in shared]) for store in cut]
+
+
+def _set_of(views: Collection[_View]) -> ProjectionSet:
+    values = [view.values for view in views]
+    return ProjectionSet(
+        np.stack(values) if values else np.empty((0, 0, 0), np.float32),
+        np.array([view.angle for view in views], np.float64),
+        np.array([view.count for view in views], np.int64),
+    )

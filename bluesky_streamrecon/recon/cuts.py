@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import Cut, Cuts, OpenRun, RankEndpoint, ShowCuts
-from bluesky_streamrecon.wire.cuts import MOST_CUTS, Space, interpolated, points_of
+from bluesky_streamrecon.wire.cuts import interpolated, points_of
 
 __all__ = ["CutView"]
 
 MOST_SHARE: Final = 0.05
 """Largest share of the time that cuts take while projections wait."""
-_SPACES: Final[tuple[Space, ...]] = get_args(Space)
-_NUMBERS = 16
-"""That describe a cut: corner, three edges, layers, shape, space."""
+_MOST_BYTES: Final = 2**13
+"""Of a wish as text: four cuts of twelve coordinates, and a name."""
 
 
 class CutView:
@@ -87,7 +86,8 @@ class CutView:
             return
         analysis, image_number, projections, made = self.image
         began = self._clock()
-        self.done, cuts = self._shared()
+        wish = self._shared()
+        self.done, cuts = wish.number, wish.cuts
         rows, shape = self._run.detector_shape[0], analysis.shape
         parts, outside = zip(*(self._part(analysis, cut) for cut in cuts), strict=True)
         values = np.concatenate(parts)
@@ -129,26 +129,11 @@ class CutView:
             values[own] = analysis.measured(cut, points[own])
         return values, ~inside
 
-    def _shared(self) -> tuple[int, tuple[Cut, ...]]:
+    def _shared(self) -> ShowCuts:
         """Return the wish of rank 0, on all ranks: they may have heard of different ones."""
-        numbers = np.zeros(2 + MOST_CUTS * _NUMBERS)
-        wish = self._wish
-        if self._communicator.rank == 0 and wish is not None:
-            described = [
-                (*cut.corner, *cut.through, *cut.down, *cut.across, cut.layers, *cut.shape, _SPACES.index(cut.space))
-                for cut in wish.cuts
-            ]
-            numbers[:2] = wish.number, len(described)
-            numbers[2 : 2 + len(described) * _NUMBERS] = np.ravel(described)
-        self._communicator.sum(numbers)
-        parts = numbers[2:].reshape(MOST_CUTS, _NUMBERS).tolist()[: int(numbers[1])]
-        cuts = (
-            {
-                **{name: part[3 * i : 3 * i + 3] for i, name in enumerate(("corner", "through", "down", "across"))},
-                "layers": int(part[12]),
-                "shape": (int(part[13]), int(part[14])),
-                "space": _SPACES[int(part[15])],
-            }
-            for part in parts
-        )
-        return int(numbers[0]), tuple(msgspec.convert(cut, Cut) for cut in cuts)
+        text = np.zeros(_MOST_BYTES, np.float32)
+        if self._communicator.rank == 0:
+            said = np.frombuffer(msgspec.json.encode(self._wish), np.uint8)
+            text[: len(said)] = said
+        self._communicator.sum(text)
+        return msgspec.json.decode(text.astype(np.uint8).tobytes().rstrip(b"\0"), type=ShowCuts)
