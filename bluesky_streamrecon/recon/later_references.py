@@ -9,9 +9,10 @@ they stay as they were. With a monitor, d is that of the beam in the first flats
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.recon.references import average, robust_means
 
-__all__ = ["LEAST_TRANSMISSION", "Changes", "LaterReferences", "take_off"]
+__all__ = ["LEAST_TRANSMISSION", "Changes", "Kind", "Reference", "changes_since", "take_off"]
 
 LEAST_TRANSMISSION = 1e-6
 """Transmissions are clipped to this from below, so line integrals stay below 13.8."""
@@ -54,106 +55,94 @@ class Changes:
         return bool(self.light or self.dark)
 
 
-class LaterReferences:
-    """Flats and darks after the first projection, of some detector rows.
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """A flat or dark as it came.
 
     Parameters
     ----------
-    rows, columns : int
-        Of a frame.
+    kind : {"flat", "dark"}
+        Which.
+    index : int
+        Its number among those of its kind.
+    after : int
+        Projections that came before it.
+    monitor : float
+        What the beam's monitor has read with it.
+    frame : ndarray, shape (rows, columns)
+        Counts.
     """
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self._shape = (rows, columns)
-        self._frames: dict[tuple[Kind, int], tuple[int, float, NDArray[np.generic]]] = {}
+    kind: Kind
+    index: int
+    after: int
+    monitor: float
+    frame: NDArray[np.generic]
 
-    def count(self, kind: Kind) -> int:
-        """Return how many there are of a kind."""
-        return sum(each == kind for each, _ in self._frames)
 
-    def add(self, kind: Kind, index: int, after: int, frame: NDArray[np.generic], beam: float = 1.0) -> None:
-        """Take flat or dark number `index`, which came after so many projections; one that comes again is the same.
+def changes_since(
+    dark: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    monitor: float,
+    later: Iterable[Reference],
+    limit: float | None,
+    warnings: list[str],
+) -> Changes:
+    """Return what is known from all groups of later frames; what one says nothing about is as in the group before.
 
-        `beam` is what a monitor says of a flat, over the first ones.
-        """
-        self._frames[kind, index] = (after, beam, frame.copy())
-
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return the frames, for `restore`."""
-        found: dict[str, NDArray[np.generic]] = {}
-        for kind in ("flat", "dark"):
-            mine = [(index, *about) for (each, index), about in self._frames.items() if each == kind]
-            if mine:
-                found[f"later_{kind}s"] = np.stack([frame for *_, frame in mine])
-                found[f"later_{kind}s_at"] = np.asarray([place for *place, _ in mine])
-        return found
-
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Go on from what `arrays` returned."""
-        kinds: tuple[Kind, ...] = ("flat", "dark")
-        for kind in kinds:
-            if f"later_{kind}s" in arrays:
-                places = arrays[f"later_{kind}s_at"].tolist()
-                for (index, after, beam), frame in zip(places, arrays[f"later_{kind}s"], strict=True):
-                    self.add(kind, int(index), int(after), frame, beam)
-
-    def changes(
-        self, dark: NDArray[np.float32], scale: NDArray[np.float32], limit: float | None, warnings: list[str]
-    ) -> Changes:
-        """Return what is known of all groups; what one says nothing about is as in the group before.
-
-        Parameters
-        ----------
-        dark, scale : ndarray, shape (rows, columns)
-            Counts, and one over the first flats less the dark.
-        limit : float or None
-            Counts from which a pixel is saturated, if known.
-        warnings : list of str
-            Where what people should know is appended.
-        """
-        darks: Groups = []
-        before = np.zeros(self._shape, np.float32)
-        for after, taken in self._groups("dark"):
-            grown = (robust_means([frame for *_, frame in taken]) - dark) * scale
-            like = np.abs(np.median(grown, axis=1)) < LIT
-            usable = like[:, np.newaxis] & (np.abs(grown) < LIT)
-            if not like.all():
-                warnings.append(
-                    f"darks: those after projection {after} differ from the first ones by "
-                    f"{np.median(grown):.2g} of the flats, and rows that differ more than {LIT:g} are not used; was "
-                    "the shutter open?"
-                )
-            before = np.where(usable, grown, before).astype(np.float32)
-            darks.append((after, before))
-        light: Groups = []
-        before = np.zeros(self._shape, np.float32)
-        for after, taken in self._groups("flat"):
-            floor = dark
-            if darks:
-                (by_then,) = _interpolated(darks, [after], slice(None))
-                floor = dark + by_then / scale
-            means = average([frame for *_, frame in taken], [floor], limit, [beam for _, beam, _ in taken])
-            warnings += [f"{text} (those after projection {after})" for text in means.warnings]
-            bright = (means.flat - floor) * scale
-            usual = np.median(bright, axis=1)
-            like = (usual > 1 / LIKE) & (usual < LIKE)
-            least, most = usual[:, np.newaxis] / LIKE, usual[:, np.newaxis] * LIKE
-            usable = like[:, np.newaxis] & (bright > least) & (bright < most)
-            if not like.all():
-                warnings.append(
-                    f"flats: those after projection {after} are {np.median(usual):.3g} times as bright as the first "
-                    f"ones, and rows that differ more than {LIKE:g} times are not used; was something in the beam, or "
-                    "the shutter closed?"
-                )
-            before = np.where(usable, np.log(np.where(usable, bright, 1)), before).astype(np.float32)
-            light.append((after, before))
-        return Changes(light, darks)
-
-    def _groups(self, kind: Kind) -> Iterator[tuple[int, list[tuple[int, float, NDArray[np.generic]]]]]:
-        """Yield the frames of a kind that came after as many projections, in order."""
-        in_order = sorted((about[0], index) for (each, index), about in self._frames.items() if each == kind)
-        for after, group in groupby(in_order, key=lambda each: each[0]):
-            yield after, [self._frames[kind, index] for _, index in group]
+    Parameters
+    ----------
+    dark, scale : ndarray, shape (rows, columns)
+        Counts, and one over the first flats less the dark.
+    monitor : float
+        Mean reading with the first flats.
+    later : iterable of Reference
+        Frames that came after the first projection.
+    limit : float or None
+        Counts from which a pixel is saturated, if known.
+    warnings : list of str
+        Where what people should know is appended.
+    """
+    in_order = sorted(later, key=attrgetter("kind", "after", "index"))
+    groups = [(*key, list(group)) for key, group in groupby(in_order, key=attrgetter("kind", "after"))]
+    darks: Groups = []
+    before = np.zeros_like(dark)
+    for after, taken in (group for kind, *group in groups if kind == "dark"):
+        grown = (robust_means([each.frame for each in taken]) - dark) * scale
+        like = np.abs(np.median(grown, axis=1)) < LIT
+        usable = like[:, np.newaxis] & (np.abs(grown) < LIT)
+        if not like.all():
+            warnings.append(
+                f"darks: those after projection {after} differ from the first ones by "
+                f"{np.median(grown):.2g} of the flats, and rows that differ more than {LIT:g} are not used; was "
+                "the shutter open?"
+            )
+        before = np.where(usable, grown, before).astype(np.float32)
+        darks.append((after, before))
+    light: Groups = []
+    before = np.zeros_like(dark)
+    for after, taken in (group for kind, *group in groups if kind == "flat"):
+        floor = dark
+        if darks:
+            (by_then,) = _interpolated(darks, [after], slice(None))
+            floor = dark + by_then / scale
+        beams = [each.monitor / monitor for each in taken]
+        means = average([each.frame for each in taken], [floor], limit, beams)
+        warnings += [f"{text} (those after projection {after})" for text in means.warnings]
+        bright = (means.flat - floor) * scale
+        usual = np.median(bright, axis=1)
+        like = (usual > 1 / LIKE) & (usual < LIKE)
+        least, most = usual[:, np.newaxis] / LIKE, usual[:, np.newaxis] * LIKE
+        usable = like[:, np.newaxis] & (bright > least) & (bright < most)
+        if not like.all():
+            warnings.append(
+                f"flats: those after projection {after} are {np.median(usual):.3g} times as bright as the first "
+                f"ones, and rows that differ more than {LIKE:g} times are not used; was something in the beam, or "
+                "the shutter closed?"
+            )
+        before = np.where(usable, np.log(np.where(usable, bright, 1)), before).astype(np.float32)
+        light.append((after, before))
+    return Changes(light, darks)
 
 
 def take_off(projections: NDArray[np.float32], changes: Changes, rows: slice, first: int = 0) -> None:

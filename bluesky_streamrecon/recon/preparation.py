@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.recon.bridging import Gaps
-from bluesky_streamrecon.recon.later_references import LEAST_TRANSMISSION, Changes, LaterReferences
+from bluesky_streamrecon.recon.later_references import LEAST_TRANSMISSION, Changes, Kind, Reference, changes_since
 from bluesky_streamrecon.recon.references import average
 from bluesky_streamrecon.settings import PixelValues
 
@@ -27,6 +27,8 @@ _DARK_SHARE = 0.9
 _MOST = 0.5
 _DARK_TRANSMISSION = 1e-3
 _LONGEST_GAP = 16
+
+_LATER = "later_"
 
 MANY_SATURATED = 0.01
 """Share of the projections' values that may be saturated without a warning."""
@@ -84,16 +86,14 @@ class Preparation:
         self._saturation = saturation
         self._where = where
         self._own = own
-        self._references: dict[str, list[NDArray[np.generic]]] = {"flat": [], "dark": []}
-        self._readings: list[float] = []  # of the monitor, with each flat
-        self._monitor = 1.0  # mean of these
+        self._references: dict[tuple[Kind, int], Reference] = {}  # once the first are averaged, those after them
+        self._monitor = 1.0  # mean reading with the first flats
         self._limits = np.full((rows, 1), np.inf)
         self._saturates: tuple[np.dtype[np.generic], NDArray[np.generic] | None] | None = None
         self._dark = np.zeros((rows, columns), np.float32)
         self._scale = np.ones((rows, columns), np.float32)
         self._set_dead(np.zeros((rows, columns), bool))
         self._frozen = False
-        self._later = LaterReferences(rows, columns)
         self._prepared = 0
         self.warnings: list[str] = []
         self.counts: dict[str, int] = dict.fromkeys(
@@ -119,7 +119,7 @@ class Preparation:
     @property
     def ready(self) -> bool:
         """Whether a projection can be prepared: there is a flat, or none is needed."""
-        return self._frozen or self._values != "counts" or bool(self._references["flat"])
+        return self._frozen or self._values != "counts" or self._number("flat") > 0
 
     @property
     def saturated(self) -> int | None:
@@ -129,7 +129,7 @@ class Preparation:
 
     def add_reference(
         self,
-        kind: Literal["flat", "dark"],
+        kind: Kind,
         frame: NDArray[np.generic],
         place: tuple[int, int] | None = None,
         monitor: float = 1.0,
@@ -151,17 +151,15 @@ class Preparation:
             What the beam's monitor has read with a flat; positive, in any unit.
         """
         self._check(frame, kind)
-        if self._frozen:
-            if self._values == "counts" and place is not None:
-                self._later.add(kind, *place, frame, monitor / self._monitor if kind == "flat" else 1.0)
-                self.counts[f"later_{kind}s"] = self._later.count(kind)
-            else:
-                self.counts["late_flats_darks"] += 1
+        if self._frozen and (self._values != "counts" or place is None):
+            self.counts["late_flats_darks"] += 1
             return
-        self.counts[f"{kind}s"] += 1
-        self._references[kind].append(frame.copy())
-        if kind == "flat":
-            self._readings.append(monitor)
+        index, after = place or (self._number(kind) + 1, 0)
+        self._references[kind, index] = Reference(kind, index, after, monitor, frame.copy())  # it may come again
+        self.counts[f"later_{kind}s" if self._frozen else f"{kind}s"] = self._number(kind)
+
+    def _number(self, kind: Kind) -> int:
+        return sum(each == kind for each, _ in self._references)
 
     def prepare(self, frame: NDArray[np.generic], monitor: float = 1.0) -> NDArray[np.float32]:
         """Return the line integrals of one projection.
@@ -252,7 +250,8 @@ class Preparation:
 
     def changes(self, warnings: list[str]) -> Changes:
         """Return what has changed since the flats and darks that projections are prepared with; warn of the rest."""
-        changes = self._later.changes(self._dark, self._scale, self._saturation, warnings)
+        later = self._references.values()
+        changes = changes_since(self._dark, self._scale, self._monitor, later, self._saturation, warnings)
         for _, each in (*changes.light, *changes.dark):
             self._gaps.bridge(each)
         return changes
@@ -280,7 +279,8 @@ class Preparation:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return dark, inverse gain, dead pixels, saturation and later flats and darks, for `restore`."""
         arrays = {"dark": self._dark, "scale": self._scale, "dead": self._dead, "limits": self._limits}
-        return arrays | {"monitor": np.asarray(self._monitor)} | self._later.arrays()
+        later = {f"{_LATER}{r.kind}_{r.index}_{r.after}_{r.monitor}": r.frame for r in self._references.values()}
+        return {**arrays, **later, "monitor": np.asarray(self._monitor)}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int]) -> None:
         """Go on with what `arrays` returned, and these counts; flats and darks that still come are late."""
@@ -290,23 +290,32 @@ class Preparation:
         self._limits = arrays["limits"].astype(np.float64)
         self._monitor = float(arrays["monitor"])
         self.counts.update({name: counts[name] for name in self.counts if name in counts})
-        self._later.restore(arrays)
-        self.counts |= {"later_flats": self._later.count("flat"), "later_darks": self._later.count("dark")}
+        self._references = {}
+        for name in arrays:
+            if name.startswith(_LATER):
+                kind, index, after, monitor = name.removeprefix(_LATER).split("_")
+                place = int(index), int(after)
+                self.add_reference("flat" if kind == "flat" else "dark", arrays[name], place, float(monitor))
 
     def _freeze(self) -> None:
         """Make dark and gain of what has come."""
         self._frozen = True
-        held, self._references = self._references, {"flat": [], "dark": []}
+        held, self._references = list(self._references.values()), {}
+        flats, darks = ([each for each in held if each.kind == kind] for kind in get_args(Kind))
         if self._values != "counts":
             return
-        if not held["flat"]:
+        if not flats:
             raise DataError(
                 f"{self._where}got a projection and no flat field, expected at least one flat before (or pixels "
                 "that are said to be transmission or line integrals); were flats taken?"
             )
-        self._monitor = float(np.mean(self._readings))
-        beams = [reading / self._monitor for reading in self._readings]
-        means = average(held["flat"], held["dark"], self._limit(held["flat"][0].dtype), beams)
+        self._monitor = float(np.mean([each.monitor for each in flats]))
+        means = average(
+            [each.frame for each in flats],
+            [each.frame for each in darks],
+            self._limit(flats[0].frame.dtype),
+            [each.monitor / self._monitor for each in flats],
+        )
         self.warnings += means.warnings
         self._limits = means.limit
         gain = means.flat - means.dark
