@@ -89,7 +89,7 @@ ProjectorFactory = Callable[[TomoGeometry, NDArray[np.float64]], Projector]
 projectors: Registry[ProjectorFactory] = Registry(
     "projector",
     "bluesky_streamrecon.projectors",
-    {"shear": "bluesky_streamrecon.recon.shear:ShearProjector"},
+    {"shear": "bluesky_streamrecon.recon.shear_slab:ShearProjector"},
 )
 
 

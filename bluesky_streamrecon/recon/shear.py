@@ -12,7 +12,6 @@ them to work in the engine. Lengths are detector pixels, angles radians.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,12 +23,11 @@ from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, she
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
 from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
 from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
-from bluesky_streamrecon.recon.projector import GeometryProjector
-from bluesky_streamrecon.recon.slab import ThreadTeam, aligned_zeros
+from bluesky_streamrecon.recon.slab import aligned_zeros
 from bluesky_streamrecon.recon.slab_update import LEAST_VIEW
 from bluesky_streamrecon.recon.store import SlabRows
 
-__all__ = ["ShearLayout", "ShearProjector", "ShearTables", "slab_rows"]
+__all__ = ["ShearLayout", "ShearTables", "slab_rows"]
 
 _MARGIN = OVERHANG + GROUP // 2 + 4
 _PADDING = 40
@@ -140,19 +138,6 @@ class ShearLayout:
         """Return the N x N pixels of a slab, shape (N, N, width)."""
         size, margin = self.geometry.size, self.margin
         return image[margin : margin + size, margin : margin + size]
-
-
-@dataclass(frozen=True, slots=True)
-class AngleRanges:
-    """Share of the sorted angles that one thread projects: steep ones and flat ones."""
-
-    values: NDArray[np.int64]
-
-    @property
-    def spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Half-open ranges."""
-        a, b, c, d = (int(value) for value in self.values)
-        return ((a, b), (c, d))
 
 
 class ShearTables:
@@ -278,24 +263,16 @@ class ShearTables:
         )
         return path[:, 1:-1].astype(np.float32)
 
-    def ranges(self, parts: int) -> list[AngleRanges]:
-        """Return the steep and flat angles of each of `parts` threads."""
-        flat = self.count - self.steep
-        cut = [
-            (
-                self.steep * part // parts,
-                self.steep * (part + 1) // parts,
-                self.steep + flat * part // parts,
-                self.steep + flat * (part + 1) // parts,
-            )
-            for part in range(parts)
-        ]
-        return [AngleRanges(np.array(values, np.int64)) for values in cut]
+    def ranges(self, parts: int) -> NDArray[np.int64]:
+        """Return half-open ranges of the sorted angles of each of `parts` threads, shape (parts, 2, 2): steep, flat."""
+        cuts = np.arange(parts + 1) / parts
+        edges = np.stack((cuts * self.steep, self.steep + cuts * (self.count - self.steep)), axis=1).astype(np.int64)
+        return np.stack((edges[:-1], edges[1:]), axis=2)
 
     def project(
         self,
         image: NDArray[np.float32],
-        ranges: AngleRanges,
+        ranges: NDArray[np.int64],
         lines: NDArray[np.float32],
         predicted: NDArray[np.float32],
     ) -> None:
@@ -306,7 +283,7 @@ class ShearTables:
             image,
             self.layout.margin,
             *self.layout.forward_tiles,
-            ranges.values,
+            ranges.ravel(),
             self.offsets,
             self.odd,
             self.middle,
@@ -314,13 +291,13 @@ class ShearTables:
             self.layout.origin,
             lines,
         )
-        for first, stop in ranges.spans:
+        for first, stop in ranges:
             lines_to_bins(lanes, lines, self.bins, self.bin_weights, self.seen, first, stop, predicted)
 
-    def spread(self, predicted: NDArray[np.float32], ranges: AngleRanges, lines: NDArray[np.float32]) -> None:
+    def spread(self, predicted: NDArray[np.float32], ranges: NDArray[np.int64], lines: NDArray[np.float32]) -> None:
         """Spread ``predicted``, (A, C + 2, W), back to `lines`, (A, 2, J, W)."""
         lanes = LANES[lines.shape[3]]
-        for first, stop in ranges.spans:
+        for first, stop in ranges:
             bins_to_lines(lanes, predicted, self.bins, self.bin_weights, self.seen, first, stop, lines)
 
     def gather(self, lines: NDArray[np.float32], band: tuple[int, int], target: NDArray[np.float32]) -> None:
@@ -334,57 +311,3 @@ class ShearTables:
             lines,
             target,
         )
-
-
-class ShearProjector(GeometryProjector):
-    """Fast projector and its exact adjoint. Parameters as of `GeometryProjector`."""
-
-    def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
-        super().__init__(geometry, angles)
-        self._layout = ShearLayout(geometry)
-        self._tables = ShearTables(self._layout, self.angles)
-        self._team = ThreadTeam()
-
-    def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Project (N, N, S), 1/pixel, to line integrals (A, C, S); pixels outside the mask count as zero.
-
-        Raises
-        ------
-        GeometryError
-            If the image has another shape.
-        """
-        self._check_image(image)
-        tables, layout = self._tables, self._layout
-        sinogram = np.empty((*self.range_shape, image.shape[2]), np.float32)
-        for rows in slab_rows(image.shape[2]):
-            first, count, width = rows.first, rows.count, rows.width
-            slab = layout.image(width)
-            layout.view(slab)[layout.mask, :count] = image[layout.mask, first : first + count]
-            lines = self._team.scratch("lines", (tables.count, 2, layout.length, width))
-            predicted = self._team.scratch("bins", (tables.count, self.geometry.columns + 2, width))
-            tables.project(slab, tables.ranges(1)[0], lines, predicted)
-            sinogram[tables.order, :, first : first + count] = predicted[:, 1:-1, :count]
-        return sinogram
-
-    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Apply the adjoint to (A, C, S), giving (N, N, S), zero outside the mask.
-
-        Raises
-        ------
-        GeometryError
-            If the sinogram has another shape.
-        """
-        self._check_sinogram(sinogram)
-        tables, layout, size = self._tables, self._layout, self.geometry.size
-        image = np.zeros((size, size, sinogram.shape[2]), np.float32)
-        for rows in slab_rows(sinogram.shape[2]):
-            first, count, width = rows.first, rows.count, rows.width
-            bins = self._team.scratch("bins", (tables.count, self.geometry.columns + 2, width))
-            bins[...] = 0
-            bins[:, 1:-1, :count] = sinogram[tables.order, :, first : first + count]
-            lines = self._team.scratch("lines", (tables.count, 2, layout.length, width))
-            tables.spread(bins, tables.ranges(1)[0], lines)
-            gathered = np.zeros((layout.side, layout.side, width), np.float32)
-            tables.gather(lines, (0, layout.side), gathered)
-            image[layout.mask, first : first + count] = gathered[:size, :size][layout.mask, :count]
-        return image

@@ -6,6 +6,7 @@ across threads, so the result has the same bits for any number of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -19,6 +20,7 @@ from bluesky_streamrecon.recon.kernels.blocks import INCREASE, MULTIPLY, Rule
 from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_ratio
 from bluesky_streamrecon.recon.kernels.simd import LANES
 from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
+from bluesky_streamrecon.recon.projector import GeometryProjector
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
 from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
 from bluesky_streamrecon.recon.slab_update import (
@@ -33,7 +35,7 @@ from bluesky_streamrecon.recon.slab_update import (
 from bluesky_streamrecon.recon.store import HostStore, SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
-__all__ = ["ShearBackend"]
+__all__ = ["ShearBackend", "ShearProjector"]
 
 Edges = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -188,7 +190,7 @@ class ShearUpdate(SlabUpdate):
         def share(part: int) -> None:
             ranges = self._ranges[part]
             self._tables.project(pixels, ranges, lines, bins)
-            for first, stop in ranges.spans:
+            for first, stop in ranges:
                 compare_ratio(self._lanes, bins, data, self._operators.slots, floor, first, stop)
 
         self._team.run(share)
@@ -201,7 +203,7 @@ class ShearUpdate(SlabUpdate):
         def share(part: int) -> None:
             ranges = self._ranges[part]
             self._tables.project(pixels, ranges, lines, bins)
-            for first, stop in ranges.spans:
+            for first, stop in ranges:
                 compare_difference(self._lanes, bins, data, self._operators.slots, weights, first, stop)
 
         self._team.run(share)
@@ -370,3 +372,51 @@ class ShearBackend(Backend):
         assert isinstance(slab, ShearSlab)  # noqa: S101
         assert isinstance(operators, ShearOperators)  # noqa: S101
         return ShearUpdate(self._layout, slab, operators, measurement, team)
+
+
+class ShearProjector(GeometryProjector):
+    """Fast projector and its exact adjoint. Parameters as of `GeometryProjector`."""
+
+    def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
+        super().__init__(geometry, angles)
+        self._backend, self._team = ShearBackend(geometry), ThreadTeam()
+        every = Subset(self.angles, np.arange(len(self.angles)), self.angles, np.ones(len(self.angles), np.float32))
+        self._operators = self._backend.operators(every)
+
+    def _updates(self, slices: int) -> Iterator[tuple[slice, ShearUpdate]]:
+        """Yield what projects some slices at a time, and which these are; nothing is measured."""
+        layout = slab_rows(slices)
+        nothing = Measurement(HostStore(layout, self.geometry.columns, 0), 0, np.ones(slices, np.float32), None, None)
+        for rows in layout:
+            update = self._backend.slab_update(self._backend.slab(rows), self._operators, nothing, self._team)
+            yield slice(rows.first, rows.first + rows.count), update
+
+    def forward(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project (N, N, S), 1/pixel, to line integrals (A, C, S); pixels outside the mask count as zero.
+
+        Raises
+        ------
+        GeometryError
+            If the image has another shape.
+        """
+        self._check_image(image)
+        mask = self.geometry.mask()
+        sinogram = np.empty((*self.range_shape, image.shape[2]), np.float32)
+        for part, update in self._updates(image.shape[2]):
+            update.image[mask] = image[mask, part]
+            sinogram[self._operators.order, :, part] = update.forward()
+        return sinogram
+
+    def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Apply the adjoint to (A, C, S), giving (N, N, S), zero outside the mask.
+
+        Raises
+        ------
+        GeometryError
+            If the sinogram has another shape.
+        """
+        self._check_sinogram(sinogram)
+        image = np.empty((*self.domain_shape, sinogram.shape[2]), np.float32)
+        for part, update in self._updates(sinogram.shape[2]):
+            image[:, :, part] = update.back(sinogram[self._operators.order, :, part])
+        return image

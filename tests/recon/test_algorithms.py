@@ -10,7 +10,7 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Algorithm, Engine, reconstruct
 from bluesky_streamrecon.recon.algorithms import algorithms
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.shear import ShearProjector
+from bluesky_streamrecon.recon.shear_slab import ShearProjector
 
 NAMES = ["mlem", "osem", "sirt", "art", "pml-quadratic", "pml-hybrid", "ospml-quadratic", "ospml-hybrid"]
 

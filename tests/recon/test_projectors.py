@@ -14,7 +14,8 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon import shear as shear_module
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.shear import ShearLayout, ShearProjector, ShearTables, slab_rows
+from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
+from bluesky_streamrecon.recon.shear_slab import ShearProjector
 
 SiddonProjector = projectors.get("line-integrals")
 EXACT = [0.0, math.pi / 4, math.pi / 2, 3 * math.pi / 4, math.pi, -math.pi / 2, 3 * math.pi / 2, 2 * math.pi]
