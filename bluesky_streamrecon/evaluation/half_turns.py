@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StorageError
 from bluesky_streamrecon.evaluation.replay import plain_block
-from bluesky_streamrecon.recon.past_volume import finished_volume
+from bluesky_streamrecon.recon.past_volume import PastFrame, finished_volume
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_from
 from bluesky_streamrecon.storage import find_reconstruction, load_run
@@ -24,6 +25,7 @@ from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run, run_keys, scan_of
 from bluesky_streamrecon.storage.scan import Frames
 from bluesky_streamrecon.wire import OpenRunSpec
+from bluesky_streamrecon.wire.messages import ItemKind
 
 __all__ = ["finished_half_turn", "projections_of"]
 
@@ -118,24 +120,22 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     flats = min(int(block.get("flats") or len(scan.flats)), len(scan.flats))
     darks = min(int(block.get("darks") or len(scan.darks)), len(scan.darks))
 
-    def reduced(frames: Frames, begin: int, end: int) -> Iterator[NDArray[np.generic]]:
-        for number in range(begin, end):
-            yield reduction.of_event(np.asarray(frames[number]), dtype, f"run {uid}, frame {number}")
+    def reduced(kind: ItemKind, frames: Frames, numbers: range, readings: Any) -> Iterator[PastFrame]:
+        for number in numbers:
+            frame = reduction.of_event(np.asarray(frames[number]), dtype, f"run {uid}, {kind} {number + 1}")
+            angle = math.radians(scan.angles_deg[number]) if kind == "projection" else 0.0
+            yield kind, number + 1, frame, angle, 1.0 if readings is None else float(readings[number])
 
-    part = scan.part(first, stop)
-    readings = np.ones(len(part.angles)) if part.monitor is None else part.monitor
-    with_flats = np.ones(len(scan.flats)) if scan.flat_monitor is None else scan.flat_monitor
-    return finished_volume(
-        spec,
-        zip(reduced(part.projections, 0, stop - first), part.angles.tolist(), readings.tolist(), strict=True),
-        zip(reduced(scan.flats, 0, flats), with_flats[:flats].tolist(), strict=True),
-        reduced(scan.darks, 0, darks),
-        before=first,
-        flats_after=zip(reduced(scan.flats, flats, len(scan.flats)), with_flats[flats:].tolist(), strict=True),
-        darks_after=reduced(scan.darks, darks, len(scan.darks)),
-        taken=len(scan.angles_deg),
-        threads=threads,
-    )
+    def taken() -> Iterator[PastFrame]:
+        yield from reduced("dark", scan.darks, range(darks), None)
+        yield from reduced("flat", scan.flats, range(flats), scan.flat_monitor)
+        yield from reduced("projection", scan.projections, range(first, stop), scan.monitor)
+        if stop < len(scan.angles_deg):  # what follows has come after all of them
+            yield "projection", len(scan.angles_deg), None, 0.0, 1.0
+        yield from reduced("dark", scan.darks, range(darks, len(scan.darks)), None)
+        yield from reduced("flat", scan.flats, range(flats, len(scan.flats)), scan.flat_monitor)
+
+    return finished_volume(spec, taken(), before=first, threads=threads)
 
 
 def _as_reconstructed(catalog: Any, uid: str, recon: ReconSettings) -> ReconSettings:

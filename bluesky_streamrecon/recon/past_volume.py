@@ -6,6 +6,7 @@ It takes the way of a job of one rank: the same analysis, preparation, axis and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,50 +23,31 @@ from bluesky_streamrecon.settings import FINAL_AUTO, FINAL_NONE
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.messages import ItemKind
 
-__all__ = ["finished_volume"]
+__all__ = ["PastFrame", "finished_volume"]
 
 AT_ONCE = 16
 """Projections that are in memory at a time; the live image, which nobody sees, is made anew after so many."""
 
-Frames = Iterable[NDArray[np.generic]]
-Flats = Iterable[tuple[NDArray[np.generic], float]]
-"""Each with the reading of the beam's monitor; 1 without one."""
+PastFrame = tuple[ItemKind, int, NDArray[np.generic] | None, float, float]
+"""Kind, number among those of its kind, reduced frame (None: it is not there), angle, and reading of the beam's monitor
+(1 without one; a projection where it is not positive counts as lost)."""
 
 
 def finished_volume(
-    spec: OpenRunSpec,
-    projections: Iterable[tuple[NDArray[np.generic], float, float]],
-    flats: Flats,
-    darks: Frames,
-    *,
-    before: int = 0,
-    flats_after: Flats = (),
-    darks_after: Frames = (),
-    taken: int = 0,
-    threads: int | None = None,
+    spec: OpenRunSpec, frames: Iterable[PastFrame], *, before: int = 0, threads: int | None = None
 ) -> NDArray[np.float32]:
     """Return the finished volume of projections that were taken one after the other.
 
     Parameters
     ----------
     spec : OpenRunSpec
-        The run: its frames, reduced, and its settings; ``planned`` is how many projections there are here. Where no
+        The run: its frames, reduced, and its settings; ``planned`` is how many projections the volume has. Where no
         volume was wanted, the recipe is ``"auto"``.
-    projections : iterable of (ndarray, float, float)
-        Reduced frames, angles, and readings of the beam's monitor (1 without one); where that is not positive, the
-        projection counts as lost.
-    flats : iterable of (ndarray, float)
-        Of before the first projection of the run, with readings.
-    darks : iterable of ndarray
-        Of before the first projection.
+    frames : iterable of PastFrame
+        Flats, darks and projections in the order in which they were taken. Other projections of the run than those of
+        the volume only say when flats and darks came.
     before : int, optional
-        Projections of the run that were taken before these.
-    flats_after : iterable of (ndarray, float), optional
-        Of after the last projection of the run, with readings.
-    darks_after : iterable of ndarray, optional
-        Of after the last projection of the run.
-    taken : int, optional
-        Projections of the whole run.
+        Projections of the run that were taken before those of the volume.
     threads : int, optional
         That compute; by default as many as this process may use.
 
@@ -92,35 +74,19 @@ def finished_volume(
     run = OpenRun(**{**msgspec.structs.asdict(spec), **changed}, block=RowBlock(0, rows, 0, 0, 1))
     analysis = Tomography(run, Communicator(), threads or len(own_cores()))
 
-    def item(
-        kind: ItemKind, index: int, frame: NDArray[np.generic], monitor: float = 1.0, angle: float = 0.0
-    ) -> Item | ItemGone:
-        if not monitor > 0:
-            return gone(kind, index, angle)
-        return Item(
-            run_uid=run.run_uid, seq=1, kind=kind, index=index, angle=angle, monitor=monitor, rows=(0, rows),
-            dtype=run.dtype, shape=run.detector_shape, pixels=frame,
-        )  # fmt: skip
-
-    def gone(kind: ItemKind, index: int, angle: float = 0.0) -> ItemGone:
-        return ItemGone(run_uid=run.run_uid, seq=1, kind=kind, index=index, angle=angle, why="not used")
-
     def views() -> Iterator[View]:
-        for index, frame in enumerate(darks, 1):
-            analysis.prepare(item("dark", index, frame))
-        for index, (frame, monitor) in enumerate(flats, 1):
-            analysis.prepare(item("flat", index, frame, monitor))
-        for index, (frame, angle, monitor) in enumerate(projections, before + 1):
-            yield from analysis.prepare(item("projection", index, frame, monitor, angle))
-        # Frames that follow have come after all projections of the run: what is returned for its last is not used.
-        analysis.prepare(gone("projection", max(taken, 1)))
-        for index, frame in enumerate(darks_after, 10**6):
-            analysis.prepare(item("dark", index, frame))
-        for index, (frame, monitor) in enumerate(flats_after, 10**6):
-            analysis.prepare(item("flat", index, frame, monitor))
-        yield from analysis.close(
-            CloseRun(run_uid=run.run_uid, projections=taken, flats=0, darks=0, exit_status="success")
-        )
+        for kind, index, frame, angle, monitor in frames:
+            about: dict[str, Any] = {"run_uid": run.run_uid, "seq": 1, "kind": kind, "index": index, "angle": angle}
+            item: Item | ItemGone = ItemGone(**about, why="not used")
+            if frame is not None and monitor > 0:
+                item = Item(
+                    **about, monitor=monitor, rows=(0, rows), dtype=run.dtype, shape=run.detector_shape, pixels=frame
+                )
+            prepared = analysis.prepare(item)
+            if before < index <= before + spec.planned:
+                yield from prepared
+        closed = CloseRun(run_uid=run.run_uid, projections=spec.planned, flats=0, darks=0, exit_status="success")
+        yield from analysis.close(closed)
 
     try:
         held: list[View] = []
