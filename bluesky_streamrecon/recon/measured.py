@@ -15,10 +15,9 @@ from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.archive import Archive
 from bluesky_streamrecon.recon.backends import projector_of
-from bluesky_streamrecon.recon.early_items import pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import projectors
-from bluesky_streamrecon.recon.view import View
+from bluesky_streamrecon.recon.view import View, pixels_of
 from bluesky_streamrecon.wire import Cut, Item, ItemGone, OpenRun
 from bluesky_streamrecon.wire.cuts import Space
 

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import TomoGeometry, image_size, is_full_turn
 from bluesky_streamrecon.partition import partition_rows
+from bluesky_streamrecon.projection_sets import ProjectionStore, most_views
 from bluesky_streamrecon.recon.algorithms import algorithms
 from bluesky_streamrecon.recon.analysis import Analysis, Report, explained
 from bluesky_streamrecon.recon.archive import Archive, Archived
@@ -24,17 +24,14 @@ from bluesky_streamrecon.recon.backends import Choice
 from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator, Group
 from bluesky_streamrecon.recon.compiling import prepare_backend
-from bluesky_streamrecon.recon.early_items import EarlyItems, pixels_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
 from bluesky_streamrecon.recon.measured import MeasuredViews
 from bluesky_streamrecon.recon.output import Attribute
-from bluesky_streamrecon.recon.preview_sinograms import PreviewSinograms
 from bluesky_streamrecon.recon.stepping import shown_rows
-from bluesky_streamrecon.recon.tilt import row_shifts, upright
-from bluesky_streamrecon.recon.view import View, preparation_of_all, prepared_for, window_of
+from bluesky_streamrecon.recon.view import View, ViewMaker, window_of
 from bluesky_streamrecon.recon.volume import FinishedVolume
-from bluesky_streamrecon.settings import FINAL_NONE, ROTATIONS
+from bluesky_streamrecon.settings import ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Cut, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
@@ -72,11 +69,11 @@ class Tomography(Analysis[View]):
         self._run, self._ranks, self._threads = run, ranks, threads
         self._columns = run.detector_shape[1]
         self.resumable = True
-        self._early = EarlyItems()
-        self._preparation, self._steps = prepared_for(run)
-        self._shifts = row_shifts(run.block, run.detector_shape[0], recon.axis_tilt) if recon.axis_tilt else None
+        self._archive = Archive(run.block.rows, self._columns)
+        self._measured = MeasuredViews(run, self._archive)
+        self._views = ViewMaker(run, self._measured.frame)
         self._mirrored = recon.rotation != ROTATIONS[0]
-        self.warnings: list[str] = self._preparation.warnings
+        self.warnings: list[str] = self._views.warnings
         algorithms.get(recon.algorithm)
         self._axis: AxisEstimate | None = None
         self._full_turn = is_full_turn(run.metadata)
@@ -86,17 +83,14 @@ class Tomography(Analysis[View]):
         self._search = AxisSearch(run, ranks, self.warnings) if recon.axis is None else None  # until it is certain
         self._confirming: AxisSearch | None = None  # until a second method has found it, too
         self._saved: Checkpoint | None = None
-        self._archive = Archive(run.block.rows, self._columns)
-        self._measured = MeasuredViews(run, self._archive)
         self._engine: Engine | None = None
         self._volume: FinishedVolume | None = None
         self._group: Group | None = None
         self._angles: list[float] = []
-        self._came = 0  # projections
         self._counts: dict[str, int] = {}  # with the last projection that is in the image
         self._doubt = ""
-        shown = [row - run.block.first for row in shown_rows(run)]
-        self._sinograms = PreviewSinograms(shown, self._columns)
+        self._shown = [row - run.block.first for row in shown_rows(run)]
+        self._unsent = ProjectionStore(most_views(self._columns))  # line integrals that no preview has had yet
         self._choice = self._compiled()
         self.device = "; ".join(filter(None, (self._choice.device, self._choice.note)))
 
@@ -120,51 +114,12 @@ class Tomography(Analysis[View]):
         return choice
 
     def prepare(self, item: Item | ItemGone) -> list[View]:
-        """Return the projections that can be used now, as line integrals.
-
-        Those that come before any flat are held as they are, up to a limit, until flats have come. One that was lost
-        keeps its place, so steps stay the same.
-
-        Raises
-        ------
-        DataError
-            If an item can not be used, and the run can not go on.
-        """
-        if item.kind != "projection":
-            if isinstance(item, Item):
-                place = item.index, self._came
-                self._preparation.add_reference(item.kind, pixels_of(item), place, item.monitor)
-            return []
-        if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
-            return [self._view(each) for each in (*self._early.release(), item)]
-        self._early.hold(item)
-        return []
+        """Return the projections that can be used now, as line integrals, see `ViewMaker.take`."""
+        return self._views.take(item)
 
     def close(self, closed: CloseRun) -> list[View]:  # noqa: ARG002 - which run it is, is known
-        """Return the projections that were held back.
-
-        Raises
-        ------
-        DataError
-            If flats were needed and none came.
-        """
-        if self._early and not self._preparation.ready:
-            raise DataError(
-                f"got {len(self._early)} projections and no flat field, expected at least one; were flats taken? "
-                "(pixel_values='transmission' says that none are needed)"
-            )
-        views = [self._view(item) for item in self._early.release()]
-        self._preparation.conclude(later=self._run.recon.final != FINAL_NONE)
-        return views
-
-    def _view(self, item: Item | ItemGone) -> View:
-        self._came = item.index
-        pixels = self._preparation.prepare(pixels_of(item), item.monitor) if isinstance(item, Item) else None
-        if pixels is not None:
-            pixels = self._steps.first_part(pixels, item.angle)
-            if self._shifts is not None:  # by as much in every projection, so stripes stay stripes
-                pixels = upright(pixels, self._shifts)
-        return View(item.seq, pixels, item.angle, {**self.counts}, self._measured.frame(item))
+        """Return the projections that were held back, see `ViewMaker.close`."""
+        return self._views.close()
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
@@ -213,9 +168,9 @@ class Tomography(Analysis[View]):
         """Take projections into the window, and make the next image from it."""
         new: list[Archived] = []
         for view in frames:
-            pixels = self._steps.second_part(view.pixels, view.angle)
+            pixels = self._views.steps.second_part(view.pixels, view.angle)
             new.append((pixels, view.angle))
-            self._sinograms.append(pixels, view.angle)
+            self._keep_shown(pixels, view.angle)
             self._angles.append(view.angle)
             self._counts = view.counts
             self._archive.append(view.pixels, view.angle, self._running.image_number + 1)
@@ -233,6 +188,10 @@ class Tomography(Analysis[View]):
             self._take_axis(better, final=better.confident or search.complete)
             self._make_images_anew(new)
 
+    def _keep_shown(self, lines: NDArray[np.float32], angle: float) -> None:
+        if self._shown:
+            self._unsent.append(lines[self._shown], angle)
+
     def remake(self, axis: float) -> None:
         """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it."""
         self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)
@@ -242,7 +201,7 @@ class Tomography(Analysis[View]):
     def _make_images_anew(self, new: Sequence[Archived] = ()) -> None:
         """Make all images about the present axis; `new` are projections that the window has not yet."""
         if not self._archive.problem:
-            steps = self._steps.second_part_again(self._archive.steps())
+            steps = self._views.steps.second_part_again(self._archive.steps())
         else:  # what the window still has is the next best
             angles, projections = self._running.kept()
             known = [*((pixels, float(angle)) for pixels, angle in zip(projections, angles, strict=True)), *new]
@@ -296,10 +255,14 @@ class Tomography(Analysis[View]):
         if saved is not None:
             self._archive.open(self.scratch, keep=saved.projections)
         if self._volume is None:
-            axis = self._geometry().axis
-            prepare = preparation_of_all(self._run, self._preparation, self._steps, self._shifts)
             self._volume = FinishedVolume(
-                self._run, self._archive, self._threads, self._engine_of, self._ranks, axis=axis, prepare=prepare
+                self._run,
+                self._archive,
+                self._threads,
+                self._engine_of,
+                self._ranks,
+                axis=self._geometry().axis,
+                prepare=self._views.finished,
             )
         return self._finishing(self._volume) if saved is not None or self._volume.wanted else None
 
@@ -314,13 +277,14 @@ class Tomography(Analysis[View]):
         if not isinstance(report, Preview):
             return report
         other = "" if self._axis is None else self._axis.disagreement
-        told = {"doubt": self._doubt, "disagreement": other, "saturated": self._preparation.saturated}
-        return msgspec.structs.replace(report, **told).with_views(self._sinograms.take())
+        told = {"doubt": self._doubt, "disagreement": other, "saturated": self._views.saturated}
+        unsent, self._unsent = self._unsent, ProjectionStore(most_views(self._columns))
+        return msgspec.structs.replace(report, **told).with_views(unsent.views() if len(unsent) else None)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Flats, darks and bad pixels, see `Preparation`, and what its steps counted."""
-        return {**self._preparation.counts, **self._steps.counts}
+        return self._views.counts
 
     def datasets(self) -> Mapping[str, tuple[NDArray[np.generic], str]]:
         """Return the angles used, in order."""
@@ -346,7 +310,7 @@ class Tomography(Analysis[View]):
             "axis": np.asarray(axis, np.float64),
             "sides": np.asarray([side in (self._sides or ()) for side in SIDES]),
             "angles": np.asarray(self._angles),
-            **self._preparation.arrays(),
+            **self._views.arrays(),
         }
         if last:
             return arrays
@@ -360,10 +324,7 @@ class Tomography(Analysis[View]):
         arrays = saved.arrays
         self._counts = {name.removeprefix(_COUNT): int(arrays[name]) for name in arrays if name.startswith(_COUNT)}
         self._angles = arrays["angles"].tolist()
-        self._came = len(self._angles)
-        self._preparation.restore(arrays, self._counts)
-        if "image" in arrays:
-            self._steps.restore(self._counts)
+        self._views.restore(arrays, self._counts, len(self._angles))
         axis, uncertainty = (float(value) for value in arrays["axis"])
         if axis != self._run.recon.axis:
             self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
@@ -425,9 +386,9 @@ class Tomography(Analysis[View]):
         self.asynchronous = engine.asynchronous
         if (saved := self._saved) is not None:
             arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
-            for pixels, angle in chain.from_iterable(self._steps.second_part_again(self._archive.steps())):
+            for pixels, angle in chain.from_iterable(self._views.steps.second_part_again(self._archive.steps())):
                 engine.append(pixels, angle)
-                self._sinograms.append(pixels, angle)
+                self._keep_shown(pixels, angle)
             engine.load(arrays["image"], int(arrays["image_number"]), typical=arrays.get("typical"))
             log.info("run %s: goes on after image %d", self._run.run_uid, saved.image_number)
             self._saved = None

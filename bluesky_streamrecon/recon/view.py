@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,14 +16,18 @@ from bluesky_streamrecon.recon.analysis import Frame
 from bluesky_streamrecon.recon.later_references import Changes, take_off
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
-from bluesky_streamrecon.recon.tilt import upright
+from bluesky_streamrecon.recon.tilt import row_shifts, upright
 from bluesky_streamrecon.recon.window import Spread
-from bluesky_streamrecon.wire import OpenRun
+from bluesky_streamrecon.settings import FINAL_NONE
+from bluesky_streamrecon.wire import Item, ItemGone, OpenRun
 
-__all__ = ["BEFORE", "View", "preparation_of_all", "prepared_for", "window_of"]
+__all__ = ["BEFORE", "View", "ViewMaker", "pixels_of", "prepared_for", "window_of"]
 
 BEFORE = "before"
 """Metadata: projections of the run that were taken before the first that comes; 0 where it is not there."""
+
+MOST_EARLY = 2**30
+"""Bytes of projections that are held at most, before any flat has come."""
 
 
 @dataclass(slots=True)
@@ -75,37 +81,156 @@ class WindowSettings(TypedDict):
     window_policy: str | Spread
 
 
-def preparation_of_all(
-    run: OpenRun, preparation: Preparation, steps: Pipeline, shifts: NDArray[np.float64] | None
-) -> Callable[[NDArray[np.float32], NDArray[np.float64], slice, int], NDArray[np.float32]]:
-    """Return what ends the preparation of archived projections of some rows of a block.
+class ViewMaker:
+    """What makes views of the items of a run, for the rows of one rank: flats and darks, steps, and the axis upright.
 
-    It is given their angles, which rows they are, and how many projections were taken before them.
+    Projections that come before any flat are held as they are, up to a limit, until one has come.
 
-    How light and dark of each pixel have changed goes through the steps that projections have gone through before they
-    were archived. It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference
-    of second order.
+    Parameters
+    ----------
+    run : OpenRun
+        Which run.
+    frame_of : callable
+        Returns the frame of an item as it came, if a viewer wishes to see it.
+
+    Attributes
+    ----------
+    steps : Pipeline
+        After flats, darks and logarithm.
+    warnings : list of str
+        What people should know, a line each.
+
+    Raises
+    ------
+    ConfigError, DataError
+        See `prepared_for`.
     """
-    taken_before = int(_number_in(run.metadata, BEFORE) or 0)
-    before, found = prepared_for(run)[1], preparation.changes([])
 
-    def as_archived(lines: NDArray[np.float32]) -> NDArray[np.float32]:
-        seen = before.first_part(lines, 0.0)
-        return seen if shifts is None else upright(seen, shifts)
+    def __init__(self, run: OpenRun, frame_of: Callable[[Item | ItemGone], NDArray[np.generic] | None]) -> None:
+        tilt = run.recon.axis_tilt
+        self._run, self._frame_of = run, frame_of
+        self._preparation, self.steps = prepared_for(run)
+        self._shifts = row_shifts(run.block, run.detector_shape[0], tilt) if tilt else None
+        self.warnings: list[str] = self._preparation.warnings
+        self._early: list[Item | ItemGone] = []
+        self._early_bytes = 0
+        self._came = 0  # projections
 
-    changes = Changes(
-        [(after, as_archived(each)) for after, each in found.light],
-        [(after, -np.expm1(-as_archived(-np.log1p(-each)))) for after, each in found.dark],
-    )
+    def take(self, item: Item | ItemGone) -> list[View]:
+        """Return the projections that can be used now; one that was lost keeps its place.
 
-    def prepare(
-        projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
+        Raises
+        ------
+        DataError
+            If an item can not be used, or too much came before any flat.
+        """
+        if item.kind != "projection":
+            if isinstance(item, Item):
+                place = item.index, self._came
+                self._preparation.add_reference(item.kind, pixels_of(item), place, item.monitor)
+            return []
+        if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
+            return self._released(item)
+        if isinstance(item, Item):
+            item = msgspec.structs.replace(item, pixels=pixels_of(item).copy())
+            self._early_bytes += pixels_of(item).nbytes
+        if self._early_bytes > MOST_EARLY:
+            raise DataError(
+                f"{len(self._early)} projections came before any flat field and take more than "
+                f"{MOST_EARLY >> 20} MiB; expected flats before the projections"
+            )
+        self._early.append(item)
+        return []
+
+    def close(self) -> list[View]:
+        """Return the projections that were held back; no items follow.
+
+        Raises
+        ------
+        DataError
+            If flats were needed and none came.
+        """
+        if self._early and not self._preparation.ready:
+            raise DataError(
+                f"got {len(self._early)} projections and no flat field, expected at least one; were flats taken? "
+                "(pixel_values='transmission' says that none are needed)"
+            )
+        views = self._released()
+        self._preparation.conclude(later=self._run.recon.final != FINAL_NONE)
+        return views
+
+    def _released(self, *more: Item | ItemGone) -> list[View]:
+        early, self._early, self._early_bytes = self._early, [], 0
+        return [self._view(item) for item in (*early, *more)]
+
+    def _view(self, item: Item | ItemGone) -> View:
+        self._came = item.index
+        lines = self._preparation.prepare(pixels_of(item), item.monitor) if isinstance(item, Item) else None
+        if lines is not None:
+            lines = self._upright(self.steps.first_part(lines, item.angle))
+        return View(item.seq, lines, item.angle, {**self.counts}, self._frame_of(item))
+
+    def _upright(self, lines: NDArray[np.float32]) -> NDArray[np.float32]:
+        # By as much in every projection, so stripes stay stripes.
+        return lines if self._shifts is None else upright(lines, self._shifts)
+
+    @property
+    def saturated(self) -> int | None:
+        """Values that were saturated so far; None: none can be told from others."""
+        return self._preparation.saturated
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Flats, darks and bad pixels, see `Preparation`, and what its steps counted."""
+        return {**self._preparation.counts, **self.steps.counts}
+
+    def arrays(self) -> Mapping[str, NDArray[np.generic]]:
+        """Return what is known of flats and darks, for `restore`."""
+        return self._preparation.arrays()
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]], counts: Mapping[str, int], came: int) -> None:
+        """Go on with what `arrays` returned, these counts, and so many projections that came."""
+        self._preparation.restore(arrays, counts)
+        self.steps.restore(counts)
+        self._came = came
+
+    @cached_property
+    def _changes(self) -> Changes:
+        """How light and dark of each pixel have changed, as seen through the steps before the archive.
+
+        It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of second
+        order.
+        """
+        before, found = prepared_for(self._run)[1], self._preparation.changes([])
+
+        def as_archived(lines: NDArray[np.float32]) -> NDArray[np.float32]:
+            return self._upright(before.first_part(lines, 0.0))
+
+        return Changes(
+            [(after, as_archived(each)) for after, each in found.light],
+            [(after, -np.expm1(-as_archived(-np.log1p(-each)))) for after, each in found.dark],
+        )
+
+    def finished(
+        self, projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
     ) -> NDArray[np.float32]:
-        if changes:
-            take_off(projections, changes, rows, taken_before + first)
-        return steps.second_part_of_all(projections, angles)
+        """Return archived projections as the finished volume is made from them, once nothing will follow.
 
-    return prepare
+        Parameters
+        ----------
+        projections : ndarray of float32, shape (projections, rows, columns)
+            In the order in which they were taken; may be overwritten.
+        angles : ndarray of float64, shape (projections,)
+            Radians.
+        rows : slice
+            Which rows of the block they have.
+        first : int
+            Projections from the first that came to the first of these.
+        """
+        if self._changes:
+            before = int(_number_in(self._run.metadata, BEFORE) or 0)
+            take_off(projections, self._changes, rows, before + first)
+        return self.steps.second_part_of_all(projections, angles)
 
 
 def window_of(run: OpenRun) -> WindowSettings:
@@ -127,3 +252,16 @@ def _number_in(metadata: Mapping[str, str], key: str) -> float | None:
         return float(text)
     except ValueError as error:
         raise DataError(f"got metadata {key}={text!r}, expected a number") from error
+
+
+def pixels_of(item: Item) -> NDArray[np.generic]:
+    """Return an item's pixels.
+
+    Raises
+    ------
+    DataError
+        If it came without.
+    """
+    if item.pixels is None:
+        raise DataError("got no pixels")
+    return item.pixels
