@@ -250,7 +250,7 @@ class Preparation:
 
     def changes(self, warnings: list[str]) -> Changes:
         """Return what has changed since the flats and darks that projections are prepared with; warn of the rest."""
-        later = self._references.values()
+        later = self._references.values() if self._frozen else ()  # or they are the first
         changes = changes_since(self._dark, self._scale, self._monitor, later, self._saturation, warnings)
         for _, each in (*changes.light, *changes.dark):
             self._gaps.bridge(each)
