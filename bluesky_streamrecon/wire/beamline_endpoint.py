@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable
 
@@ -77,7 +76,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self._job_id = job_id or uuid.uuid4().hex
         self._on_event = on_event
         self._memory_limit = memory_limit
-        self._peer_timeout = peer_timeout
         self._front = threading.Lock()
         self._open: Run | None = None
         self._closed = False
@@ -131,8 +129,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 name=spec.run_uid,
             )
             self._stores = [*(old for old in self._stores if old.alive), store]
-            run = self._open = Run(spec, store, resend_seconds=self._peer_timeout)
-            self._post(lambda: self._hub.open_run(run, time.monotonic()))
+            run = self._open = Run(spec, store)
+            self._post(lambda: self._hub.open_run(run))
 
     def append(
         self,

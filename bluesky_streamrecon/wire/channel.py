@@ -1,13 +1,12 @@
 """A channel: numbered messages one way over a link, each taken exactly once and in order. No I/O, no clock.
 
 Items of a run, reports, previews, and operators' orders with their answers travel on channels. A `Sender` and a
-`Receiver` make a pair, over some link that may lose, repeat or reorder messages, or break and be made again; time is
-passed in.
+`Receiver` make a pair over a link, which keeps the order of messages, and loses some only by breaking.
 
-The rule is go-back-N: the receiver takes only the message after the last one, drops what it has, refuses what
-comes too early and asks to go back. A sender that is new on a link, is asked to go back, or sees nothing move,
-opens the channel (again): the receiver's acknowledgement says where to go on. Acknowledgements are cumulative. How many
-messages there are after the last applied one is bounded by the receiver's credit, their bytes on the way by the sender.
+A sender that is new on a link opens the channel: the receiver's acknowledgement says where to go on. Acknowledgements
+are cumulative. The receiver takes only the message after the last one and drops what it has; where one is missing, the
+link is to be broken. How many messages there are after the last applied one is bounded by the receiver's credit, their
+bytes on the way by the sender.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire.messages import Ack, OpenChannel
 
 __all__ = [
-    "RECEIVER_MOVES",
     "SENDER_MOVES",
+    "MessageMissingError",
     "MessageSender",
     "Receiver",
-    "ReceiverState",
     "Sender",
     "SenderState",
 ]
@@ -40,16 +38,8 @@ class SenderState(enum.Enum):
     STREAMING = "streaming"
 
 
-class ReceiverState(enum.Enum):
-    """Where a receiver is. ``MISSING``: a message was lost on the way, and those after it are refused."""
-
-    IN_ORDER = "in-order"
-    MISSING = "missing"
-    COMPLETE = "complete"
-
-
 _ALWAYS: Final = {"link": SenderState.OPENING, "unlink": SenderState.UNLINKED}
-_LINKED: Final = {"ack": SenderState.STREAMING, "forget": SenderState.OPENING, "stall": SenderState.OPENING}
+_LINKED: Final = {"ack": SenderState.STREAMING, "forget": SenderState.OPENING}
 
 SENDER_MOVES: Final[dict[SenderState, dict[str, SenderState]]] = {
     SenderState.UNLINKED: _ALWAYS,
@@ -58,29 +48,16 @@ SENDER_MOVES: Final[dict[SenderState, dict[str, SenderState]]] = {
 }
 """Legal moves of a sender: state, then what happens, then the state after it."""
 
-RECEIVER_MOVES: Final[dict[ReceiverState, dict[str, ReceiverState]]] = {
-    ReceiverState.IN_ORDER: {
-        "expected": ReceiverState.IN_ORDER,
-        "known": ReceiverState.IN_ORDER,
-        "early": ReceiverState.MISSING,
-        "last": ReceiverState.COMPLETE,
-    },
-    ReceiverState.MISSING: {
-        "expected": ReceiverState.IN_ORDER,
-        "known": ReceiverState.MISSING,
-        "early": ReceiverState.MISSING,
-        "last": ReceiverState.COMPLETE,
-    },
-    ReceiverState.COMPLETE: {"known": ReceiverState.COMPLETE},
-}
-"""Legal moves of a receiver; a message after the last one breaks the protocol."""
+
+class MessageMissingError(RemoteProtocolError):
+    """A message was lost on its way, so the link is of no use any more."""
 
 
 class Sender(ABC):
     """Sending half of a channel to one receiver.
 
     Use: `append` for each new message; `link` and `unlink` as the receiver comes and goes; `acknowledge` with what
-    it says; then send what `next` returns and confirm with `advance` until there is nothing. `tick` now and then.
+    it says; then send what `next` returns and confirm with `advance` until there is nothing.
 
     Parameters
     ----------
@@ -88,18 +65,9 @@ class Sender(ABC):
         Which channel, and what numbers belong to: a run, or an instance of the sending program.
     window_bytes : int
         Most that is on its way (sent, not received) at a time; one message is always allowed.
-    resend_seconds : float
-        Without progress for this long the receiver is asked again what it has; doubles each time running.
     """
 
-    def __init__(
-        self,
-        channel: str,
-        stream: str,
-        *,
-        window_bytes: int = 64 * 2**20,
-        resend_seconds: float = 10.0,
-    ) -> None:
+    def __init__(self, channel: str, stream: str, *, window_bytes: int = 64 * 2**20) -> None:
         self.channel = channel
         self.stream = stream
         self.state = SenderState.UNLINKED
@@ -112,9 +80,6 @@ class Sender(ABC):
         self._next = 1
         self._edge = 0
         self._window_bytes = window_bytes
-        self._resend_seconds = resend_seconds
-        self._patience = resend_seconds
-        self._since = 0.0
         self._open_due = False
         self._bytes = [0]
 
@@ -146,16 +111,15 @@ class Sender(ABC):
         self._bytes.append(self._bytes[-1] + nbytes)
         return self.last
 
-    def link(self, now: float) -> None:
+    def link(self) -> None:
         """Begin anew on a fresh link: ask the receiver what it has."""
         self._move("link")
-        self._reopen(now)
 
     def unlink(self) -> None:
         """Stop sending; nothing is forgotten."""
         self._move("unlink")
 
-    def forget(self, first: int, now: float) -> None:
+    def forget(self, first: int) -> None:
         """Messages before `first` can not be sent any more; count those that never were."""
         self.first = max(self.first, first)
         if self._next < self.first:
@@ -163,9 +127,8 @@ class Sender(ABC):
             self._next = self.first
             if self.state is not SenderState.UNLINKED:
                 self._move("forget")
-                self._reopen(now)
 
-    def acknowledge(self, ack: Ack, now: float) -> bool:
+    def acknowledge(self, ack: Ack) -> bool:
         """Take what the receiver says it has; return whether anything new is applied.
 
         Raises
@@ -182,28 +145,19 @@ class Sender(ABC):
                 f"acknowledgement of {self.channel}: got applied={ack.applied}, received={ack.received}, expected "
                 f"applied <= received <= {most} ({'appended' if opening else 'sent'}); does the peer mix up two runs?"
             )
+        before = self.applied
         if opening:
             if ack.received < self.first - 1:
                 return False  # answers an older opening, before messages were forgotten
-            changed = ack.applied != self.applied
-            self.received, self.applied = ack.received, ack.applied
+            self.received = self.applied = self._edge = 0  # a new process of the receiver may have less
+            self._next = ack.received + 1
             self.high = max(self.high, ack.received)
-            self._next = self.received + 1
-            self._edge = ack.applied + ack.credit
-            self._progress(now)
             self._move("ack")
-            return changed
-        if ack.received > self.received:
-            self.received = ack.received
-            self._progress(now)
-            self._next = max(self._next, self.received + 1)
-        changed = ack.applied > self.applied
+        self.received = max(self.received, ack.received)
         self.applied = max(self.applied, ack.applied)
         self._edge = max(self._edge, ack.applied + ack.credit)
-        if ack.resend and ack.received == self.received and self._next > self.received + 1:
-            self._move("stall")
-            self._reopen(now)
-        return changed
+        self._next = max(self._next, self.received + 1)
+        return self.applied != before
 
     def next(self) -> msgspec.Struct | None:
         """Return what is to be sent next; None if there is nothing, or nothing is allowed now."""
@@ -222,7 +176,7 @@ class Sender(ABC):
             return None
         return self._next
 
-    def advance(self, now: float) -> None:
+    def advance(self) -> None:
         """Confirm that what `next` returned was sent."""
         seq = self.peek()
         if seq is None:
@@ -230,45 +184,38 @@ class Sender(ABC):
         if seq == 0:
             self._open_due = False
             return
-        if not self.in_flight:
-            self._since = now
         self.resent += seq <= self.high
         self.high = max(self.high, seq)
         self._next = seq + 1
-
-    def tick(self, now: float) -> None:
-        """Ask the receiver again what it has if nothing has moved for too long."""
-        if now - self._since < self._patience:
-            return
-        if self.state is SenderState.OPENING or (self.state is SenderState.STREAMING and self.in_flight):
-            self._move("stall")
-            self._open_due = True
-            self._since = now
-            self._patience = min(self._patience * 2, 16 * self._resend_seconds)
-
-    def _reopen(self, now: float) -> None:
-        self._open_due = True
-        self._progress(now)
-
-    def _progress(self, now: float) -> None:
-        self._since = now
-        self._patience = self._resend_seconds
 
     def _move(self, what: str) -> None:
         try:
             self.state = SENDER_MOVES[self.state][what]
         except KeyError:
             raise LocalProtocolError(f"{self.channel}: {what!r} is not allowed in state {self.state.value!r}") from None
-        if self.state is not SenderState.OPENING:
-            self._open_due = False
+        self._open_due = self.state is SenderState.OPENING
 
 
 class MessageSender(Sender):
-    """A sender that keeps its messages until they have arrived; none is ever dropped."""
+    """A sender that keeps its messages until they have arrived; none is ever dropped.
 
-    def __init__(self, channel: str, stream: str, *, resend_seconds: float = 10.0) -> None:
-        super().__init__(channel, stream, resend_seconds=resend_seconds)
+    Parameters
+    ----------
+    channel, stream : str
+        As for `Sender`.
+    opening : Struct, optional
+        What opens the channel, where that is another message than `OpenChannel`: all is kept for a receiver that comes
+        back as a new process.
+    """
+
+    def __init__(self, channel: str, stream: str, opening: msgspec.Struct | None = None) -> None:
+        super().__init__(channel, stream)
         self._kept: dict[int, msgspec.Struct] = {}
+        self._opening = opening
+
+    def opening(self) -> msgspec.Struct:
+        """Return the message that opens the channel."""
+        return self._opening or super().opening()
 
     def send(self, message: msgspec.Struct) -> int:
         """Queue a message and return its number."""
@@ -277,14 +224,14 @@ class MessageSender(Sender):
         return seq
 
     def message(self, seq: int) -> msgspec.Struct | None:
-        """Return a message that has not arrived yet."""
+        """Return a message that is kept."""
         return self._kept[seq]
 
-    def acknowledge(self, ack: Ack, now: float) -> bool:
+    def acknowledge(self, ack: Ack) -> bool:
         """Take what the receiver says it has, and forget that."""
-        changed = super().acknowledge(ack, now)
-        while self.first <= self.received:
-            self._kept.pop(self.first, None)
+        changed = super().acknowledge(ack)
+        while self._opening is None and self.first <= self.received:
+            del self._kept[self.first]
             self.first += 1
         return changed
 
@@ -305,15 +252,13 @@ class Receiver:
     def __init__(self, channel: str, stream: str, *, credit: int, applied: int = 0) -> None:
         self.channel = channel
         self.stream = stream
-        self.state = ReceiverState.IN_ORDER
+        self.complete = False
         self.credit = credit
         self.applied = applied
         self.received = applied
         self.duplicate = 0
-        self.gaps = 0
         self.dropped = 0
         self._ack_due = True
-        self._resend = False
 
     def open(self, first: int = 1) -> None:
         """Answer the sender's opening; messages before `first` will never come and count as dropped."""
@@ -324,38 +269,31 @@ class Receiver:
             if self.applied == self.received:
                 self.applied += missed
             self.received += missed
-            if self.state is ReceiverState.MISSING:
-                self.state = ReceiverState.IN_ORDER
 
     def offer(self, seq: int, *, last: bool = False) -> bool:
-        """Return whether a message that has arrived is the next one; `last` if none may follow it.
-
-        One that is known is dropped, and one that comes too early refused; both are counted.
+        """Return whether a message that has arrived is new: the next one; `last` if none may follow it.
 
         Raises
         ------
+        MessageMissingError
+            If one before it has not arrived.
         RemoteProtocolError
             If it lies beyond the credit, or after the last one.
         """
         self._ack_due = True
         if seq <= self.received:
             self.duplicate += 1
-            self._move("known", seq)
             return False
+        if self.complete:
+            raise RemoteProtocolError(f"{self.channel} {seq} came after the last one, {self.received}")
         if seq > self.applied + self.credit:
             raise RemoteProtocolError(
                 f"{self.channel} {seq}: expected at most {self.applied + self.credit} (applied {self.applied}, credit "
                 f"{self.credit}); the sender does not keep to the credit"
             )
         if seq > self.received + 1:
-            self.gaps += 1
-            if self.state is ReceiverState.IN_ORDER:
-                self._resend = True
-            self._move("early", seq)
-            return False
-        self._move("last" if last else "expected", seq)
-        self._resend = False
-        self.received = seq
+            raise MessageMissingError(f"{self.channel} {seq} came, and {self.received + 1} is missing")
+        self.received, self.complete = seq, last
         return True
 
     def apply(self, seq: int) -> None:
@@ -374,13 +312,12 @@ class Receiver:
             self.applied = seq
             self._ack_due = True
 
-    def ack(self, *, again: bool = False) -> Ack | None:
-        """Return the acknowledgement that is due, or with `again` the present one; None if none is due."""
-        if not (self._ack_due or again):
+    def ack(self) -> Ack | None:
+        """Return the acknowledgement that is due; None if none is."""
+        if not self._ack_due:
             return None
-        ack = self.present_ack()
-        self._ack_due = self._resend = False
-        return ack
+        self._ack_due = False
+        return self.present_ack()
 
     def present_ack(self) -> Ack:
         """Return what there is now, whether it is due or not."""
@@ -391,12 +328,4 @@ class Receiver:
             received=self.received,
             credit=self.credit,
             duplicate=self.duplicate,
-            gaps=self.gaps,
-            resend=self._resend,
         )
-
-    def _move(self, what: str, seq: int) -> None:
-        try:
-            self.state = RECEIVER_MOVES[self.state][what]
-        except KeyError:
-            raise RemoteProtocolError(f"{self.channel} {seq} came after the last one, {self.received}") from None

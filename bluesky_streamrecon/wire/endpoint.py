@@ -30,6 +30,7 @@ E = TypeVar("E")
 MESSAGES_PER_TURN = 256
 ERROR_PAUSE_S = 0.1
 PATIENCE_S = 0.2
+RECONNECT_S = 0.2
 
 
 class Endpoint(Generic[E]):
@@ -163,7 +164,7 @@ class Endpoint(Generic[E]):
             return 0.0 if end.pump(send, now) else end.heartbeat_seconds / 4
         if end.has_no_peer:
             self._transport.disconnect(name)
-        elif end.state is LinkState.DOWN:
+        elif end.state is LinkState.DOWN and now - end.since > RECONNECT_S:
             try:
                 self._connect(name, end)
             except ConfigError as error:

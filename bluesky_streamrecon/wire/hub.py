@@ -64,7 +64,7 @@ class Hub(Listener):
 
     # ------------------------------------------------------------------ asked by the user
 
-    def open_run(self, run: Run, now: float) -> None:
+    def open_run(self, run: Run) -> None:
         """Make `run` the one that is served; an unfinished earlier one is abandoned."""
         if self.run is not None and not self.run.finished:
             self.abandon_run("another run was opened before this one was finished")
@@ -74,7 +74,7 @@ class Hub(Listener):
         set_run(run.uid)
         log.info("opened, %d projections planned", run.spec.planned)
         for peer in self._links.values():
-            self._serve(peer, now)
+            self._serve(peer)
 
     def close_run(self, run: Run, exit_status: str, reason: str) -> None:
         """Close a run after its last item, unless it is over."""
@@ -162,12 +162,12 @@ class Hub(Listener):
             return ("size", text)
         return None
 
-    def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
+    def joined(self, peer: Peer, before: Peer | None) -> None:
         """Note that a peer was welcomed."""
         hello = peer.hello
         if hello.role == "operator":
             if before is None:
-                peer.serve(MessageSender("answers", hello.instance), now)
+                peer.serve(MessageSender("answers", hello.instance))
             self._forget_operators()
         else:
             self._emit(PeerJoined(peer.info), peer)
@@ -177,7 +177,7 @@ class Hub(Listener):
             for other in self._links.values():
                 if other.hello.role == "rank":
                     other.send_plain(self._preview_at())
-        self._serve(peer, now)
+        self._serve(peer)
         if hello.run_uid is not None and (self.run is None or self.run.uid != hello.run_uid or self.run.abandoned):
             text = "the beamline does not serve this run"
             peer.send_plain(AbandonRun(run_uid=hello.run_uid, reason=text))
@@ -217,14 +217,14 @@ class Hub(Listener):
             self._ready = True
             self._emit(AllRanksReady(linked))
 
-    def _serve(self, peer: Peer, now: float) -> None:
+    def _serve(self, peer: Peer) -> None:
         """Begin to send the run to a rank or the controller."""
         run, hello = self.run, peer.hello
         if hello.role == "operator":
             return
         peer.senders.pop("run", None)
         if run is not None and not run.abandoned and (hello.role == "controller" or not run.finished):
-            peer.serve(run.sender(hello.role, hello.rank), now)
+            peer.serve(run.sender(hello.role, hello.rank))
 
     def _preview_at(self) -> PreviewAt:
         hello = self._peers[("controller", 0)].hello
@@ -264,9 +264,9 @@ class Hub(Listener):
         elif isinstance(message, VolumeDone):
             self._emit(message, peer)
         elif isinstance(message, Score | RunDone):
-            self._report(peer, message, now)
+            self._report(peer, message)
 
-    def _report(self, peer: Peer, message: Score | RunDone, now: float) -> None:
+    def _report(self, peer: Peer, message: Score | RunDone) -> None:
         run = self.run
         if run is None or run.uid != message.run_uid or run.abandoned:
             log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
@@ -275,7 +275,7 @@ class Hub(Listener):
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
                 log.warning("%s reports the run as done, but it is open; ignored", peer)
-            elif run.done(message, now):
+            elif run.done(message):
                 results = run.results()
                 log.info("finished by all %d ranks", len(results))
                 for other in self._links.values():  # the controller still hears of its end

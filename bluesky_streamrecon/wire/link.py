@@ -60,7 +60,7 @@ class LinkEnd:
         """Begin on a fresh link: every channel is opened again."""
         self.linked, self.seen = True, now
         for sender in self.senders.values():
-            sender.link(now)
+            sender.link()
 
     def break_off(self) -> None:
         """Stop sending: the link is gone, and plain messages that were not sent are lost with it."""
@@ -69,17 +69,17 @@ class LinkEnd:
         for sender in self.senders.values():
             sender.unlink()
 
-    def serve(self, sender: Sender, now: float) -> None:
+    def serve(self, sender: Sender) -> None:
         """Send on this channel from now on, in the place of an older stream of it; as soon as there is a link."""
         self.senders[sender.channel] = sender
         if self.linked:
-            sender.link(now)
+            sender.link()
 
     def send_plain(self, message: msgspec.Struct) -> None:
         """Send a message that may be lost with the link."""
         self.outbox.append(message)
 
-    def take(self, message: msgspec.Struct, allowed: Mapping[str, int], now: float) -> bool:
+    def take(self, message: msgspec.Struct, allowed: Mapping[str, int]) -> bool:
         """Do what the channels have to do about a message; return whether it is to be handled further.
 
         That is: an acknowledgement of something new, the next message of a channel, or a plain one.
@@ -90,17 +90,17 @@ class LinkEnd:
             That has come.
         allowed : dict of str to int
             Channels that the other end may open, and the credit of each.
-        now : float
-            Seconds.
 
         Raises
         ------
+        MessageMissingError
+            If the link is to be broken, since a message was lost on it.
         RemoteProtocolError
             If a channel is not known or was not opened, or the other end does not keep to the rules.
         """
         if isinstance(message, Ack):
             sender = self.senders.get(message.channel)
-            return sender is not None and sender.acknowledge(message, now)
+            return sender is not None and sender.acknowledge(message)
         if isinstance(message, OpenChannel):
             self._open(message, allowed)
             return False
@@ -110,17 +110,15 @@ class LinkEnd:
         """Send a heartbeat if nothing was sent for `interval`; return how long nothing has come, if above `timeout`."""
         if now - self.seen > timeout:
             return now - self.seen
-        for sender in self.senders.values():
-            sender.tick(now)
         if now - self.sent_at >= interval:
             self.sent_at = now
-            self.outbox.extend([*self._acks(again=True), heartbeat])
+            self.outbox.append(heartbeat)
         return 0.0
 
     def drain(self, send: SendNow, now: float, *, acks: bool = True) -> Sent:
         """Send plain messages, and the acknowledgements that are due, until there is nothing or no room."""
         if acks:
-            self.outbox.extend(self._acks())
+            self.outbox.extend(ack for receiver in self.receivers.values() if (ack := receiver.ack()) is not None)
         while self.outbox:
             sent = send(self.outbox[0])
             if sent is not Sent.DONE:
@@ -136,7 +134,7 @@ class LinkEnd:
             if message is not None:
                 sent = send(message)
                 if sent is Sent.DONE:
-                    sender.advance(now)
+                    sender.advance()
                     self.sent_at = now
                 return sent
         return None
@@ -160,7 +158,3 @@ class LinkEnd:
         if receiver is None or seq == 0:
             raise RemoteProtocolError(f"{type(message).__name__} {seq}: the channel {channel!r} was not opened for it")
         return receiver.offer(seq, last=isinstance(message, CloseRun))
-
-    def _acks(self, *, again: bool = False) -> list[Ack]:
-        acks = (receiver.ack(again=again) for receiver in self.receivers.values())
-        return [ack for ack in acks if ack is not None]

@@ -16,6 +16,7 @@ import msgspec
 
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning
+from bluesky_streamrecon.wire.channel import MessageMissingError
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.link import LinkEnd, Sent
@@ -96,7 +97,7 @@ class Listener:
         """Return what of this hello can not be accepted, and why."""
         raise NotImplementedError
 
-    def joined(self, peer: Peer, now: float, *, before: Peer | None) -> None:
+    def joined(self, peer: Peer, before: Peer | None) -> None:
         """Note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
 
     def left(self, peer: Peer, reason: str) -> None:
@@ -129,6 +130,10 @@ class Listener:
         except UnknownVersionError as error:
             self._refused.add(error)
             self._reply(link, "version", str(error))
+        except MessageMissingError as error:
+            self._reply(link, "link", str(error))
+            if peer is not None:
+                self._lose(peer, str(error))
         except RemoteProtocolError as error:
             self.garbage.add(error if peer is None else f"{peer}: {error}")
             if peer is not None:
@@ -170,7 +175,7 @@ class Listener:
                 peer.ahead = message.time - self._wall()
         elif not isinstance(message, (Ack, OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
-        elif peer.take(message, self.credits, now):
+        elif peer.take(message, self.credits):
             self.received(peer, message, now)
 
     def _hello(self, link: bytes, hello: Hello, now: float) -> None:
@@ -207,7 +212,7 @@ class Listener:
         )
         peer.send_plain(welcome)
         peer.begin(now)
-        self.joined(peer, now, before=before)
+        self.joined(peer, before)
 
     def _lose(self, peer: Peer, reason: str) -> None:
         if peer.link is not None:

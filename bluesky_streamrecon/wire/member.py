@@ -18,7 +18,7 @@ import msgspec
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning, set_run
 from bluesky_streamrecon.wire import events as ev
-from bluesky_streamrecon.wire.channel import MessageSender, Receiver, ReceiverState
+from bluesky_streamrecon.wire.channel import MessageMissingError, MessageSender, Receiver
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.link import LinkEnd, SendNow, Sent
@@ -86,7 +86,7 @@ LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
 class Member(LinkEnd):
     """State of a connecting end.
 
-    When it is ``DOWN``, the connection is to be made anew, and `connected` called.
+    When it is ``DOWN``, the connection is to be made anew, and `connected` called; that was done last at `since`.
 
     Parameters
     ----------
@@ -96,8 +96,8 @@ class Member(LinkEnd):
         Least credit given for items of a run.
     resume : (str, int), optional
         Run uid and last applied item of a checkpoint.
-    greeting_seconds, resend_seconds : float
-        After how long without a welcome the connection is made anew; see `Sender`.
+    greeting_seconds : float
+        After how long without a welcome the connection is made anew.
     channel : str, optional
         On which `send` sends; None: on none.
     to : str
@@ -113,7 +113,6 @@ class Member(LinkEnd):
         credit: int = 64,
         resume: tuple[str, int] | None = None,
         greeting_seconds: float = 5.0,
-        resend_seconds: float = 10.0,
         channel: str | None = "reports",
         to: str = "the beamline",
         wall: Callable[[], float] = time.time,
@@ -125,7 +124,7 @@ class Member(LinkEnd):
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
         self.run: OpenRun | None = None
         self.preview_at: PreviewAt | None = None
-        self.reports = MessageSender(channel or "", hello.instance, resend_seconds=resend_seconds)
+        self.reports = MessageSender(channel or "", hello.instance)
         if channel is not None:
             self.senders[channel] = self.reports
         self._hello = hello
@@ -137,7 +136,7 @@ class Member(LinkEnd):
         self._wall = wall
         self._heartbeat = 1.0
         self._timeout = 10.0
-        self._since = 0.0
+        self.since = 0.0
         self._done = False
         self._gone: set[int] = set()
         self._turned_away = 0
@@ -182,7 +181,7 @@ class Member(LinkEnd):
         """There is a fresh connection: say hello."""
         self._move("connect")
         self.break_off()
-        self._since = now
+        self.since = now
         uid = None if self.run is None else self.run.run_uid
         self.send_plain(msgspec.structs.replace(self._hello, run_uid=uid))
 
@@ -212,12 +211,14 @@ class Member(LinkEnd):
                 self._refuse(str(error))
             else:
                 self.garbage.add(error)
+        except MessageMissingError as error:
+            self.lose(str(error))
         except RemoteProtocolError as error:
             self.garbage.add(error)
 
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
-        if self.state is LinkState.GREETING and now - self._since > self._greeting_seconds:
+        if self.state is LinkState.GREETING and now - self.since > self._greeting_seconds:
             self._move("lose")
         elif self.state is LinkState.LINKED:
             heartbeat = Heartbeat(time=self._wall())
@@ -254,11 +255,11 @@ class Member(LinkEnd):
             if self.run is not None and self.run.run_uid == message.run_uid:
                 self._abandon(message.reason)
         elif isinstance(message, Ack | OpenChannel):
-            self.take(message, CREDITS, now)
+            self.take(message, CREDITS)
         elif isinstance(message, PreviewAt):
             self.preview_at = message
         elif isinstance(message, Answer | ShowCuts | Cuts | Shutdown):
-            if self.take(message, CREDITS, now):
+            if self.take(message, CREDITS):
                 self.events.append(message)
             if isinstance(message, Answer):
                 answers = self.receivers["answers"]
@@ -319,7 +320,7 @@ class Member(LinkEnd):
             return  # left over from a run that is not ours any more
         if isinstance(message, Item):
             self._check_item(message, self.run)
-        if not self.take(message, CREDITS, self.seen):
+        if not self.take(message, CREDITS):
             return
         if isinstance(message, ItemGone):
             log.warning("item %d is lost: %s", message.seq, message.why)
@@ -348,7 +349,7 @@ class Member(LinkEnd):
         if self.run is None or receiver is None or self.run.run_uid != report.run_uid:
             log.warning("run %s is done, but not ours any more; not reported", report.run_uid)
             return
-        if receiver.state is not ReceiverState.COMPLETE:
+        if not receiver.complete:
             raise LocalProtocolError(f"run {report.run_uid[:8]}: reported as done before its end has come")
         self._done = True
         self.reports.send(msgspec.structs.replace(report, ack=receiver.present_ack()))

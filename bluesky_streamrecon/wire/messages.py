@@ -63,7 +63,7 @@ __all__ = [
     "Welcome",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of everything in this module; stands in the preamble of every header frame."""
 
 # --------------------------------------------------------------------------------------------- of every link
@@ -138,7 +138,7 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
 
 
 class OpenChannel(msgspec.Struct, frozen=True, kw_only=True, tag="open-channel"):
-    """Numbered messages follow; what of them is there? Sent on every new link, and when nothing has moved.
+    """Numbered messages follow; what of them is there? Sent on every new link.
 
     Parameters
     ----------
@@ -168,10 +168,8 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
         All messages up to this one have arrived.
     credit : int
         Messages after `applied` that the receiver is ready to hold.
-    duplicate, gaps : int
-        Messages that arrived again and were dropped; messages refused because one before them was missing.
-    resend : bool
-        Something is missing: go back to message ``received + 1``.
+    duplicate : int
+        Messages that arrived again and were dropped.
     """
 
     channel: Name
@@ -180,8 +178,6 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
     received: Count
     credit: Count
     duplicate: Count = 0
-    gaps: Count = 0
-    resend: bool = False
 
 
 # ---------------------------------------------------------------- from a rank or the controller to the beamline

@@ -188,11 +188,11 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         return 0 if sender is None else sender.dropped
 
     def _send_preview(self, preview: Preview) -> None:
-        now, sender = time.monotonic(), self._controller.senders.get(PREVIEWS)
+        sender = self._controller.senders.get(PREVIEWS)
         if not isinstance(sender, PreviewSender) or sender.stream != preview.run_uid:
             sender = PreviewSender(preview.run_uid)
-            self._controller.serve(sender, now)
-        sender.send(preview, now)
+            self._controller.serve(sender)
+        sender.send(preview)
 
     def _after_turn(self) -> None:
         with self.lock:

@@ -35,14 +35,10 @@ class PreviewSender(Sender):
         Of all the previews.
     most, most_bytes : int
         Previews that are kept, and the memory of their slices; the newest few are kept in any case.
-    resend_seconds : float
-        See `Sender`.
     """
 
-    def __init__(
-        self, run_uid: str, *, most: int = MOST, most_bytes: int = MOST_BYTES, resend_seconds: float = 5.0
-    ) -> None:
-        super().__init__("previews", run_uid, resend_seconds=resend_seconds)
+    def __init__(self, run_uid: str, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__("previews", run_uid)
         self._most = most
         self._most_bytes = most_bytes
         self._kept: dict[int, Preview] = {}
@@ -50,7 +46,7 @@ class PreviewSender(Sender):
         self._before: ProjectionStore | None = None
         self._before_first = 0
 
-    def send(self, preview: Preview, now: float) -> int:
+    def send(self, preview: Preview) -> int:
         """Keep one more preview, let go the oldest if there are too many, and return its number."""
         size = _size(preview)
         seq = self.append(size)
@@ -58,7 +54,7 @@ class PreviewSender(Sender):
         self._kept_bytes += size
         while len(self._kept) > self._most or (self._kept_bytes > self._most_bytes and len(self._kept) > FEWEST):
             self._let_go(self._kept.pop(next(iter(self._kept))))
-        self.forget(next(iter(self._kept)), now)
+        self.forget(next(iter(self._kept)))
         return seq
 
     def message(self, seq: int) -> msgspec.Struct | None:

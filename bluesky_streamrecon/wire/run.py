@@ -79,9 +79,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     dropped : int
         Could not be sent, because their frame was gone; `why` tells the first reason.
     resent : int
-        Sent once more after a broken link, a loss or a restart.
-    gaps : int
-        Refused by the rank because an item before them was missing.
+        Sent once more after a broken link or a restart.
     spilled : int
         Held in the temporary file at some time (of the run, not of this rank alone).
     restarts, reconnects : int
@@ -97,7 +95,6 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: int = 0
     dropped: int = 0
     resent: int = 0
-    gaps: int = 0
     spilled: int = 0
     restarts: int = 0
     reconnects: int = 0
@@ -131,7 +128,7 @@ class _ItemSender(Sender):
         self.redo = 0  # projections taken when its last process came
         self._run = run
         self._ack: Ack | None = None
-        self._duplicate = self._gaps = 0  # of earlier processes of the rank
+        self._duplicate = 0  # of earlier processes of the rank
         self._gone: set[int] = set()
         self._why = ""
         for entry in run.log:
@@ -153,12 +150,11 @@ class _ItemSender(Sender):
         self._gone.clear()
         if self._ack is not None:
             self._duplicate += self._ack.duplicate
-            self._gaps += self._ack.gaps
             self._ack = None
 
-    def acknowledge(self, ack: Ack, now: float) -> bool:
+    def acknowledge(self, ack: Ack) -> bool:
         """Take the rank's acknowledgement; return whether it has applied more (or, after a restart, less)."""
-        changed = super().acknowledge(ack, now)
+        changed = super().acknowledge(ack)
         if ack.stream == self.stream:
             self._ack = ack
         return changed
@@ -214,29 +210,12 @@ class _ItemSender(Sender):
             duplicate=self._duplicate + (ack.duplicate if ack else 0),
             dropped=len(self._gone),
             resent=self.resent,
-            gaps=self._gaps + (ack.gaps if ack else 0),
             spilled=self._run.frames.spilled,
             restarts=self.restarts,
             reconnects=self.reconnects,
             done=self.done is not None,
             why=self._why,
         )
-
-
-class _MarkSender(MessageSender):
-    """What the controller is sent of a run: its opening, what people change of it, and its end."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__("run", run.uid)
-        self._run = run
-
-    def opening(self) -> msgspec.Struct:
-        """Return the message that opens the run."""
-        return self._run.opening(RowBlock(0, self._run.spec.detector_shape[0], 0, 0, 1))
-
-    def acknowledge(self, ack: Ack, now: float) -> bool:
-        """Take what the controller says it has; all is kept for one that comes back as a new process."""
-        return Sender.acknowledge(self, ack, now)
 
 
 class Run:
@@ -263,7 +242,7 @@ class Run:
         self.row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
         self._projections = [0]
         self._senders: dict[int, _ItemSender] = {}
-        self._controller = _MarkSender(self)
+        self._controller = MessageSender("run", self.uid, self.opening(RowBlock(0, spec.detector_shape[0], 0, 0, 1)))
         self._results: tuple[RunDone, ...] | None = None
         self._counts = {"flat": 0, "dark": 0, "projection": 0}
 
@@ -359,13 +338,13 @@ class Run:
         if sender is not None and status.projections > status.image_number * self.spec.recon.step:
             sender.coalesced = True
 
-    def done(self, report: RunDone, now: float) -> bool:
+    def done(self, report: RunDone) -> bool:
         """Take a rank's last report; return whether it was the last one missing."""
         sender = self._senders.get(report.rank)
         if sender is None or self.finished:
             return False
         if report.ack is not None:
-            sender.acknowledge(report.ack, now)
+            sender.acknowledge(report.ack)
         sender.done = report
         results = [s.done for _, s in sorted(self._senders.items())]
         if any(done is None for done in results):

@@ -87,10 +87,9 @@ class Party:
             rank=self.rank,
             size=self.size,
         )
-        self.member = Member(hello, credit=CREDIT, greeting_seconds=3.0, resend_seconds=2.0)
+        self.member = Member(hello, credit=CREDIT, greeting_seconds=3.0)
         self.member._credit = CREDIT
-        self.link = b""
-        self.up, self.down = Direction(), Direction()
+        self.cut()
         self.waiting: deque[Any] = deque()
         self.applied: list[int] = []
         self.corrected: list[float] = []
@@ -101,6 +100,7 @@ class Party:
         """The connection breaks; what is on its way is lost, and neither side is told."""
         self.up, self.down = Direction(), Direction()
         self.link = b""
+        self.lossy = False  # something that went over this link was lost, or came late
 
     def turn(self) -> None:
         """Do what an endpoint's thread does."""
@@ -178,7 +178,7 @@ class World:
             dtype="<u2",
             recon=ReconSettings(window=2),
         )
-        self.run = Run(spec, Shelf(), resend_seconds=2.0, window_bytes=WINDOW * ROWS * COLUMNS * 2)
+        self.run = Run(spec, Shelf(), window_bytes=WINDOW * ROWS * COLUMNS * 2)
 
     @property
     def ranks(self) -> list[Party]:
@@ -195,7 +195,7 @@ class World:
 
     def open(self) -> None:
         if self.hub.run is None:
-            self.hub.open_run(self.run, self.now)
+            self.hub.open_run(self.run)
 
     def append(self) -> None:
         if self.hub.run is not None and self.run.close is None:
@@ -236,6 +236,7 @@ class World:
         frames = (party.up if up else party.down).take(which)
         if frames is None:
             return
+        party.lossy |= which > 0 or copies == 0
         for _ in range(copies):
             if up and party.link:
                 self.hub.receive(party.link, frames, self.now)
@@ -271,7 +272,10 @@ class World:
             party.turn()
 
     def heal(self, rounds: int = 400) -> None:
-        """Let the network work again until everything is done."""
+        """Let the network work again until everything is done; a connection that lost something ends, as TCP's do."""
+        for party in self.parties:
+            if party.lossy:
+                party.cut()
         self.open()
         self.close()
         self.congestion = None

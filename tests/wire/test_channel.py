@@ -7,11 +7,10 @@ import pytest
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.wire import Ledger, Score
 from bluesky_streamrecon.wire.channel import (
-    RECEIVER_MOVES,
     SENDER_MOVES,
+    MessageMissingError,
     MessageSender,
     Receiver,
-    ReceiverState,
     Sender,
     SenderState,
 )
@@ -36,47 +35,46 @@ def receiving(credit: int = 9) -> Receiver:
     return Receiver("test", "s", credit=credit)
 
 
-def streaming(items: int = 5, credit: int = 100, **options: float) -> Numbers:
-    sender = Numbers("test", "s", **options)  # type: ignore[arg-type]
+def streaming(items: int = 5, credit: int = 100, **options: int) -> Numbers:
+    sender = Numbers("test", "s", **options)
     for _ in range(items):
         sender.append(10)
-    sender.link(0.0)
+    sender.link()
     assert sender.peek() == 0
-    sender.advance(0.0)
-    sender.acknowledge(ack(0, 0, credit), 0.0)
+    sender.advance()
+    sender.acknowledge(ack(0, 0, credit))
     return sender
 
 
-def drain(sender: Sender, now: float = 0.0) -> list[int]:
+def drain(sender: Sender) -> list[int]:
     sent = []
     while seq := sender.peek():
         sent.append(seq)
-        sender.advance(now)
+        sender.advance()
     return sent
 
 
 def test_tables_know_every_state_and_lead_to_known_ones() -> None:
     assert set(SENDER_MOVES) == set(SenderState)
     assert {state for moves in SENDER_MOVES.values() for state in moves.values()} <= set(SenderState)
-    assert set(RECEIVER_MOVES) == set(ReceiverState)
 
 
 def test_nothing_is_sent_before_the_receiver_said_what_it_has() -> None:
     sender = Numbers("test", "s")
     sender.append(10)
     assert sender.peek() is None
-    sender.link(0.0)
+    sender.link()
     assert sender.peek() == 0
-    sender.advance(0.0)
+    sender.advance()
     assert sender.peek() is None
-    sender.acknowledge(ack(0, 0, 8), 0.0)
+    sender.acknowledge(ack(0, 0, 8))
     assert sender.peek() == 1
 
 
 def test_items_follow_in_order_up_to_the_credit() -> None:
     sender = streaming(items=9, credit=4)
     assert drain(sender) == [1, 2, 3, 4]
-    sender.acknowledge(ack(applied=2, received=4, credit=4), 0.0)
+    sender.acknowledge(ack(applied=2, received=4, credit=4))
     assert drain(sender) == [5, 6]
 
 
@@ -90,41 +88,22 @@ def test_fresh_link_goes_on_after_what_was_received() -> None:
     drain(sender)
     sender.unlink()
     assert sender.peek() is None
-    sender.link(1.0)
-    sender.advance(1.0)
-    sender.acknowledge(ack(applied=1, received=3, credit=9), 1.0)
+    sender.link()
+    sender.advance()
+    sender.acknowledge(ack(applied=1, received=3, credit=9))
     assert drain(sender) == [4, 5]
     assert sender.resent == 2
 
 
-def test_sender_goes_back_when_asked_to() -> None:
+def test_process_that_comes_back_with_less_is_sent_all_again() -> None:
     sender = streaming()
     drain(sender)
-    sender.acknowledge(ack(applied=0, received=2, credit=9, resend=True), 0.0)
-    assert sender.peek() == 0
-    sender.advance(0.0)
-    sender.acknowledge(ack(applied=0, received=2, credit=9), 0.0)
-    assert drain(sender) == [3, 4, 5]
-
-
-def test_request_to_go_back_that_comes_late_is_ignored() -> None:
-    sender = streaming()
-    drain(sender)
-    sender.acknowledge(ack(applied=0, received=4, credit=9), 0.0)
-    sender.acknowledge(ack(applied=0, received=2, credit=9, resend=True), 0.0)
-    assert sender.peek() is None
-
-
-def test_silence_makes_the_sender_ask_again_ever_more_patiently() -> None:
-    sender = streaming(resend_seconds=10.0)
-    drain(sender)
-    asked = []
-    for now in range(1, 200):
-        sender.tick(float(now))
-        if sender.peek() == 0:
-            asked.append(now)
-            sender.advance(float(now))
-    assert asked == [10, 30, 70, 150]
+    sender.acknowledge(ack(applied=4, received=5))
+    sender.link()
+    sender.advance()
+    assert sender.acknowledge(ack(applied=0, received=0))
+    assert drain(sender) == [1, 2, 3, 4, 5]
+    assert (sender.applied, sender.resent) == (0, 5)
 
 
 @pytest.mark.parametrize("numbers", [ack(0, 6, 9), ack(3, 2, 9)])
@@ -132,25 +111,24 @@ def test_receiver_that_claims_too_much_breaks_the_protocol(numbers: Ack) -> None
     sender = streaming()
     drain(sender)
     with pytest.raises(RemoteProtocolError, match="acknowledgement"):
-        sender.acknowledge(numbers, 0.0)
+        sender.acknowledge(numbers)
 
 
 def test_confirming_what_was_not_due_is_our_own_fault() -> None:
     with pytest.raises(LocalProtocolError, match="nothing to send"):
-        Numbers("test", "s").advance(0.0)
+        Numbers("test", "s").advance()
 
 
-def test_receiver_takes_the_next_drops_the_known_and_refuses_the_early() -> None:
+def test_receiver_takes_the_next_drops_the_known_and_refuses_to_go_on_without_one() -> None:
     receiver = receiving(9)
     assert receiver.offer(1)
     assert not receiver.offer(1)
-    assert not receiver.offer(3)
-    assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=True, duplicate=1, gaps=1)
-    assert not receiver.offer(4)
-    assert receiver.ack() == ack(applied=0, received=1, credit=9, resend=False, duplicate=1, gaps=2)
+    with pytest.raises(MessageMissingError, match="test 3 came, and 2 is missing"):
+        receiver.offer(3)
+    assert receiver.ack() == ack(applied=0, received=1, credit=9, duplicate=1)
     assert receiver.offer(2)
     assert receiver.offer(3, last=True)
-    assert (receiver.duplicate, receiver.gaps, receiver.state) == (1, 2, ReceiverState.COMPLETE)
+    assert (receiver.duplicate, receiver.complete) == (1, True)
 
 
 def test_acknowledgement_is_due_only_when_something_happened() -> None:
@@ -161,7 +139,6 @@ def test_acknowledgement_is_due_only_when_something_happened() -> None:
     assert receiver.ack() == ack(0, 1, 9)
     receiver.apply(1)
     assert receiver.ack() == ack(1, 1, 9)
-    assert receiver.ack(again=True) == ack(1, 1, 9)
 
 
 def test_item_beyond_the_credit_breaks_the_protocol() -> None:
@@ -201,17 +178,17 @@ def test_messages_are_kept_until_they_have_arrived_however_many_there_are() -> N
     sender = MessageSender("reports", "instance")
     for number in range(1, 150_001):
         sender.send(Score(run_uid="run", image_number=number, projections=number))
-    sender.link(0.0)
+    sender.link()
     assert sender.next() == OpenChannel(channel="reports", stream="instance")
-    sender.advance(0.0)
+    sender.advance()
     credit, sent = Ack(channel="reports", stream="instance", applied=0, received=0, credit=2), []
-    sender.acknowledge(credit, 0.0)
+    sender.acknowledge(credit)
     while isinstance(score := sender.next(), Score):
         sent.append((score.seq, score.image_number))
-        sender.advance(0.0)
+        sender.advance()
     assert sent == [(1, 1), (2, 2)]
-    sender.acknowledge(Ack(channel="reports", stream="instance", applied=2, received=2, credit=2), 0.0)
-    sender.link(1.0)
+    sender.acknowledge(Ack(channel="reports", stream="instance", applied=2, received=2, credit=2))
+    sender.link()
     assert sender.next() == OpenChannel(channel="reports", stream="instance", first=3)
     assert (sender.dropped, sender.last, sender.settled) == (0, 150_000, False)
 
@@ -219,5 +196,5 @@ def test_messages_are_kept_until_they_have_arrived_however_many_there_are() -> N
 def test_acknowledgement_of_another_stream_is_ignored() -> None:
     sender = streaming()
     drain(sender)
-    assert not sender.acknowledge(Ack(channel="test", stream="other", applied=5, received=5, credit=9), 0.0)
+    assert not sender.acknowledge(Ack(channel="test", stream="other", applied=5, received=5, credit=9))
     assert sender.received == 0

@@ -52,7 +52,7 @@ UP = [
         seq=1, run_uid="run", order=o.Order(action="extend", who="anna", place="prompt", reason="why", count=3, uid="u")
     ),
     m.OpenChannel(channel="reports", stream="i", first=3),
-    m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, gaps=1, resend=True),
+    m.Ack(channel="run", stream="run", applied=1, received=2, credit=3, duplicate=1),
     m.Heartbeat(time=1.5),
     m.Status(run_uid="run", rank=0, state="busy"),
     m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0}, axis=3.5),
@@ -228,7 +228,7 @@ def test_line_integrals_that_do_not_fit_their_header_are_refused(change, nbytes,
 def test_other_version_is_refused_naming_both() -> None:
     frame = bytearray(encode(HELLO)[0])
     frame[3] = 9
-    with pytest.raises(UnknownVersionError, match="got 9, expected 2") as caught:
+    with pytest.raises(UnknownVersionError, match="got 9, expected 3") as caught:
         decode([frame])
     assert caught.value.version == 9
 

@@ -170,7 +170,7 @@ def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(
 
 def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered_once() -> None:
     hub, now = Hub(job_id="job"), 0.0
-    member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders", resend_seconds=1.0)
+    member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders")
     member.reports.send(Ask(order=Order(action="finish", who="anna", reason="good")))
     asked: list[Any] = []
     up: list[Any] = []

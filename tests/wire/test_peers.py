@@ -146,7 +146,7 @@ def test_unknown_version_is_refused_naming_both(wires: Any) -> None:
         assert dealer.poll(20_000)
         answer = decode(dealer.recv_multipart())
     assert isinstance(answer, Problem)
-    assert "got 200, expected 2" in answer.text
+    assert "got 200, expected 3" in answer.text
     assert beamline.peers() == ()
 
 
@@ -161,13 +161,13 @@ def test_other_end_can_be_written_from_the_reference_page(wires: Any, spec: Spec
         dealer.connect(beamline.address)
 
         def say(**fields: Any) -> None:
-            dealer.send(b"SRW\x02" + msgspec.msgpack.encode(fields))
+            dealer.send(b"SRW\x03" + msgspec.msgpack.encode(fields))
 
         def hear(kind: str) -> tuple[dict[str, Any], list[bytes]]:
             while True:
                 assert dealer.poll(20_000)
                 header, *rest = dealer.recv_multipart()
-                assert header[:4] == b"SRW\x02"
+                assert header[:4] == b"SRW\x03"
                 fields = msgspec.msgpack.decode(header[4:])
                 if fields["type"] == kind:
                     return fields, rest
@@ -203,7 +203,7 @@ def test_garbage_on_the_port_changes_nothing(wires: Any, spec: Spec) -> None:
                 with context.socket(zmq.DEALER) as dealer:
                     dealer.linger = 1000
                     dealer.connect(beamline.address)
-                    dealer.send_multipart([b"SRW\x02" + os.urandom(40)] * (number % 5 + 1))
+                    dealer.send_multipart([b"SRW\x03" + os.urandom(40)] * (number % 5 + 1))
                     dealer.send_multipart([b"", b"x" * 1000])
     for number in range(HOSTILE):
         with socket.create_connection((host, int(port)), timeout=20) as raw:

@@ -57,14 +57,15 @@ class Pair:
         self.up: deque[list[bytes]] = deque()
         self.down: deque[list[bytes]] = deque()
         self.made = 0
+        self.lossy = False  # something that went over the present link was lost, or came late
         self.lives: list[list[int]] = []
         self.lines: list[int] = []  # projections whose line integrals this life of the controller has
         self.restart_controller()
         self.begin("run")
 
     def begin(self, run_uid: str) -> None:
-        self.out = PreviewSender(run_uid, most=RETAIN, resend_seconds=2.0)
-        self.rank.serve(self.out, self.now)
+        self.out = PreviewSender(run_uid, most=RETAIN)
+        self.rank.serve(self.out)
 
     def restart_controller(self) -> None:
         self.into = PreviewReceiver(job_id="job", credit=3, heartbeat_seconds=1.0, peer_timeout=5.0)
@@ -75,13 +76,14 @@ class Pair:
 
     def make(self) -> None:
         self.made += 1
-        self.out.send(preview(self.made), self.now)
+        self.out.send(preview(self.made))
 
     def act(self, user: bool = True) -> None:
         """Both ends do what is due, and the controller's user takes what has come."""
         self.rank.tick(self.now)
         if self.rank.state.value == "down":
             self.links += 1
+            self.lossy = False
             self.up.clear()
             self.down.clear()
             self.rank.connected(self.now)
@@ -113,6 +115,7 @@ class Pair:
             late = 0
             for _ in range(len(flying)):
                 copies = 1 if fate is None else fate.choice((1, 1, 1, 1, 1, 0, 2, -1))
+                self.lossy |= copies < 1
                 if copies < 0:
                     late += 1
                     continue
@@ -128,6 +131,9 @@ class Pair:
         self.rank.receive(b"", frames, self.now)
 
     def heal(self) -> None:
+        """Let the network work again; a connection that lost something ends, as TCP's do."""
+        if self.lossy and self.rank.state.value in ("greeting", "linked"):
+            self.rank.lose("the connection was reset")
         for count in range(200):
             self.act()
             self.move(None)
@@ -207,7 +213,7 @@ def test_next_run_begins_with_preview_one() -> None:
     pair.make()
     pair.heal()
     pair.begin("other")
-    pair.out.send(preview(1, "other"), pair.now)
+    pair.out.send(preview(1, "other"))
     pair.heal()
     assert pair.lives == [[1, 1]]
 
@@ -253,9 +259,9 @@ def test_line_integrals_of_a_long_run_are_kept_as_means_in_bounded_memory():
 def test_few_previews_are_kept_where_they_are_large() -> None:
     out = PreviewSender("run", most=64, most_bytes=5 * 16)
     for seq in range(1, 11):
-        out.send(preview(seq), 0.0)
+        out.send(preview(seq))
     assert out.first == 6
     small = PreviewSender("run", most=64, most_bytes=16)
     for seq in range(1, 11):
-        small.send(preview(seq), 0.0)
+        small.send(preview(seq))
     assert small.first == 7
