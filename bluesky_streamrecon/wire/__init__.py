@@ -20,7 +20,6 @@ from bluesky_streamrecon.wire.events import (
     Refused,
     RunFinished,
 )
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     AbandonRun,
@@ -43,6 +42,7 @@ from bluesky_streamrecon.wire.operator_endpoint import OperatorEndpoint
 from bluesky_streamrecon.wire.operator_messages import CHECKS, Answer, Ask, Check, Judged, Order, OrderAction, RunStatus
 from bluesky_streamrecon.wire.peers import ControllerEndpoint, RankEndpoint
 from bluesky_streamrecon.wire.run import Ledger
+from bluesky_streamrecon.wire.run_messages import Preview
 from bluesky_streamrecon.wire.security import ClientSecurity, KeyPair, ServerSecurity
 from bluesky_streamrecon.wire.sockets import generate_keys, make_keys
 from bluesky_streamrecon.wire.store import FrameSource

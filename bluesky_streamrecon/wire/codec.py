@@ -8,23 +8,17 @@ msgpack map. Decoders raise `RemoteProtocolError` and nothing else, whatever the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cuts, ShowCuts, check_cuts
-from bluesky_streamrecon.wire.fields import Pixels
-from bluesky_streamrecon.wire.images import Preview
-from bluesky_streamrecon.wire.messages import (
-    PROTOCOL_VERSION,
-    Hello,
-    Item,
-    Message,
-    OpenRun,
-)
+from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cuts
+from bluesky_streamrecon.wire.fields import ArrayFrame, Checked, Pixels
+from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Message
+from bluesky_streamrecon.wire.run_messages import Preview
 
 __all__ = [
     "MAXIMUM_CUTS_BYTES",
@@ -33,6 +27,7 @@ __all__ = [
     "PREAMBLE",
     "Buffer",
     "UnknownVersionError",
+    "check_arrays",
     "decode",
     "encode",
 ]
@@ -68,7 +63,7 @@ class UnknownVersionError(RemoteProtocolError):
 
 
 def encode(message: msgspec.Struct) -> list[Buffer]:
-    """Return the frames of a message: its header, and what pixels it has (not copied where they are contiguous).
+    """Return the frames of a message: its header, and what arrays it has (not copied where they are contiguous).
 
     Raises
     ------
@@ -76,37 +71,59 @@ def encode(message: msgspec.Struct) -> list[Buffer]:
         If the header is longer than any decoder would take.
     """
     arrays: list[Pixels] = []
-    if isinstance(message, Item | Preview):
-        arrays = [part for part in (message.pixels, getattr(message, "lines", None)) if part is not None]
-        bare = {"pixels": None} if isinstance(message, Item) else {"pixels": None, "lines": None}
-        message = msgspec.structs.replace(message, **bare)
+    if isinstance(message, Checked) and message.arrays:
+        names = [name for name, *_ in message.arrays]
+        arrays = [array for name in names if (array := getattr(message, name)) is not None]
+        message = msgspec.structs.replace(message, **dict.fromkeys(names))
     header = PREAMBLE + _encoder.encode(message)
     limit = _LONGEST.get(type(message), MAXIMUM_HEADER_BYTES)
     if len(header) > limit:
         raise LocalProtocolError(f"{type(message).__name__}: header has {len(header)} bytes, expected at most {limit}")
-    return [header, *(np.ascontiguousarray(part).view(np.uint8).data for part in arrays)]
+    return [header, *(np.ascontiguousarray(array).view(np.uint8).data for array in arrays)]
 
 
 def decode(frames: Sequence[Buffer]) -> Message:
-    """Read a message; the pixels of an `Item` or `Preview` are read-only views of what came, not copies.
+    """Read a message; its arrays are read-only views of what came, not copies.
 
     Raises
     ------
     RemoteProtocolError
-        If frames, header, or the size of the pixels are not what they must be; `UnknownVersionError` if only the
+        If frames, header, or the size of the arrays are not what they must be; `UnknownVersionError` if only the
         version differs.
     """
     message = _decode_header(frames)
-    if isinstance(message, Item):
-        return _item(message, frames)
-    if isinstance(message, Preview):
-        return _preview(message, frames)
-    if len(frames) != 1:
-        raise RemoteProtocolError(f"{type(message).__name__}: got {len(frames)} frames, expected 1")
-    check = _CHECKS.get(type(message))
-    if check is not None:
-        check(message)
-    return message
+    where = type(message).__name__
+    arrays: tuple[ArrayFrame, ...] = ()
+    if isinstance(message, Checked):
+        where, arrays = message.where, message.arrays
+        try:
+            message.check()
+        except ValueError as error:
+            raise RemoteProtocolError(f"{where}: {error}") from None
+    if len(frames) != 1 + len(arrays):
+        raise RemoteProtocolError(f"{where}: got {len(frames)} frames, expected {1 + len(arrays)}")
+    found = {
+        name: _array(frame, np.dtype(dtype), shape, f"{name} of {where}")
+        for frame, (name, dtype, shape) in zip(frames[1:], arrays, strict=True)
+    }
+    return msgspec.structs.replace(message, **found) if found else message
+
+
+def check_arrays(message: Checked) -> None:
+    """Raise `LocalProtocolError` if a message has not the arrays that its fields say, or fields do not fit."""
+    try:
+        message.check()
+    except ValueError as error:
+        raise LocalProtocolError(f"{message.where}: {error}") from None
+    for name, dtype, shape in message.arrays:
+        array = getattr(message, name)
+        if array is None or (array.dtype, array.shape) != (np.dtype(dtype), shape):
+            got = "nothing" if array is None else f"{array.dtype.str} {array.shape}"
+            raise LocalProtocolError(f"{name} of {message.where}: got {got}, expected {dtype} {shape}")
+        if array.nbytes > MAXIMUM_PIXEL_BYTES:
+            raise LocalProtocolError(
+                f"{name} of {message.where}: got {array.nbytes} bytes, expected at most {MAXIMUM_PIXEL_BYTES}"
+            )
 
 
 def _decode_header(frames: Sequence[Buffer]) -> Message:
@@ -128,77 +145,14 @@ def _decode_header(frames: Sequence[Buffer]) -> Message:
     return message
 
 
-def _item(message: Item, frames: Sequence[Buffer]) -> Item:
-    where = f"item {message.seq} of run {message.run_uid[:8]}"
-    first, stop = message.rows
-    if stop - first != message.shape[0]:
-        raise RemoteProtocolError(f"{where}: got shape {message.shape} for rows {message.rows}")
-    pixels = _pixels(frames, np.dtype(message.dtype), message.shape, where)
-    return msgspec.structs.replace(message, pixels=pixels)
-
-
-def _preview(message: Preview, frames: Sequence[Buffer]) -> Preview:
-    where = f"preview {message.seq} of rank {message.rank}"
-    if not message.rows:
-        raise RemoteProtocolError(f"{where}: got no rows, expected at least one")
-    pixels = _pixels(frames[:2], np.dtype("<f4"), (len(message.rows), *message.shape), where)
-    lines = None
-    if message.columns:
-        _check_lines(message, where)
-        shape = (len(message.angles_used), len(message.rows), message.columns)
-        lines = _pixels((frames[0], *frames[2:]), np.dtype("<f4"), shape, f"line integrals of {where}")
-    elif len(frames) != 2:
-        raise RemoteProtocolError(f"{where}: got {len(frames)} frames, expected 2 where no line integrals come")
-    return msgspec.structs.replace(message, pixels=pixels, lines=lines)
-
-
-def _check_lines(message: Preview, where: str) -> None:
-    views, counts = len(message.angles_used), message.lines_counts
-    if counts and len(counts) != views:
-        raise RemoteProtocolError(f"{where}: got {len(counts)} counts of {views} views, expected none or one for each")
-    last = message.lines_first + (sum(counts) if counts else views)
-    if last > message.projections:
-        raise RemoteProtocolError(
-            f"{where}: got line integrals of projections {message.lines_first + 1} to {last}, expected none after "
-            f"{message.projections}"
-        )
-
-
-def _check_open(message: OpenRun) -> None:
-    block, rows = message.block, message.detector_shape[0]
-    if not (0 <= block.first < block.stop <= rows and 0 <= block.member < block.members and block.group >= 0):
-        raise RemoteProtocolError(
-            f"run {message.run_uid[:8]}: got {block}, expected rows within 0 to {rows} and member < members"
-        )
-    if any(row >= rows for row in message.preview_rows):
-        raise RemoteProtocolError(
-            f"run {message.run_uid[:8]}: got preview rows {message.preview_rows}, expected less than {rows}"
-        )
-
-
-def _check_hello(message: Hello) -> None:
-    if message.rank >= message.size:
-        raise RemoteProtocolError(f"hello: got rank {message.rank} of {message.size}, expected less than the size")
-
-
-def _pixels(frames: Sequence[Buffer], dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Pixels:
-    if len(frames) != 2:
-        raise RemoteProtocolError(f"{where}: got no pixels, expected a frame of {dtype.str} {shape}")
-    payload = memoryview(frames[1])
+def _array(frame: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Pixels:
+    payload = memoryview(frame)
     expected = math.prod(shape) * dtype.itemsize
     if payload.nbytes != expected or expected > MAXIMUM_PIXEL_BYTES:
         raise RemoteProtocolError(
             f"{where}: got {payload.nbytes} bytes, expected {expected} for {shape} of {dtype.str} and at most "
             f"{MAXIMUM_PIXEL_BYTES}; was the detector ROI changed after the run was opened?"
         )
-    pixels = np.frombuffer(payload, dtype=dtype).reshape(shape)
-    pixels.flags.writeable = False
-    return pixels
-
-
-_CHECKS: Final[dict[type, Callable[[Any], None]]] = {
-    Hello: _check_hello,
-    OpenRun: _check_open,
-    ShowCuts: check_cuts,
-    Cuts: check_cuts,
-}
+    array = np.frombuffer(payload, dtype=dtype).reshape(shape)
+    array.flags.writeable = False
+    return array

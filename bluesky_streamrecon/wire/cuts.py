@@ -16,8 +16,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import RemoteProtocolError
-from bluesky_streamrecon.wire.fields import Count, Finite, Name, Side, Uid
+from bluesky_streamrecon.wire.fields import Checked, Count, Finite, Name, Side, Uid
 
 __all__ = [
     "MOST_CUTS",
@@ -27,7 +26,6 @@ __all__ = [
     "Cuts",
     "ShowCuts",
     "Space",
-    "check_cuts",
     "cut_volume",
     "interpolated",
     "points_of",
@@ -114,7 +112,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
 WishedCuts = Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
 
 
-class ShowCuts(msgspec.Struct, frozen=True, kw_only=True, tag="show-cuts"):
+class ShowCuts(Checked, frozen=True, kw_only=True, tag="show-cuts"):
     """Somebody wishes to see these cuts of the newest image, once.
 
     An operator sends it to the beamline, and that one to all ranks. It may be lost. Of the wishes of one viewer only
@@ -134,8 +132,12 @@ class ShowCuts(msgspec.Struct, frozen=True, kw_only=True, tag="show-cuts"):
     number: Count
     cuts: WishedCuts
 
+    def check(self) -> None:
+        """Raise ValueError for cuts that are too large together."""
+        _pixels_of(self.cuts)
 
-class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
+
+class Cuts(Checked, frozen=True, kw_only=True, tag="cuts"):
     """Cuts of one image, as they were wished for.
 
     Parameters
@@ -165,6 +167,12 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
     angle: Finite | None = None
     pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
 
+    def check(self) -> None:
+        """Raise ValueError for cuts that are too large together, or have other pixels than they say."""
+        expected = 4 * _pixels_of(self.cuts)
+        if len(self.pixels) != expected:
+            raise ValueError(f"got {len(self.pixels)} bytes, expected {expected} for {expected // 4} pixels")
+
     def values(self) -> list[NDArray[np.float32]]:
         """Return each cut's pixels, each of its `Cut.size`."""
         ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
@@ -175,17 +183,11 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True, tag="cuts"):
 CutMessage = ShowCuts | Cuts
 
 
-def check_cuts(message: CutMessage) -> None:
-    """Raise `RemoteProtocolError` for cuts that are too large, or not the size that they say."""
-    pixels = sum(cut.pixels for cut in message.cuts)
+def _pixels_of(cuts: Sequence[Cut]) -> int:
+    pixels = sum(cut.pixels for cut in cuts)
     if pixels > MOST_CUT_PIXELS:
-        raise RemoteProtocolError(
-            f"cuts of wish {message.number}: got {pixels} pixels, expected at most {MOST_CUT_PIXELS}"
-        )
-    if isinstance(message, Cuts) and len(message.pixels) != 4 * pixels:
-        raise RemoteProtocolError(
-            f"cuts of wish {message.number}: got {len(message.pixels)} bytes, expected {4 * pixels} for {pixels} pixels"
-        )
+        raise ValueError(f"got {pixels} pixels, expected at most {MOST_CUT_PIXELS}")
+    return pixels
 
 
 def cut_volume(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.messages import (
     AbandonRun,
     ChangeRun,
@@ -22,6 +21,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask
+from bluesky_streamrecon.wire.run_messages import Preview
 
 __all__ = [
     "Acked",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
@@ -12,6 +13,8 @@ __all__ = [
     "MAXIMUM_SIDE",
     "PIXEL_TYPES",
     "Address",
+    "ArrayFrame",
+    "Checked",
     "Count",
     "Counts",
     "Finite",
@@ -57,3 +60,25 @@ Shape2 = tuple[Side, Side]
 PreviewRows = Annotated[tuple[Row, ...], Meta(max_length=256)]
 Counts = Annotated[dict[Name, Count], Meta(max_length=256)]
 Metrics = Annotated[dict[Name, float | None], Meta(max_length=256)]
+ArrayFrame = tuple[str, str, tuple[int, ...]]
+"""Field, NumPy type string and shape of an array that travels as a frame of its own."""
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """A message whose fields have to fit each other, or that has arrays."""
+
+    @property
+    def where(self) -> str:
+        """Which message this is, for errors."""
+        known = [
+            f"{name} {getattr(self, name)}" for name in ("seq", "number", "rank", "run_uid") if hasattr(self, name)
+        ]
+        return " ".join([str(self.__struct_config__.tag), *known])
+
+    @property
+    def arrays(self) -> tuple[ArrayFrame, ...]:
+        """What comes after the header, frame by frame."""
+        return ()
+
+    def check(self) -> None:
+        """Raise ValueError where fields do not fit each other."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 from bluesky_streamrecon.wire.cuts import CutMessage
 from bluesky_streamrecon.wire.fields import (
     Address,
+    Checked,
     Count,
     Counts,
     Finite,
@@ -23,18 +24,22 @@ from bluesky_streamrecon.wire.fields import (
     Metrics,
     Name,
     Number,
-    Pixels,
-    PixelType,
     Rank,
-    Row,
-    Shape2,
     Size,
     Text,
     Uid,
 )
-from bluesky_streamrecon.wire.images import Preview
-from bluesky_streamrecon.wire.open_run import OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Checks
+from bluesky_streamrecon.wire.run_messages import (
+    AbandonRun,
+    ChangeRun,
+    CloseRun,
+    Item,
+    ItemGone,
+    OpenRun,
+    OpenRunSpec,
+    Preview,
+)
 
 __all__ = [
     "CHANNELS",
@@ -95,7 +100,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, tag="problem"):
     run_uid: Uid | None = None
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+class Hello(Checked, frozen=True, kw_only=True, tag="hello"):
     """First message on every new link.
 
     Parameters
@@ -127,6 +132,11 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     run_uid: Uid | None = None
     preview_address: Address | None = None
     preview_key: Key | None = None
+
+    def check(self) -> None:
+        """Raise ValueError if the rank is none of its job."""
+        if self.rank >= self.size:
+            raise ValueError(f"got rank {self.rank} of {self.size}, expected less than the size")
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
@@ -259,79 +269,6 @@ class VolumeDone(msgspec.Struct, frozen=True, kw_only=True, tag="volume-done"):
 
 
 # ---------------------------------------------------------------- from the beamline to a rank or the controller
-
-
-class Item(msgspec.Struct, frozen=True, kw_only=True, tag="item"):
-    """One flat, dark or projection: the rank's rows of it.
-
-    `index` counts 1, 2, 3, ... within the kind. `angle` is radians, 0 for flats and darks. `monitor` is the reading
-    that light is normalised by, in any unit; 1 without a monitor. `pixels` is read-only and has the `dtype` and the
-    `shape` ``(stop - first, columns)``; it travels as a frame of its own.
-    """
-
-    run_uid: Uid
-    seq: Number
-    kind: ItemKind
-    index: Number
-    angle: Finite
-    monitor: Annotated[float, Meta(gt=0)] = 1.0
-    rows: tuple[Row, Row]
-    dtype: PixelType
-    shape: Shape2
-    pixels: Pixels | None = None
-
-
-class ItemGone(msgspec.Struct, frozen=True, kw_only=True, tag="item-gone"):
-    """Stands in an item's place when its frame can not be read any more; counted as dropped.
-
-    `angle` is 0 if it was to be read with the frame.
-    """
-
-    run_uid: Uid
-    seq: Number
-    kind: ItemKind
-    index: Number
-    angle: Finite
-    why: Text
-
-
-class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
-    """Something of the run has changed; numbered among the items, so that it has the same place on all ranks.
-
-    Parameters
-    ----------
-    axis : float or None
-        Rotation axis, detector column: all ranks make their images anew about it, once all have heard of it.
-    planned : int or None
-        Projections that the run is going to take by now; the controller predicts for so many.
-    allowed : int or None
-        Projections that the run's budget allows; the controller predicts how good the image will be then.
-    """
-
-    run_uid: Uid
-    seq: Count = 0
-    axis: Finite | None = None
-    planned: Count | None = None
-    allowed: Count | None = None
-
-
-class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):
-    """No items follow; numbered after the last of them, so it can neither overtake one nor be lost."""
-
-    run_uid: Uid
-    seq: Count = 0
-    projections: Count
-    flats: Count
-    darks: Count
-    exit_status: Name
-    reason: Text = ""
-
-
-class AbandonRun(msgspec.Struct, frozen=True, kw_only=True, tag="abandon-run"):
-    """Forget this run: nobody waits for its result any more."""
-
-    run_uid: Uid
-    reason: Text = ""
 
 
 class PreviewAt(msgspec.Struct, frozen=True, kw_only=True, tag="preview-at"):

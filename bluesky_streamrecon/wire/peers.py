@@ -9,14 +9,11 @@ import uuid
 from collections import deque
 from typing import cast
 
-import numpy as np
-
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
-from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES
+from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES, check_arrays
 from bluesky_streamrecon.wire.cuts import Cuts
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import (
@@ -31,6 +28,7 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
+from bluesky_streamrecon.wire.run_messages import Preview
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport, local_host_towards
 
@@ -174,7 +172,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
             If a run is reported as done before its `CloseRun` has come, or a preview's arrays are not as in `Preview`.
         """
         if isinstance(message, Preview):
-            _check_preview(message)
+            check_arrays(message)
         with self._working():
             if isinstance(message, Preview):
                 self._send_preview(message)
@@ -199,21 +197,6 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
             self._controller.events.clear()
             if (to := self._member.preview_at) is not None:
                 self._controller.go_to(to.address, to.key)
-
-
-def _check_preview(preview: Preview) -> None:
-    where, pixels, lines = f"preview of image {preview.image_number}", preview.pixels, preview.lines
-    shape = (len(preview.rows), *preview.shape)
-    if pixels is None or not preview.rows or (pixels.dtype, pixels.shape) != (np.float32, shape):
-        got = "no pixels" if pixels is None else f"{pixels.dtype.str} {pixels.shape}"
-        raise LocalProtocolError(f"{where}: got {got}, expected float32 {shape} for rows {preview.rows}")
-    if lines is not None and (lines.dtype != np.float32 or lines.shape[1] != len(preview.rows)):
-        raise LocalProtocolError(
-            f"{where}: got line integrals {lines.dtype.str} {lines.shape}, expected float32 (views, "
-            f"{len(preview.rows)}, columns)"
-        )
-    if pixels.nbytes > MAXIMUM_PIXEL_BYTES:
-        raise LocalProtocolError(f"{where}: got {pixels.nbytes} bytes, expected at most {MAXIMUM_PIXEL_BYTES}")
 
 
 class ControllerEndpoint(PeerEndpoint[ControllerEvent]):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, most_views
 from bluesky_streamrecon.wire.channel import Sender
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.listener import Listener, Peer
 from bluesky_streamrecon.wire.messages import Hello, Message, Problem
+from bluesky_streamrecon.wire.run_messages import Preview
 
 __all__ = ["PreviewReceiver", "PreviewSender"]
 

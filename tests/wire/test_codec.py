@@ -23,8 +23,8 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
+from bluesky_streamrecon.wire.run_messages import Preview
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")
 OPEN = m.OpenRun(
@@ -208,8 +208,8 @@ def test_line_integrals_are_those_of_the_newest_projections() -> None:
 @pytest.mark.parametrize(
     ("change", "nbytes", "said"),
     [
-        ({}, 119, "line integrals of preview .*: got 119 bytes, expected 120"),
-        ({}, None, "line integrals of preview .*: got no pixels"),
+        ({}, 119, "lines of preview .*: got 119 bytes, expected 120"),
+        ({}, None, "preview .*: got 2 frames, expected 3"),
         ({"columns": 0}, 120, "got 3 frames, expected 2"),
         ({"lines_first": 7}, 120, "projections 8 to 10, expected none after 9"),
         ({"lines_counts": (1, 1)}, 120, "got 2 counts of 3 views"),
@@ -270,7 +270,7 @@ def test_what_is_not_a_message_up_raises_only_the_protocols_error(frames: list[b
 @pytest.mark.parametrize(
     ("change", "payload", "told"),
     [
-        ({}, None, "no pixels"),
+        ({}, None, "got 1 frames, expected 2"),
         ({}, b"", "got 0 bytes, expected 32"),
         ({}, bytes(31), "got 31 bytes"),
         ({}, bytes(33), "got 33 bytes"),

@@ -23,10 +23,10 @@ from bluesky_streamrecon.wire.codec import (
 )
 from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.hub import Hub
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.previews import PreviewReceiver
+from bluesky_streamrecon.wire.run_messages import Preview
 
 ROUNDS = int(os.environ.get("WIRE_FUZZ", "4000"))
 

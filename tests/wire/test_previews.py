@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.projection_sets import most_views
 from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.images import Preview
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
+from bluesky_streamrecon.wire.run_messages import Preview
 
 RETAIN = 5
 
