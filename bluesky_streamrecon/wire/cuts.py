@@ -22,7 +22,6 @@ __all__ = [
     "MOST_CUTS",
     "MOST_CUT_PIXELS",
     "Cut",
-    "CutMessage",
     "Cuts",
     "ShowCuts",
     "Space",
@@ -178,9 +177,6 @@ class Cuts(Checked, frozen=True, kw_only=True, tag="cuts"):
         ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
         parts = np.split(np.frombuffer(self.pixels, "<f4"), ends)
         return [part.reshape(cut.size) for part, cut in zip(parts, self.cuts, strict=True)]
-
-
-CutMessage = ShowCuts | Cuts
 
 
 def _pixels_of(cuts: Sequence[Cut]) -> int:

@@ -4,24 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.messages import (
-    AbandonRun,
-    ChangeRun,
-    CloseRun,
-    Hello,
-    Item,
-    ItemGone,
-    OpenRun,
-    Problem,
-    RunDone,
-    Score,
-    Shutdown,
-    Status,
-    VolumeDone,
-)
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask
-from bluesky_streamrecon.wire.run_messages import Preview
+from bluesky_streamrecon.wire import messages as m
 
 __all__ = [
     "Acked",
@@ -41,7 +24,7 @@ __all__ = [
 ]
 
 
-class PeerInfo(Hello, frozen=True, kw_only=True):
+class PeerInfo(m.Hello, frozen=True, kw_only=True):
     """Who is at the other end: its hello, and whether it is `linked` now.
 
     `ahead` is how many seconds its clock was ahead of ours, less what its last heartbeat took; None: not known yet.
@@ -95,11 +78,11 @@ class RunFinished:
     """Every rank has reported the closed run as done; `results` are in rank order."""
 
     run_uid: str
-    results: tuple[RunDone, ...]
+    results: tuple[m.RunDone, ...]
 
 
 BeamlineEvent = (
-    PeerJoined | PeerLost | AllRanksReady | Acked | Status | Score | RunFinished | VolumeDone | Problem | Ask
+    PeerJoined | PeerLost | AllRanksReady | Acked | m.Status | m.Score | RunFinished | m.VolumeDone | m.Problem | m.Ask
 )
 
 # ------------------------------------------------------------------------------------- at the connecting side
@@ -124,7 +107,7 @@ class Refused:
     text: str
 
 
-LinkEvent = LinkLost | LinkRestored | Refused | Problem | Shutdown
-RankEvent = LinkEvent | OpenRun | Item | ItemGone | ChangeRun | CloseRun | AbandonRun | ShowCuts
-ControllerEvent = LinkEvent | OpenRun | ChangeRun | CloseRun | AbandonRun | Preview
-OperatorEvent = LinkEvent | Answer | Cuts
+LinkEvent = LinkLost | LinkRestored | Refused | m.Problem | m.Shutdown
+RankEvent = LinkEvent | m.OpenRun | m.Item | m.ItemGone | m.ChangeRun | m.CloseRun | m.AbandonRun | m.ShowCuts
+ControllerEvent = LinkEvent | m.OpenRun | m.ChangeRun | m.CloseRun | m.AbandonRun | m.Preview
+OperatorEvent = LinkEvent | m.Answer | m.Cuts

@@ -8,32 +8,10 @@ from typing import Any
 
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import set_run
+from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
-from bluesky_streamrecon.wire.events import (
-    Acked,
-    AllRanksReady,
-    BeamlineEvent,
-    PeerInfo,
-    PeerJoined,
-    PeerLost,
-    RunFinished,
-)
 from bluesky_streamrecon.wire.listener import Listener, Peer
-from bluesky_streamrecon.wire.messages import (
-    AbandonRun,
-    Ack,
-    Hello,
-    Message,
-    PreviewAt,
-    Problem,
-    RunDone,
-    Score,
-    Shutdown,
-    Status,
-    VolumeDone,
-)
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.operators import CutWishes
 from bluesky_streamrecon.wire.run import Ledger, Run
 
@@ -52,9 +30,9 @@ class Hub(Listener):
 
     def __init__(self, **listening: Any) -> None:
         super().__init__(**listening)
-        self.accepted = (Status, Score, RunDone, VolumeDone, Problem, Ask, ShowCuts, Cuts)
+        self.accepted = (m.Status, m.Score, m.RunDone, m.VolumeDone, m.Problem, m.Ask, m.ShowCuts, m.Cuts)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
-        self.events: deque[tuple[BeamlineEvent, PeerInfo | None]] = deque()
+        self.events: deque[tuple[ev.BeamlineEvent, ev.PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
         self._shutdown: str | None = None
@@ -91,15 +69,15 @@ class Hub(Listener):
         run.finish()
         for peer in self._links.values():
             if peer.senders.pop("run", None) is not None:
-                peer.send_plain(AbandonRun(run_uid=run.uid, reason=reason))
+                peer.send_plain(m.AbandonRun(run_uid=run.uid, reason=reason))
 
     def shutdown(self, reason: str) -> None:
         """Ask everyone, now and later, to end."""
         self._shutdown = reason
         for peer in self._links.values():
-            peer.send_plain(Shutdown(reason=reason))
+            peer.send_plain(m.Shutdown(reason=reason))
 
-    def answer(self, operator: PeerInfo, answer: Answer) -> None:
+    def answer(self, operator: ev.PeerInfo, answer: m.Answer) -> None:
         """Answer an operator, now or when it is linked again; nothing happens if it was forgotten."""
         peer = self._peers.get(("operator", operator.instance))
         sender = None if peer is None else peer.senders.get("answers")
@@ -111,7 +89,7 @@ class Hub(Listener):
         """People's programs that are connected."""
         return sum(peer.hello.role == "operator" for peer in self._links.values())
 
-    def peers(self) -> tuple[PeerInfo, ...]:
+    def peers(self) -> tuple[ev.PeerInfo, ...]:
         """Every rank and controller that was ever welcomed, ranks first."""
         infos = [peer.info for peer in self._peers.values() if peer.hello.role != "operator"]
         return tuple(sorted(infos, key=lambda info: (info.role != "rank", info.rank)))
@@ -145,7 +123,7 @@ class Hub(Listener):
 
     # ------------------------------------------------------------------ peers come and go
 
-    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:
         """Return what of this hello can not be accepted, and why."""
         if hello.role == "operator":
             linked = self.operators
@@ -170,7 +148,7 @@ class Hub(Listener):
                 peer.serve(MessageSender("answers", hello.instance))
             self._forget_operators()
         else:
-            self._emit(PeerJoined(peer.info), peer)
+            self._emit(ev.PeerJoined(peer.info), peer)
         if hello.role == "rank":
             self._rank_joined(peer, before)
         elif hello.role == "controller":
@@ -180,9 +158,9 @@ class Hub(Listener):
         self._serve(peer)
         if hello.run_uid is not None and (self.run is None or self.run.uid != hello.run_uid or self.run.abandoned):
             text = "the beamline does not serve this run"
-            peer.send_plain(AbandonRun(run_uid=hello.run_uid, reason=text))
+            peer.send_plain(m.AbandonRun(run_uid=hello.run_uid, reason=text))
         if self._shutdown is not None:
-            peer.send_plain(Shutdown(reason=self._shutdown))
+            peer.send_plain(m.Shutdown(reason=self._shutdown))
 
     def left(self, peer: Peer, reason: str) -> None:
         """Note that a peer's link is gone."""
@@ -197,7 +175,7 @@ class Hub(Listener):
             else:
                 log.info("%s: gone: %s", peer, reason)
             if role != "operator":
-                self._emit(PeerLost(peer.info, reason), peer)
+                self._emit(ev.PeerLost(peer.info, reason), peer)
 
     def _rank_joined(self, peer: Peer, before: Peer | None) -> None:
         hello = peer.hello
@@ -215,7 +193,7 @@ class Hub(Listener):
         linked = sum(p.hello.role == "rank" for p in self._links.values())
         if linked == self.size and not self._ready:
             self._ready = True
-            self._emit(AllRanksReady(linked))
+            self._emit(ev.AllRanksReady(linked))
 
     def _serve(self, peer: Peer) -> None:
         """Begin to send the run to a rank or the controller."""
@@ -226,9 +204,9 @@ class Hub(Listener):
         if run is not None and not run.abandoned and (hello.role == "controller" or not run.finished):
             peer.serve(run.sender(hello.role, hello.rank))
 
-    def _preview_at(self) -> PreviewAt:
+    def _preview_at(self) -> m.PreviewAt:
         hello = self._peers[("controller", 0)].hello
-        return PreviewAt(address=hello.preview_address, key=hello.preview_key)
+        return m.PreviewAt(address=hello.preview_address, key=hello.preview_key)
 
     def _forget_operators(self) -> None:
         """Keep no more operators that are not linked than may be linked."""
@@ -238,13 +216,13 @@ class Hub(Listener):
 
     # ------------------------------------------------------------------ what peers send
 
-    def received(self, peer: Peer, message: Message, now: float) -> None:
+    def received(self, peer: Peer, message: m.Message, now: float) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         role, run = peer.hello.role, self.run
-        if isinstance(message, Ack):
+        if isinstance(message, m.Ack):
             if run is not None and message.channel == "run" and role == "rank":
                 applied = message.applied if run.close is None else min(message.applied, len(run.log) - 1)
-                self._emit(Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
+                self._emit(ev.Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
             return
         if role == "operator":
             self._from_operator(peer, message, now)
@@ -252,25 +230,25 @@ class Hub(Listener):
         receiver = peer.receivers.get("reports")
         if receiver is not None:
             receiver.apply(receiver.received)
-        if isinstance(message, Problem):
+        if isinstance(message, m.Problem):
             log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
             self._emit(message, peer)
-        elif isinstance(message, Cuts) and role == "rank":
+        elif isinstance(message, m.Cuts) and role == "rank":
             self._cuts.show(message)
-        elif isinstance(message, Status):
+        elif isinstance(message, m.Status):
             if run is not None and message.run_uid == run.uid:
                 run.note(message)
             self._emit(message, peer)  # also of an earlier run, whose volume is being finished
-        elif isinstance(message, VolumeDone):
+        elif isinstance(message, m.VolumeDone):
             self._emit(message, peer)
-        elif isinstance(message, Score | RunDone):
+        elif isinstance(message, m.Score | m.RunDone):
             self._report(peer, message)
 
-    def _report(self, peer: Peer, message: Score | RunDone) -> None:
+    def _report(self, peer: Peer, message: m.Score | m.RunDone) -> None:
         run = self.run
         if run is None or run.uid != message.run_uid or run.abandoned:
             log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
-        elif isinstance(message, Score):
+        elif isinstance(message, m.Score):
             self._emit(message, peer)
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
@@ -281,24 +259,24 @@ class Hub(Listener):
                 for other in self._links.values():  # the controller still hears of its end
                     if other.hello.role == "rank":
                         other.senders.pop("run", None)
-                self._emit(RunFinished(run.uid, results))
+                self._emit(ev.RunFinished(run.uid, results))
 
-    def _from_operator(self, peer: Peer, message: Message, now: float) -> None:
-        if isinstance(message, Ask):
+    def _from_operator(self, peer: Peer, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Ask):
             self._emit(message, peer)
-        elif isinstance(message, ShowCuts):
+        elif isinstance(message, m.ShowCuts):
             self._cuts.want(peer, message, now)
-        elif not isinstance(message, Problem):
+        elif not isinstance(message, m.Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for operators to send")
 
     def _report_failure(self, run: Run, text: str) -> None:
         """Report, here and to ranks and controller, that items of the run can not be sent."""
         log.error("the stream is not complete: %s", text)
-        problem = Problem(fault="local", where="streaming", text=text[:4096], run_uid=run.uid)
+        problem = m.Problem(fault="local", where="streaming", text=text[:4096], run_uid=run.uid)
         self._emit(problem)
         for peer in self._links.values():
             if peer.hello.role != "operator":
                 peer.send_plain(problem)
 
-    def _emit(self, event: BeamlineEvent, peer: Peer | None = None) -> None:
+    def _emit(self, event: ev.BeamlineEvent, peer: Peer | None = None) -> None:
         self.events.append((event, None if peer is None else peer.info))

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from bluesky_streamrecon.errors import RemoteProtocolError
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import Receiver, Sender
-from bluesky_streamrecon.wire.messages import CHANNELS, Ack, CloseRun, Heartbeat, OpenChannel, Problem
 
 __all__ = ["LinkEnd", "SendNow", "Sent"]
 
@@ -98,15 +98,15 @@ class LinkEnd:
         RemoteProtocolError
             If a channel is not known or was not opened, or the other end does not keep to the rules.
         """
-        if isinstance(message, Ack):
+        if isinstance(message, m.Ack):
             sender = self.senders.get(message.channel)
             return sender is not None and sender.acknowledge(message)
-        if isinstance(message, OpenChannel):
+        if isinstance(message, m.OpenChannel):
             self._open(message, allowed)
             return False
-        return type(message) not in CHANNELS or self._is_next(message)
+        return type(message) not in m.CHANNELS or self._is_next(message)
 
-    def keep_alive(self, now: float, *, timeout: float, interval: float, heartbeat: Heartbeat) -> float:
+    def keep_alive(self, now: float, timeout: float, interval: float, heartbeat: m.Heartbeat) -> float:
         """Send a heartbeat if nothing was sent for `interval`; return how long nothing has come, if above `timeout`."""
         if now - self.seen > timeout:
             return now - self.seen
@@ -139,7 +139,7 @@ class LinkEnd:
                 return sent
         return None
 
-    def _open(self, message: OpenChannel, allowed: Mapping[str, int]) -> None:
+    def _open(self, message: m.OpenChannel, allowed: Mapping[str, int]) -> None:
         """Answer the opening of a channel; another stream than before begins with nothing received."""
         name = message.channel
         if name not in allowed:
@@ -151,10 +151,10 @@ class LinkEnd:
 
     def _is_next(self, message: msgspec.Struct) -> bool:
         """Return whether a message is the next one of its channel; a problem without a number is on none."""
-        channel, seq = CHANNELS[type(message)], message.seq  # type: ignore[attr-defined]
-        if seq == 0 and isinstance(message, Problem):
+        channel, seq = m.CHANNELS[type(message)], message.seq  # type: ignore[attr-defined]
+        if seq == 0 and isinstance(message, m.Problem):
             return True
         receiver = self.receivers.get(channel)
         if receiver is None or seq == 0:
             raise RemoteProtocolError(f"{type(message).__name__} {seq}: the channel {channel!r} was not opened for it")
-        return receiver.offer(seq, last=isinstance(message, CloseRun))
+        return receiver.offer(seq, last=isinstance(message, m.CloseRun))

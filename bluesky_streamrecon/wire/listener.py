@@ -16,11 +16,11 @@ import msgspec
 
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageMissingError
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.link import LinkEnd, Sent
-from bluesky_streamrecon.wire.messages import Ack, Heartbeat, Hello, Message, OpenChannel, Problem, Welcome
 
 __all__ = ["Listener", "Peer", "SendTo"]
 
@@ -33,7 +33,7 @@ MOST_REPLIES: Final = 1000  # to those who have not said hello
 class Peer(LinkEnd):
     """Our end of the link to somebody who was welcomed, whether linked now or not."""
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: m.Hello) -> None:
         super().__init__()
         self.hello = hello
         self.link: bytes | None = None
@@ -89,11 +89,11 @@ class Listener:
         self._unknown = RateLimitedWarning(log, "message ignored, its link never said hello")
         self._peers: dict[tuple[str, int | str], Peer] = {}
         self._links: dict[bytes, Peer] = {}
-        self._replies: deque[tuple[bytes, Problem]] = deque(maxlen=MOST_REPLIES)
+        self._replies: deque[tuple[bytes, m.Problem]] = deque(maxlen=MOST_REPLIES)
 
     # ------------------------------------------------------------------ what differs
 
-    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:
         """Return what of this hello can not be accepted, and why."""
         raise NotImplementedError
 
@@ -103,7 +103,7 @@ class Listener:
     def left(self, peer: Peer, reason: str) -> None:
         """Note that a peer's link is gone; no reason: it has a newer one."""
 
-    def received(self, peer: Peer, message: Message, now: float) -> None:
+    def received(self, peer: Peer, message: m.Message, now: float) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ class Listener:
         peer = self._links.get(link)
         try:
             message = decode(frames)
-            if isinstance(message, Hello):
+            if isinstance(message, m.Hello):
                 self._hello(link, message, now)
             elif peer is None:
                 self._unknown.add(type(message).__name__)
@@ -142,7 +142,9 @@ class Listener:
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         for peer in list(self._links.values()):
-            silent = peer.keep_alive(now, timeout=self._timeout, interval=self.heartbeat_seconds, heartbeat=Heartbeat())
+            silent = peer.keep_alive(
+                now, timeout=self._timeout, interval=self.heartbeat_seconds, heartbeat=m.Heartbeat()
+            )
             if silent:
                 self._lose(peer, f"nothing heard for {silent:.1f} s")
 
@@ -169,16 +171,16 @@ class Listener:
 
     # ------------------------------------------------------------------ insides
 
-    def _receive(self, peer: Peer, message: Message, now: float) -> None:
-        if isinstance(message, Heartbeat):
+    def _receive(self, peer: Peer, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Heartbeat):
             if message.time:
                 peer.ahead = message.time - self._wall()
-        elif not isinstance(message, (Ack, OpenChannel, *self.accepted)):
+        elif not isinstance(message, (m.Ack, m.OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
         elif peer.take(message, self.credits):
             self.received(peer, message, now)
 
-    def _hello(self, link: bytes, hello: Hello, now: float) -> None:
+    def _hello(self, link: bytes, hello: m.Hello, now: float) -> None:
         if hello.job_id != self.job_id:
             text = f"job id: got {hello.job_id[:64]!r}, expected that of the job that is served here; is it left over "
             refusal: tuple[str, str] | None = ("hello", text + "from an earlier session, or meant for another address?")
@@ -205,7 +207,7 @@ class Listener:
         peer.link = link
         self._peers[peer.key] = self._links[link] = peer
         log.info("%s: %s (%s)", peer, "joined again" if before is not None else "joined", hello.software)
-        welcome = Welcome(
+        welcome = m.Welcome(
             job_id=self.job_id,
             heartbeat_seconds=self.heartbeat_seconds,
             peer_timeout=self._timeout,
@@ -230,5 +232,5 @@ class Listener:
         self._replies.append((link, _problem(where, text)))
 
 
-def _problem(where: str, text: str) -> Problem:
-    return Problem(fault="remote", where=where, text=text[:4096])
+def _problem(where: str, text: str) -> m.Problem:
+    return m.Problem(fault="remote", where=where, text=text[:4096])

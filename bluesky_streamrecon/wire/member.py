@@ -18,30 +18,10 @@ import msgspec
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.logs import RateLimitedWarning, set_run
 from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageMissingError, MessageSender, Receiver
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.link import LinkEnd, SendNow, Sent
-from bluesky_streamrecon.wire.messages import (
-    CHANNELS,
-    AbandonRun,
-    Ack,
-    ChangeRun,
-    CloseRun,
-    Heartbeat,
-    Hello,
-    Item,
-    ItemGone,
-    Message,
-    OpenChannel,
-    OpenRun,
-    PreviewAt,
-    Problem,
-    RunDone,
-    Shutdown,
-    Welcome,
-)
-from bluesky_streamrecon.wire.operator_messages import Answer
 
 __all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
 
@@ -108,7 +88,7 @@ class Member(LinkEnd):
 
     def __init__(
         self,
-        hello: Hello,
+        hello: m.Hello,
         *,
         credit: int = 64,
         resume: tuple[str, int] | None = None,
@@ -122,8 +102,8 @@ class Member(LinkEnd):
         self.target: tuple[str, str | None] | None = None
         self.events: deque[MemberEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
-        self.run: OpenRun | None = None
-        self.preview_at: PreviewAt | None = None
+        self.run: m.OpenRun | None = None
+        self.preview_at: m.PreviewAt | None = None
         self.reports = MessageSender(channel or "", hello.instance)
         if channel is not None:
             self.senders[channel] = self.reports
@@ -145,9 +125,9 @@ class Member(LinkEnd):
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message surely if it is one of a channel; another one if anyone is listening."""
-        if isinstance(message, RunDone):
+        if isinstance(message, m.RunDone):
             self._finish(message)
-        elif type(message) in CHANNELS:
+        elif type(message) in m.CHANNELS:
             self.reports.send(message)
         elif self.state is LinkState.LINKED:
             self.send_plain(message)
@@ -221,8 +201,7 @@ class Member(LinkEnd):
         if self.state is LinkState.GREETING and now - self.since > self._greeting_seconds:
             self._move("lose")
         elif self.state is LinkState.LINKED:
-            heartbeat = Heartbeat(time=self._wall())
-            silent = self.keep_alive(now, timeout=self._timeout, interval=self._heartbeat, heartbeat=heartbeat)
+            silent = self.keep_alive(now, self._timeout, self._heartbeat, m.Heartbeat(time=self._wall()))
             if silent:
                 self.lose(f"nothing heard for {silent:.1f} s")
 
@@ -239,35 +218,35 @@ class Member(LinkEnd):
 
     # ------------------------------------------------------------------ what the other end says
 
-    def _receive(self, message: Message, now: float) -> None:
-        if isinstance(message, Welcome):
+    def _receive(self, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Welcome):
             self._welcome(message, now)
-        elif isinstance(message, Problem):
+        elif isinstance(message, m.Problem):
             self._problem(message)
         if self.state is not LinkState.LINKED:
             return
         self.seen = now
-        if isinstance(message, OpenRun):
+        if isinstance(message, m.OpenRun):
             self._open_run(message)
-        elif isinstance(message, Item | ItemGone | ChangeRun | CloseRun):
+        elif isinstance(message, m.Item | m.ItemGone | m.ChangeRun | m.CloseRun):
             self._item(message)
-        elif isinstance(message, AbandonRun):
+        elif isinstance(message, m.AbandonRun):
             if self.run is not None and self.run.run_uid == message.run_uid:
                 self._abandon(message.reason)
-        elif isinstance(message, Ack | OpenChannel):
+        elif isinstance(message, m.Ack | m.OpenChannel):
             self.take(message, CREDITS)
-        elif isinstance(message, PreviewAt):
+        elif isinstance(message, m.PreviewAt):
             self.preview_at = message
-        elif isinstance(message, Answer | ShowCuts | Cuts | Shutdown):
+        elif isinstance(message, m.Answer | m.ShowCuts | m.Cuts | m.Shutdown):
             if self.take(message, CREDITS):
                 self.events.append(message)
-            if isinstance(message, Answer):
+            if isinstance(message, m.Answer):
                 answers = self.receivers["answers"]
                 answers.apply(answers.received)
-        elif not isinstance(message, Heartbeat | Welcome | Problem):
+        elif not isinstance(message, m.Heartbeat | m.Welcome | m.Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for the other end to send")
 
-    def _welcome(self, message: Welcome, now: float) -> None:
+    def _welcome(self, message: m.Welcome, now: float) -> None:
         if message.job_id != self._hello.job_id:
             self._refuse("we were welcomed with another job id than ours")
             return
@@ -280,7 +259,7 @@ class Member(LinkEnd):
             log.info("%s: linked to %s", self._name, self._to)
             self.events.append(ev.LinkRestored())
 
-    def _problem(self, message: Problem) -> None:
+    def _problem(self, message: m.Problem) -> None:
         if message.where in REFUSALS:
             self._refuse(message.text)
         elif message.where == "size" and self.state is LinkState.GREETING:
@@ -296,7 +275,7 @@ class Member(LinkEnd):
             )
             self.events.append(message)
 
-    def _open_run(self, run: OpenRun) -> None:
+    def _open_run(self, run: m.OpenRun) -> None:
         receiver = self.receiver
         if self.run is not None and receiver is not None and self.run.run_uid == run.run_uid:
             if run.block != self.run.block:
@@ -315,23 +294,23 @@ class Member(LinkEnd):
         log.info("opened, rows %d to %d", *run.rows)
         self.events.append(run)
 
-    def _item(self, message: Item | ItemGone | ChangeRun | CloseRun) -> None:
+    def _item(self, message: m.Item | m.ItemGone | m.ChangeRun | m.CloseRun) -> None:
         if self.run is None or self.run.run_uid != message.run_uid:
             return  # left over from a run that is not ours any more
-        if isinstance(message, Item):
+        if isinstance(message, m.Item):
             self._check_item(message, self.run)
         if not self.take(message, CREDITS):
             return
-        if isinstance(message, ItemGone):
+        if isinstance(message, m.ItemGone):
             log.warning("item %d is lost: %s", message.seq, message.why)
-        elif isinstance(message, CloseRun):
+        elif isinstance(message, m.CloseRun):
             log.info("closed after %d projections", message.projections)
-        if not isinstance(message, Item):
+        if not isinstance(message, m.Item):
             self._gone.add(message.seq)
         self.events.append(message)
         self._pass_over(self.receivers["run"])
 
-    def _check_item(self, item: Item, run: OpenRun) -> None:
+    def _check_item(self, item: m.Item, run: m.OpenRun) -> None:
         if item.rows != run.rows or item.dtype != run.dtype or item.shape[1] != run.detector_shape[1]:
             raise RemoteProtocolError(
                 f"item {item.seq} of run {run.run_uid[:8]}: got rows {item.rows}, {item.dtype} {item.shape}, expected "
@@ -343,7 +322,7 @@ class Member(LinkEnd):
         while receiver.applied < receiver.received and receiver.applied + 1 in self._gone:
             receiver.apply(receiver.applied + 1)
 
-    def _finish(self, report: RunDone) -> None:
+    def _finish(self, report: m.RunDone) -> None:
         """Report a run as done, with the last acknowledgement of it."""
         receiver = self.receiver
         if self.run is None or receiver is None or self.run.run_uid != report.run_uid:
@@ -359,9 +338,9 @@ class Member(LinkEnd):
             return
         if not self._done:
             log.warning("run %s was abandoned: %s", self.run.run_uid, reason)
-            kept = [event for event in self.events if not isinstance(event, Item | ItemGone)]
+            kept = [event for event in self.events if not isinstance(event, m.Item | m.ItemGone)]
             self.events.clear()
-            self.events.extend([*kept, AbandonRun(run_uid=self.run.run_uid, reason=reason)])
+            self.events.extend([*kept, m.AbandonRun(run_uid=self.run.run_uid, reason=reason)])
         self.run = None
         self.receivers.pop("run", None)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from bluesky_streamrecon.wire.cuts import CutMessage
+from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import (
     Address,
     Checked,
@@ -47,8 +47,11 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AbandonRun",
     "Ack",
+    "Answer",
+    "Ask",
     "ChangeRun",
     "CloseRun",
+    "Cuts",
     "Heartbeat",
     "Hello",
     "Item",
@@ -58,10 +61,12 @@ __all__ = [
     "OpenChannel",
     "OpenRun",
     "OpenRunSpec",
+    "Preview",
     "PreviewAt",
     "Problem",
     "RunDone",
     "Score",
+    "ShowCuts",
     "Shutdown",
     "Status",
     "VolumeDone",
@@ -305,7 +310,8 @@ Message = (
     | Preview
     | Ask
     | Answer
-    | CutMessage
+    | ShowCuts
+    | Cuts
     | Shutdown
 )
 

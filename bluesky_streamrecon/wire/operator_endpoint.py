@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError, JobError, ProtocolError, SteeringError
+from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, decode, encode
-from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
-from bluesky_streamrecon.wire.events import LinkRestored, OperatorEvent, Refused
+from bluesky_streamrecon.wire.cuts import Cut
 from bluesky_streamrecon.wire.member import Member
-from bluesky_streamrecon.wire.messages import Shutdown
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask
 from bluesky_streamrecon.wire.peers import PeerEndpoint, hello_of
 from bluesky_streamrecon.wire.security import ClientSecurity
 from bluesky_streamrecon.wire.sockets import Transport
@@ -26,7 +25,7 @@ __all__ = ["OperatorEndpoint"]
 T = TypeVar("T")
 
 
-class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
+class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
     """Ask and command a beamline; may be used by several threads at once.
 
     Parameters
@@ -50,7 +49,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         self.address = address
         self.ending = threading.Event()
         """Set when the beamline announces that its job ends."""
-        self._waiting: dict[Hashable, tuple[Ask | ShowCuts, Future[Any]]] = {}  # by question or viewer
+        self._waiting: dict[Hashable, tuple[m.Ask | m.ShowCuts, Future[Any]]] = {}  # by question or viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id), channel="orders")
@@ -62,7 +61,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         """The beamline has welcomed us, and the link is there."""
         return self._member.linked
 
-    def ask(self, ask: Ask, *, timeout: float = 10.0) -> Answer:
+    def ask(self, ask: m.Ask, *, timeout: float = 10.0) -> m.Answer:
         """Ask or order something, surely and once, and wait for the answer.
 
         Raises
@@ -77,13 +76,13 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         with self._working():
             self._check_not_over()
             number = self._member.reports.send(ask)
-            answered: Future[Answer] = self._expect(number, ask)
+            answered: Future[m.Answer] = self._expect(number, ask)
         answer = self._wait(number, answered, timeout, f"no answer to {ask.action!r}")
         if not answer.ok:
             raise SteeringError(answer.text)
         return answer
 
-    def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[Cuts]:
+    def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[m.Cuts]:
         """Wish to see cuts of the newest image; does not wait. The wish, or its answer, may be lost.
 
         Parameters
@@ -103,13 +102,13 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         with self._working():
             self._check_not_over()
             self._wishes += 1
-            wish = ShowCuts(viewer=viewer, number=self._wishes, cuts=tuple(cuts))
+            wish = m.ShowCuts(viewer=viewer, number=self._wishes, cuts=tuple(cuts))
             try:
                 decode(encode(wish))
             except (ProtocolError, TypeError, OverflowError) as error:
                 raise ConfigError(str(error)) from None
             self._settle(viewer, JobError("the same viewer wishes to see something else by now"))
-            shown: Future[Cuts] = self._expect(viewer, wish)
+            shown: Future[m.Cuts] = self._expect(viewer, wish)
             self._member.send(wish)
         return shown
 
@@ -123,7 +122,7 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
         if self._over:
             raise JobError(self._over)
 
-    def _expect(self, key: Hashable, what: Ask | ShowCuts) -> Future[Any]:
+    def _expect(self, key: Hashable, what: m.Ask | m.ShowCuts) -> Future[Any]:
         future: Future[Any] = Future()
         self._waiting[key] = what, future
         return future
@@ -145,19 +144,19 @@ class OperatorEndpoint(PeerEndpoint[OperatorEvent]):
             while events:
                 event = events.popleft()
                 waiting = [(key, what) for key, (what, _) in list(self._waiting.items())]
-                if isinstance(event, Answer):
+                if isinstance(event, m.Answer):
                     self._settle(event.number, event)
-                elif isinstance(event, Cuts):
+                elif isinstance(event, m.Cuts):
                     for key, what in waiting:
-                        if isinstance(what, ShowCuts) and (what.viewer, what.number) == (event.viewer, event.number):
+                        if isinstance(what, m.ShowCuts) and (what.viewer, what.number) == (event.viewer, event.number):
                             self._settle(key, event)
-                elif isinstance(event, LinkRestored):
+                elif isinstance(event, ev.LinkRestored):
                     for _, what in waiting:
-                        if not isinstance(what, Ask):  # those are on a channel
+                        if not isinstance(what, m.Ask):  # those are on a channel
                             self._member.send(what)
-                elif isinstance(event, Refused):
+                elif isinstance(event, ev.Refused):
                     self._end(f"the beamline at {self.address} refuses us: {event.text}")
-                elif isinstance(event, Shutdown):
+                elif isinstance(event, m.Shutdown):
                     self.ending.set()
 
     def _end(self, text: str) -> None:

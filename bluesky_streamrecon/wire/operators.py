@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.listener import Peer
 
 __all__ = ["CutWishes"]
@@ -31,12 +31,12 @@ class CutWishes:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, str], tuple[Peer, ShowCuts, float]] = {}  # next in turn first
+        self._waiting: dict[tuple[str, str], tuple[Peer, m.ShowCuts, float]] = {}  # next in turn first
         self._numbers = 0
-        self._asked: list[ShowCuts] = []  # of the same cuts, as viewers sent them; at the ranks they are `_numbers`
+        self._asked: list[m.ShowCuts] = []  # of the same cuts, as viewers sent them; at the ranks they are `_numbers`
         self._asked_at = 0.0
 
-    def want(self, peer: Peer, wish: ShowCuts, now: float) -> None:
+    def want(self, peer: Peer, wish: m.ShowCuts, now: float) -> None:
         """Take a viewer's wish in the place of its last one."""
         key = (peer.hello.instance, wish.viewer)
         self._waiting.pop(key, None)
@@ -48,7 +48,7 @@ class CutWishes:
         """Forget what an operator's viewers wished."""
         self._waiting = {key: kept for key, kept in self._waiting.items() if key[0] != peer.hello.instance}
 
-    def wish(self, now: float) -> ShowCuts | None:
+    def wish(self, now: float) -> m.ShowCuts | None:
         """Return what to send the ranks; None if nobody waits, or they have a wish that they may still answer."""
         self._waiting = {key: kept for key, kept in self._waiting.items() if now - kept[2] < CUT_WISH_SECONDS}
         if not self._waiting or (self._asked and now - self._asked_at < CUT_SECONDS):
@@ -60,7 +60,7 @@ class CutWishes:
         self._asked_at = now  # the same number again: an image may take longer than we waited
         return msgspec.structs.replace(self._asked[0], viewer="", number=self._numbers)
 
-    def show(self, cuts: Cuts) -> None:
+    def show(self, cuts: m.Cuts) -> None:
         """Send the cuts that were asked for to those of their viewers that still wait for them."""
         if not self._asked or cuts.number != self._numbers:
             return

@@ -10,25 +10,13 @@ from collections import deque
 from typing import cast
 
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
+from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES, check_arrays
-from bluesky_streamrecon.wire.cuts import Cuts
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
-from bluesky_streamrecon.wire.events import ControllerEvent, RankEvent
 from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import Member
-from bluesky_streamrecon.wire.messages import (
-    Hello,
-    Item,
-    ItemGone,
-    OpenRun,
-    Problem,
-    RunDone,
-    Score,
-    Status,
-    VolumeDone,
-)
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
-from bluesky_streamrecon.wire.run_messages import Preview
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport, local_host_towards
 
@@ -69,16 +57,16 @@ class PeerEndpoint(Endpoint[E]):
         return max(0.0, time.monotonic() - self._member.seen)
 
 
-def hello_of(role: str, job_id: str, **more: object) -> Hello:
+def hello_of(role: str, job_id: str, **more: object) -> m.Hello:
     """Return the hello of a new endpoint in this process."""
     from bluesky_streamrecon import __version__
 
     about = {"host": socket.gethostname(), "pid": os.getpid(), "instance": uuid.uuid4().hex}
     software = f"bluesky-streamrecon {__version__}"
-    return Hello(job_id=job_id, role=role, software=software, **about, **more)  # type: ignore[arg-type]
+    return m.Hello(job_id=job_id, role=role, software=software, **about, **more)  # type: ignore[arg-type]
 
 
-class RankEndpoint(PeerEndpoint[RankEvent]):
+class RankEndpoint(PeerEndpoint[ev.RankEvent]):
     """A rank's end: items of runs come from the beamline, previews go to the controller, wherever that is.
 
     Parameters
@@ -126,22 +114,22 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         transport, name = Transport(frame_limit=MAXIMUM_PIXEL_BYTES), f"streamrecon-rank-{rank}"
         super().__init__(name, address, transport, member, security, **{PREVIEWS: self._controller})
 
-    def next(self, timeout: float | None = None) -> RankEvent | None:
+    def next(self, timeout: float | None = None) -> ev.RankEvent | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
         event = super().next(timeout)
-        if isinstance(event, OpenRun):
+        if isinstance(event, m.OpenRun):
             uid, applied = self._resume or (None, 0)
             self._run_uid, self._taken = event.run_uid, applied if uid == event.run_uid else 0
             with self.lock:
                 self._controller.senders.pop(PREVIEWS, None)
-        elif isinstance(event, Item | ItemGone):
+        elif isinstance(event, m.Item | m.ItemGone):
             self._taken = event.seq
         return event
 
     def pending(self) -> int:
         """Items that have arrived and not been taken with `next`."""
         with self.lock:
-            return sum(isinstance(event, Item | ItemGone) for event in self._events)
+            return sum(isinstance(event, m.Item | m.ItemGone) for event in self._events)
 
     def applied(self, seq: int) -> None:
         """All items up to `seq` are in the image (or the flat and dark); their memory may be reused.
@@ -159,7 +147,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         with self._working():
             self._member.applied(self._run_uid, seq)
 
-    def send(self, message: Status | RunDone | VolumeDone | Problem | Preview | Cuts) -> None:
+    def send(self, message: m.Status | m.RunDone | m.VolumeDone | m.Problem | m.Preview | m.Cuts) -> None:
         """Send a message; does not wait.
 
         A status or cuts are lost while there is no link. A result or a problem is sent until the beamline has it; what
@@ -171,10 +159,10 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         LocalProtocolError
             If a run is reported as done before its `CloseRun` has come, or a preview's arrays are not as in `Preview`.
         """
-        if isinstance(message, Preview):
+        if isinstance(message, m.Preview):
             check_arrays(message)
         with self._working():
-            if isinstance(message, Preview):
+            if isinstance(message, m.Preview):
                 self._send_preview(message)
             else:
                 self._member.send(message)
@@ -185,7 +173,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
         sender = self._controller.senders.get(PREVIEWS)
         return 0 if sender is None else sender.dropped
 
-    def _send_preview(self, preview: Preview) -> None:
+    def _send_preview(self, preview: m.Preview) -> None:
         sender = self._controller.senders.get(PREVIEWS)
         if not isinstance(sender, PreviewSender) or sender.stream != preview.run_uid:
             sender = PreviewSender(preview.run_uid)
@@ -199,7 +187,7 @@ class RankEndpoint(PeerEndpoint[RankEvent]):
                 self._controller.go_to(to.address, to.key)
 
 
-class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
+class ControllerEndpoint(PeerEndpoint[ev.ControllerEvent]):
     """The controller's end: scores go to the beamline, previews come from the ranks.
 
     Parameters
@@ -239,15 +227,15 @@ class ControllerEndpoint(PeerEndpoint[ControllerEvent]):
         self._previews = PreviewReceiver(job_id=job_id, credit=PREVIEW_CREDIT, events=member.events)
         super().__init__(name, address, transport, member, security, **{PREVIEWS: self._previews})
 
-    def next(self, timeout: float | None = None) -> ControllerEvent | None:
+    def next(self, timeout: float | None = None) -> ev.ControllerEvent | None:
         """Take the next event, as `Endpoint.next`; a preview counts as applied when it is taken."""
         event = super().next(timeout)
-        if isinstance(event, Preview):
+        if isinstance(event, m.Preview):
             with self._working():
                 self._previews.taken(event)
         return event
 
-    def send(self, message: Score | Problem) -> None:
+    def send(self, message: m.Score | m.Problem) -> None:
         """Send a score or a problem until the beamline has it, or a picture, which is lost while there is no link."""
         with self._working():
             self._member.send(message)

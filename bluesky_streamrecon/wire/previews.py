@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, most_views
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import Sender
 from bluesky_streamrecon.wire.listener import Listener, Peer
-from bluesky_streamrecon.wire.messages import Hello, Message, Problem
-from bluesky_streamrecon.wire.run_messages import Preview
 
 __all__ = ["PreviewReceiver", "PreviewSender"]
 
@@ -41,12 +40,12 @@ class PreviewSender(Sender):
         super().__init__("previews", run_uid)
         self._most = most
         self._most_bytes = most_bytes
-        self._kept: dict[int, Preview] = {}
+        self._kept: dict[int, m.Preview] = {}
         self._kept_bytes = 0
         self._before: ProjectionStore | None = None
         self._before_first = 0
 
-    def send(self, preview: Preview) -> int:
+    def send(self, preview: m.Preview) -> int:
         """Keep one more preview, let go the oldest if there are too many, and return its number."""
         size = _size(preview)
         seq = self.append(size)
@@ -67,7 +66,7 @@ class PreviewSender(Sender):
         merged = ProjectionSet(*(np.concatenate(field) for field in zip(*map(_fields, parts), strict=True)))
         return preview.with_views(merged, self._before_first)
 
-    def _let_go(self, preview: Preview) -> None:
+    def _let_go(self, preview: m.Preview) -> None:
         """Keep the line integrals of a preview that will not be sent any more: previews may go, these not."""
         self._kept_bytes -= _size(preview)
         views = preview.views
@@ -84,24 +83,24 @@ class PreviewReceiver(Listener):
 
     def __init__(self, *, credit: int, events: deque[Any] | None = None, **listening: Any) -> None:
         super().__init__(**listening)
-        self.accepted = (Preview, Problem)
+        self.accepted = (m.Preview, m.Problem)
         self.credits = {"previews": credit}
         self.events: deque[Any] = deque() if events is None else events
 
-    def taken(self, preview: Preview) -> None:
+    def taken(self, preview: m.Preview) -> None:
         """Note that the user has this preview and all before it."""
         peer = self._peers.get(("rank", preview.rank))
         receiver = None if peer is None else peer.receivers.get("previews")
         if receiver is not None and receiver.stream == preview.run_uid and preview.seq > receiver.applied:
             receiver.apply(min(preview.seq, receiver.received))
 
-    def refusal(self, hello: Hello) -> tuple[str, str] | None:
+    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:
         """Return what of this hello can not be accepted, and why."""
         return None if hello.role == "rank" else ("hello", f"role: got {hello.role!r}, expected 'rank'")
 
-    def received(self, peer: Peer, message: Message, now: float) -> None:  # noqa: ARG002
+    def received(self, peer: Peer, message: m.Message, now: float) -> None:  # noqa: ARG002
         """Take a preview, which must be of its sender and channel."""
-        if isinstance(message, Preview):
+        if isinstance(message, m.Preview):
             stream = peer.receivers["previews"].stream
             got, expected = (message.rank, message.run_uid), (peer.hello.rank, stream)
             if got != expected:
@@ -112,7 +111,7 @@ class PreviewReceiver(Listener):
             self.events.append(message)
 
 
-def _size(preview: Preview) -> int:
+def _size(preview: m.Preview) -> int:
     return 0 if preview.pixels is None else preview.pixels.nbytes
 
 

@@ -11,26 +11,15 @@ import numpy as np
 
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
+from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender, Sender
-from bluesky_streamrecon.wire.messages import (
-    Ack,
-    ChangeRun,
-    CloseRun,
-    Item,
-    ItemGone,
-    ItemKind,
-    OpenRun,
-    OpenRunSpec,
-    RunDone,
-    Status,
-)
 from bluesky_streamrecon.wire.store import FrameSource, FrameStore, Gone, Source
 
 __all__ = ["Angle", "Entry", "Ledger", "Reading", "Run"]
 
 LOOK_AHEAD = 4
 
-Mark = ChangeRun | CloseRun
+Mark = m.ChangeRun | m.CloseRun
 """What stands in the log and is no item."""
 
 Angle = float | Callable[[], float]
@@ -45,7 +34,7 @@ Reading = float | Callable[[], float]
 class Entry:
     """One item of the log."""
 
-    kind: ItemKind
+    kind: m.ItemKind
     index: int
     angle: Angle
     monitor: Reading = 1.0
@@ -121,13 +110,13 @@ class _ItemSender(Sender):
         super().__init__("run", run.uid, **run.sending)
         self.block = block
         self._rows = block.with_halo(run.spec.halo, run.spec.detector_shape[0])
-        self.done: RunDone | None = None
+        self.done: m.RunDone | None = None
         self.restarts = 0
         self.reconnects = 0
         self.coalesced = False  # took steps together, so its images depend on what had arrived when
         self.redo = 0  # projections taken when its last process came
         self._run = run
-        self._ack: Ack | None = None
+        self._ack: m.Ack | None = None
         self._duplicate = 0  # of earlier processes of the rank
         self._gone: set[int] = set()
         self._why = ""
@@ -152,7 +141,7 @@ class _ItemSender(Sender):
             self._duplicate += self._ack.duplicate
             self._ack = None
 
-    def acknowledge(self, ack: Ack) -> bool:
+    def acknowledge(self, ack: m.Ack) -> bool:
         """Take the rank's acknowledgement; return whether it has applied more (or, after a restart, less)."""
         changed = super().acknowledge(ack)
         if ack.stream == self.stream:
@@ -184,8 +173,8 @@ class _ItemSender(Sender):
         if isinstance(frame, Gone):
             self._gone.add(seq)
             self._why = self._why or frame.why
-            return ItemGone(**about, why=frame.why[:4096])
-        return Item(
+            return m.ItemGone(**about, why=frame.why[:4096])
+        return m.Item(
             **about,
             monitor=entry.reading,
             rows=self._rows,
@@ -231,22 +220,22 @@ class Run:
         Of the items, see `Sender`.
     """
 
-    def __init__(self, spec: OpenRunSpec, frames: FrameStore, **sending: Any) -> None:
+    def __init__(self, spec: m.OpenRunSpec, frames: FrameStore, **sending: Any) -> None:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
         self.log: list[Entry | Mark] = []
-        self.close: CloseRun | None = None
+        self.close: m.CloseRun | None = None
         self.finished = False
         self.sending = sending
         self.row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
         self._projections = [0]
         self._senders: dict[int, _ItemSender] = {}
         self._controller = MessageSender("run", self.uid, self.opening(RowBlock(0, spec.detector_shape[0], 0, 0, 1)))
-        self._results: tuple[RunDone, ...] | None = None
+        self._results: tuple[m.RunDone, ...] | None = None
         self._counts = {"flat": 0, "dark": 0, "projection": 0}
 
-    def check_item(self, kind: ItemKind, index: int, angle: Angle, source: Source) -> None:
+    def check_item(self, kind: m.ItemKind, index: int, angle: Angle, source: Source) -> None:
         """Check and count an item that is about to be appended, in whatever thread.
 
         Raises
@@ -303,7 +292,7 @@ class Run:
     def finish_log(self, exit_status: str, reason: str) -> None:
         """No more items: the closing mark comes after the last of them."""
         kinds = [entry.kind for entry in self.log if isinstance(entry, Entry)]
-        self.close = CloseRun(
+        self.close = m.CloseRun(
             run_uid=self.uid,
             projections=kinds.count("projection"),
             flats=kinds.count("flat"),
@@ -332,13 +321,13 @@ class Run:
         if sender is not None and not self.finished:
             sender.came_back(restarted=restarted)
 
-    def note(self, status: Status) -> None:
+    def note(self, status: m.Status) -> None:
         """Remember whether a rank has left out images."""
         sender = self._senders.get(status.rank)
         if sender is not None and status.projections > status.image_number * self.spec.recon.step:
             sender.coalesced = True
 
-    def done(self, report: RunDone) -> bool:
+    def done(self, report: m.RunDone) -> bool:
         """Take a rank's last report; return whether it was the last one missing."""
         sender = self._senders.get(report.rank)
         if sender is None or self.finished:
@@ -353,7 +342,7 @@ class Run:
         self.finish()
         return True
 
-    def results(self) -> tuple[RunDone, ...]:
+    def results(self) -> tuple[m.RunDone, ...]:
         """Return the reports of all ranks, in their order; none before the last of them."""
         return self._results or ()
 
@@ -361,6 +350,6 @@ class Run:
         """Return the ledger of each rank."""
         return {rank: sender.ledger() for rank, sender in sorted(self._senders.items())}
 
-    def opening(self, block: RowBlock, redo: int = 0) -> OpenRun:
+    def opening(self, block: RowBlock, redo: int = 0) -> m.OpenRun:
         """Return the message that opens the run for a peer with these rows."""
-        return OpenRun(block=block, redo=redo, **msgspec.structs.asdict(self.spec))
+        return m.OpenRun(block=block, redo=redo, **msgspec.structs.asdict(self.spec))

@@ -26,7 +26,6 @@ __all__ = ["Transport", "generate_keys", "make_keys"]
 
 log = logging.getLogger(__name__)
 
-MOST_FRAMES: Final = 4
 CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 128
 HIGH_WATER: Final = 1000
@@ -84,7 +83,6 @@ class Transport:
         self._handshakes = RateLimitedWarning(
             log, "handshake failed: no key, one for another server, or closed too early"
         )
-        self._overlong = RateLimitedWarning(log, "message with too many frames ignored")
         self._poller = zmq.Poller()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -168,17 +166,12 @@ class Transport:
             old.close(linger=linger_ms)
 
     def send(self, name: str, link: bytes, frames: Sequence[Buffer]) -> Sent:
-        """Send one message (to this link, of a ROUTER) without waiting; frames after the first are not copied."""
+        """Send one message (to this link, of a ROUTER) without waiting; large frames are not copied."""
         there = self._sockets.get(name)
         if there is None:
             return Sent.NOBODY
-        last = len(frames) - 1
         try:
-            if link:
-                there.send(link, zmq.SNDMORE | zmq.NOBLOCK)
-            for number, frame in enumerate(frames):
-                more = zmq.SNDMORE if number < last else 0
-                there.send(frame, more | zmq.NOBLOCK, copy=number == 0)
+            there.send_multipart([link, *frames] if link else frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -192,26 +185,11 @@ class Transport:
         there = self._sockets.get(name)
         if there is None:
             return None
-        frames: list[zmq.Frame] = []
-        surplus = False
         try:
-            while True:
-                frame = there.recv(zmq.NOBLOCK, copy=False)
-                if len(frames) < MOST_FRAMES:
-                    frames.append(frame)
-                else:
-                    surplus = True
-                if not frame.more:
-                    break
+            frames = [frame.buffer for frame in there.recv_multipart(zmq.NOBLOCK, copy=False)]
         except zmq.Again:
             return None
-        link = b""
-        if name in self._routers:
-            link = frames.pop(0).bytes
-        if surplus:
-            self._overlong.add(f"more than {MOST_FRAMES}")
-            frames = []
-        return link, [frame.buffer for frame in frames]
+        return (bytes(frames[0]), frames[1:]) if name in self._routers else (b"", frames)
 
     # ------------------------------------------------------------------ waiting
 

@@ -8,12 +8,13 @@ nobody up. The temporary file has no name: it is gone when the process is, howev
 from __future__ import annotations
 
 import os
+import queue
 import tempfile
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ __all__ = ["Frame", "FrameSource", "FrameStore", "Gone", "Source"]
 
 Frame = NDArray[np.generic]
 
-WANTED_KEPT = 4
-MOST_CAUSES = 64
+WANTED_KEPT: Final = 4
+MOST_CAUSES: Final = 64
+END, LOAD, SPILL = range(3)  # what the store's thread has to do; for a load somebody waits
 
 
 @runtime_checkable
@@ -99,12 +101,10 @@ class FrameStore:
         self._bytes = shape[0] * shape[1] * dtype.itemsize
         self._slots: dict[int, _Slot] = {}
         self._held: OrderedDict[int, None] = OrderedDict()  # numbers with a frame in memory, oldest use first
-        self._loads: deque[int] = deque()
-        self._spills: deque[int] = deque()
-        self._ready = threading.Condition()
+        self._tasks: queue.PriorityQueue[tuple[int, int]] = queue.PriorityQueue()
+        self._lock = threading.Lock()
         self._closed = False
         self._file: IO[bytes] | None = None
-        self._end = 0
         self._failures: list[str] = []
         self._causes: set[str] = set()
         self.spilled = 0
@@ -118,7 +118,7 @@ class FrameStore:
 
     def add(self, seq: int, source: Source) -> None:
         """Keep a frame, or where it is read from."""
-        with self._ready:
+        with self._lock:
             if self._closed:
                 return
             if isinstance(source, np.ndarray):
@@ -130,7 +130,7 @@ class FrameStore:
 
     def get(self, seq: int) -> Frame | Gone | None:
         """Return a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
-        with self._ready:
+        with self._lock:
             slot = self._slots.get(seq)
             if slot is None or slot.gone is not None:
                 return Gone("the run is over") if slot is None else slot.gone
@@ -146,15 +146,15 @@ class FrameStore:
 
     def prefetch(self, seq: int) -> None:
         """Ask for a frame that will be wanted soon, if there is room for it."""
-        with self._ready:
+        with self._lock:
             slot = self._slots.get(seq)
-            room = self.memory + (len(self._loads) + 1) * self._bytes <= self._limit
+            room = self.memory + (self._tasks.qsize() + 1) * self._bytes <= self._limit
             if room and slot is not None and slot.frame is None and slot.gone is None:
                 self._request(seq, slot)
 
     def failures(self) -> list[str]:
         """Take what went wrong since the last call; each cause comes once, with the first frame that it was of."""
-        with self._ready:
+        with self._lock:
             texts, self._failures = self._failures, []
             return texts
 
@@ -165,13 +165,11 @@ class FrameStore:
 
     def stop(self) -> None:
         """Drop everything and have the thread delete the temporary file and end; does not wait; idempotent."""
-        with self._ready:
+        with self._lock:
             self._closed = True
             self._slots.clear()
             self._held.clear()
-            self._loads.clear()
-            self._spills.clear()
-            self._ready.notify_all()
+            self._tasks.put((END, 0))
 
     def join(self, timeout: float) -> None:
         """Wait for the thread; one that waits in a `FrameSource` for longer is left to end by itself."""
@@ -184,10 +182,8 @@ class FrameStore:
 
     def _request(self, seq: int, slot: _Slot) -> None:
         if not slot.busy:
-            slot.busy = True
-            slot.wanted = True
-            self._loads.append(seq)
-            self._ready.notify_all()
+            slot.busy = slot.wanted = True
+            self._tasks.put((LOAD, seq))
 
     def _shrink(self) -> None:
         """Bring memory under the limit.
@@ -195,114 +191,95 @@ class FrameStore:
         What can be read again goes at once, the oldest of the rest is written first; what somebody waits for goes
         last, and never the newest few of it: they would only be read in circles.
         """
-        surplus = self.memory - self._limit
+        surplus = -(-(self.memory - self._limit) // self._bytes)
         if surplus <= 0:
             return
         readable = [seq for seq in self._held if self._slots[seq].readable]
         idle = [seq for seq in readable if not self._slots[seq].wanted]
-        for seq in idle[: -(-surplus // self._bytes)]:
-            self._let_go(seq, self._slots[seq])
-            surplus -= self._bytes
-        for seq in self._held:
-            if surplus <= 0:
-                return
-            slot = self._slots[seq]
-            if not slot.readable:
-                if not slot.busy:
-                    slot.busy = True
-                    self._spills.append(seq)
-                    self._ready.notify_all()
-                surplus -= self._bytes
         wanted = [seq for seq in readable if self._slots[seq].wanted]
-        for seq in wanted[:-WANTED_KEPT]:
-            if surplus > 0:
-                self._let_go(seq, self._slots[seq])
-                surplus -= self._bytes
+        kept = [seq for seq in self._held if not self._slots[seq].readable]
+        for seq in [*idle, *kept, *wanted[:-WANTED_KEPT]][:surplus]:
+            slot = self._slots[seq]
+            if slot.readable:
+                slot.frame, slot.wanted = None, False
+                del self._held[seq]
+            elif not slot.busy:
+                slot.busy = True
+                self._tasks.put((SPILL, seq))
 
-    def _let_go(self, seq: int, slot: _Slot) -> None:
-        slot.frame, slot.wanted = None, False
-        del self._held[seq]
-
-    def _fail(self, slot: _Slot, why: str) -> None:
-        slot.gone = Gone(why)
-        cause = why.split(":", 1)[-1]
-        if cause not in self._causes and len(self._causes) < MOST_CAUSES:
-            self._causes.add(cause)
-            self._failures.append(why)
+    def _fail(self, seq: int, slot: _Slot, why: str) -> None:
+        slot.frame, slot.gone = None, Gone(f"frame {seq} of run {self._name[:8]} {why}")
+        self._held.pop(seq, None)
+        if why not in self._causes and len(self._causes) < MOST_CAUSES:
+            self._causes.add(why)
+            self._failures.append(slot.gone.why)
 
     # ------------------------------------------------------------------ the store's thread
 
     def _work(self) -> None:
         try:
             while True:
-                with self._ready:
-                    self._ready.wait_for(lambda: self._closed or self._loads or self._spills)
+                task, seq = self._tasks.get()
+                with self._lock:
                     if self._closed:
                         return
-                    seq = (self._loads or self._spills).popleft()  # somebody waits for a load
                     slot = self._slots[seq]
-                    frame, offset, source = slot.frame, slot.offset, slot.source
-                if frame is not None:
-                    self._spill(seq, slot, frame)
-                else:
-                    self._load(seq, slot, offset, source)
+                frame, why = slot.frame, ""
+                try:
+                    if task == LOAD:
+                        frame = self._load(slot.offset, slot.source)
+                    elif frame is not None:
+                        slot.offset = self._spill(frame)
+                except Exception as error:  # noqa: BLE001 - whatever a source raises, the scan must go on
+                    why = f"could not be read: {type(error).__name__}: {error}" if task == LOAD else str(error)
+                with self._lock:
+                    if seq not in self._slots:
+                        continue  # stopped meanwhile
+                    slot.busy = False
+                    if why:
+                        self._fail(seq, slot, why)
+                    elif task == LOAD:
+                        if slot.source is not None and not slot.source.in_file:
+                            slot.source = None  # it holds the pixels as they came; from now on the frame is kept
+                        slot.frame = frame
+                        self._held[seq] = None
+                    self._shrink()
                 self._notify()
         finally:
             if self._file is not None:
                 self._file.close()
 
-    def _spill(self, seq: int, slot: _Slot, frame: Frame) -> None:
-        why = None
+    def _spill(self, frame: Frame) -> int:
+        """Write a frame to the temporary file, and return where it is."""
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="streamrecon-")  # noqa: SIM115
-            left, at = frame.reshape(-1).view(np.uint8).data, self._end
+            left, at = frame.reshape(-1).view(np.uint8).data, self.spilled * self._bytes
             while left:
                 written = os.pwrite(self._file.fileno(), left, at)
                 left, at = left[written:], at + written
         except OSError as error:
-            why = (
-                f"frame {seq} of run {self._name[:8]}: {self._bytes} bytes could not be written to a temporary file "
-                f"in {tempfile.gettempdir()}: {error.strerror or error}; free some space there, or raise memory_limit"
-            )
-        with self._ready:
-            slot.busy = False
-            if why is None:
-                slot.offset = self._end
-                self._end += self._bytes
-                self.spilled += 1
-                self._shrink()
-            else:
-                slot.frame = None
-                self._held.pop(seq, None)
-                self._fail(slot, why)
+            raise OSError(
+                f"could not be written, {self._bytes} bytes, to a temporary file in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}; free some space there, or raise memory_limit"
+            ) from error
+        self.spilled += 1
+        return at - self._bytes
 
-    def _load(self, seq: int, slot: _Slot, offset: int | None, source: FrameSource | None) -> None:
-        why, frame = None, None
-        try:
-            if offset is not None and self._file is not None:
-                flat = np.empty(self._bytes, dtype=np.uint8)
-                got = os.preadv(self._file.fileno(), [flat.data], offset)
-                if got != self._bytes:
-                    raise OSError(f"got {got} bytes of the temporary file, expected {self._bytes}")
-                frame = flat.view(self._dtype).reshape(self._shape)
-            elif source is not None:
-                frame = np.asarray(source.read())
-                if frame.shape != self._shape or frame.dtype.newbyteorder("=") != self._dtype.newbyteorder("="):
-                    raise ValueError(
-                        f"got {frame.dtype.str} {frame.shape}, expected {self._dtype.str} {self._shape}; was the "
-                        "detector ROI changed after the run was opened?"
-                    )
-                frame = self._normal(frame)
-        except Exception as error:  # noqa: BLE001 - whatever a source raises, the scan must go on
-            why = f"frame {seq} of run {self._name[:8]} could not be read: {type(error).__name__}: {error}"
-        with self._ready:
-            slot.busy = False
-            if why is not None:
-                self._fail(slot, why)
-            elif not self._closed and frame is not None:
-                if source is not None and not source.in_file:
-                    slot.source = None  # it holds the pixels as they came; from now on the frame is kept or spilled
-                slot.frame = frame
-                self._held[seq] = None
-                self._shrink()
+    def _load(self, offset: int | None, source: FrameSource | None) -> Frame:
+        """Read a frame from the temporary file or its source."""
+        if offset is not None and self._file is not None:
+            flat = np.empty(self._bytes, dtype=np.uint8)
+            got = os.preadv(self._file.fileno(), [flat.data], offset)
+            if got != self._bytes:
+                raise OSError(f"got {got} bytes of the temporary file, expected {self._bytes}")
+            return flat.view(self._dtype).reshape(self._shape)
+        if source is None:
+            raise LookupError("it is neither kept nor to be read again")
+        frame = np.asarray(source.read())
+        if frame.shape != self._shape or frame.dtype.newbyteorder("=") != self._dtype.newbyteorder("="):
+            raise ValueError(
+                f"got {frame.dtype.str} {frame.shape}, expected {self._dtype.str} {self._shape}; was the detector ROI "
+                "changed after the run was opened?"
+            )
+        return self._normal(frame)
