@@ -285,9 +285,8 @@ def _along_row(cut: Cut) -> bool:
 def _cut_coarse(values: NDArray[np.float32], cut: Cut, volume: Volume) -> NDArray[np.float32]:
     """Cut what stands for the whole of a volume, or for one of its rows, with fewer voxels."""
     points, inside = points_of([cut], volume)
-    rows, height, width = values.shape
     coarse = (points[inside] + 0.5) * values.shape / np.array(volume) - 0.5
     found = np.full(cut.pixels, np.nan, np.float32)
     at = np.clip(coarse, 0, np.array(values.shape) - 1)
-    found[inside] = interpolated(at, (rows, height, width), values.__getitem__)
+    found[inside] = interpolated(at, len(values), values.__getitem__)
     return found.reshape(cut.size)

@@ -72,6 +72,8 @@ class CutView:
 
     def want(self, wish: ShowCuts) -> None:
         """Take a wish in the place of the last one."""
+        import scipy.ndimage  # noqa: F401 - that interpolates; the time it takes once is not that of the first cuts
+
         self._wish = wish
 
     def due(self) -> int:
@@ -123,7 +125,7 @@ class CutView:
         if block.member != 0:  # another rank holds the same rows
             return values, ~inside
         if cut.space == "volume":
-            values[inside] = interpolated(points[inside], (block.rows, *analysis.shape), analysis.view)
+            values[inside] = interpolated(points[inside], block.rows, analysis.view)
         else:
             own = inside & (points[:, 0] >= 0) & (points[:, 0] < block.rows)
             values[own] = analysis.measured(cut, points[own])

@@ -193,7 +193,7 @@ def cut_volume(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray
     for cut in cuts:
         points, inside = points_of([cut], (rows, height, width))
         values = np.full(cut.pixels, np.nan, np.float32)
-        values[inside] = interpolated(points[inside], (rows, height, width), volume.__getitem__)
+        values[inside] = interpolated(points[inside], rows, volume.__getitem__)
         found.append(values.reshape(cut.size))
     return found
 
@@ -206,7 +206,7 @@ def points_of(cuts: Sequence[Cut], volume: tuple[int, int, int]) -> tuple[NDArra
 
 
 def interpolated(
-    points: NDArray[np.float64], shape: tuple[int, int, int], view: Callable[[int], NDArray[np.float32]]
+    points: NDArray[np.float64], rows: int, view: Callable[[int], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """Return what some rows contribute to the values at points, by trilinear interpolation.
 
@@ -214,8 +214,8 @@ def interpolated(
     ----------
     points : ndarray of float64, shape (k, 3)
         (row, y, x), rows counted within these, y and x within a slice: 0 to its last row and column.
-    shape : (int, int, int)
-        Number of rows, and height and width of a slice.
+    rows : int
+        Number of rows.
     view : callable
         Returns the slice of a row, shape (height, width).
 
@@ -224,42 +224,15 @@ def interpolated(
     ndarray of float32, shape (k,)
         Sum over the rows' voxels of weight and value; zero where all eight are in other rows.
     """
-    rows, height, width = shape
+    from scipy.ndimage import map_coordinates  # takes its time, and ranks should not wait for it at their start
+
     found = np.zeros(len(points), np.float32)
-    nearby = np.flatnonzero((points[:, 0] > -1) & (points[:, 0] < rows))
-    if not len(nearby):
-        return found
-    below = np.floor(points[nearby, 0]).astype(np.int32)
-    order = nearby[np.argsort(below, kind="stable")]
-    row, y, x = points[order].T
-    # Points from `starts[r]` to `starts[r + 2]` lie within one row of row r.
-    starts = np.searchsorted(np.sort(below), np.arange(-1, rows + 1))
-    corners = _corners(y, x, height, width)
-    sums = np.zeros(len(order), np.float32)
+    order = np.argsort(points[:, 0])
+    row = points[order, 0]
     for number in range(rows):
-        part = slice(starts[number], starts[number + 2])
-        if part.start == part.stop:
-            continue
-        weight = (1 - np.abs(row[part] - number)).astype(np.float32)
-        if not weight.any():  # of a cut along a row, all that is around the row before it
-            continue
-        slice_ = view(number)
-        for down, along, share in corners:
-            sums[part] += weight * share[part] * slice_[down[part], along[part]]
-    found[order] = sums
+        around = slice(*np.searchsorted(row, (number - 1, number + 1)))
+        weight = (1 - np.abs(row[around] - number)).astype(np.float32)
+        if weight.any():  # of a cut along a row, all that is around the row before it has none
+            at = order[around]
+            found[at] += weight * map_coordinates(view(number), points[at, 1:].T, order=1, mode="nearest")
     return found
-
-
-def _corners(
-    y: NDArray[np.float64], x: NDArray[np.float64], height: int, width: int
-) -> list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]]:
-    """Return row, column and weight of each of the four pixels around points of a slice."""
-    low_y, low_x = np.floor(y).astype(np.int32), np.floor(x).astype(np.int32)
-    part_y, part_x = (y - low_y).astype(np.float32), (x - low_x).astype(np.float32)
-    high_y, high_x = np.minimum(low_y + 1, height - 1), np.minimum(low_x + 1, width - 1)
-    return [
-        (low_y, low_x, (1 - part_y) * (1 - part_x)),
-        (low_y, high_x, (1 - part_y) * part_x),
-        (high_y, low_x, part_y * (1 - part_x)),
-        (high_y, high_x, part_y * part_x),
-    ]
