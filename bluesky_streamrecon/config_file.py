@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +72,8 @@ class JobSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     launcher : {"mpi", "slurm", "none"}
         On this computer; by a batch system; by somebody else.
     ranks : int
-        MPI ranks; by default one for each GPU that the job will see, if ``[recon] backend`` is ``"cuda"``.
+        MPI ranks; by default one for each GPU that the job will see, if there is any, unless ``[recon] backend`` is
+        ``"cpu"``; else 2.
     address : str
         Where the beamline listens.
     job_id : str or None
@@ -304,10 +306,8 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
         If it can not be read, is not TOML, or says something that is not known or can not work.
     """
     found = configuration_path(path)
-    if found is None:
-        return Configuration()
     try:
-        tables = msgspec.toml.decode(found.read_bytes())
+        tables = {} if found is None else msgspec.toml.decode(found.read_bytes())
     except OSError as error:
         raise ConfigError(f"configuration {found}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -324,21 +324,23 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         try:
-            sections[name] = settings_from(kind, tables.get(name, {}), beside=found.resolve().parent)
+            sections[name] = settings_from(kind, tables.get(name, {}), beside=(found or Path()).resolve().parent)
         except ConfigError as error:
             raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
     return Configuration(**sections, path=found, given=given, gpus=gpus)
 
 
 def _gpus(tables: dict[str, Any]) -> int:
-    """Return how many GPUs the job will see, if it is to compute on GPUs; 0 if that can not be known here."""
+    """Return how many GPUs the job will see, if it may compute on GPUs; 0 if that can not be known here."""
     recon, job = tables.get("recon", {}), tables.get("job", {})
-    if not isinstance(recon, dict) or not isinstance(job, dict) or recon.get("backend") != "cuda":
+    if not isinstance(recon, dict) or not isinstance(job, dict):
+        return 0
+    if recon.get("backend") == "cpu" or recon.get("share", 1) != 1:  # rows are not shared on GPUs
         return 0
     slurm = job.get("slurm", {})
     match job.get("launcher", "mpi"):
         case "mpi":
-            return visible_gpus()
+            return len(visible_gpus()) if find_spec("numba_cuda") else 0
         case "slurm":
             return slurm_gpus([str(option) for option in slurm.get("options", ())] if isinstance(slurm, dict) else ())
     return 0

@@ -6,10 +6,13 @@ import ctypes
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from bluesky_streamrecon.errors import DeviceError
 
 __all__ = ["open_driver", "slurm_gpus", "visible_gpus"]
+
+_UUID_BYTES = 16
 
 
 def open_driver() -> ctypes.CDLL:
@@ -26,16 +29,23 @@ def open_driver() -> ctypes.CDLL:
         raise DeviceError(f"there is no NVIDIA driver here ({error})") from error
 
 
-def visible_gpus() -> int:
-    """Return how many GPUs processes of this computer see: ``CUDA_VISIBLE_DEVICES`` counts; 0 without a driver."""
+@cache
+def visible_gpus() -> tuple[bytes, ...]:
+    """Return what tells the GPUs that this process sees from others; ``CUDA_VISIBLE_DEVICES`` and Slurm may hide some.
+
+    Their numbers do not: where a batch system gives each process a GPU of its own, all of them see it as number 0.
+    """
     try:
         driver = open_driver()
     except DeviceError:
-        return 0
+        return ()
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return ()
+    uuids = [ctypes.create_string_buffer(_UUID_BYTES) for _ in range(count.value)]
+    for number, uuid in enumerate(uuids):
+        driver.cuDeviceGetUuid_v2(uuid, number)
+    return tuple(uuid.raw for uuid in uuids)
 
 
 def slurm_gpus(options: Sequence[str]) -> int:
@@ -47,12 +57,16 @@ def slurm_gpus(options: Sequence[str]) -> int:
     (4, 8)
     >>> slurm_gpus(["-N", "2", "--gpus-per-node", "h100:2"]), slurm_gpus(["--time=02:00:00"])
     (4, 0)
+    >>> slurm_gpus(["--ntasks=4", "--gpus-per-task=1"])
+    4
     """
     text = " ".join(options)
     nodes = int(found[1]) if (found := re.search(r"(?:--nodes|-N)[ =]?(\d+)(?!\S*-)", text)) else 1
+    tasks = int(found[1]) if (found := re.search(r"(?:--ntasks|-n)[ =]?(\d+)", text)) else 0
     for pattern, times in (
         (r"(?:--gpus|-G)[ =](?:[^\s:,]+:)?(\d+)", 1),
         (r"--gpus-per-node[ =](?:[^\s:,]+:)?(\d+)", nodes),
+        (r"--gpus-per-task[ =](?:[^\s:,]+:)?(\d+)", tasks),
         (r"--gres[ =](?:\S*,)?gpu(?::[^\s:,]*[^\s:,\d][^\s:,]*)?:(\d+)", nodes),
     ):
         if found := re.search(pattern, text):

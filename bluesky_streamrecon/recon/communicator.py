@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.cores import own_cores
+from bluesky_streamrecon.gpus import visible_gpus
 from bluesky_streamrecon.partition import RowBlock
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Neighbours",
     "core_share",
     "neighbours",
+    "place_among_alike",
 ]
 
 _BUSY_LOOKS = 200
@@ -66,7 +68,7 @@ class Communicator:
     cores : int
         Cores that this rank may use for itself.
     host : (int, int)
-        Number of this rank among those of its host, and how many these are.
+        Number of this rank among those of its host that see the same GPUs, if any, and how many these are.
     """
 
     def __init__(self) -> None:
@@ -110,6 +112,27 @@ def core_share(mine: Collection[int], users: Sequence[int] | NDArray[np.int64]) 
     (2, 2, 1)
     """
     return max(1, int(sum(1 / users[core] for core in mine) + 1e-9))
+
+
+def place_among_alike(seen: Sequence[object], rank: int) -> tuple[int, int]:
+    """Return the place of a rank among those of its host that see the same GPUs, and how many these are.
+
+    Parameters
+    ----------
+    seen : sequence
+        What each rank of the host sees.
+    rank : int
+        Whose place is wanted, 0-based.
+
+    Examples
+    --------
+    All four ranks see the same two GPUs, or each sees one of its own.
+
+    >>> place_among_alike([("a", "b")] * 4, 3), place_among_alike([("a",), ("b",), ("c",), ("d",)], 3)
+    ((3, 4), (0, 1))
+    """
+    alike = [other for other, gpus in enumerate(seen) if gpus == seen[rank]]
+    return alike.index(rank), len(alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +203,7 @@ class MpiCommunicator(Communicator):
         users = np.zeros(_MOST_CORES, dtype=np.int64)
         users[[core for core in mine if core < _MOST_CORES]] = 1
         here.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
-        self.host = (int(here.Get_rank()), int(here.Get_size()))
+        self.host = place_among_alike(here.allgather(visible_gpus()), int(here.Get_rank()))
         here.Free()
         self.cores = core_share([core for core in mine if core < _MOST_CORES], users)
 

@@ -65,7 +65,7 @@ def test_each_setting_tells_where_it_comes_from(written):
 
 
 def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, monkeypatch):
-    monkeypatch.setattr(config_file, "visible_gpus", lambda: 4)
+    monkeypatch.setattr(config_file, "visible_gpus", lambda: tuple(b"abcd"))
     cuda = "[recon]\nbackend = 'cuda'\n"
     read = load_config_file(written(cuda))
     assert (read.job.ranks, read.recon.ranks) == (4, 4)
@@ -73,11 +73,13 @@ def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, m
     assert rows["job.ranks"] == rows["recon.ranks"] == (4, "one for each GPU")
     assert "ranks" not in read.plan_settings()
     assert load_config_file(written("[job]\nranks = 3\n" + cuda)).job.ranks == 3
-    assert load_config_file(written("[recon]\nbackend = 'auto'\n")).job.ranks == JobSection().ranks
+    assert load_config_file(written("[recon]\nbackend = 'auto'\n")).job.ranks == load_config_file().job.ranks == 4
+    for on_the_cpu in ("backend = 'cpu'", "share = 2"):
+        assert load_config_file(written(f"[recon]\n{on_the_cpu}\n")).job.ranks == JobSection().ranks
     slurm = "[job]\nlauncher = 'slurm'\n[job.slurm]\noptions = ['--nodes=2', '--gpus-per-node=h100:4']\n"
     assert load_config_file(written(slurm + cuda)).job.ranks == 8
     assert load_config_file(written("[job]\nlauncher = 'none'\n" + cuda)).job.ranks == JobSection().ranks
-    monkeypatch.setattr(config_file, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(config_file, "visible_gpus", tuple)
     assert load_config_file(written(cuda)).job.ranks == JobSection().ranks
 
 
