@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DeviceFailedError",
     "GeometryError",
     "JobError",
     "LocalProtocolError",
@@ -50,6 +51,10 @@ class RemoteProtocolError(ProtocolError):
 
 class DeviceError(StreamReconError, RuntimeError):
     """There is no GPU that can be used, or it failed."""
+
+
+class DeviceFailedError(DeviceError):
+    """A GPU failed while it was used: whoever computed with it has to begin again."""
 
 
 class MotionError(StreamReconError, RuntimeError):

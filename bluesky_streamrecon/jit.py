@@ -26,7 +26,7 @@ from numba import njit
 from numba.core import entrypoints
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
-__all__ = ["cache_directory", "helper", "kernel", "kernels_on_disk", "leave_extensions_out", "loops"]
+__all__ = ["Locator", "cache_directory", "helper", "kernel", "kernels_on_disk", "leave_extensions_out", "loops"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,10 +52,10 @@ def cache_directory() -> Path | None:
     return None
 
 
-def kernels_on_disk() -> bool:
-    """Return whether kernels of these sources have been compiled on this computer."""
-    stamp = _sources(Path(__file__).parent / "recon" / "kernels")[:12]
-    return (folder := cache_directory()) is not None and any(folder.glob(f"*-{stamp}.*"))
+def kernels_on_disk(*, gpu: bool = False) -> bool:
+    """Return whether kernels of these sources have been compiled on this computer, those for a GPU among them."""
+    stamps = [_sources(Path(__file__).parent / "recon" / name)[:12] for name in ("kernels", *["cuda"] * gpu)]
+    return (folder := cache_directory()) is not None and all(any(folder.glob(f"*-{stamp}*")) for stamp in stamps)
 
 
 def kernel(function: F) -> F:
@@ -101,29 +101,36 @@ def _sources(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
+class Locator(_CacheLocator):  # type: ignore[misc]
     """Our directory, and our sources' digest in place of a file's time."""
+
+    target = ""
+    """What machine code depends on besides, in a file's name."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._folder = Path(py_file).parent
         self._line = py_func.__code__.co_firstlineno
 
     def get_cache_path(self) -> str:
+        """Return where files lie."""
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        return _sources(self._folder)
+        """Return what makes files stale when it changes."""
+        return _sources(self._folder) + self.target
 
     def get_disambiguator(self) -> str:
-        return f"{self._line}-{_sources(self._folder)[:12]}"
+        """Return what tells a function's files from those of others."""
+        return f"{self._line}-{_sources(self._folder)[:12]}{self.target}"
 
     @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Locator:
+        """Return the locator of a function."""
         return cls(py_func, py_file)
 
 
 class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]  # noqa: RUF012
+    _locator_classes = [Locator]  # noqa: RUF012
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]

@@ -6,26 +6,32 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError, DeviceError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
+from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.plain import PlainBackend
 from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.slab import Backend
 from bluesky_streamrecon.recon.window import Spread, most_kept
 from bluesky_streamrecon.settings import BACKENDS
 
-__all__ = ["FAST", "Choice", "Demand", "choose_backend", "make_backend", "projector_of"]
+__all__ = ["FAST", "Choice", "Demand", "choose_backend", "make_backend", "projector_of", "rows_at_once"]
 
 log = logging.getLogger(__name__)
 
 FAST = "shear"
 _UNPLANNED = 180
+_ROWS_OF_A_THREAD = 16
+"""As many as are stored side by side."""
+_ROWS_OF_A_GPU = 128
+"""With fewer, small images leave it idle; with more, the projections of so many rows fill the host's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +46,14 @@ class Choice:
         What computes: the card, its driver and the library, or how many cores.
     note : str
         Why it is not the one that was preferred; empty if it is.
+    broken : bool
+        There is a GPU that can not run the kernels, so it is not to be tried again.
     """
 
     name: str
     device: str
     note: str = ""
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,21 @@ class Demand:
     window_policy: str | Spread = "spread"
     planned: int = 0
     shared: bool = False
+
+    def gpu_memory(self, rows: int) -> int:
+        """Return the bytes that so many rows need on a GPU."""
+        length = self.window or self.planned or _UNPLANNED
+        return Memory.of(
+            self.geometry,
+            rows,
+            kept=most_kept(self.geometry.columns, self.window, self.window_policy, self.planned or _UNPLANNED),
+            in_a_pass=-(-length // max(1, min(length, self.algorithm.passes(length)))),
+            coupled=self.algorithm.coupled,
+        ).total
+
+    def rows_that_fit(self, free: int) -> int:
+        """Return how many of the rows fit so many bytes of a GPU."""
+        return bisect_right(range(1, self.rows + 1), free, key=self.gpu_memory)
 
 
 def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: int = 1) -> Choice:
@@ -118,30 +142,43 @@ def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: in
 def _gpu(demand: Demand, host_rank: int, sharers: int, *, simulator: bool) -> str:
     """Select a GPU; return what it is called."""
     from bluesky_streamrecon.recon.cuda.device import find_device
-    from bluesky_streamrecon.recon.cuda.layout import Memory
 
     if demand.shared:
         raise DeviceError("ranks can not share rows on a GPU; expected share = 1, and no more ranks than rows")
     device = find_device(host_rank)
     if device.simulated and not simulator:
         raise DeviceError("NUMBA_ENABLE_CUDASIM is set, so there is only a simulator")
-    length = demand.window or demand.planned or _UNPLANNED
-    memory = Memory.of(
-        demand.geometry,
-        demand.rows,
-        kept=most_kept(demand.geometry.columns, demand.window, demand.window_policy, demand.planned or _UNPLANNED),
-        in_a_pass=-(-length // max(1, min(length, demand.algorithm.passes(length)))),
-        coupled=demand.algorithm.coupled,
-    )
-    on_this = -(-sharers // device.visible)
-    free = device.free // on_this
-    log.info("%s: %s bytes of %s free ones are needed", device, f"{memory.total:,}", f"{free:,}")
-    if memory.total > free:
+    needed, free = demand.gpu_memory(demand.rows), device.free_for(sharers)
+    log.info("%s: %s bytes of %s free ones are needed", device, f"{needed:,}", f"{free:,}")
+    if needed > free:
+        most = demand.rows_that_fit(device.free)
+        would = (
+            f"{-(-demand.rows // most)} such GPUs, with one rank each, would do" if most else "not even one row fits"
+        )
         raise DeviceError(
-            f"{demand.rows} rows need {memory.total:,} bytes, and {free:,} of GPU {device.number} ({device.name}) are "
-            f"free for this rank; {-(-memory.total * on_this // device.free)} such GPUs, with one rank each, would do"
+            f"{demand.rows} rows need {needed:,} bytes, and {free:,} of GPU {device.number} ({device.name}) are free "
+            f"for this rank; {would}"
         )
     return str(device)
+
+
+def rows_at_once(name: str, demand: Demand, threads: int, *, host_rank: int = 0, sharers: int = 1) -> int:
+    """Return how many rows to reconstruct together where images are made part by part: on a GPU, as many as fit it.
+
+    Parameters
+    ----------
+    name, demand, host_rank, sharers
+        See `choose_backend`.
+    threads : int
+        That compute where the CPU does.
+    """
+    if demand.algorithm.coupled:
+        return demand.rows
+    if choose_backend(name, replace(demand, rows=1), host_rank=host_rank, sharers=sharers).name == "cuda":
+        from bluesky_streamrecon.recon.cuda.device import find_device
+
+        return max(1, min(_ROWS_OF_A_GPU, demand.rows_that_fit(find_device(host_rank).free_for(sharers))))
+    return _ROWS_OF_A_THREAD * threads
 
 
 def make_backend(choice: str, demand: Demand) -> Backend:

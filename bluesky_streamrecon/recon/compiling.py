@@ -87,7 +87,8 @@ def prepare_backend(
         log.exception("the GPU can not be used")
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         choice = choose_backend("cpu", demand)
-        return replace(choice, note=f"on the CPU: no kernels for the GPU: {why}"), compiled("cpu")
+        note = f"on the CPU: no kernels for the GPU: {why}"
+        return replace(choice, note=note, broken=True), compiled("cpu")
 
 
 def warm_up(

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import StreamReconError
+from bluesky_streamrecon.errors import DeviceFailedError, StreamReconError
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.output import DATASET, VOLUME, Attribute, result_path, write_result
@@ -80,6 +80,8 @@ class Finishing:
             if self._parts is None:
                 self._parts = self._analysis.finish() or iter(())
             share = next(self._parts, None)
+        except DeviceFailedError:  # a job that is started again goes on with it
+            raise
         except (StreamReconError, MemoryError, OSError) as error:
             self._problem, share = f"{type(error).__name__}: {error}", None
         self.done = share is None

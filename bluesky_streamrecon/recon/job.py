@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from bluesky_streamrecon.errors import StorageError, StreamReconError
+from bluesky_streamrecon.errors import DeviceError, StorageError, StreamReconError
 from bluesky_streamrecon.logs import set_role, set_run
 from bluesky_streamrecon.recon.analysis import get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore, run_key
@@ -135,7 +135,7 @@ def run_job(
         log.warning("rank %d ends: %s", ranks.rank, interruption.reason)
         code = interruption.code
     except BaseException as error:  # an algorithm of somebody's own may raise SystemExit, too
-        log.exception("rank %d failed", ranks.rank)
+        log.error("rank %d failed: %s", ranks.rank, error, exc_info=not isinstance(error, DeviceError))
         if endpoint is not None:
             endpoint.send(Problem(fault="local", where="reconstruction job", text=_text_of(error)))
     finally:

@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import DataError, StorageError, StreamReconError
+from bluesky_streamrecon.errors import DataError, DeviceFailedError, StorageError, StreamReconError
+from bluesky_streamrecon.gpus import visible_gpus
 from bluesky_streamrecon.jit import kernels_on_disk
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, explained, get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
@@ -115,10 +116,9 @@ class RankRun:
         self._lost_before = 0 if resume is None else resume.lost
         self._lost: list[int] = []  # items, since then
         self._corrected = 0  # corrections that images were made anew for
-        self._begun = False
+        self._begun = self._final_sent = False
         self._coalesced = 0
         self._redo: int | None = run.redo or None  # until we have caught up, images are those that were made before
-        self._final_sent = False
         self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None  # not sent yet
         self._findings: list[str] = []
         self._shown = shown_rows(run)
@@ -136,7 +136,8 @@ class RankRun:
     def _opened(self, threads: int, resume: Checkpoint | None) -> Analysis[Any]:
         """Return the run's analysis, with its kernels ready: loaded from disk in a second, or compiled in some more."""
         name = self.run.recon.analysis
-        self._say("loading kernels" if kernels_on_disk() else COMPILING)
+        gpu = self.run.recon.backend != "cpu" and len(visible_gpus()) > 0
+        self._say("loading kernels" if kernels_on_disk(gpu=gpu) else COMPILING)
         with explained(f"analysis {name!r} failed when it was opened"):
             analysis = get_analysis(name)(self.run, self._communicator, threads)
             if self._store is not None:
@@ -324,6 +325,8 @@ class RankRun:
         problem = missing = ""
         try:
             missing = analysis.begin(list(islice(self._frames, agreed - self._applied)), closed)
+        except DeviceFailedError:  # not the settings' fault: a job that is started again may go on
+            raise
         except StreamReconError as error:
             problem = str(error)
         self._find(analysis.warnings)
@@ -370,8 +373,7 @@ class RankRun:
     def _send_preview(self) -> None:
         """Send the preview that was asked for last: a GPU may still have to make its pixels."""
         if self._preview is not None:
-            preview, pixels = self._preview
-            self._preview = None
+            (preview, pixels), self._preview = self._preview, None
             self._link.send(msgspec.structs.replace(preview, pixels=pixels()))
 
     def _lag(self) -> int:

@@ -92,6 +92,7 @@ class Tomography(Analysis[View]):
         self._shown = [row - run.block.first for row in shown_rows(run)]
         self._unsent = ProjectionStore(most_views(self._columns))  # line integrals that no preview has had yet
         self._choice = self._compiled()
+        self._backend = "cpu" if self._choice.broken else recon.backend  # chosen anew: images may be larger later
         self.device = "; ".join(filter(None, (self._choice.device, self._choice.note)))
 
     def _compiled(self) -> Choice:
@@ -261,7 +262,8 @@ class Tomography(Analysis[View]):
                 self._threads,
                 self._engine_of,
                 self._ranks,
-                axis=self._geometry().axis,
+                geometry=self._geometry(),
+                backend=self._backend,
                 prepare=self._views.finished,
             )
         return self._finishing(self._volume) if saved is not None or self._volume.wanted else None
@@ -356,17 +358,15 @@ class Tomography(Analysis[View]):
 
     def _engine_of(self, rows: int, planned: int, **changes: Any) -> Engine:
         """Make an engine for some rows of the block that uses all projections, or as `changes` say."""
-        geometry = self._geometry()
-        chosen = geometry.size == self._columns or self._run.recon.size is not None  # else a GPU may lack the memory
         return Engine(
-            geometry,
+            self._geometry(),
             rows,
             **{"window": None, **changes},
             planned=planned,
             threads=self._threads,
             halo=self._group,
             reducer=self._group,
-            backend=self._choice.name if chosen else self._run.recon.backend,
+            backend=self._backend,
             host_rank=self._ranks.host[0],
             sharers=self._ranks.host[1],
         )
@@ -375,15 +375,17 @@ class Tomography(Analysis[View]):
         recon = self._run.recon
         self._connect()
         self.shape = (self._geometry().size,) * 2
-        engine = self._engine_of(
+        engine = self._engine = self._engine_of(
             self._run.block.rows,
             self._run.planned,
             algorithm=recon.algorithm,
             options=recon.options,
             **window_of(self._run),
         )
-        self._engine = engine
         self.asynchronous = engine.asynchronous
+        if engine.choice.name != self._choice.name:
+            self._choice = engine.choice
+            self._warn(f"backend: {engine.choice.note or engine.choice.device}")
         if (saved := self._saved) is not None:
             arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
             for pixels, angle in chain.from_iterable(self._views.steps.second_part_again(self._archive.steps())):

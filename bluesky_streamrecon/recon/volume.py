@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.errors import DataError, StreamReconError
+from bluesky_streamrecon.errors import DataError, DeviceFailedError, StreamReconError
+from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.archive import Archive
+from bluesky_streamrecon.recon.backends import Demand, projector_of, rows_at_once
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.options import understood
@@ -28,9 +30,6 @@ __all__ = ["FinishedVolume"]
 log = logging.getLogger(__name__)
 
 Prepare = Callable[[NDArray[np.float32], NDArray[np.float64], slice, int], NDArray[np.float32]]
-
-ROWS_AT_ONCE = 16
-"""Rows that each thread has: as many as are stored side by side."""
 
 
 class FinishedVolume:
@@ -48,8 +47,10 @@ class FinishedVolume:
         Makes an engine, given rows, projections, algorithm and options.
     ranks : Communicator
         To the other ranks.
-    axis : float
-        Detector column of the rotation axis.
+    geometry : TomoGeometry
+        Of the images.
+    backend : str
+        What computes, see `choose_backend`.
     prepare : callable
         Ends the preparation of projections of some rows, shape (projections, rows, C), given their angles, which rows
         of the block they are, and how many projections were taken before them, too.
@@ -63,13 +64,15 @@ class FinishedVolume:
         make_engine: Callable[..., Engine],
         ranks: Communicator,
         *,
-        axis: float,
+        geometry: TomoGeometry,
+        backend: str,
         prepare: Prepare,
     ) -> None:
         self._run, self._archive, self._threads = run, archive, threads
         self._make_engine, self._prepare = make_engine, prepare
         self._ranks = ranks
-        self._over = AngularRange.from_metadata(run.metadata).around(axis, run.detector_shape[1])
+        self._geometry, self._backend = geometry, backend
+        self._over = AngularRange.from_metadata(run.metadata).around(geometry.axis, geometry.columns)
         self._rows = run.block.rows
         self._recipe: Recipe | None = None
         self._done = 0
@@ -104,6 +107,8 @@ class FinishedVolume:
         """
         try:
             yield from self._parts()
+        except DeviceFailedError:
+            raise
         except (StreamReconError, MemoryError, OSError) as error:
             together = self._recipe is None or self._coupled(self._recipe) or self._run.block.members > 1
             if together and self._ranks.size > 1:
@@ -119,7 +124,7 @@ class FinishedVolume:
         angles = self._archive.angles[views.start : views.stop]
         recipe = self._recipe = self._recipe or self._chosen(angles, views)
         scales = recipe.scales(angles, self._over)
-        at_once = self._rows if self._coupled(recipe) else ROWS_AT_ONCE * self._threads
+        at_once = self._rows_at_once(recipe, len(angles))
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
             pixels = np.stack([self._archive.projection(i, first, stop) for i in views])
@@ -136,6 +141,19 @@ class FinishedVolume:
                 self._slices = np.empty((self._rows, *images.shape[1:]), np.float32)
             self._slices[first:stop] = images
             self._done = stop
+
+    def _rows_at_once(self, recipe: Recipe, projections: int) -> int:
+        demand = Demand(
+            self._geometry,
+            self._rows,
+            understood(recipe.algorithm, recipe.options)[0],
+            projector_of(recipe.options),
+            window=None,
+            planned=projections,
+            shared=self._run.block.members > 1,
+        )
+        host_rank, sharers = self._ranks.host
+        return rows_at_once(self._backend, demand, self._threads, host_rank=host_rank, sharers=sharers)
 
     @staticmethod
     def _coupled(recipe: Recipe) -> bool:

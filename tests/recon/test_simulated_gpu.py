@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 from bluesky_streamrecon.errors import ConfigError, DeviceError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.algorithms import make_algorithm
-from bluesky_streamrecon.recon.backends import Demand, choose_backend
+from bluesky_streamrecon.recon.backends import Demand, choose_backend, rows_at_once
 from bluesky_streamrecon.recon.cuda import device as cuda_device
 from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.window import Window
@@ -89,16 +90,39 @@ def card(monkeypatch):
 
 def test_run_that_does_not_fit_is_reported_in_bytes_and_cards(card):
     needed = Memory.of(DEMAND.geometry, 100, kept=180, in_a_pass=24, coupled=False).total
-    card(needed // 2 + 1)
+    free = DEMAND.gpu_memory(40)
+    card(free)
     note = choose_backend("auto", DEMAND).note
-    assert f"100 rows need {needed:,} bytes, and {needed // 2 + 1:,} of GPU 0 (Card) are free" in note
-    assert "2 such GPUs, with one rank each, would do" in note
+    assert f"100 rows need {needed:,} bytes, and {free:,} of GPU 0 (Card) are free" in note
+    assert "3 such GPUs, with one rank each, would do" in note
+    assert [choose_backend("auto", replace(DEMAND, rows=rows)).name for rows in (50, 34)] == ["cpu", "cuda"]
+    card(needed // 2)
+    assert "not even one row fits" in choose_backend("auto", DEMAND).note
     card(needed)
     choice = choose_backend("auto", DEMAND)
     assert (choice.name, choice.note) == ("cuda", "")
     assert choice.device == (
-        f"GPU 0: Card, compute capability 9.0, {needed:,} bytes, driver 1.0 (CUDA 13.0), numba-cuda 1"
+        f"GPU 0: Card, compute capability 9.0, {needed:,} of {needed:,} bytes free, driver 1.0 (CUDA 13.0), "
+        "numba-cuda 1"
     )
+
+
+def test_images_made_part_by_part_take_as_many_rows_as_fit_the_gpu(card, no_driver, monkeypatch):
+    every = replace(DEMAND, window=None, rows=2048)
+    assert rows_at_once("auto", every, 2) == 32  # of two threads
+    card(every.gpu_memory(40))
+    assert rows_at_once("auto", every, 2) == 40
+    card(every.gpu_memory(100))
+    assert rows_at_once("auto", every, 2) == 100
+    assert 0 < rows_at_once("auto", every, 2, host_rank=2, sharers=3) < 50  # of the GPU that two share
+    assert rows_at_once("cpu", every, 2) == 32
+    card(2**40)
+    assert rows_at_once("auto", every, 2) == 128
+    assert rows_at_once("auto", replace(every, algorithm=make_algorithm("pml-hybrid", {})), 2) == 2048
+    card(2**20)
+    assert rows_at_once("auto", every, 2) == 32
+    with pytest.raises(DeviceError, match="not even one row fits"):
+        rows_at_once("cuda", every, 2)
 
 
 def test_ranks_of_a_host_take_its_gpus_in_turn_and_share_their_memory(card):

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.archive import Archive
@@ -302,7 +303,9 @@ def test_rank_that_fails_alone_ends_the_job_where_others_wait_for_it(final, memb
         run_uid="run", recon_uid="recon", planned=8, detector_shape=(2, 8), dtype="<f4",
         block=RowBlock(0, 2, 0, 0, members), recon=ReconSettings(final=final),
     )  # fmt: skip
-    volume = FinishedVolume(run, archive, 1, None, ranks, axis=3.5, prepare=lambda lines, angles: lines)
+    volume = FinishedVolume(
+        run, archive, 1, None, ranks, geometry=TomoGeometry(8), backend="cpu", prepare=lambda lines, angles: lines
+    )
     with pytest.raises(expected, match="the disk is gone"):
         next(volume.parts())
 

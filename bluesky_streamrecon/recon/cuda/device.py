@@ -50,9 +50,13 @@ class CudaDevice:
     def __str__(self) -> str:
         major, minor = self.capability
         return (
-            f"GPU {self.number}: {self.name}, compute capability {major}.{minor}, {self.total:,} bytes, driver "
-            f"{self.driver}, {self.library}"
+            f"GPU {self.number}: {self.name}, compute capability {major}.{minor}, {self.free:,} of {self.total:,} "
+            f"bytes free, driver {self.driver}, {self.library}"
         )
+
+    def free_for(self, sharers: int) -> int:
+        """Return the free bytes for a rank, where so many of a host use its GPUs in turn."""
+        return self.free // -(-sharers // self.visible)
 
 
 def find_device(host_rank: int = 0) -> CudaDevice:
@@ -95,7 +99,10 @@ def find_device(host_rank: int = 0) -> CudaDevice:
                 f"{name} has compute capability {capability[0]}.{capability[1]}, expected at least "
                 f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}"
             )
-        free, total = cuda.current_context().get_memory_info()
+        context = cuda.current_context()
+        for unused in (context.deallocations, context.memory_manager.deallocations):
+            unused.clear()  # what engines before this one had, which Numba gives back now and then
+        free, total = context.get_memory_info()
     except DeviceError:
         raise
     except Exception as error:  # the driver's errors have no common root

@@ -1,7 +1,7 @@
 """Order on the GPU: streams, events, launches, recorded graphs; in the simulator, where all is done at once, nothing.
 
-All calls of the driver are made here, and what it reports is raised as `DeviceError`. A launch takes the host some
-0.2 ms, a recorded graph of launches a tenth of that however many there are.
+All calls of the driver are made here, and what it reports is raised as `DeviceFailedError`. A launch takes the host
+some 0.2 ms, a recorded graph of launches a tenth of that however many there are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bluesky_streamrecon.errors import DeviceError
+from bluesky_streamrecon.errors import DeviceFailedError
 from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda
 
 if not SIMULATED:
@@ -46,9 +46,9 @@ _lost = ExitStack()
 """Never left: see `_leave_what_is_lost`."""
 
 
-def _failed(why: object) -> DeviceError:
+def _failed(why: object) -> DeviceFailedError:
     _leave_what_is_lost()
-    return DeviceError(
+    return DeviceFailedError(
         f"the GPU failed: {' '.join(str(why).split())[:300]}; is its memory full, is it used by another program, or "
         "was it lost (nvidia-smi)?"
     )
@@ -75,7 +75,7 @@ def _checked(answer: Any) -> Any:
 
     Raises
     ------
-    DeviceError
+    DeviceFailedError
         If the status is an error.
     """
     status = answer[0]
@@ -85,13 +85,13 @@ def _checked(answer: Any) -> Any:
 
 
 def _reported(function: F) -> F:
-    """Raise what Numba reports of the driver, or of memory, as `DeviceError`."""
+    """Raise what Numba reports of the driver, or of memory, as `DeviceFailedError`."""
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         try:
             return function(*args, **options)
-        except DeviceError:
+        except DeviceFailedError:
             raise
         except Exception as error:
             # Numba's own errors and those of the library below it have no common root.

@@ -2,21 +2,19 @@
 
 With ``NUMBA_ENABLE_CUDASIM=1`` in the environment before Numba is imported, kernels run as plain Python: slowly, but
 without a GPU. Numba's own cache on disk does not notice changes of device functions in other files; as in `jit`, the
-key covers the source of this whole folder, and the compute capability, from which tile sizes follow.
+key covers the source of this whole folder, and here the compute capability, from which tile sizes follow.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from bluesky_streamrecon.jit import cache_directory
+from bluesky_streamrecon.jit import Locator, cache_directory
 
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # small images need few blocks
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
@@ -26,6 +24,8 @@ for _gone, _now in (("row_stack", "vstack"), ("in1d", "isin"), ("trapz", "trapez
     if _gone not in vars(np):
         setattr(np, _gone, getattr(np, _now))
 
+import numba  # noqa: E402
+import numba_cuda  # noqa: E402
 from numba import cuda  # noqa: E402
 from numba.cuda import types  # noqa: E402
 
@@ -36,9 +36,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def version() -> str:
     """Return the versions that machine code depends on."""
-    import numba
-    import numba_cuda
-
     return f"numba-cuda {numba_cuda.__version__}, numba {numba.__version__}"
 
 
@@ -75,40 +72,15 @@ def kernel(threads: int = 0, blocks: int = 1) -> Callable[[F], F]:
 
 
 @cache
-def _key() -> str:
-    """Return a digest of what the machine code depends on, apart from the signature."""
-    capability = cuda.get_current_device().compute_capability
-    digest = hashlib.sha256(f"{version()} {capability}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@cache
 def _cache() -> Any:
     """Return Numba's cache class for kernels with our directory and key; it does not exist in the simulator."""
-    from numba.cuda.core.caching import _CacheLocator
     from numba.cuda.dispatcher import CUDACache, CUDACacheImpl
 
-    class Locator(_CacheLocator):  # type: ignore[misc]
-        def __init__(self, line: int) -> None:
-            self._line = line
-
-        def get_cache_path(self) -> str:
-            return str(cache_directory())
-
-        def get_source_stamp(self) -> str:
-            return _key()
-
-        def get_disambiguator(self) -> str:
-            return f"{self._line}-{_key()[:12]}"
-
-        @classmethod
-        def from_function(cls, py_func: Callable[..., Any], _py_file: str) -> Locator:
-            return cls(py_func.__code__.co_firstlineno)
+    class OfThisCard(Locator):
+        target = "-{}.{}-{}".format(*cuda.get_current_device().compute_capability, numba_cuda.__version__)
 
     class Implementation(CUDACacheImpl):  # type: ignore[misc]
-        _locator_classes = [Locator]  # noqa: RUF012
+        _locator_classes = [OfThisCard]  # noqa: RUF012
 
     class KernelCache(CUDACache):  # type: ignore[misc]
         _impl_class = Implementation
