@@ -6,48 +6,9 @@ Select the device before this module is imported: its constants become part of t
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda
-
-__all__ = [
-    "BACK_BLOCKS",
-    "BACK_BYTES",
-    "BACK_THREADS",
-    "CHUNK",
-    "FORWARD_BLOCKS",
-    "FORWARD_BYTES",
-    "FORWARD_CHUNK",
-    "FORWARD_THREADS",
-    "HALO",
-    "HEIGHT",
-    "REACH",
-    "REPEAT",
-    "SIDE",
-    "SLICES",
-    "SLOT",
-    "SMOOTH_BLOCKS",
-    "TILE",
-    "VECTOR_ADDITIONS",
-    "WIDTH",
-]
-
-
-def _attributes() -> tuple[int, int]:
-    """Return compute capability (90 for 9.0) and shared memory of a multiprocessor in bytes."""
-    if SIMULATED:
-        return (80, 0) if os.environ.get("STREAMRECON_SIMULATED_GPU") == "old" else (90, 228 * 1024)
-    current = cuda.get_current_device()
-    major, minor = current.compute_capability
-    return 10 * major + minor, int(current.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)
-
-
-_CAPABILITY, _SHARED = _attributes()
-
-SLICES = 4
-"""Slices that lie side by side: 16 bytes hold a pixel of all of them."""
-
-SIDE = 64
-"""Images are rounded up to whole multiples of this."""
 
 HALO = 8
 """Margin of a forward tile: lines of a group may be shifted so far from its middle line."""
@@ -64,20 +25,56 @@ SLOT = 16
 REPEAT = 4
 """Groups of slices per thread between lines and detector."""
 
-
-def _forward_bytes(tile: int) -> int:
-    span = tile + 2 * HALO
-    return 16 * span * (span + 1) + 4 * FORWARD_CHUNK * (tile + 8)
-
-
-TILE = 64 if 2 * (_forward_bytes(64) + 1024) <= _SHARED else 32
-"""Side of a forward tile: the larger if two blocks of it fit on a multiprocessor."""
-
-FORWARD_BYTES = _forward_bytes(TILE)
-"""Shared memory of a forward block."""
-
-FORWARD_THREADS = 64 if SIMULATED else 384 if TILE == 64 else 256
 FORWARD_BLOCKS = 2
+"""Blocks of the way forward on a multiprocessor."""
+
+_RESERVED = 1024
+"""Bytes of shared memory that the system takes for each block."""
+
+
+class Chosen(NamedTuple):
+    """What depends on the device.
+
+    Parameters
+    ----------
+    tile : int
+        Side of a forward tile: the larger if two blocks of it fit on a multiprocessor.
+    forward_bytes, forward_threads : int
+        Shared memory and threads of a forward block.
+    smooth_blocks : int
+        Blocks of the way back with a quadratic penalty that must fit on a multiprocessor: this bounds the registers.
+    vector_additions : bool
+        Whether four neighbouring floats can be added to global memory in one instruction.
+    """
+
+    tile: int
+    forward_bytes: int
+    forward_threads: int
+    smooth_blocks: int
+    vector_additions: bool
+
+
+def chosen_for(capability: tuple[int, int], shared: int) -> Chosen:
+    """Choose for a device of this compute capability, with so many bytes of shared memory per multiprocessor."""
+
+    def forward_bytes(tile: int) -> int:
+        span = tile + 2 * HALO
+        return 16 * span * (span + 1) + 4 * FORWARD_CHUNK * (tile + 8)
+
+    large = FORWARD_BLOCKS * (forward_bytes(64) + _RESERVED) <= shared
+    tile, threads, blocks = (64, 384, 4) if large else (32, 256, 3)
+    return Chosen(tile, forward_bytes(tile), threads, blocks, capability >= (9, 0))
+
+
+def _chosen() -> Chosen:
+    if SIMULATED:
+        card = ((8, 0), 0) if os.environ.get("STREAMRECON_SIMULATED_GPU") == "old" else ((9, 0), 228 * 1024)
+        return chosen_for(*card)._replace(forward_threads=64)
+    device = cuda.get_current_device()
+    return chosen_for(tuple(device.compute_capability), int(device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR))
+
+
+TILE, FORWARD_BYTES, FORWARD_THREADS, SMOOTH_BLOCKS, VECTOR_ADDITIONS = _chosen()
 
 WIDTH, HEIGHT = 64, 32
 """Tile of the way back; each of its threads holds 8 pixels of 4 slices."""
@@ -87,10 +84,6 @@ REACH = WIDTH + HEIGHT
 
 BACK_THREADS = WIDTH * HEIGHT // 8
 BACK_BLOCKS = 3
-SMOOTH_BLOCKS = 4 if TILE == 64 else 3
 
 BACK_BYTES = 16 * max(CHUNK * 2 * REACH, HEIGHT * (WIDTH + 1))
 """Dynamic shared memory of a block on the way back."""
-
-VECTOR_ADDITIONS = _CAPABILITY >= 90
-"""Whether four neighbouring floats can be added to global memory in one instruction."""

@@ -14,7 +14,7 @@ import pytest
 from bluesky_streamrecon.errors import DeviceError
 from bluesky_streamrecon.recon.cuda.device import find_device
 
-collect_ignore = ["simulator.py", "driver_stand_in.py"]  # which doctest would import
+collect_ignore = ["compile_kernels.py", "driver_stand_in.py", "simulator.py"]  # which doctest would import
 HERE = Path(__file__).parent
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 

@@ -63,8 +63,39 @@ def test_mlem_is_what_its_definition_says_in_any_geometry(name, reference, simul
     assert_same(list(images(geometry, data, angles, window=None, backend="cuda"))[-1], expected)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_projection_and_back_projection_are_what_they_are_by_definition_in_drawn_geometries(
+    seed, reference, simulated, monkeypatch
+):
+    random = np.random.default_rng(seed)
+    columns = int(random.integers(9, 24 if simulated else 300))
+    size = int(random.integers(5, columns + 6))
+    geometry = TomoGeometry(columns, float(random.uniform(-0.2, 1.2) * columns), size, bool(seed % 2))
+    angles = random.uniform(-np.pi, 3 * np.pi, 3)  # more than a turn
+    image, sinogram = random.random((2, size, size)) * geometry.mask(), random.random((3, 2, columns))
+
+    @dataclasses.dataclass(frozen=True)
+    class Looking(Algorithm):
+        def step(self, problem):
+            problem.image = image.transpose(1, 2, 0)
+            found["forward"] = problem.forward().transpose(0, 2, 1).copy()
+            found["back"] = problem.back(turned(problem.angles).transpose(0, 2, 1)).transpose(2, 0, 1)
+            found["order"] = problem.angles
+
+    def turned(order):
+        return sinogram[[int(np.flatnonzero(angles == angle)[0]) for angle in order]].astype(np.float32)
+
+    found = {}
+    monkeypatch.setitem(algorithms._added, "looking", Looking)
+    ones = np.ones((3, 2, columns), np.float32)
+    list(images(geometry, ones, angles, algorithm="looking", window=None, backend="cuda"))
+    projector = reference.ReferenceProjector(geometry, found["order"])
+    assert_same(found["forward"], projector.forward(image))
+    assert_same(found["back"], projector.back(turned(found["order"])))
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_each_algorithm_makes_the_image_of_the_cpu(algorithm, simulated):
+def test_each_algorithm_makes_the_image_of_the_cpu_and_of_its_definition(algorithm, reference, simulated):
     geometry = TINY if simulated else TomoGeometry(130, 61.2, 0, True)
     angles = half_turn(4 if simulated else 24)
     several = not simulated or algorithm in ("mlem", "pml-quadratic")  # groups of four slices
@@ -72,6 +103,9 @@ def test_each_algorithm_makes_the_image_of_the_cpu(algorithm, simulated):
     (expected,) = images(geometry, data, angles, algorithm=algorithm, window=None)
     (image,) = images(geometry, data, angles, algorithm=algorithm, window=None, backend="cuda")
     assert_same(image, expected, 1e-5)
+    if algorithm != "fbp":
+        (expected,) = reference.stream(geometry, data, angles, algorithm=algorithm, window=None, step=len(angles))
+        assert_same(image, expected, 2e-6)
 
 
 @pytest.mark.parametrize("policy", ["newest", "spread"])

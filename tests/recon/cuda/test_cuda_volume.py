@@ -1,0 +1,87 @@
+"""What is made of a run beside its live image is the same on a GPU: cuts through it, and its finished volume."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon import Engine, backends
+from bluesky_streamrecon.recon.past_volume import finished_volume
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import Cut, OpenRunSpec
+from bluesky_streamrecon.wire.cuts import interpolated, points_of
+
+ROWS, COLUMNS = 5, 18
+ANGLES = 0.2 + np.arange(6) * np.pi / 6
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(7)
+    return (random.random((len(ANGLES), ROWS, COLUMNS), np.float32) + 0.5) * np.float32(10)
+
+
+def updated(data, backend):
+    engine = Engine(TomoGeometry(COLUMNS), ROWS, window=3, backend=backend)
+    for projection, angle in zip(data[:3], ANGLES[:3], strict=True):
+        engine.append(projection, float(angle))
+    engine.update()
+    return engine
+
+
+def test_cut_through_the_volume_is_that_of_the_cpu(data):
+    oblique = Cut(corner=(0.2, 3, 2), through=(2.5, 0, 0), down=(1.5, 9, 0), across=(0, 2, 11), shape=(7, 9), layers=2)
+    points, _ = points_of([oblique], (ROWS, COLUMNS, COLUMNS))
+    shown = {}
+    for backend in ("cpu", "cuda"):
+        with updated(data, backend) as engine:
+            shown[backend] = interpolated(points, (ROWS, COLUMNS, COLUMNS), engine.view)
+    assert shown["cpu"].max() > 0
+    assert_allclose(shown["cuda"], shown["cpu"], rtol=0, atol=1e-5 * shown["cpu"].max())
+
+
+@pytest.mark.parametrize("final", ["osem", "fbp"])
+def test_volume_is_finished_part_by_part_as_on_the_cpu(final, data, monkeypatch):
+    monkeypatch.setattr(backends, "_ROWS_OF_A_GPU", 4)
+    made = []
+    monkeypatch.setattr(backends, "make_backend", lambda *args: made.append(args[1].rows) or make(*args))
+
+    def volume(backend):
+        recon = ReconSettings(
+            axis=8.5, pixel_values="line-integrals", backend=backend, final=final, final_iterations=1,
+            final_options={} if final == "fbp" else {"subsets": 2}, disc=True,
+        )  # fmt: skip
+        spec = OpenRunSpec(
+            run_uid="run", recon_uid="recon", planned=len(ANGLES), detector_shape=(ROWS, COLUMNS), dtype="<f4",
+            recon=recon,
+        )  # fmt: skip
+        frames = [(frame, float(angle), 1.0) for frame, angle in zip(data, ANGLES, strict=True)]
+        return finished_volume(spec, frames, [], [], threads=1)
+
+    from bluesky_streamrecon.recon import engine
+
+    make = engine.make_backend
+    monkeypatch.setattr(engine, "make_backend", backends.make_backend)
+    expected = volume("cpu")
+    made.clear()
+    assert_allclose(volume("cuda"), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert made[-2:] == [4, 1]
+
+
+def test_memory_of_a_gpu_is_released_with_the_engine(data):
+    engine = updated(data, "cuda")
+    engine.begin_slices([0, 1])()
+    kept = [weakref.ref(engine._slabs[0].image), weakref.ref(engine._window.store.data)]
+    assert all(array() is not None for array in kept)
+    gc.disable()  # memory must not wait for it
+    try:
+        engine.close()
+        del engine
+        assert [array() for array in kept] == [None, None]
+    finally:
+        gc.enable()
