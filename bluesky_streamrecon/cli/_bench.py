@@ -29,8 +29,6 @@ from bluesky_streamrecon.cli._output import print_report, show_progress
 
 __all__ = ["app"]
 
-Exposure = Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -110,6 +108,13 @@ def pipeline(
     num: Num = 180,
     algorithm: Algorithm = "mlem",
     disc: Annotated[bool, typer.Option("--disc", help="Reconstruct the inscribed disc only.")] = False,
+    exposure: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=10, help="Seconds per projection, for latency; default: 1.25 x what it takes."
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Stopping policy that judges the images.")] = "ms-ssim",
     backend: Backend = "cpu",
     preparation: Preparation = None,
     repeats: Repeats = 3,
@@ -117,31 +122,12 @@ def pipeline(
 ) -> None:
     """Measure projections per second all the way: publisher, link, MPI ranks, window, previews, score.
 
-    The kernels alone, with as many threads, are measured in turns with it. The defaults are the case of Bicer et al.
-    2017. `paganin` without options has a kernel of 4.6 pixels.
+    The kernels alone, with as many threads, are measured in turns with it, and then the time from the end of an
+    exposure to its score, the decision whether to end the scan. The defaults are the case of Bicer et al. 2017.
+    `paganin` without options has a kernel of 4.6 pixels.
 
-    Example: `streamrecon bench pipeline --rows 100 --columns 1024 --window 12 --step 12 --ranks 2`
-    """
-
-
-@app.command()
-@_prints("latency", "measure_latency")
-def latency(
-    rows: Rows = 16,
-    columns: Columns = 512,
-    ranks: Ranks = 2,
-    num: Num = 120,
-    exposure: Exposure = 0.1,
-    algorithm: Algorithm = "mlem",
-    repeats: Repeats = 3,
-    json: Json = False,
-) -> None:
-    """Measure the time from the end of an exposure to the decision whether to end the scan.
-
-    With default settings otherwise; documents go through publisher, job and controller as in a scan, without a
-    RunEngine. *In updates* is the ratio to one update of the image in the same scan.
-
-    Example: `streamrecon bench latency --columns 512 --rows 16 --ranks 2`
+    Example: `streamrecon bench pipeline --rows 100 --columns 1024 --window 12 --step 12 --ranks 2`, and with default
+    settings of a scan `--rows 16 --columns 512 --window 24 --step 1 --exposure 0.1 --policy predicted-gain`
     """
 
 
@@ -153,7 +139,7 @@ def view(
     columns: Columns = 2048,
     ranks: Ranks = 1,
     num: Num = 150,
-    exposure: Exposure = 0.1,
+    exposure: Annotated[float, typer.Option(min=0.001, max=10, help="Seconds per projection.")] = 0.1,
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
-from bluesky_streamrecon.evaluation.bench.sample import disc_scan
+from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan
@@ -88,7 +88,7 @@ def measure_metrics(
             "projections"
         )
     sample = partial(_median, repeats, seconds)
-    scan = disc_scan(columns, rows, num)
+    scan = sample_scan(columns, rows, num)
     scan = replace(scan, integrals=_with_noise(scan.integrals))
     shown = tuple(sorted({rows * k // (SHOWN + 1) for k in range(1, SHOWN + 1)}))
     logger.info("updates of the default window")

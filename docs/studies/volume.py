@@ -12,7 +12,7 @@ import typer
 
 from bluesky_streamrecon.coverage import HALF_TURN
 from bluesky_streamrecon.evaluation.bench.harness import take_turns
-from bluesky_streamrecon.evaluation.bench.sample import disc_scan
+from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.recipe import Recipe, find_recipe, finish
@@ -45,7 +45,7 @@ def measure_volume(
         ``rows``: for each of ``final`` the median of its ``seconds`` with their ``spread``, ``iterations``, and
         ``per_update``, the same in SIRT updates of its own turn; ``device``.
     """
-    scan = disc_scan(columns, rows, num)
+    scan = sample_scan(columns, rows, num)
     recipes = {YARDSTICK: Recipe(YARDSTICK, 1)}
     for final in ("fbp", FINAL_AUTO):
         recipe = find_recipe(final, num)

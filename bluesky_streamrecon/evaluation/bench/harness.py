@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "percentile", "seconds_per_call", "started", "take_turns"]
+__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "seconds_per_call", "started", "take_turns"]
 
 END_SECONDS = 30.0
 LEAST_REPEATS = 3
@@ -86,18 +86,6 @@ def check_repeats(repeats: int) -> None:
     """Raise `ConfigError` if there are too few turns for a median, before anything is set up."""
     if repeats < LEAST_REPEATS:
         raise ConfigError(f"repeats: got {repeats}, expected at least {LEAST_REPEATS}, for a median with its spread")
-
-
-def percentile(samples: Sequence[float], percent: float) -> float:
-    """Return the smallest sample that so many per cent of all do not exceed.
-
-    Examples
-    --------
-    >>> percentile([4.0, 1.0, 3.0, 2.0], 50), percentile([1.0, 2.0], 99)
-    (2.0, 2.0)
-    """
-    ordered = sorted(samples)
-    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
 def seconds_per_call(

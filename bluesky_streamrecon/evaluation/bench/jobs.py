@@ -10,8 +10,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -38,7 +39,7 @@ from bluesky_streamrecon.wire.events import (
 )
 from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
-__all__ = ["EventRecorder", "RunningJob"]
+__all__ = ["EventRecorder", "RunningJob", "running_job"]
 
 START_SECONDS = 120.0
 IMAGE_SECONDS = 300.0
@@ -160,8 +161,9 @@ class EventRecorder:
                 raise JobError(f"benchmark: {what}: did not come within {timeout:g} s; is the machine overloaded?")
 
 
+@dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job that is started when entered, and ended in the end; scans are streamed to it one after the other.
+    """A job to which scans are streamed, one after the other; see `running_job`.
 
     Parameters
     ----------
@@ -169,59 +171,16 @@ class RunningJob:
         For all scans; the axis is known.
     shape : (int, int)
         Detector rows and columns.
-    threads : int, optional
-        Of each rank; by default its share of the cores.
-
-    Attributes
-    ----------
-    events : EventRecorder
-        Of the present scan.
     endpoint : BeamlineEndpoint
         To which viewers connect.
-
-    Raises
-    ------
-    JobError
-        When entered, if the job does not start.
+    events : EventRecorder
+        Of the present scan.
     """
 
-    def __init__(
-        self,
-        recon: ReconSettings,
-        shape: tuple[int, int],
-        *,
-        threads: int | None = None,
-    ) -> None:
-        self._recon = recon
-        self._shape = shape
-        self._threads = threads
-        self._held = ExitStack()
-        self.events = EventRecorder()
-
-    def __enter__(self) -> RunningJob:
-        events, ranks = self.events, self._recon.ranks
-        with ExitStack() as stack:
-            logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-"))
-            launcher = MpiLauncher(threads=self._threads, log_directory=Path(logs))
-
-            def heard(event: JobEvent, sender: PeerInfo | None = None) -> None:
-                if isinstance(event, Ask) and sender is not None:
-                    self.endpoint.answer(sender, Answer(number=event.seq, status=events.status))
-                else:
-                    events(event, sender)
-
-            link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, heard)
-            self.endpoint = link.endpoint
-            stack.callback(link.close, "the benchmark is over")
-            link.launch(ranks)
-            everybody = "hello of the job and its controller"
-            events.wait(everybody, lambda: link.complete, START_SECONDS)
-            self._publisher = Publisher(link.endpoint, on_problem=events.fail)
-            self._held = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
+    recon: ReconSettings
+    shape: tuple[int, int]
+    endpoint: BeamlineEndpoint
+    events: EventRecorder
 
     def scan(
         self,
@@ -255,12 +214,13 @@ class RunningJob:
             If a problem is reported, or something takes too long.
         """
         events, total = self.events, len(counts)
-        scan = ScanDocuments(self._publisher, self._shape, total, self._recon, steering)
+        publisher = Publisher(self.endpoint, on_problem=events.fail)
+        scan = ScanDocuments(publisher, self.shape, total, self.recon, steering)
         events.begin(scan.uid)
         scan.start()
         for stream, count in (("dark", DARK_COUNT), ("flat", FLAT_COUNT)):
             scan.stream(stream)
-            scan.frame(stream, 0.0, np.full(self._shape, count, np.uint16))
+            scan.frame(stream, 0.0, np.full(self.shape, count, np.uint16))
         scan.stream("primary")
         pause, handed, start = threading.Event(), [], time.perf_counter()
         for i in range(total):
@@ -268,12 +228,47 @@ class RunningJob:
                 pause.wait(max(0.0, start + i * interval - time.perf_counter()))
             handed.append(time.perf_counter())
             scan.frame("primary", float(angles[i]), counts[i])
-        last = total // self._recon.step * self._recon.step
+        last = total // self.recon.step * self.recon.step
         events.wait("the last image", lambda: last in events.imaged_at, IMAGE_SECONDS)
         scan.stop()
         events.wait("the end of the run", lambda: events.finished, IMAGE_SECONDS)
         events.wait("the last image's score", lambda: total in events.judged_at, SCORE_SECONDS)
         return handed
+
+
+@contextmanager
+def running_job(recon: ReconSettings, shape: tuple[int, int], *, threads: int | None = None) -> Iterator[RunningJob]:
+    """Start a job, and end it in the end.
+
+    Parameters
+    ----------
+    recon, shape
+        See `RunningJob`.
+    threads : int, optional
+        Of each rank; by default its share of the cores.
+
+    Raises
+    ------
+    JobError
+        If the job does not start.
+    """
+    events = EventRecorder()
+
+    def heard(event: JobEvent, sender: PeerInfo | None = None) -> None:
+        if isinstance(event, Ask) and sender is not None:
+            link.endpoint.answer(sender, Answer(number=event.seq, status=events.status))
+        else:
+            events(event)
+
+    with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as logs:
+        launcher = MpiLauncher(threads=threads, log_directory=Path(logs))
+        link = JobLink(lambda on_event: BeamlineEndpoint(on_event=on_event), launcher, heard)
+        try:
+            link.launch(recon.ranks)
+            events.wait("hello of the job and its controller", lambda: link.complete, START_SECONDS)
+            yield RunningJob(recon, shape, link.endpoint, events)
+        finally:
+            link.close("the benchmark is over")
 
 
 def _processor_seconds(pids: Collection[int]) -> float:

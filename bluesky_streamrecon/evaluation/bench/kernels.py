@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
+from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import giga_updates, moving_engine
+from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, take_turns
+from bluesky_streamrecon.evaluation.bench.sample import giga_updates, moving_engine, seconds_per_update
 from bluesky_streamrecon.evaluation.report import Report, Row
 
 __all__ = ["ALGORITHMS", "engine_rate", "measure_kernels"]
@@ -24,9 +25,7 @@ ALGORITHMS = ("mlem", "pml-quadratic", "pml-hybrid", "sirt")
 PROBE_SECONDS = 0.002
 PROBES = 9
 ENGINE_SECONDS = 0.3
-_ASKED = 3
-_TOGETHER = 64
-"""Updates of a GPU that are timed together: it may be two behind."""
+ASKED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -100,20 +99,10 @@ def engine_rate(
     backend: str = "cpu",
 ) -> float:
     """Measure the engine alone, its window full and moving on; projections per second, median."""
-    case = {"rows": rows, "columns": columns, "window": window, "threads": threads}
-    with moving_engine(algorithm, **case, backend=backend) as (engine, move):
-        together = _TOGETHER if engine.choice.name == "cuda" else 1
-
-        def work() -> None:
-            for _ in range(together):
-                move(step)
-            engine.finish()
-
-        return (
-            together
-            * step
-            / Summary.of([seconds_per_call(work, at_least=ENGINE_SECONDS) for _ in range(repeats)]).median
-        )
+    case: dict[str, Any] = {"rows": rows, "columns": columns, "window": window, "threads": threads, "backend": backend}
+    with moving_engine(algorithm, **case) as (engine, move):
+        times = [seconds_per_update(engine, partial(move, step), at_least=ENGINE_SECONDS) for _ in range(repeats)]
+    return step / Summary.of(times).median
 
 
 def _measure(
@@ -127,12 +116,6 @@ def _measure(
         move,
     ):
         choice = engine.choice
-        together = _TOGETHER if choice.name == "cuda" else 1
-
-        def many(update: Callable[[], None]) -> None:
-            for _ in range(together):
-                update()
-            engine.finish()
 
         def asked() -> float:
             engine.finish()
@@ -142,11 +125,11 @@ def _measure(
 
         def turn() -> dict[str, float]:
             before = _multiply_adds(threads)
-            still = together * work / seconds_per_call(partial(many, engine.update), at_least=seconds)
+            still = work / seconds_per_update(engine, engine.update, at_least=seconds)
             after = _multiply_adds(threads)
-            moving = together * work / seconds_per_call(partial(many, partial(move, 1)), at_least=seconds)
+            moving = work / seconds_per_update(engine, partial(move, 1), at_least=seconds)
             probes.extend((before / threads, after / threads))
-            host = 1e3 * Summary.of([asked() for _ in range(_ASKED)]).median
+            host = 1e3 * Summary.of([asked() for _ in range(ASKED)]).median
             per_gfma = still / ((before + after) / 2)
             return {"gups": still, "gups_moving": moving, "gups_per_gfma": per_gfma, "host_ms": host}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
-from bluesky_streamrecon.evaluation.bench.sample import scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.geometry import TomoGeometry
 
@@ -63,87 +63,49 @@ def measure_memory(
     JobError
         If a measuring process fails.
     """
-    from bluesky_streamrecon.recon.algorithms import make_algorithm
-
     if min(columns, window) < 2:
         raise ConfigError(f"columns, window: got {columns}, {window}, expected at least 2 of each")
-    if backend == "cuda":
-        return Report({"rows": [_on_gpu(name, columns, window) for name in algorithms]})
-    if not PEAK_RESET.exists():
+    if backend != "cuda" and not PEAK_RESET.exists():
         raise ConfigError(f"bench memory: expected Linux's {PEAK_RESET}, to measure a peak")
-    rows = []
-    for name in algorithms:
-        algorithm = make_algorithm(name, {})
-        in_a_pass = -(-window // algorithm.passes(window))
-        logger.info("%s: %d columns, window %d", name, columns, window)
-        peak = partial(_in_fresh_process, _peak, name, columns, window)
-        slabs = 1 + max(1, -(-LEAST_IMAGE_BYTES // (4 * SLAB * columns**2)))
-        one, many = peak(SLAB, 1), peak(slabs * SLAB, 1)
-        per_thread = documented_per_thread(columns, in_a_pass)
-        threads = 1 + min(15, max(1, -(-LEAST_THREADS_BYTES // int(per_thread))))
-        # As many slabs as threads, in both: each thread then works on a slab of its own.
-        few, all_ = peak(threads * SLAB, 1), peak(threads * SLAB, threads)
-        rows.append(
-            {
-                "algorithm": name,
-                "columns": columns,
-                "window": window,
-                "bytes_per_voxel": (many - one) / ((slabs - 1) * SLAB * columns**2),
-                "documented_per_voxel": documented_per_voxel(columns, window, coupled=algorithm.coupled),
-                "bytes_per_thread": (all_ - few) / (threads - 1),
-                "documented_per_thread": per_thread,
-                "peak_bytes": one,
-            }
-        )
-    return Report({"rows": rows})
+    return Report({"rows": [_measure(name, columns, window, on_gpu=backend == "cuda") for name in algorithms]})
 
 
-def _on_gpu(name: str, columns: int, window: int) -> Row:
-    """Measure the memory that a GPU loses to an engine of few rows, and of more."""
+def _measure(name: str, columns: int, window: int, *, on_gpu: bool) -> Row:
+    """Measure one algorithm with few slices and with more, and on the CPU with one thread and with more."""
     from bluesky_streamrecon.recon.algorithms import make_algorithm
-    from bluesky_streamrecon.recon.cuda.layout import Memory
 
     algorithm = make_algorithm(name, {})
-    logger.info("%s: %d columns, window %d", name, columns, window)
-    few = SLAB
-    many = few + SLAB * max(1, -(-LEAST_IMAGE_BYTES * 8 // (4 * SLAB * columns**2)))
-    taken = [_in_fresh_process(_taken_of_gpu, name, columns, window, rows) for rows in (few, many)]
     in_a_pass = -(-window // algorithm.passes(window))
-    documented = [
-        Memory.of(TomoGeometry(columns), rows, kept=window, in_a_pass=in_a_pass, coupled=algorithm.coupled).total
-        for rows in (few, many)
-    ]
+    logger.info("%s: %d columns, window %d", name, columns, window)
+    taken = partial(_in_fresh_process, name, columns, window, on_gpu)
+    few, least = SLAB, LEAST_IMAGE_BYTES * (8 if on_gpu else 1)
+    many = few + SLAB * max(1, -(-least // (4 * SLAB * columns**2)))
+    small, large = taken(few, 1), taken(many, 1)
     voxels = (many - few) * columns**2
-    return {
+    row: Row = {
         "algorithm": name,
         "columns": columns,
         "window": window,
-        "bytes_per_voxel": (taken[1] - taken[0]) / voxels,
-        "documented_per_voxel": (documented[1] - documented[0]) / voxels,
+        "bytes_per_voxel": (large - small) / voxels,
+        "documented_per_voxel": documented_per_voxel(columns, window, coupled=algorithm.coupled),
         "bytes_per_thread": 0.0,
         "documented_per_thread": 0.0,
-        "peak_bytes": taken[1],
-        "documented_bytes": documented[1],
+        "peak_bytes": small,
     }
+    if on_gpu:
+        from bluesky_streamrecon.recon.cuda.layout import Memory
 
-
-def _taken_of_gpu(algorithm: str, columns: int, window: int, rows: int) -> int:
-    """Reconstruct a little; return by how many bytes the GPU has less free memory, the driver's needs included."""
-    from bluesky_streamrecon.recon import Engine
-    from bluesky_streamrecon.recon.cuda.device import find_device
-
-    device = find_device()
-    angles = scan_angles(max(180, window + 1))
-    projection = np.ones((rows, columns), np.float32)
-    with Engine(
-        TomoGeometry(columns), rows, algorithm=algorithm, window=window, window_policy="newest", backend="cuda"
-    ) as engine:
-        for number, angle in enumerate(angles[: window + 2]):
-            engine.append(projection, float(angle))
-            if number >= window - 1:
-                engine.update()
-                engine.slices([0])
-        return device.total - find_device().free
+        needed = [
+            Memory.of(TomoGeometry(columns), rows, kept=window, in_a_pass=in_a_pass, coupled=algorithm.coupled).total
+            for rows in (few, many)
+        ]
+        per_voxel = (needed[1] - needed[0]) / voxels
+        return row | {"documented_per_voxel": per_voxel, "peak_bytes": large, "documented_bytes": needed[1]}
+    per_thread = documented_per_thread(columns, in_a_pass)
+    threads = 1 + min(15, max(1, -(-LEAST_THREADS_BYTES // int(per_thread))))
+    # As many slabs as threads, in both: each thread then works on a slab of its own.
+    alone, together = (taken(threads * SLAB, count) for count in (1, threads))
+    return row | {"bytes_per_thread": (together - alone) / (threads - 1), "documented_per_thread": per_thread}
 
 
 def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
@@ -168,36 +130,49 @@ def documented_per_thread(columns: int, projections: int) -> float:
     return 64.0 * projections * (4 * columns + columns)
 
 
-def _in_fresh_process(measure: Callable[..., int], algorithm: str, columns: int, window: int, *sizes: int) -> int:
-    """Return what `measure` finds in a process of its own, bytes."""
+def _in_fresh_process(algorithm: str, columns: int, window: int, on_gpu: bool, rows: int, threads: int) -> int:
+    """Return what `_taken` finds in a process of its own, bytes."""
     fresh = multiprocessing.get_context("spawn")
     # Ctrl-C reaches the process, too; it ends with ours, without a traceback of its own.
     with ProcessPoolExecutor(
         1, mp_context=fresh, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:
         try:
-            return pool.submit(measure, algorithm, columns, window, *sizes).result()
+            return pool.submit(_taken, algorithm, columns, window, on_gpu, rows, threads).result()
         except (BrokenProcessPool, OSError) as error:
-            what = f"{algorithm}, {columns} columns, window {window}, {', '.join(map(str, sizes))} (rows, threads)"
+            what = f"{algorithm}, {columns} columns, window {window}, {rows} rows, {threads} threads"
             raise JobError(f"bench memory: {what}: the measuring process failed: {error}; is memory short?") from error
 
 
-def _peak(algorithm: str, columns: int, window: int, rows: int, threads: int) -> int:
-    """Reconstruct a little; return by how many bytes this process has grown at its peak."""
+def _taken(algorithm: str, columns: int, window: int, on_gpu: bool, rows: int, threads: int) -> int:
+    """Reconstruct a little; return by how many bytes this process has grown at its peak.
+
+    Of a GPU: by how many bytes less memory is free than it has, the driver's needs included.
+    """
     from bluesky_streamrecon.recon import Engine, warm_up
 
     geometry = TomoGeometry(columns)
-    angles = scan_angles(max(180, window + 1))
-    warm_up(geometry, rows, algorithm=algorithm, threads=threads)
+    angles = sample_scan(2, 1, max(180, window + 2)).angles[: window + 2].tolist()
     projection = np.ones((rows, columns), np.float32)
-    PEAK_RESET.write_text("5")
-    before = _kibibytes("VmRSS")
-    with Engine(geometry, rows, algorithm=algorithm, window=window, window_policy="newest", threads=threads) as engine:
-        for angle in angles[:window]:
-            engine.append(projection, float(angle))
-        engine.update()
-        engine.append(projection, float(angles[window]))
-        engine.update()
+    before = 0
+    if not on_gpu:
+        warm_up(geometry, rows, algorithm=algorithm, threads=threads)
+        PEAK_RESET.write_text("5")
+        before = _kibibytes("VmRSS")
+    with Engine(
+        geometry, rows, algorithm=algorithm, window=window, window_policy="newest", threads=threads,
+        backend="cuda" if on_gpu else "cpu",
+    ) as engine:  # fmt: skip
+        for number, angle in enumerate(angles, 1):
+            engine.append(projection, angle)
+            if number >= window:
+                engine.update()
+                engine.slices([0])
+        if on_gpu:
+            from bluesky_streamrecon.recon.cuda.device import find_device
+
+            device = find_device()
+            return device.total - device.free
         return (_kibibytes("VmHWM") - before) * 1024
 
 

@@ -1,22 +1,19 @@
-"""The same work by the ASTRA toolbox, on one core, in turns with ours.
+"""The same work by the ASTRA toolbox, on one core or one GPU, in turns with ours.
 
-It is optional, and imported when it is measured. All run on one thread, with the whole square image and parallel
-beams; images come out in this package's orientation. The cost of an iteration is the difference between a longer and a
-shorter run, so that what a code does once per run is not counted. The unit is GUPS (`giga_updates`), angles are
-radians.
+It is optional, and imported when it is measured. On the CPU all run on one thread, with the whole square image and
+parallel beams; images come out in this package's orientation. The cost of an iteration is the difference between a
+longer and a shorter run, so that what a code does once per run is not counted. The unit is GUPS (`giga_updates`),
+angles are radians.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,17 +22,17 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import disc_projections, giga_updates, scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import giga_updates, sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["Peer", "compare_peers", "one_thread", "open_peer"]
+__all__ = ["Peer", "astra", "compare_peers", "ours"]
 
 OURS = ("sirt", "mlem")
 PROJECTORS = ("line", "linear")
 """Of ASTRA on the CPU, with SIRT."""
 
-PACKAGE = "astra-toolbox"
 SLICES = 16
 LENGTHS = {"cpu": (1, 3), "cuda": (2, 42)}
 GPU_SLICES = 100
@@ -104,59 +101,24 @@ def compare_peers(
     check_repeats(repeats)
     if window < 1:
         raise ConfigError(f"window: got {window}, expected at least 1")
-    on_gpu = backend == "cuda"
-    methods: tuple[str, ...] = PROJECTORS
-    if on_gpu:
-        methods = (GPU_METHOD,) if find_spec("astra") else ()
-    else:
+    if backend == "cpu":
         _astra_module()
-    with one_thread():
-        rows = [row for c in columns for row in _compare(c, window, methods, repeats, backend)]
-    return Report({"rows": rows})
+    return Report({"rows": [row for c in columns for row in _compare(c, window, repeats, backend)]})
 
 
-def open_peer(
-    code: str,
-    method: str,
-    geometry: TomoGeometry,
-    angles: NDArray[np.float64],
-    projections: NDArray[np.float32],
-    backend: str = "cpu",
-) -> AbstractContextManager[Peer]:
-    """Return a peer as a context manager, which releases its memory and files in the end.
-
-    Parameters
-    ----------
-    code, method : str
-        ``"streamrecon"`` and one of our algorithms, or ``"astra"`` and one of `PROJECTORS`.
-    geometry : TomoGeometry
-        Detector and image; ASTRA has the axis in the middle.
-    angles : ndarray of float64, shape (A,)
-        Radians.
-    projections : ndarray of float32, shape (A, slices, C)
-        Line integrals.
-    backend : {"cpu", "cuda"}, optional
-        One core, or one GPU.
-
-    Raises
-    ------
-    ConfigError
-        When entered, if the code is not installed; the message says how to install it.
-    """
-    return (_ours if code == "streamrecon" else _astra)(method, geometry, angles, projections, backend)
-
-
-def _compare(columns: int, window: int, methods: Sequence[str], repeats: int, backend: str) -> list[Row]:
+def _compare(columns: int, window: int, repeats: int, backend: str) -> list[Row]:
     on_gpu = backend == "cuda"
-    geometry = TomoGeometry(columns)
-    angles = scan_angles(max(180, window))[:window]
-    projections = disc_projections(geometry, angles, GPU_SLICES if on_gpu else SLICES)
-    wanted = [*(("streamrecon", name) for name in OURS), *(("astra", method) for method in methods)]
+    scan = sample_scan(columns, GPU_SLICES if on_gpu else SLICES, max(180, window)).first(window)
+    methods = [(ours, name) for name in OURS]
+    if on_gpu:
+        methods += [(astra, GPU_METHOD)] if find_spec("astra") else []
+    else:
+        methods += [(astra, projector) for projector in PROJECTORS]
     with ExitStack() as stack:
         peers: list[Peer] = []
-        for code, method in wanted:
-            logger.info("%d columns: %s %s warms up", columns, code, method)
-            peers.append(stack.enter_context(open_peer(code, method, geometry, angles, projections, backend)))
+        for code, method in methods:
+            logger.info("%d columns: %s %s warms up", columns, code.__name__, method)
+            peers.append(stack.enter_context(code(method, scan, backend)))
             peers[-1].iterate(2 if on_gpu else 1)
 
         def turn() -> dict[str, float]:
@@ -201,61 +163,64 @@ def _extra_iteration(peer: Peer, few: int, many: int) -> float:
 
 
 @contextmanager
-def _ours(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], backend: str
-) -> Iterator[Peer]:
+def ours(method: str, scan: LineScan, backend: str = "cpu") -> Iterator[Peer]:
+    """Open one of our algorithms, by name, with all projections of a scan."""
     from bluesky_streamrecon import __version__
     from bluesky_streamrecon.recon import Engine
 
-    slices = projections.shape[1]
-    with Engine(geometry, slices, algorithm=method, window=None, planned=len(angles), backend=backend) as engine:
-        for projection, angle in zip(projections, angles, strict=True):
+    geometry = TomoGeometry(scan.columns, scan.axis)
+    with Engine(geometry, scan.rows, algorithm=method, window=None, planned=len(scan), backend=backend) as engine:
+        for projection, angle in zip(scan.integrals, scan.angles, strict=True):
             engine.append(projection, float(angle))
 
         def iterate(count: int) -> None:
             engine.update(count)
             engine.finish()
 
-        yield Peer("streamrecon", __version__, method, slices, iterate, engine.image)
+        yield Peer("streamrecon", __version__, method, scan.rows, iterate, engine.image)
 
 
 @contextmanager
-def _astra(
-    method: str, geometry: TomoGeometry, angles: NDArray[np.float64], projections: NDArray[np.float32], backend: str
-) -> Iterator[Peer]:
-    """Open SIRT of the ASTRA toolbox: of one slice on the CPU, with one of its projectors, or of all on a GPU."""
-    astra = _astra_module()
-    size, columns = geometry.size, geometry.columns
+def astra(method: str, scan: LineScan, backend: str = "cpu") -> Iterator[Peer]:
+    """Open SIRT of the ASTRA toolbox: of one slice on the CPU, with one of `PROJECTORS`, or of all on a GPU.
+
+    Raises
+    ------
+    ConfigError
+        If it is not installed; the message says how to install it.
+    """
+    toolbox = _astra_module()
+    columns, slices = scan.columns, scan.rows
     with ExitStack() as held:
         # Its rows count upwards.
         if backend == "cuda":
-            data, slices = astra.data3d, projections.shape[1]
-            volume = astra.create_vol_geom(size, size, slices)
-            beams = astra.create_proj_geom("parallel3d", 1.0, 1.0, slices, columns, -angles)
-            settings = astra.astra_dict("SIRT3D_CUDA")
-            integrals = projections.transpose(1, 0, 2)
+            data = toolbox.data3d
+            volume = toolbox.create_vol_geom(columns, columns, slices)
+            beams = toolbox.create_proj_geom("parallel3d", 1.0, 1.0, slices, columns, -scan.angles)
+            settings = toolbox.astra_dict("SIRT3D_CUDA")
+            integrals = scan.integrals.transpose(1, 0, 2)
         else:
-            data, slices = astra.data2d, 1
-            volume = astra.create_vol_geom(size, size)
-            beams = astra.create_proj_geom("parallel", 1.0, columns, -angles)
-            settings = astra.astra_dict("SIRT")
-            settings["ProjectorId"] = astra.create_projector(method, beams, volume)
-            held.callback(astra.projector.delete, settings["ProjectorId"])
-            integrals = projections[:, 0]
+            data, slices = toolbox.data2d, 1
+            volume = toolbox.create_vol_geom(columns, columns)
+            beams = toolbox.create_proj_geom("parallel", 1.0, columns, -scan.angles)
+            settings = toolbox.astra_dict("SIRT")
+            settings["ProjectorId"] = toolbox.create_projector(method, beams, volume)
+            held.callback(toolbox.projector.delete, settings["ProjectorId"])
+            integrals = scan.integrals[:, 0]
         sinogram = data.create("-sino", beams, np.ascontiguousarray(integrals))
         held.callback(data.delete, sinogram)
         image = data.create("-vol", volume, 0)
         held.callback(data.delete, image)
         settings |= {"ProjectionDataId": sinogram, "ReconstructionDataId": image}
-        algorithm = astra.algorithm.create(settings)
-        held.callback(astra.algorithm.delete, algorithm)
+        algorithm = toolbox.algorithm.create(settings)
+        held.callback(toolbox.algorithm.delete, algorithm)
         yield Peer(
             code="astra",
-            version=str(astra.__version__),
+            version=str(toolbox.__version__),
             method=method if backend == "cuda" else f"sirt, {method}",
             slices=slices,
-            iterate=lambda count: astra.algorithm.run(algorithm, count),
-            image=lambda: np.asarray(data.get(image), np.float32).reshape(slices, size, size),
+            iterate=lambda count: toolbox.algorithm.run(algorithm, count),
+            image=lambda: np.asarray(data.get(image), np.float32).reshape(slices, columns, columns),
         )
 
 
@@ -264,25 +229,5 @@ def _astra_module() -> Any:
     try:
         return importlib.import_module("astra")
     except ImportError as error:
-        try:
-            found = f"{PACKAGE} {installed_version(PACKAGE)} is installed but can not be imported: {error}"
-        except PackageNotFoundError:
-            found = f"{PACKAGE} is not installed"
         how = "pip install 'bluesky-streamrecon[bench]'"
-        raise ConfigError(f"{found}; expected for this comparison: {how}") from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit libraries that are loaded meanwhile, and processes that are started, to one thread each."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        raise ConfigError(f"{error}; expected the ASTRA toolbox for this comparison: {how}") from error

@@ -1,7 +1,7 @@
 """How fast projections get all the way, and how much of the kernels' speed is left of it.
 
-Everything is as in a scan but the devices (`RunningJob`). Before and after each scan, one `Engine` in this process
-works on the same projections with as many threads as all ranks have. The first images, whose window is not full, are
+Everything is as in a scan but the devices (`running_job`). Before and after each scan, one `Engine` in this process
+works on as many projections with as many threads as all ranks have. The first images, whose window is not full, are
 not counted. Rates are projections per second, times seconds.
 
 On a machine that other programs use at the same time, rates mean little, and so does their ratio. Processor time means
@@ -12,28 +12,25 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 
-import msgspec
+import numpy as np
 
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.harness import check_repeats, percentile, take_turns
-from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
-from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_scan
-from bluesky_streamrecon.evaluation.images import live_engine
+from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
+from bluesky_streamrecon.evaluation.bench.jobs import running_job
+from bluesky_streamrecon.evaluation.bench.sample import counts_of, moving_engine, sample_scan
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.evaluation.scans import LineScan
+from bluesky_streamrecon.quality import get_policy
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_pipeline"]
 
 PACE = 0.8
 """Share of the sustained rate at which projections come while latency is measured: nothing piles up."""
-
-STEERING = SteeringSettings(policy="ms-ssim", threshold=1.0, advisory=True)
-"""By name, since figures must stay comparable."""
 
 PHASE: Mapping[str, float | int | str | bool] = {
     "step": "paganin",
@@ -60,6 +57,8 @@ def measure_pipeline(
     disc: bool = False,
     repeats: int = 3,
     latency: bool = True,
+    exposure: float | None = None,
+    policy: str = "ms-ssim",
     backend: str = "cpu",
     preparation: Sequence[str | Mapping[str, float | int | str | bool]] = (),
 ) -> Report:
@@ -79,6 +78,11 @@ def measure_pipeline(
         Turns.
     latency : bool, optional
         Measure that, too; without, it is NaN.
+    exposure : float, optional
+        Seconds from one projection to the next while latency is measured; by default they come at `PACE` of the
+        sustained rate.
+    policy : str, optional
+        That judges the images; not the product's default, since figures must stay comparable.
     backend : str, optional
         What the ranks, and the engine alone, compute on.
     preparation : sequence of str or mapping, optional
@@ -93,13 +97,14 @@ def measure_pipeline(
         it; ``processor_share``, processor time of the engine alone over that of all processes, for the same images
         (None where the system does not report it); ``latency_median`` and ``latency_p99`` from handing over the
         projection that completes a step to the first score of an image that has it, ``image_latency_median`` and
-        ``image_latency_p99`` until every rank has reported the image; ``images`` and ``scores``, those made and scored
-        while latency was measured; and the arguments.
+        ``image_latency_p99`` until every rank has reported the image, ``update_seconds``, the median time of an update
+        meanwhile (of ranks the slowest one counts); ``images`` and ``scores``, those made and scored while latency was
+        measured; and the arguments.
 
     Raises
     ------
     ConfigError
-        If the algorithm is unknown, or a number can not work.
+        If algorithm or policy are unknown, or a number can not work.
     JobError
         If the job can not be started, or reports a problem.
     """
@@ -107,6 +112,7 @@ def measure_pipeline(
 
     check_repeats(repeats)
     algorithms.get(algorithm)
+    get_policy(policy)
     if threads is None:
         threads = max(1, len(own_cores()) // max(1, ranks))
     recon = ReconSettings(
@@ -119,24 +125,34 @@ def measure_pipeline(
             f"rows={rows}, projections={projections}: expected at least 1 row, and at least window + 2 * step = "
             f"{window + 2 * step} projections, so that full windows can be timed"
         )
-    scan = disc_scan(columns, rows, projections)
+    if exposure is not None and not 0 < exposure <= 10:
+        raise ConfigError(f"exposure: got {exposure}, expected more than 0 and up to 10 s")
+    scan, steering = sample_scan(columns, rows, projections), SteeringSettings(policy=policy, advisory=True)
     counts, angles = counts_of(scan.integrals), scan.angles
     # Projections, in whole steps, after which the window is full, and all of them.
     first, last = -(-window // step) * step, projections // step * step
 
     def alone() -> tuple[float, float]:
-        return _engine_alone(scan, recon, (first, last), ranks * threads)
+        """Return the rate of the engine alone, and the processor time of as many projections as are counted."""
+        with moving_engine(
+            algorithm, rows=rows, columns=columns, window=window, threads=ranks * threads, backend=backend, disc=disc
+        ) as (engine, move):
+            engine.finish()
+            start, began = time.perf_counter(), time.process_time()
+            for _ in range(first, last, step):
+                move(step)
+            engine.finish()
+            return (last - first) / (time.perf_counter() - start), time.process_time() - began
 
     logger.info("job of %d ranks and controller start", ranks)
-    with RunningJob(recon, (rows, columns), threads=threads) as job:
+    with running_job(recon, (rows, columns), threads=threads) as job:
         logger.info("both warm up")
-        alone()
-        job.scan(counts[: first + step], angles, steering=STEERING)
+        job.scan(counts[: first + step], angles, steering=steering)
         before = alone()
 
         def turn() -> dict[str, float]:
             nonlocal before
-            job.scan(counts, angles, steering=STEERING)
+            job.scan(counts, angles, steering=steering)
             imaged, spent = job.events.imaged_at, job.events.spent_at
             rate, used = (last - first) / (imaged[last] - imaged[first]), spent[last] - spent[first]
             earlier, before = before, alone()
@@ -145,30 +161,32 @@ def measure_pipeline(
 
         found = take_turns(repeats, turn)
         sustained = found["rate"]
-        images, scores, scored = [math.nan], [math.nan], 0
+        images, scores, updates, scored = [math.nan], [math.nan], [math.nan], 0
         if latency:
-            pace = PACE * sustained.median
-            logger.info("latency, at %.3g projections per second", pace)
-            handed, events = job.scan(counts, angles, steering=STEERING, interval=1 / pace), job.events
+            interval = exposure or 1 / (PACE * sustained.median)
+            logger.info("latency, at %.3g projections per second", 1 / interval)
+            handed, events = job.scan(counts, angles, steering=steering, interval=interval), job.events
             counted = range(first, last + 1, step)
             images = [events.imaged_at[n] - handed[n - 1] for n in counted if n in events.imaged_at]
             # A controller that is behind leaves images out; what they would have shown comes with a later one.
             scores = [events.first_judged(n) - handed[n - 1] for n in counted]
             scored = sum(n in events.judged_at for n in counted)
+            updates = list(events.update_seconds.values())
     return Report({
         "projections_per_second": sustained.median,
         "spread": sustained.spread,
         "kernel_projections_per_second": found["kernels"].median,
         "kernel_share": found["share"].median,
         "processor_share": None if math.isnan(found["cpu"].median) else found["cpu"].median,
-        "latency_median": percentile(scores, 50),
-        "latency_p99": percentile(scores, 99),
-        "image_latency_median": percentile(images, 50),
-        "image_latency_p99": percentile(images, 99),
+        "latency_median": statistics.median(scores),
+        "latency_p99": float(np.percentile(scores, 99)),
+        "image_latency_median": statistics.median(images),
+        "image_latency_p99": float(np.percentile(images, 99)),
+        "update_seconds": statistics.median(updates),
         "images": len(images) if latency else 0,
         "scores": scored,
         "rows": rows, "columns": columns, "window": window, "step": step, "ranks": ranks, "threads": threads,
-        "projections": projections, "algorithm": algorithm, "disc": disc, "backend": backend,
+        "projections": projections, "algorithm": algorithm, "disc": disc, "policy": policy, "backend": backend,
         "preparation": list(preparation),
     })  # fmt: skip
 
@@ -176,20 +194,3 @@ def measure_pipeline(
 def _step(given: str | Mapping[str, float | int | str | bool]) -> str | dict[str, float | int | str | bool]:
     step = PHASE if given == "paganin" else given
     return step if isinstance(step, str) else dict(step)
-
-
-def _engine_alone(scan: LineScan, recon: ReconSettings, counted: tuple[int, int], threads: int) -> tuple[float, float]:
-    """Take in all projections, as a new run; return the rate of those that are counted, and their processor time."""
-    first, last = counted
-    start = began = 0.0
-    recon = msgspec.structs.replace(recon, threads=threads)
-    with live_engine(scan, recon, backend=recon.backend, disc=recon.disc) as engine:
-        for number in range(1, last + 1):
-            engine.append(scan.integrals[number - 1], float(scan.angles[number - 1]))
-            if number % recon.step == 0:
-                engine.update()
-            if number == first:
-                engine.finish()
-                start, began = time.perf_counter(), time.process_time()
-        engine.finish()
-        return (last - first) / (time.perf_counter() - start), time.process_time() - began

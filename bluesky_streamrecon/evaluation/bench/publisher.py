@@ -8,6 +8,7 @@ are timed, in milliseconds.
 from __future__ import annotations
 
 import logging
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,10 +22,9 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.harness import percentile
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import receiving_ranks
-from bluesky_streamrecon.evaluation.bench.sample import scan_angles
+from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
@@ -73,12 +73,11 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
     memory = (projections + DIFFERENT_FRAMES) * pool[0].nbytes
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as name:
-        directory = Path(name)
-        path = directory / "detector.h5"
+        path = Path(name) / "detector.h5"
         with h5py.File(path, "w", libver="latest") as file:
             file.create_dataset(DATASET, data=np.stack(pool), chunks=(1, rows, columns))
         logger.info("%d receiving processes start", receivers)
-        with receiving_ranks(receivers, directory, curve=False, memory=memory) as (endpoint, events):
+        with receiving_ranks(receivers, memory=memory) as (endpoint, events):
             publisher = Publisher(endpoint, on_problem=events.fail)
             for kind, file_of in (("frames in events", None), ("frames in a file", (path.as_uri(), DATASET))):
                 logger.info("%d projections, %s", projections, kind)
@@ -86,8 +85,8 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
                 found.append(
                     {
                         "detector": kind,
-                        "median_ms": percentile(taken, 50),
-                        "p99_ms": percentile(taken, 99),
+                        "median_ms": statistics.median(taken),
+                        "p99_ms": float(np.percentile(taken, 99)),
                         "maximum_ms": max(taken),
                         "projections": projections,
                     }
@@ -117,7 +116,7 @@ def _publish(
     scan.start()
     scan.stream("primary")
     taken = []
-    for number, angle in enumerate(scan_angles(projections), 1):
+    for number, angle in enumerate(sample_scan(2, 1, projections).angles, 1):
         spent, place = 0.0, number % len(pool)
         scan.frame("primary", float(angle), pool[place] if file is None else place)
         taken.append(spent)

@@ -7,8 +7,9 @@ sent again. Outside `wire`, this is the only module that touches zmq, because th
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
     from bluesky_streamrecon.wire import BeamlineEndpoint
 
-__all__ = ["BareSender", "bare_receivers", "main", "receiving_ranks"]
+    SendBare = Callable[[Iterable[Sequence[NDArray[np.generic]]]], None]
+
+__all__ = ["bare_receivers", "main", "receiving_ranks"]
 
 START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
@@ -39,21 +42,17 @@ Socket = zmq.Socket[bytes]
 
 
 @contextmanager
-def receiving_ranks(
-    size: int, directory: Path, *, curve: bool, memory: int
-) -> Iterator[tuple[BeamlineEndpoint, EventRecorder]]:
+def receiving_ranks(size: int, *, memory: int, curve: bool = False) -> Iterator[tuple[BeamlineEndpoint, EventRecorder]]:
     """Keep an endpoint with `size` linked ranks that compute nothing.
 
     Parameters
     ----------
     size : int
         Ranks, a process each.
-    directory : Path
-        For keys.
-    curve : bool
-        Encrypt.
     memory : int
         Bytes of frames that the endpoint may hold.
+    curve : bool, optional
+        Encrypt.
 
     Raises
     ------
@@ -64,15 +63,15 @@ def receiving_ranks(
     from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
     from bluesky_streamrecon.wire import BeamlineEndpoint, ServerSecurity, generate_keys
 
-    security = None
-    if curve:
-        allowed, _ = generate_keys(directory / "keys", RECEIVER)
-        _, secret = generate_keys(directory / "keys", SENDER)
-        security = ServerSecurity.from_files(secret, allowed)
-    events = EventRecorder()
-    endpoint = BeamlineEndpoint(on_event=events, security=security, memory_limit=memory)
-    keys = str(directory / "keys") if curve else ""
     with ExitStack() as stack:
+        security, keys = None, ""
+        if curve:
+            keys = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-"))
+            allowed, _ = generate_keys(Path(keys), RECEIVER)
+            _, secret = generate_keys(Path(keys), SENDER)
+            security = ServerSecurity.from_files(secret, allowed)
+        events = EventRecorder()
+        endpoint = BeamlineEndpoint(on_event=events, security=security, memory_limit=memory)
         stack.callback(endpoint.close, 0.5)
         for rank in range(size):
             arguments = ("rank", endpoint.address, endpoint.job_id, str(rank), str(size), keys)
@@ -83,98 +82,61 @@ def receiving_ranks(
 
 
 @contextmanager
-def bare_receivers(size: int, *, curve: bool) -> Iterator[BareSender]:
-    """Keep plain sockets with `size` processes at their other ends.
-
-    Raises
-    ------
-    JobError
-        If the processes do not come.
-    """
-    from bluesky_streamrecon.evaluation.bench.harness import started
-
-    sender = BareSender(size, curve=curve)
-    with ExitStack() as stack:
-        stack.callback(sender.close)
-        for address in sender.addresses:
-            stack.enter_context(started(__name__, "bare", address, sender.server_key))
-        sender.wait(START_SECONDS)
-        yield sender
-
-
-class BareSender:
-    """One DEALER socket for each receiver, which answers on it.
+def bare_receivers(size: int, *, curve: bool) -> Iterator[SendBare]:
+    """Keep a DEALER socket for each of `size` processes, which answer on it.
 
     Parameters
     ----------
-    receivers : int
+    size : int
         How many.
     curve : bool
         Encrypt.
 
-    Attributes
-    ----------
-    server_key : str
-        That receivers need; empty if it is not encrypted.
-    addresses : tuple of str
-        Where each receiver connects to.
+    Yields
+    ------
+    callable
+        Sends frames, each as parts for every process, uncopied, and waits until all have arrived.
+
+    Raises
+    ------
+    JobError
+        If a process does not come, or takes or answers nothing for too long.
     """
+    from bluesky_streamrecon.evaluation.bench.harness import started
 
-    def __init__(self, receivers: int, *, curve: bool) -> None:
-        self._context: zmq.Context[Socket] = zmq.Context()
-        public, secret = zmq.curve_keypair() if curve else (b"", b"")
-        self.server_key = public.decode("ascii")
-        self._sockets = [_dealer(self._context) for _ in range(receivers)]
-        for each in self._sockets:
-            each.setsockopt(zmq.SNDTIMEO, int(PATIENCE_SECONDS * 1000))
+    public, secret = zmq.curve_keypair() if curve else (b"", b"")
+    context: zmq.Context[Socket] = zmq.Context()
+    sockets = [_dealer(context) for _ in range(size)]
+    with ExitStack() as stack:
+        stack.callback(context.destroy, linger=0)
+        for socket in sockets:
             if curve:
-                each.setsockopt(zmq.CURVE_SERVER, 1)
-                each.setsockopt(zmq.CURVE_SECRETKEY, secret)
-            each.bind("tcp://127.0.0.1:*")
-        self.addresses = tuple(str(each.getsockopt_string(zmq.LAST_ENDPOINT)) for each in self._sockets)
+                socket.curve_server, socket.curve_secretkey = True, secret
+            port = socket.bind_to_random_port("tcp://127.0.0.1")
+            stack.enter_context(started(__name__, "bare", f"tcp://127.0.0.1:{port}", public.decode("ascii")))
 
-    def close(self) -> None:
-        """Close the sockets."""
-        self._context.destroy(linger=0)
+        def send(frames: Iterable[Sequence[NDArray[np.generic]]]) -> None:
+            for parts in frames:
+                for socket, part in zip(sockets, parts, strict=True):
+                    socket.send(part.reshape(-1).view("u1").data, copy=False)
+            for socket in sockets:
+                socket.send(END_OF_ROUND)
+            for socket in sockets:
+                socket.recv()
 
-    def send(self, parts: Sequence[NDArray[np.generic]]) -> None:
-        """Send each receiver its part, uncopied; waits while a receiver is behind.
-
-        Raises
-        ------
-        JobError
-            If a receiver takes no frame for too long.
-        """
         try:
-            for socket, part in zip(self._sockets, parts, strict=True):
-                socket.send(part.reshape(-1).view("u1").data, copy=False)
+            for socket in sockets:
+                socket.recv()
+            yield send
         except zmq.Again as error:
-            raise JobError(f"bench wire: a receiver took no frame for {PATIENCE_SECONDS:g} s; has it ended?") from error
-
-    def finish_round(self, timeout: float) -> None:
-        """Send every receiver the end of a round, and wait until each has answered; see `wait`."""
-        for socket in self._sockets:
-            socket.send(END_OF_ROUND)
-        self.wait(timeout)
-
-    def wait(self, timeout: float) -> None:
-        """Wait for a reply of every receiver.
-
-        Raises
-        ------
-        JobError
-            If one has not come within `timeout` seconds.
-        """
-        for socket in self._sockets:
-            if not socket.poll(int(timeout * 1000)):
-                raise JobError(f"bench wire: a receiver did not answer within {timeout:g} s; has it ended?")
-            socket.recv()
+            text = f"bench wire: a plain socket took or answered nothing for {PATIENCE_SECONDS:g} s"
+            raise JobError(f"{text}; has its receiver ended?") from error
 
 
 def _dealer(context: zmq.Context[Socket]) -> Socket:
     made = context.socket(zmq.DEALER)
-    made.setsockopt(zmq.SNDHWM, HIGH_WATER)
-    made.setsockopt(zmq.RCVHWM, HIGH_WATER)
+    made.sndhwm = made.rcvhwm = HIGH_WATER
+    made.sndtimeo = made.rcvtimeo = int(PATIENCE_SECONDS * 1000)
     return made
 
 
@@ -216,10 +178,8 @@ def _receive_bare(stop: threading.Event, address: str, server_key: str) -> None:
     try:
         socket = _dealer(context)
         if server_key:
-            public, secret = zmq.curve_keypair()
-            socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode("ascii"))
-            socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
-            socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
+            socket.curve_serverkey = server_key.encode("ascii")
+            socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
         socket.connect(address)
         socket.send(b"!")
         while not stop.is_set():

@@ -1,4 +1,4 @@
-"""A sample that is quick to compute: discs whose line integrals are known, and an engine that works on it.
+"""A sample that is quick to compute, and an engine that works on it.
 
 Lengths are detector pixels, angles radians.
 """
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.sim_devices import SheppLogan
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon import Engine
@@ -23,59 +25,37 @@ __all__ = [
     "DARK_COUNT",
     "FLAT_COUNT",
     "counts_of",
-    "disc_projections",
-    "disc_scan",
     "giga_updates",
     "moving_engine",
-    "scan_angles",
+    "sample_scan",
+    "seconds_per_update",
 ]
 
 DARK_COUNT = 100
 FLAT_COUNT = 40_000
 
-_DISCS = ((0.0, 0.0, 0.42, 1.0), (0.18, -0.1, 0.12, 0.8), (-0.15, 0.2, 0.07, -0.6))
-_THICKEST = 1.5
+TOGETHER = 64
+"""Updates of a GPU that are timed together: it may be two behind."""
+
+ROW = 0.3
+"""Share of attenuation that the last row lacks."""
 
 
-def scan_angles(num: int) -> NDArray[np.float64]:
-    """Return `num` angles of a half turn, optimized interleaved, radians."""
-    return np.radians(np.asarray(make_order("optimized-interleaved", num=num).angles, np.float64))
-
-
-def disc_projections(geometry: TomoGeometry, angles: NDArray[np.float64], rows: int) -> NDArray[np.float32]:
-    """Compute line integrals of discs that differ a little from row to row.
+def sample_scan(columns: int, rows: int, num: int) -> LineScan:
+    """Compute a scan of a Shepp-Logan head that is a little lighter in each row, without noise.
 
     Parameters
     ----------
-    geometry : TomoGeometry
-        Detector and image.
-    angles : ndarray of float64, shape (A,)
-        Radians.
-    rows : int
-        Detector rows.
-
-    Returns
-    -------
-    ndarray of float32, shape (A, rows, C)
-        Line integrals, unitless, at least 0.
+    columns, rows : int
+        Of the detector; the axis is in its middle.
+    num : int
+        Projections of a half turn, optimized interleaved.
     """
-    size = geometry.size
-    columns = np.arange(geometry.columns)
-    total = np.zeros((len(angles), geometry.columns))
-    for x, y, radius, density in _DISCS:
-        at = (geometry.half + x * size, geometry.half + y * size)
-        middle = np.array([geometry.detector_column(*at, angle) for angle in angles])
-        inside = (radius * size) ** 2 - (columns - middle[:, None]) ** 2
-        total += density * 2 * np.sqrt(np.maximum(inside, 0))
-    total *= _THICKEST / total.max()
-    rows_scale = 1 - 0.3 * np.arange(rows) / rows
-    return (np.maximum(total, 0)[:, None, :] * rows_scale[:, None]).astype(np.float32)
-
-
-def disc_scan(columns: int, rows: int, num: int) -> LineScan:
-    """Return a scan of the sample: `num` projections without noise, optimized interleaved."""
-    geometry, angles = TomoGeometry(columns), scan_angles(num)
-    return LineScan("discs", angles, disc_projections(geometry, angles, rows), geometry.axis)
+    axis, angles = (columns - 1) / 2, np.radians(np.asarray(make_order("optimized-interleaved", num=num).angles))
+    head = SheppLogan().ellipses(1, 0.42 * columns)
+    lines = np.stack([head.projection(angle, columns, axis) for angle in angles.tolist()])
+    scale = np.linspace(1, 1 - ROW, rows, endpoint=False, dtype=np.float32)
+    return LineScan("head", angles, lines * scale[:, None], axis)
 
 
 def counts_of(projections: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -98,7 +78,14 @@ def giga_updates(algorithm: str, slices: int, window: int, columns: int) -> floa
 
 @contextmanager
 def moving_engine(
-    algorithm: str, *, rows: int, columns: int, window: int, threads: int = 1, backend: str = "cpu"
+    algorithm: str,
+    *,
+    rows: int,
+    columns: int,
+    window: int,
+    threads: int = 1,
+    backend: str = "cpu",
+    disc: bool = False,
 ) -> Iterator[tuple[Engine, Callable[[int], None]]]:
     """Keep a warmed-up engine whose window is full of projections of the sample.
 
@@ -110,6 +97,8 @@ def moving_engine(
         What is reconstructed, and on how many threads.
     backend : str, optional
         What computes; the launches of a GPU are recorded.
+    disc : bool, optional
+        Reconstruct the inscribed disc only.
 
     Yields
     ------
@@ -120,22 +109,35 @@ def moving_engine(
     """
     from bluesky_streamrecon.recon import Engine
 
-    geometry, angles = TomoGeometry(columns), scan_angles(max(180, window))
-    projections = disc_projections(geometry, angles[:window], rows)
+    num = max(180, window)
+    angles, lines = (scan := sample_scan(columns, rows, num)).angles.tolist(), scan.integrals[:window]
     with Engine(
-        geometry, rows, algorithm=algorithm, window=window, planned=len(angles), threads=threads, backend=backend
-    ) as engine:
+        TomoGeometry(columns, disc=disc), rows,
+        algorithm=algorithm, window=window, planned=num, threads=threads, backend=backend,
+    ) as engine:  # fmt: skip
 
         def append(count: int) -> None:
             for number in range(engine.projections, engine.projections + count):
-                engine.append(projections[number % window], float(angles[number % len(angles)]))
+                engine.append(lines[number % window], angles[number % num])
 
-        def move(step: int = 1) -> None:
+        def move(step: int) -> None:
             append(step)
             engine.update()
 
         append(window)
         engine.update()
-        for _ in range(2 * len(angles) if engine.choice.name == "cuda" else 1):  # windows come again after a turn
-            move()
+        for _ in range(2 * num if engine.choice.name == "cuda" else 1):  # windows come again after a turn
+            move(1)
         yield engine, move
+
+
+def seconds_per_update(engine: Engine, update: Callable[[], object], *, at_least: float) -> float:
+    """Return the median time of an `update` of an engine, of calls that take `at_least` seconds in sum."""
+    together = TOGETHER if engine.choice.name == "cuda" else 1
+
+    def work() -> None:
+        for _ in range(together):
+            update()
+        engine.finish()
+
+    return seconds_per_call(work, at_least=at_least) / together

@@ -11,9 +11,12 @@ import json
 import logging
 import math
 import signal
+import statistics
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench import viewer
@@ -21,12 +24,11 @@ from bluesky_streamrecon.evaluation.bench.harness import (
     END_SECONDS,
     Summary,
     check_repeats,
-    percentile,
     started,
     take_turns,
 )
-from bluesky_streamrecon.evaluation.bench.jobs import RunningJob
-from bluesky_streamrecon.evaluation.bench.sample import counts_of, disc_scan
+from bluesky_streamrecon.evaluation.bench.jobs import RunningJob, running_job
+from bluesky_streamrecon.evaluation.bench.sample import counts_of, sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
@@ -89,10 +91,10 @@ def measure_view(
     delays: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
     # An update of few slices by one projection is quick: what is measured is not how fast images are made.
     recon = ReconSettings(axis=(columns - 1) / 2, ranks=ranks, window=1, coalesce=False)
-    scan = disc_scan(columns, rows, num)
+    scan = sample_scan(columns, rows, num)
     counts, angles = counts_of(scan.integrals), scan.angles
     logger.info("job starts and warms up")
-    with RunningJob(recon, (rows, columns)) as job:
+    with running_job(recon, (rows, columns)) as job:
         job.scan(counts[:WARM_UP], angles, steering=STEERING, interval=exposure)
 
         def taken() -> dict[str, float]:
@@ -140,8 +142,8 @@ def _row(case: tuple[int, int], found: Mapping[str, Summary], delays: Sequence[f
         "spread": found[f"rate_ratio {case}"].spread,
         "pictures": len(delays),
         "pictures_per_second": found[f"pictures_per_second {case}"].median,
-        "median_delay": percentile(delays, 50) if delays else None,
-        "p99_delay": percentile(delays, 99) if delays else None,
+        "median_delay": statistics.median(delays) if delays else None,
+        "p99_delay": float(np.percentile(delays, 99)) if delays else None,
     }
 
 

@@ -7,13 +7,11 @@ acknowledge and keep everything, and by plain sockets. Nobody computes. A gigaby
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
+from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
-from bluesky_streamrecon.evaluation.bench.receivers import BareSender, bare_receivers, receiving_ranks
+from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -79,28 +77,40 @@ def measure_wire(
     sample = frames * pool[0].nbytes
     timeout = 30.0 + sample / LEAST_RATE
     memory = (frames + DIFFERENT_FRAMES) * pool[0].nbytes  # the frames are the same few arrays: nothing need be spilled
-    send: dict[str, Callable[[], float]] = {}
+    blocks = partition_rows(rows, receivers)
+    parts = [[frame[block.first : block.stop] for block in blocks] for frame in pool]
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrecon-bench-")))
         logger.info("%d receiving processes start", 4 * receivers)
-        for ending, curve in (("", False), ("_curve", True)):
-            linked = receiving_ranks(receivers, directory, curve=curve, memory=memory)
-            send[ending] = partial(_send, *stack.enter_context(linked), pool, frames, timeout)
-            bare = stack.enter_context(bare_receivers(receivers, curve=curve))
-            send[f"_bare{ending}"] = partial(_send_bare, bare, pool, frames, receivers, timeout)
+        links = {
+            ending: (
+                stack.enter_context(receiving_ranks(receivers, memory=memory, curve=curve)),
+                stack.enter_context(bare_receivers(receivers, curve=curve)),
+            )
+            for ending, curve in (("", False), ("_curve", True))
+        }
+
+        def rate(work: Callable[..., object], *arguments: object) -> float:
+            start = time.perf_counter()
+            work(*arguments)
+            return sample / (time.perf_counter() - start) / 1e9
 
         def turn() -> dict[str, float]:
-            rates = {ending: sample / work() / 1e9 for ending, work in send.items()}
-            shares = {"share": rates[""] / rates["_bare"], "share_curve": rates["_curve"] / rates["_bare_curve"]}
-            return rates | shares
+            rates: dict[str, float] = {}
+            for ending, ((endpoint, events), send_bare) in links.items():
+                _open_run(endpoint, events, frames, (rows, columns))
+                ours = rate(_send, endpoint, events, pool, frames, timeout)
+                endpoint.close_run()
+                events.wait("the end of a run", lambda: events.finished, timeout)  # noqa: B023
+                bare = rate(send_bare, islice(cycle(parts), frames))
+                rates |= {ending: ours, f"_bare{ending}": bare, f"share{ending}": ours / bare}
+            return rates
 
         found = take_turns(repeats, turn)
-    rates = {ending: found[ending].median for ending in send}
     return Report(
         {
             "share_of_bare": found["share"].median,
             "share_of_bare_curve": found["share_curve"].median,
-            **{f"gigabytes_per_second{ending}": rate for ending, rate in rates.items()},
+            **{f"gigabytes_per_second{end}": found[end].median for end in ("", "_curve", "_bare", "_bare_curve")},
             "spread": found[""].spread,
             "receivers": receivers,
             "frames": frames,
@@ -109,13 +119,12 @@ def measure_wire(
     )
 
 
-def _send(endpoint: BeamlineEndpoint, events: EventRecorder, pool: list[Frame], frames: int, timeout: float) -> float:
-    """Send a run's frames by the package's link; return the seconds until all were acknowledged."""
+def _open_run(endpoint: BeamlineEndpoint, events: EventRecorder, frames: int, shape: tuple[int, int]) -> None:
     spec = OpenRunSpec(
         run_uid=uuid.uuid4().hex,
         recon_uid=uuid.uuid4().hex,
         planned=frames,
-        detector_shape=pool[0].shape,
+        detector_shape=shape,
         dtype="<u2",
         recon=ReconSettings(ranks=events.ranks),
         steering=SteeringSettings(),
@@ -123,22 +132,10 @@ def _send(endpoint: BeamlineEndpoint, events: EventRecorder, pool: list[Frame], 
     )
     events.begin(spec.run_uid)
     endpoint.open_run(spec)
-    start = time.perf_counter()
+
+
+def _send(endpoint: BeamlineEndpoint, events: EventRecorder, pool: list[Frame], frames: int, timeout: float) -> None:
+    """Send a run's frames by the package's link, until all are acknowledged."""
     for index in range(1, frames + 1):
         endpoint.append("projection", index, 0.0, pool[index % len(pool)])
     events.wait(f"{frames} acknowledged frames", lambda: events.used >= frames, timeout)
-    seconds = time.perf_counter() - start
-    endpoint.close_run()
-    events.wait("the end of a run", lambda: events.finished, timeout)
-    return seconds
-
-
-def _send_bare(sender: BareSender, pool: list[Frame], frames: int, receivers: int, timeout: float) -> float:
-    """Send frames by plain sockets; return the seconds until all had arrived."""
-    blocks = partition_rows(len(pool[0]), receivers)
-    parts = [[frame[block.first : block.stop] for block in blocks] for frame in pool]
-    start = time.perf_counter()
-    for index in range(frames):
-        sender.send(parts[index % len(parts)])
-    sender.finish_round(timeout)
-    return time.perf_counter() - start
