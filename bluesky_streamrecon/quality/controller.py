@@ -138,10 +138,8 @@ class Controller:
         match event:
             case OpenRun() if self._session_of(event.run_uid) is None:
                 self._open(event)
-            case ChangeRun(planned=int(planned)) if session := self._session_of(event.run_uid):
-                session.lengthen(planned)
-            case ChangeRun(allowed=int(allowed)) if session := self._session_of(event.run_uid):
-                session.allowed = allowed
+            case ChangeRun() if session := self._session_of(event.run_uid):
+                session.change(event)
             case Preview():
                 self._take(event)
             case CloseRun() if session := self._session_of(event.run_uid):

@@ -53,12 +53,11 @@ class PredictedGainPolicy:
         score = evidence.newest.metrics.get("ms-ssim")
         beside = "" if score is None else f"; MS-SSIM {score:.3f} to the image {evidence.compare_to} projections before"
         at = f"at {evidence.progress}"
-        made = [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]
+        made = _gains(evidence)
         if not made:
             return Verdict("continue", score, f"{at}: no prediction: {self._why_none(evidence)}{beside}")
         gain, stop = made[-1], self._stop(made[-1], evidence)
         text, known = f"{at}: {self._predicted(gain, evidence)}", {PREDICTED_STOP: float(stop)}
-        text += self._within_budget(gain, evidence)
         if gain.upper >= tolerance:
             return Verdict("continue", score, f"{text}{self._when(stop, gain, evidence)}{beside}", known)
         verdict = where_met(
@@ -98,15 +97,15 @@ class PredictedGainPolicy:
         none = last.why_not if last.gain is None and last.projections > gain.projections else ""
         return f"{text}; no newer prediction: {none}" if none else text
 
-    def _within_budget(self, gain: Gain, evidence: Evidence) -> str:
-        """Return how good the image will be when the budget ends the scan, in words."""
-        allowed = evidence.allowed
-        if not evidence.columns or not evidence.newest.projections < allowed < gain.planned:
+    def predicted_at(self, evidence: Evidence, count: int) -> str:
+        """Return how far the image will be from that of the whole scan."""
+        made = _gains(evidence)
+        if not made or not evidence.columns:
             return ""
-        left = gain.left_at(max(allowed, gain.projections), evidence.over, evidence.columns)
+        left = made[-1].left_at(max(count, made[-1].projections), evidence.over, evidence.columns)
         return (
-            f"; the budget ends the scan after about {allowed}, with an image predicted to be {left:.3f} MS-SSIM from "
-            f"that of all {gain.planned}, at most {band(left)[1]:.3f}"
+            f"an image predicted to be {left:.3f} MS-SSIM from that of all {made[-1].planned}, "
+            f"at most {band(left)[1]:.3f}"
         )
 
     def _stop(self, gain: Gain, evidence: Evidence) -> int:
@@ -121,3 +120,8 @@ class PredictedGainPolicy:
         if stop >= gain.planned:
             return "; all of them are needed"
         return f"; about {stop - now} more are needed" if stop > now else "; the next prediction decides"
+
+
+def _gains(evidence: Evidence) -> list[Gain]:
+    """Return what was predicted for the plan as it is by now, the oldest first."""
+    return [gain for each in evidence.forecasts if (gain := each.gain_of(evidence.planned)) is not None]

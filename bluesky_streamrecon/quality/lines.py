@@ -54,6 +54,8 @@ class ScanLines:
         Side of the image, pixels, where it is larger than the detector has columns; else 0.
     still : bool
         The sample is expected to stay as it is; in a time series it is free to change.
+    allowed : int
+        Projections that the run's budget allows; 0: there is none, or this is not known.
     """
 
     values: NDArray[np.float32]
@@ -67,6 +69,7 @@ class ScanLines:
     numbers: NDArray[np.int64] | None = None
     size: int = 0
     still: bool = True
+    allowed: int = 0
 
     @property
     def projections(self) -> int:
@@ -160,8 +163,8 @@ class LineStore:
 
     Attributes
     ----------
-    planned : int
-        Projections planned; 0: not known.
+    planned, allowed : int
+        Projections planned, and those that the run's budget allows; 0: not known.
     over : AngularRange
         Angles that the scan is going to visit.
     """
@@ -169,7 +172,7 @@ class LineStore:
     def __init__(self, run: OpenRun) -> None:
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._columns = run.detector_shape[1]
-        self.planned = run.planned
+        self.planned, self.allowed = run.planned, 0
         self.over = AngularRange.from_metadata(run.metadata)
         self._still = run.recon.turns == 1
         self._most = most_views(self._columns)
@@ -240,6 +243,7 @@ class LineStore:
             None if exact else self._sample(blocks, lead, count),
             size=blocks[lead].size if blocks[lead].size > self._columns else 0,
             still=self._still,
+            allowed=self.allowed,
         )
 
     def _sample(self, blocks: list[_Block], lead: int, count: int) -> ScanLines:

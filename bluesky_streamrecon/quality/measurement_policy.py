@@ -185,10 +185,6 @@ class MeasurementPolicy:
             )
         }
         text = at + "; ".join(self._said(name, history[name], final) for name, final in finals.items())
-        if evidence.newest.projections < evidence.allowed < evidence.planned:
-            sooner = self._finals(history, evidence.allowed)
-            told = (f"{self._label_of(name)} {each.value:.4g} ± {each.plus_minus:.2g}" for name, each in sooner.items())
-            text += f"; the budget ends the scan after about {evidence.allowed}, with {', '.join(told)} predicted"
         if not self._known(finals):
             return Verdict("continue", score, text + self._unsettled(history), recorded)
         earlier = ({name: each[:count] for name, each in history.items()} for count in range(made, 0, -1))
@@ -202,6 +198,12 @@ class MeasurementPolicy:
             least=least,
         )
         return Verdict(verdict.verdict, verdict.score, verdict.text, recorded)
+
+    def predicted_at(self, evidence: Evidence, count: int) -> str:
+        """Return how each number will be, with its band."""
+        then = self._finals(numbers_of(evidence.forecasts), count)
+        told = [f"{self._label_of(name)} {each.value:.4g} ± {each.plus_minus:.2g}" for name, each in then.items()]
+        return f"{', '.join(told)} predicted" if told else ""
 
     def _finals(self, history: dict[str, list[Halved]], planned: int) -> dict[str, Final]:
         """Return the prediction of each number, of those that have been measured often enough."""

@@ -32,8 +32,10 @@ __all__ = [
     "MsSsimPolicy",
     "Policy",
     "PolicyFactory",
+    "Predicting",
     "ScoredImage",
     "Verdict",
+    "at_budget",
     "get_policy",
     "measured_by",
     "not_before",
@@ -158,6 +160,14 @@ class Policy(Protocol):
         """Judge the newest image."""
 
 
+@runtime_checkable
+class Predicting(Protocol):
+    """What a policy has, too, if it predicts how the image will be: that is said where a budget ends the scan."""
+
+    def predicted_at(self, evidence: Evidence, count: int) -> str:
+        """Return in words, after "with", what is predicted for `count` projections; empty: nothing yet."""
+
+
 PolicyFactory = Callable[[SteeringSettings], Policy]
 """Makes a policy for one run; raises `ConfigError` for settings that can not work."""
 
@@ -258,6 +268,24 @@ class Combination:
         score = next((verdict.score for verdict in verdicts if verdict.score is not None), None)
         metrics = {name: value for verdict in verdicts for name, value in verdict.metrics.items()}
         return Verdict("enough" if enough else "continue", score, at + "; ".join(texts), metrics)
+
+    def predicted_at(self, evidence: Evidence, count: int) -> str:
+        """Return what each of them predicts."""
+        return " and ".join(_predicted_at(policy, evidence, count) for policy in self.policies)
+
+
+def at_budget(policy: Policy, evidence: Evidence) -> str:
+    """Return in words when the budget ends the scan, and what the policy predicts for then; empty if it does not."""
+    if not evidence.newest.projections < evidence.allowed < evidence.planned:
+        return ""
+    predicted = _predicted_at(policy, evidence, evidence.allowed)
+    return f"; the budget ends the scan after about {evidence.allowed}, with {predicted}"
+
+
+def _predicted_at(policy: Policy, evidence: Evidence, count: int) -> str:
+    if not isinstance(policy, Predicting):
+        return f"no prediction of the image then (policy {policy.name!r} makes none)"
+    return policy.predicted_at(evidence, count) or "no prediction of the image then yet"
 
 
 @dataclass(frozen=True, slots=True)

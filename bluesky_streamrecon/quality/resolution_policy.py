@@ -59,8 +59,7 @@ class ResolutionPolicy:
     def judge(self, evidence: Evidence) -> Verdict:
         """Judge by the newest measurement."""
         score = evidence.newest.metrics.get("ms-ssim")
-        made = [(each.projections, each.metrics) for each in evidence.forecasts if not each.fault]
-        made = [(at, values) for at, values in made if values.get(FRC) is not None]
+        made = _made(evidence)
         least = fewest_views(evidence.planned, self._settings.minimum_projections)
         at = f"at {evidence.progress}: "
         if not made:
@@ -79,6 +78,17 @@ class ResolutionPolicy:
             counted="measurements",
             least=least,
         )
+
+    def predicted_at(self, evidence: Evidence, count: int) -> str:
+        """Return the resolution then; it is predicted for the budget as that was when it was measured last."""
+        made = _made(evidence)
+        if not made:
+            return ""
+        then, allowed = (made[-1][1].get(f"{FRC}-{name}") for name in ("budget", "allowed"))
+        if then is None or allowed is None:
+            return "no prediction of the resolution before two thirds of that"
+        after = "" if allowed == count else f" after {allowed:.0f}"
+        return f"a resolution of {then * self._pixel:.3g} {self._unit} predicted{after}"
 
     def _enough(self, values: Mapping[str, float | None], planned: int) -> bool:
         now, final = self._now(values), self._final(values, planned)
@@ -101,3 +111,12 @@ class ResolutionPolicy:
         asked = [f"{self._wanted:g} {self._unit} asked for"] if self._wanted else []
         asked += [f"ends where the rest brings less than {100 * self._share:g} %"] if self._share else []
         return f"{text} ({'; '.join(asked)})"
+
+
+def _made(evidence: Evidence) -> list[tuple[int, Mapping[str, float | None]]]:
+    """Return what was measured, the oldest first, with the projections that it was measured at."""
+    return [
+        (each.projections, each.metrics)
+        for each in evidence.forecasts
+        if not each.fault and each.metrics.get(FRC) is not None
+    ]

@@ -41,12 +41,13 @@ from bluesky_streamrecon.quality.policy import (
     Policy,
     ScoredImage,
     Verdict,
+    at_budget,
     get_policy,
     measured_by,
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
-from bluesky_streamrecon.wire import Check, OpenRun, Preview, Score
+from bluesky_streamrecon.wire import ChangeRun, Check, OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
 
@@ -154,7 +155,6 @@ class SteeringSession:
         self._angles: set[float] = set()
         self._met = False
         self._closed = False
-        self.allowed = 0  # projections that the run's budget allows, where that is known
 
     @property
     def waiting(self) -> int:
@@ -165,9 +165,16 @@ class SteeringSession:
         """Take note that no more projections come: images are still judged, but no more forecasts are begun."""
         self._closed = True
 
-    def lengthen(self, planned: int) -> None:
-        """Take over a longer plan, of so many projections: predictions for the shorter one are not used any more."""
-        logger.info("run %s: %d projections planned by now", self.run.run_uid, planned)
+    def change(self, change: ChangeRun) -> None:
+        """Take over what people have changed of the run, or its budget has; the axis comes with the images."""
+        logger.info("run %s: %s", self.run.run_uid, change)
+        if change.planned is not None:
+            self._lengthen(change.planned)
+        if change.allowed is not None:
+            self._lines.allowed = change.allowed
+
+    def _lengthen(self, planned: int) -> None:
+        """Take over a longer plan: predictions for the shorter one are not used any more."""
         self.run = msgspec.structs.replace(self.run, planned=planned)
         self._lines.planned = planned
         self._forecaster.fewest = fewest_views(planned, self.run.steering.minimum_projections)
@@ -362,7 +369,7 @@ class SteeringSession:
             self.run.detector_shape[1],
             self._lines.over,
             self.run.recon.turns,
-            self.allowed,
+            self._lines.allowed,
         )
         score = values.get("ms-ssim")
         fault = self._fault(now=False) or problem
@@ -410,6 +417,7 @@ class SteeringSession:
                 raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
             if not all(isinstance(value, float) for value in dict(verdict.metrics).values()):
                 raise DataError(f"got metrics {verdict.metrics!r:.100}, expected floats by name")
+            budget = at_budget(self._policy, evidence)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -417,7 +425,7 @@ class SteeringSession:
             logger.exception("policy %r failed on image %d", rule, evidence.newest.image_number)
             text = f"policy {rule!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
             return Verdict("continue", None, text)
-        return verdict
+        return verdict if verdict.verdict == "enough" else replace(verdict, text=verdict.text + budget)
 
 
 def _forecast_step(planned: int) -> int:

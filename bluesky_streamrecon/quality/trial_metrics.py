@@ -22,7 +22,7 @@ AGREEMENT = 1 / 7
 
 
 SHARE_TO_PREDICT = 2 / 3
-"""Share of the plan before which the resolution at its end is not predicted: it would come out too coarse."""
+"""Share of plan or budget before which the resolution at its end is not predicted: it would come out too coarse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,9 @@ class HalfSetResolution:
     Half-sets are every other view by angle; they agree while their ring correlation, mean over slices and smoothed
     over three rings, is above 1/7 [1]_. The value is at best 2 (the finest period that pixels can show; 4 where pixels
     were binned). From two thirds of the plan on, its value at the end of the plan (``final``, for ``planned``
-    projections) is predicted: noise would let signal over noise grow with the views in each ring, missing angles would
-    move the rings outwards; the geometric mean of the two counts.
+    projections) is predicted, and so is that at the end of a budget (``budget``, for ``allowed``): noise would let
+    signal over noise grow with the views in each ring, missing angles would move the rings outwards; the geometric mean
+    of the two counts.
 
     Parameters
     ----------
@@ -84,16 +85,18 @@ class HalfSetResolution:
             first, second = first[:, *study.region], second[:, *study.region]
         curves = [ring_correlation(a, b) for a, b in zip(first, second, strict=True)]
         correlation = np.convolve(np.pad(np.mean(curves, axis=0), 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-        size, planned = max(first.shape[1:]), study.lines.planned
+        size, lines = max(first.shape[1:]), study.lines
         now = _resolution(correlation, size)
         found = {"": now * study.binning}
-        if planned and study.lines.projections >= SHARE_TO_PREDICT * planned:
-            more = max(planned / study.lines.projections, 1.0)
+        for then, of, count in (("final", "planned", lines.planned), ("budget", "allowed", lines.allowed)):
+            if not count or lines.projections < SHARE_TO_PREDICT * count:
+                continue
+            more = max(count / lines.projections, 1.0)
             shared = np.clip(correlation, 0, 1 - 1e-6)
             stronger = more * shared / (1 - shared)
             by_noise = _resolution(stronger / (1 + stronger), size)
             final = min(math.sqrt(by_noise * max(now / more, 2.0)), now)
-            found |= {"final": final * study.binning, "planned": float(planned)}
+            found |= {then: final * study.binning, of: float(count)}
         return found
 
 

@@ -134,11 +134,11 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
     """Send a scan's line integrals through a session, until the policy's criterion is met or the scan ends.
 
     The images are those of a scan that goes well and soon changes no more: only the line integrals tell otherwise.
-    `longer`: at which projection the run is told to take how many. `closed`: after which image it is closed, while
-    its forecasts are still to come.
+    `changes`: what is changed of the run, by the projections taken until then. `closed`: after which image it is
+    closed, while its forecasts are still to come.
     """
 
-    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, longer=(0, 0), closed=None, **steering):
+    def run(simulated: Simulated, *, reconstructor=None, step=3, metadata=None, changes=None, closed=None, **steering):
         lines = simulated.lines
         session = SteeringSession(
             OpenRun(
@@ -159,8 +159,8 @@ def drive(image) -> Callable[..., tuple[list[Score], Score | None]]:
             session._forecaster.begin = lambda *_: None
         scores = []
         for number, last in enumerate(range(step, lines.projections + 1, step), start=1):
-            if last - step == longer[0] > 0:
-                session.lengthen(longer[1])
+            if changes and last - step in changes:
+                session.change(changes[last - step])
             new = slice(last - step, last)
             header = Preview(
                 run_uid="run-1",

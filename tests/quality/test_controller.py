@@ -96,7 +96,7 @@ def test_controller_that_is_started_again_hears_what_the_budget_allows(open_run)
         controller = Controller(ScriptedLink())
         for event in (open_run(), ChangeRun(run_uid="run-1", seq=1, allowed=90)):  # the beamline keeps them for it
             controller.handle(event)
-        assert controller.session.allowed == 90
+        assert controller.session._lines.allowed == 90
 
 
 def test_images_after_close_are_scored(open_run, previews):

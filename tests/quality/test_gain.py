@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +18,12 @@ from bluesky_streamrecon.quality import Evidence, ScoredImage, get_policy, make_
 from bluesky_streamrecon.quality.forecast import Forecast, fewest_views
 from bluesky_streamrecon.quality.gain import Gain, band, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
-from bluesky_streamrecon.quality.policy import measured_by
+from bluesky_streamrecon.quality.policy import at_budget, measured_by
 from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, in_view, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.sim_devices.samples import Discs, Foam
+from bluesky_streamrecon.wire import ChangeRun
 
 COLUMNS = 192
 WEDGE = AngularRange(math.radians(-60), math.radians(60))
@@ -152,7 +154,7 @@ def test_run_that_is_made_longer_is_predicted_anew_for_the_longer_plan(simulate,
     short = replace(scan, lines=replace(scan.lines, planned=72))
     given = {"reconstructor": recipe, "minimum_projections": 61, "advisory": True}
     first, _ = drive(short, **given)
-    longer, _ = drive(short, longer=(60, 120), **given)
+    longer, _ = drive(short, changes={60: ChangeRun(run_uid="run-1", planned=120)}, **given)
     whole, _ = drive(scan, **given)
     at = 60 // 3
     assert [score.text for score in longer[:at]] == [score.text for score in first[:at]]
@@ -194,6 +196,10 @@ def judge(given, **settings):
     return get_policy(settings.rule)(settings).judge(given)
 
 
+def at_end_of_budget(policy, given, **settings):
+    return at_budget(get_policy(policy)(SteeringSettings(policy=policy, **settings)), given)
+
+
 def test_words_of_the_policy():
     verdict = judge(evidence(Forecast(140, gain=gain(140, 0.0121, value=0.0081))))
     assert verdict.verdict == "enough"
@@ -215,11 +221,40 @@ def test_how_good_the_image_is_when_a_budget_ends_the_scan_is_said_beforehand(si
     size = 96
     assert predicted.left_at(60, AngularRange(), size) == pytest.approx(predicted.gain, rel=0.2)
     assert predicted.left_at(120, AngularRange(), size) == 0
-    text = judge(evidence(Forecast(60, gain=predicted), planned=120, allowed=90), tolerance=0.001).text
+    text = at_end_of_budget("predicted-gain", evidence(Forecast(60, gain=predicted), planned=120, allowed=90))
     left = predicted.left_at(90, AngularRange(), 256)
     assert 0 < left < predicted.gain
     assert f"the budget ends the scan after about 90, with an image predicted to be {left:.3f} MS-SSIM from" in text
-    assert "budget" not in judge(evidence(Forecast(60, gain=predicted), planned=120, allowed=120)).text
+    assert at_end_of_budget("predicted-gain", evidence(Forecast(60, gain=predicted), planned=120, allowed=120)) == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("ms-ssim", "with no prediction of the image then (policy 'ms-ssim' makes none)"),
+        ("predicted-gain", "with no prediction of the image then yet"),
+        ("measurement", "with porosity 0.3001 ± 0.00047 predicted"),
+        ("resolution", "with a resolution of 3.25 µm predicted after 88"),
+        ("ms-ssim|resolution", "with no prediction of the image then (policy 'ms-ssim' makes none) and a resolution"),
+    ],
+)
+def test_each_policy_says_what_it_predicts_for_the_end_of_a_budget(policy, said):
+    frc = {"half-set-frc": 6.0, "half-set-frc-budget": 5.0, "half-set-frc-allowed": 88.0}
+    names = ("measurement", "measurement-half-1", "measurement-half-2")
+    made = [Forecast(m, metrics={**frc, **dict.fromkeys(names, 0.3 + 1e-4 * (m % 8 == 0))}) for m in range(50, 65, 2)]
+    options = {"measure": "porosity", "within": 0.01, "resolution": 2.0, "pixel_size": 0.65}
+    settings = {} if policy in ("ms-ssim", "predicted-gain") else {"options": options}
+    given = evidence(*made, planned=120, allowed=90)
+    assert f"; the budget ends the scan after about 90, {said}" in at_end_of_budget(policy, given, **settings)
+
+
+def test_budget_is_in_the_text_of_a_verdict_that_lets_the_scan_go_on(simulate, drive, recipe):
+    given = {"reconstructor": recipe, "policy": "resolution", "options": {"least_share": 0.001}, "advisory": True}
+    scores, _ = drive(simulate(), step=12, changes={48: ChangeRun(run_uid="run-1", allowed=100)}, **given)
+    told = [score for score in scores if "the budget ends the scan after about 100" in score.text]
+    assert [score.projections for score in told] == [60, 72, 84, 96]
+    predicted = re.search(r"with a resolution of ([\d.]+) px predicted", told[-1].text)
+    assert float(predicted[1]) == pytest.approx(scores[-1].metrics["half-set-frc"], rel=0.15)
 
 
 @pytest.mark.parametrize(

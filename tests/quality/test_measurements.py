@@ -220,8 +220,8 @@ def test_resolution_at_the_end_is_predicted_to_within_15_percent(recipe):
     order = make_order("optimized-interleaved", num=120)
     scan = simulated_scan("foam", Foam(pores=60), columns=128, order=order, counts=1e5, rows=3)
 
-    def frc(count):
-        lines = ScanLines(scan.integrals[:count], scan.angles[:count], scan.axis, (0, 1, 2), planned=120)
+    def frc(count, **more):
+        lines = ScanLines(scan.integrals[:count], scan.angles[:count], scan.axis, (0, 1, 2), planned=120, **more)
         return make_metric("half-set-frc", SteeringSettings(), 0).measure(TrialReconstruction(lines, range(3), recipe))
 
     end = frc(120)
@@ -229,6 +229,8 @@ def test_resolution_at_the_end_is_predicted_to_within_15_percent(recipe):
     assert "final" not in frc(72)
     for count in (84, 108):
         assert frc(count)["final"] == pytest.approx(end[""], rel=0.15)
+    assert frc(90, allowed=108)["budget"] == pytest.approx(frc(108)[""], rel=0.15)
+    assert "budget" not in frc(48, allowed=90)
 
 
 # ---------------------------------------------------------------------------------------------------- how-to
