@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import GeometryError
 
-__all__ = ["FULL_TURN", "TomoGeometry", "image_size", "is_full_turn", "is_off_the_middle"]
+__all__ = ["FULL_TURN", "TomoGeometry", "image_size", "is_full_turn", "is_off_the_middle", "widest_image"]
 
 FULL_TURN = 342.0
 """Degrees from which on a scan is one over a full turn: what one view does not see, the opposite one does."""
@@ -80,6 +80,11 @@ def image_size(columns: int, axis: float, *, full_turn: bool = False, edges: int
     size = max(columns, 2 * math.ceil(aside + (columns - 1) / 2) + 1) if full_turn and wide and aside >= 1 else columns
     beyond = edges == 2 or (edges == 1 and not full_turn)
     return math.ceil(MARGIN * size) if beyond else size
+
+
+def widest_image(columns: int) -> int:
+    """Return how wide the image can become by half acquisition of a sample that reaches out of view."""
+    return math.ceil(MARGIN * 2 * columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.wire.messages import OpenRunSpec, RunDone, Score
-from bluesky_streamrecon.wire.operator_messages import Order
+from bluesky_streamrecon.wire.operator_messages import Check, Order
 from bluesky_streamrecon.wire.run import Ledger
 
-__all__ = ["RunRecord", "how_it_ended", "ledger_totals"]
+__all__ = ["RunRecord", "how_it_ended", "ledger_totals", "newest_checks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,16 @@ class RunRecord:
         return next((done.axis for done in self.results if done.axis is not None), None)
 
     @property
+    def region_by(self) -> Order | None:
+        """Who has set the part of the slices that counted in the end; None: nobody since the run began."""
+        return next((order for order in reversed(self.orders) if order.action == "region"), None)
+
+    @property
+    def region(self) -> Region | None:
+        """That part; None: all of it."""
+        return self.spec.steering.region if self.region_by is None else self.region_by.region
+
+    @property
     def result(self) -> str | None:
         """File with the final image."""
         return next((done.result for done in self.results if done.result is not None), None)
@@ -129,6 +141,11 @@ class RunRecord:
     def ledger_totals(self) -> dict[str, int | bool]:
         """Return the ledger summed over ranks, by name of the count, and whether it is balanced."""
         return ledger_totals(self.ledger)
+
+
+def newest_checks(verdicts: Sequence[Score]) -> tuple[Check, ...]:
+    """Return the newest checks of the data that came with verdicts."""
+    return next((verdict.checks for verdict in reversed(verdicts) if verdict.checks), ())
 
 
 def ledger_totals(ledger: dict[int, Ledger]) -> dict[str, Any]:

@@ -29,8 +29,11 @@ __all__ = [
     "WINDOW_POLICIES",
     "PixelValues",
     "ReconSettings",
+    "Region",
     "SteeringSettings",
+    "check_region",
     "data_directory",
+    "region_in_words",
     "settings_from",
 ]
 
@@ -60,6 +63,9 @@ FINAL_AUTO, FINAL_NONE = "auto", "none"
 
 LEAST_REGION = 32
 """Pixels of a region in each direction: MS-SSIM compares 11 of them at once, of the coarsest level a few."""
+
+Region = tuple[int, int, int, int]
+"""Rectangle of the slices: left, top, right and bottom in pixels from the top left corner, the last two excluded."""
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -267,8 +273,8 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dose : float or None
         How long the sample may be exposed, seconds: exposure time times projections.
     region : tuple of int or None
-        Rectangle of the slices that score, prediction, resolution and measurement are judged in: left, top, right and
-        bottom in pixels from the slice's top left corner, the last two excluded. None: all of it.
+        Part of the slices that score, prediction, resolution and measurement are judged in, see `Region`. None: all of
+        it.
     options : dict
         Passed to the policy.
     """
@@ -285,7 +291,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     advisory: bool = False
     until: str | float | None = None
     dose: float | None = None
-    region: tuple[int, int, int, int] | None = None
+    region: Region | None = None
     options: dict[str, Option] = {}
 
     def __post_init__(self) -> None:
@@ -295,12 +301,7 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         if self.dose is not None and not 0 < self.dose < math.inf:
             raise ConfigError(f"dose: got {self.dose:g}, expected seconds of exposure above 0")
         if self.region is not None:
-            left, top, right, bottom = self.region
-            if min(left, top) < 0 or min(right - left, bottom - top) < LEAST_REGION:
-                raise ConfigError(
-                    f"region: got {self.region}, expected (left, top, right, bottom) in pixels of the slice, from 0 on "
-                    f"and at least {LEAST_REGION} of them in both directions"
-                )
+            check_region(self.region)
         if not 0 < self.tolerance < 1:
             raise ConfigError(
                 f"tolerance: got {self.tolerance}, expected 0 < tolerance < 1 (a gain in MS-SSIM; 0.02 is usual)"
@@ -347,6 +348,37 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def least_score(self) -> float:
         """Threshold of ``"ms-ssim"``: the one asked for, else the paper's 0.95."""
         return 0.95 if self.threshold is None else self.threshold
+
+
+def check_region(region: Region, side: int = 0) -> None:
+    """Refuse a region that is too small to be judged, or not within slices of `side` pixels (0: not known).
+
+    Raises
+    ------
+    ConfigError
+        If it is.
+    """
+    left, top, right, bottom = region
+    if min(left, top) < 0 or min(right - left, bottom - top) < LEAST_REGION:
+        raise ConfigError(
+            f"region: got {region}, expected (left, top, right, bottom) in pixels of the slice, from 0 on "
+            f"and at least {LEAST_REGION} of them in both directions"
+        )
+    if 0 < side < max(right, bottom):
+        raise ConfigError(f"region: got {region}, expected a part of slices of {side} x {side} pixels")
+
+
+def region_in_words(region: Region | None) -> str:
+    """Return which part of the slices a region is.
+
+    Examples
+    --------
+    >>> region_in_words((20, 30, 75, 70)), region_in_words(None)
+    ('x 20 to 74, y 30 to 69', 'the whole view')
+    """
+    return "the whole view" if region is None else "x {0} to {2}, y {1} to {3}".format(
+        *region[:2], *(end - 1 for end in region[2:])
+    )  # fmt: skip
 
 
 def settings_from(kind: type[T], values: dict[str, Any], *, beside: Path | None = None) -> T:

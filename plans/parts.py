@@ -16,10 +16,10 @@ from bluesky.utils import Msg, MsgGenerator, maybe_await
 
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
-from bluesky_streamrecon.geometry import MARGIN
+from bluesky_streamrecon.geometry import widest_image
 from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.reduction import Reduction
-from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings, check_region
 
 __all__ = [
     "Pending",
@@ -119,9 +119,8 @@ def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSe
     beyond = [row for row in steering.preview_rows or () if row >= rows]
     if beyond:
         raise ConfigError(f"preview_rows: got {beyond[0]}, expected less than the {rows} rows of a frame")
-    side = recon.size or math.ceil(MARGIN * 2 * columns)  # the widest that half acquisition may come to
-    if steering.region is not None and recon.analysis == TOMOGRAPHY and max(steering.region[2:]) > side:
-        raise ConfigError(f"region: got {steering.region}, expected a part of slices of {recon.size or columns} pixels")
+    if steering.region is not None and recon.analysis == TOMOGRAPHY:
+        check_region(steering.region, recon.size or widest_image(columns))
 
 
 def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:

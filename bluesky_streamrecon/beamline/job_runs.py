@@ -151,6 +151,7 @@ class JobRuns:
                 planned=spec.planned,
                 lengthens=self.lengthens,
                 columns=spec.detector_shape[1] if spec.recon.analysis == TOMOGRAPHY else 0,
+                region=spec.steering.region,
             ),
             heard_at=self._clock(),
             problems=problems,

@@ -22,6 +22,7 @@ from bluesky_streamrecon.beamline.source import Snapshot, Source, Volume
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
+from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.wire import Cut, Cuts, Judged, RunStatus
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class LiveReconstruction(QtAwareCallback):
             self._shown, self._next = (now, cuts), time.monotonic() + PAUSE_SECONDS
             picture, score, gain = self._panels
             if cuts is not None and cuts.run_uid == self._run_uid:
-                _draw_slice(picture, cuts)
+                _draw_slice(picture, cuts, now.status.region)
             if now.status.run_uid == self._run_uid:
                 _draw_score(score, now)
                 _draw_gain(gain, now)
@@ -200,11 +201,17 @@ class LiveReconstruction(QtAwareCallback):
             return file.getvalue()
 
 
-def _draw_slice(panel: Any, cuts: Cuts) -> None:
+def _draw_slice(panel: Any, cuts: Cuts, region: Region | None) -> None:
     (cut,), (values,) = cuts.cuts, cuts.values()
     low, high = grey_range(values)
     panel.clear()
     panel.imshow(values, cmap="gray", vmin=low, vmax=high, extent=(0, cut.across[2], cut.down[1], 0))
+    if region is not None:
+        from matplotlib.patches import Rectangle
+
+        left, top, right, bottom = region
+        edge = {"edgecolor": "tab:green", "linestyle": "--", "fill": False}
+        panel.add_patch(Rectangle((left, top), right - left, bottom - top, label="counts", **edge))
     panel.set(
         title=f"row {cut.corner[0]:g} from {cuts.projections} projections",
         xlabel=f"x (pixels); {low:.3g} to {high:.3g} per pixel",
@@ -214,14 +221,14 @@ def _draw_slice(panel: Any, cuts: Cuts) -> None:
 
 def _draw_score(panel: Any, now: Snapshot) -> None:
     panel.clear()
-    scores = [(each.projections, each.score) for each in now.judged if each.score is not None]
+    scores = [(each.projections, each.score) for each in now.counted if each.score is not None]
     panel.plot([at for at, _ in scores], [score for _, score in scores], marker=".")
     panel.set(ylabel="score", xlim=(0, now.status.total or None))
 
 
 def _draw_gain(panel: Any, now: Snapshot) -> None:
     panel.clear()
-    predicted = [each for each in now.judged if each.gain is not None]
+    predicted = [each for each in now.counted if each.gain is not None]
     if predicted:
         at = [_made_at(each) for each in predicted]
         panel.plot(at, [each.gain for each in predicted], marker=".", color="tab:orange")

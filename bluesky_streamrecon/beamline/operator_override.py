@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.errors import ConfigError, SteeringError
+from bluesky_streamrecon.geometry import widest_image
+from bluesky_streamrecon.settings import TOMOGRAPHY, Region, check_region, region_in_words
+from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order
 
-__all__ = ["OperatorOverride"]
+__all__ = ["OperatorOverride", "check_counts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,10 @@ class OperatorOverride:
         Of the detector, where images are about a rotation axis; 0: there is none.
     axis : float or None
         Rotation axis that an operator has set, detector column.
-    held, finish : Order or None
-        Who holds the run, and who has asked to end it.
+    region : tuple of int or None
+        Part of the slices that counts; None: all of it.
+    held, finish, region_by : Order or None
+        Who holds the run, who has asked to end it, and who has set the region.
     added : int
         Projections added to the plan.
     least : int
@@ -53,8 +58,10 @@ class OperatorOverride:
     lengthens: bool = False
     columns: int = 0
     axis: float | None = None
+    region: Region | None = None
     held: Order | None = None
     finish: Order | None = None
+    region_by: Order | None = None
     added: int = 0
     least: int = 0
     allowed: int | None = None
@@ -143,6 +150,12 @@ class OperatorOverride:
             return self, f"images are made about detector column {axis:g} already"
         return replace(self, axis=axis), f"images are made anew about detector column {axis:g}, and scores begin anew"
 
+    def _region(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002
+        where = region_in_words(order.region)
+        if order.region == self.region:
+            return self, f"{where} counts already"
+        return replace(self, region=order.region, region_by=order), f"{where} counts, and scores begin anew"
+
     def _extend(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:
         if not 1 <= order.count <= MOST_EXTRA:
             raise SteeringError(f"extend: got {order.count} projections, expected 1 to {MOST_EXTRA}")
@@ -161,3 +174,34 @@ class OperatorOverride:
         if self.allowed is not None and least > self.allowed:
             words += f"; the budget ends the run after about {self.allowed} all the same"
         return replace(self, least=max(self.least, least), added=self.added + missing), words
+
+
+def check_counts(region: Region | None, spec: OpenRunSpec, newest: Score | None, unjudged: str) -> None:
+    """Refuse a region of a run's slices that could not count.
+
+    Parameters
+    ----------
+    region : tuple of int or None
+        None: all of them.
+    spec : OpenRunSpec
+        Of the run.
+    newest : Score or None
+        Its last verdict, which says how large the slices are.
+    unjudged : str
+        Why the run is not judged; empty if it is.
+
+    Raises
+    ------
+    SteeringError
+        If it is too small, or not within the slices, or nothing is judged.
+    """
+    if unjudged:
+        raise SteeringError(f"region: this run is not judged, so none can count: {unjudged}")
+    side = 0 if newest is None else newest.size
+    if not side and spec.recon.analysis == TOMOGRAPHY:
+        side = spec.recon.size or widest_image(spec.detector_shape[1])
+    if region is not None:
+        try:
+            check_region(region, side)
+        except ConfigError as error:
+            raise SteeringError(str(error)) from None

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.run_record import RunRecord, how_it_ended, ledger_totals
+from bluesky_streamrecon.run_record import RunRecord, how_it_ended, ledger_totals, newest_checks
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
-from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Check, Judged, RunStatus
+from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
 from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["as_judged", "described", "judged_after", "run_status"]
@@ -69,7 +69,7 @@ def run_status(
         used=shown.used,
         score=_finite(shown.score),
         verdict=shown.verdicts[-1].verdict if shown.verdicts else "",
-        checks=_newest_checks(shown.verdicts),
+        checks=newest_checks(shown.verdicts),
         axis=shown.axis,
         problem=problem[:4096],
         **_of_spec(shown.spec, shown.axis),
@@ -78,6 +78,8 @@ def run_status(
         return msgspec.structs.replace(
             status,
             last_run=shown.run_uid,
+            region=shown.region,
+            region_by=shown.region_by,
             ended=how_it_ended(shown.exit_status, shown.reason)[:4096],
             volume=volume[:4096],
             result=shown.volume or shown.result or "",
@@ -100,6 +102,8 @@ def run_status(
         finalize=shown.finalize_requested,
         can_extend=override.lengthens and not override.complete,
         held=override.held,
+        region=override.region,
+        region_by=override.region_by,
         finish=override.finish,
         least=override.least,
         allowed=override.allowed,
@@ -135,6 +139,7 @@ def as_judged(score: Score) -> Judged:
         value=_finite(metrics.get(value)),
         value_low=_finite(metrics.get(f"{value}-low")),
         value_high=_finite(metrics.get(f"{value}-high")),
+        region=score.region,
     )
 
 
@@ -165,10 +170,6 @@ def _pixel_size(spec: OpenRunSpec) -> float | None:
 
 def _measured(spec: OpenRunSpec) -> str:
     return str(spec.steering.options.get("measure", ""))[:256] if "measurement" in spec.steering.rule else ""
-
-
-def _newest_checks(verdicts: Sequence[Score]) -> tuple[Check, ...]:
-    return next((verdict.checks for verdict in reversed(verdicts) if verdict.checks), ())
 
 
 def described(told: Mapping[str, str]) -> dict[str, Any]:

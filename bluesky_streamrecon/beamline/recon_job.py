@@ -25,14 +25,14 @@ from bluesky_streamrecon.beamline.job_runs import JobOptions, JobRuns
 from bluesky_streamrecon.beamline.job_signals import JobSignals
 from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
+from bluesky_streamrecon.beamline.prompt_orders import PromptOrders
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
-from bluesky_streamrecon.errors import ConfigError, SteeringError
-from bluesky_streamrecon.job_registration import own_name
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction, RunStatus
+from bluesky_streamrecon.wire.operator_messages import Order, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 DocumentCallback = Callable[[str, dict[str, Any]], object]
 
 
-class ReconJob(StandardReadable):
+class ReconJob(StandardReadable, PromptOrders):
     """A reconstruction job that follows a scan.
 
     Its signals are ``score`` (NaN: none yet), ``image_number``, ``projections`` (used by every rank), ``lag``
@@ -53,7 +53,7 @@ class ReconJob(StandardReadable):
     read with each event. ``finalize_requested`` turns true when the plan should end the run. The child device
     ``steering`` reads as the last decision. ``volume`` says how the volume of the last run is. Settings of the run are
     configuration. People may ask and overrule it at any time: `status`, `finish_now`, `hold`, `release`, `extend`,
-    `set_axis`. `options` may be changed between two runs.
+    `set_axis`, `set_region`. `options` may be changed between two runs.
 
     Parameters
     ----------
@@ -311,77 +311,7 @@ class ReconJob(StandardReadable):
 
         show_job(self, **options)
 
-    def finish_now(self, reason: str, *, who: str | None = None, run_uid: str | None = None) -> str:
-        """End the run as a success at the plan's next checkpoint, whatever policy, hold or advisory mode say.
-
-        Parameters
-        ----------
-        reason : str
-            Why, in a few words; stored with the run.
-        who : str, optional
-            Who orders it; user and computer by default.
-        run_uid : str, optional
-            Which run is meant (its beginning is enough); the open one by default.
-
-        Returns
-        -------
-        str
-            What becomes of it.
-
-        Raises
-        ------
-        SteeringError
-            If no run is open, or another one, or there is no reason.
-        """
-        return self._order("finish", reason, who, run_uid)
-
-    def hold(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
-        """Prevent every automatic end of the run until `release`; parameters as for `finish_now`."""
-        return self._order("hold", reason, who, run_uid)
-
-    def release(self, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
-        """Undo `hold`: if the image is still good enough by its next verdict, the run ends."""
-        return self._order("release", reason, who, run_uid)
-
-    def extend(self, n: int, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
-        """Take at least `n` more projections before the run may end automatically.
-
-        Where the plan would be over before, it takes more than planned if it can (`stream_tomo_plan` does).
-
-        Raises
-        ------
-        SteeringError
-            As `finish_now`; or if `n` is not at least 1, or the plan is too short and can not be made longer.
-        """
-        if not (type(n) is int and 1 <= n <= MOST_EXTRA):
-            raise SteeringError(f"extend: got {n!r} projections, expected 1 to {MOST_EXTRA}")
-        return self._order("extend", reason, who, run_uid, count=n)
-
-    def set_axis(self, column: float, reason: str = "", *, who: str | None = None, run_uid: str | None = None) -> str:
-        """Correct the rotation axis of the open run: every rank makes its images anew about this detector column.
-
-        The last image is that of a run that had this axis from the start; scores and predictions begin anew.
-
-        Raises
-        ------
-        SteeringError
-            As `finish_now`; or if `column` is no number on or near the detector, or the run is not of tomography.
-        """
-        try:
-            axis = float("" if isinstance(column, bool) else column)
-        except (TypeError, ValueError):
-            raise SteeringError(f"axis: got {column!r}, expected a detector column, such as 511.5") from None
-        return self._order("axis", reason, who, run_uid, axis=axis)
-
-    def _order(self, action: OrderAction, reason: str, who: str | None, run_uid: str | None, **what: Any) -> str:
-        order = Order(
-            action=action,
-            who=(own_name() if who is None else who)[:256],
-            place="prompt",
-            reason=str(reason)[:4096],
-            uid=uuid4().hex,
-            **what,
-        )
+    def _carry_out(self, order: Order, run_uid: str | None) -> str:
         return self.job.in_loop(lambda: self.runs.carry_out(order, run_uid))
 
     # ----------------------------------------------------------------- the reconstruction's own documents

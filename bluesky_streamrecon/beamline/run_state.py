@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
-from bluesky_streamrecon.beamline.operator_override import OperatorOverride
+from bluesky_streamrecon.beamline.operator_override import OperatorOverride, check_counts
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.steering import BUDGET, OPERATOR, Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
@@ -86,7 +86,7 @@ class RunState:
     reason: str = ""
     first_image_at: float | None = None
     heard_at: float = 0.0  # when the job last got on with this run
-    unjudged: bool = False  # the controller has reported that it can not judge this run
+    unjudged: bool = False  # the controller has reported that it can not judge this run, or is gone for good
     given_up: bool = False  # nobody waits for the last image any more
     stopping: bool = False  # to be ended by quality at the plan's next checkpoint
     enough: Score | None = None  # the verdict that it is ended for
@@ -195,6 +195,7 @@ class RunState:
         self.decisions.append(Decision.of(score, wall))
         self.first_image_at = self.first_image_at or now
         outdated = self.override.axis is not None and score.axis != self.override.axis
+        outdated |= score.region != self.override.region
         if score.verdict == "enough" and self.exit_status is None and not self.stopping and not outdated:
             self.enough = score
             self._stop_by_quality(wall)
@@ -268,6 +269,8 @@ class RunState:
             raise SteeringError(
                 f"{order.action}: run {self.spec.run_uid} is about to end" + (f": {why}" if why else "")
             )
+        if order.action == "region":
+            check_counts(order.region, self.spec, self.newest, "; ".join(self.problems) if self.unjudged else "")
         taken, before = self.taken, self.override
         order = msgspec.structs.replace(order, time=wall, projections=taken)
         self.override, answer = before.after(order, taken=taken)
@@ -278,6 +281,9 @@ class RunState:
         if self.override.axis != before.axis and self.override.axis is not None:
             self.stopping, self.enough = False, None  # what was judged so far is about another axis
             return answer, [ChangeRun(run_uid=self.spec.run_uid, axis=self.override.axis)]
+        if self.override.region != before.region:
+            self.stopping, self.enough = False, None  # ... of another part of the slices
+            return answer, [ChangeRun(run_uid=self.spec.run_uid, region=self.override.region)]
         if self.stopping and self.override.against_stop(taken):
             self.stopping = False  # it was to end at the next checkpoint
             self._note_no_stop(wall)
@@ -337,6 +343,7 @@ class RunState:
             return []
         if exited.role == "controller":
             self.problems.append(f"the scan can not end by quality any more: {why}")
+            self.unjudged = True
             return []
         self.problems.append(f"reconstruction job lost {self.reached}, {self.used} of them used: {why}")
         self._change(Change.JOB_LOST)

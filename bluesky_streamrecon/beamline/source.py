@@ -30,7 +30,6 @@ from bluesky_streamrecon.wire import (
     Judged,
     OperatorEndpoint,
     Order,
-    OrderAction,
     RunStatus,
 )
 from bluesky_streamrecon.wire.cuts import cut_volume
@@ -44,7 +43,6 @@ LOOK_SECONDS = 5.0
 """Longest wait for cuts."""
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-PLACE = "live view"
 CLOSED = "no run is open"
 VIEWER = "watch-"
 OF_THE_END = ("state", "ended", "volume", "result", "verdict", "checks")
@@ -79,6 +77,11 @@ class Snapshot:
     status: RunStatus = NOTHING
     judged: tuple[Judged, ...] = ()
     first: tuple[int, float] = (0, 0.0)
+
+    @property
+    def counted(self) -> tuple[Judged, ...]:
+        """Verdicts about the part of the slices that counts by now."""
+        return tuple(each for each in self.judged if each.region == self.status.region)
 
     @property
     def seconds_left(self) -> float | None:
@@ -118,7 +121,7 @@ class Viewed(Protocol):
         """Call `listener` after each change, until the returned function is called."""
         ...
 
-    def order(self, action: OrderAction, *, run_uid: str | None, reason: str, count: int, axis: float | None) -> Answer:
+    def order(self, order: Order, *, run_uid: str | None) -> Answer:
         """Overrule the run."""
         ...
 
@@ -182,25 +185,15 @@ class Source:
 
         return end
 
-    def order(
-        self,
-        action: OrderAction,
-        *,
-        run_uid: str | None,
-        reason: str = "",
-        count: int = 0,
-        axis: float | None = None,
-        who: str | None = None,
-        place: str = PLACE,
-    ) -> Answer:
-        """Overrule the run, as the source's own user by default.
+    def order(self, order: Order, *, run_uid: str | None) -> Answer:
+        """Overrule the run, as the source's own user if the order names nobody.
 
         Raises
         ------
         JobError, SteeringError
             If there is no job, or it can not be done.
         """
-        order = Order(action=action, who=who or self._who, place=place, reason=reason, count=count, axis=axis)
+        order = msgspec.structs.replace(order, who=order.who or self._who)
         return self._connected().ask(Ask(order=order, run_uid=run_uid), timeout=ANSWER_SECONDS)
 
     def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:

@@ -35,7 +35,8 @@ class Decision:
         Newest image that was known, and the projections in it; of an order, projections taken.
     verdict : str
         ``"continue"``, ``"enough"`` or ``"invalid"`` of the controller; ``"finish"``, ``"hold"``, ``"release"``,
-        ``"extend"`` or ``"axis"`` of a person; ``"would stop"`` where a person's order kept the run from being ended.
+        ``"extend"``, ``"axis"`` or ``"region"`` of a person; ``"would stop"`` where a person's order kept the run from
+        being ended.
     score : float or None
         The newest.
     policy : str

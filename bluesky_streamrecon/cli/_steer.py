@@ -138,6 +138,26 @@ def axis(
     _order(operator, "axis", run, who, json, reason=reason, axis=column)
 
 
+@operator_command
+def region(
+    operator: Operator,
+    corners: Annotated[
+        list[int] | None, typer.Argument(metavar="[LEFT TOP RIGHT BOTTOM]", help="Pixels of the slice; the whole view.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    run: Run = None,
+    who: Who = None,
+    json: Json = False,
+) -> None:
+    """Let only a part of the slices count, or all again: scores and predictions begin anew.
+
+    Example: `streamrecon steer region 200 150 500 450 --reason "the crack"`
+    """
+    if corners and len(corners) != 4:
+        raise typer.BadParameter(f"got {len(corners)} numbers, expected LEFT TOP RIGHT BOTTOM, or none")
+    _order(operator, "region", run, who, json, reason=reason, region=tuple(corners) if corners else None)
+
+
 @contextmanager
 def connect_operator(
     address: str | None, job_id: str | None, key: Path | None, server_key: Path | None

@@ -28,7 +28,7 @@ from bluesky_streamrecon.quality.patches import patches_that_differ
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.trials import region_slices, view_width
 from bluesky_streamrecon.reduction import Reduction, binned
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
@@ -41,7 +41,6 @@ __all__ = ["Recorded", "plain_block", "recorded_file", "recorded_run", "replay"]
 
 logger = logging.getLogger(__name__)
 
-Region = tuple[int, int, int, int]
 BLOCK = "streamrecon"
 VERDICT = ("projections", "verdict", "score", "metrics", "text")
 MOST_ROWS = 3

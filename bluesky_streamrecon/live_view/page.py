@@ -70,7 +70,7 @@ def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
         "expected": expected_stop(snapshot),
         "checks": checks(snapshot),
         "to_do": to_do(status),
-        "curves": draw_curves(status, snapshot.judged),
+        "curves": draw_curves(status, snapshot.counted),
         "lines": _lines(snapshot),
         "taken": status.taken,
         "total": status.total,
@@ -219,7 +219,7 @@ def _when(snapshot: Snapshot, projection: int) -> str:
 def checks(snapshot: Snapshot) -> list[Check]:
     """Return the checks of the data, and the lag; before there are any, that they are not made yet."""
     status = snapshot.status
-    if status.run_uid is None or status.state == "stored":
+    if status.run_uid is None or (status.state == "stored" and not status.checks):
         return []
     number = "not checked" if snapshot.link else "not yet"
     unchecked = [Check(name=name, state="open", number=number, text="not checked yet") for name in CHECKS]

@@ -20,7 +20,7 @@ from bluesky_streamrecon.beamline.slices import grey_range, preview_slices
 from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.wire import Cuts
-from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction
 
 __all__ = ["PvServer"]
 
@@ -156,7 +156,7 @@ class PvServer:
             raise ConfigError(f"{name}: got {value}, expected a detector column")
         run = self._source.snapshot.status.run_uid
         who = f"{account or 'somebody'}@{address}"
-        return self._source.order(action, run_uid=run, who=who, place=PLACE, **given).text
+        return self._source.order(Order(action=action, who=who, place=PLACE, **given), run_uid=run).text
 
     def answer(self, text: str) -> None:
         """Show what became of the last order."""

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,12 +29,15 @@ from bluesky_streamrecon.beamline.source import Viewed
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
 from bluesky_streamrecon.live_view.page import MEASURED, change, draw_measured, render
+from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.wire import Cut
 from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
-from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, OrderAction
+from bluesky_streamrecon.wire.fields import Text
+from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction
 
 __all__ = ["ViewServer"]
 
+PLACE: Final = "live view"
 LARGEST_ORDER: Final = 16_384
 MOST_PAGES: Final = 64
 KEEP_ALIVE_SECONDS: Final = 10.0
@@ -44,11 +47,12 @@ TOKEN_HEADER: Final = "X-Streamrecon-Token"  # noqa: S105 - the header's name
 
 
 class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    action: str
+    action: OrderAction
     run: str | None = None
-    reason: str = ""
-    count: int = 0
+    reason: Text = ""
+    count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
     axis: float | None = None
+    region: Region | None = None
 
 
 class _CutsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,20 +162,13 @@ class ViewServer:
         if body is None:
             return JSONResponse({"ok": False, "text": "the order is too long"}, status_code=413)
         try:
-            order = msgspec.json.decode(body, type=_OrderBody)
+            wanted = msgspec.structs.asdict(msgspec.json.decode(body, type=_OrderBody))
         except msgspec.MsgspecError as error:
             return JSONResponse({"ok": False, "text": str(error)}, status_code=400)
-        if order.action not in get_args(OrderAction) or not 0 <= order.count <= MOST_EXTRA:
-            return JSONResponse({"ok": False, "text": f"no such order: {order.action} {order.count}"}, status_code=400)
+        run = wanted.pop("run")
         try:
-            answer = await asyncio.to_thread(
-                self._source.order,
-                order.action,  # type: ignore[arg-type]
-                run_uid=order.run,
-                reason=order.reason[:4096],
-                count=order.count,
-                axis=order.axis,
-            )
+            order = Order(who="", place=PLACE, **wanted)
+            answer = await asyncio.to_thread(self._source.order, order, run_uid=run)
         except StreamReconError as error:
             return JSONResponse({"ok": False, "text": str(error)}, status_code=409)
         return JSONResponse({"ok": True, "text": answer.text})

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import mapped
 from bluesky_streamrecon.live_view.images import Images, Kept
 from bluesky_streamrecon.run_record import how_it_ended
+from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.storage import (
     find_reconstruction,
     finished_images,
@@ -29,7 +31,7 @@ from bluesky_streamrecon.storage import (
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run
-from bluesky_streamrecon.wire import Answer, Cut, Cuts, Judged, RunStatus
+from bluesky_streamrecon.wire import Answer, Check, Cut, Cuts, Judged, Order, RunStatus
 
 __all__ = ["StoredRun", "open_stored_run"]
 
@@ -118,6 +120,9 @@ def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finish
         score=newest.score if newest else None,
         tolerance=steering.get("tolerance") if "predicted-gain" in rule else None,
         axis=about.get("axis"),
+        region=_region(about.get("region", steering.get("region"))),
+        region_by=msgspec.convert(about.get("region_by"), Order | None),
+        checks=tuple(Check(**check) for check in about.get("checks", ())),
         **described(carried(start)),
         pixel_size=None if pixel is None else pixel * about.get("recon", {}).get("bin", 1),
         ended=how_it_ended(stop.get("exit_status"), stop.get("reason")),
@@ -138,12 +143,21 @@ def _judged(scores: Mapping[str, NDArray[Any]]) -> tuple[Judged, ...]:
         Judged(
             image_number=int(row["image_number"]),
             projections=int(row["projections"]),
-            **{name: number(row, name) for name in ("score", "gain", "gain_low", "gain_high")},
+            score=number(row, "score"),
+            gain=number(row, "gain"),
+            gain_low=number(row, "gain_low"),
+            gain_high=number(row, "gain_high"),
             gain_at=None if (at := number(row, "gain_at")) is None else int(at),
             verdict=str(row["verdict"]),
+            region=_region(str(row.get("region", "")).split()),
         )
         for row in rows
     )
+
+
+def _region(corners: Sequence[Any] | None) -> Region | None:
+    """Return a region as it was stored; nothing stands for the whole view."""
+    return tuple(map(int, corners)) if corners else None  # type: ignore[return-value]
 
 
 def _stored(run: RunStreams, uid: str) -> dict[str, NDArray[np.float32]]:

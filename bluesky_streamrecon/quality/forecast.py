@@ -24,6 +24,7 @@ from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
+from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.wire import Check
 
 __all__ = ["Forecast", "Forecaster", "fewest_views", "why_none"]
@@ -98,8 +99,8 @@ class Forecaster:
         Metrics that are wanted.
     fewest : int
         Projections below which data are only checked; may be set anew.
-    region : tuple of int, optional
-        Part of the images that is looked at, as for `TrialReconstruction`.
+    region : Region, optional
+        Part of the images that is looked at, as for `TrialReconstruction`; may be set anew.
     background : bool, optional
         Make each forecast in a thread. After the first one, which usually only checks data, the thread compiles what
         the next ones need.
@@ -112,14 +113,14 @@ class Forecaster:
         gain: bool,
         metrics: Sequence[TrialMetric] = (),
         fewest: int,
-        region: tuple[int, int, int, int] | None = None,
+        region: Region | None = None,
         background: bool = False,
     ) -> None:
         self._reconstructor = reconstructor
         self._gain = gain
         self._metrics = tuple(metrics)
         self.fewest = fewest
-        self._region = region
+        self.region = region
         self._background = background
         self._warm = False
         self._before: TrialReconstruction | None = None
@@ -171,7 +172,7 @@ class Forecaster:
             return Forecast(lines.projections, why_not="this controller has nothing to reconstruct with")
         if lines.projections < self.fewest:
             return Forecast(lines.projections)
-        study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before, self._region)
+        study = TrialReconstruction(lines, structured_rows(lines), self._reconstructor, self._before, self.region)
         gain, why_not = _predicted(study) if self._gain else (None, "")
         found = [measured(metric.name, partial(metric.measure, study)) for metric in self._metrics]
         self._before = study if self._metrics else None

@@ -112,6 +112,10 @@ class ImageHistory:
                 )
         return ImageHistory((*self.images, image))
 
+    def part(self, of_each: tuple[slice, slice]) -> ImageHistory:
+        """Return a part of each image."""
+        return ImageHistory(tuple(replace(image, stack=image.stack[:, *of_each]) for image in self.images))
+
     def read_only(self) -> ImageHistory:
         """Return the same images as read-only views, since later images are compared with them."""
         return ImageHistory(tuple(replace(image, stack=_read_only(image.stack)) for image in self.images))

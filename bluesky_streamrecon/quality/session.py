@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.quality.asking import ask_policy
 from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
 from bluesky_streamrecon.quality.data_checks import FEWEST, too_early
@@ -41,12 +42,11 @@ from bluesky_streamrecon.quality.policy import (
     Policy,
     ScoredImage,
     Verdict,
-    at_budget,
     get_policy,
     measured_by,
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
-from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, Region, region_in_words
 from bluesky_streamrecon.wire import ChangeRun, Check, OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
@@ -136,12 +136,13 @@ class SteeringSession:
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
-        self._side, self._outside = 0, ""  # of the images, pixels, and why the region is not in them
+        self._side = 0  # of the images, pixels
+        self._counts_since: int | None = None  # projections from which on the region counts, if it was changed
         self._ranks = RankReports(math.prod(run.detector_shape))
         self._checks: tuple[Check, ...] = ()  # the newest, until they are reported
         self._axis: float | None = None
         self._axis_since = 0  # number of the first image about this axis
-        self._forecast_axis: float | None = None  # of the forecast that was begun last
+        self._forecast_of: tuple[float | None, Region | None] = None, None  # axis and region of the one begun last
         self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit = memory_limit
@@ -172,6 +173,8 @@ class SteeringSession:
             self._lengthen(change.planned)
         if change.allowed is not None:
             self._lines.allowed = change.allowed
+        if not isinstance(change.region, msgspec.UnsetType):
+            self._judge_in(change.region)
 
     def _lengthen(self, planned: int) -> None:
         """Take over a longer plan: predictions for the shorter one are not used any more."""
@@ -180,6 +183,14 @@ class SteeringSession:
         self._forecaster.fewest = fewest_views(planned, self.run.steering.minimum_projections)
         self._step = _forecast_step(planned)
         self._next_forecast = FEWEST
+
+    def _judge_in(self, region: Region | None) -> None:
+        """Let another part of the slices count: scores and predictions begin anew."""
+        steering = msgspec.structs.replace(self.run.steering, region=region)
+        self.run = msgspec.structs.replace(self.run, steering=steering)
+        self._forecaster.region = region
+        self._counts_since = max(self._lines.projections, self._newest.projections if self._newest else 0)
+        self._begin_anew()
 
     def accept(self, preview: Preview) -> None:
         """Take one rank's slices of one image, and the line integrals that came with them.
@@ -231,7 +242,8 @@ class SteeringSession:
         verdict, values = self._verdict(image)
         self._trim()
         enough = verdict.verdict == "enough"
-        reason = verdict.text[:LONGEST_TEXT].encode("utf-8", "replace").decode()
+        counted = "" if verdict.verdict == "invalid" else self._counted()
+        reason = (verdict.text[:LONGEST_TEXT] + counted).encode("utf-8", "replace").decode()
         text = f"advisory: {reason}" if enough and self.run.steering.advisory else reason
         if self._left_out:
             text += f" ({self._left_out} images before it were not judged: the controller is behind)"
@@ -243,6 +255,8 @@ class SteeringSession:
             score=_finite(verdict.score),
             metrics={name: _finite(value) for name, value in values.items()},
             axis=self._axis if image.image_number >= self._axis_since else None,
+            region=self.run.steering.region,
+            size=self._side,
             verdict=verdict.verdict,
             policy=self.run.steering.rule,
             text=text,
@@ -251,6 +265,14 @@ class SteeringSession:
         self._checks = ()
         self._met = self._met or enough
         return score
+
+    def _counted(self) -> str:
+        """Return what part of the slices was judged, in words; nothing where that has always been the whole view."""
+        region, since = self.run.steering.region, self._counts_since
+        if since is None:
+            return "" if region is None else f"; judged by {region_in_words(region)} alone"
+        where = f"{region_in_words(region)} again" if region is None else f"{region_in_words(region)} alone"
+        return f"; judged by {where} since {since} projections: what was predicted before does not count"
 
     def last_score(self) -> Score | None:
         """Judge the newest image once more after `close`, by all data; None where that changes nothing.
@@ -285,25 +307,40 @@ class SteeringSession:
             self._next_forecast = lines.projections + self._step
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
-            self._forecast_axis = lines.axis
+            self._forecast_of = lines.axis, self.run.steering.region
             self._forecaster.begin(lines, self._ranks)
             self._take_forecasts()
 
     def _take_forecasts(self) -> None:
         made = self._forecaster.take()
         self._checks = made[-1].checks if made else self._checks
-        self._forecasts += made if self._forecast_axis == self._axis else []
+        self._forecasts += made if self._forecast_of == (self._axis, self.run.steering.region) else []
         if any(each.gain is not None and each.gain.upper < NEAR * self.run.steering.tolerance for each in made):
             self._next_forecast = min(self._next_forecast, made[-1].projections + math.ceil(self._step / 2))
 
     def _forget_predictions(self, axis: float | None, image_number: int) -> None:
         """Begin anew with predictions and checks: those so far were about another rotation axis."""
         if self._axis is not None:
-            self._forecasts, self._met = [], False
-            self._next_forecast, self._checked = FEWEST, (0, None)
+            self._begin_anew()
         if axis is not None:
             self._lines.turn_about(axis)
         self._axis, self._axis_since = axis, image_number
+
+    def _begin_anew(self) -> None:
+        """Forget all predictions and checks, and what images before were measured as."""
+        self._forecasts, self._scored, self._met = [], [], False
+        self._next_forecast, self._checked = FEWEST, (0, None)
+
+    @property
+    def _region(self) -> tuple[tuple[slice, slice] | None, str]:
+        """Part of the images that counts (None: all of it), and why there is no such part."""
+        region = self.run.steering.region
+        if region is None or not self._side:
+            return None, ""
+        try:
+            return region_slices(region, self._side), ""
+        except DataError as error:
+            return None, str(error)
 
     def _fault(self, *, now: bool) -> str | None:
         """Return why the job reports its images as wrong, or why the data are no scan of one still sample.
@@ -314,7 +351,7 @@ class SteeringSession:
             Check all data, since the run is about to be ended, as when it is closed; else take the newest forecast's
             result.
         """
-        if doubt := self._ranks.doubt or self._outside:
+        if doubt := self._ranks.doubt or self._region[1]:
             return doubt
         if not (now or self._closed):
             return self._forecasts[-1].fault if self._forecasts else None
@@ -337,12 +374,7 @@ class SteeringSession:
             # About another axis the view, and so the image, may have another width: the two can not be compared.
             self._history = ImageHistory()
             self._waiting.clear()
-        self._side, self._outside = stack.shape[1], ""
-        if region := self.run.steering.region:
-            try:
-                image = replace(image, stack=np.ascontiguousarray(stack[:, *region_slices(region, self._side)]))
-            except DataError as error:
-                self._outside = str(error)
+        self._side = stack.shape[1]
         self._history = self._history.appended(image)
         self._waiting.append(image)
         self._trim()
@@ -373,7 +405,7 @@ class SteeringSession:
         )
         score = values.get("ms-ssim")
         fault = self._fault(now=False) or problem
-        verdict = self._by_policy(evidence) if not fault else None
+        verdict = ask_policy(self._policy, evidence) if not fault else None
         values |= {} if verdict is None else verdict.metrics
         if verdict is not None and verdict.verdict == "enough":
             fault = self._fault(now=True) or ""
@@ -388,9 +420,10 @@ class SteeringSession:
 
     def _values(self, image: PreviewImage) -> tuple[dict[str, float | None], str]:
         """Return all metrics of an image and, if it can not be judged, why; nothing is measured on it then."""
-        history = self._history.upto(image.image_number)
+        history, (region, _) = self._history.upto(image.image_number), self._region
+        history = history if region is None else history.part(region)
         values: dict[str, float | None] = dict.fromkeys(self._wanted)
-        problem = nothing_to_see(image)
+        problem = nothing_to_see(history.newest)
         for metric in self._metrics:
             if problem:
                 values = dict.fromkeys(values)
@@ -404,28 +437,6 @@ class SteeringSession:
         if self._changes is not None:
             values |= self._changes.metrics()
         return values, problem
-
-    def _by_policy(self, evidence: Evidence) -> Verdict:
-        """Ask the policy for its verdict; an error of whatever kind in it ends neither scan nor controller."""
-        try:
-            verdict = self._policy.judge(evidence)
-            if verdict.verdict not in ("continue", "enough"):
-                raise DataError(f"got verdict {verdict.verdict!r}, expected 'continue' or 'enough'")
-            if not isinstance(verdict.text, str):
-                raise DataError(f"got text {verdict.text!r} with verdict {verdict.verdict!r}, expected a string")
-            if verdict.score is not None and not math.isfinite(verdict.score):
-                raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
-            if not all(isinstance(value, float) for value in dict(verdict.metrics).values()):
-                raise DataError(f"got metrics {verdict.metrics!r:.100}, expected floats by name")
-            budget = at_budget(self._policy, evidence)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            rule = self.run.steering.rule
-            logger.exception("policy %r failed on image %d", rule, evidence.newest.image_number)
-            text = f"policy {rule!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
-            return Verdict("continue", None, text)
-        return verdict if verdict.verdict == "enough" else replace(verdict, text=verdict.text + budget)
 
 
 def _forecast_step(planned: int) -> int:

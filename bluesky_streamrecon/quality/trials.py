@@ -20,6 +20,7 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import image_size
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
+from bluesky_streamrecon.settings import Region
 
 __all__ = [
     "Reconstructor",
@@ -101,8 +102,8 @@ class TrialReconstruction:
         The recipe.
     before : TrialReconstruction, optional
         An earlier trial of the same scan and rows.
-    region : tuple of int, optional
-        Left, top, right and bottom of the part of the images that is looked at, pixels of the image of the run.
+    region : Region, optional
+        Part of the images that is looked at, pixels of the image of the run.
 
     Raises
     ------
@@ -116,7 +117,7 @@ class TrialReconstruction:
         rows: Sequence[int],
         reconstructor: Reconstructor,
         before: TrialReconstruction | None = None,
-        region: tuple[int, int, int, int] | None = None,
+        region: Region | None = None,
     ) -> None:
         kept = np.isfinite(lines.values).all(axis=(1, 2))
         self.lines = lines
@@ -225,8 +226,8 @@ class TrialReconstruction:
         return self._prepared(lines.values[new]), self._projected(images, angles)
 
 
-def region_slices(region: tuple[int, int, int, int], size: int, binning: int = 1) -> tuple[slice, slice]:
-    """Return the part of an image that is a region (left, top, right, bottom).
+def region_slices(region: Region, size: int, binning: int = 1) -> tuple[slice, slice]:
+    """Return the part of an image that is a region.
 
     Raises
     ------

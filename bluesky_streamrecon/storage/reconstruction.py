@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import DATASET, VOLUME
-from bluesky_streamrecon.run_record import RunRecord
+from bluesky_streamrecon.run_record import RunRecord, newest_checks
 from bluesky_streamrecon.storage.stored_run import Document, FramesInFile, StoredRun, StoredStream, run_documents
 
 __all__ = ["ScoreRow", "compose_reconstruction", "reconstruction_documents"]
@@ -130,6 +130,7 @@ def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
     scores = [
         {name: getattr(verdict, name) for name in _VERDICT_COLUMNS}
         | {name: verdict.metrics.get(name) for name in metrics}
+        | {"region": " ".join(map(str, verdict.region or ()))}
         for verdict in record.verdicts
     ]
     ledgers = {str(rank): msgspec.to_builtins(ledger) for rank, ledger in record.ledger.items()}
@@ -150,6 +151,9 @@ def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
                 "planned": record.spec.planned,
                 "used": record.used,
                 "axis": record.axis,
+                "region": None if record.region is None else list(record.region),
+                "region_by": msgspec.to_builtins(record.region_by),
+                "checks": [msgspec.structs.asdict(check) for check in newest_checks(record.verdicts)],
                 "ledger": ledgers,
                 "raw_exit_status": record.exit_status,
             }

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from bluesky_streamrecon.settings import Region, region_in_words
 from bluesky_streamrecon.wire.fields import Count, Finite, Name, Number, PreviewRows, Shape2, Text, Uid
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "RunStatus",
 ]
 
-OrderAction = Literal["finish", "hold", "release", "extend", "axis"]
+OrderAction = Literal["finish", "hold", "release", "extend", "axis", "region"]
 
 MOST_JUDGED: Final = 256
 """Verdicts in one answer."""
@@ -40,7 +41,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    action : {"finish", "hold", "release", "extend", "axis"}
+    action : {"finish", "hold", "release", "extend", "axis", "region"}
         What is wanted.
     who, place : str
         Who wants it, and from where: ``"prompt"``, ``"command line"``, ``"live view"`` or ``"PV"``.
@@ -52,6 +53,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Projections to be added.
     axis : float or None
         Detector column about which images are to be made anew.
+    region : tuple of int or None
+        Part of the slices that is to count from now on; None: all of it.
     projections : int
         How many had been taken then.
     uid : str
@@ -65,6 +68,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     reason: Text = ""
     count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
     axis: float | None = None
+    region: Region | None = None
     projections: Count = 0
     uid: Annotated[str, Meta(max_length=128)] = ""
 
@@ -125,7 +129,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One image's verdict in numbers: score, and the predicted gain with its band (None: not known).
 
     `gain_at` projections is what the prediction was made from; it may be older than the image. `value` is what a policy
-    has measured in the image, and `value_low` and `value_high` how it will come out in the end.
+    has measured in the image, and `value_low` and `value_high` how it will come out in the end. All are of `region`.
     """
 
     image_number: Count
@@ -139,6 +143,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     value: float | None = None
     value_low: float | None = None
     value_high: float | None = None
+    region: Region | None = None
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +191,10 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         No automatic stop before so many projections.
     allowed : int or None
         Projections that the budget allows; None: there is none, or that is not known yet.
+    region : tuple of int or None
+        Part of the slices that score and predictions count in; None: all of it.
+    region_by : Order or None
+        Who has set it; None: nobody since the run began.
     axis : float or None
         Detector column of the rotation axis.
     pixel_size : float or None
@@ -239,6 +248,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     finish: Order | None = None
     least: Count = 0
     allowed: Count | None = None
+    region: Region | None = None
+    region_by: Order | None = None
     axis: float | None = None
     pixel_size: float | None = None
     detector_shape: Shape2 = (1, 1)
@@ -267,8 +278,13 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         """Who holds the run, since when and why; nothing if nobody does."""
         if self.held is None:
             return ""
-        why = f": {self.held.reason}" if self.held.reason else ""
-        return f"by {self.held.who} since {_time_of_day(self.held.time)}{why}"
+        return _by_whom(self.held)
+
+    @property
+    def region_text(self) -> str:
+        """What part of the slices counts, and who has said so, when and why."""
+        by = "" if self.region_by is None else f", {_by_whom(self.region_by)}"
+        return region_in_words(self.region) + by
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return what there is to show, as pairs of a heading and words."""
@@ -293,6 +309,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             shown.append(("extended", f"no automatic stop before {self.least} projections"))
         if self.finish is not None:
             shown.append(("finishing", f"asked for by {self.finish.who}: {self.finish.reason}"))
+        if self.region is not None or self.region_by is not None:
+            shown.append(("counts", self.region_text))
         if self.axis is not None:
             shown.append(("axis", f"detector column {self.axis:.2f}"))
         shown.append(("job", f"{self.state}, {self.ranks} ranks"))
@@ -333,5 +351,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
     judged: Annotated[tuple[Judged, ...], Meta(max_length=MOST_JUDGED)] = ()
 
 
-def _time_of_day(seconds: float) -> str:
-    return clock.strftime("%H:%M:%S", clock.localtime(seconds))
+def _by_whom(order: Order) -> str:
+    since = clock.strftime("%H:%M:%S", clock.localtime(order.time))
+    return f"by {order.who} since {since}" + (f": {order.reason}" if order.reason else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from bluesky_streamrecon.beamline.operator_status import as_judged, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import DetachStream
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
-from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import (
     Acked,
@@ -161,6 +162,74 @@ def test_axis_that_is_corrected_goes_to_the_ranks_with_who_and_why_and_revokes_a
     take(run, msgspec.structs.replace(score(5, "enough"), axis=4.25))
     assert run.finalize_requested
     assert [each.axis for each in run.record({}, 2, 5.0).orders] == [4.25]
+
+
+def test_region_that_is_set_goes_to_the_controller_with_who_and_why_and_revokes_a_stop_by_another(run):
+    take(run, score(3, "enough"))
+    assert run.finalize_requested
+    region = (0, 0, 40, 36)
+    run.spec = msgspec.structs.replace(run.spec, recon=ReconSettings(size=48))
+    answer, effects = order(run, "region", region=region, reason="the crack")
+    assert (effects, run.finalize_requested) == ([ChangeRun(run_uid=UID, region=region)], False)
+    assert answer == "x 0 to 39, y 0 to 35 counts, and scores begin anew"
+    decision = run.decisions[-1]
+    assert (decision.verdict, decision.who, decision.text) == ("region", "anna", f"the crack: {answer}")
+    take(run, score(4, "enough"))  # judged before the controller heard of it
+    assert not run.finalize_requested
+    assert order(run, "region", region=region) == ("x 0 to 39, y 0 to 35 counts already", [])
+    status = run_status(run, {}, state="running", problem="", ranks=2)
+    assert (status.region, status.region_by.who) == (region, "anna")
+    assert re.fullmatch(r"x 0 to 39, y 0 to 35, by anna since [\d:]{8}: the crack", dict(status.lines())["counts"])
+    answer, effects = order(run, "region", region=None)
+    assert (answer, effects) == (
+        "the whole view counts, and scores begin anew",
+        [ChangeRun(run_uid=UID, region=None)],
+    )
+    order(run, "region", region=region, reason="after all")
+    take(run, msgspec.structs.replace(score(5, "enough"), region=region))
+    assert run.finalize_requested
+    record = run.record({}, 2, 5.0)
+    assert (record.region, record.region_by.reason) == (region, "after all")
+    assert [each.region for each in record.orders] == [region, None, region]
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [
+        ((0, 0, 31, 40), "at least 32 of them in both directions"),
+        ((-1, 0, 40, 40), "from 0 on"),
+        ((40, 40, 8, 8), "from 0 on"),
+        ((20, 20, 60, 56), r"got \(20, 20, 60, 56\), expected a part of slices of 56 x 56 pixels"),
+    ],
+)
+def test_region_that_can_not_count_is_refused(run, region, said):
+    take(run, msgspec.structs.replace(score(3), size=56))
+    with pytest.raises(SteeringError, match=said):
+        order(run, "region", region=region)
+    assert (len(run.decisions), run.override.orders) == (1, ())
+
+
+def test_region_of_a_run_that_nobody_judges_is_refused_with_the_reason(run):
+    take(run, ProcessExit("controller", 1, Path("/nowhere/control.log"), ""))
+    take(run, RestartFailed(ProcessExit("controller", 1, Path("/nowhere/control.log"), ""), "no more cores"))
+    with pytest.raises(SteeringError, match=r"region: this run is not judged, so none can count: .*no more cores"):
+        order(run, "region", region=(0, 0, 40, 40))
+
+
+@given(st.tuples(*[st.integers(-5, 60)] * 4), st.integers(0, 60))
+def test_region_counts_if_and_only_if_it_could_be_given_at_the_start_and_lies_within_the_slices(region, size):
+    run = made()
+    take(run, msgspec.structs.replace(score(3), size=size or 20))
+    try:
+        SteeringSettings(region=region)
+        good = max(region) <= (size or 20)
+    except ConfigError:
+        good = False
+    if good:
+        assert order(run, "region", region=region)[1] == [ChangeRun(run_uid=UID, region=region)]
+    else:
+        with pytest.raises(SteeringError, match="region: got"):
+            order(run, "region", region=region)
 
 
 @pytest.mark.parametrize("axis", [None, math.nan, math.inf, -8.1, 16.1])

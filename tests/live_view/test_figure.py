@@ -132,3 +132,19 @@ def test_job_without_display_and_notebook_says_where_to_look(beamline, monkeypat
     monkeypatch.delenv("DISPLAY", raising=False)
     with pytest.raises(ConfigError, match="streamrecon view"):
         show_job(SimpleJob(beamline))
+
+
+def test_figure_frames_the_region_that_counts_and_draws_what_was_judged_in_it(live, beamline, source):
+    figure, wait = live
+    beamline.judged = tuple(
+        Judged(image_number=n, projections=n, score=n / 4, region=(2, 3, 9, 8) if n > 1 else None) for n in (1, 2, 3)
+    )
+    beamline.status = msgspec.structs.replace(beamline.status, region=(2, 3, 9, 8))
+    figure.start({"uid": "run-1", "scan_id": 7})
+    beamline.show(1)
+    wait(1)
+    await_verdicts(source)
+    figure.stop({"exit_status": "success"})
+    picture, score, _ = figure.figure.axes
+    assert [frame.get_bbox().extents.tolist() for frame in picture.patches] == [[2, 3, 9, 8]]
+    assert list(score.lines[0].get_xdata()) == [2, 3]

@@ -16,9 +16,10 @@ from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import Verdict, ms_ssim, policy
 from bluesky_streamrecon.quality.forecast import Forecast
+from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import OpenRun, Preview, Score
+from bluesky_streamrecon.wire import ChangeRun, OpenRun, Preview, Score
 
 
 def judge_all(session):
@@ -54,6 +55,51 @@ def test_score_of_a_region_is_that_of_images_cropped_to_it(open_run, preview, im
     scores = [score.score for score in judge_all(inside)]
     assert scores == [score.score for score in judge_all(cropped)]
     assert None not in scores[4:]
+
+
+SIDE, REGION = 44, (6, 4, 40, 38)  # of the images
+
+
+def test_region_that_is_set_meanwhile_counts_from_the_next_image_on_and_is_taken_back(open_run, preview, image):
+    session, inside, whole = (SteeringSession(open_run(compare_to=4, **told)) for told in ({}, {"region": REGION}, {}))
+    scores = []
+    for number in range(1, 16):
+        if number in (6, 11):
+            session.change(ChangeRun(run_uid="run-1", region=REGION if number == 6 else None))
+        pixels = image(number, noise=9.0)
+        pixels[:, :, 41:] += number
+        for each in (session, inside, whole):
+            each.accept(preview(number, pixels=pixels))
+        scores.append([score for each in (session, inside, whole) for score in judge_all(each)])
+    for number, (found, of_region, of_whole) in enumerate(scores, 1):
+        expected = of_region if 6 <= number < 11 else of_whole
+        assert (found.score, found.region, found.size) == (expected.score, expected.region, SIDE)
+    assert scores[4][0].text == scores[4][2].text
+    before = "what was predicted before does not count"
+    assert scores[5][0].text.endswith(f"; judged by x 6 to 39, y 4 to 37 alone since 5 projections: {before}")
+    assert scores[5][1].text.endswith("; judged by x 6 to 39, y 4 to 37 alone")
+    assert scores[10][0].text.endswith(f"; judged by the whole view again since 10 projections: {before}")
+
+
+def test_images_in_a_row_are_counted_anew_when_another_region_counts(open_run, preview, image):
+    session = SteeringSession(open_run(compare_to=1, threshold=0.5, patience=3))
+    verdicts = []
+    for number in range(1, 7):
+        if number == 4:
+            session.change(ChangeRun(run_uid="run-1", region=REGION))
+        session.accept(preview(number, pixels=image(number, noise=0.1)))
+        verdicts += [score.verdict for score in judge_all(session)]
+    assert verdicts == ["continue"] * 5 + ["enough"]
+
+
+def test_prediction_of_another_region_does_not_count_even_if_it_was_being_made(open_run, preview, image):
+    session = SteeringSession(open_run(policy="predicted-gain"))
+    made = [Forecast(60, gain=Gain(0.0, 0.0, 0.0, 60, 180, 0.5, 0.0, 0.0, 0.0))]
+    session._forecaster.take = lambda: [made.pop()] if made else []
+    session.change(ChangeRun(run_uid="run-1", region=REGION))
+    session.accept(preview(60, pixels=image(60)))
+    (score,) = judge_all(session)
+    assert (score.verdict, "no prediction" in score.text) == ("continue", True)
 
 
 def test_region_outside_the_image_never_ends_a_scan_and_says_so(open_run, preview, image):

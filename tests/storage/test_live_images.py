@@ -17,8 +17,9 @@ from tiled_server import WATCHING, Server, Watcher
 
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.live_view import LiveImageWriter, Source, open_stored_run, tiled_images
+from bluesky_streamrecon.live_view.page import checks
 from bluesky_streamrecon.storage import open_storage, reconstruction_documents
-from bluesky_streamrecon.wire import Cut
+from bluesky_streamrecon.wire import Check, Cut, Order
 
 pytestmark = [*WATCHING, pytest.mark.timeout(240)]
 
@@ -155,7 +156,11 @@ def opened_later(beamline, storage, write, watcher):
     block = {"recon_uid": recon_uid, "projections": 12}
     scan = event_model.compose_run(uid=uid, metadata={"streamrecon": block, "plan_name": "scan"})
     scores = [{"image_number": n, "projections": 3 * n, "score": 0.5, "verdict": "continue"} for n in (1, 2)]
-    about = {"streamrecon": {"used": 9, "axis": 3.5, "steering": {"policy": "predicted-gain", "tolerance": 0.02}}}
+    scores = [{**row, "region": region} for row, region in zip(scores, ("", "0 0 40 33"), strict=True)]
+    told = {"used": 9, "axis": 3.5, "steering": {"policy": "predicted-gain", "tolerance": 0.02}}
+    check, anna = Check(name="beam", state="look", text="faint"), Order(action="region", who="anna", time=1.0)
+    told |= {"region": [0, 0, 40, 33], "region_by": msgspec.to_builtins(anna)}
+    about = {"streamrecon": told | {"checks": [msgspec.structs.asdict(check)]}}
     ended = scan.compose_stop(exit_status="success", reason="quality: good enough")
     stored = reconstruction_documents(recon_uid, uid, file, shape, volume=True, scores=scores, metadata=about)
     for name, document in [("start", scan.start_doc), ("stop", ended), *stored]:
@@ -173,6 +178,9 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
         (3, 0.5, None),
         (6, 0.5, None),
     ]
+    assert [each.projections for each in run.snapshot.counted] == [6]
+    assert status.region_text.startswith("x 0 to 39, y 0 to 32, by anna since ")
+    assert [(check.name, check.state, check.text) for check in checks(run.snapshot)] == [("beam", "look", "faint")]
     assert images.newest(run.snapshot) == "volume"
     names = [(1, "projection 1 of 12"), (2, "projection 2 of 12"), (-1, "last live image")]
     assert images.earlier(run.snapshot) == names
@@ -182,7 +190,7 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
         assert np.allclose(shown.values, values)
         assert shown.newest == [] if newest is None else np.allclose(shown.newest, newest)
     with pytest.raises(JobError, match="the run is over"):
-        run.order("finish")
+        run.order(Order(action="finish", who="anna"), run_uid=None)
     if CHROMIUM.args[0]:  # there is none
         return
     with live_view(opened_later[:9], "--uri", storage.uri) as url, in_chromium(url) as (page, shot):

@@ -57,6 +57,7 @@ UP = [
     m.Status(run_uid="run", rank=0, state="busy"),
     m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0}, axis=3.5),
     o.Ask(seq=2, order=o.Order(action="axis", who="anna", axis=3.5)),
+    o.Ask(seq=3, order=o.Order(action="region", who="anna", region=(0, 4, 40, 60))),
     m.RunDone(
         seq=2,
         run_uid="run",
@@ -74,6 +75,8 @@ DOWN = [
     m.ChangeRun(run_uid="run", seq=1, planned=20),
     m.ChangeRun(run_uid="run", seq=3, axis=511.5),
     m.ChangeRun(run_uid="run", seq=4, allowed=15),
+    m.ChangeRun(run_uid="run", seq=5, region=(0, 4, 40, 60)),
+    m.ChangeRun(run_uid="run", seq=6, region=None),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),

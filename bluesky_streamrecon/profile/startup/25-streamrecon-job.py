@@ -26,7 +26,8 @@ if os.environ.get("DISPLAY"):
     except Exception as error:  # noqa: BLE001 - whatever it is, scans can be taken
         print(f"NO FIGURE ({type(error).__name__}: {error})")
 
-# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20), set_axis(511.5).
-# What is seen: recon_job.show().
+# Controls, while a scan runs or is paused: status(), finish_now("why"), hold(), release(), extend(20), set_axis(511.5),
+# set_region((200, 150, 500, 450)). What is seen: recon_job.show().
 status, finish_now, extend = recon_job.status, recon_job.finish_now, recon_job.extend
-hold, release, set_axis = recon_job.hold, recon_job.release, recon_job.set_axis
+hold, release = recon_job.hold, recon_job.release
+set_axis, set_region = recon_job.set_axis, recon_job.set_region
