@@ -243,10 +243,11 @@ def devices_in_use(
     return devices, stage if beamline is None else beamline.stage, beamline, around
 
 
-def around_sample(beamline: Beamline | None) -> dict[str, Any]:
-    """Return shutter and sample table of a beamline, where it has them, by their names in plans."""
+def around_sample(beamline: Beamline | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given, and shutter and sample table of a beamline in place of what is None, by names in plans."""
     found = {"shutter": getattr(beamline, "shutter", None), "sample_table": getattr(beamline, "table", None)}
-    return {name: device for name, device in found.items() if device is not None}
+    found |= {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def monitor_of(beamline: Beamline | None) -> list[Any]:

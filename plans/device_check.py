@@ -92,7 +92,7 @@ def try_devices(
     devices, stage, beamline, around = devices_in_use(detectors, stage)
     yield from connected(getattr(beamline, "devices", ()))
     given = {"shutter": shutter, "sample_table": sample_table}
-    switches = around_sample(around) | {role: device for role, device in given.items() if device is not None}
+    switches = around_sample(around, given)
     found: list[CheckItem] = []
 
     def tried(role: str, device: Any, check: Generator[Any, Any, str]) -> MsgGenerator[None]:

@@ -71,10 +71,8 @@ def take_references_plan(
     devices += monitor_of(beamline)
     yield from connected(getattr(beamline, "devices", ()))
     given = {"shutter": shutter, "sample_table": sample_table, "take_flats": take_flats, "take_darks": take_darks}
-    chosen = around_sample(around) | {name: value for name, value in given.items() if value is not None}
-    frames = ReferenceFrames(
-        flats=flats, darks=darks, shutter_words=shutter_words, table_words=table_words, **chosen
-    ).resolved()
+    words: dict[str, Any] = {"shutter_words": shutter_words, "table_words": table_words}
+    frames = ReferenceFrames(flats=flats, darks=darks, **words, **around_sample(around, given)).resolved()
     frames = yield from frames.with_words()
     about = {
         "plan_name": "take_references_plan",

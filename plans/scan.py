@@ -142,10 +142,10 @@ def scan_of(
     yield from connected(getattr(beamline, "devices", ()))
     job = job if job is not None else current_job(beamline)
     of_frames = {each.name for each in fields(ReferenceFrames)}
-    given = {name: value for name, value in settings.items() if name in of_frames and value is not None}
+    given = {name: value for name, value in settings.items() if name in of_frames}
     recon, steering = image_settings(job.wanted_ranks, {k: v for k, v in settings.items() if k not in of_frames})
     devices += monitor_of(beamline) if recon.monitor is not None else []
-    frames = ReferenceFrames(**around_sample(around) | given).resolved(recon.pixel_values)
+    frames = ReferenceFrames(**around_sample(around, given)).resolved(recon.pixel_values)
     if job.local:
         check_names(recon, steering)
     if order is None:

@@ -183,6 +183,6 @@ def write_frames(dataset: h5py.Dataset, first: int, frames: Frames, name: str) -
         If a value does not fit the dataset's type.
     """
     at_once = max(1, BYTES_AT_ONCE // max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:])))
-    for begin in range(0, len(frames), at_once):
+    for begin in range(0, frames.shape[0], at_once):
         part = np.asarray(frames[begin : begin + at_once])
         dataset[first + begin : first + begin + len(part)] = exactly(part, dataset.dtype, f"frames of {name}")

@@ -19,7 +19,7 @@ import numpy as np
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.details import scan_details
-from bluesky_streamrecon.storage.dxfile import read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.dxfile import copy_frames, read_dxfile, write_dxfile
 from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.plain import plain
@@ -176,11 +176,7 @@ def export_run(
             below = group.create_group("reconstruction")
             _write_run(below, reconstruction, without=IMAGES)
             for name in finished_images(reconstruction, uid):
-                image = reconstruction[name][name]
-                stored = below.create_dataset(name, shape=image.shape, dtype=image.dtype, chunks=(1, *image.shape[1:]))
-                stored.attrs["units"] = "1/pixel"
-                for row in range(image.shape[0]):
-                    stored[row] = np.asarray(image[row])
+                copy_frames(below, name, reconstruction[name][name]).attrs["units"] = "1/pixel"
 
     write: Callable[..., None] = write_nxtomo if layout == "nxtomo" else write_dxfile
     write(path, scan, details=details, more=more if projections is None else None)

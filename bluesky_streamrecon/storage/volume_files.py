@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.storage.details import scan_details
-from bluesky_streamrecon.storage.dxfile import written_whole
+from bluesky_streamrecon.storage.dxfile import copy_frames, written_whole
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import IMAGES, find_raw_run, find_reconstruction, finished_images
 
@@ -263,11 +263,9 @@ def _write_dxfile(part: Path, volume: Any, pixel_um: float | None, name: str, ab
         file["implements"] = "exchange"
         group = file.create_group("exchange")
         group["title"], group["description"] = name, str(dict(about))
-        data = group.create_dataset("data", shape=tuple(volume.shape), dtype="<f4", chunks=(1, *volume.shape[1:]))
+        data = copy_frames(group, "data", volume)
         data.attrs["axes"], data.attrs["units"] = "z:y:x", "1/pixel"
         for axis, length in zip("zyx", volume.shape, strict=True):
             group[axis] = np.arange(length) * (pixel_um or 1.0)
             group[axis].attrs["units"] = "pixel" if pixel_um is None else "um"
-        for row in range(volume.shape[0]):
-            data[row] = np.asarray(volume[row], dtype=np.float32)
     return 1
