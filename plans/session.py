@@ -46,9 +46,9 @@ EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the sc
 
 @dataclass(frozen=True, kw_only=True)
 class Streaming:
-    """What `streaming_wrapper` is asked for, and what of it follows from the settings; its fields are explained there.
+    """What the runs of a plan are streamed with: the fields are arguments of `streaming_wrapper`, explained there.
 
-    Only `limits` may be None after all: a budget is then found from `steering`.
+    Without `limits`, a budget is found from `steering`.
     """
 
     job: ReconJob

@@ -76,10 +76,10 @@ def test_faded_beam_with_a_monitor_gives_the_image_of_the_full_beam(run_engine, 
 def test_projection_whose_reading_can_not_be_used_is_left_out_of_the_image_and_the_run_says_so(
     run_engine, in_use, kept_job, documents, of, monkeypatch
 ):
-    def reading(exposure):
+    def reading(camera, exposure):
         return 0.0 if exposure.kind is FrameKind.PROJECTION and exposure.index == 4 else 5.0
 
-    monkeypatch.setattr(detector, "_reading", reading)
+    monkeypatch.setattr(detector._Readings, "frame", reading)
     in_use(inline=True)
     assert run_engine(stream_tomo_plan(job=kept_job, monitor="monitor", **SCAN)).exit_status == "success"
     totals, (stop,) = kept_job.last_run.ledger_totals(), of(documents, "stop")
