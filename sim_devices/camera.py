@@ -210,15 +210,15 @@ class SimulatedCamera:
         self.axis = axis
         self.noise = noise or Noise()
         self.seed = seed
-        self._shape = (sample.rows, columns)
+        self.shape, self.dtype = (sample.rows, columns), np.dtype("<u2")
         rng = np.random.default_rng([seed, 0])
         self._stripes = 1 + self.noise.stripes * rng.standard_normal(columns)
-        self._gain = 1 + self.noise.gain * rng.standard_normal(self._shape)
-        self._offset = rng.normal(self.noise.dark, 0.1 * self.noise.dark, self._shape)
-        self.dead_pixels = rng.random(self._shape) < self.noise.dead
-        self.hot_pixels = (rng.random(self._shape) < self.noise.hot) & ~self.dead_pixels
+        self._gain = 1 + self.noise.gain * rng.standard_normal(self.shape)
+        self._offset = rng.normal(self.noise.dark, 0.1 * self.noise.dark, self.shape)
+        self.dead_pixels = rng.random(self.shape) < self.noise.dead
+        self.hot_pixels = (rng.random(self.shape) < self.noise.hot) & ~self.dead_pixels
         self._flat = self._open_beam(0.0)
-        self._response = 1 + self.noise.rings * rng.standard_normal(self._shape) if self.noise.rings else None
+        self._response = 1 + self.noise.rings * rng.standard_normal(self.shape) if self.noise.rings else None
         bad = self.noise.bad_columns
         if bad > columns // 8:
             raise ConfigError(f"bad_columns: got {bad} of each kind, expected at most an eighth of {columns} columns")
@@ -237,16 +237,6 @@ class SimulatedCamera:
                 (np.clip(1 - np.abs(above - step), 0, 1), sample.taken_from(np.clip(rows + step, 0, sample.rows - 1)))
                 for step in range(math.floor(above.min()), math.ceil(above.max()) + 1)
             ]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Detector (rows, columns)."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Pixel type, little-endian unsigned 16 bit."""
-        return np.dtype("<u2")
 
     def frame(self, exposure: Exposure) -> NDArray[Any]:
         """Take one frame; see `Camera.frame`."""
@@ -269,15 +259,15 @@ class SimulatedCamera:
                 photons = rng.poisson(photons).astype(np.float64)
             counts += photons * (FLAT_LEVEL / self.noise.counts)
         if self.noise.readout:
-            counts += self.noise.readout * rng.standard_normal(self._shape, dtype=np.float32)
+            counts += self.noise.readout * rng.standard_normal(self.shape, dtype=np.float32)
         if self.noise.zingers:
             self._hit(counts, rng)
         counts[self.hot_pixels] = 0.98 * FULL_SCALE
-        return np.clip(np.rint(counts), 0, FULL_SCALE).astype("<u2")
+        return np.clip(np.rint(counts), 0, FULL_SCALE).astype(self.dtype)
 
     def _open_beam(self, moved: float) -> NDArray[np.float64]:
         """Make the open beam: a smooth profile with stripes that has moved along the row, on pixels of unequal gain."""
-        rows, columns = self._shape
+        rows, columns = self.shape
         places = np.arange(columns) - moved
         x = 2 * places[np.newaxis] / (columns - 1) - 1
         y = np.linspace(-1, 1, rows)[:, None] if rows > 1 else np.zeros((1, 1))
@@ -299,16 +289,16 @@ class SimulatedCamera:
         return np.asarray(seen)
 
     def _hit(self, counts: NDArray[np.float64], rng: np.random.Generator) -> None:
-        row, column = np.nonzero(rng.random(self._shape) < self.noise.zingers)
+        row, column = np.nonzero(rng.random(self.shape) < self.noise.zingers)
         bright = FLAT_LEVEL * rng.uniform(0.5, 1.0, row.size)
         width = rng.integers(1, self.noise.zinger_width + 1, row.size)
         for beyond in range(self.noise.zinger_width):
-            hit = (beyond < width) & (column + beyond < self._shape[1])
+            hit = (beyond < width) & (column + beyond < self.shape[1])
             counts[row[hit], column[hit] + beyond] += bright[hit]
 
     def _line_integrals(self, exposure: Exposure) -> NDArray[np.float64]:
-        angle, columns = math.radians(exposure.angle), self._shape[1]
-        seen = np.zeros(self._shape)
+        angle, columns = math.radians(exposure.angle), self.shape[1]
+        seen = np.zeros(self.shape)
         for weights, slices in self._slices:
             seen += weights * slices.projection(angle, columns, self._axes, shift=exposure.shift)
         if exposure.crack:
@@ -342,21 +332,12 @@ class RecordedCamera:
             )
         stacks = [np.asarray(stack[:]) for stack in (scan.projections, scan.flats, scan.darks)]
         # A detector has one type for all that it takes.
-        self._dtype = common_dtype(*(stack.dtype for stack in stacks))
-        self._projections, self._flats, self._darks = (exactly(stack, self._dtype, "recorded scan") for stack in stacks)
+        self.dtype = common_dtype(*(stack.dtype for stack in stacks))
+        self._projections, self._flats, self._darks = (exactly(stack, self.dtype, "recorded scan") for stack in stacks)
+        self.shape = self._projections.shape[1:]
         self.angles = np.array(scan.angles_deg, dtype=np.float64)
         steps = np.diff(np.unique(self.angles))
         self.tolerance = 0.05 * float(steps.min()) if steps.size else 0.01
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Detector (rows, columns)."""
-        return self._projections.shape[1], self._projections.shape[2]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Pixel type that holds all values of the recording."""
-        return self._dtype
 
     def frame(self, exposure: Exposure) -> NDArray[Any]:
         """Return the recorded frame; see `Camera.frame`."""

@@ -296,7 +296,7 @@ class EventFrame:
         Angle (radians) and the monitor's reading, or what reads and returns them, or raises `DataError`.
     """
 
-    __slots__ = ("_angle", "_dtype", "_monitor", "_pixels", "_reduction", "_where")
+    __slots__ = ("_angle", "_dtype", "_monitor", "_pixels", "_reduction", "_where", "in_file")
 
     def __init__(
         self,
@@ -310,11 +310,7 @@ class EventFrame:
     ) -> None:
         self._pixels, self._reduction, self._dtype, self._where = pixels, reduction, dtype, where
         self._angle, self._monitor = angle, monitor
-
-    @property
-    def in_file(self) -> bool:
-        """It can be read again at any time."""
-        return isinstance(self._pixels, tuple)
+        self.in_file = isinstance(pixels, tuple) and len(pixels) == 2 and isinstance(pixels[0], FrameFile)
 
     def read(self) -> NDArray[np.generic]:
         """Read what belongs to the frame, and the frame, shape (rows, columns).
@@ -328,7 +324,7 @@ class EventFrame:
             self._angle = self._angle()
         if callable(self._monitor):
             self._monitor = self._monitor()
-        if not isinstance(self._pixels, tuple):
+        if not self.in_file:
             return self._reduction.of_event(np.asarray(self._pixels), self._dtype, self._where)
         file, index = self._pixels
         exposures = self._reduction.frames.exposures

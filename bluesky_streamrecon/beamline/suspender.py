@@ -154,7 +154,7 @@ class QualitySuspender(_SignalSuspender):
             raise ConfigError(f"suspender mode: got {mode!r}, expected 'after-projection' or 'at-once'")
         super().__init__(signal, "the image is good enough")
         self.mode: SuspendMode = mode
-        self._reached = reached
+        self.reached = reached
         self._when, self._once_is_enough = when, once_is_enough
         self._fired = False
         self._in_run = False
@@ -164,10 +164,6 @@ class QualitySuspender(_SignalSuspender):
     def armed(self) -> bool:
         """The signal is true: the plan should end at its next checkpoint."""
         return bool(self._tripped)
-
-    def reached(self) -> QualityReached:
-        """Make the exception that ends the run."""
-        return self._reached()
 
     def install(self, RE: RunEngine, *, event_type: str | None = None) -> None:
         """Watch the signal on behalf of this RunEngine; a signal that is true already counts."""
@@ -210,7 +206,7 @@ class QualitySuspender(_SignalSuspender):
     def _raise(self, rewindable: bool) -> Generator[Msg, Any, None]:
         """Raise from inside the plan; the RunEngine has made itself non-rewindable and would stay so for ever."""
         yield Msg("rewindable", None, rewindable)
-        raise self._reached()
+        raise self.reached()
 
 
 class BacklogSuspender(_SignalSuspender):

@@ -166,28 +166,18 @@ class FrameStack(ABC):
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
-        self._shape, self._dtype, self._name = shape, dtype, name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(frames, rows, columns)."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
-        return self._dtype
+        self.shape, self.dtype, self._name = shape, dtype, name
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return self.shape[0]
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read frames, or parts of frames, as NumPy's basic slicing has it."""
         frames, *rest = key if isinstance(key, tuple) else (key,)
         numbers = np.arange(len(self))[frames]
         if np.ndim(numbers) and numbers.size == 0:
-            return np.empty((0, *self._shape[1:]), self._dtype)[(slice(None), *rest)]
-        return exactly(self._read(numbers, rest), self._dtype, self._name)
+            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        return exactly(self._read(numbers, rest), self.dtype, self._name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all frames."""
