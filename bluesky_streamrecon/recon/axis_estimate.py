@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bluesky_streamrecon.recon.field_of_view import in_words
 
@@ -58,19 +58,10 @@ class AxisEstimate:
     other: tuple[str, float] | None = None
 
     @property
-    def reaches_out(self) -> str:
-        """Where the sample reaches out of view, in words; empty where it fits."""
-        return in_words(self.sides)
-
-    @property
     def confident(self) -> bool:
         """Whether the axis is known to a quarter of a pixel, nothing else explains the data, and they could tell."""
         sees_all = self.sees_enough or not self.sides
         return sees_all and self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
-
-    def confirmed_by(self, method: str, axis: float) -> AxisEstimate:
-        """Return this axis with what another method finds."""
-        return replace(self, other=(method, axis))
 
     @property
     def disagreement(self) -> str:
@@ -88,7 +79,7 @@ class AxisEstimate:
         """Why the axis is not to be trusted, and what to do; empty if it is."""
         if self.confident:
             return ""
-        why = f" ({self.reaches_out})" if self.reaches_out else ""
+        why = f" ({in_words(self.sides)})" if self.sides else ""
         other = "" if self.other is None else f", by {self.other[0]} column {self.other[1]:.2f}"
         return f"rotation axis: {self}{other}{why}; give axis= in detector columns"
 

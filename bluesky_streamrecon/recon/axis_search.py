@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows
 from bluesky_streamrecon.recon.axis_estimate import WEDGE, AxisEstimate
 from bluesky_streamrecon.recon.communicator import Communicator
-from bluesky_streamrecon.recon.field_of_view import ENDS, ends_of, reaching_out
+from bluesky_streamrecon.recon.field_of_view import ENDS, ends_of, in_words, reaching_out
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW
 from bluesky_streamrecon.recon.view import View
 from bluesky_streamrecon.wire import OpenRun
@@ -130,7 +131,7 @@ class AxisSearch:
             if self._add(view) and (axis := self._finder.by_wedge(self._total)) is not None:
                 log.info("run %s: rotation axis: column %.2f by %s", self._run.run_uid, axis, WEDGE)
                 self._check_tilt()
-                return certain.confirmed_by(WEDGE, axis)
+                return replace(certain, other=(WEDGE, axis))
         return None
 
     def _add(self, view: View) -> bool:
@@ -149,8 +150,8 @@ class AxisSearch:
                 self._check_tilt()
                 if found.sides and not self._warned:
                     self._warned = True  # while it can be mended; once, for the words change with each view
-                    why = f"{found.reaches_out}, so it takes longer to be certain, and the first images are provisional"
-                    self._warnings.append(f"rotation axis: {why}; give axis=")
+                    why = "so it takes longer to be certain, and the first images are provisional"
+                    self._warnings.append(f"rotation axis: {in_words(found.sides)}, {why}; give axis=")
         return found
 
     def _check_tilt(self) -> None:

@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.backends import Choice, Demand, choose_backend, projector_of
@@ -22,6 +22,7 @@ __all__ = ["prepare_backend", "warm_up"]
 log = logging.getLogger(__name__)
 
 _WIDEST = 16  # rows of a slab
+_FIRST_OF_TWO = SimpleNamespace(member=0, members=2, sum=lambda _: None)  # the other member adds nothing
 
 
 def prepare_backend(
@@ -126,7 +127,7 @@ def warm_up(
         window=2,
         threads=threads,
         options=options,
-        reducer=_Alone() if shared else None,
+        reducer=_FIRST_OF_TWO if shared else None,
         backend=backend,
         host_rank=host_rank,
     ) as engine:
@@ -135,13 +136,3 @@ def warm_up(
         engine.update()
         engine.image()
     return time.perf_counter() - start
-
-
-class _Alone:
-    """The first of two members, the other of which adds nothing."""
-
-    member = 0
-    members = 2
-
-    def sum(self, array: NDArray[np.float32]) -> None:
-        """Leave the array."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypedDict
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -72,13 +72,6 @@ def prepared_for(run: OpenRun) -> tuple[Preparation, Pipeline]:
     saturation = _number_in(run.metadata, "saturation")
     preparation = Preparation(stop - first, columns, values=recon.pixel_values, saturation=saturation, own=own)
     return preparation, Pipeline(recon.preparation, block.rows, columns, beyond=beyond, side=recon.bin)
-
-
-class WindowSettings(TypedDict):
-    """Length and policy of a window, as `Engine` takes them."""
-
-    window: int | None
-    window_policy: str | Spread
 
 
 class ViewMaker:
@@ -233,8 +226,8 @@ class ViewMaker:
         return self.steps.second_part_of_all(projections, angles)
 
 
-def window_of(run: OpenRun) -> WindowSettings:
-    """Return the window of the images: as the settings say, and in a time series within the newest half turn."""
+def window_of(run: OpenRun) -> dict[str, Any]:
+    """Return the window for `Engine`: as the settings say, and in a time series within the newest half turn."""
     length, policy, newest = run.recon.window, run.recon.window_policy, run.per_volume
     if newest and (length is None or length >= newest):
         return {"window": newest, "window_policy": "newest"}
