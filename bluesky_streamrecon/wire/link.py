@@ -115,9 +115,9 @@ class LinkEnd:
             self.outbox.append(heartbeat)
         return 0.0
 
-    def drain(self, send: SendNow, now: float, *, acks: bool = True) -> Sent:
-        """Send plain messages, and the acknowledgements that are due, until there is nothing or no room."""
-        if acks:
+    def send_next(self, send: SendNow, now: float) -> Sent | None:
+        """Send plain messages, with acknowledgements that are due, then one of a channel; None if none is ready."""
+        if self.linked:
             self.outbox.extend(ack for receiver in self.receivers.values() if (ack := receiver.ack()) is not None)
         while self.outbox:
             sent = send(self.outbox[0])
@@ -125,10 +125,6 @@ class LinkEnd:
                 return sent
             self.outbox.popleft()
             self.sent_at = now
-        return Sent.DONE
-
-    def send_next(self, send: SendNow, now: float) -> Sent | None:
-        """Send one message of a channel; None if none is ready."""
         for sender in self.senders.values():
             message = sender.next()
             if message is not None:

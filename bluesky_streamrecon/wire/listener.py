@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -142,9 +143,7 @@ class Listener:
     def tick(self, now: float) -> None:
         """Look at what should have happened by now. Call after what has arrived was received."""
         for peer in list(self._links.values()):
-            silent = peer.keep_alive(
-                now, timeout=self._timeout, interval=self.heartbeat_seconds, heartbeat=m.Heartbeat()
-            )
+            silent = peer.keep_alive(now, self._timeout, self.heartbeat_seconds, m.Heartbeat())
             if silent:
                 self._lose(peer, f"nothing heard for {silent:.1f} s")
 
@@ -152,21 +151,15 @@ class Listener:
         """Send what is due, then messages of channels, one per peer in turn; return whether more is ready."""
         while self._replies:
             send(*self._replies.popleft())
-        ready = []
-        for link, peer in list(self._links.items()):
-            sent = peer.drain(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
-            if sent is Sent.NOBODY:
-                self._lose(peer, "connection closed")
-            elif sent is Sent.DONE:
-                ready.append((link, peer))
+        ready = dict(self._links)
         while ready and budget > 0:
-            for link, peer in list(ready):
-                sent_now = peer.send_next(lambda message, link=link: send(link, message), now)  # type: ignore[misc]
-                budget -= sent_now is Sent.DONE
-                if sent_now is Sent.NOBODY:
+            for link, peer in list(ready.items()):
+                sent = peer.send_next(partial(send, link), now)
+                budget -= sent is Sent.DONE
+                if sent is Sent.NOBODY:
                     self._lose(peer, "connection closed")
-                if sent_now is not Sent.DONE:
-                    ready.remove((link, peer))
+                if sent is not Sent.DONE:
+                    del ready[link]
         return bool(ready)
 
     # ------------------------------------------------------------------ insides
@@ -203,7 +196,7 @@ class Listener:
             if before is not None and before.link not in (None, link):
                 self._reply(before.link or b"", "superseded", "a newer process took over")
         if before is not None:
-            self._unlink(before)
+            self._lose(before, "")
         peer.link = link
         self._peers[peer.key] = self._links[link] = peer
         log.info("%s: %s (%s)", peer, "joined again" if before is not None else "joined", hello.software)
@@ -218,15 +211,10 @@ class Listener:
 
     def _lose(self, peer: Peer, reason: str) -> None:
         if peer.link is not None:
-            self._unlink(peer)
-            self.left(peer, reason)
-
-    def _unlink(self, peer: Peer) -> None:
-        if peer.link is not None:
             self._links.pop(peer.link, None)
             peer.link = None
             peer.break_off()
-            self.left(peer, "")
+            self.left(peer, reason)
 
     def _reply(self, link: bytes, where: str, text: str) -> None:
         self._replies.append((link, _problem(where, text)))

@@ -207,14 +207,7 @@ class Member(LinkEnd):
 
     def pump(self, send: SendNow, now: float, budget: int = 64) -> bool:
         """Send what is due; return whether more is ready."""
-        linked = self.state is LinkState.LINKED
-        if self.state is LinkState.REFUSED or self.drain(send, now, acks=linked) is not Sent.DONE:
-            return False
-        while linked and budget > 0:
-            if self.send_next(send, now) is not Sent.DONE:
-                return False
-            budget -= 1
-        return linked
+        return all(self.send_next(send, now) is Sent.DONE for _ in range(budget))
 
     # ------------------------------------------------------------------ what the other end says
 
