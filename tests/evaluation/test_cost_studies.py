@@ -38,3 +38,34 @@ def test_volume_is_measured_by_its_recipe_and_by_fbp_in_updates():
     assert [(row["final"], row["iterations"]) for row in rows] == [("sirt", 1), ("fbp", 1), ("auto", 10)]
     assert rows[0]["per_update"] == 1
     assert all(row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_all_that_a_gpu_is_expected_to_do_is_measured(monkeypatch):
+    study = load_study("gpu")
+    # Both start processes that compile or reconstruct, a minute or more; `bench memory` has tests of its own.
+    monkeypatch.setattr(study, "measure_memory", lambda **settings: study.Report({"rows": [settings]}))
+    monkeypatch.setattr(study, "_ready_seconds", lambda backend: [6.0, 0.5])
+    small = {"columns": 32, "slices": 4, "windows": (12, 24), "projections": 48, "repeats": 3, "seconds": 0.001}
+    found = study.measure_gpu(**small, backend="cpu").fields
+    rows = {row["what"]: row for row in found["rows"]}
+    assert {what for what in study.EXPECTED if "ASTRA" not in what} <= rows.keys()
+    assert all(row["found"] > 0 for row in rows.values())
+    assert not rows["mlem, GUPS at l = 12"]["holds"]  # of a CPU
+    assert rows["sirt, GUPS at l = 24"]["holds"] is None
+    assert found["device"].startswith("CPU")
+    assert {"kernels", "peers", "pipeline", "memory"} <= found.keys()
+
+
+def test_figures_of_a_gpu_are_compared_with_what_is_expected():
+    row = load_study("gpu")._row
+    assert row("mlem, GUPS at l = 12", 3100.0, 0.01)["holds"]
+    assert not row("mlem, GUPS at l = 12", 2900.0, 0.01)["holds"]
+    assert row("mlem, host ms a step at l = 12", 0.13, 0.0)["holds"]
+    assert not row("seconds until kernels are compiled", 11.0, 0.0)["holds"]
+
+
+def test_nothing_of_a_gpu_is_timed_where_the_checks_can_not_be_made(monkeypatch):
+    monkeypatch.setenv("NUMBA_CUDA_DRIVER", "/nowhere/libcuda.so.1")
+    assert "needs a GPU: there is no NVIDIA driver here" in load_study("gpu").run_checks()

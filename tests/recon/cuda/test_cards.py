@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bluesky_streamrecon.recon.cuda import sizes
-from bluesky_streamrecon.recon.cuda.back import TABLE
-
 KIBI = 1024
 # Shared memory of a multiprocessor and of a block, and threads of a multiprocessor: CUDA's programming guide.
 CARDS = {
@@ -25,6 +22,9 @@ LEAST_REGISTERS = 64
 
 @pytest.mark.parametrize("capability", CARDS)
 def test_sizes_fit_each_generation_of_cards(capability):
+    from bluesky_streamrecon.recon.cuda import sizes  # which asks for the device
+    from bluesky_streamrecon.recon.cuda.back import TABLE
+
     shared, of_a_block, threads = CARDS[capability]
     chosen = sizes.chosen_for(capability, shared)
     assert chosen.tile == (64 if shared > 200 * KIBI else 32)
