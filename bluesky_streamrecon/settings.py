@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -381,7 +382,7 @@ def region_in_words(region: Region | None) -> str:
     )  # fmt: skip
 
 
-def settings_from(kind: type[T], values: dict[str, Any], *, beside: Path | None = None) -> T:
+def settings_from(kind: type[T], values: Mapping[str, Any], *, beside: Path | None = None) -> T:
     """Build settings from plain values, as from a start document or a TOML table; paths are relative to `beside`.
 
     Raises

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +22,7 @@ from bluesky_streamrecon.cli._options import (
     Step,
     Window,
 )
-from bluesky_streamrecon.cli._output import print_report, show_progress
+from bluesky_streamrecon.cli._output import prints_report, show_progress
 
 __all__ = ["app"]
 
@@ -37,27 +34,8 @@ app = typer.Typer(
 )
 
 
-def _prints(module: str, function: str, **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator: the command calls this function of `evaluation.bench`, and prints the report that it returns.
-
-    Options that were not given are left to the function; `names` are those of its arguments that have another name than
-    the option.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def run(*, json: bool, **options: Any) -> None:
-            measure = getattr(import_module(f"bluesky_streamrecon.evaluation.bench.{module}"), function)
-            given = {names.get(name, name): value for name, value in options.items() if value not in (None, [])}
-            print_report(measure(**given), json=json)
-
-        return run
-
-    return decorate
-
-
 @app.command(cls=ListCommand)
-@_prints("kernels", "measure_kernels", window="windows", algorithm="algorithms")
+@prints_report("bench.kernels", "measure_kernels", window="windows", algorithm="algorithms")
 def kernels(
     columns: ColumnsList = None,
     window: Annotated[list[int] | None, typer.Option(min=1, metavar="L...", help="Projections in the window.")] = None,
@@ -80,7 +58,7 @@ def kernels(
 
 
 @app.command(cls=ListCommand)
-@_prints("peers", "compare_peers")
+@prints_report("bench.peers", "compare_peers")
 def peers(
     columns: ColumnsList = None,
     window: Window = 24,
@@ -97,7 +75,7 @@ def peers(
 
 
 @app.command(cls=ListCommand)
-@_prints("pipeline", "measure_pipeline", num="projections")
+@prints_report("bench.pipeline", "measure_pipeline", num="projections")
 def pipeline(
     rows: Rows = 100,
     columns: Columns = 1024,
@@ -110,9 +88,7 @@ def pipeline(
     disc: Annotated[bool, typer.Option("--disc", help="Reconstruct the inscribed disc only.")] = False,
     exposure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001, max=10, help="Seconds per projection, for latency; default: 1.25 x what it takes."
-        ),
+        typer.Option(min=0.001, max=10, help="Seconds per projection, for latency; default: 1.25 x what it takes."),
     ] = None,
     policy: Annotated[str, typer.Option(help="Stopping policy that judges the images.")] = "ms-ssim",
     backend: Backend = "cpu",
@@ -132,7 +108,7 @@ def pipeline(
 
 
 @app.command(cls=ListCommand)
-@_prints("view", "measure_view")
+@prints_report("bench.view", "measure_view")
 def view(
     viewers: Annotated[list[int] | None, typer.Option(min=1, metavar="N...", help="Pages that watch.")] = None,
     rows: Rows = 2,
@@ -155,7 +131,7 @@ def view(
 
 
 @app.command()
-@_prints("publisher", "measure_publisher", num="projections")
+@prints_report("bench.publisher", "measure_publisher", num="projections")
 def publisher(rows: Rows = 2048, columns: Columns = 2048, num: Num = 200, json: Json = False) -> None:
     """Measure how long the publisher holds the RunEngine's thread, per projection of 16-bit pixels.
 
@@ -164,7 +140,7 @@ def publisher(rows: Rows = 2048, columns: Columns = 2048, num: Num = 200, json: 
 
 
 @app.command()
-@_prints("wire", "measure_wire", num="frames")
+@prints_report("bench.wire", "measure_wire", num="frames")
 def wire(
     rows: Rows = 2048,
     columns: Columns = 2048,
@@ -180,7 +156,7 @@ def wire(
 
 
 @app.command(cls=ListCommand)
-@_prints("memory", "measure_memory", algorithm="algorithms")
+@prints_report("bench.memory", "measure_memory", algorithm="algorithms")
 def memory(
     columns: Columns = 512,
     window: Window = 24,

@@ -21,9 +21,15 @@ from bluesky_streamrecon.cli._options import (
     Window,
     options_from,
 )
-from bluesky_streamrecon.cli._output import console, print_json, show_progress
+from bluesky_streamrecon.cli._output import console, print_answer, show_progress
 
 __all__ = ["demo"]
+
+SIMULATED = (
+    "rows", "columns", "axis", "half_acquisition", "fill", "tilt", "rings", "bad_columns", "zingers", "phase", "fading",
+    "drift", "flat_drift", "counts",
+)  # fmt: skip
+"""Options that are arguments of `sim_beamline`."""
 
 
 def demo(
@@ -76,7 +82,10 @@ def demo(
     ] = 0.0,
     phase: Annotated[
         str | None,
-        typer.Option(help="Simulated fringes: delta_beta=200,energy=25,distance=60,pixel_size=1.5 (keV, mm, um)."),
+        typer.Option(
+            help="Simulated fringes: delta_beta=200,energy=25,distance=60,pixel_size=1.5 (keV, mm, um).",
+            callback=lambda text: options_from(text, "--phase") if text else None,
+        ),
     ] = None,
     fading: Annotated[float, typer.Option(help="Share of the simulated beam that is lost during the scan.")] = 0.0,
     drift: Annotated[float, typer.Option(help="Pixels by which the simulated sample creeps along the row.")] = 0.0,
@@ -97,55 +106,21 @@ def demo(
     Rehearse a scan with the axis near the detector's edge: `streamrecon demo --half-acquisition --num 360`; one with
     zingers and rings: `streamrecon demo --zingers 0.001 --rings 0.02 --preparation zingers rings`
     """
+    options = locals() | {
+        "until": float(until) if until and until.replace(".", "", 1).isdigit() else until,
+        "preparation": preparation or (),
+        "monitor": "monitor" if monitor else None,
+    }
     from bluesky_streamrecon.evaluation.demo import run_demo
 
     show_progress()
-    result = run_demo(
-        data=data,
-        sample=sample,
-        num=num,
-        order=order,
-        algorithm=algorithm,
-        ranks=ranks,
-        threshold=threshold,
-        tolerance=tolerance,
-        policy=policy,
-        until=float(until) if until and until.replace(".", "", 1).isdigit() else until,
-        dose=dose,
-        window=window,
-        window_policy=window_policy,
-        step=step,
-        backend=backend,
-        bin=bin,
-        seed=seed,
-        out=out,
-        preparation=preparation or (),
-        monitor="monitor" if monitor else None,
-        angle_units=angle_units,
-        simulated={
-            "rows": rows,
-            "columns": columns,
-            "axis": axis,
-            "half_acquisition": half_acquisition,
-            "fill": fill,
-            "tilt": tilt,
-            "rings": rings,
-            "bad_columns": bad_columns,
-            "zingers": zingers,
-            "phase": options_from(phase, "--phase") if phase else None,
-            "fading": fading,
-            "drift": drift,
-            "flat_drift": flat_drift,
-            "projections": num,
-            "counts": counts,
-        },
-    )
+    del options["json"]
+    simulated = {name: options.pop(name) for name in SIMULATED}
+    result = run_demo(**options, simulated=simulated | {"projections": num})
     console().print(f"{result['exit_status']}: {result['reason']}", markup=False, highlight=False)
-    if json:
-        print_json(result)
-    else:
-        print(f"picture: {result['picture']}")
-        if "finished" in result:
-            print(f"finished volume, beside the live image: {result['finished']['picture']}")
+    pictures = f"picture: {result['picture']}"
+    if "finished" in result:
+        pictures += f"\nfinished volume, beside the live image: {result['finished']['picture']}"
+    print_answer(result, pictures, json=json)
     if result["exit_status"] != "success":
         raise typer.Exit(1)

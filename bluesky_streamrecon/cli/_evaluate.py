@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from bluesky_streamrecon.cli._options import (
-    Columns,
-    ColumnsList,
-    Data,
-    Json,
-    ListCommand,
-    Out,
-    Quick,
-    Repeats,
-    Rows,
-    Seeds,
-    Threads,
-)
-from bluesky_streamrecon.cli._output import print_report, show_progress
-
-if TYPE_CHECKING:
-    from bluesky_streamrecon.evaluation.report import Report
+from bluesky_streamrecon.cli._options import Columns, ColumnsList, Json, ListCommand, Num, Repeats, Rows, Threads
+from bluesky_streamrecon.cli._output import prints_report, show_progress
 
 __all__ = ["app"]
+
+Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
+Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (a file).")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,32 +24,30 @@ app = typer.Typer(
 
 
 @app.command()
+@prints_report("orders", "evaluate_orders")
 def orders(
     out: Out,
     data: Data = None,
     columns: Columns = 256,
+    num: Num = 180,
     counts: Annotated[float, typer.Option(min=1, help="Photons per pixel of the simulated scans.")] = 1e4,
-    quick: Quick = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """How good the image is after so many projections, in each angle order (figure 3 of Bicer et al. 2017).
 
-    Example: `streamrecon evaluate orders --out orders --data tooth.h5`
+    Example: `streamrecon evaluate orders --out orders --data tooth.h5`, or quickly `--columns 64 --num 40`
     """
-    from bluesky_streamrecon.evaluation.orders import evaluate_orders
-
-    small = {"columns": min(columns, 64), "num": 40} if quick else {"columns": columns}
-    _run(out, json, lambda: evaluate_orders(data=data, counts=counts, threads=threads, **small))
 
 
 @app.command(cls=ListCommand)
+@prints_report("steering", "evaluate_steering")
 def steering(
     out: Out,
     data: Data = None,
     columns: Annotated[int, typer.Option(min=32, help="Detector columns of the foam that is followed.")] = 1024,
     study_columns: Annotated[int, typer.Option(min=32, help="Detector columns of the cases to stop.")] = 192,
-    seeds: Seeds = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")] = 5,
     kinds: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,7 +55,6 @@ def steering(
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of MS-SSIM that is allowed.")] = 0.02,
-    quick: Quick = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -78,58 +62,23 @@ def steering(
 
     The default policy and the paper's rule judge scans whose truth is known; the oracle knows it, too.
 
-    Example: `streamrecon evaluate steering --out steering --data tooth.h5`, or with `--kinds held-out texture grains`
+    Example: `streamrecon evaluate steering --out steering --data tooth.h5`, or with `--kinds held-out texture grains`,
+    or quickly `--columns 128 --study-columns 96 --seeds 1`
     """
-    from bluesky_streamrecon.evaluation.steering import evaluate_steering
-
-    if quick:
-        columns, study_columns, seeds = min(columns, 128), min(study_columns, 96), 1  # of kinds, all but the widest
-    _run(
-        out,
-        json,
-        lambda: evaluate_steering(
-            data=data,
-            columns=columns,
-            study_columns=study_columns,
-            seeds=seeds,
-            tolerance=tolerance,
-            threads=threads,
-            **({"kinds": kinds} if kinds else {}),
-        ),
-    )
 
 
 @app.command(cls=ListCommand)
+@prints_report("rates", "evaluate_rates")
 def rates(
     out: Out,
     columns: ColumnsList = None,
     rows: Rows = 16,
     repeats: Repeats = 3,
     distributed: Annotated[bool, typer.Option(help="Also through sockets and MPI ranks.")] = True,
-    quick: Quick = False,
     json: Json = False,
 ) -> None:
     """Projections per second over sizes, windows and steps, predicted from one point (figures 5 and 6).
 
-    Example: `streamrecon evaluate rates --out rates --columns 256 512 --rows 16`
+    Example: `streamrecon evaluate rates --out rates --columns 256 512 --rows 16`, or quickly `--columns 64 128
+    --no-distributed`
     """
-    from bluesky_streamrecon.evaluation.rates import evaluate_rates
-
-    chosen = columns or ((64, 128) if quick else (256, 512, 1024, 2048))
-    _run(
-        out,
-        json,
-        lambda: evaluate_rates(columns=chosen, rows=rows, repeats=repeats, distributed=distributed and not quick),
-    )
-
-
-def _run(out: Path, json: bool, study: Callable[[], Report]) -> None:
-    """Make the directory, then the study, which may take hours; write and print what it found."""
-    from bluesky_streamrecon.evaluation.report import new_directory
-
-    new_directory(out)
-    report = study()
-    report.write(out)
-    print_report(report, json=json)
-    if not json:
-        print(f"figures and data: {out}")

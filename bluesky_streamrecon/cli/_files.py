@@ -9,7 +9,7 @@ import typer
 
 from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import AngleUnits, Directory, Json, Readable, Run, Uri
-from bluesky_streamrecon.cli._output import console, print_json
+from bluesky_streamrecon.cli._output import console, print_answer
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.storage import PortableRun
@@ -73,30 +73,26 @@ def export_stored(
         raise StorageError(f"{file}: exists already; it is not overwritten")
     if not alone:
         chosen_layout(file, layout)
-        with open_storage(uri, directory=directory, readable=readable or ()) as storage:
-            part = None
-            if volume is not None:
-                from bluesky_streamrecon.evaluation.half_turns import projections_of
-
-                part = projections_of(storage.catalog, run, volume)
-            done = export_run(storage.catalog, run, file, layout=layout, known=known, projections=part)
-        _print_run(done, as_json=json)
-        return
+    part = made = None
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
-        made = None
         if volume is not None:
-            from bluesky_streamrecon.evaluation.half_turns import finished_half_turn
+            from bluesky_streamrecon.half_turns import finished_half_turn, projections_of
 
-            made = finished_half_turn(storage.catalog, run, volume), f"volume {volume} of the series"
+            if alone:
+                made = finished_half_turn(storage.catalog, run, volume), f"volume {volume} of the series"
+            else:
+                part = projections_of(storage.catalog, run, volume)
+        if not alone:
+            done = export_run(storage.catalog, run, file, layout=layout, known=known, projections=part)
+            _print_run(done, as_json=json)
+            return
         written = export_volume(
             storage.catalog, run, file, layout=layout, pixel_size_um=pixel_size, live=live, made=made
         )
-    if json:
-        print_json(written)
-        return
     size = " x ".join(map(str, written.shape))
     pixel = f", pixels of {written.pixel_size_um:g} µm" if written.pixel_size_um else ""
-    print(f"{written.file} ({written.layout}): {written.image} of {size}{pixel}, of reconstruction {written.recon_uid}")
+    what = f"{written.image} of {size}{pixel}, of reconstruction {written.recon_uid}"
+    print_answer(written, f"{written.file} ({written.layout}): {what}", json=json)
 
 
 def import_recorded(
@@ -157,10 +153,8 @@ def resubmit_kept(
         done = resubmit(storage.catalog, kept)
     for each in done.refused:
         console().print(f"run {each.uid}: {each.why}", markup=False, highlight=False, soft_wrap=True)
-    if json:
-        print_json(done)
-    else:
-        print(f"{len(done.sent)} stored, {len(done.already_there)} already there, {len(done.refused)} refused")
+    counts = f"{len(done.sent)} stored, {len(done.already_there)} already there, {len(done.refused)} refused"
+    print_answer(done, counts, json=json)
     if done.refused:
         raise typer.Exit(1)
 
@@ -168,8 +162,5 @@ def resubmit_kept(
 def _print_run(done: PortableRun, *, as_json: bool) -> None:
     for problem in done.problems:
         console().print(problem, markup=False, highlight=False)
-    if as_json:
-        print_json(done)
-        return
-    print(f"{done.file} ({done.layout}): {done.summary()}")
-    print(f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else ""))
+    run = f"run {done.run_uid}" + (f" and its reconstruction {done.recon_uid}" if done.recon_uid else "")
+    print_answer(done, f"{done.file} ({done.layout}): {done.summary()}\n{run}", json=as_json)

@@ -14,7 +14,7 @@ import typer
 
 from bluesky_streamrecon.cli._check import Config
 from bluesky_streamrecon.cli._options import Json
-from bluesky_streamrecon.cli._output import console, print_json
+from bluesky_streamrecon.cli._output import console, print_answer
 from bluesky_streamrecon.cli._pvs import Pvs, PvsAllow, PvsInterface, open_source, serve_pvs
 
 if TYPE_CHECKING:
@@ -83,11 +83,9 @@ def follow(
     source = RemoteDocuments(zmq) if zmq is not None else TiledDocuments(str(tiled), configuration.follow.fits)
 
     def done(run: FollowedRun) -> None:
-        if json:
-            print_json(run)
-        else:
-            what = f"{run.verdict} at {run.projections} projections" if run.verdict else "no image was judged"
-            print(f"run {run.run_uid}: {what}; {'; '.join((run.text, *run.problems)).strip('; ')}", flush=True)
+        what = f"{run.verdict} at {run.projections} projections" if run.verdict else "no image was judged"
+        text = f"run {run.run_uid}: {what}; {'; '.join((run.text, *run.problems)).strip('; ')}"
+        print_answer(run, text, json=json)
 
     with contextlib.ExitStack() as around:
         around.enter_context(contextlib.closing(job))

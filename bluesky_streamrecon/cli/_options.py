@@ -20,21 +20,17 @@ __all__ = [
     "Backend",
     "Columns",
     "ColumnsList",
-    "Data",
     "Directory",
     "Json",
     "ListCommand",
     "Num",
     "Order",
-    "Out",
     "Preparation",
-    "Quick",
     "Ranks",
     "Readable",
     "Repeats",
     "Rows",
     "Run",
-    "Seeds",
     "Step",
     "Threads",
     "Uri",
@@ -58,11 +54,6 @@ Algorithm = Annotated[str, typer.Option(help="Reconstruction algorithm.")]
 Algorithms = Annotated[list[str] | None, typer.Option(metavar="A...", help="Reconstruction algorithms.")]
 Order = Annotated[str, typer.Option(help="Angle order; see `streamrecon orders`.")]
 Repeats = Annotated[int, typer.Option(min=3, help="Samples of each figure; their median counts.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each sample and noise level.")]
-
-Out = Annotated[Path, typer.Option(help="Directory for figures and tables.")]
-Data = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also a measured scan (a file).")]
-Quick = Annotated[bool, typer.Option("--quick", help="Small images and few cases: to see that it works.")]
 
 RUN = "A stored run: the beginning of its uid, its scan_id, or -1 for the last scan"
 Run = Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN}.")]

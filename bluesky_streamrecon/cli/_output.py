@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, wraps
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,9 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bluesky_streamrecon.evaluation.report import Report
-
-__all__ = ["console", "print_json", "print_report", "print_table", "show_progress"]
+__all__ = ["console", "print_answer", "print_json", "print_table", "prints_report", "show_progress"]
 
 LONGEST_WORD = 24
 """Letters of a text's word that are kept on one line."""
@@ -33,14 +33,46 @@ def print_json(value: Any) -> None:
     print(msgspec.json.encode(value).decode(), flush=True)
 
 
-def print_report(report: Report, *, json: bool) -> None:
-    """Print what a benchmark or a study found: its fields as JSON, or its tables."""
+def print_answer(value: Any, text: str, *, json: bool) -> None:
+    """Print a value as JSON, or what it says to people."""
     if json:
-        print_json(report.fields)
-        return
-    for title, rows in report.tables().items():
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        print_table(title, columns, [[row.get(name) for name in columns] for row in rows])
+        print_json(value)
+    else:
+        print(text, flush=True)
+
+
+def prints_report(module: str, function: str, **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator: the command calls this function of `evaluation`, and prints the report that it returns.
+
+    Options that were not given are left to the function; `names` are those of its arguments that have another name than
+    the option. With the option `out`, tables and figures are written there.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*, json: bool, out: Path | None = None, **options: Any) -> None:
+            study = getattr(import_module(f"bluesky_streamrecon.evaluation.{module}"), function)
+            if out is not None:  # before the study, which may take hours
+                from bluesky_streamrecon.evaluation.report import new_directory
+
+                new_directory(out)
+            report = study(
+                **{names.get(name, name): value for name, value in options.items() if value not in (None, [])}
+            )
+            if out is not None:
+                report.write(out)
+            if json:
+                print_json(report.fields)
+                return
+            for title, rows in report.tables().items():
+                columns = list(dict.fromkeys(name for row in rows for name in row))
+                print_table(title, columns, [[row.get(name) for name in columns] for row in rows])
+            if out is not None:
+                print(f"figures and data: {out}")
+
+        return run
+
+    return decorate
 
 
 def show_progress() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bluesky_streamrecon.cli._options import Json
-from bluesky_streamrecon.cli._output import print_json
+from bluesky_streamrecon.cli._output import print_answer
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire import ClientSecurity, ServerSecurity
@@ -109,10 +109,8 @@ def keygen(
     from bluesky_streamrecon.wire import generate_keys
 
     public, secret = generate_keys(directory, name)
-    if json:
-        print_json({"public": str(public), "secret": str(secret)})
-    else:
-        print(f"public key (give it to the other side): {public}\nsecret key (keep it here):              {secret}")
+    text = f"public key (give it to the other side): {public}\nsecret key (keep it here):              {secret}"
+    print_answer({"public": str(public), "secret": str(secret)}, text, json=json)
 
 
 def _preview_security(key: Path | None, allowed: list[Path] | None) -> ServerSecurity | None:

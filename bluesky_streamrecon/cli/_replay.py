@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from bluesky_streamrecon.cli._options import RUN, AngleUnits, Directory, Json, Readable, Threads, Uri, option_from
-from bluesky_streamrecon.cli._output import print_json, show_progress
+from bluesky_streamrecon.cli._output import print_answer, show_progress
+
+if TYPE_CHECKING:
+    from bluesky_streamrecon.evaluation.replay import Recorded
 
 __all__ = ["replay"]
 
@@ -60,44 +64,36 @@ def replay(
     if option:
         changes["options"] = dict(option_from(word, "--option") for word in option)
     path = Path(run)
+    opened: AbstractContextManager[Recorded]
     if path.is_file():
-        recorded, close = recorded_file(path, order=order, angle_units=angle_units), None
+        opened = nullcontext(recorded_file(path, order=order, angle_units=angle_units))
     elif path.suffix or path.parent != Path():
         raise ConfigError(f"{run}: no such file")
     elif order is not None:
         raise ConfigError("order: a stored run was taken in its own order; --order is for recorded scans")
     else:
-        recorded, close = recorded_run(
-            run, uri=uri, directory=directory, readable=readable or (), angle_units=angle_units
-        )
-    try:
+        opened = recorded_run(run, uri=uri, directory=directory, readable=readable or (), angle_units=angle_units)
+    with opened as recorded:
         if policy is not None and policy != recorded.steering.rule:
             changes = {"threshold": None, "options": {}} | changes  # those of the run were for its own policy
         steering = msgspec.structs.replace(recorded.steering, **changes)
         report = judge_again(recorded, steering, threads=threads)
-    finally:
-        if close is not None:
-            close()
     new_directory(out.resolve().parent)
     save_figure(report.figures["replay"], out)
-    if json:
-        print_json(report.fields | {"picture": str(out)})
-        return
     found, last = SimpleNamespace(**report.fields), ""
-    for problem in found.problems:
-        print(f"problem: {problem}")
+    lines = [f"problem: {problem}" for problem in found.problems]
     for row in found.verdicts:
         if row["verdict"] != last or row["projections"] == found.stopped_at:
-            print(f"{row['projections']:5d}  {row['verdict']:8s}  {row['text']}")
+            lines.append(f"{row['projections']:5d}  {row['verdict']:8s}  {row['text']}")
         last = row["verdict"]
     if found.stopped_at is None:
-        print(
+        lines.append(
             f"{found.policy} would not have ended the run: its criterion is not met by the {found.taken} of "
             f"{found.planned} projections that are stored"
         )
     else:
-        print(
+        lines.append(
             f"{found.policy} would have ended the run at {found.stopped_at} of {found.planned} projections; the "
             f"finished image of these differs from that of all {found.taken} by 1 - MS-SSIM = {found.lost:.3f}"
         )
-    print(f"picture: {out}")
+    print_answer(report.fields | {"picture": str(out)}, "\n".join([*lines, f"picture: {out}"]), json=json)

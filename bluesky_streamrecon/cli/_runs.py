@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bluesky_streamrecon.cli._options import Directory, Json, Uri
-from bluesky_streamrecon.cli._output import print_json, print_table
+from bluesky_streamrecon.cli._output import print_answer, print_json, print_table
 from bluesky_streamrecon.run_record import how_it_ended
 
 __all__ = ["last", "runs"]
@@ -40,16 +40,12 @@ def last(directory: Directory = None, uri: Uri = None, json: Json = False) -> No
     Example: `streamrecon last`
     """
     found = _newest(1, directory, uri)
-    if json:
-        print_json({"runs": found})
-        return
+    lines = []
     for run in found:
-        print(f"scan {run['scan_id']}, run {run['uid']}, {run['plan']}, {_when(run)}")
-        print(how_it_ended(run["exit_status"], run["reason"]))
-        if run["recon_uid"]:
-            print(f"reconstruction {run['recon_uid']}")
-    if not found:
-        print("no scan is stored")
+        lines += [f"scan {run['scan_id']}, run {run['uid']}, {run['plan']}, {_when(run)}"]
+        lines += [how_it_ended(run["exit_status"], run["reason"])]
+        lines += [f"reconstruction {run['recon_uid']}"] if run["recon_uid"] else []
+    print_answer({"runs": found}, "\n".join(lines) or "no scan is stored", json=json)
 
 
 def _newest(count: int, directory: Any, uri: str | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bluesky_streamrecon.cli._options import RUN, Directory, Readable, Uri
-from bluesky_streamrecon.cli._output import print_json
+from bluesky_streamrecon.cli._output import print_answer
 from bluesky_streamrecon.cli._processes import KeyFile, ServerKey
 from bluesky_streamrecon.cli._pvs import Pvs, PvsAllow, PvsInterface, open_source, serve_pvs, view_extra
 from bluesky_streamrecon.cli._steer import Address, JobId, Who, open_operator
@@ -81,10 +81,8 @@ def view(
         from bluesky_streamrecon.live_view import ViewServer
 
         server = ViewServer(source, port, public_url=public_url, images=images)
-        if json:
-            print_json({"url": server.url, "port": server.port})
-        else:
-            print(f"live view: {server.url}  (Ctrl-C ends it)", flush=True)
+        at = {"url": server.url, "port": server.port}
+        print_answer(at, f"live view: {server.url}  (Ctrl-C ends it)", json=json)
         if open_page:
             webbrowser.open(server.url)
         server.run()

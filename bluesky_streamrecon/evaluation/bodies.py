@@ -7,14 +7,13 @@ detector's. Lengths are detector pixels, angles radians, attenuation 1/pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HELD_OUT_KINDS", "KINDS", "Body", "Field", "Kind", "Polygons"]
+__all__ = ["HELD_OUT_KINDS", "KINDS", "Field", "Kind", "Polygons"]
 
 Floats = NDArray[np.float64]
 
@@ -26,16 +25,6 @@ OVERSAMPLED = 4
 
 STEEPEST = 1e5
 """Slope of an edge that is taken for parallel to the rays."""
-
-
-class Body(Protocol):
-    """What is projected."""
-
-    def projection(self, angle: float, columns: int, axis: float) -> NDArray[np.float32]:
-        """Return line integrals, shape (1, columns), each the mean over its pixel."""
-
-    def image(self, size: int) -> NDArray[np.float32]:
-        """Return attenuation, shape (1, size, size), the axis in the middle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,13 +138,16 @@ class Kind:
     seed: int = 0
     absorption: float = 1.6
 
-    def body(self, radius: float) -> Body:
+    def body(self, radius: float) -> Polygons | Field:
         """Return the sample in a disc of this radius."""
-        made = KINDS[self.name](np.random.default_rng(self.seed), radius)
-        return made(self.absorption / (2 * radius))
+        return KINDS[self.name](np.random.default_rng(self.seed), radius, self.absorption / (2 * radius))
 
 
-Made = Callable[[float], Body]
+Parts = list[tuple[Floats, float]]
+"""Polygons, and the attenuation of each."""
+
+Make = Callable[[np.random.Generator, float, float], Polygons | Field]
+"""Makes a sample, from its radius and mean attenuation."""
 
 
 def _spectrum(random: np.random.Generator, size: int, power: Callable[[Floats], Floats]) -> Floats:
@@ -167,15 +159,14 @@ def _spectrum(random: np.random.Generator, size: int, power: Callable[[Floats], 
     return np.asarray(field / field.std())
 
 
-def _field(values: Callable[[Floats], Floats], power: Callable[[Floats], Floats]) -> Any:
-    def make(random: np.random.Generator, radius: float) -> Made:
+def _field(values: Callable[[Floats], Floats], power: Callable[[Floats], Floats]) -> Make:
+    def make(random: np.random.Generator, radius: float, attenuation: float) -> Field:
         from scipy.ndimage import gaussian_filter
 
         size = 2 * math.ceil(FINER * (radius + 3) / 2) * 2
         place = np.arange(size) - (size - 1) / 2
         inside = np.hypot(place[:, None], place[None, :]) < FINER * radius
-        fine = gaussian_filter(np.where(inside, values(_spectrum(random, size, power)), 0.0), 0.6)
-        return lambda attenuation: Field(fine * attenuation)
+        return Field(gaussian_filter(np.where(inside, values(_spectrum(random, size, power)), 0.0), 0.6) * attenuation)
 
     return make
 
@@ -185,9 +176,12 @@ def _disc(radius: float, corners: int = 720, turned: float = 0.0) -> Floats:
     return radius * np.stack([np.cos(around), np.sin(around)], axis=1)
 
 
-def _polygons(parts: Iterable[tuple[Floats, float]]) -> Made:
-    corners, values = zip(*parts, strict=True)
-    return lambda attenuation: Polygons(corners, tuple(attenuation * value for value in values))
+def _polygons(parts: Callable[[np.random.Generator, float], Parts]) -> Make:
+    def make(random: np.random.Generator, radius: float, attenuation: float) -> Polygons:
+        corners, values = zip(*parts(random, radius), strict=True)
+        return Polygons(corners, tuple(attenuation * value for value in values))
+
+    return make
 
 
 def _cells(random: np.random.Generator, radius: float, count: int) -> list[Floats]:
@@ -215,21 +209,21 @@ def _shrunk(corners: Floats, by: float) -> Floats:
     return np.asarray(middle + (corners - middle) * max(1 - by / np.hypot(*(corners - middle).T).mean(), 0.3))
 
 
-def _grains(random: np.random.Generator, radius: float) -> Made:
+def _grains(random: np.random.Generator, radius: float) -> Parts:
     """Return packed grains of other densities, with narrow gaps."""
     gap = 0.008 * radius
-    return _polygons((_shrunk(cell, gap), random.uniform(0.6, 1.6)) for cell in _cells(random, radius, 130))
+    return [(_shrunk(cell, gap), random.uniform(0.6, 1.6)) for cell in _cells(random, radius, 130)]
 
 
-def _honeycomb(random: np.random.Generator, radius: float) -> Made:
+def _honeycomb(random: np.random.Generator, radius: float) -> Parts:
     """Return cells with thin walls, as in wood."""
     empty = [(_shrunk(cell, 0.02 * radius), -1.7) for cell in _cells(random, 0.98 * radius, 260)]
-    return _polygons([(_disc(radius), 2.0), *empty])
+    return [(_disc(radius), 2.0), *empty]
 
 
-def _rods(random: np.random.Generator, radius: float) -> Made:
+def _rods(random: np.random.Generator, radius: float) -> Parts:
     """Return fibres in a matrix: straight, long and thin, in all directions."""
-    parts = [(_disc(radius), 0.7)]
+    parts: Parts = [(_disc(radius), 0.7)]
     while len(parts) < 90:
         length, width = radius * random.uniform(0.3, 1.1), radius * random.uniform(0.012, 0.04)
         box = np.array([[-length, -width], [length, -width], [length, width], [-length, width]]) / 2
@@ -237,12 +231,13 @@ def _rods(random: np.random.Generator, radius: float) -> Made:
         rod = box @ np.array([[cosine, sine], [-sine, cosine]]) + random.uniform(-radius, radius, 2)
         if np.hypot(*rod.T).max() < 0.98 * radius:
             parts.append((rod, random.uniform(0.5, 1.2)))
-    return _polygons(parts)
+    return parts
 
 
-def _layers(random: np.random.Generator, radius: float) -> Made:
+def _layers(random: np.random.Generator, radius: float) -> Parts:
     """Return layers of other thicknesses and densities, a little tilted against each other, in a disc."""
-    parts, at, tilt = [], -0.97 * radius, random.uniform(0, math.pi)
+    parts: Parts = []
+    at, tilt = -0.97 * radius, random.uniform(0, math.pi)
     along, up = np.array([math.cos(tilt), math.sin(tilt)]), np.array([-math.sin(tilt), math.cos(tilt)])
     while at < 0.93 * radius:
         top = min(at + radius * random.uniform(0.015, 0.12), 0.97 * radius)
@@ -251,12 +246,12 @@ def _layers(random: np.random.Generator, radius: float) -> Made:
         corners = [(-left, at), (left, at + lean), (right, top), (-right, top - lean)]
         parts.append((np.array([x * along + y * up for x, y in corners]), random.uniform(0.4, 1.8)))
         at = top
-    return _polygons(parts)
+    return parts
 
 
-def _cracks(random: np.random.Generator, radius: float) -> Made:
+def _cracks(random: np.random.Generator, radius: float) -> Parts:
     """Return a dense body with a few cracks, half filled, that run crooked."""
-    parts = [(_disc(radius), 1.1)]
+    parts: Parts = [(_disc(radius), 1.1)]
     for _ in range(9):
         at, heading = random.uniform(-0.6, 0.6, 2) * radius, random.uniform(0, 2 * math.pi)
         width = radius * random.uniform(0.01, 0.05)
@@ -270,46 +265,46 @@ def _cracks(random: np.random.Generator, radius: float) -> Made:
                 break
             parts.append((piece, -0.5))
             at, width = at + ahead, 0.9 * width
-    return _polygons(parts)
+    return parts
 
 
-def _shells(random: np.random.Generator, radius: float) -> Made:
+def _shells(random: np.random.Generator, radius: float) -> Parts:
     """Return hollow balls in air, of several sizes, with walls of three tenths of their radius."""
     balls: list[tuple[float, float, float]] = []
     for x, y, r in random.uniform((-1, -1, 0.08), (1, 1, 0.25), (4000, 3)) * radius:
         if math.hypot(x, y) + r < radius and all(math.hypot(x - u, y - v) > r + s for u, v, s in balls):
             balls.append((x, y, r))
     walls = ((1, 3.0), (0.7, -3.0))
-    return _polygons((_disc(k * r, 90, x) + np.array([x, y]), value) for x, y, r in balls for k, value in walls)
+    return [(_disc(k * r, 90, x) + np.array([x, y]), value) for x, y, r in balls for k, value in walls]
 
 
-def _shards(random: np.random.Generator, radius: float) -> Made:
+def _shards(random: np.random.Generator, radius: float) -> Parts:
     """Return a disc with a few large polygons, denser or lighter: few edges."""
-    parts = [(_disc(radius), 0.8)]
+    parts: Parts = [(_disc(radius), 0.8)]
     while len(parts) < 14:
         at, size = random.uniform(-0.7, 0.7, 2) * radius, random.uniform(0.08, 0.3) * radius
         around = np.sort(random.uniform(0, 2 * np.pi, 3 + int(random.integers(0, 3))))
         corners = at + size * np.stack([np.cos(around), np.sin(around)], axis=1)
         if np.hypot(*corners.T).max() < 0.95 * radius:
             parts.append((corners, random.uniform(-0.6, 0.9)))
-    return _polygons(parts)
+    return parts
 
 
-KINDS: dict[str, Callable[[np.random.Generator, float], Made]] = {
+KINDS: dict[str, Make] = {
     "texture": _field(lambda field: np.maximum(1 + 0.35 * field, 0.05), lambda k: k**-2.0),
-    "fibres": _rods,
-    "layers": _layers,
-    "grains": _grains,
-    "cracks": _cracks,
-    "honeycomb": _honeycomb,
+    "fibres": _polygons(_rods),
+    "layers": _polygons(_layers),
+    "grains": _polygons(_grains),
+    "cracks": _polygons(_cracks),
+    "honeycomb": _polygons(_honeycomb),
     "porous": _field(lambda field: np.where(field > -0.4, 1.4, 0.1), lambda k: np.exp(-((k / 0.05) ** 2))),
     "speckle": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.11) / 0.05) ** 2))),
-    "shells": _shells,
+    "shells": _polygons(_shells),
     "inclusions": _field(lambda field: np.where(field > 1.7, 6.0, 0.5), lambda k: np.exp(-((k / 0.09) ** 2))),
     "walls": _field(lambda field: np.where(abs(field) < 0.25, 2.5, 0.2), lambda k: np.exp(-((k / 0.05) ** 2))),
     "ripple": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.07) / 0.03) ** 2))),
     "grit": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: k**-1.0),
-    "shards": _shards,
+    "shards": _polygons(_shards),
 }
 """Kinds of samples; the structure of a kind has the scale of the sample, or of pixels where it is a random field."""
 

@@ -16,7 +16,6 @@ as their pixels, and the link are not in the model; `RESERVE` is kept for them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
@@ -26,7 +25,7 @@ from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.window import kept_views
 
-__all__ = ["CostModel", "advise", "kernel_speed"]
+__all__ = ["advise", "core_speed", "kernel_speed", "step_seconds"]
 
 RESERVE = 0.8
 """Share of the kernels' rate that is counted on for the whole road."""
@@ -40,54 +39,35 @@ GROUPS = {4: 7, 8: 10, 16: 16}
 """Slices that are computed together, and as how many of a full group they count: geometry is shared by all."""
 
 
-@dataclass(frozen=True, slots=True)
-class CostModel:
-    """Time of a step on a machine.
+def step_seconds(gups: float, *, rows: int, columns: int, window: int, threads: int = 1, members: int = 1) -> float:
+    """Return the time of one update of one rank.
 
     Parameters
     ----------
     gups : float
         1e9 updates per second of one core, with full groups of slices.
+    rows, columns : int
+        Of the rank's part of the detector.
+    window : int
+        Projections in the window.
+    threads : int, optional
+        That the rank computes on.
+    members : int, optional
+        Ranks that share these rows, and deal the window's projections among themselves.
 
     Examples
     --------
-    >>> model = CostModel(gups=10.0)
-    >>> round(model.step_seconds(rows=16, columns=1024, window=24), 4)
+    >>> round(step_seconds(10.0, rows=16, columns=1024, window=24), 4)
     0.0805
-    >>> round(model.rate(rows=16, columns=1024, window=24, step=1), 2)
-    12.42
     """
+    if not 0 < gups < math.inf:
+        raise ConfigError(f"gups: got {gups}, expected a positive number of 1e9 updates per second and core")
+    return giga_updates("mlem", _computed(rows), window, columns) / (gups * threads * members)
 
-    gups: float
 
-    def __post_init__(self) -> None:
-        if not 0 < self.gups < math.inf:
-            raise ConfigError(f"gups: got {self.gups}, expected a positive number of 1e9 updates per second and core")
-
-    def step_seconds(self, *, rows: int, columns: int, window: int, threads: int = 1, members: int = 1) -> float:
-        """Return the time of one update of one rank.
-
-        Parameters
-        ----------
-        rows, columns : int
-            Of the rank's part of the detector.
-        window : int
-            Projections in the window.
-        threads : int, optional
-            That the rank computes on.
-        members : int, optional
-            Ranks that share these rows, and deal the window's projections among themselves.
-        """
-        return giga_updates("mlem", _computed(rows), window, columns) / (self.gups * threads * members)
-
-    def rate(self, *, rows: int, columns: int, window: int, step: int, threads: int = 1, members: int = 1) -> float:
-        """Return the projections per second that are sustained; see `step_seconds`."""
-        return step / self.step_seconds(rows=rows, columns=columns, window=window, threads=threads, members=members)
-
-    @classmethod
-    def from_rate(cls, rate: float, *, rows: int, columns: int, window: int, step: int, threads: int = 1) -> CostModel:
-        """Return the model of one measured rate (projections per second)."""
-        return cls(giga_updates("mlem", _computed(rows), window, columns) * rate / step / threads)
+def core_speed(rate: float, *, rows: int, columns: int, window: int, step: int, threads: int = 1) -> float:
+    """Return the GUPS of a core that a measured rate stands for, projections per second; see `step_seconds`."""
+    return rate / step * step_seconds(1.0, rows=rows, columns=columns, window=window, threads=threads)
 
 
 def advise(
@@ -113,7 +93,7 @@ def advise(
     ranks, threads : int
         MPI ranks that there are, and threads of each.
     gups : float
-        See `CostModel`.
+        See `step_seconds`.
     window : int, optional
         To keep to; shorter windows cost less per step, but not per projection.
     gpu : bool, optional
@@ -148,12 +128,11 @@ def advise(
             f"rows={rows}, columns={columns}, ranks={ranks}, threads={threads}, window={window}, rate={rate}: expected "
             "whole numbers of at least 1, and a rate above 0"
         )
-    model = CostModel(gups)
 
     def load(number: int) -> float:
         """Return the projections that come in the time in which one is used once."""
         share, block = _dealt(rows, number)
-        seconds = model.step_seconds(rows=block, columns=columns, window=1, threads=threads, members=share)
+        seconds = step_seconds(gups, rows=block, columns=columns, window=1, threads=threads, members=share)
         return rate * seconds / RESERVE
 
     def fits(number: int) -> bool:
@@ -161,9 +140,8 @@ def advise(
 
     share, block = _dealt(rows, ranks)
     step = min(max(1, math.ceil(load(ranks) * window)), window)
-    sustained = RESERVE * model.rate(
-        rows=block, columns=columns, window=window, step=step, threads=threads, members=share
-    )
+    seconds = step_seconds(gups, rows=block, columns=columns, window=window, threads=threads, members=share)
+    sustained = RESERVE * step / seconds
     # Numbers of ranks that make a difference; a group can not have more members than projections.
     candidates = {math.ceil(rows / size) for size in range(1, rows + 1)}
     if not gpu:
@@ -188,7 +166,7 @@ def kernel_speed(columns: int, *, gpu: bool = False) -> float:
     """Measure this machine's GUPS per core, or those of a GPU, in about a second, with at most 1024 columns."""
     case = PROBE | {"columns": min(columns, PROBE["columns"])} | ({"rows": GPU_ROWS} if gpu else {})
     rate = engine_rate("mlem", **case, backend="cuda" if gpu else "cpu")
-    return CostModel.from_rate(rate, **case).gups
+    return core_speed(rate, **case)
 
 
 def _memory(rows: int, columns: int, window: int, *, gpu: bool) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,8 @@ GROWTH = 1.4
 """So many times more projections than the last has a further one, at least."""
 
 Documents = list[tuple[str, dict[str, Any]]]
+Slices = list[tuple[int, NDArray[np.float32]]]
+"""Projections, and the middle slice of the image that was made of them: fewer and fewer as the run goes on."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run_demo(
     simulated: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run `stream_tomo_plan` once, with all results in one directory; each projection is logged.
+    """Run `stream_tomo_plan` once, with all results in one directory; the table of the run is logged.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def run_demo(
     StorageError
         If data or catalogue can not be written; the scan is not ended by that.
     """
-    from bluesky_streamrecon.beamline import MpiLauncher, ReconJob
+    from bluesky_streamrecon.beamline import MpiLauncher, ReconJob, RunTable
     from bluesky_streamrecon.beamline.configured import operator_of
     from bluesky_streamrecon.beamline.source import Source
     from bluesky_streamrecon.data_keys import FrameLayout
@@ -128,16 +129,26 @@ def run_demo(
     documents: Documents = []
     try:
         job = ReconJob(ranks=ranks, output=recon_directory, launcher=MpiLauncher(log_directory=out / "logs"))
-        developed = _Developed()
+        developed: Slices = []
+
+        def wish(status: RunStatus, volume: Volume) -> list[Cut]:
+            return [slice_of(_middle(status.preview_rows), volume)]
+
+        def take(cuts: Cuts) -> None:
+            if not developed or cuts.projections >= GROWTH * developed[-1][0]:
+                developed.append((cuts.projections, cuts.values()[0]))
+
         with (
             run_engine() as engine,
             contextlib.closing(job),
             contextlib.closing(Source(operator_of(job), "demo")) as watching,
         ):
-            watching.watch(developed.cuts, developed.take)
+            watching.watch(wish, take)
             for source in (job, engine):
                 source.subscribe(lambda name, doc: documents.append((name, doc)))
-            engine.subscribe(_Progress(len(angle_order), beamline.stage.name, job.name))
+            table = RunTable(logger.info)
+            for name in ("start", "descriptor", "event"):  # how it ended is returned
+                engine.subscribe(table, name)
             devices: list[Any] = [beamline.detector]
             if settings.get("monitor") is not None:
                 devices.append(beamline.monitor)
@@ -163,10 +174,8 @@ def run_demo(
         raise JobError(f"demo: the plan ended as {ended.exit_status!r} without a run: {ended.reason}")
     picture = out / "demo.png"
     row = _middle(record.spec.preview_rows)
-    _draw(picture, record, row, developed.slices, f"{title}, {order}: {record.reason}")
-    finished = None
-    if record.volume is not None:
-        finished = _draw_finished(out / "finished.png", record, row, title)
+    _draw(picture, record, row, developed, f"{title}, {order}: {record.reason}")
+    finished = {"finished": _draw_finished(out / "finished.png", record, row, title)} if record.volume else {}
     return {
         "run_uid": record.run_uid,
         "recon_uid": record.recon_uid,
@@ -181,28 +190,8 @@ def run_demo(
         "seconds_to_first_image": record.seconds_to_first_image,
         "picture": str(picture),
         "ledger": record.ledger_totals(),
-        **({} if finished is None else {"finished": finished}),
+        **finished,
     }
-
-
-class _Developed:
-    """The middle slice of some images of the run, fewer and fewer as it goes on.
-
-    Attributes
-    ----------
-    slices : list of (int, ndarray)
-        Projections, and the slice made of them.
-    """
-
-    def __init__(self) -> None:
-        self.slices: list[tuple[int, NDArray[np.float32]]] = []
-
-    def cuts(self, status: RunStatus, volume: Volume) -> list[Cut]:
-        return [slice_of(_middle(status.preview_rows), volume)]
-
-    def take(self, cuts: Cuts) -> None:
-        if not self.slices or cuts.projections >= GROWTH * self.slices[-1][0]:
-            self.slices.append((cuts.projections, cuts.values()[0]))
 
 
 def store(out: Path, documents: Documents) -> None:
@@ -225,24 +214,6 @@ def _run(engine: RunEngine, plan: Any, out: Path) -> RunEngineResult:
         raise JobError(f"demo: interrupted; the scan was aborted, and what was taken is in {out}") from None
     assert isinstance(ended, RunEngineResult)  # noqa: S101 - as our engines are made
     return ended
-
-
-class _Progress:
-    """Document callback that logs each projection: number, angle, newest score, and the job's lag in projections."""
-
-    def __init__(self, planned: int, stage: str, job: str) -> None:
-        self._planned = planned
-        self._names = stage, f"{job}-score", f"{job}-lag"
-        self._primary: str | None = None
-
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        if name == "descriptor" and doc.get("name") == "primary":
-            self._primary = doc["uid"]
-        elif name == "event" and doc["descriptor"] == self._primary:
-            angle, score, lag = (float(doc["data"].get(key, math.nan)) for key in self._names)
-            shown = "     -" if math.isnan(score) else f"{score:6.4f}"
-            count = f"{doc['seq_num']:4d}/{self._planned}"
-            logger.info("projection %s  angle %8.3f  score %s  lag %3.0f", count, angle, shown, lag)
 
 
 def _draw_finished(picture: Path, record: RunRecord, row: int, title: str) -> dict[str, Any]:
@@ -269,9 +240,7 @@ def _middle(rows: Sequence[int]) -> int:
     return rows[len(rows) // 2]
 
 
-def _draw(
-    picture: Path, record: RunRecord, row: int, some: Sequence[tuple[int, NDArray[np.float32]]], title: str
-) -> None:
+def _draw(picture: Path, record: RunRecord, row: int, some: Slices, title: str) -> None:
     """Draw the last live slice, earlier ones, and the numbers that the policy decided by."""
     from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, show_slice
 

@@ -10,10 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.evaluation.report import Row
 from bluesky_streamrecon.settings import SteeringSettings
 from bluesky_streamrecon.wire import Score
 
-__all__ = ["Line", "draw_lines", "draw_verdicts", "new_figure", "predictions", "show_slice"]
+__all__ = ["Line", "draw_lines", "draw_verdicts", "line_of", "new_figure", "predictions", "show_slice"]
 
 Line = tuple[str | None, Any, Any, str, str]
 """Label, where, value, matplotlib's style, colour."""
@@ -42,6 +43,12 @@ def draw_lines(axes: Any, lines: Iterable[Line], *, title: str = "", **labels: A
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, loc="lower right")
+
+
+def line_of(rows: Iterable[Row], x: str, y: str, label: str | None, style: str, color: str) -> Line:
+    """Return a line through two fields of rows; those without a value are left out."""
+    found = [row for row in rows if row[y] is not None]
+    return label, [row[x] for row in found], [row[y] for row in found], style, color
 
 
 def predictions(scores: Sequence[Score]) -> dict[int, tuple[float, float, float]]:

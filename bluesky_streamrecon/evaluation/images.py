@@ -16,7 +16,7 @@ from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.settings import ReconSettings
 
-__all__ = ["PAPERS", "finish", "live_engine", "live_images", "with_best_image"]
+__all__ = ["PAPERS", "finish", "live_engine", "live_images", "live_updates", "with_best_image"]
 
 PAPERS = ReconSettings(window_policy="newest")
 """The paper's live image: MLEM, l = 24, s = 1, the newest projections."""
@@ -32,7 +32,6 @@ def live_engine(
     *,
     spread: Spread | None = None,
     threads: int = 1,
-    backend: str = "cpu",
     disc: bool = True,
 ) -> Engine:
     """Return the engine that a job with these settings, or another window, would have for all rows of `scan`."""
@@ -45,20 +44,27 @@ def live_engine(
         planned=len(scan),
         threads=recon.threads or threads,
         options=recon.options,
-        backend=backend,
     )
+
+
+def live_updates(
+    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
+) -> Iterator[tuple[int, Engine]]:
+    """Yield the engine after each update of the image, with the number of projections that it has."""
+    with live_engine(scan, recon, spread=spread, threads=threads) as engine:
+        for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
+            engine.append(projection, float(angle))
+            if number % recon.step == 0 or number == len(scan):
+                engine.update(recon.iterations)
+                yield number, engine
 
 
 def live_images(
     scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield each image, shape (rows, C, C), 1/pixel, with the number of projections that it was made from."""
-    with live_engine(scan, recon, spread=spread, threads=threads) as engine:
-        for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
-            engine.append(projection, float(angle))
-            if number % recon.step == 0 or number == len(scan):
-                engine.update(recon.iterations)
-                yield number, engine.image()
+    for number, engine in live_updates(scan, recon, spread=spread, threads=threads):
+        yield number, engine.image()
 
 
 def finish(scan: LineScan, *, threads: int = 1) -> NDArray[np.float32]:

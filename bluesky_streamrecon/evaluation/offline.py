@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from bluesky_streamrecon.evaluation.images import live_engine
+from bluesky_streamrecon.evaluation.images import live_updates
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.partition import RowBlock, choose_preview_rows
 from bluesky_streamrecon.quality.session import SteeringSession
@@ -88,12 +88,8 @@ def judge_offline(
     session = SteeringSession(run, reconstructor=QuickReconstructor(threads))
     rows, scores = run.preview_rows, []
     done, every = 0, max(1, len(scan) // 10)
-    with live_engine(scan, recon, threads=threads) as engine, closing(session):
-        for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
-            engine.append(projection, float(angle))
-            if number % recon.step and number != len(scan):
-                continue
-            engine.update(recon.iterations)
+    with closing(session):
+        for number, engine in live_updates(scan, recon, threads=threads):
             pixels = engine.slices(rows)
             lines = np.ascontiguousarray(scan.integrals[done:number][:, list(rows)])
             preview = Preview(

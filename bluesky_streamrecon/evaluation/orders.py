@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.slices import grey_range
-from bluesky_streamrecon.evaluation.figures import draw_lines, new_figure, show_slice
+from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
-from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, places_in_order, simulated_scan
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.sim_devices import Foam, Sample, SheppLogan
@@ -129,17 +129,16 @@ def _draw_images(samples: Sequence[tuple[LineScan, dict[str, NDArray[np.float32]
 
 def _draw_curves(rows: Sequence[Row]) -> Figure:
     """Draw similarity and error against projections: live images as lines, finished ones as points."""
-    samples = list(dict.fromkeys(row["sample"] for row in rows))
+    samples = grouped(rows, "sample")
     figure = new_figure(4.2 * len(samples), 6.4)
     panels = figure.subplots(2, len(samples), squeeze=False, sharex="col")
-    for (top, bottom), sample in zip(panels.T, samples, strict=True):
+    for (top, bottom), ((sample,), mine) in zip(panels.T, samples.items(), strict=True):
         for axes, name in ((top, "ms_ssim"), (bottom, "rmse")):
             lines = []
-            for color, order in enumerate(ORDERS):
-                for kind, style in (("live", "-"), ("finished", ".:")):
-                    mine = [r for r in rows if (r["sample"], r["order"], r["image"]) == (sample, order, kind)]
-                    at, values = [r["projections"] for r in mine], [r[name] for r in mine]
-                    lines.append((order if (kind, axes) == ("live", top) else None, at, values, style, f"C{color}"))
+            for (order, image), line in grouped(mine, "order", "image").items():
+                label = order if (image, axes) == ("live", top) else None
+                style = "-" if image == "live" else ".:"
+                lines.append(line_of(line, "projections", name, label, style, f"C{ORDERS.index(order)}"))
             draw_lines(axes, lines)
         top.set_title(f"{sample} (lines: live; points: finished offline)", fontsize=9)
         top.set_ylabel("MS-SSIM to the truth")

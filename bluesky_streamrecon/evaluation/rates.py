@@ -17,9 +17,9 @@ import numpy as np
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
-from bluesky_streamrecon.evaluation.cost import CostModel
-from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
-from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.evaluation.cost import core_speed, step_seconds
+from bluesky_streamrecon.evaluation.figures import Line, draw_lines, line_of, new_figure
+from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ WIDE = 1024
 FEW, MANY = 60, 180
 """Projections of a run through sockets, from `WIDE` columns on and below: a few images in flight must not matter."""
 
-CASE = ("rows", "columns", "window", "step", "threads")
+CASE = ("rows", "columns", "window", "threads")
 RATIO_STYLE = {"cmap": "RdBu", "vmin": 0.5, "vmax": 1.5}
 BOX = {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 1}
 
@@ -88,7 +88,8 @@ def evaluate_rates(
             logger.info("map: %d columns, window %d, step %d", c, window, step)
             case: dict[str, Any] = {"rows": rows, "columns": c, "window": window, "step": step, "threads": cores}
             rate = engine_rate("mlem", **case, repeats=repeats)
-            found.append(_row("map", "co-located", algorithm="mlem", ranks=1, measured=rate, **case))
+            found.append({"figure": "map", "mode": "co-located", "algorithm": "mlem", "ranks": 1} | case)
+            found[-1]["measured"] = rate
     table = predicted(found)
     figures = {
         "rates_sizes": _draw_sizes([row for row in table if row["figure"] == "sizes"]),
@@ -103,7 +104,8 @@ def _at_size(algorithm: str, rows: int, columns: int, repeats: int, *, distribut
 
     def row(mode: str, ranks: int, threads: int, rate: float) -> Row:
         logger.info("%s, %d columns, %d ranks of %d threads: %.4g/s", algorithm, columns, ranks, threads, rate)
-        return _row("sizes", mode, algorithm=algorithm, ranks=ranks, threads=threads, measured=rate, **case)
+        how = {"figure": "sizes", "mode": mode, "algorithm": algorithm, "ranks": ranks, "threads": threads}
+        return how | case | {"measured": rate}
 
     cores = len(own_cores())
     alone = {1, cores}
@@ -130,43 +132,35 @@ def _at_size(algorithm: str, rows: int, columns: int, repeats: int, *, distribut
 def predicted(rows: Sequence[Row]) -> list[Row]:
     """Predict every rate from one measured point of the same algorithm: the engine alone at the second size.
 
-    All other sizes, windows, steps, threads, and the road through sockets follow from it by `CostModel`.
+    All other sizes, windows, steps, threads, and the road through sockets follow from it by `step_seconds`.
     """
     sizes = sorted({row["columns"] for row in rows if row["figure"] == "sizes"})
     reference = ("sizes", "co-located", 1, sizes[min(1, len(sizes) - 1)])
-    alone = [row for row in rows if (row["figure"], row["mode"], row["threads"], row["columns"]) == reference]
+    alone = grouped(rows, "figure", "mode", "threads", "columns")[reference]
     points = {row["algorithm"]: row for row in alone}
     table = []
     for row in rows:
         point = points[row["algorithm"]]
-        model = CostModel.from_rate(point["measured"], **{name: point[name] for name in CASE})
+        gups = core_speed(point["measured"], step=point["step"], **{name: point[name] for name in CASE})
         case = {name: row[name] for name in CASE} | {"rows": math.ceil(row["rows"] / row["ranks"])}
-        rate = model.rate(**case)
+        rate = row["step"] / step_seconds(gups, **case)
         table.append({**row, "predicted": rate, "ratio": rate / row["measured"], "reference": row is point})
     return table
 
 
-def _row(figure: str, mode: str, **case: Any) -> Row:
-    return {"figure": figure, "mode": mode, **case}
-
-
 def _draw_sizes(rows: Sequence[Row]) -> Figure:
     """Draw rates against the detector's width, measured and predicted, a panel for each algorithm."""
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
+    algorithms = grouped(rows, "algorithm")
     figure = new_figure(4.6 * len(algorithms), 4.2)
     panels = figure.subplots(1, len(algorithms), squeeze=False, sharey=True)[0]
-    for axes, algorithm in zip(panels, algorithms, strict=True):
-        mine = [row for row in rows if row["algorithm"] == algorithm]
+    for axes, ((algorithm,), mine) in zip(panels, algorithms.items(), strict=True):
         lines: list[Line] = []
-        for color, kind in enumerate(dict.fromkeys((row["mode"], row["ranks"], row["threads"]) for row in mine)):
-            chosen = [row for row in mine if (row["mode"], row["ranks"], row["threads"]) == kind]
-            at = [row["columns"] for row in chosen]
+        for color, (kind, chosen) in enumerate(grouped(mine, "mode", "ranks", "threads").items()):
             label = "{}, {} x {} threads".format(*kind)
-            lines.append((label, at, [row["measured"] for row in chosen], "o-", f"C{color}"))
-            lines.append((None, at, [row["predicted"] for row in chosen], ":", f"C{color}"))
+            lines.append(line_of(chosen, "columns", "measured", label, "o-", f"C{color}"))
+            lines.append(line_of(chosen, "columns", "predicted", None, ":", f"C{color}"))
         reference = [row for row in mine if row["reference"]]
-        at, rates = [row["columns"] for row in reference], [row["measured"] for row in reference]
-        lines.append(("predictions (dotted) from here", at, rates, "*", "black"))
+        lines.append(line_of(reference, "columns", "measured", "predictions (dotted) from here", "*", "black"))
         title = f"{algorithm}, {mine[0]['rows']} rows, l = {WINDOW}, s = 1"
         draw_lines(axes, lines, title=title, xscale="log", yscale="log", xlabel="detector columns")
         sizes = sorted({row["columns"] for row in mine})

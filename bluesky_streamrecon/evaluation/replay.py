@@ -6,7 +6,8 @@ Preparation, window and engine, and the controller's session are those of the ru
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from bluesky_streamrecon.storage.runs import scan_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Recorded", "plain_block", "recorded_file", "recorded_run", "replay"]
+__all__ = ["Recorded", "recorded_file", "recorded_run", "replay"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
     return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
 
 
+@contextmanager
 def recorded_run(
     uid: str,
     *,
@@ -111,8 +113,8 @@ def recorded_run(
     directory: Path | None = None,
     readable: Sequence[Path] = (),
     angle_units: str | None = None,
-) -> tuple[Recorded, Callable[[], None]]:
-    """Open a stored run; the second value closes the catalogue again.
+) -> Iterator[Recorded]:
+    """Open a stored run, and close its catalogue in the end.
 
     Parameters
     ----------
@@ -134,8 +136,7 @@ def recorded_run(
     DataError, ConfigError
         If the run can not be understood.
     """
-    storage = open_storage(uri, directory=directory, readable=readable)
-    try:
+    with open_storage(uri, directory=directory, readable=readable) as storage:
         run = RunStreams(find_run(storage.catalog, uid))
         frames = scan_of(run, storage.catalog, uid, angle_units=angle_units)
         _log_problems(frames)
@@ -144,13 +145,10 @@ def recorded_run(
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
         ends = block.get("start"), block.get("stop")
         span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
-        recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))
+        recon = settings_from(ReconSettings, block.get("recon", {}))
         recon, _ = with_found_options(recon, start, list(configurations(run)))
-        steering = settings_from(SteeringSettings, plain_block(block.get("steering", {})))
-        return Recorded(uid, frames, planned, span, recon, steering), storage.close
-    except BaseException:
-        storage.close()
-        raise
+        steering = settings_from(SteeringSettings, block.get("steering", {}))
+        yield Recorded(uid, frames, planned, span, recon, steering)
 
 
 def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:
@@ -309,8 +307,3 @@ def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(angles.min()), float(angles.max())
     step = (high - low) / max(len(angles) - 1, 1)
     return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)
-
-
-def plain_block(block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part of a start document with tuples' lists as they were written."""
-    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in block.items()}

@@ -6,7 +6,7 @@ Rows are mappings of plain values. Nothing here measures or prints.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from bluesky_streamrecon.errors import StorageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "Row", "new_directory", "save_figure"]
+__all__ = ["Report", "Row", "grouped", "new_directory", "save_figure"]
 
 DPI = 100
 
@@ -69,6 +69,20 @@ class Report:
             _write_csv(out / f"{name}.csv", rows)
         for name, figure in self.figures.items():
             save_figure(figure, out / f"{name}.png")
+
+
+def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Return the rows that have the same values of these fields, by these values, in the order in which they came.
+
+    Examples
+    --------
+    >>> grouped([{"noise": 1e3, "at": 1}, {"noise": None, "at": 1}, {"noise": 1e3, "at": 2}], "noise")
+    {(1000.0,): [{'noise': 1000.0, 'at': 1}, {'noise': 1000.0, 'at': 2}], (None,): [{'noise': None, 'at': 1}]}
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 def new_directory(out: Path) -> Path:

@@ -7,22 +7,22 @@ from math import isclose
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.cost import CostModel, advise
+from bluesky_streamrecon.evaluation.cost import advise, core_speed, step_seconds
 from bluesky_streamrecon.evaluation.rates import evaluate_rates, predicted
 
 DETECTOR = {"rows": 2048, "columns": 2048}
 
 
-def test_rate_goes_with_step_and_threads_and_against_window_and_area():
-    rate = CostModel(10.0).rate
-    case = {"rows": 64, "columns": 512, "window": 24, "step": 2}
-    for changed, factor in (({"step": 6}, 3), ({"window": 12}, 2), ({"columns": 1024}, 0.25), ({"threads": 4}, 4)):
-        assert isclose(rate(**(case | changed)), factor * rate(**case))
+def test_time_of_a_step_goes_with_window_and_area_and_against_threads():
+    case = {"rows": 64, "columns": 512, "window": 24}
+    changes = ({"window": 12}, 0.5), ({"columns": 1024}, 4), ({"threads": 4}, 0.25), ({"members": 2}, 0.5)
+    for changed, factor in changes:
+        assert isclose(step_seconds(10.0, **(case | changed)), factor * step_seconds(10.0, **case))
 
 
-def test_model_gives_back_the_rate_that_it_was_made_from():
-    case = {"rows": 16, "columns": 300, "window": 20, "step": 4}
-    assert isclose(CostModel.from_rate(55.0, **case).rate(**case), 55.0)
+def test_speed_of_a_core_gives_back_the_rate_that_it_was_made_from():
+    case = {"rows": 16, "columns": 300, "window": 20}
+    assert isclose(4 / step_seconds(core_speed(55.0, **case, step=4), **case), 55.0)
 
 
 @pytest.mark.parametrize("rate", [1, 5, 20, 60])

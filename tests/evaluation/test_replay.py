@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,7 +165,7 @@ def test_replay_by_another_policy_leaves_the_threshold_and_options_of_the_runs_o
     program, frames, monkeypatch, tmp_path, of_the_run, other
 ):
     taken = recorded(frames, steering=of_the_run)
-    monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: (taken, None))
+    monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: nullcontext(taken))
     arguments = ["replay", "1234", "--policy", other, "--out", str(tmp_path / "replay.png"), "--json"]
     assert last_line(CliRunner().invoke(program, arguments))["policy"] == other
 
@@ -200,7 +201,8 @@ def test_advise_command_prints_the_contracts_fields(program):
 
 
 def test_evaluate_orders_command_prints_its_rows(program, tmp_path):
-    found = last_line(CliRunner().invoke(program, ["evaluate", "orders", "--out", str(tmp_path), "--quick", "--json"]))
+    small = ["--columns", "64", "--num", "40", "--out", str(tmp_path), "--json"]
+    found = last_line(CliRunner().invoke(program, ["evaluate", "orders", *small]))
     assert {"sample", "order", "projections", "ms_ssim", "rmse"} <= set(found["rows"][0])
 
 
@@ -216,17 +218,20 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     }  # fmt: skip
     closed = []
 
+    @contextmanager
     def opened(uri, directory, readable):
         run = MagicMock(metadata={"start": start})  # which has no streams
-        return SimpleNamespace(catalog={"1234": run}, close=lambda: closed.append(True))
+        yield SimpleNamespace(catalog={"1234": run})
+        closed.append(True)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "open_storage", opened)
         patch.setattr(module, "scan_of", lambda run, catalog, uid, **_: frames)
-        found, close = module.recorded_run("1234", directory=Path(tmp_path))
-    assert (found.planned, found.span, found.recon.window, found.steering.threshold) == (90, (0.0, 180.0), 12, 0.9)
-    assert replay(found).fields["stopped_at"] is not None
-    close()
+        with module.recorded_run("1234", directory=Path(tmp_path)) as found:
+            assert (found.planned, found.span) == (90, (0.0, 180.0))
+            assert (found.recon.window, found.steering.threshold) == (12, 0.9)
+            assert replay(found).fields["stopped_at"] is not None
+            assert closed == []
     assert closed == [True]
 
 

@@ -55,12 +55,15 @@ def test_tooth_ledger_adds_up(tooth):
     assert ledger["dropped"] == ledger["duplicate"] == 0
 
 
-def test_demo_leaves_a_picture_and_prints_a_line_per_projection(tooth):
+def test_demo_leaves_a_picture_and_prints_the_table_of_the_run(tooth):
     _, done, result = tooth
     assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("projection ")]
-    assert len(lines) >= result["projections_used"]
-    assert all(word in lines[-1] for word in ("angle", "score", "lag"))
+    lines = done.stderr.splitlines()
+    (head,) = (number for number, line in enumerate(lines) if "predicted gain" in line)
+    assert all(word in lines[head] for word in ("projections", "angle", "score", "lag"))
+    taken = [int(line.split()[0]) for line in lines[head + 1 :] if " of 181 " in line[:14]]
+    assert taken == sorted(taken)
+    assert len(taken) > 5
 
 
 def test_finished_volume_is_drawn_and_stored_beside_the_live_image(tooth):

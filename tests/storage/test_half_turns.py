@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli import _commands
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.half_turns import projections_of
+from bluesky_streamrecon.half_turns import projections_of
 from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.sim_devices import Faults, Noise, sim_beamline

@@ -286,9 +286,8 @@ def test_real_scan_is_imported_as_a_run_that_is_replayed_and_tabled(elsewhere):
     np.testing.assert_array_equal(run.flats[:], recorded.flats[:])
     start = elsewhere.catalog[done.run_uid].metadata["start"]
     assert (start["plan_name"], start["sample"], start["imported_from"]) == ("import", "tooth", "tooth.h5")
-    past, close = recorded_run(done.run_uid, uri=elsewhere.uri)
-    close()
-    assert (past.planned, past.span) == (181, (0.0, 180.0))
+    with recorded_run(done.run_uid, uri=elsewhere.uri) as past:
+        assert (past.planned, past.span) == (181, (0.0, 180.0))
     table = elsewhere.databroker[done.run_uid].table()
     np.testing.assert_allclose(table["stage"], recorded.angles_deg)
 

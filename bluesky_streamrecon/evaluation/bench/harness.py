@@ -11,16 +11,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bluesky_streamrecon.errors import ConfigError
 
-__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "seconds_per_call", "started", "take_turns"]
+__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "first_line", "seconds_per_call", "started", "take_turns"]
 
 END_SECONDS = 30.0
 LEAST_REPEATS = 3
 """Fewest samples for a median."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class Summary:
         return cls(middle, (max(samples) - min(samples)) / middle if middle else 0.0)
 
 
-def take_turns(repeats: int, turn: Callable[[], Mapping[str, float]]) -> dict[str, Summary]:
+def take_turns(repeats: int, turn: Callable[[], Mapping[Name, float]]) -> dict[Name, Summary]:
     """Measure all quantities of a benchmark once per turn, so that what disturbs one turn disturbs all of them.
 
     Parameters
@@ -117,3 +120,8 @@ def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.terminate()
         with contextlib.suppress(ValueError):  # communicated with already
             process.communicate(timeout=END_SECONDS)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a process of `started` prints; empty if it has ended."""
+    return "" if process.stdout is None else process.stdout.readline().strip()

@@ -121,13 +121,13 @@ def _compare(columns: int, window: int, repeats: int, backend: str) -> list[Row]
             peers.append(stack.enter_context(code(method, scan, backend)))
             peers[-1].iterate(2 if on_gpu else 1)
 
-        def turn() -> dict[str, float]:
+        def turn() -> dict[tuple[str, int], float]:
             speeds = [
                 giga_updates("", peer.slices, window, columns) / _extra_iteration(peer, *LENGTHS[backend])
                 for peer in peers
             ]
-            ratios = {f"ratio {i}": speeds[0] / speed for i, speed in enumerate(speeds)}
-            return ratios | {f"gups {i}": speed for i, speed in enumerate(speeds)}
+            ratios = {("ratio", i): speeds[0] / speed for i, speed in enumerate(speeds)}
+            return ratios | {("gups", i): speed for i, speed in enumerate(speeds)}
 
         found = take_turns(repeats, turn)
     return [
@@ -140,9 +140,9 @@ def _compare(columns: int, window: int, repeats: int, backend: str) -> list[Row]
             "slices": peer.slices,
             "threads": 0 if on_gpu else 1,
             "backend": backend,
-            "gups": found[f"gups {i}"].median,
-            "spread": found[f"gups {i}"].spread,
-            "ratio": found[f"ratio {i}"].median,
+            "gups": found["gups", i].median,
+            "spread": found["gups", i].spread,
+            "ratio": found["ratio", i].median,
         }
         for i, peer in enumerate(peers)
     ]

@@ -20,17 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.publisher import Publisher
-from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import receiving_ranks
-from bluesky_streamrecon.evaluation.bench.sample import sample_scan
+from bluesky_streamrecon.evaluation.bench.sample import random_frames, sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["measure_publisher"]
 
-DIFFERENT_FRAMES = 4
 IN_FLIGHT = 8
 TIMEOUT = 120.0
 DATASET = "/entry/data"
@@ -63,14 +61,8 @@ def measure_publisher(*, rows: int = 2048, columns: int = 2048, projections: int
     JobError
         If something could not be published, or a receiving process fails.
     """
-    if min(projections, receivers, columns) < 1 or rows < receivers:
-        raise ConfigError(
-            f"projections={projections}, receivers={receivers}, frame {rows} x {columns}: expected 1 or more of each, "
-            "and a row for every receiver"
-        )
-    random = np.random.default_rng(0)
-    pool = [random.integers(0, 2**16, (rows, columns), np.uint16) for _ in range(DIFFERENT_FRAMES)]
-    memory = (projections + DIFFERENT_FRAMES) * pool[0].nbytes
+    pool = random_frames(rows, columns, num=projections, receivers=receivers)
+    memory = (projections + len(pool)) * pool[0].nbytes
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="streamrecon-bench-") as name:
         path = Path(name) / "detector.h5"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
@@ -27,12 +28,14 @@ __all__ = [
     "counts_of",
     "giga_updates",
     "moving_engine",
+    "random_frames",
     "sample_scan",
     "seconds_per_update",
 ]
 
 DARK_COUNT = 100
 FLAT_COUNT = 40_000
+DIFFERENT_FRAMES = 4
 
 TOGETHER = 64
 """Updates of a GPU that are timed together: it may be two behind."""
@@ -56,6 +59,23 @@ def sample_scan(columns: int, rows: int, num: int) -> LineScan:
     lines = np.stack([head.projection(angle, columns, axis) for angle in angles.tolist()])
     scale = np.linspace(1, 1 - ROW, rows, endpoint=False, dtype=np.float32)
     return LineScan("head", angles, lines * scale[:, None], axis)
+
+
+def random_frames(rows: int, columns: int, *, num: int, receivers: int) -> list[NDArray[np.uint16]]:
+    """Return a few different frames, of which `num` are sent to processes that share their rows.
+
+    Raises
+    ------
+    ConfigError
+        If a number can not work.
+    """
+    if min(num, receivers, columns) < 1 or rows < receivers:
+        raise ConfigError(
+            f"{num} frames of {rows} x {columns}, {receivers} receivers: expected 1 or more of each, and a row for "
+            "every receiver"
+        )
+    random = np.random.default_rng(0)
+    return [random.integers(0, 2**16, (rows, columns), np.uint16) for _ in range(DIFFERENT_FRAMES)]
 
 
 def counts_of(projections: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -13,7 +13,6 @@ import math
 import signal
 import statistics
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ from bluesky_streamrecon.evaluation.bench.harness import (
     END_SECONDS,
     Summary,
     check_repeats,
+    first_line,
     started,
     take_turns,
 )
@@ -36,6 +36,9 @@ __all__ = ["measure_view"]
 
 WARM_UP = 12
 STEERING = SteeringSettings(policy="ms-ssim", threshold=1.0, preview_rows=(0,), advisory=True)
+
+Case = tuple[int, int]
+"""Viewers, and how many of them are faulty."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ def measure_view(
             f"{2 * WARM_UP} projections, and up to 10 s for each"
         )
     cases = [(0, 0), *((number, 0) for number in viewers), *((number, 2) for number in viewers if number > 2)]
-    delays: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+    delays: dict[Case, list[float]] = {case: [] for case in cases}
     # An update of few slices by one projection is quick: what is measured is not how fast images are made.
     recon = ReconSettings(axis=(columns - 1) / 2, ranks=ranks, window=1, coalesce=False)
     scan = sample_scan(columns, rows, num)
@@ -97,28 +100,19 @@ def measure_view(
     with running_job(recon, (rows, columns)) as job:
         job.scan(counts[:WARM_UP], angles, steering=STEERING, interval=exposure)
 
-        def taken() -> dict[str, float]:
-            exposed, events = job.scan(counts, angles, steering=STEERING, interval=exposure), job.events
-            return {
-                "projections_per_second": (num - 1) / (max(events.judged_at.values()) - exposed[0]),
-                "processor_seconds": (events.spent_at[num] - events.spent_at[1]) / (num - 1),
-            }
-
-        def turn() -> dict[str, float]:
-            found: dict[str, float] = {}
-            alone: Mapping[str, float] = {}
+        def turn() -> dict[tuple[str, Case], float]:
+            found: dict[tuple[str, Case], float] = {}
             for case in cases:
-                number, faulty = case
-                with _watched(job, number, faulty) as seen:
-                    measured = taken()
-                alone = alone or measured
+                with _watched(job, *case) as seen:
+                    exposed, events = job.scan(counts, angles, steering=STEERING, interval=exposure), job.events
                 delays[case] += seen
-                measured["rate_ratio"] = measured["projections_per_second"] / alone["projections_per_second"]
-                measured["processor_ratio"] = measured["processor_seconds"] / (alone["processor_seconds"] or math.nan)
-                each = len(seen) / max(number - faulty, 1)
-                measured["pictures_per_second"] = each * measured["projections_per_second"] / num
-                logger.info("%d viewers, %d of them faulty: %s", number, faulty, measured)
-                found |= {f"{name} {case}": value for name, value in measured.items()}
+                rate = (num - 1) / (max(events.judged_at.values()) - exposed[0])
+                seconds = (events.spent_at[num] - events.spent_at[1]) / (num - 1)
+                found["projections_per_second", case], found["processor_seconds", case] = rate, seconds
+                found["rate_ratio", case] = rate / found["projections_per_second", cases[0]]
+                found["processor_ratio", case] = seconds / (found["processor_seconds", cases[0]] or math.nan)
+                found["pictures_per_second", case] = len(seen) / max(case[0] - case[1], 1) * rate / num
+                logger.info("%d viewers, %d of them faulty: %.4g projections per second", *case, rate)
             return found
 
         found = take_turns(repeats, turn)
@@ -133,15 +127,13 @@ def measure_view(
     })  # fmt: skip
 
 
-def _row(case: tuple[int, int], found: Mapping[str, Summary], delays: Sequence[float]) -> Row:
-    names = ("projections_per_second", "processor_seconds", "rate_ratio", "processor_ratio")
+def _row(case: Case, found: Mapping[tuple[str, Case], Summary], delays: Sequence[float]) -> Row:
     return {
         "viewers": case[0],
         "faulty": case[1],
-        **{name: found[f"{name} {case}"].median for name in names},
-        "spread": found[f"rate_ratio {case}"].spread,
+        **{name: summary.median for (name, of), summary in found.items() if of == case},
+        "spread": found["rate_ratio", case].spread,
         "pictures": len(delays),
-        "pictures_per_second": found[f"pictures_per_second {case}"].median,
         "median_delay": statistics.median(delays) if delays else None,
         "p99_delay": float(np.percentile(delays, 99)) if delays else None,
     }
@@ -154,35 +146,20 @@ def _watched(job: RunningJob, viewers: int, faulty: int) -> Iterator[list[float]
     Of those that are `faulty` the first is killed at its first picture, and the second stopped.
     """
     delays: list[float] = []
-    if not viewers:
-        yield delays
-        return
     with contextlib.ExitStack() as stack:
-        at = ("--address", job.endpoint.address, "--job-id", job.endpoint.job_id)
-        view = stack.enter_context(started("bluesky_streamrecon", "view", "--json", *at))
-        line = view.stdout.readline() if view.stdout is not None else ""
-        if not line:
-            raise JobError("benchmark: the live view did not start; is the extra 'view' installed?")
-        faults = (signal.SIGKILL, signal.SIGSTOP)[:faulty]
         pages: list[subprocess.Popen[str]] = []
-        for _ in range(viewers):
-            pages.append(stack.enter_context(started(viewer.__name__, json.loads(line)["url"])))
-            stack.callback(pages[-1].kill)  # one that is stopped does not end when it is asked to
-        for page in pages:
-            if page.stdout is None or page.stdout.readline() != "watches\n":
-                raise JobError("benchmark: the viewers did not start; does the live view answer?")
-
-        def fail(page: subprocess.Popen[str], fault: signal.Signals) -> None:
-            if page.stdout is not None and page.stdout.readline():
-                page.send_signal(fault)
-
-        failing = [threading.Thread(target=fail, args=each) for each in zip(pages, faults, strict=False)]
-        for thread in failing:
-            thread.start()
+        if viewers:
+            at = ("--address", job.endpoint.address, "--job-id", job.endpoint.job_id)
+            line = first_line(stack.enter_context(started("bluesky_streamrecon", "view", "--json", *at)))
+            if not line:
+                raise JobError("benchmark: the live view did not start; is the extra 'view' installed?")
+            for number in range(viewers):
+                fault = [signal.SIGKILL.name, signal.SIGSTOP.name][number : number + 1] if number < faulty else []
+                pages.append(stack.enter_context(started(viewer.__name__, json.loads(line)["url"], *fault)))
+                stack.callback(pages[-1].kill)  # one that is stopped does not end when it is asked to
+        if any(first_line(page) != "watches" for page in pages):
+            raise JobError("benchmark: the viewers did not start; does the live view answer?")
         yield delays
         for page in pages[faulty:]:
             found, _ = page.communicate(timeout=END_SECONDS)
             delays.extend(json.loads(found.splitlines()[-1]))
-        for page, thread in zip(pages, failing, strict=False):
-            page.kill()
-            thread.join()

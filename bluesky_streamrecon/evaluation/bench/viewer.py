@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -87,18 +88,21 @@ def _page_cuts(rows: int, height: int, width: int) -> Iterator[Cut]:
         yield Cut(corner=tuple(corner.tolist()), down=made[0], across=made[1], shape=(most, most))
 
 
-def main() -> None:
-    """Watch a page until standard input ends; print when it watches, when it has a picture, and its delays as JSON."""
+def main(url: str, fault: str = "") -> None:
+    """Watch a page until standard input ends; print when it watches, and at last its delays as JSON.
+
+    With the name of a signal as `fault`, it sends itself that one at its first picture.
+    """
     os.nice(10)  # browsers are other people's computers
     ending = threading.Event()
     delays: list[float] = []
     when_closed(0, ending.set)
-    for delay in watch_page(sys.argv[1], lambda: print("watches", flush=True), ending):
-        if not delays:
-            print("sees", flush=True)
+    for delay in watch_page(url, lambda: print("watches", flush=True), ending):
+        if fault:
+            os.kill(os.getpid(), signal.Signals[fault])
         delays.append(delay)
     print(json.dumps(delays))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -16,10 +16,10 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
+from bluesky_streamrecon.evaluation.bench.sample import random_frames
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -29,7 +29,6 @@ __all__ = ["measure_wire"]
 
 Frame = NDArray[np.uint16]
 
-DIFFERENT_FRAMES = 4
 LEAST_RATE = 1e7
 """Bytes per second; a link that is slower counts as broken."""
 
@@ -67,16 +66,10 @@ def measure_wire(
         If a receiving process fails.
     """
     check_repeats(repeats)
-    if min(frames, receivers, columns) < 1 or rows < receivers:
-        raise ConfigError(
-            f"frames={frames}, receivers={receivers}, frame {rows} x {columns}: expected 1 or more of each, "
-            "and a row for every receiver"
-        )
-    random = np.random.default_rng(0)
-    pool = [random.integers(0, 2**16, (rows, columns), np.uint16) for _ in range(DIFFERENT_FRAMES)]
+    pool = random_frames(rows, columns, num=frames, receivers=receivers)
     sample = frames * pool[0].nbytes
     timeout = 30.0 + sample / LEAST_RATE
-    memory = (frames + DIFFERENT_FRAMES) * pool[0].nbytes  # the frames are the same few arrays: nothing need be spilled
+    memory = (frames + len(pool)) * pool[0].nbytes  # the frames are the same few arrays: nothing need be spilled
     blocks = partition_rows(rows, receivers)
     parts = [[frame[block.first : block.stop] for block in blocks] for frame in pool]
     with ExitStack() as stack:

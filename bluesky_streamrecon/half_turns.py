@@ -15,7 +15,6 @@ from bluesky_streamrecon.beamline.documents import BLOCK, carried, saturation_of
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StorageError
-from bluesky_streamrecon.evaluation.replay import plain_block
 from bluesky_streamrecon.recon.past_volume import PastFrame, finished_volume
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_from
@@ -96,7 +95,7 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     scan = scan_of(run, catalog, start["uid"])
     first, stop = _part(start, uid, volume, len(scan.angles_deg))
     block = start[BLOCK]
-    recon = settings_from(ReconSettings, plain_block(block.get("recon", {})))
+    recon = settings_from(ReconSettings, block.get("recon", {}))
     if recon.analysis != TOMOGRAPHY:
         raise ConfigError(f"volume: run {uid} has the analysis {recon.analysis!r}, expected {TOMOGRAPHY!r}")
     recon, _ = with_found_options(recon, start, list(configurations(run)))
