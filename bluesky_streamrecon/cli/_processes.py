@@ -19,6 +19,7 @@ Address = Annotated[str, typer.Option(help="The beamline's address, as in tcp://
 JobId = Annotated[str, typer.Option(help="Id of the job, as the beamline shows it.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Our secret key file (see `streamrecon keygen`).")]
 ServerKey = Annotated[Path | None, typer.Option(help="The beamline's public key file.")]
+LinkLimit = Annotated[float, typer.Option(min=1, help="Seconds without the beamline after which it gives up.")]
 Lifeline = Annotated[bool, typer.Option(help="Exit when standard input is closed (set by the launcher).")]
 
 
@@ -29,9 +30,7 @@ def job(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Directory for checkpoints, from which a restarted job goes on.")
     ] = None,
-    link_limit: Annotated[
-        float, typer.Option(min=1, help="Seconds without the beamline after which the job gives up.")
-    ] = 300.0,
+    link_limit: LinkLimit = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
     watch_parent: Lifeline = False,
@@ -67,9 +66,7 @@ def control(
         list[Path] | None,
         typer.Option(help="Public key file (or folder of such) of the ranks; needed with keys and other hosts."),
     ] = None,
-    link_limit: Annotated[
-        float, typer.Option(min=1, help="Seconds without the beamline after which the controller gives up.")
-    ] = 300.0,
+    link_limit: LinkLimit = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
     watch_parent: Lifeline = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,9 +37,8 @@ def view_extra() -> Iterator[None]:
         raise ConfigError(f"{error}; pip install 'bluesky-streamrecon[view]'") from error
 
 
-@contextmanager
-def open_source(connect: Callable[[], OperatorEndpoint], who: str | None) -> Iterator[Source]:
-    """Follow the jobs that `connect` finds, and close the connection in the end.
+def open_source(connect: Callable[[], OperatorEndpoint], who: str | None) -> AbstractContextManager[Source]:
+    """Follow the jobs that `connect` finds, until the source is left as a context manager.
 
     Raises
     ------
@@ -50,11 +49,7 @@ def open_source(connect: Callable[[], OperatorEndpoint], who: str | None) -> Ite
 
     with view_extra():
         from bluesky_streamrecon.live_view import Source
-    source = Source(connect, own_name() if who is None else who)
-    try:
-        yield source
-    finally:
-        source.close()
+    return closing(Source(connect, own_name() if who is None else who))
 
 
 @contextmanager

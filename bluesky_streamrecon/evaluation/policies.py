@@ -18,7 +18,7 @@ import msgspec
 from bluesky_streamrecon.evaluation.figures import new_figure, predictions
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
-from bluesky_streamrecon.evaluation.report import Row
+from bluesky_streamrecon.evaluation.report import Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
@@ -30,7 +30,12 @@ __all__ = ["draw_cases", "judge_cases", "summarize"]
 ORACLE_SHARE = 1 / 45
 """Share of the plan between two points that the oracle looks at."""
 
-MARKS = {"predicted gain": ("o", "C0"), "MS-SSIM 0.95": ("x", "C3"), "oracle": ("|", "C2")}
+MARKS = {
+    "oracle": ("|", "C2", "oracle_stop", "oracle_loss"),
+    "MS-SSIM 0.95": ("x", "C3", "paper_stop", "paper_loss"),
+    "predicted gain": ("o", "C0", "stopped_at", "quality_loss"),
+}
+"""Mark and colour of each rule, and the fields with its stop and its loss."""
 
 logger = logging.getLogger(__name__)
 
@@ -117,20 +122,13 @@ def summarize(results: Sequence[Row], *, tolerance: float = 0.02) -> dict[str, A
 def draw_cases(cases: Sequence[Row], tolerance: float) -> Figure:
     """Draw a line for each kind of case: where the policy, the paper's rule and the oracle stopped, and their loss."""
     ordered = sorted(cases, key=lambda case: (case["sample"], -(case["noise"] or 0.0), case["columns"]))
-    kinds = list(dict.fromkeys((c["sample"], c["noise"], c["columns"]) for c in ordered))
+    kinds = grouped(ordered, "sample", "noise", "columns")
     figure = new_figure(9.6, 1.2 + 0.22 * len(kinds))
     left, right = figure.subplots(1, 2, sharey=True)
-    for case in ordered:
-        y = kinds.index((case["sample"], case["noise"], case["columns"]))
-        stops = {
-            "oracle": (case["oracle_stop"], case["oracle_loss"]),
-            "MS-SSIM 0.95": (case["paper_stop"], case["paper_loss"]),
-            "predicted gain": (case["stopped_at"], case["quality_loss"]),
-        }
-        for name, (at, loss) in stops.items():
-            mark, color = MARKS[name]
-            left.plot(at / case["planned"], y, mark, color=color, ms=6)
-            right.plot(loss, y, mark, color=color, ms=6)
+    for y, alike in enumerate(kinds.values()):
+        for mark, color, at, loss in MARKS.values():
+            left.plot([case[at] / case["planned"] for case in alike], [y] * len(alike), mark, color=color, ms=6)
+            right.plot([case[loss] for case in alike], [y] * len(alike), mark, color=color, ms=6)
     several = len({c["columns"] for c in cases if c["noise"] is not None}) > 1
     labels = [
         name + (f", {columns} px" if several else "") + (f", {noise:g} photons" if noise else ", measured")
@@ -143,7 +141,7 @@ def draw_cases(cases: Sequence[Row], tolerance: float) -> Figure:
     right.set_xlim(left=0)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    for name, (mark, color) in MARKS.items():
+    for name, (mark, color, *_) in MARKS.items():
         left.plot([], [], mark, color=color, label=name)
     left.plot([], [], color="0.3", lw=1, ls="--", label=f"tolerance {tolerance:g}")
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)

@@ -285,20 +285,19 @@ def _draw(
     axes.set_title(f"{name}: {judgement.policy}", fontsize=10)
     middle = len(whole) // 2
     _, high = grey_range(whole[middle])
-    show_slice(panels[1], whole[middle], "finished from all", 0, high)
+    shown: list[Any] = [None, (whole[middle], "finished from all", 0, high), None, None, None]
     if early is None:
         panels[0].set_title("would not have ended it", fontsize=9)
-        panels[0].set_axis_off()
-        panels[2].set_axis_off()
     else:
-        show_slice(panels[0], early[middle], f"finished from {stopped}", 0, high)
-        difference = early[middle] - whole[middle]
-        show_slice(panels[2], difference, f"difference (1 - MS-SSIM = {lost:.3f})", -high / 4, high / 4)
-    for panel in panels[3:]:
-        panel.set_axis_off()
+        shown[0] = early[middle], f"finished from {stopped}", 0, high
+        shown[2] = early[middle] - whole[middle], f"difference (1 - MS-SSIM = {lost:.3f})", -high / 4, high / 4
     if patches is not None:
-        show_slice(panels[3], patches[0], "a patch of it", 0, high)
-        show_slice(panels[4], patches[1], f"worse by the tolerance, {steering.tolerance:g}", 0, high)
+        shown[3] = patches[0], "a patch of it", 0, high
+        shown[4] = patches[1], f"worse by the tolerance, {steering.tolerance:g}", 0, high
+    for panel, what in zip(panels, shown, strict=True):
+        panel.set_axis_off()
+        if what is not None:
+            show_slice(panel, *what)
     return figure
 
 

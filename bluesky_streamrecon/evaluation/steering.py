@@ -16,7 +16,7 @@ from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bodies import KINDS
 from bluesky_streamrecon.evaluation.cases import held_out_cases, interior_cases, kind_cases, required_cases
-from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure, show_slice
+from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
 from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
 from bluesky_streamrecon.evaluation.report import Report, Row
@@ -191,12 +191,10 @@ def _draw(
         crossed = crossing(rows, THRESHOLD)
         if crossed is not None:
             axes.axvline(crossed, color="C2", lw=1.2, label=f"{THRESHOLD:g} reached at {crossed}")
-        lines: list[Line] = []
-        for color, (name, what) in enumerate(
-            (("self_similarity", f"to the image {COMPARE_TO} before"), ("ms_ssim", "to the truth"))
-        ):
-            found = [row for row in rows if row[name] is not None]
-            lines.append((what, [r["projections"] for r in found], [r[name] for r in found], "-", f"C{color}"))
+        lines = [
+            line_of(rows, "projections", "self_similarity", f"to the image {COMPARE_TO} before", "-", "C0"),
+            line_of(rows, "projections", "ms_ssim", "to the truth", "-", "C1"),
+        ]
         draw_lines(axes, lines, title=title, xlabel="projections", ylabel="MS-SSIM", ylim=(0.3, 1.01))
         row = grid[1, column].subgridspec(1, max(len(shown), 1))
         _, high = grey_range(scans[title].known.image[0])

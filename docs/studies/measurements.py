@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from bluesky_streamrecon.evaluation.bodies import Kind
-from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, TrialReconstruction, get_policy, make_metric
@@ -95,13 +95,9 @@ def evaluate_measurements(
     cases = measured_cases(columns=columns, num=num, seeds=seeds)
     forecasts = _forecasts(cases, asked, threads)
     rows = [_result(case, what, forecasts[what][number]) for number, case in enumerate(cases) for what in asked]
-    kinds = [("all", rows)] + [(kind, [row for row in rows if row["sample"] == kind]) for kind in _samples(rows)]
-    summary = [_summary(what, kind, [r for r in some if r["asked"] == what]) for what in asked for kind, some in kinds]
+    kinds = [("all", rows), *((kind, some) for (kind,), some in grouped(rows, "sample").items())]
+    summary = [_summary(what, kind, grouped(some, "asked")[what,]) for what in asked for kind, some in kinds]
     return Report({"cases": rows, "summary": summary}, data={"measurements": rows, "summary": summary})
-
-
-def _samples(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["sample"] for row in rows))
 
 
 def _forecasts(cases: Sequence[LineScan], asked: Sequence[str], threads: int) -> dict[str, list[list[Forecast]]]:

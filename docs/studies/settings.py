@@ -21,7 +21,7 @@ import typer
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
 from bluesky_streamrecon.evaluation.images import live_images, with_best_image
-from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.recon.window import Spread
@@ -179,12 +179,9 @@ def _follow(stack: ScanStack, choice: Choice, threads: int) -> list[Row]:
 
 def _summaries(points: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Summarize scans that are alike in these fields: means, and the largest dip."""
-    groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
-    for point in points:
-        alike = groups.setdefault(tuple(point[name] for name in names), {})
-        alike.setdefault(point["case"], []).append(point)
     found = []
-    for key, cases in groups.items():
+    for key, alike in grouped(points, *names).items():
+        cases = grouped(alike, "case")
         curves = [np.array([point["ms_ssim"] for point in case]) for case in cases.values()]
         found.append(
             {
@@ -201,20 +198,17 @@ def _summaries(points: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 def _draw(points: Sequence[Row]) -> Figure:
     """Draw MS-SSIM to the truth against projections: a colour for scans that are alike, a style for each choice."""
-    titles = list(dict.fromkeys(point["scans"] for point in points))
+    titles = grouped(points, "scans")
     figure = new_figure(5.2 * len(titles), 4.4)
-    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
-        curves: dict[tuple[str, float | None], dict[str, dict[int, list[float]]]] = {}
-        for point in (each for each in points if each["scans"] == title):
-            curve = curves.setdefault((point["sample"], point["noise"]), {}).setdefault(point["choice"], {})
-            curve.setdefault(point["projections"], []).append(point["ms_ssim"])
+    for axes, ((title,), mine) in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles.items(), strict=True):
         lines: list[Line] = []
-        for color, ((sample, noise), choices) in enumerate(curves.items()):
+        for color, ((sample, noise), alike) in enumerate(grouped(mine, "sample", "noise").items()):
             name = sample if noise is None else f"{sample}, {noise:g} photons"
-            for (text, curve), style in zip(choices.items(), cycle((":", "-", "--", "-."))):
+            for ((text,), chosen), style in zip(grouped(alike, "choice").items(), cycle((":", "-", "--", "-."))):
                 label = f"{name}: {text}" if color == 0 else name if style == ":" else None
-                values = [float(np.mean(found)) for found in curve.values()]
-                lines.append((label, list(curve), values, style, f"C{color}"))
+                curve = grouped(chosen, "projections")
+                values = [float(np.mean([point["ms_ssim"] for point in some])) for some in curve.values()]
+                lines.append((label, [at for (at,) in curve], values, style, f"C{color}"))
         draw_lines(axes, lines, title=title, xlabel="projections")
     figure.axes[0].set_ylabel("MS-SSIM of the live image to the truth")
     return figure
