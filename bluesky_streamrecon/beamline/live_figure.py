@@ -210,8 +210,8 @@ def _draw_slice(panel: Any, cuts: Cuts, region: Region | None) -> None:
         from matplotlib.patches import Rectangle
 
         left, top, right, bottom = region
-        edge = {"edgecolor": "tab:green", "linestyle": "--", "fill": False}
-        panel.add_patch(Rectangle((left, top), right - left, bottom - top, label="counts", **edge))
+        corner, width, height = (left, top), right - left, bottom - top
+        panel.add_patch(Rectangle(corner, width, height, edgecolor="tab:green", linestyle="--", fill=False))
     panel.set(
         title=f"row {cut.corner[0]:g} from {cuts.projections} projections",
         xlabel=f"x (pixels); {low:.3g} to {high:.3g} per pixel",

@@ -64,7 +64,7 @@ def operator_command(function: Callable[..., None]) -> Callable[..., None]:
 
 @operator_command
 def status(operator: Operator, json: Json = False) -> None:
-    """Show how the run is: projections, image, score, predicted gain, who holds it, lag, ledger.
+    """Show how the run is: projections, image, score, predicted gain, who holds it, lag, frames sent and used.
 
     Example: `streamrecon steer status`
     """

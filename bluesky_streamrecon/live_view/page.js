@@ -1,8 +1,9 @@
 "use strict";
 // What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
-const BUTTONS = ["finish", "hold", "release", "extend", "axis"];
-let run = null, axis = null, size = null, asked = null; // asked: what is ordered once a reason was given
+const BUTTONS = ["finish", "hold", "release", "extend", "axis", "region"];
+// asked: what is ordered once a reason was given; open: whether orders are taken; counts: the region that does.
+let run = null, axis = null, size = null, asked = null, open = false, counts = null;
 
 function words(parent, tag, text) {
   return parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
@@ -15,16 +16,18 @@ function take(told) {
   $("nothing").textContent = told.link && run ? "No image of this run can be shown here." : "The first image is not there yet.";
   $("headline").className = told.headline.tone;
   for (const id of ["what", "detail", "doubt"]) $(id).textContent = told.headline[id];
-  $("expected").textContent = told.expected;
+  for (const id of ["expected", "counts"]) $(id).textContent = told[id];
   told.curves.forEach((curve, i) => { $(["scores", "gains"][i]).innerHTML = curve; }); // made of numbers, and of words without tags
   $("to-do").replaceChildren();
   for (const [state, text] of told.to_do) words($("to-do"), "p", text).className = state;
   showChecks(told.checks);
-  $("held").textContent = told.link ? "" : told.finish ? "Finishing, as asked for by " + told.finish : told.held ? "Held " + told.held : "";
-  const open = Boolean(run) && !told.link && !told.finish;
+  open = Boolean(run) && !told.link && !told.finishing;
+  counts = told.region;
+  if (view.volume) ALL.forEach(lines);
+  offer();
   $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
   if (told.axis !== axis && document.activeElement !== $("column")) $("column").value = (axis = told.axis) === null ? "" : axis.toFixed(2);
-  $("hold").disabled = !open || Boolean(told.held);
+  $("hold").disabled = !open || told.held;
   $("release").disabled = !open || !told.held;
   Object.assign($("progress"), { max: Math.max(1, told.total, told.taken), value: told.taken });
   $("lines").replaceChildren();
@@ -199,16 +202,19 @@ function lines(name) {
     const n = normal(), at = dot(n, plus(middle(), n, view.offset)) - dot(n, area.corner), a = n[across] * side, b = n[down] * side; // a x + b y = at
     if (Math.abs(a) > Math.abs(b)) add("trace", at / a, 0, (at - b) / a, 1);
     else if (Math.abs(b) > 1e-9) add("trace", 0, at / b, 1, (at - a) / b);
+    if (counts) parts.push(frame("counts", area, [-.5, counts[1] - .5, counts[0] - .5], [view.volume[0] - .5, counts[3] - .5, counts[2] - .5]));
     text.textContent = NAMES[shown] + " " + Math.round(view.cross[shown]);
     slider.value = view.cross[shown];
   }
-  if (mark?.name === name) {
-    const [a, b] = [mark.from, mark.to].map(place => share(rectangle(name), place)), line = "M" + a + (mark.tool === "line" ? "L" + b : "H" + b[0] + "V" + b[1] + "H" + a[0] + "Z");
-    parts.push(element("path", { class: "mark", d: line, "vector-effect": "non-scaling-stroke" }));
-  }
+  if (mark?.name === name) parts.push(frame("mark", rectangle(name), mark.from, mark.to, mark.tool === "line"));
   svg.replaceChildren(...parts);
   scale.hidden = name === "oblique" && whole(); // which is seen from elsewhere
   drawScale(scale);
+}
+
+function frame(kind, area, from, to, line = false) { // between two places, in shares of a panel's sides
+  const [a, b] = [from, to].map(place => share(area, place));
+  return element("path", { class: kind, d: "M" + a + (line ? "L" + b : "H" + b[0] + "V" + b[1] + "H" + a[0] + "Z"), "vector-effect": "non-scaling-stroke" });
 }
 
 function changed(...names) { // of these panels the cut is another one
@@ -378,12 +384,12 @@ const pixel = () => $("pixel").valueAsNumber > 0 ? $("pixel").valueAsNumber : nu
 const long = n => !pixel() ? number(n) + " pixels" : n * pixel() < 1000 ? number(n * pixel()) + " µm" : number(n * pixel() / 1000) + " mm";
 const attenuation = (...v) => v.map(number).join(" ± ") + " per pixel" + (pixel() ? ", " + v.map(x => number(1e4 * x / pixel())).join(" ± ") + " per cm" : "");
 const placeAt = ({ corner, across, down }, x, y) => plus(plus(corner, across, x), down, y);
-const unmark = () => { mark = null; ALL.forEach(lines); measure(); };
+const unmark = () => { mark = null; ALL.forEach(lines); measure(); offer(); };
 const share = ({ corner, across, down }, place) => [across, down].map(edge => dot(plus(place, corner, -1), edge) / dot(edge, edge));
 
 function draft(name, at, anew) { // the end of a mark, or of a new one, in shares of the panel's sides
   const place = placeAt(rectangle(name), ...at.map(v => Math.min(1, Math.max(0, v)))), tool = $("tool").value;
-  if (tool !== "cross") { mark = { name, tool, from: anew ? place : mark.from, to: place }; ALL.forEach(lines); }
+  if (tool !== "cross") { mark = { name, tool, from: anew ? place : mark.from, to: place }; ALL.forEach(lines); offer(); }
   measure();
 }
 
@@ -412,6 +418,16 @@ function inside({ width, height, values }, a, b) { // values of pixels whose cen
   const [left, right, top, bottom] = [[0, width], [1, height]].flatMap(([k, n]) => [Math.ceil(Math.min(a[k], b[k]) * n - .5001), Math.floor(Math.max(a[k], b[k]) * n + .5001)]);
   return values.filter((v, i) => i % width >= left && i % width < right && i >= top * width && i < bottom * width && Number.isFinite(v));
 }
+
+// What is drawn in the row's cut as [left, top, right, bottom] in whole voxels, the last two excluded.
+function region() {
+  if (mark?.name !== "row" || mark.tool !== "region") return null;
+  const [a, b] = [Math.min, Math.max].map(end => [2, 1].map(i => end(mark.from[i], mark.to[i])));
+  return [...a.map(v => Math.max(0, Math.ceil(v))), ...b.map((v, i) => Math.min(view.volume[2 - i], Math.floor(v) + 1))];
+}
+
+// The button is to judge by what is drawn, or else by the whole view again.
+const offer = () => Object.assign($("region"), { textContent: region() || !counts ? "Judge by drawn region …" : "Judge by whole view …", disabled: !open || !(region() || counts) });
 
 function measure() {
   const svg = $("graph"), width = svg.clientWidth, height = svg.clientHeight, raw = drawn[mark?.name ?? large()], shown = raw && { ...raw, values: onShow(raw) }, parts = [];
@@ -549,6 +565,7 @@ async function order(action, more) {
     told = await answer.json();
   } catch { told = { ok: false, text: "the live view's server does not answer" }; }
   say(told.ok ? "good" : "bad", told.text);
+  if (told.ok && action === "region") unmark();
 }
 
 // Ask for a reason, and whether it is really wanted.
@@ -570,8 +587,11 @@ $("axis").onclick = () => {
   if (!Number.isFinite(column)) { say("bad", "the axis is to be a detector column, such as 511.5"); return; }
   ask("Correct the rotation axis", "All images are made anew about detector column " + column + ", and scores begin anew.", "Correct the axis", "axis", { axis: column });
 };
-$("hold").onclick = () => order("hold", {});
-$("release").onclick = () => order("release", {});
+$("region").onclick = () => {
+  const wanted = region(), where = wanted ? `x ${wanted[0]} to ${wanted[2] - 1}, y ${wanted[1]} to ${wanted[3] - 1} alone` : "the whole view again";
+  ask("Judge by " + (wanted ? "this region" : "the whole view"), `Scores and predictions count in ${where}, and begin anew.`, "Judge by it", "region", { region: wanted });
+};
+for (const id of ["hold", "release"]) $(id).onclick = () => order(id, {});
 $("extend").onclick = () => order("extend", { count: Number($("count").value) });
 if (new URLSearchParams(location.search).get("kiosk") === "1") document.body.classList.add("kiosk");
 

@@ -26,7 +26,7 @@ from bluesky_streamrecon.wire.cuts import Space
 __all__ = ["MEASURED", "about", "change", "checks", "draw_measured", "expected_stop", "headline", "render", "to_do"]
 
 
-SAID_ELSEWHERE = {"run", "score", "verdict", "problem", "held", "check"}
+SAID_ELSEWHERE = {"run", "score", "verdict", "problem", "held", "check", "counts"}
 """Lines of the state that the page has in better places."""
 
 LAG, LAG_SHARE = 10, 0.05
@@ -40,7 +40,7 @@ AXIS_IS = {"ok": "checked", "look": "in doubt", "wrong": "wrong", "open": "not c
 LONG = 90
 """Minutes from which on hours are counted."""
 
-OF_THE_JOB = {"job", "ledger"}
+OF_THE_JOB = {"job", "frames"}
 """Those that are of the job, and no more of the run when that is over."""
 
 MEASURED: Final[dict[Space, str]] = {
@@ -76,8 +76,10 @@ def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
         "total": status.total,
         "newest": images.newest(snapshot),
         "earlier": images.earlier(snapshot),
-        "held": status.hold_text,
-        "finish": "" if status.finish is None else f"{status.finish.who}: {status.finish.reason}",
+        "held": status.held is not None,
+        "finishing": status.finish is not None,
+        "region": status.region,
+        "counts": f"Green frame, what counts: {status.region_text}" if status.region else "",
         "axis": status.axis,
         "pixel_size": status.pixel_size,
         "directions": _circle(images.directions),

@@ -313,10 +313,12 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             shown.append(("counts", self.region_text))
         if self.axis is not None:
             shown.append(("axis", f"detector column {self.axis:.2f}"))
-        shown.append(("job", f"{self.state}, {self.ranks} ranks"))
+        parts = f"{self.ranks} part{'s' * (self.ranks != 1)}"
+        shown.append(("job", f"{self.state}, in {parts} (MPI ranks)"))
         # It adds up once nothing is on its way any more, so that is shown of a finished run only.
-        counts = (f"{name} {value}" for name, value in self.ledger.items() if name != "balanced")
-        shown.append(("ledger", ", ".join(counts) or "empty"))
+        counts = {"sent": "sent", "used": "applied", "lost": "dropped"}
+        told = ", ".join(f"{word} {self.ledger[name]}" for word, name in counts.items() if name in self.ledger)
+        shown.append(("frames", f"{told} (flats, darks and projections, each in {parts})" if told else "none yet"))
         shown += [("check", f"{each.name}: {each.text}") for each in self.checks if each.state in ("look", "wrong")]
         if self.problem:
             shown.append(("problem", self.problem))

@@ -65,7 +65,7 @@ def test_run_is_held_extended_corrected_and_finished_in_a_browser_and_looked_bac
             page.locator("#cut-note", has_text="Image").wait_for()
             page.wait_for_selector("#hold:enabled")
             page.click("#hold")
-            page.locator("#held", has_text="Held by anna").wait_for()
+            page.locator("#expected", has_text="held by anna").wait_for()
             page.fill("#count", "5")
             page.click("#extend")
             page.locator("#said", has_text="no automatic stop before 15").wait_for()
@@ -96,7 +96,7 @@ def test_run_is_held_extended_corrected_and_finished_in_a_browser_and_looked_bac
             page.click("#finish")
             page.fill("#reason", "seen enough")
             page.click("#really")
-            page.locator("#held", has_text="seen enough").wait_for()
+            page.locator("#expected", has_text="seen enough").wait_for()
 
     with live_view() as url:
         overruled(speak, threshold=1.0)

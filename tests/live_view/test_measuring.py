@@ -7,6 +7,9 @@ import re
 
 import msgspec
 import numpy as np
+from browsing import apart
+
+from bluesky_streamrecon.wire import CHECKS, Check, Judged, Order
 
 ROW = 6  # in the middle, where the page begins
 
@@ -68,3 +71,54 @@ def test_lines_and_regions_are_measured_in_pixels_and_in_the_units_of_the_run(wi
     assert window.is_checked("#locked")
     assert abs(float(window.input_value("#high")) - (low + high) / 2) < 0.1 * (high - low)
     assert float(window.input_value("#low")) == low
+
+
+def test_region_that_is_drawn_is_judged_by_and_shown_with_who_set_it_and_is_taken_back(window, beamline):
+    beamline.judged = tuple(Judged(image_number=n, projections=n, score=n / 9, gain=0.1 / n) for n in (1, 2, 3))
+    beamline.begin_cuts()
+    window.locator("#cut-note", has_text="Image 1").wait_for()
+    window.locator("#scores", has_text="0.3333 at 3").wait_for()
+    assert window.is_disabled("#region")
+    window.select_option("#tool", "region")
+    drag(window, (1.6, 2.6), (5.4, 7.4))  # the centres of x 2 to 5 and y 3 to 7 are inside
+    window.click("#region")
+    window.locator("#about", has_text="Scores and predictions count in x 2 to 5, y 3 to 7 alone").wait_for()
+    window.fill("#reason", "the crack")
+    window.click("#really")
+    window.locator("#said", has_text="region done").wait_for()
+    (order,) = beamline.orders
+    assert (order.action, order.who, order.place) == ("region", "anna@here", "live view")
+    assert (order.region, order.reason) == ((2, 3, 6, 8), "the crack")
+    assert window.locator(".mark").count() == 0  # it is shown as what counts, once it does
+    beamline.status = msgspec.structs.replace(beamline.status, region=order.region, region_by=order)
+    window.locator("#counts", has_text="x 2 to 5, y 3 to 7, by anna@here since").wait_for()
+    window.locator("#scores", has_text="nothing yet").wait_for()  # those before were of the whole view
+    frames = {name: window.locator(f"#cut-{name} .counts").get_attribute("d") for name in ("row", "front", "side")}
+    corners = {name: [float(v) for v in re.findall(r"[-\d.]+", path)] for name, path in frames.items()}
+    left, top, right, bottom, _ = corners["row"]
+    assert np.allclose(16 * np.array([left, top, right, bottom]), [2, 3, 6, 8])
+    assert np.allclose(16 * np.array(corners["front"])[[0, 2]], [2, 6])
+    assert np.allclose(16 * np.array(corners["side"])[[0, 2]], [3, 8])
+    if shots := os.environ.get("VIEW_SCREENSHOTS"):
+        window.screenshot(path=f"{shots}/region-counts.png")
+    window.locator("#region", has_text="Judge by whole view").click()
+    window.fill("#reason", "all of it again")
+    window.click("#really")
+    window.locator("#said", has_text="region done").wait_for()
+    assert (beamline.orders[-1].region, beamline.orders[-1].reason) == (None, "all of it again")
+
+
+def test_controls_stay_where_they_are_whatever_is_said(window, beamline):
+    beamline.begin_cuts()
+    window.locator("#cut-note", has_text="Image 1").wait_for()
+    before = window.locator(".controls").bounding_box()
+    long = "what is wrong is told at length, with what to do about it; " * 8
+    wrong = tuple(Check(name=name, state="wrong", number="column 84.0, far off", text=name + long) for name in CHECKS)
+    held = Order(action="hold", who="anna", reason=long)
+    about = {"text": long, "problem": long, "checks": wrong, "verdict": "invalid", "held": held, "lag": 99}
+    beamline.status = msgspec.structs.replace(beamline.status, **about)
+    window.locator("#to-do p").nth(len(CHECKS) - 1).wait_for(state="attached")
+    after = window.locator(".controls").bounding_box()
+    assert [after[side] for side in ("x", "y", "width")] == [before[side] for side in ("x", "y", "width")]
+    for size in ((1280, 800), (1920, 1080), (820, 1180)):
+        apart(window, size, "#cuts", "#headline", "#finish", "#scores", "#gains")

@@ -94,7 +94,7 @@ def test_orders_carry_who_and_where_and_a_refusal_is_told(page, beamline):
     changes = page.changes()
     until(changes, lambda t: t["run"])
     assert page.order({"action": "hold", "run": "run-1"}) == (200, {"ok": True, "text": "hold done"})
-    assert "by anna@here" in until(changes, lambda t: t["held"])["held"]
+    assert "held by anna@here" in until(changes, lambda t: t["held"])["expected"]
     assert page.order({"action": "extend", "run": "run-1", "count": 7})[0] == 200
     assert page.order({"action": "axis", "run": "run-1", "axis": 511.5, "reason": "doubled"})[0] == 200
     assert [(o.action, o.who, o.place, o.count, o.axis, o.reason) for o in beamline.orders] == [
