@@ -137,7 +137,7 @@ class SteeringSession:
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None] = (0, None)
         self._side = 0  # of the images, pixels
-        self._counts_since: int | None = None  # projections from which on the region counts, if it was changed
+        self._counts_since = 0  # projections from which on the region counts
         self._ranks = RankReports(math.prod(run.detector_shape))
         self._checks: tuple[Check, ...] = ()  # the newest, until they are reported
         self._axis: float | None = None
@@ -269,7 +269,7 @@ class SteeringSession:
     def _counted(self) -> str:
         """Return what part of the slices was judged, in words; nothing where that has always been the whole view."""
         region, since = self.run.steering.region, self._counts_since
-        if since is None:
+        if not since:
             return "" if region is None else f"; judged by {region_in_words(region)} alone"
         where = f"{region_in_words(region)} again" if region is None else f"{region_in_words(region)} alone"
         return f"; judged by {where} since {since} projections: what was predicted before does not count"

@@ -58,7 +58,7 @@ def overruled(run_engine, tmp_path, kept_job, in_thread) -> Callable[..., Any]:
     """Run a scan, and `speak` in another thread when `at` projections of it have been taken."""
     beamline = sim_beamline(rows=4, columns=64, directory=tmp_path, instant=True)
 
-    def run(speak: Callable[[], Any], at: int = 10, plan: Any = None, **kwargs: Any) -> Any:
+    def run(speak: Callable[[], Any], at: int = 10, plan: Any = None, through: Any = None, **kwargs: Any) -> Any:
         given = {"num": 24, "window": 8, "axis": beamline.axis, "flats": 2, "darks": 2, "ranks": 2}
         halfway = Halfway(at + 1 if plan is not None else at + 5)  # flats and darks have checkpoints, too
         if plan is None:
@@ -81,6 +81,6 @@ def overruled(run_engine, tmp_path, kept_job, in_thread) -> Callable[..., Any]:
                 halfway.go_on()
 
         in_thread(when_reached)
-        return run_engine(halfway(plan))
+        return run_engine(halfway(plan if through is None else through(plan)))
 
     return run

@@ -12,6 +12,8 @@ import bluesky.plans as bp
 import h5py
 import numpy as np
 import pytest
+from bluesky.preprocessors import plan_mutator
+from bluesky.utils import Msg
 
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.plans import streaming_wrapper
@@ -139,6 +141,50 @@ def test_axis_is_corrected_at_the_prompt_and_from_the_command_line_and_the_image
     with h5py.File(right.result) as one, h5py.File(record.result) as other:
         expected, found = one["/exchange/data"][:], other["/exchange/data"][:]
     assert np.abs(found - expected).max() <= 1e-5 * expected.max()
+
+
+def test_scan_is_stopped_by_the_gain_that_is_left_in_the_region_that_a_person_has_set(overruled, documents, kept_job):
+    region, seen = (16, 16, 48, 48), []
+
+    def speak():
+        with pytest.raises(SteeringError, match="expected a part of slices of"):
+            kept_job.set_region((0, 0, 400, 40))
+        with pytest.raises(SteeringError, match=r"got \(1, 2\), expected \(left, top, right, bottom\)"):
+            kept_job.set_region((1, 2))
+        kept_job.set_region(np.array([0, 0, 40, 40]), "a first try", who="anna")
+        seen.append(steer("region", *region, "--reason", "the crack", "--as", "ben"))
+
+    def as_a_detector_takes_them(plan):
+        """Leave the job a moment for each projection, unless it wants the run to end."""
+
+        def stops():
+            return kept_job.runs.open is None or kept_job.runs.open.finalize_requested
+
+        async def moment():
+            await kept_job.job.wait(stops, lambda: 0.25, lambda: 0)
+
+        def before(msg):
+            yield Msg("wait_for", None, [moment])
+            return (yield msg)
+
+        def look(msg):
+            return (before(msg), None) if msg.command == "checkpoint" else (None, None)
+
+        return plan_mutator(plan, look)
+
+    overruled(speak, at=6, through=as_a_detector_takes_them, num=60, policy="predicted-gain", tolerance=0.3)
+    record, stop = kept_job.last_run, of(documents, "stop")[0]
+    assert (tuple(seen[0]["region"]), seen[0]["region_by"]["who"]) == (region, "ben")
+    assert stop["exit_status"] == "success"
+    assert stop["num_events"]["primary"] < 60
+    assert "(tolerance 0.3)" in stop["reason"]
+    assert "judged by x 16 to 47, y 16 to 47 alone" in stop["reason"]
+    enough = next(verdict for verdict in record.verdicts if verdict.verdict == "enough")
+    assert (enough.region, enough.size) == (region, 64)
+    assert enough.metrics["predicted-gain-high"] < 0.3
+    assert [(order.who, order.region) for order in record.orders] == [("anna", (0, 0, 40, 40)), ("ben", region)]
+    told = "the crack: x 16 to 47, y 16 to 47 counts, and scores begin anew"
+    assert by_people(documents)[1] == ("region", "ben", "command line", told)
 
 
 def test_plan_that_is_not_ours_can_be_finished_but_not_lengthened(overruled, documents, kept_job):

@@ -54,7 +54,7 @@ NONSENSE = [
     ({"size": 100_000}, "image size: got 100000"),
     ({"preparation": [{"step": "beam", "left": 20, "right": 20}]}, "got left=20, right=20 for 32 detector columns"),
     ({"preview_rows": (1, 4)}, "preview_rows: got 4, expected less than the 4 rows of a frame"),
-    ({"size": 30, "region": (0, 0, 32, 32)}, "region: got (0, 0, 32, 32), expected a part of slices of 30 pixels"),
+    ({"size": 30, "region": (0, 0, 32, 32)}, "region: got (0, 0, 32, 32), expected a part of slices of 30 x 30 pixels"),
     ({"rows": (1, 3), "preview_rows": (2,)}, "preview_rows: got 2, expected less than the 2 rows of a frame"),
     ({"rows": (0, 5)}, "rows: got (0, 5), expected detector rows (first, stop) with stop <= 4"),
     ({"bin": 5}, "bin=5: got frames of 4 rows and 32 columns, expected at least 5 rows and 10 columns"),
