@@ -77,9 +77,17 @@ def leave_extensions_out() -> None:
     """Keep Numba from importing other packages' extensions in this process; for processes that only run our kernels.
 
     Numba imports all of them before it compiles or loads its first function. Tiled brings two, awkward and sparse,
-    which take longer to import than a rank's own kernels to load.
+    which take longer to import than a rank's own kernels to load. It also imports SciPy's linear algebra, to learn that
+    it is there; a function that uses it still imports it.
     """
+    from numba.np import linalg
+
     entrypoints._already_initialized = True
+    ensure, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        linalg.ensure_blas = ensure
 
 
 def _kept(compiled: Any, function: F) -> F:

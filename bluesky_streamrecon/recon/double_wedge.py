@@ -17,7 +17,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.directions import find_directions
@@ -101,7 +100,6 @@ def wedge_evidence(
     ndarray of float64, shape (3, F)
         Per frequency: what is outside the wedge for any axis, and what turns with the axis (real, imaginary).
     """
-    length = scipy.fft.next_fast_len(_PADDING * columns, real=True)
     omega = _frequencies(columns)
     found = np.zeros((3, len(omega)))
     if not rows or any(view is None for view in views):
@@ -120,7 +118,7 @@ def wedge_evidence(
         lines = np.stack([view[row] for view in views if view is not None]).astype(np.float64)
         if not np.isfinite(lines).all():
             continue
-        spectra = scipy.fft.rfft(np.diff(lines, axis=1), length, axis=1)[:, 1 : used + 1] * shift
+        spectra = np.fft.rfft(np.diff(lines, axis=1), _PADDING * columns, axis=1)[:, 1 : used + 1] * shift
         ahead, back = turns @ spectra, turns.conj() @ spectra
         found[0, :used] += ((np.abs(ahead) ** 2 + np.abs(back) ** 2) * outside).sum(axis=0)
         # A mirrored line has the conjugate spectrum, and differences of the other sign.
@@ -160,6 +158,6 @@ def locate_by_wedge(evidence: NDArray[np.float64], columns: int) -> float | None
 
 def _frequencies(columns: int) -> NDArray[np.float64]:
     """Return the frequencies that are looked at, radians per pixel, shape (F,)."""
-    length = scipy.fft.next_fast_len(_PADDING * columns, real=True)
+    length = _PADDING * columns
     highest = int(HIGHEST_FREQUENCY / (2 * math.pi) * length)
     return np.asarray(2 * math.pi / length * np.arange(1, highest + 1), np.float64)

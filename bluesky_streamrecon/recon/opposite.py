@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 __all__ = ["LEAST_PAIRS", "locate_by_opposite", "opposite_evidence", "opposite_pairs"]
@@ -90,7 +89,6 @@ def opposite_evidence(
         return found
     first, last = _overlap(columns)
     number = last - first + 1
-    length = scipy.fft.next_fast_len(2 * columns - 1, real=True)
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.cumsum(np.pad(values, ((0, 0), (1, 0))), axis=1)
@@ -102,8 +100,8 @@ def opposite_evidence(
             continue
         measured = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
         p, q = a[measured].astype(np.float64), b[measured].astype(np.float64)
-        product = scipy.fft.rfft(p, length, axis=1) * scipy.fft.rfft(q, length, axis=1)
-        mirrored = scipy.fft.irfft(product, length, axis=1)[:, : 2 * columns - 1]
+        product = np.fft.rfft(p, 2 * columns, axis=1) * np.fft.rfft(q, 2 * columns, axis=1)
+        mirrored = np.fft.irfft(product, 2 * columns, axis=1)[:, : 2 * columns - 1]
         sum_p, sum_q = summed(p), summed(q)
         found[0] += (mirrored - sum_p * sum_q / number).sum(axis=0)
         found[1] += (summed(p * p) - sum_p**2 / number).sum(axis=0)

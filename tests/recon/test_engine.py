@@ -329,6 +329,7 @@ def test_engine_refuses_impossible_settings():
         Engine(GEOMETRY, 1, window=0)
 
 
+@pytest.mark.timeout(300)  # where nothing is on disk yet, it compiles all there is
 def test_warm_engine_compiles_nothing_more():
     from bluesky_streamrecon.recon.kernels import back, forward, lines, smooth, tables
 

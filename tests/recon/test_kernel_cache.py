@@ -57,6 +57,24 @@ def test_second_process_does_not_compile_and_simultaneous_ones_agree(tmp_path):
     assert not list(tmp_path.rglob("*.tmp.*"))
 
 
+LIGHT_START = """
+import sys
+import numba, numpy as np
+from bluesky_streamrecon.jit import leave_extensions_out
+from bluesky_streamrecon.quality import ms_ssim
+import bluesky_streamrecon.recon.tomography
+leave_extensions_out()
+image = np.eye(44, dtype=np.float32)
+assert ms_ssim(image, image, scales=3, levels=3) == 1
+assert not {"scipy.linalg", "scipy.fft", "scipy.special"} & set(sys.modules)
+np.testing.assert_array_equal(numba.njit(lambda a, b: a @ b)(np.eye(3), np.eye(3)), np.eye(3))
+"""
+
+
+def test_rank_starts_without_linear_algebra_and_a_kernel_that_needs_it_has_it():
+    subprocess.run([sys.executable, "-c", LIGHT_START], check=True, timeout=50)
+
+
 @pytest.mark.parametrize(
     ("home", "numba", "found"),
     [
