@@ -45,6 +45,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 LONGEST = ("integration", "storage", "plans", "recon_job", "recon", "evaluation")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out tests of protocols before they are imported, with all their libraries, where none of them will run."""
+    return True if collection_path.name == "epics" and "not epics" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the rooms whose modules take longest; doctests and small rooms fill the gap at the end."""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import median_filter
 
 from bluesky_streamrecon.coverage import AngularRange, largest_gap
 from bluesky_streamrecon.errors import ConfigError
@@ -469,6 +470,13 @@ def test_display_range_leaves_out_single_pixels():
     image[10:30, 10:30] = 1.0
     image[5, 5] = 100.0
     assert display_range(image) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(33, 40), (5, 4), (1, 7)])
+def test_display_range_is_that_of_medians_of_five_along_columns_and_rows(shape):
+    image = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    smooth = median_filter(median_filter(image, size=(5, 1), mode="reflect"), size=(1, 5), mode="reflect")
+    assert display_range(image) == float(smooth.max() - smooth.min())
 
 
 @pytest.mark.parametrize(
