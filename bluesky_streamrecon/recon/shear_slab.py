@@ -30,6 +30,7 @@ from bluesky_streamrecon.recon.slab_update import (
     Operators,
     SlabUpdate,
     inverse,
+    penalty_scales,
     relaxed,
 )
 from bluesky_streamrecon.recon.store import HostStore, SlabRows
@@ -289,10 +290,7 @@ class ShearUpdate(SlabUpdate):
         layout, tables, slab, width = self._layout, self._tables, self._slab, self._width
         above, below = self.neighbours()
         new_first, new_last = slab.next_edges()
-        scale, sharpness = np.zeros(width, np.float32), np.zeros(width, np.float32)
-        scale[: slab.rows.count] = strength / self.typical
-        if edge is not None:
-            sharpness[: slab.rows.count] = 1 / (edge * self.typical)
+        scale, sharpness = penalty_scales(width, self.typical, strength, edge)
         size = layout.geometry.size
         kept = self._team.scratch("kept", (self._team.size, 2, size + 2, width))
         bottom = self._team.scratch("bottom", (self._team.size, size + 2, width))

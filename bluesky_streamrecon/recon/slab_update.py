@@ -26,6 +26,7 @@ __all__ = [
     "Reducer",
     "SlabUpdate",
     "inverse",
+    "penalty_scales",
     "relaxed",
     "smoothed",
 ]
@@ -266,6 +267,20 @@ def inverse(values: NDArray[np.float32], least: float) -> NDArray[np.float32]:
     """Return 1 / values, and 0 where they are not above `least`."""
     large = values > least
     return np.where(large, 1 / np.where(large, values, 1), 0).astype(np.float32)
+
+
+def penalty_scales(
+    width: int, typical: NDArray[np.float32], strength: float, edge: float | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return strength over `typical`, and 1 over (`edge` times `typical`), for each slice of a slab so wide.
+
+    What is beyond the slices is zero, and so is the second where there is no edge.
+    """
+    scale, sharpness = np.zeros((2, width), np.float32)
+    scale[: len(typical)] = strength / typical
+    if edge is not None:
+        sharpness[: len(typical)] = 1 / (edge * typical)
+    return scale, sharpness
 
 
 def smoothed(

@@ -250,7 +250,7 @@ class Window:
         kept = self.kept_slots
         older = self._spread.older if fresh <= 1 else self._spread.older_of_steps
         self._chosen = kept[spread_views(self._angles[kept], self._length, number, fresh, older)]
-        return not np.array_equal(before, self._chosen)
+        return bool((before != self._chosen).any())  # both are as long as the window
 
     def subset(self, number: int, passes: int, member: int, members: int) -> Subset:
         """Return the projections of pass `number` of `passes`, and of them this member's share.
@@ -388,7 +388,7 @@ def spread_views(
     wanted = min(length - newest, count)
     by_angle = np.argsort(np.mod(angles[:count], math.pi), kind="stable")
     bounds = np.arange(wanted + 1) * count // max(wanted, 1)
-    within = np.floor((number * GOLDEN) % 1 * np.diff(bounds)).astype(np.int64)
+    within = ((number * GOLDEN) % 1 * (bounds[1:] - bounds[:-1])).astype(np.int64)
     return np.concatenate((np.sort(by_angle[bounds[:-1] + within]), np.arange(count, total)))
 
 

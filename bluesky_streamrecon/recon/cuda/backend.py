@@ -24,11 +24,17 @@ from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.store import CudaStore
 from bluesky_streamrecon.recon.cuda.streams import Stream, device_zeros, download, upload
 from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import LEAST_ATTENUATION, Measurement, Operators, SlabUpdate
+from bluesky_streamrecon.recon.slab_update import (
+    LEAST_ATTENUATION,
+    Measurement,
+    Operators,
+    SlabUpdate,
+    penalty_scales,
+)
 from bluesky_streamrecon.recon.store import SlabRows, Store
 from bluesky_streamrecon.recon.window import Subset
 
-__all__ = ["CudaBackend", "CudaUpdate", "DeviceSinogram"]
+__all__ = ["CudaBackend"]
 
 _GATHERED_BYTES = 256 * 2**20
 _SPARE = 64
@@ -44,29 +50,14 @@ class DeviceSinogram(NDArrayOperatorsMixin):
 
     def __init__(self, problem: CudaUpdate, how: Comparison) -> None:
         self.how = how
+        self.values: NDArray[np.float32] | None = None  # if somebody looked at it
         self._problem = problem
-        self._values: NDArray[np.float32] | None = None
-
-    @property
-    def values(self) -> NDArray[np.float32] | None:
-        """The array, if somebody looked at it."""
-        return self._values
 
     def look(self) -> NDArray[np.float32]:
         """Return the array."""
-        if self._values is None:
-            self._values = self._problem.compared(self.how)
-        return self._values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A, C, S."""
-        return self.look().shape
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """float32."""
-        return np.dtype(np.float32)
+        if self.values is None:
+            self.values = self._problem.compared(self.how)
+        return self.values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         found = self.look()
@@ -120,21 +111,17 @@ class CudaUpdate(SlabUpdate):
         return self._slab.lend()
 
     def neighbours(self) -> Edges:
-        """Slices above and below the block, (N, N); its own outermost where the sample ends."""
         self._settle()
         return self._measurement.neighbours or self._slab.edges()
 
     def forward(self) -> NDArray[np.float32]:
-        """Predict line integrals, shape (A, C, S); a copy."""
         self._settle()
         return self.compared(Comparison(PREDICTED))
 
     def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
-        """Divide measured by predicted, when somebody needs it; see `SlabUpdate.ratio`."""
         return self._later(Comparison(QUOTIENT, floor, relaxation))
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
-        """Subtract predicted from measured, when somebody needs it; see `SlabUpdate.residual`."""
         return self._later(Comparison(DIFFERENCE, per_length=per_length))
 
     def _later(self, how: Comparison) -> NDArray[np.float32]:
@@ -182,15 +169,12 @@ class CudaUpdate(SlabUpdate):
         self._slab.changed()
 
     def multiply(self, ratio: NDArray[np.float32]) -> None:
-        """Multiply each pixel by the mean of its rays' `ratio`."""
         self._step(ratio, Rule(MULTIPLY, 1.0, LEAST_ATTENUATION))
 
     def add(self, residual: NDArray[np.float32], *, gain: float = 1.0, nonnegative: bool = True) -> None:
-        """Add the mean of its rays' `residual` to each pixel."""
         self._step(residual, Rule(INCREASE, gain, 0.0 if nonnegative else -np.inf))
 
     def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
-        """Multiply like `multiply`, but pull each pixel towards its ten neighbours."""
         if len(self._slab.other) != len(self._slab.image):  # the algorithm did not say that it is coupled
             super().multiply_smoothly(ratio, strength, edge)
             return
@@ -200,7 +184,6 @@ class CudaUpdate(SlabUpdate):
         self._step(ratio, self._backend.penalty(strength, edge, self.typical, edges=0 if neighbours is None else 3))
 
     def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Back-project (A, C, S) to (N, N, S); a copy."""
         rows, groups, size = self._slab.rows.count, self._slab.groups, self._backend.layout_of.geometry.size
         result = np.zeros((size, size, rows), np.float32)
         if (how := self._bring(sinogram)) is not None:
@@ -283,13 +266,9 @@ class CudaBackend(Backend):
         wanted = (strength, edge, typical.tobytes())
         if wanted != self._penalty:
             self._penalty = wanted
-            for target, values in (
-                (self._scale, strength / typical),
-                (self._sharpness, 1 / (edge * typical) if edge is not None else np.zeros_like(typical)),
-            ):
-                padded = np.zeros(len(target), np.float32)
-                padded[: len(values)] = values
-                upload(target, 0, padded, self._stream)
+            scales = penalty_scales(len(self._scale), typical, strength, edge)
+            for target, values in zip((self._scale, self._sharpness), scales, strict=True):
+                upload(target, 0, values, self._stream)
                 self._stream.synchronize()
         return Penalty(self._scale, self._sharpness, edge is not None, edges)
 

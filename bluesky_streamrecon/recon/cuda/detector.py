@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from bluesky_streamrecon.recon.cuda.sizes import REPEAT
-from bluesky_streamrecon.recon.cuda.tables import share_of
+from bluesky_streamrecon.recon.cuda.tables import near_bin, share_of
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, kernel
 from bluesky_streamrecon.recon.cuda.vector import load4, peek, scale4, store4, zero4
 
@@ -61,12 +61,8 @@ def compare(
         return
     large = larges[a]
     cell = abs(large)
-    near = (1 + cell) / (2 * cell)
-    middle = (c - axis) / large + half + origin
-    even = max(0, min(length - 3, int(math.floor(middle - near)) + 1))
-    odd = max(0, min(length - 3, int(math.floor(middle - 0.5 - near)) + 1))
+    even, odd, step = near_bin(c, large, half, axis, origin, length)
     low, high = c - 0.5, c + 0.5
-    step = axis - (origin + half) * large
     e0 = np.float32(share_of(step + even * large, cell, low, high))
     e1 = np.float32(share_of(step + (even + 1) * large, cell, low, high))
     e2 = np.float32(share_of(step + (even + 2) * large, cell, low, high))

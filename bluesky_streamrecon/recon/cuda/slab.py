@@ -141,8 +141,9 @@ class CudaSlab(Slab):
     def begin_read(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
         """Ask for a copy of some slices as they are when all passes so far are done; see `Slab.begin_read`."""
         self.take_back()
-        if len(rows) > _MOST_READ:
-            return super().begin_read(rows)
+        return super().begin_read(rows) if len(rows) > _MOST_READ else self._begin_read(rows)
+
+    def _begin_read(self, rows: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
         read = self._reads.popleft()
         read.collect()
         if read.most < len(rows):
@@ -196,17 +197,8 @@ class CudaSlab(Slab):
         """Return a copy in the host's memory, (N, N, count), that may be changed until `take_back`."""
         if self._lent is None:
             self._lent = np.empty((*self._layout.mask.shape, self.rows.count), np.float32)
-            self._refresh()
+            self.changed()
         return self._lent
-
-    def _refresh(self) -> None:
-        lent = self._lent
-        if lent is None:
-            return
-        self._lent = None
-        for row in range(self.rows.count):
-            lent[:, :, row] = self.read(row)
-        self._lent = lent
 
     def to_gpu(self) -> None:
         """Bring the copy that is lent to the GPU; it stays lent."""
@@ -216,7 +208,9 @@ class CudaSlab(Slab):
 
     def changed(self) -> None:
         """Note that the GPU has changed the image: what is lent is brought up to date."""
-        self._refresh()
+        if self._lent is not None:
+            for row in range(self.rows.count):
+                self._lent[:, :, row] = self._begin_read((row,))()[0]
 
     def take_back(self) -> None:
         """Bring the copy that is lent to the GPU; it is not valid any more."""

@@ -109,8 +109,16 @@ def _beyond(image, at, area, pixel, z, last, centre, edges, above, below):
 
 
 @device_with_cuda
-def _keep(window, sums) -> None:
-    """Put a thread's 8 sums into shared memory: the code of eight updates would be long, so a loop reads them."""
+def _kept(window, table, lines, tiles, angles, steep, side, length, back_offsets, back_starts, seen):
+    """Return where the block's tile begins, and its group; its back projection is kept in shared memory.
+
+    The code of eight updates would be long, so a loop reads a thread's 8 sums from there.
+    """
+    place = peek(tiles, cuda.blockIdx.y)
+    group = np.int64(cuda.blockIdx.x)
+    x0 = (place & 0xFFF) * WIDTH
+    y0 = ((place >> 12) & 0xFFF) * HEIGHT
+    sums = gathered(window, table, lines, x0, y0, group, angles, steep, side, length, back_offsets, back_starts, seen)
     cuda.syncthreads()
     own = cuda.threadIdx.x * 4
     store4(window, own, sums[0])
@@ -121,6 +129,7 @@ def _keep(window, sums) -> None:
     store4(window, own + 20 * BACK_THREADS, sums[5])
     store4(window, own + 24 * BACK_THREADS, sums[6])
     store4(window, own + 28 * BACK_THREADS, sums[7])
+    return x0, y0, group
 
 
 @kernel(BACK_THREADS, SMOOTH_BLOCKS)
@@ -144,14 +153,7 @@ def back_quadratic(
     window = cuda.shared.array(0, types.float32)
     table = cuda.shared.array(TABLE, types.int32)
     thread = cuda.threadIdx.x
-    place = peek(tiles, cuda.blockIdx.y)
-    group = np.int64(cuda.blockIdx.x)
-    x0 = (place & 0xFFF) * WIDTH
-    y0 = ((place >> 12) & 0xFFF) * HEIGHT
-    _keep(
-        window,
-        gathered(window, table, lines, x0, y0, group, angles, steep, side, length, back_offsets, back_starts, seen),
-    )
+    x0, y0, group = _kept(window, table, lines, tiles, angles, steep, side, length, back_offsets, back_starts, seen)
     floor = np.float32(least)
     area = np.int64(4) * size * size
     s = load4(scale, group * 4)
@@ -202,14 +204,7 @@ def back_hybrid(
     window = cuda.shared.array(0, types.float32)
     table = cuda.shared.array(TABLE, types.int32)
     thread = cuda.threadIdx.x
-    place = peek(tiles, cuda.blockIdx.y)
-    group = np.int64(cuda.blockIdx.x)
-    x0 = (place & 0xFFF) * WIDTH
-    y0 = ((place >> 12) & 0xFFF) * HEIGHT
-    _keep(
-        window,
-        gathered(window, table, lines, x0, y0, group, angles, steep, side, length, back_offsets, back_starts, seen),
-    )
+    x0, y0, group = _kept(window, table, lines, tiles, angles, steep, side, length, back_offsets, back_starts, seen)
     floor = np.float32(least)
     area = np.int64(4) * size * size
     s = load4(scale, group * 4)

@@ -14,7 +14,7 @@ from bluesky_streamrecon.recon.cuda.sizes import HALO, HEIGHT, REACH, SLOT, TILE
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, kernel, types
 from bluesky_streamrecon.recon.cuda.vector import halves_of, peek
 
-__all__ = ["PATH_THREADS", "gains", "inverse_paths", "share_of", "tables"]
+__all__ = ["PATH_THREADS", "gains", "inverse_paths", "near_bin", "share_of", "tables"]
 
 PATH_THREADS = 256
 _PITCH = TILE + 2 * HALO + 1
@@ -100,6 +100,17 @@ def share_of(place, cell, low, high):
     return max(0.0, min(place + cell / 2, high) - max(place - cell / 2, low)) / cell
 
 
+@device
+def near_bin(c, large, half, axis, origin, length):
+    """Return the first of three even and of three odd coordinates near detector bin `c`, and where coordinate 0 is."""
+    cell = abs(large)
+    near = (1 + cell) / (2 * cell)
+    middle = (c - axis) / large + half + origin
+    even = max(0, min(length - 3, int(math.floor(middle - near)) + 1))
+    odd = max(0, min(length - 3, int(math.floor(middle - 0.5 - near)) + 1))
+    return even, odd, axis - (origin + half) * large
+
+
 @kernel()
 def gains(
     larges, weights, angles: int, total: float, steep: int, half: float, axis: float, columns: int, size: int,
@@ -152,11 +163,7 @@ def inverse_paths(
     a = cuda.blockIdx.y
     large = larges[a]
     cell = abs(large)
-    near = (1 + cell) / (2 * cell)
-    middle = (c - axis) / large + half + origin
-    even = max(0, min(length - 3, int(math.floor(middle - near)) + 1))
-    odd = max(0, min(length - 3, int(math.floor(middle - 0.5 - near)) + 1))
-    step = axis - (origin + half) * large
+    even, odd, step = near_bin(c, large, half, axis, origin, length)
     total = 0.0
     line = warp
     while line < size:

@@ -53,7 +53,7 @@ class Driver:
         self.queues, self.events, self.done = {}, {}, {}
         self.captured = None
         self.pinned = []
-        self.graphs = self.launches = 0
+        self.graphs = self.launches = self.calls = 0
         self.failure = ""
         manager = SimpleNamespace(deallocations=Deallocations())
         self.context = SimpleNamespace(deallocations=Deallocations(), memory_manager=manager)
@@ -155,6 +155,7 @@ class Driver:
         return sum(len(queue) for queue in self.queues.values())
 
     def _answer(self):
+        self.calls += 1
         if self.failure:
             status = Status(1)
             status.name = self.failure

@@ -106,6 +106,24 @@ def test_host_is_at_most_two_updates_ahead(driver):
         assert driver.waiting() == 0
 
 
+@pytest.mark.parametrize("algorithm", ["mlem", "pml-quadratic", "pml-hybrid", "sirt"])
+def test_steady_step_asks_the_driver_for_one_graph_and_few_things_besides(driver, algorithm, monkeypatch):
+    monkeypatch.setattr(streams.Launcher, "__call__", lambda *_: None)  # what kernels would make is not looked at
+    data, angles = scan(1, 4)
+
+    def step(number):
+        engine.append(data[number % 4], float(angles[number % 4]))
+        engine.update()
+
+    with Engine(TINY, 1, algorithm=algorithm, window=2, window_policy="newest", backend="cuda") as engine:
+        for number in range(12):
+            step(number)
+        driver.launches = driver.calls = 0
+        step(12)
+        assert driver.launches == 1
+        assert driver.calls <= 10  # two copies, the rest are events
+
+
 def test_what_the_driver_reports_ends_an_update_with_one_line(driver):
     data, angles = scan(1, 2)
     with Engine(TINY, 1, window=None, backend="cuda") as engine:
