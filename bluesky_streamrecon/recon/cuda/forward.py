@@ -14,25 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bluesky_streamrecon.recon.cuda.sizes import (
-    FORWARD_BLOCKS,
-    FORWARD_CHUNK,
-    FORWARD_THREADS,
-    HALO,
-    SLOT,
-    TILE,
-)
+from bluesky_streamrecon.recon.cuda.sizes import FORWARD_BLOCKS, FORWARD_CHUNK, FORWARD_THREADS, HALO, SLOT, TILE
 from bluesky_streamrecon.recon.cuda.toolkit import cuda, device, kernel, types
-from bluesky_streamrecon.recon.cuda.vector import (
-    add4,
-    load4,
-    load4_at,
-    peek,
-    reduce4,
-    select4,
-    store4,
-    zero4,
-)
+from bluesky_streamrecon.recon.cuda.vector import add4, load4, load4_at, peek, reduce4, select4, store4, zero4
 
 __all__ = ["forward"]
 

@@ -15,13 +15,7 @@ from bluesky_streamrecon.recon.cuda.detector import compare, spread
 from bluesky_streamrecon.recon.cuda.forward import forward
 from bluesky_streamrecon.recon.cuda.layout import SLICES
 from bluesky_streamrecon.recon.cuda.operators import CudaOperators, Geometry
-from bluesky_streamrecon.recon.cuda.sizes import (
-    BACK_BYTES,
-    BACK_THREADS,
-    FORWARD_BYTES,
-    FORWARD_THREADS,
-    REPEAT,
-)
+from bluesky_streamrecon.recon.cuda.sizes import BACK_BYTES, BACK_THREADS, FORWARD_BYTES, FORWARD_THREADS, REPEAT
 from bluesky_streamrecon.recon.cuda.slab import CudaSlab
 from bluesky_streamrecon.recon.cuda.smooth import back_hybrid, back_quadratic
 from bluesky_streamrecon.recon.cuda.store import CudaStore

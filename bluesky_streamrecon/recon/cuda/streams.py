@@ -21,19 +21,9 @@ if not SIMULATED:
     from cuda.bindings import driver
 
 __all__ = [
-    "Event",
-    "Graph",
-    "Launcher",
-    "Progress",
-    "Recorder",
-    "Stream",
-    "address_of",
-    "copy",
-    "device_zeros",
-    "download",
-    "pinned",
-    "upload",
-]
+    "Event", "Graph", "Launcher", "Progress", "Recorder", "Stream", "address_of", "copy", "device_zeros", "download",
+    "pinned", "upload",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 

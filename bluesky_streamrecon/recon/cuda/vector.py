@@ -16,18 +16,8 @@ from bluesky_streamrecon.recon.cuda.sizes import VECTOR_ADDITIONS
 from bluesky_streamrecon.recon.cuda.toolkit import SIMULATED, cuda, device, device_with_cuda, types
 
 __all__ = [
-    "add4",
-    "halves_of",
-    "load4",
-    "load4_at",
-    "peek",
-    "prefetch",
-    "reduce4",
-    "scale4",
-    "select4",
-    "store4",
-    "zero4",
-]
+    "add4", "halves_of", "load4", "load4_at", "peek", "prefetch", "reduce4", "scale4", "select4", "store4", "zero4",
+]  # fmt: skip
 
 Four = tuple[Any, Any, Any, Any]
 
