@@ -18,7 +18,7 @@ from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import open_storage
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(400)]
 
 SCAN = {"num": 24, "window": 8, "threshold": 0.9, "minimum_projections": 6, "flats": 2, "darks": 2}
 

@@ -15,7 +15,7 @@ from bluesky_streamrecon.storage import open_storage
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.usefixtures("no_orphans"),
-    pytest.mark.timeout(100),
+    pytest.mark.timeout(240),
     *WATCHING,
 ]
 

@@ -19,7 +19,7 @@ from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.plans import streaming_wrapper
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(240)]
 
 
 def steer(*arguments):

@@ -25,6 +25,8 @@ from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.storage import load_references, load_run, open_storage
 
+pytestmark = pytest.mark.timeout(180)  # a server is started
+
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
