@@ -30,7 +30,6 @@ __all__ = [
     "WINDOW_POLICIES",
     "PixelValues",
     "ReconSettings",
-    "Region",
     "SteeringSettings",
     "check_region",
     "data_directory",

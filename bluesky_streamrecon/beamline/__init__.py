@@ -8,6 +8,7 @@ from bluesky_streamrecon.beamline.documents import BLOCK, RunBlock, StreamLayout
 from bluesky_streamrecon.beamline.job_link import Launcher
 from bluesky_streamrecon.beamline.job_state import JobState
 from bluesky_streamrecon.beamline.launcher import MpiLauncher, find_mpiexec
+from bluesky_streamrecon.beamline.prompt_orders import PromptOrders
 from bluesky_streamrecon.beamline.publisher import Publisher, Sink
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.run_state import RunState
@@ -23,6 +24,7 @@ __all__ = [
     "JobState",
     "Launcher",
     "MpiLauncher",
+    "PromptOrders",
     "Publisher",
     "QualityReached",
     "QualitySuspender",
