@@ -290,6 +290,38 @@ def _shards(random: np.random.Generator, radius: float) -> Parts:
     return parts
 
 
+def _lattice(random: np.random.Generator, radius: float) -> Parts:
+    """Return a printed lattice: struts in two directions, of which each has a thickness of its own."""
+    step, turned = radius * random.uniform(0.09, 0.13), random.uniform(0, math.pi)
+    along, up = np.array([math.cos(turned), math.sin(turned)]), np.array([-math.sin(turned), math.cos(turned)])
+    parts: Parts = []
+    for at in np.arange(-0.9 * radius, 0.9 * radius, step):
+        half = math.sqrt((0.96 * radius) ** 2 - max(abs(at), abs(at + 0.4 * step)) ** 2)
+        for ahead, aside in ((along, up), (up, -along)):
+            width = step * random.uniform(0.25, 0.4)
+            corners = ((-half, at), (half, at), (half, at + width), (-half, at + width))
+            parts.append((np.array([x * ahead + y * aside for x, y in corners]), 1.0))
+    return parts
+
+
+def _roots(random: np.random.Generator, radius: float) -> Parts:
+    """Return roots in soil, cut along: each is thinner than the one that it branches off."""
+    parts: Parts = [(_disc(radius), 0.6)]
+    ends = [(random.uniform(-0.3, 0.3, 2) * radius, turn, 0.06 * radius) for turn in random.uniform(0, 2 * math.pi, 6)]
+    while ends and len(parts) < 400:
+        at, heading, width = ends.pop(0)
+        heading += random.normal(0, 0.25)
+        ahead = 0.09 * radius * np.array([math.cos(heading), math.sin(heading)])
+        side = np.array([-ahead[1], ahead[0]]) / np.hypot(*ahead) * width / 2
+        piece = np.array([at - side, at + ahead - 0.93 * side, at + ahead + 0.93 * side, at + side])
+        if np.hypot(*piece.T).max() < 0.96 * radius and width > 0.006 * radius:
+            parts.append((piece, 1.2))
+            ends.append((at + ahead, heading, 0.93 * width))
+            if random.random() < 0.25:
+                ends.append((at + ahead, heading + random.choice([-1, 1]) * random.uniform(0.5, 1.1), 0.6 * width))
+    return parts
+
+
 KINDS: dict[str, Make] = {
     "texture": _field(lambda field: np.maximum(1 + 0.35 * field, 0.05), lambda k: k**-2.0),
     "fibres": _polygons(_rods),
@@ -305,8 +337,11 @@ KINDS: dict[str, Make] = {
     "ripple": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: np.exp(-(((k - 0.07) / 0.03) ** 2))),
     "grit": _field(lambda field: np.maximum(1 + 0.3 * field, 0.05), lambda k: k**-1.0),
     "shards": _polygons(_shards),
+    "lattice": _polygons(_lattice),
+    "roots": _polygons(_roots),
+    "veins": _field(lambda field: 0.5 + 2.5 * np.exp(-((field / 0.12) ** 2)), lambda k: k**-2.4),
 }
 """Kinds of samples; the structure of a kind has the scale of the sample, or of pixels where it is a random field."""
 
-HELD_OUT_KINDS = ("cracks", "honeycomb", "porous", "speckle", "shells", "inclusions")
+HELD_OUT_KINDS = ("cracks", "honeycomb", "porous", "speckle", "shells", "inclusions", "lattice", "roots", "veins")
 """Kinds that nothing was tuned on."""
