@@ -40,7 +40,7 @@ def test_cut_through_the_volume_is_that_of_the_cpu(data):
     shown = {}
     for backend in ("cpu", "cuda"):
         with updated(data, backend) as engine:
-            shown[backend] = interpolated(points, (ROWS, COLUMNS, COLUMNS), engine.view)
+            shown[backend] = interpolated(points, ROWS, engine.view)
     assert shown["cpu"].max() > 0
     assert_allclose(shown["cuda"], shown["cpu"], rtol=0, atol=1e-5 * shown["cpu"].max())
 
@@ -60,8 +60,9 @@ def test_volume_is_finished_part_by_part_as_on_the_cpu(final, data, monkeypatch)
             run_uid="run", recon_uid="recon", planned=len(ANGLES), detector_shape=(ROWS, COLUMNS), dtype="<f4",
             recon=recon,
         )  # fmt: skip
-        frames = [(frame, float(angle), 1.0) for frame, angle in zip(data, ANGLES, strict=True)]
-        return finished_volume(spec, frames, [], [], threads=1)
+        views = zip(data, ANGLES, strict=True)
+        frames = [("projection", number, frame, float(angle), 1.0) for number, (frame, angle) in enumerate(views, 1)]
+        return finished_volume(spec, frames, threads=1)
 
     from bluesky_streamrecon.recon import engine
 
