@@ -44,6 +44,8 @@ class RunTable(DocumentRouter):
     ----------
     out : callable, optional
         Called with each line.
+    steer : str, optional
+        What the heading says to steer the run with.
 
     Examples
     --------
@@ -55,9 +57,11 @@ class RunTable(DocumentRouter):
     >>> RE.subscribe(RunRouter([table_or_plots]))  # doctest: +SKIP
     """
 
-    def __init__(self, out: Callable[[str], object] = print) -> None:
+    def __init__(
+        self, out: Callable[[str], object] = print, steer: str = 'status(), finish_now("why"), hold()'
+    ) -> None:
         super().__init__()
-        self._out = out
+        self._out, self._steer = out, steer
         self._streams: dict[str, str] = {}
         self._job = ""  # what names of the job's signals begin with
         self._angles: list[str] = []  # names under which an angle may be
@@ -99,13 +103,13 @@ class RunTable(DocumentRouter):
             self._say(
                 f"{self._scan}: {self._turns} volumes of {self._planned // self._turns} projections{order}; {how}. "
                 f"{ends.get(until, 'Ends when a change of the sample is over')} ({rule}). Look: streamrecon view. "
-                'Steer: status(), finish_now("why").'
+                f"Steer: {self._steer}."
             )
             return
         verb = "Reports" if steering.get("advisory") else "Ends"
         self._say(
             f"{self._scan}: {self._planned or 'any number of'} projections{order}; {how}. {verb} when the image is "
-            f'good enough ({rule}{limit}). Look: streamrecon view. Steer: status(), finish_now("why"), hold().'
+            f"good enough ({rule}{limit}). Look: streamrecon view. Steer: {self._steer}."
         )
 
     def descriptor(self, doc: Any) -> None:

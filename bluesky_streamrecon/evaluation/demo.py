@@ -146,7 +146,7 @@ def run_demo(
             watching.watch(wish, take)
             for source in (job, engine):
                 source.subscribe(lambda name, doc: documents.append((name, doc)))
-            table = RunTable(logger.info)
+            table = RunTable(logger.info, steer="streamrecon steer status, finish 'why', hold")
             for name in ("start", "descriptor", "event"):  # how it ended is returned
                 engine.subscribe(table, name)
             devices: list[Any] = [beamline.detector]

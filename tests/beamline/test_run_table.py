@@ -72,7 +72,7 @@ def test_run_begins_and_ends_with_what_a_person_needs_to_know(table, lines):
     assert lines[0].startswith(f"Scan 7 ({run.uid[:8]}): 48 projections in fixed order; sirt, 3 ranks.")
     said = " ".join(line.strip() for line in lines)
     assert "Ends when the image is good enough (predicted-gain, tolerance 0.03)." in said
-    assert "streamrecon view" in said
+    assert 'Look: streamrecon view. Steer: status(), finish_now("why"), hold().' in said
     lines.clear()
     run.stop(3723, reason="quality: stopped at 40 of 48 projections", exit_status="success")
     said = " ".join(line.strip() for line in lines)

@@ -64,6 +64,8 @@ def test_demo_leaves_a_picture_and_prints_the_table_of_the_run(tooth):
     taken = [int(line.split()[0]) for line in lines[head + 1 :] if " of 181 " in line[:14]]
     assert taken == sorted(taken)
     assert len(taken) > 5
+    said = " ".join(line.strip() for line in lines[:head])
+    assert "Steer: streamrecon steer status, finish 'why', hold." in said  # there is no prompt
 
 
 def test_finished_volume_is_drawn_and_stored_beside_the_live_image(tooth):
