@@ -123,11 +123,12 @@ async function look(names) {
     const some = ALL.filter(name => stale.has(name) && (name !== "oblique" || !whole())), sized = view.volume !== null;
     const wanted = !sized ? ["row"] : some.length ? some : ["oblique"], cuts = wanted.map(wish); // the whole volume comes alone
     for (const name of sized ? wanted : ALL) stale.delete(name);
+    const { newest } = view;
     const problem = await fetchCuts(wanted, cuts, sized);
     if (problem) {
       $("cut-note").textContent = sized ? "Not up to date: " + problem : "";
       for (const name of wanted) stale.add(name);
-      if (run && !$("link").textContent) setTimeout(look, 2000, []); // else with the next change
+      if (run && (!$("link").textContent || newest !== view.newest)) setTimeout(look, 2000, []); // else with the next change
       break;
     }
   }

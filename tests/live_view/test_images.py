@@ -185,3 +185,26 @@ def test_history_scrubs_by_keyboard_and_the_difference_and_the_finished_volume_a
         for size in SIZES:
             apart(seen, size, "#cuts", "#past", "#about-cuts", "#scores", "#gains", "#headline", "#finish")
             shot(f"finished-{size[0]}")
+
+
+UNMADE = """() => {
+    const real = fetch;
+    fetch = () => new Promise(answer => {
+        unmade = () => { fetch = real; answer(new Response('{"text": "no run makes images now"}', { status: 504 })); };
+    });
+}"""
+
+
+@CHROMIUM
+def test_finished_volume_is_seen_although_the_run_ended_while_cuts_of_it_were_wished_for(server, beamline, tmp_path):
+    beamline.show(1, 1.0)
+    with in_chromium(server.url) as (seen, _):
+        seen.locator("#cut-note", has_text="Image 1").wait_for()
+        until(seen, "!looking")
+        seen.evaluate(UNMADE)
+        beamline.show(2, 2.0)
+        until(seen, "window.unmade")
+        finish(beamline, tmp_path)
+        until(seen, "view.newest === 'volume'")
+        seen.evaluate("() => unmade()")
+        seen.locator("#cut-note", has_text="Finished volume from 9 projections").wait_for()
