@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ def interior_cases(*, columns: int = 192, num: int = 360, seeds: Iterable[int] =
     ]
 
 
-def kind_cases(kind: str, *, columns: int | None = None, seed: int = 0) -> list[LineScan]:
+def kind_cases(
+    kind: str, *, columns: int | None = None, seed: int = 0, only: Collection[int] = range(len(OF_EACH_KIND))
+) -> list[LineScan]:
     """Return scans of a kind of sample: several sizes, views and photons, and with what preparation leaves.
 
     Parameters
@@ -120,12 +122,14 @@ def kind_cases(kind: str, *, columns: int | None = None, seed: int = 0) -> list[
         Widest detector.
     seed : int, optional
         Of sample and noise.
+    only : collection of int, optional
+        Which of `OF_EACH_KIND`, counted from 0.
     """
     seed += 100 * list(KINDS).index(kind)
     return [
         _case(f"{kind}{what}", Kind(kind, seed), noise, seed, width, num, seed + number, **unusual)
         for number, (what, width, num, noise, unusual) in enumerate(OF_EACH_KIND)
-        if columns is None or width <= columns
+        if number in only and (columns is None or width <= columns)
     ]
 
 
