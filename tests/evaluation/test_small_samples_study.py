@@ -85,6 +85,7 @@ def test_scan_stops_where_the_upper_end_falls_below_the_tolerance(study):
     assert careful["oracle"] == early["oracle"] == pytest.approx(47.5)  # a loss of 0.02 at 46.7
     found = study.summarize([careful, early])
     assert (found["scans"], found["false_stops"]) == (2, 1)
+    assert found["share"] == found["mean_share"] == 1.0  # 40 and 65 for 52.5
     assert found["worst_loss"] == pytest.approx(0.03125, abs=1e-4)
     never = study.judge([point(40, 0.03), point(60, 0.01, today=0.001), point(100, 0.0)], study.Choice("today"))
     assert (never["stopped_at"], never["loss"], never["decisions"]) == (100, 0.0, 0)
