@@ -120,10 +120,9 @@ async function look(names) {
   if (looking || document.hidden) return;
   looking = true;
   while (stale.size) {
-    const some = ALL.filter(name => stale.has(name) && (name !== "oblique" || !whole())), sized = view.volume !== null;
+    const some = ALL.filter(name => stale.has(name) && (name !== "oblique" || !whole())), sized = view.volume !== null, { newest } = view;
     const wanted = !sized ? ["row"] : some.length ? some : ["oblique"], cuts = wanted.map(wish); // the whole volume comes alone
     for (const name of sized ? wanted : ALL) stale.delete(name);
-    const { newest } = view;
     const problem = await fetchCuts(wanted, cuts, sized);
     if (problem) {
       $("cut-note").textContent = sized ? "Not up to date: " + problem : "";
