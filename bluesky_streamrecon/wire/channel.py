@@ -147,8 +147,9 @@ class Sender(ABC):
             )
         before = self.applied
         if opening:
-            if ack.received < self.first - 1:
-                return False  # answers an older opening, before messages were forgotten
+            if ack.received < self.first - 1:  # answers an older opening, before messages were forgotten: ask again
+                self._open_due = True
+                return False
             self.received = self.applied = self._edge = 0  # a new process of the receiver may have less
             self._next = ack.received + 1
             self.high = max(self.high, ack.received)

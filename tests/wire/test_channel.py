@@ -106,6 +106,24 @@ def test_process_that_comes_back_with_less_is_sent_all_again() -> None:
     assert (sender.applied, sender.resent) == (0, 5)
 
 
+def test_messages_that_are_let_go_while_the_receiver_is_asked_what_it_has_make_the_sender_ask_again() -> None:
+    sender = MessageSender("test", "s")
+    for number in range(1, 8):
+        sender.send(Score(run_uid="run", image_number=number, projections=0))
+    sender.link()
+    sender.advance()
+    sender.acknowledge(ack(applied=0, received=0))
+    drain(sender)
+    sender.link()
+    sender.advance()
+    sender.forget(3)
+    assert not sender.acknowledge(ack(applied=0, received=1))
+    assert sender.next() == OpenChannel(channel="test", stream="s", first=3)
+    sender.advance()
+    sender.acknowledge(ack(applied=2, received=2))
+    assert drain(sender) == [3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("numbers", [ack(0, 6, 9), ack(3, 2, 9)])
 def test_receiver_that_claims_too_much_breaks_the_protocol(numbers: Ack) -> None:
     sender = streaming()
