@@ -71,7 +71,7 @@ def test_whole_volume_follows_the_newest_image(window, beamline, kind):
     beamline.begin_cuts()
     window.locator("#cut-note", has_text="Image 1").wait_for()
     window.select_option("#solid", kind)
-    until(window, "drawn.oblique?.height && drawn.oblique.cut.layers > 1")
+    until(window, "drawn.oblique?.height && drawn.oblique.cut.layers > 1 && !stale.size && !looking")
     asked = len(beamline.wishes)
     beamline.status = msgspec.structs.replace(beamline.status, image_number=2)
     window.locator("#cut-note", has_text="Image 2").wait_for()
