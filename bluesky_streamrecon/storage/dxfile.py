@@ -137,7 +137,7 @@ def _write_details(file: h5py.File, details: ScanDetails) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path beside a new file's, to write at, which gets the file's name when it is whole.
+    """Yield a path beside a new file's, to write at, which gets the file's name when it is whole.
 
     Raises
     ------
