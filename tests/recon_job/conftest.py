@@ -135,6 +135,10 @@ class Beamline:
     def wait_for_ranks(self, size: int) -> None:
         self.wait_for(AllRanksReady, lambda event: event.size == size)
 
+    def ranks(self) -> list[int]:
+        """Return the process ids of the ranks."""
+        return [peer.pid for peer in self.endpoint.peers() if peer.role == "rank"]
+
     def open(
         self, scan: Scan, settings: ReconSettings, output: Path | None, uid: str = "run-1", **metadata: str
     ) -> None:
@@ -229,6 +233,7 @@ class MpiJob:
         mpiexec = Path(sys.executable).with_name("mpiexec")
         self._handles: list[int] = []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        earlier = beamline.ranks()
         self.process = subprocess.Popen(
             [
                 *(str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(ranks)),
@@ -243,7 +248,10 @@ class MpiJob:
             start_new_session=True,
         )
         beamline.wait_for_ranks(ranks)
-        self.pids = [peer.pid for peer in beamline.endpoint.peers() if peer.role == "rank"]
+        # One that was killed counts until its link is found to be gone.
+        while not set(earlier).isdisjoint(beamline.ranks()):
+            beamline.wait_for_ranks(ranks)
+        self.pids = beamline.ranks()
         # A handle that becomes readable when the process ends; unlike a number it can not come to mean another one.
         self._handles = [os.pidfd_open(pid) for pid in self.pids]
 
