@@ -247,13 +247,16 @@ class MpiJob:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        beamline.wait_for_ranks(ranks)
-        # One that was killed counts until its link is found to be gone.
-        while not set(earlier).isdisjoint(beamline.ranks()):
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.kill)
             beamline.wait_for_ranks(ranks)
-        self.pids = beamline.ranks()
-        # A handle that becomes readable when the process ends; unlike a number it can not come to mean another one.
-        self._handles = [os.pidfd_open(pid) for pid in self.pids]
+            # One that was killed counts until its link is found to be gone.
+            while not set(earlier).isdisjoint(beamline.ranks()):
+                beamline.wait_for_ranks(ranks)
+            self.pids = beamline.ranks()
+            # A handle that becomes readable when the process ends; unlike a number it can not come to mean another one.
+            self._handles = [os.pidfd_open(pid) for pid in self.pids]
+            failed.pop_all()
 
     def wait(self) -> int:
         """Wait for the end of mpiexec, and see that no rank outlives it."""
