@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,15 +9,13 @@ import msgspec
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.beamline.slurm import SlurmLauncher
-from bluesky_streamrecon.errors import JobError
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import Launcher
     from bluesky_streamrecon.config_file import Configuration
-    from bluesky_streamrecon.wire import OperatorEndpoint
     from bluesky_streamrecon.wire.security import ServerSecurity
 
-__all__ = ["make_job", "make_launcher", "operator_of", "read_security"]
+__all__ = ["make_job", "make_launcher", "read_security"]
 
 AS_THEY_ARE = (
     *("ranks", "address", "job_id", "insecure", "keep_alive", "wait_for_volume", "start_timeout", "finish_timeout"),
@@ -81,17 +78,3 @@ def read_security(configuration: Configuration) -> ServerSecurity | None:
 
     job = configuration.job
     return None if job.key is None else ServerSecurity.from_files(job.key, job.allowed)
-
-
-def operator_of(job: ReconJob) -> Callable[[], OperatorEndpoint]:
-    """Return what connects to a job of this process as people do; where it has keys, with its own."""
-    from bluesky_streamrecon.wire import ClientSecurity, OperatorEndpoint
-
-    keys = None if job.security is None else ClientSecurity(job.security.keys, job.security.keys.public)
-
-    def connect() -> OperatorEndpoint:
-        if job.address is None or job.job_id is None:
-            raise JobError("the job has not been started yet")
-        return OperatorEndpoint(job.address, job_id=job.job_id, security=keys)
-
-    return connect

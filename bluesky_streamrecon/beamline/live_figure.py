@@ -11,12 +11,11 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bluesky.callbacks.core import make_class_safe
 from bluesky.callbacks.mpl_plotting import QtAwareCallback
 
-from bluesky_streamrecon.beamline.configured import operator_of
 from bluesky_streamrecon.beamline.slices import grey_range, slice_of
 from bluesky_streamrecon.beamline.source import Snapshot, Source, Volume
 from bluesky_streamrecon.errors import ConfigError
@@ -28,7 +27,7 @@ from bluesky_streamrecon.wire import Cut, Cuts, Judged, RunStatus
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bluesky_streamrecon.beamline import ReconJob
+    from bluesky_streamrecon.wire import OperatorEndpoint
 
 __all__ = ["LiveReconstruction", "live_figure"]
 
@@ -39,10 +38,18 @@ PAUSE_SECONDS: Final = 0.5
 FIGURE_SIZE: Final = (9, 5)
 """Inches."""
 
-_shown: weakref.WeakKeyDictionary[ReconJob, LiveReconstruction] = weakref.WeakKeyDictionary()
+
+class Job(Protocol):
+    """What of a `ReconJob` is asked."""
+
+    def connect_operator(self) -> OperatorEndpoint:
+        """Connect to it as people's programs do."""
 
 
-def live_figure(job: ReconJob, **options: Any) -> LiveReconstruction:
+_shown: weakref.WeakKeyDictionary[Job, LiveReconstruction] = weakref.WeakKeyDictionary()
+
+
+def live_figure(job: Job, **options: Any) -> LiveReconstruction:
     """Return a callback that draws the runs of a job of this process: ``RE(plan, live_figure(job))``.
 
     Parameters
@@ -52,12 +59,12 @@ def live_figure(job: ReconJob, **options: Any) -> LiveReconstruction:
     **options
         Of `LiveReconstruction`.
     """
-    source = Source(operator_of(job), own_name())
+    source = Source(job.connect_operator, own_name())
     close_at_end(source)
     return LiveReconstruction(source, **options)
 
 
-def show_job(job: ReconJob, **options: Any) -> None:
+def show_job(job: Job, **options: Any) -> None:
     """Show the runs of a job as they are taken, in a window, or in the output of a notebook's cell.
 
     Parameters

@@ -29,12 +29,13 @@ from bluesky_streamrecon.beamline.prompt_orders import PromptOrders
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.operator_messages import Order, RunStatus
 
 if TYPE_CHECKING:
+    from bluesky_streamrecon.wire import OperatorEndpoint
     from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
     from bluesky_streamrecon.wire.security import ServerSecurity
 
@@ -304,6 +305,21 @@ class ReconJob(StandardReadable, PromptOrders):
     def status(self) -> RunStatus:
         """Return how the run is; its text is for people."""
         return self.job.in_loop(self.runs.status)
+
+    def connect_operator(self) -> OperatorEndpoint:
+        """Connect to the job as people's programs do; where it has keys, with its own.
+
+        Raises
+        ------
+        JobError
+            If the job has not been started yet.
+        """
+        from bluesky_streamrecon.wire import ClientSecurity, OperatorEndpoint
+
+        if self.address is None or self.job_id is None:
+            raise JobError("the job has not been started yet")
+        keys = None if self.security is None else ClientSecurity(self.security.keys, self.security.keys.public)
+        return OperatorEndpoint(self.address, job_id=self.job_id, security=keys)
 
     def show(self, **options: Any) -> None:
         """Show the run in a figure that is updated in place, at the prompt and in notebooks; see `show_job`."""

@@ -60,7 +60,7 @@ def follow(
 
     Example: `streamrecon follow --zmq localhost:5568 --config beamline.toml`
     """
-    from bluesky_streamrecon.beamline.configured import make_job, operator_of
+    from bluesky_streamrecon.beamline.configured import make_job
     from bluesky_streamrecon.beamline.follower import Follower
     from bluesky_streamrecon.beamline.remote_documents import RemoteDocuments
     from bluesky_streamrecon.config_file import load_config_file
@@ -90,7 +90,7 @@ def follow(
     with contextlib.ExitStack() as around:
         around.enter_context(contextlib.closing(job))
         if pvs is not None:
-            operated = around.enter_context(open_source(operator_of(job), None))
+            operated = around.enter_context(open_source(job.connect_operator, None))
             around.enter_context(serve_pvs(operated, pvs, pvs_interface, pvs_allow))
         asyncio.run(_follow(job, follower, source, count, done))
 

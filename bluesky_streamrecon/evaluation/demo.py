@@ -97,7 +97,6 @@ def run_demo(
         If data or catalogue can not be written; the scan is not ended by that.
     """
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob, RunTable
-    from bluesky_streamrecon.beamline.configured import operator_of
     from bluesky_streamrecon.beamline.source import Source
     from bluesky_streamrecon.data_keys import FrameLayout
     from bluesky_streamrecon.evaluation.engines import run_engine
@@ -141,7 +140,7 @@ def run_demo(
         with (
             run_engine() as engine,
             contextlib.closing(job),
-            contextlib.closing(Source(operator_of(job), "demo")) as watching,
+            contextlib.closing(Source(job.connect_operator, "demo")) as watching,
         ):
             watching.watch(wish, take)
             for source in (job, engine):

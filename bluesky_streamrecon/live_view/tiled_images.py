@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bluesky_streamrecon.beamline.configured import operator_of
 from bluesky_streamrecon.beamline.slices import preview_slices
 from bluesky_streamrecon.beamline.source import Source
 from bluesky_streamrecon.errors import StorageError
@@ -52,7 +51,7 @@ def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> 
     LiveImageWriter
         To be closed.
     """
-    return LiveImageWriter(Source(operator_of(job), own_name()), uri, configuration.storage.live_images)
+    return LiveImageWriter(Source(job.connect_operator, own_name()), uri, configuration.storage.live_images)
 
 
 class LiveImageWriter:

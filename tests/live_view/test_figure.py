@@ -29,10 +29,8 @@ def source(beamline):
 class SimpleJob:
     """What of a job is used to connect to it."""
 
-    security = None
-
     def __init__(self, beamline):
-        self.address, self.job_id = beamline.endpoint.address, beamline.endpoint.job_id
+        self.connect_operator = beamline.connect
 
 
 @pytest.fixture
