@@ -18,11 +18,12 @@ from bluesky.callbacks.mpl_plotting import QtAwareCallback
 
 from bluesky_streamrecon.beamline.slices import grey_range, slice_of
 from bluesky_streamrecon.beamline.source import Snapshot, Source, Volume
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
 from bluesky_streamrecon.settings import Region
-from bluesky_streamrecon.wire import Cut, Cuts, Judged, RunStatus
+from bluesky_streamrecon.wire import Cuts, Judged, RunStatus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.wire import Cut, RunStatus
-from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS, Space
+from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut, Space
+from bluesky_streamrecon.wire import RunStatus
 
 __all__ = ["coarse_volume", "grey_range", "measured", "preview_slices", "slice_of", "spread"]
 

@@ -20,19 +20,18 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.cuts import Cut, cut_volume
 from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 from bluesky_streamrecon.hdf5.results import IMAGES, result_images
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
-    Cut,
     Cuts,
     Judged,
     OperatorEndpoint,
     Order,
     RunStatus,
 )
-from bluesky_streamrecon.wire.cuts import cut_volume
 
 __all__ = ["Snapshot", "Source", "Viewed", "Volume"]
 

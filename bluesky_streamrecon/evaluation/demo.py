@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from bluesky.run_engine import RunEngineResult
 
     from bluesky_streamrecon.beamline.source import Volume
+    from bluesky_streamrecon.cuts import Cut
     from bluesky_streamrecon.run_record import RunRecord
-    from bluesky_streamrecon.wire import Cut, Cuts, RunStatus
+    from bluesky_streamrecon.wire import Cuts, RunStatus
 
 __all__ = ["run_demo", "store"]
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.slices import coarse_volume, measured, slice_of
 from bluesky_streamrecon.beamline.source import Volume
 from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.cuts import Cut, cut_volume, interpolated, points_of
 from bluesky_streamrecon.errors import DataError, StreamReconError
 from bluesky_streamrecon.hdf5.results import IMAGES, result_images
-from bluesky_streamrecon.wire import Cut, Cuts, RunStatus
-from bluesky_streamrecon.wire.cuts import cut_volume, interpolated, points_of
+from bluesky_streamrecon.wire import Cuts, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.source import Snapshot, Viewed

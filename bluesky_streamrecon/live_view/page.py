@@ -18,10 +18,10 @@ import numpy as np
 from bluesky_streamrecon.beamline.run_table import as_minutes
 from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.beamline.source import CLOSED, Snapshot
+from bluesky_streamrecon.cuts import Space
 from bluesky_streamrecon.live_view.curves import draw_curves
 from bluesky_streamrecon.live_view.images import Images
 from bluesky_streamrecon.wire import CHECKS, Check, Cuts, RunStatus
-from bluesky_streamrecon.wire.cuts import Space
 
 __all__ = ["MEASURED", "about", "change", "checks", "draw_measured", "expected_stop", "headline", "render", "to_do"]
 

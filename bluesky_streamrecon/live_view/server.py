@@ -26,12 +26,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bluesky_streamrecon.beamline.slices import measured
 from bluesky_streamrecon.beamline.source import Viewed
+from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
 from bluesky_streamrecon.live_view.page import MEASURED, change, draw_measured, render
 from bluesky_streamrecon.settings import Region
-from bluesky_streamrecon.wire import Cut
-from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, MOST_CUTS
 from bluesky_streamrecon.wire.fields import Text
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.documents import carried
 from bluesky_streamrecon.beamline.operator_status import described
 from bluesky_streamrecon.beamline.source import Snapshot
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import JobError, StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import mapped
@@ -31,7 +32,7 @@ from bluesky_streamrecon.storage import (
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run
-from bluesky_streamrecon.wire import Answer, Check, Cut, Cuts, Judged, Order, RunStatus
+from bluesky_streamrecon.wire import Answer, Check, Cuts, Judged, Order, RunStatus
 
 __all__ = ["StoredRun", "open_stored_run"]
 

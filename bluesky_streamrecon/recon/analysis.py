@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.recon.checkpoint import Checkpoint
 from bluesky_streamrecon.recon.communicator import Communicator
@@ -25,7 +26,7 @@ from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.parent_watch import Interrupted
 from bluesky_streamrecon.registry import Registry, format_error
 from bluesky_streamrecon.settings import TOMOGRAPHY
-from bluesky_streamrecon.wire import CloseRun, Cut, Item, ItemGone, OpenRun, Preview, RunDone
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview, RunDone
 
 __all__ = ["Analysis", "AnalysisFactory", "Frame", "analyses", "explained", "get_analysis"]
 

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cuts import Cut, interpolated, points_of
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
-from bluesky_streamrecon.wire import Cut, Cuts, OpenRun, RankEndpoint, ShowCuts
-from bluesky_streamrecon.wire.cuts import interpolated, points_of
+from bluesky_streamrecon.wire import Cuts, OpenRun, RankEndpoint, ShowCuts
 
 __all__ = ["CutView"]
 

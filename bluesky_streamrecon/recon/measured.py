@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.cuts import Cut, Space
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.archive import Archive
 from bluesky_streamrecon.recon.backends import projector_of
 from bluesky_streamrecon.recon.engine import Engine
 from bluesky_streamrecon.recon.projector import projectors
 from bluesky_streamrecon.recon.view import View, pixels_of
-from bluesky_streamrecon.wire import Cut, Item, ItemGone, OpenRun
-from bluesky_streamrecon.wire.cuts import Space
+from bluesky_streamrecon.wire import Item, ItemGone, OpenRun
 
 __all__ = ["MeasuredViews"]
 

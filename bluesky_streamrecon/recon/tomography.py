@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.geometry import TomoGeometry, image_size, is_full_turn
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.projection_sets import ProjectionStore, most_views
@@ -32,7 +33,7 @@ from bluesky_streamrecon.recon.stepping import shown_rows
 from bluesky_streamrecon.recon.view import View, ViewMaker, window_of
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import ROTATIONS
-from bluesky_streamrecon.wire import CloseRun, Cut, Item, ItemGone, OpenRun, Preview
+from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
 

@@ -4,8 +4,8 @@ Items go down to the ranks exactly once and in order, whatever the network does;
 See ``docs/reference/protocol.md``. Angles are radians, lengths detector pixels, times seconds.
 """
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
-from bluesky_streamrecon.wire.cuts import Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.events import (
     Acked,
     AllRanksReady,
@@ -39,7 +39,18 @@ from bluesky_streamrecon.wire.messages import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.operator_endpoint import OperatorEndpoint
-from bluesky_streamrecon.wire.operator_messages import CHECKS, Answer, Ask, Check, Judged, Order, OrderAction, RunStatus
+from bluesky_streamrecon.wire.operator_messages import (
+    CHECKS,
+    Answer,
+    Ask,
+    Check,
+    Cuts,
+    Judged,
+    Order,
+    OrderAction,
+    RunStatus,
+    ShowCuts,
+)
 from bluesky_streamrecon.wire.peers import ControllerEndpoint, RankEndpoint
 from bluesky_streamrecon.wire.run import Ledger
 from bluesky_streamrecon.wire.run_messages import Preview

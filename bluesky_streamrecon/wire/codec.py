@@ -14,10 +14,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.cuts import MOST_CUT_PIXELS
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cuts
 from bluesky_streamrecon.wire.fields import ArrayFrame, Checked, Pixels
-from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Message
+from bluesky_streamrecon.wire.messages import PROTOCOL_VERSION, Cuts, Message
 from bluesky_streamrecon.wire.run_messages import Preview
 
 __all__ = [

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from bluesky_streamrecon.cuts import MAXIMUM_SIDE, Side
+
 __all__ = [
-    "MAXIMUM_SIDE",
     "PIXEL_TYPES",
     "Address",
     "ArrayFrame",
@@ -39,7 +40,6 @@ PIXEL_TYPES = ("|u1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8")
 """NumPy type strings that pixels may have on the wire: little-endian integers and floats."""
 
 MAXIMUM_RANKS = 65_536
-MAXIMUM_SIDE = 65_536
 
 Text = Annotated[str, Meta(max_length=4096)]
 Name = Annotated[str, Meta(max_length=256)]
@@ -48,7 +48,6 @@ Address = Annotated[str, Meta(min_length=1, max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Number = Annotated[int, Meta(ge=1, le=2**53)]
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # neither NaN nor infinite
-Side = Annotated[int, Meta(ge=1, le=MAXIMUM_SIDE)]
 Row = Annotated[int, Meta(ge=0, le=MAXIMUM_SIDE)]
 Rank = Annotated[int, Meta(ge=0, lt=MAXIMUM_RANKS)]
 Size = Annotated[int, Meta(ge=1, le=MAXIMUM_RANKS)]

@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Meta
 
 from bluesky_streamrecon.settings import Region
-from bluesky_streamrecon.wire.cuts import Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import (
     Address,
     Checked,
@@ -30,7 +29,7 @@ from bluesky_streamrecon.wire.fields import (
     Text,
     Uid,
 )
-from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Checks
+from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Checks, Cuts, ShowCuts
 from bluesky_streamrecon.wire.run_messages import (
     AbandonRun,
     ChangeRun,

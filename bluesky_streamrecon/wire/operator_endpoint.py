@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError, JobError, ProtocolError, SteeringError
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, decode, encode
-from bluesky_streamrecon.wire.cuts import Cut
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.peers import PeerEndpoint, hello_of
 from bluesky_streamrecon.wire.security import ClientSecurity

@@ -1,4 +1,4 @@
-"""Messages between an operator's program and the beamline: how the run is, and orders.
+"""Messages between an operator's program and the beamline: how the run is, orders, and cuts to look at.
 
 Times are seconds since the epoch (UTC).
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import time as clock
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
+from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut
 from bluesky_streamrecon.settings import Region, region_in_words
-from bluesky_streamrecon.wire.fields import Count, Finite, Name, Number, PreviewRows, Shape2, Text, Uid
+from bluesky_streamrecon.wire.fields import Checked, Count, Finite, Name, Number, PreviewRows, Shape2, Side, Text, Uid
 
 __all__ = [
     "CHECKS",
@@ -22,10 +26,12 @@ __all__ = [
     "Answer",
     "Ask",
     "Check",
+    "Cuts",
     "Judged",
     "Order",
     "OrderAction",
     "RunStatus",
+    "ShowCuts",
 ]
 
 OrderAction = Literal["finish", "hold", "release", "extend", "axis", "region"]
@@ -351,6 +357,84 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
     text: Text = ""
     status: RunStatus | None = None
     judged: Annotated[tuple[Judged, ...], Meta(max_length=MOST_JUDGED)] = ()
+
+
+WishedCuts = Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
+
+
+class ShowCuts(Checked, frozen=True, kw_only=True, tag="show-cuts"):
+    """Somebody wishes to see these cuts of the newest image, once.
+
+    An operator sends it to the beamline, and that one to all ranks. It may be lost. Of the wishes of one viewer only
+    the newest counts.
+
+    Parameters
+    ----------
+    viewer : str
+        Whose wish it is, by any name: one operator may speak for several. The beamline's own wishes have none.
+    number : int
+        Counts the sender's wishes.
+    cuts : tuple of Cut
+        At most four, of `MOST_CUT_PIXELS` pixels together.
+    """
+
+    viewer: Name = ""
+    number: Count
+    cuts: WishedCuts
+
+    def check(self) -> None:
+        """Raise ValueError for cuts that are too large together."""
+        _pixels_of(self.cuts)
+
+
+class Cuts(Checked, frozen=True, kw_only=True, tag="cuts"):
+    """Cuts of one image, as they were wished for.
+
+    Parameters
+    ----------
+    run_uid, image_number, projections
+        Which image of which run, and how many projections went into it.
+    viewer, number, cuts
+        Those of the wish.
+    volume : (int, int, int)
+        Rows, height and width of the whole volume.
+    made : float
+        When the image was there, Unix seconds of rank 0's computer.
+    angle : float or None
+        Of the newest projection in the image, radians.
+    pixels : bytes
+        Of one cut after the other, little-endian float32, C order; NaN where a cut is outside.
+    """
+
+    run_uid: Uid
+    image_number: Count
+    projections: Count
+    viewer: Name = ""
+    number: Count
+    cuts: WishedCuts
+    volume: tuple[Side, Side, Side]
+    made: Finite = 0
+    angle: Finite | None = None
+    pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
+
+    def check(self) -> None:
+        """Raise ValueError for cuts that are too large together, or have other pixels than they say."""
+        expected = 4 * _pixels_of(self.cuts)
+        if len(self.pixels) != expected:
+            raise ValueError(f"got {len(self.pixels)} bytes, expected {expected} for {expected // 4} pixels")
+
+    def values(self) -> list[NDArray[np.float32]]:
+        """Return each cut's pixels, each of its `Cut.size`."""
+        ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
+        parts = np.split(np.frombuffer(self.pixels, "<f4"), ends)
+        return [part.reshape(cut.size) for part, cut in zip(parts, self.cuts, strict=True)]
+
+
+def _pixels_of(cuts: Sequence[Cut]) -> int:
+    pixels = sum(cut.pixels for cut in cuts)
+    if pixels > MOST_CUT_PIXELS:
+        raise ValueError(f"got {pixels} pixels, expected at most {MOST_CUT_PIXELS}")
+    return pixels
 
 
 def _by_whom(order: Order) -> str:

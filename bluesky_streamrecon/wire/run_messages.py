@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from bluesky_streamrecon.cuts import MAXIMUM_SIDE
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.projection_sets import ProjectionSet
 from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings
 from bluesky_streamrecon.wire.fields import (
-    MAXIMUM_SIDE,
     ArrayFrame,
     Checked,
     Count,

@@ -10,7 +10,7 @@ import pytest
 from browsing import CHROMIUM, in_chromium, until
 from pretended_beamline import VOLUME
 
-from bluesky_streamrecon.wire import Cut
+from bluesky_streamrecon.cuts import Cut
 
 ROW = {"corner": [3, -0.5, -0.5], "down": [0, 16, 0], "across": [0, 0, 16], "shape": [16, 16]}
 

@@ -10,8 +10,8 @@ import numpy as np
 from browsing import CHROMIUM, apart, in_chromium, until
 from pretended_beamline import VOLUME
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.live_view.images import Kept, thinned
-from bluesky_streamrecon.wire import Cut
 
 ROW = {"corner": [4.4, -0.5, -0.5], "down": [0, 16, 0], "across": [0, 0, 16], "shape": [16, 16]}
 FRONT = {"corner": [-0.5, 8, -0.5], "down": [12, 0, 0], "across": [0, 0, 16], "shape": [12, 16]}

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import ReconSettings
@@ -28,7 +29,6 @@ from bluesky_streamrecon.wire import (
     BeamlineEndpoint,
     BeamlineEvent,
     ChangeRun,
-    Cut,
     OpenRunSpec,
     OperatorEndpoint,
     Problem,

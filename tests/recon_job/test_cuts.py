@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.recon.analysis import Analysis
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView, interpolated
 from bluesky_streamrecon.recon.job import _Job, _State
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import Cut, ShowCuts
+from bluesky_streamrecon.wire import ShowCuts
 
 BOUND = 50.0
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.axis import find_axis
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import Cut
 
 pytestmark = pytest.mark.mpi
 

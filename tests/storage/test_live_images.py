@@ -15,11 +15,12 @@ from tiled.client import from_uri
 from tiled.client import utils as tiled_retries
 from tiled_server import WATCHING, Server, Watcher
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.live_view import LiveImageWriter, Source, open_stored_run, tiled_images
 from bluesky_streamrecon.live_view.page import checks
 from bluesky_streamrecon.storage import open_storage, reconstruction_documents
-from bluesky_streamrecon.wire import Check, Cut, Order
+from bluesky_streamrecon.wire import Check, Order
 
 pytestmark = [*WATCHING, pytest.mark.timeout(240)]
 

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
     BeamlineEndpoint,
     ClientSecurity,
-    Cut,
     Cuts,
     Judged,
     OpenRunSpec,

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, Cut
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.projection_sets import ProjectionSet
@@ -21,9 +22,8 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
-from bluesky_streamrecon.wire.cuts import MOST_CUT_PIXELS, Cut, Cuts, ShowCuts
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED
+from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Cuts, ShowCuts
 from bluesky_streamrecon.wire.run_messages import Preview
 
 HELLO = m.Hello(job_id="job", role="rank", instance="i", rank=1, size=2, host="h", pid=7, software="s")

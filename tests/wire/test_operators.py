@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from bluesky_streamrecon import job_registration as a
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
     ClientSecurity,
-    Cut,
     Cuts,
     OperatorEndpoint,
     Order,

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS
 from bluesky_streamrecon.exit_hooks import when_closed
-from bluesky_streamrecon.wire import Cut
 
 __all__ = ["SIDES", "main", "watch_page"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from bluesky_streamrecon.cuts import Cut, interpolated, points_of
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine, backends
 from bluesky_streamrecon.recon.past_volume import finished_volume
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import Cut, OpenRunSpec
-from bluesky_streamrecon.wire.cuts import interpolated, points_of
+from bluesky_streamrecon.wire import OpenRunSpec
 
 ROWS, COLUMNS = 5, 18
 ANGLES = 0.2 + np.arange(6) * np.pi / 6

@@ -1,4 +1,4 @@
-"""Messages about cuts through what a run has: what a viewer wishes to see, and what the ranks answer.
+"""Cuts: rectangles and boxes anywhere in a volume, or among the projections that it is made of; and their values.
 
 Places in the volume are (row, y, x) in voxels: detector row, and row and column of its slice; voxel centres are whole
 numbers. Places among the projections are (row, angle, column): detector row and column, and radians. In the volume a
@@ -16,14 +16,12 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.wire.fields import Checked, Count, Finite, Name, Side, Uid
-
 __all__ = [
+    "MAXIMUM_SIDE",
     "MOST_CUTS",
     "MOST_CUT_PIXELS",
     "Cut",
-    "Cuts",
-    "ShowCuts",
+    "Side",
     "Space",
     "cut_volume",
     "interpolated",
@@ -34,7 +32,10 @@ MOST_CUTS: Final = 4
 """Cuts of one wish: a row, two vertical ones, and an oblique one."""
 MOST_CUT_PIXELS: Final = 3 * 2**18
 """Pixels of all of them together."""
+MAXIMUM_SIDE: Final = 65_536
+"""Pixels along the longest side of a cut, an image or a detector."""
 
+Side = Annotated[int, Meta(ge=1, le=MAXIMUM_SIDE)]
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Vector = tuple[Coordinate, Coordinate, Coordinate]
 Space = Literal["volume", "sinogram", "projection", "raw", "residual"]
@@ -106,84 +107,6 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         )
         points = np.asarray(self.corner, np.float64) + through[:, None, None] + down[:, None] + across
         return points.reshape(*self.size, 3)
-
-
-WishedCuts = Annotated[tuple[Cut, ...], Meta(min_length=1, max_length=MOST_CUTS)]
-
-
-class ShowCuts(Checked, frozen=True, kw_only=True, tag="show-cuts"):
-    """Somebody wishes to see these cuts of the newest image, once.
-
-    An operator sends it to the beamline, and that one to all ranks. It may be lost. Of the wishes of one viewer only
-    the newest counts.
-
-    Parameters
-    ----------
-    viewer : str
-        Whose wish it is, by any name: one operator may speak for several. The beamline's own wishes have none.
-    number : int
-        Counts the sender's wishes.
-    cuts : tuple of Cut
-        At most four, of `MOST_CUT_PIXELS` pixels together.
-    """
-
-    viewer: Name = ""
-    number: Count
-    cuts: WishedCuts
-
-    def check(self) -> None:
-        """Raise ValueError for cuts that are too large together."""
-        _pixels_of(self.cuts)
-
-
-class Cuts(Checked, frozen=True, kw_only=True, tag="cuts"):
-    """Cuts of one image, as they were wished for.
-
-    Parameters
-    ----------
-    run_uid, image_number, projections
-        Which image of which run, and how many projections went into it.
-    viewer, number, cuts
-        Those of the wish.
-    volume : (int, int, int)
-        Rows, height and width of the whole volume.
-    made : float
-        When the image was there, Unix seconds of rank 0's computer.
-    angle : float or None
-        Of the newest projection in the image, radians.
-    pixels : bytes
-        Of one cut after the other, little-endian float32, C order; NaN where a cut is outside.
-    """
-
-    run_uid: Uid
-    image_number: Count
-    projections: Count
-    viewer: Name = ""
-    number: Count
-    cuts: WishedCuts
-    volume: tuple[Side, Side, Side]
-    made: Finite = 0
-    angle: Finite | None = None
-    pixels: Annotated[bytes, Meta(max_length=4 * MOST_CUT_PIXELS)]
-
-    def check(self) -> None:
-        """Raise ValueError for cuts that are too large together, or have other pixels than they say."""
-        expected = 4 * _pixels_of(self.cuts)
-        if len(self.pixels) != expected:
-            raise ValueError(f"got {len(self.pixels)} bytes, expected {expected} for {expected // 4} pixels")
-
-    def values(self) -> list[NDArray[np.float32]]:
-        """Return each cut's pixels, each of its `Cut.size`."""
-        ends = np.cumsum([cut.pixels for cut in self.cuts])[:-1]
-        parts = np.split(np.frombuffer(self.pixels, "<f4"), ends)
-        return [part.reshape(cut.size) for part, cut in zip(parts, self.cuts, strict=True)]
-
-
-def _pixels_of(cuts: Sequence[Cut]) -> int:
-    pixels = sum(cut.pixels for cut in cuts)
-    if pixels > MOST_CUT_PIXELS:
-        raise ValueError(f"got {pixels} pixels, expected at most {MOST_CUT_PIXELS}")
-    return pixels
 
 
 def cut_volume(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:
