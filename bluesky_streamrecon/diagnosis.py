@@ -263,7 +263,7 @@ class _JobProbe:
         """Listen."""
         from bluesky_streamrecon.beamline.configured import make_launcher, read_security
         from bluesky_streamrecon.beamline.job_link import JobLink
-        from bluesky_streamrecon.wire import BeamlineEndpoint
+        from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 
         job = self._configuration.job
         self._link = JobLink(
@@ -381,7 +381,7 @@ class _JobProbe:
 
     def _take(self, event: JobEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         from bluesky_streamrecon.beamline.processes import ProcessExit
-        from bluesky_streamrecon.wire import Acked, RunFinished
+        from bluesky_streamrecon.beamline.serving import Acked, RunFinished
 
         with self._changed:
             if isinstance(event, Acked):

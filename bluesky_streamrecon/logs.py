@@ -1,6 +1,6 @@
 """How a process logs: one line per event, with the time (UTC), the run that it is about, and who logs it.
 
-A line is ``2026-03-01T12:00:00.123Z WARNING wire.hub run=9123df61-… role=beamline rank 1 of 2 (host:77): lost``;
+A line is ``2026-03-01T12:00:00.123Z WARNING beamline.serving.hub run=9123df61-… role=beamline rank 1 of 2 (host:7)``;
 what has several lines is put on one. Run and role belong to the context of a thread or task, so nothing that logs has
 to pass them on. Nothing here knows what is logged.
 """
@@ -44,10 +44,10 @@ class LineFormatter(logging.Formatter):
 
     Examples
     --------
-    >>> record = logging.LogRecord(f"{PACKAGE}wire.hub", logging.INFO, "", 0, "opened\nhere", (), None)
+    >>> record = logging.LogRecord(f"{PACKAGE}beamline.serving.hub", logging.INFO, "", 0, "opened\nhere", (), None)
     >>> record.run, record.role = "3f2a91", "rank-0"  # as `ContextFilter` does
     >>> LineFormatter().format(record).partition(" ")[2]
-    'INFO wire.hub run=3f2a91 role=rank-0 opened | here'
+    'INFO beamline.serving.hub run=3f2a91 role=rank-0 opened | here'
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -12,20 +12,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from bluesky_streamrecon.beamline.event_loop import call_in_loop
 from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, OnEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
+from bluesky_streamrecon.beamline.serving.endpoint import BeamlineEndpoint
+from bluesky_streamrecon.beamline.serving.events import PeerLost
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
 from bluesky_streamrecon.wire import messages
-from bluesky_streamrecon.wire.events import PeerInfo, PeerLost
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import Status
-
-if TYPE_CHECKING:
-    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
 __all__ = ["AttachedJob"]
 

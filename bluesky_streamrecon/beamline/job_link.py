@@ -8,17 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
+from bluesky_streamrecon.beamline.serving.endpoint import BeamlineEndpoint
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess
 from bluesky_streamrecon.errors import JobError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.wire.events import PeerInfo
-
-if TYPE_CHECKING:
-    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
 
 __all__ = ["JobLink", "Launcher", "OnEvent"]
 

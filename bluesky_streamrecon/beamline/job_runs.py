@@ -22,19 +22,20 @@ from bluesky_streamrecon.beamline.operator_status import judged_after, run_statu
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import DetachStream, Effect, JobEvent, RunState
+from bluesky_streamrecon.beamline.serving.events import AllRanksReady
+from bluesky_streamrecon.beamline.serving.frames import Source
+from bluesky_streamrecon.beamline.serving.run import Angle, Reading
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
 from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
-from bluesky_streamrecon.run_record import RunRecord
+from bluesky_streamrecon.run_record import Ledger, RunRecord
 from bluesky_streamrecon.settings import TOMOGRAPHY
-from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
-from bluesky_streamrecon.wire.run import Angle, Ledger, Reading
-from bluesky_streamrecon.wire.store import Source
 
 __all__ = ["JobOptions", "JobRuns"]
 

@@ -14,10 +14,9 @@ import msgspec
 
 from bluesky_streamrecon.beamline.run_state import RunState
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.run_record import RunRecord, how_it_ended, ledger_totals, newest_checks
+from bluesky_streamrecon.run_record import Ledger, RunRecord, how_it_ended, ledger_totals, newest_checks
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_JUDGED, Judged, RunStatus
-from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["as_judged", "described", "judged_after", "run_status"]
 

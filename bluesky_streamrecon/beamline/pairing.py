@@ -14,9 +14,9 @@ import numpy as np
 
 from bluesky_streamrecon.beamline.documents import StreamLayout
 from bluesky_streamrecon.beamline.frames import EventFrame, FrameFile
+from bluesky_streamrecon.beamline.serving.frames import Source
+from bluesky_streamrecon.beamline.serving.run import Angle, Reading
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.wire.run import Angle, Reading
-from bluesky_streamrecon.wire.store import Source
 
 __all__ = ["with_numbers"]
 

@@ -33,14 +33,14 @@ from bluesky_streamrecon.beamline.documents import (
 )
 from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
 from bluesky_streamrecon.beamline.pairing import with_numbers
+from bluesky_streamrecon.beamline.serving.frames import Source
+from bluesky_streamrecon.beamline.serving.run import Angle, Reading
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
 from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
-from bluesky_streamrecon.wire.run import Angle, Reading
-from bluesky_streamrecon.wire.store import Source
 
 __all__ = ["Publisher", "Sink"]
 

@@ -27,6 +27,7 @@ from bluesky_streamrecon.beamline.job_state import Change
 from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.prompt_orders import PromptOrders
 from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.beamline.serving.endpoint import BeamlineEndpoint
 from bluesky_streamrecon.beamline.steering import Decision, Steering
 from bluesky_streamrecon.beamline.supervision import Supervision
 from bluesky_streamrecon.errors import ConfigError, JobError
@@ -36,7 +37,6 @@ from bluesky_streamrecon.wire.operator_messages import Order, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.wire import OperatorEndpoint
-    from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
     from bluesky_streamrecon.wire.security import ServerSecurity
 
 __all__ = ["ReconJob"]
@@ -289,8 +289,6 @@ class ReconJob(StandardReadable, PromptOrders):
         return self._launcher is not None
 
     def _make_endpoint(self, on_event: OnEvent) -> BeamlineEndpoint:
-        from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
-
         return BeamlineEndpoint(
             self._address,
             on_event=on_event,

@@ -17,23 +17,22 @@ import msgspec
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
 from bluesky_streamrecon.beamline.operator_override import OperatorOverride, check_counts
 from bluesky_streamrecon.beamline.processes import ProcessExit
-from bluesky_streamrecon.beamline.steering import BUDGET, OPERATOR, Decision
-from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
-from bluesky_streamrecon.beamline.suspender import QualityReached
-from bluesky_streamrecon.errors import SteeringError
-from bluesky_streamrecon.run_record import RunRecord
-from bluesky_streamrecon.wire.events import (
+from bluesky_streamrecon.beamline.serving.events import (
     Acked,
     AllRanksReady,
     BeamlineEvent,
-    PeerInfo,
     PeerJoined,
     PeerLost,
     RunFinished,
 )
+from bluesky_streamrecon.beamline.steering import BUDGET, OPERATOR, Decision
+from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
+from bluesky_streamrecon.beamline.suspender import QualityReached
+from bluesky_streamrecon.errors import SteeringError
+from bluesky_streamrecon.run_record import Ledger, RunRecord
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Order
-from bluesky_streamrecon.wire.run import Ledger
 
 __all__ = ["DetachStream", "Effect", "JobEvent", "RunState"]
 

@@ -5,21 +5,7 @@ See ``docs/reference/protocol.md``. Angles are radians, lengths detector pixels,
 """
 
 from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.wire.beamline_endpoint import BeamlineEndpoint
-from bluesky_streamrecon.wire.events import (
-    Acked,
-    AllRanksReady,
-    BeamlineEvent,
-    ControllerEvent,
-    LinkLost,
-    LinkRestored,
-    PeerInfo,
-    PeerJoined,
-    PeerLost,
-    RankEvent,
-    Refused,
-    RunFinished,
-)
+from bluesky_streamrecon.wire.events import ControllerEvent, LinkLost, LinkRestored, PeerInfo, RankEvent, Refused
 from bluesky_streamrecon.wire.messages import (
     PROTOCOL_VERSION,
     AbandonRun,
@@ -52,22 +38,16 @@ from bluesky_streamrecon.wire.operator_messages import (
     ShowCuts,
 )
 from bluesky_streamrecon.wire.peers import ControllerEndpoint, RankEndpoint
-from bluesky_streamrecon.wire.run import Ledger
 from bluesky_streamrecon.wire.run_messages import Preview
 from bluesky_streamrecon.wire.security import ClientSecurity, KeyPair, ServerSecurity
 from bluesky_streamrecon.wire.sockets import generate_keys, make_keys
-from bluesky_streamrecon.wire.store import FrameSource
 
 __all__ = [
     "CHECKS",
     "PROTOCOL_VERSION",
     "AbandonRun",
-    "Acked",
-    "AllRanksReady",
     "Answer",
     "Ask",
-    "BeamlineEndpoint",
-    "BeamlineEvent",
     "ChangeRun",
     "Check",
     "ClientSecurity",
@@ -76,13 +56,11 @@ __all__ = [
     "ControllerEvent",
     "Cut",
     "Cuts",
-    "FrameSource",
     "Item",
     "ItemGone",
     "ItemKind",
     "Judged",
     "KeyPair",
-    "Ledger",
     "LinkLost",
     "LinkRestored",
     "OpenRun",
@@ -91,8 +69,6 @@ __all__ = [
     "Order",
     "OrderAction",
     "PeerInfo",
-    "PeerJoined",
-    "PeerLost",
     "Preview",
     "PreviewAt",
     "Problem",
@@ -100,7 +76,6 @@ __all__ = [
     "RankEvent",
     "Refused",
     "RunDone",
-    "RunFinished",
     "RunStatus",
     "Score",
     "ServerSecurity",

@@ -24,18 +24,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint
 from bluesky_streamrecon.live_view import Source, ViewServer
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import (
-    AllRanksReady,
-    Answer,
-    Ask,
-    BeamlineEndpoint,
-    OpenRunSpec,
-    OperatorEndpoint,
-    RunStatus,
-    Status,
-)
+from bluesky_streamrecon.wire import Answer, Ask, OpenRunSpec, OperatorEndpoint, RunStatus, Status
 
 WAIT_S = 120.0
 REPEATS = 15

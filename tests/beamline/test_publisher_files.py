@@ -13,8 +13,9 @@ from published_run import COLUMNS, ROWS, FlownRun, Run
 
 from bluesky_streamrecon.beamline import Publisher
 from bluesky_streamrecon.beamline.frames import FrameFile
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.wire import BeamlineEndpoint, Item, RankEndpoint
+from bluesky_streamrecon.wire import Item, RankEndpoint
 
 BOUND = 20.0
 

@@ -17,16 +17,11 @@ from bluesky_streamrecon.beamline.operator_override import OperatorOverride
 from bluesky_streamrecon.beamline.operator_status import as_judged, run_status
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import DetachStream
+from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerLost, RunFinished
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire.events import (
-    Acked,
-    AllRanksReady,
-    PeerInfo,
-    PeerLost,
-    RunFinished,
-)
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
 from bluesky_streamrecon.wire.operator_messages import Check, Order
 

@@ -10,9 +10,9 @@ from typing import get_args
 import msgspec
 import pytest
 
+from bluesky_streamrecon.beamline.serving.hub import Hub
 from bluesky_streamrecon.wire import fields
 from bluesky_streamrecon.wire.codec import PREAMBLE, encode
-from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.messages import CHANNELS, Hello, Message, Problem
 
@@ -51,7 +51,7 @@ def test_reference_has_the_channel_of_each_message_that_must_not_be_lost():
 
 
 def test_places_that_the_how_to_names_exist():
-    places = re.findall(r"`(\w+/\w+\.py)`(?: \| | )`(\w[\w.]*)`", HOW_TO)
+    places = re.findall(r"`([\w/]+\.py)`(?: \| | )`(\w[\w.]*)`", HOW_TO)
     assert len(places) == 14
     for module, name in places:
         found = importlib.import_module("bluesky_streamrecon." + module.removesuffix(".py").replace("/", "."))

@@ -14,6 +14,7 @@ import pytest
 
 from bluesky_streamrecon.beamline.processes import Child, ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
+from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerLost
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
 from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call, take_turns
@@ -26,15 +27,7 @@ from bluesky_streamrecon.evaluation.bench.viewer import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import (
-    Acked,
-    AllRanksReady,
-    PeerInfo,
-    PeerLost,
-    Problem,
-    Score,
-    Status,
-)
+from bluesky_streamrecon.wire import PeerInfo, Problem, Score, Status
 
 BOUND = 20.0
 RANK = PeerInfo(job_id="job", role="rank", rank=1, size=2, host="here", pid=7, software="", instance="i", linked=False)

@@ -10,16 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint, PeerJoined
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import (
-    BeamlineEndpoint,
-    OpenRun,
-    OpenRunSpec,
-    PeerJoined,
-    Preview,
-    RankEndpoint,
-    Score,
-)
+from bluesky_streamrecon.wire import OpenRun, OpenRunSpec, Preview, RankEndpoint, Score
 
 BOUND = 30.0  # seconds that any one thing may take; reached only where something is broken
 SIDE = 44

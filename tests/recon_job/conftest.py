@@ -20,21 +20,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, BeamlineEvent, RunFinished
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.preparation_steps import halo_rows
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import (
-    AllRanksReady,
-    BeamlineEndpoint,
-    BeamlineEvent,
-    ChangeRun,
-    OpenRunSpec,
-    OperatorEndpoint,
-    Problem,
-    RunFinished,
-    Status,
-)
+from bluesky_streamrecon.wire import ChangeRun, OpenRunSpec, OperatorEndpoint, Problem, Status
 
 E = TypeVar("E")
 

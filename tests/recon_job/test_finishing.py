@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.beamline.serving import RunFinished
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import reconstruct
@@ -21,7 +22,7 @@ from bluesky_streamrecon.recon.job import _Job
 from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import OpenRun, RunFinished, Shutdown, Status, VolumeDone
+from bluesky_streamrecon.wire import OpenRun, Shutdown, Status, VolumeDone
 
 
 def settings(scan, **changes):

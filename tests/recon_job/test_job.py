@@ -9,20 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.beamline.serving import PeerJoined, RunFinished
 from bluesky_streamrecon.recon.algorithms import Algorithm, algorithms
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, analyses
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.job import run_job
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import (
-    ControllerEndpoint,
-    PeerJoined,
-    Preview,
-    Problem,
-    RankEndpoint,
-    RunFinished,
-    Status,
-)
+from bluesky_streamrecon.wire import ControllerEndpoint, Preview, Problem, RankEndpoint, Status
 
 
 def settings(scan, **changes):

@@ -11,16 +11,10 @@ from pathlib import Path
 import pytest
 
 import bluesky_streamrecon
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint, PeerJoined
 from bluesky_streamrecon.config_file import load_config_file
 from bluesky_streamrecon.logs import ContextFilter, LineFormatter, set_role, set_run, set_up_logging
-from bluesky_streamrecon.wire import (
-    BeamlineEndpoint,
-    ClientSecurity,
-    PeerJoined,
-    RankEndpoint,
-    ServerSecurity,
-    generate_keys,
-)
+from bluesky_streamrecon.wire import ClientSecurity, RankEndpoint, ServerSecurity, generate_keys
 
 ROOT = Path(bluesky_streamrecon.__file__).parent
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

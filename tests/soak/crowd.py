@@ -20,13 +20,8 @@ from pathlib import Path
 
 from common import end, parser, say
 
-from bluesky_streamrecon.wire import (
-    AllRanksReady,
-    BeamlineEndpoint,
-    PeerJoined,
-    PeerLost,
-    RankEndpoint,
-)
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, PeerJoined, PeerLost
+from bluesky_streamrecon.wire import RankEndpoint
 
 CROWD = """
 import resource, socket, sys, time

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.storage import compose_reconstruction, reconstruction_documents
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import Check, Order
-from bluesky_streamrecon.wire.run import Ledger
 
 UID = "11111111-2222-3333-4444-555555555555"
 

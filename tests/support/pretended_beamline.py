@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
     Answer,
     Ask,
-    BeamlineEndpoint,
     ClientSecurity,
     Cuts,
     Judged,

@@ -61,7 +61,8 @@ class PretendEndpoint:
         self._thread.start()
 
     def join(self, ranks: int) -> None:
-        from bluesky_streamrecon.wire.events import AllRanksReady, PeerInfo, PeerJoined
+        from bluesky_streamrecon.beamline.serving import AllRanksReady, PeerJoined
+        from bluesky_streamrecon.wire.events import PeerInfo
 
         self._linked = True
         self._peers = tuple(
@@ -116,7 +117,7 @@ class PretendEndpoint:
         self._linked = False
 
     def ledger(self) -> dict[int, Any]:
-        from bluesky_streamrecon.wire.run import Ledger
+        from bluesky_streamrecon.run_record import Ledger
 
         if not self._linked or self._spec is None:
             return {}
@@ -140,7 +141,7 @@ class PretendEndpoint:
 
     def _take(self, kind: str, index: int, angle: Any, source: Any, monitor: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
-        from bluesky_streamrecon.wire.events import Acked
+        from bluesky_streamrecon.beamline.serving import Acked
         from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
         script, uid = self._script, self._spec.run_uid
@@ -186,7 +187,7 @@ class PretendEndpoint:
         script.on_frame(index)
 
     def _finish(self) -> None:
-        from bluesky_streamrecon.wire.events import RunFinished
+        from bluesky_streamrecon.beamline.serving import RunFinished
         from bluesky_streamrecon.wire.messages import RunDone
 
         if self._script.never_done or self._state != "closed":

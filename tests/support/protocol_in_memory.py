@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving.hub import Hub
+from bluesky_streamrecon.beamline.serving.run import Entry, Run
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import OpenRunSpec
-from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.wire import OpenRunSpec, Refused
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import ChangeRun, CloseRun, Hello, Item, OpenRun, RunDone, Score
-from bluesky_streamrecon.wire.run import Entry, Run
 
 __all__ = ["CREDIT", "FAULTS", "WINDOW", "World", "do"]
 
@@ -124,7 +123,7 @@ class Party:
 
     def take(self, event: Any) -> None:
         """Check what the endpoint promises its user."""
-        assert not isinstance(event, ev.Refused), event
+        assert not isinstance(event, Refused), event
         if isinstance(event, OpenRun):
             assert not self.opened, "a run is opened once in the life of a process"
             self.opened = True

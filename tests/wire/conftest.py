@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
-    BeamlineEndpoint,
     CloseRun,
     ControllerEndpoint,
     Item,

@@ -10,19 +10,8 @@ from typing import Any
 
 import pytest
 
-from bluesky_streamrecon.wire import (
-    Acked,
-    CloseRun,
-    Item,
-    LinkLost,
-    LinkRestored,
-    OpenRun,
-    OpenRunSpec,
-    PeerLost,
-    RankEndpoint,
-    RunDone,
-    RunFinished,
-)
+from bluesky_streamrecon.beamline.serving import Acked, PeerLost, RunFinished
+from bluesky_streamrecon.wire import CloseRun, Item, LinkLost, LinkRestored, OpenRun, OpenRunSpec, RankEndpoint, RunDone
 
 
 class Cable:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
-from bluesky_streamrecon.wire import Ledger, Score
+from bluesky_streamrecon.run_record import Ledger
+from bluesky_streamrecon.wire import Score
 from bluesky_streamrecon.wire.channel import (
     SENDER_MOVES,
     MessageMissingError,

@@ -13,23 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerJoined, PeerLost, RunFinished
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     AbandonRun,
-    Acked,
-    AllRanksReady,
     ChangeRun,
     CloseRun,
     Item,
     LinkRestored,
     OpenRun,
     OpenRunSpec,
-    PeerJoined,
-    PeerLost,
     Problem,
     RunDone,
-    RunFinished,
     Status,
 )
 

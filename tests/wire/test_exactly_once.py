@@ -6,7 +6,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from protocol_in_memory import CREDIT, FAULTS, WINDOW, World, do
 
-from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.beamline.serving import RunFinished
 from bluesky_streamrecon.wire.messages import Score
 
 STEPS = st.lists(
@@ -36,7 +36,7 @@ def test_each_rank_applies_each_item_exactly_once_in_order(
         assert party.applied == world.items
         assert party.corrected == world.corrections
         assert party.member.garbage.count == 0, "nobody accuses the other side of breaking the protocol"
-    assert len([e for e in world.events if isinstance(e, ev.RunFinished)]) == 1
+    assert len([e for e in world.events if isinstance(e, RunFinished)]) == 1
     for ledger in world.hub.ledger().values():
         assert ledger.balanced, ledger.explain()
         assert ledger.items == items

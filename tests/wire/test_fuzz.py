@@ -11,6 +11,7 @@ import random
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving.hub import Hub
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
@@ -22,7 +23,6 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
-from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.operator_messages import Cuts, ShowCuts

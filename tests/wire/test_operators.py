@@ -11,6 +11,9 @@ import msgspec
 import pytest
 
 from bluesky_streamrecon import job_registration as a
+from bluesky_streamrecon.beamline.serving import PeerJoined
+from bluesky_streamrecon.beamline.serving.cut_wishes import CutWishes
+from bluesky_streamrecon.beamline.serving.hub import ASKS_AT_ONCE, MOST_OPERATORS, Hub
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.wire import (
@@ -20,7 +23,6 @@ from bluesky_streamrecon.wire import (
     Cuts,
     OperatorEndpoint,
     Order,
-    PeerJoined,
     RunStatus,
     ServerSecurity,
     ShowCuts,
@@ -28,11 +30,9 @@ from bluesky_streamrecon.wire import (
 )
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
-from bluesky_streamrecon.wire.hub import ASKS_AT_ONCE, MOST_OPERATORS, Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Peer
 from bluesky_streamrecon.wire.member import Member
-from bluesky_streamrecon.wire.operators import CutWishes
 
 STATUS = Ask()
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
@@ -61,7 +61,7 @@ def answering(wires):
                 status = RunStatus(state="running", run_uid="run", taken=event.after)
                 beamline.answer(sender, Answer(number=event.seq, ok=reason != "refuse", text=reason, status=status))
 
-        from bluesky_streamrecon.wire import BeamlineEndpoint
+        from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 
         beamline = wires._keep(BeamlineEndpoint(on_event=hear, heartbeat_seconds=0.1, peer_timeout=5.0, **options))
         return beamline

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import zmq
 
+from bluesky_streamrecon.beamline.serving import PeerJoined, RunFinished
+from bluesky_streamrecon.beamline.serving.hub import Hub
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.wire import (
     CloseRun,
@@ -22,17 +24,14 @@ from bluesky_streamrecon.wire import (
     LinkRestored,
     OpenRun,
     OpenRunSpec,
-    PeerJoined,
     Preview,
     Problem,
     Refused,
-    RunFinished,
     Score,
     Shutdown,
     Status,
 )
 from bluesky_streamrecon.wire.codec import decode, encode
-from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
@@ -291,6 +290,7 @@ def test_clock_of_a_peer_is_known_from_its_heartbeats_not_from_a_hello_that_wait
 
 def test_process_that_forgets_to_close_still_ends() -> None:
     script = (
+        "from bluesky_streamrecon.beamline.serving import BeamlineEndpoint\n"
         "from bluesky_streamrecon.wire import *\n"
         "beamline = BeamlineEndpoint(on_event=print)\n"
         "rank = RankEndpoint(beamline.address, job_id=beamline.job_id, rank=0, size=1)\n"

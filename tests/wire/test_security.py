@@ -12,18 +12,15 @@ from typing import Any
 
 import pytest
 
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, PeerJoined, RunFinished
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.wire import (
-    AllRanksReady,
-    BeamlineEndpoint,
     ClientSecurity,
     ControllerEndpoint,
     LinkRestored,
     OpenRun,
     OpenRunSpec,
-    PeerJoined,
     Preview,
-    RunFinished,
     ServerSecurity,
     generate_keys,
     make_keys,

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bluesky_streamrecon.wire import AllRanksReady, ClientSecurity, OpenRunSpec, RunFinished, ServerSecurity, make_keys
+from bluesky_streamrecon.beamline.serving import AllRanksReady, RunFinished
+from bluesky_streamrecon.wire import ClientSecurity, OpenRunSpec, ServerSecurity, make_keys
 from bluesky_streamrecon.wire import sockets as sockets_module
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES
 

@@ -24,19 +24,20 @@ from bluesky_streamrecon.beamline.launcher import MpiLauncher
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import JobEvent
-from bluesky_streamrecon.errors import JobError
-from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import Answer, Ask, BeamlineEndpoint, RunStatus
-from bluesky_streamrecon.wire.events import (
+from bluesky_streamrecon.beamline.serving import (
     Acked,
     AllRanksReady,
-    PeerInfo,
+    BeamlineEndpoint,
     PeerJoined,
     PeerLost,
     RunFinished,
 )
+from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
+from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.wire import Answer, Ask, RunStatus
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
 __all__ = ["EventRecorder", "RunningJob", "running_job"]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
     from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
-    from bluesky_streamrecon.wire import BeamlineEndpoint
 
     SendBare = Callable[[Iterable[Sequence[NDArray[np.generic]]]], None]
 
@@ -59,9 +59,10 @@ def receiving_ranks(size: int, *, memory: int, curve: bool = False) -> Iterator[
     JobError
         If the ranks do not come.
     """
+    from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
     from bluesky_streamrecon.evaluation.bench.harness import started
     from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
-    from bluesky_streamrecon.wire import BeamlineEndpoint, ServerSecurity, generate_keys
+    from bluesky_streamrecon.wire import ServerSecurity, generate_keys
 
     with ExitStack() as stack:
         security, keys = None, ""

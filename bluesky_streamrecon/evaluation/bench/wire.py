@@ -16,6 +16,7 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
@@ -23,7 +24,7 @@ from bluesky_streamrecon.evaluation.bench.sample import random_frames
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
-from bluesky_streamrecon.wire import BeamlineEndpoint, OpenRunSpec
+from bluesky_streamrecon.wire import OpenRunSpec
 
 __all__ = ["measure_wire"]
 

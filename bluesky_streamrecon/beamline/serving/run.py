@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving.frames import FrameSource, FrameStore, Gone, Source
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
+from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender, Sender
-from bluesky_streamrecon.wire.store import FrameSource, FrameStore, Gone, Source
 
-__all__ = ["Angle", "Entry", "Ledger", "Reading", "Run"]
+__all__ = ["Angle", "Entry", "Reading", "Run"]
 
 LOOK_AHEAD = 4
 
@@ -48,59 +49,6 @@ class Entry:
     def reading(self) -> float:
         """The monitor's reading; known once the frame was read."""
         return self.monitor() if callable(self.monitor) else self.monitor
-
-
-class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the items of one run for one rank; stored with the run.
-
-    Parameters
-    ----------
-    items : int
-        Flats, darks and projections appended to the run.
-    sent : int
-        Of these, sent at least once.
-    acknowledged : int
-        Received by the rank's present process.
-    applied : int
-        In the rank's image (or flat and dark), as the rank says.
-    duplicate : int
-        Arrived again, and were dropped by the rank as they should be.
-    dropped : int
-        Could not be sent, because their frame was gone; `why` tells the first reason.
-    resent : int
-        Sent once more after a broken link or a restart.
-    spilled : int
-        Held in the temporary file at some time (of the run, not of this rank alone).
-    restarts, reconnects : int
-        Times that the rank came back as a new process, and as the same one.
-    done : bool
-        The rank has reported the run as done.
-    """
-
-    items: int = 0
-    sent: int = 0
-    acknowledged: int = 0
-    applied: int = 0
-    duplicate: int = 0
-    dropped: int = 0
-    resent: int = 0
-    spilled: int = 0
-    restarts: int = 0
-    reconnects: int = 0
-    done: bool = False
-    why: str = ""
-
-    @property
-    def balanced(self) -> bool:
-        """Every item was sent, acknowledged and applied, and none dropped."""
-        return self.dropped == 0 and self.items == self.sent == self.acknowledged == self.applied
-
-    def explain(self) -> str:
-        """Return in a few words whether the ledger adds up, and where it does not."""
-        counts = f"{self.items} items, {self.sent} sent, {self.acknowledged} acknowledged, {self.applied} applied"
-        if self.balanced:
-            return f"balanced: {counts}"
-        return f"not balanced: {counts}, {self.dropped} dropped" + (f" ({self.why})" if self.why else "")
 
 
 class _ItemSender(Sender):

@@ -10,19 +10,21 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving.events import BeamlineEvent
+from bluesky_streamrecon.beamline.serving.frames import FrameStore, Source
+from bluesky_streamrecon.beamline.serving.hub import Hub
+from bluesky_streamrecon.beamline.serving.run import Angle, Entry, Reading, Run
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
+from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
 from bluesky_streamrecon.wire.endpoint import Endpoint
-from bluesky_streamrecon.wire.events import BeamlineEvent, PeerInfo
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.hub import Hub
 from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
-from bluesky_streamrecon.wire.run import Angle, Entry, Ledger, Reading, Run
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport
-from bluesky_streamrecon.wire.store import FrameStore, Source
 
 __all__ = ["BeamlineEndpoint"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.wire.store import FrameStore, Gone
+from bluesky_streamrecon.beamline.serving.frames import FrameStore, Gone
 
 SHAPE = (4, 8)
 BYTES = 64

@@ -6,14 +6,16 @@ import logging
 from collections import deque
 from typing import Any
 
+from bluesky_streamrecon.beamline.serving import events as ev
+from bluesky_streamrecon.beamline.serving.cut_wishes import CutWishes
+from bluesky_streamrecon.beamline.serving.run import Run
 from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import set_run
-from bluesky_streamrecon.wire import events as ev
+from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender
+from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.listener import Listener, Peer
-from bluesky_streamrecon.wire.operators import CutWishes
-from bluesky_streamrecon.wire.run import Ledger, Run
 
 __all__ = ["Hub"]
 
@@ -32,7 +34,7 @@ class Hub(Listener):
         super().__init__(**listening)
         self.accepted = (m.Status, m.Score, m.RunDone, m.VolumeDone, m.Problem, m.Ask, m.ShowCuts, m.Cuts)
         self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
-        self.events: deque[tuple[ev.BeamlineEvent, ev.PeerInfo | None]] = deque()
+        self.events: deque[tuple[ev.BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
         self._shutdown: str | None = None
@@ -77,7 +79,7 @@ class Hub(Listener):
         for peer in self._links.values():
             peer.send_plain(m.Shutdown(reason=reason))
 
-    def answer(self, operator: ev.PeerInfo, answer: m.Answer) -> None:
+    def answer(self, operator: PeerInfo, answer: m.Answer) -> None:
         """Answer an operator, now or when it is linked again; nothing happens if it was forgotten."""
         peer = self._peers.get(("operator", operator.instance))
         sender = None if peer is None else peer.senders.get("answers")
@@ -89,7 +91,7 @@ class Hub(Listener):
         """People's programs that are connected."""
         return sum(peer.hello.role == "operator" for peer in self._links.values())
 
-    def peers(self) -> tuple[ev.PeerInfo, ...]:
+    def peers(self) -> tuple[PeerInfo, ...]:
         """Every rank and controller that was ever welcomed, ranks first."""
         infos = [peer.info for peer in self._peers.values() if peer.hello.role != "operator"]
         return tuple(sorted(infos, key=lambda info: (info.role != "rank", info.rank)))
