@@ -104,7 +104,7 @@ class Listener:
     def left(self, peer: Peer, reason: str) -> None:
         """Note that a peer's link is gone; no reason: it has a newer one."""
 
-    def received(self, peer: Peer, message: m.Message, now: float) -> None:
+    def received(self, peer: Peer, message: m.Message) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ class Listener:
                 self._reply(link, "link", "say hello first")
             else:
                 peer.seen = now
-                self._receive(peer, message, now)
+                self._receive(peer, message)
         except UnknownVersionError as error:
             self._refused.add(error)
             self._reply(link, "version", str(error))
@@ -164,14 +164,14 @@ class Listener:
 
     # ------------------------------------------------------------------ insides
 
-    def _receive(self, peer: Peer, message: m.Message, now: float) -> None:
+    def _receive(self, peer: Peer, message: m.Message) -> None:
         if isinstance(message, m.Heartbeat):
             if message.time:
                 peer.ahead = message.time - self._wall()
         elif not isinstance(message, (m.Ack, m.OpenChannel, *self.accepted)):
             raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
         elif peer.take(message, self.credits):
-            self.received(peer, message, now)
+            self.received(peer, message)
 
     def _hello(self, link: bytes, hello: m.Hello, now: float) -> None:
         if hello.job_id != self.job_id:

@@ -98,7 +98,7 @@ class PreviewReceiver(Listener):
         """Return what of this hello can not be accepted, and why."""
         return None if hello.role == "rank" else ("hello", f"role: got {hello.role!r}, expected 'rank'")
 
-    def received(self, peer: Peer, message: m.Message, now: float) -> None:  # noqa: ARG002
+    def received(self, peer: Peer, message: m.Message) -> None:
         """Take a preview, which must be of its sender and channel."""
         if isinstance(message, m.Preview):
             stream = peer.receivers["previews"].stream

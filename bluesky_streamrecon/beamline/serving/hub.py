@@ -218,7 +218,7 @@ class Hub(Listener):
 
     # ------------------------------------------------------------------ what peers send
 
-    def received(self, peer: Peer, message: m.Message, now: float) -> None:
+    def received(self, peer: Peer, message: m.Message) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
         role, run = peer.hello.role, self.run
         if isinstance(message, m.Ack):
@@ -227,7 +227,7 @@ class Hub(Listener):
                 self._emit(ev.Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
             return
         if role == "operator":
-            self._from_operator(peer, message, now)
+            self._from_operator(peer, message)
             return
         receiver = peer.receivers.get("reports")
         if receiver is not None:
@@ -263,11 +263,11 @@ class Hub(Listener):
                         other.senders.pop("run", None)
                 self._emit(ev.RunFinished(run.uid, results))
 
-    def _from_operator(self, peer: Peer, message: m.Message, now: float) -> None:
+    def _from_operator(self, peer: Peer, message: m.Message) -> None:
         if isinstance(message, m.Ask):
             self._emit(message, peer)
         elif isinstance(message, m.ShowCuts):
-            self._cuts.want(peer, message, now)
+            self._cuts.want(peer, message)
         elif not isinstance(message, m.Problem):
             raise RemoteProtocolError(f"{type(message).__name__} is not for operators to send")
 
