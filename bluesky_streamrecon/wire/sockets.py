@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 128
-HIGH_WATER: Final = 1000
 SERVER_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
 HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not completed its handshake
 BAD_HANDSHAKES: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -60,7 +59,7 @@ def generate_keys(directory: str | Path, name: str) -> tuple[Path, Path]:
 
 
 class Transport:
-    """Named sockets with one poller, a wakeup, and for servers the check of keys.
+    """Named sockets, one of which may be a server, with one poller, a wakeup, and for the server the check of keys.
 
     Parameters
     ----------
@@ -72,12 +71,19 @@ class Transport:
 
     def __init__(self, *, frame_limit: int, io_threads: int = 1) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
-        self._frame_limit = frame_limit
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.MAXMSGSIZE, frame_limit),
+            (zmq.HEARTBEAT_IVL, CLOSED_AFTER_MS // 3),
+            (zmq.HEARTBEAT_TIMEOUT, CLOSED_AFTER_MS),
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+        ):
+            self._context.setsockopt(option, value)  # of each socket that is made
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._routers: set[str] = set()
-        self._monitors: dict[str, zmq.Socket[bytes]] = {}
+        self._server = ""  # name of the ROUTER
         self._guard: zmq.Socket[bytes] | None = None
-        self._allowed: dict[bytes, frozenset[bytes]] = {}
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._allowed: frozenset[bytes] = frozenset()
         self._refused: set[str] = set()
         self._refusals = RateLimitedWarning(log, "connection refused, its key is not on the list")
         self._handshakes = RateLimitedWarning(
@@ -100,7 +106,7 @@ class Transport:
         *,
         insecure: bool,
     ) -> str:
-        """Open a ROUTER and return its address with the real port.
+        """Open the ROUTER and return its address with the real port.
 
         Raises
         ------
@@ -108,27 +114,19 @@ class Transport:
             If the address may not or can not be bound.
         """
         check_bind(address, security, insecure=insecure)
-        router = self._socket(zmq.ROUTER)
+        router = self._context.socket(zmq.ROUTER)
         try:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             router.setsockopt(zmq.RCVHWM, SERVER_HIGH_WATER)
             router.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
             if security is not None:
-                self._open_key_check()
-                router.setsockopt(zmq.CURVE_SERVER, 1)
-                router.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode("ascii"))
-                router.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
-                self._allowed[name.encode("ascii")] = frozenset(
-                    zmq.utils.z85.decode(key) for key in (*security.allowed, security.keys.public)
-                )
-                self._monitors[name] = self._monitor(name, router)
+                self._check_handshakes(router, security)
             router.bind(address)
         except zmq.ZMQError as error:
-            self._stop_monitor(name, router)
-            router.close(linger=0)
+            router.close()
             raise ConfigError(f"address {address}: can not be bound: {error}; is the port taken?") from error
         self._sockets[name] = router
-        self._routers.add(name)
+        self._server = name
         self._poller.register(router, zmq.POLLIN)
         return router.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -141,7 +139,7 @@ class Transport:
             If the address can not be used at all.
         """
         self.disconnect(name)
-        dealer = self._socket(zmq.DEALER)
+        dealer = self._context.socket(zmq.DEALER)
         try:
             if server is not None:
                 keys = keys or make_keys()
@@ -153,7 +151,7 @@ class Transport:
             dealer.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
             dealer.connect(address)
         except zmq.ZMQError as error:
-            dealer.close(linger=0)
+            dealer.close()
             raise ConfigError(f"address {address}: can not be connected to: {error}") from error
         self._sockets[name] = dealer
         self._poller.register(dealer, zmq.POLLIN)
@@ -189,7 +187,7 @@ class Transport:
             frames = [frame.buffer for frame in there.recv_multipart(zmq.NOBLOCK, copy=False)]
         except zmq.Again:
             return None
-        return (bytes(frames[0]), frames[1:]) if name in self._routers else (b"", frames)
+        return (bytes(frames[0]), frames[1:]) if name == self._server else (b"", frames)
 
     # ------------------------------------------------------------------ waiting
 
@@ -204,9 +202,8 @@ class Transport:
             return set()
         if self._guard is not None and id(self._guard) in ready:
             self._check_keys(self._guard)
-        for monitor in self._monitors.values():
-            if id(monitor) in ready:
-                self._read_monitor(monitor)
+        if self._monitor is not None and id(self._monitor) in ready:
+            self._read_monitor(self._monitor)
         return {name for name, there in self._sockets.items() if id(there) in ready}
 
     def wake(self) -> None:
@@ -223,13 +220,14 @@ class Transport:
     def close(self, linger_s: float) -> None:
         """Close all sockets, waiting at most this long for what is on its way out."""
         linger = max(0, int(linger_s * 1000))
-        for name in list(self._monitors):
-            self._stop_monitor(name, self._sockets[name])
+        if self._server:
+            self._sockets[self._server].disable_monitor()
         for name in list(self._sockets):
             self.disconnect(name, linger)
-        if self._guard is not None:
-            self._poller.unregister(self._guard)
-            self._guard.close(linger=0)
+        for ours in (self._guard, self._monitor):
+            if ours is not None:
+                self._poller.unregister(ours)
+                ours.close()
         self._context.term()
         self._poller.unregister(self._wake_receiver)
         self._wake_receiver.close()
@@ -237,49 +235,33 @@ class Transport:
 
     # ------------------------------------------------------------------ insides
 
-    def _socket(self, kind: int) -> zmq.Socket[Any]:
-        made = self._context.socket(kind)
-        made.setsockopt(zmq.LINGER, 0)
-        made.setsockopt(zmq.MAXMSGSIZE, self._frame_limit)
-        made.setsockopt(zmq.SNDHWM, HIGH_WATER)
-        made.setsockopt(zmq.RCVHWM, HIGH_WATER)
-        made.setsockopt(zmq.HEARTBEAT_IVL, CLOSED_AFTER_MS // 3)
-        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, CLOSED_AFTER_MS)
-        made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        return made
+    def _check_handshakes(self, router: zmq.Socket[Any], security: ServerSecurity) -> None:
+        """Have whoever connects show a key that is on the list.
 
-    def _monitor(self, name: str, router: zmq.Socket[Any]) -> zmq.Socket[bytes]:
-        """Listen to what libzmq reports of handshakes; without a limit, for at one it would wait for us."""
-        where = f"inproc://streamrecon-monitor-{name}"
-        router.monitor(where, BAD_HANDSHAKES)
-        monitor = self._context.socket(zmq.PAIR)
-        monitor.setsockopt(zmq.RCVHWM, 0)
-        monitor.connect(where)
-        self._poller.register(monitor, zmq.POLLIN)
-        return monitor
-
-    def _stop_monitor(self, name: str, router: zmq.Socket[Any]) -> None:
-        router.disable_monitor()
-        monitor = self._monitors.pop(name, None)
-        if monitor is not None:
-            self._poller.unregister(monitor)
-            monitor.close(linger=0)
-
-    def _open_key_check(self) -> None:
-        """Answer libzmq's questions about keys (ZAP, RFC 27) in the thread that polls."""
-        if self._guard is None:
-            self._guard = self._context.socket(zmq.ROUTER)
-            self._guard.bind("inproc://zeromq.zap.01")
-            self._poller.register(self._guard, zmq.POLLIN)
+        What libzmq asks about keys (ZAP, RFC 27) is answered in the thread that polls, and which handshakes fail before
+        that is reported to it. That has no limit: at one, libzmq would wait for us.
+        """
+        self._allowed = frozenset(zmq.utils.z85.decode(key) for key in (*security.allowed, security.keys.public))
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode("ascii"))
+        router.setsockopt(zmq.ZAP_DOMAIN, b"streamrecon")  # so that nobody is let in whom we were not asked about
+        self._guard = self._context.socket(zmq.ROUTER)
+        self._guard.bind("inproc://zeromq.zap.01")
+        router.monitor("inproc://streamrecon-monitor", BAD_HANDSHAKES)
+        self._monitor = self._context.socket(zmq.PAIR)
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect("inproc://streamrecon-monitor")
+        for ours in (self._guard, self._monitor):
+            self._poller.register(ours, zmq.POLLIN)
 
     def _check_keys(self, guard: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 frames = guard.recv_multipart(zmq.NOBLOCK)
                 cut = frames.index(b"") + 1
-                route, (version, request, domain, address, _identity, mechanism, *rest) = frames[:cut], frames[cut:]
+                route, (version, request, _domain, address, _identity, mechanism, *rest) = frames[:cut], frames[cut:]
                 key = rest[0] if rest else b""
-                good = version == b"1.0" and mechanism == b"CURVE" and key in self._allowed.get(domain, frozenset())
+                good = version == b"1.0" and mechanism == b"CURVE" and key in self._allowed
                 if not good:
                     self._note_refusal(address, key)
                 status = [b"200", b"OK"] if good else [b"400", b"not on the list"]

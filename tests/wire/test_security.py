@@ -149,10 +149,12 @@ def test_door_to_the_network_needs_keys_or_a_clear_word(wires: Any) -> None:
         wires.controller(beamline, preview_bind="tcp://0.0.0.0:*")
 
 
-def test_port_that_is_taken_is_told(wires: Any) -> None:
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_port_that_is_taken_is_told(wires: Any, with_keys: bool) -> None:
     beamline = wires.beamline()
+    security = ServerSecurity(keys=make_keys(), allowed=frozenset()) if with_keys else None
     with pytest.raises(ConfigError, match="can not be bound"):
-        wires.beamline(address=beamline.address)
+        wires.beamline(address=beamline.address, security=security)
 
 
 @pytest.fixture
