@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -49,7 +49,8 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
         self.address = address
         self.ending = threading.Event()
         """Set when the beamline announces that its job ends."""
-        self._waiting: dict[Hashable, tuple[m.Ask | m.ShowCuts, Future[Any]]] = {}  # by question or viewer
+        self._asked: dict[int, Future[m.Answer]] = {}  # by number
+        self._wished: dict[str, tuple[m.ShowCuts, Future[m.Cuts]]] = {}  # by viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
         member = Member(hello_of("operator", job_id), channel="orders")
@@ -76,14 +77,21 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
         with self._working():
             self._check_not_over()
             number = self._member.reports.send(ask)
-            answered: Future[m.Answer] = self._expect(number, ask)
-        answer = self._wait(number, answered, timeout, f"no answer to {ask.action!r}")
+            answered = self._asked[number] = Future()
+        try:
+            answer = answered.result(timeout)
+        except TimeoutError:
+            there = "it is there, but does not answer" if self.linked else "nobody is there, or keys do not fit"
+            text = f"beamline at {self.address}: no answer to {ask.action!r} within {timeout:g} s; {there}"
+            raise JobError(text) from None
+        finally:
+            self._asked.pop(number, None)
         if not answer.ok:
             raise SteeringError(answer.text)
         return answer
 
     def show_cuts(self, cuts: Sequence[Cut], *, viewer: str = "") -> Future[m.Cuts]:
-        """Wish to see cuts of the newest image; does not wait. The wish, or its answer, may be lost.
+        """Wish to see cuts of the newest image; does not wait. They come as soon as there is an image.
 
         Parameters
         ----------
@@ -107,8 +115,10 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
                 decode(encode(wish))
             except (ProtocolError, TypeError, OverflowError) as error:
                 raise ConfigError(str(error)) from None
-            self._settle(viewer, JobError("the same viewer wishes to see something else by now"))
-            shown: Future[m.Cuts] = self._expect(viewer, wish)
+            shown: Future[m.Cuts] = Future()
+            _, before = self._wished.get(viewer, (None, None))
+            self._wished[viewer] = wish, shown
+            _settle(before, JobError("the same viewer wishes to see something else by now"))
             self._member.send(wish)
         return shown
 
@@ -122,20 +132,6 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
         if self._over:
             raise JobError(self._over)
 
-    def _expect(self, key: Hashable, what: m.Ask | m.ShowCuts) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._waiting[key] = what, future
-        return future
-
-    def _wait(self, key: Hashable, result: Future[T], timeout: float, what: str) -> T:
-        try:
-            return result.result(timeout)
-        except TimeoutError:
-            there = "it is there, but does not answer" if self.linked else "nobody is there, or keys do not fit"
-            raise JobError(f"beamline at {self.address}: {what} within {timeout:g} s; {there}") from None
-        finally:
-            self._waiting.pop(key, None)
-
     # ------------------------------------------------------------------ in the thread
 
     def _after_turn(self) -> None:
@@ -143,17 +139,16 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
         with self.lock:
             while events:
                 event = events.popleft()
-                waiting = [(key, what) for key, (what, _) in list(self._waiting.items())]
                 if isinstance(event, m.Answer):
-                    self._settle(event.number, event)
+                    _settle(self._asked.pop(event.number, None), event)
                 elif isinstance(event, m.Cuts):
-                    for key, what in waiting:
-                        if isinstance(what, m.ShowCuts) and (what.viewer, what.number) == (event.viewer, event.number):
-                            self._settle(key, event)
+                    wish, shown = self._wished.get(event.viewer, (None, None))
+                    if wish is not None and wish.number == event.number:
+                        del self._wished[event.viewer]
+                        _settle(shown, event)
                 elif isinstance(event, ev.LinkRestored):
-                    for _, what in waiting:
-                        if not isinstance(what, m.Ask):  # those are on a channel
-                            self._member.send(what)
+                    for wish, _ in self._wished.values():  # questions are on a channel
+                        self._member.send(wish)
                 elif isinstance(event, ev.Refused):
                     self._end(f"the beamline at {self.address} refuses us: {event.text}")
                 elif isinstance(event, m.Shutdown):
@@ -162,15 +157,18 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
     def _end(self, text: str) -> None:
         """Raise an error for everybody who waits, and for all who ask later."""
         self._over = self._over or text
-        for key in list(self._waiting):
-            self._settle(key, JobError(self._over))
+        waiting: list[Future[Any]] = [*self._asked.values(), *(shown for _, shown in self._wished.values())]
+        for future in waiting:
+            _settle(future, JobError(self._over))
+        self._asked.clear()
+        self._wished.clear()
 
-    def _settle(self, key: Hashable, result: object) -> None:
-        """End the wait for something with its result or error, unless nobody waits for it any more."""
-        _, future = self._waiting.pop(key, (None, None))
-        if future is None or not future.set_running_or_notify_cancel():
-            return
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+
+def _settle(future: Future[T] | None, result: T | JobError) -> None:
+    """End the wait for something with its result or error, unless nobody waits for it any more."""
+    if future is None or not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, JobError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
