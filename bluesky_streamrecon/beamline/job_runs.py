@@ -24,7 +24,7 @@ from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import DetachStream, Effect, JobEvent, RunState
 from bluesky_streamrecon.beamline.serving.events import AllRanksReady
 from bluesky_streamrecon.beamline.serving.frames import Source
-from bluesky_streamrecon.beamline.serving.run import Angle, Reading
+from bluesky_streamrecon.beamline.serving.run import LateNumber
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
@@ -161,7 +161,7 @@ class JobRuns:
             self.take_event(died)
         self._show(self.open)
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> None:
+    def append(self, kind: ItemKind, index: int, angle: LateNumber, source: Source, monitor: LateNumber = 1.0) -> None:
         """Queue a frame."""
         self.job.endpoint.append(kind, index, angle, source, monitor)
         if self.open is not None and kind == "projection":

@@ -15,7 +15,7 @@ import numpy as np
 from bluesky_streamrecon.beamline.documents import StreamLayout
 from bluesky_streamrecon.beamline.frames import EventFrame, FrameFile
 from bluesky_streamrecon.beamline.serving.frames import Source
-from bluesky_streamrecon.beamline.serving.run import Angle, Reading
+from bluesky_streamrecon.beamline.serving.run import LateNumber
 from bluesky_streamrecon.errors import DataError
 
 __all__ = ["with_numbers"]
@@ -23,7 +23,7 @@ __all__ = ["with_numbers"]
 
 def with_numbers(
     layout: StreamLayout, parts: Mapping[str, Any], dtype: str, where: str, unitless: list[float]
-) -> tuple[Source, Angle, Reading]:
+) -> tuple[Source, LateNumber, LateNumber]:
     """Return a frame with its angle and the monitor's reading; what is in files is known once the frame was read.
 
     Parameters
@@ -45,8 +45,8 @@ def with_numbers(
         If an angle in an event is not a finite number.
     """
     pixels, shape = parts[layout.image_key], layout.reduction.shape
-    angle: Angle = 0.0
-    monitor: Reading = 1.0
+    angle: LateNumber = 0.0
+    monitor: LateNumber = 1.0
     if layout.angle_key is not None:
         part = parts[layout.angle_key]
         in_file = layout.angle_key in layout.in_files

@@ -34,7 +34,7 @@ from bluesky_streamrecon.beamline.documents import (
 from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
 from bluesky_streamrecon.beamline.pairing import with_numbers
 from bluesky_streamrecon.beamline.serving.frames import Source
-from bluesky_streamrecon.beamline.serving.run import Angle, Reading
+from bluesky_streamrecon.beamline.serving.run import LateNumber
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
@@ -58,7 +58,7 @@ class Sink(Protocol):
         """Begin a run."""
         ...
 
-    def append(self, kind: ItemKind, index: int, angle: Angle, source: Source, monitor: Reading = 1.0) -> None:
+    def append(self, kind: ItemKind, index: int, angle: LateNumber, source: Source, monitor: LateNumber = 1.0) -> None:
         """Queue one frame; its angle and the monitor's reading may be known only when it has been read."""
         ...
 

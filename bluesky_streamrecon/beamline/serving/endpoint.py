@@ -13,7 +13,7 @@ import numpy as np
 from bluesky_streamrecon.beamline.serving.events import BeamlineEvent
 from bluesky_streamrecon.beamline.serving.frames import FrameStore, Source
 from bluesky_streamrecon.beamline.serving.hub import Hub
-from bluesky_streamrecon.beamline.serving.run import Angle, Entry, Reading, Run
+from bluesky_streamrecon.beamline.serving.run import Entry, LateNumber, Run
 from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.run_record import Ledger
@@ -118,7 +118,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         """
         spec = _checked(spec)
         with self._front:
-            self._check_not_closed()
+            if self._closed:
+                raise LocalProtocolError(f"endpoint {self._address}: used after it was closed")
             if self._open is not None:
                 raise LocalProtocolError(
                     f"run {spec.run_uid[:8]}: opened while run {self._open.uid[:8]} is; close or abandon that first"
@@ -138,9 +139,9 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         self,
         kind: ItemKind,
         index: int,
-        angle: Angle,
+        angle: LateNumber,
         source: Source,
-        monitor: Reading = 1.0,
+        monitor: LateNumber = 1.0,
     ) -> None:
         """Queue one frame of the open run; neither copies nor waits.
 
@@ -245,10 +246,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
                 self._on_event(event, sender)
             except Exception:
                 log.exception("on_event raised for %s; going on", type(event).__name__)
-
-    def _check_not_closed(self) -> None:
-        if self._closed:
-            raise LocalProtocolError(f"endpoint {self._address}: used after it was closed")
 
 
 def _checked(spec: OpenRunSpec) -> OpenRunSpec:

@@ -255,8 +255,7 @@ class Hub(Listener):
         elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
             if run.close is None:
                 log.warning("%s reports the run as done, but it is open; ignored", peer)
-            elif run.done(message):
-                results = run.results()
+            elif results := run.done(message):
                 log.info("finished by all %d ranks", len(results))
                 for other in self._links.values():  # the controller still hears of its end
                     if other.hello.role == "rank":

@@ -16,19 +16,15 @@ from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender, Sender
 
-__all__ = ["Angle", "Entry", "Reading", "Run"]
+__all__ = ["Entry", "LateNumber", "Run"]
 
 LOOK_AHEAD = 4
 
 Mark = m.ChangeRun | m.CloseRun
 """What stands in the log and is no item."""
 
-Angle = float | Callable[[], float]
-"""Radians, or what returns them once the frame was read (0 before)."""
-
-
-Reading = float | Callable[[], float]
-"""Of the beam's monitor, or what returns it once the frame was read; 1 without a monitor."""
+LateNumber = float | Callable[[], float]
+"""An angle (radians) or the reading of the beam's monitor, or what returns it once the frame was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +33,8 @@ class Entry:
 
     kind: m.ItemKind
     index: int
-    angle: Angle
-    monitor: Reading = 1.0
-
-    @property
-    def radians(self) -> float:
-        """The angle, as far as it is known."""
-        return self.angle() if callable(self.angle) else self.angle
-
-    @property
-    def reading(self) -> float:
-        """The monitor's reading; known once the frame was read."""
-        return self.monitor() if callable(self.monitor) else self.monitor
+    angle: LateNumber
+    monitor: LateNumber = 1.0
 
 
 class _ItemSender(Sender):
@@ -116,7 +102,7 @@ class _ItemSender(Sender):
             "seq": seq,
             "kind": entry.kind,
             "index": entry.index,
-            "angle": entry.radians,
+            "angle": _known(entry.angle),
         }
         if isinstance(frame, Gone):
             self._gone.add(seq)
@@ -124,7 +110,7 @@ class _ItemSender(Sender):
             return m.ItemGone(**about, why=frame.why[:4096])
         return m.Item(
             **about,
-            monitor=entry.reading,
+            monitor=_known(entry.monitor),
             rows=self._rows,
             dtype=run.spec.dtype,  # type: ignore[arg-type]
             shape=(stop - first, run.spec.detector_shape[1]),
@@ -180,10 +166,10 @@ class Run:
         self._projections = [0]
         self._senders: dict[int, _ItemSender] = {}
         self._controller = MessageSender("run", self.uid, self.opening(RowBlock(0, spec.detector_shape[0], 0, 0, 1)))
-        self._results: tuple[m.RunDone, ...] | None = None
+        self._results: tuple[m.RunDone, ...] = ()
         self._counts = {"flat": 0, "dark": 0, "projection": 0}
 
-    def check_item(self, kind: m.ItemKind, index: int, angle: Angle, source: Source) -> None:
+    def check_item(self, kind: m.ItemKind, index: int, angle: LateNumber, source: Source) -> None:
         """Check and count an item that is about to be appended, in whatever thread.
 
         Raises
@@ -216,7 +202,7 @@ class Run:
     @property
     def abandoned(self) -> bool:
         """Given up before all ranks were done."""
-        return self.finished and self._results is None
+        return self.finished and not self._results
 
     def append(self, entry: Entry, source: Source) -> None:
         """Add one item, unless the run is over."""
@@ -275,24 +261,19 @@ class Run:
         if sender is not None and status.projections > status.image_number * self.spec.recon.step:
             sender.coalesced = True
 
-    def done(self, report: m.RunDone) -> bool:
-        """Take a rank's last report; return whether it was the last one missing."""
+    def done(self, report: m.RunDone) -> tuple[m.RunDone, ...]:
+        """Take a rank's last report; return those of all ranks, in their order, if it was the last one missing."""
         sender = self._senders.get(report.rank)
         if sender is None or self.finished:
-            return False
+            return ()
         if report.ack is not None:
             sender.acknowledge(report.ack)
         sender.done = report
-        results = [s.done for _, s in sorted(self._senders.items())]
-        if any(done is None for done in results):
-            return False
-        self._results = tuple(done for done in results if done is not None)
-        self.finish()
-        return True
-
-    def results(self) -> tuple[m.RunDone, ...]:
-        """Return the reports of all ranks, in their order; none before the last of them."""
-        return self._results or ()
+        results = tuple(each.done for _, each in sorted(self._senders.items()) if each.done is not None)
+        if len(results) == len(self._senders):
+            self._results = results
+            self.finish()
+        return self._results
 
     def ledger(self) -> dict[int, Ledger]:
         """Return the ledger of each rank."""
@@ -301,3 +282,8 @@ class Run:
     def opening(self, block: RowBlock, redo: int = 0) -> m.OpenRun:
         """Return the message that opens the run for a peer with these rows."""
         return m.OpenRun(block=block, redo=redo, **msgspec.structs.asdict(self.spec))
+
+
+def _known(number: LateNumber) -> float:
+    """Return a number as far as it is known."""
+    return number() if callable(number) else number
