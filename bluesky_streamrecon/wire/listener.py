@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,12 +23,20 @@ from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.link import LinkEnd, Sent
 
-__all__ = ["Listener", "Peer", "SendTo"]
+__all__ = ["Listener", "MaySend", "Peer", "SendTo"]
 
 log = logging.getLogger(__name__)
 
 SendTo = Callable[[bytes, msgspec.Struct], Sent]
 MOST_REPLIES: Final = 1000  # to those who have not said hello
+
+
+class MaySend(NamedTuple):
+    """What peers of one role may send, besides the messages of every link."""
+
+    messages: tuple[type[msgspec.Struct], ...]
+    credits: Mapping[str, int]
+    """Channels that they may open, and the credit of each."""
 
 
 class Peer(LinkEnd):
@@ -68,10 +76,8 @@ class Listener:
         Seconds since the epoch, to compare with the peers'.
     """
 
-    accepted: tuple[type[msgspec.Struct], ...]
-    """Messages that peers may send, besides those of every link."""
-    credits: dict[str, int]
-    """Channels that peers may open, and the credit of each."""
+    roles: Mapping[str, MaySend]
+    """Who may say hello, and what they may send."""
 
     def __init__(
         self,
@@ -94,9 +100,9 @@ class Listener:
 
     # ------------------------------------------------------------------ what differs
 
-    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:
+    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:  # noqa: ARG002
         """Return what of this hello can not be accepted, and why."""
-        raise NotImplementedError
+        return None
 
     def joined(self, peer: Peer, before: Peer | None) -> None:
         """Note that a peer was welcomed; `before`: who it was last, the same object after a reconnect."""
@@ -165,18 +171,21 @@ class Listener:
     # ------------------------------------------------------------------ insides
 
     def _receive(self, peer: Peer, message: m.Message) -> None:
+        role = peer.hello.role
         if isinstance(message, m.Heartbeat):
             if message.time:
                 peer.ahead = message.time - self._wall()
-        elif not isinstance(message, (m.Ack, m.OpenChannel, *self.accepted)):
-            raise RemoteProtocolError(f"{type(message).__name__} is not for peers to send")
-        elif peer.take(message, self.credits):
+        elif not isinstance(message, (m.Ack, m.OpenChannel, *self.roles[role].messages)):
+            raise RemoteProtocolError(f"{type(message).__name__} is not for a {role} to send here")
+        elif peer.take(message, self.roles[role].credits):
             self.received(peer, message)
 
     def _hello(self, link: bytes, hello: m.Hello, now: float) -> None:
         if hello.job_id != self.job_id:
             text = f"job id: got {hello.job_id[:64]!r}, expected that of the job that is served here; is it left over "
             refusal: tuple[str, str] | None = ("hello", text + "from an earlier session, or meant for another address?")
+        elif hello.role not in self.roles:
+            refusal = ("hello", f"role: got {hello.role!r}, expected {' or '.join(self.roles)}")
         else:
             refusal = self.refusal(hello)
         if refusal is not None:

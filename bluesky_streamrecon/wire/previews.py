@@ -13,7 +13,7 @@ from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, most_views
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import Sender
-from bluesky_streamrecon.wire.listener import Listener, Peer
+from bluesky_streamrecon.wire.listener import Listener, MaySend, Peer
 
 __all__ = ["PreviewReceiver", "PreviewSender"]
 
@@ -83,8 +83,7 @@ class PreviewReceiver(Listener):
 
     def __init__(self, *, credit: int, events: deque[Any] | None = None, **listening: Any) -> None:
         super().__init__(**listening)
-        self.accepted = (m.Preview, m.Problem)
-        self.credits = {"previews": credit}
+        self.roles = {"rank": MaySend((m.Preview,), {"previews": credit})}
         self.events: deque[Any] = deque() if events is None else events
 
     def taken(self, preview: m.Preview) -> None:
@@ -93,10 +92,6 @@ class PreviewReceiver(Listener):
         receiver = None if peer is None else peer.receivers.get("previews")
         if receiver is not None and receiver.stream == preview.run_uid and preview.seq > receiver.applied:
             receiver.apply(min(preview.seq, receiver.received))
-
-    def refusal(self, hello: m.Hello) -> tuple[str, str] | None:
-        """Return what of this hello can not be accepted, and why."""
-        return None if hello.role == "rank" else ("hello", f"role: got {hello.role!r}, expected 'rank'")
 
     def received(self, peer: Peer, message: m.Message) -> None:
         """Take a preview, which must be of its sender and channel."""

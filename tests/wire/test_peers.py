@@ -30,6 +30,7 @@ from bluesky_streamrecon.wire import (
     Score,
     Shutdown,
     Status,
+    VolumeDone,
 )
 from bluesky_streamrecon.wire.codec import decode, encode
 from bluesky_streamrecon.wire.link import Sent
@@ -304,15 +305,17 @@ def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothi
     hub = Hub(job_id="job")
     hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a")), 0.0)
     hub.events.clear()
-    for message in (Shutdown(), Score(run_uid="run", image_number=1, projections=1)):  # ours to send; on no channel
+    ours, controllers = Shutdown(), Score(run_uid="run", image_number=1, projections=1)
+    for message in (ours, controllers, VolumeDone(run_uid="run")):  # the last is on no channel
         hub.receive(b"1", encode(message), 0.0)
-    assert hub.garbage.count == 2
+    assert hub.garbage.count == 3
     assert not hub.events
     sent: list[Any] = []
     hub.pump(lambda _, message: sent.append(message) or Sent.DONE, 0.0)  # type: ignore[func-returns-value]
     texts = [message.text for message in sent if isinstance(message, Problem)]
-    assert "Shutdown is not for peers to send" in texts[0]
-    assert "the channel 'reports' was not opened" in texts[1]
+    assert "Shutdown is not for a rank to send" in texts[0]
+    assert "Score is not for a rank to send" in texts[1]
+    assert "the channel 'reports' was not opened" in texts[2]
     member = Member(Hello(job_id="job", role="rank", instance="a"))
     member.connected(0.0)
     talk(hub, member, b"2", 0.0)

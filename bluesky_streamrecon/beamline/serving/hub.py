@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from bluesky_streamrecon.beamline.serving import events as ev
 from bluesky_streamrecon.beamline.serving.cut_wishes import CutWishes
 from bluesky_streamrecon.beamline.serving.run import Run
-from bluesky_streamrecon.errors import RemoteProtocolError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender
 from bluesky_streamrecon.wire.events import PeerInfo
-from bluesky_streamrecon.wire.listener import Listener, Peer
+from bluesky_streamrecon.wire.listener import Listener, MaySend, Peer
 
 __all__ = ["Hub"]
 
@@ -25,15 +24,20 @@ REPORTS_AT_ONCE = 1024
 MOST_OPERATORS = 16
 ASKS_AT_ONCE = 40
 ASKS_PER_SECOND = 20.0
+ROLES: Final = {
+    "rank": MaySend((m.Status, m.RunDone, m.VolumeDone, m.Problem, m.Cuts), {"reports": REPORTS_AT_ONCE}),
+    "controller": MaySend((m.Score, m.Problem), {"reports": REPORTS_AT_ONCE}),
+    "operator": MaySend((m.Ask, m.ShowCuts), {"orders": ASKS_AT_ONCE}),
+}
 
 
 class Hub(Listener):
     """State of the beamline's end; parameters as for `Listener`."""
 
+    roles = ROLES
+
     def __init__(self, **listening: Any) -> None:
         super().__init__(**listening)
-        self.accepted = (m.Status, m.Score, m.RunDone, m.VolumeDone, m.Problem, m.Ask, m.ShowCuts, m.Cuts)
-        self.credits = {"reports": REPORTS_AT_ONCE, "orders": ASKS_AT_ONCE}
         self.events: deque[tuple[ev.BeamlineEvent, PeerInfo | None]] = deque()
         self.run: Run | None = None
         self.size: int | None = None
@@ -220,55 +224,40 @@ class Hub(Listener):
 
     def received(self, peer: Peer, message: m.Message) -> None:
         """Take a message: a plain one, the next of a channel, or an acknowledgement of something new."""
-        role, run = peer.hello.role, self.run
-        if isinstance(message, m.Ack):
-            if run is not None and message.channel == "run" and role == "rank":
-                applied = message.applied if run.close is None else min(message.applied, len(run.log) - 1)
-                self._emit(ev.Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
-            return
-        if role == "operator":
-            self._from_operator(peer, message)
-            return
-        receiver = peer.receivers.get("reports")
-        if receiver is not None:
-            receiver.apply(receiver.received)
-        if isinstance(message, m.Problem):
-            log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
-            self._emit(message, peer)
-        elif isinstance(message, m.Cuts) and role == "rank":
-            self._cuts.show(message)
-        elif isinstance(message, m.Status):
-            if run is not None and message.run_uid == run.uid:
-                run.note(message)
-            self._emit(message, peer)  # also of an earlier run, whose volume is being finished
-        elif isinstance(message, m.VolumeDone):
-            self._emit(message, peer)
-        elif isinstance(message, m.Score | m.RunDone):
-            self._report(peer, message)
-
-    def _report(self, peer: Peer, message: m.Score | m.RunDone) -> None:
         run = self.run
-        if run is None or run.uid != message.run_uid or run.abandoned:
-            log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
-        elif isinstance(message, m.Score):
-            self._emit(message, peer)
-        elif peer.hello.role == "rank" and message.rank == peer.hello.rank:
-            if run.close is None:
-                log.warning("%s reports the run as done, but it is open; ignored", peer)
-            elif results := run.done(message):
-                log.info("finished by all %d ranks", len(results))
-                for other in self._links.values():  # the controller still hears of its end
-                    if other.hello.role == "rank":
-                        other.senders.pop("run", None)
-                self._emit(ev.RunFinished(run.uid, results))
+        if (reports := peer.receivers.get("reports")) is not None:
+            reports.apply(reports.received)
+        match message:
+            case m.Ack():
+                if run is not None and message.channel == "run" and peer.hello.role == "rank":
+                    applied = message.applied if run.close is None else min(message.applied, len(run.log) - 1)
+                    self._emit(ev.Acked(run.uid, peer.hello.rank, applied, run.projections_up_to(applied)), peer)
+            case m.ShowCuts():
+                self._cuts.want(peer, message)
+            case m.Cuts():
+                self._cuts.show(message)
+            case m.Score() | m.RunDone() if run is None or run.uid != message.run_uid or run.abandoned:
+                log.warning("%s of %s ignored: run %s is not open", type(message).__name__, peer, message.run_uid)
+            case m.RunDone() if run is not None:
+                self._rank_done(peer, run, message)
+            case m.Status() if run is not None and run.uid == message.run_uid:
+                run.note(message)
+                self._emit(message, peer)
+            case m.Problem():
+                log.info("%s reports a problem in %s (run %s): %s", peer, message.where, message.run_uid, message.text)
+                self._emit(message, peer)
+            case m.Score() | m.Status() | m.VolumeDone() | m.Ask():  # also of a run before, whose volume is finished
+                self._emit(message, peer)
 
-    def _from_operator(self, peer: Peer, message: m.Message) -> None:
-        if isinstance(message, m.Ask):
-            self._emit(message, peer)
-        elif isinstance(message, m.ShowCuts):
-            self._cuts.want(peer, message)
-        elif not isinstance(message, m.Problem):
-            raise RemoteProtocolError(f"{type(message).__name__} is not for operators to send")
+    def _rank_done(self, peer: Peer, run: Run, report: m.RunDone) -> None:
+        if report.rank != peer.hello.rank or run.close is None:
+            log.warning("%s reports the run as done for rank %d, or it is open; ignored", peer, report.rank)
+        elif results := run.done(report):
+            log.info("finished by all %d ranks", len(results))
+            for other in self._links.values():  # the controller still hears of its end
+                if other.hello.role == "rank":
+                    other.senders.pop("run", None)
+            self._emit(ev.RunFinished(run.uid, results))
 
     def _report_failure(self, run: Run, text: str) -> None:
         """Report, here and to ranks and controller, that items of the run can not be sent."""
