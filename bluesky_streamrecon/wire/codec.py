@@ -27,7 +27,7 @@ __all__ = [
     "PREAMBLE",
     "Buffer",
     "UnknownVersionError",
-    "check_arrays",
+    "check_sendable",
     "decode",
     "encode",
 ]
@@ -68,13 +68,19 @@ def encode(message: msgspec.Struct) -> list[Buffer]:
     Raises
     ------
     LocalProtocolError
-        If the header is longer than any decoder would take.
+        If an array is not as the message says, or the header is longer than any decoder would take.
     """
     arrays: list[Pixels] = []
     if isinstance(message, Checked) and message.arrays:
-        names = [name for name, *_ in message.arrays]
-        arrays = [array for name in names if (array := getattr(message, name)) is not None]
-        message = msgspec.structs.replace(message, **dict.fromkeys(names))
+        for name, dtype, shape in message.arrays:
+            array = getattr(message, name)
+            if array is None:
+                continue
+            if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+                got = f"{array.dtype.str} {array.shape}"
+                raise LocalProtocolError(f"{name} of {message.where}: got {got}, expected {dtype} {shape}")
+            arrays.append(array)
+        message = msgspec.structs.replace(message, **{name: None for name, *_ in message.arrays})
     header = PREAMBLE + _encoder.encode(message)
     limit = _LONGEST.get(type(message), MAXIMUM_HEADER_BYTES)
     if len(header) > limit:
@@ -109,21 +115,12 @@ def decode(frames: Sequence[Buffer]) -> Message:
     return msgspec.structs.replace(message, **found) if found else message
 
 
-def check_arrays(message: Checked) -> None:
-    """Raise `LocalProtocolError` if a message has not the arrays that its fields say, or fields do not fit."""
+def check_sendable(message: Checked) -> None:
+    """Raise `LocalProtocolError` for a message that no other end would take; msgspec checks on decoding only."""
     try:
-        message.check()
-    except ValueError as error:
-        raise LocalProtocolError(f"{message.where}: {error}") from None
-    for name, dtype, shape in message.arrays:
-        array = getattr(message, name)
-        if array is None or (array.dtype, array.shape) != (np.dtype(dtype), shape):
-            got = "nothing" if array is None else f"{array.dtype.str} {array.shape}"
-            raise LocalProtocolError(f"{name} of {message.where}: got {got}, expected {dtype} {shape}")
-        if array.nbytes > MAXIMUM_PIXEL_BYTES:
-            raise LocalProtocolError(
-                f"{name} of {message.where}: got {array.nbytes} bytes, expected at most {MAXIMUM_PIXEL_BYTES}"
-            )
+        decode(encode(message))
+    except (RemoteProtocolError, TypeError, OverflowError) as error:
+        raise LocalProtocolError(f"{message.where}: can not be sent: {error}") from error
 
 
 def _decode_header(frames: Sequence[Buffer]) -> Message:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.errors import ConfigError, JobError, ProtocolError, SteeringError
+from bluesky_streamrecon.errors import ConfigError, JobError, LocalProtocolError, SteeringError
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire import messages as m
-from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, decode, encode
+from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, check_sendable
 from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.peers import PeerEndpoint, hello_of
 from bluesky_streamrecon.wire.security import ClientSecurity
@@ -112,8 +112,8 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
             self._wishes += 1
             wish = m.ShowCuts(viewer=viewer, number=self._wishes, cuts=tuple(cuts))
             try:
-                decode(encode(wish))
-            except (ProtocolError, TypeError, OverflowError) as error:
+                check_sendable(wish)
+            except LocalProtocolError as error:
                 raise ConfigError(str(error)) from None
             shown: Future[m.Cuts] = Future()
             _, before = self._wished.get(viewer, (None, None))

@@ -12,7 +12,7 @@ from typing import cast
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire import messages as m
-from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES, check_arrays
+from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES, check_sendable
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.listener import Listener
 from bluesky_streamrecon.wire.member import Member
@@ -160,7 +160,7 @@ class RankEndpoint(PeerEndpoint[ev.RankEvent]):
             If a run is reported as done before its `CloseRun` has come, or a preview's arrays are not as in `Preview`.
         """
         if isinstance(message, m.Preview):
-            check_arrays(message)
+            check_sendable(message)
         with self._working():
             if isinstance(message, m.Preview):
                 self._send_preview(message)

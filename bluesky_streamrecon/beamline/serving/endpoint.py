@@ -14,10 +14,10 @@ from bluesky_streamrecon.beamline.serving.events import BeamlineEvent
 from bluesky_streamrecon.beamline.serving.frames import FrameStore, Source
 from bluesky_streamrecon.beamline.serving.hub import Hub
 from bluesky_streamrecon.beamline.serving.run import Entry, LateNumber, Run
-from bluesky_streamrecon.errors import LocalProtocolError, ProtocolError
+from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.run_record import Ledger
-from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYTES, decode, encode
+from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYTES, check_sendable
 from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
@@ -263,8 +263,5 @@ def _checked(spec: OpenRunSpec) -> OpenRunSpec:
         raise LocalProtocolError(
             f"{where}: a frame of {spec.detector_shape} {dtype} is above {MAXIMUM_PIXEL_BYTES} bytes"
         )
-    try:
-        decode(encode(OpenRun(block=RowBlock(0, int(rows), 0, 0, 1), **msgspec.structs.asdict(spec))))
-    except (ProtocolError, TypeError, OverflowError) as error:
-        raise LocalProtocolError(f"{where}: can not be sent: {error}") from error
+    check_sendable(OpenRun(block=RowBlock(0, int(rows), 0, 0, 1), **msgspec.structs.asdict(spec)))
     return spec
