@@ -19,7 +19,6 @@ from bluesky_streamrecon.beamline.job_link import JobLink, Launcher, OnEvent
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.beamline.serving.endpoint import BeamlineEndpoint
-from bluesky_streamrecon.beamline.serving.events import PeerLost
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
 from bluesky_streamrecon.wire import messages
@@ -190,11 +189,8 @@ class AttachedJob:
         return died
 
     def note(self, event: JobEvent, *, in_run: bool) -> None:
-        """Log who is gone and what takes long, and remember deaths that no run has to do with."""
+        """Log what takes long and what died, and remember deaths that no run has to do with."""
         match event:
-            case PeerLost(peer, reason):
-                level = logging.INFO if self.link is None else logging.WARNING  # it was asked to end
-                logger.log(level, "lost %s: %s", peer, reason)
             case Status(state=messages.COMPILING, rank=0):
                 logger.warning("kernels are compiled, once on this computer: the first image is about a minute later")
             case ProcessExit():
