@@ -1,9 +1,9 @@
 """Live tomographic reconstruction that steers the scan: a Bluesky/Ophyd beamline plugin.
 
 The rooms, from the ground up (imports go one way, checked by import-linter): ``errors``, ``settings``, ``geometry``;
-``ordering``, ``partition``, ``preparation_steps``; ``wire``; ``beamline``, ``recon``, ``quality``, ``storage``;
-``plans``, ``sim_devices``; ``profile``, ``evaluation``; ``cli``. Nothing heavy is imported here. ``requirements`` lists
-the packages that a job needs, and those that only a beamline needs.
+``ordering``, ``partition``, ``cuts``, ``preparation_steps``; ``wire``; ``beamline``, ``recon``, ``quality``,
+``storage``; ``plans``, ``sim_devices``; ``profile``, ``evaluation``; ``cli``. Nothing heavy is imported here.
+``requirements`` lists the packages that a job needs, and those that only a beamline needs.
 """
 
 from __future__ import annotations

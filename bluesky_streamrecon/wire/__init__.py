@@ -1,6 +1,8 @@
-"""The road between beamline, reconstruction job and controller: messages, sessions, endpoints, keys.
+"""The road between beamline, reconstruction job and controller: messages, channels, links, sockets, keys.
 
-Items go down to the ranks exactly once and in order, whatever the network does; reports come up the same way.
+What goes on a channel arrives exactly once and in order, whatever the network does. Here is what all ends share, and
+the ends that connect: of a rank, the controller and people's programs. The end that these connect to, with the run
+that they are served, is the beamline's (`bluesky_streamrecon.beamline.serving`).
 See ``docs/reference/protocol.md``. Angles are radians, lengths detector pixels, times seconds.
 """
 
