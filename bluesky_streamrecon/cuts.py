@@ -109,19 +109,33 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         return points.reshape(*self.size, 3)
 
 
-def cut_volume(volume: NDArray[np.float32], cuts: Sequence[Cut]) -> list[NDArray[np.float32]]:
-    """Return cuts of a whole volume, shape (rows, height, width), each of its `Cut.size`; NaN outside."""
-    rows, height, width = volume.shape
+def cut_volume(
+    volume: NDArray[np.float32], cuts: Sequence[Cut], whole: tuple[int, ...] | None = None
+) -> list[NDArray[np.float32]]:
+    """Return cuts of a volume, each of its `Cut.size`; NaN outside.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (rows, height, width)
+        All of it.
+    cuts : sequence of Cut
+        Where to cut.
+    whole : (int, int, int), optional
+        Rows, height and width of the volume that the cuts are of, if this one stands for it with fewer voxels.
+    """
+    whole = whole or volume.shape
     found = []
     for cut in cuts:
-        points, inside = points_of([cut], (rows, height, width))
+        points, inside = points_of([cut], whole)
+        places = (points[inside] + 0.5) * volume.shape / np.array(whole) - 0.5
         values = np.full(cut.pixels, np.nan, np.float32)
-        values[inside] = interpolated(points[inside], rows, volume.__getitem__)
+        at = np.clip(places, 0, np.array(volume.shape) - 1)
+        values[inside] = interpolated(at, len(volume), volume.__getitem__)
         found.append(values.reshape(cut.size))
     return found
 
 
-def points_of(cuts: Sequence[Cut], volume: tuple[int, int, int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def points_of(cuts: Sequence[Cut], volume: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the points of cuts, one cut after the other, moved to voxel centres at the edge, and which are inside."""
     points = np.concatenate([cut.points().reshape(-1, 3) for cut in cuts])
     inside = (points >= -0.5) & (points <= np.array(volume) - 0.5)

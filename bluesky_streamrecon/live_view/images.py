@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.beamline.slices import coarse_volume, measured, slice_of
 from bluesky_streamrecon.beamline.source import Volume
 from bluesky_streamrecon.coverage import AngularRange
-from bluesky_streamrecon.cuts import Cut, cut_volume, interpolated, points_of
+from bluesky_streamrecon.cuts import Cut, cut_volume
 from bluesky_streamrecon.errors import DataError, StreamReconError
 from bluesky_streamrecon.hdf5.results import IMAGES, result_images
 from bluesky_streamrecon.wire import Cuts, RunStatus
@@ -94,8 +94,10 @@ class Kept:
         """Return the values of a cut, NaN where there is nothing."""
         row = round(cut.corner[0])
         if _along_row(cut) and row in self.rows:
-            return _cut_coarse(self.slices[self.rows.index(row)][None], cut, self.volume)
-        return np.full(cut.size, np.nan, np.float32) if self.box is None else _cut_coarse(self.box, cut, self.volume)
+            return cut_volume(self.slices[self.rows.index(row)][None], [cut], self.volume)[0]
+        return (
+            np.full(cut.size, np.nan, np.float32) if self.box is None else cut_volume(self.box, [cut], self.volume)[0]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +282,3 @@ def _to_keep(status: RunStatus, volume: Volume) -> list[Cut]:
 
 def _along_row(cut: Cut) -> bool:
     return cut.layers == 1 and cut.down[0] == cut.across[0] == 0
-
-
-def _cut_coarse(values: NDArray[np.float32], cut: Cut, volume: Volume) -> NDArray[np.float32]:
-    """Cut what stands for the whole of a volume, or for one of its rows, with fewer voxels."""
-    points, inside = points_of([cut], volume)
-    coarse = (points[inside] + 0.5) * values.shape / np.array(volume) - 0.5
-    found = np.full(cut.pixels, np.nan, np.float32)
-    at = np.clip(coarse, 0, np.array(values.shape) - 1)
-    found[inside] = interpolated(at, len(values), values.__getitem__)
-    return found.reshape(cut.size)
