@@ -213,7 +213,7 @@ def test_peers_without_the_right_keys_are_refused_and_have_no_effect(
     assert wires.follow(rank) == [1]
     wires.seen.wait(RunFinished)
     assert len(wires.seen.of(PeerJoined)) == 1
-    assert beamline.garbage() == 0
+    assert beamline._hub.garbage.count == 0
     for intruder in intruders:
         assert intruder.next(0) is None
     told.wait("is not on the list")

@@ -218,10 +218,6 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         with self.lock:
             return self._hub.peers()
 
-    def garbage(self) -> int:
-        """Messages that were malformed, and ignored."""
-        return self._hub.garbage.count
-
     def memory(self) -> int:
         """Bytes of the newest run's frames in memory."""
         return self._stores[-1].memory if self._stores else 0
