@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import msgspec
+import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 
@@ -135,7 +138,8 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
     Raises
     ------
     ConfigError
-        If `kind` is no subclass of `base`, an option is unknown, or has a value that can not work.
+        If `kind` is no subclass of `base`, an option is unknown, or has a value that can not work or is not of the
+        field's type.
     """
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ConfigError(f"{what} {name!r}: got {kind!r}, expected a subclass of {base.__name__}")
@@ -146,7 +150,15 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
                 f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
             )
             raise ConfigError(f"{what} {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
-    return made(what, name, kind, **options)
+    value = made(what, name, kind, **options)
+    hints = get_type_hints(kind)
+    for option, given in options.items():
+        try:
+            msgspec.convert(given.item() if isinstance(given, np.generic) else given, hints[option])
+        except msgspec.ValidationError as error:
+            why = str(error)
+            raise ConfigError(f"{what} {name!r}: {option}: got {given!r}; {why[:1].lower()}{why[1:]}") from None
+    return value
 
 
 def format_error(error: BaseException) -> str:

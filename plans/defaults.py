@@ -240,14 +240,26 @@ def devices_in_use(
         if reconstruct not in names:
             raise ConfigError(f"reconstruct: got {reconstruct!r}, expected the name of a detector: {', '.join(names)}")
         devices.sort(key=lambda device: device.name != reconstruct)
-    return devices, stage if beamline is None else beamline.stage, beamline, around
+    stage = stage if beamline is None else beamline.stage
+    _check_settable("stage", stage)
+    return devices, stage, beamline, around
 
 
 def around_sample(beamline: Beamline | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is given, and shutter and sample table of a beamline in place of what is None, by names in plans."""
     found = {"shutter": getattr(beamline, "shutter", None), "sample_table": getattr(beamline, "table", None)}
+    switches = tuple(found)
     found |= {name: value for name, value in given.items() if value is not None}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    for role in switches:
+        if role in found:
+            _check_settable(role, found[role])
+    return found
+
+
+def _check_settable(role: str, device: Any) -> None:
+    if not hasattr(device, "name") or not callable(getattr(device, "set", None)):
+        raise ConfigError(f"{role}: got {device!r}, expected a device that can be set; is it the object, not its name?")
 
 
 def monitor_of(beamline: Beamline | None) -> list[Any]:
@@ -261,9 +273,12 @@ def detectors_in_use(detectors: Any) -> tuple[list[Any], Beamline | None, Beamli
     if detectors is None:
         beamline = current_beamline()
         return [beamline.detector], beamline, beamline
-    devices = list(detectors) if isinstance(detectors, Iterable) else [detectors]
+    devices = list(detectors) if isinstance(detectors, Iterable) and not isinstance(detectors, str) else [detectors]
     if not devices:
         raise ConfigError("detectors: got none, expected at least one")
+    for device in devices:
+        if not hasattr(device, "name"):
+            raise ConfigError(f"detectors: got {device!r}, expected a device; is it the object, not its name?")
     return devices, None, _beamline
 
 

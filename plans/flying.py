@@ -209,7 +209,11 @@ def _check_flyers(flyers: Flyers) -> None:
     for role, device, protocols, expected in needed:
         lacking = [kind.__name__ for kind in protocols if not isinstance(device, kind)]
         if lacking:
-            got = "none" if device is None else f"{device.name!r}, which is not {' and '.join(lacking)}"
+            got = (
+                "none"
+                if device is None
+                else f"{getattr(device, 'name', device)!r}, which is not {' and '.join(lacking)}"
+            )
             raise ConfigError(f"{role}: got {got}, expected {expected}; stream_tomo_plan takes the scan step by step")
 
 

@@ -7,7 +7,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "answer",
     "check_analysis",
     "check_frames",
+    "check_metadata",
     "check_names",
     "check_turns",
     "checked_series",
@@ -101,6 +102,22 @@ def check_turns(recon: ReconSettings, planned: int | None) -> None:
             f"planned: got {planned} with turns={recon.turns}, expected the projections of the whole run, the same "
             "number (2 or more) in each half turn"
         )
+
+
+def check_metadata(md: object) -> None:
+    """Refuse metadata that no start document can have.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping with names, or has a name that is the RunEngine's.
+    """
+    if md is None:
+        return
+    if not isinstance(md, Mapping) or not all(isinstance(name, str) for name in md):
+        raise ConfigError(f"md: got {md!r}, expected names and values, as in md={{'sample': 'tooth'}}")
+    if taken := sorted({"uid", "time"} & set(md)):
+        raise ConfigError(f"md: got {taken[0]!r}, which the RunEngine gives to each run; expected another name")
 
 
 def check_frames(layout: FrameLayout, recon: ReconSettings, steering: SteeringSettings, *, local: bool) -> None:

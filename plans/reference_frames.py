@@ -97,6 +97,9 @@ class ReferenceFrames:
         for name in ("flats", "darks", "flats_after", "darks_after"):
             if (number := getattr(self, name)) is not None:
                 _check_count(name, number)
+        for name in ("take_flats", "take_darks"):
+            if (plan := getattr(self, name)) is not None and not callable(plan):
+                raise ConfigError(f"{name}: got {plan!r}, expected a function f(detectors, num) that returns a plan")
         usual = USUAL if pixel_values == "counts" and self.references is None else 0
         flats = usual if self.flats is None else self.flats
         darks = usual if self.darks is None else self.darks
@@ -300,7 +303,7 @@ def find_words(
     """Return what a device is set to for its two positions; the words of an enum count in whatever case they are."""
     if device is None:
         return None
-    if given is not None and (isinstance(given, str) or len(given) != 2 or given[0] == given[1]):
+    if given is not None and (not _is_pair(given) or given[0] == given[1]):
         usual = tuple(names[0] for names in ROLES[role])
         raise ConfigError(f"{option}: got {given!r}, expected two that differ, such as {usual}")
     known = yield from answer(partial(_choices, device), unanswered=[])
@@ -325,6 +328,10 @@ def find_words(
             except Exception as error:
                 raise ConfigError(f"{role} {device.name}: can not be set to {word!r} ({option}): {error}") from error
     return words
+
+
+def _is_pair(given: object) -> bool:
+    return not isinstance(given, str) and isinstance(given, Sequence) and len(given) == 2
 
 
 def _matching(choices: Mapping[str, Any], wanted: Sequence[Sequence[Word]]) -> tuple[Any, Any] | None:

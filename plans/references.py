@@ -13,7 +13,7 @@ from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.defaults import around_sample, current_storage, detectors_in_use, monitor_of
-from bluesky_streamrecon.plans.parts import answer, connected
+from bluesky_streamrecon.plans.parts import answer, check_metadata, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import readable_signature
 
@@ -67,6 +67,7 @@ def take_references_plan(
     In the morning ``RE(take_references_plan())``; then ``RE(stream_tomo_plan(references="last"))``, or, with the
     shutter open, ``RE(streaming_wrapper(bp.scan([detector], stage, 0, 179, 180), references="last"))``.
     """
+    check_metadata(md)
     devices, beamline, around = detectors_in_use(detectors)
     devices += monitor_of(beamline)
     yield from connected(getattr(beamline, "devices", ()))

@@ -17,7 +17,7 @@ from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.plans.budget import Budget, find_budget
 from bluesky_streamrecon.plans.defaults import Beamline, around_sample, current_job, devices_in_use, monitor_of
 from bluesky_streamrecon.plans.device_check import judge_detectors
-from bluesky_streamrecon.plans.parts import check_names, connected
+from bluesky_streamrecon.plans.parts import check_metadata, check_names, connected
 from bluesky_streamrecon.plans.reference_frames import OWN, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
@@ -83,6 +83,7 @@ class TomoScan:
         signals_in, **streaming
             As for `streaming_wrapper`.
         """
+        check_metadata(md)
         frames = yield from self.frames.with_words()
         recon, steering, stage = self.recon, self.steering, self.stage
         told = {"order": visited.name, "start": visited.start, "stop": visited.stop, **frames.told()}

@@ -96,6 +96,9 @@ def image_settings(job_ranks: int, given: Mapping[str, Any]) -> tuple[ReconSetti
     for name in ("preview_rows", "rows", "region", "preparation"):  # lists, as forms and queues have them, or arrays
         if isinstance(values.get(name), Iterable) and not isinstance(values[name], str):
             values[name] = tuple(values[name])
+    for name in ("options", "policy_options", "final_options"):
+        if not isinstance(values.get(name, {}), Mapping):
+            raise ConfigError(f"{name}: got {values[name]!r}, expected names and values, as in {name}={{'name': 1.0}}")
     policy_options = dict(values.pop("policy_options", {}))
     options = dict(values.pop("options", {}))
     steering = {name: values.pop(name) for name in SteeringSettings.__struct_fields__ if name in values}

@@ -13,7 +13,7 @@ from bluesky_streamrecon.beamline import ReconJob, SuspendMode
 from bluesky_streamrecon.plans.budget import Budget, with_deadline
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
-from bluesky_streamrecon.plans.parts import check_analysis, check_turns, checked_series
+from bluesky_streamrecon.plans.parts import check_analysis, check_metadata, check_turns, checked_series
 from bluesky_streamrecon.plans.reference_frames import check_source
 from bluesky_streamrecon.plans.session import Compose, Streaming, StreamSession, settle
 from bluesky_streamrecon.settings import TOMOGRAPHY, PixelValues, ReconSettings, SteeringSettings
@@ -112,6 +112,7 @@ def streaming_wrapper(
         recon = ReconSettings(**{**msgspec.structs.asdict(recon), "pixel_values": pixel_values})
     if recon.analysis == TOMOGRAPHY:
         check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
+    check_metadata(md)
     check_analysis(recon)
     steering = checked_series(recon, steering if steering is not None else SteeringSettings())
     steering = with_deadline(steering)

@@ -31,6 +31,8 @@ def beamline(run_engine, tmp_path):
 def tomo(beamline, pretend_job):
     def plan(**kwargs):
         given = {
+            "detectors": [beamline.detector],
+            "stage": beamline.stage,
             "num": 12,
             "window": 4,
             "flats": 2,
@@ -39,7 +41,7 @@ def tomo(beamline, pretend_job):
             "sample_table": beamline.table,
             "job": pretend_job,
         }
-        return stream_tomo_plan([beamline.detector], beamline.stage, **{**given, **kwargs})
+        return stream_tomo_plan(**{**given, **kwargs})
 
     return plan
 
@@ -179,6 +181,19 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"algorithm": "fbp"}, "algorithm='fbp' with window=4: filtered back projection makes each image anew"),
         ({"policy": "ms-ssim", "policy_options": {"images": 3}}, "got options images, but it takes none"),
         ({"order": AngleOrder("mine", ())}, "order: got 'mine' with no angles"),
+        ({"options": 3}, "options: got 3, expected names and values, as in options={'name': 1.0}"),
+        ({"policy_options": ["images"]}, "policy_options: got ['images'], expected names and values"),
+        ({"algorithm": "sirt", "options": {"relaxation": "much"}}, "relaxation: got 'much'"),
+        ({"detectors": "camera"}, "detectors: got 'camera', expected a device; is it the object, not its name?"),
+        ({"detectors": [7]}, "detectors: got 7, expected a device"),
+        ({"stage": "rotation"}, "stage: got 'rotation', expected a device that can be set"),
+        ({"shutter": "open"}, "shutter: got 'open', expected a device that can be set"),
+        ({"sample_table": 3.5}, "sample_table: got 3.5, expected a device that can be set"),
+        ({"shutter_words": 5}, "shutter_words: got 5, expected two that differ"),
+        ({"take_flats": 10}, "take_flats: got 10, expected a function f(detectors, num)"),
+        ({"md": "a tooth"}, "md: got 'a tooth', expected names and values, as in md={'sample': 'tooth'}"),
+        ({"md": {5: 1}}, "md: got {5: 1}, expected names and values"),
+        ({"md": {"uid": "mine"}}, "md: got 'uid', which the RunEngine gives to each run"),
     ],
 )
 def test_what_can_not_work_is_refused_before_anything_moves_or_starts(

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.algorithms import algorithms
 
@@ -30,6 +32,9 @@ def test_algorithm_of_the_how_to_is_under_30_lines_and_converges():
     assert abs(disc[:4, :4]).max() < 0.004
     limited = reconstruct(projections, angles, algorithm="landweber", iterations=50, limit=0.01)
     assert limited.max() <= 0.01
+    with pytest.raises(ConfigError, match="algorithm 'landweber': gain: got 'much'; expected `float`, got `str`"):
+        reconstruct(projections, angles, algorithm="landweber", iterations=1, gain="much")
+    assert reconstruct(projections, angles, algorithm="landweber", iterations=1, gain=np.float32(0.9)).max() > 0
 
 
 def test_algorithm_of_an_installed_package_is_found_by_its_entry_point(installed_package):
