@@ -270,7 +270,9 @@ class Group:
         block = blocks[owner.rank]
         self.member = block.member
         self.members = block.members
-        self._sharing = channel.Split(block.group, block.member) if block.members > 1 else None
+        # Splitting takes all ranks, also those that share their rows with nobody.
+        shared = any(each.members > 1 for each in blocks)
+        self._sharing = channel.Split(block.group, block.member) if shared else None
         self._near = neighbours(blocks, owner.rank)
 
     def sum(self, array: NDArray[np.float32]) -> None:

@@ -319,6 +319,12 @@ def tall_scan() -> Scan:
     return make_scan(rows=24)
 
 
+@pytest.fixture(scope="session")
+def low_scan() -> Scan:
+    """Return one of fewer rows than three ranks are."""
+    return make_scan(rows=2)
+
+
 @pytest.fixture
 def seen_through() -> Callable[..., Scan]:
     """Make a scan of a phantom that is too wide for the detector, or turns about an axis near its end."""

@@ -226,6 +226,15 @@ def test_neighbouring_and_shared_rows_do_not_change_the_image(kept_mpi_job, scan
         assert np.abs(image_of(finished) - expected).max() <= 1e-5 * expected.max()
 
 
+def test_more_ranks_than_rows_make_the_image_also_where_one_of_them_shares_its_rows_with_nobody(
+    kept_mpi_job, low_scan, tmp_path
+):
+    beamline, _ = kept_mpi_job(3)
+    finished = beamline.feed(low_scan, settings(low_scan, 3, algorithm="pml-quadratic"), tmp_path, uid="low")
+    expected = alone(low_scan, "pml-quadratic")
+    assert np.abs(image_of(finished) - expected).max() <= 1e-5 * expected.max()
+
+
 def test_job_that_waits_for_the_detector_uses_hardly_any_core(kept_mpi_job, scan, tmp_path):
     beamline, started = kept_mpi_job(2)
     beamline.open(scan, settings(scan, 2), tmp_path, uid="waits")
