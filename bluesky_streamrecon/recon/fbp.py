@@ -172,18 +172,38 @@ class FBP(Algorithm):
             raise ConfigError(f"filter: got {self.filter!r}, expected one of {', '.join(FILTERS)}")
 
     def step(self, problem: SlabUpdate) -> None:
-        """Replace the image."""
-        every = problem.all_angles
-        order = np.argsort(every)
-        mine = order[np.searchsorted(every, problem.angles - _ROUNDING, sorter=order)]
-        cells = find_directions(every).cells[mine].astype(np.float32)
+        """Replace the image, from the views that were measured."""
         measured, columns = problem.measured, problem.measured.shape[1]
+        blank = np.isnan(measured).all(axis=1)
+        filtered = np.zeros(measured.shape, np.float32)
+        for pattern in np.unique(blank, axis=1).T:  # one, where each projection has all rows or none
+            views = np.flatnonzero(~pattern)
+            if len(views):
+                slices = np.flatnonzero((blank == pattern[:, None]).all(axis=0))
+                place = np.ix_(views, np.arange(columns), slices)
+                filtered[place] = self._filtered(problem, measured[place], views)
+        problem.image = problem.back(filtered)
+
+    def _filtered(
+        self, problem: SlabUpdate, measured: NDArray[np.float32], views: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Filter some views, each weighted by the angle that it stands for beside these and those of other members."""
+        angles, columns = problem.angles[views], measured.shape[1]
+        every = np.concatenate((angles, _elsewhere(problem)))
+        cells = find_directions(every).cells[: len(views)].astype(np.float32)
         off = abs(problem.axis - (columns - 1) / 2)
         if OFF_THE_MIDDLE * columns < off < (columns - 1) / 2 and _from_all_around(every):
-            filtered = filter_completed(measured, problem.angles, problem.axis, self.filter, threads=problem.threads)
+            filtered = filter_completed(measured, angles, problem.axis, self.filter, threads=problem.threads)
         else:
             filtered = filter_sinogram(measured, self.filter, threads=problem.threads)
-        problem.image = problem.back(filtered * cells[:, None, None])
+        return filtered * cells[:, None, None]
+
+
+def _elsewhere(problem: SlabUpdate) -> NDArray[np.float64]:
+    """Return the angles of views that only other members have."""
+    every, own = np.sort(problem.all_angles), np.sort(problem.angles)
+    repeated = np.arange(len(own)) - np.searchsorted(own, own - _ROUNDING)
+    return np.delete(every, np.searchsorted(every, own - _ROUNDING) + repeated)
 
 
 def _continued(sinogram: NDArray[np.float32], length: int) -> NDArray[np.float32]:

@@ -68,6 +68,21 @@ def test_fbp_of_a_full_turn_weighs_opposite_views_wherever_the_axis_is(axis, num
     assert image[seen & (truth == 0)].mean() == pytest.approx(0, abs=0.05 / size)
 
 
+@pytest.mark.parametrize(("span", "axis"), [(math.pi, 40.0), (2 * math.pi, 30.0)])
+def test_fbp_leaves_out_views_that_were_not_measured(span, axis):
+    angles = np.arange(120) * span / 120
+    _, projections = off_centre(101, 81, axis, angles)
+    projections = np.repeat(projections, 2, axis=1)
+    lost = [10, 11, 12, 50, 119]
+    projections[lost] = np.nan
+    projections[70:80, 1] = np.nan  # a rank's own row
+    image = reconstruct(projections, angles, axis=axis, size=101, algorithm="fbp")
+    for row, left in ((0, lost), (1, [*lost, *range(70, 80)])):
+        there = np.delete(projections, left, axis=0)[:, row : row + 1]
+        expected = reconstruct(there, np.delete(angles, left), axis=axis, size=101, algorithm="fbp")[0]
+        np.testing.assert_allclose(image[row], expected, atol=1e-5 * expected.max())
+
+
 @pytest.mark.parametrize("order", [np.arange(120), np.arange(120)[::-1], np.arange(120) * 49 % 120])
 def test_fbp_counts_repeated_and_opposite_views_once(order):
     angles = np.arange(60) * math.pi / 60
