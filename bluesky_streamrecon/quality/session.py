@@ -135,7 +135,7 @@ class SteeringSession:
         self._changes = ChangeDetector(run) if CHANGE in wanted and run.per_volume else None
         self._step = _forecast_step(run.planned)
         self._next_forecast = FEWEST
-        self._checked: tuple[int, str | None] = (0, None)
+        self._checked: tuple[int, str | None, tuple[Check, ...]] = (0, None, ())
         self._side = 0  # of the images, pixels
         self._counts_since = 0  # projections from which on the region counts
         self._ranks = RankReports(math.prod(run.detector_shape))
@@ -329,7 +329,7 @@ class SteeringSession:
     def _begin_anew(self) -> None:
         """Forget all predictions and checks, and what images before were measured as."""
         self._forecasts, self._scored, self._met = [], [], False
-        self._next_forecast, self._checked = FEWEST, (0, None)
+        self._next_forecast, self._checked = FEWEST, (0, None, ())
 
     @property
     def _region(self) -> tuple[tuple[slice, slice] | None, str]:
@@ -348,22 +348,25 @@ class SteeringSession:
         Parameters
         ----------
         now : bool
-            Check all data, since the run is about to be ended, as when it is closed; else take the newest forecast's
-            result.
+            Check all data, since the run is about to be ended, as when it is closed; else as the newest forecast.
         """
-        if doubt := self._ranks.doubt or self._region[1]:
-            return doubt
-        if not (now or self._closed):
-            return self._forecasts[-1].fault if self._forecasts else None
-        at, fault = self._checked
+        fault, checks = self._inspected(now or self._closed)
+        doubt = self._ranks.doubt or self._region[1]  # which may come of what these two checks find
+        seen = (each.text for each in checks if each.name in ("sample", "frames") and each.state == "wrong")
+        return next(seen, doubt) if doubt else fault
+
+    def _inspected(self, now: bool) -> tuple[str | None, tuple[Check, ...]]:
+        """Return what is wrong with the data, and their checks: of all by now, or of the newest forecast."""
+        if not now:
+            newest = self._forecasts[-1] if self._forecasts else Forecast(0)
+            return newest.fault, newest.checks
+        at, fault, _ = self._checked
         settled = fault is not None or self._met or self._closed or self.run.steering.advisory
-        if at and settled and self._lines.projections < at + self._step:
-            return fault
-        lines = self._lines.scan()
+        lines = None if at and settled and self._lines.projections < at + self._step else self._lines.scan()
         if lines is not None:
             fault, self._checks = inspect_scan(lines, self._ranks)
-            self._checked = (lines.projections, fault)
-        return self._checked[1]
+            self._checked = lines.projections, fault, self._checks
+        return self._checked[1:]
 
     def _complete(self, number: int, pieces: _Pieces) -> None:
         stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)

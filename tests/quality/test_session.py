@@ -126,6 +126,18 @@ def test_run_whose_job_doubts_its_images_is_never_ended_and_says_why(open_run, p
     assert judged[-1].text == f"not judged at 180 of 180 projections: {doubt}"
 
 
+def test_scan_without_light_is_told_so_and_not_that_its_axis_is_unknown(open_run, preview, image):
+    doubt = "rotation axis: column 21.50 from 30 projections, not certain; give axis= in detector columns"
+    session = SteeringSession(open_run(planned=30))
+    shown = preview(1, 30, pixels=image(30), angles=np.arange(30) * np.pi / 30)
+    lines = np.full((30, 2, 44), np.nan, np.float32)
+    session.close()
+    session.accept(msgspec.structs.replace(shown, doubt=doubt, axis=21.5, lines=lines, columns=44))
+    (score,) = judge_all(session)
+    assert score.verdict == "invalid"
+    assert score.text.startswith("not judged at 30 of 30 projections: no light in all 30 projections: the shutter is")
+
+
 def test_doubt_that_is_over_is_not_held_against_later_images_and_predictions_for_another_axis_are_forgotten(
     open_run, preview, image
 ):
