@@ -160,7 +160,16 @@ class EarlyEnding:
         if exit_status == "success":
             yield from self._drop_what_is_open()
         self._open = False
-        return (yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason}))
+        response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
+        if exit_status == "success":
+            yield from self._leave_run()
+        return response
+
+    def _leave_run(self) -> Steps:
+        """Forget what was done since the last checkpoint: a pause must not lead back into a run that is over."""
+        if self._rewindable:
+            yield Msg("rewindable", None, False)
+            yield Msg("rewindable", None, True)
 
     def _outcome(self, msg: Msg) -> tuple[str, str | None]:
         """Return exit status and reason of a run that is to be closed."""

@@ -244,6 +244,8 @@ class StreamSession(EarlyEnding):
         record = job.runs.keep_record(exit_status, reason)
         self._open = False
         response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
+        if exit_status == "success":
+            yield from self._leave_run()
         if exit_status == "success" and record is not None and self.asked.compose is not None:
             compose = self.asked.compose
             yield from self._until(lambda: job.publish_reconstruction(record, compose))

@@ -135,6 +135,24 @@ def test_pause_in_the_middle_of_a_reading_reads_again(
     assert_complete(documents, of, script, 6)
 
 
+def test_pause_after_the_run_is_over_goes_on_and_not_back_into_the_run(
+    run_engine, documents, tomo, script, pause_at, hold, held_beamline, of, pretend_job, monkeypatch
+):
+    publish, publishing = pretend_job.publish_reconstruction, hold(1)
+
+    async def slowly(*arguments):
+        await publishing()
+        await publish(*arguments)
+
+    monkeypatch.setattr(pretend_job, "publish_reconstruction", slowly)
+    pause_at(tomo(held_beamline()), publishing)
+    assert of(documents, "stop")[0]["exit_status"] == "success"
+    publishing.release()
+    assert run_engine.resume().exit_status == "success"
+    assert_complete(documents, of, script, 6)
+    assert run_engine.rewindable
+
+
 def test_second_pause_while_the_first_exposure_is_still_waited_for(
     run_engine, documents, tomo, script, pause_at, hold, held_beamline, of, in_thread
 ):
