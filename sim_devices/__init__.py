@@ -17,15 +17,19 @@ from bluesky_streamrecon.sim_devices.detector import (
 )
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.samples import Discs, Foam, Sample, SheppLogan, sample_named
+from bluesky_streamrecon.sim_devices.kinds import HELD_OUT_KINDS, KINDS, Kind
+from bluesky_streamrecon.sim_devices.samples import Body, Discs, Foam, Sample, SheppLogan, sample_named
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
 from bluesky_streamrecon.sim_devices.simulated import SimBeamline, sim_beamline
 from bluesky_streamrecon.sim_devices.stage import RotaryStage
 from bluesky_streamrecon.sim_devices.triggers import PositionTrigger, TriggerLine
 
 __all__ = [
+    "HELD_OUT_KINDS",
+    "KINDS",
     "AngleRecorder",
     "BeamMonitor",
+    "Body",
     "Camera",
     "Discs",
     "Ellipses",
@@ -35,6 +39,7 @@ __all__ = [
     "FrameKind",
     "InlineBeamMonitor",
     "InlineTomoDetector",
+    "Kind",
     "Noise",
     "PositionTrigger",
     "RecordedCamera",

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.pixels import common_dtype, exactly
-from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
-from bluesky_streamrecon.sim_devices.samples import crack
+from bluesky_streamrecon.sim_devices.samples import Body, crack
 from bluesky_streamrecon.storage import TomoScan
 
 __all__ = ["Camera", "Exposure", "FrameKind", "Noise", "RecordedCamera", "SimulatedCamera", "faulty_exposure"]
@@ -155,11 +154,11 @@ class Noise:
 
 
 class SimulatedCamera:
-    """Sees ellipses in a beam with structure, on a sensor with faults.
+    """Sees a sample in a beam with structure, on a sensor with faults.
 
     Parameters
     ----------
-    sample : Ellipses
+    sample : Body
         What stands on the stage.
     columns : int
         Detector columns.
@@ -189,7 +188,7 @@ class SimulatedCamera:
 
     def __init__(
         self,
-        sample: Ellipses,
+        sample: Body,
         columns: int,
         axis: float,
         *,
@@ -231,7 +230,7 @@ class SimulatedCamera:
             axis + math.tan(math.radians(tilt)) * (rows - (sample.rows - 1) / 2), np.float64
         )
         above = math.sin(math.radians(tilt)) * (np.arange(columns) - axis)
-        self._slices: list[tuple[NDArray[np.float64] | float, Ellipses]] = [(1.0, sample)]
+        self._slices: list[tuple[NDArray[np.float64] | float, Body]] = [(1.0, sample)]
         if tilt:
             self._slices = [
                 (np.clip(1 - np.abs(above - step), 0, 1), sample.taken_from(np.clip(rows + step, 0, sample.rows - 1)))

@@ -74,8 +74,14 @@ class Ellipses:
             return 0.0
         return float(np.max(np.hypot(self.u, self.v) + np.maximum(self.a, self.b)))
 
+    @property
+    def mean(self) -> Floats:
+        """Mean attenuation of each row within the radius; see `Body.mean`."""
+        mass = np.bincount(self.row, self.density * self.a * self.b, self.rows)
+        return np.asarray(mass / self.radius**2, np.float64)
+
     def taken_from(self, sources: NDArray[np.intp]) -> Ellipses:
-        """Return a stack each row of which is the row of this one that `sources` names, shape (rows,)."""
+        """Return other rows of the stack; see `Body.taken_from`."""
         of_row = [np.flatnonzero(self.row == source) for source in sources]
         chosen = np.concatenate(of_row)
         row = np.repeat(np.arange(len(sources)), [len(found) for found in of_row])
@@ -85,24 +91,7 @@ class Ellipses:
     def projection(
         self, angle: float, columns: int, axis: float | Floats, *, shift: tuple[float, float] = (0.0, 0.0)
     ) -> NDArray[np.float32]:
-        """Return the line integrals that each detector pixel sees, averaged over its width.
-
-        Parameters
-        ----------
-        angle : float
-            Radians.
-        columns : int
-            Detector columns C.
-        axis : float or ndarray of float64, shape (rows,)
-            Detector column of the rotation axis, in each row if it is tilted.
-        shift : (float, float), optional
-            How far the whole sample has moved on its mount, (u, v) in pixels.
-
-        Returns
-        -------
-        ndarray of float32, shape (rows, C)
-            Unitless.
-        """
+        """Return the line integrals that each detector pixel sees; see `Body.projection`."""
         cosine, sine = np.cos(angle), np.sin(angle)
         half_width = np.hypot(self.a * np.cos(angle - self.phi), self.b * np.sin(angle - self.phi))
         centre = np.broadcast_to(axis, self.rows)[self.row] + (self.u + shift[0]) * cosine + (self.v + shift[1]) * sine
@@ -123,20 +112,7 @@ class Ellipses:
         return flat.reshape(self.rows, columns).astype(np.float32)
 
     def image(self, size: int, *, oversample: int = 4) -> NDArray[np.float32]:
-        """Return the sample itself as pixels, each averaged over `oversample` x `oversample` points.
-
-        Parameters
-        ----------
-        size : int
-            Side N of the image; pixel (h, h) with h = (N - 1) / 2 lies on the rotation axis.
-        oversample : int, optional
-            Points per pixel and direction.
-
-        Returns
-        -------
-        ndarray of float32, shape (rows, N, N)
-            Attenuation per pixel.
-        """
+        """Return the mean of `oversample` x `oversample` points of each pixel; see `Body.image`."""
         points = (np.arange(size * oversample) + 0.5) / oversample - size / 2
         fine = np.zeros((size * oversample, size * oversample))
         stack = np.zeros((self.rows, size, size), dtype=np.float32)

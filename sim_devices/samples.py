@@ -1,13 +1,14 @@
 """Samples to put in the beam: values that say what they are made of, without size or position.
 
-A sample becomes `Ellipses` when the detector's rows and the radius that it may fill are known. Samples are solids:
-each detector row cuts them at another height, so rows differ. Lengths inside a sample are fractions of its radius.
+A sample becomes a `Body` when the detector's rows and the radius that it may fill are known. Samples of ellipses are
+solids: each detector row cuts them at another height, so rows differ. Lengths inside are fractions of the radius.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,15 +16,72 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
+from bluesky_streamrecon.sim_devices.kinds import KINDS, Kind
 
-__all__ = ["SAMPLES", "Discs", "Foam", "Sample", "SheppLogan", "crack", "sample_named"]
+__all__ = ["SAMPLES", "Body", "Discs", "Foam", "Sample", "SheppLogan", "crack", "sample_named"]
+
+
+class Body(Protocol):
+    """A sample of known size in a stack of detector rows, and what a parallel beam sees of it.
+
+    Coordinates (u, v) have the rotation axis as origin; v points downwards, as image rows do. Lengths are pixels.
+    """
+
+    @property
+    def rows(self) -> int:
+        """Detector rows of the stack."""
+        ...
+
+    @property
+    def radius(self) -> float:
+        """Largest distance from the rotation axis that it can reach."""
+        ...
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean attenuation of each row within the radius, 1/pixel, shape (rows,)."""
+        ...
+
+    def taken_from(self, sources: NDArray[np.intp]) -> Body:
+        """Return a stack each row of which is the row of this one that `sources` names, shape (rows,)."""
+        ...
+
+    def projection(
+        self, angle: float, columns: int, axis: float | NDArray[np.float64], *, shift: tuple[float, float] = (0.0, 0.0)
+    ) -> NDArray[np.float32]:
+        """Return the line integrals that each detector pixel sees, averaged over its width.
+
+        Parameters
+        ----------
+        angle : float
+            Radians.
+        columns : int
+            Detector columns C.
+        axis : float or ndarray of float64, shape (rows,)
+            Detector column of the rotation axis, in each row if it is tilted.
+        shift : (float, float), optional
+            How far the whole sample has moved on its mount, (u, v).
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, C)
+            Unitless.
+        """
+        ...
+
+    def image(self, size: int) -> NDArray[np.float32]:
+        """Return the mean attenuation of each pixel, 1/pixel, shape (rows, N, N) for a side N of `size` pixels.
+
+        Pixel (h, h) with h = (N - 1) / 2 lies on the rotation axis.
+        """
+        ...
 
 
 @runtime_checkable
 class Sample(Protocol):
-    """Anything that can be cut into ellipses, row by row."""
+    """Anything that can be cut into detector rows."""
 
-    def ellipses(self, rows: int, radius: float) -> Ellipses:
+    def body(self, rows: int, radius: float) -> Body:
         """Cut the sample for a detector.
 
         Parameters
@@ -35,7 +93,7 @@ class Sample(Protocol):
 
         Returns
         -------
-        Ellipses
+        Body
             What each row sees.
         """
         ...
@@ -59,8 +117,8 @@ class Foam:
     absorption: float = 1.5
     seed: int = 0
 
-    def ellipses(self, rows: int, radius: float) -> Ellipses:
-        """Cut the foam; see `Sample.ellipses`."""
+    def body(self, rows: int, radius: float) -> Ellipses:
+        """Cut the foam; see `Sample.body`."""
         rng = np.random.default_rng([self.seed, 1])
         density = self.absorption / (2 * radius)
         spheres = _packed_spheres(rng, self.pores, rows, radius, sizes=(0.03, 0.11), room=0.93)
@@ -86,8 +144,8 @@ class Discs:
     absorption: float = 4.5
     seed: int = 0
 
-    def ellipses(self, rows: int, radius: float) -> Ellipses:
-        """Cut the balls; see `Sample.ellipses`."""
+    def body(self, rows: int, radius: float) -> Ellipses:
+        """Cut the balls; see `Sample.body`."""
         rng = np.random.default_rng([self.seed, 2])
         density = self.absorption / (2 * radius)
         spheres = _packed_spheres(rng, self.balls, rows, radius, sizes=(0.04, 0.16), room=0.9)
@@ -123,8 +181,8 @@ class SheppLogan:
 
     absorption: float = 5.0
 
-    def ellipses(self, rows: int, radius: float) -> Ellipses:
-        """Cut the head; see `Sample.ellipses`."""
+    def body(self, rows: int, radius: float) -> Ellipses:
+        """Cut the head; see `Sample.body`."""
         scale = radius / 0.93
         density = self.absorption / (2 * 0.92 * scale)
         table = np.array(_SHEPP_LOGAN)
@@ -150,8 +208,9 @@ SAMPLES: dict[str, Callable[[int], Sample]] = {
     "foam": lambda seed: Foam(seed=seed),
     "discs": lambda seed: Discs(seed=seed),
     "shepp-logan": lambda seed: SheppLogan(),  # noqa: ARG005 - it is one
+    **{name: partial(Kind, name) for name in KINDS},
 }
-"""What makes a sample that `sim_beamline` knows by name, of a seed."""
+"""What makes a sample that is known by name, of a seed."""
 
 
 def sample_named(name: str, *, seed: int = 0) -> Sample:
@@ -169,14 +228,12 @@ def sample_named(name: str, *, seed: int = 0) -> Sample:
     return SAMPLES[name](seed)
 
 
-def crack(sample: Ellipses) -> Ellipses:
+def crack(sample: Body) -> Ellipses:
     """Return a crack through a sample, to be added to it: two thirds of its radius long, and 3 % of that wide.
 
     It is as empty as the sample is dense on average, off the middle, and lies another way in each row.
     """
-    radius, rows = sample.radius, np.arange(sample.rows, dtype=np.intp)
-    mass = np.asarray(np.bincount(sample.row, sample.density * sample.a * sample.b, sample.rows), np.float64)
-    ones = np.ones(sample.rows)
+    radius, rows, ones = sample.radius, np.arange(sample.rows, dtype=np.intp), np.ones(sample.rows)
     return Ellipses(
         rows=sample.rows,
         row=rows,
@@ -185,7 +242,7 @@ def crack(sample: Ellipses) -> Ellipses:
         a=radius / 3 * ones,
         b=0.015 * radius * ones,
         phi=0.6 * ones + 0.02 * rows,
-        density=-mass / radius**2,
+        density=-sample.mean,
     )
 
 

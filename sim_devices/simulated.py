@@ -136,8 +136,8 @@ def sim_beamline(
     Parameters
     ----------
     sample : str, Path or Sample, optional
-        ``"foam"``, ``"discs"``, ``"shepp-logan"``, a `Sample`, or the path of a recorded scan (DXchange
-        or NXtomo) to replay by angle.
+        ``"foam"``, ``"discs"``, ``"shepp-logan"``, one of `KINDS` (``"grains"``, ``"fibres"``, ...), a `Sample`, or the
+        path of a recorded scan (DXchange or NXtomo) to replay by angle.
     rows, columns : int, optional
         Detector shape; a recorded scan has its own.
     directory : path, optional
@@ -242,7 +242,7 @@ def sim_beamline(
         if isinstance(sample, str):
             sample = sample_named(sample, seed=seed)
         camera = SimulatedCamera(
-            sample.ellipses(rows, radius),
+            sample.body(rows, radius),
             columns,
             axis,
             noise=noise or Noise(counts=counts, rings=rings, bad_columns=bad_columns, zingers=zingers),

@@ -36,7 +36,9 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A recorded scan to replay by angle.")
     ] = None,
-    sample: Annotated[str, typer.Option(help="Simulated sample, without --data: foam, shepp-logan or discs.")] = "foam",
+    sample: Annotated[
+        str, typer.Option(help="Simulated sample, without --data: foam, discs, shepp-logan, grains, fibres, ...")
+    ] = "foam",
     num: Annotated[int, typer.Option(min=2, help="Projections planned (--data: those recorded).")] = 180,
     order: Order = "optimized-interleaved",
     algorithm: Algorithm = "mlem",

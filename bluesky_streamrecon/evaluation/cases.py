@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bluesky_streamrecon.evaluation.bodies import KINDS, Kind
 from bluesky_streamrecon.evaluation.images import with_best_image
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.sim_devices import Discs, Foam, Sample, SheppLogan
+from bluesky_streamrecon.sim_devices import KINDS, Discs, Foam, Kind, Sample, SheppLogan
 
 __all__ = ["held_out_cases", "interior_cases", "kind_cases", "required_cases"]
 
@@ -135,7 +134,7 @@ def kind_cases(
 
 def _case(
     name: str,
-    sample: Sample | Kind,
+    sample: Sample,
     noise: float,
     seed: int,
     columns: int,

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.evaluation.bodies import Kind
 from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
 from bluesky_streamrecon.ordering import AngleOrder, make_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
@@ -209,14 +208,14 @@ def _clean(
     sample: Hashable, rows: int, radius: float, size: int, columns: int, axis: float, order: tuple[float, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return line integrals without noise, and the image; cases of several photons share them."""
-    body = sample.body(radius) if isinstance(sample, Kind) else cast("Sample", sample).ellipses(rows, radius)
+    body = cast("Sample", sample).body(rows, radius)
     lines = np.stack([body.projection(angle, columns, axis) for angle in np.radians(order).tolist()])
     return lines, body.image(size)
 
 
 def simulated_scan(
     name: str,
-    sample: Sample | Kind,
+    sample: Sample,
     *,
     columns: int,
     order: AngleOrder,
@@ -236,7 +235,7 @@ def simulated_scan(
     ----------
     name : str
         Name of the scan.
-    sample : Sample or Kind
+    sample : Sample
         The sample.
     columns : int
         Detector columns C.
@@ -247,7 +246,7 @@ def simulated_scan(
     seed : int, optional
         Of the noise.
     rows : int, optional
-        Detector rows; a `Kind` has one.
+        Detector rows.
     fill : float, optional
         Width of the sample over that of the view; above 1 the scan is an interior one, and its image has a margin.
     axis : float, optional

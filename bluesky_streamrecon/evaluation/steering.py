@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bodies import KINDS
 from bluesky_streamrecon.evaluation.cases import held_out_cases, interior_cases, kind_cases, required_cases
 from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
@@ -23,7 +22,7 @@ from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import ImageHistory, MsSsimMetric, PreviewImage
-from bluesky_streamrecon.sim_devices import Foam
+from bluesky_streamrecon.sim_devices import KINDS, Foam
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -43,7 +43,7 @@ def clean(order: str, seed: int) -> Series:
     """Return the line integrals of a foam in an order of angles."""
     radius, axis = 0.46 * COLUMNS, (COLUMNS - 1) / 2
     angles = np.radians(make_order(order, num=PER_VOLUME).angles)
-    foam = Foam(seed=seed).ellipses(ROWS, radius)
+    foam = Foam(seed=seed).body(ROWS, radius)
 
     def seen(ellipses: Ellipses) -> NDArray[np.float64]:
         return np.stack([ellipses.projection(float(angle), COLUMNS, np.full(ROWS, axis)) for angle in angles])

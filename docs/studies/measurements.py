@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import typer
 
-from bluesky_streamrecon.evaluation.bodies import Kind
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack, simulated_scan
 from bluesky_streamrecon.ordering import make_order
@@ -29,7 +28,7 @@ from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.settings import SteeringSettings
-from bluesky_streamrecon.sim_devices import Discs, Foam, Sample
+from bluesky_streamrecon.sim_devices import Discs, Foam, Kind, Sample
 
 __all__ = ["evaluate_measurements", "measured_cases"]
 

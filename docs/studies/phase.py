@@ -45,7 +45,7 @@ def shapes() -> Iterator[tuple[str, np.ndarray]]:
     ball = 0.04 * np.sqrt(np.maximum(30.0**2 - (x - 120) ** 2 - (y - 48) ** 2, 0))
     block = 0.8 * ((x > 220) & (x < 290) & (y > 20) & (y < 70))
     yield "ball and block", ball + block
-    foam = sample_named("foam").ellipses(ROWS, 0.4 * COLUMNS)
+    foam = sample_named("foam").body(ROWS, 0.4 * COLUMNS)
     lines = foam.projection(0.3, COLUMNS, (COLUMNS - 1) / 2)
     yield "foam", np.asarray(lines, float)
     for path in sys.argv[1:]:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bodies import HELD_OUT_KINDS, KINDS
 from bluesky_streamrecon.evaluation.cases import OF_EACH_KIND, kind_cases
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack
@@ -38,6 +37,7 @@ from bluesky_streamrecon.quality.forecast import fewest_views, why_none
 from bluesky_streamrecon.quality.gain import FLOOR, FURTHER, LARGE, UPPER, band, predict_gain
 from bluesky_streamrecon.quality.trials import CHI_SQUARED_MEDIAN, LARGEST_EXPONENT, UNBINNED, disc, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
+from bluesky_streamrecon.sim_devices import HELD_OUT_KINDS, KINDS
 
 __all__ = ["Choice", "evaluate_small_samples", "judge", "made_scans", "points_of", "summarize"]
 

@@ -29,7 +29,7 @@ ROWS = 4
 @pytest.fixture(scope="module")
 def frames():
     noise = Noise(counts=1e5, dead=0, hot=0)
-    camera = SimulatedCamera(SheppLogan().ellipses(ROWS, 28), COLUMNS, 32.2, noise=noise)
+    camera = SimulatedCamera(SheppLogan().body(ROWS, 28), COLUMNS, 32.2, noise=noise)
     angles = np.asarray(make_order("optimized-interleaved", num=60).angles)
 
     def taken(kind, shown):
@@ -247,7 +247,7 @@ def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, m
 def off_centre(axis, turn, num=72):
     """A scan around an axis near the end of the detector, or of a sample wider than that, as a DXfile has it."""
     reach = max(axis, COLUMNS - axis) - 5 if turn == 360 else 0.75 * COLUMNS
-    sample = SheppLogan().ellipses(ROWS, reach)
+    sample = SheppLogan().body(ROWS, reach)
     angles = np.asarray(make_order("optimized-interleaved", num=num, start=0, stop=turn).angles)
     lines = np.stack([sample.projection(np.radians(angle), COLUMNS, axis) for angle in angles])
     rng = np.random.default_rng(0)

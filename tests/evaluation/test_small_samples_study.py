@@ -7,14 +7,13 @@ import pytest
 from study import load_study
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bodies import Kind
 from bluesky_streamrecon.evaluation.report import Report, grouped
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import ScanLines, TrialReconstruction
 from bluesky_streamrecon.quality.gain import band, predict_gain
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.sim_devices import Discs
+from bluesky_streamrecon.sim_devices import Discs, Kind
 
 ORDER = make_order("optimized-interleaved", num=60)
 

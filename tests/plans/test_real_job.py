@@ -339,7 +339,7 @@ def test_no_process_survives_an_interpreter_that_is_left_in_the_middle_of_a_scan
 
 def recorded(path, axis, reach, turn, num=40):
     """A beamline that replays a scan around an axis anywhere, of a sample that may be wider than the detector."""
-    sample = SheppLogan().ellipses(4, reach)
+    sample = SheppLogan().body(4, reach)
     angles = np.arange(num) * turn / num
     lines = np.stack([sample.projection(np.radians(angle), 64, axis) for angle in angles])
     rng = np.random.default_rng(0)

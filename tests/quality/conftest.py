@@ -99,7 +99,7 @@ def simulate() -> Callable[..., Simulated]:
         faults = faults or Faults()
         order = list(optimized_interleaved(PLANNED)) if order is None else list(order)
         axis = (columns - 1) / 2 + 1.3
-        solid = (sample or Foam()).ellipses(rows, 0.43 * columns)
+        solid = (sample or Foam()).body(rows, 0.43 * columns)
         camera = SimulatedCamera(solid, columns, axis, noise=Noise(counts=counts, dead=0, hot=0), seed=seed)
 
         def mean(kind: FrameKind) -> np.ndarray:

@@ -59,7 +59,7 @@ def loss(simulated, truth, count, recipe):
 )
 def test_true_gain_is_inside_the_band(simulate, recipe, sample, counts, order):
     simulated = simulate(sample, counts=counts, order=order, columns=COLUMNS)
-    truth = sample.ellipses(2, 0.43 * COLUMNS).image(COLUMNS)
+    truth = sample.body(2, 0.43 * COLUMNS).image(COLUMNS)
     for count in (48, 84):
         gain = predict_gain(TrialReconstruction(simulated.upto(count), [0, 1], recipe))
         assert gain.lower <= loss(simulated, truth, count, recipe) <= gain.upper
@@ -485,7 +485,7 @@ def test_display_range_is_that_of_medians_of_five_along_columns_and_rows(shape):
 def test_trials_show_what_the_detector_sees_not_whole(recipe, columns, axis, fill, turn, size):
     """Half acquisition on a wide image; an interior scan with a margin, which does not count."""
     radius = fill * (columns - 0.5 - axis)
-    sample = Foam(seed=3).ellipses(1, radius)
+    sample = Foam(seed=3).body(1, radius)
     order = np.radians(np.array(optimized_interleaved(96, 0, turn)))
     values = np.stack([sample.projection(float(angle), columns, axis) for angle in order])
     over = AngularRange(0.0, math.radians(turn)).around(axis, columns)

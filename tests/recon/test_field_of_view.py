@@ -43,7 +43,7 @@ def nrmse(image, truth, radius):
 def halves():
     """A foam in a full turn of a detector that ends near the axis, and in a half turn of one as wide as the foam."""
     radius = 0.94 * (COLUMNS - 0.5 - AXIS)
-    foam = Foam(seed=1).ellipses(2, radius)
+    foam = Foam(seed=1).body(2, radius)
     around = np.radians(np.array(optimized_interleaved(240, 0, 360)))
     half_way = np.radians(np.array(optimized_interleaved(120, 0, 180)))
     narrow = seen(foam, around, COLUMNS, AXIS, 1e4)
@@ -74,7 +74,7 @@ def test_half_acquisition_is_as_good_as_a_detector_of_twice_the_width(halves, al
 @pytest.mark.parametrize(("algorithm", "times"), [("fbp", 1), ("mlem", 25), ("sirt", 25)])
 def test_sample_that_reaches_out_of_view_gets_no_bright_rim(sample, algorithm, times):
     columns, axis = 96, 49.3
-    solid = sample.ellipses(2, 1.5 * (columns - 0.5 - axis))
+    solid = sample.body(2, 1.5 * (columns - 0.5 - axis))
     angles = np.radians(np.arange(0, 180, 2.0))
     lines = seen(solid, angles, columns, axis, 5e3)
     size = image_size(columns, axis, edges=2)

@@ -131,7 +131,7 @@ def test_full_turn_around_an_axis_near_the_edge_gives_the_axis_by_opposite_views
 def test_half_acquisition_is_not_said_to_have_a_second_axis(axis, views):
     columns, seed = 256, 0 if axis == 30 else 1
     degrees = np.array(optimized_interleaved(360, 0, 360))[:views]
-    solid = Foam(seed=seed).ellipses(16, 0.92 * (columns - 0.5 - axis))
+    solid = Foam(seed=seed).body(16, 0.92 * (columns - 0.5 - axis))
     estimate = find_axis(seen_by_camera(solid, columns, axis, degrees, Noise(**QUIET, counts=1e4)), np.radians(degrees))
     assert estimate.axis == pytest.approx(axis, abs=0.1)
     assert estimate.disagreement == ""
@@ -179,7 +179,7 @@ def test_axis_is_within_a_quarter_of_a_pixel_by_60_of_180_projections(sample, co
     degrees = np.array(optimized_interleaved(180, 0, turn))[:60]
     edges = axis + 0.5, columns - 0.5 - axis
     radius = 0.92 * (max(edges) if half_acquisition else min(edges))
-    lines = seen_by_camera(sample.ellipses(24, radius), columns, axis, degrees, Noise(**QUIET, counts=1e4), tilt)
+    lines = seen_by_camera(sample.body(24, radius), columns, axis, degrees, Noise(**QUIET, counts=1e4), tilt)
     estimate = find_axis(lines, np.radians(degrees))
     assert estimate.confident
     assert estimate.axis == pytest.approx(axis, abs=0.25)
@@ -194,7 +194,7 @@ def test_axis_of_an_interior_scan_with_rings_is_known_by_half_of_360_projections
     degrees = np.array(optimized_interleaved(360))[:176]
     radius = 1.5 * min(axis + 0.5, columns - 0.5 - axis)
     noise = Noise(**QUIET, counts=5e3, rings=0.02)
-    lines = seen_by_camera(sample.ellipses(12, radius), columns, axis, degrees, noise)
+    lines = seen_by_camera(sample.body(12, radius), columns, axis, degrees, noise)
     estimate = find_axis(lines, np.radians(degrees))
     assert estimate.sides == ("left", "right")
     assert estimate.confident

@@ -29,7 +29,7 @@ SHOWN = [0, 1, 60, 119, 120, 238, 239]
 
 @pytest.fixture(scope="module")
 def foam():
-    return Foam(seed=4).ellipses(ROWS, 42.0)
+    return Foam(seed=4).body(ROWS, 42.0)
 
 
 def lines_of(foam, tilt):

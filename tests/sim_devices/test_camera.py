@@ -26,7 +26,7 @@ SILENT = Noise(poisson=False, readout=0.0, dead=0.0, hot=0.0)
 
 
 def camera(seed: int = 0, noise: Noise | None = None, rows: int = 4, columns: int = 96) -> SimulatedCamera:
-    return SimulatedCamera(Foam().ellipses(rows, 0.4 * columns), columns, columns / 2 + 1.3, noise=noise, seed=seed)
+    return SimulatedCamera(Foam().body(rows, 0.4 * columns), columns, columns / 2 + 1.3, noise=noise, seed=seed)
 
 
 def expose(kind: FrameKind = FrameKind.PROJECTION, angle: float = 30.0, index: int = 0, **more: object) -> Exposure:
@@ -75,13 +75,13 @@ def test_dead_pixels_see_nothing_and_hot_ones_always_read_high():
 
 def test_sample_larger_than_the_field_of_view_is_refused():
     with pytest.raises(GeometryError, match="nearer to the middle"):
-        SimulatedCamera(Foam().ellipses(1, 40.0), 64, 31.5)
+        SimulatedCamera(Foam().body(1, 40.0), 64, 31.5)
 
 
 class Ball:
     """One ball of 6 pixels, off the axis and above the middle row."""
 
-    def ellipses(self, rows, radius):
+    def body(self, rows, radius):
         heights = np.arange(rows) - (rows - 1) / 2 + 10
         row = np.flatnonzero(np.abs(heights) < 6)
         r = np.sqrt(36 - heights[row] ** 2)
@@ -93,7 +93,7 @@ class Ball:
 @pytest.mark.parametrize("degrees", [0.0, 60.0, 200.0])
 def test_tilted_axis_turns_the_whole_view_about_the_middle_of_the_axis(tilt, degrees):
     noise = Noise(poisson=False, readout=0.0, dead=0.0, hot=0.0, stripes=0.0, gain=0.0, dark=0.0)
-    cam = SimulatedCamera(Ball().ellipses(41, 40.0), 81, 40.0, noise=noise, tilt=tilt)
+    cam = SimulatedCamera(Ball().body(41, 40.0), 81, 40.0, noise=noise, tilt=tilt)
     projection = Exposure(FrameKind.PROJECTION, degrees, 0)
     shadow = -np.log(cam.frame(projection) / cam.frame(Exposure(FrameKind.FLAT, 0.0, 0)))
     rows, columns = np.indices(shadow.shape)
@@ -109,7 +109,7 @@ def test_tilted_axis_turns_the_whole_view_about_the_middle_of_the_axis(tilt, deg
 
 def test_rings_are_in_projections_and_not_in_flats():
     quiet = {"poisson": False, "readout": 0.0, "dead": 0.0, "hot": 0.0}
-    sample = Foam().ellipses(2, 20.0)
+    sample = Foam().body(2, 20.0)
     clean, ringed = (SimulatedCamera(sample, 64, 31.5, noise=Noise(**quiet, rings=rings)) for rings in (0.0, 0.05))
     flat, seen = Exposure(FrameKind.FLAT, 0.0, 0), Exposure(FrameKind.PROJECTION, 0.0, 0)
     np.testing.assert_array_equal(clean.frame(flat), ringed.frame(flat))

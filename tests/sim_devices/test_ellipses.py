@@ -35,7 +35,7 @@ def test_projection_keeps_mass_and_lands_where_the_geometry_says(angle):
 
 @pytest.mark.parametrize("sample", [Foam(seed=3), Discs(seed=3), SheppLogan()], ids=lambda s: type(s).__name__)
 def test_projection_equals_the_sum_over_the_image(sample):
-    ellipses = sample.ellipses(2, 60.0)
+    ellipses = sample.body(2, 60.0)
     image = ellipses.image(128, oversample=8)
     axis = (128 - 1) / 2
     np.testing.assert_allclose(ellipses.projection(0.0, 128, axis), image.sum(axis=1), atol=0.02)
@@ -43,7 +43,7 @@ def test_projection_equals_the_sum_over_the_image(sample):
 
 
 def test_opposite_projections_mirror_each_other():
-    ellipses = Foam(seed=1).ellipses(3, 50.0)
+    ellipses = Foam(seed=1).body(3, 50.0)
     forward, back = ellipses.projection(0.3, 121, 60.0), ellipses.projection(0.3 + np.pi, 121, 60.0)
     np.testing.assert_allclose(forward, back[:, ::-1], atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_a_truncated_field_of_view_sees_what_falls_on_it():
 
 @pytest.mark.parametrize("name", ["foam", "discs", "shepp-logan"])
 def test_samples_stay_in_their_radius_and_absorb_sensibly(name):
-    ellipses = sample_named(name).ellipses(4, 100.0)
+    ellipses = sample_named(name).body(4, 100.0)
     assert ellipses.radius <= 100.0 + 1e-9
     seen = ellipses.projection(0.3, 256, 127.5)
     assert seen.min() >= -1e-6
@@ -70,13 +70,13 @@ def test_samples_stay_in_their_radius_and_absorb_sensibly(name):
 
 
 def test_rows_of_a_sample_differ_a_little():
-    image = Foam().ellipses(8, 60.0).image(121, oversample=2)
+    image = Foam().body(8, 60.0).image(121, oversample=2)
     step = np.abs(np.diff(image, axis=0)).mean() / image.mean()
     assert 0.001 < step < 0.5
 
 
 def test_pores_do_not_touch():
-    foam = Foam(seed=2).ellipses(1, 100.0)
+    foam = Foam(seed=2).body(1, 100.0)
     pores = np.flatnonzero(foam.a < 100.0)
     distance = np.hypot(foam.u[pores, None] - foam.u[pores], foam.v[pores, None] - foam.v[pores])
     distance += np.eye(pores.size) * 1e9
@@ -85,7 +85,7 @@ def test_pores_do_not_touch():
 
 
 def test_seed_decides_the_foam():
-    one, same, other = (Foam(seed=seed).ellipses(2, 50.0).image(101, oversample=1) for seed in (1, 1, 2))
+    one, same, other = (Foam(seed=seed).body(2, 50.0).image(101, oversample=1) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0
 

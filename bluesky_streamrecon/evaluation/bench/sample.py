@@ -55,7 +55,7 @@ def sample_scan(columns: int, rows: int, num: int) -> LineScan:
         Projections of a half turn, optimized interleaved.
     """
     axis, angles = (columns - 1) / 2, np.radians(np.asarray(make_order("optimized-interleaved", num=num).angles))
-    head = SheppLogan().ellipses(1, 0.42 * columns)
+    head = SheppLogan().body(1, 0.42 * columns)
     lines = np.stack([head.projection(angle, columns, axis) for angle in angles.tolist()])
     scale = np.linspace(1, 1 - ROW, rows, endpoint=False, dtype=np.float32)
     return LineScan("head", angles, lines * scale[:, None], axis)
