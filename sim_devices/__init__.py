@@ -8,13 +8,7 @@ from bluesky_streamrecon.sim_devices.camera import (
     RecordedCamera,
     SimulatedCamera,
 )
-from bluesky_streamrecon.sim_devices.detector import (
-    AngleRecorder,
-    BeamMonitor,
-    InlineBeamMonitor,
-    InlineTomoDetector,
-    TomoDetector,
-)
+from bluesky_streamrecon.sim_devices.detector import BeamReadings, InlineTomoDetector, StageAngles, TomoDetector
 from bluesky_streamrecon.sim_devices.ellipses import Ellipses
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.kinds import HELD_OUT_KINDS, KINDS, Kind
@@ -27,8 +21,7 @@ from bluesky_streamrecon.sim_devices.triggers import PositionTrigger, TriggerLin
 __all__ = [
     "HELD_OUT_KINDS",
     "KINDS",
-    "AngleRecorder",
-    "BeamMonitor",
+    "BeamReadings",
     "Body",
     "Camera",
     "Discs",
@@ -37,7 +30,6 @@ __all__ = [
     "Faults",
     "Foam",
     "FrameKind",
-    "InlineBeamMonitor",
     "InlineTomoDetector",
     "Kind",
     "Noise",
@@ -50,6 +42,7 @@ __all__ = [
     "Shutter",
     "SimBeamline",
     "SimulatedCamera",
+    "StageAngles",
     "TomoDetector",
     "TriggerLine",
     "sample_named",

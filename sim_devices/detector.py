@@ -10,10 +10,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from bluesky.protocols import Hints, Reading, Triggerable
@@ -46,7 +46,7 @@ from bluesky_streamrecon.sim_devices.shutter import SamplePosition, SampleTable,
 from bluesky_streamrecon.sim_devices.stage import RotaryStage, Sleep
 from bluesky_streamrecon.sim_devices.triggers import Gate, TriggerLine
 
-__all__ = ["AngleRecorder", "BeamMonitor", "InlineBeamMonitor", "InlineTomoDetector", "Scene", "TomoDetector"]
+__all__ = ["BeamReadings", "InlineTomoDetector", "Scene", "StageAngles", "TomoDetector"]
 
 FULL_READING = 1e7  # of a monitor, in the full beam
 JITTER = 1e-6  # seconds by which a pulse may come too early
@@ -78,10 +78,6 @@ class Scene:
     faults: Faults
     _beam_time: list[int] = field(default_factory=lambda: [0, 0], repr=False)  # closings, projections since then
 
-    def seen_by(self, camera: Camera | None) -> Scene:
-        """Return the same scene for another camera; None: as it is."""
-        return self if camera is None else replace(self, camera=camera)
-
     async def exposure(self, index: int, angle: float | None = None) -> Exposure:
         """Describe an exposure; `index` counts frames since the detector was staged.
 
@@ -101,9 +97,21 @@ class Scene:
             Exposure(kind, self.stage.sample_at(at), index, stage_angle=at), self.faults, self._beam_time[1]
         )
 
+    async def exposed(self, index: int, seconds: float, sleep: Sleep) -> Exposure:
+        """Expose for some seconds, and describe the exposure by what there was in its middle."""
+        if not seconds:
+            return await self.exposure(index)
+        await sleep(seconds / 2)
+        exposure = await self.exposure(index)
+        await sleep(seconds / 2)
+        return exposure
 
-class _Readings:
-    """A monitor of the beam, as a camera whose frames are numbers."""
+
+class BeamReadings:
+    """A camera that makes a detector a monitor of the beam, before the shutter: its frames are numbers.
+
+    It reads 10 million in the full beam, whatever the exposure time.
+    """
 
     shape, dtype = (), np.dtype("<f8")
 
@@ -112,8 +120,8 @@ class _Readings:
         return FULL_READING * exposure.beam
 
 
-class _Angles(_Readings):
-    """An encoder: where the stage was on average, and not where it was asked to be."""
+class StageAngles(BeamReadings):
+    """A camera that makes a detector an encoder: where the stage was on average, not where it was asked to be."""
 
     def frame(self, exposure: Exposure) -> Any:
         """Return the stage's angle, degrees."""
@@ -216,13 +224,10 @@ class _AcquireLogic(DetectorAcquireLogic):
 
     async def _take(self) -> None:
         exposure_time = 0.0 if self.instant else await self.exposure_time.get_value()
-        deadtime = 0.0 if self.instant else self.deadtime
         for _ in range(self.frames):
-            if exposure_time:
-                await self.sleep(exposure_time / 2)
-            exposure = await self.scene.exposure(self.data.taken)
-            if exposure_time + deadtime:
-                await self.sleep(exposure_time / 2 + deadtime)
+            exposure = await self.scene.exposed(self.data.taken, exposure_time, self.sleep)
+            if self.deadtime and not self.instant:
+                await self.sleep(self.deadtime)
             await self.data.write(partial(self.scene.camera.frame, exposure))
 
     async def _expose(self, gate: Gate) -> None:
@@ -290,8 +295,6 @@ class TomoDetector(StandardDetector):
         Of the device and its data key.
     """
 
-    _camera: ClassVar[Camera | None] = None  # that of the scene
-
     def __init__(
         self,
         scene: Scene,
@@ -304,29 +307,11 @@ class TomoDetector(StandardDetector):
         name: str = "",
     ) -> None:
         self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        self.scene = scene = scene.seen_by(self._camera)
+        self.scene = scene
         data = FileDataLogic(path_provider, scene.camera.shape, scene.camera.dtype)
         acquire = _AcquireLogic(scene, data, line, sleep, self.exposure_time, instant)
         self.add_detector_logics(_TriggerLogic(acquire), acquire, data)
         super().__init__(name=name)
-
-
-class BeamMonitor(TomoDetector):
-    """A simulated monitor of the beam, which writes a reading per exposure to HDF5, as `TomoDetector` its frames.
-
-    It stands before the shutter and reads 10 million in the full beam, whatever the exposure time.
-    """
-
-    _camera = _Readings()
-
-
-class AngleRecorder(TomoDetector):
-    """A simulated encoder recorder, which writes the mean angle of the stage in each exposure to HDF5, degrees.
-
-    Else as `TomoDetector`; it should expose as long as the camera.
-    """
-
-    _camera = _Angles()
 
 
 class InlineTomoDetector(StandardReadable, Triggerable):
@@ -337,8 +322,6 @@ class InlineTomoDetector(StandardReadable, Triggerable):
     scene, exposure, instant, sleep, name
         As for `TomoDetector`.
     """
-
-    _camera: ClassVar[Camera | None] = None  # that of the scene
 
     def __init__(
         self,
@@ -351,7 +334,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
     ) -> None:
         with self.add_children_as_readables(Format.CONFIG_SIGNAL):
             self.exposure_time = soft_signal_rw(float, _checked_exposure(exposure), units="s")
-        self.scene = scene.seen_by(self._camera)
+        self.scene = scene
         self._instant = instant
         self._sleep = sleep
         self._taken = 0
@@ -375,11 +358,7 @@ class InlineTomoDetector(StandardReadable, Triggerable):
     async def trigger(self) -> None:
         """Expose once."""
         exposure_time = 0.0 if self._instant else await self.exposure_time.get_value()
-        if exposure_time:
-            await self._sleep(exposure_time / 2)
-        exposure = await self.scene.exposure(self._taken)
-        if exposure_time:
-            await self._sleep(exposure_time / 2)
+        exposure = await self.scene.exposed(self._taken, exposure_time, self._sleep)
         self._taken += 1
         self._seen = await asyncio.to_thread(self.scene.camera.frame, exposure)
         self._taken_at = time.time()
@@ -400,12 +379,6 @@ class InlineTomoDetector(StandardReadable, Triggerable):
         if self._seen is None:
             raise RuntimeError(f"{self.name}: read before any frame was taken; trigger it first")
         return {self.name: {"value": self._seen, "timestamp": self._taken_at}}
-
-
-class InlineBeamMonitor(InlineTomoDetector):
-    """A simulated monitor of the beam that puts its reading into the event; else as `BeamMonitor`."""
-
-    _camera = _Readings()
 
 
 def _checked_exposure(exposure: float) -> float:

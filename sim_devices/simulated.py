@@ -27,14 +27,7 @@ from ophyd_async.core import (
 from bluesky_streamrecon.acquisition import QUANTITIES
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.sim_devices.camera import Camera, Noise, RecordedCamera, SimulatedCamera
-from bluesky_streamrecon.sim_devices.detector import (
-    AngleRecorder,
-    BeamMonitor,
-    InlineBeamMonitor,
-    InlineTomoDetector,
-    Scene,
-    TomoDetector,
-)
+from bluesky_streamrecon.sim_devices.detector import BeamReadings, InlineTomoDetector, Scene, StageAngles, TomoDetector
 from bluesky_streamrecon.sim_devices.faults import Faults
 from bluesky_streamrecon.sim_devices.samples import SAMPLES, Sample, sample_named
 from bluesky_streamrecon.sim_devices.shutter import SampleTable, Shutter
@@ -69,9 +62,9 @@ class SimBeamline:
         Angles of a recorded scan, degrees; None where any angle can be seen.
     trigger : PositionTrigger or None
         Has the detector expose while the stage turns; None for a detector that puts its frames into events.
-    encoder : AngleRecorder or None
-        Records the angles of its pulses.
-    monitor : BeamMonitor or InlineBeamMonitor or None
+    encoder : TomoDetector or None
+        Records the angles of its pulses: the mean angle of the stage in each exposure, degrees.
+    monitor : TomoDetector or InlineTomoDetector or None
         Follows the beam; plans read it that are called without detectors and with ``monitor="monitor"``.
     problems : tuple of str
         What is doubtful about a recorded scan, and what was left out of it.
@@ -86,8 +79,8 @@ class SimBeamline:
     axis: float | None = None
     angles: tuple[float, ...] | None = None
     trigger: PositionTrigger | None = None
-    encoder: AngleRecorder | None = None
-    monitor: BeamMonitor | InlineBeamMonitor | None = None
+    encoder: TomoDetector | InlineTomoDetector | None = None
+    monitor: TomoDetector | InlineTomoDetector | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -262,19 +255,16 @@ def sim_beamline(
     )
     shutter, table = Shutter(f"{prefix}shutter"), SampleTable(f"{prefix}table")
     scene = Scene(camera, stage, table, shutter, faults)
-    detector: TomoDetector | InlineTomoDetector
-    monitor: BeamMonitor | InlineBeamMonitor
-    trigger: PositionTrigger | None = None
-    encoder: AngleRecorder | None = None
-    if inline:
-        detector = InlineTomoDetector(scene, exposure=exposure, instant=instant, name=f"{prefix}detector")
-        monitor = InlineBeamMonitor(scene, exposure=exposure, instant=instant, name=f"{prefix}monitor")
-    else:
-        where = scene, StaticPathProvider(UUIDFilenameProvider(), folder), (line := TriggerLine())
-        detector = TomoDetector(*where, exposure=exposure, instant=instant, name=f"{prefix}detector")
-        monitor = BeamMonitor(*where, exposure=exposure, instant=instant, name=f"{prefix}monitor")
-        trigger = PositionTrigger(stage, line, f"{prefix}trigger")
-        encoder = AngleRecorder(*where, exposure=exposure, instant=instant, name=f"{prefix}encoder")
+    provider, line = StaticPathProvider(UUIDFilenameProvider(), folder), TriggerLine()
+
+    def made(name: str, seen: Camera) -> TomoDetector | InlineTomoDetector:
+        about: dict[str, Any] = {"exposure": exposure, "instant": instant, "name": f"{prefix}{name}"}
+        scene_of = replace(scene, camera=seen)
+        return InlineTomoDetector(scene_of, **about) if inline else TomoDetector(scene_of, provider, line, **about)
+
+    detector, monitor = made("detector", camera), made("monitor", BeamReadings())
+    encoder = None if inline else made("encoder", StageAngles())
+    trigger = None if inline else PositionTrigger(stage, line, f"{prefix}trigger")
     if phase:
         _configure(detector, phase)
     beamline = SimBeamline(

@@ -79,7 +79,7 @@ def test_projection_whose_reading_can_not_be_used_is_left_out_of_the_image_and_t
     def reading(camera, exposure):
         return 0.0 if exposure.kind is FrameKind.PROJECTION and exposure.index == 4 else 5.0
 
-    monkeypatch.setattr(detector._Readings, "frame", reading)
+    monkeypatch.setattr(detector.BeamReadings, "frame", reading)
     in_use(inline=True)
     assert run_engine(stream_tomo_plan(job=kept_job, monitor="monitor", **SCAN)).exit_status == "success"
     totals, (stop,) = kept_job.last_run.ledger_totals(), of(documents, "stop")
