@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,26 +39,46 @@ Who = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who you a
 PLACE = "command line"
 
 
-def operator_command(function: Callable[..., None]) -> Callable[..., None]:
+def operator_command(function: Callable[..., None], name: str | None = None) -> None:
     """Register a command that gets a connection to the job, as `operator`, and has the options that name the job."""
-    own = inspect.signature(function, eval_str=True)
-    given = [parameter for name, parameter in own.parameters.items() if name != "operator"]
-    options = {"address": Address, "job_id": JobId, "key": KeyFile, "server_key": ServerKey}
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in options.items()
-    ]
+    job = {"address": Address, "job_id": JobId, "key": KeyFile, "server_key": ServerKey}
 
-    @functools.wraps(function)
     def command(**values: Any) -> None:
-        with connect_operator(*(values.pop(name) for name in options)) as operator:
+        with connect_operator(*(values.pop(each) for each in job)) as operator:
             function(operator, **values)
 
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in given] + added
-    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command()(command)
-    return function
+    app.command(name or function.__name__)(_with_options(command, function, job))
+
+
+def order_command(function: Callable[..., dict[str, Any] | None]) -> None:
+    """Register a command that gives the order of its name: with its arguments, or what it returns, as the fields."""
+
+    def command(operator: Operator, *, run: str | None, who: str | None, json: bool | None, **values: Any) -> None:
+        from bluesky_streamrecon.job_registration import own_name
+        from bluesky_streamrecon.wire import Ask, Order
+
+        fields: Any = function(**values) or values
+        if run is None:  # the run that is open now, and no other that may be by the time this arrives
+            now = operator.ask(Ask()).status
+            run = None if now is None else now.run_uid
+        action: Any = function.__name__
+        order = Order(action=action, who=own_name() if who is None else who, place=PLACE, **fields)
+        answer = operator.ask(Ask(order=order, run_uid=run))
+        _print_status(answer.status, answer.text, as_json=bool(json))
+
+    operator_command(_with_options(command, function, {"run": Run, "who": Who, "json": Json}), function.__name__)
+
+
+def _with_options(command: Callable[..., None], function: Callable[..., Any], more: Mapping[str, Any]) -> Any:
+    """Return `command` as typer sees it: with what is said of another function, its arguments, and more options."""
+    own = inspect.signature(function, eval_str=True)
+    given = [each.replace(kind=each.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "operator"]
+    given += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more[name]) for name in more
+    ]
+    command.__doc__ = function.__doc__
+    command.__signature__ = own.replace(parameters=given)  # type: ignore[attr-defined]
+    return command
 
 
 @operator_command
@@ -73,89 +92,66 @@ def status(operator: Operator, json: Json = False) -> None:
     _print_status(operator.ask(Ask()).status, "", as_json=json)
 
 
-@operator_command
-def finish(
-    operator: Operator,
-    reason: Annotated[str, typer.Argument(help="Why, in a few words; stored with the run.")],
-    run: Run = None,
-    who: Who = None,
-    json: Json = False,
-) -> None:
+@order_command
+def finish(reason: Annotated[str, typer.Argument(help="Why, in a few words; stored with the run.")]) -> None:
     """End the run as a success at the next projection, even if it is held or only advisory.
 
     Example: `streamrecon steer finish "good enough for me"`
     """
-    _order(operator, "finish", run, who, json, reason=reason)
 
 
-@operator_command
-def hold(operator: Operator, reason: Why = "", run: Run = None, who: Who = None, json: Json = False) -> None:
+@order_command
+def hold(reason: Why = "") -> None:
     """Let nothing end the run automatically until it is released.
 
     Example: `streamrecon steer hold "look at the crack first"`
     """
-    _order(operator, "hold", run, who, json, reason=reason)
 
 
-@operator_command
-def release(operator: Operator, reason: Why = "", run: Run = None, who: Who = None, json: Json = False) -> None:
+@order_command
+def release(reason: Why = "") -> None:
     """Undo a hold: if the image is still good enough at its next verdict, the run ends.
 
     Example: `streamrecon steer release`
     """
-    _order(operator, "release", run, who, json, reason=reason)
 
 
-@operator_command
+@order_command
 def extend(
-    operator: Operator,
-    count: Annotated[int, typer.Argument(min=1, metavar="N", help="Projections to take at least.")],
-    reason: Why = "",
-    run: Run = None,
-    who: Who = None,
-    json: Json = False,
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="Projections to take at least.")], reason: Why = ""
 ) -> None:
     """Take N more projections before the run may end, beyond the plan if need be (where the plan can).
 
     Example: `streamrecon steer extend 20`
     """
-    _order(operator, "extend", run, who, json, reason=reason, count=count)
 
 
-@operator_command
+@order_command
 def axis(
-    operator: Operator,
     column: Annotated[float, typer.Argument(metavar="COLUMN", help="Detector column of the rotation axis.")],
     reason: Why = "",
-    run: Run = None,
-    who: Who = None,
-    json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Correct the rotation axis: images are made anew about it, and scores begin anew.
 
     Example: `streamrecon steer axis 511.5 "a doubled edge in slice 40"`
     """
-    _order(operator, "axis", run, who, json, reason=reason, axis=column)
+    return {"axis": column, "reason": reason}
 
 
-@operator_command
+@order_command
 def region(
-    operator: Operator,
     corners: Annotated[
         list[int] | None, typer.Argument(metavar="[LEFT TOP RIGHT BOTTOM]", help="Pixels of the slice; the whole view.")
     ] = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
-    run: Run = None,
-    who: Who = None,
-    json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Let only a part of the slices count, or all again: scores and predictions begin anew.
 
     Example: `streamrecon steer region 200 150 500 450 --reason "the crack"`
     """
     if corners and len(corners) != 4:
         raise typer.BadParameter(f"got {len(corners)} numbers, expected LEFT TOP RIGHT BOTTOM, or none")
-    _order(operator, "region", run, who, json, reason=reason, region=tuple(corners) if corners else None)
+    return {"region": tuple(corners) if corners else None, "reason": reason}
 
 
 @contextmanager
@@ -195,20 +191,6 @@ def open_operator(
         if found.server is not None and security is None:
             raise ConfigError(f"job {job_id}: it accepts only the keys on its list; give --key and --server-key")
     return OperatorEndpoint(address, job_id=str(job_id), security=security)
-
-
-def _order(
-    operator: OperatorEndpoint, action: Any, run: str | None, who: str | None, as_json: bool, **fields: Any
-) -> None:
-    from bluesky_streamrecon.job_registration import own_name
-    from bluesky_streamrecon.wire import Ask, Order
-
-    if run is None:  # the run that is open now, and no other that may be by the time this arrives
-        now = operator.ask(Ask()).status
-        run = None if now is None else now.run_uid
-    order = Order(action=action, who=own_name() if who is None else who, place=PLACE, **fields)
-    answer = operator.ask(Ask(order=order, run_uid=run))
-    _print_status(answer.status, answer.text, as_json=as_json)
 
 
 def _print_status(status: RunStatus | None, text: str, *, as_json: bool) -> None:
