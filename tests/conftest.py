@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from pretended_job import BOUND, Script, pretended_job
 from tiled_tables import tables_once
 
-from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
+from bluesky_streamrecon.plans.engines import run_engine as own_run_engine
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline import ReconJob

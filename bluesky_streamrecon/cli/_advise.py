@@ -37,8 +37,8 @@ def advise(
     Example: `streamrecon advise --rows 2048 --columns 2048 --rate 100 --ranks 16`
     """
     from bluesky_streamrecon.errors import DeviceError
-    from bluesky_streamrecon.evaluation.cost import advise as find
-    from bluesky_streamrecon.evaluation.cost import kernel_speed
+    from bluesky_streamrecon.evaluation.bench.kernels import kernel_speed
+    from bluesky_streamrecon.recon.cost import advise as find
     from bluesky_streamrecon.recon.cuda.device import CudaDevice, find_device
 
     card: CudaDevice | None = None

@@ -76,9 +76,9 @@ def _check_devices(path: Path, config: Path | None) -> list[Any]:
     from rich.markup import escape
 
     from bluesky_streamrecon.config_file import load_config_file
-    from bluesky_streamrecon.evaluation.engines import run_engine
     from bluesky_streamrecon.plans import beamline_of, use_beamline
     from bluesky_streamrecon.plans.device_check import try_devices
+    from bluesky_streamrecon.plans.engines import run_engine
     from bluesky_streamrecon.profile import run_startup
 
     def show(line: str) -> None:

@@ -37,6 +37,9 @@ SHOWN = 5
 GROWTH = 1.4
 """So many times more projections than the last has a further one, at least."""
 
+TOLD = ("run_uid", "recon_uid", "exit_status", "reason", "score", "axis", "ranks", "seconds_to_first_image")
+"""Of the run's record, by the same names in the result."""
+
 Documents = list[tuple[str, dict[str, Any]]]
 Slices = list[tuple[int, NDArray[np.float32]]]
 """Projections, and the middle slice of the image that was made of them: fewer and fewer as the run goes on."""
@@ -100,10 +103,9 @@ def run_demo(
     from bluesky_streamrecon.beamline import MpiLauncher, ReconJob, RunTable
     from bluesky_streamrecon.beamline.source import Source
     from bluesky_streamrecon.data_keys import FrameLayout
-    from bluesky_streamrecon.evaluation.engines import run_engine
-    from bluesky_streamrecon.evaluation.scans import places_in_order
-    from bluesky_streamrecon.ordering import listed, make_order
+    from bluesky_streamrecon.ordering import listed, make_order, places_in_order
     from bluesky_streamrecon.plans import stream_tomo_plan
+    from bluesky_streamrecon.plans.engines import run_engine
     from bluesky_streamrecon.plans.parts import check_frames, check_names
     from bluesky_streamrecon.plans.signature import image_settings
     from bluesky_streamrecon.sim_devices import sim_beamline
@@ -177,17 +179,10 @@ def run_demo(
     _draw(picture, record, row, developed, f"{title}, {order}: {record.reason}")
     finished = {"finished": _draw_finished(out / "finished.png", record, row, title)} if record.volume else {}
     return {
-        "run_uid": record.run_uid,
-        "recon_uid": record.recon_uid,
-        "exit_status": record.exit_status,
-        "reason": record.reason,
+        **{name: getattr(record, name) for name in TOLD},
         "projections_used": record.used,
         "projections_planned": record.planned,
-        "score": record.score,
-        "axis": record.axis,
-        "ranks": record.ranks,
         "seconds": time.monotonic() - began,
-        "seconds_to_first_image": record.seconds_to_first_image,
         "picture": str(picture),
         "ledger": record.ledger_totals(),
         **finished,

@@ -16,7 +16,7 @@ from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.settings import ReconSettings
 
-__all__ = ["PAPERS", "finish", "live_engine", "live_images", "live_updates", "with_best_image"]
+__all__ = ["PAPERS", "finish", "live_images", "live_updates", "with_best_image"]
 
 PAPERS = ReconSettings(window_policy="newest")
 """The paper's live image: MLEM, l = 24, s = 1, the newest projections."""
@@ -26,17 +26,15 @@ BEST_PASSES = 50
 """Times that the image which stands for the truth of a measured scan goes over all projections."""
 
 
-def live_engine(
-    scan: LineScan,
-    recon: ReconSettings,
-    *,
-    spread: Spread | None = None,
-    threads: int = 1,
-    disc: bool = True,
-) -> Engine:
-    """Return the engine that a job with these settings, or another window, would have for all rows of `scan`."""
-    return Engine(
-        replace(scan.geometry, disc=disc),
+def live_updates(
+    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
+) -> Iterator[tuple[int, Engine]]:
+    """Yield the engine that a job with these settings, or another window, would have for all rows of `scan`.
+
+    It comes after each update of the image, with the number of projections that it has.
+    """
+    with Engine(
+        scan.geometry,
         scan.rows,
         algorithm=recon.algorithm,
         window=recon.window,
@@ -44,14 +42,7 @@ def live_engine(
         planned=len(scan),
         threads=recon.threads or threads,
         options=recon.options,
-    )
-
-
-def live_updates(
-    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
-) -> Iterator[tuple[int, Engine]]:
-    """Yield the engine after each update of the image, with the number of projections that it has."""
-    with live_engine(scan, recon, spread=spread, threads=threads) as engine:
+    ) as engine:
         for number, (projection, angle) in enumerate(zip(scan.integrals, scan.angles, strict=True), 1):
             engine.append(projection, float(angle))
             if number % recon.step == 0 or number == len(scan):

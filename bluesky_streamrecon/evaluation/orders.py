@@ -8,7 +8,7 @@ reconstruction from all projections by many updates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
-from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, places_in_order, simulated_scan
-from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
+from bluesky_streamrecon.ordering import AngleOrder, make_order, places_in_order
 from bluesky_streamrecon.sim_devices import Foam, Sample, SheppLogan
 
 if TYPE_CHECKING:
@@ -63,21 +63,19 @@ def evaluate_orders(
     StorageError, DataError
         If `data` can not be used.
     """
-
-    def simulated(kind: str, sample: Sample) -> Callable[[str], LineScan]:
-        return lambda name: simulated_scan(
-            kind, sample, columns=columns, order=make_order(name, num=num), counts=counts
-        )
-
-    sources = [simulated("foam", Foam(pores=90)), simulated("shepp-logan", SheppLogan())]
+    samples: tuple[tuple[str, Sample], ...] = (("foam", Foam(pores=90)), ("shepp-logan", SheppLogan()))
+    angles = [make_order(name, num=num) for name in ORDERS]
+    scans = [
+        [simulated_scan(*each, columns=columns, order=order, counts=counts) for order in angles] for each in samples
+    ]
     if data is not None:
-        sources.append(_recorded(data, threads))
+        whole = with_best_image(measured_scan(data, order="fixed"), threads=threads)
+        scans.append([whole.in_order(places_in_order(name, whole.angles)) for name in ORDERS])
     rows: list[Row] = []
     shown: list[tuple[LineScan, dict[str, NDArray[np.float32]]]] = []
-    for scan_in in sources:
+    for in_orders in scans:
         images = {}
-        for order in ORDERS:
-            scan = scan_in(order)
+        for order, scan in zip(ORDERS, in_orders, strict=True):
             logger.info("%s: %s", scan.name, order)
             for number, image in live_images(scan, PAPERS, threads=threads):
                 rows.append({"order": order, "image": "live"} | scan.compare(number, image))
@@ -106,12 +104,6 @@ def draw_orders(orders: Sequence[AngleOrder]) -> Figure:
     axes[0, 0].set_ylabel("angle in the range (deg)")
     axes[1, 0].set_ylabel("largest gap / ideal")
     return figure
-
-
-def _recorded(data: Path, threads: int) -> Callable[[str], LineScan]:
-    """Return what takes a recorded scan in any order."""
-    scan = with_best_image(measured_scan(data, order="fixed"), threads=threads)
-    return lambda name: scan.in_order(places_in_order(name, scan.angles))
 
 
 def _draw_images(samples: Sequence[tuple[LineScan, dict[str, NDArray[np.float32]]]]) -> Figure:

@@ -17,9 +17,9 @@ import numpy as np
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
-from bluesky_streamrecon.evaluation.cost import core_speed, step_seconds
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, line_of, new_figure
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
+from bluesky_streamrecon.recon.cost import core_speed, step_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

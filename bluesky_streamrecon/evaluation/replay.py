@@ -24,11 +24,12 @@ from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, sh
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
-from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, places_in_order, prepared, with_rows_around
+from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
+from bluesky_streamrecon.ordering import places_in_order
 from bluesky_streamrecon.quality.patches import patches_that_differ
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.trials import region_slices, view_width
-from bluesky_streamrecon.reduction import Reduction, binned
+from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
@@ -75,7 +76,7 @@ class Recorded:
 
 
 def recorded_file(path: Path, *, order: str | None = None, angle_units: str | None = None) -> Recorded:
-    """Open a recorded scan, DXchange or NXtomo; problems of its data are logged.
+    """Open a recorded scan, DXchange or NXtomo.
 
     Parameters
     ----------
@@ -92,16 +93,9 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
         If it can not be read.
     """
     frames = read_scan(path, angle_units=angle_units).frames
-    _log_problems(frames)
     count = len(frames.angles_deg)
     if order is not None:
-        chosen = places_in_order(order, frames.angles_deg)
-        frames = replace(
-            frames,
-            projections=np.asarray(frames.projections[:])[chosen],
-            angles_deg=frames.angles_deg[chosen],
-            monitor=None if frames.monitor is None else frames.monitor[chosen],
-        )
+        frames = frames.in_order(places_in_order(order, frames.angles_deg))
     return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
 
 
@@ -139,7 +133,6 @@ def recorded_run(
     with open_storage(uri, directory=directory, readable=readable) as storage:
         run = RunStreams(find_run(storage.catalog, uid))
         frames = scan_of(run, storage.catalog, uid, angle_units=angle_units)
-        _log_problems(frames)
         start: Mapping[str, Any] = run.metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
@@ -152,7 +145,7 @@ def recorded_run(
 
 
 def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:
-    """Judge a past run again.
+    """Judge a past run again; problems of its data are logged.
 
     Parameters
     ----------
@@ -179,9 +172,10 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     DataError
         If there are no flats, or no projections.
     """
+    for problem in recorded.frames.problems:
+        logger.warning("%s", problem)
     steering = steering or recorded.steering
-    scan, moved = _shown_rows(recorded, steering)
-    region = _moved(steering.region, moved, scan.geometry.size)
+    scan, region = _shown_rows(recorded, steering)
     judgement = judge_offline(
         scan,
         msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1),
@@ -221,51 +215,24 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     return Report(fields, figures={"replay": _draw(recorded.name, judgement, steering, early, whole, lost, patches)})
 
 
-def _moved(region: Region | None, by: int, size: int) -> Region | None:
-    """Return a region of the run's slices as one of those that are replayed, whose edges are cut off or added."""
-    if region is None:
-        return None
-    left, top, right, bottom = (min(max(edge + by, 0), size) for edge in region)
-    return left, top, right, bottom
-
-
-def _log_problems(frames: TomoScan) -> None:
-    for problem in frames.problems:
-        logger.warning("%s", problem)
-
-
-def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> tuple[LineScan, int]:
+def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> tuple[LineScan, Region | None]:
     """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere.
 
-    The number is how many pixels were added at each edge of the slices, below 0 where they are smaller.
+    The edges of the slices are cut off or added to; the region is the same part of the sample in them.
     """
-    frames = recorded.frames
-    reduction = Reduction.wanted(FrameLayout(1, *frames.projections.shape[1:]), recorded.recon)
-    height = reduction.shape[0]
+    height = Reduction.wanted(FrameLayout(1, *recorded.frames.projections.shape[1:]), recorded.recon).shape[0]
     rows = steering.preview_rows or tuple(sorted({min(height - 1, height * k // 4) for k in range(1, MOST_ROWS + 1)}))
     if max(rows) >= height:
         raise ConfigError(f"preview_rows: got {rows}, but the frames of {recorded.name} have {height} rows")
-    if not len(frames.angles_deg):
+    if not len(recorded.frames.angles_deg):
         raise DataError(f"{recorded.name}: got no projections, expected at least one")
-    read = with_rows_around(rows, height, recorded.recon.preparation, recorded.recon.bin)
-    first, inner = min(read), [row - min(read) for row in read]
-    taken = reduction.rows_of(first, max(read) + 1)
-    projections, flats, darks = (
-        binned(np.asarray(stack[:, taken]), reduction.bin)[:, inner]
-        for stack in (frames.projections, frames.flats, frames.darks)
-    )
-    part = replace(frames, projections=projections, flats=flats, darks=darks)
-    scan = prepared(
-        part,
-        recorded.name,
-        axis=recorded.recon.axis,
-        values=recorded.recon.pixel_values,
-        preparation=recorded.recon.preparation,
-        side=recorded.recon.bin,
-        monitor=recorded.recon.monitor,
-    )
-    shown = centred(replace(scan, name=recorded.name, span=recorded.span))
-    return shown, (shown.geometry.size - (recorded.recon.size or scan.geometry.size)) // 2
+    scan = replace(prepared(recorded.frames, recorded.name, recorded.recon, rows), span=recorded.span)
+    shown = centred(scan)
+    size, was = shown.geometry.size, recorded.recon.size or scan.geometry.size
+    if steering.region is None:
+        return shown, None
+    left, top, right, bottom = (min(max(edge + (size - was) // 2, 0), size) for edge in steering.region)
+    return shown, (left, top, right, bottom)
 
 
 def _draw(

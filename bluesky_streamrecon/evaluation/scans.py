@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
+from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
-from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.ordering import AngleOrder, places_in_order
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
 from bluesky_streamrecon.quality.trials import disc, display_range, in_view, view_width
+from bluesky_streamrecon.reduction import Reduction, binned
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Sample
 from bluesky_streamrecon.storage import TomoScan, read_scan
 
@@ -32,10 +35,8 @@ __all__ = [
     "Truth",
     "centred",
     "measured_scan",
-    "places_in_order",
     "prepared",
     "simulated_scan",
-    "with_rows_around",
 ]
 
 FILL = 0.94
@@ -293,22 +294,6 @@ def simulated_scan(
     return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size, span=span)
 
 
-def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:
-    """Return the projections of a recorded scan, each once, in the order in which they might have been taken.
-
-    Parameters
-    ----------
-    order : str
-        Registered name; of an order that is not on a grid, the nearest projection that is left is taken.
-    angles : ndarray of float64, shape (n,)
-        Of the projections, in any order and unit.
-    """
-    left = list(range(len(angles)))
-    wanted = make_order(order, num=len(left), start=0, stop=len(left)).angles
-    by_angle = np.argsort(angles, kind="stable")
-    return [int(by_angle[left.pop(int(np.argmin(np.abs(np.asarray(left) - place))))]) for place in wanted]
-
-
 def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:
     """Read a recorded scan, prepare it, and put it into the order in which it might have been taken.
 
@@ -323,101 +308,86 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 
-def with_rows_around(
-    rows: Sequence[int], height: int, preparation: Sequence[str | Mapping[str, Any]], side: int = 1
-) -> list[int]:
-    """Return some rows of a detector of `height` rows, and around each those that the steps of a preparation look at.
-
-    Examples
-    --------
-    >>> with_rows_around([0, 4], 6, ["zingers"])
-    [0, 4]
-    """
-    from bluesky_streamrecon.recon.steps import halo_rows
-
-    halo = halo_rows(preparation, side)
-    return [min(max(row + away, 0), height - 1) for row in rows for away in range(-halo, halo + 1)]
-
-
 def prepared(
-    raw: TomoScan,
-    name: str,
-    *,
-    axis: float | None = None,
-    values: str = "counts",
-    preparation: Sequence[str | Mapping[str, Any]] = (),
-    side: int = 1,
-    monitor: str | None = None,
+    raw: TomoScan, name: str, recon: ReconSettings | None = None, rows: Sequence[int] | None = None
 ) -> LineScan:
-    """Make line integrals of a scan's frames, and find the axis unless it is given.
+    """Make line integrals of a scan's frames as a job does, and find the axis unless the settings have it.
 
     Parameters
     ----------
     raw : TomoScan
-        Frames; of each row that is kept also those around it, if the steps look at them: see `with_rows_around`.
+        Frames.
     name : str
         What messages call it.
-    axis : float, optional
-        Detector column of the rotation axis.
-    values : str, optional
-        What pixels stand for.
-    preparation : sequence of str or mapping, optional
-        As in the settings.
-    side : int, optional
-        The setting ``bin`` of these frames.
-    monitor : str, optional
-        As in the settings: light is normalised by the readings of `raw`.
+    recon : ReconSettings, optional
+        How frames are reduced and prepared.
+    rows : sequence of int, optional
+        Rows of the reduced frames, each prepared with those around it that the steps look at; all by default.
 
     Raises
     ------
     DataError
-        If there are no flats, or no light at all, or no readings.
+        If there are no flats, or no light at all, or no readings of the monitor.
+    ConfigError
+        If the settings do not go with the frames.
     """
     from bluesky_streamrecon.recon.axis import find_axis
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
     from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
 
-    _, rows, columns = raw.projections.shape
-    counts = Preparation(rows, columns, values=values, name=name)
-    for frame in np.asarray(raw.darks[:]):
+    recon = recon or ReconSettings()
+    reduction = Reduction.wanted(FrameLayout(1, *raw.projections.shape[1:]), recon)
+    height, columns = reduction.shape
+    halo = halo_rows(recon.preparation, recon.bin)
+    windows, steps = [], []
+    for own in [range(height)] if rows is None else [range(row, row + 1) for row in rows]:
+        first, stop = window = max(own.start - halo, 0), min(own.stop + halo, height)
+        windows.append(window)
+        beyond = own.start - first, stop - own.stop
+        steps.append(Pipeline(recon.preparation, len(own), columns, beyond=beyond, side=recon.bin))
+    *edges, together = np.cumsum([stop - first for first, stop in windows]).tolist()
+    darks, flats, projections = (
+        np.concatenate([binned(np.asarray(each[:, reduction.rows_of(*window)]), recon.bin) for window in windows], 1)
+        for each in (raw.darks, raw.flats, raw.projections)
+    )
+    counts = Preparation(together, columns, values=recon.pixel_values, name=name)
+    for frame in darks:
         counts.add_reference("dark", frame)
-    readings, with_flats = np.ones(len(raw.angles)), np.ones(len(raw.flats))
-    if monitor is not None:
+    readings, with_flats = np.ones(len(projections)), np.ones(len(flats))
+    if recon.monitor is not None:
         if raw.monitor is None or raw.flat_monitor is None:
-            raise DataError(f"{name}: got no readings of the monitor {monitor!r}, expected one per projection and flat")
+            raise DataError(
+                f"{name}: got no readings of the monitor {recon.monitor!r}, expected one per projection and flat"
+            )
         readings, with_flats = (np.where(each > 0, each, np.nan) for each in (raw.monitor, raw.flat_monitor))
-    for frame, reading in zip(np.asarray(raw.flats[:]), with_flats.tolist(), strict=True):
+    for frame, reading in zip(flats, with_flats.tolist(), strict=True):
         if np.isfinite(reading):
             counts.add_reference("flat", frame, monitor=reading)
     if not counts.ready:
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
-    halo = halo_rows(preparation, side)
-    kept = 1 if halo else rows  # rows that are prepared together
-    beyond, groups = (halo, halo), rows // (kept + 2 * halo)
-    steps = [Pipeline(preparation, kept, columns, beyond=beyond, side=side) for _ in range(groups)]
-    integrals = np.empty((len(raw.angles), groups * kept, columns), np.float32)
-    for number, (frame, angle) in enumerate(zip(np.asarray(raw.projections[:]), raw.angles.tolist(), strict=True)):
-        usable = bool(np.isfinite(readings[number]))
-        lines = counts.prepare(frame, float(readings[number])) if usable else np.full(frame.shape, np.nan, np.float32)
-        parts = zip(steps, np.split(lines, groups), strict=True)
-        archived = [pipeline.first_part(part, angle) if usable else None for pipeline, part in parts]
-        integrals[number] = np.concatenate([
-            pipeline.second_part(part, angle) for pipeline, part in zip(steps, archived, strict=True)
-        ])  # fmt: skip
+    integrals = []
+    for frame, angle, reading in zip(projections, raw.angles.tolist(), readings.tolist(), strict=True):
+        archived: list[NDArray[np.float32] | None] = [None] * len(steps)
+        if np.isfinite(reading):
+            parts = np.split(counts.prepare(frame, reading), edges)
+            archived = [each.first_part(part, angle) for each, part in zip(steps, parts, strict=True)]
+        lines = [each.second_part(part, angle) for each, part in zip(steps, archived, strict=True)]
+        integrals.append(np.concatenate(lines))
     counts.conclude()
     problems = counts.warnings
     full_turn = float(np.ptp(raw.angles_deg)) * (1 + 1 / max(len(raw.angles_deg) - 1, 1)) >= FULL_TURN
-    sides = reaches_out(integrals)
-    doubt = ""
+    lines_of_all = np.stack(integrals)
+    sides = reaches_out(lines_of_all)
+    axis, doubt = recon.axis, ""
     if axis is None:
-        found = find_axis(integrals, raw.angles)
+        found = find_axis(lines_of_all, raw.angles)
         axis, doubt = found.axis, found.doubt
         problems += [text for text in (doubt, found.disagreement) if text]
     geometry = TomoGeometry(columns, axis, image_size(columns, axis, full_turn=full_turn, edges=len(sides)))
     problems += filter(None, [field_of_view(geometry, sides, full_turn=full_turn)])
     size = geometry.size if geometry.size > columns else 0
-    return LineScan(name, raw.angles, integrals, axis, doubt=doubt, problems=tuple(problems), size=size)
+    return LineScan(name, raw.angles, lines_of_all, axis, doubt=doubt, problems=tuple(problems), size=size)
 
 
 def centred(scan: LineScan) -> LineScan:

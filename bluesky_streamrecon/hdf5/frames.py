@@ -194,6 +194,10 @@ class FrameStack(ABC):
         if np.ndim(numbers) == 0:
             return int(numbers)
         step = int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1
+        if not np.all(np.diff(numbers) == step):
+            raise DataError(
+                f"frames {numbers}: expected them equally far apart, here they can be read in no other order"
+            )
         stop = int(numbers[-1]) + (1 if step > 0 else -1)
         return slice(int(numbers[0]), stop if stop >= 0 else None, step)
 

@@ -9,6 +9,7 @@ from bluesky_streamrecon.ordering._named import (
     make_order,
     optimized_interleaved,
     order_names,
+    places_in_order,
 )
 from bluesky_streamrecon.ordering._value import AngleOrder, Sweep, move_time
 
@@ -24,4 +25,5 @@ __all__ = [
     "move_time",
     "optimized_interleaved",
     "order_names",
+    "places_in_order",
 ]

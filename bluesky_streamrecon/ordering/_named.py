@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable
 from numbers import Integral
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering._value import AngleOrder, check_range, halving, is_number
 
@@ -19,6 +22,7 @@ __all__ = [
     "make_order",
     "optimized_interleaved",
     "order_names",
+    "places_in_order",
 ]
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # fraction of the span between two golden-angle views
@@ -213,6 +217,22 @@ def make_order(
     if name in ("golden", "golden-continuous") and argument is None:
         return golden_angle(num, start, stop, continuous=name.endswith("continuous"))
     raise ConfigError(f"order: got {order!r}, expected one of {', '.join(order_names())}, or a list of angles")
+
+
+def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:
+    """Return the projections of a recorded scan, each once, in the order in which they might have been taken.
+
+    Parameters
+    ----------
+    order : str
+        Registered name; of an order that is not on a grid, the nearest projection that is left is taken.
+    angles : ndarray of float64, shape (n,)
+        Of the projections, in any order and unit.
+    """
+    left = list(range(len(angles)))
+    wanted = make_order(order, num=len(left), start=0, stop=len(left)).angles
+    by_angle = np.argsort(angles, kind="stable")
+    return [int(by_angle[left.pop(int(np.argmin(np.abs(np.asarray(left) - place))))]) for place in wanted]
 
 
 def _checked(num: int, start: float, stop: float) -> int:

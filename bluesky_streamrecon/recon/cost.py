@@ -19,24 +19,34 @@ import math
 from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.kernels import engine_rate
-from bluesky_streamrecon.evaluation.bench.sample import giga_updates
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.cuda.layout import Memory
 from bluesky_streamrecon.recon.window import kept_views
 
-__all__ = ["advise", "core_speed", "kernel_speed", "step_seconds"]
+__all__ = [
+    "USUAL_WINDOW", "advise", "bytes_per_thread", "bytes_per_voxel", "core_speed", "giga_updates", "step_seconds",
+]  # fmt: skip
 
 RESERVE = 0.8
 """Share of the kernels' rate that is counted on for the whole road."""
 
 USUAL_WINDOW = 24
 MOST_SUBSETS = 6
-PROBE = {"rows": 16, "columns": 1024, "window": USUAL_WINDOW, "step": 1, "threads": 1}
-GPU_ROWS = 96
-"""A GPU has much to do at once; few rows would not show how fast it is."""
 GROUPS = {4: 7, 8: 10, 16: 16}
 """Slices that are computed together, and as how many of a full group they count: geometry is shared by all."""
+
+
+def giga_updates(algorithm: str, slices: int, window: int, columns: int) -> float:
+    """Compute the updates of one pass over the window, in 1e9; filtered back projection has no forward projection.
+
+    An update is one slice's pixel seen by one projection, once forward and once back.
+
+    Examples
+    --------
+    >>> giga_updates("mlem", 16, 24, 1024)
+    0.805306368
+    """
+    return slices * window * columns**2 * (1 if algorithm == "fbp" else 2) / 1e9
 
 
 def step_seconds(gups: float, *, rows: int, columns: int, window: int, threads: int = 1, members: int = 1) -> float:
@@ -162,11 +172,26 @@ def advise(
     }
 
 
-def kernel_speed(columns: int, *, gpu: bool = False) -> float:
-    """Measure this machine's GUPS per core, or those of a GPU, in about a second, with at most 1024 columns."""
-    case = PROBE | {"columns": min(columns, PROBE["columns"])} | ({"rows": GPU_ROWS} if gpu else {})
-    rate = engine_rate("mlem", **case, backend="cuda" if gpu else "cpu")
-    return core_speed(rate, **case)
+def bytes_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
+    """Return 4 bytes for the image, 1 for edge slices of penalised algorithms, and the window's share, without margins.
+
+    Examples
+    --------
+    >>> bytes_per_voxel(1024, 24, coupled=True)
+    5.09375
+    """
+    return 4.0 + (1.0 if coupled else 0.0) + 4.0 * window / columns
+
+
+def bytes_per_thread(columns: int, projections: int) -> float:
+    """Return a thread's working memory for so many projections in a pass, bytes.
+
+    Examples
+    --------
+    >>> bytes_per_thread(1024, 24)
+    7864320.0
+    """
+    return 64.0 * projections * (4 * columns + columns)
 
 
 def _memory(rows: int, columns: int, window: int, *, gpu: bool) -> float:
@@ -174,7 +199,7 @@ def _memory(rows: int, columns: int, window: int, *, gpu: bool) -> float:
     kept = kept_views(columns, window)
     if gpu:
         return float(Memory.of(TomoGeometry(columns), rows, kept=kept, in_a_pass=window, coupled=False).total)
-    return 4.0 * rows * columns * (columns + kept)
+    return rows * columns**2 * bytes_per_voxel(columns, kept, coupled=False)
 
 
 def _computed(rows: int) -> int:

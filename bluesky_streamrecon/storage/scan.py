@@ -5,6 +5,7 @@ Angles are degrees; frames are detector counts, (frames, rows, columns). Nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -73,9 +74,14 @@ class TomoScan:
 
     def part(self, first: int, stop: int) -> TomoScan:
         """Return the scan with the projections ``[first, stop)`` alone, which stay where they are."""
-        readings = None if self.monitor is None else self.monitor[first:stop]
-        frames = ChosenFrames(self.projections, np.arange(first, stop))
-        return replace(self, projections=frames, angles_deg=self.angles_deg[first:stop], monitor=readings)
+        return self.in_order(range(first, stop))
+
+    def in_order(self, chosen: Sequence[int]) -> TomoScan:
+        """Return the scan with these projections, in this order; frames stay where they are."""
+        places = np.asarray(chosen, np.intp)
+        readings = None if self.monitor is None else self.monitor[places]
+        frames = ChosenFrames(self.projections, places)
+        return replace(self, projections=frames, angles_deg=self.angles_deg[places], monitor=readings)
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("projections", "flats", "darks")}

@@ -22,9 +22,9 @@ from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import sample_scan
-from bluesky_streamrecon.evaluation.images import live_engine
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan
+from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric
 from bluesky_streamrecon.quality.data_checks import find_fault
 from bluesky_streamrecon.quality.gain import predict_gain
@@ -33,6 +33,7 @@ from bluesky_streamrecon.quality.metrics import comparison_distance, measured, m
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.session import FORECAST_SHARE
 from bluesky_streamrecon.quality.trials import TrialReconstruction
+from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 __all__ = ["FAULTS", "measure_metrics"]
@@ -142,7 +143,8 @@ def _live(
 ) -> tuple[Summary, ImageHistory]:
     """Update as in a scan; return the time of one update, and two images that are compared."""
     images = []
-    with live_engine(scan, recon, threads=len(own_cores()), disc=False) as engine:
+    window = {"window": recon.window, "window_policy": recon.window_policy, "planned": len(scan)}
+    with Engine(TomoGeometry(scan.columns, scan.axis), scan.rows, **window, threads=len(own_cores())) as engine:
 
         def update() -> None:
             number = engine.projections % len(scan)

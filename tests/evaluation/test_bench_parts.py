@@ -12,16 +12,17 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline.processes import Child, ProcessExit
+from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerLost
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench.documents import ScanDocuments
-from bluesky_streamrecon.evaluation.bench.harness import seconds_per_call, take_turns
+from bluesky_streamrecon.evaluation.bench.harness import beside, printed, seconds_per_call, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.kernels import measure_kernels
 from bluesky_streamrecon.evaluation.bench.peers import astra, compare_peers, ours
 from bluesky_streamrecon.evaluation.bench.pipeline import measure_pipeline
+from bluesky_streamrecon.evaluation.bench.receivers import be_rank, receive_bare
 from bluesky_streamrecon.evaluation.bench.sample import DARK_COUNT, FLAT_COUNT, counts_of, sample_scan
 from bluesky_streamrecon.evaluation.bench.viewer import watch_page
 from bluesky_streamrecon.evaluation.bench.wire import measure_wire
@@ -183,21 +184,22 @@ def test_a_wait_is_bounded_and_says_what_for():
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("function", "arguments"),
     [
-        ("rank", "tcp://127.0.0.1:9", "none", "0", "1", ""),
-        ("bare", "tcp://127.0.0.1:9", ""),
+        (be_rank, ("tcp://127.0.0.1:9", "none", 0, 1, "")),
+        (receive_bare, ("tcp://127.0.0.1:9", "")),
     ],
 )
-def test_a_receiver_ends_when_its_standard_input_is_closed(arguments, tmp_path, no_orphans):
-    command = (sys.executable, "-m", "bluesky_streamrecon.evaluation.bench.receivers", *arguments)
-    child = Child("receiver", command, tmp_path / "log")
-    child.release()
-    try:
-        assert child.wait(BOUND)
-        assert child.code == 0, (tmp_path / "log").read_text()
-    finally:
-        child.stop(0)
+def test_a_receiver_ends_when_its_standard_input_is_closed(function, arguments, no_orphans):
+    with beside(function, *arguments) as process:
+        process.stdin.close()
+        assert process.wait(BOUND) == 0
+
+
+def test_a_process_beside_that_fails_is_reported_with_its_traceback_above(capfd, no_orphans):
+    with beside(receive_bare, "nowhere", "") as process, pytest.raises(JobError, match=r"a receiver: .* exit status 1"):
+        printed(process, "a receiver")
+    assert "ZMQError" in capfd.readouterr().err
 
 
 def test_a_viewer_fetches_the_cuts_of_each_new_image_once_and_says_how_old_it_was():

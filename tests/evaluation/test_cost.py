@@ -7,8 +7,8 @@ from math import isclose
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.cost import advise, core_speed, step_seconds
 from bluesky_streamrecon.evaluation.rates import evaluate_rates, predicted
+from bluesky_streamrecon.recon.cost import advise, core_speed, step_seconds
 
 DETECTOR = {"rows": 2048, "columns": 2048}
 
@@ -94,12 +94,12 @@ def test_ranks_with_a_gpu_each_need_its_memory_and_share_no_rows():
 
 def test_advise_measures_the_gpu_and_says_what_it_holds(monkeypatch, capsys):
     from bluesky_streamrecon.cli._advise import advise as command
-    from bluesky_streamrecon.evaluation import cost
+    from bluesky_streamrecon.evaluation.bench import kernels
     from bluesky_streamrecon.recon.cuda import device
 
     found = device.CudaDevice(0, "Card", (9, 0), "1.0", "numba-cuda 1", 80 * 2**30, 79 * 2**30)
     monkeypatch.setattr(device, "find_device", lambda: found)
-    monkeypatch.setattr(cost, "kernel_speed", lambda columns, gpu: 3000.0 if gpu else 10.0)
+    monkeypatch.setattr(kernels, "kernel_speed", lambda columns, gpu: 3000.0 if gpu else 10.0)
     command(rows=2048, columns=2048, rate=100.0, ranks=1, backend="auto")
     said = capsys.readouterr().out
     assert "1 ranks of one GPU each (Card, 80 GiB), 3e+03 GUPS per GPU (measured here)" in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,10 @@ from bluesky_streamrecon.evaluation.images import finish, live_images, with_best
 from bluesky_streamrecon.evaluation.scans import (
     ScanStack,
     measured_scan,
-    places_in_order,
     prepared,
     simulated_scan,
-    with_rows_around,
 )
-from bluesky_streamrecon.ordering import make_order
+from bluesky_streamrecon.ordering import make_order, places_in_order
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.settings import ReconSettings
@@ -60,13 +57,11 @@ def test_prefix_and_order_of_a_scan_keep_angles_with_their_projections():
 
 def test_some_rows_of_a_scan_are_prepared_as_they_are_among_all():
     phase = {"step": "paganin", "delta_beta": 100.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
-    preparation = ["zingers", phase, "rings"]
+    preparation = ("zingers", phase, "rings")
     counts = np.random.default_rng(0).poisson(1e3, (9, 40, 32)).astype(np.uint16)
     scan = TomoScan(counts[:5], counts[5:7], counts[7:] // 10, np.linspace(0, 144, 5))
     rows = [0, 20, 39]
-    taken = with_rows_around(rows, 40, preparation)
-    some = replace(scan, **{name: getattr(scan, name)[:, taken] for name in ("projections", "flats", "darks")})
-    found = prepared(some, "some", axis=15.5, preparation=preparation).integrals
+    found = prepared(scan, "some", ReconSettings(axis=15.5, preparation=preparation), rows).integrals
     whole = Preparation(40, 32)
     for dark, flat in zip(scan.darks, scan.flats, strict=True):
         whole.add_reference("dark", dark)

@@ -220,7 +220,9 @@ def test_readings_of_a_monitor_are_taken_from_an_earlier_run_and_used_when_the_s
     scan = load_run(storage.catalog, uid)
     np.testing.assert_allclose(scan.monitor, readings)
     np.testing.assert_allclose(scan.flat_monitor, 1e7)
-    as_it_was, normalised = (prepared(scan, uid, axis=16, monitor=name).integrals for name in (None, "monitor"))
+    as_it_was, normalised = (
+        prepared(scan, uid, ReconSettings(axis=16, monitor=name)).integrals for name in (None, "monitor")
+    )
     lost = -np.log(readings / 1e7)[:, np.newaxis, np.newaxis]
     np.testing.assert_allclose(as_it_was - normalised, np.broadcast_to(lost, normalised.shape), atol=1e-5)
     (without,) = run_engine(take_references_plan([faded.detector], flats=1, darks=0)).run_start_uids

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.evaluation.engines import run_engine as own_run_engine
 from bluesky_streamrecon.exit_hooks import GUARD
+from bluesky_streamrecon.plans.engines import run_engine as own_run_engine
 from bluesky_streamrecon.settings import data_directory
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, sim_beamline
 from bluesky_streamrecon.storage import (

@@ -9,7 +9,7 @@ import pytest
 from ophyd.sim import det
 
 from bluesky_streamrecon.errors import StorageError
-from bluesky_streamrecon.evaluation.engines import run_engine
+from bluesky_streamrecon.plans.engines import run_engine
 from bluesky_streamrecon.storage import find_run, last_scan_id, list_runs, open_storage
 
 

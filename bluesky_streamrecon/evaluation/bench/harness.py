@@ -6,18 +6,25 @@ Times are seconds.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.exit_hooks import when_closed
 
-__all__ = ["LEAST_REPEATS", "Summary", "check_repeats", "first_line", "seconds_per_call", "started", "take_turns"]
+__all__ = [
+    "LEAST_REPEATS", "Summary", "beside", "check_repeats", "printed", "seconds_per_call", "started", "take_turns",
+]  # fmt: skip
 
 END_SECONDS = 30.0
 LEAST_REPEATS = 3
@@ -110,18 +117,54 @@ def seconds_per_call(
 
 
 @contextlib.contextmanager
-def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a module in a process of its own, which ends when its standard input is closed, as when this one is gone."""
-    command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``python -m`` these words, and end it in the end, whatever it is doing."""
+    command = [sys.executable, "-m", *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.send_signal(signal.SIGCONT)  # one that was stopped ends only then
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+            process.kill()
+
+
+@contextlib.contextmanager
+def beside(function: Callable[..., object], *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Call a function of a module in a process of its own: ``function(ending, *arguments)``; all are JSON's values.
+
+    The event `ending` is set when the standard input is closed there, as when this process is gone. What the function
+    returns is the last thing that it prints, see `printed`.
+    """
+    call = f"{function.__module__}:{function.__name__}", *map(json.dumps, arguments)
+    with started(__name__, *call) as process:
         yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(ValueError):  # communicated with already
-            process.communicate(timeout=END_SECONDS)
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the next line that a process of `started` prints; empty if it has ended."""
-    return "" if process.stdout is None else process.stdout.readline().strip()
+def printed(process: subprocess.Popen[str], what: str) -> Any:
+    """Return the next value that a process prints, JSON on a line.
+
+    Raises
+    ------
+    JobError
+        If it has ended before.
+    """
+    line = process.stdout.readline() if process.stdout is not None else ""
+    if not line:
+        raise JobError(f"benchmark: {what}: the process has ended with exit status {process.wait()}; see above why")
+    return json.loads(line)
+
+
+def _call(name: str, *arguments: str) -> None:
+    """Be the process that `beside` starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it, too: it ends with the one that has started it
+    ending = threading.Event()
+    when_closed(0, ending.set)
+    module, _, function = name.partition(":")
+    print(json.dumps(getattr(import_module(module), function)(ending, *map(json.loads, arguments))), flush=True)
+
+
+if __name__ == "__main__":
+    _call(*sys.argv[1:])

@@ -16,15 +16,19 @@ from typing import Any
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import giga_updates, moving_engine, seconds_per_update
+from bluesky_streamrecon.evaluation.bench.sample import moving_engine, seconds_per_update
 from bluesky_streamrecon.evaluation.report import Report, Row
+from bluesky_streamrecon.recon.cost import USUAL_WINDOW, core_speed, giga_updates
 
-__all__ = ["ALGORITHMS", "engine_rate", "measure_kernels"]
+__all__ = ["ALGORITHMS", "engine_rate", "kernel_speed", "measure_kernels"]
 
 ALGORITHMS = ("mlem", "pml-quadratic", "pml-hybrid", "sirt")
 PROBE_SECONDS = 0.002
 PROBES = 9
 ENGINE_SECONDS = 0.3
+SPEED = {"rows": 16, "columns": 1024, "window": USUAL_WINDOW, "step": 1, "threads": 1}
+GPU_ROWS = 96
+"""A GPU has much to do at once; few rows would not show how fast it is."""
 ASKED = 3
 
 logger = logging.getLogger(__name__)
@@ -103,6 +107,13 @@ def engine_rate(
     with moving_engine(algorithm, **case) as (engine, move):
         times = [seconds_per_update(engine, partial(move, step), at_least=ENGINE_SECONDS) for _ in range(repeats)]
     return step / Summary.of(times).median
+
+
+def kernel_speed(columns: int, *, gpu: bool = False) -> float:
+    """Measure this machine's GUPS per core, or those of a GPU, in about a second, with at most 1024 columns."""
+    case = SPEED | {"columns": min(columns, SPEED["columns"])} | ({"rows": GPU_ROWS} if gpu else {})
+    rate = engine_rate("mlem", **case, backend="cuda" if gpu else "cpu")
+    return core_speed(rate, **case)
 
 
 def _measure(

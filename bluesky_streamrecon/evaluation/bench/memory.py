@@ -7,22 +7,21 @@ the size (interpreter, libraries, compiled kernels, tables of a geometry) falls 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.evaluation.bench.harness import beside, printed
 from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.cost import bytes_per_thread, bytes_per_voxel
 
-__all__ = ["ALGORITHMS", "documented_per_thread", "documented_per_voxel", "measure_memory"]
+__all__ = ["ALGORITHMS", "measure_memory", "taken"]
 
 ALGORITHMS = ("mlem", "osem", "pml-quadratic", "pml-hybrid", "sirt", "art")
 SLAB = 16
@@ -77,17 +76,17 @@ def _measure(name: str, columns: int, window: int, *, on_gpu: bool) -> Row:
     algorithm = make_algorithm(name, {})
     in_a_pass = -(-window // algorithm.passes(window))
     logger.info("%s: %d columns, window %d", name, columns, window)
-    taken = partial(_in_fresh_process, name, columns, window, on_gpu)
+    measured = partial(_in_fresh_process, name, columns, window, on_gpu)
     few, least = SLAB, LEAST_IMAGE_BYTES * (8 if on_gpu else 1)
     many = few + SLAB * max(1, -(-least // (4 * SLAB * columns**2)))
-    small, large = taken(few, 1), taken(many, 1)
+    small, large = measured(few, 1), measured(many, 1)
     voxels = (many - few) * columns**2
     row: Row = {
         "algorithm": name,
         "columns": columns,
         "window": window,
         "bytes_per_voxel": (large - small) / voxels,
-        "documented_per_voxel": documented_per_voxel(columns, window, coupled=algorithm.coupled),
+        "documented_per_voxel": bytes_per_voxel(columns, window, coupled=algorithm.coupled),
         "bytes_per_thread": 0.0,
         "documented_per_thread": 0.0,
         "peak_bytes": small,
@@ -101,50 +100,20 @@ def _measure(name: str, columns: int, window: int, *, on_gpu: bool) -> Row:
         ]
         per_voxel = (needed[1] - needed[0]) / voxels
         return row | {"documented_per_voxel": per_voxel, "peak_bytes": large, "documented_bytes": needed[1]}
-    per_thread = documented_per_thread(columns, in_a_pass)
+    per_thread = bytes_per_thread(columns, in_a_pass)
     threads = 1 + min(15, max(1, -(-LEAST_THREADS_BYTES // int(per_thread))))
     # As many slabs as threads, in both: each thread then works on a slab of its own.
-    alone, together = (taken(threads * SLAB, count) for count in (1, threads))
+    alone, together = (measured(threads * SLAB, count) for count in (1, threads))
     return row | {"bytes_per_thread": (together - alone) / (threads - 1), "documented_per_thread": per_thread}
 
 
-def documented_per_voxel(columns: int, window: int, *, coupled: bool) -> float:
-    """Return 4 bytes for the image, 1 for edge slices of penalised algorithms, and the window's share, without margins.
-
-    Examples
-    --------
-    >>> documented_per_voxel(1024, 24, coupled=True)
-    5.09375
-    """
-    return 4.0 + (1.0 if coupled else 0.0) + 4.0 * window / columns
+def _in_fresh_process(*case: object) -> int:
+    """Return what `taken` finds in a process of its own, bytes."""
+    with beside(taken, *case) as process:
+        return int(printed(process, f"memory of {case}; is there too little?"))
 
 
-def documented_per_thread(columns: int, projections: int) -> float:
-    """Return a thread's working memory for so many projections in a pass, bytes.
-
-    Examples
-    --------
-    >>> documented_per_thread(1024, 24)
-    7864320.0
-    """
-    return 64.0 * projections * (4 * columns + columns)
-
-
-def _in_fresh_process(algorithm: str, columns: int, window: int, on_gpu: bool, rows: int, threads: int) -> int:
-    """Return what `_taken` finds in a process of its own, bytes."""
-    fresh = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the process, too; it ends with ours, without a traceback of its own.
-    with ProcessPoolExecutor(
-        1, mp_context=fresh, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
-        try:
-            return pool.submit(_taken, algorithm, columns, window, on_gpu, rows, threads).result()
-        except (BrokenProcessPool, OSError) as error:
-            what = f"{algorithm}, {columns} columns, window {window}, {rows} rows, {threads} threads"
-            raise JobError(f"bench memory: {what}: the measuring process failed: {error}; is memory short?") from error
-
-
-def _taken(algorithm: str, columns: int, window: int, on_gpu: bool, rows: int, threads: int) -> int:
+def taken(_: threading.Event, algorithm: str, columns: int, window: int, on_gpu: bool, rows: int, threads: int) -> int:
     """Reconstruct a little; return by how many bytes this process has grown at its peak.
 
     Of a GPU: by how many bytes less memory is free than it has, the driver's needs included.

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
-from bluesky_streamrecon.evaluation.bench.sample import giga_updates, sample_scan
+from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
+from bluesky_streamrecon.recon.cost import giga_updates
 
 __all__ = ["Peer", "astra", "compare_peers", "ours"]
 

@@ -25,20 +25,14 @@ from bluesky_streamrecon.evaluation.bench.jobs import running_job
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, moving_engine, sample_scan
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.quality import get_policy
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.settings import Option, ReconSettings, SteeringSettings
 
 __all__ = ["measure_pipeline"]
 
 PACE = 0.8
 """Share of the sustained rate at which projections come while latency is measured: nothing piles up."""
 
-PHASE: Mapping[str, float | int | str | bool] = {
-    "step": "paganin",
-    "delta_beta": 200,
-    "energy": 25,
-    "distance": 60,
-    "pixel_size": 1.5,
-}
+PHASE: dict[str, Option] = {"step": "paganin", "delta_beta": 200, "energy": 25, "distance": 60, "pixel_size": 1.5}
 """A kernel of 4.6 pixels, cut off after 33 rows."""
 
 logger = logging.getLogger(__name__)
@@ -60,7 +54,7 @@ def measure_pipeline(
     exposure: float | None = None,
     policy: str = "ms-ssim",
     backend: str = "cpu",
-    preparation: Sequence[str | Mapping[str, float | int | str | bool]] = (),
+    preparation: Sequence[str | Mapping[str, Option]] = (),
 ) -> Report:
     """Measure one case.
 
@@ -115,10 +109,12 @@ def measure_pipeline(
     get_policy(policy)
     if threads is None:
         threads = max(1, len(own_cores()) // max(1, ranks))
+    wanted = (PHASE if each == "paganin" else each for each in preparation)
+    steps = tuple(each if isinstance(each, str) else dict(each) for each in wanted)
     recon = ReconSettings(
         algorithm=algorithm, window=window, step=step, axis=(columns - 1) / 2, disc=disc, threads=threads, ranks=ranks,
         coalesce=False, backend=backend,
-        preparation=tuple(_step(each) for each in preparation),
+        preparation=steps,
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
         raise ConfigError(
@@ -189,8 +185,3 @@ def measure_pipeline(
         "projections": projections, "algorithm": algorithm, "disc": disc, "policy": policy, "backend": backend,
         "preparation": list(preparation),
     })  # fmt: skip
-
-
-def _step(given: str | Mapping[str, float | int | str | bool]) -> str | dict[str, float | int | str | bool]:
-    step = PHASE if given == "paganin" else given
-    return step if isinstance(step, str) else dict(step)

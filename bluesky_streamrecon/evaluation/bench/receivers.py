@@ -6,7 +6,6 @@ sent again. Outside `wire`, this is the only module that touches zmq, because th
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 import zmq
 
 from bluesky_streamrecon.errors import JobError
-from bluesky_streamrecon.exit_hooks import when_closed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +26,8 @@ if TYPE_CHECKING:
 
     SendBare = Callable[[Iterable[Sequence[NDArray[np.generic]]]], None]
 
-__all__ = ["bare_receivers", "main", "receiving_ranks"]
+__all__ = ["bare_receivers", "be_rank", "receive_bare", "receiving_ranks"]
 
-START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 0.2
 HIGH_WATER = 16
@@ -60,7 +57,7 @@ def receiving_ranks(size: int, *, memory: int, curve: bool = False) -> Iterator[
         If the ranks do not come.
     """
     from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
-    from bluesky_streamrecon.evaluation.bench.harness import started
+    from bluesky_streamrecon.evaluation.bench.harness import beside
     from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
     from bluesky_streamrecon.wire import ServerSecurity, generate_keys
 
@@ -75,10 +72,9 @@ def receiving_ranks(size: int, *, memory: int, curve: bool = False) -> Iterator[
         endpoint = BeamlineEndpoint(on_event=events, security=security, memory_limit=memory)
         stack.callback(endpoint.close, 0.5)
         for rank in range(size):
-            arguments = ("rank", endpoint.address, endpoint.job_id, str(rank), str(size), keys)
-            stack.enter_context(started(__name__, *arguments))
+            stack.enter_context(beside(be_rank, endpoint.address, endpoint.job_id, rank, size, keys))
         stack.callback(endpoint.shutdown_peers, "the benchmark is over")
-        events.wait(f"hello of {size} ranks", lambda: events.ranks == size, START_SECONDS)
+        events.wait(f"hello of {size} ranks", lambda: events.ranks == size, PATIENCE_SECONDS)
         yield endpoint, events
 
 
@@ -103,7 +99,7 @@ def bare_receivers(size: int, *, curve: bool) -> Iterator[SendBare]:
     JobError
         If a process does not come, or takes or answers nothing for too long.
     """
-    from bluesky_streamrecon.evaluation.bench.harness import started
+    from bluesky_streamrecon.evaluation.bench.harness import beside
 
     public, secret = zmq.curve_keypair() if curve else (b"", b"")
     context: zmq.Context[Socket] = zmq.Context()
@@ -114,7 +110,7 @@ def bare_receivers(size: int, *, curve: bool) -> Iterator[SendBare]:
             if curve:
                 socket.curve_server, socket.curve_secretkey = True, secret
             port = socket.bind_to_random_port("tcp://127.0.0.1")
-            stack.enter_context(started(__name__, "bare", f"tcp://127.0.0.1:{port}", public.decode("ascii")))
+            stack.enter_context(beside(receive_bare, f"tcp://127.0.0.1:{port}", public.decode("ascii")))
 
         def send(frames: Iterable[Sequence[NDArray[np.generic]]]) -> None:
             for parts in frames:
@@ -144,8 +140,8 @@ def _dealer(context: zmq.Context[Socket]) -> Socket:
 # ----------------------------------------------------------------------------------- in the receiving process
 
 
-def _be_rank(stop: threading.Event, address: str, job_id: str, rank: str, size: str, keys: str) -> None:
-    """Acknowledge every item at once, and report every run as done."""
+def be_rank(ending: threading.Event, address: str, job_id: str, rank: int, size: int, keys: str) -> None:
+    """Acknowledge every item at once, and report every run as done, until asked to end."""
     from bluesky_streamrecon.wire import (
         ClientSecurity,
         CloseRun,
@@ -159,22 +155,22 @@ def _be_rank(stop: threading.Event, address: str, job_id: str, rank: str, size: 
     security = None
     if keys:
         security = ClientSecurity.from_files(Path(keys, f"{RECEIVER}.secret"), Path(keys, f"{SENDER}.public"))
-    endpoint = RankEndpoint(address, job_id=job_id, rank=int(rank), size=int(size), security=security)
+    endpoint = RankEndpoint(address, job_id=job_id, rank=rank, size=size, security=security)
     try:
-        while not stop.is_set():
+        while not ending.is_set():
             match endpoint.next(LOOK_SECONDS):
                 case Item(seq=seq):
                     endpoint.applied(seq)
                 case CloseRun(run_uid=uid):
-                    endpoint.send(RunDone(run_uid=uid, rank=int(rank), image_number=0))
+                    endpoint.send(RunDone(run_uid=uid, rank=rank, image_number=0))
                 case Shutdown() | Refused():
                     return
     finally:
         endpoint.close()
 
 
-def _receive_bare(stop: threading.Event, address: str, server_key: str) -> None:
-    """Take frames uncopied; answer once at first, and at each end of a round."""
+def receive_bare(ending: threading.Event, address: str, server_key: str) -> None:
+    """Take frames uncopied, until asked to end; answer once at first, and at each end of a round."""
     context: zmq.Context[Socket] = zmq.Context()
     try:
         socket = _dealer(context)
@@ -183,20 +179,8 @@ def _receive_bare(stop: threading.Event, address: str, server_key: str) -> None:
             socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
         socket.connect(address)
         socket.send(b"!")
-        while not stop.is_set():
+        while not ending.is_set():
             if socket.poll(int(LOOK_SECONDS * 1000)) and len(socket.recv(copy=False).buffer) == len(END_OF_ROUND):
                 socket.send(b"!")
     finally:
         context.destroy(linger=0)
-
-
-def main(kind: str, *arguments: str) -> None:
-    """Receive until asked to end, or until standard input is closed, as when the process that started this is gone."""
-    stop = threading.Event()
-    when_closed(0, stop.set)
-    kinds: dict[str, Callable[..., None]] = {"rank": _be_rank, "bare": _receive_bare}
-    kinds[kind](stop, *arguments)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

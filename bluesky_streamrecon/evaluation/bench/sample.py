@@ -26,7 +26,6 @@ __all__ = [
     "DARK_COUNT",
     "FLAT_COUNT",
     "counts_of",
-    "giga_updates",
     "moving_engine",
     "random_frames",
     "sample_scan",
@@ -81,19 +80,6 @@ def random_frames(rows: int, columns: int, *, num: int, receivers: int) -> list[
 def counts_of(projections: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Compute what a detector counts for these line integrals, without noise."""
     return np.asarray(np.rint(DARK_COUNT + (FLAT_COUNT - DARK_COUNT) * np.exp(-projections)), np.uint16)
-
-
-def giga_updates(algorithm: str, slices: int, window: int, columns: int) -> float:
-    """Compute the updates of one pass over the window, in 1e9; filtered back projection has no forward projection.
-
-    An update is one slice's pixel seen by one projection, once forward and once back.
-
-    Examples
-    --------
-    >>> giga_updates("mlem", 16, 24, 1024)
-    0.805306368
-    """
-    return slices * window * columns**2 * (1 if algorithm == "fbp" else 2) / 1e9
 
 
 @contextmanager

@@ -7,7 +7,6 @@ that fetch what a browser fetches. Times are seconds.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import signal
@@ -19,14 +18,7 @@ import numpy as np
 
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.evaluation.bench import viewer
-from bluesky_streamrecon.evaluation.bench.harness import (
-    END_SECONDS,
-    Summary,
-    check_repeats,
-    first_line,
-    started,
-    take_turns,
-)
+from bluesky_streamrecon.evaluation.bench.harness import Summary, beside, check_repeats, printed, started, take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import RunningJob, running_job
 from bluesky_streamrecon.evaluation.bench.sample import counts_of, sample_scan
 from bluesky_streamrecon.evaluation.report import Report, Row
@@ -150,16 +142,14 @@ def _watched(job: RunningJob, viewers: int, faulty: int) -> Iterator[list[float]
         pages: list[subprocess.Popen[str]] = []
         if viewers:
             at = ("--address", job.endpoint.address, "--job-id", job.endpoint.job_id)
-            line = first_line(stack.enter_context(started("bluesky_streamrecon", "view", "--json", *at)))
-            if not line:
-                raise JobError("benchmark: the live view did not start; is the extra 'view' installed?")
-            for number in range(viewers):
-                fault = [signal.SIGKILL.name, signal.SIGSTOP.name][number : number + 1] if number < faulty else []
-                pages.append(stack.enter_context(started(viewer.__name__, json.loads(line)["url"], *fault)))
-                stack.callback(pages[-1].kill)  # one that is stopped does not end when it is asked to
-        if any(first_line(page) != "watches" for page in pages):
-            raise JobError("benchmark: the viewers did not start; does the live view answer?")
+            page = stack.enter_context(started("bluesky_streamrecon", "view", "--json", *at))
+            url = printed(page, "live view (needs the extra 'view')")["url"]
+            faults = [signal.SIGKILL.name, signal.SIGSTOP.name][:faulty] + [""] * (viewers - faulty)
+            pages = [stack.enter_context(beside(viewer.watch, url, fault)) for fault in faults]
+        for page in pages:
+            printed(page, "viewer")
         yield delays
         for page in pages[faulty:]:
-            found, _ = page.communicate(timeout=END_SECONDS)
-            delays.extend(json.loads(found.splitlines()[-1]))
+            if page.stdin is not None:
+                page.stdin.close()
+            delays += printed(page, "viewer")

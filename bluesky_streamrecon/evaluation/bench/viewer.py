@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +20,10 @@ import msgspec
 import numpy as np
 
 from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.evaluation.bench.harness import END_SECONDS
-from bluesky_streamrecon.exit_hooks import when_closed
 
-__all__ = ["SIDES", "main", "watch_page"]
+__all__ = ["ANSWER_SECONDS", "SIDES", "watch", "watch_page"]
+
+ANSWER_SECONDS = 30.0
 
 SIDES = (512, 320, 320, 320)
 """Pixels of the cuts that a page asks for, at most: a row, large, two upright ones and an oblique one."""
@@ -53,7 +52,7 @@ def watch_page(url: str, ready: Callable[[], object], ending: threading.Event) -
     cuts = [Cut(corner=(0, 0, 0), down=(0, 1, 0), across=(0, 0, 1), shape=(1, 1))]  # which tells how large it is
 
     def request(method: str, path: str, body: bytes | None = None) -> HTTPResponse:
-        connection = held.enter_context(contextlib.closing(HTTPConnection(parts.netloc, timeout=END_SECONDS)))
+        connection = held.enter_context(contextlib.closing(HTTPConnection(parts.netloc, timeout=ANSWER_SECONDS)))
         connection.request(method, path, body, {"X-Streamrecon-Token": token})
         return connection.getresponse()
 
@@ -88,21 +87,15 @@ def _page_cuts(rows: int, height: int, width: int) -> Iterator[Cut]:
         yield Cut(corner=tuple(corner.tolist()), down=made[0], across=made[1], shape=(most, most))
 
 
-def main(url: str, fault: str = "") -> None:
-    """Watch a page until standard input ends; print when it watches, and at last its delays as JSON.
+def watch(ending: threading.Event, url: str, fault: str) -> list[float]:
+    """Watch a page, print an empty string when it does, and return how old each image was.
 
-    With the name of a signal as `fault`, it sends itself that one at its first picture.
+    With the name of a signal as `fault`, the process sends itself that one at its first picture.
     """
     os.nice(10)  # browsers are other people's computers
-    ending = threading.Event()
     delays: list[float] = []
-    when_closed(0, ending.set)
-    for delay in watch_page(url, lambda: print("watches", flush=True), ending):
+    for delay in watch_page(url, lambda: print(json.dumps(""), flush=True), ending):
         if fault:
             os.kill(os.getpid(), signal.Signals[fault])
         delays.append(delay)
-    print(json.dumps(delays))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return delays
