@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import ChosenFrames
+from bluesky_streamrecon.hdf5.frames import FrameStack
 from bluesky_streamrecon.storage import LazyFrames, TomoScan
 
 
@@ -31,6 +34,26 @@ def test_lazy_frames_slice_like_the_array_they_stand_for(file):
         np.testing.assert_array_equal(frames[1:3, 1], expected[1:3, 1])
         np.testing.assert_array_equal(frames[2, :, 1:], expected[2, :, 1:])
         np.testing.assert_array_equal(np.asarray(frames), expected)
+
+
+def test_scan_in_another_order_keeps_angles_and_readings_with_their_frames(scan):
+    order = [3, 0, 2]
+    scan = replace(scan, monitor=np.arange(5.0), flat_monitor=np.ones(len(scan.flats)))
+    found = scan.in_order(order)
+    np.testing.assert_array_equal(found.projections[:], np.asarray(scan.projections)[order])
+    np.testing.assert_array_equal(found.angles_deg, scan.angles_deg[order])
+    np.testing.assert_array_equal(found.monitor, order)
+
+
+def test_frames_that_can_only_be_sliced_are_refused_in_another_order_and_never_others_instead():
+    class Sliced(FrameStack):
+        def _read(self, numbers, rest):
+            return np.arange(6)[self._sliced(numbers), None, None] * np.ones((1, 2, 3), np.int64)
+
+    frames = Sliced((6, 2, 3), np.dtype(np.int64), "frames")
+    assert ChosenFrames(frames, np.array([4, 2, 0]))[:][:, 0, 0].tolist() == [4, 2, 0]
+    with pytest.raises(DataError, match=r"\[4 2 1\]: expected them equally far apart"):
+        ChosenFrames(frames, np.array([4, 2, 1]))[:]
 
 
 def test_lazy_frames_leave_no_file_open(file):
