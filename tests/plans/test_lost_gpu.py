@@ -80,7 +80,7 @@ def job(tmp_path, fails_in):
     environment = {"PYTHONPATH": f"{folder}:{source}", "NUMBA_ENABLE_CUDASIM": "1", "FAILS_IN": str(fails_in)}
     made = ReconJob(
         "job", ranks=1, output=tmp_path, launcher=MpiLauncher(environment=environment, log_directory=tmp_path / "logs"),
-        backoff=0.05,
+        backoff=0.05, keep_alive=True,
     )  # fmt: skip
     yield made
     made.close()
