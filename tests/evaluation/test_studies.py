@@ -136,7 +136,7 @@ def test_summary_counts_false_stops_and_the_share_of_the_oracle():
 
 
 def test_steering_study_has_the_contracts_fields(tmp_path, monkeypatch):
-    few = [head()]
+    few = [head(num=48, columns=48)]
     for cases in ("required_cases", "interior_cases"):
         monkeypatch.setattr(f"bluesky_streamrecon.evaluation.steering.{cases}", lambda **_: few)
     report = evaluate_steering(columns=32, kinds=("ellipses", "interior"))
