@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
+from concurrent.futures import wait
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from bluesky_streamrecon.wire import (
     Ask,
     ClientSecurity,
     Cuts,
+    OpenRun,
     OperatorEndpoint,
     Order,
     RunStatus,
@@ -244,6 +246,21 @@ def test_wishes_are_served_in_turn_the_same_ones_together_sent_again_until_answe
     assert [cuts.viewer for cuts in ben.outbox] == ["left", "right"]
     wishes.want(ben, ShowCuts(number=2, cuts=(CUT,)))
     assert all(wishes.wish(now) is not None for now in (60.0, 600.0))  # however long it takes
+
+
+def test_wish_whose_answer_and_whose_link_were_lost_is_wished_again_and_fulfilled(wires, spec, operator):
+    beamline = wires.beamline()
+    rank, watching = wires.rank(beamline), operator(beamline)
+    beamline.open_run(spec())
+    wires.take(rank, OpenRun)
+    shown = watching.show_cuts([CUT], viewer="page")
+    first = wires.take(rank, ShowCuts)  # and its answer is lost
+    assert wires.take(rank, ShowCuts).number == first.number + 1
+    with watching.lock:
+        watching._member.lose("so the test wants it")
+    while not wait([shown], timeout=2.0).done:  # what the beamline sends to the old link is lost
+        rank.send(msgspec.structs.replace(CUTS, number=wires.take(rank, ShowCuts).number))
+    assert shown.result().viewer == "page"
 
 
 def test_job_is_announced_to_its_user_alone_and_forgotten_when_its_process_is_gone(tmp_path, monkeypatch):
