@@ -275,7 +275,7 @@ def sim_beamline(
         camera=camera,
         directory=folder,
         axis=axis,
-        angles=None if angles is None else tuple(float(angle) for angle in angles),
+        angles=None if angles is None else tuple(map(float, angles)),
         trigger=trigger,
         encoder=encoder,
         monitor=monitor,

@@ -93,10 +93,9 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
         If it can not be read.
     """
     frames = read_scan(path, angle_units=angle_units).frames
-    count = len(frames.angles_deg)
     if order is not None:
         frames = frames.in_order(places_in_order(order, frames.angles_deg))
-    return Recorded(path.stem, frames, count, _half_turn(frames.angles_deg))
+    return Recorded(path.stem, frames, len(frames.angles_deg), _half_turn(frames.angles_deg))
 
 
 @contextmanager

@@ -138,8 +138,7 @@ def beside(function: Callable[..., object], *arguments: object) -> Iterator[subp
     The event `ending` is set when the standard input is closed there, as when this process is gone. What the function
     returns is the last thing that it prints, see `printed`.
     """
-    call = f"{function.__module__}:{function.__name__}", *map(json.dumps, arguments)
-    with started(__name__, *call) as process:
+    with started(__name__, f"{function.__module__}:{function.__name__}", *map(json.dumps, arguments)) as process:
         yield process
 
 

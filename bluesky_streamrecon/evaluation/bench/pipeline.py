@@ -113,8 +113,7 @@ def measure_pipeline(
     steps = tuple(each if isinstance(each, str) else dict(each) for each in wanted)
     recon = ReconSettings(
         algorithm=algorithm, window=window, step=step, axis=(columns - 1) / 2, disc=disc, threads=threads, ranks=ranks,
-        coalesce=False, backend=backend,
-        preparation=steps,
+        coalesce=False, backend=backend, preparation=steps,
     )  # fmt: skip
     if rows < 1 or projections < window + 2 * step:
         raise ConfigError(
