@@ -263,9 +263,11 @@ class StreamSession(EarlyEnding):
             return
         for decision in self.job.runs.take_decisions():
             self.job.steering.show(decision)
+            self._bundle = "steering"  # until it is saved: the plan may be stopped in it
             yield Msg("create", None, name="steering", run=self._run_key)
             yield Msg("read", self.job.steering, run=self._run_key)
             yield Msg("save", run=self._run_key)
+            self._bundle = None
 
     @staticmethod
     def _until(work: Callable[[], Awaitable[Any]]) -> Steps:

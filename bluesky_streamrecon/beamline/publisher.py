@@ -125,6 +125,11 @@ class Publisher:
             for _, file in self._run.files.values():
                 file.run_ended()
 
+    def forget(self) -> None:
+        """Be ready for the next run, also where the stop document of this one did not come."""
+        self.detach("unstaged")
+        self._run = None
+
     def end(self, exit_status: str, reason: str) -> bool:
         """End the stream before the run's stop document comes; return whether there was one to end."""
         run = self._run

@@ -218,6 +218,7 @@ class ReconJob(StandardReadable, PromptOrders):
             if self.options.wait_for_volume:
                 await self.runs.volumes_finished()
         finally:
+            self.publisher.forget()
             if not self.job.usable or not (self.options.keep_alive or self.runs.volumes):
                 self.runs.give_up_volumes("the job has ended")
                 await self.job.stop()

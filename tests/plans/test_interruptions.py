@@ -16,6 +16,7 @@ from bluesky.run_engine import RunEngineInterrupted
 from bluesky.utils import FailedStatus, SigintHandler
 
 from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
+from bluesky_streamrecon.plans.session import StreamSession
 
 BOUND = 20.0
 
@@ -151,6 +152,44 @@ def test_pause_after_the_run_is_over_goes_on_and_not_back_into_the_run(
     assert run_engine.resume().exit_status == "success"
     assert_complete(documents, of, script, 6)
     assert run_engine.rewindable
+
+
+def test_run_that_is_stopped_in_the_middle_of_a_verdicts_event_is_a_success(
+    run_engine, documents, tomo, script, pause_at, hold, held_beamline, of, pretend_job, monkeypatch
+):
+    script.score = lambda number: 0.1 * number
+    read, reading = type(pretend_job.steering).read, hold(1)
+
+    async def slowly(steering):
+        await reading()
+        return await read(steering)
+
+    monkeypatch.setattr(type(pretend_job.steering), "read", slowly)
+    pause_at(tomo(held_beamline()), reading)
+    pretend_job.hold("to look")  # one more event, when the run is closed
+    reading.release()
+    assert run_engine.stop().exit_status == "success"
+    (stop,) = of(documents, "stop")
+    assert (stop["exit_status"], "of 6 projections streamed" in stop["reason"]) == ("success", True)
+    assert [doc["data"]["job-steering-verdict"] for doc in of(documents, "event", "steering")] == ["hold"]
+
+
+def test_run_that_could_not_be_closed_leaves_the_next_one_its_stream(
+    run_engine, documents, tomo, script, held_beamline, of, pretend_job, monkeypatch
+):
+    def broken(*_):
+        raise RuntimeError("no reason")
+
+    beamline = held_beamline()
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamSession, "_reason", broken)
+        with pytest.raises(RuntimeError, match="no reason"):
+            run_engine(tomo(beamline))
+    documents.clear()
+    run_engine(tomo(beamline))
+    (stop,) = of(documents, "stop")
+    assert stop["reason"].startswith("all 6 projections taken")
+    assert pretend_job.last_run.run_uid == stop["run_start"]
 
 
 def test_second_pause_while_the_first_exposure_is_still_waited_for(
