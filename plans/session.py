@@ -27,6 +27,7 @@ from bluesky_streamrecon.beamline import (
     RunRecord,
     SuspendMode,
 )
+from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import budget
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
 from bluesky_streamrecon.plans.parts import Pending, answer
@@ -80,6 +81,9 @@ class StreamSession(EarlyEnding):
         self.asked = asked
         job = self.job = asked.job
         super().__init__(QualitySuspender(job.finalize_requested, mode=asked.suspend, reached=job.runs.quality_reached))
+        for role in ("detector", "angle"):
+            if not hasattr(given := getattr(asked, role), "name") and not isinstance(given, str | None):
+                raise ConfigError(f"{role}: got {given!r}, expected a device, or its name")
         self._detector, self._angle = _name(asked.detector), _name(asked.angle)
         named = (asked.detector, asked.angle, *asked.devices)
         self._devices = [each for each in named if not isinstance(each, str | None)]

@@ -13,7 +13,7 @@ from bluesky.simulators import check_limits_async, summarize_plan
 from bluesky.utils import Msg
 
 from bluesky_streamrecon.beamline import QualityReached
-from bluesky_streamrecon.errors import JobError
+from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
 from bluesky_streamrecon.sim_devices import sim_beamline
 
@@ -147,6 +147,12 @@ def test_failure_of_the_plan_stays_a_failure(run_engine, documents, wrapped, bea
     assert stop["exit_status"] == "fail"
     assert script.stopped == 1
     assert run_engine.suspenders == ()
+
+
+@pytest.mark.parametrize("role", ["detector", "angle"])
+def test_what_is_neither_a_device_nor_a_name_is_refused_at_once(beamline, pretend_job, role):
+    with pytest.raises(ConfigError, match=f"{role}: got 5, expected a device, or its name"):
+        streaming_wrapper(bp.count([beamline.detector]), references="own", job=pretend_job, **{role: 5})
 
 
 def test_job_that_says_no_hello_is_named_in_the_error(run_engine, documents, wrapped, beamline, script, pretend_job):
