@@ -253,22 +253,21 @@ def core_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_job_ends_as_a_success_when_it_is_asked_to(kept_mpi_job, ranks):
-    beamline, started = kept_mpi_job(ranks)
+def test_job_ends_as_a_success_when_it_is_asked_to(kept_mpi_job):
+    beamline, started = kept_mpi_job(1)
     beamline.endpoint.shutdown_peers("the test is over")
     assert started.wait() == 0
 
 
-def test_job_ends_when_the_process_that_started_it_is_gone(beamline, mpi_job, scan):
-    started = mpi_job(2)
+def test_job_ends_when_the_process_that_started_it_is_gone(kept_mpi_job):
+    _, started = kept_mpi_job(2)
     started.hang_up()
     assert started.wait() != 0
     assert "standard input closed" in started.said
 
 
-def test_death_of_one_rank_ends_all(beamline, mpi_job, scan, tmp_path):
-    started = mpi_job(3)
+def test_death_of_one_rank_ends_all(kept_mpi_job, scan, tmp_path):
+    beamline, started = kept_mpi_job(3)
     beamline.open(scan, settings(scan, 3), tmp_path)
     beamline.references(scan)
     beamline.projections(scan, 0, 10)
@@ -277,7 +276,7 @@ def test_death_of_one_rank_ends_all(beamline, mpi_job, scan, tmp_path):
     assert started.wait() != 0
 
 
-def test_sigterm_ends_all_ranks(beamline, mpi_job, scan):
+def test_sigterm_ends_all_ranks(beamline, mpi_job):
     started = mpi_job(2)
     started.process.terminate()
     assert started.wait() != 0
