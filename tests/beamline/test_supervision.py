@@ -8,8 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
+from ophyd_async.core import wait_for_value
 
 from bluesky_streamrecon.beamline import JobState, MpiLauncher
 from bluesky_streamrecon.beamline.processes import ProcessExit
@@ -67,9 +69,15 @@ def dying(pretend_job, script):
 
 @pytest.fixture
 def scan(run_engine, documents, tmp_path):
-    def scanned(job):
+    def scanned(job, lost=True):
         beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
-        plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 8)
+
+        def point(detectors, step, pos_cache):
+            yield from bps.one_nd_step(detectors, step, pos_cache)
+            if lost and 70 < step[beamline.stage] < 80:  # after the seventh of eight
+                yield from bps.wait_for([lambda: wait_for_value(job.state, JobState.LOST, BOUND)])
+
+        plan = bp.scan([beamline.detector], beamline.stage, 0, 90, 8, per_step=point)
         run_engine(streaming_wrapper(plan, job=job, detector=beamline.detector, angle=beamline.stage, references="own"))
         return next(doc for name, doc in documents if name == "stop")
 
@@ -108,7 +116,7 @@ def test_state_tells_of_the_restart_that_is_awaited(run_engine, dying, script, s
         dying.state.subscribe(lambda reading: seen.append(reading[dying.state.name]["value"]))
 
     asyncio.run_coroutine_threadsafe(watch(), run_engine.loop).result(BOUND)
-    stop = scan(dying)
+    stop = scan(dying, lost=False)
     assert "no last image: no message from the job for 0.1 s" in stop["reason"]
     assert JobState.RESTARTING in seen
     assert JobState.LOST not in seen
