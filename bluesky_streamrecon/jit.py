@@ -155,7 +155,9 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
         super()._save_overload(sig, data)
 
     def _choose(self, sig: Any, codegen: Any) -> None:
-        entry = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()[:12]
+        # The module is a part of machine code: one file may be imported under several names.
+        key = (self._py_func.__module__, sig, codegen.magic_tuple())
+        entry = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
         self._cache_file = IndexDataCacheFile(
             cache_path=self._cache_path,
             filename_base=f"{self._impl.filename_base}-{entry}",

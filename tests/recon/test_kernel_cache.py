@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -55,6 +56,22 @@ def test_second_process_does_not_compile_and_simultaneous_ones_agree(tmp_path):
     assert any(not before and misses for before, _, _, misses, _ in first)  # of whichever looked first
     assert finish(start(XDG_CACHE_HOME=str(tmp_path)))[:4] == [True, True, 1, 0]
     assert not list(tmp_path.rglob("*.tmp.*"))
+
+
+def test_file_that_is_imported_by_two_names_has_machine_code_for_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_streamrecon.jit.cache_directory", lambda: tmp_path)
+    path = tmp_path / "twice.py"
+    path.write_text("from bluesky_streamrecon.jit import kernel\n\n@kernel\ndef twice(x):\n    return 2 * x\n")
+
+    def found(name):
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        assert module.twice(2.0) == 4.0
+        return sum(module.twice.stats.cache_hits.values())
+
+    assert [found(name) for name in ("first", "second", "first")] == [0, 0, 1]
 
 
 LIGHT_START = """
