@@ -154,6 +154,7 @@ class Engine:
         self._solo = [ThreadTeam() for _ in range(threads)]
         self._team = ThreadTeam(threads, self._executor) if threads > 1 else self._solo[0]
         self._operators: dict[tuple[int, int], Operators] = {}
+        self._seen = np.zeros(rows, bool)  # slices of which something was measured
         self._typical: NDArray[np.float32] | None = None
         self._image_number = 0
         self._fresh = 0
@@ -191,7 +192,10 @@ class Engine:
 
     @property
     def typical(self) -> NDArray[np.float32] | None:
-        """Scale of each slice, shape (rows,), 1/pixel: part of the state, for `load`; None before an update."""
+        """Scale of each slice, shape (rows,), 1/pixel: part of the state, for `load`; None before an update.
+
+        It is 0 for a slice of which nothing was measured yet.
+        """
         return self._typical
 
     def append(self, projection: NDArray[np.float32], angle: float, weight: float = 1.0) -> None:
@@ -212,6 +216,8 @@ class Engine:
             If the angle is not finite.
         """
         self._window.append(projection if weight == 1 else projection * np.float32(weight), angle, weight)
+        if not self._seen.all():
+            self._seen[~self._seen] = np.isfinite(projection[~self._seen]).any(axis=1)
         self._fresh += 1
         self._release()
 
@@ -344,21 +350,30 @@ class Engine:
         return next(slab for slab in self._slabs if slab.rows.first <= row < slab.rows.first + slab.rows.count)
 
     def _start(self) -> None:
-        """Fix each slice's scale, and fill images that are still blank."""
-        if self._typical is None:
-            self._typical = self._uniform()
-        if not self._blank:
-            return
+        """Fix the scale of slices that are measured for the first time, and fill those that are still blank."""
+        before = self._typical
+        typical = np.zeros(self._rows, np.float32) if before is None else before
+        new = self._seen & (typical == 0)
+        if new.any():
+            typical = np.where(new, self._uniform(), typical)
+        self._typical = typical
+        # A slice that was lost so far begins anew; of an image that was loaded without a scale nothing is known.
+        blank = np.ones(self._rows, bool) if self._blank else new & (before is not None)
         self._blank = False
         if self._initial is not None:
             start = np.full(self._rows, self._initial, np.float32)
         else:
-            start = self._typical if self._algorithm.positive else np.zeros(self._rows, np.float32)
+            start = np.maximum(typical, _DARK) if self._algorithm.positive else np.zeros(self._rows, np.float32)
         for slab in self._slabs:
-            slab.fill(start[slab.rows.first : slab.rows.first + slab.rows.count])
+            rows = slice(slab.rows.first, slab.rows.first + slab.rows.count)
+            if blank[rows].all():
+                slab.fill(start[rows])
+                continue
+            for row in np.flatnonzero(blank[rows]).tolist():
+                slab.write(row, np.full((self._geometry.size,) * 2, start[rows][row]))
 
     def _uniform(self) -> NDArray[np.float32]:
-        """Return the attenuation of the uniform image with the window's mass, slice by slice, shape (rows,)."""
+        """Return the attenuation of the uniform image with the window's mass, shape (rows,); 0 for a slice not in it."""
         subset = self._window.subset(0, 1, 0, 1)
         operators = self._backend.operators(subset)
         lengths = operators.ray_lengths.astype(np.float64)[:, :, None]
@@ -370,7 +385,8 @@ class Engine:
             known = np.isfinite(measured) & (lengths > 0)
             mass = np.where(known, np.maximum(measured, 0), 0).sum(axis=(0, 1))
             path = np.where(known, lengths, 0).sum(axis=(0, 1))
-            typical[first : first + count] = np.maximum(mass / np.maximum(path, 1), _DARK)
+            uniform = np.maximum(mass / np.maximum(path, 1), _DARK)
+            typical[first : first + count] = np.where(known.any(axis=(0, 1)), uniform, 0)
         return typical
 
     def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
@@ -387,8 +403,8 @@ class Engine:
         """Take pass `number` of `passes` on every slab."""
         operators = self._prepared(number, passes)
         neighbours = self._neighbours() if self._algorithm.coupled else None
-        typical = self._typical
-        assert typical is not None  # noqa: S101
+        assert self._typical is not None  # noqa: S101
+        typical = np.maximum(self._typical, np.float32(_DARK))
 
         def work(index: int, team: ThreadTeam) -> None:
             slab = self._slabs[index]

@@ -72,6 +72,31 @@ def test_views_of_different_weights_leave_an_image_that_explains_them(projector)
         np.testing.assert_allclose(engine.image()[0], image[:, :, 0], rtol=1e-3)
 
 
+@pytest.mark.parametrize("algorithm", ["mlem", "pml-hybrid", "pml-quadratic", "ospml-hybrid", "sirt"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_slices_whose_first_projections_were_lost_get_the_attenuation_of_the_others(algorithm, resumed):
+    """The first window says how large the values are; of one slice it is lost, of another one all are."""
+    projections, angles = scan(3)
+    there = projections.copy()
+    there[:5, 1] = there[:, 2] = np.nan
+    images = []
+    for lines in (projections, there):
+        with Engine(GEOMETRY, 3, algorithm=algorithm, window=8) as engine:
+            run(engine, lines[:3], angles[:3])
+            image, number, typical, kept = engine.image(), engine.image_number, engine.typical, engine.kept()
+            if not resumed:
+                images.append(run(engine, lines[3:], angles[3:]))
+        if resumed:
+            with Engine(GEOMETRY, 3, algorithm=algorithm, window=8) as engine:
+                for angle, line in zip(*kept, strict=True):
+                    engine.append(line, angle)
+                engine.load(image, number, typical=typical)
+                images.append(run(engine, lines[3:], angles[3:]))
+    whole, lost = (image.mean(axis=(1, 2)) for image in images)
+    np.testing.assert_allclose(lost[:2], whole[:2], rtol=0.02)
+    assert abs(lost[2]) < 0.5 * whole[2]
+
+
 @pytest.mark.parametrize("algorithm", ["mlem", "sirt", "art", "ospml-hybrid", "fbp"])
 @pytest.mark.parametrize("rows", [2, 35])
 def test_threads_do_not_change_a_bit(algorithm, rows):
