@@ -373,7 +373,7 @@ class Engine:
                 slab.write(row, np.full((self._geometry.size,) * 2, start[rows][row]))
 
     def _uniform(self) -> NDArray[np.float32]:
-        """Return the attenuation of the uniform image with the window's mass, shape (rows,); 0 for a slice not in it."""
+        """Return the attenuation of the uniform image with the window's mass, shape (rows,); 0 where it has nothing."""
         subset = self._window.subset(0, 1, 0, 1)
         operators = self._backend.operators(subset)
         lengths = operators.ray_lengths.astype(np.float64)[:, :, None]

@@ -29,8 +29,6 @@ OFF_THE_MIDDLE = 0.01
 ALL_AROUND = math.pi / 3
 """Largest gap, radians, between views that come from all around."""
 
-_ROUNDING = 1e-9
-
 
 def filter_sinogram(
     sinogram: NDArray[np.float32], name: str = "ramp", *, beyond: int = 0, threads: int = 1
@@ -173,7 +171,9 @@ class FBP(Algorithm):
 
     def step(self, problem: SlabUpdate) -> None:
         """Replace the image, from the views that were measured."""
-        measured, columns = problem.measured, problem.measured.shape[1]
+        # All members filter all views: how much one counts depends on which of the others were measured.
+        measured = problem.all_measured
+        columns = measured.shape[1]
         blank = np.isnan(measured).all(axis=1)
         filtered = np.zeros(measured.shape, np.float32)
         for pattern in np.unique(blank, axis=1).T:  # one, where each projection has all rows or none
@@ -181,29 +181,21 @@ class FBP(Algorithm):
             if len(views):
                 slices = np.flatnonzero((blank == pattern[:, None]).all(axis=0))
                 place = np.ix_(views, np.arange(columns), slices)
-                filtered[place] = self._filtered(problem, measured[place], views)
-        problem.image = problem.back(filtered)
+                filtered[place] = self._filtered(problem, measured[place], problem.all_angles[views])
+        problem.image = problem.back(filtered[: len(problem.angles)])
 
     def _filtered(
-        self, problem: SlabUpdate, measured: NDArray[np.float32], views: NDArray[np.intp]
+        self, problem: SlabUpdate, measured: NDArray[np.float32], angles: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """Filter some views, each weighted by the angle that it stands for beside these and those of other members."""
-        angles, columns = problem.angles[views], measured.shape[1]
-        every = np.concatenate((angles, _elsewhere(problem)))
-        cells = find_directions(every).cells[: len(views)].astype(np.float32)
+        """Filter views, each weighted by the angle that it stands for."""
+        columns = measured.shape[1]
+        cells = find_directions(angles).cells.astype(np.float32)
         off = abs(problem.axis - (columns - 1) / 2)
-        if OFF_THE_MIDDLE * columns < off < (columns - 1) / 2 and _from_all_around(every):
+        if OFF_THE_MIDDLE * columns < off < (columns - 1) / 2 and _from_all_around(angles):
             filtered = filter_completed(measured, angles, problem.axis, self.filter, threads=problem.threads)
         else:
             filtered = filter_sinogram(measured, self.filter, threads=problem.threads)
         return filtered * cells[:, None, None]
-
-
-def _elsewhere(problem: SlabUpdate) -> NDArray[np.float64]:
-    """Return the angles of views that only other members have."""
-    every, own = np.sort(problem.all_angles), np.sort(problem.angles)
-    repeated = np.arange(len(own)) - np.searchsorted(own, own - _ROUNDING)
-    return np.delete(every, np.searchsorted(every, own - _ROUNDING) + repeated)
 
 
 def _continued(sinogram: NDArray[np.float32], length: int) -> NDArray[np.float32]:

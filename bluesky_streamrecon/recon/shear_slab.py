@@ -378,7 +378,8 @@ class ShearProjector(GeometryProjector):
     def __init__(self, geometry: TomoGeometry, angles: NDArray[np.float64]) -> None:
         super().__init__(geometry, angles)
         self._backend, self._team = ShearBackend(geometry), ThreadTeam()
-        every = Subset(self.angles, np.arange(len(self.angles)), self.angles, np.ones(len(self.angles), np.float32))
+        slots = np.arange(len(self.angles))
+        every = Subset(self.angles, slots, self.angles, slots, np.ones(len(self.angles), np.float32))
         self._operators = self._backend.operators(every)
 
     def _updates(self, slices: int) -> Iterator[tuple[slice, ShearUpdate]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ __all__ = [
     "relaxed",
     "smoothed",
 ]
+
+Number = TypeVar("Number", np.float64, np.int64)
 
 LEAST_VIEW = 1e-3
 """A pixel that all projections together see with less weight than this is left as it is."""
@@ -155,8 +157,8 @@ class SlabUpdate(ABC):
 
     @property
     def all_angles(self) -> NDArray[np.float64]:
-        """Angles of this pass over all members, radians; as many as `angles` where rows are not shared."""
-        return self._operators.subset.all_angles
+        """Angles of this pass over all members, shape (B,), radians: first `angles`, then those of other members."""
+        return self._own_first(self.angles, self._operators.subset.all_angles)
 
     @property
     def measured(self) -> NDArray[np.float32]:
@@ -164,6 +166,21 @@ class SlabUpdate(ABC):
         return self._measurement.store.read(
             self._measurement.number, self._operators.subset.slots[self._operators.order]
         )
+
+    @property
+    def all_measured(self) -> NDArray[np.float32]:
+        """Line integrals of this pass over all members, shape (B, C, S), in the order of `all_angles`."""
+        subset = self._operators.subset
+        slots = self._own_first(subset.slots[self._operators.order], subset.all_slots)
+        return self._measurement.store.read(self._measurement.number, slots)
+
+    def _own_first(self, own: NDArray[Number], every: NDArray[Number]) -> NDArray[Number]:
+        """Return values of all members' views, `every`, with those of this member before all others."""
+        reducer = self._measurement.reducer
+        if reducer is None:
+            return own
+        others = np.arange(len(every)) % reducer.members != reducer.member
+        return np.concatenate((own, every[others]))
 
     @property
     def sensitivity(self) -> NDArray[np.float32]:

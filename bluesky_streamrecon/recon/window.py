@@ -54,6 +54,8 @@ class Subset:
         Where those projections lie in the window's arrays.
     all_angles : ndarray of float64, shape (B,)
         Angles of all members' projections; equal to `angles` where rows are not shared.
+    all_slots : ndarray of int64, shape (B,)
+        Where all members' projections lie.
     weights : ndarray of float32, shape (B,)
         How much each of these views counts.
     """
@@ -61,6 +63,7 @@ class Subset:
     angles: NDArray[np.float64]
     slots: NDArray[np.int64]
     all_angles: NDArray[np.float64]
+    all_slots: NDArray[np.int64]
     weights: NDArray[np.float32]
 
 
@@ -263,7 +266,7 @@ class Window:
             by_angle = np.argsort(np.mod(angles, math.pi), kind="stable")
             mine = by_angle[pass_order(passes)[number] :: passes]
             slots, angles = slots[mine], angles[mine]
-        return Subset(angles[member::members], slots[member::members], angles, self._weights[slots])
+        return Subset(angles[member::members], slots[member::members], angles, slots, self._weights[slots])
 
     def _free_slot(self) -> int:
         """Return a slot for the next projection: the one that has been free for longest."""

@@ -6,6 +6,7 @@ import math
 import threading
 import tracemalloc
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -195,6 +196,24 @@ def test_members_that_share_rows_get_the_image_of_one(members, algorithm, projec
     for image in images:
         np.testing.assert_allclose(image, alone, atol=1e-5 * alone.max(), rtol=0)
         np.testing.assert_array_equal(image, images[0])
+
+
+@pytest.mark.parametrize("axis", [18.7, 8.0])
+@pytest.mark.parametrize("algorithm", ["fbp", "osem"])
+def test_members_that_share_rows_leave_out_what_was_lost_as_one_does(algorithm, axis):
+    """Each knows which views of the others were not measured, and completes its own by theirs from the other side."""
+    geometry = TomoGeometry(COLUMNS, axis)
+    projections, _ = scan(2, 40)
+    angles = np.radians(9.0 * (np.arange(40) * 7 % 40))
+    projections[[3, 4, 5, 20]] = np.nan
+    projections[10:16, 1] = np.nan
+    with Engine(geometry, 2, algorithm=algorithm, window=None) as engine:
+        alone = run(engine, projections, angles, every=40)
+    group = Group(3)
+    engines = [Engine(geometry, 2, algorithm=algorithm, window=None, reducer=Member(group, k)) for k in range(3)]
+    images = group.together([partial(run, engine, projections, angles, every=40) for engine in engines])
+    for image in images:
+        np.testing.assert_allclose(image, alone, atol=1e-5 * alone.max(), rtol=0)
 
 
 @pytest.mark.parametrize("algorithm", ["pml-quadratic", "pml-hybrid", "ospml-quadratic"])
