@@ -113,7 +113,7 @@ def reconstruct(
     ) as engine:
         views = zip(projections, angles.tolist(), strict=True)
         if recipe is not None:
-            over = HALF_TURN if span is None else AngularRange(*span)
+            over = HALF_TURN if span is None else AngularRange(*span).around(geometry.axis, columns)
             for _ in finish(engine, recipe, views, recipe.scales(angles, over)):
                 pass
             return engine.image()

@@ -22,7 +22,7 @@ from bluesky_streamrecon.recon.job import _Job
 from bluesky_streamrecon.recon.steps import Pipeline
 from bluesky_streamrecon.recon.volume import FinishedVolume
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import OpenRun, Shutdown, Status, VolumeDone
+from bluesky_streamrecon.wire import OpenRun, Problem, Shutdown, Status, VolumeDone
 
 
 def settings(scan, **changes):
@@ -318,3 +318,19 @@ def test_volume_is_made_from_sinograms_whose_rings_are_removed_as_a_whole(beamli
     expected = reconstruct(corrected, scan.angles, axis=scan.axis, algorithm="fbp", threads=1, backend="cpu")
     assert close(volume_of(done), expected)
     assert not close(volume_of(done), offline(scan, "fbp"))
+
+
+def test_volume_of_half_acquisition_that_ended_early_equals_that_of_its_span_offline(
+    beamline, job, seen_through, tmp_path
+):
+    scan = seen_through(columns=40, axis=8.0, scale=28.0, turn=360.0)
+    beamline.open(scan, settings(scan, size=64), tmp_path, angle_start="0", angle_stop="360")
+    beamline.references(scan)
+    beamline.projections(scan, stop=31)
+    assert "half acquisition" in beamline.wait_for(Problem).text
+    beamline.finish()
+    lines, angles = scan.line_integrals()[:31].astype(np.float32), scan.angles[:31]
+    given = {"axis": scan.axis, "size": 64, "algorithm": "auto", "threads": 1, "backend": "cpu"}
+    expected = reconstruct(lines, angles, span=(0.0, 2 * np.pi), **given)
+    assert close(volume_of(beamline.wait_for(VolumeDone)), expected)
+    assert not close(reconstruct(lines, angles, **given), expected)
