@@ -136,8 +136,9 @@ def filter_completed(
     before = np.floor(mirrored).astype(np.intp)
     share = (mirrored - before).astype(np.float32)[:, None]
     completed = filtered[:, beyond : beyond + columns].copy()
+    by_angle = np.argsort(angles, kind="stable")  # so that of two as near it does not matter in which order they are
     for view, angle in enumerate(angles):
-        other = filtered[np.argmin(np.abs(np.mod(angles - angle, 2 * math.pi) - math.pi))]
+        other = filtered[by_angle[np.argmin(np.abs(np.mod(angles[by_angle] - angle, 2 * math.pi) - math.pi))]]
         completed[view, alone] += other[before] * (1 - share) + other[before + 1] * share
     return completed
 
