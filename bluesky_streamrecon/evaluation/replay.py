@@ -25,6 +25,7 @@ from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
+from bluesky_streamrecon.geometry import FULL_TURN
 from bluesky_streamrecon.ordering import places_in_order
 from bluesky_streamrecon.quality.patches import patches_that_differ
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
@@ -95,7 +96,7 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
     frames = read_scan(path, angle_units=angle_units).frames
     if order is not None:
         frames = frames.in_order(places_in_order(order, frames.angles_deg))
-    return Recorded(path.stem, frames, len(frames.angles_deg), _half_turn(frames.angles_deg))
+    return Recorded(path.stem, frames, len(frames.angles_deg), _range_of(frames.angles_deg))
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def recorded_run(
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
         ends = block.get("start"), block.get("stop")
-        span = _half_turn(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
+        span = _range_of(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, block.get("recon", {}))
         recon, _ = with_found_options(recon, start, list(configurations(run)))
         steering = settings_from(SteeringSettings, block.get("steering", {}))
@@ -267,8 +268,8 @@ def _draw(
     return figure
 
 
-def _half_turn(angles: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the range of a scan that does not record it: a half turn if it nearly covers one, else what it covers."""
+def _range_of(angles: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the range of a scan that does not record it: a half turn if it nearly is one, else what it covers."""
     low, high = float(angles.min()), float(angles.max())
-    step = (high - low) / max(len(angles) - 1, 1)
-    return (low, low + 180.0) if high - low + step >= 0.95 * 180 else (low, high + step)
+    covered = high - low + (high - low) / max(len(angles) - 1, 1)
+    return (low, low + 180.0) if 0.95 * 180 <= covered < FULL_TURN else (low, low + covered)

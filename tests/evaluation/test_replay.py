@@ -281,6 +281,16 @@ def test_replay_finds_the_axis_of_a_full_turn_near_the_edge_and_reports_half_acq
     assert problem.startswith("field of view: half acquisition: the sample reaches out of view at the ")
 
 
+def test_file_of_half_acquisition_is_replayed_as_a_full_turn(tmp_path):
+    """The second half turn sees what the first does not: a scan from end to end has not enough in the middle."""
+    path = tmp_path / "half.h5"
+    write_dxfile(path, off_centre(10.0, 360, num=180))
+    scan = recorded_file(path, order="fixed")
+    assert scan.span == (0.0, 360.0)
+    stopped = replay(scan, SteeringSettings()).fields["stopped_at"]
+    assert stopped is None or stopped > 135
+
+
 def test_replay_reports_what_the_preparation_has_left_out(frames, program, tmp_path):
     flats, path = frames.flats.copy(), tmp_path / "scan.h5"
     flats[1] = frames.darks[0]
