@@ -22,6 +22,7 @@ from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import FULL_TURN, TomoGeometry, image_size
 from bluesky_streamrecon.ordering import AngleOrder, places_in_order
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.quality import deepest_pyramid, ms_ssim
 from bluesky_streamrecon.quality.trials import disc, display_range, in_view, view_width
 from bluesky_streamrecon.reduction import Reduction, binned
@@ -335,13 +336,16 @@ def prepared(
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
     from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
+    from bluesky_streamrecon.recon.tilt import row_shifts, upright
 
     recon = recon or ReconSettings()
     reduction = Reduction.wanted(FrameLayout(1, *raw.projections.shape[1:]), recon)
     height, columns = reduction.shape
     halo = halo_rows(recon.preparation, recon.bin)
     windows, steps = [], []
-    for own in [range(height)] if rows is None else [range(row, row + 1) for row in rows]:
+    blocks = [range(height)] if rows is None else [range(row, row + 1) for row in rows]
+    shifts = [row_shifts(RowBlock(own.start, own.stop, 0, 0, 1), height, recon.axis_tilt) for own in blocks]
+    for own in blocks:
         first, stop = window = max(own.start - halo, 0), min(own.stop + halo, height)
         windows.append(window)
         beyond = own.start - first, stop - own.stop
@@ -371,7 +375,10 @@ def prepared(
         archived: list[NDArray[np.float32] | None] = [None] * len(steps)
         if np.isfinite(reading):
             parts = np.split(counts.prepare(frame, reading), edges)
-            archived = [each.first_part(part, angle) for each, part in zip(steps, parts, strict=True)]
+            parts = [each.first_part(part, angle) for each, part in zip(steps, parts, strict=True)]
+            if recon.axis_tilt:
+                parts = [upright(part, shift) for part, shift in zip(parts, shifts, strict=True)]
+            archived = [*parts]
         lines = [each.second_part(part, angle) for each, part in zip(steps, archived, strict=True)]
         integrals.append(np.concatenate(lines))
     counts.conclude()

@@ -16,8 +16,10 @@ from bluesky_streamrecon.evaluation.scans import (
     simulated_scan,
 )
 from bluesky_streamrecon.ordering import make_order, places_in_order
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.steps import Pipeline
+from bluesky_streamrecon.recon.tilt import row_shifts, upright
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Foam, SheppLogan
 from bluesky_streamrecon.storage import TomoScan
@@ -55,19 +57,23 @@ def test_prefix_and_order_of_a_scan_keep_angles_with_their_projections():
     assert np.array_equal(turned.integrals, scan.integrals[9::-1])
 
 
-def test_some_rows_of_a_scan_are_prepared_as_they_are_among_all():
+@pytest.mark.parametrize("tilt", [0.0, 1.5])
+def test_some_rows_of_a_scan_are_prepared_as_they_are_among_all(tilt):
     phase = {"step": "paganin", "delta_beta": 100.0, "energy": 20.0, "distance": 25.0, "pixel_size": 2.7}
     preparation = ("zingers", phase, "rings")
     counts = np.random.default_rng(0).poisson(1e3, (9, 40, 32)).astype(np.uint16)
     scan = TomoScan(counts[:5], counts[5:7], counts[7:] // 10, np.linspace(0, 144, 5))
     rows = [0, 20, 39]
-    found = prepared(scan, "some", ReconSettings(axis=15.5, preparation=preparation), rows).integrals
+    recon = ReconSettings(axis=15.5, axis_tilt=tilt, preparation=preparation)
+    found = prepared(scan, "some", recon, rows).integrals
     whole = Preparation(40, 32)
     for dark, flat in zip(scan.darks, scan.flats, strict=True):
         whole.add_reference("dark", dark)
         whole.add_reference("flat", flat)
     steps = Pipeline(preparation, 40, 32)
-    expected = [steps.first_part(whole.prepare(frame), 0.0)[rows] for frame in scan.projections]
+    shifts = row_shifts(RowBlock(0, 40, 0, 0, 1), 40, tilt)
+    expected = [upright(steps.first_part(whole.prepare(frame), 0.0), shifts)[rows] for frame in scan.projections]
+    assert abs(shifts[0]) == pytest.approx(19.5 * np.tan(np.radians(tilt)))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
