@@ -195,8 +195,13 @@ class Preparation:
         values = frame.astype(np.float32, order="C")
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
-            self.counts["not_finite_values"] += int(np.count_nonzero(bad[self._own]))
-            return Gaps(bad).bridge(values) if bad.any() else values
+            if bad.any():
+                unmeasured = bad.all(axis=1)
+                self.counts["not_finite_values"] += int(np.count_nonzero(bad[self._own]))
+                self.counts["dark_projections"] += bool(unmeasured[self._own].all())
+                Gaps(bad).bridge(values)
+                values[unmeasured] = np.nan
+            return values
         limit = self._saturates_at(frame.dtype)
         saturated = None
         if limit is not None and not (frame.max(axis=1, keepdims=True) < limit).all():

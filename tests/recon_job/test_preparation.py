@@ -203,6 +203,20 @@ def test_normalised_data_need_no_flats():
     np.testing.assert_array_equal(Preparation(*SHAPE, values="line-integrals").prepare(raw), np.float32(-0.25))
 
 
+@pytest.mark.parametrize("values", ["counts", "transmission", "line-integrals"])
+def test_rows_in_which_nothing_is_finite_are_not_measured_whatever_pixels_stand_for(values):
+    preparation = prepared() if values == "counts" else Preparation(*SHAPE, values=values)
+    raw = np.full(SHAPE, 550.0 if values == "counts" else 0.5, np.float32)
+    raw[1] = np.nan
+    lines = preparation.prepare(raw)
+    assert np.isnan(lines[1]).all()
+    assert np.isfinite(np.delete(lines, 1, axis=0)).all()
+    assert preparation.counts["dark_projections"] == 0
+    raw[:] = np.inf
+    assert np.isnan(preparation.prepare(raw)).all()
+    assert preparation.counts["dark_projections"] == 1
+
+
 def test_late_flat_changes_nothing_and_is_counted():
     preparation = prepared()
     raw = np.full(SHAPE, 550.0, np.float32)
