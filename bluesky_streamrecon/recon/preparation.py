@@ -196,7 +196,7 @@ class Preparation:
         if self._values == "line-integrals":
             bad = ~np.isfinite(values)
             if bad.any():
-                unmeasured = bad.all(axis=1)
+                unmeasured = np.all(bad, axis=1)
                 self.counts["not_finite_values"] += int(np.count_nonzero(bad[self._own]))
                 self.counts["dark_projections"] += bool(unmeasured[self._own].all())
                 Gaps(bad).bridge(values)
