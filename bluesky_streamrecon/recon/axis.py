@@ -24,6 +24,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import DataError, GeometryError
 from bluesky_streamrecon.recon.axis_estimate import AGREE, EDGES, HARMONICS, OPPOSITE, WEDGE, AxisEstimate
 from bluesky_streamrecon.recon.double_wedge import even_views, locate_by_wedge, wedge_evidence
@@ -167,7 +168,8 @@ class AxisFinder:
         """
         evidence = self.evidence()
         add_up(evidence)
-        estimate = locate_axis(evidence, self._shape[1], self.projections)
+        gap = largest_gap(self._angles) or 0.0
+        estimate = replace(locate_axis(evidence, self._shape[1], self.projections), gap=gap)
         wedge = self.by_wedge(add_up)
         other = None if wedge is None else (WEDGE, wedge)
         if not estimate.sides:

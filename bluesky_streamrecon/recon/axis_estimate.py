@@ -21,6 +21,7 @@ AGREE = 1.0
 
 _ENOUGH_UNCERTAINTY = 0.25
 _ENOUGH_SEPARATION = 10.0
+_WIDEST_GAP = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class AxisEstimate:
         It was found in a way that need not see all of the sample.
     other : (str, float) or None, optional
         Another method and the axis that it finds.
+    gap : float, optional
+        Largest gap between views, degrees of the half turn; in a wide one the fit can follow what is wrong with the
+        axis, which its uncertainty does not show.
     """
 
     axis: float
@@ -56,11 +60,12 @@ class AxisEstimate:
     method: str = HARMONICS
     sees_enough: bool = False
     other: tuple[str, float] | None = None
+    gap: float = 0.0
 
     @property
     def confident(self) -> bool:
         """Whether the axis is known to a quarter of a pixel, nothing else explains the data, and they could tell."""
-        sees_all = self.sees_enough or not self.sides
+        sees_all = self.sees_enough or not (self.sides or self.gap > _WIDEST_GAP)
         return sees_all and self.uncertainty <= _ENOUGH_UNCERTAINTY and self.separation >= _ENOUGH_SEPARATION
 
     @property
@@ -79,7 +84,9 @@ class AxisEstimate:
         """Why the axis is not to be trusted, and what to do; empty if it is."""
         if self.confident:
             return ""
-        why = f" ({in_words(self.sides)})" if self.sides else ""
+        wide = f"the views leave a gap of {self.gap:.0f} degrees" if self.gap > _WIDEST_GAP else ""
+        reasons = ", ".join(filter(None, (in_words(self.sides), wide)))
+        why = f" ({reasons})" if reasons else ""
         other = "" if self.other is None else f", by {self.other[0]} column {self.other[1]:.2f}"
         return f"rotation axis: {self}{other}{why}; give axis= in detector columns"
 

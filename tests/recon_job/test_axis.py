@@ -96,6 +96,22 @@ def test_few_projections_from_one_side_are_not_trusted(order):
     assert not find_axis(image[:, None], angles).confident
 
 
+@pytest.mark.parametrize("axis", [66.2, 52.0])
+def test_axis_is_certain_only_once_views_leave_no_wide_gap(axis):
+    """In a scan from end to end the error can be many times what the fit calls its uncertainty until then."""
+    angles = np.deg2rad(np.array(fixed(90)))
+    image = noisy(project(SHEPP_LOGAN, angles, 128, axis, 50), 1e4)[:, None]
+    for number in range(56, 74, 2):
+        early = find_axis(image[:number], angles[:number])
+        assert not early.confident
+        assert early.doubt.endswith(
+            f"(the views leave a gap of {182 - 2 * number} degrees); give axis= in detector columns"
+        )
+    late = find_axis(image[:80], angles[:80])
+    assert late.confident
+    assert late.axis == pytest.approx(axis, abs=0.5)
+
+
 def test_sample_that_is_wider_than_the_detector_gives_the_axis_or_an_honest_doubt():
     angles = np.deg2rad(np.array(optimized_interleaved(180)))
     image = noisy(project(foam(), angles, 256, 131.3, 180), 1e4)
