@@ -16,7 +16,7 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import WritesStreamAssets
-from bluesky.utils import FailedStatus, MsgGenerator, maybe_collect_asset_docs
+from bluesky.utils import FailedStatus, MsgGenerator, RunEngineControlException, maybe_collect_asset_docs
 
 from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
 from bluesky_streamrecon.beamline.frames import FrameFile
@@ -25,7 +25,7 @@ from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.plans.defaults import around_sample, devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of
-from bluesky_streamrecon.plans.parts import answer, check_frames, connected
+from bluesky_streamrecon.plans.parts import answer, attempt, check_frames, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, find_words
 from bluesky_streamrecon.plans.signature import readable_signature
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -100,6 +100,8 @@ def try_devices(
         try:
             yield from answer(partial(_connected, device), unanswered=None)
             item = CheckItem(name, "OK", (yield from check))
+        except RunEngineControlException:
+            raise
         except FailedStatus as failed:
             item = CheckItem(name, "ERROR", _text(failed.args[0].exception() if failed.args else failed))
         except Exception as error:  # noqa: BLE001 - a device of anybody's: what it raises is what was to be found
@@ -183,11 +185,8 @@ def _described(device: Any) -> MsgGenerator[Mapping[str, Any] | None]:
     """Plan stub: return the data keys of a device; None where it does not say."""
     if not callable(getattr(device, "describe", None)):
         return None
-    try:
-        keys: Mapping[str, Any] | None = yield from answer(device.describe, unanswered=None)
-    except Exception:  # noqa: BLE001 - not armed
-        return None
-    return keys
+    keys, _ = yield from attempt(device.describe, unanswered=None)  # an error: it is not armed
+    return keys  # type: ignore[no-any-return]
 
 
 def _images(keys: Mapping[str, Any]) -> list[str]:

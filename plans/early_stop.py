@@ -16,7 +16,7 @@ from bluesky.utils import Msg, MsgGenerator, ensure_generator
 
 from bluesky_streamrecon.beamline import QualityReached, QualitySuspender, SuspendMode
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.plans.parts import answer, read_signal
+from bluesky_streamrecon.plans.parts import attempt, read_signal
 
 __all__ = ["EarlyEnding", "Steps", "stop_early_wrapper"]
 
@@ -42,6 +42,7 @@ class EarlyEnding:
         self._run_key: object = None
         self._open = False
         self._rewindable = True  # what the plan wants
+        self._found_rewindable: bool | None = None  # as the RunEngine was
         self._bundle: str | None = None
 
     def drive(self, plan: MsgGenerator[Any]) -> Steps:
@@ -71,6 +72,7 @@ class EarlyEnding:
     def run(self, plan: MsgGenerator[Any]) -> Steps:
         """Install the suspender and drive a plan; return what it returns, or the run's uid where it was ended."""
         yield Msg("install_suspender", None, self.suspender)
+        self._found_rewindable = None if self.suspender.RE is None else self.suspender.RE.rewindable
         try:
             return (yield from self.drive(plan))
         except QualityReached:
@@ -81,7 +83,8 @@ class EarlyEnding:
 
     def clean_up(self) -> Steps:
         """Undo what `run` has begun."""
-        yield from self.release()
+        self.shielded = False
+        yield Msg("rewindable", None, self._found_rewindable)  # a suspension that the plan was ended in leaves it False
         yield Msg("remove_suspender", None, self.suspender)
 
     def release(self) -> Steps:
@@ -94,8 +97,7 @@ class EarlyEnding:
         """Clean up where no message can be sent any more: the RunEngine was halted."""
         RE = self.suspender.RE
         if RE is not None:
-            if self.shielded:
-                RE.rewindable = True
+            RE.rewindable = self._found_rewindable
             RE.remove_suspender(self.suspender)
 
     def _handle(self, msg: Msg) -> Steps:
@@ -193,9 +195,8 @@ class _Watched(EarlyEnding):
 
     def _on_close_run(self, msg: Msg) -> Steps:
         if self.reached is None:
-            try:
-                yield from answer(partial(read_signal, self._signal), unanswered=None)
-            except Exception as error:  # noqa: BLE001 - the signal is anybody's
+            _, error = yield from attempt(partial(read_signal, self._signal), unanswered=None)
+            if error is not None:
                 text = f"{self._signal.name} could not be read at the end, and may have wanted an earlier one: {error}"
                 logger.warning("run %s: %s", self.run_uid, text)
                 reason = "; ".join(filter(None, (msg.kwargs.get("reason"), text)))
@@ -256,10 +257,12 @@ def stop_early_wrapper(
     )
     ending = _Watched(suspender, signal)
 
+    async def judged() -> None:
+        when(await read_signal(signal))
+
     def body() -> Steps:
-        try:
-            when((yield from answer(partial(read_signal, signal), unanswered=None)))
-        except Exception as error:
+        _, error = yield from attempt(judged, unanswered=None)
+        if error is not None:
             raise ConfigError(f"signal {signal.name}: can not be read and judged: {error!r}") from error
         return (yield from ending.run(plan))
 

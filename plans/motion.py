@@ -21,7 +21,7 @@ from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from bluesky_streamrecon.angle_units import degrees_per_unit
 from bluesky_streamrecon.errors import ConfigError, DataError, MotionError
-from bluesky_streamrecon.plans.parts import answer, read_signal
+from bluesky_streamrecon.plans.parts import answer, attempt, read_signal
 
 __all__ = ["Rotation", "move", "rotation_of", "time_limit", "value_of"]
 
@@ -58,10 +58,7 @@ class Rotation:
         for angle in (min(angles), max(angles)):
             failed: Exception | None = None
             if check is not None:
-                try:
-                    yield from answer(partial(check, angle / self.degrees), unanswered=None)
-                except Exception as error:  # noqa: BLE001 - the stage's own kind of error
-                    failed = error
+                _, failed = yield from attempt(partial(check, angle / self.degrees), unanswered=None)
             if failed or not math.isfinite(angle):
                 why = failed or "it is not a finite angle"
                 raise ConfigError(f"angle {angle:g} degrees: {self.stage.name} can not go there: {why}")

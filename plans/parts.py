@@ -25,6 +25,7 @@ __all__ = [
     "Pending",
     "UnansweredError",
     "answer",
+    "attempt",
     "check_analysis",
     "check_frames",
     "check_metadata",
@@ -155,25 +156,39 @@ def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
     UnansweredError
         If the plan is only looked at, and there is nothing else to return.
     """
-    answers: list[Any] = []
-    errors: list[Exception] = []
+    found, error = yield from attempt(call, **instead)
+    if error is not None:
+        raise error
+    return found
 
-    async def ask() -> None:
+
+def attempt(call: Callable[[], Any], **instead: Any) -> MsgGenerator[tuple[Any, Exception | None]]:
+    """Ask a device something as `answer` does, and return its answer, or None, and its error, or None.
+
+    It is asked once, however often the plan is paused meanwhile. What is raised here ends the plan, and is not the
+    device's.
+    """
+    tasks: list[asyncio.Future[Any]] = []
+
+    async def asking() -> tuple[Any, Exception | None]:
         try:
-            answers.append(await maybe_await(call()))
-        except Exception as error:  # noqa: BLE001 - raised below, out of the RunEngine's hands
-            errors.append(error)
+            return await maybe_await(call()), None
+        except Exception as error:  # noqa: BLE001 - out of the RunEngine's hands
+            return None, error
 
-    yield Msg("wait_for", None, [ask])
-    if not (answers or errors):  # a pause cuts it short
-        yield Msg("wait_for", None, [ask])
-    if errors:
-        raise errors[0]
-    if not answers and "unanswered" in instead:
-        return instead["unanswered"]
-    if not answers:
-        raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")
-    return answers[0]
+    def begun() -> asyncio.Future[Any]:
+        if not tasks:
+            tasks.append(asyncio.ensure_future(asking()))
+        return tasks[0]
+
+    yield Msg("wait_for", None, [begun])
+    while tasks and not tasks[0].done():  # a pause ends the waiting alone
+        yield Msg("wait_for", None, [begun])
+    if tasks:
+        return tasks[0].result()  # type: ignore[no-any-return]
+    if "unanswered" in instead:
+        return instead["unanswered"], None
+    raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")
 
 
 async def read_signal(signal: Any) -> Any:

@@ -17,7 +17,7 @@ from bluesky.utils import MsgGenerator, maybe_await, root_ancestor, separate_dev
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.motion import move
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import answer, attempt
 
 __all__ = ["OWN", "Detectors", "Positioner", "ReferenceFrames", "check_source", "find_words", "take_frames", "tomogram"]
 
@@ -323,9 +323,8 @@ def find_words(
     check = getattr(device, "check_value", None)
     if check is not None:
         for word in words:
-            try:
-                yield from answer(partial(check, word), unanswered=None)
-            except Exception as error:
+            _, error = yield from attempt(partial(check, word), unanswered=None)
+            if error is not None:
                 raise ConfigError(f"{role} {device.name}: can not be set to {word!r} ({option}): {error}") from error
     return words
 

@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from bluesky.utils import MsgGenerator
+from bluesky.utils import MsgGenerator, maybe_await
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans.defaults import around_sample, current_storage, detectors_in_use, monitor_of
-from bluesky_streamrecon.plans.parts import answer, check_metadata, connected
+from bluesky_streamrecon.plans.parts import answer, attempt, check_metadata, connected
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner, ReferenceFrames, tomogram
 from bluesky_streamrecon.plans.signature import readable_signature
 
@@ -136,12 +136,14 @@ def _configuration(detector: Any) -> MsgGenerator[Mapping[str, Any]]:
 
 def _frame_shape(detector: Any, key: str) -> MsgGenerator[tuple[int, int] | None]:
     """Ask a detector for the shape of its frames; None where it knows only when it is armed."""
-    try:
-        described = yield from answer(detector.describe)
-        shape = described[key]["shape"]
-        return int(shape[-2]), int(shape[-1])
-    except Exception:  # noqa: BLE001 - a frame of another shape is refused when it comes, too
-        return None
+
+    async def shape() -> tuple[int, int]:
+        described = await maybe_await(detector.describe())
+        rows, columns = described[key]["shape"][-2:]
+        return int(rows), int(columns)
+
+    found, _ = yield from attempt(shape, unanswered=None)  # a frame of another shape is refused when it comes, too
+    return found  # type: ignore[no-any-return]
 
 
 def reference_documents(found: StoredReferences, run_uid: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,17 +6,17 @@ answers the plan. Nothing here talks to the job other than through its device.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import Msg, MsgGenerator, maybe_await
 
 from bluesky_streamrecon.acquisition import lacking
 from bluesky_streamrecon.beamline import (
@@ -30,7 +30,7 @@ from bluesky_streamrecon.beamline import (
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import budget
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
-from bluesky_streamrecon.plans.parts import Pending, answer
+from bluesky_streamrecon.plans.parts import Pending, attempt
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -186,6 +186,13 @@ class StreamSession(EarlyEnding):
         self._read = []
         return (yield from super()._on_create(msg))
 
+    def _on_declare_stream(self, msg: Msg) -> Steps:
+        """Repeat a declaration that a pause cut short, where the plan is not taken back to before it."""
+        response = yield msg
+        while response is None and not self._rewinds:
+            response = yield msg
+        return response
+
     def _on_read(self, msg: Msg) -> Steps:
         response = yield msg
         while response is None and not self._rewinds and self._bundle is not None:
@@ -273,18 +280,11 @@ class StreamSession(EarlyEnding):
             yield Msg("save", run=self._run_key)
             self._bundle = None
 
-    @staticmethod
-    def _until(work: Callable[[], Awaitable[Any]]) -> Steps:
-        """Do `work` once, however often the plan is paused meanwhile."""
-        tasks: list[asyncio.Future[Any]] = []
-
-        def started() -> asyncio.Future[Any]:
-            if not tasks:
-                tasks.append(asyncio.ensure_future(work()))
-            return tasks[0]
-
-        while not (tasks and tasks[0].done()):
-            yield Msg("wait_for", None, [started])
+    def _until(self, work: Callable[[], Awaitable[Any]]) -> Steps:
+        """Do `work` of ours, which fails no scan."""
+        _, error = yield from attempt(work, unanswered=None)
+        if error is not None:
+            logger.error("run %s: %r", self.run_uid, error, exc_info=error)
 
     def _reason(self, given: str | None) -> str:
         """Return how the run ended, and whatever went wrong with its reconstruction."""
@@ -357,14 +357,18 @@ def _configuration(devices: Iterable[Any]) -> MsgGenerator[dict[str, Any]]:
     found: dict[str, Any] = {}
     for device in devices:
         if callable(getattr(device, "read_configuration", None)):
-            try:
-                values = yield from answer(device.read_configuration, unanswered={})
-                keys = yield from answer(device.describe_configuration, unanswered={})
-            except Exception as error:  # noqa: BLE001 - a device of anybody's, which need not know anything of the scan
+            said, error = yield from attempt(partial(_configuration_of, device), unanswered=None)
+            if error is not None:  # a device of anybody's, which need not know anything of the scan
                 logger.info("%s: its configuration can not be read now: %s", device.name, error)
-                continue
-            found[device.name] = {"data": {key: each["value"] for key, each in values.items()}, "data_keys": keys}
+            elif said is not None:
+                found[device.name] = said
     return found
+
+
+async def _configuration_of(device: Any) -> dict[str, Any]:
+    values = await maybe_await(device.read_configuration())
+    keys = await maybe_await(device.describe_configuration())
+    return {"data": {key: each["value"] for key, each in values.items()}, "data_keys": keys}
 
 
 def _name(device: Any) -> str | None:

@@ -9,14 +9,17 @@ import threading
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
 from bluesky.run_engine import RunEngineInterrupted
 from bluesky.utils import FailedStatus, SigintHandler
 
-from bluesky_streamrecon.plans import stream_tomo_plan, streaming_wrapper
+from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_fly_plan, stream_tomo_plan, streaming_wrapper
+from bluesky_streamrecon.plans.parts import answer
 from bluesky_streamrecon.plans.session import StreamSession
+from bluesky_streamrecon.sim_devices import sim_beamline
 
 BOUND = 20.0
 
@@ -28,6 +31,15 @@ def tomo(pretend_job):
         return stream_tomo_plan([beamline.detector], beamline.stage, **{**given, **kwargs})
 
     return plan
+
+
+@pytest.fixture
+def flight(run_engine, pretend_job, tmp_path):
+    beamline = sim_beamline(rows=4, columns=32, directory=tmp_path, instant=True)
+    return stream_tomo_fly_plan(
+        [beamline.detector], beamline.stage, trigger=beamline.trigger, encoder=beamline.encoder, num=6, window=4,
+        pixel_values="transmission", order="fixed", job=pretend_job,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -172,6 +184,105 @@ def test_run_that_is_stopped_in_the_middle_of_a_verdicts_event_is_a_success(
     (stop,) = of(documents, "stop")
     assert (stop["exit_status"], "of 6 projections streamed" in stop["reason"]) == ("success", True)
     assert [doc["data"]["job-steering-verdict"] for doc in of(documents, "event", "steering")] == ["hold"]
+
+
+@pytest.mark.parametrize(("end", "status"), [("abort", "abort"), ("stop", "success")])
+def test_scan_that_is_ended_while_a_device_is_asked_ends_as_it_was_told_to(
+    run_engine, documents, tomo, pause_at, hold, held_beamline, monkeypatch, end, status
+):
+    beamline, asking = held_beamline(), hold(1)
+
+    async def slow(stage, value):
+        await asking()
+
+    monkeypatch.setattr(type(beamline.stage), "check_value", slow)
+    pause_at(tomo(beamline), asking)
+    asking.release()
+    ended = getattr(run_engine, end)()
+    assert ended.exit_status == status
+    assert not documents
+
+
+def test_check_of_devices_that_is_aborted_goes_on_to_no_other_device(run_engine, pause_at, hold, held_beamline, capsys):
+    beamline, asking = held_beamline(), hold(1)
+
+    async def slow(*args, **kwargs):
+        await asking()
+
+    beamline.stage.connect = slow
+    pause_at(check_devices_plan([beamline.detector], beamline.stage), asking)
+    asking.release()
+    assert run_engine.abort().exit_status == "abort"
+    assert "detector" not in capsys.readouterr().out
+
+
+def test_second_pause_while_a_device_is_asked_and_nothing_rewound(run_engine, pause_at, hold, in_thread):
+    answering, waiting, asked = hold(1), threading.Event(), []
+
+    async def slow():
+        asked.append(True)
+        await answering()
+        return "here"
+
+    pause_at(bpp.rewindable_wrapper(answer(slow), False), answering)
+    run_engine.msg_hook = lambda msg: waiting.set()
+
+    def pause():
+        assert waiting.wait(BOUND)
+        run_engine.request_pause(defer=False)
+
+    in_thread(pause)
+    with pytest.raises(RunEngineInterrupted):
+        run_engine.resume()
+    answering.release()
+    assert run_engine.resume().plan_result == "here"
+    assert asked == [True]
+
+
+def test_pause_while_a_flight_declares_its_stream(run_engine, documents, flight, pause_at, hold, of):
+    declaring, declare = hold(1), run_engine._command_registry["declare_stream"]
+
+    async def slowly(msg):
+        await declaring()
+        return await declare(msg)
+
+    run_engine.register_command("declare_stream", slowly)
+    pause_at(flight, declaring)
+    declaring.release()
+    run_engine.resume()
+    assert of(documents, "stop")[0]["reason"].startswith("all 6 projections taken")
+
+
+def test_runengine_can_rewind_again_after_a_flight_that_was_halted(run_engine, flight, pause_at, hold):
+    collecting, collect = hold(1), run_engine._command_registry["collect"]
+
+    async def slowly(msg):
+        await collecting()
+        return await collect(msg)
+
+    run_engine.register_command("collect", slowly)
+    pause_at(flight, collecting)
+    assert not run_engine.rewindable
+    collecting.release()
+    run_engine.halt()
+    assert run_engine.rewindable
+
+
+def test_runengine_can_rewind_again_after_a_scan_that_was_aborted_while_it_was_suspended(
+    run_engine, tomo, pause_at, hold, held_beamline, in_thread
+):
+    moving, suspended = hold(2), hold(1)
+
+    def suspend():
+        assert moving.reached.wait(BOUND)
+        run_engine.request_suspend(suspended)
+
+    in_thread(suspend)
+    pause_at(tomo(held_beamline(moving=moving)), suspended)
+    moving.release()
+    suspended.release()
+    run_engine.abort()
+    assert run_engine.rewindable
 
 
 def test_run_that_could_not_be_closed_leaves_the_next_one_its_stream(
