@@ -165,8 +165,7 @@ def answer(call: Callable[[], Any], **instead: Any) -> MsgGenerator[Any]:
 def attempt(call: Callable[[], Any], **instead: Any) -> MsgGenerator[tuple[Any, Exception | None]]:
     """Ask a device something as `answer` does, and return its answer, or None, and its error, or None.
 
-    It is asked once, however often the plan is paused meanwhile. What is raised here ends the plan, and is not the
-    device's.
+    A pause meanwhile asks it no second time. What is raised here ends the plan, and is not the device's.
     """
     tasks: list[asyncio.Future[Any]] = []
 
@@ -177,15 +176,15 @@ def attempt(call: Callable[[], Any], **instead: Any) -> MsgGenerator[tuple[Any, 
             return None, error
 
     def begun() -> asyncio.Future[Any]:
-        if not tasks:
+        if not tasks or tasks[-1].done():  # again, where a plan is taken back to its checkpoint
             tasks.append(asyncio.ensure_future(asking()))
-        return tasks[0]
+        return tasks[-1]
 
     yield Msg("wait_for", None, [begun])
-    while tasks and not tasks[0].done():  # a pause ends the waiting alone
+    while tasks and not tasks[-1].done():  # a pause ends the waiting alone
         yield Msg("wait_for", None, [begun])
     if tasks:
-        return tasks[0].result()  # type: ignore[no-any-return]
+        return tasks[-1].result()  # type: ignore[no-any-return]
     if "unanswered" in instead:
         return instead["unanswered"], None
     raise UnansweredError("a device was not asked: is the plan run by a RunEngine?")

@@ -6,6 +6,7 @@ answers the plan. Nothing here talks to the job other than through its device.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -280,11 +281,18 @@ class StreamSession(EarlyEnding):
             yield Msg("save", run=self._run_key)
             self._bundle = None
 
-    def _until(self, work: Callable[[], Awaitable[Any]]) -> Steps:
-        """Do `work` of ours, which fails no scan."""
-        _, error = yield from attempt(work, unanswered=None)
-        if error is not None:
-            logger.error("run %s: %r", self.run_uid, error, exc_info=error)
+    @staticmethod
+    def _until(work: Callable[[], Awaitable[Any]]) -> Steps:
+        """Do `work` once, however often the plan is paused meanwhile."""
+        tasks: list[asyncio.Future[Any]] = []
+
+        def started() -> asyncio.Future[Any]:
+            if not tasks:
+                tasks.append(asyncio.ensure_future(work()))
+            return tasks[0]
+
+        while not (tasks and tasks[0].done()):
+            yield Msg("wait_for", None, [started])
 
     def _reason(self, given: str | None) -> str:
         """Return how the run ended, and whatever went wrong with its reconstruction."""

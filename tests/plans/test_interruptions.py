@@ -239,6 +239,21 @@ def test_second_pause_while_a_device_is_asked_and_nothing_rewound(run_engine, pa
     assert asked == [True]
 
 
+def test_device_is_asked_again_where_a_resumed_plan_is_taken_back_to_before_the_question(run_engine, pause_at, hold):
+    """Its IOC may have been started again during the pause."""
+    waiting, asked = hold(1), []
+
+    def plan():
+        yield from bps.checkpoint()
+        yield from answer(lambda: asked.append(True))
+        yield from bps.wait_for([waiting])
+
+    pause_at(plan(), waiting)
+    waiting.release()
+    run_engine.resume()
+    assert asked == [True, True]
+
+
 def test_pause_while_a_flight_declares_its_stream(run_engine, documents, flight, pause_at, hold, of):
     declaring, declare = hold(1), run_engine._command_registry["declare_stream"]
 
