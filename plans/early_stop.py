@@ -84,8 +84,8 @@ class EarlyEnding:
     def clean_up(self) -> Steps:
         """Undo what `run` has begun."""
         self.shielded = False
-        yield Msg("rewindable", None, self._found_rewindable)  # a suspension that the plan was ended in leaves it False
         yield Msg("remove_suspender", None, self.suspender)
+        yield Msg("rewindable", None, self._found_rewindable)  # a suspension that the plan was ended in leaves it False
 
     def release(self) -> Steps:
         """Return the RunEngine to its rewindable state."""
