@@ -163,9 +163,10 @@ class StreamSession(EarlyEnding):
         if self._rewindable and not self.shielded and getattr(msg.obj, "name", None) == self._detector:
             yield Msg("rewindable", None, False)
             self.shielded = True
-        status = yield msg
-        self._triggered.setdefault(msg.kwargs.get("group"), []).append(status)
-        return status
+        statuses = self._triggered.setdefault(msg.kwargs.get("group"), [])
+        statuses.append(None)  # until it is known: the plan may be ended here
+        statuses[-1] = yield msg
+        return statuses[-1]
 
     def _on_wait(self, msg: Msg) -> Steps:
         group = msg.args[0] if msg.args else msg.kwargs.get("group")
@@ -178,7 +179,9 @@ class StreamSession(EarlyEnding):
 
     def _on_unstage(self, msg: Msg) -> Steps:
         """Let an exposure that was begun come to its end, where a plan is ended in the middle of it."""
-        for statuses in self._triggered.values():
+        for group, statuses in self._triggered.items():
+            if None in statuses:
+                yield Msg("wait", None, group=group, timeout=EXPOSURE_SECONDS)
             yield from settle(statuses, EXPOSURE_SECONDS)
         self._triggered.clear()
         return (yield msg)

@@ -205,6 +205,29 @@ def test_scan_that_is_ended_while_a_device_is_asked_ends_as_it_was_told_to(
     assert not documents
 
 
+def test_exposure_is_waited_for_where_a_plan_is_stopped_before_it_knows_of_it(run_engine, tomo, hold, held_beamline):
+    exposing, triggers, seen = hold(5), [], []
+
+    def pause(msg):
+        if msg.command == "trigger":
+            triggers.append(msg.kwargs["group"])
+            if len(triggers) == 3:
+                asyncio.ensure_future(run_engine._request_pause_coro())  # noqa: RUF006 - before the trigger is answered
+
+    def note(msg):
+        seen.append((msg.command, msg.kwargs.get("group")))
+        if seen[-1] == ("wait", triggers[-1]):
+            exposing.release()
+
+    run_engine.msg_hook = pause
+    with pytest.raises(RunEngineInterrupted):
+        run_engine(tomo(held_beamline(exposing=exposing)))
+    run_engine.msg_hook = note
+    assert run_engine.stop().exit_status == "success"
+    commands = [command for command, _ in seen]
+    assert seen.index(("wait", triggers[-1])) < commands.index("unstage")
+
+
 def test_check_of_devices_that_is_aborted_goes_on_to_no_other_device(run_engine, pause_at, hold, held_beamline, capsys):
     beamline, asking = held_beamline(), hold(1)
 
