@@ -214,7 +214,8 @@ def test_axis_that_can_not_be_known_is_said_so(beamline, job, scan, tmp_path):
     beamline.endpoint.close_run()
     problem = beamline.wait_for(Problem)
     assert problem.where == "rotation axis"
-    assert problem.text.endswith("from 6 projections, not certain; give axis= in detector columns")
+    doubt = "not certain (the views leave a gap of 45 degrees); give axis= in detector columns"
+    assert problem.text.endswith(f"from 6 projections, {doubt}")
     (result,) = beamline.wait_for(RunFinished).results
     assert result.result is not None
     assert problem.text in result.text
