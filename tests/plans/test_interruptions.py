@@ -183,9 +183,10 @@ def test_run_that_is_stopped_in_the_middle_of_a_verdicts_event_is_a_success(
     assert run_engine.stop().exit_status == "success"
     (stop,) = of(documents, "stop")
     assert (stop["exit_status"], "of 6 projections streamed" in stop["reason"]) == ("success", True)
-    # The event that was being read may have been written before the plan heard of its end.
+    # Events that were read before and after the plan heard of its end may have been written, too.
     verdicts = [doc["data"]["job-steering-verdict"] for doc in of(documents, "event", "steering")]
-    assert verdicts in (["hold"], ["continue", "hold"])
+    assert "hold" in verdicts
+    assert set(verdicts) <= {"hold", "continue"}
 
 
 @pytest.mark.parametrize(("end", "status"), [("abort", "abort"), ("stop", "success")])
