@@ -16,7 +16,7 @@ from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.settings import ReconSettings
 
-__all__ = ["PAPERS", "finish", "live_images", "live_updates", "with_best_image"]
+__all__ = ["PAPERS", "finish", "live_updates", "with_best_image"]
 
 PAPERS = ReconSettings(window_policy="newest")
 """The paper's live image: MLEM, l = 24, s = 1, the newest projections."""
@@ -50,14 +50,6 @@ def live_updates(
                 yield number, engine
 
 
-def live_images(
-    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield each image, shape (rows, C, C), 1/pixel, with the number of projections that it was made from."""
-    for number, engine in live_updates(scan, recon, spread=spread, threads=threads):
-        yield number, engine.image()
-
-
 def finish(scan: LineScan, *, threads: int = 1) -> NDArray[np.float32]:
     """Reconstruct from all projections of `scan`, by the recipe that the default policy predicts for.
 
@@ -80,9 +72,8 @@ def finish(scan: LineScan, *, threads: int = 1) -> NDArray[np.float32]:
     """
     if not len(scan):
         raise DataError(f"{scan.name}: got no projection to reconstruct from, expected at least one")
-    measured = np.maximum(scan.integrals, 0)
     return QuickReconstructor(threads).reconstruct(
-        measured,
+        np.maximum(scan.integrals, 0),
         scan.angles,
         scan.over.view_weights(scan.angles),
         axis=scan.axis,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
-from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_images, with_best_image
+from bluesky_streamrecon.evaluation.images import PAPERS, finish, live_updates, with_best_image
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import AngleOrder, make_order, places_in_order
@@ -77,7 +77,8 @@ def evaluate_orders(
         images = {}
         for order, scan in zip(ORDERS, in_orders, strict=True):
             logger.info("%s: %s", scan.name, order)
-            for number, image in live_images(scan, PAPERS, threads=threads):
+            for number, engine in live_updates(scan, PAPERS, threads=threads):
+                image = engine.image()
                 rows.append({"order": order, "image": "live"} | scan.compare(number, image))
                 if number == SHOWN_AT:
                     images[order] = image

@@ -16,7 +16,7 @@ from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.cases import held_out_cases, interior_cases, kind_cases, required_cases
 from bluesky_streamrecon.evaluation.figures import draw_lines, line_of, new_figure, show_slice
-from bluesky_streamrecon.evaluation.images import PAPERS, live_images, with_best_image
+from bluesky_streamrecon.evaluation.images import PAPERS, live_updates, with_best_image
 from bluesky_streamrecon.evaluation.policies import draw_cases, judge_cases, summarize
 from bluesky_streamrecon.evaluation.report import Report, Row
 from bluesky_streamrecon.evaluation.scans import LineScan, measured_scan, simulated_scan
@@ -58,7 +58,8 @@ def follow(
     metric = MsSsimMetric(COMPARE_TO, 5)
     history = ImageHistory()
     rows, shown = [], {}
-    for number, (projections, image) in enumerate(live_images(scan, PAPERS, threads=threads), 1):
+    for number, (projections, engine) in enumerate(live_updates(scan, PAPERS, threads=threads), 1):
+        image = engine.image()
         history = history.appended(PreviewImage(number, projections, tuple(range(scan.rows)), image))
         history = history.trimmed(projections - COMPARE_TO, most=2 * COMPARE_TO + 2)
         rows.append({"self_similarity": metric(history)} | scan.compare(projections, image))

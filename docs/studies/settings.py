@@ -20,7 +20,7 @@ import typer
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.figures import Line, draw_lines, new_figure
-from bluesky_streamrecon.evaluation.images import live_images, with_best_image
+from bluesky_streamrecon.evaluation.images import live_updates, with_best_image
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import ScanStack, measured_scan, simulated_scan
 from bluesky_streamrecon.ordering import make_order
@@ -171,9 +171,9 @@ def _follow(stack: ScanStack, choice: Choice, threads: int) -> list[Row]:
     last = len(stack.whole)
     window, every = choice.recon.window or last, max(choice.recon.step, last // POINTS)
     rows: list[Row] = []
-    for number, image in live_images(stack.whole, choice.recon, spread=choice.spread, threads=threads):
+    for number, engine in live_updates(stack.whole, choice.recon, spread=choice.spread, threads=threads):
         if number == last or (number >= window and number % every == 0):
-            rows += [{"case": case} | row for case, row in enumerate(stack.compare(number, image))]
+            rows += [{"case": case} | row for case, row in enumerate(stack.compare(number, engine.image()))]
     return rows
 
 

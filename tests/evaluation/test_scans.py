@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.evaluation.images import finish, live_images, with_best_image
+from bluesky_streamrecon.evaluation.images import finish, live_updates, with_best_image
 from bluesky_streamrecon.evaluation.scans import (
     ScanStack,
     measured_scan,
@@ -126,7 +126,7 @@ def test_nothing_can_not_be_finished():
 
 @pytest.mark.parametrize("step", [1, 7])
 def test_live_images_come_after_every_step_and_at_the_end(step):
-    numbers = [number for number, _ in live_images(foam(), ReconSettings(window=12, step=step))]
+    numbers = [number for number, _ in live_updates(foam(), ReconSettings(window=12, step=step))]
     assert numbers == sorted({*range(step, 41, step), 40})
 
 

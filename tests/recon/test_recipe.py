@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.images import live_images, with_best_image
+from bluesky_streamrecon.evaluation.images import live_updates, with_best_image
 from bluesky_streamrecon.evaluation.scans import measured_scan
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.recipe import find_recipe, log_photons, some_views
@@ -54,6 +54,7 @@ def test_finished_tooth_is_better_than_its_live_image():
     finished = reconstruct(
         scan.integrals, scan.angles, axis=scan.axis, algorithm="auto", disc=True, threads=2, backend="cpu"
     )
-    *_, (_, live) = live_images(scan, ReconSettings(window_policy="newest", step=8), threads=2)
+    for _, engine in live_updates(scan, ReconSettings(window_policy="newest", step=8), threads=2):
+        live = engine.image()
     assert scan.truth.similarity(finished) >= 0.992
     assert scan.truth.similarity(live) < scan.truth.similarity(finished)
