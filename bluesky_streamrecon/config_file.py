@@ -18,6 +18,7 @@ import msgspec
 import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.geometry import check_range
 from bluesky_streamrecon.gpus import slurm_gpus, visible_gpus
 from bluesky_streamrecon.settings import Count, Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
@@ -171,7 +172,12 @@ class FollowSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     projections : int
         Planned; 0: what the plan says (``num_points``).
     start, stop : float or None
-        Range of angles that the scan is going to cover, degrees.
+        Range of angles that the scan is going to cover, degrees; both or none.
+
+    Raises
+    ------
+    ConfigError
+        If that is no range.
     """
 
     plans: tuple[str, ...] = ()
@@ -180,6 +186,9 @@ class FollowSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     projections: Count = 0
     start: float | None = None
     stop: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self.start, self.stop, "[follow]")
 
     def fits(self, start: Mapping[str, Any]) -> bool:
         """Return whether a run, by its start document, is one of those to follow.

@@ -12,13 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.errors import GeometryError
+from bluesky_streamrecon.errors import ConfigError, GeometryError
 
-__all__ = ["FULL_TURN", "TomoGeometry", "image_size", "is_full_turn", "is_off_the_middle", "widest_image"]
+__all__ = [
+    "FULL_TURN",
+    "TomoGeometry",
+    "check_range",
+    "image_size",
+    "is_full_turn",
+    "is_off_the_middle",
+    "widest_image",
+]
 
 FULL_TURN = 342.0
 """Degrees from which on a scan is one over a full turn: what one view does not see, the opposite one does."""
@@ -41,6 +50,37 @@ def is_full_turn(metadata: Mapping[str, str]) -> bool:
         return float(metadata["angle_stop"]) - float(metadata["angle_start"]) >= FULL_TURN
     except (KeyError, ValueError):
         return False
+
+
+def check_range(start: object, stop: object, where: str) -> None:
+    """Refuse a range of angles that is none: it would be taken for a half turn.
+
+    Parameters
+    ----------
+    start, stop : object
+        Degrees, or None where they are not said: both or none.
+    where : str
+        Who says them, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If they are no finite numbers with start < stop.
+
+    Examples
+    --------
+    >>> check_range(None, None, "[follow]")
+    >>> check_range(360, 0, "[follow]")
+    Traceback (most recent call last):
+    bluesky_streamrecon.errors.ConfigError: [follow]: got start=360, stop=0, expected finite degrees...
+    """
+    if start is None and stop is None:
+        return
+    if not (isinstance(start, Real) and isinstance(stop, Real) and 0 < float(stop) - float(start) < math.inf):
+        raise ConfigError(
+            f"{where}: got start={start!r}, stop={stop!r}, expected finite degrees with start < stop, in whatever "
+            "order they are visited, or neither"
+        )
 
 
 def is_off_the_middle(columns: int, axis: float) -> bool:

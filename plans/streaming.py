@@ -10,6 +10,7 @@ import msgspec
 from bluesky.utils import FailedStatus, Msg, MsgGenerator
 
 from bluesky_streamrecon.beamline import ReconJob, SuspendMode
+from bluesky_streamrecon.geometry import check_range
 from bluesky_streamrecon.plans.budget import Budget, with_deadline
 from bluesky_streamrecon.plans.defaults import compose_with_storage, current_job
 from bluesky_streamrecon.plans.early_stop import Steps
@@ -75,7 +76,8 @@ def streaming_wrapper(
         ``"after-projection"`` loses nothing that was begun; ``"at-once"`` interrupts even a move, and the event
         in flight is lost.
     md : mapping, optional
-        Added to the ``streamrecon`` block.
+        Added to the ``streamrecon`` block. ``start`` and ``stop`` are the range of angles that the plan is going to
+        visit, degrees, in whatever order; without them it is taken for a half turn.
     compose : callable, optional
         Makes the documents of a reconstruction from its `RunRecord`, for those who `ReconJob.subscribe`.
     lengthens : bool, optional
@@ -113,6 +115,7 @@ def streaming_wrapper(
     if recon.analysis == TOMOGRAPHY:
         check_source(recon.pixel_values, references, "references='own' if the plan takes flats into its stream 'flat'")
     check_metadata(md)
+    check_range((md or {}).get("start"), (md or {}).get("stop"), "md")
     check_analysis(recon)
     steering = checked_series(recon, steering if steering is not None else SteeringSettings())
     steering = with_deadline(steering)

@@ -18,6 +18,7 @@ from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import frame_layout, number_keys
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.geometry import check_range
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, SteeringSettings, settings_from
 from bluesky_streamrecon.wire.messages import ItemKind
@@ -77,7 +78,7 @@ class RunBlock:
     recon, steering : ReconSettings, SteeringSettings
         What the user asked for.
     span : float or None
-        Range that the stage is going to cover, in its units, if known.
+        Range that the stage is going to cover, degrees, if known.
     """
 
     recon_uid: str
@@ -297,10 +298,9 @@ def _hinted(start: Mapping[str, Any]) -> str | None:
 
 
 def _span(block: Mapping[str, Any]) -> float | None:
-    try:
-        return abs(float(block["stop"]) - float(block["start"]))
-    except (KeyError, TypeError, ValueError):
-        return None
+    start, stop = block.get("start"), block.get("stop")
+    check_range(start, stop, f"block {BLOCK!r} of the start document")
+    return None if start is None or stop is None else float(stop) - float(start)
 
 
 def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLayout | None:

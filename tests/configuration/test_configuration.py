@@ -64,6 +64,12 @@ def test_each_setting_tells_where_it_comes_from(written):
         assert {f"{name}.{field}" for field in kind.__struct_fields__} <= set(rows)
 
 
+@pytest.mark.parametrize("given", ["start = 360\nstop = 0\n", "stop = 360\n"])
+def test_range_to_follow_that_would_be_taken_for_a_half_turn_is_refused(written, given):
+    with pytest.raises(ConfigError, match=r"\[follow\].*got start=.*, expected finite degrees with start < stop"):
+        load_config_file(written(f"[follow]\n{given}"))
+
+
 def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, monkeypatch):
     monkeypatch.setattr(config_file, "visible_gpus", lambda: tuple(b"abcd"))
     cuda = "[recon]\nbackend = 'cuda'\n"

@@ -46,6 +46,19 @@ def test_scan_of_the_user_is_streamed_with_the_job_in_its_events(run_engine, doc
     assert [angle for _, _, angle, _ in script.frames] == pytest.approx(np.deg2rad(np.linspace(0, 90, 7)))
 
 
+def test_range_of_a_plan_of_the_user_comes_to_the_job(run_engine, documents, wrapped, beamline, pretend_job):
+    plan = bp.scan([beamline.detector], beamline.stage, 359, 0, 7)
+    run_engine(wrapped(plan, beamline, md={"start": np.int64(0), "stop": 360.0}))
+    metadata = pretend_job.last_run.spec.metadata
+    assert (float(metadata["angle_start"]), float(metadata["angle_stop"])) == (0, 360)
+
+
+@pytest.mark.parametrize("given", [{"start": 360, "stop": 0}, {"stop": 360}, {"start": "0", "stop": "360"}])
+def test_range_that_would_be_taken_for_a_half_turn_is_refused_before_anything_moves(wrapped, beamline, given):
+    with pytest.raises(ConfigError, match=r"md: got start=.*, expected finite degrees with start < stop"):
+        wrapped(bp.scan([beamline.detector], beamline.stage, 0, 359, 7), beamline, md=given)
+
+
 def test_scan_of_the_user_ends_as_success_when_quality_is_reached(run_engine, documents, wrapped, beamline, script, of):
     script.score = lambda n: 0.96 if n >= 3 else 0.1
     plan = bp.list_scan([beamline.detector], beamline.stage, [float(a) for a in range(0, 120, 4)])
