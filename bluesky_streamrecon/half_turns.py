@@ -21,7 +21,7 @@ from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_fro
 from bluesky_streamrecon.storage import find_reconstruction, load_run
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
-from bluesky_streamrecon.storage.runs import find_raw_run, run_keys, scan_of
+from bluesky_streamrecon.storage.runs import find_raw_run, first_references, run_keys, scan_of
 from bluesky_streamrecon.storage.scan import Frames
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire.messages import ItemKind
@@ -115,9 +115,7 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
         preview_rows=(0,),
         metadata=metadata,
     )
-    # Of before the first projection; the run says 0 where they are borrowed, and nothing if a plan took them itself.
-    flats = min(int(block.get("flats") or len(scan.flats)), len(scan.flats))
-    darks = min(int(block.get("darks") or len(scan.darks)), len(scan.darks))
+    flats, darks = first_references(run, scan)
 
     def reduced(kind: ItemKind, frames: Frames, numbers: range, readings: Any) -> Iterator[PastFrame]:
         for number in numbers:

@@ -43,6 +43,7 @@ __all__ = [
     "find_raw_run",
     "find_reconstruction",
     "finished_images",
+    "first_references",
     "load_reconstruction",
     "load_run",
     "load_scores",
@@ -202,6 +203,16 @@ def stored_readings(
     keys = number_keys(dict(run[stream].metadata), monitor)
     values = _numbers(run[stream], keys[0], uid, "readings") if keys and keys[0] in run[stream] else None
     return None if values is None or len(values) < count else values[:count]
+
+
+def first_references(run: RunStreams, scan: TomoScan) -> tuple[int, int]:
+    """Return how many of a run's flats and darks are of before its first projection: live images know no others.
+
+    The run says 0 where they are borrowed, and nothing if a plan of one's own took them: then all are.
+    """
+    block = run.metadata["start"].get("streamrecon") or {}
+    flats, darks = (int(block.get(name) or len(had)) for name, had in (("flats", scan.flats), ("darks", scan.darks)))
+    return min(flats, len(scan.flats)), min(darks, len(scan.darks))
 
 
 def stored_frames(

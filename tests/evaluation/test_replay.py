@@ -235,6 +235,26 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     assert closed == [True]
 
 
+def test_stored_run_is_judged_with_the_flats_and_darks_that_its_images_were_made_with(frames, monkeypatch):
+    """Of later ones, taken in another beam, live images know nothing."""
+    from bluesky_streamrecon.evaluation import replay as module
+
+    later = replace(
+        frames,
+        flats=np.concatenate([frames.flats, frames.flats[:2] // 2]),
+        darks=np.concatenate([frames.darks, frames.darks[:1] + 9]),
+        monitor=np.ones(60),
+        flat_monitor=np.array([1.0, 1.0, 1.0, 0.5, 0.5]),
+    )
+    run = MagicMock(metadata={"start": {"streamrecon": {"flats": 3, "darks": 3, "flats_after": 2, "darks_after": 1}}})
+    monkeypatch.setattr(module, "open_storage", lambda *_, **__: nullcontext(SimpleNamespace(catalog={"1234": run})))
+    monkeypatch.setattr(module, "scan_of", lambda *_, **__: later)
+    with module.recorded_run("1234") as found:
+        np.testing.assert_array_equal(found.frames.flats, frames.flats)
+        np.testing.assert_array_equal(found.frames.darks, frames.darks)
+        np.testing.assert_array_equal(found.frames.flat_monitor, [1.0, 1.0, 1.0])
+
+
 def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, monkeypatch):
     looked = []
     monkeypatch.setattr("bluesky_streamrecon.evaluation.replay.recorded_run", lambda *a, **kw: looked.append(a))
