@@ -5,6 +5,7 @@ It takes the way of a job of one rank: the same analysis, preparation, axis and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ AT_ONCE = 16
 
 PastFrame = tuple[ItemKind, int, NDArray[np.generic] | None, float, float]
 """Kind, number among those of its kind, reduced frame (None: it is not there), angle, and reading of the beam's monitor
-(1 without one; a projection where it is not positive counts as lost)."""
+(1 without one; a projection where it is not positive and finite counts as lost)."""
 
 
 def finished_volume(
@@ -78,7 +79,7 @@ def finished_volume(
         for kind, index, frame, angle, monitor in frames:
             about: dict[str, Any] = {"run_uid": run.run_uid, "seq": 1, "kind": kind, "index": index, "angle": angle}
             item: Item | ItemGone = ItemGone(**about, why="not used")
-            if frame is not None and monitor > 0:
+            if frame is not None and 0 < monitor < math.inf:
                 item = Item(
                     **about, monitor=monitor, rows=(0, rows), dtype=run.dtype, shape=run.detector_shape, pixels=frame
                 )

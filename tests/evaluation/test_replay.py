@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.replay import Recorded, recorded_file, replay
+from bluesky_streamrecon.evaluation.scans import prepared
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import metrics, policy
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -253,6 +254,16 @@ def test_stored_run_is_judged_with_the_flats_and_darks_that_its_images_were_made
         np.testing.assert_array_equal(found.frames.flats, frames.flats)
         np.testing.assert_array_equal(found.frames.darks, frames.darks)
         np.testing.assert_array_equal(found.frames.flat_monitor, [1.0, 1.0, 1.0])
+
+
+def test_frames_by_whose_beam_light_can_not_be_divided_are_left_out(frames):
+    unread = [0.0, -2.0, np.nan, np.inf]
+    readings, with_flats = np.ones(60), np.ones(3)
+    readings[:4], with_flats[0] = unread, np.inf
+    read = replace(frames, monitor=readings, flat_monitor=with_flats)
+    lines = prepared(read, "a-run", ReconSettings(axis=32.2, monitor="i0")).integrals
+    assert np.isnan(lines[:4]).all()
+    assert np.isfinite(lines[4:]).all()
 
 
 def test_replay_refuses_an_unknown_policy_before_it_looks_for_the_run(program, monkeypatch):

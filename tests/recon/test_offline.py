@@ -1,4 +1,4 @@
-"""FBP and reconstruction in one call."""
+"""FBP, reconstruction in one call, and the volume of frames that are stored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pytest
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.recon import reconstruct
 from bluesky_streamrecon.recon.fbp import FILTERS, filter_sinogram
+from bluesky_streamrecon.recon.past_volume import finished_volume
+from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.wire import OpenRunSpec
 
 
 def disc(size, angles, axis):
@@ -130,3 +133,27 @@ def test_importing_the_room_loads_neither_numba_nor_mpi():
         "r.reconstruct; r.Engine; assert 'mpi4py' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+
+
+@pytest.mark.parametrize("reading", [0.0, -2.0, np.nan, np.inf])
+def test_past_projection_by_whose_beam_light_can_not_be_divided_counts_as_lost(reading):
+    lost, beam, angles = 3, 5.0, np.linspace(0, np.pi, 12, endpoint=False)
+    recon = ReconSettings(axis=7.5, monitor="i0", final="fbp")
+    spec = OpenRunSpec(
+        run_uid="run",
+        recon_uid="recon",
+        planned=12,
+        detector_shape=(1, 16),
+        dtype="<f4",
+        recon=recon,
+        preview_rows=(0,),
+    )
+    seen = np.random.default_rng(0).uniform(300, 900, (12, 1, 16)).astype(np.float32)
+
+    def volume(frame, its_beam):
+        frames = [("flat", 1, np.full((1, 16), 1000, np.float32), 0.0, beam)]
+        frames += [("projection", i + 1, seen[i], angles[i], beam) for i in range(12)]
+        frames[1 + lost] = (*frames[1 + lost][:2], frame, angles[lost], its_beam)
+        return finished_volume(spec, frames, threads=1)
+
+    np.testing.assert_array_equal(volume(seen[lost], reading), volume(None, beam))
