@@ -35,7 +35,7 @@ from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings
 from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
-from bluesky_streamrecon.storage.runs import first_references, scan_of
+from bluesky_streamrecon.storage.runs import as_live, scan_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,7 @@ def recorded_run(
     """
     with open_storage(uri, directory=directory, readable=readable) as storage:
         run = RunStreams(find_run(storage.catalog, uid))
-        frames = _as_live(run, scan_of(run, storage.catalog, uid, angle_units=angle_units))
+        frames = as_live(run, scan_of(run, storage.catalog, uid, angle_units=angle_units))
         start: Mapping[str, Any] = run.metadata["start"]
         block: Mapping[str, Any] = start.get(BLOCK, {})
         planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
@@ -142,15 +142,6 @@ def recorded_run(
         recon, _ = with_found_options(recon, start, list(configurations(run)))
         steering = settings_from(SteeringSettings, block.get("steering", {}))
         yield Recorded(uid, frames, planned, span, recon, steering)
-
-
-def _as_live(run: RunStreams, scan: TomoScan) -> TomoScan:
-    """Return a scan with the flats and darks that the images of the run were judged with: those before projections."""
-    flats, darks = first_references(run, scan)
-    if (flats, darks) == (len(scan.flats), len(scan.darks)):
-        return scan
-    readings = None if scan.flat_monitor is None else scan.flat_monitor[:flats]
-    return replace(scan, flats=scan.flats[:flats], darks=scan.darks[:darks], flat_monitor=readings)
 
 
 def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:

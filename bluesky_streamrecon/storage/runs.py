@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -40,6 +40,7 @@ __all__ = [
     "IMAGES",
     "CatalogFrames",
     "RunKeys",
+    "as_live",
     "find_raw_run",
     "find_reconstruction",
     "finished_images",
@@ -213,6 +214,13 @@ def first_references(run: RunStreams, scan: TomoScan) -> tuple[int, int]:
     block = run.metadata["start"].get("streamrecon") or {}
     flats, darks = (int(block.get(name) or len(had)) for name, had in (("flats", scan.flats), ("darks", scan.darks)))
     return min(flats, len(scan.flats)), min(darks, len(scan.darks))
+
+
+def as_live(run: RunStreams, scan: TomoScan) -> TomoScan:
+    """Return a run's scan with the flats and darks that its live images were made with."""
+    flats, darks = first_references(run, scan)
+    readings = None if scan.flat_monitor is None else scan.flat_monitor[:flats]
+    return replace(scan, flats=scan.flats[:flats], darks=scan.darks[:darks], flat_monitor=readings)
 
 
 def stored_frames(
