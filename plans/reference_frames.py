@@ -12,7 +12,14 @@ from typing import Any, get_type_hints
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Movable, Readable
-from bluesky.utils import MsgGenerator, maybe_await, root_ancestor, separate_devices
+from bluesky.utils import (
+    FailedPause,
+    MsgGenerator,
+    RunEngineControlException,
+    maybe_await,
+    root_ancestor,
+    separate_devices,
+)
 
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import ConfigError
@@ -177,13 +184,23 @@ class ReferenceFrames:
     def clean_up(self) -> MsgGenerator[None]:
         """Plan stub: close the shutter, and bring the sample back even if it does not close."""
         yield from bpp.finalize_wrapper(
-            self._move(self.shutter, self.shutter_words, 1), self._move(self.sample_table, self.table_words, 0)
+            _at_last(partial(self._move, self.shutter, self.shutter_words, 1)),
+            _at_last(partial(self._move, self.sample_table, self.table_words, 0)),
         )
 
     @staticmethod
     def _move(device: Any, words: Sequence[Word] | None, place: int) -> MsgGenerator[None]:
         if device is not None and words is not None:
             yield from move(device, words[place])
+
+
+def _at_last(plan: Callable[[], MsgGenerator[None]]) -> MsgGenerator[None]:
+    """Run a plan of a clean-up; once more where the scan is stopped or aborted in the middle of it."""
+    try:
+        yield from plan()
+    except (RunEngineControlException, FailedPause):
+        yield from plan()
+        raise
 
 
 def take_frames(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from bluesky.run_engine import RunEngineInterrupted
 from bluesky.utils import FailedStatus, SigintHandler
+from ophyd_async.core import AsyncStatus
 
 from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_fly_plan, stream_tomo_plan, streaming_wrapper
 from bluesky_streamrecon.plans.parts import answer
@@ -227,6 +228,42 @@ def test_exposure_is_waited_for_where_a_plan_is_stopped_before_it_knows_of_it(ru
     assert run_engine.stop().exit_status == "success"
     commands = [command for command, _ in seen]
     assert seen.index(("wait", triggers[-1])) < commands.index("unstage")
+
+
+@pytest.mark.parametrize(("role", "at"), [("shutter", 5), ("table", 4)])
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("end", ["abort", "stop"])
+def test_beam_is_off_and_the_sample_back_where_a_scan_is_ended_while_it_sees_to_that(
+    run_engine, tomo, pause_at, hold, held_beamline, monkeypatch, role, at, asked, end
+):
+    """Before the device is set, while it is asked whether it answers; and before it is there."""
+    beamline, moving = held_beamline(), hold(at)
+    device = getattr(beamline, role)
+    kind = type(device)
+    locate, arrive = kind.locate, kind.set
+
+    async def slow_answer(self):
+        await moving()
+        return await locate(self)
+
+    def slow_move(self, value):
+        async def moved():
+            await moving()
+            if moving.passes != at:  # that one is interrupted
+                await arrive(self, value)
+
+        return AsyncStatus(moved())
+
+    monkeypatch.setattr(kind, *(("locate", slow_answer) if asked else ("set", slow_move)))
+    frames = {"flats": 1, "darks": 1, "flats_after": 1, "shutter": beamline.shutter, "sample_table": beamline.table}
+    pause_at(tomo(beamline, pixel_values="counts", **frames), moving)
+    moving.release()
+    getattr(run_engine, end)()
+
+    async def where():
+        return [await each.get_value() for each in (beamline.shutter, beamline.table)]
+
+    assert asyncio.run_coroutine_threadsafe(where(), run_engine.loop).result(BOUND) == ["closed", "in"]
 
 
 def test_check_of_devices_that_is_aborted_goes_on_to_no_other_device(run_engine, pause_at, hold, held_beamline, capsys):
