@@ -71,7 +71,8 @@ class MpiLauncher:
     threads : int, optional
         Threads per rank; by default this computer's cores are shared by the ranks.
     log_directory : path, optional
-        Where the processes' output goes; a new temporary directory by default, which is removed if all went well.
+        Where the processes' output goes; a new temporary directory by default, which is removed if all went
+        well and nothing had to be started again.
     environment : mapping, optional
         More variables for the processes.
     security_options : sequence of str, optional
@@ -175,6 +176,7 @@ class MpiLauncher:
     def restart(self, exited: ProcessExit) -> None:
         """Start a process that has ended once more, with the same command; its log goes on. See `Launcher.restart`."""
         with self._lock:
+            self._temporary = None  # stays: the run's stop document names the log
             for i, old in enumerate(self._children):
                 if old.role == exited.role and not old.running:
                     old.stop(0.0)  # and whatever it has left behind

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -170,6 +171,23 @@ def test_launcher_starts_again_after_it_was_stopped(launcher, exits):
         with pytest.raises(JobError, match="has been started already"):
             launcher.start("tcp://127.0.0.1:5", "job-7", 2, exits.put)
         launcher.stop(0.0)
+
+
+def test_log_of_a_process_that_was_started_again_stays_since_the_run_names_it(
+    fake_mpiexec, exits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "executable", str(fake_mpiexec))  # the controller is as obedient as the ranks
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    launcher = MpiLauncher(mpiexec=fake_mpiexec)
+    launcher.start("tcp://127.0.0.1:5", "job-7", 2, exits.put)
+    os.kill(launcher.pids[0], signal.SIGKILL)
+    exited = exits.get(timeout=BOUND)
+    launcher.restart(exited)
+    for child in launcher._children:
+        until("\n", child)
+    launcher.stop(0.0)
+    (log,) = tmp_path.glob("streamrecon-job-*/job.log")
+    assert str(log) in str(exited)
 
 
 def test_missing_mpiexec_says_what_to_do(monkeypatch, tmp_path):
