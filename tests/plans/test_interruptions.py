@@ -22,7 +22,7 @@ from bluesky_streamrecon.plans.parts import answer
 from bluesky_streamrecon.plans.session import StreamSession
 from bluesky_streamrecon.sim_devices import sim_beamline
 
-BOUND = 20.0
+BOUND = 50.0  # below that of a test
 
 
 @pytest.fixture
