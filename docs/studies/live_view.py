@@ -80,12 +80,8 @@ def pictures(page: Page, out: Path) -> Iterator[Image.Image]:
 
 def main() -> None:
     """Take the scan with a page beside it."""
-    out, begun = Path(sys.argv[1]).absolute(), threading.Event()
-    with (
-        tempfile.TemporaryDirectory() as data,
-        contextlib.chdir(data),
-        contextlib.closing(ReconJob(output="volumes", keep_alive=True)) as job,
-    ):
+    out, begun = Path(sys.argv[1]), threading.Event()
+    with tempfile.TemporaryDirectory() as data, contextlib.closing(ReconJob(output=data, keep_alive=True)) as job:
         beamline = sim_beamline(rows=16, columns=256, directory=data)
         page = threading.Thread(target=watch, args=(out, begun))
         page.start()
