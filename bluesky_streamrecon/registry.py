@@ -151,10 +151,15 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
             )
             raise ConfigError(f"{what} {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
     value = made(what, name, kind, **options)
-    hints = get_type_hints(kind)
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # of something that only a type checker imports
+        hints = {}
     for option, given in options.items():
         try:
-            msgspec.convert(given.item() if isinstance(given, np.generic) else given, hints[option])
+            msgspec.convert(given.item() if isinstance(given, np.generic) else given, hints.get(option, Any))
+        except TypeError:  # a type that msgspec can not judge, such as one of two classes
+            continue
         except msgspec.ValidationError as error:
             why = str(error)
             raise ConfigError(f"{what} {name!r}: {option}: got {given!r}; {why[:1].lower()}{why[1:]}") from None

@@ -236,7 +236,7 @@ class Transport:
     # ------------------------------------------------------------------ insides
 
     def _check_handshakes(self, router: zmq.Socket[Any], security: ServerSecurity) -> None:
-        """Have whoever connects show a key that is on the list.
+        """Require a key that is on the list of whoever connects.
 
         What libzmq asks about keys (ZAP, RFC 27) is answered in the thread that polls, and which handshakes fail before
         that is reported to it. That has no limit: at one, libzmq would wait for us.
