@@ -167,8 +167,8 @@ def about(status: RunStatus) -> str:
     """Return which run of which sample it is, and since when, in words."""
     if status.run_uid is None:
         return "no run yet"
-    told = {name: shorten(text, MOST_LETTERS, placeholder=" …") for name, text in status.about.items()}
-    words = [told.pop("sample", "sample without a name"), *(f"{name} {text}" for name, text in told.items())]
+    details = {name: shorten(text, MOST_LETTERS, placeholder=" …") for name, text in status.about.items()}
+    words = [details.pop("sample", "sample without a name"), *(f"{name} {text}" for name, text in details.items())]
     if status.started:
         today = time.strftime("%F") == _local("%F", status.started)
         words.append(_local("started at %H:%M" if today else "started on %F at %H:%M", status.started))
@@ -238,8 +238,8 @@ def checks(snapshot: Snapshot) -> list[Check]:
 
 def to_do(status: RunStatus) -> list[tuple[str, str]]:
     """Return state and words of each check that a person should look at, where these are not on the page already."""
-    said = status.problem + status.text + status.ended
-    wanted = [check for check in status.checks if check.state in ("look", "wrong") and check.text not in said]
+    shown = status.problem + status.text + status.ended
+    wanted = [check for check in status.checks if check.state in ("look", "wrong") and check.text not in shown]
     return [(check.state, f"{check.name}: {check.text}") for check in wanted]
 
 

@@ -186,7 +186,7 @@ class PvServer:
         """Return the slices side by side, as an NTNDArray."""
         pixels = np.hstack(cuts.values())
         low, high = grey_range(pixels)
-        told = {
+        attributes = {
             "ColorMode": 0,
             "Run": cuts.run_uid,
             "Projections": cuts.projections,
@@ -195,7 +195,7 @@ class PvServer:
             "High": high,
             "FullSize": cuts.volume[2],
         }
-        value = self._images.wrap(pixels, attrib=told)
+        value = self._images.wrap(pixels, attrib=attributes)
         value.uniqueId = cuts.image_number
         stamp = {"secondsPastEpoch": int(cuts.made), "nanoseconds": int(cuts.made % 1 * 1e9)}
         value.timeStamp = value.dataTimeStamp = stamp

@@ -15,9 +15,9 @@ import msgspec
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.logs import set_role
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.connector import Connector, LinkState
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Listener
-from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.security import KeyPair
 from bluesky_streamrecon.wire.sockets import Transport
 
@@ -42,7 +42,7 @@ class Endpoint(Generic[E]):
         Of the thread.
     transport : Transport
         Used by this thread alone once it runs, and closed by it.
-    ends : dict of str to Listener or Member
+    ends : dict of str to Listener or Connector
         The protocol on each socket, by the socket's name: a listening one is bound already, a connecting one is made
         anew whenever its link is lost.
     keys : KeyPair, optional
@@ -60,7 +60,7 @@ class Endpoint(Generic[E]):
         self,
         name: str,
         transport: Transport,
-        ends: Mapping[str, Listener | Member],
+        ends: Mapping[str, Listener | Connector],
         keys: KeyPair | None = None,
         events: deque[E] | None = None,
     ) -> None:
@@ -106,7 +106,7 @@ class Endpoint(Generic[E]):
     def _after_turn(self) -> None:
         """Look at what has come; called in the thread after each turn, not holding `lock`."""
 
-    def _connect(self, name: str, end: Member) -> None:
+    def _connect(self, name: str, end: Connector) -> None:
         """Connect a socket to where the other end is.
 
         Raises
@@ -153,7 +153,7 @@ class Endpoint(Generic[E]):
         self._after_turn()
         return wait
 
-    def _turn(self, name: str, end: Listener | Member, now: float) -> float:
+    def _turn(self, name: str, end: Listener | Connector, now: float) -> float:
         """Do what is due on a socket, send what is ready; return the seconds until the next turn at the latest."""
 
         def send(link: bytes, message: msgspec.Struct) -> Sent:

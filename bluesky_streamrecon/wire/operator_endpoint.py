@@ -15,7 +15,7 @@ from bluesky_streamrecon.errors import ConfigError, JobError, LocalProtocolError
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, check_sendable
-from bluesky_streamrecon.wire.member import Member
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.peers import PeerEndpoint, hello_of
 from bluesky_streamrecon.wire.security import ClientSecurity
 from bluesky_streamrecon.wire.sockets import Transport
@@ -53,14 +53,14 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
         self._wished: dict[str, tuple[m.ShowCuts, Future[m.Cuts]]] = {}  # by viewer
         self._wishes = 0
         self._over = ""  # why nothing can be asked any more
-        member = Member(hello_of("operator", job_id), channel="orders")
+        connector = Connector(hello_of("operator", job_id), channel="orders")
         transport = Transport(frame_limit=MAXIMUM_CUTS_BYTES)
-        super().__init__("streamrecon-operator", address, transport, member, security)
+        super().__init__("streamrecon-operator", address, transport, connector, security)
 
     @property
     def linked(self) -> bool:
         """The beamline has welcomed us, and the link is there."""
-        return self._member.linked
+        return self._connector.linked
 
     def ask(self, ask: m.Ask, *, timeout: float = 10.0) -> m.Answer:
         """Ask or order something, surely and once, and wait for the answer.
@@ -76,7 +76,7 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
             ask = msgspec.structs.replace(ask, order=msgspec.structs.replace(ask.order, uid=uuid.uuid4().hex))
         with self._working():
             self._check_not_over()
-            number = self._member.reports.send(ask)
+            number = self._connector.reports.send(ask)
             answered = self._asked[number] = Future()
         try:
             answer = answered.result(timeout)
@@ -119,7 +119,7 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
             _, before = self._wished.get(viewer, (None, None))
             self._wished[viewer] = wish, shown
             _settle(before, JobError("the same viewer wishes to see something else by now"))
-            self._member.send(wish)
+            self._connector.send(wish)
         return shown
 
     def close(self, linger_s: float = 0.2) -> None:
@@ -135,7 +135,7 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
     # ------------------------------------------------------------------ in the thread
 
     def _after_turn(self) -> None:
-        events = self._member.events
+        events = self._connector.events
         with self.lock:
             while events:
                 event = events.popleft()
@@ -148,7 +148,7 @@ class OperatorEndpoint(PeerEndpoint[ev.OperatorEvent]):
                         _settle(shown, event)
                 elif isinstance(event, ev.LinkRestored):
                     for wish, _ in self._wished.values():  # questions are on a channel
-                        self._member.send(wish)
+                        self._connector.send(wish)
                 elif isinstance(event, ev.Refused):
                     self._end(f"the beamline at {self.address} refuses us: {event.text}")
                 elif isinstance(event, m.Shutdown):

@@ -323,8 +323,10 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         shown.append(("job", f"{self.state}, in {parts} (MPI ranks)"))
         # It adds up once nothing is on its way any more, so that is shown of a finished run only.
         counts = {"sent": "sent", "used": "applied", "lost": "dropped"}
-        told = ", ".join(f"{word} {self.ledger[name]}" for word, name in counts.items() if name in self.ledger)
-        shown.append(("frames", f"{told} (flats, darks and projections, each in {parts})" if told else "none yet"))
+        counted = ", ".join(f"{word} {self.ledger[name]}" for word, name in counts.items() if name in self.ledger)
+        shown.append(
+            ("frames", f"{counted} (flats, darks and projections, each in {parts})" if counted else "none yet")
+        )
         shown += [("check", f"{each.name}: {each.text}") for each in self.checks if each.state in ("look", "wrong")]
         if self.problem:
             shown.append(("problem", self.problem))

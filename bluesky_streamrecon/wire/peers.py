@@ -13,9 +13,9 @@ from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.wire import events as ev
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import MAXIMUM_PIXEL_BYTES, check_sendable
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.endpoint import E, Endpoint
 from bluesky_streamrecon.wire.listener import Listener
-from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 from bluesky_streamrecon.wire.security import ClientSecurity, ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport, local_host_towards
@@ -35,18 +35,18 @@ class PeerEndpoint(Endpoint[E]):
         name: str,
         address: str,
         transport: Transport,
-        member: Member,
+        connector: Connector,
         security: ClientSecurity | None,
-        **others: Listener | Member,
+        **others: Listener | Connector,
     ) -> None:
         keys, server = (None, None) if security is None else (security.keys, security.server)
-        events = cast("deque[E]", member.events)  # of those, only what a peer of this kind is sent
-        super().__init__(name, transport, {BEAMLINE: member, **others}, keys, events)
-        self._member = member
-        member.seen = time.monotonic()
-        member.go_to(address, server)
+        events = cast("deque[E]", connector.events)  # of those, only what a peer of this kind is sent
+        super().__init__(name, transport, {BEAMLINE: connector, **others}, keys, events)
+        self._connector = connector
+        connector.seen = time.monotonic()
+        connector.go_to(address, server)
         try:
-            self._connect(BEAMLINE, member)
+            self._connect(BEAMLINE, connector)
         except BaseException:
             transport.close(0.0)
             raise
@@ -54,7 +54,7 @@ class PeerEndpoint(Endpoint[E]):
 
     def unlinked_seconds(self) -> float:
         """Seconds since the beamline last sent anything, or since the beginning; small while linked."""
-        return max(0.0, time.monotonic() - self._member.seen)
+        return max(0.0, time.monotonic() - self._connector.seen)
 
 
 def hello_of(role: str, job_id: str, **more: object) -> m.Hello:
@@ -109,10 +109,10 @@ class RankEndpoint(PeerEndpoint[ev.RankEvent]):
         self._run_uid: str | None = None  # of the run whose items are taken
         self._taken = 0
         hello = hello_of("rank", job_id, rank=rank, size=size)
-        self._controller = Member(hello, channel=None, to="the controller")
-        member = Member(hello, credit=credit, resume=resume)
+        self._controller = Connector(hello, channel=None, to="the controller")
+        connector = Connector(hello, credit=credit, resume=resume)
         transport, name = Transport(frame_limit=MAXIMUM_PIXEL_BYTES), f"streamrecon-rank-{rank}"
-        super().__init__(name, address, transport, member, security, **{PREVIEWS: self._controller})
+        super().__init__(name, address, transport, connector, security, **{PREVIEWS: self._controller})
 
     def next(self, timeout: float | None = None) -> ev.RankEvent | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
@@ -145,7 +145,7 @@ class RankEndpoint(PeerEndpoint[ev.RankEvent]):
                 "that was taken with next"
             )
         with self._working():
-            self._member.applied(self._run_uid, seq)
+            self._connector.applied(self._run_uid, seq)
 
     def send(self, message: m.Status | m.RunDone | m.VolumeDone | m.Problem | m.Preview | m.Cuts) -> None:
         """Send a message; does not wait.
@@ -165,7 +165,7 @@ class RankEndpoint(PeerEndpoint[ev.RankEvent]):
             if isinstance(message, m.Preview):
                 self._send_preview(message)
             else:
-                self._member.send(message)
+                self._connector.send(message)
 
     @property
     def previews_dropped(self) -> int:
@@ -183,7 +183,7 @@ class RankEndpoint(PeerEndpoint[ev.RankEvent]):
     def _after_turn(self) -> None:
         with self.lock:
             self._controller.events.clear()
-            if (to := self._member.preview_at) is not None:
+            if (to := self._connector.preview_at) is not None:
                 self._controller.go_to(to.address, to.key)
 
 
@@ -223,9 +223,9 @@ class ControllerEndpoint(PeerEndpoint[ev.ControllerEvent]):
         """Address that ranks get."""
         key = None if preview_security is None else preview_security.keys.public
         hello = hello_of("controller", job_id, preview_address=self.preview_address, preview_key=key)
-        member, name = Member(hello), "streamrecon-controller"
-        self._previews = PreviewReceiver(job_id=job_id, credit=PREVIEW_CREDIT, events=member.events)
-        super().__init__(name, address, transport, member, security, **{PREVIEWS: self._previews})
+        connector, name = Connector(hello), "streamrecon-controller"
+        self._previews = PreviewReceiver(job_id=job_id, credit=PREVIEW_CREDIT, events=connector.events)
+        super().__init__(name, address, transport, connector, security, **{PREVIEWS: self._previews})
 
     def next(self, timeout: float | None = None) -> ev.ControllerEvent | None:
         """Take the next event, as `Endpoint.next`; a preview counts as applied when it is taken."""
@@ -238,7 +238,7 @@ class ControllerEndpoint(PeerEndpoint[ev.ControllerEvent]):
     def send(self, message: m.Score | m.Problem) -> None:
         """Send a score or a problem until the beamline has it, or a picture, which is lost while there is no link."""
         with self._working():
-            self._member.send(message)
+            self._connector.send(message)
 
 
 def _announced(bound: str, beamline: str) -> str:

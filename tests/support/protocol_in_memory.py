@@ -14,8 +14,8 @@ from bluesky_streamrecon.beamline.serving.run import Entry, Run
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec, Refused
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.connector import Connector, LinkState
 from bluesky_streamrecon.wire.link import Sent
-from bluesky_streamrecon.wire.member import LinkState, Member
 from bluesky_streamrecon.wire.messages import ChangeRun, CloseRun, Hello, Item, OpenRun, RunDone, Score
 
 __all__ = ["CREDIT", "FAULTS", "WINDOW", "World", "do"]
@@ -86,8 +86,8 @@ class Party:
             rank=self.rank,
             size=self.size,
         )
-        self.member = Member(hello, credit=CREDIT, greeting_seconds=3.0)
-        self.member._credit = CREDIT
+        self.connector = Connector(hello, credit=CREDIT, greeting_seconds=3.0)
+        self.connector._credit = CREDIT
         self.cut()
         self.waiting: deque[Any] = deque()
         self.applied: list[int] = []
@@ -103,16 +103,16 @@ class Party:
 
     def turn(self) -> None:
         """Do what an endpoint's thread does."""
-        now, member = self.world.now, self.member
-        member.tick(now)
-        if member.state is LinkState.DOWN:
+        now, connector = self.world.now, self.connector
+        connector.tick(now)
+        if connector.state is LinkState.DOWN:
             self.cut()
             self.world.links += 1
             self.link = b"link-%d" % self.world.links
-            member.connected(now)
-        member.pump(self.send, now)
-        while member.events:
-            self.take(member.events.popleft())
+            connector.connected(now)
+        connector.pump(self.send, now)
+        while connector.events:
+            self.take(connector.events.popleft())
 
     def send(self, message: Any) -> Sent:
         if self.world.full():
@@ -129,7 +129,7 @@ class Party:
             self.opened = True
         elif isinstance(event, Item):
             self.waiting.append(event)
-            assert len(self.waiting) <= self.member.receiver.credit
+            assert len(self.waiting) <= self.connector.receiver.credit
             first, stop = event.rows
             assert np.array_equal(event.pixels, pixels_of(event.seq)[first:stop])
         elif isinstance(event, ChangeRun):
@@ -144,13 +144,13 @@ class Party:
             item = self.waiting.popleft()
             assert item.seq == self.world.items[len(self.applied)], "exactly once and in order"
             self.applied.append(item.seq)
-            self.member.applied("run", item.seq)
+            self.connector.applied("run", item.seq)
         if self.role == "controller" and self.opened and not self.closed:
             self.scores += 1
-            self.member.send(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
+            self.connector.send(Score(run_uid="run", image_number=1000 * self.life + self.scores, projections=0))
         if self.closed and not self.waiting and not self.reported and self.role == "rank":
             self.reported = True
-            self.member.send(RunDone(run_uid="run", rank=self.rank, image_number=len(self.applied)))
+            self.connector.send(RunDone(run_uid="run", rank=self.rank, image_number=len(self.applied)))
 
 
 class World:
@@ -240,7 +240,7 @@ class World:
             if up and party.link:
                 self.hub.receive(party.link, frames, self.now)
             elif not up:
-                party.member.receive(b"", frames, self.now)
+                party.connector.receive(b"", frames, self.now)
 
     def round(self) -> None:
         """Everyone acts, and all that is on its way arrives."""
@@ -285,13 +285,13 @@ class World:
             self.now += 0.5
             if self.done:
                 return
-        raise AssertionError(f"not done after {rounds} rounds: {self.hub.ledger()}, {self.parties[0].member.state}")
+        raise AssertionError(f"not done after {rounds} rounds: {self.hub.ledger()}, {self.parties[0].connector.state}")
 
     @property
     def done(self) -> bool:
         reported = all(party.reported or party.role != "rank" for party in self.parties)
-        settled = all(party.member.reports.settled and party.closed for party in self.parties)
-        linked = all(party.member.state is LinkState.LINKED for party in self.parties)
+        settled = all(party.connector.reports.settled and party.closed for party in self.parties)
+        linked = all(party.connector.state is LinkState.LINKED for party in self.parties)
         return self.run.finished and reported and settled and linked
 
 
@@ -338,8 +338,8 @@ def do(world: World, what: str, who: int, number: int) -> None:
     elif what == "cut":
         party.cut()
     elif what == "relink":
-        if party.member.state in (LinkState.GREETING, LinkState.LINKED):
-            party.member.lose("so the test wants it")
+        if party.connector.state in (LinkState.GREETING, LinkState.LINKED):
+            party.connector.lose("so the test wants it")
     elif what == "restart":
         party.cut()
         party.start()

@@ -35,7 +35,7 @@ def test_each_rank_applies_each_item_exactly_once_in_order(
     for party in world.ranks:
         assert party.applied == world.items
         assert party.corrected == world.corrections
-        assert party.member.garbage.count == 0, "nobody accuses the other side of breaking the protocol"
+        assert party.connector.garbage.count == 0, "nobody accuses the other side of breaking the protocol"
     assert len([e for e in world.events if isinstance(e, RunFinished)]) == 1
     for ledger in world.hub.ledger().values():
         assert ledger.balanced, ledger.explain()
@@ -113,7 +113,7 @@ def test_no_more_than_the_credit_is_sent_to_a_user_who_does_nothing() -> None:
         world.now += 0.1
     assert len(party.waiting) == CREDIT
     assert world.hub.ledger()[0].sent == CREDIT
-    assert party.member.garbage.count == 0
+    assert party.connector.garbage.count == 0
     party.work(2)
     world.round()
     world.round()

@@ -23,8 +23,8 @@ from bluesky_streamrecon.wire.codec import (
     decode,
     encode,
 )
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.link import Sent
-from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.operator_messages import Cuts, ShowCuts
 from bluesky_streamrecon.wire.previews import PreviewReceiver
 from bluesky_streamrecon.wire.run_messages import Preview
@@ -136,35 +136,35 @@ def test_hub_survives_and_does_not_grow() -> None:
 
 
 def test_member_survives_garbage_and_still_takes_the_next_item() -> None:
-    member = Member(HELLO)
-    member.connected(0.0)
-    member.receive(b"", encode(WELCOME), 0.0)
-    member.receive(b"", encode(OPEN), 0.0)
+    connector = Connector(HELLO)
+    connector.connected(0.0)
+    connector.receive(b"", encode(WELCOME), 0.0)
+    connector.receive(b"", encode(OPEN), 0.0)
     fate = random.Random(2)
     for _ in range(ROUNDS):
-        member.receive(b"", [b"\x00" + frame for frame in mutated(fate)], 0.0)
-    member.events.clear()
-    member.receive(b"", [*encode(ITEM), np.zeros((4, 8), "<u2").tobytes()], 0.0)
-    assert [type(event).__name__ for event in member.events] == ["Item"]
-    assert member.garbage.count == ROUNDS
+        connector.receive(b"", [b"\x00" + frame for frame in mutated(fate)], 0.0)
+    connector.events.clear()
+    connector.receive(b"", [*encode(ITEM), np.zeros((4, 8), "<u2").tobytes()], 0.0)
+    assert [type(event).__name__ for event in connector.events] == ["Item"]
+    assert connector.garbage.count == ROUNDS
 
 
 def test_member_survives_a_beamline_that_talks_nonsense() -> None:
     fate = random.Random(3)
-    member = Member(HELLO)
+    connector = Connector(HELLO)
     for number in range(ROUNDS):
         if number % 500 == 0:
-            member = Member(HELLO)
-            member.connected(0.0)
-            member.receive(b"", encode(WELCOME), 0.0)
-        member.receive(b"", mutated(fate), 0.0)
-        if member.state.value != "refused":
-            member.tick(0.0)
-        if member.state.value == "down":
-            member.connected(0.0)
-            member.receive(b"", encode(WELCOME), 0.0)
-        member.pump(lambda _message: Sent.DONE, 0.0)
-        member.events.clear()
+            connector = Connector(HELLO)
+            connector.connected(0.0)
+            connector.receive(b"", encode(WELCOME), 0.0)
+        connector.receive(b"", mutated(fate), 0.0)
+        if connector.state.value != "refused":
+            connector.tick(0.0)
+        if connector.state.value == "down":
+            connector.connected(0.0)
+            connector.receive(b"", encode(WELCOME), 0.0)
+        connector.pump(lambda _message: Sent.DONE, 0.0)
+        connector.events.clear()
 
 
 def test_preview_side_survives_and_does_not_grow() -> None:

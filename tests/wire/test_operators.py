@@ -32,9 +32,9 @@ from bluesky_streamrecon.wire import (
 )
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.listener import Peer
-from bluesky_streamrecon.wire.member import Member
 
 STATUS = Ask()
 CUT = Cut(corner=(1.0, -0.5, -0.5), down=(0.0, 3.0, 0.0), across=(0.0, 0.0, 4.0), shape=(3, 4))
@@ -172,17 +172,17 @@ def test_what_only_ranks_and_the_controller_may_say_is_ignored_from_an_operator(
 
 def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered_once() -> None:
     hub, now = Hub(job_id="job"), 0.0
-    member = Member(m.Hello(job_id="job", role="operator", instance="i"), channel="orders")
-    member.reports.send(Ask(order=Order(action="finish", who="anna", reason="good")))
+    connector = Connector(m.Hello(job_id="job", role="operator", instance="i"), channel="orders")
+    connector.reports.send(Ask(order=Order(action="finish", who="anna", reason="good")))
     asked: list[Any] = []
     up: list[Any] = []
     down: list[Any] = []
 
     def turn(link: bytes, *, lost: bool) -> None:
-        member.tick(now)
-        if member.state.value == "down":
-            member.connected(now)
-        member.pump(lambda message: up.append(message) or Sent.DONE, now)  # type: ignore[func-returns-value]
+        connector.tick(now)
+        if connector.state.value == "down":
+            connector.connected(now)
+        connector.pump(lambda message: up.append(message) or Sent.DONE, now)  # type: ignore[func-returns-value]
         while up:
             hub.receive(link, encode(up.pop(0)), now)
         while hub.events:
@@ -193,18 +193,18 @@ def test_order_that_is_on_its_way_when_the_link_breaks_is_done_once_and_answered
         while down:
             message = down.pop(0)
             if not (lost and (isinstance(message, Answer) or (isinstance(message, m.Ack) and message.received))):
-                member.receive(b"", encode(message), now)
+                connector.receive(b"", encode(message), now)
 
     for _ in range(4):
         turn(b"first", lost=True)
-    member.lose("so the test wants it")
+    connector.lose("so the test wants it")
     for _ in range(12):
         turn(b"second", lost=False)
         now += 0.5
-    answered = [event for event in member.events if isinstance(event, Answer)]
+    answered = [event for event in connector.events if isinstance(event, Answer)]
     assert [(answer.number, answer.text) for answer in answered] == [(1, "done")]
     assert [ask.seq for ask in asked] == [1]
-    assert member.reports.settled
+    assert connector.reports.settled
 
 
 def test_silent_operator_is_forgotten():
@@ -257,7 +257,7 @@ def test_wish_whose_answer_and_whose_link_were_lost_is_wished_again_and_fulfille
     first = wires.take(rank, ShowCuts)  # and its answer is lost
     assert wires.take(rank, ShowCuts).number == first.number + 1
     with watching.lock:
-        watching._member.lose("so the test wants it")
+        watching._connector.lose("so the test wants it")
     while not wait([shown], timeout=2.0).done:  # what the beamline sends to the old link is lost
         rank.send(msgspec.structs.replace(CUTS, number=wires.take(rank, ShowCuts).number))
     assert shown.result().viewer == "page"

@@ -33,8 +33,8 @@ from bluesky_streamrecon.wire import (
     VolumeDone,
 )
 from bluesky_streamrecon.wire.codec import decode, encode
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.link import Sent
-from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
 
 HOSTILE = int(os.environ.get("WIRE_HOSTILE", "20"))  # connections with garbage
@@ -49,8 +49,8 @@ def preview(number: int, pixels: Any = None, *, rows: tuple[int, ...] = (1,), fi
     return Preview(rows=rows, shape=(8, 8), pixels=pixels, final=final, **about)
 
 
-def talk(hub: Hub, member: Member, link: bytes, now: float) -> None:
-    """Bring what the member has to say to the hub, and what that answers back."""
+def talk(hub: Hub, connector: Connector, link: bytes, now: float) -> None:
+    """Bring what the connector has to say to the hub, and what that answers back."""
 
     def up(message: Any) -> Sent:
         hub.receive(link, encode(message), now)
@@ -58,10 +58,10 @@ def talk(hub: Hub, member: Member, link: bytes, now: float) -> None:
 
     def down(to: bytes, message: Any) -> Sent:
         if to == link:
-            member.receive(b"", encode(message), now)
+            connector.receive(b"", encode(message), now)
         return Sent.DONE
 
-    member.pump(up, now)
+    connector.pump(up, now)
     hub.pump(down, now)
 
 
@@ -264,13 +264,13 @@ def test_rank_says_when_the_beamline_is_gone_and_when_it_is_back(wires: Any) -> 
 def test_rank_of_another_size_is_refused_at_the_third_try_while_ranks_are_linked() -> None:
     hub = Hub(job_id="job")
     hub.receive(b"1", encode(Hello(job_id="job", role="rank", instance="a", rank=0, size=2)), 0.0)
-    member = Member(Hello(job_id="job", role="rank", instance="b", rank=1, size=3), greeting_seconds=1.0)
+    connector = Connector(Hello(job_id="job", role="rank", instance="b", rank=1, size=3), greeting_seconds=1.0)
     for now in (0.0, 2.0, 4.0):
-        assert not member.events
-        member.tick(now)
-        member.connected(now)
-        talk(hub, member, b"2", now)
-    refused = member.events.popleft()
+        assert not connector.events
+        connector.tick(now)
+        connector.connected(now)
+        talk(hub, connector, b"2", now)
+    refused = connector.events.popleft()
     assert isinstance(refused, Refused)
     assert "got a rank of 3, expected 2" in refused.text
 
@@ -279,13 +279,13 @@ def test_clock_of_a_peer_is_known_from_its_heartbeats_not_from_a_hello_that_wait
     wall = [1000.0]
     hub = Hub(job_id="job", wall=lambda: wall[0])
     hello = Hello(job_id="job", role="rank", instance="a", rank=0, size=1)
-    member = Member(hello, wall=lambda: wall[0])
-    member.connected(0.0)
+    connector = Connector(hello, wall=lambda: wall[0])
+    connector.connected(0.0)
     wall[0] += 3.0  # until the beamline listens
-    talk(hub, member, b"1", 3.0)
+    talk(hub, connector, b"1", 3.0)
     assert hub.peers()[0].ahead is None
-    member.tick(4.0)
-    talk(hub, member, b"1", 4.0)
+    connector.tick(4.0)
+    talk(hub, connector, b"1", 4.0)
     assert hub.peers()[0].ahead == 0.0
 
 
@@ -316,12 +316,12 @@ def test_message_that_the_other_end_may_not_send_is_told_to_it_and_changes_nothi
     assert "Shutdown is not for a rank to send" in texts[0]
     assert "Score is not for a rank to send" in texts[1]
     assert "the channel 'reports' was not opened" in texts[2]
-    member = Member(Hello(job_id="job", role="rank", instance="a"))
-    member.connected(0.0)
-    talk(hub, member, b"2", 0.0)
-    member.receive(b"", encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
-    assert member.garbage.count == 1
-    member.receive(b"", encode(Problem(fault="local", where="streaming", text="disk full")), 0.0)
+    connector = Connector(Hello(job_id="job", role="rank", instance="a"))
+    connector.connected(0.0)
+    talk(hub, connector, b"2", 0.0)
+    connector.receive(b"", encode(Hello(job_id="job", role="rank", instance="b")), 0.0)
+    assert connector.garbage.count == 1
+    connector.receive(b"", encode(Problem(fault="local", where="streaming", text="disk full")), 0.0)
     told.wait("reports a problem in streaming (run None): disk full")
 
 

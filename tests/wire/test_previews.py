@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bluesky_streamrecon.projection_sets import most_views
 from bluesky_streamrecon.wire.channel import SenderState
 from bluesky_streamrecon.wire.codec import encode
+from bluesky_streamrecon.wire.connector import Connector
 from bluesky_streamrecon.wire.link import Sent
-from bluesky_streamrecon.wire.member import Member
 from bluesky_streamrecon.wire.messages import Hello
 from bluesky_streamrecon.wire.previews import PreviewReceiver, PreviewSender
 from bluesky_streamrecon.wire.run_messages import Preview
@@ -53,7 +53,7 @@ class Pair:
         self.now = 100.0
         self.links = 0
         hello = Hello(job_id="job", role="rank", instance="a", rank=0, size=1)
-        self.rank = Member(hello, channel=None, greeting_seconds=2.0)
+        self.rank = Connector(hello, channel=None, greeting_seconds=2.0)
         self.up: deque[list[bytes]] = deque()
         self.down: deque[list[bytes]] = deque()
         self.made = 0

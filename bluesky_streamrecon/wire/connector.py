@@ -1,7 +1,7 @@
 """The connecting end of a link without sockets: hello, the run that is received, and what is sent surely.
 
-A rank, the controller and an operator are each a `Member` of the beamline's job; a rank is also one at the
-controller, which it brings previews. Time is passed in.
+A rank, the controller and an operator each have a `Connector` to the beamline's `Listener`; a rank has another one to
+the controller's, which it brings previews. Time is passed in.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bluesky_streamrecon.wire.channel import MessageMissingError, MessageSender,
 from bluesky_streamrecon.wire.codec import Buffer, UnknownVersionError, decode
 from bluesky_streamrecon.wire.link import LinkEnd, SendNow, Sent
 
-__all__ = ["LINK_MOVES", "LinkState", "Member", "MemberEvent"]
+__all__ = ["LINK_MOVES", "Connector", "ConnectorEvent", "LinkState"]
 
 log = logging.getLogger(__name__)
 
-MemberEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent
+ConnectorEvent = ev.RankEvent | ev.ControllerEvent | ev.OperatorEvent
 
 SIZE_TRIES: Final = 3
 CREDITS: Final = {"answers": 256}
@@ -63,7 +63,7 @@ LINK_MOVES: Final[dict[LinkState, dict[str, LinkState]]] = {
 """Legal moves of a link: state, then what happens, then the state after it."""
 
 
-class Member(LinkEnd):
+class Connector(LinkEnd):
     """State of a connecting end.
 
     When it is ``DOWN``, the connection is to be made anew, and `connected` called; that was done last at `since`.
@@ -100,7 +100,7 @@ class Member(LinkEnd):
         super().__init__()
         self.state = LinkState.DOWN
         self.target: tuple[str, str | None] | None = None
-        self.events: deque[MemberEvent] = deque()
+        self.events: deque[ConnectorEvent] = deque()
         self.garbage = RateLimitedWarning(log, f"malformed message of {to}")
         self.run: m.OpenRun | None = None
         self.preview_at: m.PreviewAt | None = None
