@@ -100,8 +100,8 @@ def find_quantity(
     steps = (start.get("streamrecon") or {}).get("recon", {}).get("preparation") or ()
     places: list[tuple[str, Any]] = [("metadata", start), ("argument of the plan", start.get("plan_args"))]
     places += [(f"option of {step.get('step')}", step) for step in steps if isinstance(step, Mapping)]
-    said = [(source, place) for source, place in places if isinstance(place, Mapping)]  # metadata may be anything
-    for source, place in said:
+    known = [(source, place) for source, place in places if isinstance(place, Mapping)]  # metadata may be anything
+    for source, place in known:
         for key in quantity.names:
             if (value := _positive(place.get(key))) is not None:
                 return Found(value, f"{source}: {key}")

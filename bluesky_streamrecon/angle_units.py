@@ -7,6 +7,7 @@ degrees.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 
-__all__ = ["UNITS", "angles_in_degrees", "degrees_per_unit", "require_plausible_degrees"]
+__all__ = ["UNITS", "angles_in_degrees", "degrees_per_unit", "require_plausible_degrees", "require_same_direction"]
 
 _DEGREES: dict[str, tuple[float, tuple[str, ...]]] = {
     "degrees": (1.0, ("deg", "degs", "deg.", "degree", "°", "angular_degree", "angular degree")),
@@ -38,6 +39,9 @@ NARROW = 7.0
 """Range below which many views without units are not taken for degrees: a turn in radians is 6.28."""
 
 MANY_VIEWS = 20
+
+ALIKE = 0.95
+"""Mean resultant length of differences of angles that are nearly all the same."""
 
 
 def degrees_per_unit(units: object, where: str) -> float | None:
@@ -90,6 +94,38 @@ def require_plausible_degrees(span: float, views: int, where: str, what_to_do: s
         raise DataError(
             f"{where}: {views} views without units range over {span:.4g}: {span:.4g} degrees if they are degrees, "
             f"{math.degrees(span):.4g} degrees if they are radians; {what_to_do}"
+        )
+
+
+def require_same_direction(planned: Sequence[float], recorded: Mapping[int, float]) -> None:
+    """Raise `DataError` if angles run the other way than those that were planned, wherever their zero is.
+
+    Over a few degrees both ways are alike, and nothing is raised.
+
+    Parameters
+    ----------
+    planned : sequence of float
+        In order, degrees; nothing is known of further ones.
+    recorded : mapping of int to float
+        By number, from 1; radians.
+
+    Examples
+    --------
+    >>> require_same_direction([0.0, 90.0, 45.0], {1: 0.1, 2: 1.67, 3: 0.89})
+    """
+    numbers = sorted(number for number in recorded if number <= len(planned))
+    wanted = np.radians([planned[number - 1] for number in numbers])
+    found = np.array([recorded[number] for number in numbers])
+    if not numbers:
+        return
+    other, same = (abs(np.mean(np.exp(1j * (found + sign * wanted)))) for sign in (1, -1))
+    if other > ALIKE > same:
+        at = int(np.argmax(np.abs(wanted - wanted[0])))
+        raise DataError(
+            f"angles: projections 1 and {numbers[at]} were planned at {math.degrees(wanted[0]):g} and "
+            f"{math.degrees(wanted[at]):g} degrees, and recorded at {math.degrees(found[0]):.4g} and "
+            f"{math.degrees(found[at]):.4g}: they run the other way, and the image is made of what was recorded; if "
+            "that is wrong it is the mirror image of the sample: has the encoder's scale the right sign?"
         )
 
 

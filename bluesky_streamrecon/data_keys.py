@@ -9,13 +9,15 @@ from typing import Any
 
 from bluesky_streamrecon.errors import DataError
 
-__all__ = ["FrameLayout", "frame_layout", "is_number", "number_keys"]
+__all__ = ["FrameLayout", "frame_layout", "is_number", "number_keys", "saturation_of"]
 
 _COLOUR = {"rgb", "rgba", "color", "colour", "colors", "colours", "channel", "channels"}
 _MONO = {"mono", "monochrome", "none", ""}
 _COLOUR_MODES = ("color_mode", "colour_mode", "colormode", "colourmode")
 _EXPOSURES = {"exposure", "exposures", "frame", "frames", "image", "images", "collection", "collections"}
 _NUMBERS = ("num_images", "num_exposures", "num_frames", "images_per_event", "exposures_per_event", "frames_per_event")
+_BITS = ("bit_depth", "bits_per_pixel")
+_MOST_BITS = 32
 _WHAT_TO_DO = "set the detector to one frame of one intensity per pixel"
 
 
@@ -108,6 +110,26 @@ def number_keys(descriptor: Mapping[str, Any], name: str) -> list[str]:
     mine = [name] if name in keys else [key for key, about in keys.items() if about.get("object_name") == name]
     mine = mine or (descriptor.get("object_keys") or {}).get(name, [])
     return sorted((key for key in mine if is_number(keys[key])), key=lambda key: key not in hinted)
+
+
+def saturation_of(descriptor: Mapping[str, Any], key: str) -> float | None:
+    """Return the counts at which the detector of an image saturates; None where its configuration does not say.
+
+    Examples
+    --------
+    >>> configured = {"configuration": {"cam": {"data": {"cam-driver-bit_depth": 12}}}, "object_keys": {"cam": ["cam"]}}
+    >>> saturation_of({**configured, "data_keys": {"cam": {}}}, "cam")
+    4095.0
+    """
+    about, owners = descriptor["data_keys"][key], descriptor.get("object_keys") or {}  # a catalogue may not have these
+    owner = about.get("object_name") or next((name for name, keys in owners.items() if key in keys), None)
+    for name, value in _configuration(descriptor, {"object_name": owner}):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if number and name.endswith("saturation"):
+            return float(value)
+        if number and name.endswith(_BITS) and value <= _MOST_BITS:
+            return float(2 ** int(value) - 1)
+    return None
 
 
 def _configuration(descriptor: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

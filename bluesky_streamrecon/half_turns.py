@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.acquisition import with_found_options
-from bluesky_streamrecon.beamline.documents import BLOCK, carried, saturation_of
+from bluesky_streamrecon.beamline.documents import BLOCK, carried
 from bluesky_streamrecon.beamline.frames import wire_dtype
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, StorageError
@@ -21,7 +21,7 @@ from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_fro
 from bluesky_streamrecon.storage import find_reconstruction, load_run
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
-from bluesky_streamrecon.storage.runs import find_raw_run, first_references, run_keys, scan_of
+from bluesky_streamrecon.storage.runs import find_raw_run, first_references, scan_of
 from bluesky_streamrecon.storage.scan import Frames
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire.messages import ItemKind
@@ -102,9 +102,8 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     reduction = Reduction.wanted(FrameLayout(1, *scan.projections.shape[1:]), recon)
     dtype = wire_dtype(scan.projections.dtype, averaged=reduction.averages)
     metadata = carried(start)
-    described = run["primary"].metadata
-    if (level := saturation_of(described, run_keys(run, uid).detector)) is not None:
-        metadata["saturation"] = f"{level:.12g}"
+    if scan.saturation is not None:
+        metadata["saturation"] = f"{scan.saturation:.12g}"
     spec = OpenRunSpec(
         run_uid=start["uid"],
         recon_uid=str(block["recon_uid"]),

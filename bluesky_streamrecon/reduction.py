@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.data_keys import FrameLayout
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.pixels import exactly
-from bluesky_streamrecon.settings import ReconSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["Reduction", "binned", "detector_axis"]
+__all__ = ["Reduction", "binned", "detector_axis", "of_reduced_frames"]
 
 EXACT = 2**24
 """Integers up to this are exact in float32."""
@@ -160,3 +161,17 @@ def detector_axis(axis: float, side: int) -> float:
     (1023.5, 511.5)
     """
     return (axis + 0.5) * side - 0.5
+
+
+def of_reduced_frames(steering: SteeringSettings, side: int) -> SteeringSettings:
+    """Return settings whose option ``pixel_size`` is that of frames of which blocks were averaged, not the detector's.
+
+    Examples
+    --------
+    >>> of_reduced_frames(SteeringSettings(options={"pixel_size": 0.65}), 2).options
+    {'pixel_size': 1.3}
+    """
+    size = steering.options.get("pixel_size")
+    if side == 1 or not isinstance(size, int | float):  # what is no number is refused by those who use it
+        return steering
+    return msgspec.structs.replace(steering, options={**steering.options, "pixel_size": size * side})

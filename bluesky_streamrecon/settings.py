@@ -328,14 +328,18 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Raises
         ------
         ConfigError
-            If `minimum_projections` is more than are planned.
+            If `minimum_projections` or `patience` is more than are planned, or no image has one to be compared with.
         """
-        least = self.minimum_projections
-        if least is not None and 0 < planned < least:
-            raise ConfigError(
-                f"minimum_projections: got {least} for a scan of {planned} projections, which would never be ended; "
-                f"expected at most {planned} (advisory=True is for a scan that is to be judged and never ended)"
-            )
+        most = {"minimum_projections": planned, "patience": planned}
+        if "ms-ssim" in self.rule:
+            most["compare_to"] = planned - 1
+        for name, expected in most.items():
+            if planned and (getattr(self, name) or 0) > expected:
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)} for a scan of {planned} projections, which would never be "
+                    f"ended; expected at most {expected} (advisory=True is for a scan that is to be judged and never "
+                    "ended)"
+                )
 
     @property
     def rule(self) -> str:

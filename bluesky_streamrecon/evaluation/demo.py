@@ -37,7 +37,7 @@ SHOWN = 5
 GROWTH = 1.4
 """So many times more projections than the last has a further one, at least."""
 
-TOLD = ("run_uid", "recon_uid", "exit_status", "reason", "score", "axis", "ranks", "seconds_to_first_image")
+SUMMARY = ("run_uid", "recon_uid", "exit_status", "reason", "score", "axis", "ranks", "seconds_to_first_image")
 """Of the run's record, by the same names in the result."""
 
 Documents = list[tuple[str, dict[str, Any]]]
@@ -179,7 +179,7 @@ def run_demo(
     _draw(picture, record, row, developed, f"{title}, {order}: {record.reason}")
     finished = {"finished": _draw_finished(out / "finished.png", record, row, title)} if record.volume else {}
     return {
-        **{name: getattr(record, name) for name in TOLD},
+        **{name: getattr(record, name) for name in SUMMARY},
         "projections_used": record.used,
         "projections_planned": record.planned,
         "seconds": time.monotonic() - began,

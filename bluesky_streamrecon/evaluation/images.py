@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from bluesky_streamrecon.evaluation.scans import LineScan, Truth
 from bluesky_streamrecon.quality.trials import view_width
 from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.recon.window import Spread
 from bluesky_streamrecon.settings import ReconSettings
 
 __all__ = ["PAPERS", "finish", "live_updates", "with_best_image"]
@@ -27,7 +27,7 @@ BEST_PASSES = 50
 
 
 def live_updates(
-    scan: LineScan, recon: ReconSettings, *, spread: Spread | None = None, threads: int = 1
+    scan: LineScan, recon: ReconSettings, *, window: Mapping[str, Any] | None = None, threads: int = 1
 ) -> Iterator[tuple[int, Engine]]:
     """Yield the engine that a job with these settings, or another window, would have for all rows of `scan`.
 
@@ -37,8 +37,7 @@ def live_updates(
         scan.geometry,
         scan.rows,
         algorithm=recon.algorithm,
-        window=recon.window,
-        window_policy=recon.window_policy if spread is None else spread,
+        **{"window": recon.window, "window_policy": recon.window_policy, **(window or {})},
         planned=len(scan),
         threads=recon.threads or threads,
         options=recon.options,

@@ -18,7 +18,8 @@ from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.partition import RowBlock, choose_preview_rows
 from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
+from bluesky_streamrecon.recon.view import window_of
+from bluesky_streamrecon.settings import ROTATIONS, ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import OpenRun, Preview, Score
 
 __all__ = ["Judgement", "judge_offline"]
@@ -89,8 +90,8 @@ def judge_offline(
     rows, scores = run.preview_rows, []
     done, every = 0, max(1, len(scan) // 10)
     with closing(session):
-        for number, engine in live_updates(scan, recon, threads=threads):
-            pixels = engine.slices(rows)
+        for number, engine in live_updates(scan, recon, window=window_of(run), threads=threads):
+            pixels = engine.slices(rows)[:, :: 1 if recon.rotation == ROTATIONS[0] else -1]
             lines = np.ascontiguousarray(scan.integrals[done:number][:, list(rows)])
             preview = Preview(
                 run_uid=run.run_uid,

@@ -27,11 +27,12 @@ from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan, Truth, centred, prepared
 from bluesky_streamrecon.geometry import FULL_TURN
 from bluesky_streamrecon.ordering import places_in_order
+from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.quality.patches import patches_that_differ
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.trials import region_slices, view_width
 from bluesky_streamrecon.reduction import Reduction
-from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings, settings_from
+from bluesky_streamrecon.settings import ROTATIONS, ReconSettings, Region, SteeringSettings, settings_from
 from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
@@ -46,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 BLOCK = "streamrecon"
 VERDICT = ("projections", "verdict", "score", "metrics", "text")
-MOST_ROWS = 3
-"""Preview rows of a run that does not record which."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,11 +174,11 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     for problem in recorded.frames.problems:
         logger.warning("%s", problem)
     steering = steering or recorded.steering
-    scan, region = _shown_rows(recorded, steering)
+    taken, scan, region = _shown_rows(recorded, steering)
     judgement = judge_offline(
-        scan,
+        taken,
         msgspec.structs.replace(recorded.recon, threads=None, ranks=1, share=1),
-        msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows)), region=region),
+        msgspec.structs.replace(steering, preview_rows=tuple(range(scan.rows))),
         planned=recorded.planned,
         threads=threads,
     )
@@ -189,12 +188,9 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     lost = 0.0
     if stopped is not None and stopped < len(scan):
         early = finish(scan.first(stopped), threads=threads)
-        width = view_width(scan.columns, scan.axis, scan.over)
-        if region is None:
-            lost = 1 - Truth.measured(whole, width).similarity(early)
-        else:
-            inside = (slice(None), *region_slices(region, scan.geometry.size))
-            lost = 1 - Truth.measured(whole[inside], scan.geometry.size).similarity(early[inside])
+        inside = ... if region is None else (slice(None), *region_slices(region, scan.geometry.size))
+        width = view_width(scan.columns, scan.axis, scan.over) if region is None else scan.geometry.size
+        lost = 1 - Truth.measured(whole[inside], width).similarity(early[inside])
     verdicts = [{name: getattr(score, name) for name in VERDICT} for score in judgement.scores]
     for row in verdicts:  # judging went on to the end
         row["text"] = row["text"].removeprefix("advisory: ")
@@ -215,24 +211,27 @@ def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, thre
     return Report(fields, figures={"replay": _draw(recorded.name, judgement, steering, early, whole, lost, patches)})
 
 
-def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> tuple[LineScan, Region | None]:
-    """Prepare the preview rows, and crop the detector about the axis so that the image is finished alike everywhere.
+def _shown_rows(recorded: Recorded, steering: SteeringSettings) -> tuple[LineScan, LineScan, Region | None]:
+    """Prepare the preview rows, as the job had them, and with the axis in the middle, to be finished alike everywhere.
 
-    The edges of the slices are cut off or added to; the region is the same part of the sample in them.
+    The edges of the slices are cut off or added to in these; the region is the same part of the sample in them.
     """
     height = Reduction.wanted(FrameLayout(1, *recorded.frames.projections.shape[1:]), recorded.recon).shape[0]
-    rows = steering.preview_rows or tuple(sorted({min(height - 1, height * k // 4) for k in range(1, MOST_ROWS + 1)}))
+    rows = steering.preview_rows or choose_preview_rows(height)
     if max(rows) >= height:
         raise ConfigError(f"preview_rows: got {rows}, but the frames of {recorded.name} have {height} rows")
     if not len(recorded.frames.angles_deg):
         raise DataError(f"{recorded.name}: got no projections, expected at least one")
-    scan = replace(prepared(recorded.frames, recorded.name, recorded.recon, rows), span=recorded.span)
-    shown = centred(scan)
-    size, was = shown.geometry.size, recorded.recon.size or scan.geometry.size
+    recon = recorded.recon
+    scan = replace(prepared(recorded.frames, recorded.name, recon, rows), span=recorded.span)
+    taken, shown = replace(scan, size=recon.size or scan.size, disc=recon.disc), centred(scan)
+    if recon.rotation != ROTATIONS[0]:  # finished images are mirrored, too
+        shown = replace(shown, angles=-scan.angles, span=(-scan.span[1], -scan.span[0]))
     if steering.region is None:
-        return shown, None
+        return taken, shown, None
+    size, was = shown.geometry.size, taken.geometry.size
     left, top, right, bottom = (min(max(edge + (size - was) // 2, 0), size) for edge in steering.region)
-    return shown, (left, top, right, bottom)
+    return taken, shown, (left, top, right, bottom)
 
 
 def _draw(
@@ -246,7 +245,7 @@ def _draw(
 ) -> Figure:
     """Draw what the policy decided by, the images finished from its stop, if any, and from all, and two patches."""
     figure = new_figure(15, 4.2)
-    axes, *panels = figure.subplots(1, 6, width_ratios=[1.6, 1, 1, 1, 0.7, 0.7])
+    axes, *panels = figure.subplots(1, 6, width_ratios=[1.6, 1, 1, 1, 0.8, 0.8])
     stopped, planned = judgement.stopped_at, judgement.planned
     draw_verdicts(axes, judgement.scores, steering, planned=planned, stopped_at=stopped, stop="would have ended at")
     axes.set_title(f"{name}: {judgement.policy}", fontsize=10)
@@ -260,7 +259,7 @@ def _draw(
         shown[2] = early[middle] - whole[middle], f"difference (1 - MS-SSIM = {lost:.3f})", -high / 4, high / 4
     if patches is not None:
         shown[3] = patches[0], "a patch of it", 0, high
-        shown[4] = patches[1], f"worse by the tolerance, {steering.tolerance:g}", 0, high
+        shown[4] = patches[1], f"{steering.tolerance:g} MS-SSIM worse", 0, high
     for panel, what in zip(panels, shown, strict=True):
         panel.set_axis_off()
         if what is not None:

@@ -117,7 +117,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     held.seek(0)
     try:
         with Image.open(held) as picture:
-            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
     except OSError as error:
         raise StorageError(f"{path}: can not be written ({error})") from error
 

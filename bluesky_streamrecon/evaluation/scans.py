@@ -115,9 +115,11 @@ class LineScan:
     problems : tuple of str
         Problems that preparation and axis finder report, a line each; the doubt among them.
     size : int
-        Side of the image that shows all that is seen, pixels, where that is more than C; else 0.
+        Side of the image, pixels; 0: C.
     span : (float, float)
         Angles that the scan is going to visit, degrees.
+    disc : bool
+        Live images show only the disc that every projection sees.
     """
 
     name: str
@@ -131,6 +133,7 @@ class LineScan:
     problems: tuple[str, ...] = ()
     size: int = 0
     span: tuple[float, float] = (0.0, 180.0)
+    disc: bool = True
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -158,8 +161,8 @@ class LineScan:
 
     @property
     def geometry(self) -> TomoGeometry:
-        """Detector, axis, and the disc that every projection sees."""
-        return TomoGeometry(self.columns, self.axis, self.size, disc=True)
+        """Detector, axis and image."""
+        return TomoGeometry(self.columns, self.axis, self.size, self.disc)
 
     def compare(self, projections: int, image: NDArray[np.float32]) -> dict[str, Any]:
         """Return how like the truth an image from so many projections is, as a row of a study."""
@@ -291,7 +294,6 @@ def simulated_scan(
         integrals = np.stack([steps.second_part(steps.first_part(view.copy(), angle), angle) for view, angle in views])
     lines = integrals.astype(np.float32, copy=False)
     known = Truth.known(truth, width)
-    size = size if size > columns else 0
     return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size, span=span)
 
 
@@ -355,7 +357,7 @@ def prepared(
         np.concatenate([binned(np.asarray(each[:, reduction.rows_of(*window)]), recon.bin) for window in windows], 1)
         for each in (raw.darks, raw.flats, raw.projections)
     )
-    counts = Preparation(together, columns, values=recon.pixel_values, name=name)
+    counts = Preparation(together, columns, values=recon.pixel_values, saturation=raw.saturation, name=name)
     for frame in darks:
         counts.add_reference("dark", frame)
     readings, with_flats = np.ones(len(projections)), np.ones(len(flats))
@@ -372,14 +374,13 @@ def prepared(
         raise DataError(f"{name}: got no flat field, expected at least one; line integrals can not be made")
     integrals = []
     for frame, angle, reading in zip(projections, raw.angles.tolist(), readings.tolist(), strict=True):
-        archived: list[NDArray[np.float32] | None] = [None] * len(steps)
+        parts: list[Any] = [None] * len(steps)
         if np.isfinite(reading):
             parts = np.split(counts.prepare(frame, reading), edges)
             parts = [each.first_part(part, angle) for each, part in zip(steps, parts, strict=True)]
             if recon.axis_tilt:
                 parts = [upright(part, shift) for part, shift in zip(parts, shifts, strict=True)]
-            archived = [*parts]
-        lines = [each.second_part(part, angle) for each, part in zip(steps, archived, strict=True)]
+        lines = [each.second_part(part, angle) for each, part in zip(steps, parts, strict=True)]
         integrals.append(np.concatenate(lines))
     counts.conclude()
     problems = counts.warnings
@@ -393,8 +394,7 @@ def prepared(
         problems += [text for text in (doubt, found.disagreement) if text]
     geometry = TomoGeometry(columns, axis, image_size(columns, axis, full_turn=full_turn, edges=len(sides)))
     problems += filter(None, [field_of_view(geometry, sides, full_turn=full_turn)])
-    size = geometry.size if geometry.size > columns else 0
-    return LineScan(name, raw.angles, lines_of_all, axis, doubt=doubt, problems=tuple(problems), size=size)
+    return LineScan(name, raw.angles, lines_of_all, axis, doubt=doubt, problems=tuple(problems), size=geometry.size)
 
 
 def centred(scan: LineScan) -> LineScan:

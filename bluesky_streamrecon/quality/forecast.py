@@ -23,6 +23,7 @@ from bluesky_streamrecon.quality.data_checks import FEWEST, structured_rows
 from bluesky_streamrecon.quality.gain import Gain, predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
+from bluesky_streamrecon.quality.sharp_views import find_sharp_views
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
 from bluesky_streamrecon.settings import Region
 from bluesky_streamrecon.wire import Check
@@ -34,10 +35,9 @@ logger = logging.getLogger(__name__)
 MOST_UNEVEN = 1.21
 """Mean squared gap over squared mean gap, from which on views are too crowded for a prediction."""
 
-SHARPEST = 4.0
-"""Detail of the sharpest view over the mean of all, from which on the sample's edges run in one direction: then few
-views hold most of the image, and what others add does not follow from those before. Straight fibres have up to 3, and
-layers 4 to 40."""
+FARTHEST = 7.0
+"""Widest arc between neighbouring views, pixels at the image's edge, with which the gain is predicted where edges run
+in few directions: there may be others between views that are farther apart."""
 
 FORECAST_NICE = 10
 """Of the thread that makes forecasts."""
@@ -185,25 +185,40 @@ class Forecaster:
         )
 
 
-def why_none(study: TrialReconstruction) -> str:
-    """Return why nothing can be predicted from these views; empty if it can."""
+def why_none(study: TrialReconstruction, farthest: float = 0.0) -> str:
+    """Return why nothing can be predicted from these views; empty if it can.
+
+    Parameters
+    ----------
+    study : TrialReconstruction
+        Of the views.
+    farthest : float, optional
+        Widest arc between neighbouring views, pixels at the image's edge, with which something can be predicted where
+        edges run in few directions; nothing by default.
+    """
     lines = study.lines
     if not lines.planned:
         return "the number of planned projections is not known"
     uneven = lines.over.unevenness(study.angles)
     if uneven > MOST_UNEVEN and lines.projections < lines.planned:
         return f"angles so far are too uneven (unevenness {uneven:.2f}, at most {MOST_UNEVEN})"
-    if (sharpest := study.sharpest_view()) > SHARPEST:
+    sharp = find_sharp_views(study)
+    if sharp.few and sharp.widest > farthest:
+        apart = (
+            f", and neighbouring views are up to {sharp.widest:.1f} pixels apart at the image's edge"
+            if farthest
+            else ""
+        )
         return (
-            f"edges run in one direction (the sharpest view has {sharpest:.1f} times the mean detail, at most "
-            f"{SHARPEST:g}), so that single views may add much"
+            f"edges run in few directions (the sharpest view has {sharp.sharpest:.1f} times the mean detail{apart}), "
+            "so that single views may add much"
         )
     return ""
 
 
 def _predicted(study: TrialReconstruction) -> tuple[Gain | None, str]:
     """Return the predicted gain, or why there is none."""
-    if why := why_none(study):
+    if why := why_none(study, FARTHEST):
         return None, why
     try:
         return predict_gain(study), ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
+from bluesky_streamrecon.quality.sharp_views import find_sharp_views
 from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, similarity
 
 __all__ = ["Gain", "band", "predict_gain"]
@@ -31,6 +32,10 @@ mattering at once, and the gain is much smaller than predicted."""
 
 FLOOR, LOWER_FLOOR = 0.0015, 0.004
 """What the band has above and below where little is gained, MS-SSIM."""
+
+RISING, SINGLE, WORSE = 0.2, 0.006, 0.02
+"""Where edges run in few directions, MS-SSIM: what the band has more above for each unit by which the mean detail of
+views may still rise, above in any case, and below, since views in other directions may make the image worse."""
 
 FOLLOWED = 1.25
 """Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
@@ -55,6 +60,8 @@ class Gain:
         What the last doubling of views has brought, MS-SSIM.
     by_variance, by_aliasing : float
         Loss per `AngularRange.variance` and per `AngularRange.aliasing`.
+    single : float
+        What the upper end has more since few views hold most of the image, MS-SSIM; 0: they do not.
     """
 
     gain: float
@@ -66,6 +73,7 @@ class Gain:
     doubling: float
     by_variance: float
     by_aliasing: float
+    single: float = 0.0
 
     def left_at(self, count: int, over: AngularRange, size: int) -> float:
         """Predict, roughly, what would still be missing from the image of all projections after `count` of them."""
@@ -79,7 +87,7 @@ class Gain:
         low, high = self.projections, self.planned
 
         def upper(count: int) -> float:
-            return band(self.left_at(count, over, size))[1]
+            return band(self.left_at(count, over, size), self.single)[1]
 
         if upper(high) >= tolerance:
             return None
@@ -89,10 +97,18 @@ class Gain:
         return high
 
 
-def band(gain: float) -> tuple[float, float]:
-    """Return the 95 % band of a predicted gain."""
-    upper = UPPER + FURTHER * math.log(max(gain / LARGE, 1))
-    return max(gain * math.exp(-LOWER) - LOWER_FLOOR, 0.0), gain * math.exp(upper) + FLOOR
+def band(gain: float, single: float = 0.0) -> tuple[float, float]:
+    """Return the 95 % band of a predicted gain.
+
+    Parameters
+    ----------
+    gain : float
+        As predicted.
+    single : float, optional
+        What the upper end has more where few views hold most of the image; 0: they do not.
+    """
+    lower, upper = gain * math.exp(-LOWER) - LOWER_FLOOR, UPPER + FURTHER * math.log(max(gain / LARGE, 1))
+    return lower - WORSE if single else max(lower, 0.0), gain * math.exp(upper) + FLOOR + single
 
 
 def predict_gain(study: TrialReconstruction) -> Gain:
@@ -127,7 +143,9 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     if study.binning > 1:
         by_variance, by_aliasing = by_variance * NOISE_OF_BINNING, by_aliasing * NOISE_OF_BINNING
     gain = max(by_variance * (variance - last_variance) + by_aliasing * (aliasing - last_aliasing), 0.0)
-    lower, upper = band(gain)
+    sharp = find_sharp_views(study)
+    single = SINGLE + RISING * max(sharp.rise, 0.0) if sharp.few else 0.0
+    lower, upper = band(gain, single)
     return Gain(
         gain=gain,
         lower=lower,
@@ -138,6 +156,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
         doubling=float(np.mean(doubling)),
         by_variance=by_variance * lines.per_view,  # so many projections have the variance of one view
         by_aliasing=by_aliasing,
+        single=single,
     )
 
 

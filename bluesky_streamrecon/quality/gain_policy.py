@@ -105,7 +105,7 @@ class PredictedGainPolicy:
         left = made[-1].left_at(max(count, made[-1].projections), evidence.over, evidence.columns)
         return (
             f"an image predicted to be {left:.3f} MS-SSIM from that of all {made[-1].planned}, "
-            f"at most {band(left)[1]:.3f}"
+            f"at most {band(left, made[-1].single)[1]:.3f}"
         )
 
     def _stop(self, gain: Gain, evidence: Evidence) -> int:

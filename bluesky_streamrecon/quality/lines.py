@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.projection_sets import ProjectionSet, ProjectionStore, aligned, most_views
+from bluesky_streamrecon.settings import ROTATIONS
 from bluesky_streamrecon.wire import OpenRun, Preview
 
 __all__ = ["GROUP", "LineStore", "ScanLines"]
@@ -51,7 +52,9 @@ class ScanLines:
     numbers : ndarray of int64, shape (views,), or None
         Number of each projection, from 1, where not all are here.
     size : int
-        Side of the image, pixels, where it is larger than the detector has columns; else 0.
+        Side of the run's image, pixels; 0: as the detector has columns.
+    mirrored : bool
+        The sample turns the other way: the run's image is the mirror image, top to bottom, of that of these angles.
     still : bool
         The sample is expected to stay as it is; in a time series it is free to change.
     allowed : int
@@ -68,6 +71,7 @@ class ScanLines:
     sample: ScanLines | None = None
     numbers: NDArray[np.int64] | None = None
     size: int = 0
+    mirrored: bool = False
     still: bool = True
     allowed: int = 0
 
@@ -175,6 +179,7 @@ class LineStore:
         self.planned, self.allowed = run.planned, 0
         self.over = AngularRange.from_metadata(run.metadata)
         self._still = run.recon.turns == 1
+        self._mirrored = run.recon.rotation != ROTATIONS[0]
         self._most = most_views(self._columns)
         self._blocks: dict[tuple[int, ...], _Block] = {}
 
@@ -241,7 +246,8 @@ class LineStore:
             self.over.around(blocks[lead].axis, self._columns),
             0 if exact else count,
             None if exact else self._sample(blocks, lead, count),
-            size=blocks[lead].size if blocks[lead].size > self._columns else 0,
+            size=blocks[lead].size,
+            mirrored=self._mirrored,
             still=self._still,
             allowed=self.allowed,
         )

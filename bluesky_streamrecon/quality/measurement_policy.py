@@ -184,7 +184,7 @@ class MeasurementPolicy:
                 ("-high", final.value + final.plus_minus),
             )
         }
-        text = at + "; ".join(self._said(name, history[name], final) for name, final in finals.items())
+        text = at + "; ".join(self._text_of(name, history[name], final) for name, final in finals.items())
         if not self._known(finals):
             return Verdict("continue", score, text + self._unsettled(history), recorded)
         earlier = ({name: each[:count] for name, each in history.items()} for count in range(made, 0, -1))
@@ -202,8 +202,8 @@ class MeasurementPolicy:
     def predicted_at(self, evidence: Evidence, count: int) -> str:
         """Return how each number will be, with its band."""
         then = self._finals(numbers_of(evidence.forecasts), count)
-        told = [f"{self._label_of(name)} {each.value:.4g} ± {each.plus_minus:.2g}" for name, each in then.items()]
-        return f"{', '.join(told)} predicted" if told else ""
+        parts = [f"{self._label_of(name)} {each.value:.4g} ± {each.plus_minus:.2g}" for name, each in then.items()]
+        return f"{', '.join(parts)} predicted" if parts else ""
 
     def _finals(self, history: dict[str, list[Halved]], planned: int) -> dict[str, Final]:
         """Return the prediction of each number, of those that have been measured often enough."""
@@ -220,7 +220,7 @@ class MeasurementPolicy:
         own = name.removeprefix(MEASUREMENT).removeprefix("-")
         return f"{self._label} {own}" if own else self._label
 
-    def _said(self, name: str, history: Sequence[Halved], final: Final) -> str:
+    def _text_of(self, name: str, history: Sequence[Halved], final: Final) -> str:
         now, allowed = history[-1], self._allowed(final)
         asked = f"{self._within:.3g}" if not self._share else f"{100 * self._within:g} %, {allowed:.3g}"
         return (
@@ -230,14 +230,14 @@ class MeasurementPolicy:
 
     def _unsettled(self, history: dict[str, list[Halved]]) -> str:
         """Return which numbers go up and down by more than is allowed, in words."""
-        said = []
+        parts = []
         for name, each in history.items():
             values = [halved.whole for halved in each[-RECENT:]]
             low, high, allowed = min(values), max(values), self._allowed(Final(values[-1], 0.0))
             if high - low > 2 * allowed:
                 since = each[-len(values)].projections
-                said.append(f"; {self._label_of(name)} does not settle: {low:.4g} to {high:.4g} since {since}")
-        return "".join(said)
+                parts.append(f"; {self._label_of(name)} does not settle: {low:.4g} to {high:.4g} since {since}")
+        return "".join(parts)
 
 
 def numbers_of(forecasts: Sequence[Forecast]) -> dict[str, list[Halved]]:

@@ -66,7 +66,7 @@ class ResolutionPolicy:
             early = evidence.newest.projections < least
             why = f"not before {least} projections" if early else "the first measurement is being made"
             return Verdict("continue", score, f"{at}no resolution yet: {why}")
-        text = at + self._said(*made[-1], evidence.planned)
+        text = at + self._text(*made[-1], evidence.planned)
         if not self._enough(made[-1][1], evidence.planned):
             return Verdict("continue", score, text)
         return where_met(
@@ -102,7 +102,7 @@ class ResolutionPolicy:
         final = values.get(f"{FRC}-final") if values.get(f"{FRC}-planned") == planned else None
         return None if final is None else final * self._pixel
 
-    def _said(self, projections: int, values: Mapping[str, float | None], planned: int) -> str:
+    def _text(self, projections: int, values: Mapping[str, float | None], planned: int) -> str:
         final = self._final(values, planned)
         text = f"resolution {self._now(values):.3g} {self._unit} after {projections} projections (half-set FRC of 1/7)"
         text += ", not predicted before two thirds of the plan" if final is None else (

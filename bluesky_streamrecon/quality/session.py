@@ -46,6 +46,7 @@ from bluesky_streamrecon.quality.policy import (
     measured_by,
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
+from bluesky_streamrecon.reduction import of_reduced_frames
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, Region, region_in_words
 from bluesky_streamrecon.wire import ChangeRun, Check, OpenRun, Preview, Score
 
@@ -115,11 +116,12 @@ class SteeringSession:
         self.run = run
         self._rows = tuple(dict.fromkeys(run.preview_rows))
         self._compare_to = comparison_distance(run.recon, run.steering)
-        self._policy: Policy = get_policy(run.steering.rule)(run.steering)
+        steering = of_reduced_frames(run.steering, run.recon.bin)
+        self._policy: Policy = get_policy(steering.rule)(steering)
         # Slices are always compared; images of another analysis need not be such that MS-SSIM can be measured on them.
         always = ("ms-ssim",) if run.recon.analysis == TOMOGRAPHY else ()
         wanted = dict.fromkeys((*always, *self._policy.metrics))
-        metrics = [make_metric(name, run.steering, self._compare_to) for name in wanted if name not in NOT_OF_IMAGES]
+        metrics = [make_metric(name, steering, self._compare_to) for name in wanted if name not in NOT_OF_IMAGES]
         self._wanted = tuple(wanted)
         self._metrics: tuple[Metric, ...] = tuple(m for m in metrics if not isinstance(m, TrialMetric))
         self._forecaster = Forecaster(
@@ -145,8 +147,7 @@ class SteeringSession:
         self._forecast_of: tuple[float | None, Region | None] = None, None  # axis and region of the one begun last
         self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
-        self._memory_limit = memory_limit
-        self._backlog = backlog
+        self._memory_limit, self._backlog = memory_limit, backlog
         self._pieces: dict[int, _Pieces] = {}
         self._history = ImageHistory()
         self._waiting: deque[PreviewImage] = deque()
@@ -154,8 +155,7 @@ class SteeringSession:
         self._scored: list[ScoredImage] = []
         self._newest: Score | None = None
         self._angles: set[float] = set()
-        self._met = False
-        self._closed = False
+        self._met = self._closed = False
 
     @property
     def waiting(self) -> int:

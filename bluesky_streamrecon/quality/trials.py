@@ -125,9 +125,9 @@ class TrialReconstruction:
         self.columns = lines.values.shape[2]
         self.binning = 2 if self.columns > UNBINNED else 1
         self.axis = (lines.axis - (self.binning - 1) / 2) / self.binning
-        self.size = (lines.size or self.columns) // self.binning
+        self.size = max(lines.size, self.columns) // self.binning
         self.width = view_width(self.columns, lines.axis, lines.over) // self.binning
-        self.region = None if region is None else region_slices(region, self.size * self.binning, self.binning)
+        self.region = None if region is None else self._placed(region)
         self.projections = self._prepared(lines.values[kept])
         self.angles = lines.angles[kept]
         self._all = np.arange(len(self.angles))
@@ -135,6 +135,18 @@ class TrialReconstruction:
         self._earlier = None
         if before is not None and (before.rows, before.axis, before.size) == (self.rows, self.axis, self.size):
             self._earlier = (before.lines.projections, before.full)
+
+    def _placed(self, region: Region) -> tuple[slice, slice]:
+        """Return where a region of the run's image is in these, which show all that the detector sees."""
+        side = self.lines.size or self.columns
+        region_slices(region, side)
+        left, top, right, bottom = region
+        if self.lines.mirrored:
+            top, bottom = side - bottom, side - top
+        most = self.size * self.binning
+        beyond = (max(side, self.columns) - side) // 2
+        left, top, right, bottom = (min(edge + beyond, most) for edge in (left, top, right, bottom))
+        return region_slices((left, top, right, bottom), most, self.binning)
 
     def _prepared(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the rows that are studied, with pixels taken together where there are many."""
@@ -179,13 +191,12 @@ class TrialReconstruction:
         even, odd = self.half_sets
         return self._made_of(even, self.projections), self._made_of(odd, self.projections)
 
-    def sharpest_view(self) -> float:
-        """Compute how much detail the sharpest view shows beyond noise, over what all show on average."""
+    @cached_property
+    def detail(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Detail of each view, the mean squared difference of neighbouring columns, and how much of it is noise."""
         lines = self.projections.astype(np.float64)
         noise = np.median(np.diff(lines, 2, axis=2) ** 2, axis=2) / (3 * CHI_SQUARED_MEDIAN)
-        detail = np.mean(np.diff(lines, axis=2) ** 2, axis=2)
-        mean = float(detail.mean())
-        return float(np.max((detail - noise).mean(axis=1))) / mean if mean > 0 else 0.0
+        return np.mean(np.diff(lines, axis=2) ** 2, axis=(1, 2)), noise.mean(axis=1)
 
     @cached_property
     def model(self) -> NDArray[np.float32]:

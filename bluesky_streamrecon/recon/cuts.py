@@ -135,7 +135,7 @@ class CutView:
         """Return the wish of rank 0, on all ranks: they may have heard of different ones."""
         text = np.zeros(_MOST_BYTES, np.float32)
         if self._communicator.rank == 0:
-            said = np.frombuffer(msgspec.json.encode(self._wish), np.uint8)
-            text[: len(said)] = said
+            encoded = np.frombuffer(msgspec.json.encode(self._wish), np.uint8)
+            text[: len(encoded)] = encoded
         self._communicator.sum(text)
         return msgspec.json.decode(text.astype(np.uint8).tobytes().rstrip(b"\0"), type=ShowCuts)

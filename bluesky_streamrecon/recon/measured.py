@@ -100,7 +100,11 @@ class MeasuredViews:
             over = AngularRange.from_metadata(self._run.metadata).around(axis, self._run.detector_shape[1])
             numbers = _projections_at(over, found, width, np.asarray(angles))[place]
             values = np.full(len(points), np.nan, np.float32)
-            known = numbers >= 0
+            taken = np.asarray(angles)[numbers]
+            # A view from the other side is the mirror image, about the axis, of the one that is asked for.
+            other_side = np.rint((taken - points[:, 1]) / np.pi) % 2 == 1
+            columns = np.where(other_side, np.rint(2 * axis - columns).astype(np.intp), columns)
+            known = (numbers >= 0) & (columns >= 0) & (columns < self._run.detector_shape[1])
             values[known] = self._archive.values(numbers[known], rows[known], columns[known])
             return values
         pixels = self._newest.get(cut.space)

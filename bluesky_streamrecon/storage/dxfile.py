@@ -181,7 +181,14 @@ def write_frames(dataset: h5py.Dataset, first: int, frames: Frames, name: str) -
     ------
     DataError
         If a value does not fit the dataset's type.
+    StorageError
+        If the frames do not fit onto the disk: HDF5 crashes at the end of a program that has filled one.
     """
+    needed, there = dataset.dtype.itemsize * math.prod(frames.shape), Path(dataset.file.filename).parent
+    if needed > (free := shutil.disk_usage(there).free):
+        raise StorageError(
+            f"frames of {name}: {needed / 1e6:.1f} MB, and the disk of {there} has {free / 1e6:.1f} MB left"
+        )
     at_once = max(1, BYTES_AT_ONCE // max(1, dataset.dtype.itemsize * math.prod(dataset.shape[1:])))
     for begin in range(0, frames.shape[0], at_once):
         part = np.asarray(frames[begin : begin + at_once])

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.angle_units import angles_in_degrees
-from bluesky_streamrecon.data_keys import frame_layout, number_keys
+from bluesky_streamrecon.data_keys import frame_layout, number_keys, saturation_of
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.file_uris import file_path
 from bluesky_streamrecon.hdf5 import (
     ChosenFrames,
     FrameStack,
@@ -191,8 +191,9 @@ def scan_of(
             f"run {uid}: stream {stream!r} has no reading of the monitor {monitor!r} for each of its frames"
         )
         readings = with_flats = None
-    told = tuple(dict.fromkeys(problems))
-    return TomoScan(projections, flats, darks, angles[: len(projections)], told, readings, with_flats)
+    distinct = tuple(dict.fromkeys(problems))
+    level = saturation_of(primary.metadata, detector)
+    return TomoScan(projections, flats, darks, angles[: len(projections)], distinct, readings, with_flats, level)
 
 
 def stored_readings(
@@ -302,10 +303,10 @@ def _source(array: Any) -> tuple[Path, str] | None:
     if not found or len(found) != 1 or found[0].mimetype != "application/x-hdf5" or len(found[0].assets) != 1:
         return None
     parameters = dict(found[0].parameters)
-    url = urlsplit(found[0].assets[0].data_uri)
-    if url.scheme != "file" or "dataset" not in parameters or parameters.keys() & {"slice", "squeeze"}:
+    uri = found[0].assets[0].data_uri
+    if not uri.startswith("file:") or "dataset" not in parameters or parameters.keys() & {"slice", "squeeze"}:
         return None
-    return Path(unquote(url.path)), str(parameters["dataset"])
+    return file_path(uri), str(parameters["dataset"])
 
 
 def load_reconstruction(catalog: Any, uid: str, *, live: bool = False) -> NDArray[np.float32]:

@@ -52,6 +52,8 @@ class TomoScan:
         What is doubtful about the data, and what was left out of them, a sentence each.
     monitor, flat_monitor : ndarray of float64, shape (A,) and (F,), optional
         What a monitor of the beam has read with each projection and each flat; both or none.
+    saturation : float, optional
+        Counts from which the detector's pixels are saturated, where its configuration says so.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class TomoScan:
     problems: tuple[str, ...] = ()
     monitor: NDArray[np.float64] | None = None
     flat_monitor: NDArray[np.float64] | None = None
+    saturation: float | None = None
 
     @property
     def angles(self) -> NDArray[np.float64]:

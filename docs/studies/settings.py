@@ -171,7 +171,8 @@ def _follow(stack: ScanStack, choice: Choice, threads: int) -> list[Row]:
     last = len(stack.whole)
     window, every = choice.recon.window or last, max(choice.recon.step, last // POINTS)
     rows: list[Row] = []
-    for number, engine in live_updates(stack.whole, choice.recon, spread=choice.spread, threads=threads):
+    policy = None if choice.spread is None else {"window_policy": choice.spread}
+    for number, engine in live_updates(stack.whole, choice.recon, window=policy, threads=threads):
         if number == last or (number >= window and number % every == 0):
             rows += [{"case": case} | row for case, row in enumerate(stack.compare(number, engine.image()))]
     return rows

@@ -33,7 +33,7 @@ from bluesky_streamrecon.evaluation.cases import OF_EACH_KIND, kind_cases
 from bluesky_streamrecon.evaluation.report import Report, Row, grouped
 from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack
 from bluesky_streamrecon.quality import ScanLines, TrialReconstruction
-from bluesky_streamrecon.quality.forecast import fewest_views, why_none
+from bluesky_streamrecon.quality.forecast import FARTHEST, fewest_views, why_none
 from bluesky_streamrecon.quality.gain import FLOOR, FURTHER, LARGE, UPPER, band, predict_gain
 from bluesky_streamrecon.quality.trials import CHI_SQUARED_MEDIAN, LARGEST_EXPONENT, UNBINNED, disc, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
@@ -74,10 +74,10 @@ class Choice:
     upper: float = UPPER
     large: float = LARGE
 
-    def band(self, gain: float) -> tuple[float, float]:
-        """Return both ends of the band of a predicted gain."""
+    def band(self, gain: float, single: float = 0.0) -> tuple[float, float]:
+        """Return both ends of the band of a predicted gain; `single` is as the product's."""
         upper = self.upper + FURTHER * math.log(max(gain / self.large, 1))
-        return band(gain)[0], gain * math.exp(upper) + FLOOR
+        return band(gain, single)[0], gain * math.exp(upper) + FLOOR + single
 
 
 def made_scans(kinds: Sequence[str], seed: int, cases: Sequence[int]) -> list[list[tuple[Row, LineScan]]]:
@@ -110,7 +110,8 @@ def points_of(alike: Sequence[tuple[Row, LineScan]], threads: int = 1) -> list[R
     -------
     list of Row
         For each scan and number of ``projections`` the ``similarity`` to the truth, and, unless nothing is predicted,
-        the gain predicted by the product (``today``) and the other way (``tried``). What the latter is made of:
+        the gain predicted by the product (``today``) and the other way (``tried``), and what the upper end has more
+        where edges run in few directions (``single``). What the latter is made of:
         ``doubling``, what the last doubling of views has brought; ``noise_share``, the share of it that is noise; and
         what the rest of the scan adds over what the doubling has added, of noise (``by_noise``), and of missing angles,
         as the arcs between views say (``by_arcs``) and as parts of the image say (``by_parts``).
@@ -136,7 +137,7 @@ def points_of(alike: Sequence[tuple[Row, LineScan]], threads: int = 1) -> list[R
 def _predicted(study: TrialReconstruction, reconstructor: QuickReconstructor) -> dict[int, Row]:
     """Return both predictions of each row for which there are any."""
     trials = (_one_row(study, row, reconstructor) for row in range(len(study.rows)))
-    parts = {row: part for row, part in enumerate(trials) if not why_none(part)}
+    parts = {row: part for row, part in enumerate(trials) if not why_none(part, FARTHEST)}
     if not parts:
         return {}
     noisier, excess = _with_noise(study, reconstructor)
@@ -147,11 +148,12 @@ def _predicted(study: TrialReconstruction, reconstructor: QuickReconstructor) ->
     by_parts = _by_parts(study, reconstructor)
     found = {}
     for row, part in parts.items():
-        full, shown = part.seen(part.full[0]), part.contrast(0)
+        gain, full, shown = predict_gain(part), part.seen(part.full[0]), part.contrast(0)
         doubling = 1 - similarity(part.seen(part.halves[0][0]), full, shown)
         noise = excess[row] * (1 - similarity(part.seen(noisier[row]), full, shown))
         values: Row = {
-            "today": predict_gain(part).gain,
+            "today": gain.gain,
+            "single": gain.single,
             "doubling": doubling,
             "noise_share": min(max(noise / max(doubling, 1e-12), 0.0), 1.0),
             "by_noise": (variance[1] - variance[2]) / (variance[0] - variance[1]),
@@ -264,7 +266,7 @@ def judge(points: Sequence[Row], choice: Choice) -> Row:
     stop, hits, place = float(planned), [], 0
     if len(made) > 1:
         known = [point["projections"] for point in made]
-        ends = np.array([choice.band(point[choice.centre]) for point in made])
+        ends = np.array([choice.band(point[choice.centre], point.get("single") or 0.0) for point in made])
         low, high = np.interp(grid, known, ends[:, 0]), np.exp(np.interp(grid, known, np.log(ends[:, 1])))
         while grid[place] <= known[-1] + 1e-6:
             if grid[place] >= known[0]:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bluesky_streamrecon.cli._bench import app
+from bluesky_streamrecon.errors import StreamReconError
 from bluesky_streamrecon.evaluation.report import Report
 
 COMMANDS = (
@@ -37,6 +38,23 @@ def bench(*arguments):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command):
     assert f"Example: streamrecon bench {command}" in " ".join(bench(command, "--help").replace("│", "").split())
+
+
+@pytest.mark.parametrize("command", ["kernels", "peers", "memory"])
+def test_gpu_that_is_missing_is_one_line(command, monkeypatch, capfd, no_orphans):
+    monkeypatch.setenv("NUMBA_CUDA_DRIVER", "/nowhere/libcuda.so.1")
+    with pytest.raises(StreamReconError) as error:
+        bench(command, "--columns", 32, "--backend", "cuda")
+    said = f"{capfd.readouterr().err}{error.value}"  # by the process beside, or by the command
+    assert said.startswith("there is no NVIDIA driver here")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("command", "backend"), [("kernels", "gpu"), ("peers", "auto"), ("memory", "auto")])
+def test_backend_that_can_not_be_measured_is_refused(command, backend):
+    done = CliRunner().invoke(app, [command, "--backend", backend])
+    assert done.exit_code == 2
+    assert "Invalid value for '--backend'" in done.output
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What metrics and finished volumes cost, as the studies in docs/studies measure it."""
 
+import json
 import logging
 
 import pytest
 from study import load_study
 
+from bluesky_streamrecon.errors import DeviceError
 from bluesky_streamrecon.quality import metrics
 
 
@@ -56,6 +58,29 @@ def test_all_that_a_gpu_is_expected_to_do_is_measured(monkeypatch):
     assert rows["sirt, GUPS at l = 24"]["holds"] is None
     assert found["device"].startswith("CPU")
     assert {"kernels", "peers", "pipeline", "memory"} <= found.keys()
+
+
+def test_what_fails_on_a_gpu_costs_no_other_figure(monkeypatch, capsys):
+    study = load_study("gpu")
+
+    def kernels(*, algorithms, **_):
+        if algorithms == ("pml-hybrid",):
+            raise DeviceError("the GPU failed: out of memory")
+        row = {"algorithm": algorithms[0], "window": 12, "gups": 3100.0, "spread": 0.01, "host_ms": 0.1}
+        return study.Report({"rows": [row | {"device": "Card"}]})
+
+    monkeypatch.setattr(study, "measure_kernels", kernels)
+    monkeypatch.setattr(study, "measure_pipeline", lambda **_: 1 / 0)
+    monkeypatch.setattr(study, "_ready_seconds", lambda _: [6.0, 0.5])
+    monkeypatch.setattr(study, "measure_memory", lambda **_: study.Report({"rows": []}))
+    kept = []
+    found = study.measure_gpu(backend="cpu", keep=lambda report: kept.append(json.dumps(report.fields))).fields
+    assert found["failed"] == ["kernels", "pipeline"]
+    assert found["device"] == "Card"
+    assert {"mlem, GUPS at l = 12", "seconds until kernels are compiled"} <= {row["what"] for row in found["rows"]}
+    assert "out of memory" in capsys.readouterr().err
+    assert "mlem" in kept[0]
+    assert json.loads(kept[-1]) == found
 
 
 def test_figures_of_a_gpu_are_compared_with_what_is_expected():

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.replay import Recorded, recorded_file, replay
 from bluesky_streamrecon.evaluation.scans import prepared
+from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality import metrics, policy
+from bluesky_streamrecon.quality import metrics, ms_ssim, policy
+from bluesky_streamrecon.recon import Engine
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices import Exposure, FrameKind, Noise, SheppLogan, SimulatedCamera
 from bluesky_streamrecon.storage import TomoScan, write_dxfile
@@ -99,7 +101,64 @@ def test_replay_judges_the_region_of_the_run_also_where_its_slices_are_cut(frame
     everything = replay(recorded(frames), whole)
     assert everything.fields["lost"] != found.fields["lost"]
     titles = [panel.get_title() for panel in everything.figures["replay"].axes]
-    assert {"a patch of it", "worse by the tolerance, 0.02"} <= set(titles)
+    assert {"a patch of it", "0.02 MS-SSIM worse"} <= set(titles)
+
+
+def test_images_of_a_time_series_are_replayed_from_its_newest_half_turn(frames):
+    recon = ReconSettings(axis=32.2, turns=3, step=4)
+    steering = SteeringSettings(policy="ms-ssim", threshold=1.0, preview_rows=(1,))
+    found = [row["score"] for row in replay(recorded(frames, recon=recon), steering).fields["verdicts"]]
+    within = ReconSettings(axis=32.2, step=4, window=20, window_policy="newest")
+    same = replay(recorded(frames, recon=within), msgspec.structs.replace(steering, compare_to=24)).fields["verdicts"]
+    assert found == [row["score"] for row in same]
+
+
+def test_replay_bridges_what_was_saturated_by_the_detectors_configuration_as_the_job_did(frames):
+    glaring = frames.projections.copy()
+    usual, glaring[7, 1, 30] = glaring[7, 1, 30], 60_000
+    lines, mended, good = (
+        prepared(replace(frames, projections=shown, saturation=level), "scan", ReconSettings(axis=32.2)).integrals
+        for shown, level in ((glaring, None), (glaring, 50_000.0), (frames.projections, 50_000.0))
+    )
+    assert usual < 50_000
+    assert lines[7, 1, 30] < 0 < mended[7, 1, 30] == pytest.approx(good[7, 1, 30], rel=0.1)
+    np.testing.assert_array_equal(np.delete(mended, 7, 0), np.delete(good, 7, 0))
+
+
+def test_scores_of_a_replay_are_those_of_the_images_that_the_job_has_shown(frames):
+    """Whole images, corners and all, of a detector that is not cropped, of the rows that a job shows."""
+    stacks = {name: np.tile(getattr(frames, name), (1, 3, 1))[:, :10] for name in ("projections", "flats", "darks")}
+    tall = replace(frames, **stacks)
+    recon = ReconSettings(axis=28.0)
+    found = replay(recorded(tall, recon=recon), SteeringSettings(policy="ms-ssim", threshold=1.0)).fields["verdicts"]
+    shown, images = [2, 5, 8], []
+    lines = prepared(tall, "tall", recon).integrals[:, shown]
+    with Engine(TomoGeometry(COLUMNS, 28.0), len(shown)) as engine:
+        for line, angle in zip(lines, tall.angles, strict=True):
+            engine.append(line, angle)
+            engine.update()
+            images.append(engine.image())
+    levels = metrics.deepest_pyramid(images[0].shape)
+    for last in (24, 40, 59):
+        score = ms_ssim(images[last], images[last - 24], scales=levels, levels=levels)
+        assert found[last]["score"] == pytest.approx(score, abs=1e-6)
+
+
+def test_region_of_a_run_whose_sample_turned_clockwise_is_that_of_its_mirror_image(frames):
+    steering = SteeringSettings(policy="ms-ssim|predicted-gain", threshold=1.0, preview_rows=(1,))
+
+    def judged(rotation, region):
+        told = recorded(frames, recon=ReconSettings(axis=32.2, rotation=rotation, step=4))
+        found = replay(told, msgspec.structs.replace(steering, region=region)).fields["verdicts"]
+        return [row["score"] for row in found[8:]], [row["metrics"].get("predicted-gain") for row in found[8:]]
+
+    (scores, gains), (same_scores, same_gains) = (
+        judged("clockwise", (14, 6, 50, 40)),
+        judged("counterclockwise", (14, COLUMNS - 40, 50, COLUMNS - 6)),
+    )
+    assert scores == pytest.approx(same_scores, abs=1e-4)
+    assert gains == pytest.approx(same_gains, abs=1e-4)
+    assert scores != pytest.approx(judged("clockwise", (14, COLUMNS - 40, 50, COLUMNS - 6))[0], abs=1e-3)
 
 
 def test_run_that_was_cut_short_is_judged_as_far_as_it_is_stored(frames):

@@ -53,6 +53,15 @@ def test_projections_that_come_again_are_taken_once(open_run, part):
     assert whole(store, 7).axis == 21.5
 
 
+def test_how_the_image_of_the_run_shows_the_sample_is_known_with_its_lines(open_run, part):
+    run = open_run()
+    for rotation, mirrored in (("counterclockwise", False), ("clockwise", True)):
+        recon = msgspec.structs.replace(run.recon, rotation=rotation)
+        store = LineStore(msgspec.structs.replace(run, recon=recon))
+        store.add(msgspec.structs.replace(part(0, 7), shape=(30, 30)))
+        assert (whole(store, 7).mirrored, whole(store, 7).size) == (mirrored, 30)
+
+
 def test_prediction_is_made_anew_about_a_corrected_axis_though_no_projection_came(open_run, part):
     session = SteeringSession(open_run(policy="predicted-gain"))
     begun = []

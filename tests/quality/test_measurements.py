@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from study import load_study
@@ -12,14 +14,15 @@ from study import load_study
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, get_policy, make_metric, measurements
+from bluesky_streamrecon.quality import Evidence, ScanLines, ScoredImage, get_policy, make_metric, measurements, session
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.measurement_policy import Halved, predict_final
+from bluesky_streamrecon.quality.session import SteeringSession
 from bluesky_streamrecon.quality.trial_metrics import ring_correlation
 from bluesky_streamrecon.quality.trials import TrialReconstruction, display_range, similarity
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.settings import SteeringSettings
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.sim_devices.samples import Foam
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "stop-by-what-you-measure.md"
@@ -143,6 +146,24 @@ def test_function_of_ones_own_may_return_a_few_named_numbers(simulate, drive, re
     assert "extremes top" in scores[-1].text
 
 
+def test_pixel_size_is_the_detectors_also_where_blocks_of_its_pixels_are_averaged(
+    simulate, recipe, open_run, monkeypatch
+):
+    study, told, known = TrialReconstruction(simulate().upto(60), (0, 1), recipe), [], session.get_policy
+    monkeypatch.setattr(
+        session, "get_policy", lambda rule: lambda given: told.append(given.options["pixel_size"]) or known(rule)(given)
+    )
+    measured = []
+    for side in (1, 2):
+        options = {"measure": "largest-pore", "within": "90%", "resolution": 9.0, "pixel_size": 0.5}
+        run = open_run(policy="measurement+resolution", options=options)
+        run = msgspec.structs.replace(run, recon=ReconSettings(bin=side))
+        metrics = {metric.name: metric for metric in SteeringSession(run)._forecaster._metrics}
+        measured.append(metrics["measurement"].measure(study)[""])
+    assert told == [0.5, 1.0]
+    assert measured[1] == pytest.approx(2 * measured[0])
+
+
 def test_region_is_judged_as_an_image_cropped_to_it(simulate, recipe):
     """The remaining gain, the resolution and what is measured are those within the rectangle."""
     left, top, right, bottom = region = (20, 30, 76, 70)
@@ -159,6 +180,23 @@ def test_region_is_judged_as_an_image_cropped_to_it(simulate, recipe):
     assert resolution.measure(part)[""] != resolution.measure(whole)[""]
     with pytest.raises(DataError, match=r"region: got .*, which is outside the image of 96 x 96 pixels"):
         TrialReconstruction(lines, (0, 1), recipe, region=(0, 0, 97, 40))
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        ({}, (slice(30, 70), slice(20, 76))),
+        ({"mirrored": True}, (slice(96 - 70, 96 - 30), slice(20, 76))),
+        ({"size": 80}, (slice(38, 78), slice(28, 84))),
+        ({"size": 80, "mirrored": True}, (slice(8 + 80 - 70, 8 + 80 - 30), slice(28, 84))),
+    ],
+)
+def test_region_is_the_part_that_it_is_in_the_image_of_the_run_however_that_is_shown(simulate, recipe, image, shown):
+    """A sample that turns clockwise is shown as the mirror image, and an image may be narrower than the detector."""
+    lines = simulate().upto(60)
+    part = TrialReconstruction(replace(lines, **image), (0, 1), recipe, region=(20, 30, 76, 70))
+    whole = TrialReconstruction(lines, (0, 1), recipe)
+    np.testing.assert_array_equal(part.seen(part.full[0]), whole.full[0][shown])
 
 
 def test_rings_of_a_rectangle_are_those_of_its_periods():

@@ -5,18 +5,22 @@ from __future__ import annotations
 import queue
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.analysis import Analysis
+from bluesky_streamrecon.recon.archive import Archive
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView, interpolated
 from bluesky_streamrecon.recon.job import _Job, _State
+from bluesky_streamrecon.recon.measured import MeasuredViews
 from bluesky_streamrecon.settings import ReconSettings
-from bluesky_streamrecon.wire import ShowCuts
+from bluesky_streamrecon.wire import OpenRun, ShowCuts
 
 BOUND = 50.0
 
@@ -129,3 +133,33 @@ def test_parts_of_any_blocks_add_up_to_the_interpolation():
     for first, stop in ((0, 1), (1, 4), (4, 7)):
         total += interpolated(points - [first, 0, 0], stop - first, volume[first:stop].__getitem__)
     np.testing.assert_allclose(total, map_coordinates(volume.astype(float), points.T, order=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 33), (1, 33)], ids=["all angles", "one angle"])
+def test_sinogram_shows_views_from_behind_as_the_mirror_images_that_they_are(shape):
+    """Of a full turn, and of a stage that turns on and on: else it would jump where the sample has not moved."""
+    axis, number, columns = 14.0, 16, 33
+    angles = np.arange(3 * number) * np.pi / number + 0.01
+    lines = np.exp(-((np.arange(columns) - axis - 9 * np.cos(angles)[:, None]) ** 2) / 8).astype(np.float32)
+    run = OpenRun(
+        run_uid="r", recon_uid="rr", planned=len(angles), detector_shape=(1, columns), dtype="<u2",
+        block=RowBlock(0, 1, 0, 0, 1), recon=ReconSettings(), metadata={"angle_start": "0", "angle_stop": "360"},
+    )  # fmt: skip
+    whole = Cut(corner=(0, 0, -0.5), down=(0, np.pi, 0), across=(0, 0, columns), shape=shape, space="sinogram")
+    third = msgspec.structs.replace(whole, corner=(0, angles[3], -0.5), down=(0, 0, 0))
+    cut, expected = (whole, lines[:number]) if shape[0] > 1 else (third, lines[3:4])
+    points = cut.points().reshape(-1, 3)
+    points[:, ::2] = np.rint(points[:, ::2])
+    archive = Archive(1, columns)
+    archive.open()
+    try:
+        for count, (angle, line) in enumerate(zip(angles, lines, strict=True), 1):
+            archive.append(line[None], float(angle), count)
+            if count < number:
+                continue
+            shown = MeasuredViews(run, archive).values(cut, points, axis, angles[:count]).reshape(shape)
+            seen = np.isfinite(shown)
+            np.testing.assert_allclose(shown[seen], expected[seen], atol=1e-5)
+            assert seen[:, : int(2 * axis) + 1].all()  # what is beyond has no mirror image on the detector
+    finally:
+        archive.remove()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
 from bluesky_streamrecon.exit_hooks import when_closed
 
 __all__ = [
@@ -162,7 +162,11 @@ def _call(name: str, *arguments: str) -> None:
     ending = threading.Event()
     when_closed(0, ending.set)
     module, _, function = name.partition(":")
-    print(json.dumps(getattr(import_module(module), function)(ending, *map(json.loads, arguments))), flush=True)
+    try:
+        found = getattr(import_module(module), function)(ending, *map(json.loads, arguments))
+    except StreamReconError as error:
+        sys.exit(str(error))
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -101,10 +101,6 @@ class EventRecorder:
         """Last item that every rank has acknowledged as applied."""
         return min(self.applied.values()) if len(self.applied) == self.ranks else 0
 
-    def first_judged(self, projections: int) -> float:
-        """Return when the first verdict came on an image that has so many projections, or more."""
-        return min(moment for number, moment in self.judged_at.items() if number >= projections)
-
     def __call__(self, event: JobEvent, sender: PeerInfo | None = None) -> None:  # noqa: ARG002
         """Take one event."""
         now = self._clock()

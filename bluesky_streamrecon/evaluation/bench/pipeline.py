@@ -164,7 +164,8 @@ def measure_pipeline(
             counted = range(first, last + 1, step)
             images = [events.imaged_at[n] - handed[n - 1] for n in counted if n in events.imaged_at]
             # A controller that is behind leaves images out; what they would have shown comes with a later one.
-            scores = [events.first_judged(n) - handed[n - 1] for n in counted]
+            judged = events.judged_at.items()
+            scores = [min(at for number, at in judged if number >= n) - handed[n - 1] for n in counted]
             scored = sum(n in events.judged_at for n in counted)
             updates = list(events.update_seconds.values())
     return Report({
