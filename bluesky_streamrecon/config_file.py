@@ -8,9 +8,9 @@ seconds.
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import platformdirs
 
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import check_range
-from bluesky_streamrecon.gpus import slurm_gpus, visible_gpus
+from bluesky_streamrecon.gpus import slurm_gpus, usable_gpus
 from bluesky_streamrecon.settings import Count, Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
@@ -316,7 +316,7 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
     """
     found = configuration_path(path)
     try:
-        tables = {} if found is None else msgspec.toml.decode(found.read_bytes())
+        tables = {} if found is None else msgspec.toml.decode(found.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise ConfigError(f"configuration {found}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -333,7 +333,7 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         try:
-            sections[name] = settings_from(kind, tables.get(name, {}), beside=(found or Path()).resolve().parent)
+            sections[name] = settings_from(kind, tables.get(name, {}), beside=found and found.resolve().parent)
         except ConfigError as error:
             raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
     return Configuration(**sections, path=found, given=given, gpus=gpus)
@@ -349,7 +349,7 @@ def _gpus(tables: dict[str, Any]) -> int:
     slurm = job.get("slurm", {})
     match job.get("launcher", "mpi"):
         case "mpi":
-            return len(visible_gpus()) if find_spec("numba_cuda") else 0
+            return usable_gpus()
         case "slurm":
             return slurm_gpus([str(option) for option in slurm.get("options", ())] if isinstance(slurm, dict) else ())
     return 0

@@ -13,9 +13,11 @@ of all kernels in the same folder, since a kernel contains code of the others.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +28,18 @@ from numba import njit
 from numba.core import entrypoints
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
-__all__ = ["Locator", "cache_directory", "helper", "kernel", "kernels_on_disk", "leave_extensions_out", "loops"]
+__all__ = [
+    "Dispensable",
+    "Locator",
+    "cache_directory",
+    "helper",
+    "kernel",
+    "kernels_on_disk",
+    "leave_extensions_out",
+    "loops",
+]
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -141,7 +154,31 @@ class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [Locator]  # noqa: RUF012
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]
+class Dispensable:
+    """Mix-in for a cache of Numba's: kernels are compiled anew where its disk is full, or a file damaged."""
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super()._load_overload(sig, target_context)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - whatever is in a damaged file, the kernel can be compiled
+            _say_once(cache_directory(), f"a file could not be read ({type(error).__name__})")
+            with suppress(OSError):
+                self._cache_file.flush()  # type: ignore[attr-defined]
+            return None
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super()._save_overload(sig, data)  # type: ignore[misc]
+        except OSError as error:
+            _say_once(cache_directory(), f"a file could not be written ({error.strerror})")
+
+
+@cache
+def _say_once(directory: Path | None, why: str) -> None:
+    logger.warning("compiled kernels in %s: %s; they are compiled anew", directory, why)
+
+
+class _KernelCache(Dispensable, FunctionCache):  # type: ignore[misc]
     """Numba's function cache with one index file per signature and processor."""
 
     _impl_class = _Impl

@@ -88,7 +88,7 @@ class Engine:
     Attributes
     ----------
     choice : Choice
-        What computes, and what is said about it.
+        What computes, and its description.
 
     Raises
     ------

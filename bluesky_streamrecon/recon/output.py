@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -126,7 +126,11 @@ def write_result(
     good = turn(rank == 0, create)
     for writer in range(communicator.size):
         good = good and turn(rank == writer and block.member == 0, write)
-    return good and turn(rank == 0, finish), problem
+    good = good and turn(rank == 0, finish)
+    if not good and rank == 0:
+        with suppress(OSError):  # a disk that is full has to get room again
+            part.unlink(missing_ok=True)
+    return good, problem
 
 
 @contextmanager

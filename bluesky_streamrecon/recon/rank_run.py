@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, DeviceFailedError, StorageError, StreamReconError
-from bluesky_streamrecon.gpus import visible_gpus
+from bluesky_streamrecon.gpus import usable_gpus
 from bluesky_streamrecon.jit import kernels_on_disk
 from bluesky_streamrecon.recon.analysis import Analysis, Frame, explained, get_analysis
 from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
@@ -136,7 +136,7 @@ class RankRun:
     def _opened(self, threads: int, resume: Checkpoint | None) -> Analysis[Any]:
         """Return the run's analysis, with its kernels ready: loaded from disk in a second, or compiled in some more."""
         name = self.run.recon.analysis
-        gpu = self.run.recon.backend != "cpu" and len(visible_gpus()) > 0
+        gpu = self.run.recon.backend != "cpu" and usable_gpus() > 0
         self._say("loading kernels" if kernels_on_disk(gpu=gpu) else COMPILING)
         with explained(f"analysis {name!r} failed when it was opened"):
             analysis = get_analysis(name)(self.run, self._communicator, threads)

@@ -280,9 +280,9 @@ class Tomography(Analysis[View]):
         if not isinstance(report, Preview):
             return report
         other = "" if self._axis is None else self._axis.disagreement
-        told = {"doubt": self._doubt, "disagreement": other, "saturated": self._views.saturated}
+        fields = {"doubt": self._doubt, "disagreement": other, "saturated": self._views.saturated}
         unsent, self._unsent = self._unsent, ProjectionStore(most_views(self._columns))
-        return msgspec.structs.replace(report, **told).with_views(unsent.views() if len(unsent) else None)
+        return msgspec.structs.replace(report, **fields).with_views(unsent.views() if len(unsent) else None)
 
     @property
     def counts(self) -> Mapping[str, int]:

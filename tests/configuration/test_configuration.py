@@ -71,7 +71,7 @@ def test_range_to_follow_that_would_be_taken_for_a_half_turn_is_refused(written,
 
 
 def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, monkeypatch):
-    monkeypatch.setattr(config_file, "visible_gpus", lambda: tuple(b"abcd"))
+    monkeypatch.setattr(config_file, "usable_gpus", lambda: 4)
     cuda = "[recon]\nbackend = 'cuda'\n"
     read = load_config_file(written(cuda))
     assert (read.job.ranks, read.recon.ranks) == (4, 4)
@@ -85,7 +85,7 @@ def test_there_is_one_rank_for_each_gpu_unless_the_file_says_how_many(written, m
     slurm = "[job]\nlauncher = 'slurm'\n[job.slurm]\noptions = ['--nodes=2', '--gpus-per-node=h100:4']\n"
     assert load_config_file(written(slurm + cuda)).job.ranks == 8
     assert load_config_file(written("[job]\nlauncher = 'none'\n" + cuda)).job.ranks == JobSection().ranks
-    monkeypatch.setattr(config_file, "visible_gpus", tuple)
+    monkeypatch.setattr(config_file, "usable_gpus", lambda: 0)
     assert load_config_file(written(cuda)).job.ranks == JobSection().ranks
 
 
@@ -129,6 +129,20 @@ def test_what_can_not_work_is_refused_with_the_file_and_the_table(written, text,
     with pytest.raises(ConfigError, match=said) as refused:
         load_config_file(path)
     assert str(path) in str(refused.value)
+
+
+def test_file_of_another_systems_editor_is_read(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf[job]\r\nranks = 3\r\n")
+    assert load_config_file(path).job.ranks == 3
+
+
+def test_working_directory_that_is_gone_does_no_harm(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert load_config_file().path is None
 
 
 def test_missing_file_that_was_asked_for_is_an_error(tmp_path):

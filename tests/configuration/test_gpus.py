@@ -36,6 +36,13 @@ def test_gpus_are_known_by_their_identifiers(seen):
     assert gpus.visible_gpus() == tuple(names)
 
 
+def test_none_is_computed_on_without_numba_cuda(seen, monkeypatch):
+    seen(driver([b"x" * 16]))
+    assert gpus.usable_gpus() == 1
+    monkeypatch.setattr(gpus, "find_spec", lambda _: None)
+    assert gpus.usable_gpus() == 0
+
+
 def test_there_is_none_without_a_driver_or_where_it_does_not_start(seen):
     def missing():
         raise DeviceError("there is no NVIDIA driver here")

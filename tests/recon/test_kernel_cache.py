@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -11,6 +12,7 @@ import tempfile
 
 import numpy as np
 import pytest
+from numba.core import caching
 
 from bluesky_streamrecon.jit import cache_directory
 from bluesky_streamrecon.recon import reconstruct
@@ -72,6 +74,44 @@ def test_file_that_is_imported_by_two_names_has_machine_code_for_each(tmp_path, 
         return sum(module.twice.stats.cache_hits.values())
 
     assert [found(name) for name in ("first", "second", "first")] == [0, 0, 1]
+
+
+@pytest.fixture
+def twice(tmp_path, monkeypatch):
+    """Import a file with one kernel as often as it is called, as processes do; return the kernel."""
+    monkeypatch.setattr("bluesky_streamrecon.jit.cache_directory", lambda: tmp_path)
+    path = tmp_path / "twice.py"
+    path.write_text("from bluesky_streamrecon.jit import kernel\n\n@kernel\ndef twice(x):\n    return 2 * x\n")
+
+    def imported():
+        spec = importlib.util.spec_from_file_location("twice", path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "twice", module)
+        spec.loader.exec_module(module)
+        return module.twice
+
+    return imported
+
+
+def test_kernel_runs_where_the_disk_for_machine_code_is_full(twice, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_save_data", full)
+    assert twice()(2.0) == 4.0
+    assert f"compiled kernels in {tmp_path}: a file could not be written (No space left on device)" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [0, 40])
+def test_kernel_whose_machine_code_is_damaged_is_compiled_and_kept_anew(twice, tmp_path, suffix, left):
+    assert twice()(2.0) == 4.0
+    (damaged,) = tmp_path.glob(f"*.{suffix}")
+    os.truncate(damaged, left)  # as after a power cut
+    assert twice()(2.0) == 4.0
+    kernel = twice()
+    assert kernel(2.0) == 4.0
+    assert sum(kernel.stats.cache_hits.values()) == 1
 
 
 LIGHT_START = """

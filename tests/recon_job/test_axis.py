@@ -160,7 +160,7 @@ def test_half_acquisition_is_not_said_to_have_a_second_axis(axis, views):
 def test_half_turn_of_a_sample_that_reaches_out_of_view_gives_the_axis_when_two_methods_agree(name, axis, radius):
     angles = np.deg2rad(np.array(optimized_interleaved(180)))
     image = noisy(project(sample(name), angles, 256, axis, radius), 1e4)
-    for views in (24, 64, 90, 180):
+    for views in (24, 64, 180):
         estimate = find_axis(image[:views, None], angles[:views])
         if estimate.confident:
             assert estimate.axis == pytest.approx(axis, abs=0.5)

@@ -60,9 +60,12 @@ def test_last_partial_step_is_made_when_the_run_is_closed(beamline, job, scan, t
 
 @pytest.mark.parametrize(("on_disk", "state"), [(True, "loading kernels"), (False, "compiling kernels")])
 def test_rank_says_whether_kernels_have_to_be_compiled(beamline, job, scan, tmp_path, monkeypatch, on_disk, state):
-    monkeypatch.setattr("bluesky_streamrecon.recon.rank_run.kernels_on_disk", lambda gpu: on_disk)
+    asked = []
+    monkeypatch.setattr("bluesky_streamrecon.recon.rank_run.usable_gpus", lambda: 1)
+    monkeypatch.setattr("bluesky_streamrecon.recon.rank_run.kernels_on_disk", lambda gpu: asked.append(gpu) or on_disk)
     beamline.feed(scan, settings(scan, step=2, final="none"), tmp_path)
     assert next(event.state for event in beamline.seen if isinstance(event, Status)) == state
+    assert asked == [True]
 
 
 def test_job_serves_one_run_after_another(beamline, job, scan, tmp_path):

@@ -49,7 +49,7 @@ def test_any_number_of_ranks_gives_the_image_of_an_independent_loop(
     assert results[0].axis == pytest.approx(scan.axis, abs=0.25)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_axis_that_is_known_late_ends_with_the_image_of_a_run_that_had_it_from_the_start(
     kept_mpi_job, scan, tmp_path, ranks
 ):
@@ -68,7 +68,7 @@ def test_axis_that_is_known_late_ends_with_the_image_of_a_run_that_had_it_from_t
     assert np.abs(image_of(finished) - image_of(given)).max() <= 1e-5 * image_of(given).max()
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_axis_that_a_person_corrects_ends_with_the_image_of_a_run_that_had_it_from_the_start(
     kept_mpi_job, scan, tmp_path, ranks
 ):
@@ -134,8 +134,13 @@ def resampled(volume, cut):
     return np.where(outside, np.nan, found)
 
 
-@pytest.mark.parametrize(("ranks", "share"), [(1, 1), (2, 1), (3, 1), (2, 2)])
-@pytest.mark.parametrize("rotation", ["counterclockwise", "clockwise"])
+@pytest.mark.parametrize(
+    ("ranks", "share", "rotation"),
+    [
+        *((ranks, 1, "counterclockwise") for ranks in (1, 2, 3)),
+        *((2, share, "clockwise") for share in (1, 2)),
+    ],
+)
 def test_cuts_of_any_direction_equal_the_stored_volume(
     kept_mpi_job, viewer, oblique_cut, scan, tmp_path, ranks, share, rotation
 ):

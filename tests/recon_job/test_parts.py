@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -152,6 +153,17 @@ def test_result_that_can_not_be_written_says_where_and_what_to_look_at(tmp_path)
     assert not good
     assert "file/recon.h5" in problem
     assert "writable" in problem
+
+
+def test_result_that_a_full_disk_cuts_short_leaves_its_room(tmp_path):
+    def images(rows):
+        assert list(tmp_path.iterdir())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    good, problem = write(tmp_path / "recon.h5", images, shape=(1, 3, 3), datasets={}, attributes={})
+    assert not good
+    assert "the disk not full?" in problem
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_silence_longer_than_the_limit_ends_the_job():

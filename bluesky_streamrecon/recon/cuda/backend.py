@@ -17,7 +17,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.cuda.back import INCREASE, MULTIPLY
 from bluesky_streamrecon.recon.cuda.detector import DIFFERENCE, PREDICTED, QUOTIENT
-from bluesky_streamrecon.recon.cuda.layout import SLICES, GpuLayout, group_count
+from bluesky_streamrecon.recon.cuda.layout import SLICES, SPARE, GpuLayout, group_count
 from bluesky_streamrecon.recon.cuda.operators import CudaOperators, Geometry, TablePool
 from bluesky_streamrecon.recon.cuda.passes import Comparison, Passes, Penalty, Rule
 from bluesky_streamrecon.recon.cuda.slab import CudaSlab
@@ -37,7 +37,6 @@ from bluesky_streamrecon.recon.window import Subset
 __all__ = ["CudaBackend"]
 
 _GATHERED_BYTES = 256 * 2**20
-_SPARE = 64
 
 Edges = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -219,7 +218,7 @@ class CudaBackend(Backend):
         What is launched; there is only one slab.
     """
 
-    spare = _SPARE
+    spare = SPARE
     asynchronous = True
 
     def __init__(self, geometry: TomoGeometry, *, coupled: bool = False) -> None:

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
 
-__all__ = ["GpuLayout", "Memory", "group_count"]
+__all__ = ["SPARE", "GpuLayout", "Memory", "group_count"]
 
 SLICES = 4
+SPARE = 64
+"""Projections that may come before a slot that was given up is used again, see `Window`."""
 _SIDE = 64
 _PADDING = 40
 _FOOTPRINT = 2.0
 _TABLE_SETS = 8
-_SPARE = 64
+_SINGLE = 9
+"""Slices that there is memory for beside the image: on their way in, two of neighbours, twice three to be shown."""
 _CONTEXT = 600 * 2**20
 
 
@@ -129,13 +132,13 @@ class Memory:
         --------
         >>> memory = Memory.of(TomoGeometry(1024), 100, kept=24, in_a_pass=12, coupled=False)
         >>> memory.image, memory.window
-        (419430400, 19660800)
+        (419430400, 36044800)
         """
         area, groups = geometry.size**2, group_count(rows)
         side = -(-geometry.size // _SIDE) * _SIDE
         length = side + 2 * (math.ceil(geometry.half) + _PADDING)
         image = 16 * groups * area * (2 if coupled else 1)
-        window = 16 * groups * geometry.columns * (kept + min(2 * in_a_pass, _SPARE))
+        window = 16 * groups * geometry.columns * (kept + SPARE)
         lines = 16 * groups * in_a_pass * (2 * 2 * length + geometry.columns)
-        tables = _TABLE_SETS * 4 * (area + in_a_pass * (4 * side + geometry.columns)) + 4 * 4 * area
+        tables = _TABLE_SETS * 4 * (area + in_a_pass * (4 * side + geometry.columns)) + _SINGLE * 4 * area
         return cls(image, window, lines, tables)

@@ -92,7 +92,7 @@ class TablePool:
         self._free.clear()
         return TableSet(self._geometry.layout, angles)
 
-    def give_back(self, found: TableSet) -> None:
+    def put_back(self, found: TableSet) -> None:
         """Let a set be used again."""
         self._free.append(found)
 
@@ -207,7 +207,7 @@ class CudaOperators:
 
     def release(self) -> None:
         """Release the tables for the next window; do not use these operators any more."""
-        self._pool.give_back(self.tables)
+        self._pool.put_back(self.tables)
 
 
 def _on_gpu(array: NDArray[Any], stream: Stream) -> Any:

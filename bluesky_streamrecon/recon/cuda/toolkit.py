@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bluesky_streamrecon.jit import Locator, cache_directory
+from bluesky_streamrecon.jit import Dispensable, Locator, cache_directory
 
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # small images need few blocks
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
@@ -82,7 +82,7 @@ def _cache() -> Any:
     class Implementation(CUDACacheImpl):  # type: ignore[misc]
         _locator_classes = [OfThisCard]  # noqa: RUF012
 
-    class KernelCache(CUDACache):  # type: ignore[misc]
+    class KernelCache(Dispensable, CUDACache):  # type: ignore[misc]
         _impl_class = Implementation
 
     return KernelCache

@@ -141,15 +141,6 @@ def back_add(typing: Any, lanes: Any, lines: Any, offsets: Any, count: Any, targ
     return types.void(lanes, *[types.intp] * 5), code
 
 
-class Rule:
-    """What becomes of a pixel once it is known what its rays say; as an argument of a kernel."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
 class RuleType(types.Type):
     """Numba type of `Rule`."""
 
@@ -158,13 +149,21 @@ class RuleType(types.Type):
         super().__init__(name=f"rule-{rule}")
 
 
+class Rule:
+    """What becomes of a pixel once it is known what its rays say; as an argument of a kernel."""
+
+    __slots__ = ("_numba_type_",)
+
+    def __init__(self, name: str) -> None:
+        self._numba_type_ = RuleType(name)
+
+
+register_as_name(RuleType)
 MULTIPLY = Rule("multiply")
 """x <- max(least, x gain gathered); what would be NaN is left as it was: pixels whose gain is NaN."""
 
 INCREASE = Rule("increase")
 """x <- max(least, x + factor gain gathered); what would be NaN is left as it was: pixels whose gain is NaN."""
-
-register_as_name(Rule, RuleType, lambda rule: rule.name)
 
 
 def _multiplied(builder: Any, n: int, old: Any, gathered: Any, gain: Any, _factor: Any) -> Any:

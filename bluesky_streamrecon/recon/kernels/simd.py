@@ -11,7 +11,6 @@ A kernel is told the number of lanes by its argument `lanes`, whose type carries
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,7 +19,7 @@ from numba.core import cgutils, types
 from numba.core.datamodel.models import OpaqueModel, PrimitiveModel
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import NativeValue, intrinsic, lower_builtin, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, intrinsic, lower_builtin, register_model, unbox
 
 __all__ = [
     "LANES",
@@ -51,22 +50,10 @@ INT64 = ir.IntType(64)
 BYTE_POINTER = ir.IntType(8).as_pointer()
 
 
-class Lanes:
-    """Number of slices side by side, as an argument of a kernel."""
-
-    __slots__ = ("count",)
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-
-LANES = {count: Lanes(count) for count in (4, 8, 16)}
-
-
-@cache
-def widest_lanes() -> int:
-    """Return the number of slices that is fastest here: 16 with 32 registers of 16 values (AVX-512), else 8."""
-    return 16 if "+avx512f" in ",".join(map(str, cpu_target.target_context.codegen().magic_tuple())) else 8
+def register_as_name(numba_type: Any) -> None:
+    """Let arguments of this Numba type have no content, only the type, which they bring along as `_numba_type_`."""
+    register_model(numba_type)(OpaqueModel)
+    unbox(numba_type)(lambda _kind, _value, context: NativeValue(context.context.get_dummy_value()))
 
 
 class LanesType(types.Type):
@@ -77,22 +64,32 @@ class LanesType(types.Type):
         super().__init__(name=f"lanes{count}")
 
 
+class Lanes:
+    """Number of slices side by side, as an argument of a kernel."""
+
+    __slots__ = ("_numba_type_", "count")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._numba_type_ = LanesType(count)
+
+
+register_as_name(LanesType)
+LANES = {count: Lanes(count) for count in (4, 8, 16)}
+
+
+@cache
+def widest_lanes() -> int:
+    """Return the number of slices that is fastest here: 16 with 32 registers of 16 values (AVX-512), else 8."""
+    return 16 if "+avx512f" in ",".join(map(str, cpu_target.target_context.codegen().magic_tuple())) else 8
+
+
 class Vector(types.Type):
     """Numba type of `count` float32 values in a register."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         super().__init__(name=f"float32x{count}")
-
-
-def register_as_name(python_type: type, numba_type: Any, parameter: Callable[[Any], Any]) -> None:
-    """Let values of `python_type` be arguments that have no content, only a type: `numba_type(parameter(value))`."""
-    register_model(numba_type)(OpaqueModel)
-    typeof_impl.register(python_type)(lambda value, _context: numba_type(parameter(value)))
-    unbox(numba_type)(lambda _kind, _value, context: NativeValue(context.context.get_dummy_value()))
-
-
-register_as_name(Lanes, LanesType, lambda lanes: lanes.count)
 
 
 @register_model(Vector)

@@ -21,6 +21,9 @@ class Status(int):
 
 GOOD = Status(0)
 
+_PASSES = 1
+"""Handle of the stream that is made first."""
+
 
 class Deallocations:
     """What Numba would give back later."""
@@ -41,8 +44,9 @@ class Driver:
 
     Parameters
     ----------
-    eager : bool
-        Copies to the GPU are made as soon as they may be; else, like all the rest, as late as they may be.
+    eager : {"nothing", "copies", "beside"}
+        What is done as soon as it may be: nothing, copies to the GPU, or all on streams beside the first. All the rest
+        is done as late as it may be.
     """
 
     CUstream = CUevent = int
@@ -173,7 +177,7 @@ class Driver:
             self.captured.append(work)
             return
         self.queues.setdefault(stream, deque()).append(work)
-        if early and self.eager:
+        if (self.eager == "copies" and early) or (self.eager == "beside" and stream != _PASSES):
             self._reach(stream, self._asked(stream))
 
     def _reach(self, stream, number):

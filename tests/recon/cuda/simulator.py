@@ -1,16 +1,21 @@
 """Numba's CUDA simulator with its threads run in turn, from barrier to barrier, by greenlets: ten times faster.
 
-Import it before a kernel is launched. A block whose threads do not all meet at each barrier is an error here.
+Import it before a kernel is launched. A block whose threads do not all meet at each barrier is an error here. Which
+thread comes first is drawn anew between any two barriers, so a barrier that is missing shows in the image.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from types import SimpleNamespace
 
 import greenlet
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
+from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
+
+_order = random.Random(1)
 
 
 class _Thread:
@@ -39,8 +44,9 @@ class _Block:
             (_Thread(block_idx, point, number), greenlet.greenlet(self._function))
             for number, point in enumerate(points)
         ]
-        given = args
+        given = [arg._item._ary if isinstance(arg, FakeWithinKernelCUDAArray) else arg for arg in args]
         while alive:
+            _order.shuffle(alive)
             for thread, coroutine in alive:
                 _Block.current = thread
                 coroutine.switch(*given)

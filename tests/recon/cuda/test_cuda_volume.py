@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from bluesky_streamrecon.cuts import Cut, interpolated, points_of
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon import Engine, backends
+from bluesky_streamrecon.recon.algorithms import make_algorithm
 from bluesky_streamrecon.recon.past_volume import finished_volume
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec
@@ -72,6 +73,46 @@ def test_volume_is_finished_part_by_part_as_on_the_cpu(final, data, monkeypatch)
     made.clear()
     assert_allclose(volume("cuda"), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert made[-2:] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "window", "policy", "planned"),
+    [("mlem", 12, "newest", 0), ("sirt", 12, "spread", 90), ("art", 24, "newest", 0), ("mlem", None, "newest", 30),
+     ("ospml-hybrid", 24, "spread", 90)],
+)  # fmt: skip
+def test_no_more_memory_is_taken_than_a_run_is_refused_by(algorithm, window, policy, planned, simulated, monkeypatch):
+    if not simulated:
+        pytest.skip("measured by `streamrecon bench memory --backend cuda`")
+    from bluesky_streamrecon.recon.cuda import layout, streams
+
+    taken, most = 0, 0
+    device_array = streams.cuda.device_array
+
+    def counted(count, kind):
+        nonlocal taken, most
+        array, size = device_array(count, kind), count * np.dtype(kind).itemsize
+        taken += size
+        most = max(most, taken)
+        weakref.finalize(array, released, size)
+        return array
+
+    def released(size):
+        nonlocal taken
+        taken -= size
+
+    monkeypatch.setattr(streams.cuda, "device_array", counted)
+    monkeypatch.setattr(streams.Launcher, "__call__", lambda *_: None)  # what would be computed is not looked at
+    geometry, rows = TomoGeometry(128), 10
+    settings = {"window": window, "window_policy": policy, "planned": planned}
+    demand = backends.Demand(geometry, rows, make_algorithm(algorithm, {}), **settings)
+    with Engine(geometry, rows, algorithm=algorithm, backend="cuda", **settings) as engine:
+        for number in range(planned or 60):
+            engine.append(np.ones((rows, 128), np.float32), 0.05 * number)
+            if number % 10 == 9:
+                engine.update()
+                engine.begin_slices([0, 4, 9])()
+    needed = demand.gpu_memory(rows) - layout._CONTEXT
+    assert 0.5 * needed < most <= needed
 
 
 def test_memory_of_a_gpu_is_released_with_the_engine(data):
