@@ -195,13 +195,13 @@ class Budget:
     @property
     def words(self) -> str:
         """The limits, as people know them: ``"until 18:30"``, ``"dose of 90 s"``."""
-        told = []
+        parts = []
         if self.until is not None:
             when = datetime.fromtimestamp(self.until)
-            told.append(f"until {when:%H:%M}" if abs(self.until - wall_clock()) < 43200 else f"until {when:%F %H:%M}")
+            parts.append(f"until {when:%H:%M}" if abs(self.until - wall_clock()) < 43200 else f"until {when:%F %H:%M}")
         if self.dose is not None:
-            told.append(f"dose of {self.dose:g} s")
-        return ", ".join(told)
+            parts.append(f"dose of {self.dose:g} s")
+        return ", ".join(parts)
 
     def allowed(self, taken: int, now: float) -> int | None:
         """Return how many projections there will be when it is used up, at the pace so far; None: that is not known.
@@ -238,10 +238,10 @@ class Budget:
         return f"{self.words}: {about}{allowed}{f' of {total}' if total else ''} projections{self._each()}"
 
     def _each(self) -> str:
-        told = [f"{self.exposure:.3g} s of exposure each"] if self.exposure else []
+        parts = [f"{self.exposure:.3g} s of exposure each"] if self.exposure else []
         if self.until is not None and self.pace:
-            told.append(f"one every {self.pace:.3g} s")
-        return f" ({', '.join(told)})" if told else ""
+            parts.append(f"one every {self.pace:.3g} s")
+        return f" ({', '.join(parts)})" if parts else ""
 
     def cut(self, sweeps: Iterable[Sweep]) -> Iterator[Sweep]:
         """Yield sweeps as far as the dose allows; the last one may be shorter."""

@@ -223,7 +223,7 @@ def _words(role: str, device: Any) -> Generator[Any, Any, str]:
 
 def _exposure(detector: Any) -> Generator[Any, Any, str]:
     """Arm a detector, take one exposure, and look at what it says of it and where it is."""
-    said: list[str] = []
+    found: list[str] = []
 
     def look() -> MsgGenerator[None]:
         yield from bps.trigger(detector, group="check", wait=False)
@@ -231,10 +231,10 @@ def _exposure(detector: Any) -> Generator[Any, Any, str]:
         keys = yield from answer(detector.describe, unanswered={})
         reading = yield from answer(detector.read, unanswered={})
         documents = yield from answer(partial(_asset_documents, detector), unanswered=[])
-        said.append((yield from answer(partial(_frames, detector, keys, reading, documents), unanswered="")))
+        found.append((yield from answer(partial(_frames, detector, keys, reading, documents), unanswered="")))
 
     yield from bpp.stage_wrapper(look(), [detector])
-    return "; ".join(said)
+    return "; ".join(found)
 
 
 async def _asset_documents(detector: Any) -> list[Any]:
@@ -252,13 +252,13 @@ async def _frames(
             "plugin among those that are read?"
         )
     descriptor = {"uid": "check", "name": "check", "data_keys": keys, "object_keys": {detector.name: list(keys)}}
-    said = []
+    found = []
     files = _files(descriptor, reading, documents)
     for key in images:
         layout = frame_layout(descriptor, key)
-        shape = f"{key}: {layout.rows} x {layout.columns} {keys[key].get('dtype_numpy', '(type not told)')}"
+        shape = f"{key}: {layout.rows} x {layout.columns} {keys[key].get('dtype_numpy', '(type not given)')}"
         if not keys[key].get("external"):
-            said.append(f"{shape}, in the event")
+            found.append(f"{shape}, in the event")
             continue
         if key not in files:
             raise DataError(f"{key}: is in a file, and no document says which; does the detector write while armed?")
@@ -271,8 +271,8 @@ async def _frames(
                 f"{shape}, {mimetype}: can not be read here while the detector is armed, so that the scan can not be "
                 f"steered: {error}"
             ) from error
-        said.append(f"{shape}, {mimetype}, read here as {pixels.dtype}, from {file.where}")
-    return "; ".join(said)
+        found.append(f"{shape}, {mimetype}, read here as {pixels.dtype}, from {file.where}")
+    return "; ".join(found)
 
 
 def _files(

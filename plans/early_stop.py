@@ -176,7 +176,12 @@ class EarlyEnding:
     def _outcome(self, msg: Msg) -> tuple[str, str | None]:
         """Return exit status and reason of a run that is to be closed."""
         exit_status = "success" if self.reached else msg.kwargs.get("exit_status") or "success"
-        return exit_status, self.reached.reason if self.reached else msg.kwargs.get("reason")
+        if self.reached:
+            return exit_status, self.reached.reason
+        reason = msg.kwargs.get("reason")
+        if not reason and exit_status == "abort":  # bluesky's own plans lose it (seen with 1.15.1)
+            reason = getattr(self.suspender.RE, "_reason", None)
+        return exit_status, reason or None
 
     def _drop_what_is_open(self) -> Steps:
         """Drop the event that a plan was ended in."""

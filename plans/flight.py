@@ -273,7 +273,7 @@ class _Flight:
             if late > self.pace.patience(self.sweep):
                 counts = yield from self._counts()
                 raise DataError(
-                    f"{self.name}: no frame for {late:.0f} s, after {self._told(counts)} of "
+                    f"{self.name}: no frame for {late:.0f} s, after {self._in_words(counts)} of "
                     f"{self.before + len(self.sweep)}; does {self.flyers.stage.name} turn, and do the pulses of "
                     f"{self.flyers.trigger.name} reach the detectors?"
                 )
@@ -306,9 +306,9 @@ class _Flight:
         if any(count > fired or (count < fired and not may) for count, may in zip(counts, late, strict=True)):
             wanted = "the same number of each" if expected is None else f"{expected} of each"
             raise DataError(
-                f"{self.name}: got {self._told(counts)}, expected {wanted}: a pulse was missed, and no frame "
+                f"{self.name}: got {self._in_words(counts)}, expected {wanted}: a pulse was missed, and no frame "
                 "can be told its angle any more; are exposure and dead time together shorter than from pulse to pulse?"
             )
 
-    def _told(self, counts: Sequence[int]) -> str:
+    def _in_words(self, counts: Sequence[int]) -> str:
         return ", ".join(f"{n} of {w.name}" for n, w in zip(counts, self.flyers.writers, strict=True))

@@ -240,8 +240,8 @@ def _pace(
         if getattr(writer, "get_trigger_deadtime", None) is not None:
             known, needs = yield from answer(writer.get_trigger_deadtime, unanswered=({edge}, 0.0))
         if edge not in known and not (writer is flyers.encoder and level in known):
-            told = ", ".join(sorted(kind.name for kind in known))
-            raise ConfigError(f"{writer.name}: can not expose at external edges, only {told}")
+            listed = ", ".join(sorted(kind.name for kind in known))
+            raise ConfigError(f"{writer.name}: can not expose at external edges, only {listed}")
         chosen.append(edge if edge in known else level)  # the mean over the pulse, as a PandABox captures it
         if writer is camera and deadtime is None:
             if needs is None:

@@ -124,7 +124,7 @@ async def _answering(device: Any) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + RECONNECT_SECONDS
-    said = False
+    reported = False
     while True:
         try:
             if getattr(device, "connected", True) is False:  # of classic ophyd
@@ -137,9 +137,9 @@ async def _answering(device: Any) -> None:
             if loop.time() >= deadline:
                 why = f"{device.name}: does not answer for {RECONNECT_SECONDS:g} s; does its IOC run? ({error})"
                 raise MotionError(why) from error
-            if not said:
+            if not reported:
                 logger.warning("%s does not answer: %s; tried again for %g s", device.name, error, RECONNECT_SECONDS)
-            said = True
+            reported = True
             await asyncio.sleep(RETRY_SECONDS)
         else:
             return

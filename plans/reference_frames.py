@@ -142,7 +142,7 @@ class ReferenceFrames:
         table = yield from find_words("sample_table", self.sample_table, self.table_words, "table_words")
         return replace(self, shutter_words=shutter, table_words=table)
 
-    def told(self) -> dict[str, Any]:
+    def as_metadata(self) -> dict[str, Any]:
         """Return what the start document says of them."""
         return {name: getattr(self, name) for name in ("flats", "darks", "flats_after", "darks_after")}
 

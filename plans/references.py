@@ -78,7 +78,7 @@ def take_references_plan(
     about = {
         "plan_name": "take_references_plan",
         "detectors": [device.name for device in devices],
-        "plan_args": {"detectors": [repr(device) for device in devices], **frames.told()},
+        "plan_args": {"detectors": [repr(device) for device in devices], **frames.as_metadata()},
     }
     return (yield from tomogram(devices, frames, {**about, **(md or {})}))
 

@@ -86,7 +86,7 @@ class TomoScan:
         check_metadata(md)
         frames = yield from self.frames.with_words()
         recon, steering, stage = self.recon, self.steering, self.stage
-        told = {"order": visited.name, "start": visited.start, "stop": visited.stop, **frames.told()}
+        asked = {"order": visited.name, "start": visited.start, "stop": visited.stop, **frames.as_metadata()}
         chosen = ("window", "window_policy", "step", "algorithm", "pixel_values", *(("turns",) * (recon.turns > 1)))
         start = {
             "plan_name": plan,
@@ -100,7 +100,7 @@ class TomoScan:
                 "stage": repr(stage),
                 "num": len(self.order),
                 **(arguments or {}),
-                **told,
+                **asked,
                 "policy": steering.rule,
                 "threshold": steering.least_score,
                 "tolerance": steering.tolerance,
@@ -116,7 +116,7 @@ class TomoScan:
             recon=recon,
             steering=steering,
             planned=len(visited),
-            md={**told, "angles": list(visited.angles), **(block or {})},
+            md={**asked, "angles": list(visited.angles), **(block or {})},
             signals_in=signals_in,
             devices=staged,
             **streaming,

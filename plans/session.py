@@ -41,8 +41,8 @@ __all__ = ["Compose", "StreamSession", "Streaming", "settle"]
 logger = logging.getLogger(__name__)
 
 Compose = Callable[[RunRecord], Any]
-RANKS_TOLD = 4  # whose ledgers stand in the stop document if they do not add up
-PROBLEMS_TOLD = 4  # in the stop document; all are in the record
+MOST_RANKS = 4  # whose ledgers stand in the stop document if they do not add up
+MOST_PROBLEMS = 4  # in the stop document; all are in the record
 EXPOSURE_SECONDS = 30.0  # that an exposure in flight may still take when the scan is ended in the middle of it
 
 
@@ -255,7 +255,7 @@ class StreamSession(EarlyEnding):
             reason = self._reason(reason)
         elif streamed:
             # Nobody waits for the job any more: this is how far it was when the run ended.
-            reason = "; ".join(([reason] if reason else []) + self._ledger_told()) or None
+            reason = "; ".join(([reason] if reason else []) + self._uneven_ledgers()) or None
         record = job.runs.keep_record(exit_status, reason)
         self._open = False
         response = yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status, "reason": reason})
@@ -300,45 +300,45 @@ class StreamSession(EarlyEnding):
     def _reason(self, given: str | None) -> str:
         """Return how the run ended, and whatever went wrong with its reconstruction."""
         run = self.job.runs.open
-        told = [given] if given else []
+        parts = [given] if given else []
         if self._spent:
-            told.append(self._how_good())
+            parts.append(self._quality_in_words())
         if run is not None:
             taken, planned = run.taken, run.spec.planned
             if not given and run.lost:
-                told.append(f"{taken} of {planned} projections streamed before the reconstruction job was lost")
+                parts.append(f"{taken} of {planned} projections streamed before the reconstruction job was lost")
             elif not given:
                 # What was streamed: a scan whose streaming failed has taken more.
                 every = f"all {taken} projections taken"
-                told.append(every if taken >= planned else f"{taken} of {planned} projections streamed")
-                told.append(self._how_good())
+                parts.append(every if taken >= planned else f"{taken} of {planned} projections streamed")
+                parts.append(self._quality_in_words())
             if self._borrowed:
-                told.append(f"with {self._borrowed}")
+                parts.append(f"with {self._borrowed}")
             if run.override.added:
                 who = ", ".join(dict.fromkeys(o.who for o in run.override.orders if o.action == "extend"))
-                told.append(f"{planned} planned, extended to {run.override.total} by {who}")
+                parts.append(f"{planned} planned, extended to {run.override.total} by {who}")
             if run.override.held is not None and run.override.finish is None and not (run.kept_going and not given):
-                told.append(f"held by {run.override.held.who}")
+                parts.append(f"held by {run.override.held.who}")
             if run.results is None and not run.lost:
-                told.append("no final image")
-            told += self._ledger_told()
-            said = "; ".join(told)
+                parts.append("no final image")
+            parts += self._uneven_ledgers()
+            known = "; ".join(parts)
             problems = [problem.splitlines()[0] for problem in dict.fromkeys(run.problems)]
-            told += [text for text in problems if (text.partition(": ")[2] or text) not in said][:PROBLEMS_TOLD]
-        elif not told:
+            parts += [text for text in problems if (text.partition(": ")[2] or text) not in known][:MOST_PROBLEMS]
+        elif not parts:
             early = self.job.runs.problems_before_opening or ("no projections were streamed",)
-            told.append(f"not reconstructed: {early[-1].splitlines()[0]}")
-        return "; ".join(told)
+            parts.append(f"not reconstructed: {early[-1].splitlines()[0]}")
+        return "; ".join(parts)
 
-    def _ledger_told(self) -> list[str]:
+    def _uneven_ledgers(self) -> list[str]:
         """Return which ranks' ledgers do not add up."""
         uneven = [(rank, entry) for rank, entry in self.job.runs.ledger().items() if not entry.balanced]
-        told = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:RANKS_TOLD]]
-        if len(uneven) > RANKS_TOLD:
-            told.append(f"those of {len(uneven) - RANKS_TOLD} more ranks do not balance either")
-        return told
+        parts = [f"ledger of rank {rank} {entry.explain()}" for rank, entry in uneven[:MOST_RANKS]]
+        if len(uneven) > MOST_RANKS:
+            parts.append(f"those of {len(uneven) - MOST_RANKS} more ranks do not balance either")
+        return parts
 
-    def _how_good(self) -> str:
+    def _quality_in_words(self) -> str:
         run = self.job.runs.open
         if run is None or run.best is None:
             why = run.verdicts[-1].text if run is not None and run.verdicts else ""
@@ -368,11 +368,11 @@ def _configuration(devices: Iterable[Any]) -> MsgGenerator[dict[str, Any]]:
     found: dict[str, Any] = {}
     for device in devices:
         if callable(getattr(device, "read_configuration", None)):
-            said, error = yield from attempt(partial(_configuration_of, device), unanswered=None)
+            configuration, error = yield from attempt(partial(_configuration_of, device), unanswered=None)
             if error is not None:  # a device of anybody's, which need not know anything of the scan
                 logger.info("%s: its configuration can not be read now: %s", device.name, error)
-            elif said is not None:
-                found[device.name] = said
+            elif configuration is not None:
+                found[device.name] = configuration
     return found
 
 

@@ -165,8 +165,9 @@ def test_every_line_for_the_prompt_in_the_readme_runs_and_every_scan_leaves_an_i
             continue
         assert "success" in say(child, "stop = catalog[uids[0]].metadata['stop']; print(stop['exit_status'])"), line
         if "take_references_plan" not in line:
+            # A scan that takes no time may be over before an image of it is scored.
             assert "True" in say(
-                child, "print('no light' not in stop['reason'] and 'no image' not in stop['reason'])"
+                child, "print('no light' not in stop['reason'] and 'no final image' not in stop['reason'])"
             ), line
             assert "(4, 96, 96)" in say(child, "print(load_reconstruction(catalog, uids[0]).shape)"), line
     assert "with 10 flats and 10 darks of run" in say(child, "print(stop['reason'])")

@@ -468,17 +468,17 @@ def test_job_does_not_keep_an_aborted_scan_waiting_for_its_image(
     assert script.closed[0][0] == "abort"
 
 
-def test_aborted_scan_says_that_its_ledger_does_not_add_up(
+def test_aborted_scan_says_why_and_that_its_ledger_does_not_add_up(
     run_engine, documents, tomo, script, pause_at, hold, held_beamline, of
 ):
     script.dropped = {3}
     exposing = hold(9)
     pause_at(tomo(held_beamline(exposing=exposing)), exposing)
     exposing.release()
-    run_engine.abort()
+    run_engine.abort("the sample fell off")
     (stop,) = of(documents, "stop")
     assert stop["exit_status"] == "abort"
-    assert stop["reason"].startswith("ledger of rank 0 not balanced: 4 items, 3 sent")
+    assert stop["reason"].startswith("the sample fell off; ledger of rank 0 not balanced: 4 items, 3 sent")
 
 
 def test_scan_that_fails_says_that_its_ledger_does_not_add_up(run_engine, documents, tomo, script, held_beamline, of):

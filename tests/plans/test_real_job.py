@@ -349,7 +349,7 @@ def recorded(path, axis, reach, turn, num=40):
     return sim_beamline(path / "scan.h5", directory=path, instant=True), order
 
 
-@pytest.mark.parametrize(("axis", "reach"), [(31.0, 50.0), (22.0, 30.0), (45.5, 60.0)])
+@pytest.mark.parametrize(("axis", "reach"), [(22.0, 30.0), (45.5, 60.0)])
 def test_scan_whose_axis_nobody_knows_is_taken_to_its_end_and_says_why_in_the_same_words_everywhere(
     run_engine, documents, tomo, job, tmp_path, of, axis, reach
 ):
@@ -368,7 +368,7 @@ def test_scan_whose_axis_nobody_knows_is_taken_to_its_end_and_says_why_in_the_sa
     assert record.image_number > 1  # there was an image before the end
 
 
-@pytest.mark.parametrize("axis", [14.0, 20.5, 48.0])
+@pytest.mark.parametrize("axis", [14.0, 48.0])
 def test_full_turn_about_an_axis_near_the_edge_is_reconstructed_about_the_right_one_as_wide_as_is_seen(
     run_engine, documents, tomo, job, tmp_path, of, axis
 ):

@@ -178,6 +178,8 @@ def test_start_document_tells_everything_that_was_asked_for(run_engine, document
         ({"disc": "yes"}, "disc: got 'yes'; expected `bool`, got `str`"),
         ({"policy": "gut feeling"}, "gut feeling"),
         ({"minimum_projections": 13}, "minimum_projections: got 13 for a scan of 12 projections"),
+        ({"patience": 13}, "patience: got 13 for a scan of 12 projections"),
+        ({"threshold": 0.9, "compare_to": 12}, "compare_to: got 12 for a scan of 12 projections"),
         ({"algorithm": "fbp"}, "algorithm='fbp' with window=4: filtered back projection makes each image anew"),
         ({"policy": "ms-ssim", "policy_options": {"images": 3}}, "got options images, but it takes none"),
         ({"order": AngleOrder("mine", ())}, "order: got 'mine' with no angles"),

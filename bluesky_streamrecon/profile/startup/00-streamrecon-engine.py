@@ -12,7 +12,7 @@ from bluesky.utils import ProgressBarManager, TerminalProgressBar
 from event_model import RunRouter
 
 from bluesky_streamrecon.beamline import BLOCK, RunTable
-from bluesky_streamrecon.profile import shorten_errors
+from bluesky_streamrecon.profile import end_scan_with_session, shorten_errors
 
 RE = RunEngine({})
 
@@ -33,4 +33,5 @@ RE.subscribe(RunRouter([table_and_plots]))
 
 RE.waiting_hook = ProgressBarManager(partial(TerminalProgressBar, delay_draw=5.0))
 
+end_scan_with_session(RE)  # by `exit`, Ctrl-D, a closed terminal or SIGTERM: its plan cleans up
 shorten_errors()  # those of bluesky_streamrecon are a line; %tb shows more
