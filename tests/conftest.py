@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,9 @@ collect_ignore_glob = ["soak/*"]  # scripts that take minutes to hours
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# For the workers and the programs that tests start: on small matrices, threads of BLAS mostly wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and whatever they start, ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -41,8 +45,24 @@ settings.register_profile("short", max_examples=60, deadline=None, suppress_heal
 settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
-# With modules that take a minute and more at the end, one process would wait for the other.
-LONGEST = ("integration", "storage", "plans", "recon_job", "recon", "evaluation")
+# First the kernels are compiled, by one worker while the other one is in a catalogue; then come the modules that take
+# longest, and many short ones are left for the end, where one worker would else wait for the other.
+FIRST = [
+    f"test_{name}.py"
+    for name in (
+        *("algorithms", "portable", "ipython", "demo", "real_job", "mpi", "simulated_gpu", "server_that_dies"),
+        *("references", "finished_volume", "catalog", "live_images", "data_checks", "studies", "axis", "kernel_cache"),
+    )
+]
+
+
+gc.disable()  # what is imported and collected stays: looking through it takes seconds
+
+
+def pytest_collection_finish() -> None:
+    """Keep what has been imported and collected out of each search for garbage that the tests cause."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -51,20 +71,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the rooms whose modules take longest; doctests and small rooms fill the gap at the end."""
-
-    def place(item: pytest.Item) -> int:
-        room = item.path.parent.name
-        return LONGEST.index(room) if room in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
+    """Begin with the modules of `FIRST`."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _tables_of_tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Have the tables of catalogues made once: Tiled starts an interpreter for them, which imports all of it again."""
+    tables = tmp_path_factory.mktemp("tables")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tables = tables.parents[1]  # of all workers
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STREAMRECON_TEST_TABLES", str(tmp_path_factory.mktemp("tables") / "catalog.db"))
+        patch.setenv("STREAMRECON_TEST_TABLES", str(tables / "catalog.db"))
         patch.setattr(subprocess, "run", subprocess.run)  # to be undone
         tables_once()
         yield

@@ -33,7 +33,6 @@ __all__ = [
     "image_key",
     "read_block",
     "read_descriptor",
-    "saturation_of",
     "shortened",
 ]
 
@@ -44,11 +43,6 @@ CARRIED = (
     *("proposal", "proposal_id"),
 )
 """Metadata that the reconstruction's file repeats, and people are shown; the job itself does without them."""
-
-MOST_BITS = 32
-
-BITS = ("bit_depth", "bits_per_pixel")
-"""What a detector's configuration calls the bits of its numbers, at the end of a name."""
 
 LONGEST = 4096
 """Characters of a text that the wire takes."""
@@ -79,6 +73,8 @@ class RunBlock:
         What the user asked for.
     span : float or None
         Range that the stage is going to cover, degrees, if known.
+    angles : tuple of float
+        That it is going to visit, in order, degrees, as far as known.
     """
 
     recon_uid: str
@@ -88,6 +84,7 @@ class RunBlock:
     recon: ReconSettings
     steering: SteeringSettings
     span: float | None = None
+    angles: tuple[float, ...] = ()
 
 
 class StreamDocuments:
@@ -143,8 +140,8 @@ class StreamDocuments:
 
 def _numbered(datum: dict[str, Any]) -> dict[str, Any]:
     """Return a datum whose frame has its number under the one name that the normalizer knows."""
-    told = datum["datum_kwargs"]
-    return {**datum, "datum_kwargs": {"point_number": told["index"], **told}} if "index" in told else datum
+    given = datum["datum_kwargs"]
+    return {**datum, "datum_kwargs": {"point_number": given["index"], **given}} if "index" in given else datum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +161,7 @@ class StreamLayout:
     reduction : Reduction
         What is made of the frames of an event.
     dtype : str or None
-        Pixel type on the wire; None: not told before the first frame.
+        Pixel type on the wire; None: not known before the first frame.
     angle_key : str or None
         Data key of the angle; None where a stream needs none.
     radians : float
@@ -286,6 +283,7 @@ def read_block(start: Mapping[str, Any]) -> RunBlock | None:
         recon=recon,
         steering=settings_from(SteeringSettings, dict(block.get("steering", {}))),
         span=_span(block),
+        angles=_angles(block.get("angles")),
     )
 
 
@@ -301,6 +299,14 @@ def _span(block: Mapping[str, Any]) -> float | None:
     start, stop = block.get("start"), block.get("stop")
     check_range(start, stop, f"block {BLOCK!r} of the start document")
     return None if start is None or stop is None else float(stop) - float(start)
+
+
+def _angles(planned: Any) -> tuple[float, ...]:
+    """Return what a plan says that it is going to visit; nothing where it says something else by this name."""
+    try:
+        return tuple(map(float, planned or ()))
+    except (TypeError, ValueError):
+        return ()
 
 
 def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLayout | None:
@@ -325,8 +331,8 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
     image = keys[key]
     external = image.get("external")
     reduction = Reduction.wanted(frame_layout(descriptor, key), block.recon)
-    told = image.get("dtype_numpy")
-    dtype = wire_dtype(told, averaged=reduction.averages) if isinstance(told, str) and told else None
+    named = image.get("dtype_numpy")
+    dtype = wire_dtype(named, averaged=reduction.averages) if isinstance(named, str) and named else None
     if external and dtype is None:
         raise DataError(f"stream {stream!r}, image {key!r}: the data key lacks dtype_numpy, expected as '<u2'")
     angle_key, radians = None, 0.0
@@ -353,26 +359,6 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         monitor_key=monitor_key,
         in_files=tuple(name for name, _ in in_files),
     )
-
-
-def saturation_of(descriptor: Mapping[str, Any], image_key: str) -> float | None:
-    """Return the counts at which the detector of an image saturates; None where its configuration does not say.
-
-    Examples
-    --------
-    >>> configured = {"configuration": {"cam": {"data": {"cam-driver-bit_depth": 12}}}, "object_keys": {"cam": ["cam"]}}
-    >>> saturation_of(configured, "cam")
-    4095.0
-    """
-    for device, keys in descriptor.get("object_keys", {}).items():
-        known = descriptor.get("configuration", {}).get(device, {}).get("data", {}) if image_key in keys else {}
-        for name, value in known.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-            if number and name.lower().endswith("saturation"):
-                return float(value)
-            if number and name.lower().endswith(BITS) and value <= MOST_BITS:
-                return float(2 ** int(value) - 1)
-    return None
 
 
 def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 from uuid import uuid4
 
 import msgspec
@@ -20,6 +18,7 @@ from bluesky_streamrecon.beamline.operator_status import as_judged
 from bluesky_streamrecon.beamline.recon_job import ReconJob
 from bluesky_streamrecon.config_file import FollowSection
 from bluesky_streamrecon.errors import ConfigError, JobError
+from bluesky_streamrecon.file_uris import file_path
 from bluesky_streamrecon.run_record import RunRecord
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.messages import Score
@@ -120,7 +119,7 @@ class Follower:
         self._uid: str | None = None  # the run that is followed
         self._detector: str | None = None  # its detector, if known
         self._judged = 0
-        self._told = 0
+        self._reported = 0
 
     async def take(self, name: str, doc: Mapping[str, Any]) -> FollowedRun | None:
         """Take a document; return what was found out about the run that it ends, if it is one that is followed.
@@ -156,9 +155,9 @@ class Follower:
             return
         for score in run.verdicts[self._judged :]:
             self._report(f"run {run.spec.run_uid[:8]}: {_in_words(score, run.spec.planned)}")
-        for problem in run.problems[self._told :]:
+        for problem in run.problems[self._reported :]:
             self._report(f"run {run.spec.run_uid[:8]}: {problem}")
-        self._judged, self._told = len(run.verdicts), len(run.problems)
+        self._judged, self._reported = len(run.verdicts), len(run.problems)
 
     async def _keep_pace(self) -> None:
         """Wait for the job where it is behind, as in a run that has long begun: the controller judges every image."""
@@ -189,7 +188,7 @@ class Follower:
         except (ConfigError, JobError) as error:
             self._report(f"run {uid[:8]}: not followed: {error}")
             return
-        self._uid, self._judged, self._told = uid, 0, 0
+        self._uid, self._judged, self._reported = uid, 0, 0
         self._detector = start[BLOCK]["detector"]
         self._job.publisher("start", start)
         self._report(f"run {uid[:8]}: followed; {doc.get('plan_name')}, scan {doc.get('scan_id', '?')}")
@@ -236,7 +235,7 @@ class Follower:
 
     def _look_for_directory(self, resource: Mapping[str, Any]) -> None:
         """Abandon the run at once where the detector's files are not, in place of waiting for one after the other."""
-        folder = Path(unquote(urlparse(str(resource["uri"])).path)).parent
+        folder = file_path(str(resource["uri"])).parent
         ours = self._detector is None or str(resource["data_key"]).startswith(self._detector)
         if ours and not folder.is_dir() and self._job.runs.open is not None:
             self._job.runs.report(

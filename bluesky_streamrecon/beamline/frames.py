@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
+from bluesky_streamrecon.file_uris import file_path
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
 from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
@@ -94,13 +95,11 @@ class FrameFile:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] | None = None,
     ) -> None:
-        parts = urlparse(uri)
-        if parts.scheme != "file":
-            raise DataError(
-                f"detector file {uri}: got scheme {parts.scheme!r}, expected file://; is it on this computer?"
-            )
+        scheme = urlsplit(uri).scheme
+        if scheme != "file":
+            raise DataError(f"detector file {uri}: got scheme {scheme!r}, expected file://; is it on this computer?")
         self.uri = uri
-        self.path = Path(unquote(parts.path))
+        self.path = file_path(uri)
         self._frames = _frames_in(uri, self.path, mimetype, parameters)
         self._patience = patience
         self._clock = clock

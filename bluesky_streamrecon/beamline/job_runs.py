@@ -194,7 +194,8 @@ class JobRuns:
             return patience if hope else min(NOBODY_SECONDS, patience)
 
         def judged() -> bool:
-            return not self.job.controller_linked or run.unjudged or run.judged >= run.image_number
+            unheard = run.unjudged or run.failed or not self.job.controller_linked
+            return unheard or run.judged >= run.image_number
 
         if not await self.job.wait(lambda: run.over, limit, lambda: run.heard_at):
             who = self.job.link.peers_in_words() if self.job.link is not None else "the job has been closed"

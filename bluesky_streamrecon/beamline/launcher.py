@@ -207,11 +207,11 @@ class MpiLauncher:
 
     def logs(self) -> str:
         """Return where the processes' output is, and its last lines."""
-        told = []
+        lines = []
         for child in self._children:
             tail = log_tail(child.log)
-            told.append(f"log of the {child.role}: {child.log}" + (f", last lines:\n{tail}" if tail else " (empty)"))
-        return "\n".join(told)
+            lines.append(f"log of the {child.role}: {child.log}" + (f", last lines:\n{tail}" if tail else " (empty)"))
+        return "\n".join(lines)
 
 
 def _end(children: Sequence[Child], grace: float) -> None:

@@ -159,9 +159,9 @@ def _of_spec(spec: OpenRunSpec, axis: float | None) -> dict[str, Any]:
 
 def _pixel_size(spec: OpenRunSpec) -> float | None:
     """Return the side of a voxel, micrometres, where the run says what that of a pixel is, or the policy's options."""
-    told = spec.metadata.get("pixel_size", spec.steering.options.get("pixel_size"))
+    given = spec.metadata.get("pixel_size", spec.steering.options.get("pixel_size"))
     try:
-        size = float(told)  # type: ignore[arg-type]
+        size = float(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
     return size * spec.recon.bin if 0 < size < math.inf else None
@@ -171,14 +171,14 @@ def _measured(spec: OpenRunSpec) -> str:
     return str(spec.steering.options.get("measure", ""))[:256] if "measurement" in spec.steering.rule else ""
 
 
-def described(told: Mapping[str, str]) -> dict[str, Any]:
+def described(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return what a run's metadata say of it, as the fields ``about`` and ``started`` of its status."""
     about = {}
     for name, keys in ABOUT.items():
-        if found := next((told[key] for key in keys if told.get(key)), ""):
+        if found := next((metadata[key] for key in keys if metadata.get(key)), ""):
             about[name] = found
     try:
-        started = float(told.get("time", ""))
+        started = float(metadata.get("time", ""))
     except ValueError:
         started = 0.0
     return {"about": about, "started": started if 0 < started < math.inf else 0.0}

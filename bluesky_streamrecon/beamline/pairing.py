@@ -6,7 +6,7 @@ radians.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["with_numbers"]
 
 
 def with_numbers(
-    layout: StreamLayout, parts: Mapping[str, Any], dtype: str, where: str, unitless: list[float]
+    layout: StreamLayout, parts: Mapping[str, Any], dtype: str, where: str, note: Callable[[float], None]
 ) -> tuple[Source, LateNumber, LateNumber]:
     """Return a frame with its angle and the monitor's reading; what is in files is known once the frame was read.
 
@@ -36,8 +36,8 @@ def with_numbers(
         Pixel type of the run.
     where : str
         Stream and data key, for errors.
-    unitless : list of float
-        Takes angles from a file that has no units, radians.
+    note : callable
+        Is told the angle, radians, once it is known; of one in a file in the thread that reads it.
 
     Raises
     ------
@@ -49,8 +49,10 @@ def with_numbers(
     monitor: LateNumber = 1.0
     if layout.angle_key is not None:
         part = parts[layout.angle_key]
-        in_file = layout.angle_key in layout.in_files
-        angle = partial(_read_angle, layout, unitless, *part) if in_file else layout.in_radians(part)
+        if layout.angle_key in layout.in_files:
+            angle = partial(_read_angle, layout, note, *part)
+        else:
+            note(angle := layout.in_radians(part))
     if layout.monitor_key is not None:
         part = parts[layout.monitor_key]
         if layout.monitor_key in layout.in_files:
@@ -67,10 +69,9 @@ def with_numbers(
     return frame, frame.angle if callable(angle) else angle, frame.monitor if callable(monitor) else monitor
 
 
-def _read_angle(layout: StreamLayout, unitless: list[float], file: FrameFile, index: int) -> float:
+def _read_angle(layout: StreamLayout, note: Callable[[float], None], file: FrameFile, index: int) -> float:
     angle = layout.in_radians(file.read(index, index + 1))
-    if not layout.angle_has_units:
-        unitless.append(angle)
+    note(angle)
     return angle
 
 

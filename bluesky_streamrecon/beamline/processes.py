@@ -55,8 +55,8 @@ class ProcessExit:
         return f"ended ({by})"
 
     def __str__(self) -> str:
-        said = f"its last lines:\n{self.tail}" if self.tail else "no output"
-        return f"{self.role} {self.how}; log: {self.log}; {said}"
+        output = f"its last lines:\n{self.tail}" if self.tail else "no output"
+        return f"{self.role} {self.how}; log: {self.log}; {output}"
 
 
 @dataclass(eq=False)

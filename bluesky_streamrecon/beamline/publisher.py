@@ -13,13 +13,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.acquisition import find_quantity, with_found_options
-from bluesky_streamrecon.angle_units import require_plausible_degrees
+from bluesky_streamrecon.angle_units import require_plausible_degrees, require_same_direction
 from bluesky_streamrecon.beamline.documents import (
     WHICH_UNITS,
     RunBlock,
@@ -28,13 +29,13 @@ from bluesky_streamrecon.beamline.documents import (
     carried,
     read_block,
     read_descriptor,
-    saturation_of,
     shortened,
 )
 from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
 from bluesky_streamrecon.beamline.pairing import with_numbers
 from bluesky_streamrecon.beamline.serving.frames import Source
 from bluesky_streamrecon.beamline.serving.run import LateNumber
+from bluesky_streamrecon.data_keys import saturation_of
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
@@ -82,7 +83,8 @@ class _Run:
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
-    unitless: list[float] = field(default_factory=list)  # angles whose data key has no units
+    angles: dict[int, float] = field(default_factory=dict)  # by number of the projection, radians, as far as known
+    unitless: bool = False  # their data key has no units
     flown: bool = False  # angles are in a file, and read with their frames
     over: str | None = None  # why nothing is published any more
 
@@ -150,14 +152,21 @@ class Publisher:
         return True
 
     def check_angles(self) -> None:
-        """Report angles without units that can hardly be degrees; of a fly scan, call it when its frames were read."""
+        """Report angles that can hardly be right, once; of a fly scan, call it when its frames were read.
+
+        They have no units and can hardly be degrees, or run the other way than those that were planned.
+        """
         run = self._run
-        if run is not None and run.unitless:
-            known, run.unitless = run.unitless, []
-            try:
-                require_plausible_degrees(math.degrees(max(known) - min(known)), len(known), "angles", WHICH_UNITS)
-            except DataError as error:
-                self._report(run, str(error))
+        if run is None or not run.angles:
+            return
+        known, run.angles = run.angles, {}
+        try:
+            if run.unitless:
+                range_ = math.degrees(max(known.values()) - min(known.values()))
+                require_plausible_degrees(range_, len(known), "angles", WHICH_UNITS)
+            require_same_direction(run.block.angles, known)
+        except DataError as error:
+            self._report(run, str(error))
 
     def take_configuration(self, configuration: Mapping[str, Any]) -> None:
         """Use the configuration of devices before a descriptor has it, for what preparation steps have to know.
@@ -344,13 +353,13 @@ class Publisher:
             return
         where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
         dtype = self._open(run, layout.reduction.shape, layout.dtype if layout.in_file else None)
-        source, angle, monitor = with_numbers(layout, parts, dtype, where, run.unitless)
         index = run.counts[layout.kind] + 1
+        angles = run.angles if layout.kind == "projection" else {}
+        source, angle, monitor = with_numbers(layout, parts, dtype, where, partial(angles.__setitem__, index))
         self._sink.append(layout.kind, index, angle, source, monitor)
         run.counts[layout.kind] = index
         sent.add(seq)
-        if layout.kind == "projection" and not layout.angle_has_units and isinstance(angle, float):
-            run.unitless.append(angle)
+        run.unitless |= layout.kind == "projection" and not layout.angle_has_units
 
     def _fail(self, error: Exception) -> None:
         """End the stream of this run, loudly; the scan goes on."""

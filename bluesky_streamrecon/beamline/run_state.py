@@ -393,6 +393,11 @@ class RunState:
         return min((max(self.applied.get(rank, 0), reported.get(rank, 0)) for rank in ranks), default=0)
 
     @property
+    def failed(self) -> bool:
+        """Whether a rank has given the run up, so that its last image may not have been sent to be judged."""
+        return any(status.state == "failed" for status in self.statuses.values())
+
+    @property
     def image_number(self) -> int:
         """Images that every rank has made."""
         done = [done.image_number for done in self.results or ()]

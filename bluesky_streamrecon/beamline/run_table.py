@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 from bluesky.callbacks.core import make_class_safe
@@ -32,6 +32,12 @@ WIDTH = 80
 
 COLUMNS = {"projections": 12, "angle": 8, "image": 6, "score": 7, "predicted gain": 16, "lag": 5, "time": 8, "left": 8}
 """Their widths; what is left is the time to the last projection that is planned, at the pace of the run so far."""
+
+
+def print_line(line: str) -> None:
+    """Print a line with the signs that the terminal has, and '?' for those that it has not."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding))
 
 
 @make_class_safe(logger=logger)  # a terminal that is gone must not end a scan
@@ -58,7 +64,7 @@ class RunTable(DocumentRouter):
     """
 
     def __init__(
-        self, out: Callable[[str], object] = print, steer: str = 'status(), finish_now("why"), hold()'
+        self, out: Callable[[str], object] = print_line, steer: str = 'status(), finish_now("why"), hold()'
     ) -> None:
         super().__init__()
         self._out, self._steer = out, steer
@@ -86,10 +92,10 @@ class RunTable(DocumentRouter):
         order = f" in {block['order']} order" if "order" in block else ""
         analysis = recon.get("analysis", TOMOGRAPHY)
         how = f"{recon.get('algorithm') if analysis == TOMOGRAPHY else analysis}, {block.get('job_ranks', '?')} ranks"
-        told = SteeringSettings(policy=steering.get("policy"), threshold=steering.get("threshold"))
-        rule, limit = told.rule, ""
+        rules = SteeringSettings(policy=steering.get("policy"), threshold=steering.get("threshold"))
+        rule, limit = rules.rule, ""
         if "ms-ssim" in rule:
-            limit += f", threshold {told.least_score:g}"
+            limit += f", threshold {rules.least_score:g}"
         if "predicted-gain" in rule and "tolerance" in steering:
             limit += f", tolerance {steering['tolerance']:g}"
         if steering.get("region"):
@@ -199,5 +205,6 @@ class RunTable(DocumentRouter):
 
 def as_minutes(seconds: float) -> str:
     """Return a duration as ``0:31`` or ``1:02:03``."""
-    text = str(timedelta(seconds=round(seconds)))
-    return text.removeprefix("0:").removeprefix("0") if text.startswith("0:") else text
+    minutes, rest = divmod(max(round(seconds), 0), 60)  # a clock that is put back makes no time negative
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

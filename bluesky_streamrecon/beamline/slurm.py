@@ -162,8 +162,8 @@ class SlurmLauncher:
             return ""
         tail = log_tail(self._log)
         state = "" if self._ended.is_set() else f", state {self._state(CANCEL_SECONDS) or 'unknown'}"
-        told = f"Slurm job {self._id}{state}; log: {self._log}"
-        return told + (f", last lines:\n{tail}" if tail else " (empty)")
+        text = f"Slurm job {self._id}{state}; log: {self._log}"
+        return text + (f", last lines:\n{tail}" if tail else " (empty)")
 
     @property
     def _log(self) -> Path:
@@ -192,10 +192,12 @@ class SlurmLauncher:
 
     def _submit(self, script: Path) -> None:
         log = self._directory.resolve() / "streamrecon-%j.log"
-        said = _command("sbatch", "--parsable", f"--output={log}", f"--chdir={self._directory.resolve()}", str(script))
-        number = said.strip().partition(";")[0]
+        output = _command(
+            "sbatch", "--parsable", f"--output={log}", f"--chdir={self._directory.resolve()}", str(script)
+        )
+        number = output.strip().partition(";")[0]
         if not number.isdigit():
-            raise JobError(f"sbatch: got {said.strip()!r}, expected the number of a job")
+            raise JobError(f"sbatch: got {output.strip()!r}, expected the number of a job")
         self._id = number
         self._ended.clear()
         logger.info("job submitted to Slurm as %s: %s", number, script)
@@ -224,10 +226,10 @@ class SlurmLauncher:
         self._ended.set()
         log = self._log
         tail = log_tail(log)
-        told = f"Slurm says {state}" + (f"\n{tail}" if tail else "")
+        text = f"Slurm says {state}" + (f"\n{tail}" if tail else "")
         logger.warning("job %s ended: Slurm says %s", number, state)
         if self._on_exit is not None:
-            self._on_exit(ProcessExit(self._role, 1, log, told, expected=state in EXPECTED))
+            self._on_exit(ProcessExit(self._role, 1, log, text, expected=state in EXPECTED))
 
     def _gone_within(self, seconds: float) -> bool:
         """Wait until the job has left the queue by itself, as it does when the beamline asks its ranks to end."""
@@ -259,12 +261,12 @@ def _state_of(number: str, seconds: float = COMMAND_SECONDS) -> str | None:
     """
     try:
         words = ("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}")
-        said = _command(*words, seconds=seconds).split()
+        states = _command(*words, seconds=seconds).split()
     except JobError as error:
         if "Invalid job id" in str(error):
             return None
         raise
-    return said[0] if said else None
+    return states[0] if states else None
 
 
 def _command(*words: str, seconds: float = COMMAND_SECONDS) -> str:
@@ -282,6 +284,6 @@ def _command(*words: str, seconds: float = COMMAND_SECONDS) -> str:
     except subprocess.TimeoutExpired as error:
         raise JobError(f"{words[0]}: no answer for {seconds:.3g} s; is slurmctld up?") from error
     if done.returncode != 0:
-        said = done.stderr.strip() or "no output"
-        raise JobError(f"{shlex.join(words)}: exit status {done.returncode}: {said}")
+        output = done.stderr.strip() or "no output"
+        raise JobError(f"{shlex.join(words)}: exit status {done.returncode}: {output}")
     return done.stdout

@@ -14,6 +14,7 @@ from bluesky_streamrecon.cli._options import (
     ColumnsList,
     Json,
     ListCommand,
+    MeasuredBackend,
     Num,
     Preparation,
     Ranks,
@@ -62,7 +63,7 @@ def kernels(
 def peers(
     columns: ColumnsList = None,
     window: Window = 24,
-    backend: Backend = "cpu",
+    backend: MeasuredBackend = "cpu",
     repeats: Repeats = 3,
     json: Json = False,
 ) -> None:
@@ -161,7 +162,7 @@ def memory(
     columns: Columns = 512,
     window: Window = 24,
     algorithm: Algorithms = None,
-    backend: Backend = "cpu",
+    backend: MeasuredBackend = "cpu",
     json: Json = False,
 ) -> None:
     """Measure peak memory per voxel and per thread, beside what is documented (without margins).

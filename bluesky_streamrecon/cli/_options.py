@@ -5,7 +5,7 @@ from __future__ import annotations
 from ast import literal_eval
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -23,6 +23,7 @@ __all__ = [
     "Directory",
     "Json",
     "ListCommand",
+    "MeasuredBackend",
     "Num",
     "Order",
     "Preparation",
@@ -41,7 +42,6 @@ __all__ = [
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
-Backend = Annotated[str, typer.Option(metavar="NAME", help="What computes: auto (a GPU if one works), cpu or cuda.")]
 Rows = Annotated[int, typer.Option(min=1, help="Detector rows.")]
 Columns = Annotated[int, typer.Option(min=2, help="Detector columns.")]
 ColumnsList = Annotated[list[int] | None, typer.Option(min=2, metavar="C...", help="Detector columns.")]
@@ -112,6 +112,12 @@ Preparation = Annotated[
         callback=preparation_from,
     ),
 ]
+
+
+Backend = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="What computes: auto (a GPU if one works), cpu or cuda.")
+]
+MeasuredBackend = Annotated[Literal["cpu", "cuda"], typer.Option(help="What is measured.")]
 
 
 class ListCommand(typer.core.TyperCommand):

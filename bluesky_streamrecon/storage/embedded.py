@@ -8,7 +8,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ class EmbeddedTiled(AbstractContextManager["EmbeddedTiled"]):
         # Without it the server can not give a run as documents, which databroker asks for.
         default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)
         self.directory = Path(directory).resolve()
+        if odd := sorted(set("%?#") & set(str(self.directory))):
+            raise StorageError(
+                f"catalogue {self.directory}: its path has {odd[0]!r}, which Tiled can not take; "
+                "expected another directory for data"
+            )
         folders = [Path(folder).resolve() for folder in readable]
         try:
             for folder in (self.directory, *folders):
@@ -77,6 +82,7 @@ class EmbeddedTiled(AbstractContextManager["EmbeddedTiled"]):
                 )
             _give_each_request_a_connection(self._server.storage)
             _bound_memory_of_streams(self._server.catalog.context.streaming_cache)
+            _lose_lines_of_full_disk(self.directory)
         except StorageError:
             self._lock.close()
             raise
@@ -165,11 +171,24 @@ def _why(error: Exception) -> str:
     return str(named[-1]) if named else f"{type(error).__name__}: {error}"
 
 
-def _close_logs(directory: Path) -> None:
-    """Close the server's log files: uvicorn leaves them to the next one's set-up, after which they may open again."""
+def _logs(directory: Path) -> Iterator[tuple[logging.Logger, logging.FileHandler]]:
+    """Yield the server's log files, and what writes to each."""
     for name in list(logging.root.manager.loggerDict):
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == directory:
-                logger.removeHandler(handler)
-                handler.close()
+                yield logger, handler
+
+
+def _lose_lines_of_full_disk(directory: Path) -> None:
+    """Let a line of the server's log be lost where it can not be written; each would be a traceback at the prompt."""
+    for _, handler in _logs(directory):
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # noqa: ARG005
+
+
+def _close_logs(directory: Path) -> None:
+    """Close the server's log files: uvicorn leaves them to the next one's set-up, after which they may open again."""
+    for logger, handler in _logs(directory):
+        logger.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -180,16 +182,19 @@ class CatalogWriter:
         """Begin the file of a run that could not be stored, with what there is of it."""
         why = f"run {uid} can not be stored in the catalogue ({failed}: {self._failed[uid]})"
         file_name = re.sub(r"[^\w.-]", "_", uid)[:200] + ".jsonl"
-        for folder in (self._backup, Path(tempfile.gettempdir()) / "streamrecon-not-stored"):
+        for folder in (self._backup, Path(tempfile.gettempdir()) / f"streamrecon-not-stored-{os.getuid()}"):
             path = folder / file_name
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 path.write_text("".join(_line(*each) for each in documents))
             except OSError as error:
                 logger.error("run %s: its documents could not be written to %s either (%s)", uid, path, error)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)  # `resubmit` would try to store what there is of it
             else:
                 self._kept_in[uid] = path
-                logger.error("%s: its documents are in %s; `streamrecon resubmit` stores them", why, path)
+                command = "streamrecon resubmit" if folder == self._backup else f"streamrecon resubmit {path}"
+                logger.error("%s: its documents are in %s; `%s` stores them", why, path, command)
                 return
         logger.error("%s, and its documents nowhere else", why)
 

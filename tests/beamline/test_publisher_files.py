@@ -41,6 +41,16 @@ def test_frame_that_is_late_is_waited_for(tmp_path):
     frames.close()
 
 
+def test_frames_are_read_from_a_directory_with_signs_that_uris_use(tmp_path):
+    path = tmp_path / "Ångström's sample #3, wet?" / "1.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file["d"] = np.ones((1, 2, 2), "<u2")
+    frames = FrameFile(f"file://localhost{path}", "application/x-hdf5", {"dataset": "/d"})
+    assert frames.read(0, 1).shape == (1, 2, 2)
+    frames.close()
+
+
 def test_frame_that_never_comes_is_an_error_that_says_where(tmp_path):
     now = [0.0]
 
@@ -159,6 +169,27 @@ def test_flown_angles_without_units_that_were_hardly_degrees_are_told_once_they_
     publisher.check_angles()
     assert len(problems) == 1
     assert "30 views without units range over 3.1" in problems[0]
+
+
+@pytest.mark.parametrize(("sign", "zero"), [(1, 0.0), (1, 400.0), (-1, 0.0), (-1, 30.0)])
+def test_flown_angles_that_run_the_other_way_are_told_and_another_zero_is_not(
+    publisher, sink, problems, tmp_path, sign, zero
+):
+    planned = [0.0, 90.0, 45.0, 135.0, 22.5]
+    run = FlownRun(
+        publisher,
+        tmp_path,
+        block={"recon_uid": "r", "projections": 5, "detector": "det", "angle": "rot", "angles": planned},
+    )
+    run.write(*(zero + sign * np.array(planned)))
+    run.datum(0, 1, 5)
+    run.angle_datum(0, 1, 5)
+    publisher.end("success", "")
+    sink.frames()
+    publisher.check_angles()
+    publisher.check_angles()
+    at = f"planned at 0 and 135 degrees, and recorded at {zero:.4g} and {zero - 135:.4g}: they run the other way"
+    assert [at in problem for problem in problems] == [True] * (sign < 0)
 
 
 def test_angle_in_a_file_for_frames_in_events_is_refused(publisher, problems):

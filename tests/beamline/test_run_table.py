@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 
 import event_model
 import pytest
@@ -105,6 +107,12 @@ def test_run_of_another_analysis_is_not_said_to_have_an_algorithm(table, lines):
     assert "; running-mean, 3 ranks." in lines[0]
 
 
+@pytest.mark.parametrize(("took", "said"), [(-3600, "0:00"), (3661, "1:01:01"), (90_000, "25:00:00")])
+def test_duration_is_short_however_long_it_was_or_the_clock_was_put(table, lines, took, said):
+    Run(table, streamrecon=BLOCK).stop(took)
+    assert f"ended after {said}, success" in " ".join(lines)
+
+
 def test_failed_run_gives_its_reason_and_nothing_to_look_at(table, lines):
     Run(table, streamrecon=BLOCK).stop(5, exit_status="fail", reason="stage: stalled")
     assert lines[-1].endswith("ended after 0:05, fail: stage: stalled")
@@ -127,6 +135,14 @@ def test_rows_come_at_even_distances_and_have_score_and_prediction(table, lines)
     assert rows[1].split() == ["4", "of", "48", "4.000", "3", "1", "0:04", "0:44"]
     assert rows[2].split() == ["6", "of", "48", "6.000", "5", "0.9000", "0.051", "(≤", "0.071)", "1", "0:06", "0:42"]
     assert {len(line) for line in lines} <= set(range(WIDTH + 1))
+
+
+def test_terminal_without_a_sign_gets_the_row_all_the_same(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    RunTable()._say("predicted gain 0.051 ± 0.02 (≤ 0.071)")
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode("latin-1").strip() == "predicted gain 0.051 ± 0.02 (? 0.071)"
 
 
 def test_flying_run_has_the_same_rows_from_its_progress(table, lines):

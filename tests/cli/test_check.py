@@ -97,6 +97,24 @@ def test_job_that_never_comes_is_a_timeout_that_says_how_to_start_it(configured,
 
 
 @pytest.mark.parametrize(
+    ("backend", "status", "said"),
+    [
+        ("auto", "OK", "none here, so runs compute on the CPU: there is no NVIDIA driver here"),
+        ("cuda", "ERROR", "there is no NVIDIA driver here"),
+        ("cpu", "OK", "not asked for"),
+    ],
+)
+def test_gpu_that_is_missing_is_an_error_only_where_it_is_asked_for(
+    configured, no_server, monkeypatch, backend, status, said
+):
+    monkeypatch.setenv("NUMBA_CUDA_DRIVER", "/nowhere/libcuda.so.1")
+    text = f"[job]\nmpiexec = '/nowhere/mpiexec'\n[recon]\nbackend = '{backend}'\n"  # no job: it takes seconds
+    item = checked(configured(text), patience=0.2)["gpu"]
+    assert item.status == status
+    assert item.hint.startswith(said)
+
+
+@pytest.mark.parametrize(
     ("text", "name", "said"),
     [
         ('address = "tcp://0.0.0.0:*"', "keys", "other machines can reach it and there are no keys"),

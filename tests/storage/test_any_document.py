@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import errno
 import json
 import math
+import os
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -197,6 +199,21 @@ def test_backup_goes_elsewhere_where_its_directory_can_not_be_written(tmp_path, 
     writer("start", {"uid": "../one", "time": 0.0})
     writer("stop", {"uid": "s", "run_start": "../one", "time": 0.0})
     writer.close()
-    (path,) = (tmp_path / "streamrecon-not-stored").iterdir()
+    (path,) = (tmp_path / f"streamrecon-not-stored-{os.getuid()}").iterdir()
     assert len(kept_in(path)) == 2
-    assert f"its documents are in {path}" in caplog.text
+    assert f"its documents are in {path}; `streamrecon resubmit {path}` stores them" in caplog.text
+
+
+def test_backup_that_a_full_disk_cuts_short_does_not_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.tempfile, "gettempdir", lambda: str(tmp_path))
+    write = Path.write_text
+
+    def full(path, text, **kwargs):
+        write(path, text[:5], **kwargs)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    writer = CatalogWriter(Refusing(), backup_directory=tmp_path / "not_stored")
+    writer("start", {"uid": "one", "time": 0.0})
+    writer.close()
+    assert list((tmp_path / "not_stored").iterdir()) == []

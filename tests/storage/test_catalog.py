@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
+import logging
 import threading
 import uuid
 
@@ -94,6 +97,21 @@ def test_raw_run_is_read_back_as_a_scan(storage, taken):
         np.testing.assert_array_equal(frames[1:2, :, 5:9], expected[1:2, :, 5:9])
         assert frames[2:2].shape == (0, 3, 48)
     assert storage.writer.failed == {}
+
+
+def test_stored_run_knows_where_its_own_detector_saturates(run_engine, storage, beamline):
+    def configured(name, doc):
+        if name == "descriptor":
+            for device, key, bits in (("recon", "a-bit_depth", 8), ("detector", "detector-driver-bit_depth", 12)):
+                about = doc["configuration"].setdefault(device, {"data": {}, "timestamps": {}, "data_keys": {}})
+                about["data"][key], about["timestamps"][key] = bits, 0.0
+                about["data_keys"][key] = {"dtype": "integer", "shape": [], "source": "test"}
+        storage.writer(name, doc)
+
+    run_engine.subscribe(configured)
+    (uid,) = run_engine(tomogram(beamline)).run_start_uids
+    assert storage.writer.flush(BOUND)
+    assert load_run(storage.catalog, uid).saturation == 4095.0
 
 
 def test_same_run_is_read_by_databroker(storage, taken):
@@ -291,6 +309,29 @@ def test_server_that_can_not_start_is_said_in_one_line(tmp_path, monkeypatch):
     assert str(caught.value) == (
         f"Tiled server for {tmp_path}: did not start (OperationalError: database or disk is full)"
     )
+
+
+def test_server_with_a_full_disk_does_not_flood_the_prompt(tmp_path, capsys):
+    class FullDisk(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_storage(directory=tmp_path):
+        handlers = [each for name in logging.root.manager.loggerDict for each in logging.getLogger(name).handlers]
+        logs = [h for h in handlers if isinstance(h, logging.FileHandler) and str(tmp_path) in h.baseFilename]
+        for handler in logs:
+            stream = handler.setStream(FullDisk())
+            handler.emit(logging.makeLogRecord({"msg": "a request", "correlation_id": "", "expanded_msg": ""}))
+            handler.setStream(stream)
+    assert logs
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("odd", ["50 %", "which?", "sample #"])
+def test_directory_that_tiled_can_not_serve_is_refused(tmp_path, odd):
+    with pytest.raises(StorageError, match=f"its path has '[{odd[-1]}]'"):
+        open_storage(directory=tmp_path / odd)
+    assert not (tmp_path / odd).exists()
 
 
 def test_catalogue_whose_server_is_starting_is_said(tmp_path):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
-from bluesky_streamrecon.storage import ScanDetails, TomoScan, read_dxfile, read_nxtomo, write_dxfile, write_nxtomo
+from bluesky_streamrecon.storage import (
+    ScanDetails,
+    TomoScan,
+    dxfile,
+    read_dxfile,
+    read_nxtomo,
+    write_dxfile,
+    write_nxtomo,
+)
 
 TOOTH = Path(__file__).parents[1] / "data" / "tooth.h5"
 FORMATS = [(read_dxfile, write_dxfile), (read_nxtomo, write_nxtomo)]
@@ -140,6 +149,14 @@ class Breaking:
 def test_failed_write_leaves_nothing_and_says_why(tmp_path, scan, read, write):
     with pytest.raises(StorageError, match="disk gone"):
         write(tmp_path / "scan.h5", TomoScan(Breaking(), scan.flats, scan.darks, scan.angles_deg))
+    assert list(tmp_path.iterdir()) == []
+
+
+@both
+def test_scan_that_its_disk_has_no_room_for_is_refused(tmp_path, scan, read, write, monkeypatch):
+    monkeypatch.setattr(dxfile.shutil, "disk_usage", lambda there: SimpleNamespace(free=100))
+    with pytest.raises(StorageError, match=rf"0\.0 MB, and the disk of {tmp_path} has 0\.0 MB left"):
+        write(tmp_path / "scan.h5", scan)
     assert list(tmp_path.iterdir()) == []
 
 

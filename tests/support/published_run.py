@@ -124,8 +124,8 @@ class Run:
 class FlownRun(Run):
     """Documents of a fly scan: angles are in a file, too."""
 
-    def __init__(self, publisher, tmp_path):
-        super().__init__(publisher, tmp_path)
+    def __init__(self, publisher, tmp_path, **given):
+        super().__init__(publisher, tmp_path, **given)
         self.angles_path = tmp_path / "angles.h5"
         angle = {"source": "y", "dtype": "number", "shape": [1], "external": "STREAM:", "object_name": "rot"}
         self.describe(angle=False, keys={"rot": angle})

@@ -29,7 +29,9 @@ def tables_once() -> None:
         path = Path(command[6].partition(":///")[2])
         if not made.exists():
             done = start(command, *arguments, **options)
-            shutil.copyfile(path, made)
+            copy = made.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(path, copy)
+            copy.replace(made)
             return done
         if not path.exists():
             shutil.copyfile(made, path)

@@ -100,10 +100,10 @@ def _pixels(value: Any, shape: tuple[int, ...], where: str) -> NDArray[Any]:
     codec = value.codec.name
     data = np.asarray(value.value)
     if codec:
-        told = value.codec.parameters
-        kind = "u1" if codec == "jpeg" else TYPES.get(int(getattr(told, "value", told) or 0))
+        given = value.codec.parameters
+        kind = "u1" if codec == "jpeg" else TYPES.get(int(getattr(given, "value", given) or 0))
         if codec not in CODECS or kind is None:
-            raise DataError(f"{where}: got codec {codec!r} of type {told!r}, expected {', '.join(CODECS)}")
+            raise DataError(f"{where}: got codec {codec!r} of type {given!r}, expected {', '.join(CODECS)}")
         dtype = np.dtype(kind)
         # What is sent may be longer than what was compressed.
         packed = data.view(np.uint8)[: int(value.compressedSize) or None]

@@ -112,7 +112,7 @@ class Receiver:
         self._numbering = Numbering()
         self._numbering.take(first.number, first.time)
         self._lock = threading.Lock()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.connected = False
         self.arrived = 0  # images of any kind
         depth = int(np.clip(WAITING_BYTES // max(first.pixels.nbytes, 1), 4, 10_000))
@@ -232,6 +232,6 @@ class Receiver:
 
     def _say(self, kind: str, text: str) -> None:
         """Log what there is once, however many images are alike."""
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._reported:
+            self._reported.add(kind)
             logger.error("PV %s: %s", self.pv, text)
