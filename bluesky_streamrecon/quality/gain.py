@@ -11,15 +11,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.quality.sharp_views import find_sharp_views
 from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruction, similarity
 
-__all__ = ["Gain", "band", "predict_gain"]
+__all__ = ["Gain", "band", "predict_gain", "saturation"]
 
-UPPER = 0.43
+UPPER = 0.3
 """Upper end of the 95 % band over the prediction, in the natural logarithm, while that is small."""
 
 LARGE, FURTHER = 0.02, 0.35
@@ -33,9 +34,13 @@ mattering at once, and the gain is much smaller than predicted."""
 FLOOR, LOWER_FLOOR = 0.0015, 0.004
 """What the band has above and below where little is gained, MS-SSIM."""
 
-RISING, SINGLE, WORSE = 0.2, 0.006, 0.02
+RISING, SINGLE, WORSE = 0.2, 0.004, 0.02
 """Where edges run in few directions, MS-SSIM: what the band has more above for each unit by which the mean detail of
 views may still rise, above in any case, and below, since views in other directions may make the image worse."""
+
+UNEVEN, USUAL = 2.0, 1.125
+"""By how much more missing angles matter where views are uneven, in the natural logarithm per unit of `unevenness`, and
+the unevenness at which it is what the arcs tell: that of views with every other gap halved."""
 
 FOLLOWED = 1.25
 """Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
@@ -137,9 +142,11 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     steps = [(over.variance(a), over.aliasing(a, size)) for a in (half, now, last)]
     (half_variance, half_aliasing), (variance, aliasing), (last_variance, last_aliasing) = steps
     parts = [_one_row(study, row) for row in range(len(study.rows))]
-    doubling, share = (np.array(each) for each in zip(*parts, strict=True))
-    by_variance = float(np.mean(doubling * share)) / (half_variance - variance)
-    by_aliasing = float(np.mean(doubling * (1 - share))) / (half_aliasing - aliasing)
+    doubling, between, share = (np.array(each) for each in zip(*parts, strict=True))
+    brought = doubling * saturation(doubling, between, last_variance / variance) ** share
+    by_variance = float(np.mean(brought * share)) / (half_variance - variance)
+    by_aliasing = float(np.mean(brought * (1 - share))) / (half_aliasing - aliasing)
+    by_aliasing *= math.exp(UNEVEN * (over.unevenness(now) - USUAL))
     if study.binning > 1:
         by_variance, by_aliasing = by_variance * NOISE_OF_BINNING, by_aliasing * NOISE_OF_BINNING
     gain = max(by_variance * (variance - last_variance) + by_aliasing * (aliasing - last_aliasing), 0.0)
@@ -160,14 +167,34 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     )
 
 
-def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float]:
-    """Return what the last doubling has brought in one row, and the share of it that is noise."""
+def saturation(doubling: NDArray[np.float64], between: NDArray[np.float64], left: float) -> NDArray[np.float64]:
+    """Return the gain by less noise over what it would be if it grew in proportion to `doubling`.
+
+    MS-SSIM saturates. With x, the noise's variance over twice that of the image, half of the views lose x / (1 + 3x) to
+    all of them, and 4x / (1 + 4x) to the other half, while all lose x / (1 + x) to the truth: hence x.
+
+    Parameters
+    ----------
+    doubling, between : ndarray of float64
+        1 - MS-SSIM of half of the views and all, and of both halves.
+    left : float
+        Share of the noise's variance that is left at the end.
+    """
+    short = np.clip(4 * doubling / np.maximum(between, 1e-12) - 1, 0, 1 / 4)  # x / (1 + 3x)
+    return np.asarray((1 - 3 * short) / ((1 - 2 * short) * (1 - (3 - left) * short)))
+
+
+def _one_row(study: TrialReconstruction, row: int) -> tuple[float, float, float]:
+    """Return what the last doubling has brought in one row, what its halves differ by, and the share that is noise."""
     full, binned = study.seen(study.full[row]), study.binning > 1
     shown = study.contrast(row) if np.isfinite(full).all() else 0.0
     if shown <= 0:
         raise DataError(f"reconstruction from {study.lines.projections} projections: nothing to see in row {row}")
-    doubling = 1 - float(
-        np.mean([similarity(study.seen(half[row]), full, shown, binned=binned) for half in study.halves])
-    )
-    noisier = 1 - similarity(study.seen(study.noisier[row]), full, shown, binned=binned)
-    return doubling, min(max(FOLLOWED * noisier / max(doubling, 1e-12), 0.0), 1.0)
+    halves = [study.seen(half[row]) for half in study.halves]
+
+    def lost(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+        return 1 - similarity(a, b, shown, binned=binned)
+
+    doubling = float(np.mean([lost(half, full) for half in halves]))
+    noisier = lost(study.seen(study.noisier[row]), full)
+    return doubling, lost(*halves), min(max(FOLLOWED * noisier / max(doubling, 1e-12), 0.0), 1.0)

@@ -75,7 +75,8 @@ def test_scan_stops_where_the_upper_end_falls_below_the_tolerance(study):
         point(80, 0.005, today=0.005, tried=0.001),
         point(100, 0.0),
     ]
-    careful, early = (study.judge(points, choice) for choice in (study.Choice("today"), study.Choice("tried", 0.3)))
+    choices = study.Choice("today", 0.43), study.Choice("tried", 0.3)
+    careful, early = (study.judge(points, choice) for choice in choices)
     assert early["stopped_at"] == pytest.approx(35)  # from 0.0285 at 20 and 0.0177 at 40
     assert early["loss"] == pytest.approx(0.03125)
     assert early["in_band"] == 0 < early["decisions"]
