@@ -192,7 +192,7 @@ class Controller:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             why = str(error) if isinstance(error, StreamReconError) else format_error(error)
-            self._report("steering", f"run {run.run_uid} will not be judged: {why}")
+            self._report("steering", f"run {run.run_uid} will not be judged: {why}", run.run_uid)
             return
         for preview in early:
             self._take(preview)
@@ -207,14 +207,14 @@ class Controller:
             try:
                 session.accept(preview)
             except StreamReconError as error:
-                self._report("previews", str(error), fault="remote")
+                self._report("previews", str(error), preview.run_uid, fault="remote")
         elif preview.run_uid not in self._past:
             # Ranks may learn of a run before we do.
             self._early.append(preview)
 
-    def _report(self, where: str, text: str, fault: Literal["local", "remote"] = "local") -> None:
+    def _report(self, where: str, text: str, uid: str, fault: Literal["local", "remote"] = "local") -> None:
         logger.error("%s: %s", where, text)
-        self._link.send(Problem(fault=fault, where=where, text=text[:LONGEST_TEXT]))
+        self._link.send(Problem(fault=fault, where=where, text=text[:LONGEST_TEXT], run_uid=uid))
 
 
 def run_controller(

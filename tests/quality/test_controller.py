@@ -154,6 +154,7 @@ def test_run_with_an_unknown_policy_is_reported_and_the_next_is_judged(open_run,
     assert code == 0
     (problem,) = link.problems
     assert (problem.where, problem.fault) == ("steering", "local")
+    assert problem.run_uid == "run-1", "it must not become a problem of another run"
     assert (
         "run run-1 will not be judged: stopping policy: got 'no-such', expected one of change, measurement"
         in problem.text
@@ -204,7 +205,7 @@ def test_plugin_that_exits_ends_neither_controller_nor_scan_and_is_reported(monk
 def test_preview_that_does_not_fit_is_reported_as_the_other_sides_fault(open_run, preview, image):
     wrong = preview(1, size=43, pixels=image(1))
     _, link = work(open_run(), wrong, preview(2, pixels=image(2)))
-    assert [(problem.where, problem.fault) for problem in link.problems] == [("previews", "remote")]
+    assert [(each.where, each.fault, each.run_uid) for each in link.problems] == [("previews", "remote", "run-1")]
     assert [score.image_number for score in link.scores] == [2]
 
 

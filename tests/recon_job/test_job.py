@@ -88,6 +88,7 @@ def test_unknown_algorithm_is_refused_and_the_job_lives_on(beamline, job, scan, 
     beamline.projections(scan)
     beamline.endpoint.close_run()
     problem = beamline.wait_for(Problem)
+    assert problem.run_uid == "refused", "it must not become a problem of another run"
     assert "magic" in problem.text
     assert "mlem" in problem.text
     (result,) = beamline.wait_for(RunFinished).results
