@@ -20,7 +20,7 @@ JobId = Annotated[str, typer.Option(help="Id of the job, as the beamline shows i
 KeyFile = Annotated[Path | None, typer.Option(help="Our secret key file (see `streamrecon keygen`).")]
 ServerKey = Annotated[Path | None, typer.Option(help="The beamline's public key file.")]
 LinkLimit = Annotated[float, typer.Option(min=1, help="Seconds without the beamline after which it gives up.")]
-Lifeline = Annotated[bool, typer.Option(help="Exit when standard input is closed (set by the launcher).")]
+WatchParent = Annotated[bool, typer.Option(help="Exit when standard input is closed (set by the launcher).")]
 
 
 def job(
@@ -33,7 +33,7 @@ def job(
     link_limit: LinkLimit = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
-    watch_parent: Lifeline = False,
+    watch_parent: WatchParent = False,
 ) -> None:
     """Reconstruct what a beamline streams; this is what `mpiexec` starts, once per rank.
 
@@ -69,7 +69,7 @@ def control(
     link_limit: LinkLimit = 300.0,
     key: KeyFile = None,
     server_key: ServerKey = None,
-    watch_parent: Lifeline = False,
+    watch_parent: WatchParent = False,
 ) -> None:
     """Score the images of a running job and tell the beamline when they are good enough.
 

@@ -61,7 +61,7 @@ class Controller:
 
     Parameters
     ----------
-    link : ControllerEndpoint
+    endpoint : ControllerEndpoint
         Closed by the caller.
     link_limit : float, optional
         Seconds without a sign of life from the beamline after which the controller gives up.
@@ -77,7 +77,7 @@ class Controller:
 
     def __init__(
         self,
-        link: ControllerEndpoint,
+        endpoint: ControllerEndpoint,
         *,
         link_limit: float = 60.0,
         poll: float = 0.2,
@@ -86,7 +86,7 @@ class Controller:
         background: bool = False,
     ) -> None:
         self.session: SteeringSession | None = None
-        self._link = link
+        self._endpoint = endpoint
         self._link_limit = link_limit
         self._poll = poll
         self._memory_limit = memory_limit
@@ -112,7 +112,7 @@ class Controller:
         trimmed = time.monotonic()
         while not stop.is_set():
             for _ in range(AT_A_TIME):
-                event = self._link.next(0.0 if self._busy else self._poll)
+                event = self._endpoint.next(0.0 if self._busy else self._poll)
                 if event is None:
                     break
                 code = self.handle(event)
@@ -122,7 +122,7 @@ class Controller:
             if time.monotonic() >= trimmed + TRIM_SECONDS:
                 trim_heap()
                 trimmed = time.monotonic()
-            silent = self._link.unlinked_seconds()
+            silent = self._endpoint.unlinked_seconds()
             if silent > self._link_limit:
                 logger.error(
                     "nothing heard of the beamline for %.0f s (limit %.0f s): the controller ends; "
@@ -165,7 +165,7 @@ class Controller:
 
     def _send(self, score: Score | None) -> None:
         if score is not None:
-            self._link.send(score)
+            self._endpoint.send(score)
 
     @property
     def _busy(self) -> bool:
@@ -214,7 +214,7 @@ class Controller:
 
     def _report(self, where: str, text: str, uid: str, fault: Literal["local", "remote"] = "local") -> None:
         logger.error("%s: %s", where, text)
-        self._link.send(Problem(fault=fault, where=where, text=text[:LONGEST_TEXT], run_uid=uid))
+        self._endpoint.send(Problem(fault=fault, where=where, text=text[:LONGEST_TEXT], run_uid=uid))
 
 
 def run_controller(
@@ -262,7 +262,7 @@ def run_controller(
     warming = threading.Thread(target=_warm_up, name="warm-up-ms-ssim")
     warming.start()
     try:
-        link = ControllerEndpoint(
+        endpoint = ControllerEndpoint(
             address,
             job_id=job_id,
             preview_bind=preview_bind,
@@ -271,10 +271,10 @@ def run_controller(
             insecure=insecure,
         )
         try:
-            controller = Controller(link, link_limit=link_limit, reconstructor=reconstructor, background=True)
+            controller = Controller(endpoint, link_limit=link_limit, reconstructor=reconstructor, background=True)
             return controller.run(stop)
         finally:
-            link.close()
+            endpoint.close()
     except KeyboardInterrupt:
         return 130
     finally:

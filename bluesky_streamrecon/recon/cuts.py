@@ -37,7 +37,7 @@ class CutView:
         With the rows of the rank.
     communicator : Communicator
         To the other ranks.
-    link : RankEndpoint
+    endpoint : RankEndpoint
         To the beamline; rank 0 sends.
     behind : callable
         Returns whether projections wait for this rank.
@@ -56,13 +56,13 @@ class CutView:
         self,
         run: OpenRun,
         communicator: Communicator,
-        link: RankEndpoint,
+        endpoint: RankEndpoint,
         behind: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._communicator = communicator
-        self._link = link
+        self._endpoint = endpoint
         self._behind = behind
         self._clock = clock
         self._wish: ShowCuts | None = None
@@ -96,7 +96,7 @@ class CutView:
         self._communicator.sum(values)
         if self._communicator.rank == 0:
             values[np.concatenate(outside)] = np.nan
-            self._link.send(
+            self._endpoint.send(
                 Cuts(
                     run_uid=self._run.run_uid,
                     image_number=image_number,

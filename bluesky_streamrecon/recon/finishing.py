@@ -41,7 +41,7 @@ class Finishing:
         In the images.
     communicator : Communicator
         To the other ranks.
-    link : RankEndpoint
+    endpoint : RankEndpoint
         Back to the beamline.
     compare : Compare or None
         How similar the live images are to the finished ones; None: that is not measured.
@@ -58,14 +58,14 @@ class Finishing:
         analysis: Analysis[Any],
         projections: int,
         communicator: Communicator,
-        link: RankEndpoint,
+        endpoint: RankEndpoint,
         compare: Compare | None,
     ) -> None:
         self.run = run
         self._analysis = analysis
         self._projections = projections
         self._communicator = communicator
-        self._link = link
+        self._endpoint = endpoint
         self._compare = compare
         self._path = result_path(str(run.output), run.recon_uid)
         self._parts: Iterator[float] | None = None
@@ -103,11 +103,11 @@ class Finishing:
             similarity = self._similarity()
             good, self._problem = self._write(similarity)
         if self._problem:
-            self._link.send(
+            self._endpoint.send(
                 Problem(fault="local", where="finished volume", text=self._problem[:4096], run_uid=self.run.run_uid)
             )
         if self._communicator.rank == 0:
-            self._link.send(
+            self._endpoint.send(
                 VolumeDone(
                     run_uid=self.run.run_uid,
                     rank=0,
@@ -158,4 +158,4 @@ class Finishing:
     def _say(self, share: float) -> None:
         text = f"{100 * share:.0f} %"
         uid, rank = self.run.run_uid, self._communicator.rank
-        self._link.send(Status(run_uid=uid, rank=rank, state="finishing", text=text))
+        self._endpoint.send(Status(run_uid=uid, rank=rank, state="finishing", text=text))

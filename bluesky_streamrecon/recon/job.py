@@ -114,23 +114,23 @@ def run_job(
             security=security,
             resume=None if saved is None else (saved.run_uid, saved.seq),
         )
-        watch = ShutdownMonitor(endpoint.unlinked_seconds, link_limit)
-        ranks.check = watch.check
-        with watch.signals():
+        monitor = ShutdownMonitor(endpoint.unlinked_seconds, link_limit)
+        ranks.check = monitor.check
+        with monitor.signals():
             if watch_parent and ranks.rank == 0:
-                watch.follow(0)
+                monitor.follow(0)
             if communicator is None:
                 # While we wait for the first run: all kernels need Numba, which takes longer to import than the rest.
                 from bluesky_streamrecon.jit import leave_extensions_out
 
                 leave_extensions_out()
-            job = _Job(ranks, endpoint, watch, job_id, threads or ranks.cores, store, saved, compare)
+            job = _Job(ranks, endpoint, monitor, job_id, threads or ranks.cores, store, saved, compare)
             try:
                 for run, last in unfinished:
                     job.finish_again(run, last)
                 code = job.serve()
             finally:
-                watch.ended()
+                monitor.ended()
     except Interrupted as interruption:
         log.warning("rank %d ends: %s", ranks.rank, interruption.reason)
         code = interruption.code
@@ -174,7 +174,7 @@ class _Job:
         self,
         communicator: Communicator,
         endpoint: RankEndpoint,
-        watch: ShutdownMonitor,
+        monitor: ShutdownMonitor,
         job_id: str,
         threads: int,
         checkpoints: CheckpointStore | None,
@@ -185,7 +185,7 @@ class _Job:
         self._saved = saved
         self._communicator = communicator
         self._endpoint = endpoint
-        self._watch = watch
+        self._monitor = monitor
         self._job_id = job_id
         self._threads = threads
         self._compare = compare
@@ -239,7 +239,7 @@ class _Job:
         left = 0 if agreed.failed else agreed.images
         began = time.monotonic()
         while left and run.advance(agreed.prepared, agreed.corrections, bool(agreed.closed)):
-            self._watch.check()
+            self._monitor.check()
             left, before, began = left - 1, began, time.monotonic()
             self._image_seconds = max(began - before, 1e-3)
         if agreed.failed or run.broken:
@@ -343,7 +343,7 @@ class _Job:
 
     def _hear(self, timeout: float) -> bool:
         """Take all events that have come, waiting for the first; return whether there was one."""
-        self._watch.check()
+        self._monitor.check()
         if self._next is not None:
             # Events from here on belong to the next run, which begins when all ranks have left this one.
             if timeout:

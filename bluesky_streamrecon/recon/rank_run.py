@@ -61,7 +61,7 @@ class RankRun:
         What the run is and which rows this rank has.
     communicator : Communicator
         To the other ranks.
-    link : RankEndpoint
+    endpoint : RankEndpoint
         Back to the beamline, and to the controller.
     threads : int
         For the analysis, where the settings say nothing.
@@ -94,7 +94,7 @@ class RankRun:
         self,
         run: OpenRun,
         communicator: Communicator,
-        link: RankEndpoint,
+        endpoint: RankEndpoint,
         *,
         threads: int = 1,
         checkpoints: CheckpointStore | None = None,
@@ -107,7 +107,7 @@ class RankRun:
         self.failure: str | None = None
         self.superseded = self.broken = False
         self._communicator = communicator
-        self._link = link
+        self._endpoint = endpoint
         self._clock = clock
         self._seq = self._acknowledged = 0 if resume is None else resume.seq
         self.prepared = self._applied = 0 if resume is None else resume.projections
@@ -122,7 +122,7 @@ class RankRun:
         self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None  # not sent yet
         self._findings: list[str] = []
         self._shown = shown_rows(run)
-        self.cuts = CutView(run, communicator, link, lambda: self._lag() >= 2 * run.recon.step, clock)
+        self.cuts = CutView(run, communicator, endpoint, lambda: self._lag() >= 2 * run.recon.step, clock)
         self._store = checkpoints
         self._checkpoints = checkpoints if run.recon.checkpoint_every > 0 else None
         self._analysis: Analysis[Any] | None = None
@@ -201,7 +201,7 @@ class RankRun:
         seq = self._frames[0].seq - 1 if self._frames and self._begun else self._seq
         if seq > self._acknowledged and not self.superseded:
             self._acknowledged = seq
-            self._link.applied(seq)
+            self._endpoint.applied(seq)
 
     # ------------------------------------------------------------------- what all ranks do at the same moments
 
@@ -310,7 +310,7 @@ class RankRun:
     def finishing(self, compare: Compare | None) -> Finishing:
         """Return what makes the better images; it takes the analysis over, which is not to be released before."""
         assert self._analysis is not None  # noqa: S101 - there is an image
-        return Finishing(self.run, self._analysis, self._applied, self._communicator, self._link, compare)
+        return Finishing(self.run, self._analysis, self._applied, self._communicator, self._endpoint, compare)
 
     def release(self) -> None:
         """Release memory, threads and channels; all ranks do so together."""
@@ -374,13 +374,13 @@ class RankRun:
         """Send the preview that was asked for last: a GPU may still have to make its pixels."""
         if self._preview is not None:
             (preview, pixels), self._preview = self._preview, None
-            self._link.send(msgspec.structs.replace(preview, pixels=pixels()))
+            self._endpoint.send(msgspec.structs.replace(preview, pixels=pixels()))
 
     def _lag(self) -> int:
-        return self.prepared - self._applied + self._link.pending()
+        return self.prepared - self._applied + self._endpoint.pending()
 
     def _say(self, state: str, **more: Any) -> None:
-        self._link.send(Status(**self._place(), state=state, **more))
+        self._endpoint.send(Status(**self._place(), state=state, **more))
 
     def _place(self) -> dict[str, Any]:
         place = {"run_uid": self.run.run_uid, "rank": self._communicator.rank}
@@ -395,7 +395,7 @@ class RankRun:
                 self._send_problem(where, text)
 
     def _send_problem(self, where: str, text: str) -> None:
-        self._link.send(Problem(fault="local", where=where, text=text[:LONGEST], run_uid=self.run.run_uid))
+        self._endpoint.send(Problem(fault="local", where=where, text=text[:LONGEST], run_uid=self.run.run_uid))
 
     def _write(self, analysis: Analysis[Any], finishing: bool) -> tuple[str | None, str, str]:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
@@ -437,7 +437,7 @@ class RankRun:
             "lost": self._lost_before + len(self._lost),
             "projections": self._applied,
             "coalesced_steps": self._coalesced,
-            "previews_dropped": self._link.previews_dropped,
+            "previews_dropped": self._endpoint.previews_dropped,
         }
 
     def _all_counts(self) -> dict[str, int]:
