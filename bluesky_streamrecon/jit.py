@@ -137,7 +137,7 @@ class Locator(_CacheLocator):  # type: ignore[misc]
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        """Return what makes files stale when it changes."""
+        """Return a stamp of the source: files of compiled code that have another one are out of date."""
         return _sources(self._folder) + self.target
 
     def get_disambiguator(self) -> str:

@@ -43,7 +43,7 @@ class RowBlock:
         return self.stop - self.first
 
     def with_halo(self, halo: int, detector_rows: int) -> tuple[int, int]:
-        """Return the detector rows ``[first, stop)`` of the block and of `halo` more on each side, as far as there are.
+        """Return the detector rows ``[first, stop)`` of the block and at most `halo` more on each side.
 
         Examples
         --------

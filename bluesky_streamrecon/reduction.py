@@ -67,7 +67,7 @@ class Reduction:
 
     @classmethod
     def wanted(cls, frames: FrameLayout, recon: ReconSettings) -> Reduction:
-        """Return what the settings ask for; errors as the class."""
+        """Return the reduction that the settings ask for; raises what the class does."""
         return cls(frames, recon.bin, recon.rows)
 
     @property

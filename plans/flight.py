@@ -231,7 +231,7 @@ class _Flight:
         yield from self._all_of(statuses, seconds, f"{self.flyers.stage.name} at its run-up, {start:g} degrees{how}")
 
     def _all_of(self, statuses: Iterable[Any], seconds: float | None, what: str) -> MsgGenerator[None]:
-        """Wait until all are done, but not longer than that."""
+        """Wait until all statuses are done, at most for a time."""
         pending = Pending(statuses)
         yield from pending.wait(math.inf if seconds is None else seconds)
         if not pending.over:

@@ -41,7 +41,7 @@ OF_A_STILL_SAMPLE = {"predicted-gain", "measurement", "resolution"}
 
 
 class UnansweredError(StreamReconError, RuntimeError):
-    """Nobody asked the device."""
+    """A plan needs the answer of a device, and no RunEngine is there to ask it."""
 
 
 def check_names(recon: ReconSettings, steering: SteeringSettings) -> None:

@@ -37,7 +37,7 @@ def take_references_plan(
     take_darks: Any = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str | None]:
-    """Take flats and darks in a run of their own, for scans that are told ``references="last"`` or the run's uid.
+    """Take flats and darks in a run of their own, for scans with ``references="last"`` or the run's uid.
 
     The sample is back in the beam then, and the shutter closed: a plan of your own opens it.
 

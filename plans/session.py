@@ -75,7 +75,7 @@ class StreamSession(EarlyEnding):
     Parameters
     ----------
     asked : Streaming
-        For each run; its job is staged by whoever runs the session.
+        What is asked for in each run. Whoever runs the session stages its job.
     """
 
     def __init__(self, asked: Streaming) -> None:

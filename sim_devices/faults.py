@@ -95,7 +95,7 @@ class Faults:
         return min((projection - self.crack_at + 1) / max(self.crack_over, 1), 1.0)
 
     def beam(self, projection: int) -> float:
-        """Return the share of the beam that is left at a projection."""
+        """Return the share of the full beam that arrives at a projection."""
         return float((1.0 - self.dimming) ** projection)
 
     def pattern(self, projection: int) -> float:

@@ -1,4 +1,4 @@
-"""The job as long as a device has it: started or waited for, who of it is linked, and its end.
+"""The reconstruction job while a device is staged: it is started or waited for, and ended.
 
 Everything happens in the RunEngine's loop, where other threads only post events; what waits is done in threads.
 Times are seconds.
@@ -36,7 +36,7 @@ LOOP_SECONDS = 5.0
 
 @dataclass(eq=False)
 class AttachedJob:
-    """A job that is started by us, or waited for.
+    """A reconstruction job that the beamline starts, or that somebody else starts and the beamline waits for.
 
     Parameters
     ----------
@@ -184,12 +184,12 @@ class AttachedJob:
             link.close()  # waits for whoever is closing it already
 
     def take_deaths(self) -> list[ProcessExit]:
-        """Return the processes that died while no run was open, once."""
+        """Return the processes that died while no run was open, and forget them."""
         died, self._died = self._died, []
         return died
 
     def note(self, event: JobEvent, *, in_run: bool) -> None:
-        """Log what takes long and what died, and remember deaths that no run has to do with."""
+        """Log that kernels are compiled, and processes that died; remember those that died while no run was open."""
         match event:
             case Status(state=messages.COMPILING, rank=0):
                 logger.warning("kernels are compiled, once on this computer: the first image is about a minute later")

@@ -74,7 +74,7 @@ class RunBlock:
     span : float or None
         Range that the stage is going to cover, degrees, if known.
     angles : tuple of float
-        That it is going to visit, in order, degrees, as far as known.
+        That it is going to visit, in order, degrees; those that are known.
     """
 
     recon_uid: str

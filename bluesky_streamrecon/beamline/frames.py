@@ -171,7 +171,7 @@ class FrameFile:
 
 
 class _DatasetFrames:
-    """Frames in one dataset of an HDF5 file; ``unopened`` tells that it could not be opened."""
+    """Frames in one dataset of an HDF5 file; ``unopened``: it could not be opened."""
 
     def __init__(self, path: Path, dataset: str) -> None:
         self.where = f"{path}:{dataset}"

@@ -117,7 +117,7 @@ class MpiLauncher:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of the processes that were started: mpiexec, then the controller."""
+        """Process ids of mpiexec and of the controller, in this order."""
         return tuple(child.pid for child in self._children)
 
     def check_ranks(self, ranks: int) -> None:

@@ -138,7 +138,7 @@ class LiveReconstruction(QtAwareCallback):
         self("follow_source", {})
 
     def close(self) -> None:
-        """Follow no longer, and end the connection."""
+        """Stop following the run, and close the connection."""
         self._source.close()
 
     def follow_source(self, doc: Any) -> Any:

@@ -117,7 +117,7 @@ class OperatorOverride:
         return bool(order.uid) and any(old.uid == order.uid for old in self.orders)
 
     def closed(self) -> OperatorOverride:
-        """Return the value after the plan has taken its last projection."""
+        """Return the orders of a run that takes no more projections, so that it can not be extended any more."""
         return replace(self, complete=True)
 
     def _finish(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002 - as the others

@@ -37,7 +37,7 @@ def with_numbers(
     where : str
         Stream and data key, for errors.
     note : callable
-        Is told the angle, radians, once it is known; of one in a file in the thread that reads it.
+        Called with the angle, radians, once it is known; for one in a file, in the thread that reads it.
 
     Raises
     ------

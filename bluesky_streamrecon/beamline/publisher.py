@@ -53,7 +53,7 @@ NO_BLOCK = RunBlock(
 
 
 class Sink(Protocol):
-    """Where the publisher puts a run; `BeamlineEndpoint` is one. No method may wait."""
+    """Where the publisher puts a run; `JobRuns` is one. No method may wait."""
 
     def open_run(self, spec: OpenRunSpec) -> None:
         """Begin a run."""
@@ -83,7 +83,7 @@ class _Run:
     sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
     counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
-    angles: dict[int, float] = field(default_factory=dict)  # by number of the projection, radians, as far as known
+    angles: dict[int, float] = field(default_factory=dict)  # by number of the projection, radians, once known
     unitless: bool = False  # their data key has no units
     flown: bool = False  # angles are in a file, and read with their frames
     over: str | None = None  # why nothing is published any more

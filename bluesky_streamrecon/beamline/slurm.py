@@ -59,7 +59,7 @@ class SlurmLauncher:
         Lines of shell before anything is started, as ``("module load mpi",)``.
     run : sequence of str, optional
         What starts the ranks in the job, as ``("mpiexec",)``. It has to end all of them when one dies, which ``srun``
-        does only when told.
+        does only with ``--kill-on-bad-exit``.
     python : str, optional
         Interpreter on the cluster that has this package.
     threads : int, optional
@@ -204,7 +204,7 @@ class SlurmLauncher:
         threading.Thread(target=self._follow, args=(number,), name=f"streamrecon-slurm-{number}", daemon=True).start()
 
     def _follow(self, number: str) -> None:
-        """Look at the queue until the job has ended, and tell how if nobody asked it to."""
+        """Look at the queue until the job has ended, and report how, unless `stop` has ended it."""
         misses = 0
         state = "UNKNOWN"
         while not self._stopping.wait(self.poll):

@@ -73,7 +73,7 @@ class _SignalSuspender(SuspenderBase):
             self._sig.subscribe(self, event_type=event_type, run=True)
 
     def remove(self) -> None:
-        """Watch no more, and release the plan if it is held."""
+        """Stop watching the signal, and release the plan if it is held."""
         RE = self.RE
         if RE is None:
             return

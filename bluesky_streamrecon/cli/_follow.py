@@ -30,7 +30,7 @@ class Source(Protocol):
     """Where documents come from."""
 
     def run(self, take: Any) -> None:
-        """Call `take` with each, until `close`."""
+        """Call `take` with each document, until `close`."""
         ...
 
     def close(self) -> None:

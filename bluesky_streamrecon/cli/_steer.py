@@ -70,7 +70,7 @@ def order_command(function: Callable[..., dict[str, Any] | None]) -> None:
 
 
 def _with_options(command: Callable[..., None], function: Callable[..., Any], more: Mapping[str, Any]) -> Any:
-    """Return `command` as typer sees it: with what is said of another function, its arguments, and more options."""
+    """Return `command` for typer: with the help and arguments of the function that it calls, and more options."""
     own = inspect.signature(function, eval_str=True)
     given = [each.replace(kind=each.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "operator"]
     given += [

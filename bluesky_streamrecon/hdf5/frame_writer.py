@@ -97,7 +97,7 @@ class FrameWriter:
             return count
 
     def leave(self, count: int) -> int:
-        """Leave places as never written up to `count`, and return how many there are now."""
+        """Leave the next frames unwritten, up to `count` in all; return how many places the file has now."""
         with self._lock:
             if self._file is None:
                 return 0

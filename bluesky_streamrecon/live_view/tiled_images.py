@@ -90,7 +90,7 @@ class LiveImageWriter:
         close_at_end(self)
 
     def close(self) -> None:
-        """Write no more; a server that does not answer is not waited for. Closing twice does nothing."""
+        """Stop writing; a server that does not answer is not waited for. Closing twice does nothing."""
         self._unwatch()
         self._ending.set()
         self._changed.set()

@@ -1,4 +1,4 @@
-"""What people are told of a scan's data, one check after the other, each with its number.
+"""Checks of a scan's data for people, each with the number that was measured.
 
 What is wrong with a scan is found by `data_checks`, whose words are used here, too. A check that could not be made says
 why, and is never "ok". Line integrals are unitless, lengths detector pixels.

@@ -87,7 +87,7 @@ def find_fault(lines: ScanLines) -> str | None:
 
 
 def too_early(lines: ScanLines) -> str | None:
-    """Return why nothing is known about these projections yet; None if that is known."""
+    """Return why it is too early to judge whether the sample turns; None if it is not."""
     lines = lines.one_by_one
     if lines.projections == 0 or not narrow(lines):
         return None

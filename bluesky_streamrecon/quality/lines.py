@@ -101,7 +101,7 @@ class ScanLines:
 
 
 class _Sample:
-    """Projections as they were taken, at most about so many: the newest, and of older groups every so many-th.
+    """A bounded number of projections, as they were taken: all of the newest, and every n-th group of older ones.
 
     Attributes
     ----------

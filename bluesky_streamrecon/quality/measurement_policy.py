@@ -59,7 +59,7 @@ class Halved:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How a number is predicted to come out, with the half width of its 95 % band."""
+    """A predicted final value of a number, with the half width of its 95 % band."""
 
     value: float
     plus_minus: float

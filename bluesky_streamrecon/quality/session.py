@@ -72,7 +72,7 @@ LONGEST_TEXT = 2000
 
 @dataclass(slots=True)
 class _Pieces:
-    """Slices of one image, as far as they have come."""
+    """The slices of one image that have come so far."""
 
     projections: int
     shape: tuple[int, int]

@@ -130,7 +130,7 @@ class PlainBackend(Backend):
         return PlainSlab(rows, self._mask)
 
     def operators(self, subset: Subset) -> PlainOperators:
-        """Prepare projection at the angles of `subset`."""
+        """Return the operators that project, and back-project, at the angles of `subset`."""
         return PlainOperators(self._factory, self._geometry, subset)
 
     def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> PlainUpdate:  # noqa: ARG002

@@ -123,7 +123,7 @@ class Preparation:
 
     @property
     def saturated(self) -> int | None:
-        """Values that were saturated so far; None: none can be told from others."""
+        """Values that were saturated so far; None where the detector does not say which value that is."""
         known = self._saturates is not None and self._saturates[1] is not None
         return self.counts["saturated_values"] if known else None
 

@@ -159,7 +159,7 @@ class RankRun:
             self._send_problem("reconstruction", text)
 
     def take(self, item: Item | ItemGone) -> None:
-        """Take the next item in, and prepare it if it is a projection; or what stands in the place of a lost one."""
+        """Take the next item, or what stands in the place of a lost one; a projection is prepared."""
         self._seq = item.seq
         if isinstance(item, ItemGone):
             self._lost.append(item.seq)

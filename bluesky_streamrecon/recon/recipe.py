@@ -38,7 +38,7 @@ CHI_SQUARED = 0.4549
 """Median of the square of a normal variable of variance 1."""
 
 ITERATIONS = 20
-"""Times that an algorithm goes over all projections, unless it is told otherwise."""
+"""Times that an algorithm goes over all projections, unless the settings say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

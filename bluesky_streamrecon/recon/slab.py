@@ -126,7 +126,7 @@ class Backend(ABC):
 
     @abstractmethod
     def operators(self, subset: Subset) -> Operators:
-        """Prepare projection at the angles of `subset`."""
+        """Return the operators that project, and back-project, at the angles of `subset`."""
 
     @abstractmethod
     def slab_update(self, slab: Slab, operators: Operators, measurement: Measurement, team: ThreadTeam) -> SlabUpdate:

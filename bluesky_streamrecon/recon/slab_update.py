@@ -82,7 +82,7 @@ class Operators(Protocol):
         """Path of each ray through the image, shape (A, C), pixels, in the order of the subset's angles."""
 
     def release(self) -> None:
-        """Release memory; these operators will not be used again."""
+        """Release memory; nothing of this object may be used afterwards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,7 +206,7 @@ class SlabUpdate(ABC):
 
     @abstractmethod
     def back(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Back-project (A, C, S) to (N, N, S), summed over members. Valid until the next call of `back`."""
+        """Back-project (A, C, S) to (N, N, S), summed over members. Valid until `back` is called again."""
 
     @abstractmethod
     def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

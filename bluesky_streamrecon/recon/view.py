@@ -169,7 +169,7 @@ class ViewMaker:
 
     @property
     def saturated(self) -> int | None:
-        """Values that were saturated so far; None: none can be told from others."""
+        """Values that were saturated so far; None where the detector does not say which value that is."""
         return self._preparation.saturated
 
     @property

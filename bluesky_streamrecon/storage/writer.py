@@ -229,7 +229,7 @@ class NotSent(msgspec.Struct, frozen=True):
 
 
 class Resubmitted(msgspec.Struct, frozen=True):
-    """What became of the files' runs.
+    """Which runs of files with documents were sent to the catalogue again.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The road between beamline, reconstruction job and controller: messages, channels, links, sockets, keys.
+"""How beamline, reconstruction job and controller talk to each other: messages, channels, links, sockets, keys.
 
 What goes on a channel arrives exactly once and in order, whatever the network does. Here is what all ends share, and
 the ends that connect: of a rank, the controller and people's programs. The end that these connect to, with the run

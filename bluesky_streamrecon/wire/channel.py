@@ -178,7 +178,7 @@ class Sender(ABC):
         return self._next
 
     def advance(self) -> None:
-        """Confirm that what `next` returned was sent."""
+        """Note that what `next` returned was sent."""
         seq = self.peek()
         if seq is None:
             raise LocalProtocolError(f"{self.channel}: advanced in state {self.state.value} with nothing to send")

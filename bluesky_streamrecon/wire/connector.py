@@ -147,7 +147,7 @@ class Connector(LinkEnd):
 
     @property
     def has_no_peer(self) -> bool:
-        """There is nobody to send to."""
+        """No address to connect to is known, or the other end has refused us."""
         return self.target is None or self.state is LinkState.REFUSED
 
     @property

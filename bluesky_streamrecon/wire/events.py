@@ -41,7 +41,7 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True)
 class LinkRestored:
-    """The other end welcomed us (also reported the first time)."""
+    """There is a link, for the first time or again: the other end has welcomed us."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One end of a link, whichever: what is to be sent, plainly or on a channel, and when the other end was last heard.
+"""One end of a link: what is to be sent, plainly or on a channel, and when something last came from the other end.
 
 What is sent plainly may be lost with the link; what goes on a channel is sent again on the next one. No I/O; time is
 passed in.

@@ -57,7 +57,7 @@ class OpenRunSpec(msgspec.Struct, frozen=True, kw_only=True):
     output : str or None
         Directory for the result's file.
     halo : int
-        Detector rows on each side of a rank's own that it gets, too, as far as there are.
+        Detector rows on each side of a rank's own that it gets, too, within the detector.
     metadata : dict of str
         Anything else worth keeping with the result.
     """

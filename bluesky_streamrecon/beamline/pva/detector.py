@@ -191,7 +191,7 @@ class NTNDArrayDataLogic(DetectorDataLogic):
 
 @dataclass
 class _AcquireLogic(DetectorAcquireLogic):
-    """Says which of the images that come are asked for; nothing is told to the IOC."""
+    """Says which of the images that come are asked for; sets nothing in the IOC."""
 
     data: NTNDArrayDataLogic
     skip: int
@@ -232,7 +232,7 @@ class _TriggerLogic(DetectorTriggerLogic):
     async def prepare_internal(self, num: int, livetime: float, deadtime: float) -> None:
         if livetime or deadtime:
             raise ConfigError(
-                f"exposure: got {livetime:g} s and {deadtime:g} s between exposures, but nothing is told to an IOC of "
+                f"exposure: got {livetime:g} s and {deadtime:g} s between exposures, but nothing is set in an IOC of "
                 "which only the images are known; set them there, or use pva_frames with the detector's own class"
             )
         self.acquire.num, self.acquire.by_edges = num, False
@@ -300,7 +300,7 @@ class PvaDetector(StandardDetector):
     """Each frame has its place, so that a flight that is cut short may end with frames that were lost."""
 
     def complete(self) -> Any:
-        """Wait for the images of a flight all of whose pulses were given; those that do not come are lost."""
+        """Wait for the images of a flight once all its pulses were sent; those that do not come are lost."""
         status = super().complete()
         kicked = self._kickoff_ctx
         receiver = self._data.receiver

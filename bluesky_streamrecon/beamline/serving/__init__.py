@@ -1,4 +1,4 @@
-"""The beamline's end of all links: the run that ranks and controller are served, and people's programs answered.
+"""The beamline's end of all links: it serves a run to ranks and controller, and answers people's programs.
 
 Frames are kept until every rank has them in its image, and sent again after whatever has happened to a link or a
 process. Nothing here knows Bluesky. Angles are radians, times seconds.

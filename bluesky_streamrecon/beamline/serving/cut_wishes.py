@@ -44,7 +44,7 @@ class CutWishes:
         self._waiting = {key: kept for key, kept in self._waiting.items() if key[0] != peer.hello.instance}
 
     def wish(self, now: float) -> m.ShowCuts | None:
-        """Return what to send the ranks; None if nobody waits, or they have a wish that they may still answer."""
+        """Return the next wish for the ranks; None if there is none, or they have one that they may still answer."""
         if not self._waiting or (self._asked and now - self._asked_at < CUT_SECONDS):
             return None
         wishes = [wish for _, wish in self._waiting.values()]

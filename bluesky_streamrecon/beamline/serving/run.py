@@ -29,7 +29,7 @@ LateNumber = float | Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item of the log."""
+    """One frame in the log of a run: a flat, dark or projection, and its number among these."""
 
     kind: m.ItemKind
     index: int
@@ -285,5 +285,5 @@ class Run:
 
 
 def _known(number: LateNumber) -> float:
-    """Return a number as far as it is known."""
+    """Return a number, which is known by now: its frame was read."""
     return number() if callable(number) else number

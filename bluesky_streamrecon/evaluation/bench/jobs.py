@@ -72,7 +72,7 @@ class EventRecorder:
     finished : bool
         Every rank has reported the present run as done.
     status : RunStatus
-        The present run, as viewers are told.
+        The present run, as viewers see it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -247,7 +247,7 @@ class CudaBackend(Backend):
         return CudaStore(slabs, columns, capacity, self.passes.progress)
 
     def operators(self, subset: Subset) -> CudaOperators:
-        """Prepare projection at the angles of `subset`."""
+        """Return the operators that project, and back-project, at the angles of `subset`."""
         if len(subset.all_angles) != len(subset.angles):
             raise ConfigError(
                 "share: rows can not be shared among ranks on a GPU; expected share = 1, or backend = 'cpu'"

@@ -97,7 +97,7 @@ class TablePool:
         self._free.append(found)
 
     def fill(self, found: TableSet, order: NDArray[np.int64], *values: NDArray[Any]) -> None:
-        """Copy five arrays, (A,), in this order, to the parameters of a set."""
+        """Copy five parameters of each angle, (A,), such as its cosine, to the GPU, in the order of the set."""
         if self._staged.shape[1] < 5 * found.most:
             self._geometry.stream.synchronize()
             self._staged = pinned((_QUEUED, 5 * found.most), np.float64)

@@ -3,7 +3,7 @@
 The operations are LLVM's portable vector instructions, so they become AVX-512, AVX2, SSE or NEON code, whatever the
 processor has. Addresses are plain integers (bytes); vectors are loaded from and stored to 4-byte aligned places.
 
-A kernel is told the number of lanes by its argument `lanes`, whose type carries it: `LANES[16]`.
+The number of lanes is part of the type of a kernel's argument `lanes`, such as `LANES[16]`.
 """
 
 # ruff: noqa: ARG001  (Numba calls an intrinsic with its arguments' types, and its code with fixed arguments)

@@ -79,11 +79,11 @@ class Pipeline:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the steps of the first part have counted."""
+        """Numbers of what the steps of the first part have corrected, by name."""
         return {name: number for step in self._first for name, number in step.counts.items()}
 
     def restore(self, counts: Mapping[str, int]) -> None:
-        """Go on from these counts."""
+        """Count on from what `counts` was in a checkpoint."""
         for step in self._first:
             step.counts.update({name: counts[name] for name in step.counts if name in counts})
 
