@@ -1,4 +1,4 @@
-"""The wakeup of a thread that polls."""
+"""The wakeup of a thread that polls, and sockets without room."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bluesky_streamrecon.wire.link import Sent
 from bluesky_streamrecon.wire.sockets import Transport
 
 BOUND = 20.0
@@ -64,3 +65,37 @@ def test_wakeup_while_another_is_read_suppresses_no_later_one(transport):
     transport._wake_receiver = transport._wake_receiver._wake_receiver
     transport.wake()
     assert ends(transport)
+
+
+def fill(transport: Transport, name: str, link: bytes) -> int:
+    """Send numbers until there is no room, and return how many were sent."""
+    for number in range(100_000):
+        sent = transport.send(name, link, [b"%d" % number, bytes(2**14)])
+        if sent is not Sent.DONE:
+            assert sent is Sent.FULL
+            return number
+    raise AssertionError("there was always room")
+
+
+def drain(transport: Transport, name: str, count: int) -> tuple[list[int], bytes]:
+    """Return so many numbers that arrive, and the link of the last one."""
+    numbers, link = [], b""
+    while len(numbers) < count and transport.poll(BOUND):
+        while (message := transport.receive(name)) is not None:
+            link, (number, _) = message
+            numbers.append(int(bytes(number)))
+    return numbers, link
+
+
+def test_socket_without_room_says_so_and_all_that_it_took_arrives(transport):
+    server = Transport(frame_limit=2**20)
+    try:
+        address = server.bind("peers", "tcp://127.0.0.1:*", None, insecure=False)
+        transport.connect("beamline", address, None, None)
+        up = fill(transport, "beamline", b"")
+        arrived, link = drain(server, "peers", up)
+        assert arrived == list(range(up))
+        down = fill(server, "peers", link)
+        assert drain(transport, "beamline", down)[0] == list(range(down))
+    finally:
+        server.close(0.0)
