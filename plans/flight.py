@@ -135,7 +135,7 @@ def fly_sweeps(sweeps: Iterable[Sweep], flyers: Flyers, pace: Pace) -> MsgGenera
     QualityReached
         If the run is to end; exposures that were begun by then are in it.
     DataError
-        If a detector has missed a pulse, so that no frame can be told its angle any more; or no frame comes.
+        If a detector has missed a pulse, so that the angle of no frame is known any more; or no frame comes.
     """
     taken = 0
     for number, sweep in enumerate(sweeps, 1):
@@ -306,8 +306,8 @@ class _Flight:
         if any(count > fired or (count < fired and not may) for count, may in zip(counts, late, strict=True)):
             wanted = "the same number of each" if expected is None else f"{expected} of each"
             raise DataError(
-                f"{self.name}: got {self._in_words(counts)}, expected {wanted}: a pulse was missed, and no frame "
-                "can be told its angle any more; are exposure and dead time together shorter than from pulse to pulse?"
+                f"{self.name}: got {self._in_words(counts)}, expected {wanted}: a pulse was missed, so no angle is "
+                "known any more; are exposure and dead time together shorter than from pulse to pulse?"
             )
 
     def _in_words(self, counts: Sequence[int]) -> str:

@@ -116,7 +116,7 @@ def stream_tomo_fly_plan(
         If an argument or a device can not work, exposures would overlap, or a sweep does not fit into the stage's
         limits with its run-up.
     DataError
-        If a detector misses a pulse: the run is then a failure, since no frame can be told its angle any more.
+        If a detector misses a pulse: the run is then a failure, since the angle of no frame is known any more.
 
     Notes
     -----

@@ -60,7 +60,7 @@ def streaming_wrapper(
         Whose frames are projections: a device, its name, or its data key; the plan's only detector by default.
     angle : device or str, optional
         The rotation stage, its name, or the data key of its readback; the plan's only motor by default. An `analysis`
-        other than tomography needs none, and is not told the angle unless it is named here.
+        other than tomography needs none, and gets no angle unless it is named here.
     references : str, optional
         Where flats and darks come from: ``"own"``: the plan takes them itself, in the streams ``flat`` and ``dark``;
         ``"last"``: the newest run in the catalogue that has some of this detector; or the uid of a run.

@@ -1,6 +1,6 @@
 """The page's two curves over projections as SVG: score, and what the policy predicts. Pure functions.
 
-Points that lie too close to be told apart are left out, so that a page is sent a few kilobytes whatever a run's length.
+Points that coincide on the page are left out, so that it is sent a few kilobytes whatever a run's length.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 "use strict";
-// What the page does: it draws what it is told, and sends what a person orders. No library, nothing from elsewhere.
+// What the page does: it draws what the server sends, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
 const BUTTONS = ["finish", "hold", "release", "extend", "axis", "region"];
 // asked: what is ordered once a reason was given; open: whether orders are taken; counts: the region that does.
@@ -9,33 +9,33 @@ function words(parent, tag, text) {
   return parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
 }
 
-function take(told) {
-  if (told.run !== run) { run = told.run; forget(); }
-  $("run").textContent = told.about;
-  $("link").textContent = told.link;
-  $("nothing").textContent = told.link && run ? "No image of this run can be shown here." : "The first image is not there yet.";
-  $("headline").className = told.headline.tone;
-  for (const id of ["what", "detail", "doubt"]) $(id).textContent = told.headline[id];
-  for (const id of ["expected", "counts"]) $(id).textContent = told[id];
-  told.curves.forEach((curve, i) => { $(["scores", "gains"][i]).innerHTML = curve; }); // made of numbers, and of words without tags
+function take(data) {
+  if (data.run !== run) { run = data.run; forget(); }
+  $("run").textContent = data.about;
+  $("link").textContent = data.link;
+  $("nothing").textContent = data.link && run ? "No image of this run can be shown here." : "The first image is not there yet.";
+  $("headline").className = data.headline.tone;
+  for (const id of ["what", "detail", "doubt"]) $(id).textContent = data.headline[id];
+  for (const id of ["expected", "counts"]) $(id).textContent = data[id];
+  data.curves.forEach((curve, i) => { $(["scores", "gains"][i]).innerHTML = curve; }); // made of numbers, and of words without tags
   $("to-do").replaceChildren();
-  for (const [state, text] of told.to_do) words($("to-do"), "p", text).className = state;
-  showChecks(told.checks);
-  open = Boolean(run) && !told.link && !told.finishing;
-  counts = told.region;
+  for (const [state, text] of data.to_do) words($("to-do"), "p", text).className = state;
+  showChecks(data.checks);
+  open = Boolean(run) && !data.link && !data.finishing;
+  counts = data.region;
   if (view.volume) ALL.forEach(lines);
   offer();
   $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
-  if (told.axis !== axis && document.activeElement !== $("column")) $("column").value = (axis = told.axis) === null ? "" : axis.toFixed(2);
-  $("hold").disabled = !open || told.held;
-  $("release").disabled = !open || !told.held;
-  Object.assign($("progress"), { max: Math.max(1, told.total, told.taken), value: told.taken });
+  if (data.axis !== axis && document.activeElement !== $("column")) $("column").value = (axis = data.axis) === null ? "" : axis.toFixed(2);
+  $("hold").disabled = !open || data.held;
+  $("release").disabled = !open || !data.held;
+  Object.assign($("progress"), { max: Math.max(1, data.total, data.taken), value: data.taken });
   $("lines").replaceChildren();
-  for (const [name, text] of told.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
-  if (told.pixel_size !== size && (size = told.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
-  directions(told.directions);
-  timeline(told.earlier);
-  const newest = told.newest || (view.volume ? view.newest : "kept " + told.earlier.length); // the last cuts stay on show
+  for (const [name, text] of data.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
+  if (data.pixel_size !== size && (size = data.pixel_size)) { $("pixel").value = size; $("pixel").onchange(); }
+  directions(data.directions);
+  timeline(data.earlier);
+  const newest = data.newest || (view.volume ? view.newest : "kept " + data.earlier.length); // the last cuts stay on show
   if (run && newest !== view.newest) { view.newest = newest; look(ALL); }
 }
 
@@ -534,12 +534,12 @@ function element(name, attributes, text) {
 }
 
 // Directions that projections were taken from, as a circle that fills; and the projections themselves.
-function directions(told) {
-  const known = run !== null && told.run === run;
+function directions(data) {
+  const known = run !== null && data.run === run;
   $("coverage").toggleAttribute("hidden", !known);
   $("projections").hidden = !known;
   if (!known) return;
-  $("coverage").replaceChildren(...told.paths.map(([kind, d]) => element("path", { class: kind, d })), element("title", {}, told.text));
+  $("coverage").replaceChildren(...data.paths.map(([kind, d]) => element("path", { class: kind, d })), element("title", {}, data.text));
   projections();
 }
 
@@ -547,9 +547,9 @@ function directions(told) {
 async function projections() {
   if (!$("projections").open || $("link").textContent) return;
   const what = "projections/" + $("kind").value + "/" + Math.round(view.cross[0]) + "?viewer=" + viewer + "&token=" + encodeURIComponent(token);
-  const told = await fetch(what).then(answer => answer.ok ? answer.json() : null).catch(() => null);
-  if (told) Object.assign($("projections").querySelector("img"), { src: told.image, hidden: !told.image });
-  if (told) $("projections").querySelector("p").textContent = told.text;
+  const data = await fetch(what).then(answer => answer.ok ? answer.json() : null).catch(() => null);
+  if (data) Object.assign($("projections").querySelector("img"), { src: data.image, hidden: !data.image });
+  if (data) $("projections").querySelector("p").textContent = data.text;
 }
 $("kind").onchange = $("projections").ontoggle = projections;
 
@@ -558,14 +558,14 @@ $("kind").onchange = $("projections").ontoggle = projections;
 const say = (className, textContent) => Object.assign($("said"), { className, textContent });
 async function order(action, more) {
   say("", "…");
-  let told;
+  let data;
   try {
     const answer = await fetch("order", { method: "POST", headers: { "X-Streamrecon-Token": token, "Content-Type": "application/json" },
       body: JSON.stringify({ action, run, ...more }) });
-    told = await answer.json();
-  } catch { told = { ok: false, text: "the live view's server does not answer" }; }
-  say(told.ok ? "good" : "bad", told.text);
-  if (told.ok && action === "region") unmark();
+    data = await answer.json();
+  } catch { data = { ok: false, text: "the live view's server does not answer" }; }
+  say(data.ok ? "good" : "bad", data.text);
+  if (data.ok && action === "region") unmark();
 }
 
 // Ask for a reason, and whether it is really wanted.

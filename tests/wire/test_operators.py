@@ -1,4 +1,4 @@
-"""People's programs are guests at the beamline: heard, answered, and never in the way of the run."""
+"""People's programs are answered, and never in the way of the run."""
 
 from __future__ import annotations
 
