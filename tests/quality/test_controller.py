@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
 from bluesky_streamrecon.quality import Verdict, policy
 from bluesky_streamrecon.quality.controller import EARLY_PREVIEWS, Controller
+from bluesky_streamrecon.quality.metrics import metrics
 from bluesky_streamrecon.wire import (
     AbandonRun,
     ChangeRun,
@@ -200,6 +202,27 @@ def test_plugin_that_exits_ends_neither_controller_nor_scan_and_is_reported(monk
     assert "SystemExit: no licence" in said[0]
     assert "policy 'unfinished'" in said[0]
     assert "run-2" in {score.run_uid for score in link.scores}
+
+
+@pytest.mark.parametrize("looks", [0, 2], ids=["while it is checked", "later"])
+def test_metric_that_exits_when_it_is_looked_at_does_not_end_the_controller(monkeypatch, open_run, previews, looks):
+    class Unlicensed:
+        name, looked = "unlicensed", 0
+
+        @property
+        def reach(self):
+            self.looked += 1
+            return 4 if self.looked <= looks else sys.exit("no licence")
+
+        def __call__(self, history): ...
+
+    look_on = SimpleNamespace(name="look-on", metrics=("unlicensed",), judge=print)
+    monkeypatch.setitem(metrics._added, "unlicensed", lambda settings, compare_to: Unlicensed())
+    monkeypatch.setitem(policy.policies._added, "look-on", lambda settings: look_on)
+    code, link = work(open_run("run-1", policy="look-on"), open_run("run-2"), *previews(1, uid="run-2"))
+    assert code == 0
+    assert ["SystemExit: no licence" in problem.text for problem in link.problems] == [True]
+    assert [score.run_uid for score in link.scores] == ["run-2"]
 
 
 def test_preview_that_does_not_fit_is_reported_as_the_other_sides_fault(open_run, preview, image):

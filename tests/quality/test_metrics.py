@@ -192,6 +192,12 @@ def test_what_is_no_metric_is_refused_by_name_when_the_run_opens(monkeypatch, fa
     assert said in str(refused.value)
 
 
+def test_package_that_exits_when_it_is_imported_is_named(installed_package):
+    installed_package("bluesky_streamrecon.metrics", "paid", "paid_metrics", "raise SystemExit('no licence')", "make")
+    with pytest.raises(ConfigError, match=r"metric 'paid' .* can not be imported \(SystemExit: no licence\)"):
+        make_metric("paid", SteeringSettings(), 24)
+
+
 def test_nobody_takes_the_name_of_a_metric_of_ours(installed_package, monkeypatch, caplog):
     with pytest.raises(ConfigError, match="'ms-ssim' comes with the package"):
         metrics.add("ms-ssim", lambda settings, compare_to: Named("ms-ssim"))
