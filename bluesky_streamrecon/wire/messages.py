@@ -1,8 +1,8 @@
-"""What travels between beamline, ranks and controller: one frozen struct per message.
+"""All messages, one frozen struct each (`Message`); defined here: those of every link, and what a job reports.
 
-msgspec checks each of them on decoding (not on building); pixels travel beside the header as a frame of their
-own. Nothing here opens a socket or reads a clock. Angles are radians, lengths detector pixels, times seconds
-since the epoch (UTC), sequence numbers start at 1 and have no gaps.
+What a run is made of is defined in `run_messages`, what people's programs send and get in `operator_messages`. msgspec
+checks messages on decoding (not on building); pixels travel beside the header as a frame of their own. Angles are
+radians, lengths detector pixels, times seconds since the epoch (UTC), sequence numbers start at 1 and have no gaps.
 """
 
 from __future__ import annotations
