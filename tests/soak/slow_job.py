@@ -1,7 +1,7 @@
 """A detector that is ten times as fast as the job.
 
-What must hold: the plan's pace is what it is with an idle job, memory stays under its setting, the lag is reported, steps
-are taken together, and every projection is in the final image.
+What must hold: the plan's pace is what it is with an idle job, memory stays under its setting, the lag is reported,
+steps are taken together, and every projection is in the final image.
 
     python tests/soak/slow_job.py --directory soak-data
 """
