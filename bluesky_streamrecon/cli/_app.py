@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bluesky_streamrecon.cli._imports import imports_kept
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.logs import set_up_logging
 
@@ -72,9 +73,10 @@ def _fail(error: BaseException, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the program and exit with 0 (success), 1 (failure) or 2 (wrong usage)."""
-    from bluesky_streamrecon.cli import _commands
+    with imports_kept():
+        from bluesky_streamrecon.cli import _commands
 
-    _commands.register(app)
+        _commands.register(app)
     try:
         app(prog_name="streamrecon")
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bluesky_streamrecon.cli._imports import imports_kept
 from bluesky_streamrecon.cli._options import Json
 from bluesky_streamrecon.cli._output import print_answer
 
@@ -39,8 +40,9 @@ def job(
 
     Example: `mpiexec -n 16 streamrecon job --address tcp://beamline:5555 --job-id tomo-1`
     """
-    from bluesky_streamrecon.quality.trials import similarity_to_finished
-    from bluesky_streamrecon.recon.job import run_job
+    with imports_kept():
+        from bluesky_streamrecon.quality.trials import similarity_to_finished
+        from bluesky_streamrecon.recon.job import run_job
 
     raise typer.Exit(
         run_job(
@@ -75,8 +77,9 @@ def control(
 
     Example: `streamrecon control --address tcp://beamline:5555 --job-id tomo-1`
     """
-    from bluesky_streamrecon.quality.controller import run_controller
-    from bluesky_streamrecon.recon.quick import QuickReconstructor
+    with imports_kept():
+        from bluesky_streamrecon.quality.controller import run_controller
+        from bluesky_streamrecon.recon.quick import QuickReconstructor
 
     raise typer.Exit(
         run_controller(
