@@ -324,7 +324,9 @@ def test_server_with_a_full_disk_does_not_flood_the_prompt(tmp_path, capsys):
             handler.emit(logging.makeLogRecord({"msg": "a request", "correlation_id": "", "expanded_msg": ""}))
             handler.setStream(stream)
     assert logs
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr().err  # servers of other tests may end meanwhile, and say so
+    assert "Logging error" not in said
+    assert "No space left" not in said
 
 
 @pytest.mark.parametrize("odd", ["50 %", "which?", "sample #"])
