@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, shear_back
+from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS
 from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, shear_forward
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
 from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
@@ -299,15 +299,3 @@ class ShearTables:
         lanes = LANES[lines.shape[3]]
         for first, stop in ranges:
             bins_to_lines(lanes, predicted, self.bins, self.bin_weights, self.seen, first, stop, lines)
-
-    def gather(self, lines: NDArray[np.float32], band: tuple[int, int], target: NDArray[np.float32]) -> None:
-        """Back-project `lines` to image rows `band`, written to ``target``, (rows, L, W)."""
-        shear_back(
-            LANES[lines.shape[3]],
-            *band,
-            *self.layout.back_tiles,
-            self.steep,
-            self.back_offsets,
-            lines,
-            target,
-        )

@@ -6,7 +6,7 @@ across threads, so the result has the same bits for any number of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.geometry import TomoGeometry
-from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, apply_update, shear_back_update
-from bluesky_streamrecon.recon.kernels.blocks import INCREASE, MULTIPLY, Rule
+from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS, shear_back
+from bluesky_streamrecon.recon.kernels.blocks import GATHER, INCREASE, MULTIPLY, Rule
 from bluesky_streamrecon.recon.kernels.lines import compare_difference, compare_ratio
 from bluesky_streamrecon.recon.kernels.simd import LANES
-from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth, smooth_rows
+from bluesky_streamrecon.recon.kernels.smooth import copy_row, shear_back_smooth
 from bluesky_streamrecon.recon.projector import GeometryProjector
 from bluesky_streamrecon.recon.shear import ShearLayout, ShearTables, slab_rows
 from bluesky_streamrecon.recon.slab import Backend, Slab, ThreadTeam
@@ -37,6 +37,8 @@ from bluesky_streamrecon.recon.store import HostStore, SlabRows
 from bluesky_streamrecon.recon.window import Subset
 
 __all__ = ["ShearBackend", "ShearProjector"]
+
+_NO_GAINS = np.zeros((1, 1), np.float32)
 
 Edges = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -180,35 +182,27 @@ class ShearUpdate(SlabUpdate):
     def _inner(self, bins: NDArray[np.float32]) -> NDArray[np.float32]:
         return bins[:, 1:-1, : self._slab.rows.count]
 
-    def forward(self) -> NDArray[np.float32]:
-        lines, bins, pixels = self._lines, self._bins, self._slab.pixels
-        self._team.run(lambda part: self._tables.project(pixels, self._ranges[part], lines, bins))
+    def _compared(self, compare: Callable[..., object], *how: object) -> NDArray[np.float32]:
+        """Project the image, and compare what is predicted with what was measured."""
+        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._data
+
+        def share(part: int) -> None:
+            ranges = self._ranges[part]
+            self._tables.project(pixels, ranges, lines, bins)
+            for first, stop in ranges:
+                compare(self._lanes, bins, data, self._operators.slots, *how, first, stop)
+
+        self._team.run(share)
         return self._inner(bins)
+
+    def forward(self) -> NDArray[np.float32]:
+        return self._compared(lambda *_: None)
 
     def ratio(self, floor: float, relaxation: float = 1.0) -> NDArray[np.float32]:
-        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._data
-
-        def share(part: int) -> None:
-            ranges = self._ranges[part]
-            self._tables.project(pixels, ranges, lines, bins)
-            for first, stop in ranges:
-                compare_ratio(self._lanes, bins, data, self._operators.slots, floor, first, stop)
-
-        self._team.run(share)
-        return relaxed(self._inner(bins), relaxation)
+        return relaxed(self._compared(compare_ratio, floor), relaxation)
 
     def residual(self, *, per_length: bool = False) -> NDArray[np.float32]:
-        lines, bins, pixels, data = self._lines, self._bins, self._slab.pixels, self._data
-        weights = self._operators.per_length if per_length else self._operators.ones
-
-        def share(part: int) -> None:
-            ranges = self._ranges[part]
-            self._tables.project(pixels, ranges, lines, bins)
-            for first, stop in ranges:
-                compare_difference(self._lanes, bins, data, self._operators.slots, weights, first, stop)
-
-        self._team.run(share)
-        return self._inner(bins)
+        return self._compared(compare_difference, self._operators.per_length if per_length else self._operators.ones)
 
     def _spread(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sheared lines of a sinogram, which need not be copied if it is what `forward` returned."""
@@ -221,21 +215,62 @@ class ShearUpdate(SlabUpdate):
         self._team.run(lambda part: self._tables.spread(bins, self._ranges[part], lines))
         return lines
 
+    @property
+    def _buffers(self) -> NDArray[np.float32]:
+        return self._team.scratch("tile", (self._team.size, BACK_ROWS, BACK_COLUMNS + 1, self._width))
+
     def _gathered(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the whole back projection, summed over members, shape (L, L, width)."""
         lines = self._spread(sinogram)
         side = self._layout.side
         gathered = self._team.scratch("gathered", (side, side, self._width))
         gathered[...] = 0
-
-        def share(part: int) -> None:
-            begin, end = self._bands[part]
-            self._tables.gather(lines, (begin, end), gathered[begin:end])
-
-        self._team.run(share)
+        self._back(GATHER, lines, None, gathered, 0, _NO_GAINS, 0.0, 0.0)
         if self._measurement.reducer is not None:
             self._measurement.reducer.sum(gathered)
         return gathered
+
+    def _back(
+        self,
+        rule: Rule,
+        lines: NDArray[np.float32],
+        whole: NDArray[np.float32] | None,
+        image: NDArray[np.float32],
+        margin: int,
+        gains: NDArray[np.float32],
+        factor: float,
+        least: float,
+    ) -> None:
+        """Change an image by `rule`, given sheared lines, or the `whole` back projection of them."""
+        buffers = self._buffers
+        self._team.run(
+            lambda part: shear_back(
+                self._lanes,
+                rule,
+                *self._bands[part],
+                *self._layout.back_tiles,
+                self._tables.steep,
+                self._tables.back_offsets,
+                lines,
+                whole is not None,
+                buffers[part] if whole is None else whole,
+                image,
+                0,
+                margin,
+                gains,
+                factor,
+                least,
+            )
+        )
+
+    def _spread_or_gathered(
+        self, sinogram: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return the sheared lines of a sinogram, and where rows are shared its whole back projection."""
+        if self._measurement.reducer is None:
+            return self._spread(sinogram), None
+        gathered = self._gathered(sinogram)
+        return self._lines, gathered
 
     @property
     def threads(self) -> int:
@@ -257,34 +292,9 @@ class ShearUpdate(SlabUpdate):
 
     def _update(self, rule: Rule, sinogram: NDArray[np.float32], factor: float, least: float) -> None:
         self._slab.forget_edges()
-        tables, layout, pixels, gains = self._tables, self._layout, self._slab.pixels, self._operators.gains
-        if self._measurement.reducer is not None:
-            gathered = self._gathered(sinogram)
-            self._team.run(
-                lambda part: apply_update(
-                    self._lanes, rule, *self._bands[part], gathered, pixels, layout.margin, gains, factor, least
-                )
-            )
-            return
-        lines = self._spread(sinogram)
-        buffers = self._team.scratch("tile", (self._team.size, BACK_ROWS, BACK_COLUMNS + 1, self._width))
-        self._team.run(
-            lambda part: shear_back_update(
-                self._lanes,
-                rule,
-                *self._bands[part],
-                *layout.back_tiles,
-                tables.steep,
-                tables.back_offsets,
-                lines,
-                pixels,
-                layout.margin,
-                gains,
-                factor,
-                least,
-                buffers[part],
-            )
-        )
+        gains = self._operators.gains
+        given = self._spread_or_gathered(sinogram)
+        self._back(rule, *given, self._slab.pixels, self._layout.margin, gains, factor, least)
 
     def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
         layout, tables, slab, width = self._layout, self._tables, self._slab, self._width
@@ -298,46 +308,30 @@ class ShearUpdate(SlabUpdate):
             copy_row(self._lanes, slab.pixels, layout.margin, min(begin, size) - 1, kept[part, (begin - 1) % 2])
             copy_row(self._lanes, slab.pixels, layout.margin, min(end, size), bottom[part])
         gains, last = self._operators.gains, slab.rows.count - 1
+        lines, whole = self._spread_or_gathered(ratio)
         rest: tuple[Any, ...] = (
             *(layout.chords, gains, scale, edge is not None, sharpness, LEAST_ATTENUATION),
             *(above, below, new_first, new_last, last),
         )
-
-        if self._measurement.reducer is not None:
-            gathered = self._gathered(ratio)
-
-            def share(part: int) -> None:
-                begin, end = (min(row, size) for row in self._bands[part])
-                rows = gathered[begin:end]
-                smooth_rows(
-                    self._lanes,
-                    begin,
-                    end,
-                    end,
-                    rows,
-                    slab.pixels,
-                    layout.margin,
-                    *(*rest, kept[part], bottom[part]),
-                )
-        else:
-            lines = self._spread(ratio)
-            bands = self._team.scratch("band", (self._team.size, BACK_ROWS, layout.side, width))
-
-            def share(part: int) -> None:
-                shear_back_smooth(
-                    self._lanes,
-                    *self._bands[part],
-                    *layout.back_tiles,
-                    tables.steep,
-                    tables.back_offsets,
-                    lines,
-                    bands[part],
-                    slab.pixels,
-                    layout.margin,
-                    *(*rest, kept[part], bottom[part]),
-                )
-
-        self._team.run(share)
+        band = self._team.scratch("band", (self._team.size, BACK_ROWS, layout.side, width))
+        buffers = self._buffers
+        self._team.run(
+            lambda part: shear_back_smooth(
+                self._lanes,
+                GATHER,
+                *self._bands[part],
+                *layout.back_tiles,
+                tables.steep,
+                tables.back_offsets,
+                lines,
+                whole is not None,
+                band[part] if whole is None else whole,
+                buffers[part],
+                slab.pixels,
+                layout.margin,
+                *(*rest, kept[part], bottom[part]),
+            )
+        )
         slab.take_next_edges()
 
 

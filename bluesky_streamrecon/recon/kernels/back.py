@@ -1,4 +1,4 @@
-"""Back half of the shear: sheared lines to image, with the image's update in the same pass.
+"""Back half of the shear: sheared lines to image, with what becomes of the image in the same pass.
 
 Tiles of 16 columns x 8 rows: steep angles first, along rows, into a small buffer; then flat angles, along columns, on
 top of it. The layout of slab and lines is that of `forward`.
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bluesky_streamrecon.jit import kernel
-from bluesky_streamrecon.recon.kernels.blocks import BLOCK, back_add, back_set, back_update
+from bluesky_streamrecon.recon.kernels.blocks import BLOCK, back_set, back_update
 from bluesky_streamrecon.recon.kernels.simd import address_of, width
 
-__all__ = ["BACK_COLUMNS", "BACK_ROWS", "apply_update", "shear_back", "shear_back_update"]
+__all__ = ["BACK_COLUMNS", "BACK_ROWS", "shear_back"]
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +26,7 @@ _AHEAD = 2 * BACK_COLUMNS
 @kernel
 def shear_back(
     lanes: Any,
+    rule: Any,
     begin: int,
     end: int,
     tile_first: Array,
@@ -33,14 +34,23 @@ def shear_back(
     steep: int,
     offsets: Array,
     lines: Array,
-    target: Array,
+    whole: bool,
+    buffer: Array,
+    image: Array,
+    first: int,
+    margin: int,
+    gains: Array,
+    factor: float,
+    least: float,
 ) -> None:
-    """Overwrite image rows `begin` to `end` (multiples of 8), stored from the first row of `target` on.
+    """Change image rows `begin` to `end` (multiples of 8) by `rule`, given the back projection of `lines`.
 
     Parameters
     ----------
     lanes : Lanes
         Vector width W.
+    rule : Rule
+        What becomes of a pixel.
     begin, end : int
         Rows.
     tile_first, tile_stop : int64 (bands,)
@@ -51,97 +61,45 @@ def shear_back(
         From `shear_tables`.
     lines : float32 (A, 2, J, W)
         Sheared lines.
-    target : float32 (rows, columns, W)
-        Result, without margins.
-    """
-    size = width(lanes)
-    angles = offsets.shape[1]
-    source = address_of(lines)
-    all_offsets = address_of(offsets)
-    row = target.shape[1] * size
-    for y in range(begin, end, BACK_ROWS):
-        band = address_of(target) + (y - begin) * row
-        for x in range(
-            tile_first[y // BACK_ROWS] * BACK_COLUMNS, tile_stop[y // BACK_ROWS] * BACK_COLUMNS, BACK_COLUMNS
-        ):
-            for i in range(BACK_ROWS):
-                table = (y + i) * angles * 4
-                for part in range(x, x + BACK_COLUMNS, BLOCK):
-                    place = band + i * row + part * size
-                    back_set(lanes, source + part * size, all_offsets + table, steep, place, place)
-            for i in range(x, x + BACK_COLUMNS):
-                table = (i * angles + steep) * 4
-                back_add(
-                    lanes,
-                    source + y * size,
-                    all_offsets + table,
-                    angles - steep,
-                    band + i * size,
-                    row,
-                )
-
-
-@kernel
-def shear_back_update(
-    lanes: Any,
-    rule: Any,
-    begin: int,
-    end: int,
-    tile_first: Array,
-    tile_stop: Array,
-    steep: int,
-    offsets: Array,
-    lines: Array,
-    image: Array,
-    margin: int,
-    gains: Array,
-    factor: float,
-    least: float,
-    buffer: Array,
-) -> None:
-    """Change image rows `begin` to `end` (multiples of 8) by `rule`, given the back projection of `lines`.
-
-    Parameters
-    ----------
-    lanes, begin, end, tile_first, tile_stop, steep, offsets, lines
-        As for `shear_back`.
-    rule : Rule
-        What becomes of a pixel.
+    whole : bool
+        The back projection is in `buffer`, (L, L, W), already; `lines` are not looked at.
+    buffer : float32 (8, 17, W)
+        Working memory of this thread; one column more than is used spreads it over the cache's sets.
     image : float32 (rows, Q, W)
-        Slab, changed in place.
-    margin : int
-        P.
+        Changed in place.
+    first, margin : int
+        Row of the image with which `image` begins, after the margin P.
     gains : float32 (L, L)
         Inverse sensitivity, NaN for pixels to leave.
     factor, least : float
         See the rules.
-    buffer : float32 (8, 17, W)
-        Working memory of this thread; one column more than is used spreads it over the cache's sets.
     """
     size = width(lanes)
     angles = offsets.shape[1]
     source = address_of(lines)
     all_offsets = address_of(offsets)
-    partial = address_of(buffer)
     partial_row = buffer.shape[1] * size
     row = image.shape[1] * size
-    pixels = address_of(image) + (margin * image.shape[1] + margin) * size
+    pixels = address_of(image) + ((margin - first) * image.shape[1] + margin) * size
     gains_row = gains.shape[1] * 4
+    flat = 0 if whole else angles - steep
     for y in range(begin, end, BACK_ROWS):
         for x in range(
             tile_first[y // BACK_ROWS] * BACK_COLUMNS, tile_stop[y // BACK_ROWS] * BACK_COLUMNS, BACK_COLUMNS
         ):
-            for i in range(BACK_ROWS):
-                table = (y + i) * angles * 4
-                for part in range(0, BACK_COLUMNS, BLOCK):
-                    back_set(
-                        lanes,
-                        source + (x + part) * size,
-                        all_offsets + table,
-                        steep,
-                        partial + i * partial_row + part * size,
-                        pixels + (y + i) * row + (x + part + _AHEAD) * size,
-                    )
+            partial = address_of(buffer) + (y * partial_row + x * size if whole else 0)
+            if not whole:
+                for i in range(BACK_ROWS):
+                    table = (y + i) * angles * 4
+                    for part in range(0, BACK_COLUMNS, BLOCK):
+                        back_set(
+                            lanes,
+                            source + (x + part) * size,
+                            all_offsets + table,
+                            steep,
+                            partial + i * partial_row + part * size,
+                            pixels + (y + i) * row + (x + part + _AHEAD) * size,
+                        )
             for i in range(BACK_COLUMNS):
                 table = ((x + i) * angles + steep) * 4
                 back_update(
@@ -149,7 +107,7 @@ def shear_back_update(
                     rule,
                     source + y * size,
                     all_offsets + table,
-                    angles - steep,
+                    flat,
                     partial + i * size,
                     partial_row,
                     pixels + y * row + (x + i) * size,
@@ -159,40 +117,3 @@ def shear_back_update(
                     np.float32(factor),
                     np.float32(least),
                 )
-
-
-@kernel
-def apply_update(
-    lanes: Any,
-    rule: Any,
-    begin: int,
-    end: int,
-    gathered: Array,
-    image: Array,
-    margin: int,
-    gains: Array,
-    factor: float,
-    least: float,
-) -> None:
-    """Change image rows `begin` to `end` by `rule`, given a whole back projection, (L, L, W)."""
-    size = width(lanes)
-    side = gathered.shape[1]
-    row = image.shape[1] * size
-    pixels = address_of(image) + (margin * image.shape[1] + margin) * size
-    for y in range(begin, end, BLOCK):
-        for x in range(side):
-            back_update(
-                lanes,
-                rule,
-                0,
-                0,
-                0,
-                address_of(gathered) + (y * side + x) * size,
-                side * size,
-                pixels + y * row + x * size,
-                row,
-                address_of(gains) + (y * gains.shape[1] + x) * 4,
-                gains.shape[1] * 4,
-                np.float32(factor),
-                np.float32(least),
-            )

@@ -32,7 +32,7 @@ from bluesky_streamrecon.recon.kernels.simd import (
     vector_ir,
 )
 
-__all__ = ["BLOCK", "INCREASE", "MULTIPLY", "back_add", "back_set", "back_update", "forward_add"]
+__all__ = ["BLOCK", "GATHER", "INCREASE", "MULTIPLY", "Rule", "back_set", "back_update", "forward_add"]
 
 BLOCK = 8
 """Pixels per block: with their two sums each, sixteen of the 32 registers of AVX-512."""
@@ -126,21 +126,6 @@ def back_set(typing: Any, lanes: Any, lines: Any, offsets: Any, count: Any, targ
     return types.void(lanes, *[types.intp] * 5), code
 
 
-@intrinsic
-def back_add(typing: Any, lanes: Any, lines: Any, offsets: Any, count: Any, target: Any, step: Any) -> Any:
-    """Gather 8 pixels from `count` lines and add them to vectors `step` bytes apart at `target`."""
-    n = lanes.count
-
-    def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        _, lines_, offsets_, count_, target_, step_ = args
-        for i, value in enumerate(_gathered(builder, n, lines_, offsets_, count_)):
-            place = builder.add(target_, builder.mul(step_, INT64(i)))
-            store_ir(builder, place, builder.fadd(load_ir(builder, place, n), value))
-        return context.get_dummy_value()
-
-    return types.void(lanes, *[types.intp] * 5), code
-
-
 class RuleType(types.Type):
     """Numba type of `Rule`."""
 
@@ -164,6 +149,10 @@ MULTIPLY = Rule("multiply")
 
 INCREASE = Rule("increase")
 """x <- max(least, x + factor gain gathered); what would be NaN is left as it was: pixels whose gain is NaN."""
+
+
+GATHER = Rule("gather")
+"""x <- gathered, whatever it was; neither gains nor bounds are looked at."""
 
 
 def _multiplied(builder: Any, n: int, old: Any, gathered: Any, gain: Any, _factor: Any) -> Any:
@@ -194,12 +183,12 @@ def back_update(
     factor: Any,
     least: Any,
 ) -> Any:
-    """Gather 8 pixels, add what `partial` holds of them already, and change the image by `rule`.
+    """Gather 8 pixels, add them to what `partial` holds of them already, and change the image by `rule`.
 
     Consecutive pixels are `..._step` bytes apart in `partial`, `image` and `gains` (one float32 per pixel).
     """
     n = lanes.count
-    new_value = _NEW_VALUE[rule.rule]
+    new_value = _NEW_VALUE.get(rule.rule)
 
     def code(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         _, _, lines_, offsets_, count_, *places, factor_, least_ = args
@@ -208,10 +197,14 @@ def back_update(
         for i, value in enumerate(_gathered(builder, n, lines_, offsets_, count_)):
             first = load_ir(builder, builder.add(partial_, builder.mul(partial_step_, INT64(i))), n)
             place = builder.add(image_, builder.mul(image_step_, INT64(i)))
+            gathered = builder.fadd(first, value)
+            if new_value is None:
+                store_ir(builder, place, gathered)
+                continue
             gain_place = builder.add(gains_, builder.mul(gains_step_, INT64(i)))
             gain = builder.load(builder.inttoptr(gain_place, FLOAT.as_pointer()))
             old = load_ir(builder, place, n)
-            new = new_value(builder, n, old, builder.fadd(first, value), gain, factor_)
+            new = new_value(builder, n, old, gathered, gain, factor_)
             kept = builder.fcmp_unordered("uno", new, new)
             store_ir(builder, place, builder.select(kept, old, maximum_ir(builder, new, bound)))
         return context.get_dummy_value()

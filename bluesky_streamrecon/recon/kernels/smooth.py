@@ -31,7 +31,7 @@ from bluesky_streamrecon.recon.kernels.simd import (
     zeros,
 )
 
-__all__ = ["copy_row", "shear_back_smooth", "smooth_rows"]
+__all__ = ["copy_row", "shear_back_smooth"]
 
 Array = np.ndarray[Any, Any]
 
@@ -70,12 +70,19 @@ def _root(lanes: Any, penalty: Any, pull: Any, wanted: Any, least: Any) -> Any:
 
 
 @kernel
-def smooth_rows(
+def shear_back_smooth(
     lanes: Any,
+    gather: Any,
     begin: int,
     end: int,
-    stop: int,
+    tile_first: Array,
+    tile_stop: Array,
+    steep: int,
+    offsets: Array,
+    lines: Array,
+    whole: bool,
     gathered: Array,
+    buffer: Array,
     image: Array,
     margin: int,
     chords: Array,
@@ -92,18 +99,18 @@ def smooth_rows(
     kept: Array,
     bottom: Array,
 ) -> None:
-    """Update image rows `begin` to `end`.
+    """Update image rows `begin` to `end`, given the back projection of the ratios in `lines`.
 
     Parameters
     ----------
-    lanes : Lanes
-        Vector width W.
-    begin, end : int
-        Rows.
-    stop : int
-        End of this thread's rows: the row there is taken from `bottom`.
-    gathered : float32 (rows, L, W)
-        Back projection of the ratios, from row `begin` on.
+    lanes, begin, end, tile_first, tile_stop, steep, offsets, lines, buffer
+        As for `shear_back`.
+    gather : Rule
+        `GATHER`.
+    whole : bool
+        The back projection is in `gathered`, (L, L, W), already.
+    gathered : float32 (8, L, W)
+        Working memory of this thread.
     image : float32 (rows, Q, W)
         Slab, changed in place.
     margin : int
@@ -129,7 +136,7 @@ def smooth_rows(
     kept : float32 (2, N + 2, W)
         Old rows, row y at [y % 2]; row `begin` - 1 has to be there.
     bottom : float32 (N + 2, W)
-        Old row `stop`.
+        Old row after this thread's last one.
     """
     size = width(lanes)
     row = image.shape[1] * size
@@ -140,7 +147,29 @@ def smooth_rows(
     near = broadcast(lanes, _NEAR)
     diagonal = broadcast(lanes, _DIAGONAL)
     per_edge = load(lanes, address_of(sharpness))
-    for y in range(begin, end):
+    stop = min(end, len(chords))
+    for y in range(begin, stop):
+        if not whole and y % BACK_ROWS == 0:
+            shear_back(
+                lanes,
+                gather,
+                y,
+                y + BACK_ROWS,
+                tile_first,
+                tile_stop,
+                steep,
+                offsets,
+                lines,
+                False,
+                buffer,
+                gathered,
+                y,
+                0,
+                gains,
+                0.0,
+                0.0,
+            )
+        spoken_row = address_of(gathered) + (y if whole else y % BACK_ROWS) * gathered.shape[1] * size
         before = address_of(kept) + (y - 1) % 2 * line + size
         here = address_of(kept) + y % 2 * line + size
         copy_row(lanes, image, margin, y, kept[y % 2])
@@ -174,64 +203,9 @@ def smooth_rows(
                     g4, h4 = _two(lanes, centre, up_right, down_left, per_edge)
                     penalty = strength * fma(near, g0 + g1 + g2, diagonal * (g3 + g4))
                     pull = strength * fma(near, h0 + h1 + h2, diagonal * (h3 + h4))
-                spoken = load(lanes, address_of(gathered) + ((y - begin) * gathered.shape[1] + x) * size)
+                spoken = load(lanes, spoken_row + at)
                 wanted = centre * (maximum(spoken, zeros(lanes)) * broadcast(lanes, gain))
                 new = _root(lanes, penalty, pull, wanted, floor)
                 store(pixels + y * row + at, new)
             new_first[y, x] = lane(new, 0)
             new_last[y, x] = lane(new, last)
-
-
-@kernel
-def shear_back_smooth(
-    lanes: Any,
-    begin: int,
-    end: int,
-    tile_first: Array,
-    tile_stop: Array,
-    steep: int,
-    offsets: Array,
-    lines: Array,
-    band: Array,
-    image: Array,
-    margin: int,
-    chords: Array,
-    gains: Array,
-    scale: Array,
-    hybrid: bool,
-    sharpness: Array,
-    least: float,
-    above: Array,
-    below: Array,
-    new_first: Array,
-    new_last: Array,
-    last: int,
-    kept: Array,
-    bottom: Array,
-) -> None:
-    """Back-project and update rows `begin` to `end`, eight at a time, through `band`, (8, L, W)."""
-    rows = len(chords)
-    for y in range(begin, end, BACK_ROWS):
-        shear_back(lanes, y, y + BACK_ROWS, tile_first, tile_stop, steep, offsets, lines, band)
-        smooth_rows(
-            lanes,
-            y,
-            min(y + BACK_ROWS, rows),
-            min(end, rows),
-            band,
-            image,
-            margin,
-            chords,
-            gains,
-            scale,
-            hybrid,
-            sharpness,
-            least,
-            above,
-            below,
-            new_first,
-            new_last,
-            last,
-            kept,
-            bottom,
-        )
