@@ -23,9 +23,9 @@ __all__ = ["Step", "check_steps", "halo_rows", "make_step", "preparation_steps"]
 class Step(ABC):
     """Something that is done to the line integrals of each projection before it is reconstructed.
 
-    Fields are options; one object serves one rank and one run, and may remember what it has seen. What is done to a row
-    must depend on that row alone, and on `halo_rows` rows on each side of it: a rank has no others, and the image is to
-    be the same with any number of ranks.
+    Fields are options, whose types bound them; one object serves one rank and one run, and may remember what it has
+    seen. What is done to a row must depend on that row alone, and on `halo_rows` rows on each side of it: a rank has no
+    others, and the image is to be the same with any number of ranks.
 
     Attributes
     ----------
@@ -45,9 +45,6 @@ class Step(ABC):
     of_scan: ClassVar[tuple[str, ...]] = ()
     counts: dict[str, int] = field(init=False, default_factory=dict, repr=False, compare=False)
     own: slice = field(init=False, default_factory=lambda: slice(None), repr=False, compare=False)
-
-    def __post_init__(self) -> None:  # noqa: B027 - most have options to check
-        """Refuse options that can not work."""
 
     @property
     def halo_rows(self) -> int:

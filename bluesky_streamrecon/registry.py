@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -139,7 +139,7 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
     ------
     ConfigError
         If `kind` is no subclass of `base`, an option is unknown, or has a value that can not work or is not of the
-        field's type.
+        field's type, whose bounds (``Annotated[float, Meta(gt=0)]``) count.
     """
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ConfigError(f"{what} {name!r}: got {kind!r}, expected a subclass of {base.__name__}")
@@ -150,20 +150,22 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
                 f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
             )
             raise ConfigError(f"{what} {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
-    value = made(what, name, kind, **options)
     try:
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
     except NameError:  # of something that only a type checker imports
         hints = {}
     for option, given in options.items():
+        hint = hints.get(option, Any)
         try:
-            msgspec.convert(given.item() if isinstance(given, np.generic) else given, hints.get(option, Any))
+            msgspec.convert(given.item() if isinstance(given, np.generic) else given, hint)
         except TypeError:  # a type that msgspec can not judge, such as one of two classes
             continue
         except msgspec.ValidationError as error:
             why = str(error)
+            if get_origin(hint) is Literal:  # msgspec does not say which there are
+                why = f"expected one of {', '.join(map(str, get_args(hint)))}"
             raise ConfigError(f"{what} {name!r}: {option}: got {given!r}; {why[:1].lower()}{why[1:]}") from None
-    return value
+    return made(what, name, kind, **options)
 
 
 def format_error(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.fft
@@ -20,7 +21,8 @@ from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
 __all__ = ["FBP", "FILTERS", "filter_completed", "filter_sinogram"]
 
-FILTERS = ("ramp", "shepp-logan", "cosine", "hann")
+Filter = Literal["ramp", "shepp-logan", "cosine", "hann"]
+FILTERS = get_args(Filter)
 """Names of filters, from sharp to smooth."""
 
 OFF_THE_MIDDLE = 0.01
@@ -164,11 +166,7 @@ class FBP(Algorithm):
        :doi:`10.1137/1.9780898719277`.
     """
 
-    filter: str = "ramp"
-
-    def __post_init__(self) -> None:
-        if self.filter not in FILTERS:
-            raise ConfigError(f"filter: got {self.filter!r}, expected one of {', '.join(FILTERS)}")
+    filter: Filter = "ramp"
 
     def step(self, problem: SlabUpdate) -> None:
         """Replace the image, from the views that were measured."""

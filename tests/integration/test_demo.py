@@ -116,7 +116,7 @@ def test_a_file_that_is_no_scan_is_refused_with_one_line(program, tmp_path):
     ("settings", "words"),
     [
         ({"preparation": ("no-such-step",)}, "preparation step"),
-        ({"preparation": ({"step": "wavelet-rings", "levels": 9},)}, "levels=9"),
+        ({"preparation": ({"step": "wavelet-rings", "levels": 9},)}, "levels: got 9; expected"),
         ({"preparation": ({"step": "wavelet-rings", "levels": 6},)}, "expected at least 512"),
         ({"algorithm": "no-such-algorithm"}, "no-such-algorithm"),
     ],

@@ -173,8 +173,8 @@ def test_steps_that_remember_give_the_same_when_projections_come_again():
         ("ring", "preparation step: got 'ring', expected one of beam, paganin, rings, wavelet-rings, zingers"),
         ({"step": "rings", "width": 3}, "got option 'width', expected one of: large=None, small=None, snr=3.0"),
         ({"step": "rings", "small": 20}, "got small=20, expected an odd number"),
-        ({"step": "wavelet-rings", "levels": 0}, "got levels=0, expected a whole number from 1 to 6"),
-        ({"step": "zingers", "excess": 0}, "got excess=0"),
+        ({"step": "wavelet-rings", "levels": 0}, "levels: got 0; expected `int` >= 1"),
+        ({"step": "zingers", "excess": 0}, "excess: got 0; expected `float` > 0"),
         ("beam", "expected how many columns at the left and the right"),
     ],
 )

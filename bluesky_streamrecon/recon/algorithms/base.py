@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from bluesky_streamrecon.recon.algorithms._checks import at_least_one
+from msgspec import Meta
+
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 from bluesky_streamrecon.registry import Registry, made_with
 
@@ -16,7 +17,7 @@ __all__ = ["Algorithm", "OrderedSubsets", "algorithms", "make_algorithm"]
 
 @dataclass(frozen=True)
 class Algorithm(ABC):
-    """A way to improve an image, given projections. Its fields are its options; it has no other state.
+    """A way to improve an image, given projections. Its fields are its options, whose types bound them; no other state.
 
     Attributes
     ----------
@@ -28,9 +29,6 @@ class Algorithm(ABC):
 
     positive: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:  # noqa: B027 - most have options to check
-        """Refuse options that can not work."""
 
     def passes(self, projections: int) -> int:  # noqa: ARG002
         """Return the number of subsets into which a window of so many projections is cut."""
@@ -51,11 +49,7 @@ class OrderedSubsets(Algorithm):
         Each spread evenly over the half turn; never more than projections.
     """
 
-    subsets: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one("subsets", self.subsets)
+    subsets: Annotated[int, Meta(ge=1)] = 4
 
     def passes(self, projections: int) -> int:
         """Return the number of subsets."""

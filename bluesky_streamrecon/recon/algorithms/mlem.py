@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from bluesky_streamrecon.recon.algorithms._checks import number_above
+from msgspec import Meta
+
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, OrderedSubsets
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
@@ -29,12 +30,8 @@ class MLEM(Algorithm):
     """
 
     positive: ClassVar[bool] = True
-    floor: float = 1e-6
-    relaxation: float = 1.0
-
-    def __post_init__(self) -> None:
-        number_above("floor", self.floor, 0)
-        number_above("relaxation", self.relaxation, 0, 1)
+    floor: Annotated[float, Meta(gt=0)] = 1e-6
+    relaxation: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
     def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""

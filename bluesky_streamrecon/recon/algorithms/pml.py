@@ -8,9 +8,10 @@ in units of the slice's typical attenuation, and the pull is relative to how wel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from bluesky_streamrecon.recon.algorithms._checks import number_above, number_from
+from msgspec import Meta
+
 from bluesky_streamrecon.recon.algorithms.base import Algorithm, OrderedSubsets
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
@@ -36,12 +37,8 @@ class QuadraticPML(Algorithm):
 
     positive: ClassVar[bool] = True
     coupled: ClassVar[bool] = True
-    strength: float = 0.02
-    floor: float = 1e-6
-
-    def __post_init__(self) -> None:
-        number_from("strength", self.strength, 0)
-        number_above("floor", self.floor, 0)
+    strength: Annotated[float, Meta(ge=0, le=1e9)] = 0.02
+    floor: Annotated[float, Meta(gt=0)] = 1e-6
 
     def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
@@ -66,12 +63,8 @@ class HybridPML(QuadraticPML):
     .. [1] K. Lange, IEEE Trans. Med. Imaging 9(4), 439-446, 1990, :doi:`10.1109/42.61759`.
     """
 
-    strength: float = 0.1
-    edge: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number_above("edge", self.edge, 0)
+    strength: Annotated[float, Meta(ge=0, le=1e9)] = 0.1
+    edge: Annotated[float, Meta(gt=0)] = 0.1
 
     def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.recon.algorithms._checks import number_above
+from msgspec import Meta
+
 from bluesky_streamrecon.recon.algorithms.base import Algorithm
 from bluesky_streamrecon.recon.slab_update import SlabUpdate
 
@@ -28,13 +29,8 @@ class SIRT(Algorithm):
     .. [1] P. Gilbert, J. Theor. Biol. 36(1), 105-117, 1972, :doi:`10.1016/0022-5193(72)90180-4`.
     """
 
-    relaxation: float = 1.0
+    relaxation: Annotated[float, Meta(gt=0, le=2)] = 1.0
     nonnegative: bool = True
-
-    def __post_init__(self) -> None:
-        number_above("relaxation", self.relaxation, 0, 2)
-        if not isinstance(self.nonnegative, bool):
-            raise ConfigError(f"nonnegative: got {self.nonnegative!r}, expected True or False")
 
     def step(self, problem: SlabUpdate) -> None:
         """Improve the image once."""
@@ -59,7 +55,7 @@ class ART(SIRT):
     .. [2] A. H. Andersen and A. C. Kak, Ultrasonic Imaging 6(1), 81-94, 1984, :doi:`10.1177/016173468400600107`.
     """
 
-    relaxation: float = 0.5
+    relaxation: Annotated[float, Meta(gt=0, le=2)] = 0.5
 
     def passes(self, projections: int) -> int:
         """Return one pass per projection."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
@@ -23,11 +25,11 @@ class Beam(Step):
         Columns at the sides that the sample never covers; 0: that side is not used, and the beam taken as even.
     """
 
-    left: int = 0
-    right: int = 0
+    left: Annotated[int, Meta(ge=0)] = 0
+    right: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        if self.left < 0 or self.right < 0 or self.left + self.right < 1:
+        if not self.left + self.right:
             raise ConfigError(
                 f"preparation step 'beam': got left={self.left}, right={self.right}; expected how many columns at the "
                 "left and the right the sample never covers, at least one altogether"

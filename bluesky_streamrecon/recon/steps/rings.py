@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.directions import crowded
@@ -66,9 +67,9 @@ class Rings(Step):
 
     remembers = True
 
-    large: int | None = None
-    small: int | None = None
-    snr: float = 3.0
+    large: Annotated[int, Meta(ge=3)] | None = None
+    small: Annotated[int, Meta(ge=3)] | None = None
+    snr: Annotated[float, Meta(gt=1)] = 3.0
     _angles: list[float] = field(init=False, default_factory=list, repr=False)
     _seen: int = field(init=False, default=0, repr=False)
     _every: int = field(init=False, default=1, repr=False)
@@ -77,12 +78,8 @@ class Rings(Step):
     def __post_init__(self) -> None:
         for name in ("large", "small"):
             width = getattr(self, name)
-            if width is not None and (not isinstance(width, int) or width < 3 or width % 2 == 0):
-                raise ConfigError(
-                    f"preparation step 'rings': got {name}={width}, expected an odd number of columns, 3 or more"
-                )
-        if not self.snr > 1:
-            raise ConfigError(f"preparation step 'rings': got snr={self.snr}, expected a number above 1")
+            if width is not None and width % 2 == 0:
+                raise ConfigError(f"preparation step 'rings': got {name}={width}, expected an odd number of columns")
 
     def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
         """Refuse a detector that is too narrow."""

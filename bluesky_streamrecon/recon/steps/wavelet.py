@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.directions import crowded, find_directions
@@ -49,15 +51,9 @@ class WaveletRings(Step):
 
     remembers = True
 
-    levels: int | None = None
+    levels: Annotated[int, Meta(ge=1, le=6)] | None = None
     _angles: list[float] = field(init=False, default_factory=list, repr=False)
     _next: int = field(init=False, default=LEAST, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.levels is not None and self.levels not in range(1, 7):
-            raise ConfigError(
-                f"preparation step 'wavelet-rings': got levels={self.levels!r}, expected a whole number from 1 to 6"
-            )
 
     def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
         """Refuse a detector that is too narrow."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError
@@ -31,15 +33,10 @@ class Zingers(Step):
         And by more than so many standard deviations of the noise around.
     """
 
-    excess: float = 0.2
-    deviations: float = 6.0
+    excess: Annotated[float, Meta(gt=0)] = 0.2
+    deviations: Annotated[float, Meta(ge=0)] = 6.0
 
     def __post_init__(self) -> None:
-        if not self.excess > 0 or not self.deviations >= 0:
-            raise ConfigError(
-                f"preparation step 'zingers': got excess={self.excess}, deviations={self.deviations}; expected an "
-                "excess above 0 and deviations of at least 0"
-            )
         self.counts["zingers"] = 0
 
     def check(self, rows: int, columns: int) -> None:  # noqa: ARG002
