@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bluesky_streamrecon.recon.algorithms import Algorithm
     from bluesky_streamrecon.recon.compiling import warm_up
-    from bluesky_streamrecon.recon.engine import Engine, HaloExchange, Reducer
+    from bluesky_streamrecon.recon.engine import Engine
     from bluesky_streamrecon.recon.offline import reconstruct
     from bluesky_streamrecon.recon.options import check_algorithm, check_shape
     from bluesky_streamrecon.recon.projector import Projector
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Algorithm",
     "Engine",
-    "HaloExchange",
     "Projector",
-    "Reducer",
     "SlabUpdate",
     "Step",
     "check_algorithm",
@@ -36,11 +34,9 @@ __all__ = [
 _HOMES = {
     "Algorithm": "algorithms",
     "Engine": "engine",
-    "HaloExchange": "engine",
     "SlabUpdate": "slab_update",
     "Step": "steps",
     "Projector": "projector",
-    "Reducer": "engine",
     "check_algorithm": "options",
     "check_shape": "options",
     "reconstruct": "offline",

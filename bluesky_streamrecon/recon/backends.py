@@ -78,6 +78,8 @@ class Demand:
         Projections that are expected; 0: not known.
     shared : bool
         Whether other ranks work on the same rows.
+    host : (int, int)
+        Number of the rank among those of its host, which take GPUs in turn, and how many these are.
     """
 
     geometry: TomoGeometry
@@ -88,6 +90,7 @@ class Demand:
     window_policy: str | Spread = "spread"
     planned: int = 0
     shared: bool = False
+    host: tuple[int, int] = (0, 1)
 
     def gpu_memory(self, rows: int) -> int:
         """Return the bytes that so many rows need on a GPU."""
@@ -105,7 +108,7 @@ class Demand:
         return bisect_right(range(1, self.rows + 1), free, key=self.gpu_memory)
 
 
-def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: int = 1) -> Choice:
+def choose_backend(name: str, demand: Demand) -> Choice:
     """Choose what computes.
 
     Parameters
@@ -114,8 +117,6 @@ def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: in
         What is wanted.
     demand : Demand
         What it is for.
-    host_rank, sharers : int, optional
-        Number of this rank among those of its host, and how many these are.
 
     Raises
     ------
@@ -132,20 +133,21 @@ def choose_backend(name: str, demand: Demand, *, host_rank: int = 0, sharers: in
     if demand.projector != FAST:
         return Choice("cpu", cores, f"projector {demand.projector!r} computes with NumPy, so on the CPU")
     try:
-        return Choice("cuda", _gpu(demand, host_rank, sharers, simulator=name == "cuda"))
+        return Choice("cuda", _gpu(demand, simulator=name == "cuda"))
     except DeviceError as error:
         if name == "cuda":
             raise
         return Choice("cpu", cores, f"on the CPU: {error}")
 
 
-def _gpu(demand: Demand, host_rank: int, sharers: int, *, simulator: bool) -> str:
+def _gpu(demand: Demand, *, simulator: bool) -> str:
     """Select a GPU; return what it is called."""
     from bluesky_streamrecon.recon.cuda.device import find_device
 
     if demand.shared:
         raise DeviceError("ranks can not share rows on a GPU; expected share = 1, and no more ranks than rows")
-    device = find_device(host_rank)
+    rank, sharers = demand.host
+    device = find_device(rank)
     if device.simulated and not simulator:
         raise DeviceError("NUMBA_ENABLE_CUDASIM is set, so there is only a simulator")
     needed, free = demand.gpu_memory(demand.rows), device.free_for(sharers)
@@ -162,22 +164,23 @@ def _gpu(demand: Demand, host_rank: int, sharers: int, *, simulator: bool) -> st
     return str(device)
 
 
-def rows_at_once(name: str, demand: Demand, threads: int, *, host_rank: int = 0, sharers: int = 1) -> int:
+def rows_at_once(name: str, demand: Demand, threads: int) -> int:
     """Return how many rows to reconstruct together where images are made part by part: on a GPU, as many as fit it.
 
     Parameters
     ----------
-    name, demand, host_rank, sharers
+    name, demand
         See `choose_backend`.
     threads : int
         That compute where the CPU does.
     """
     if demand.algorithm.coupled:
         return demand.rows
-    if choose_backend(name, replace(demand, rows=1), host_rank=host_rank, sharers=sharers).name == "cuda":
+    if choose_backend(name, replace(demand, rows=1)).name == "cuda":
         from bluesky_streamrecon.recon.cuda.device import find_device
 
-        return max(1, min(_ROWS_OF_A_GPU, demand.rows_that_fit(find_device(host_rank).free_for(sharers))))
+        rank, sharers = demand.host
+        return max(1, min(_ROWS_OF_A_GPU, demand.rows_that_fit(find_device(rank).free_for(sharers))))
     return _ROWS_OF_A_THREAD * threads
 
 

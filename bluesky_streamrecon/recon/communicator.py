@@ -255,7 +255,7 @@ class _MpiMinimum(Agreement):
 
 
 class Group:
-    """Ranks that share rows or hold neighbouring rows: a `Reducer` and a `HaloExchange` to the engine.
+    """Ranks that share rows or hold neighbouring rows. All make the same calls in the same order.
 
     Attributes
     ----------
@@ -276,7 +276,7 @@ class Group:
         self._near = neighbours(blocks, owner.rank)
 
     def sum(self, array: NDArray[np.float32]) -> None:
-        """Add up over the ranks that share these rows, in place."""
+        """Add up over the ranks that share these rows, in place; the same bits on each, of an array in C's order."""
         if self._sharing is not None:
             self._owner.wait(self._sharing.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM).Test)
 

@@ -22,7 +22,9 @@ __all__ = ["prepare_backend", "warm_up"]
 log = logging.getLogger(__name__)
 
 _WIDEST = 16  # rows of a slab
-_FIRST_OF_TWO = SimpleNamespace(member=0, members=2, sum=lambda _: None)  # the other member adds nothing
+_FIRST_OF_TWO: Any = SimpleNamespace(  # the other member adds nothing
+    member=0, members=2, sum=lambda _: None, exchange=lambda *_: (None, None)
+)
 
 
 def prepare_backend(
@@ -64,9 +66,9 @@ def prepare_backend(
         recon.window_policy,
         planned,
         shared,
+        host,
     )
-    rank, sharers = host
-    choice = choose_backend(recon.backend, demand, host_rank=rank, sharers=sharers)
+    choice = choose_backend(recon.backend, demand)
 
     def compiled(name: str) -> float:
         return warm_up(
@@ -77,7 +79,7 @@ def prepare_backend(
             threads=threads,
             shared=shared,
             backend=name,
-            host_rank=rank,
+            host=host,
         )
 
     try:
@@ -101,16 +103,16 @@ def warm_up(
     threads: int = 1,
     shared: bool = False,
     backend: str = "cpu",
-    host_rank: int = 0,
+    host: tuple[int, int] = (0, 1),
 ) -> float:
     """Compile, or load from disk, the kernels that such an `Engine` uses, on an image of a few pixels.
 
     Parameters
     ----------
-    geometry, rows, algorithm, options, threads, backend, host_rank
+    geometry, rows, algorithm, options, threads, backend, host
         As for `Engine`; how large the image is does not matter.
     shared : bool, optional
-        Whether rows will be shared with other members (a reducer).
+        Whether rows will be shared with other members.
 
     Returns
     -------
@@ -127,9 +129,9 @@ def warm_up(
         window=2,
         threads=threads,
         options=options,
-        reducer=_FIRST_OF_TWO if shared else None,
+        group=_FIRST_OF_TWO if shared else None,
         backend=backend,
-        host_rank=host_rank,
+        host=host,
     ) as engine:
         for angle in (0.0, 1.5):
             engine.append(np.ones((count, 8), np.float32), angle)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,27 +25,16 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.recon.backends import Demand, choose_backend, make_backend, projector_of
+from bluesky_streamrecon.recon.communicator import Group
 from bluesky_streamrecon.recon.options import understood
 from bluesky_streamrecon.recon.slab import Slab, ThreadTeam
-from bluesky_streamrecon.recon.slab_update import Measurement, Operators, Reducer
+from bluesky_streamrecon.recon.slab_update import Measurement, Operators
 from bluesky_streamrecon.recon.window import Spread, Window
 
-__all__ = ["Engine", "HaloExchange", "Reducer"]
+__all__ = ["Engine"]
 
 _DARK = 1e-6
 _KEPT_PASSES = 8
-
-
-class HaloExchange(Protocol):
-    """Swaps outermost slices with the blocks above and below. The communicator's module implements it."""
-
-    def exchange(
-        self, first_slice: NDArray[np.float32], last_slice: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Return the last slice of the block above and the first of the block below, each (N, N).
-
-        Called by every rank once per pass, in the same order; None where there is no such block.
-        """
 
 
 class Engine:
@@ -75,14 +64,12 @@ class Engine:
         Options of the algorithm, and of the engine: ``projector`` (registered name, ``"shear"``) and ``initial``
         (attenuation at the start, 1/pixel; by default the uniform image with the mass of the first window's
         line integrals, slice by slice, for multiplicative algorithms, and zero for others).
-    halo : HaloExchange, optional
-        Where to find the slices above and below the block.
-    reducer : Reducer, optional
-        Sums back-projections with the other members of a group that shares these rows: each is given all
-        projections and uses its share of them.
+    group : Group, optional
+        Other engines, for the slices above and below the block, and to sum back-projections with those that share
+        these rows: each is given all projections and uses its share of them.
     backend : {"cpu", "auto", "cuda"}, optional
         What computes, see `choose_backend`.
-    host_rank, sharers : int, optional
+    host : (int, int), optional
         Number of this rank among those of its host, which take GPUs in turn, and how many these are.
 
     Attributes
@@ -111,11 +98,9 @@ class Engine:
         planned: int = 0,
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
-        halo: HaloExchange | None = None,
-        reducer: Reducer | None = None,
+        group: Group | None = None,
         backend: str = "cpu",
-        host_rank: int = 0,
-        sharers: int = 1,
+        host: tuple[int, int] = (0, 1),
     ) -> None:
         if rows < 1:
             raise GeometryError(f"rows: got {rows}, expected at least 1")
@@ -125,8 +110,8 @@ class Engine:
         self._name = algorithm
         self._geometry = geometry
         self._rows = rows
-        self._halo = halo
-        self._reducer = reducer if reducer is not None and reducer.members > 1 else None
+        self._group = group
+        self._reducer = group if group is not None and group.members > 1 else None
         demand = Demand(
             geometry,
             rows,
@@ -136,8 +121,9 @@ class Engine:
             window_policy,
             planned,
             self._reducer is not None,
+            host,
         )
-        self.choice = choose_backend(backend, demand, host_rank=host_rank, sharers=sharers)
+        self.choice = choose_backend(backend, demand)
         self._backend = make_backend(self.choice.name, demand)
         layout = self._backend.layout(rows)
         self._slabs: list[Slab] = [self._backend.slab(part) for part in layout]
@@ -391,10 +377,10 @@ class Engine:
 
     def _neighbours(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
         """Return the slices above and below each slab, its own outermost where the sample ends; None if it is alone."""
-        if self._halo is None and len(self._slabs) == 1:
+        if self._group is None and len(self._slabs) == 1:
             return None
         edges = [slab.edges() for slab in self._slabs]
-        above, below = self._halo.exchange(edges[0][0], edges[-1][1]) if self._halo is not None else (None, None)
+        above, below = self._group.exchange(edges[0][0], edges[-1][1]) if self._group is not None else (None, None)
         firsts = [first for first, _ in edges[1:]] + [edges[-1][1] if below is None else below]
         lasts = [edges[0][0] if above is None else above] + [last for _, last in edges[:-1]]
         return list(zip(lasts, firsts, strict=True))

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.recon.communicator import Group
 from bluesky_streamrecon.recon.store import Store
 from bluesky_streamrecon.recon.window import Subset
 
@@ -23,7 +24,6 @@ __all__ = [
     "LEAST_VIEW",
     "Measurement",
     "Operators",
-    "Reducer",
     "SlabUpdate",
     "inverse",
     "penalty_scales",
@@ -41,21 +41,6 @@ LEAST_LENGTH = 1e-3
 
 LEAST_ATTENUATION = 1e-12
 """Smallest value of a multiplicative algorithm, 1/pixel: zero could never grow again, less is slow to compute with."""
-
-
-class Reducer(Protocol):
-    """Sums arrays over the ranks that share a block of rows. The communicator's module implements it."""
-
-    @property
-    def member(self) -> int:
-        """Number of this rank in its group, 0-based."""
-
-    @property
-    def members(self) -> int:
-        """Ranks in the group."""
-
-    def sum(self, array: NDArray[np.float32]) -> None:
-        """Replace a C-contiguous `array` by its sum over the group, the same bits on every member."""
 
 
 class Operators(Protocol):
@@ -99,15 +84,15 @@ class Measurement:
         Scale of each slice, 1/pixel.
     neighbours : tuple of ndarray of float32, shape (N, N), or None
         Slices above and below the slab; None where the algorithm does not look at them, or there are none.
-    reducer : Reducer or None
-        Sums back-projections where rows are shared.
+    reducer : Group or None
+        Sums back-projections; None where rows are not shared.
     """
 
     store: Store
     number: int
     typical: NDArray[np.float32]
     neighbours: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    reducer: Reducer | None
+    reducer: Group | None
 
 
 class SlabUpdate(ABC):

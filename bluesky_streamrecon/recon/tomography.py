@@ -365,11 +365,9 @@ class Tomography(Analysis[View]):
             **{"window": None, **changes},
             planned=planned,
             threads=self._threads,
-            halo=self._group,
-            reducer=self._group,
+            group=self._group,
             backend=self._backend,
-            host_rank=self._ranks.host[0],
-            sharers=self._ranks.host[1],
+            host=self._ranks.host,
         )
 
     def _make_engine(self) -> None:

@@ -151,9 +151,9 @@ class FinishedVolume:
             window=None,
             planned=projections,
             shared=self._run.block.members > 1,
+            host=self._ranks.host,
         )
-        host_rank, sharers = self._ranks.host
-        return rows_at_once(self._backend, demand, self._threads, host_rank=host_rank, sharers=sharers)
+        return rows_at_once(self._backend, demand, self._threads)
 
     @staticmethod
     def _coupled(recipe: Recipe) -> bool:

@@ -151,7 +151,7 @@ class Group:
 
 
 class Member:
-    """A reducer of a group."""
+    """A member of a group that shares rows."""
 
     def __init__(self, group, member):
         self.group, self.member, self.members = group, member, group.members
@@ -163,9 +163,14 @@ class Member:
         array[...] = np.sum(self.group.places, axis=0)
         self.group.barrier.wait()
 
+    def exchange(self, first_slice, last_slice):
+        return None, None
+
 
 class Neighbour:
-    """A halo exchange of a column of blocks."""
+    """One of a column of blocks."""
+
+    members = 1
 
     def __init__(self, group, block):
         self.group, self.block = group, block
@@ -189,7 +194,7 @@ def test_members_that_share_rows_get_the_image_of_one(members, algorithm, projec
         alone = run(engine, projections, angles, every=2)
     group = Group(members)
     engines = [
-        Engine(GEOMETRY, 3, algorithm=algorithm, window=8, options=options, reducer=Member(group, member))
+        Engine(GEOMETRY, 3, algorithm=algorithm, window=8, options=options, group=Member(group, member))
         for member in range(members)
     ]
     images = group.together([lambda engine=engine: run(engine, projections, angles, every=2) for engine in engines])
@@ -210,7 +215,7 @@ def test_members_that_share_rows_leave_out_what_was_lost_as_one_does(algorithm, 
     with Engine(geometry, 2, algorithm=algorithm, window=None) as engine:
         alone = run(engine, projections, angles, every=40)
     group = Group(3)
-    engines = [Engine(geometry, 2, algorithm=algorithm, window=None, reducer=Member(group, k)) for k in range(3)]
+    engines = [Engine(geometry, 2, algorithm=algorithm, window=None, group=Member(group, k)) for k in range(3)]
     images = group.together([partial(run, engine, projections, angles, every=40) for engine in engines])
     for image in images:
         np.testing.assert_allclose(image, alone, atol=1e-5 * alone.max(), rtol=0)
@@ -224,7 +229,7 @@ def test_blocks_that_swap_edges_get_the_image_of_one(algorithm):
     cuts = [(0, 5), (5, 6), (6, 22)]
     group = Group(len(cuts))
     engines = [
-        Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8, halo=Neighbour(group, block), threads=2)
+        Engine(GEOMETRY, stop - first, algorithm=algorithm, window=8, group=Neighbour(group, block), threads=2)
         for block, (first, stop) in enumerate(cuts)
     ]
     images = group.together(
@@ -388,8 +393,8 @@ def test_warm_engine_compiles_nothing_more():
     for algorithm, shared in (("mlem", False), ("sirt", True), ("pml-hybrid", False)):
         warm_up(GEOMETRY, 21, algorithm=algorithm, shared=shared)
         before = [len(kernel.signatures) for kernel in kernels]
-        reducer = Member(Group(1), 0) if shared else None
-        with Engine(GEOMETRY, 21, algorithm=algorithm, window=8, reducer=reducer) as engine:
+        group = Member(Group(1), 0) if shared else None
+        with Engine(GEOMETRY, 21, algorithm=algorithm, window=8, group=group) as engine:
             run(engine, *scan(21))
         assert [len(kernel.signatures) for kernel in kernels] == before
 

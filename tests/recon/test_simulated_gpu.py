@@ -115,7 +115,7 @@ def test_images_made_part_by_part_take_as_many_rows_as_fit_the_gpu(card, no_driv
     assert rows_at_once("auto", every, 2) == 40
     card(every.gpu_memory(100))
     assert rows_at_once("auto", every, 2) == 100
-    assert 0 < rows_at_once("auto", every, 2, host_rank=2, sharers=3) < 50  # of the GPU that two share
+    assert 0 < rows_at_once("auto", replace(every, host=(2, 3)), 2) < 50  # of the GPU that two share
     assert rows_at_once("cpu", every, 2) == 32
     card(2**40)
     assert rows_at_once("auto", every, 2) == 128
@@ -129,11 +129,11 @@ def test_images_made_part_by_part_take_as_many_rows_as_fit_the_gpu(card, no_driv
 def test_ranks_of_a_host_take_its_gpus_in_turn_and_share_their_memory(card):
     needed = Memory.of(DEMAND.geometry, 100, kept=180, in_a_pass=24, coupled=False).total
     card(needed)
-    assert [choose_backend("auto", DEMAND, host_rank=rank, sharers=2).device[:5] for rank in (0, 1)] == [
+    assert [choose_backend("auto", replace(DEMAND, host=(rank, 2))).device[:5] for rank in (0, 1)] == [
         "GPU 0",
         "GPU 1",
     ]
-    assert choose_backend("auto", DEMAND, host_rank=2, sharers=3).name == "cpu"
+    assert choose_backend("auto", replace(DEMAND, host=(2, 3))).name == "cpu"
 
 
 def test_shared_rows_and_other_projectors_stay_on_the_cpu(card):

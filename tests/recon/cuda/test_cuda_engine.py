@@ -135,6 +135,8 @@ def test_relaxed_signed_and_weighted_updates_are_those_of_the_cpu():
 class Neighbour:
     """Stands in for the blocks above and below: slices of a fixed value."""
 
+    members = 1
+
     def __init__(self, above, below):
         self.values = above, below
 
@@ -148,12 +150,12 @@ def test_neighbouring_blocks_pull_at_the_outermost_slices(algorithm, rows):
     data = scan(TINY, rows, angles)
     settings = {"algorithm": algorithm, "window": None, "options": {"strength": 0.5}}
     (alone,) = images(TINY, data, angles, backend="cuda", **settings)
-    (expected,) = images(TINY, data, angles, halo=Neighbour(3.0, None), **settings)
-    (image,) = images(TINY, data, angles, backend="cuda", halo=Neighbour(3.0, None), **settings)
+    (expected,) = images(TINY, data, angles, group=Neighbour(3.0, None), **settings)
+    (image,) = images(TINY, data, angles, backend="cuda", group=Neighbour(3.0, None), **settings)
     assert_same(image, expected, 1e-5)
     assert np.abs(image[0] - alone[0]).max() > 0.01 * alone[0].max()
-    (expected,) = images(TINY, data, angles, halo=Neighbour(None, 2.0), **settings)
-    (image,) = images(TINY, data, angles, backend="cuda", halo=Neighbour(None, 2.0), **settings)
+    (expected,) = images(TINY, data, angles, group=Neighbour(None, 2.0), **settings)
+    (image,) = images(TINY, data, angles, backend="cuda", group=Neighbour(None, 2.0), **settings)
     assert_same(image, expected, 1e-5)
 
 
@@ -226,4 +228,4 @@ def test_rows_are_not_shared_on_a_gpu():
             raise AssertionError("not reached")
 
     with pytest.raises(DeviceError, match="ranks can not share rows on a GPU"):
-        Engine(TINY, 2, backend="cuda", reducer=Member())
+        Engine(TINY, 2, backend="cuda", group=Member())
