@@ -22,7 +22,7 @@ from bluesky_streamrecon.recon.kernels.back import BACK_COLUMNS, BACK_ROWS
 from bluesky_streamrecon.recon.kernels.forward import GROUP, OVERHANG, TILE, shear_forward
 from bluesky_streamrecon.recon.kernels.lines import bins_to_lines, lines_to_bins
 from bluesky_streamrecon.recon.kernels.simd import LANES, widest_lanes
-from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains, shear_path, shear_tables, unseen_share
+from bluesky_streamrecon.recon.kernels.tables import Tables, sensitivity_gains, shear_path, shear_tables, unseen_share
 from bluesky_streamrecon.recon.slab import aligned_zeros
 from bluesky_streamrecon.recon.slab_update import LEAST_VIEW
 from bluesky_streamrecon.recon.store import SlabRows
@@ -156,6 +156,8 @@ class ShearTables:
         Place of each sorted angle in `angles`: steep ones come first.
     steep : int
         Number of steep angles.
+    arrays : Tables
+        For the kernels.
     """
 
     def __init__(self, layout: ShearLayout, angles: NDArray[np.float64]) -> None:
@@ -167,36 +169,22 @@ class ShearTables:
         self.count = len(angles)
         self.steep = int(self.count - flat.sum())
         count, side, length = self.count, layout.side, layout.length
-        self.shifts = np.empty((count, side), np.int32)
-        self.offsets = np.empty((count, side), np.int32)
-        self.odd = np.empty((count, side), np.float32)
-        self.middle = np.empty((count, side // GROUP), np.int32)
-        self.back_offsets = np.empty((side, count), np.int32)
-        self.bins = np.empty((count, 2, length), np.int32)
-        self.bin_weights = np.empty((count, 2, length, 2), np.float32)
-        self.seen = np.empty((count, 2), np.int32)
-        self.complete = np.empty((count, 2), np.int32)
-        geometry = layout.geometry
-        shear_tables(
-            cosines[self.order],
-            sines[self.order],
-            self.steep,
-            geometry.half,
-            float(geometry.axis),
-            geometry.columns,
-            layout.stride,
-            layout.origin,
-            GROUP,
-            self.shifts,
-            self.offsets,
-            self.odd,
-            self.middle,
-            self.back_offsets,
-            self.bins,
-            self.bin_weights,
-            self.seen,
-            self.complete,
+        self.arrays = Tables(
+            steep=self.steep,
+            origin=layout.origin,
+            shifts=np.empty((count, side), np.int32),
+            offsets=np.empty((count, side), np.int32),
+            odd=np.empty((count, side), np.float32),
+            middle=np.empty((count, side // GROUP), np.int32),
+            back_offsets=np.empty((side, count), np.int32),
+            bins=np.empty((count, 2, length), np.int32),
+            bin_weights=np.empty((count, 2, length, 2), np.float32),
+            seen=np.empty((count, 2), np.int32),
+            complete=np.empty((count, 2), np.int32),
         )
+        geometry, cosines, sines = layout.geometry, cosines[self.order], sines[self.order]
+        axis, columns = float(geometry.axis), geometry.columns
+        shear_tables(cosines, sines, geometry.half, axis, columns, layout.stride, GROUP, self.arrays)
 
     def gains(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Compute the inverse of the sensitivity A' w; NaN for pixels that are not seen or not reconstructed.
@@ -232,35 +220,14 @@ class ShearTables:
         """Return the sum of all weights, and what of it misses each pixel, of steep and of flat angles."""
         of_view = np.ones(self.count, np.float32) if weights is None else weights[self.order]
         by_rows, by_columns = self.layout.borrow(), self.layout.borrow()
-        unseen_share(
-            LANES[16],
-            self.steep,
-            self.shifts,
-            self.odd,
-            self.bin_weights,
-            self.complete,
-            of_view,
-            self.layout.origin,
-            self.layout.chords,
-            by_rows,
-            by_columns,
-        )
+        unseen_share(LANES[16], self.arrays, of_view, self.layout.chords, by_rows, by_columns)
         return float(of_view.sum(dtype=np.float64)), by_rows, by_columns
 
     @cached_property
     def ray_lengths(self) -> NDArray[np.float32]:
         """A 1, shape (A, C), for the sorted angles."""
         path = np.zeros((self.count, self.layout.geometry.columns + 2), np.float64)
-        shear_path(
-            self.shifts,
-            self.odd,
-            self.bins,
-            self.bin_weights,
-            self.seen,
-            self.layout.origin,
-            self.layout.chords,
-            path,
-        )
+        shear_path(self.arrays, self.layout.chords, path)
         return path[:, 1:-1].astype(np.float32)
 
     def ranges(self, parts: int) -> NDArray[np.int64]:
@@ -277,25 +244,13 @@ class ShearTables:
         predicted: NDArray[np.float32],
     ) -> None:
         """Project a slab at some angles into ``predicted``, (A, C + 2, W), by way of `lines`, (A, 2, J, W)."""
-        lanes = LANES[image.shape[2]]
-        shear_forward(
-            lanes,
-            image,
-            self.layout.margin,
-            *self.layout.forward_tiles,
-            ranges.ravel(),
-            self.offsets,
-            self.odd,
-            self.middle,
-            self.seen,
-            self.layout.origin,
-            lines,
-        )
+        lanes, layout = LANES[image.shape[2]], self.layout
+        shear_forward(lanes, image, layout.margin, *layout.forward_tiles, ranges.ravel(), self.arrays, lines)
         for first, stop in ranges:
-            lines_to_bins(lanes, lines, self.bins, self.bin_weights, self.seen, first, stop, predicted)
+            lines_to_bins(lanes, lines, self.arrays, first, stop, predicted)
 
     def spread(self, predicted: NDArray[np.float32], ranges: NDArray[np.int64], lines: NDArray[np.float32]) -> None:
         """Spread ``predicted``, (A, C + 2, W), back to `lines`, (A, 2, J, W)."""
         lanes = LANES[lines.shape[3]]
         for first, stop in ranges:
-            bins_to_lines(lanes, predicted, self.bins, self.bin_weights, self.seen, first, stop, lines)
+            bins_to_lines(lanes, predicted, self.arrays, first, stop, lines)

@@ -249,8 +249,7 @@ class ShearUpdate(SlabUpdate):
                 rule,
                 *self._bands[part],
                 *self._layout.back_tiles,
-                self._tables.steep,
-                self._tables.back_offsets,
+                self._tables.arrays,
                 lines,
                 whole is not None,
                 buffers[part] if whole is None else whole,
@@ -297,7 +296,7 @@ class ShearUpdate(SlabUpdate):
         self._back(rule, *given, self._slab.pixels, self._layout.margin, gains, factor, least)
 
     def multiply_smoothly(self, ratio: NDArray[np.float32], strength: float, edge: float | None) -> None:
-        layout, tables, slab, width = self._layout, self._tables, self._slab, self._width
+        layout, slab, width = self._layout, self._slab, self._width
         above, below = self.neighbours()
         new_first, new_last = slab.next_edges()
         scale, sharpness = penalty_scales(width, self.typical, strength, edge)
@@ -321,8 +320,7 @@ class ShearUpdate(SlabUpdate):
                 GATHER,
                 *self._bands[part],
                 *layout.back_tiles,
-                tables.steep,
-                tables.back_offsets,
+                self._tables.arrays,
                 lines,
                 whole is not None,
                 band[part] if whole is None else whole,

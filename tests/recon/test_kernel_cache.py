@@ -20,15 +20,12 @@ from bluesky_streamrecon.recon.kernels.probes import multiply_add_rate
 
 PROGRAM = """
 import json, numpy as np
-from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon import jit
-from bluesky_streamrecon.recon.kernels.tables import shear_path
+from bluesky_streamrecon.recon.kernels.tables import sensitivity_gains
 before = jit.kernels_on_disk()
-path = np.zeros((1, 12))
-tables = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32)
-shear_path(tables[0], tables[1], np.zeros((1, 2, 200), np.int32), np.zeros((1, 2, 200, 2), np.float32),
-           np.zeros((1, 2), np.int32), 60, np.zeros((8, 2), np.int64), path)
-stats = shear_path.stats
+share = np.zeros((8, 24), np.float32)
+sensitivity_gains(1.0, 3.5, 2.0, np.zeros((8, 2), np.int64), share, share, 1e-3, share.copy())
+stats = sensitivity_gains.stats
 found = before, jit.kernels_on_disk(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
 print(json.dumps([*found, str(jit.cache_directory())]))
 """

@@ -13,6 +13,7 @@ import numpy as np
 from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.blocks import BLOCK, back_set, back_update
 from bluesky_streamrecon.recon.kernels.simd import address_of, width
+from bluesky_streamrecon.recon.kernels.tables import Tables
 
 __all__ = ["BACK_COLUMNS", "BACK_ROWS", "shear_back"]
 
@@ -31,8 +32,7 @@ def shear_back(
     end: int,
     tile_first: Array,
     tile_stop: Array,
-    steep: int,
-    offsets: Array,
+    tables: Tables,
     lines: Array,
     whole: bool,
     buffer: Array,
@@ -55,10 +55,8 @@ def shear_back(
         Rows.
     tile_first, tile_stop : int64 (bands,)
         For each band of 8 rows, the half-open range of tiles of 16 columns that are not empty; others are left.
-    steep : int
-        The first `steep` angles are along rows.
-    offsets : int32 (L, A)
-        From `shear_tables`.
+    tables : Tables
+        Of the angles.
     lines : float32 (A, 2, J, W)
         Sheared lines.
     whole : bool
@@ -75,9 +73,9 @@ def shear_back(
         See the rules.
     """
     size = width(lanes)
-    angles = offsets.shape[1]
+    angles, steep = tables.back_offsets.shape[1], tables.steep
     source = address_of(lines)
-    all_offsets = address_of(offsets)
+    all_offsets = address_of(tables.back_offsets)
     partial_row = buffer.shape[1] * size
     row = image.shape[1] * size
     pixels = address_of(image) + ((margin - first) * image.shape[1] + margin) * size

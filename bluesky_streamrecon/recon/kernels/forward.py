@@ -18,6 +18,7 @@ import numpy as np
 from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.blocks import BLOCK, forward_add
 from bluesky_streamrecon.recon.kernels.simd import address_of, prefetch, store, width, zeros
+from bluesky_streamrecon.recon.kernels.tables import Tables
 
 __all__ = ["GROUP", "OVERHANG", "TILE", "shear_forward"]
 
@@ -37,11 +38,7 @@ def shear_forward(
     tile_first: Array,
     tile_stop: Array,
     ranges: Array,
-    offsets: Array,
-    odd: Array,
-    middle: Array,
-    seen: Array,
-    origin: int,
+    tables: Tables,
     lines: Array,
 ) -> None:
     """Overwrite `lines` of some angles by the sheared image.
@@ -58,27 +55,20 @@ def shear_forward(
         For each row of tiles, the half-open range of tiles that are not empty.
     ranges : int64 (4,)
         Half-open ranges of steep angles, which shift rows, and of flat ones, which shift columns.
-    offsets : int32 (A, lines)
-        Vectors from pixel (0, 0) to where line r starts after its shift.
-    odd : float32 (A, lines)
-        1 for a line that is shifted half a pixel further, else 0.
-    middle : int32 (A, groups)
-        Shift of the middle line of each group.
-    seen : int32 (A, 2)
-        Half-open range of indices of `lines` that reach the detector; what is in the others has no meaning.
-    origin : int
-        Index of coordinate 0 in `lines`.
+    tables : Tables
+        Of the angles.
     lines : float32 (A, 2, J, W)
-        Result.
+        Result; what is outside `tables.seen` has no meaning.
     """
     size = width(lanes)
     stride = image.shape[1]
     length = lines.shape[2]
-    count = offsets.shape[1]
+    middle, seen, origin = tables.middle, tables.seen, tables.origin
+    count = tables.offsets.shape[1]
     pixels = address_of(image) + (margin * stride + margin) * size
     results = address_of(lines)
-    all_offsets = address_of(offsets)
-    all_odd = address_of(odd)
+    all_offsets = address_of(tables.offsets)
+    all_odd = address_of(tables.odd)
     for part in range(2):
         for a in range(ranges[2 * part], ranges[2 * part + 1]):
             for late in range(2):

@@ -22,6 +22,7 @@ from bluesky_streamrecon.recon.kernels.simd import (
     width,
     zeros,
 )
+from bluesky_streamrecon.recon.kernels.tables import Tables
 
 __all__ = ["bins_to_lines", "compare_difference", "compare_ratio", "lines_to_bins"]
 
@@ -29,10 +30,9 @@ Array = np.ndarray[Any, Any]
 
 
 @kernel
-def lines_to_bins(
-    lanes: Any, lines: Array, bins: Array, bin_weights: Array, seen: Array, first: int, stop: int, predicted: Array
-) -> None:
+def lines_to_bins(lanes: Any, lines: Array, tables: Tables, first: int, stop: int, predicted: Array) -> None:
     """Overwrite `predicted` by the sheared lines, binned."""
+    bins, bin_weights, seen = tables.bins, tables.bin_weights, tables.seen
     size = width(lanes)
     length = lines.shape[2]
     columns = predicted.shape[1]
@@ -54,10 +54,9 @@ def lines_to_bins(
 
 
 @kernel
-def bins_to_lines(
-    lanes: Any, predicted: Array, bins: Array, bin_weights: Array, seen: Array, first: int, stop: int, lines: Array
-) -> None:
+def bins_to_lines(lanes: Any, predicted: Array, tables: Tables, first: int, stop: int, lines: Array) -> None:
     """Overwrite `lines` by the adjoint of `lines_to_bins`."""
+    bins, bin_weights, seen = tables.bins, tables.bin_weights, tables.seen
     size = width(lanes)
     length = lines.shape[2]
     columns = predicted.shape[1]

@@ -30,6 +30,7 @@ from bluesky_streamrecon.recon.kernels.simd import (
     width,
     zeros,
 )
+from bluesky_streamrecon.recon.kernels.tables import Tables
 
 __all__ = ["copy_row", "shear_back_smooth"]
 
@@ -77,8 +78,7 @@ def shear_back_smooth(
     end: int,
     tile_first: Array,
     tile_stop: Array,
-    steep: int,
-    offsets: Array,
+    tables: Tables,
     lines: Array,
     whole: bool,
     gathered: Array,
@@ -103,7 +103,7 @@ def shear_back_smooth(
 
     Parameters
     ----------
-    lanes, begin, end, tile_first, tile_stop, steep, offsets, lines, buffer
+    lanes, begin, end, tile_first, tile_stop, tables, lines, buffer
         As for `shear_back`.
     gather : Rule
         `GATHER`.
@@ -157,8 +157,7 @@ def shear_back_smooth(
                 y + BACK_ROWS,
                 tile_first,
                 tile_stop,
-                steep,
-                offsets,
+                tables,
                 lines,
                 False,
                 buffer,

@@ -10,61 +10,32 @@ and its cell of width abs(d) overlaps at most two detector bins.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bluesky_streamrecon.jit import kernel
 from bluesky_streamrecon.recon.kernels.simd import address_of, load, store, width
 
-__all__ = ["sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]
+__all__ = ["Tables", "sensitivity_gains", "shear_path", "shear_tables", "unseen_share"]
 
 Array = np.ndarray[Any, Any]
 
 
-@kernel
-def shear_tables(
-    cosines: Array,
-    sines: Array,
-    steep: int,
-    half: float,
-    axis: float,
-    columns: int,
-    stride: int,
-    origin: int,
-    group: int,
-    shifts: Array,
-    offsets: Array,
-    odd: Array,
-    middle: Array,
-    back_offsets: Array,
-    bins: Array,
-    bin_weights: Array,
-    seen: Array,
-    complete: Array,
-) -> None:
-    """Fill all tables.
+class Tables(NamedTuple):
+    """What the kernels look up, filled by `shear_tables`.
 
     Parameters
     ----------
-    cosines, sines : float64 (A,)
-        Of the sorted angles, the first `steep` of which shift rows.
-    half : float
-        h, middle of the image.
-    axis : float
-        Detector column of the rotation axis.
-    columns : int
-        C.
-    stride : int
-        Vectors between image rows.
+    steep : int
+        So many of the sorted angles, the first, shift rows.
     origin : int
         Index of coordinate 0.
-    group : int
-        Lines per group of the forward projection.
     shifts : int32 (A, L)
         k.
     offsets, odd : int32, float32 (A, L)
-        Start of each shifted line, and whether it is an odd one (1 or 0), for the forward projection.
+        Vectors from pixel (0, 0) to where each line starts after its shift, and whether it is an odd one (1 or 0), for
+        the forward projection.
     middle : int32 (A, L / group)
         Shift of the middle line of each group.
     back_offsets : int32 (L, A)
@@ -78,6 +49,45 @@ def shear_tables(
     complete : int32 (A, 2)
         Half-open range of indices that fall on the detector completely.
     """
+
+    steep: int
+    origin: int
+    shifts: Array
+    offsets: Array
+    odd: Array
+    middle: Array
+    back_offsets: Array
+    bins: Array
+    bin_weights: Array
+    seen: Array
+    complete: Array
+
+
+@kernel
+def shear_tables(
+    cosines: Array, sines: Array, half: float, axis: float, columns: int, stride: int, group: int, tables: Tables
+) -> None:
+    """Fill `tables`.
+
+    Parameters
+    ----------
+    cosines, sines : float64 (A,)
+        Of the sorted angles.
+    half : float
+        h, middle of the image.
+    axis : float
+        Detector column of the rotation axis.
+    columns : int
+        C.
+    stride : int
+        Vectors between image rows.
+    group : int
+        Lines per group of the forward projection.
+    """
+    steep, origin = tables.steep, tables.origin
+    shifts, offsets, odd, middle = tables.shifts, tables.offsets, tables.odd, tables.middle
+    back_offsets, bins, bin_weights = tables.back_offsets, tables.bins, tables.bin_weights
+    seen, complete = tables.seen, tables.complete
     angles, lines = shifts.shape
     length = bins.shape[2]
     for a in range(angles):
@@ -128,27 +138,13 @@ def shear_tables(
 
 
 @kernel
-def unseen_share(
-    lanes: Any,
-    steep: int,
-    shifts: Array,
-    odd: Array,
-    bin_weights: Array,
-    complete: Array,
-    weights: Array,
-    origin: int,
-    chords: Array,
-    by_rows: Array,
-    by_columns: Array,
-) -> None:
+def unseen_share(lanes: Any, tables: Tables, weights: Array, chords: Array, by_rows: Array, by_columns: Array) -> None:
     """Add up, for each pixel and over all angles, the part of it that misses the detector, by the angle's weight.
 
     Parameters
     ----------
     lanes : Lanes
         Vector width: here along the line.
-    steep, shifts, odd, bin_weights, complete, origin
-        As for `shear_tables`.
     weights : float32 (A,)
         Of angles.
     chords : int64 (N, 2)
@@ -158,6 +154,7 @@ def unseen_share(
     by_columns : float32 (L, L + W)
         Share lost by flat angles, at [column, row]; added to.
     """
+    shifts, odd, bin_weights, complete = tables.shifts, tables.odd, tables.bin_weights, tables.complete
     angles = shifts.shape[0]
     length = bin_weights.shape[2]
     count = width(lanes) // 4
@@ -170,8 +167,8 @@ def unseen_share(
     for r in range(len(chords)):
         first, stop = chords[r]
         for a in range(angles):
-            line = address_of(by_rows if a < steep else by_columns) + r * by_rows.shape[1] * 4
-            base = shifts[a, r] + origin
+            line = address_of(by_rows if a < tables.steep else by_columns) + r * by_rows.shape[1] * 4
+            base = shifts[a, r] + tables.origin
             source = address_of(missing) + ((2 * a + int(odd[a, r])) * length + base) * 4
             before = min(max(complete[a, 0] - base, first), stop)
             after = max(min(complete[a, 1] - base, stop), before)
@@ -229,21 +226,13 @@ def sensitivity_gains(
 
 
 @kernel
-def shear_path(
-    shifts: Array,
-    odd: Array,
-    bins: Array,
-    bin_weights: Array,
-    seen: Array,
-    origin: int,
-    chords: Array,
-    path: Array,
-) -> None:
+def shear_path(tables: Tables, chords: Array, path: Array) -> None:
     """Project an image of ones: path (A, C + 2), with a bin before and one after the detector, is overwritten.
 
     A line of ones, shifted, is a box; the sum of boxes is the running sum of where they begin and end.
     """
-    length = bins.shape[2]
+    shifts, odd, bins, bin_weights, seen = tables.shifts, tables.odd, tables.bins, tables.bin_weights, tables.seen
+    origin, length = tables.origin, bins.shape[2]
     changes = np.empty((2, length + 1), np.float64)
     for a in range(shifts.shape[0]):
         changes[:, :] = 0
