@@ -65,7 +65,7 @@ def _part(start: Mapping[str, Any], uid: str, volume: int, taken: int) -> tuple[
     return (volume - 1) * each, volume * each
 
 
-def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | None = None) -> NDArray[np.float32]:
+def finished_half_turn(catalog: Any, uid: str, volume: int) -> NDArray[np.float32]:
     """Return the finished volume of one half turn, made now from the frames that are stored.
 
     It is what the job would have finished if the run had ended with that half turn: by the run's settings, about the
@@ -75,8 +75,6 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
     ----------
     catalog, uid, volume
         See `projections_of`.
-    threads : int, optional
-        That compute; by default as many as this process may use.
 
     Returns
     -------
@@ -131,7 +129,7 @@ def finished_half_turn(catalog: Any, uid: str, volume: int, *, threads: int | No
         yield from reduced("dark", scan.darks, range(darks, len(scan.darks)), None)
         yield from reduced("flat", scan.flats, range(flats, len(scan.flats)), scan.flat_monitor)
 
-    return finished_volume(spec, taken(), before=first, threads=threads)
+    return finished_volume(spec, taken(), before=first)
 
 
 def _as_reconstructed(catalog: Any, uid: str, recon: ReconSettings) -> ReconSettings:

@@ -123,11 +123,11 @@ def _frame_bytes(dataset: h5py.Dataset) -> int:
     return int(math.prod(dataset.shape[1:]) * dataset.id.get_type().get_size())
 
 
-def _beyond_the_end(gaps: Gaps, dataset: h5py.Dataset, path: Path, offset: int, why: str, *, lost: bool = True) -> None:
+def _beyond_the_end(gaps: Gaps, dataset: h5py.Dataset, path: Path, offset: int, why: str) -> None:
     """Note frames that would lie, one after the other from `offset`, beyond the end of a file."""
     there = (path.stat().st_size - offset) // _frame_bytes(dataset)
     if there < gaps.first + gaps.missing.size:
-        gaps.add(slice(max(there - gaps.first, 0), None), f"{why}: {path} holds {max(there, 0)} frames", lost=lost)
+        gaps.add(slice(max(there - gaps.first, 0), None), f"{why}: {path} holds {max(there, 0)} frames", lost=True)
 
 
 def _in_external_files(dataset: h5py.Dataset, gaps: Gaps) -> None:

@@ -111,9 +111,12 @@ class FixedPattern:
 
 
 def inspect_scan(lines: ScanLines, ranks: RankReports) -> tuple[str | None, tuple[Check, ...]]:
-    """Return why these projections can not be a scan of one still sample, as `find_fault`, and all checks of them.
+    """Return why these projections can not be a scan of one still sample, None if they can, and all checks of them.
 
-    Checks are in the order in which people read them.
+    Checks are in the order in which people read them. Where the sample is free to change (`ScanLines.still`), only what
+    is no sample in the beam at all is a fault. A sample of which every view is the same, as a plain cylinder on the
+    axis, is refused, too: it can not be distinguished from a stage that does not turn. While views have covered a few
+    degrees only, as at the beginning of a long scan in fixed order, that is no fault; see `too_early`.
     """
     fault = first_fault(lines)
     return None if fault is None or fault.early else fault.text, _checks(lines, fault, ranks)

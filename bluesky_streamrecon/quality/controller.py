@@ -224,7 +224,6 @@ def run_controller(
     security: ClientSecurity | None = None,
     preview_bind: str = "tcp://127.0.0.1:*",
     preview_security: ServerSecurity | None = None,
-    insecure: bool = False,
     watch_parent: bool = False,
     link_limit: float = 60.0,
     reconstructor: Reconstructor | None = None,
@@ -237,7 +236,7 @@ def run_controller(
         Of the beamline.
     job_id : str
         The beamline's.
-    security, preview_bind, preview_security, insecure : optional
+    security, preview_bind, preview_security : optional
         As for `ControllerEndpoint`.
     watch_parent : bool, optional
         End when standard input is closed, as it is when the process that started us is gone.
@@ -268,7 +267,6 @@ def run_controller(
             preview_bind=preview_bind,
             security=security,
             preview_security=preview_security,
-            insecure=insecure,
         )
         try:
             controller = Controller(endpoint, link_limit=link_limit, reconstructor=reconstructor, background=True)

@@ -18,7 +18,6 @@ __all__ = [
     "CentreOfMass",
     "Fault",
     "RowStatistics",
-    "find_fault",
     "first_fault",
     "narrow",
     "row_statistics",
@@ -72,18 +71,6 @@ AT_A_TIME = 256
 """Views that are compared with all others at a time."""
 
 Row = NDArray[np.float64]
-
-
-def find_fault(lines: ScanLines) -> str | None:
-    """Return why these projections can not be a scan of one still sample; None if they can.
-
-    Where the sample is free to change (`ScanLines.still`), only what is no sample in the beam at all is a fault.
-    A sample of which every view is the same, as a plain cylinder on the axis, is refused, too: it can not be
-    distinguished from a stage that does not turn. While views have covered a few degrees only, as at the beginning of a
-    long scan in fixed order, that is no fault; see `too_early`.
-    """
-    fault = first_fault(lines)
-    return None if fault is None or fault.early else fault.text
 
 
 def too_early(lines: ScanLines) -> str | None:

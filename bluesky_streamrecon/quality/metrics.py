@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,11 +292,7 @@ class MsSsimMetric:
 
     compare_to: int
     scales: int = 5
-
-    @property
-    def name(self) -> str:
-        """``"ms-ssim"``."""
-        return "ms-ssim"
+    name: ClassVar[str] = "ms-ssim"
 
     @property
     def reach(self) -> int:

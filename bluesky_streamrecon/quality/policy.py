@@ -7,10 +7,11 @@ controller ensures, for all policies, that a scan is not ended for an image that
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, takewhile
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import msgspec
 
 from bluesky_streamrecon.coverage import HALF_TURN, AngularRange
-from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.registry import Registry, made
 from bluesky_streamrecon.settings import CHANGE, SteeringSettings
@@ -35,6 +36,7 @@ __all__ = [
     "Predicting",
     "ScoredImage",
     "Verdict",
+    "ask_policy",
     "at_budget",
     "get_policy",
     "measured_by",
@@ -43,6 +45,8 @@ __all__ = [
     "refuse_options",
     "where_met",
 ]
+
+logger = logging.getLogger(__name__)
 
 PREDICTED_GAIN = "predicted-gain"
 """Name of a policy, and of the prediction that it needs, as if that were a metric."""
@@ -272,6 +276,29 @@ class Combination:
     def predicted_at(self, evidence: Evidence, count: int) -> str:
         """Return what each of them predicts."""
         return " and ".join(_predicted_at(policy, evidence, count) for policy in self.policies)
+
+
+def ask_policy(policy: Policy, evidence: Evidence) -> Verdict:
+    """Return a policy's verdict, with what it predicts for the end of a budget; an error becomes its text."""
+    try:
+        verdict = policy.judge(evidence)
+        if verdict.verdict not in ("continue", "enough"):
+            raise DataError(f"got verdict {verdict.verdict!r}, expected 'continue' or 'enough'")
+        if not isinstance(verdict.text, str):
+            raise DataError(f"got text {verdict.text!r} with verdict {verdict.verdict!r}, expected a string")
+        if verdict.score is not None and not math.isfinite(verdict.score):
+            raise DataError(f"got score {verdict.score} with verdict {verdict.verdict!r}, expected a finite number")
+        if not all(isinstance(value, float) for value in dict(verdict.metrics).values()):
+            raise DataError(f"got metrics {verdict.metrics!r:.100}, expected floats by name")
+        if verdict.verdict == "enough":
+            return verdict
+        return replace(verdict, text=verdict.text + at_budget(policy, evidence))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        logger.exception("policy %r failed on image %d", policy.name, evidence.newest.image_number)
+        text = f"policy {policy.name!r} failed at {evidence.progress}: {type(error).__name__}: {error}"
+        return Verdict("continue", None, text)
 
 
 def at_budget(policy: Policy, evidence: Evidence) -> str:

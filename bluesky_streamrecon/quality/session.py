@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
-from bluesky_streamrecon.quality.asking import ask_policy
 from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
 from bluesky_streamrecon.quality.data_checks import FEWEST, too_early
@@ -42,6 +41,7 @@ from bluesky_streamrecon.quality.policy import (
     Policy,
     ScoredImage,
     Verdict,
+    ask_policy,
     get_policy,
     measured_by,
 )

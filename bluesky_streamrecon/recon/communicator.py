@@ -179,15 +179,9 @@ def neighbours(blocks: Sequence[RowBlock], rank: int) -> Neighbours:
 
 
 class MpiCommunicator(Communicator):
-    """All ranks of the MPI job that this process belongs to.
+    """All ranks of the MPI job that this process belongs to."""
 
-    Parameters
-    ----------
-    sleep : callable, optional
-        Pauses for so many seconds.
-    """
-
-    def __init__(self, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self) -> None:
         from mpi4py import MPI
 
         super().__init__()
@@ -196,7 +190,6 @@ class MpiCommunicator(Communicator):
         # Agreements may be under way while something else is exchanged; each needs a channel of its own.
         self._agreements = self._world.Dup()
         self._work = self._world.Dup()
-        self._sleep = sleep
         self.rank, self.size = int(self._world.Get_rank()), int(self._world.Get_size())
         here = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         mine = own_cores()
@@ -238,7 +231,7 @@ class MpiCommunicator(Communicator):
         pause = _SHORTEST_PAUSE
         while not done():
             self.check()
-            self._sleep(pause)
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -91,23 +91,23 @@ class ShutdownMonitor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def follow(self, descriptor: int, *, grace: float = _GRACE_SECONDS) -> None:
+    def follow(self, descriptor: int) -> None:
         """End the job when the other end of this file descriptor is closed, as the death of the process there does.
+
+        A process that is still busy some time after that ends the hard way.
 
         Parameters
         ----------
         descriptor : int
             For instance 0, standard input, which mpiexec passes on to rank 0.
-        grace : float
-            Seconds after which the process ends the hard way if it is still busy.
         """
 
         def input_closed() -> None:
             if self._ended.wait(_ORDERLY_SECONDS):
                 return
             self.end("the process that started this job is gone (standard input closed)", 1)
-            if not self._ended.wait(grace):
-                log.error("still busy %.0f s after the end was asked for; exiting", grace)
+            if not self._ended.wait(_GRACE_SECONDS):
+                log.error("still busy %.0f s after the end was asked for; exiting", _GRACE_SECONDS)
                 os._exit(1)
 
         when_closed(descriptor, input_closed)

@@ -69,8 +69,6 @@ class RankRun:
         Where to save now and then, if the settings say so.
     resume : Checkpoint, optional
         What to go on from; only items after it come.
-    clock : callable, optional
-        Monotonic seconds.
 
     Attributes
     ----------
@@ -99,7 +97,6 @@ class RankRun:
         threads: int = 1,
         checkpoints: CheckpointStore | None = None,
         resume: Checkpoint | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
         self.axes: list[float] = []
@@ -108,7 +105,6 @@ class RankRun:
         self.superseded = self.broken = False
         self._communicator = communicator
         self._endpoint = endpoint
-        self._clock = clock
         self._seq = self._acknowledged = 0 if resume is None else resume.seq
         self.prepared = self._applied = 0 if resume is None else resume.projections
         self._image_number = 0 if resume is None else resume.image_number
@@ -122,7 +118,7 @@ class RankRun:
         self._preview: tuple[Preview, Callable[[], NDArray[np.float32]]] | None = None  # not sent yet
         self._findings: list[str] = []
         self._shown = shown_rows(run)
-        self.cuts = CutView(run, communicator, endpoint, lambda: self._lag() >= 2 * run.recon.step, clock)
+        self.cuts = CutView(run, communicator, endpoint, lambda: self._lag() >= 2 * run.recon.step)
         self._store = checkpoints
         self._checkpoints = checkpoints if run.recon.checkpoint_every > 0 else None
         self._analysis: Analysis[Any] | None = None
@@ -239,13 +235,13 @@ class RankRun:
         if not take:
             self._send_preview()
             return False
-        began = self._clock()
+        began = time.monotonic()
         frames = [self._frames.popleft() for _ in range(take)]
         self._analysis.update(frames)
         self._applied += take
         self._image_number += 1
         self._coalesced += take > settings.step
-        seconds = self._clock() - began
+        seconds = time.monotonic() - began
         self._show(self._analysis, final=closed and self._applied == agreed)
         self._save(self._analysis, frames[-1].seq)
         self._acknowledge()

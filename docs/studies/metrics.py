@@ -26,7 +26,7 @@ from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.quality import ImageHistory, PreviewImage, TrialMetric, make_metric
-from bluesky_streamrecon.quality.data_checks import find_fault
+from bluesky_streamrecon.quality.data_checks import first_fault
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import comparison_distance, measured, metrics
@@ -113,7 +113,7 @@ def measure_metrics(
             continue
         works[name] = (every if of_lines else 1), work
     works[PREDICTED_GAIN] = every, lambda: predict_gain(study())
-    works[FAULTS] = every, lambda: find_fault(now)
+    works[FAULTS] = every, lambda: first_fault(now)
     found = []
     for name, (step, work) in sorted(works.items(), key=lambda item: item[1][0]):
         logger.info("%s", name)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality.data_checks import find_fault, structured_rows, too_early
+from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
+from bluesky_streamrecon.quality.data_checks import structured_rows, too_early
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices.faults import Faults
@@ -31,6 +32,10 @@ IN_FIXED_ORDER = FAULTS | {
     "drift": (Faults(drift=(0.06, 0.03)), "the sample drifts, or the axis is wrong: .* turns about column 4"),
     "stuck later": (Faults(slips_from=50), "newest 24 frames differ by no more than noise: is the stage stuck"),
 }
+
+
+def find_fault(lines):
+    return inspect_scan(lines, RankReports())[0]
 
 
 @pytest.mark.parametrize(("faults", "said"), FAULTS.values(), ids=FAULTS)

@@ -9,7 +9,8 @@ import pytest
 from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.projection_sets import ProjectionStore
 from bluesky_streamrecon.quality import lines as lines_module
-from bluesky_streamrecon.quality.data_checks import find_fault, structured_rows
+from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
+from bluesky_streamrecon.quality.data_checks import structured_rows
 from bluesky_streamrecon.quality.gain import predict_gain
 from bluesky_streamrecon.quality.lines import GROUP, LineStore
 from bluesky_streamrecon.quality.trials import TrialReconstruction
@@ -21,6 +22,10 @@ from bluesky_streamrecon.wire import Preview
 PLANNED = 480
 MOST = 144
 ORDER = make_order("golden", num=PLANNED)
+
+
+def find_fault(lines):
+    return inspect_scan(lines, RankReports())[0]
 
 
 @pytest.fixture(autouse=True)
