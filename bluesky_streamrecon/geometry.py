@@ -202,3 +202,11 @@ class TomoGeometry:
             return np.ones((self.size, self.size), dtype=bool)
         r = np.arange(self.size) - self.half
         return np.asarray(r[:, None] ** 2 + r[None, :] ** 2 <= (self.size / 2) ** 2)
+
+    def chords(self) -> NDArray[np.int64]:
+        """Return the half-open range of pixels of each row that are reconstructed, shape (N, 2); as of each column."""
+        mask = self.mask()
+        inside = mask.any(axis=1)
+        first = np.where(inside, mask.argmax(axis=1), 0)
+        stop = np.where(inside, self.size - mask[:, ::-1].argmax(axis=1), 0)
+        return np.stack((first, stop), axis=1).astype(np.int64)

@@ -80,8 +80,7 @@ class ShearLayout:
 
     def __init__(self, geometry: TomoGeometry) -> None:
         self.geometry = geometry
-        size = geometry.size
-        self.side = -(-size // TILE) * TILE
+        self.side = -(-geometry.size // TILE) * TILE
         self.margin = _MARGIN
         stride = self.side + _MARGIN
         while stride % 64 not in {8, 24, 40, 56}:
@@ -89,12 +88,7 @@ class ShearLayout:
         self.stride = stride
         self.origin = math.ceil(self.side - geometry.half) + _PADDING
         self.length = self.side + 2 * self.origin
-        mask = geometry.mask()
-        inside = mask.any(axis=1)
-        first = np.where(inside, mask.argmax(axis=1), 0)
-        stop = np.where(inside, size - mask[:, ::-1].argmax(axis=1), 0)
-        self.mask = mask
-        self.chords = np.stack((first, stop), axis=1).astype(np.int64)
+        self.mask, self.chords = geometry.mask(), geometry.chords()
         self._free: list[NDArray[np.float32]] = []
         self.forward_tiles = self._tiles(TILE, TILE)
         self.back_tiles = self._tiles(BACK_ROWS, BACK_COLUMNS)

@@ -71,10 +71,7 @@ class GpuLayout:
         self.reach = min(self.length, math.ceil(geometry.columns * math.sqrt(2)) + 8)
         self.radius = max(0.0, min(geometry.axis, geometry.columns - 1 - geometry.axis) - _FOOTPRINT)
         self.mask = geometry.mask()
-        inside = self.mask.any(axis=1)
-        first = np.where(inside, self.mask.argmax(axis=1), 0)
-        stop = np.where(inside, size - self.mask[:, ::-1].argmax(axis=1), 0)
-        self.chords: NDArray[np.int32] = np.stack((first, stop), axis=1).astype(np.int32).ravel()
+        self.chords = geometry.chords().astype(np.int32).ravel()
 
     def tiles(self, width: int, height: int) -> NDArray[np.int32]:
         """Return the tiles with reconstructed pixels, as x | y << 12 | edges << 24.
