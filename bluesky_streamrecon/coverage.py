@@ -62,8 +62,13 @@ class AngularRange:
 
     def around(self, axis: float, columns: int) -> AngularRange:
         """Return the range as it counts for an axis at this column of a detector: in half acquisition by full turns."""
-        full_turn = math.degrees(self.stop - self.start) >= FULL_TURN
-        return replace(self, turn=2 * math.pi) if full_turn and is_off_the_middle(columns, axis) else self
+        half_acquisition = self.full_turn and is_off_the_middle(columns, axis)
+        return replace(self, turn=2 * math.pi) if half_acquisition else self
+
+    @property
+    def full_turn(self) -> bool:
+        """Whether the range is a full turn: what one view does not see, the opposite one does."""
+        return round(math.degrees(self.stop - self.start), 6) >= FULL_TURN  # which radians do not hit exactly
 
     @property
     def whole(self) -> bool:

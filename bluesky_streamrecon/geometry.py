@@ -10,7 +10,6 @@ Lengths are detector pixels, angles radians. Nothing here computes an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
@@ -24,7 +23,6 @@ __all__ = [
     "TomoGeometry",
     "check_range",
     "image_size",
-    "is_full_turn",
     "is_off_the_middle",
     "widest_image",
 ]
@@ -42,14 +40,6 @@ and would make a bright rim."""
 
 _WIDEST, _SMALL = 8, 4096
 """An image has at most so many times the detector's columns, or so many pixels: one beyond would only take memory."""
-
-
-def is_full_turn(metadata: Mapping[str, str]) -> bool:
-    """Return whether the range in a run's metadata (``angle_start``, ``angle_stop``, degrees) is a full turn."""
-    try:
-        return float(metadata["angle_stop"]) - float(metadata["angle_start"]) >= FULL_TURN
-    except (KeyError, ValueError):
-        return False
 
 
 def check_range(start: object, stop: object, where: str) -> None:

@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.geometry import TomoGeometry, image_size, is_full_turn
+from bluesky_streamrecon.geometry import TomoGeometry, image_size
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.projection_sets import ProjectionStore, most_views
 from bluesky_streamrecon.recon.algorithms import algorithms
@@ -77,7 +78,7 @@ class Tomography(Analysis[View]):
         self.warnings: list[str] = self._views.warnings
         algorithms.get(recon.algorithm)
         self._axis: AxisEstimate | None = None
-        self._full_turn = is_full_turn(run.metadata)
+        self._full_turn = AngularRange.from_metadata(run.metadata).full_turn
         self._sides: tuple[str, ...] | None = None  # where the sample reaches out of view; not known yet
         size = self._geometry().size  # which checks the settings
         self.shape = (size, size)

@@ -106,6 +106,12 @@ def test_scan_with_opposite_or_repeated_views_ends_by_prediction(simulate, drive
     assert finalize.projections < len(order) - 3
 
 
+def test_full_turn_begins_at_the_same_range_wherever_it_starts():
+    for start in range(-360, 361):
+        said = [{"angle_start": str(start), "angle_stop": str(start + turn)} for turn in (341.99, 342)]
+        assert [AngularRange.from_metadata(metadata).full_turn for metadata in said] == [False, True], start
+
+
 def test_half_acquisition_counts_opposite_views_as_two_directions():
     over = AngularRange(0.0, 2 * math.pi)
     angles = over.even(61)  # an odd number: the second half turn fills the gaps of the first
