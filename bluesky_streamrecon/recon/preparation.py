@@ -8,7 +8,7 @@ angles radians.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import get_args
 
 import numpy as np
@@ -114,7 +114,7 @@ class Preparation:
         )
         self._light = np.zeros(rows, np.float32)
         if values != "line-integrals":
-            _load_kernels()
+            self._correct, self._minus_log = _loaded_kernels()
 
     @property
     def ready(self) -> bool:
@@ -206,19 +206,15 @@ class Preparation:
         saturated = None
         if limit is not None and not (frame.max(axis=1, keepdims=True) < limit).all():
             saturated = np.greater_equal(frame, limit) & ~self._dead
-        positive = self._correct(values)
-        if positive and (saturated is None or not saturated.any()):
+        # Counts become transmissions, in place, and each row's are added up.
+        unusable = self._correct(values, self._dark, self._scale, self._dead, self._light)
+        if not unusable and (saturated is None or not saturated.any()):
             # A dead pixel counts 1 in the row's light.
             unlit = self._light - self._dead_number <= _DARK_TRANSMISSION * (values.shape[1] - self._dead_number)
             if not unlit.any():
-                return self._gaps.bridge(self._minus_log(values))
+                self._minus_log(values, np.float32(LEAST_TRANSMISSION))
+                return self._gaps.bridge(values)
         return self._mended(values, (values > 0) & (values < np.inf), saturated)
-
-    def _correct(self, values: NDArray[np.float32]) -> bool:
-        """Make transmissions of counts, in place, and add up each row's; say whether all are positive and finite."""
-        from bluesky_streamrecon.recon.kernels.preparation import correct
-
-        return bool(correct(values, self._dark, self._scale, self._dead, self._light) == 0)
 
     def _set_dead(self, dead: NDArray[np.bool_]) -> None:
         """Note which pixels never measure anything, and how they are bridged."""
@@ -249,7 +245,8 @@ class Preparation:
         if np.count_nonzero(dark[~unlit]) > _LONGEST_GAP:
             # Wide shadows are real: there nothing comes through. Single pixels are the detector's fault.
             bad &= ~Gaps(dark).longer_than(_LONGEST_GAP)
-        Gaps(bad).bridge(self._minus_log(values))
+        self._minus_log(values, np.float32(LEAST_TRANSMISSION))
+        Gaps(bad).bridge(values)
         values[unlit] = np.nan
         return values
 
@@ -363,13 +360,6 @@ class Preparation:
                 self._saturates = dtype, limits if np.isfinite(limits).any() else None
         return self._saturates[1]
 
-    @staticmethod
-    def _minus_log(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        from bluesky_streamrecon.recon.kernels.preparation import minus_log
-
-        minus_log(values, np.float32(LEAST_TRANSMISSION))
-        return values
-
     def _check(self, frame: NDArray[np.generic], kind: str) -> None:
         if frame.shape != self._shape:
             raise DataError(
@@ -378,10 +368,11 @@ class Preparation:
             )
 
 
-def _load_kernels() -> None:
-    """Compile the kernels, or load them from disk, before projections come."""
+def _loaded_kernels() -> tuple[Callable[..., int], Callable[..., None]]:
+    """Return `correct` and `minus_log`, compiled, or loaded from disk, before projections come."""
     from bluesky_streamrecon.recon.kernels.preparation import correct, minus_log
 
     one = np.ones((1, 1), np.float32)
     correct(one, one.copy(), one.copy(), np.zeros((1, 1), bool), np.zeros(1, np.float32))
     minus_log(one, np.float32(LEAST_TRANSMISSION))
+    return correct, minus_log
