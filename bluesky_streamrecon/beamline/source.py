@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,7 +34,7 @@ from bluesky_streamrecon.wire import (
     RunStatus,
 )
 
-__all__ = ["Snapshot", "Source", "Viewed", "Volume"]
+__all__ = ["Snapshot", "Source", "Volume"]
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class Snapshot:
         return pace * max(self.status.last - self.status.taken, 0)
 
 
+NOT_CONNECTED = Snapshot()
+
 Volume = tuple[int, int, int]
 """Rows, height and width."""
 
@@ -108,52 +111,25 @@ class _Watch:
     seen: tuple[str | None, int, bool] = (None, 0, False)
 
 
-class Viewed(Protocol):
-    """What the page's server needs of a run, be it taken now or stored."""
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """How the run is."""
-        ...
-
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` after each change, until the returned function is called."""
-        ...
-
-    def order(self, order: Order, *, run_uid: str | None) -> Answer:
-        """Overrule the run."""
-        ...
-
-    def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:
-        """Wish to see cuts of the run as it is now."""
-        ...
-
-    def watch(
-        self,
-        cuts: Callable[[RunStatus, Volume], Sequence[Cut]],
-        take: Callable[[Cuts], None],
-        *,
-        pause: float = 0.25,
-    ) -> Callable[[], None]:
-        """Pass cuts of each new image to `take`, until the returned function is called."""
-        ...
-
-
 class Source:
     """Keep a `Snapshot` up to date.
 
     Parameters
     ----------
-    connect : callable
-        Finds the job and connects to it; a `JobError` says that there is none.
-    who : str
+    connect : callable or None
+        Finds the job and connects to it; a `JobError` says that there is none. None: the run is a stored one, of which
+        nothing changes, and which nobody can overrule.
+    who : str, optional
         Name under which orders are sent.
+    snapshot : Snapshot, optional
+        The first.
     """
 
-    def __init__(self, connect: Callable[[], OperatorEndpoint], who: str) -> None:
-        self._connect = connect
+    def __init__(
+        self, connect: Callable[[], OperatorEndpoint] | None, who: str = "", *, snapshot: Snapshot = NOT_CONNECTED
+    ) -> None:
         self._who = who
-        self._snapshot = Snapshot()
+        self._snapshot = snapshot
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self._operator: OperatorEndpoint | None = None
@@ -161,9 +137,10 @@ class Source:
         self._volume: tuple[str | None, Volume] = (None, (1, 1, 1))  # of which run it was seen
         self._numbers = itertools.count(1)
         self._stop = threading.Event()
+        works = {} if connect is None else {"follow": partial(self._follow, connect), "look": self._look}
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"streamrecon-view-{work.__name__.strip('_')}")
-            for work in (self._follow, self._look)
+            threading.Thread(target=self._guarded, args=(work,), name=f"streamrecon-view-{name}")
+            for name, work in works.items()
         ]
         for thread in self._threads:
             thread.start()
@@ -240,6 +217,8 @@ class Source:
 
     def _connected(self) -> OperatorEndpoint:
         operator = self._operator
+        if not self._threads:
+            raise JobError("the run is over")
         if operator is None:
             raise JobError(self._snapshot.link or "no job is connected")
         return operator
@@ -271,10 +250,10 @@ class Source:
                 self._update(link=f"unexpected {type(error).__name__}: {error}")
             self._stop.wait(RETRY_SECONDS)
 
-    def _follow(self) -> None:
+    def _follow(self, connect: Callable[[], OperatorEndpoint]) -> None:
         """Stay with one job until it ends."""
         try:
-            operator = self._connect()
+            operator = connect()
         except ConfigError:
             raise
         except JobError:

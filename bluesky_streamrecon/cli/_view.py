@@ -17,7 +17,7 @@ from bluesky_streamrecon.cli._steer import Address, JobId, Who, open_operator
 from bluesky_streamrecon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.beamline.source import Viewed
+    from bluesky_streamrecon.beamline.source import Source
 
 __all__ = ["view"]
 
@@ -59,7 +59,7 @@ def view(
     """
     os.nice(NICE)
     with ExitStack() as opened:
-        source: Viewed
+        source: Source
         images = None
         if napari:
             if run is not None or pvs is not None:

@@ -25,7 +25,7 @@ from bluesky_streamrecon.hdf5.results import IMAGES, result_images
 from bluesky_streamrecon.wire import Cuts, RunStatus
 
 if TYPE_CHECKING:
-    from bluesky_streamrecon.beamline.source import Snapshot, Viewed
+    from bluesky_streamrecon.beamline.source import Snapshot, Source
 
 __all__ = ["LIVE_IMAGE", "NEWEST", "Images", "Kept", "Shown", "thinned"]
 
@@ -132,7 +132,7 @@ class Images:
 
     Parameters
     ----------
-    source : Viewed
+    source : Source
         That is watched.
     kept : sequence of Kept, optional
         Images of its run that are there already.
@@ -151,7 +151,7 @@ class Images:
     """
 
     def __init__(
-        self, source: Viewed, kept: Sequence[Kept] = (), stored: Mapping[str, NDArray[np.float32]] | None = None
+        self, source: Source, kept: Sequence[Kept] = (), stored: Mapping[str, NDArray[np.float32]] | None = None
     ) -> None:
         self._source = source
         self._lock = threading.Lock()

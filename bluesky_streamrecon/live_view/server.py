@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bluesky_streamrecon.beamline.slices import measured
-from bluesky_streamrecon.beamline.source import Viewed
+from bluesky_streamrecon.beamline.source import Source
 from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
@@ -65,7 +65,7 @@ class ViewServer:
 
     Parameters
     ----------
-    source : Viewed
+    source : Source
         Closed by the caller.
     port : int, optional
         0: a free one.
@@ -81,7 +81,7 @@ class ViewServer:
     """
 
     def __init__(
-        self, source: Viewed, port: int = 0, *, public_url: str | None = None, images: Images | None = None
+        self, source: Source, port: int = 0, *, public_url: str | None = None, images: Images | None = None
     ) -> None:
         self._public = None if public_url is None else _checked(public_url)
         self._source = source

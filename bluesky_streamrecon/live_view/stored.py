@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.documents import carried
 from bluesky_streamrecon.beamline.operator_status import described
-from bluesky_streamrecon.beamline.source import Snapshot
-from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.errors import JobError, StorageError
+from bluesky_streamrecon.beamline.source import Snapshot, Source
+from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import mapped
 from bluesky_streamrecon.live_view.images import Images, Kept
@@ -32,46 +30,17 @@ from bluesky_streamrecon.storage import (
 from bluesky_streamrecon.storage.catalog import LIVE, find_catalog
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import find_raw_run
-from bluesky_streamrecon.wire import Answer, Check, Cuts, Judged, Order, RunStatus
+from bluesky_streamrecon.wire import Check, Judged, Order, RunStatus
 
-__all__ = ["StoredRun", "open_stored_run"]
+__all__ = ["open_stored_run"]
 
 MOST_BYTES: Final = 2**30
 """Of an image that has to be fetched: on another computer, or in chunks."""
 
 
-class StoredRun:
-    """A run that is over; nothing of it changes, and nobody can overrule it.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-        How it ended.
-    """
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - nothing changes
-        """Call nobody."""
-        return lambda: None
-
-    def watch(self, *_: Any, **__: Any) -> Callable[[], None]:
-        """Call nobody."""
-        return lambda: None
-
-    def order(self, *_: Any, **__: Any) -> Answer:
-        """Refuse."""
-        raise JobError("the run is over")
-
-    def show_cuts(self, cuts: Sequence[Cut], viewer: str) -> Future[Cuts]:  # noqa: ARG002
-        """Refuse: no job has an image of it."""
-        raise JobError("the run is over")
-
-
 def open_stored_run(
     run: str, uri: str | None = None, *, directory: Path | None = None, readable: Sequence[Path] = ()
-) -> tuple[StoredRun, Images]:
+) -> tuple[Source, Images]:
     """Read a stored run for the page. The catalogue is closed again; images stay in their file until they are cut.
 
     Parameters
@@ -100,7 +69,7 @@ def open_stored_run(
             stored, judged = _stored(RunStreams(reconstruction), uid), _judged(load_scores(storage.catalog, uid))
             about = reconstruction.metadata["start"].get("streamrecon", {})
         snapshot = Snapshot(link="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
-    source = StoredRun(snapshot)
+    source = Source(None, snapshot=snapshot)
     return source, Images(source, kept, stored)
 
 
