@@ -101,23 +101,15 @@ def new_directory(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG with a palette, in a third of the size without visible difference.
+    """Write a figure as PNG.
 
     Raises
     ------
     StorageError
         If the file can not be written.
     """
-    from io import BytesIO
-
-    from PIL import Image
-
-    held = BytesIO()
-    figure.savefig(held, format="png", dpi=DPI)
-    held.seek(0)
     try:
-        with Image.open(held) as picture:
-            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+        figure.savefig(path, format="png", dpi=DPI)
     except OSError as error:
         raise StorageError(f"{path}: can not be written ({error})") from error
 

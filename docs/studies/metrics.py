@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.cores import own_cores
 from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.evaluation.bench.harness import Summary, check_repeats, seconds_per_call
+from bluesky_streamrecon.evaluation.bench.harness import Summary, seconds_per_call
 from bluesky_streamrecon.evaluation.bench.sample import sample_scan
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import LineScan
@@ -80,7 +80,6 @@ def measure_metrics(
     ConfigError
         If a number can not work.
     """
-    check_repeats(repeats)
     recon, steering = ReconSettings(), SteeringSettings(options={"measure": "porosity", "within": 0.01})
     distance = comparison_distance(recon, steering)
     if rows < 1 or columns < 64 or num < 4 * distance:

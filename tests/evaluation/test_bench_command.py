@@ -50,11 +50,24 @@ def test_gpu_that_is_missing_is_one_line(command, monkeypatch, capfd, no_orphans
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("command", "backend"), [("kernels", "gpu"), ("peers", "auto"), ("memory", "auto")])
-def test_backend_that_can_not_be_measured_is_refused(command, backend):
-    done = CliRunner().invoke(app, [command, "--backend", backend])
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("kernels", "--backend", "gpu"),
+        ("peers", "--backend", "auto"),
+        ("memory", "--backend", "auto"),
+        ("kernels", "--repeats", "2"),
+        ("kernels", "--threads", "0"),
+        ("peers", "--window", "0"),
+        ("pipeline", "--exposure", "0"),
+        ("view", "--viewers", "0"),
+        ("view", "--exposure", "11"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(command, option, value):
+    done = CliRunner().invoke(app, [command, option, value])
     assert done.exit_code == 2
-    assert "Invalid value for '--backend'" in done.output
+    assert f"Invalid value for '{option}'" in done.output
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bluesky_streamrecon.errors import ConfigError, JobError, StreamReconError
+from bluesky_streamrecon.errors import JobError, StreamReconError
 from bluesky_streamrecon.exit_hooks import when_closed
 
 __all__ = [
-    "LEAST_REPEATS", "Summary", "beside", "check_repeats", "printed", "seconds_per_call", "started", "take_turns",
+    "Summary", "beside", "printed", "seconds_per_call", "started", "take_turns",
 ]  # fmt: skip
 
 END_SECONDS = 30.0
-LEAST_REPEATS = 3
-"""Fewest samples for a median."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -73,29 +71,17 @@ def take_turns(repeats: int, turn: Callable[[], Mapping[Name, float]]) -> dict[N
     turn : callable
         Returns one sample of each quantity; a ratio is one of them, taken of the samples of its own turn.
 
-    Raises
-    ------
-    ConfigError
-        If there are too few turns for a median.
-
     Examples
     --------
     >>> samples = iter([2.0, 3.0, 4.0])
     >>> take_turns(3, lambda: {"rate": next(samples)})
     {'rate': Summary(median=3.0, spread=0.6666666666666666)}
     """
-    check_repeats(repeats)
     samples = []
     for number in range(1, repeats + 1):
         logger.info("turn %d of %d", number, repeats)
         samples.append(turn())
     return {name: Summary.of([each[name] for each in samples]) for name in samples[0]}
-
-
-def check_repeats(repeats: int) -> None:
-    """Raise `ConfigError` if there are too few turns for a median, before anything is set up."""
-    if repeats < LEAST_REPEATS:
-        raise ConfigError(f"repeats: got {repeats}, expected at least {LEAST_REPEATS}, for a median with its spread")
 
 
 def seconds_per_call(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
-from bluesky_streamrecon.evaluation.bench.harness import check_repeats, take_turns
+from bluesky_streamrecon.evaluation.bench.harness import take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
 from bluesky_streamrecon.evaluation.bench.sample import random_frames
@@ -66,7 +66,6 @@ def measure_wire(
     JobError
         If a receiving process fails.
     """
-    check_repeats(repeats)
     pool = random_frames(rows, columns, num=frames, receivers=receivers)
     sample = frames * pool[0].nbytes
     timeout = 30.0 + sample / LEAST_RATE
