@@ -53,11 +53,11 @@ def export_stored(
     Example: `streamrecon export 3f2a91 tooth.nxs --directory demo/catalogue --readable demo`
     """
     from bluesky_streamrecon.errors import ConfigError, StorageError
-    from bluesky_streamrecon.storage import chosen_layout, export_run, export_volume, open_storage, volume_layout
+    from bluesky_streamrecon.storage import VOLUME_LAYOUTS, chosen_layout, export_run, export_volume, open_storage
 
     given = {"pixel_size_um": pixel_size, "energy_kev": energy, "distance_mm": distance}
     known = {name: value for name, value in given.items() if value is not None}
-    alone = volume_layout(file, layout) is not None
+    alone = chosen_layout(file, layout) in VOLUME_LAYOUTS
     if live and not alone:
         raise ConfigError(
             f"{file}: got --live, expected it with a file of the volume alone (.zarr, .tif, .tiff, or "
@@ -71,8 +71,6 @@ def export_stored(
         raise ConfigError("--live with --volume: expected one of them; live images of older half turns are not kept")
     if file.exists():  # before a volume is finished for it
         raise StorageError(f"{file}: exists already; it is not overwritten")
-    if not alone:
-        chosen_layout(file, layout)
     part = made = None
     with open_storage(uri, directory=directory, readable=readable or ()) as storage:
         if volume is not None:

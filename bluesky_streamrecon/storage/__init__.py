@@ -17,10 +17,8 @@ from bluesky_streamrecon.storage.importing import import_scan
 from bluesky_streamrecon.storage.listing import find_run, last_scan_id, list_runs
 from bluesky_streamrecon.storage.nxtomo import read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.portable import (
-    LAYOUTS,
     PortableRun,
     PortableScan,
-    chosen_layout,
     export_run,
     read_scan,
 )
@@ -39,12 +37,19 @@ from bluesky_streamrecon.storage.runs import (
     stored_dataset,
 )
 from bluesky_streamrecon.storage.scan import Frames, TomoScan
-from bluesky_streamrecon.storage.volume_files import ExportedVolume, export_volume, volume_layout
+from bluesky_streamrecon.storage.volume_files import (
+    LAYOUTS,
+    VOLUME_LAYOUTS,
+    ExportedVolume,
+    chosen_layout,
+    export_volume,
+)
 from bluesky_streamrecon.storage.writer import CatalogWriter, NotSent, Resubmitted, resubmit
 
 __all__ = [
     "IMAGES",
     "LAYOUTS",
+    "VOLUME_LAYOUTS",
     "CatalogWriter",
     "EmbeddedTiled",
     "ExportedVolume",
@@ -82,7 +87,6 @@ __all__ = [
     "resubmit",
     "scan_details",
     "stored_dataset",
-    "volume_layout",
     "write_dxfile",
     "write_nxtomo",
 ]

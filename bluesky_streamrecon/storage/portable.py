@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,31 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
+from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.details import scan_details
 from bluesky_streamrecon.storage.dxfile import copy_frames, read_dxfile, write_dxfile
-from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.run_streams import RunStreams
-from bluesky_streamrecon.storage.runs import IMAGES, RunKeys, finished_images, run_keys, scan_of
+from bluesky_streamrecon.storage.runs import (
+    IMAGES,
+    RunKeys,
+    find_raw_run,
+    find_reconstruction,
+    finished_images,
+    run_keys,
+    scan_of,
+)
 from bluesky_streamrecon.storage.scan import TomoScan
 from bluesky_streamrecon.storage.stored_run import StoredRun, StoredStream
 from bluesky_streamrecon.storage.tiff_stack import read_tiff_scan
-from bluesky_streamrecon.storage.volume_files import VOLUME_LAYOUTS
+from bluesky_streamrecon.storage.volume_files import LAYOUTS, chosen_layout
 
 __all__ = [
     "GROUP",
-    "LAYOUTS",
     "PortableRun",
     "PortableScan",
-    "chosen_layout",
     "described",
     "export_run",
     "read_scan",
@@ -43,9 +49,6 @@ __all__ = [
 
 GROUP = "streamrecon"
 VERSION = 1
-LAYOUTS: dict[str, tuple[str, ...]] = {"nxtomo": (".nxs", ".nx"), "dxchange": (".h5", ".hdf5", ".hdf", ".dx")}
-"""Layouts, and the suffixes that choose them."""
-
 NUMBER = {"dtype": "number", "dtype_numpy": "<f8", "shape": []}
 FRAMES = ("dark", "flat")
 """Streams that hold nothing but frames."""
@@ -153,8 +156,10 @@ def export_run(
         If the run is no scan.
     """
     path = Path(path)
-    layout = chosen_layout(path, layout)
-    raw, reconstruction = _both(catalog, uid)
+    layout = chosen_layout(path, layout, LAYOUTS)
+    raw, reconstruction = RunStreams(find_raw_run(catalog, uid)), None
+    with suppress(StorageError):  # it has none, or none yet
+        reconstruction = RunStreams(find_reconstruction(catalog, uid))
     start = raw.metadata["start"]
     scan, keys = scan_of(raw, catalog, start["uid"]), run_keys(raw, start["uid"])
     monitor = start.get("streamrecon", {}).get("recon", {}).get("monitor")
@@ -237,25 +242,6 @@ def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableSc
     return PortableScan(layout, frames, run, reconstruction, keys, images)
 
 
-def chosen_layout(path: Path, layout: str | None = None) -> str:
-    """Return a layout by its name, or by the suffix of a file.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such layout, or the suffix stands for none.
-    """
-    if layout is not None:
-        if layout not in LAYOUTS:
-            raise ConfigError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
-        return layout
-    for name, suffixes in LAYOUTS.items():
-        if path.suffix.lower() in suffixes:
-            return name
-    known = "; ".join(f"{name}: {', '.join(ends)}" for name, ends in (LAYOUTS | VOLUME_LAYOUTS).items() if ends)
-    raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that names the layout ({known}), or a layout")
-
-
 def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: str | None) -> PortableRun:
     """Return what a file has."""
     count, rows, columns = scan.projections.shape
@@ -271,27 +257,6 @@ def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: 
         columns=columns,
         problems=scan.problems,
     )
-
-
-def _both(catalog: Any, uid: str) -> tuple[RunStreams, RunStreams | None]:
-    """Find a raw run and its reconstruction, given either."""
-    run = find_run(catalog, uid)
-    start = run.metadata["start"]
-    if (raw_uid := start.get("raw_run_uid")) is not None:
-        raw = _known(catalog, raw_uid)
-        if raw is None:
-            raise StorageError(f"run {uid}: is the reconstruction of {raw_uid}, which is not in the catalogue")
-        return raw, RunStreams(run)
-    recon_uid = start.get("streamrecon", {}).get("recon_uid")
-    found = None if recon_uid is None else _known(catalog, recon_uid)
-    return RunStreams(run), found if found is not None and "image" in found else None
-
-
-def _known(catalog: Any, uid: str) -> RunStreams | None:
-    try:
-        return RunStreams(catalog[uid])
-    except (KeyError, ValueError):
-        return None
 
 
 def _write_run(

@@ -104,24 +104,25 @@ class RunKeys:
     angle: str
 
 
-def run_keys(run: RunStreams, uid: str, *, detector: str | None = None, stage: str | None = None) -> RunKeys:
-    """Find the data keys of frames and angles; parameters and errors as for `load_run`."""
+def run_keys(run: RunStreams, uid: str) -> RunKeys:
+    """Find the data keys of frames and angles; errors as for `load_run`.
+
+    They are the first of ``detectors`` in the start document, and the ``angle`` of its ``streamrecon`` block (fly
+    scans: what has recorded it) or the first of ``motors``.
+    """
     start, streams = run.metadata["start"], set(run)
     if "primary" not in streams:
         raise DataError(f"run {uid}: no stream 'primary', only {sorted(streams)}; was it stopped before a projection?")
     primary = set(run["primary"])
-    detector = detector or _first(start, "detectors", uid)
-    recorded = start.get("streamrecon", {}).get("angle")
-    stage = stage or (recorded if recorded in primary else _first(start, "motors", uid))
+    detector, recorded = _first(start, "detectors", uid), start.get("streamrecon", {}).get("angle")
+    stage = recorded if recorded in primary else _first(start, "motors", uid)
     missing = {detector, stage} - primary
     if missing:
         raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
     return RunKeys(detector, stage)
 
 
-def load_run(
-    catalog: Any, uid: str, *, detector: str | None = None, stage: str | None = None, angle_units: str | None = None
-) -> TomoScan:
+def load_run(catalog: Any, uid: str, *, angle_units: str | None = None) -> TomoScan:
     """Read a raw run as a scan.
 
     Parameters
@@ -130,9 +131,6 @@ def load_run(
         From `open_catalog`.
     uid : str
         Of the run, or its first characters.
-    detector, stage : str, optional
-        Data keys of frames and angle. By default the first of ``detectors`` in the start document, and the ``angle`` of
-        its ``streamrecon`` block (fly scans: what has recorded it) or the first of ``motors``.
     angle_units : str, optional
         Units of the angles, in place of those of their data key; see `bluesky_streamrecon.angle_units.UNITS`.
 
@@ -150,20 +148,12 @@ def load_run(
         If the run has no projections, fewer frames than angles, or data that are not all there.
     """
     run = RunStreams(find_run(catalog, uid))
-    return scan_of(run, catalog, uid, detector=detector, stage=stage, angle_units=angle_units)
+    return scan_of(run, catalog, uid, angle_units=angle_units)
 
 
-def scan_of(
-    run: RunStreams,
-    catalog: Any,
-    uid: str,
-    *,
-    detector: str | None = None,
-    stage: str | None = None,
-    angle_units: str | None = None,
-) -> TomoScan:
+def scan_of(run: RunStreams, catalog: Any, uid: str, *, angle_units: str | None = None) -> TomoScan:
     """Read a raw run as a scan; see `load_run`."""
-    keys = run_keys(run, uid, detector=detector, stage=stage)
+    keys = run_keys(run, uid)
     detector, primary = keys.detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
     raw = _numbers(primary, keys.angle, uid, "angles")
@@ -412,5 +402,5 @@ def _fetching(name: str) -> Iterator[None]:
 def _first(start: Any, field: str, uid: str) -> str:
     names = start.get(field)
     if not names:
-        raise DataError(f"run {uid}: its start document has no {field!r}; say which data key to take")
+        raise DataError(f"run {uid}: its start document has no {field!r}: which data are which is not known")
     return str(names[0])

@@ -20,14 +20,17 @@ from bluesky_streamrecon.storage.dxfile import copy_frames, written_whole
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import IMAGES, find_raw_run, find_reconstruction, finished_images
 
-__all__ = ["VOLUME_LAYOUTS", "ExportedVolume", "export_volume", "volume_layout"]
+__all__ = ["LAYOUTS", "VOLUME_LAYOUTS", "ExportedVolume", "chosen_layout", "export_volume"]
+
+LAYOUTS: dict[str, tuple[str, ...]] = {"nxtomo": (".nxs", ".nx"), "dxchange": (".h5", ".hdf5", ".hdf", ".dx")}
+"""Layouts of a whole run, and the suffixes that choose them."""
 
 VOLUME_LAYOUTS: dict[str, tuple[str, ...]] = {
     "ome-zarr": (".zarr",),
     "tiff": (".tif", ".tiff"),
     "dxchange-volume": (),  # the suffixes of HDF5 choose a file of the whole run
 }
-"""Layouts, and the suffixes that choose them."""
+"""Layouts of a volume alone, and the suffixes that choose them."""
 
 LARGEST_IMAGEJ = 2**32 - 2**25
 """Bytes of pixels from which a TIFF stack is a BigTIFF."""
@@ -67,11 +70,25 @@ class ExportedVolume:
     levels: int
 
 
-def volume_layout(path: Path, layout: str | None = None) -> str | None:
-    """Return the layout of a volume by its name or by a file's suffix; None if it is none of a volume."""
+def chosen_layout(
+    path: Path, layout: str | None = None, among: Mapping[str, tuple[str, ...]] = LAYOUTS | VOLUME_LAYOUTS
+) -> str:
+    """Return a layout by its name, or by the suffix of a file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layout, or the suffix stands for none.
+    """
     if layout is not None:
-        return layout if layout in VOLUME_LAYOUTS else None
-    return next((name for name, known in VOLUME_LAYOUTS.items() if path.suffix.lower() in known), None)
+        if layout not in among:
+            raise ConfigError(f"layout: got {layout!r}, expected one of {', '.join(among)}")
+        return layout
+    for name, suffixes in among.items():
+        if path.suffix.lower() in suffixes:
+            return name
+    known = "; ".join(f"{name}: {', '.join(ends)}" for name, ends in among.items() if ends)
+    raise ConfigError(f"{path}: got suffix {path.suffix!r}, expected one that names the layout ({known}), or a layout")
 
 
 def export_volume(
@@ -114,9 +131,7 @@ def export_volume(
         If there is no such reconstruction, the file exists, or can not be written.
     """
     path = Path(path)
-    chosen = volume_layout(path, layout)
-    if chosen is None:
-        raise ConfigError(f"{path}: got layout {layout!r}, expected one of {', '.join(VOLUME_LAYOUTS)}")
+    chosen = chosen_layout(path, layout, VOLUME_LAYOUTS)
     if pixel_size_um is not None and not (np.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise ConfigError(f"pixel size: got {pixel_size_um}, expected micrometres above 0")
     if made is None:
