@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from abc import abstractmethod
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,9 +50,6 @@ class _SignalSuspender(SuspenderBase):
     caller's thread, where ophyd-async finds no event loop.
     """
 
-    def __init__(self, signal: Any, tripped_message: str) -> None:
-        super().__init__(signal, tripped_message=tripped_message)  # type: ignore[no-untyped-call]
-
     def install(self, RE: RunEngine, *, event_type: str | None = None) -> None:
         """Watch the signal on behalf of this RunEngine.
 
@@ -65,54 +60,30 @@ class _SignalSuspender(SuspenderBase):
         event_type : str, optional
             As for the stock suspenders; only classic ophyd signals take it.
         """
-        with self._lock:
-            self.RE = RE
-        if _is_async(self._sig):
-            call_in_loop(RE.loop, lambda: self._sig.subscribe(self), CALL_TIMEOUT)
-        else:
-            self._sig.subscribe(self, event_type=event_type, run=True)
+        if not _is_async(self._sig):
+            super().install(RE, event_type=event_type)  # type: ignore[no-untyped-call]
+            return
+        self.RE = RE
+        call_in_loop(RE.loop, lambda: self._sig.subscribe(self), CALL_TIMEOUT)
 
     def remove(self) -> None:
         """Stop watching the signal, and release the plan if it is held."""
-        RE = self.RE
-        if RE is None:
-            return
-        if _is_async(self._sig):
-            call_in_loop(RE.loop, lambda: self._sig.clear_sub(self), CALL_TIMEOUT)
-        else:
-            self._sig.clear_sub(self)
-        with self._lock:
-            self.RE = None
-        self._forget(RE)
+        if self.RE is not None and _is_async(self._sig):
+            call_in_loop(self.RE.loop, super().remove, CALL_TIMEOUT)
+        elif self.RE is not None:
+            super().remove()  # type: ignore[no-untyped-call]
 
     def __call__(self, value: Any = None, **kwargs: Any) -> None:  # noqa: ARG002 - classic ophyd sends its all
         """Take a new value; ophyd-async sends ``{name: reading}``, classic ophyd ``value=...``."""
-        RE = self.RE
-        if RE is None:
-            return
-        if isinstance(value, dict):
-            value = next(iter(value.values()))["value"]
-        self._update(RE, value)
+        if (RE := self.RE) is not None:
+            self._update(RE, next(iter(value.values()))["value"] if isinstance(value, dict) else value)
 
-    def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
-        """Return what a plan has to wait for before it may start; nothing here."""
-        return [], ""
-
-    @abstractmethod
-    def _update(self, RE: RunEngine, value: Any) -> None:
+    def _update(self, RE: RunEngine, value: Any) -> None:  # noqa: ARG002 - for subclasses
         """Take a new value of the signal."""
-
-    def _forget(self, RE: RunEngine) -> None:  # noqa: ARG002 - for subclasses
-        self._tripped = False
+        super().__call__(value)  # type: ignore[no-untyped-call]
 
     def _get_justification(self) -> str:
         return f"{type(self).__name__} on {self._sig.name}: {self._tripped_message}" if self._tripped else ""
-
-    def _should_suspend(self, value: Any) -> bool:
-        return bool(value)
-
-    def _should_resume(self, value: Any) -> bool:
-        return not value
 
 
 class QualitySuspender(_SignalSuspender):
@@ -152,7 +123,7 @@ class QualitySuspender(_SignalSuspender):
     ) -> None:
         if mode not in ("after-projection", "at-once"):
             raise ConfigError(f"suspender mode: got {mode!r}, expected 'after-projection' or 'at-once'")
-        super().__init__(signal, "the image is good enough")
+        super().__init__(signal, tripped_message="the image is good enough")  # type: ignore[no-untyped-call]
         self.mode: SuspendMode = mode
         self.reached = reached
         self._when, self._once_is_enough = when, once_is_enough
@@ -178,8 +149,18 @@ class QualitySuspender(_SignalSuspender):
         self._token = None
         super().remove()
 
+    def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
+        """Return what a plan has to wait for before it may start; nothing here."""
+        return [], ""
+
+    def _should_suspend(self, value: Any) -> bool:
+        return bool(self._when(value)) or (self._once_is_enough and bool(self._tripped))
+
+    def _should_resume(self, value: Any) -> bool:
+        return not self._should_suspend(value)
+
     def _update(self, RE: RunEngine, value: Any) -> None:
-        self._tripped = bool(self._when(value)) or (self._once_is_enough and bool(self._tripped))
+        self._tripped = self._should_suspend(value)
         if self._tripped:
             self._fire(RE)
 
@@ -231,45 +212,16 @@ class BacklogSuspender(_SignalSuspender):
         resume = limit / 2 if resume is None else resume
         if not 0 <= resume <= limit:
             raise ConfigError(f"backlog: got resume={resume} and limit={limit}, expected 0 <= resume <= limit")
-        super().__init__(signal, f"the reconstruction is more than {limit:g} projections behind")
+        behind = f"the reconstruction is more than {limit:g} projections behind"
+        super().__init__(signal, tripped_message=behind)  # type: ignore[no-untyped-call]
         self.limit = limit
         self.resume = resume
-        self._released: asyncio.Event | None = None  # set: the plan may go on
-        self._requested = False  # the RunEngine was not running when the signal tripped: ask again later
-        self._guard = threading.Lock()
 
     def _update(self, RE: RunEngine, value: Any) -> None:
-        with self._guard:
-            if self._should_suspend(value):
-                self._tripped = True
-            elif self._should_resume(value):
-                self._release(RE)
-            if not self._tripped:
-                return
-            if self._released is None:
-                self._released = asyncio.Event()
-                self._requested = False
-            if not self._requested and RE.state in ("running", "paused") and RE.resumable:
-                self._requested = True
-                RE.request_suspend(self._released.wait, justification=self._get_justification())
-
-    def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
-        """Return what a plan has to wait for before it may start."""
-        with self._guard:
-            if self._tripped and self._released is not None:
-                self._requested = True
-                return [self._released.wait], self._get_justification()
-            return [], ""
-
-    def _forget(self, RE: RunEngine) -> None:
-        with self._guard:
-            self._release(RE)
-
-    def _release(self, RE: RunEngine) -> None:
-        self._tripped = False
-        if self._released is not None:
-            RE.loop.call_soon_threadsafe(self._released.set)
-            self._released = None
+        """Take a new value, unless the RunEngine could not be suspended now: the next one will be asked for then."""
+        suspendable = RE.state == "idle" or (RE.state == "running" and RE.resumable)
+        if suspendable or not self._should_suspend(value):
+            super()._update(RE, value)
 
     def _should_suspend(self, value: Any) -> bool:
         return bool(value > self.limit)

@@ -246,6 +246,23 @@ def test_backlog_that_is_there_before_the_run_holds_its_start(run_engine, docume
     run_engine.remove_suspender(suspender)
 
 
+def test_backlog_leaves_a_plan_alone_that_could_not_go_on(run_engine, documents, lag):
+    signal, put = lag
+    suspender = BacklogSuspender(signal, 10)
+    run_engine.install_suspender(suspender)
+    on_event(run_engine, 2, lambda: put(99))
+
+    @bpp.run_decorator()
+    def fly():
+        yield Msg("clear_checkpoint")
+        for _ in range(4):
+            yield from bps.trigger_and_read([classic_detector])
+
+    assert run_engine(fly()).exit_status == "success"
+    assert documents[-1][1]["num_events"] == {"primary": 4}
+    run_engine.remove_suspender(suspender)
+
+
 def test_removing_a_backlog_suspender_lets_the_scan_go(run_engine, lag, suspended, in_thread):
     signal, put = lag
     suspender = BacklogSuspender(signal, 10)
