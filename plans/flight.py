@@ -23,7 +23,7 @@ from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import DataError, MotionError
 from bluesky_streamrecon.ordering import AngleOrder, Sweep
 from bluesky_streamrecon.plans.motion import time_limit
-from bluesky_streamrecon.plans.parts import Pending, answer
+from bluesky_streamrecon.plans.parts import answer, wait_for_all
 
 __all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps", "repeated"]
 
@@ -195,7 +195,7 @@ class _Flight:
     before: int  # frames
 
     def __post_init__(self) -> None:
-        self._turning: Pending | None = None
+        self._turning: Sequence[Any] | None = None  # statuses
         self._seen = self.before
         self._seen_at = time.monotonic()
 
@@ -230,11 +230,9 @@ class _Flight:
         seconds, how = yield from answer(partial(time_limit, self.flyers.stage, start), unanswered=(None, ""))
         yield from self._all_of(statuses, seconds, f"{self.flyers.stage.name} at its run-up, {start:g} degrees{how}")
 
-    def _all_of(self, statuses: Iterable[Any], seconds: float | None, what: str) -> MsgGenerator[None]:
+    def _all_of(self, statuses: Sequence[Any], seconds: float | None, what: str) -> MsgGenerator[None]:
         """Wait until all statuses are done, at most for a time."""
-        pending = Pending(statuses)
-        yield from pending.wait(math.inf if seconds is None else seconds)
-        if not pending.over:
+        if not (yield from wait_for_all(statuses, math.inf if seconds is None else seconds)):
             raise MotionError(f"{self.name}: not ready after {seconds:.0f} s: {what}; do the devices' IOCs answer?")
 
     def _fly(self) -> MsgGenerator[None]:
@@ -245,12 +243,12 @@ class _Flight:
         yield from self._all_of(armed, patience, "detectors, encoder and trigger armed")
         turning = yield from bps.kickoff_all(flyers.stage, wait=False)
         yield from self._all_of(turning, patience, f"{flyers.stage.name} turning")
-        self._turning = Pending((yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)))
+        self._turning = yield from bps.complete_all(flyers.trigger, flyers.stage, wait=False)
         self._seen_at = time.monotonic()
         yield from self._collect_until(self._turning)
         # Only now: who is never given its last frame is never complete, and a flight may be cut short.
         written = yield from bps.complete_all(*flyers.writers, wait=False)
-        yield from self._collect_until(Pending(written))
+        yield from self._collect_until(written)
         yield from self._check(self.before + len(self.sweep))
 
     def _cut_short(self) -> MsgGenerator[None]:
@@ -258,7 +256,7 @@ class _Flight:
         if self._turning is None:
             return
         yield from come_to_rest(self.flyers)
-        yield from self._turning.wait(self.pace.patience(self.sweep))
+        yield from wait_for_all(self._turning, self.pace.patience(self.sweep))
         yield from bps.sleep(self.pace.exposure)
         deadline = time.monotonic() + STALL_SECONDS
         while len(set((yield from self._counts()))) > 1 and time.monotonic() < deadline:
@@ -266,7 +264,7 @@ class _Flight:
         yield from self._collect()
         yield from self._check(None)
 
-    def _collect_until(self, pending: Pending) -> MsgGenerator[None]:
+    def _collect_until(self, statuses: Sequence[Any]) -> MsgGenerator[None]:
         over = False
         while not over:
             late = time.monotonic() - self._seen_at
@@ -277,8 +275,8 @@ class _Flight:
                     f"{self.before + len(self.sweep)}; does {self.flyers.stage.name} turn, and do the pulses of "
                     f"{self.flyers.trigger.name} reach the detectors?"
                 )
-            yield from pending.wait(self.pace.flush_period)
-            over = pending.over  # what was written by then is collected below
+            # What was written by then is collected below.
+            over = yield from wait_for_all(statuses, self.pace.flush_period)
             yield from self._collect()
 
     def _collect(self) -> MsgGenerator[None]:

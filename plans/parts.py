@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,7 +20,6 @@ from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings, check_region
 
 __all__ = [
-    "Pending",
     "UnansweredError",
     "answer",
     "attempt",
@@ -34,10 +31,14 @@ __all__ = [
     "checked_series",
     "connected",
     "read_signal",
+    "wait_for_all",
 ]
 
 OF_A_STILL_SAMPLE = {"predicted-gain", "measurement", "resolution"}
 """Policies that predict what the rest of a scan adds."""
+
+LOOK_SECONDS = 0.01
+"""Between two looks at statuses."""
 
 
 class UnansweredError(StreamReconError, RuntimeError):
@@ -195,47 +196,33 @@ async def read_signal(signal: Any) -> Any:
     return await maybe_await(signal.get_value() if hasattr(signal, "get_value") else signal.get())
 
 
-class Pending:
-    """Statuses that are waited for, however often the plan is paused meanwhile.
+def wait_for_all(statuses: Collection[Any], seconds: float = math.inf) -> MsgGenerator[bool]:
+    """Plan stub: wait for statuses, however often the plan is paused meanwhile; return whether all are done.
 
     A failure comes out of the RunEngine itself.
 
     Parameters
     ----------
-    statuses : iterable of Status or None
+    statuses : collection of Status or None
         None: the plan is only looked at.
+    seconds : float, optional
+        For which it waits at most.
     """
+    deadline = time.monotonic() + seconds
 
-    def __init__(self, statuses: Iterable[Any]) -> None:
-        self._left = {id(status): status for status in statuses if status is not None and not status.done}
-        self._over = asyncio.Event()
-        for status in list(self._left.values()):
-            status.add_callback(partial(self._in_loop, asyncio.get_running_loop()))
+    def over() -> bool:
+        return all(status is None or status.done for status in statuses)
 
-    @property
-    def over(self) -> bool:
-        """All are done."""
-        return not self._left
+    async def look() -> None:
+        while not over() and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def wait(self, seconds: float = math.inf) -> MsgGenerator[None]:
-        """Plan stub: wait until all are done, but not longer than that."""
-        deadline = time.monotonic() + seconds
-
-        async def wait() -> None:
-            with contextlib.suppress(TimeoutError):
-                left = deadline - time.monotonic()
-                await asyncio.wait_for(self._over.wait(), left if left < math.inf else None)
-
-        while not self.over and time.monotonic() < deadline:
-            yield Msg("wait_for", None, [wait])
-
-    def _in_loop(self, loop: asyncio.AbstractEventLoop, status: Any) -> None:
-        loop.call_soon_threadsafe(self._done, status)  # classic ophyd calls back in a thread of its own
-
-    def _done(self, status: Any) -> None:
-        self._left.pop(id(status), None)
-        if not self._left:
-            self._over.set()
+    try:
+        while not over() and time.monotonic() < deadline:
+            yield Msg("wait_for", None, [look])
+        return over()
+    finally:
+        deadline = 0.0  # the RunEngine cancels no look, not even of a plan that is ended
 
 
 def connected(devices: Iterable[Any]) -> MsgGenerator[None]:

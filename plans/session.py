@@ -31,7 +31,7 @@ from bluesky_streamrecon.beamline import (
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.plans import budget
 from bluesky_streamrecon.plans.early_stop import EarlyEnding, Steps
-from bluesky_streamrecon.plans.parts import Pending, attempt
+from bluesky_streamrecon.plans.parts import attempt, wait_for_all
 from bluesky_streamrecon.plans.reference_frames import OWN
 from bluesky_streamrecon.plans.references import find_references, reference_documents
 from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
@@ -394,7 +394,5 @@ def _only(names: Any) -> str | None:
 
 def settle(statuses: list[Any], timeout: float = math.inf) -> Steps:
     """Wait until statuses are done, however often the plan is paused meanwhile; at most `timeout` seconds."""
-    pending = Pending(statuses)
-    yield from pending.wait(timeout)
-    if not pending.over:
+    if not (yield from wait_for_all(statuses, timeout)):
         logger.warning("not done within %s s, left to itself: %r", timeout, statuses)

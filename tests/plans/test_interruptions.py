@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -18,7 +19,7 @@ from bluesky.utils import FailedStatus, SigintHandler
 from ophyd_async.core import AsyncStatus
 
 from bluesky_streamrecon.plans import check_devices_plan, stream_tomo_fly_plan, stream_tomo_plan, streaming_wrapper
-from bluesky_streamrecon.plans.parts import answer
+from bluesky_streamrecon.plans.parts import answer, wait_for_all
 from bluesky_streamrecon.plans.session import StreamSession
 from bluesky_streamrecon.sim_devices import sim_beamline
 
@@ -315,6 +316,30 @@ def test_device_is_asked_again_where_a_resumed_plan_is_taken_back_to_before_the_
     waiting.release()
     run_engine.resume()
     assert asked == [True, True]
+
+
+@pytest.fixture
+def waited_for(run_engine, pause_at, hold):
+    """Pause a plan while it waits for a status, and give the status, which is not done."""
+    status, waiting = SimpleNamespace(done=False), hold(1)
+    run_engine.msg_hook = lambda msg: msg.command == "wait_for" and waiting.reached.set()
+    pause_at(wait_for_all([status, None]), waiting)
+    return status
+
+
+def test_plan_that_is_paused_while_it_waits_goes_on_when_all_are_done(run_engine, waited_for):
+    waited_for.done = True
+    assert run_engine.resume().plan_result is True
+
+
+@pytest.mark.parametrize("end", ["abort", "stop", "halt"])
+def test_plan_that_waits_for_what_never_ends_can_be_ended_and_leaves_nothing_behind(run_engine, waited_for, end):
+    getattr(run_engine, end)()
+    assert (run_engine.state, waited_for.done) == ("idle", False)
+
+
+def test_plan_waits_no_longer_than_it_is_to(run_engine):
+    assert run_engine(wait_for_all([SimpleNamespace(done=False)], 0.05)).plan_result is False
 
 
 def test_pause_while_a_flight_declares_its_stream(run_engine, documents, flight, pause_at, hold, of):
