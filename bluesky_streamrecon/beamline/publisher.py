@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.acquisition import find_quantity, with_found_options
 from bluesky_streamrecon.angle_units import require_plausible_degrees, require_same_direction
 from bluesky_streamrecon.beamline.documents import (
+    KINDS,
     WHICH_UNITS,
     RunBlock,
     StreamDocuments,
@@ -80,8 +81,7 @@ class _Run:
     layouts: dict[str, StreamLayout | None] = field(default_factory=dict)  # by descriptor uid
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
     waiting: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # by stream and event; by data key
-    sent: dict[str, set[int]] = field(default_factory=dict)  # event numbers, by stream
-    counts: dict[ItemKind, int] = field(default_factory=lambda: {"flat": 0, "dark": 0, "projection": 0})
+    sent: dict[ItemKind, set[int]] = field(default_factory=lambda: {kind: set() for kind in KINDS.values()})  # events
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
     angles: dict[int, float] = field(default_factory=dict)  # by number of the projection, radians, once known
     unitless: bool = False  # their data key has no units
@@ -276,7 +276,7 @@ class Publisher:
     def _take_parts(self, run: _Run, layout: StreamLayout, seq: int, parts: Mapping[str, Any]) -> None:
         """Publish a frame of a file once all that belongs to it has come, some of which may be in files as well."""
         place = layout.stream, seq
-        again = seq in run.sent.get(layout.stream, ()) and place not in run.waiting and layout.image_key not in parts
+        again = seq in run.sent[layout.kind] and place not in run.waiting and layout.image_key not in parts
         if not parts or again:
             return
         known = run.waiting.setdefault(place, {})
@@ -347,17 +347,16 @@ class Publisher:
 
     def _publish(self, run: _Run, layout: StreamLayout, seq: int, parts: Mapping[str, Any]) -> None:
         """Publish a frame with the numbers that belong to it, by data key."""
-        sent = run.sent.setdefault(layout.stream, set())
+        sent = run.sent[layout.kind]
         if seq in sent:
             logger.info("run %s: event %d of stream %r came again, published once", run.uid, seq, layout.stream)
             return
         where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
         dtype = self._open(run, layout.reduction.shape, layout.dtype if layout.in_file else None)
-        index = run.counts[layout.kind] + 1
+        index = len(sent) + 1
         angles = run.angles if layout.kind == "projection" else {}
         source, angle, monitor = with_numbers(layout, parts, dtype, where, partial(angles.__setitem__, index))
         self._sink.append(layout.kind, index, angle, source, monitor)
-        run.counts[layout.kind] = index
         sent.add(seq)
         run.unitless |= layout.kind == "projection" and not layout.angle_has_units
 
@@ -368,7 +367,7 @@ class Publisher:
             logger.error("run %s: %s", run.uid if run else "(none)", error, exc_info=error)
             return
         text = f"{error}" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: {error}"
-        after = f"after {run.counts['projection']} projections"
+        after = f"after {len(run.sent['projection'])} projections"
         run.over = text
         logger.error("run %s: streaming stopped %s: %s", run.uid, after, text, exc_info=error)
         if run.format is not None:

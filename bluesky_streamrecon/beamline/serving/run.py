@@ -163,14 +163,14 @@ class Run:
         self.finished = False
         self.sending = sending
         self.row_bytes = spec.detector_shape[1] * np.dtype(spec.dtype).itemsize
-        self._projections = [0]
+        self._projections = [0]  # number of the last one, by entries of the log
         self._senders: dict[int, _ItemSender] = {}
         self._controller = MessageSender("run", self.uid, self.opening(RowBlock(0, spec.detector_shape[0], 0, 0, 1)))
         self._results: tuple[m.RunDone, ...] = ()
-        self._counts = {"flat": 0, "dark": 0, "projection": 0}
+        self._checked = {"flat": 0, "dark": 0, "projection": 0}  # numbers of the last ones
 
     def check_item(self, kind: m.ItemKind, index: int, angle: LateNumber, source: Source) -> None:
-        """Check and count an item that is about to be appended, in whatever thread.
+        """Check an item that is about to be appended, in whatever thread.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class Run:
             If the index is not the next one of its kind, or shape or dtype of an array are not the run's.
         """
         where = f"{kind} {index} of run {self.uid[:8]}"
-        expected = self._counts.get(kind, -1) + 1
+        expected = self._checked.get(kind, -1) + 1
         if index != expected:
             raise LocalProtocolError(f"{where}: expected {kind} {expected}")
         if not callable(angle) and not np.isfinite(angle):
@@ -192,7 +192,7 @@ class Run:
                 )
         elif not isinstance(source, FrameSource):
             raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
-        self._counts[kind] = index
+        self._checked[kind] = index
 
     def finish(self) -> None:
         """Forget the frames: nobody is sent any more of them."""
@@ -209,7 +209,7 @@ class Run:
         if self.finished:
             return
         self.frames.add(len(self.log) + 1, source)
-        self._append(entry, self._projections[-1] + (entry.kind == "projection"))
+        self._append(entry, entry.index if entry.kind == "projection" else self._projections[-1])
 
     def mark(self, mark: Mark) -> None:
         """Add what is no item after the items so far, and send it to the controller as well."""
@@ -225,12 +225,12 @@ class Run:
 
     def finish_log(self, exit_status: str, reason: str) -> None:
         """No more items: the closing mark comes after the last of them."""
-        kinds = [entry.kind for entry in self.log if isinstance(entry, Entry)]
+        last = {entry.kind: entry.index for entry in self.log if isinstance(entry, Entry)}
         self.close = m.CloseRun(
             run_uid=self.uid,
-            projections=kinds.count("projection"),
-            flats=kinds.count("flat"),
-            darks=kinds.count("dark"),
+            projections=last.get("projection", 0),
+            flats=last.get("flat", 0),
+            darks=last.get("dark", 0),
             exit_status=exit_status[:256],
             reason=reason[:4096],
         )
