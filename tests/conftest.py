@@ -90,7 +90,7 @@ def _tables_of_tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture
 def run_engine() -> Iterator[RunEngine]:
-    """Give a RunEngine on a loop of its own, and fail the test that leaves a task running."""
+    """Yield a RunEngine on a loop of its own, and fail the test that leaves a task running."""
 
     async def unfinished() -> list[str]:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -205,7 +205,7 @@ def kept_job(_kept: tuple[ReconJob, Path], tmp_path: Path, monkeypatch: pytest.M
 
 
 def descendants() -> set[int]:
-    """Give the processes that descend from this one, and those that were adopted from it and name this package."""
+    """Return the processes that descend from this one, and those that were adopted from it and name this package."""
     parents: dict[int, int] = {}
     ours: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*"):
@@ -248,7 +248,7 @@ def script() -> Script:
 
 @pytest.fixture
 def pretend_job(script: Script) -> Iterator[Any]:
-    """Give a ReconJob whose ranks and controller are a thread of this process; closed at the end."""
+    """Yield a ReconJob whose ranks and controller are a thread of this process; closed at the end."""
     job = pretended_job(script)
     yield job
     job.close()

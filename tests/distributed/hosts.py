@@ -124,7 +124,7 @@ class TwoHosts:
         command("ip", "netns", "exec", host, *words)
 
     def on(self, host: str, words: Sequence[str]) -> list[str]:
-        """Give the command line that runs something on one of the hosts."""
+        """Return the command line that runs something on one of the hosts."""
         return ["ip", "netns", "exec", host, *words]
 
     def cut(self) -> None:

@@ -18,7 +18,7 @@ OURS = "bluesky_streamrecon"
 
 
 def job_processes(session: str) -> dict[int, str]:
-    """Give pid and command of every process of ours that carries this session's mark in its environment."""
+    """Return pid and command of every process of ours that carries this session's mark in its environment."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -35,7 +35,7 @@ def job_processes(session: str) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def ipython(tmp_path_factory):
-    """Give a started IPython with the profile, and the mark that its processes carry; nothing survives it.
+    """Yield a started IPython with the profile, and the mark that its processes carry; nothing survives it.
 
     Starting it takes as long as a scan, so all scans are taken in one, as a person does.
     """

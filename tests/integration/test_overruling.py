@@ -41,7 +41,7 @@ def of(documents, name, stream=None):
 
 
 def by_people(documents):
-    """Give verdict, who, where and why of the steering stream's rows that are a person's."""
+    """Return verdict, who, where and why of the steering stream's rows that are a person's."""
     rows = [event["data"] for event in of(documents, "event", "steering")]
     mine = [row for row in rows if row["job-steering-policy"] == "operator"]
     assert all(0 <= time.time() - row["job-steering-when"] < 100 for row in mine)

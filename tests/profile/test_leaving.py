@@ -73,7 +73,7 @@ def hold():
 
 @pytest.fixture
 def prompt(tmp_path: Path) -> Iterator[pexpect.spawn]:
-    """Give an IPython whose RunEngine ends its scan with the session."""
+    """Yield an IPython whose RunEngine ends its scan with the session."""
     (tmp_path / "session.py").write_text(SESSION)
     child = pexpect.spawn(
         sys.executable,

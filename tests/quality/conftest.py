@@ -42,7 +42,7 @@ def open_run() -> Callable[..., OpenRun]:
 
 @pytest.fixture
 def image() -> Callable[..., np.ndarray]:
-    """Give slices (rows, N, N) of a square with noise that fades as the number of projections grows."""
+    """Return slices (rows, N, N) of a square with noise that fades as the number of projections grows."""
 
     def make(projections: int, rows: int = 2, noise: float = 1.0) -> np.ndarray:
         rng = np.random.default_rng(projections)

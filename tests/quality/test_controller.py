@@ -27,7 +27,7 @@ from bluesky_streamrecon.wire import (
 
 
 class ScriptedLink:
-    """Gives events from a list, keeps what is sent, and ends the loop when the list is empty."""
+    """Stand for an endpoint: return events from a list, keep what is sent, and end the loop when the list is empty."""
 
     def __init__(self, *events):
         self.events = deque(events)

@@ -38,7 +38,7 @@ class ReferenceProjector:
             self.mask = r[:, None] ** 2 + r[None, :] ** 2 <= (n / 2) ** 2
 
     def taps(self, angle):
-        """Give [(bins (N, N), weights (N, N))] of one angle; bins outside the detector have weight 0."""
+        """Return [(bins (N, N), weights (N, N))] of one angle; bins outside the detector have weight 0."""
         n, columns = self.geometry.size, self.geometry.columns
         half = (n - 1) / 2
         y, x = np.mgrid[0:n, 0:n].astype(np.float64)
@@ -111,7 +111,7 @@ def smoothed(image, wanted, typical, strength, edge):
 
 
 def one_pass(algorithm, options, image, projector, measured, typical):
-    """Give the image after one pass over some projections."""
+    """Return the image after one pass over some projections."""
     ones = np.ones((len(projector.angles), 1, projector.geometry.columns))
     sensitivity = projector.back(ones)[0]
     seen = sensitivity > LEAST_VIEW
@@ -134,7 +134,7 @@ def one_pass(algorithm, options, image, projector, measured, typical):
 
 
 def uniform(geometry, projections, angles):
-    """Give the attenuation of the uniform image with the same mass, per row."""
+    """Return the attenuation of the uniform image with the same mass, per row."""
     projector = ReferenceProjector(geometry, angles)
     lengths = np.broadcast_to(projector.forward(projector.mask[None].astype(float)), projections.shape)
     known = np.isfinite(projections) & (lengths > 0)
@@ -144,7 +144,7 @@ def uniform(geometry, projections, angles):
 
 
 def window_of(angles, window, policy, number, step):
-    """Give the places of the projections that update `number` (from 0) uses, in the order of arrival."""
+    """Return the places of the projections that update `number` (from 0) uses, in the order of arrival."""
     total = len(angles)
     if window is None or total <= window:
         return list(range(total))
@@ -194,5 +194,5 @@ def stream(
 
 
 def last(images):
-    """Give the last of an iterator."""
+    """Return the last of an iterator."""
     return list(images)[-1]

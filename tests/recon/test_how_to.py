@@ -14,7 +14,7 @@ HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-an-algorithm.md"
 
 
 def cylinder():
-    """Give projections of a cylinder, and their angles."""
+    """Return projections of a cylinder, and their angles."""
     columns = np.arange(48) - 23.5
     profile = 0.02 * 2 * np.sqrt(np.maximum(15.0**2 - columns**2, 0))
     return np.repeat(profile[None, None, :], 40, axis=0).astype(np.float32), np.linspace(0, np.pi, 40, endpoint=False)

@@ -196,7 +196,7 @@ def test_projectors_are_found_by_name():
 
 
 class Flattening(SiddonProjector):
-    """Gives one slice of many."""
+    """Return one slice of many."""
 
     def forward(self, image):
         return super().forward(image)[:, :, :1]

@@ -100,7 +100,7 @@ class Beamline:
                 self.events.get_nowait()
 
     def wait_for(self, kind: type[E], accept: Callable[[Any], bool] = lambda event: True) -> E:
-        """Give the next event of a kind; a problem that is not waited for fails the test."""
+        """Return the next event of a kind; a problem that is not waited for fails the test."""
         deadline = time.monotonic() + WAIT_S
         while True:
             event = self.events.get(timeout=max(deadline - time.monotonic(), 0.01))
@@ -166,7 +166,7 @@ class Beamline:
         return self.wait_for(RunFinished)
 
     def feed(self, scan: Scan, settings: ReconSettings, output: Path | None, uid: str = "run-1") -> RunFinished:
-        """Give a job a whole scan."""
+        """Send a whole scan to a job."""
         self.open(scan, settings, output, uid)
         self.references(scan)
         self.projections(scan)
@@ -292,7 +292,7 @@ def mpi_job(beamline: Beamline) -> Iterator[Callable[..., MpiJob]]:
 
 @pytest.fixture(scope="module")
 def kept_mpi_job() -> Iterator[Callable[[int], tuple[Beamline, MpiJob]]]:
-    """Give a job of so many ranks that goes from test to test, and its beamline: for what is no matter of its end."""
+    """Yield a job of so many ranks that goes from test to test, and its beamline: for what is no matter of its end."""
     kept: dict[int, tuple[Beamline, MpiJob]] = {}
     with contextlib.ExitStack() as stack:
 
@@ -357,7 +357,7 @@ def _oblique_cut(scan: Scan, size: int = 48) -> Cut:
 
 @pytest.fixture
 def oblique_cut() -> Callable[..., Cut]:
-    """Give an oblique cut through the middle of a scan's volume."""
+    """Return an oblique cut through the middle of a scan's volume."""
     return _oblique_cut
 
 
@@ -377,12 +377,12 @@ def viewer() -> Iterator[Callable[[Beamline], OperatorEndpoint]]:
 
 @pytest.fixture
 def reference_mlem() -> Callable[..., NDArray[np.float64]]:
-    """Give MLEM over a sliding window, in dense float64 NumPy; only the matrix is the package's own."""
+    """Return MLEM over a sliding window, in dense float64 NumPy; only the matrix is the package's own."""
     return _reference_mlem
 
 
 def _window_of(angles: NDArray[np.float64], window: int, step: int, number: int, policy: str) -> list[int]:
-    """Give which projections update `number` uses: the newest, or part of them with one from each stratum of angles."""
+    """Return which projections update `number` uses: the newest, or some and one from each stratum of angles."""
     total = len(angles)
     if policy == "newest" or total <= window:
         return list(range(max(0, total - window), total))

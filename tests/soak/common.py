@@ -31,7 +31,7 @@ def say(**what: Any) -> None:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Give a parser with what all scripts take."""
+    """Return a parser with what all scripts take."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--directory", type=Path, default=Path("soak-data"), help="for detector files, results and logs")
     made.add_argument("--seed", type=int, default=0, help="of the random projections")
@@ -103,7 +103,7 @@ class Scans:
 
 
 def image_of(record: RunRecord) -> NDArray[np.float32] | None:
-    """Give the final image; None if there is none."""
+    """Return the final image; None if there is none."""
     if record.result is None:
         return None
     with h5py.File(record.result) as file:
@@ -111,13 +111,13 @@ def image_of(record: RunRecord) -> NDArray[np.float32] | None:
 
 
 def difference(record: RunRecord, expected: NDArray[np.float32]) -> float:
-    """Give the largest difference of the final image from what was expected, relative to its maximum."""
+    """Return the largest difference of the final image from what was expected, relative to its maximum."""
     image = image_of(record)
     return float("inf") if image is None else float(np.abs(image - expected).max() / expected.max())
 
 
 def usage(pids: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Give resident memory (bytes) and open file descriptors of each process that is there."""
+    """Return resident memory (bytes) and open file descriptors of each process that is there."""
     found = {}
     for name, pid in pids.items():
         try:
@@ -129,7 +129,7 @@ def usage(pids: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 
 def job_pids(job: ReconJob) -> dict[str, int]:
-    """Give the processes that say hello, and our own."""
+    """Return the processes that say hello, and our own."""
     peers = job.job.link.endpoint.peers() if job.job.link is not None else ()
     named = {f"rank {peer.rank}" if peer.role == "rank" else "controller": peer.pid for peer in peers if peer.linked}
     return {"beamline": os.getpid(), **named}
@@ -144,7 +144,7 @@ def step_back(job: ReconJob) -> None:
 
 
 def pace(times: list[float]) -> float:
-    """Give the median time from one projection to the next, seconds."""
+    """Return the median time from one projection to the next, seconds."""
     return statistics.median(np.diff(times)) if len(times) > 1 else float("nan")
 
 

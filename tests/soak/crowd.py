@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def descriptors() -> int:
-    """Give the open descriptors of this process; all of them if there is none left to count them with."""
+    """Return the open descriptors of this process; all of them if there is none left to count them with."""
     try:
         return len(list(Path("/proc/self/fd").iterdir()))
     except OSError:

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def steps(scans: Scans) -> list[float]:
-    """Give the job's times per step, as far as they are known."""
+    """Return the job's times per step, as far as they are known."""
     run = scans.job.runs.open
     return [status.step_seconds for status in run.statuses.values() if status.step_seconds] if run else []
 

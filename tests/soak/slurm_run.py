@@ -94,7 +94,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def state_of(number: str | None) -> str:
-    """Give what Slurm says of a job."""
+    """Return what Slurm says of a job."""
     return slurm("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}")
 
 

@@ -47,7 +47,7 @@ class Collector:
             return [event for event in self.events if isinstance(event, kind)]
 
     def wait(self, kind: type[E], match: Callable[[E], bool] = lambda _: True, count: int = 1) -> E:
-        """Give the `count`-th event of this kind that matches, waiting for it at most BOUND seconds."""
+        """Return the `count`-th event of this kind that matches, waiting for it at most BOUND seconds."""
 
         def found() -> list[E]:
             return [event for event in self.events if isinstance(event, kind) and match(event)]
@@ -108,7 +108,7 @@ class Wires:
 
     @staticmethod
     def take(endpoint: Any, kind: Any, skip: tuple[type, ...] = (LinkRestored,)) -> Any:
-        """Give the next event, which must be of this kind; pass over those to be skipped."""
+        """Return the next event, which must be of this kind; pass over those to be skipped."""
         limit = time.monotonic() + BOUND
         while True:
             event = endpoint.next(max(0.0, limit - time.monotonic()))
@@ -144,7 +144,7 @@ class Wires:
 
 @pytest.fixture
 def wires() -> Iterator[Wires]:
-    """Give a maker of endpoints, and fail the test that leaves a thread of theirs running."""
+    """Yield a function that makes endpoints, and fail the test that leaves a thread of theirs running."""
     before = set(threading.enumerate())  # a job that goes from test to test has threads of its own
     made = Wires()
     yield made
@@ -156,7 +156,7 @@ def wires() -> Iterator[Wires]:
 
 @pytest.fixture
 def spec() -> Callable[..., OpenRunSpec]:
-    """Give a maker of runs with small frames."""
+    """Return a function that makes runs with small frames."""
 
     def make(run_uid: str = "run-1", **options: Any) -> OpenRunSpec:
         options = {

@@ -51,7 +51,7 @@ def operator(wires):
 
 @pytest.fixture
 def answering(wires):
-    """Give a beamline that answers every question with what it was."""
+    """Yield a beamline that answers every question with what it was."""
 
     def make(**options):
         beamline = None

@@ -66,7 +66,7 @@ def talk(hub: Hub, connector: Connector, link: bytes, now: float) -> None:
 
 
 def resident() -> int:
-    """Give the bytes of memory that this process holds."""
+    """Return the bytes of memory that this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -29,7 +29,7 @@ def scan(geometry, rows, angles, seed=3):
 
 
 def images(geometry, data, angles, *, step=None, weights=None, **settings):
-    """Give the image after each step, as (rows, N, N)."""
+    """Return the image after each step, as (rows, N, N)."""
     with Engine(geometry, data.shape[1], planned=len(data), **settings) as engine:
         weights = np.ones(len(data)) if weights is None else weights
         for number, (projection, angle, weight) in enumerate(zip(data, angles, weights, strict=True), 1):
