@@ -164,7 +164,7 @@ class LiveReconstruction(QtAwareCallback):
 
     def event(self, doc: Any) -> Any:
         """Draw what is new, unless that was done a moment ago and there is more to come."""
-        if time.monotonic() >= self._next or self._source.snapshot.link:
+        if time.monotonic() >= self._next or self._source.snapshot.unlinked:
             self._draw()
         return doc
 

@@ -62,8 +62,8 @@ class Snapshot:
     ----------
     version : int
         Counts up with each change.
-    link : str
-        State of the connection, in words; empty while it works.
+    unlinked : str
+        Why there is no link to a job, in words; empty while there is one.
     status : RunStatus
         Of the open run, or of the last one.
     judged : tuple of Judged
@@ -73,7 +73,7 @@ class Snapshot:
     """
 
     version: int = 0
-    link: str = "looking for a job"
+    unlinked: str = "looking for a job"
     status: RunStatus = NOTHING
     judged: tuple[Judged, ...] = ()
     first: tuple[int, float] = (0, 0.0)
@@ -87,7 +87,7 @@ class Snapshot:
     def seconds_left(self) -> float | None:
         """Time to the last projection, at the pace since the run was first seen; None: not known."""
         taken, since = self.first
-        if self.link or not taken or not self.status.last or self.status.taken <= taken:
+        if self.unlinked or not taken or not self.status.last or self.status.taken <= taken:
             return None
         pace = (time.monotonic() - since) / (self.status.taken - taken)
         return pace * max(self.status.last - self.status.taken, 0)
@@ -220,7 +220,7 @@ class Source:
         if not self._threads:
             raise JobError("the run is over")
         if operator is None:
-            raise JobError(self._snapshot.link or "no job is connected")
+            raise JobError(self._snapshot.unlinked or "no job is connected")
         return operator
 
     def close(self) -> None:
@@ -244,10 +244,10 @@ class Source:
                 work()
             except StreamReconError as error:
                 if not self._stop.is_set():
-                    self._update(link=str(error))
+                    self._update(unlinked=str(error))
             except Exception as error:
                 log.exception("live view: unexpected error; going on")
-                self._update(link=f"unexpected {type(error).__name__}: {error}")
+                self._update(unlinked=f"unexpected {type(error).__name__}: {error}")
             self._stop.wait(RETRY_SECONDS)
 
     def _follow(self, connect: Callable[[], OperatorEndpoint]) -> None:
@@ -258,7 +258,9 @@ class Source:
             raise
         except JobError:
             ended = self._snapshot.status.run_uid is not None
-            self._update(link="the job has ended; waiting for the next one" if ended else "waiting for a job to start")
+            self._update(
+                unlinked="the job has ended; waiting for the next one" if ended else "waiting for a job to start"
+            )
             return
         with self._changed:
             self._operator = operator
@@ -283,17 +285,19 @@ class Source:
                 names = OF_THE_END + (COUNTS if status.last_run else ())
                 changed = {name: getattr(status, name) or getattr(now.status, name) for name in names}
                 self._update(
-                    link=CLOSED,
+                    unlinked=CLOSED,
                     status=msgspec.structs.replace(now.status, **changed),
                     judged=now.judged + answer.judged,
                 )
             else:  # it was over before anybody looked
                 shown = msgspec.structs.replace(status, run_uid=status.last_run)
-                self._update(link=CLOSED, status=shown, judged=answer.judged)
+                self._update(unlinked=CLOSED, status=shown, judged=answer.judged)
             return
         same = status.run_uid == now.status.run_uid
         first = now.first if same and now.first[0] else (status.taken, time.monotonic())
-        self._update(link="", status=status, first=first, judged=now.judged + answer.judged if same else answer.judged)
+        self._update(
+            unlinked="", status=status, first=first, judged=now.judged + answer.judged if same else answer.judged
+        )
 
     def _look(self) -> None:
         """Fetch what is watched of one new image after the other."""
@@ -305,7 +309,7 @@ class Source:
                 now = self._snapshot
                 watch.after = time.monotonic() + watch.pause
                 try:
-                    cuts = self._cut_stored(watch, now.status) if now.link else self._cut(watch, now.status)
+                    cuts = self._cut_stored(watch, now.status) if now.unlinked else self._cut(watch, now.status)
                 except (StreamReconError, TimeoutError, CancelledError) as error:
                     log.debug("live view: no cuts: %s", error)
                     continue
@@ -316,8 +320,8 @@ class Source:
                     log.exception("live view: an image could not be shown; going on")
 
     def _due(self, watch: _Watch) -> bool:
-        status, link = self._snapshot.status, self._snapshot.link
-        there = bool(status.result) if link else status.image_number > 0
+        status, unlinked = self._snapshot.status, self._snapshot.unlinked
+        there = bool(status.result) if unlinked else status.image_number > 0
         return there and watch.seen != _image(self._snapshot) and time.monotonic() >= watch.after
 
     def _cut(self, watch: _Watch, status: RunStatus) -> Cuts:
@@ -367,4 +371,4 @@ class Source:
 
 def _image(now: Snapshot) -> tuple[str | None, int, bool]:
     """Return which image is the newest: of a run, its number, and whether it is the stored one."""
-    return now.status.run_uid, now.status.image_number, bool(now.link)
+    return now.status.run_uid, now.status.image_number, bool(now.unlinked)

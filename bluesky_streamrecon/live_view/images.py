@@ -171,7 +171,9 @@ class Images:
 
     def newest(self, snapshot: Snapshot) -> str:
         """Return which whole image is newest, in a text that changes with it; empty if there is none."""
-        return list(self._stored(snapshot) or [""])[-1] if snapshot.link else str(snapshot.status.image_number or "")
+        if snapshot.unlinked:
+            return list(self._stored(snapshot) or [""])[-1]
+        return str(snapshot.status.image_number or "")
 
     def earlier(self, snapshot: Snapshot) -> list[tuple[int, str]]:
         """Return numbers and names of the images before the newest, the oldest first."""
@@ -244,7 +246,7 @@ class Images:
 
     def _stored(self, snapshot: Snapshot) -> Mapping[str, NDArray[np.float32]]:
         """Return what is stored of a run that is over; the file is opened anew when its volume gets on."""
-        if not snapshot.link:
+        if not snapshot.unlinked:
             return {}
         if self._given is not None:
             return self._given

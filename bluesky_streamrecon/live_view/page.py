@@ -63,10 +63,10 @@ def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
     """Return what a page shows, but for the cuts."""
     status = snapshot.status
     return {
-        "link": "ended" if status.ended and snapshot.link == CLOSED else snapshot.link,
+        "link": "ended" if status.ended and snapshot.unlinked == CLOSED else snapshot.unlinked,
         "run": status.run_uid,
         "about": about(status),
-        "headline": headline(status, ended=bool(snapshot.link)),
+        "headline": headline(status, ended=bool(snapshot.unlinked)),
         "expected": expected_stop(snapshot),
         "checks": checks(snapshot),
         "to_do": to_do(status),
@@ -178,7 +178,7 @@ def about(status: RunStatus) -> str:
 def expected_stop(snapshot: Snapshot) -> str:
     """Return when the run will probably stop, and why, in words; empty if there is none to stop."""
     status, total, last = snapshot.status, snapshot.status.total, snapshot.status.last
-    if status.run_uid is None or snapshot.link or status.ended:
+    if status.run_uid is None or snapshot.unlinked or status.ended:
         return ""
     if status.finish is not None:
         return f"Stops at the next projection, as {status.finish.who} has asked: {status.finish.reason}"
@@ -223,10 +223,10 @@ def checks(snapshot: Snapshot) -> list[Check]:
     status = snapshot.status
     if status.run_uid is None or (status.state == "stored" and not status.checks):
         return []
-    number = "not checked" if snapshot.link else "not yet"
+    number = "not checked" if snapshot.unlinked else "not yet"
     unchecked = [Check(name=name, state="open", number=number, text="not checked yet") for name in CHECKS]
     found = list(status.checks) or unchecked
-    if snapshot.link:
+    if snapshot.unlinked:
         return found
     judged = snapshot.judged[-1].projections if snapshot.judged else 0
     most, of_verdict = max(LAG, LAG_SHARE * status.total), max(status.used - judged, 0)
@@ -277,7 +277,7 @@ def draw_measured(cuts: Cuts) -> dict[str, str]:
 
 def _lines(snapshot: Snapshot) -> list[list[str]]:
     """Return the state, name and text of each line."""
-    left, hidden = snapshot.seconds_left, SAID_ELSEWHERE | (OF_THE_JOB if snapshot.link else set())
+    left, hidden = snapshot.seconds_left, SAID_ELSEWHERE | (OF_THE_JOB if snapshot.unlinked else set())
     lines = [list(line) for line in snapshot.status.lines() if line[0] not in hidden]
     known = {each.name: each.state for each in snapshot.status.checks}.get("axis", "open")
     lines = [[name, f"{text}, {AXIS_IS[known]}" if name == "axis" else text] for name, text in lines]

@@ -31,7 +31,7 @@ LOOPBACK: Final = ("127.0.0.0/8", "::1")
 LONGEST: Final = 4096  # characters of a reason
 
 SHOWN: Final[dict[str, tuple[str, Callable[[Snapshot], Any]]]] = {
-    "Finalize": ("?", lambda now: now.status.finalize and not now.link),
+    "Finalize": ("?", lambda now: now.status.finalize and not now.unlinked),
     "Verdict": ("s", lambda now: now.status.verdict),
     "Text": ("s", lambda now: now.status.text),
     "Score": ("d", lambda now: _number(now.status.score)),
@@ -45,8 +45,8 @@ SHOWN: Final[dict[str, tuple[str, Callable[[Snapshot], Any]]]] = {
     "ImageNumber": ("i", lambda now: now.status.image_number),
     "Lag": ("i", lambda now: now.status.lag),
     "Axis": ("d", lambda now: _number(now.status.axis)),
-    "State": ("s", lambda now: now.link or now.status.state),
-    "Connected": ("?", lambda now: not now.link),
+    "State": ("s", lambda now: now.unlinked or now.status.state),
+    "Connected": ("?", lambda now: not now.unlinked),
     "Run": ("s", lambda now: now.status.run_uid or ""),
     "Held": ("s", lambda now: now.status.hold_text),
     "Ended": ("s", lambda now: now.status.ended),

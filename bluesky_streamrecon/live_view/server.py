@@ -182,7 +182,7 @@ class ViewServer:
             wish = msgspec.json.decode(await _body(request) or b"", type=_CutsBody)
             if sum(cut.pixels for cut in wish.cuts) > MOST_CUT_PIXELS:
                 raise ConfigError(f"cuts: expected at most {MOST_CUT_PIXELS} pixels")
-            if wish.image == NEWEST and not snapshot.link:
+            if wish.image == NEWEST and not snapshot.unlinked:
                 shown = await asyncio.wait_for(self._being_made(wish), CUTS_SECONDS)
             else:
                 shown = await asyncio.to_thread(self._images.cut, wish.image, wish.cuts)

@@ -68,7 +68,7 @@ def open_stored_run(
         else:
             stored, judged = _stored(RunStreams(reconstruction), uid), _judged(load_scores(storage.catalog, uid))
             about = reconstruction.metadata["start"].get("streamrecon", {})
-        snapshot = Snapshot(link="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
+        snapshot = Snapshot(unlinked="a stored run", status=_status(raw, about, judged, len(stored) > 1), judged=judged)
     source = Source(None, snapshot=snapshot)
     return source, Images(source, kept, stored)
 

@@ -234,7 +234,7 @@ def test_doubt_and_tolerance_reach_the_page(page, beamline):
 )
 def test_when_the_run_will_stop_and_why_is_said_in_one_line(changes, said):
     status = msgspec.structs.replace(RUN, **({"tolerance": 0.02} | changes))
-    snapshot = Snapshot(link="", status=status, first=(30, time.monotonic() - 90))
+    snapshot = Snapshot(unlinked="", status=status, first=(30, time.monotonic() - 90))
     assert re.match(said, expected_stop(snapshot)) if said else expected_stop(snapshot) == ""
 
 
@@ -249,10 +249,10 @@ def test_checks_that_are_not_ok_are_said_once_and_what_was_not_checked_says_so()
         )
     )
     status = msgspec.structs.replace(RUN, checks=made, lag=20, text=f"not judged at 60: {fault}")
-    shown = checks(Snapshot(link="", status=status))
+    shown = checks(Snapshot(unlinked="", status=status))
     assert [(each.name, each.state) for each in shown[2:]] == [("axis", "ok"), ("lag", "look")]
     assert to_do(status) == [("look", "rings: more flats help")]
-    none = checks(Snapshot(link="", status=RUN))
+    none = checks(Snapshot(unlinked="", status=RUN))
     assert {each.name: each.state for each in none} == dict.fromkeys(CHECKS, "open") | {"lag": "ok"}
 
 
