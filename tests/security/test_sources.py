@@ -1,4 +1,4 @@
-"""What the sources must not have in them: ways to run what somebody sent, and secrets in what is logged."""
+"""What the sources must not have in them: ways to run what somebody sent, logged secrets, others' insides."""
 
 from __future__ import annotations
 
@@ -47,6 +47,33 @@ def test_nothing_unpickles_or_evaluates_what_it_was_given():
                 case ast.keyword(arg="allow_pickle", value=value):
                     if not (isinstance(value, ast.Constant) and value.value is False):
                         bad.append(f"{path}:{node.value.lineno} allow_pickle")
+    assert not bad
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def test_devices_use_nothing_private_of_ophyd_async():
+    """It may change with any version, and ours has no upper bound."""
+    bad, looked_at = [], 0
+    for path in sources():
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        imported = {
+            f"{node.module}.{name.name}"
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ophyd_async"
+            for name in node.names
+        }
+        bad += [f"{path}: {name}" for name in imported if is_private(name)]
+        looked_at += bool(imported)
+        for node in nodes if imported else ():
+            match node:
+                case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                    pass
+                case ast.Attribute(attr=attribute) if is_private(attribute):
+                    bad.append(f"{path}:{node.lineno} {attribute}")
+    assert looked_at > 5
     assert not bad
 
 
