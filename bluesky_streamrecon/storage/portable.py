@@ -159,7 +159,8 @@ def export_run(
     layout = chosen_layout(path, layout, LAYOUTS)
     raw, reconstruction = RunStreams(find_raw_run(catalog, uid)), None
     with suppress(StorageError):  # it has none, or none yet
-        reconstruction = RunStreams(find_reconstruction(catalog, uid))
+        found = RunStreams(find_reconstruction(catalog, uid))
+        reconstruction = found if "image" in found else None
     start = raw.metadata["start"]
     scan, keys = scan_of(raw, catalog, start["uid"]), run_keys(raw, start["uid"])
     monitor = start.get("streamrecon", {}).get("recon", {}).get("monitor")
