@@ -297,7 +297,7 @@ def simulated_scan(
     return LineScan(name, angles, lines, axis, known, noise=counts, seed=seed, size=size, span=span)
 
 
-def measured_scan(path: Path, *, name: str | None = None, order: str = "optimized-interleaved") -> LineScan:
+def measured_scan(path: Path, *, order: str = "optimized-interleaved") -> LineScan:
     """Read a recorded scan, prepare it, and put it into the order in which it might have been taken.
 
     The detector is cropped so that the axis is in its middle.
@@ -307,7 +307,7 @@ def measured_scan(path: Path, *, name: str | None = None, order: str = "optimize
     StorageError, DataError
         If the file can not be used.
     """
-    scan = prepared(read_scan(path).frames, name or Path(path).stem)
+    scan = prepared(read_scan(path).frames, Path(path).stem)
     return centred(scan.in_order(places_in_order(order, scan.angles)))
 
 

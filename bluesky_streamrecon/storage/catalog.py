@@ -146,15 +146,13 @@ def open_storage(
         raise
 
 
-def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
+def open_catalog(uri: str) -> Any:
     """Connect to a catalogue of runs on a Tiled server, making the container if it is missing.
 
     Parameters
     ----------
     uri : str
         Of the server, with its key where it needs one: ``http://host:8000/api/v1?api_key=…``.
-    container : str, optional
-        Name of the container.
 
     Returns
     -------
@@ -170,15 +168,15 @@ def open_catalog(uri: str, *, container: str = CONTAINER) -> Any:
     from tiled.structures.core import Spec
 
     def find(root: Any) -> Any:
-        if container not in root:
-            root.create_container(container, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-        return _own_clients(root)[container]
+        if CONTAINER not in root:
+            root.create_container(CONTAINER, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+        return _own_clients(root)[CONTAINER]
 
     catalog = _found(uri, find)
     if not isinstance(catalog, CatalogOfBlueskyRuns):
         catalog.context.close()
         raise StorageError(
-            f"Tiled at {uri.partition('?')[0]}: {container!r} is {type(catalog).__name__}, not a catalogue of Bluesky "
+            f"Tiled at {uri.partition('?')[0]}: {CONTAINER!r} is {type(catalog).__name__}, not a catalogue of Bluesky "
             "runs"
         )
     return catalog
