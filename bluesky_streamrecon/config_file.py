@@ -23,7 +23,7 @@ from bluesky_streamrecon.gpus import slurm_gpus, usable_gpus
 from bluesky_streamrecon.settings import Count, Positive, ReconSettings, SteeringSettings, data_directory, settings_from
 
 __all__ = [
-    "Configuration",
+    "ConfigFile",
     "FollowSection",
     "JobSection",
     "SlurmSection",
@@ -218,7 +218,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Configuration:
+class ConfigFile:
     """What the configuration file says, with defaults where it says nothing.
 
     Parameters
@@ -301,7 +301,7 @@ def configuration_path(given: str | Path | None = None) -> Path | None:
     return usual if usual.is_file() else None
 
 
-def load_config_file(path: str | Path | None = None) -> Configuration:
+def load_config_file(path: str | Path | None = None) -> ConfigFile:
     """Read the configuration file.
 
     Parameters
@@ -336,7 +336,7 @@ def load_config_file(path: str | Path | None = None) -> Configuration:
             sections[name] = settings_from(kind, tables.get(name, {}), beside=found and found.resolve().parent)
         except ConfigError as error:
             raise ConfigError(f"configuration {found}, [{name}]: {error}") from error
-    return Configuration(**sections, path=found, given=given, gpus=gpus)
+    return ConfigFile(**sections, path=found, given=given, gpus=gpus)
 
 
 def _gpus(tables: dict[str, Any]) -> int:

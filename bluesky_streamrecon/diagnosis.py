@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bluesky_streamrecon.check_item import CheckItem
-from bluesky_streamrecon.config_file import Configuration, load_config_file
+from bluesky_streamrecon.config_file import ConfigFile, load_config_file
 from bluesky_streamrecon.errors import ConfigError, DeviceError, JobError, StorageError, StreamReconError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def check_setup(
         return _tried(name, check)
 
     yield tried("packages", _packages)
-    configuration = Configuration()
+    configuration = ConfigFile()
 
     def read() -> str:
         nonlocal configuration
@@ -135,7 +135,7 @@ def _packages() -> str:
     return ", ".join(found)
 
 
-def _keys(configuration: Configuration) -> str:
+def _keys(configuration: ConfigFile) -> str:
     from bluesky_streamrecon.beamline.configured import read_security
     from bluesky_streamrecon.wire.security import check_bind, read_public_key, read_secret_key
 
@@ -157,7 +157,7 @@ def _keys(configuration: Configuration) -> str:
     return f"{job.key} (mode 600), {len(security.allowed)} public keys are accepted"
 
 
-def _disk(configuration: Configuration) -> str:
+def _disk(configuration: ConfigFile) -> str:
     folders = {"data": configuration.data, "spill": Path(tempfile.gettempdir())}
     if configuration.job.logs is not None:
         folders["logs"] = configuration.job.logs
@@ -177,7 +177,7 @@ def _disk(configuration: Configuration) -> str:
     return ", ".join(found)
 
 
-def _gpu(configuration: Configuration) -> str:
+def _gpu(configuration: ConfigFile) -> str:
     """Try the GPU of this computer; the job's own may be on another."""
     from bluesky_streamrecon.recon.cuda.device import find_device
 
@@ -194,7 +194,7 @@ def _gpu(configuration: Configuration) -> str:
         return f"none here, so runs compute on the CPU: {error}"
 
 
-def _mpi(configuration: Configuration, patience: float) -> str:
+def _mpi(configuration: ConfigFile, patience: float) -> str:
     from bluesky_streamrecon.beamline.launcher import find_mpiexec
 
     ranks = configuration.job.ranks
@@ -221,7 +221,7 @@ def _mpi(configuration: Configuration, patience: float) -> str:
     return f"{ranks} ranks by {mpiexec}"
 
 
-def _tiled(configuration: Configuration) -> str:
+def _tiled(configuration: ConfigFile) -> str:
     """Write a run with frames and read them back, where reconstructions are written: the server has to read those."""
     from bluesky_streamrecon.storage import open_catalog, open_storage
     from bluesky_streamrecon.storage.proxies import proxy_for
@@ -250,7 +250,7 @@ def _tiled(configuration: Configuration) -> str:
 class _JobProbe:
     """A job that is started, or waited for, and a run of flats through its link that is then given up."""
 
-    def __init__(self, configuration: Configuration, patience: float) -> None:
+    def __init__(self, configuration: ConfigFile, patience: float) -> None:
         self._configuration = configuration
         self._patience = patience
         self._events: queue.Queue[JobEvent] = queue.Queue()

@@ -136,7 +136,7 @@ def with_settings(plan: Callable[P, MsgGenerator[R]], settings: Mapping[str, Any
     plan : callable
         Such as `stream_tomo_plan`.
     settings : mapping of str to object
-        Keyword arguments, such as `Configuration.plan_settings` gives.
+        Keyword arguments, such as `ConfigFile.plan_settings` gives.
 
     Raises
     ------

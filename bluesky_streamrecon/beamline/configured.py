@@ -12,7 +12,7 @@ from bluesky_streamrecon.beamline.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.job_link import Launcher
-    from bluesky_streamrecon.config_file import Configuration
+    from bluesky_streamrecon.config_file import ConfigFile
     from bluesky_streamrecon.wire.security import ServerSecurity
 
 __all__ = ["make_job", "make_launcher", "read_security"]
@@ -24,12 +24,12 @@ AS_THEY_ARE = (
 """Fields of ``[job]`` that are arguments of `ReconJob`."""
 
 
-def make_job(configuration: Configuration, name: str = "recon_job", **changes: Any) -> ReconJob:
+def make_job(configuration: ConfigFile, name: str = "recon_job", **changes: Any) -> ReconJob:
     """Make the device; nothing is started before it is staged.
 
     Parameters
     ----------
-    configuration : Configuration
+    configuration : ConfigFile
         See `load_config_file`.
     name : str, optional
         Of the device.
@@ -52,7 +52,7 @@ def make_job(configuration: Configuration, name: str = "recon_job", **changes: A
     return ReconJob(name, **{**given, **changes})
 
 
-def make_launcher(configuration: Configuration) -> Launcher | None:
+def make_launcher(configuration: ConfigFile) -> Launcher | None:
     """Make what starts the job; None where somebody else does."""
     job = configuration.job
     more: dict[str, Any] = {"threads": job.threads, "checkpoints": job.checkpoints}
@@ -66,7 +66,7 @@ def make_launcher(configuration: Configuration) -> Launcher | None:
     return None
 
 
-def read_security(configuration: Configuration) -> ServerSecurity | None:
+def read_security(configuration: ConfigFile) -> ServerSecurity | None:
     """Read the beamline's keys; None where there are none.
 
     Raises

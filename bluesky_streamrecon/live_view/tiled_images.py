@@ -24,7 +24,7 @@ from bluesky_streamrecon.wire import Cuts, RunStatus
 
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline import ReconJob
-    from bluesky_streamrecon.config_file import Configuration
+    from bluesky_streamrecon.config_file import ConfigFile
 
 __all__ = ["LiveImageWriter", "store_live_images"]
 
@@ -34,14 +34,14 @@ CLOSE_SECONDS: Final = 5.0
 LONGEST_PAUSE: Final = 5.0
 
 
-def store_live_images(job: ReconJob, configuration: Configuration, uri: str) -> LiveImageWriter:
+def store_live_images(job: ReconJob, configuration: ConfigFile, uri: str) -> LiveImageWriter:
     """Store the images of a job's runs while they are taken, from now on.
 
     Parameters
     ----------
     job : ReconJob
         Need not be staged yet.
-    configuration : Configuration
+    configuration : ConfigFile
         ``[storage] live_images`` says how many images of a run are kept.
     uri : str
         Of the Tiled server, with its key where it needs one.

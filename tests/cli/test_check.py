@@ -163,7 +163,7 @@ def test_versions_and_clocks_that_differ_are_told(monkeypatch):
             def peers():
                 return (PeerInfo(**peer, software="bluesky-streamrecon 0.0.1", ahead=-90.0),)
 
-    probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
+    probe = diagnosis._JobProbe(diagnosis.ConfigFile(), 1.0)
     probe._link = Link
     with pytest.raises(Exception, match=r"there bluesky-streamrecon 0\.0\.1; install the same version"):
         probe.versions()
@@ -179,7 +179,7 @@ def test_clocks_are_compared_when_every_process_has_sent_a_heartbeat(monkeypatch
         peers[1].ahead = 0.001  # as the heartbeat says
         return now
 
-    probe = diagnosis._JobProbe(diagnosis.Configuration(), 1.0)
+    probe = diagnosis._JobProbe(diagnosis.ConfigFile(), 1.0)
     probe._link = SimpleNamespace(endpoint=SimpleNamespace(peers=heard_so_far))
     assert probe.clocks().startswith("largest difference -2 ms (near), ")
     monkeypatch.setattr(diagnosis, "HEARTBEATS_SECONDS", 0.0)

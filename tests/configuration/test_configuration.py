@@ -11,7 +11,7 @@ import pytest
 
 from bluesky_streamrecon import config_file
 from bluesky_streamrecon.beamline import MpiLauncher, make_job, make_launcher
-from bluesky_streamrecon.config_file import Configuration, JobSection, configuration_path, load_config_file
+from bluesky_streamrecon.config_file import ConfigFile, JobSection, configuration_path, load_config_file
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import generate_keys
@@ -38,7 +38,7 @@ def written(tmp_path):
 
 def test_without_a_file_defaults_hold():
     assert configuration_path() is None
-    assert load_config_file() == Configuration()
+    assert load_config_file() == ConfigFile()
     assert {origin for _, _, origin in load_config_file().rows()} == {"default"}
 
 
@@ -60,7 +60,7 @@ def test_each_setting_tells_where_it_comes_from(written):
     assert rows["recon.window"] == (30, str(path))
     assert rows["steering.threshold"] == (0.9, str(path))
     assert rows["job.restarts"] == (3, "default")
-    for name, kind in (("recon", Configuration().recon), ("storage", Configuration().storage)):
+    for name, kind in (("recon", ConfigFile().recon), ("storage", ConfigFile().storage)):
         assert {f"{name}.{field}" for field in kind.__struct_fields__} <= set(rows)
 
 
@@ -97,7 +97,7 @@ def test_what_the_file_says_of_images_and_steering_becomes_arguments_of_the_plan
     assert load_config_file(path).plan_settings() == {
         "window": 30, "options": {"floor": 1e-5}, "tolerance": 0.03, "policy_options": {"mine": 2}
     }  # fmt: skip
-    assert Configuration().plan_settings() == {}
+    assert ConfigFile().plan_settings() == {}
 
 
 def test_paths_are_relative_to_the_file(written, tmp_path):
@@ -174,7 +174,7 @@ def test_job_is_made_as_described(run_engine, written, tmp_path):
     assert job.options.restarts == 1
     assert job.security.allowed
     assert job.options.output == configuration.data / "reconstructions"
-    assert isinstance(make_launcher(Configuration()), MpiLauncher)
+    assert isinstance(make_launcher(ConfigFile()), MpiLauncher)
     assert make_launcher(configuration) is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiled.client import from_uri
 from tiled_server import WATCHING, Watcher
 
-from bluesky_streamrecon.config_file import Configuration, StorageSection
+from bluesky_streamrecon.config_file import ConfigFile, StorageSection
 from bluesky_streamrecon.live_view import store_live_images
 from bluesky_streamrecon.storage import open_storage
 
@@ -25,7 +25,7 @@ def test_subscribed_client_has_the_image_of_a_scan_while_it_goes_on(overruled, k
     with open_storage(directory=tmp_path / "catalogue") as storage:
         client = from_uri(storage.uri)
         watcher = Watcher(client)
-        writer = store_live_images(kept_job, Configuration(storage=StorageSection(live_images=100)), storage.uri)
+        writer = store_live_images(kept_job, ConfigFile(storage=StorageSection(live_images=100)), storage.uri)
 
         def look():  # a kept job shows the last image of the run before first
             while kept_job.runs.open.spec.run_uid not in client["live"]:

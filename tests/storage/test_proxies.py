@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from bluesky_streamrecon.diagnosis import Configuration, _tiled
+from bluesky_streamrecon.diagnosis import ConfigFile, _tiled
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.storage import open_catalog, open_storage, reconstruction_documents
 from bluesky_streamrecon.storage.proxies import proxy_for, reaches_loopback
@@ -116,7 +116,7 @@ def test_embedded_server_is_never_reached_through_a_proxy(proxy, storage, monkey
 
 def test_check_finds_an_embedded_server_that_starts_whatever_the_proxy(proxy, monkeypatch):
     monkeypatch.setenv("http_proxy", proxy.url)
-    assert _tiled(Configuration()).startswith("an embedded server starts in ")
+    assert _tiled(ConfigFile()).startswith("an embedded server starts in ")
     assert proxy.asked == []
 
 
@@ -131,7 +131,7 @@ def test_facility_server_is_reached_through_the_proxy(proxy, storage, tmp_path, 
     assert set(proxy.asked) == {"tiled.facility.invalid"}
     if name == "ALL_PROXY":
         return
-    said = _tiled(Configuration(storage=type(Configuration().storage)(uri=uri, directory=storage.directory)))
+    said = _tiled(ConfigFile(storage=type(ConfigFile().storage)(uri=uri, directory=storage.directory)))
     where = "http://tiled.facility.invalid/api/v1"
     assert said == f"{where} takes a run with frames and reads them back through the proxy {proxy.url}"
 
