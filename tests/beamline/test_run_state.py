@@ -227,6 +227,13 @@ def test_region_counts_if_and_only_if_it_could_be_given_at_the_start_and_lies_wi
             order(run, "region", region=region)
 
 
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_end_that_is_asked_for_without_a_reason_is_refused(run, reason):
+    with pytest.raises(SteeringError, match="finish: got no reason"):
+        order(run, "finish", reason=reason)
+    assert (run.decisions, run.override.finish) == ([], None)
+
+
 @pytest.mark.parametrize("axis", [None, math.nan, math.inf, -8.1, 16.1])
 def test_axis_that_is_not_on_or_near_the_detector_is_refused(run, axis):
     with pytest.raises(SteeringError, match=r"axis: got detector column .*within a detector's width of the 8 columns"):
