@@ -359,6 +359,12 @@ def test_run_that_does_not_exist_can_not_be_exported(storage, tmp_path):
         export_run(storage.catalog, "00000000", tmp_path / "x.nxs")
 
 
+def test_run_whose_reconstruction_has_no_image_is_exported_without_it(storage, stored, tmp_path, monkeypatch):
+    raw, *_ = stored
+    monkeypatch.setattr("bluesky_streamrecon.storage.portable.find_reconstruction", lambda catalog, uid: catalog[raw])
+    assert export_run(storage.catalog, raw, tmp_path / "run.nxs").recon_uid is None
+
+
 def test_layout_follows_from_the_suffix_or_the_name():
     assert chosen_layout(Path("a.NXS")) == "nxtomo"
     assert chosen_layout(Path("a.hdf5")) == "dxchange"
