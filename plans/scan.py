@@ -6,14 +6,14 @@ All of it is checked before anything moves and before any process is started. An
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 from bluesky.utils import MsgGenerator
 
 from bluesky_streamrecon.beamline import ReconJob
-from bluesky_streamrecon.errors import ConfigError
-from bluesky_streamrecon.ordering import AngleOrder, make_order
+from bluesky_streamrecon.ordering import AngleOrder, listed, make_order, places_in_order
 from bluesky_streamrecon.plans.budget import Budget, find_budget
 from bluesky_streamrecon.plans.defaults import Beamline, around_sample, current_job, devices_in_use, monitor_of
 from bluesky_streamrecon.plans.device_check import judge_detectors
@@ -23,7 +23,7 @@ from bluesky_streamrecon.plans.signature import image_settings
 from bluesky_streamrecon.plans.streaming import streaming_wrapper
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
-__all__ = ["TomoScan", "over_recording", "scan_of"]
+__all__ = ["TomoScan", "scan_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,9 @@ def scan_of(
     num, start, stop = angles
     recorded = getattr(beamline, "angles", None) if angles == (180, 0.0, 180.0) else None
     if recorded is not None and isinstance(order, str):
-        order = over_recording(order, recorded)
+        angles_of = np.asarray(recorded)
+        name = make_order(order, num=len(angles_of)).name
+        order = replace(listed(angles_of[places_in_order(order, angles_of)]), name=name)
     made = make_order(order, num=num, start=start, stop=stop)
     steering.check_planned(len(made) * recon.turns)
     scan = TomoScan(
@@ -163,17 +165,3 @@ def scan_of(
     )  # fmt: skip
     yield from scan.judge()
     return scan
-
-
-def over_recording(order: str, recorded: Sequence[float]) -> AngleOrder:
-    """Visit the angles of a recording in a named order."""
-    if len(recorded) < 2:
-        raise ConfigError(f"recorded scan: got {len(recorded)} angles, expected at least 2")
-    angles = sorted(recorded)
-    places = make_order(order, num=len(angles), start=0.0, stop=float(len(angles)))
-    if any(place != int(place) or not 0 <= place < len(angles) for place in places):
-        raise ConfigError(
-            f"order: {order!r} is not on a grid, and a recorded scan has only its own {len(angles)} angles"
-        )
-    spacing = (angles[-1] - angles[0]) / (len(angles) - 1)
-    return AngleOrder(places.name, tuple(angles[int(place)] for place in places), angles[0], angles[-1] + spacing)

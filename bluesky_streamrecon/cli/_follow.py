@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,22 +20,14 @@ from bluesky_streamrecon.cli._pvs import Pvs, PvsAllow, PvsInterface, open_sourc
 if TYPE_CHECKING:
     from bluesky_streamrecon.beamline.follower import FollowedRun, Follower
     from bluesky_streamrecon.beamline.recon_job import ReconJob
+    from bluesky_streamrecon.beamline.remote_documents import RemoteDocuments
+    from bluesky_streamrecon.storage.following import TiledDocuments
+
+    Documents = RemoteDocuments | TiledDocuments
 
 __all__ = ["follow"]
 
 LOOK_SECONDS = 0.2
-
-
-class Source(Protocol):
-    """Where documents come from."""
-
-    def run(self, take: Any) -> None:
-        """Call `take` with each document, until `close`."""
-        ...
-
-    def close(self) -> None:
-        """End that."""
-        ...
 
 
 def follow(
@@ -79,7 +71,7 @@ def follow(
         steering,
         partial(console().print, markup=False, highlight=False, soft_wrap=True),
     )
-    source: Source
+    source: Documents
     source = RemoteDocuments(zmq) if zmq is not None else TiledDocuments(str(tiled), configuration.follow.fits)
 
     def done(run: FollowedRun) -> None:
@@ -95,7 +87,7 @@ def follow(
         asyncio.run(_follow(job, follower, source, count, done))
 
 
-async def _follow(job: ReconJob, follower: Follower, source: Source, count: int, done: Any) -> None:
+async def _follow(job: ReconJob, follower: Follower, source: Documents, count: int, done: Any) -> None:
     """Feed the follower until the source ends, `count` runs are over, or the program is asked to end."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     documents: asyncio.Queue[tuple[str, Mapping[str, Any]] | Exception] = asyncio.Queue()

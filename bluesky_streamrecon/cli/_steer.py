@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Operator = Any  # the commands' annotations are evaluated
 
-__all__ = ["Address", "JobId", "Who", "app", "connect_operator", "open_operator"]
+__all__ = ["Address", "JobId", "Who", "app", "open_operator"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,7 @@ def operator_command(function: Callable[..., None], name: str | None = None) -> 
     job = {"address": Address, "job_id": JobId, "key": KeyFile, "server_key": ServerKey}
 
     def command(**values: Any) -> None:
-        with connect_operator(*(values.pop(each) for each in job)) as operator:
+        with closing(open_operator(*(values.pop(each) for each in job))) as operator:
             function(operator, **values)
 
     app.command(name or function.__name__)(_with_options(command, function, job))
@@ -152,18 +152,6 @@ def region(
     if corners and len(corners) != 4:
         raise typer.BadParameter(f"got {len(corners)} numbers, expected LEFT TOP RIGHT BOTTOM, or none")
     return {"region": tuple(corners) if corners else None, "reason": reason}
-
-
-@contextmanager
-def connect_operator(
-    address: str | None, job_id: str | None, key: Path | None, server_key: Path | None
-) -> Iterator[OperatorEndpoint]:
-    """Connect to the job that is meant, and close the connection in the end; errors as `open_operator`."""
-    operator = open_operator(address, job_id, key, server_key)
-    try:
-        yield operator
-    finally:
-        operator.close()
 
 
 def open_operator(

@@ -230,7 +230,7 @@ def places_in_order(order: str, angles: NDArray[np.float64]) -> list[int]:
         Of the projections, in any order and unit.
     """
     left = list(range(len(angles)))
-    wanted = make_order(order, num=len(left), start=0, stop=len(left)).angles
+    wanted = np.mod(make_order(order, num=len(left), start=0, stop=len(left)).angles, len(left))
     by_angle = np.argsort(angles, kind="stable")
     return [int(by_angle[left.pop(int(np.argmin(np.abs(np.asarray(left) - place))))]) for place in wanted]
 

@@ -119,6 +119,11 @@ def test_recorded_projections_are_taken_once_each_in_any_order(order):
     np.testing.assert_allclose(angles[places][:8], wanted[:8], atol=0.5)
 
 
+def test_recorded_projections_that_a_stage_turning_on_and_on_would_take_are_those_of_the_golden_order():
+    angles = np.random.default_rng(1).permutation(np.arange(40.0))
+    assert places_in_order("golden-continuous", angles) == places_in_order("golden", angles)
+
+
 def test_nothing_can_not_be_finished():
     with pytest.raises(DataError, match="no projection"):
         finish(foam().first(0))

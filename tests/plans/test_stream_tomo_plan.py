@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import math
 
@@ -386,12 +387,22 @@ def unreadable(self):
     raise DataError("the disk is on fire")
 
 
-def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, pretend_job):
-    from bluesky_streamrecon.plans.scan import over_recording
-
-    assert over_recording("interleaved(2)", (0.0, 0.5, 1.0, 1.5)).angles == (0.0, 1.0, 0.5, 1.5)
-    with pytest.raises(ConfigError, match="not on a grid"):
-        over_recording("golden", (0.0, 0.5, 1.0, 1.5))
+@pytest.mark.parametrize(
+    ("order", "visited"),
+    [
+        ("interleaved(2)", [0.0, 1.0, 0.5, 1.5]),
+        ("golden", [0.0, 1.0, 0.5, 1.5]),
+        ("golden-continuous", [0.0, 1.0, 0.5, 1.5]),
+    ],
+)
+def test_recorded_angles_are_visited_in_the_named_order(run_engine, documents, beamline, pretend_job, order, visited):
+    use_beamline(dataclasses.replace(beamline, angles=(0.0, 0.5, 1.0, 1.5)), pretend_job)
+    try:
+        run_engine(stream_tomo_plan(order=order, window=4, flats=1, darks=1))
+    finally:
+        use_beamline(None)
+    told = of(documents, "start")[0]["streamrecon"]
+    assert (told["angles"], told["order"]) == (visited, order)
 
 
 def test_beamline_and_job_in_use_are_taken_when_none_are_given(run_engine, documents, beamline, pretend_job, script):
