@@ -118,13 +118,14 @@ def job(tmp_path, fails_in, card, ranks):
 
 @pytest.fixture
 def scan(run_engine, job, ranks, tmp_path):
-    """Make a scan of three images."""
+    """Make a scan of three images; the stand-in takes longer for a finished volume than for all of them."""
 
-    def make(**settings):
+    def make(final="none", **settings):
         beamline = sim_beamline(rows=2 * ranks, columns=18, directory=tmp_path, instant=True)
         plan = stream_tomo_plan(
             beamline.detector, beamline.stage, shutter=beamline.shutter, sample_table=beamline.table, job=job, num=9,
-            flats=1, darks=1, window=6, step=3, axis=8.5, threshold=1.0, coalesce=False, **settings,
+            flats=1, darks=1, window=6, step=3, axis=8.5, threshold=1.0, coalesce=False,
+            final=final, **settings,
         )  # fmt: skip
         assert run_engine(plan).exit_status == "success"
 
