@@ -50,8 +50,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 FIRST = [
     f"test_{name}.py"
     for name in (
-        *("algorithms", "portable", "ipython", "demo", "real_job", "mpi", "simulated_gpu", "server_that_dies"),
-        *("references", "finished_volume", "catalog", "live_images", "data_checks", "studies", "axis", "kernel_cache"),
+        *("algorithms", "portable", "ipython", "demo", "lost_gpu", "simulated_gpu", "real_job", "mpi"),
+        *("server_that_dies", "references", "follow", "finished_volume", "catalog", "live_images", "data_checks"),
+        *("studies", "axis", "kernel_cache"),
     )
 ]
 
