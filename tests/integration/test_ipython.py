@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 
 PROMPT = re.compile(r"In \[\d+\]: ")
 OURS = "bluesky_streamrecon"
+# What is imported until the first prompt stays: looking through it for garbage takes about a second.
+WITHOUT_GC = "import gc; gc.disable(); from IPython import start_ipython; start_ipython()"
 
 
 def job_processes(session: str) -> dict[int, str]:
@@ -54,7 +56,7 @@ def ipython(tmp_path_factory):
     with (tmp_path / "prompt.log").open("w") as log:
         child = pexpect.spawn(
             sys.executable,
-            ["-m", "IPython", "--profile=tomo", "--no-banner", "--simple-prompt", "--no-confirm-exit"],
+            ["-c", WITHOUT_GC, "--profile=tomo", "--no-banner", "--simple-prompt", "--no-confirm-exit"],
             env=environment,
             cwd=str(tmp_path),
             encoding="utf-8",
@@ -65,6 +67,7 @@ def ipython(tmp_path_factory):
         child.ptyproc.delayafterterminate = 2.0  # a busy computer needs more than the tenth of a second to end it
         try:
             child.expect(PROMPT)
+            say(child, "import gc; gc.freeze(); gc.enable()")
             yield child, mark
         finally:
             child.close(force=True)
@@ -118,6 +121,7 @@ def test_person_at_the_prompt_has_the_last_word_while_the_scan_is_paused(ipython
     refused = say(child, "RE(stream_tomo_plan(policy='mine'))")
     assert "ConfigError: stopping policy: got 'mine'" in refused
     assert "Traceback" not in refused
+    say(child, "recon_job.options.keep_alive = True  # the next test's lines have this job, too")
     child.sendline("RE(stream_tomo_plan(num=60, threshold=1.0))")
     child.expect(r"\n +6 of 60 ")
     press_ctrl_c(child, r"A 'deferred pause'")
