@@ -150,10 +150,12 @@ def made_with(what: str, name: str, kind: Any, base: type[T], options: Mapping[s
                 f"{key}={field.default!r}" if field.default is not MISSING else key for key, field in known.items()
             )
             raise ConfigError(f"{what} {name!r}: got option {option!r}, expected one of: {listed or '(none)'}")
-    try:
-        hints = get_type_hints(kind, include_extras=True)
-    except NameError:  # of something that only a type checker imports
-        hints = {}
+    hints: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):  # one that can not be read costs no more than its own fields their bounds
+        try:
+            hints |= get_type_hints(each, include_extras=True)
+        except NameError:  # of something that only a type checker imports
+            hints |= dict.fromkeys(vars(each).get("__annotations__", ()), Any)
     for option, given in options.items():
         hint = hints.get(option, Any)
         try:
