@@ -21,6 +21,7 @@ from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
 from bluesky_streamrecon.storage.details import scan_details
 from bluesky_streamrecon.storage.dxfile import copy_frames, read_dxfile, write_dxfile
+from bluesky_streamrecon.storage.listing import find_run
 from bluesky_streamrecon.storage.nxtomo import has_nxtomo, read_nxtomo, write_nxtomo
 from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.run_streams import RunStreams
@@ -157,6 +158,7 @@ def export_run(
     """
     path = Path(path)
     layout = chosen_layout(path, layout, LAYOUTS)
+    uid = find_run(catalog, uid).metadata["start"]["uid"]  # -1 may be another one in a moment
     raw, reconstruction = RunStreams(find_raw_run(catalog, uid)), None
     with suppress(StorageError):  # it has none, or none yet
         found = RunStreams(find_reconstruction(catalog, uid))

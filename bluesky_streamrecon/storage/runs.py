@@ -331,7 +331,14 @@ def find_raw_run(catalog: Any, uid: str) -> Any:
     """Return a scan's run, found by its own uid or by that of its reconstruction, as `find_run` takes them."""
     run = find_run(catalog, uid)
     raw_uid = run.metadata["start"].get("raw_run_uid")
-    return run if raw_uid is None else find_run(catalog, raw_uid)
+    if raw_uid is None:
+        return run
+    try:
+        return find_run(catalog, raw_uid)
+    except StorageError as error:
+        raise StorageError(
+            f"run {uid}: is the reconstruction of {raw_uid}, which is not in the catalogue {catalog.uri}"
+        ) from error
 
 
 def find_reconstruction(catalog: Any, uid: str) -> Any:

@@ -11,6 +11,7 @@ from ophyd.sim import det
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.plans.engines import run_engine
 from bluesky_streamrecon.storage import find_run, last_scan_id, list_runs, open_storage
+from bluesky_streamrecon.storage.runs import find_raw_run
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,12 @@ def test_run_that_is_not_there_is_refused_in_one_line(stored, run):
         find_run(stored[0], run)
     assert str(refused.value).startswith(f"run {run}: ")
     assert "\n" not in str(refused.value)
+
+
+def test_reconstruction_whose_scan_is_not_there_is_named_with_the_scan(stored):
+    catalog, uids = stored
+    with pytest.raises(StorageError, match=f"run {uids[2]}: is the reconstruction of of the second, which is not in"):
+        find_raw_run(catalog, uids[2])
 
 
 def test_list_has_the_newest_scans_first_and_how_they_ended(stored):

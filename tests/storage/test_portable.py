@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from itertools import chain, repeat
 from pathlib import Path
 
 import h5py
@@ -363,6 +364,20 @@ def test_run_whose_reconstruction_has_no_image_is_exported_without_it(storage, s
     raw, *_ = stored
     monkeypatch.setattr("bluesky_streamrecon.storage.portable.find_reconstruction", lambda catalog, uid: catalog[raw])
     assert export_run(storage.catalog, raw, tmp_path / "run.nxs").recon_uid is None
+
+
+def test_last_run_is_exported_with_its_own_reconstruction_whatever_is_stored_meanwhile(
+    storage, stored, tmp_path, monkeypatch
+):
+    uid, recon, _ = stored
+    later = compose_run()
+    storage.writer("start", dict(later.start_doc))
+    storage.writer("stop", dict(later.compose_stop()))
+    assert storage.writer.flush(20)
+    newest = chain([uid], repeat(later.start_doc["uid"]))
+    monkeypatch.setattr("bluesky_streamrecon.storage.listing._scans", lambda catalog: iter([catalog[next(newest)]]))
+    made = export_run(storage.catalog, "-1", tmp_path / "run.nxs")
+    assert (made.run_uid, made.recon_uid) == (uid, recon)
 
 
 def test_layout_follows_from_the_suffix_or_the_name():
