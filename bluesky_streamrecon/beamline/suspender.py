@@ -219,9 +219,15 @@ class BacklogSuspender(_SignalSuspender):
 
     def _update(self, RE: RunEngine, value: Any) -> None:
         """Take a new value, unless the RunEngine could not be suspended now: the next one will be asked for then."""
-        suspendable = RE.state == "idle" or (RE.state == "running" and RE.resumable)
-        if suspendable or not self._should_suspend(value):
+        if RE.state == "idle" or not self._should_suspend(value):
             super()._update(RE, value)
+        elif RE.state in ("running", "paused") and RE.resumable:
+            with self._lock:
+                self._tripped = True
+                if self._ev is None:
+                    # The stock suspender asks a turn of the loop later, when the run may be over, and not while paused.
+                    self._ev = asyncio.Event()
+                    RE.request_suspend(self._ev.wait, justification=self._get_justification())
 
     def _should_suspend(self, value: Any) -> bool:
         return bool(value > self.limit)

@@ -8,6 +8,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
+from bluesky.run_engine import RunEngineInterrupted
 from bluesky.suspenders import SuspendBoolHigh
 from bluesky.utils import Msg
 from ophyd.sim import det as classic_detector
@@ -15,6 +16,7 @@ from ophyd.sim import motor as classic_motor
 from ophyd_async.core import soft_signal_r_and_setter
 
 from bluesky_streamrecon.beamline import BacklogSuspender, QualityReached, QualitySuspender
+from bluesky_streamrecon.beamline.event_loop import call_in_loop
 from bluesky_streamrecon.errors import ConfigError
 
 BOUND = 20.0
@@ -260,6 +262,62 @@ def test_backlog_leaves_a_plan_alone_that_could_not_go_on(run_engine, documents,
 
     assert run_engine(fly()).exit_status == "success"
     assert documents[-1][1]["num_events"] == {"primary": 4}
+    run_engine.remove_suspender(suspender)
+
+
+def test_backlog_that_comes_while_a_plan_is_paused_holds_it_when_it_is_resumed(
+    run_engine, documents, lag, suspended, in_thread
+):
+    signal, put = lag
+    suspender = BacklogSuspender(signal, 10)
+    run_engine.install_suspender(suspender)
+
+    @bpp.run_decorator()
+    def paused_between():
+        for _ in range(3):
+            yield Msg("checkpoint")
+            yield from bps.trigger_and_read([classic_detector])
+            if len(of_events()) == 1:
+                yield from bps.pause()
+
+    def of_events():
+        return [name for name, _ in documents if name == "event"]
+
+    with pytest.raises(RunEngineInterrupted):
+        run_engine(paused_between())
+    call_in_loop(run_engine.loop, lambda: put(99), BOUND)
+    held = []
+
+    def catch_up():
+        assert suspended.wait(BOUND)
+        held.append(len(of_events()))
+        run_engine.loop.call_soon_threadsafe(put, 0)
+
+    in_thread(catch_up)
+    assert run_engine.resume().exit_status == "success"
+    assert held == [1]
+    run_engine.remove_suspender(suspender)
+
+
+def test_backlog_just_before_a_run_ends_lets_it_end(run_engine, documents, lag, in_thread, suspended):
+    signal, put = lag
+    suspender = BacklogSuspender(signal, 10)
+    run_engine.install_suspender(suspender)
+    values = [99]
+    on_event(run_engine, 1, lambda: values and put(values.pop()))  # it is taken again afterwards
+
+    @bpp.run_decorator()
+    def one_event():
+        yield Msg("checkpoint")
+        yield from bps.trigger_and_read([classic_detector])
+        yield Msg("null")
+
+    def catch_up():
+        assert suspended.wait(BOUND)
+        run_engine.loop.call_soon_threadsafe(put, 0)
+
+    in_thread(catch_up)
+    assert run_engine(one_event()).exit_status == "success"
     run_engine.remove_suspender(suspender)
 
 
