@@ -352,13 +352,13 @@ def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> Non
         beamline.append("projection", 1, 0.0, wires.frame(1))
     with pytest.raises(LocalProtocolError, match="no run is open"):
         beamline.close_run()
-    for bad in (
-        {"dtype": "<c8"},
-        {"dtype": "what"},
-        {"metadata": {"a": "x" * 5000}},
-        {"detector_shape": (60_000, 60_000)},
+    for bad, said in (
+        ({"dtype": "<c8"}, "got dtype '<c8', expected one of"),
+        ({"dtype": "what"}, "got dtype 'what'"),
+        ({"metadata": {"a": "x" * 5000}}, None),
+        ({"detector_shape": (60_000, 60_000)}, None),
     ):
-        with pytest.raises(LocalProtocolError):
+        with pytest.raises(LocalProtocolError, match=said):
             beamline.open_run(spec(**bad))
     beamline.open_run(spec())
     with pytest.raises(LocalProtocolError, match="opened while"):

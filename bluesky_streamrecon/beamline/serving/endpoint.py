@@ -20,6 +20,7 @@ from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYTES, check_sendable
 from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import PeerInfo
+from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.security import ServerSecurity
@@ -250,6 +251,8 @@ def _checked(spec: OpenRunSpec) -> OpenRunSpec:
         dtype = np.dtype(spec.dtype).newbyteorder("<").str
     except TypeError as error:
         raise LocalProtocolError(f"{where}: got dtype {spec.dtype!r}: {error}") from error
+    if dtype not in PIXEL_TYPES:
+        raise LocalProtocolError(f"{where}: got dtype {spec.dtype!r}, expected one of {', '.join(PIXEL_TYPES)}")
     rows, columns = spec.detector_shape
     spec = msgspec.structs.replace(spec, dtype=dtype, detector_shape=(int(rows), int(columns)))
     if rows * columns * np.dtype(dtype).itemsize > MAXIMUM_PIXEL_BYTES:
