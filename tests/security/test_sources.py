@@ -69,7 +69,7 @@ def test_devices_use_nothing_private_of_ophyd_async():
         looked_at += bool(imported)
         for node in nodes if imported else ():
             match node:
-                case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                case ast.Attribute(value=ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super"))):
                     pass
                 case ast.Attribute(attr=attribute) if is_private(attribute):
                     bad.append(f"{path}:{node.lineno} {attribute}")
