@@ -343,6 +343,7 @@ class _JobProbe:
 
     def _flats(self, shape: tuple[int, int], count: int, *, together: bool) -> list[float]:
         """Send flats, which ranks only average, in a run of their own; give the seconds of each, or of all together."""
+        from bluesky_streamrecon.beamline.serving import QueuedFrame
         from bluesky_streamrecon.settings import ReconSettings
         from bluesky_streamrecon.wire import OpenRunSpec
 
@@ -363,11 +364,11 @@ class _JobProbe:
         endpoint.open_run(spec)
         seconds = []
         try:
-            endpoint.append("flat", 1, 0.0, frame)  # before this one is taken, ranks get ready
+            endpoint.append(QueuedFrame("flat", 1, 0.0, frame))  # before this one is taken, ranks get ready
             self._wait(partial(self._all_have, 1), _no_acknowledgement)
             began = time.monotonic()
             for number in range(2, count + 2):
-                endpoint.append("flat", number, 0.0, frame)
+                endpoint.append(QueuedFrame("flat", number, 0.0, frame))
                 if not together or number == count + 1:
                     self._wait(partial(self._all_have, number), _no_acknowledgement)
                     seconds.append(time.monotonic() - began)

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.file_uris import file_path
 from bluesky_streamrecon.pixels import mean_dtype, plain_dtype
-from bluesky_streamrecon.reduction import Reduction
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
 
-__all__ = ["EventFrame", "FrameFile", "wire_dtype"]
+__all__ = ["FrameFile", "wire_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -273,68 +272,3 @@ def _frames_in(uri: str, path: Path, mimetype: str, parameters: Mapping[str, Any
     if not template:
         raise DataError(f"detector file {uri}: its parameters {dict(parameters)} have no template")
     return _FileSeries(path, template, str(parameters.get("filename", "")), read_one)
-
-
-class EventFrame:
-    """The frame of an event, read when the wire needs it, together with the numbers that belong to it.
-
-    Of a frame in a file only its place is kept in memory. One whose angle or monitor's reading can not be used is one
-    that can not be read.
-
-    Parameters
-    ----------
-    pixels : (FrameFile, int) or array_like, shape (rows, columns) or (frames, rows, columns)
-        File, and number of the event's frames in it, from 0 (``indices`` of a StreamDatum); or as the event has them.
-    reduction : Reduction
-        What is made of them.
-    dtype : str
-        Pixel type to return.
-    where : str
-        Stream and data key, for errors.
-    angle, monitor : float or callable, optional
-        Angle (radians) and the monitor's reading, or what reads and returns them, or raises `DataError`.
-    """
-
-    __slots__ = ("_angle", "_dtype", "_monitor", "_pixels", "_reduction", "_where", "in_file")
-
-    def __init__(
-        self,
-        pixels: Any,
-        reduction: Reduction,
-        dtype: str,
-        where: str,
-        *,
-        angle: float | Callable[[], float] = 0.0,
-        monitor: float | Callable[[], float] = 1.0,
-    ) -> None:
-        self._pixels, self._reduction, self._dtype, self._where = pixels, reduction, dtype, where
-        self._angle, self._monitor = angle, monitor
-        self.in_file = isinstance(pixels, tuple) and len(pixels) == 2 and isinstance(pixels[0], FrameFile)
-
-    def read(self) -> NDArray[np.generic]:
-        """Read what belongs to the frame, and the frame, shape (rows, columns).
-
-        Raises
-        ------
-        DataError
-            If one of them is not there, has another shape than was announced, or values that do not fit the type.
-        """
-        if callable(self._angle):
-            self._angle = self._angle()
-        if callable(self._monitor):
-            self._monitor = self._monitor()
-        if not self.in_file:
-            return self._reduction.of_event(np.asarray(self._pixels), self._dtype, self._where)
-        file, index = self._pixels
-        exposures = self._reduction.frames.exposures
-        first = index * exposures
-        pixels = file.read(first, first + exposures)
-        return self._reduction.of_event(pixels, self._dtype, f"{file.where}: frame {first}")
-
-    def angle(self) -> float:
-        """Return the angle, radians; 0 before it was read."""
-        return 0.0 if callable(self._angle) else self._angle
-
-    def monitor(self) -> float:
-        """Return the monitor's reading; 1 before it was read."""
-        return 1.0 if callable(self._monitor) else self._monitor

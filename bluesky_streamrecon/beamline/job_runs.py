@@ -23,8 +23,7 @@ from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.publisher import Publisher
 from bluesky_streamrecon.beamline.run_state import DetachStream, Effect, JobEvent, RunState
 from bluesky_streamrecon.beamline.serving.events import AllRanksReady
-from bluesky_streamrecon.beamline.serving.frames import Source
-from bluesky_streamrecon.beamline.serving.run import LateNumber
+from bluesky_streamrecon.beamline.serving.frames import QueuedFrame
 from bluesky_streamrecon.beamline.steering import Decision
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.beamline.suspender import QualityReached
@@ -34,7 +33,7 @@ from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import Ledger, RunRecord
 from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.wire.events import PeerInfo
-from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
 
 __all__ = ["JobOptions", "JobRuns"]
@@ -161,11 +160,11 @@ class JobRuns:
             self.take_event(died)
         self._show(self.open)
 
-    def append(self, kind: ItemKind, index: int, angle: LateNumber, source: Source, monitor: LateNumber = 1.0) -> None:
+    def append(self, frame: QueuedFrame) -> None:
         """Queue a frame."""
-        self.job.endpoint.append(kind, index, angle, source, monitor)
-        if self.open is not None and kind == "projection":
-            self.open.taken = index
+        self.job.endpoint.append(frame)
+        if self.open is not None and frame.kind == "projection":
+            self.open.taken = frame.index
             self._signals.lag.set(self.open.lag)
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:

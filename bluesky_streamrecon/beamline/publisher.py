@@ -13,7 +13,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,10 +31,9 @@ from bluesky_streamrecon.beamline.documents import (
     read_descriptor,
     shortened,
 )
+from bluesky_streamrecon.beamline.event_frame import EventFrame
 from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
-from bluesky_streamrecon.beamline.pairing import with_numbers
-from bluesky_streamrecon.beamline.serving.frames import Source
-from bluesky_streamrecon.beamline.serving.run import LateNumber
+from bluesky_streamrecon.beamline.serving.frames import QueuedFrame
 from bluesky_streamrecon.data_keys import saturation_of
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
@@ -60,7 +58,7 @@ class Sink(Protocol):
         """Begin a run."""
         ...
 
-    def append(self, kind: ItemKind, index: int, angle: LateNumber, source: Source, monitor: LateNumber = 1.0) -> None:
+    def append(self, frame: QueuedFrame) -> None:
         """Queue one frame; its angle and the monitor's reading may be known only when it has been read."""
         ...
 
@@ -354,9 +352,7 @@ class Publisher:
         where = f"event {seq} of stream {layout.stream!r}, image {layout.image_key!r}"
         dtype = self._open(run, layout.reduction.shape, layout.dtype if layout.in_file else None)
         index = len(sent) + 1
-        angles = run.angles if layout.kind == "projection" else {}
-        source, angle, monitor = with_numbers(layout, parts, dtype, where, partial(angles.__setitem__, index))
-        self._sink.append(layout.kind, index, angle, source, monitor)
+        self._sink.append(EventFrame(index, layout, parts, dtype, where, run.angles))
         sent.add(seq)
         run.unitless |= layout.kind == "projection" and not layout.angle_has_units
 

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, QueuedFrame
 from bluesky_streamrecon.live_view import Source, ViewServer
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import Answer, Ask, OpenRunSpec, OperatorEndpoint, RunStatus, Status
@@ -51,8 +51,8 @@ class Beamline:
         shape = (size, size)
         spec = OpenRunSpec(run_uid="run", recon_uid="recon", planned=60, detector_shape=shape, dtype="<u2", recon=recon)
         self.endpoint.open_run(spec)
-        self.endpoint.append("dark", 1, 0.0, np.zeros(shape, np.uint16))
-        self.endpoint.append("flat", 1, 0.0, np.full(shape, 20_000, np.uint16))
+        self.endpoint.append(QueuedFrame("dark", 1, 0.0, np.zeros(shape, np.uint16)))
+        self.endpoint.append(QueuedFrame("flat", 1, 0.0, np.full(shape, 20_000, np.uint16)))
 
     def _hear(self, event: Any, sender: Any) -> None:
         if isinstance(event, Ask):
@@ -70,7 +70,7 @@ class Beamline:
         for _ in range(count):
             self._taken += 1
             pixels = self._rng.poisson(15_000, (self.size, self.size)).astype(np.uint16)
-            self.endpoint.append("projection", self._taken, 0.3 * self._taken % np.pi, pixels)
+            self.endpoint.append(QueuedFrame("projection", self._taken, 0.3 * self._taken % np.pi, pixels))
         while self._wait(Status).projections < self._taken:
             pass
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline.serving.frames import FrameStore, Gone
+from bluesky_streamrecon.beamline.serving.frames import FrameStore, Gone, QueuedFrame
 
 SHAPE = (4, 8)
 BYTES = 64
@@ -25,12 +25,16 @@ def frame(seq: int) -> np.ndarray:
     return np.full(SHAPE, seq, dtype="<u2")
 
 
-class Source:
+def kept(pixels: np.ndarray) -> QueuedFrame:
+    return QueuedFrame("projection", 1, pixels=pixels)
+
+
+class Source(QueuedFrame):
     """A frame in a file, with a count of the readings."""
 
     def __init__(self, result: Any, in_file: bool = True) -> None:
+        super().__init__("projection", 1, in_file=in_file)
         self.result = result
-        self.in_file = in_file
         self.readings = 0
 
     def read(self) -> np.ndarray:
@@ -89,14 +93,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def test_inline_frame_is_kept_without_a_copy(bench: Bench) -> None:
     store, pixels = bench.store(limit=10 * BYTES), frame(1)
-    store.add(1, pixels)
+    store.add(1, kept(pixels))
     assert store.get(1) is pixels
 
 
 def test_inline_frames_above_the_limit_spill_and_come_back(bench: Bench) -> None:
     store = bench.store(limit=3 * BYTES)
     for seq in range(1, 21):
-        store.add(seq, frame(seq))
+        store.add(seq, kept(frame(seq)))
     bench.wait(lambda: store.memory <= 3 * BYTES)
     assert store.spilled >= 17
     for seq in (20, 1, 7, 7, 19, 2):
@@ -154,7 +158,7 @@ def test_full_disk_loses_only_what_does_not_fit_and_says_so(bench: Bench, monkey
     monkeypatch.setattr(os, "pwrite", full)
     store = bench.store(limit=2 * BYTES)
     for seq in (1, 2, 3):
-        store.add(seq, frame(seq))
+        store.add(seq, kept(frame(seq)))
     bench.wait(lambda: store.memory <= 2 * BYTES)
     gone = bench.get(store, 1)
     assert isinstance(gone, Gone)
@@ -165,8 +169,8 @@ def test_full_disk_loses_only_what_does_not_fit_and_says_so(bench: Bench, monkey
 
 def test_big_endian_and_strided_frames_are_made_fit_to_send(bench: Bench) -> None:
     store = bench.store(limit=10 * BYTES)
-    store.add(1, frame(7).astype(">u2"))
-    store.add(2, np.asfortranarray(np.arange(32, dtype="<u2").reshape(SHAPE)))
+    store.add(1, kept(frame(7).astype(">u2")))
+    store.add(2, kept(np.asfortranarray(np.arange(32, dtype="<u2").reshape(SHAPE))))
     first, second = store.get(1), store.get(2)
     assert isinstance(first, np.ndarray)
     assert isinstance(second, np.ndarray)
@@ -189,11 +193,11 @@ def test_source_that_holds_its_pixels_is_let_go_once_its_frame_was_read(bench: B
 def test_temporary_file_is_gone_after_stop(bench: Bench) -> None:
     store = bench.store(limit=BYTES)
     for seq in range(1, 5):
-        store.add(seq, frame(seq))
+        store.add(seq, kept(frame(seq)))
     bench.wait(lambda: store.spilled >= 3)
     assert list(bench.directory.iterdir()) == []
     store.stop()
     store.join(BOUND)
     assert store.memory == 0
-    store.add(5, frame(5))
+    store.add(5, kept(frame(5)))
     assert isinstance(store.get(5), Gone)

@@ -25,13 +25,13 @@ def test_frames_of_the_file_go_out_in_radians_and_order(publisher, sink, written
         run.datum(i, i + 1)
         run.event(i + 1, angle)
     run.stop(reason="done")
-    assert [(kind, index, angle) for kind, index, angle, _ in sink.items] == [
+    assert [(frame.kind, frame.index, frame.angle) for frame in sink.items] == [
         ("projection", 1, 0.0),
         ("projection", 2, math.pi / 2),
         ("projection", 3, math.pi / 4),
     ]
     np.testing.assert_array_equal(sink.frames(), written[:3])
-    assert all(source.in_file for *_, source in sink.items)
+    assert all(frame.in_file for frame in sink.items)
     assert sink.closed == [("success", "done")]
     (spec,) = sink.specs
     assert (spec.run_uid, spec.recon_uid, spec.planned) == (run.uid, "r1", 4)
@@ -78,7 +78,7 @@ def test_event_and_datum_are_paired_by_number_whichever_comes_first(publisher, s
     run.event(2, 20.0)
     run.datum(0, 1, count=3)
     run.event(3, 30.0)
-    assert [round(math.degrees(angle)) for _, _, angle, _ in sink.items] == [10, 20, 30]
+    assert [round(degrees) for degrees in sink.degrees()] == [10, 20, 30]
     np.testing.assert_array_equal(sink.frames(), written[:3])
 
 
@@ -102,7 +102,7 @@ def test_event_that_is_repeated_is_published_once(publisher, sink, written, tmp_
         run.datum(index, seq)
         run.event(seq, 10.0 * seq)
     run.stop()
-    assert [index for _, index, _, _ in sink.items] == [1, 2, 3]
+    assert [frame.index for frame in sink.items] == [1, 2, 3]
     np.testing.assert_array_equal(sink.frames(), written[[0, 1, 3]])
     assert problems == []
 
@@ -150,7 +150,7 @@ def test_frames_of_every_kind_are_reduced_as_the_settings_say_and_the_run_is_ope
     run.stop()
     assert problems == []
     assert (sink.specs[0].detector_shape, sink.specs[0].dtype) == (np.shape(frame), dtype)
-    assert [kind for kind, *_ in sink.items] == ["dark", "flat", "projection"]
+    assert [frame.kind for frame in sink.items] == ["dark", "flat", "projection"]
     for found in sink.frames():
         assert found.dtype.str == dtype
         np.testing.assert_array_equal(found, frame)
@@ -174,7 +174,7 @@ def test_flats_and_darks_need_no_angle(publisher, sink, written, tmp_path):
     run.resource()
     run.datum(0, 1)
     run.event(1, 5.0)
-    assert [(kind, index) for kind, index, *_ in sink.items] == [("dark", 1), ("flat", 1), ("projection", 1)]
+    assert [(frame.kind, frame.index) for frame in sink.items] == [("dark", 1), ("flat", 1), ("projection", 1)]
     assert len(sink.specs) == 1
 
 
@@ -183,7 +183,7 @@ def test_inline_frames_are_not_copied(publisher, sink):
     run.describe(shape=(ROWS, COLUMNS))
     pixels = np.arange(ROWS * COLUMNS, dtype="<u2").reshape(ROWS, COLUMNS)
     run.event(1, 0.0, det=pixels)
-    assert np.shares_memory(sink.items[0][3], pixels)
+    assert np.shares_memory(sink.items[0].pixels, pixels)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_event_pages_are_unpacked(publisher, sink):
     frames = np.zeros((2, ROWS, COLUMNS), dtype="<u2")
     page = {"descriptor": bundle.descriptor_doc["uid"], "seq_num": [1, 2], "data": {"det": frames, "rot": [1.0, 2.0]}}
     publisher("event_page", page)
-    assert [round(math.degrees(angle)) for _, _, angle, _ in sink.items] == [1, 2]
+    assert [round(degrees) for degrees in sink.degrees()] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_angle_is_taken_in_the_units_of_its_data_key(publisher, sink, units, val
     run = Run(publisher)
     run.describe(shape=(ROWS, COLUMNS), units=units)
     run.event(1, value, det=np.zeros((ROWS, COLUMNS), dtype="<u2"))
-    assert sink.items[0][2] == pytest.approx(radians)
+    assert sink.items[0].angle == pytest.approx(radians)
 
 
 def test_named_detector_and_hinted_key_are_chosen_among_several_images(publisher, sink, written, tmp_path):
@@ -404,16 +404,16 @@ def test_readings_of_a_monitor_travel_with_flats_and_projections_and_bad_ones_co
     run.stop()
     assert (problems, sink.closed) == ([], [("success", "")])
     assert sink.degrees()[2:] == pytest.approx([10, 20, 30, 40])
-    assert [reading for reading, good in zip(sink.monitors, GOOD, strict=True) if good] == [1.0, 5.0, 4.0, 3.0]
-    for number, ((*_, source), good) in enumerate(zip(sink.items, GOOD, strict=True)):
+    for number, (frame, good) in enumerate(zip(sink.items, GOOD, strict=True)):
         if good:
-            pixels = source if isinstance(source, np.ndarray) else source.read()
+            pixels = frame.read() if frame.pixels is None else frame.pixels
             np.testing.assert_array_equal(pixels, written[number])
         else:
             with pytest.raises(
                 DataError, match=r"monitor 'i0-rate': got (0.0|nan), expected a positive, finite number"
             ):
-                source.read()
+                frame.read()
+    assert [frame.monitor for frame, good in zip(sink.items, GOOD, strict=True) if good] == [1.0, 5.0, 4.0, 3.0]
 
 
 def test_monitor_that_a_stream_has_not_is_refused_with_what_there_is(publisher, sink, problems):

@@ -92,7 +92,7 @@ def test_angles_in_a_file_are_read_and_paired_with_their_frames(publisher, sink,
         steps = [lambda f=first, n=count: run.angle_datum(f, f + 1, n), lambda f=first, n=count: run.datum(f, f + 1, n)]
         for step in steps if angles_first else reversed(steps):
             step()
-    assert [(kind, index) for kind, index, *_ in sink.items] == [
+    assert [(frame.kind, frame.index) for frame in sink.items] == [
         ("projection", 1),
         ("projection", 2),
         ("projection", 3),
@@ -147,12 +147,12 @@ def test_angle_that_never_comes_costs_its_frame_and_not_the_run(publisher, sink,
     run.stop()
     assert sink.closed == [("success", "")]
     assert "events [4] had a frame and no angle" in problems[0]
-    for (*_, source), fits in zip(sink.items, (True, True, False), strict=True):
+    for frame, fits in zip(sink.items, (True, True, False), strict=True):
         if fits:
-            source.read()
+            frame.read()
         else:
             with pytest.raises(DataError, match="has 2 frames after"):
-                source.read()
+                frame.read()
 
 
 def test_flown_angles_without_units_that_were_hardly_degrees_are_told_once_they_were_read(
@@ -229,7 +229,7 @@ def test_frame_that_does_not_fit_a_run_that_is_open_is_refused_and_never_wrapped
     run.describe(shape=(2, 2), dtype="|u1")
     run.event(1, 0.0, det=np.full((2, 2), 8249, "<u2"))
     with pytest.raises(DataError, match=r"event 1 of stream 'primary', image 'det': got 8249 at \(0, 0\), uint16"):
-        sink.items[-1][3].read()
+        sink.items[-1].read()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.beamline import JobState, ReconJob, job_runs
+from bluesky_streamrecon.beamline.serving import QueuedFrame
 from bluesky_streamrecon.errors import ConfigError, JobError
 from bluesky_streamrecon.plans import streaming_wrapper
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
@@ -211,7 +212,7 @@ def test_job_that_comes_in_the_middle_gets_everything_from_the_first_projection(
 def test_nothing_can_be_sent_before_it_is_staged():
     job = ReconJob("job", local=False)
     with pytest.raises(JobError, match="not staged"):
-        job.runs.append("flat", 1, 0.0, np.zeros((2, 2)))
+        job.runs.append(QueuedFrame("flat", 1, pixels=np.zeros((2, 2))))
     assert (job.address, job.runs.ledger(), job.runs.open) == (None, {}, None)
     job.close()
 

@@ -114,10 +114,9 @@ class Sink:
     def open_run(self, spec):
         self.spec = spec
 
-    def append(self, kind, index, angle, source, monitor):
-        pixels = source if isinstance(source, np.ndarray) else source.read()
-        self.frames.append((kind, index, round(angle, 12), int(pixels[0, 0])))
-        return len(self.frames)
+    def append(self, frame):
+        pixels = frame.read() if frame.pixels is None else frame.pixels
+        self.frames.append((frame.kind, frame.index, round(frame.angle, 12), int(pixels[0, 0])))
 
     def close_run(self, exit_status="success", reason=""):
         self.closed = exit_status

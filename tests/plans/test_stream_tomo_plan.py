@@ -14,7 +14,7 @@ import pytest
 from bluesky.utils import FailedStatus
 
 from bluesky_streamrecon.beamline import job_runs
-from bluesky_streamrecon.beamline.frames import EventFrame
+from bluesky_streamrecon.beamline.event_frame import EventFrame
 from bluesky_streamrecon.errors import ConfigError, DataError, JobError
 from bluesky_streamrecon.ordering import AngleOrder
 from bluesky_streamrecon.plans import stream_tomo_plan, use_beamline, with_settings

@@ -54,11 +54,10 @@ class Sink:
     def close_run(self, exit_status="success", reason=""):
         pass
 
-    def append(self, kind, index, angle, source, monitor):
-        self.frames[kind].append(source if isinstance(source, np.ndarray) else source.read())
-        if kind == "projection":
-            self.angles.append(np.degrees(angle))
-        return index
+    def append(self, frame):
+        self.frames[frame.kind].append(frame.read() if frame.pixels is None else frame.pixels)
+        if frame.kind == "projection":
+            self.angles.append(np.degrees(frame.angle))
 
 
 class Late:

@@ -20,7 +20,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, BeamlineEvent, RunFinished
+from bluesky_streamrecon.beamline.serving import (
+    AllRanksReady,
+    BeamlineEndpoint,
+    BeamlineEvent,
+    QueuedFrame,
+    RunFinished,
+)
 from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.ordering import optimized_interleaved
 from bluesky_streamrecon.preparation_steps import halo_rows
@@ -150,13 +156,14 @@ class Beamline:
 
     def references(self, scan: Scan) -> None:
         for index, dark in enumerate(scan.darks, 1):
-            self.endpoint.append("dark", index, 0.0, dark)
+            self.endpoint.append(QueuedFrame("dark", index, 0.0, dark))
         for index, flat in enumerate(scan.flats, 1):
-            self.endpoint.append("flat", index, 0.0, flat)
+            self.endpoint.append(QueuedFrame("flat", index, 0.0, flat))
 
     def projections(self, scan: Scan, first: int = 0, stop: int | None = None) -> None:
         for index in range(first, len(scan.angles) if stop is None else stop):
-            self.endpoint.append("projection", index + 1, float(scan.angles[index]), scan.projections[index])
+            angle, pixels = float(scan.angles[index]), scan.projections[index]
+            self.endpoint.append(QueuedFrame("projection", index + 1, angle, pixels))
 
     def correct_axis(self, axis: float) -> None:
         self.endpoint.change_run(ChangeRun(run_uid=self.uid, axis=axis))

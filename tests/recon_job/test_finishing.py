@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline.serving import RunFinished
+from bluesky_streamrecon.beamline.serving import QueuedFrame, RunFinished
 from bluesky_streamrecon.geometry import TomoGeometry
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon import reconstruct
@@ -150,7 +150,8 @@ def test_light_that_changes_between_flats_leaves_no_rings_in_the_volume(
             beamline.projections(taken, first, stop)
             for _ in range(2 if stop in later else 0):
                 number += 1
-                beamline.endpoint.append("flat", number, 0.0, frames(middle_gain if stop == middle else end_gain))
+                flat = frames(middle_gain if stop == middle else end_gain)
+                beamline.endpoint.append(QueuedFrame("flat", number, 0.0, flat))
         (result,) = beamline.finish().results
         assert result.counts.get("later_flats", 0) == 2 * len(later)
         volumes[name] = volume_of(beamline.wait_for(VolumeDone))

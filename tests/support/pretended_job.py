@@ -92,11 +92,10 @@ class PretendEndpoint:
         self._items = self._applied = self._dropped = 0
         self._script.specs.append(spec)
 
-    def append(self, kind: str, index: int, angle: Any, source: Any, monitor: Any = 1.0) -> int:
+    def append(self, frame: Any) -> None:
         assert self._state == "open"
         self._items += 1
-        self._queue.put(("item", kind, index, angle, source, monitor))
-        return self._items
+        self._queue.put(("item", frame))
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
         assert self._state == "open"
@@ -139,18 +138,18 @@ class PretendEndpoint:
             self._script.gate.wait(BOUND)
             (self._take if work[0] == "item" else self._finish)(*work[1:])
 
-    def _take(self, kind: str, index: int, angle: Any, source: Any, monitor: Any) -> None:
+    def _take(self, frame: Any) -> None:
         from bluesky_streamrecon.beamline.processes import ProcessExit
         from bluesky_streamrecon.beamline.serving import Acked
         from bluesky_streamrecon.wire.messages import Problem, Score, Status
 
-        script, uid = self._script, self._spec.run_uid
+        script, uid, kind, index = self._script, self._spec.run_uid, frame.kind, frame.index
         if kind == "projection" and script.lost_at is not None and index > script.lost_at:
             if index == script.lost_at + 1:
                 self.on_exit(ProcessExit("job of 2 ranks", -9, Path("/nowhere/job.log"), "MPI said nothing"))
             return
         try:
-            pixels = source if isinstance(source, np.ndarray) else source.read()
+            pixels = frame.read() if frame.pixels is None else frame.pixels
         except Exception as error:  # noqa: BLE001
             self._dropped += 1
             self._on_event(Problem(fault="local", where="streaming", text=str(error), run_uid=uid))
@@ -158,8 +157,8 @@ class PretendEndpoint:
         if kind == "projection" and index in script.dropped:
             self._dropped += 1
             return
-        script.frames.append((kind, index, angle() if callable(angle) else angle, pixels))
-        script.monitors.append(monitor() if callable(monitor) else monitor)
+        script.frames.append((kind, index, frame.angle, pixels))
+        script.monitors.append(frame.monitor)
         self._applied += 1
         count = index if kind == "projection" else 0
         for rank in (0, 1):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_streamrecon.beamline.serving.frames import QueuedFrame
 from bluesky_streamrecon.beamline.serving.hub import Hub
-from bluesky_streamrecon.beamline.serving.run import Entry, Run
+from bluesky_streamrecon.beamline.serving.run import Run
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import OpenRunSpec, Refused
 from bluesky_streamrecon.wire.codec import encode
@@ -37,7 +38,7 @@ class Shelf:
     def get(self, seq: int) -> np.ndarray:
         return pixels_of(seq)
 
-    def add(self, seq: int, source: np.ndarray) -> None:
+    def add(self, seq: int, frame: QueuedFrame) -> None:
         """There already."""
 
     def prefetch(self, seq: int) -> None:
@@ -186,7 +187,7 @@ class World:
     @property
     def items(self) -> list[int]:
         """Numbers of the items in the log; those between them are of marks."""
-        return [seq for seq, entry in enumerate(self.run.log, 1) if isinstance(entry, Entry)]
+        return [seq for seq, entry in enumerate(self.run.log, 1) if isinstance(entry, QueuedFrame)]
 
     @property
     def corrections(self) -> list[float]:
@@ -199,7 +200,7 @@ class World:
     def append(self) -> None:
         if self.hub.run is not None and self.run.close is None:
             seq = len(self.run.log) + 1
-            self.run.append(Entry("projection", seq, 0.1), pixels_of(seq))
+            self.run.append(QueuedFrame("projection", seq, 0.1, pixels_of(seq)))
 
     def correct(self) -> None:
         if self.hub.run is not None and self.run.close is None:

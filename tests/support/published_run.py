@@ -15,27 +15,25 @@ class Kept:
     """A sink that keeps everything."""
 
     def __init__(self):
-        self.specs, self.items, self.closed, self.monitors = [], [], [], []
+        self.specs, self.items, self.closed = [], [], []
         self.fails = None
 
     def open_run(self, spec):
         self.specs.append(spec)
 
-    def append(self, kind, index, angle, source, monitor):
+    def append(self, frame):
         if self.fails:
             raise self.fails
-        self.items.append((kind, index, angle, source))
-        self.monitors.append(monitor)
-        return len(self.items)
+        self.items.append(frame)
 
     def close_run(self, exit_status="success", reason=""):
         self.closed.append((exit_status, reason))
 
     def frames(self):
-        return [np.asarray(s) if isinstance(s, np.ndarray) else s.read() for *_, s in self.items]
+        return [frame.read() if frame.pixels is None else frame.pixels for frame in self.items]
 
     def degrees(self):
-        return [math.degrees(angle() if callable(angle) else angle) for _, _, angle, _ in self.items]
+        return [math.degrees(frame.angle) for frame in self.items]
 
 
 def configuration(data):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint, QueuedFrame
 from bluesky_streamrecon.exit_hooks import GUARD
 from bluesky_streamrecon.wire import (
     CloseRun,
@@ -98,7 +98,7 @@ class Wires:
     def fill(self, beamline: BeamlineEndpoint, first: int, last: int) -> None:
         """Append projections with these numbers."""
         for index in range(first, last + 1):
-            beamline.append("projection", index, 0.1 * index, self.frame(index))
+            beamline.append(QueuedFrame("projection", index, 0.1 * index, self.frame(index)))
 
     @staticmethod
     def frame(index: int, shape: tuple[int, int] = (6, 8), dtype: str = "<u2") -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bluesky_streamrecon.beamline.serving import Acked, PeerLost, RunFinished
+from bluesky_streamrecon.beamline.serving import Acked, PeerLost, QueuedFrame, RunFinished
 from bluesky_streamrecon.wire import CloseRun, Item, LinkLost, LinkRestored, OpenRun, OpenRunSpec, RankEndpoint, RunDone
 
 
@@ -113,7 +113,7 @@ def test_link_that_is_cut_again_and_again_loses_nothing(
     applied = 0
     for cut in range(3):
         for index in range(20 * cut + 1, 20 * cut + 21):
-            beamline.append("projection", index, 0.0, wires.frame(index))
+            beamline.append(QueuedFrame("projection", index, 0.0, wires.frame(index)))
         while applied < 20 * cut + 10:
             event = wires.take(rank, Item, (LinkLost, LinkRestored))
             assert event.seq == applied + 1
@@ -143,7 +143,7 @@ def test_link_that_carries_nothing_for_a_while_is_taken_up_again(
     rank = connect(wires, beamline, cable)
     beamline.open_run(spec())
     wires.take(rank, OpenRun)
-    beamline.append("projection", 1, 0.0, wires.frame(1))
+    beamline.append(QueuedFrame("projection", 1, 0.0, wires.frame(1)))
     wires.take(rank, Item)
     rank.applied(1)
     wires.seen.wait(Acked)
@@ -151,7 +151,7 @@ def test_link_that_carries_nothing_for_a_while_is_taken_up_again(
     wires.seen.wait(PeerLost)
     wires.take(rank, LinkLost)
     for index in (2, 3):
-        beamline.append("projection", index, 0.0, wires.frame(index))
+        beamline.append(QueuedFrame("projection", index, 0.0, wires.frame(index)))
     beamline.close_run()
     cable.carries.set()
     for seq in (2, 3):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerJoined, PeerLost, RunFinished
+from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerJoined, PeerLost, QueuedFrame, RunFinished
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
@@ -32,12 +32,11 @@ from bluesky_streamrecon.wire import (
 Spec = Callable[..., OpenRunSpec]
 
 
-class Source:
-    """A frame that is read when it may."""
+class LateFrame(QueuedFrame):
+    """A projection that is read when it may."""
 
-    in_file = True
-
-    def __init__(self, result: Any) -> None:
+    def __init__(self, index: int, angle: float, result: Any) -> None:
+        super().__init__("projection", index, angle, in_file=True)
         self.result = result
         self.allowed = threading.Event()
         self.asked = threading.Event()
@@ -55,10 +54,10 @@ def test_each_rank_gets_its_rows_of_every_item(wires: Any, spec: Spec) -> None:
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
     assert wires.seen.wait(AllRanksReady).size == 2
     beamline.open_run(spec(metadata={"sample": "tooth"}))
-    beamline.append("flat", 1, 0.0, wires.frame(0))
-    beamline.append("dark", 1, 0.0, wires.frame(0))
+    beamline.append(QueuedFrame("flat", 1, 0.0, wires.frame(0)))
+    beamline.append(QueuedFrame("dark", 1, 0.0, wires.frame(0)))
     for index in range(1, 6):
-        beamline.append("projection", index, 0.1 * index, wires.frame(index))
+        beamline.append(QueuedFrame("projection", index, 0.1 * index, wires.frame(index)))
     beamline.close_run("success", "all taken")
     for rank in ranks:
         assert wires.follow(rank) == [1, 2, 3, 4, 5, 6, 7]
@@ -77,7 +76,7 @@ def test_closing_mark_carries_the_totals(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    beamline.append("flat", 1, 0.0, wires.frame(0))
+    beamline.append(QueuedFrame("flat", 1, 0.0, wires.frame(0)))
     wires.fill(beamline, 1, 2)
     beamline.close_run("success", "quality")
     opened = wires.take(rank, OpenRun)
@@ -233,10 +232,10 @@ def test_file_that_makes_wait_holds_up_neither_scan_nor_heartbeats(wires: Any, s
     beamline = wires.beamline(peer_timeout=0.5)
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    sources = [Source(wires.frame(index)) for index in (1, 2)]
-    for index, source in enumerate(sources, 1):
-        beamline.append("projection", index, 0.0, source)
-    assert sources[0].asked.wait(20)
+    frames = [LateFrame(index, 0.0, wires.frame(index)) for index in (1, 2)]
+    for frame in frames:
+        beamline.append(frame)
+    assert frames[0].asked.wait(20)
     wires.take(rank, OpenRun)
     until, count = time.monotonic() + 1.2, 0
     while time.monotonic() < until:
@@ -244,8 +243,8 @@ def test_file_that_makes_wait_holds_up_neither_scan_nor_heartbeats(wires: Any, s
         rank.send(Status(run_uid="run-1", rank=0, state="waiting", image_number=count))
         assert wires.seen.wait(Status, count=count).image_number == count
     assert not wires.seen.of(PeerLost)
-    for source in sources:
-        source.allowed.set()
+    for frame in frames:
+        frame.allowed.set()
     beamline.close_run()
     for seq in (1, 2):
         np.testing.assert_array_equal(wires.take(rank, Item).pixels, wires.frame(seq))
@@ -257,10 +256,10 @@ def test_frame_that_can_not_be_read_is_told_to_all_and_the_run_goes_on(wires: An
     beamline = wires.beamline()
     ranks = [wires.rank(beamline, rank, 2) for rank in range(2)]
     beamline.open_run(spec())
-    broken = Source(OSError("the file was moved"))
+    broken = LateFrame(3, 0.3, OSError("the file was moved"))
     broken.allowed.set()
     wires.fill(beamline, 1, 2)
-    beamline.append("projection", 3, 0.3, broken)
+    beamline.append(broken)
     wires.fill(beamline, 4, 5)
     beamline.close_run()
     for rank in ranks:
@@ -296,7 +295,7 @@ def test_append_takes_far_less_than_a_millisecond(wires: Any, spec: Spec) -> Non
     taken = []
     for index in range(1, 101):
         before = time.perf_counter()
-        beamline.append("projection", index, 0.0, pixels)
+        beamline.append(QueuedFrame("projection", index, 0.0, pixels))
         taken.append(time.perf_counter() - before)
     assert statistics.median(taken) < 1e-3
 
@@ -349,7 +348,7 @@ def test_run_opened_before_the_last_is_finished_abandons_it(wires: Any, spec: Sp
 def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     with pytest.raises(LocalProtocolError, match="no run is open"):
-        beamline.append("projection", 1, 0.0, wires.frame(1))
+        beamline.append(QueuedFrame("projection", 1, 0.0, wires.frame(1)))
     with pytest.raises(LocalProtocolError, match="no run is open"):
         beamline.close_run()
     for bad, said in (
@@ -364,13 +363,11 @@ def test_what_the_user_does_wrong_is_told_at_once(wires: Any, spec: Spec) -> Non
     with pytest.raises(LocalProtocolError, match="opened while"):
         beamline.open_run(spec("run-2"))
     with pytest.raises(LocalProtocolError, match="expected projection 1"):
-        beamline.append("projection", 2, 0.0, wires.frame(1))
+        beamline.append(QueuedFrame("projection", 2, 0.0, wires.frame(1)))
     with pytest.raises(LocalProtocolError, match="detector ROI"):
-        beamline.append("projection", 1, 0.0, wires.frame(1, (6, 9)))
+        beamline.append(QueuedFrame("projection", 1, 0.0, wires.frame(1, (6, 9))))
     with pytest.raises(LocalProtocolError, match="finite"):
-        beamline.append("projection", 1, float("nan"), wires.frame(1))
-    with pytest.raises(LocalProtocolError, match="FrameSource"):
-        beamline.append("projection", 1, 0.0, [[1, 2]])
+        beamline.append(QueuedFrame("projection", 1, float("nan"), wires.frame(1)))
     rank = wires.rank(beamline)
     wires.take(rank, OpenRun)
     with pytest.raises(LocalProtocolError, match="item 1 of run"):
@@ -409,7 +406,7 @@ def test_closing_leaves_no_file_descriptors(wires: Any, spec: Spec) -> None:
         rank, controller = wires.rank(beamline), wires.controller(beamline)
         beamline.open_run(spec(detector_shape=(256, 512)))
         for index in (1, 2, 3):
-            beamline.append("projection", index, 0.0, wires.frame(index, (256, 512)))
+            beamline.append(QueuedFrame("projection", index, 0.0, wires.frame(index, (256, 512))))
         beamline.close_run()
         wires.follow(rank)
         wires.take(controller, CloseRun, (LinkRestored, OpenRun))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bluesky_streamrecon.beamline.serving import PeerJoined, RunFinished
+from bluesky_streamrecon.beamline.serving import PeerJoined, QueuedFrame, RunFinished
 from bluesky_streamrecon.beamline.serving.hub import Hub
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.wire import (
@@ -154,7 +154,7 @@ def test_other_end_can_be_written_from_the_reference_page(wires: Any, spec: Spec
     """Speaks the protocol with plain msgpack maps, as docs/reference/protocol.md lays it out."""
     beamline = wires.beamline()
     beamline.open_run(spec())
-    beamline.append("projection", 1, 0.5, wires.frame(1))
+    beamline.append(QueuedFrame("projection", 1, 0.5, wires.frame(1)))
     beamline.close_run()
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0

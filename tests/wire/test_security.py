@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, PeerJoined, RunFinished
+from bluesky_streamrecon.beamline.serving import AllRanksReady, BeamlineEndpoint, PeerJoined, QueuedFrame, RunFinished
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.wire import (
     ClientSecurity,
@@ -184,7 +184,7 @@ def test_run_goes_through_with_keys_previews_too(
     rank = wires.rank(beamline, security=keys["rank"])
     wires.seen.wait(AllRanksReady)
     beamline.open_run(spec())
-    beamline.append("projection", 1, 0.5, wires.frame(1))
+    beamline.append(QueuedFrame("projection", 1, 0.5, wires.frame(1)))
     beamline.close_run()
     wires.take(rank, OpenRun)
     image = wires.frame(3, (8, 8), "<f4")[None]
@@ -208,7 +208,7 @@ def test_peers_without_the_right_keys_are_refused_and_have_no_effect(
     rank = wires.rank(beamline, security=keys["rank"])
     wires.seen.wait(AllRanksReady)
     beamline.open_run(spec())
-    beamline.append("projection", 1, 0.5, wires.frame(1))
+    beamline.append(QueuedFrame("projection", 1, 0.5, wires.frame(1)))
     beamline.close_run()
     assert wires.follow(rank) == [1]
     wires.seen.wait(RunFinished)

@@ -13,15 +13,15 @@ from bluesky_streamrecon.beamline.serving.events import (
     PeerLost,
     RunFinished,
 )
-from bluesky_streamrecon.beamline.serving.frames import FrameSource
+from bluesky_streamrecon.beamline.serving.frames import QueuedFrame
 
 __all__ = [
     "Acked",
     "AllRanksReady",
     "BeamlineEndpoint",
     "BeamlineEvent",
-    "FrameSource",
     "PeerJoined",
     "PeerLost",
+    "QueuedFrame",
     "RunFinished",
 ]

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from bluesky_streamrecon.beamline.serving.events import BeamlineEvent
-from bluesky_streamrecon.beamline.serving.frames import FrameStore, Source
+from bluesky_streamrecon.beamline.serving.frames import FrameStore, QueuedFrame
 from bluesky_streamrecon.beamline.serving.hub import Hub
-from bluesky_streamrecon.beamline.serving.run import Entry, LateNumber, Run
+from bluesky_streamrecon.beamline.serving.run import Run
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.run_record import Ledger
@@ -21,7 +21,7 @@ from bluesky_streamrecon.wire.codec import MAXIMUM_CUTS_BYTES, MAXIMUM_PIXEL_BYT
 from bluesky_streamrecon.wire.endpoint import Endpoint
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.fields import PIXEL_TYPES
-from bluesky_streamrecon.wire.messages import ChangeRun, ItemKind, OpenRun, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ChangeRun, OpenRun, OpenRunSpec
 from bluesky_streamrecon.wire.operator_messages import Answer
 from bluesky_streamrecon.wire.security import ServerSecurity
 from bluesky_streamrecon.wire.sockets import Transport
@@ -135,28 +135,8 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
             run = self._open = Run(spec, store)
             self._post(lambda: self._hub.open_run(run))
 
-    def append(
-        self,
-        kind: ItemKind,
-        index: int,
-        angle: LateNumber,
-        source: Source,
-        monitor: LateNumber = 1.0,
-    ) -> None:
+    def append(self, frame: QueuedFrame) -> None:
         """Queue one frame of the open run; neither copies nor waits.
-
-        Parameters
-        ----------
-        kind : {"flat", "dark", "projection"}
-            Flats and darks come before the projections that they are for.
-        index : int
-            1, 2, 3, ... within the kind.
-        angle : float, or callable
-            Radians; 0 for flats and darks. A function is called in the endpoint's thread, after the frame was read.
-        source : ndarray, shape (rows, columns), or FrameSource
-            The frame, not to be changed any more, or where it is read from (in another thread, maybe repeatedly).
-        monitor : float, or callable, optional
-            Positive reading that light is normalised by; a function is called as that of `angle`. 1: no monitor.
 
         Raises
         ------
@@ -166,9 +146,9 @@ class BeamlineEndpoint(Endpoint[BeamlineEvent]):
         with self._front:
             run = self._open
             if run is None:
-                raise LocalProtocolError(f"{kind} {index}: no run is open; call open_run first")
-            run.check_item(kind, index, angle, source)
-            self._post(lambda: run.append(Entry(kind, index, angle, monitor), source))
+                raise LocalProtocolError(f"{frame.kind} {frame.index}: no run is open; call open_run first")
+            run.check(frame)
+            self._post(lambda: run.append(frame))
 
     def close_run(self, exit_status: str = "success", reason: str = "") -> None:
         """Close the run: no items follow; `RunFinished` comes when all have reported their result.

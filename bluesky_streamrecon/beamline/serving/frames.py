@@ -14,12 +14,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Final, Protocol, runtime_checkable
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Frame", "FrameSource", "FrameStore", "Gone", "Source"]
+from bluesky_streamrecon.wire.messages import ItemKind
+
+__all__ = ["Frame", "FrameStore", "Gone", "QueuedFrame"]
 
 Frame = NDArray[np.generic]
 
@@ -28,22 +30,39 @@ MOST_CAUSES: Final = 64
 END, LOAD, SPILL = range(3)  # what the store's thread has to do; for a load somebody waits
 
 
-@runtime_checkable
-class FrameSource(Protocol):
-    """Where a frame can be read from, now and again. Called from one thread at a time, never the RunEngine's."""
+@dataclass(slots=True)
+class QueuedFrame:
+    """A flat, dark or projection of the open run, with the numbers that belong to it.
 
-    @property
-    def in_file(self) -> bool:
-        """True if the frame stays readable, so that it need not be kept in memory or spilled."""
-        ...
+    Parameters
+    ----------
+    kind : {"flat", "dark", "projection"}
+        Flats and darks come before the projections that they are for.
+    index : int
+        1, 2, 3, ... within the kind.
+    angle : float
+        Radians; 0 for flats and darks.
+    pixels : ndarray, shape (rows, columns), or None
+        Not to be changed any more, and gone from here when the store has them. None: a subclass reads them.
+    monitor : float
+        Positive reading that light is normalised by; 1: no monitor.
+    in_file : bool
+        `read` may be called again and again, so that the pixels need not be kept in memory or spilled.
+    """
+
+    kind: ItemKind
+    index: int
+    angle: float = 0.0
+    pixels: Frame | None = None
+    monitor: float = 1.0
+    in_file: bool = False
 
     def read(self) -> Frame:
-        """Return the frame, shape (rows, columns); may wait until it is written."""
-        ...
+        """Return the pixels, once angle and monitor are known; may wait until they are written.
 
-
-Source = Frame | FrameSource
-"""A frame, or what reads it."""
+        It is called from one thread at a time, never the RunEngine's.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,7 @@ class Gone:
 
 @dataclass(slots=True)
 class _Slot:
-    source: FrameSource | None
+    source: QueuedFrame | None
     frame: Frame | None = None
     offset: int | None = None  # in the temporary file
     gone: Gone | None = None
@@ -116,17 +135,18 @@ class FrameStore:
         """Bytes of frames in memory now."""
         return len(self._held) * self._bytes
 
-    def add(self, seq: int, source: Source) -> None:
-        """Keep a frame, or where it is read from."""
+    def add(self, seq: int, queued: QueuedFrame) -> None:
+        """Keep the pixels of a frame, or what reads them."""
+        pixels, queued.pixels = queued.pixels, None
         with self._lock:
             if self._closed:
                 return
-            if isinstance(source, np.ndarray):
-                self._slots[seq] = _Slot(None, frame=self._normal(source))
+            if pixels is not None:
+                self._slots[seq] = _Slot(None, frame=self._normal(pixels))
                 self._held[seq] = None
                 self._shrink()
             else:
-                self._slots[seq] = _Slot(source)
+                self._slots[seq] = _Slot(queued)
 
     def get(self, seq: int) -> Frame | Gone | None:
         """Return a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
@@ -172,7 +192,7 @@ class FrameStore:
             self._tasks.put((END, 0))
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread; one that waits in a `FrameSource` for longer is left to end by itself."""
+        """Wait for the thread; one that waits in a `QueuedFrame` for longer is left to end by itself."""
         self._thread.join(timeout)
 
     # ------------------------------------------------------------------ under the lock
@@ -266,7 +286,7 @@ class FrameStore:
         self.spilled += 1
         return at - self._bytes
 
-    def _load(self, offset: int | None, source: FrameSource | None) -> Frame:
+    def _load(self, offset: int | None, source: QueuedFrame | None) -> Frame:
         """Read a frame from the temporary file or its source."""
         if offset is not None and self._file is not None:
             flat = np.empty(self._bytes, dtype=np.uint8)

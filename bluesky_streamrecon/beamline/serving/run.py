@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from bluesky_streamrecon.beamline.serving.frames import FrameSource, FrameStore, Gone, Source
+from bluesky_streamrecon.beamline.serving.frames import FrameStore, Gone, QueuedFrame
 from bluesky_streamrecon.errors import LocalProtocolError
 from bluesky_streamrecon.partition import RowBlock, partition_rows
 from bluesky_streamrecon.run_record import Ledger
 from bluesky_streamrecon.wire import messages as m
 from bluesky_streamrecon.wire.channel import MessageSender, Sender
 
-__all__ = ["Entry", "LateNumber", "Run"]
+__all__ = ["Run"]
 
 LOOK_AHEAD = 4
 
 Mark = m.ChangeRun | m.CloseRun
 """What stands in the log and is no item."""
-
-LateNumber = float | Callable[[], float]
-"""An angle (radians) or the reading of the beam's monitor, or what returns it once the frame was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One frame in the log of a run: a flat, dark or projection, and its number among these."""
-
-    kind: m.ItemKind
-    index: int
-    angle: LateNumber
-    monitor: LateNumber = 1.0
 
 
 class _ItemSender(Sender):
@@ -57,10 +42,10 @@ class _ItemSender(Sender):
         for entry in run.log:
             self.append_entry(entry)
 
-    def append_entry(self, entry: Entry | Mark) -> None:
+    def append_entry(self, entry: QueuedFrame | Mark) -> None:
         """Count one more entry of the log."""
         first, stop = self._rows
-        self.append((stop - first) * self._run.row_bytes if isinstance(entry, Entry) else 0)
+        self.append((stop - first) * self._run.row_bytes if isinstance(entry, QueuedFrame) else 0)
 
     def came_back(self, *, restarted: bool) -> None:
         """Count it; a new process has nothing, so what it reported before counts no more."""
@@ -90,7 +75,7 @@ class _ItemSender(Sender):
         """Return an entry of the log, or what stands in its place; None while a frame is fetched."""
         run, (first, stop) = self._run, self._rows
         entry = run.log[seq - 1]
-        if not isinstance(entry, Entry):
+        if not isinstance(entry, QueuedFrame):
             return entry
         frame = run.frames.get(seq)
         for ahead in range(seq + 1, min(seq + LOOK_AHEAD, len(run.log)) + 1):
@@ -102,7 +87,7 @@ class _ItemSender(Sender):
             "seq": seq,
             "kind": entry.kind,
             "index": entry.index,
-            "angle": _known(entry.angle),
+            "angle": entry.angle,
         }
         if isinstance(frame, Gone):
             self._gone.add(seq)
@@ -110,7 +95,7 @@ class _ItemSender(Sender):
             return m.ItemGone(**about, why=frame.why[:4096])
         return m.Item(
             **about,
-            monitor=_known(entry.monitor),
+            monitor=entry.monitor,
             rows=self._rows,
             dtype=run.spec.dtype,  # type: ignore[arg-type]
             shape=(stop - first, run.spec.detector_shape[1]),
@@ -120,7 +105,7 @@ class _ItemSender(Sender):
     def ledger(self) -> Ledger:
         """Return what became of the items."""
         log, ack = self._run.log, self._ack
-        marks = [seq for seq, entry in enumerate(log, 1) if not isinstance(entry, Entry)]
+        marks = [seq for seq, entry in enumerate(log, 1) if not isinstance(entry, QueuedFrame)]
 
         def real(seq: int) -> int:
             return seq - sum(passed <= seq for passed in (*self._gone, *marks))
@@ -158,7 +143,7 @@ class Run:
         self.spec = spec
         self.uid = spec.run_uid
         self.frames = frames
-        self.log: list[Entry | Mark] = []
+        self.log: list[QueuedFrame | Mark] = []
         self.close: m.CloseRun | None = None
         self.finished = False
         self.sending = sending
@@ -169,30 +154,28 @@ class Run:
         self._results: tuple[m.RunDone, ...] = ()
         self._checked = {"flat": 0, "dark": 0, "projection": 0}  # numbers of the last ones
 
-    def check_item(self, kind: m.ItemKind, index: int, angle: LateNumber, source: Source) -> None:
-        """Check an item that is about to be appended, in whatever thread.
+    def check(self, frame: QueuedFrame) -> None:
+        """Check a frame that is about to be appended, in whatever thread.
 
         Raises
         ------
         LocalProtocolError
-            If the index is not the next one of its kind, or shape or dtype of an array are not the run's.
+            If the index is not the next one of its kind, the angle is not finite, or shape or dtype are not the run's.
         """
-        where = f"{kind} {index} of run {self.uid[:8]}"
-        expected = self._checked.get(kind, -1) + 1
-        if index != expected:
-            raise LocalProtocolError(f"{where}: expected {kind} {expected}")
-        if not callable(angle) and not np.isfinite(angle):
-            raise LocalProtocolError(f"{where}: got angle {angle}, expected finite radians")
-        if isinstance(source, np.ndarray):
+        where = f"{frame.kind} {frame.index} of run {self.uid[:8]}"
+        expected = self._checked.get(frame.kind, -1) + 1
+        if frame.index != expected:
+            raise LocalProtocolError(f"{where}: expected {frame.kind} {expected}")
+        if not np.isfinite(frame.angle):
+            raise LocalProtocolError(f"{where}: got angle {frame.angle}, expected finite radians")
+        if (pixels := frame.pixels) is not None:
             shape, dtype = self.spec.detector_shape, np.dtype(self.spec.dtype)
-            if source.shape != shape or source.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+            if pixels.shape != shape or pixels.dtype.newbyteorder("=") != dtype.newbyteorder("="):
                 raise LocalProtocolError(
-                    f"{where}: got {source.dtype.str} {source.shape}, expected {dtype.str} {shape}; was the detector "
+                    f"{where}: got {pixels.dtype.str} {pixels.shape}, expected {dtype.str} {shape}; was the detector "
                     "ROI changed after the run was opened?"
                 )
-        elif not isinstance(source, FrameSource):
-            raise LocalProtocolError(f"{where}: got {type(source).__name__}, expected an ndarray or a FrameSource")
-        self._checked[kind] = index
+        self._checked[frame.kind] = frame.index
 
     def finish(self) -> None:
         """Forget the frames: nobody is sent any more of them."""
@@ -204,12 +187,12 @@ class Run:
         """Given up before all ranks were done."""
         return self.finished and not self._results
 
-    def append(self, entry: Entry, source: Source) -> None:
+    def append(self, frame: QueuedFrame) -> None:
         """Add one item, unless the run is over."""
         if self.finished:
             return
-        self.frames.add(len(self.log) + 1, source)
-        self._append(entry, entry.index if entry.kind == "projection" else self._projections[-1])
+        self.frames.add(len(self.log) + 1, frame)
+        self._append(frame, frame.index if frame.kind == "projection" else self._projections[-1])
 
     def mark(self, mark: Mark) -> None:
         """Add what is no item after the items so far, and send it to the controller as well."""
@@ -217,7 +200,7 @@ class Run:
             self._append(msgspec.structs.replace(mark, seq=len(self.log) + 1), self._projections[-1])
             self._controller.send(mark)
 
-    def _append(self, entry: Entry | Mark, projections: int) -> None:
+    def _append(self, entry: QueuedFrame | Mark, projections: int) -> None:
         self.log.append(entry)
         self._projections.append(projections)
         for sender in self._senders.values():
@@ -225,7 +208,7 @@ class Run:
 
     def finish_log(self, exit_status: str, reason: str) -> None:
         """No more items: the closing mark comes after the last of them."""
-        last = {entry.kind: entry.index for entry in self.log if isinstance(entry, Entry)}
+        last = {entry.kind: entry.index for entry in self.log if isinstance(entry, QueuedFrame)}
         self.close = m.CloseRun(
             run_uid=self.uid,
             projections=last.get("projection", 0),
@@ -282,8 +265,3 @@ class Run:
     def opening(self, block: RowBlock, redo: int = 0) -> m.OpenRun:
         """Return the message that opens the run for a peer with these rows."""
         return m.OpenRun(block=block, redo=redo, **msgspec.structs.asdict(self.spec))
-
-
-def _known(number: LateNumber) -> float:
-    """Return a number, which is known by now: its frame was read."""
-    return number() if callable(number) else number

@@ -16,7 +16,7 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_streamrecon.beamline.serving import BeamlineEndpoint
+from bluesky_streamrecon.beamline.serving import BeamlineEndpoint, QueuedFrame
 from bluesky_streamrecon.evaluation.bench.harness import take_turns
 from bluesky_streamrecon.evaluation.bench.jobs import EventRecorder
 from bluesky_streamrecon.evaluation.bench.receivers import bare_receivers, receiving_ranks
@@ -130,5 +130,5 @@ def _open_run(endpoint: BeamlineEndpoint, events: EventRecorder, frames: int, sh
 def _send(endpoint: BeamlineEndpoint, events: EventRecorder, pool: list[Frame], frames: int, timeout: float) -> None:
     """Send a run's frames by the package's link, until all are acknowledged."""
     for index in range(1, frames + 1):
-        endpoint.append("projection", index, 0.0, pool[index % len(pool)])
+        endpoint.append(QueuedFrame("projection", index, 0.0, pool[index % len(pool)]))
     events.wait(f"{frames} acknowledged frames", lambda: events.used >= frames, timeout)
