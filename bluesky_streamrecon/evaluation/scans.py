@@ -338,7 +338,7 @@ def prepared(
     from bluesky_streamrecon.recon.field_of_view import field_of_view, reaches_out
     from bluesky_streamrecon.recon.preparation import Preparation
     from bluesky_streamrecon.recon.steps import Pipeline, halo_rows
-    from bluesky_streamrecon.recon.tilt import row_shifts, upright
+    from bluesky_streamrecon.recon.tilt import row_shifts
 
     recon = recon or ReconSettings()
     reduction = Reduction.wanted(FrameLayout(1, *raw.projections.shape[1:]), recon)
@@ -346,12 +346,13 @@ def prepared(
     halo = halo_rows(recon.preparation, recon.bin)
     windows, steps = [], []
     blocks = [range(height)] if rows is None else [range(row, row + 1) for row in rows]
-    shifts = [row_shifts(RowBlock(own.start, own.stop, 0, 0, 1), height, recon.axis_tilt) for own in blocks]
     for own in blocks:
         first, stop = window = max(own.start - halo, 0), min(own.stop + halo, height)
         windows.append(window)
         beyond = own.start - first, stop - own.stop
-        steps.append(Pipeline(recon.preparation, len(own), columns, beyond=beyond, side=recon.bin))
+        block, tilt = RowBlock(own.start, own.stop, 0, 0, 1), recon.axis_tilt
+        shifts = row_shifts(block, height, tilt) if tilt else None
+        steps.append(Pipeline(recon.preparation, len(own), columns, beyond=beyond, side=recon.bin, shifts=shifts))
     *edges, together = np.cumsum([stop - first for first, stop in windows]).tolist()
     darks, flats, projections = (
         np.concatenate([binned(np.asarray(each[:, reduction.rows_of(*window)]), recon.bin) for window in windows], 1)
@@ -378,8 +379,6 @@ def prepared(
         if np.isfinite(reading):
             parts = np.split(counts.prepare(frame, reading), edges)
             parts = [each.first_part(part, angle) for each, part in zip(steps, parts, strict=True)]
-            if recon.axis_tilt:
-                parts = [upright(part, shift) for part, shift in zip(parts, shifts, strict=True)]
         lines = [each.second_part(part, angle) for each, part in zip(steps, parts, strict=True)]
         integrals.append(np.concatenate(lines))
     counts.conclude()

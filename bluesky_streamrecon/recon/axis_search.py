@@ -58,7 +58,9 @@ def seen_to_reach_out(run: OpenRun, ranks: Communicator, frames: Sequence[View])
 
 
 class AxisSearch:
-    """Looks for the axis at fixed numbers of projections, so that the same projections give the same axis.
+    """The axis that images are made about, looked for at fixed numbers of projections unless the settings have it.
+
+    So the same projections give the same axis. One that is certain is compared once with what a second method finds.
 
     An order of angles that covers the half turn early makes it known after about 16 projections, while a scan from one
     end to the other shows it only near its end.
@@ -71,6 +73,15 @@ class AxisSearch:
         To the other ranks, which look at the same moments.
     warnings : list of str
         Where what people should know is appended.
+
+    Attributes
+    ----------
+    estimate : AxisEstimate or None
+        The axis that was found, or that a person has set since; None: the one of the settings, or none yet.
+    provisional : bool
+        It is still looked for.
+    doubt : str
+        Why it is not to be trusted; empty if it is.
     """
 
     def __init__(self, run: OpenRun, ranks: Communicator, warnings: list[str]) -> None:
@@ -78,73 +89,118 @@ class AxisSearch:
         self._rows = _rows_of(run)
         looked_at = range(run.block.first, run.block.stop)[self._rows]
         upper = sum(row < run.detector_shape[0] / 2 for row in looked_at)
-        self._finder = AxisFinder(len(looked_at), run.detector_shape[1], upper)
+        self.provisional = run.recon.axis is None
+        columns = run.detector_shape[1]
+        self._finder = AxisFinder(len(looked_at), columns, upper) if self.provisional else None  # until all is known
         self._total = ranks.sum
         self._warnings = warnings
         self._warned = self._tilt_reported = False
+        self.estimate: AxisEstimate | None = None
+        self.doubt = ""
+        self._confirming = False  # until a second method has found it, too
 
     @property
-    def complete(self) -> bool:
-        """Whether all projections that are planned were looked at."""
-        return self._finder.projections == self._run.planned
+    def column(self) -> float | None:
+        """Detector column of the axis; None: not known yet."""
+        return self._run.recon.axis if self.estimate is None else self.estimate.axis
 
-    def first(self, frames: Sequence[View], closed: bool) -> AxisEstimate | None:
-        """Return the axis to begin with, at least a provisional one, from all projections so far; None: not yet."""
-        found = self._look(frames[self._finder.projections :])
-        if found is not None and found.confident:
-            return found
-        enough = found is not None and self._finder.projections >= (self._run.recon.window or USUAL_WINDOW)
-        if not closed and not enough:
-            return None
-        return self.locate() if closed or found is None else found
+    @property
+    def _running(self) -> AxisFinder:
+        assert self._finder is not None  # noqa: S101 - it is there as long as something is looked for
+        return self._finder
 
-    def better(self, frames: Sequence[View], present: AxisEstimate, taken: int) -> AxisEstimate | None:
-        """Return an axis about which images have to be made anew; None: none is known.
+    @property
+    def disagreement(self) -> str:
+        """What a second method finds if it is another axis; else empty."""
+        return "" if self.estimate is None else self.estimate.disagreement
+
+    def take(self, found: AxisEstimate, *, final: bool) -> None:
+        """Make images about this axis from now on; one that is not final is looked for again."""
+        self.estimate = found
+        if not final:
+            self.doubt = f"{found.doubt}; images are provisional until it is certain"
+            return
+        self.provisional, self._confirming = False, self.provisional
+        self.doubt = found.doubt
+        if not self._confirming:
+            self._finder = None
+
+    def go_on(self, found: AxisEstimate | None) -> None:
+        """Go on with an axis that was certain before the job was started again; None: that of the settings."""
+        self.estimate, self.provisional, self._finder = found, False, None
+
+    def begin(self, frames: Sequence[View], closed: bool) -> bool:
+        """Find an axis to begin with, at least a provisional one, from all projections so far; return whether it is."""
+        if not self.provisional:
+            return True
+        found = self._look(frames[self._running.projections :])
+        if found is None or not found.confident:
+            enough = found is not None and self._running.projections >= (self._run.recon.window or USUAL_WINDOW)
+            if not closed and not enough:
+                return False
+            found = self._locate() if closed or found is None else found
+        self.take(found, final=closed or found.confident)
+        return True
+
+    def look(self, frames: Sequence[View], taken: int) -> bool:
+        """Look at more projections; return whether images have to be made anew, about another axis.
 
         Parameters
         ----------
         frames : sequence of views
             Those of the next image.
-        present : AxisEstimate
-            The provisional axis.
         taken : int
             Projections in the images before.
         """
+        present = self.estimate
+        if present is None or not (self.provisional or self._confirming):
+            return False
         # The first image was begun with projections that it did not take in.
-        found = self._look(frames[max(0, self._finder.projections - taken) :])
+        new = frames[max(0, self._running.projections - taken) :]
+        if self._confirming:
+            self._confirm(new, len(frames), present)
+            return False
+        found = self._look(new)
         if found is None:
-            return None
-        if found.confident or self.complete:
-            return found
+            return False
+        final = found.confident or self._running.projections == self._run.planned
         further = found.projections >= FURTHER * present.projections
-        return found if further and abs(found.axis - present.axis) > MOVED else None
+        if not final and not (further and abs(found.axis - present.axis) > MOVED):
+            return False
+        self.take(found, final=final)
+        return True
 
-    def confirm(self, frames: Sequence[View], certain: AxisEstimate, taken: int) -> AxisEstimate | None:
-        """Return an axis that is certain with what a second method finds, as soon as one can tell; None until then.
+    def conclude(self) -> bool:
+        """Take the axis that all projections show in the place of a provisional one; return whether it is another."""
+        before = self.column
+        self.take(self._locate(), final=True)
+        return self.column != before
 
-        Parameters are as for `better`.
-        """
-        if certain.other is not None or self._finder.projections + len(frames) > LATEST:
+    def _confirm(self, new: Sequence[View], count: int, certain: AxisEstimate) -> None:
+        """Note, as soon as a second method can tell, what it finds; `count` projections are in the next image."""
+        if certain.other is not None or self._running.projections + count > LATEST:
             self._check_tilt()
-            return certain
-        for view in frames[max(0, self._finder.projections - taken) :]:
-            if self._add(view) and (axis := self._finder.by_wedge(self._total)) is not None:
+            self._confirming, self._finder = False, None
+            return
+        for view in new:
+            if self._add(view) and (axis := self._running.by_wedge(self._total)) is not None:
                 log.info("run %s: rotation axis: column %.2f by %s", self._run.run_uid, axis, WEDGE)
                 self._check_tilt()
-                return replace(certain, other=(WEDGE, axis))
-        return None
+                self.estimate = replace(certain, other=(WEDGE, axis))
+                self._confirming, self._finder = False, None
+                return
 
     def _add(self, view: View) -> bool:
         """Add a projection; return whether the axis is looked for now."""
-        self._finder.add(None if view.pixels is None else view.pixels[self._rows], view.angle)
-        return axis_checkpoint(self._finder.projections, self._run.planned)
+        self._running.add(None if view.pixels is None else view.pixels[self._rows], view.angle)
+        return axis_checkpoint(self._running.projections, self._run.planned)
 
     def _look(self, new: Sequence[View]) -> AxisEstimate | None:
         """Return the newest estimate, None if there is none."""
         found = None
         for view in new:
             if self._add(view):
-                found = self.locate()
+                found = self._locate()
                 if found.confident:
                     return found
                 self._check_tilt()
@@ -159,7 +215,7 @@ class AxisSearch:
         height = self._run.detector_shape[0]
         if self._tilt_reported or height < 4:
             return
-        upper, lower = self._finder.of_halves(self._total)
+        upper, lower = self._running.of_halves(self._total)
         apart = lower.axis - upper.axis
         sure = upper.confident and lower.confident
         if not sure or abs(apart) <= max(APART, 4 * math.hypot(upper.uncertainty, lower.uncertainty)):
@@ -172,8 +228,8 @@ class AxisSearch:
             f"it is tilted by {tilt:.2f} degrees; axis_tilt={whole:.2f} corrects that from the next scan on"
         )
 
-    def locate(self) -> AxisEstimate:
+    def _locate(self) -> AxisEstimate:
         """Return the axis from all projections so far."""
-        estimate = self._finder.locate(self._total)
+        estimate = self._running.locate(self._total)
         log.info("run %s: rotation axis: %s", self._run.run_uid, estimate)
         return estimate

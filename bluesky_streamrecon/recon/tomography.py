@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import AngularRange
 from bluesky_streamrecon.cuts import Cut
+from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import TomoGeometry, image_size
 from bluesky_streamrecon.partition import partition_rows
 from bluesky_streamrecon.projection_sets import ProjectionStore, most_views
@@ -31,9 +32,9 @@ from bluesky_streamrecon.recon.field_of_view import SIDES, field_of_view
 from bluesky_streamrecon.recon.measured import MeasuredViews
 from bluesky_streamrecon.recon.output import Attribute
 from bluesky_streamrecon.recon.stepping import shown_rows
-from bluesky_streamrecon.recon.view import View, ViewMaker, window_of
+from bluesky_streamrecon.recon.view import View, pixels_of, prepared_for, window_of
 from bluesky_streamrecon.recon.volume import FinishedVolume
-from bluesky_streamrecon.settings import ROTATIONS
+from bluesky_streamrecon.settings import FINAL_NONE, ROTATIONS
 from bluesky_streamrecon.wire import CloseRun, Item, ItemGone, OpenRun, Preview
 
 __all__ = ["Tomography", "View"]
@@ -41,6 +42,9 @@ __all__ = ["Tomography", "View"]
 log = logging.getLogger(__name__)
 
 _COUNT = "count_"
+
+MOST_EARLY = 2**30
+"""Bytes of projections that are held at most, before any flat has come."""
 
 
 class Tomography(Analysis[View]):
@@ -50,6 +54,8 @@ class Tomography(Analysis[View]):
     about the most likely axis if none is certain; such images are provisional, and nothing is judged by them. Once the
     axis is certain, or all projections have come, every image is made anew, so that the last is the one of a run that
     had this axis from the start.
+
+    Projections that come before any flat are held as they are, up to a limit, until one has come.
 
     Parameters
     ----------
@@ -62,8 +68,8 @@ class Tomography(Analysis[View]):
 
     Raises
     ------
-    ConfigError, GeometryError, DeviceError
-        If a setting can not work.
+    ConfigError, DataError, GeometryError, DeviceError
+        If a setting can not work, or the beamline sends other rows than the steps need.
     """
 
     def __init__(self, run: OpenRun, ranks: Communicator, threads: int) -> None:
@@ -73,24 +79,24 @@ class Tomography(Analysis[View]):
         self.resumable = True
         self._archive = Archive(run.block.rows, self._columns)
         self._measured = MeasuredViews(run, self._archive)
-        self._views = ViewMaker(run, self._measured.frame)
+        self._preparation, self._steps = prepared_for(run)
+        self._early: list[Item | ItemGone] = []
+        self._early_bytes = 0
+        self._came = 0  # projections
         self._mirrored = recon.rotation != ROTATIONS[0]
-        self.warnings: list[str] = self._views.warnings
+        self.warnings: list[str] = self._preparation.warnings
         algorithms.get(recon.algorithm)
-        self._axis: AxisEstimate | None = None
+        self._axis = AxisSearch(run, ranks, self.warnings)
         self._full_turn = AngularRange.from_metadata(run.metadata).full_turn
         self._sides: tuple[str, ...] | None = None  # where the sample reaches out of view; not known yet
         size = self._geometry().size  # which checks the settings
         self.shape = (size, size)
-        self._search = AxisSearch(run, ranks, self.warnings) if recon.axis is None else None  # until it is certain
-        self._confirming: AxisSearch | None = None  # until a second method has found it, too
         self._saved: Checkpoint | None = None
         self._engine: Engine | None = None
         self._volume: FinishedVolume | None = None
         self._group: Group | None = None
         self._angles: list[float] = []
         self._counts: dict[str, int] = {}  # with the last projection that is in the image
-        self._doubt = ""
         self._shown = [row - run.block.first for row in shown_rows(run)]
         self._unsent = ProjectionStore(most_views(self._columns))  # line integrals that no preview has had yet
         self._choice = self._compiled()
@@ -117,12 +123,46 @@ class Tomography(Analysis[View]):
         return choice
 
     def prepare(self, item: Item | ItemGone) -> list[View]:
-        """Return the projections that can be used now, as line integrals, see `ViewMaker.take`."""
-        return self._views.take(item)
+        """Return the projections that can be used now, as line integrals; one that was lost keeps its place."""
+        if item.kind != "projection":
+            if isinstance(item, Item):
+                place = item.index, self._came
+                self._preparation.add_reference(item.kind, pixels_of(item), place, item.monitor)
+            return []
+        if self._preparation.ready or (isinstance(item, ItemGone) and not self._early):
+            return self._released(item)
+        if isinstance(item, Item):
+            item = msgspec.structs.replace(item, pixels=pixels_of(item).copy())
+            self._early_bytes += pixels_of(item).nbytes
+        self._early.append(item)
+        if self._early_bytes > MOST_EARLY:
+            raise DataError(
+                f"{len(self._early)} projections came before any flat field and take more than "
+                f"{MOST_EARLY >> 20} MiB; expected flats before the projections"
+            )
+        return []
 
     def close(self, closed: CloseRun) -> list[View]:  # noqa: ARG002 - which run it is, is known
-        """Return the projections that were held back, see `ViewMaker.close`."""
-        return self._views.close()
+        """Return the projections that were held back."""
+        if self._early and not self._preparation.ready:
+            raise DataError(
+                f"got {len(self._early)} projections and no flat field, expected at least one; were flats taken? "
+                "(pixel_values='transmission' says that none are needed)"
+            )
+        views = self._released()
+        self._preparation.conclude(later=self._run.recon.final != FINAL_NONE)
+        return views
+
+    def _released(self, *more: Item | ItemGone) -> list[View]:
+        early, self._early, self._early_bytes = self._early, [], 0
+        return [self._view(item) for item in (*early, *more)]
+
+    def _view(self, item: Item | ItemGone) -> View:
+        self._came = item.index
+        lines = None
+        if isinstance(item, Item):
+            lines = self._steps.first_part(self._preparation.prepare(pixels_of(item), item.monitor), item.angle)
+        return View(item.seq, lines, item.angle, {**self.counts}, self._measured.frame(item))
 
     def begin(self, frames: Sequence[View], closed: bool) -> str:
         """Find the axis, at least a provisional one, and make the engine, as soon as that can be done."""
@@ -130,28 +170,22 @@ class Tomography(Analysis[View]):
             if len(frames) < FIRST_VIEWS and not closed:
                 return "looking how wide the sample is"
             self._sides = seen_to_reach_out(self._run, self._ranks, frames[:FIRST_VIEWS])
-        if self._search is not None:
-            found = self._search.first(frames, closed)
-            if found is None:
-                return "finding the rotation axis"
-            self._take_axis(found, final=closed or found.confident)
-        elif self._axis is None:
-            self._warn(self._field_of_view())
+        looked_for = self._axis.provisional
+        if not self._axis.begin(frames, closed):
+            return "finding the rotation axis"
+        if looked_for or self._axis.estimate is None:
+            self._take_axis()
         self._archive.open(self.scratch, keep=0 if self._saved is None else self._saved.projections)
         self._make_engine()
         return ""
 
-    def _take_axis(self, found: AxisEstimate, *, final: bool) -> None:
-        """Make images about this axis from now on; a provisional one is looked for again."""
-        self._axis = found
+    def _take_axis(self) -> None:
+        """Note what follows from another axis."""
+        axis = self._axis
         # A checkpoint does not tell a provisional axis from one that is certain; the window is in the scratch file.
-        self.resumable = final and not self._archive.problem
-        if not final:
-            self._doubt = f"{found.doubt}; images are provisional until it is certain"
-            return
-        self._search, self._confirming = None, self._search
-        self._doubt = found.doubt
-        self._warn(self._doubt or self._field_of_view(), found.disagreement)
+        self.resumable = not (axis.provisional or self._archive.problem)
+        if not axis.provisional:
+            self._warn(axis.doubt or self._field_of_view(), axis.disagreement)
 
     def _warn(self, *texts: str) -> None:
         self.warnings += [text for text in texts if text and text not in self.warnings]
@@ -159,19 +193,11 @@ class Tomography(Analysis[View]):
     def _field_of_view(self) -> str:
         return field_of_view(self._geometry(), self._sides or (), full_turn=self._full_turn)
 
-    def _confirm(self, frames: Sequence[View], taken: int) -> None:
-        """Report once, as soon as a second method can tell, if it finds another axis."""
-        if self._confirming is not None and self._axis is not None:
-            confirmed = self._confirming.confirm(frames, self._axis, taken)
-            if confirmed is not None:
-                self._axis, self._confirming = confirmed, None
-                self._warn(confirmed.disagreement)
-
     def update(self, frames: Sequence[View]) -> None:
         """Take projections into the window, and make the next image from it."""
         new: list[Archived] = []
         for view in frames:
-            pixels = self._views.steps.second_part(view.pixels, view.angle)
+            pixels = self._steps.second_part(view.pixels, view.angle)
             new.append((pixels, view.angle))
             self._keep_shown(pixels, view.angle)
             self._angles.append(view.angle)
@@ -181,15 +207,12 @@ class Tomography(Analysis[View]):
         self._measured.take(frames[-1], new[-1][0], self._running, self._geometry())
         self._warn(self._archive.problem)
         self.resumable &= not self._archive.problem
-        search, present, better, taken = self._search, self._axis, None, len(self._angles) - len(frames)
-        self._confirm(frames, taken)
-        if search is not None and present is not None:
-            better = search.better(frames, present, taken)
-        if search is None or better is None:
-            self._make_image(new)
-        else:
-            self._take_axis(better, final=better.confident or search.complete)
+        if self._axis.look(frames, len(self._angles) - len(frames)):
+            self._take_axis()
             self._make_images_anew(new)
+        else:
+            self._warn(self._axis.disagreement)
+            self._make_image(new)
 
     def _keep_shown(self, lines: NDArray[np.float32], angle: float) -> None:
         if self._shown:
@@ -197,14 +220,15 @@ class Tomography(Analysis[View]):
 
     def remake(self, axis: float) -> None:
         """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it."""
-        self._take_axis(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)
+        self._axis.take(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)
+        self._take_axis()
         if self._engine is not None:
             self._make_images_anew()
 
     def _make_images_anew(self, new: Sequence[Archived] = ()) -> None:
         """Make all images about the present axis; `new` are projections that the window has not yet."""
         if not self._archive.problem:
-            steps = self._views.steps.second_part_again(self._archive.steps())
+            steps = self._steps.second_part_again(self._archive.steps())
         else:  # what the window still has is the next best
             angles, projections = self._running.kept()
             known = [*((pixels, float(angle)) for pixels, angle in zip(projections, angles, strict=True)), *new]
@@ -222,11 +246,11 @@ class Tomography(Analysis[View]):
 
     def conclude(self) -> bool:
         """Take the axis that all projections show, if it was provisional, and make the images anew if it is another."""
-        if self._search is None or self._axis is None:
+        if not self._axis.provisional or self._axis.estimate is None:
             return False
-        before, found = self._axis.axis, self._search.locate()
-        self._take_axis(found, final=True)
-        if found.axis != before:
+        another = self._axis.conclude()
+        self._take_axis()
+        if another:
             self._make_images_anew()
         return True
 
@@ -266,7 +290,8 @@ class Tomography(Analysis[View]):
                 self._ranks,
                 geometry=self._geometry(),
                 backend=self._backend,
-                prepare=self._views.finished,
+                preparation=self._preparation,
+                steps=self._steps,
             )
         return self._finishing(self._volume) if saved is not None or self._volume.wanted else None
 
@@ -277,18 +302,18 @@ class Tomography(Analysis[View]):
 
     def annotate(self, report: Report) -> Report:
         """Return a report with the axis; a preview also with the line integrals that none before it had."""
-        report = msgspec.structs.replace(report, axis=self._axis_known())
+        axis = self._axis
+        report = msgspec.structs.replace(report, axis=axis.column)
         if not isinstance(report, Preview):
             return report
-        other = "" if self._axis is None else self._axis.disagreement
-        fields = {"doubt": self._doubt, "disagreement": other, "saturated": self._views.saturated}
+        fields = {"doubt": axis.doubt, "disagreement": axis.disagreement, "saturated": self._preparation.saturated}
         unsent, self._unsent = self._unsent, ProjectionStore(most_views(self._columns))
         return msgspec.structs.replace(report, **fields).with_views(unsent.views() if len(unsent) else None)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Flats, darks and bad pixels, see `Preparation`, and what its steps counted."""
-        return self._views.counts
+        return {**self._preparation.counts, **self._steps.counts}
 
     def datasets(self) -> Mapping[str, tuple[NDArray[np.generic], str]]:
         """Return the angles used, in order."""
@@ -296,25 +321,25 @@ class Tomography(Analysis[View]):
 
     def attributes(self) -> Mapping[str, Attribute]:
         """Return algorithm, axis and what computed."""
-        axis = self._axis_known()
+        axis, estimate = self._axis.column, self._axis.estimate
         return {
             "algorithm": self._run.recon.algorithm,
             "axis": math.nan if axis is None else axis,
-            "axis_uncertainty": 0.0 if self._axis is None else self._axis.uncertainty,
-            "axis_found": int(self._axis is not None),
+            "axis_uncertainty": 0.0 if estimate is None else estimate.uncertainty,
+            "axis_found": int(estimate is not None),
             "device": self._choice.device,
         }
 
     def save(self, *, last: bool = False) -> Mapping[str, NDArray[np.generic]]:
         """Return image, axis, flats and darks; to finish, no image. The window is made of the scratch file."""
-        engine, estimate = self._running, self._axis
-        axis = (self._axis_known(), 0.0 if estimate is None else estimate.uncertainty)
+        engine, estimate = self._running, self._axis.estimate
+        axis = (self._axis.column, 0.0 if estimate is None else estimate.uncertainty)
         arrays: dict[str, NDArray[np.generic]] = {
             **{f"{_COUNT}{name}": np.asarray(number) for name, number in self._counts.items()},
             "axis": np.asarray(axis, np.float64),
             "sides": np.asarray([side in (self._sides or ()) for side in SIDES]),
             "angles": np.asarray(self._angles),
-            **self._views.arrays(),
+            **self._preparation.arrays(),
         }
         if last:
             return arrays
@@ -328,13 +353,14 @@ class Tomography(Analysis[View]):
         arrays = saved.arrays
         self._counts = {name.removeprefix(_COUNT): int(arrays[name]) for name in arrays if name.startswith(_COUNT)}
         self._angles = arrays["angles"].tolist()
-        self._views.restore(arrays, self._counts, len(self._angles))
+        self._came = len(self._angles)
+        self._preparation.restore(arrays, self._counts)
+        self._steps.restore(self._counts)
         axis, uncertainty = (float(value) for value in arrays["axis"])
-        if axis != self._run.recon.axis:
-            self._axis = AxisEstimate(axis, uncertainty, math.inf, len(self._angles))
+        found = AxisEstimate(axis, uncertainty, math.inf, self._came)
+        self._axis.go_on(None if axis == self._run.recon.axis else found)
         self._sides = tuple(compress(SIDES, arrays["sides"].astype(bool)))
         self.shape = (self._geometry().size,) * 2
-        self._search = None
         self._saved = saved
 
     def release(self) -> None:
@@ -388,7 +414,7 @@ class Tomography(Analysis[View]):
             self._warn(f"backend: {engine.choice.note or engine.choice.device}")
         if (saved := self._saved) is not None:
             arrays = cast(Mapping[str, NDArray[np.float32]], saved.arrays)
-            for pixels, angle in chain.from_iterable(self._views.steps.second_part_again(self._archive.steps())):
+            for pixels, angle in chain.from_iterable(self._steps.second_part_again(self._archive.steps())):
                 engine.append(pixels, angle)
                 self._keep_shown(pixels, angle)
             engine.load(arrays["image"], int(arrays["image_number"]), typical=arrays.get("typical"))
@@ -396,11 +422,8 @@ class Tomography(Analysis[View]):
             self._saved = None
 
     def _geometry(self) -> TomoGeometry:
-        recon, axis = self._run.recon, self._axis_known()
+        recon, axis = self._run.recon, self._axis.column
         axis = (self._columns - 1) / 2 if axis is None else axis
         edges = None if self._sides is None else len(self._sides)
         size = recon.size or image_size(self._columns, axis, full_turn=self._full_turn, edges=edges)
         return TomoGeometry(self._columns, axis, size, recon.disc)
-
-    def _axis_known(self) -> float | None:
-        return self._run.recon.axis if self._axis is None else self._axis.axis

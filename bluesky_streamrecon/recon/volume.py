@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,18 @@ from bluesky_streamrecon.recon.archive import Archive
 from bluesky_streamrecon.recon.backends import Demand, projector_of, rows_at_once
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.engine import Engine
+from bluesky_streamrecon.recon.later_references import Changes, take_off
 from bluesky_streamrecon.recon.options import understood
+from bluesky_streamrecon.recon.preparation import Preparation
 from bluesky_streamrecon.recon.recipe import Recipe, find_recipe, finish, log_photons, some_views
+from bluesky_streamrecon.recon.steps import Pipeline
+from bluesky_streamrecon.recon.view import BEFORE, number_in, prepared_for
 from bluesky_streamrecon.settings import FINAL_NONE
 from bluesky_streamrecon.wire import OpenRun
 
 __all__ = ["FinishedVolume"]
 
 log = logging.getLogger(__name__)
-
-Prepare = Callable[[NDArray[np.float32], NDArray[np.float64], slice, int], NDArray[np.float32]]
 
 
 class FinishedVolume:
@@ -51,9 +54,8 @@ class FinishedVolume:
         Of the images.
     backend : str
         What computes, see `choose_backend`.
-    prepare : callable
-        Ends the preparation of projections of some rows, shape (projections, rows, C), given their angles, which rows
-        of the block they are, and how many projections were taken before them, too.
+    preparation, steps : Preparation, Pipeline
+        By which the projections were prepared; nothing will follow.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class FinishedVolume:
         *,
         geometry: TomoGeometry,
         backend: str,
-        prepare: Prepare,
+        preparation: Preparation,
+        steps: Pipeline,
     ) -> None:
         self._run, self._archive, self._threads = run, archive, threads
-        self._make_engine, self._prepare = make_engine, prepare
+        self._make_engine, self._preparation, self._steps = make_engine, preparation, steps
         self._ranks = ranks
         self._geometry, self._backend = geometry, backend
         self._over = AngularRange.from_metadata(run.metadata).around(geometry.axis, geometry.columns)
@@ -128,7 +131,7 @@ class FinishedVolume:
         while not self.complete:
             first, stop = self._done, min(self._done + at_once, self._rows)
             pixels = np.stack([self._archive.projection(i, first, stop) for i in views])
-            lines = self._prepare(pixels, angles, slice(first, stop), views.start)
+            lines = self._prepared(pixels, angles, slice(first, stop), views.start)
             prepared = zip(lines, angles.tolist(), strict=True)
             del pixels
             with self._make_engine(
@@ -141,6 +144,31 @@ class FinishedVolume:
                 self._slices = np.empty((self._rows, *images.shape[1:]), np.float32)
             self._slices[first:stop] = images
             self._done = stop
+
+    @cached_property
+    def _changes(self) -> Changes:
+        """How light and dark of each pixel have changed, as seen through the steps before the archive.
+
+        It is a weak pattern: that steps see it alone, and not on top of each projection, makes a difference of second
+        order.
+        """
+        steps, found = prepared_for(self._run)[1], self._preparation.changes([])
+        return Changes(
+            [(after, steps.first_part(each, 0.0)) for after, each in found.light],
+            [(after, -np.expm1(-steps.first_part(-np.log1p(-each), 0.0))) for after, each in found.dark],
+        )
+
+    def _prepared(
+        self, projections: NDArray[np.float32], angles: NDArray[np.float64], rows: slice, first: int
+    ) -> NDArray[np.float32]:
+        """Return archived projections of some rows, shape (projections, rows, C), as the volume is made from them.
+
+        `first` counts the projections from the first that came to the first of these.
+        """
+        if self._changes:
+            before = int(number_in(self._run.metadata, BEFORE) or 0)
+            take_off(projections, self._changes, rows, before + first)
+        return self._steps.second_part_of_all(projections, angles)
 
     def _rows_at_once(self, recipe: Recipe, projections: int) -> int:
         demand = Demand(

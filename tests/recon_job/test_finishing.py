@@ -306,7 +306,7 @@ def test_rank_that_fails_alone_ends_the_job_where_others_wait_for_it(final, memb
         block=RowBlock(0, 2, 0, 0, members), recon=ReconSettings(final=final),
     )  # fmt: skip
     volume = FinishedVolume(
-        run, archive, 1, None, ranks, geometry=TomoGeometry(8), backend="cpu", prepare=lambda lines, angles: lines
+        run, archive, 1, None, ranks, geometry=TomoGeometry(8), backend="cpu", preparation=None, steps=None
     )
     with pytest.raises(expected, match="the disk is gone"):
         next(volume.parts())

@@ -13,6 +13,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.preparation_steps import Step, halo_rows, make_step
 from bluesky_streamrecon.recon.analysis import explained
 from bluesky_streamrecon.recon.archive import Archived
+from bluesky_streamrecon.recon.tilt import upright
 
 __all__ = ["Pipeline"]
 
@@ -21,7 +22,8 @@ class Pipeline:
     """All steps, in two parts, between which projections are archived.
 
     The first part ends before the first step that remembers: what it does to a projection depends on that projection
-    alone. The second can be done again from the archive: from the first projection on, or for all at once.
+    alone. At its end the projection is set upright if the axis is tilted: by as much in every one, so stripes stay
+    stripes. The second can be done again from the archive: from the first projection on, or for all at once.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class Pipeline:
         row then stands for those that there are not.
     side : int, optional
         The setting ``bin``.
+    shifts : ndarray of float64, shape (rows,), optional
+        See `upright`.
 
     Raises
     ------
@@ -49,8 +53,10 @@ class Pipeline:
         *,
         beyond: tuple[int, int] = (0, 0),
         side: int = 1,
+        shifts: NDArray[np.float64] | None = None,
     ) -> None:
         self._side = side
+        self._shifts = shifts
         self._preparation = tuple(preparation)
         self._shape = (rows, columns)
         halo = halo_rows(self._preparation, side)
@@ -102,7 +108,7 @@ class Pipeline:
             if step.halo_rows and any(missing):
                 projection, missing = np.pad(projection, (missing, (0, 0)), mode="edge"), (0, 0)
             projection = step.apply(projection, angle)
-        return projection
+        return projection if self._shifts is None else upright(projection, self._shifts)
 
     def second_part(self, projection: NDArray[np.float32] | None, angle: float) -> NDArray[np.float32]:
         """Return an archived projection as it is reconstructed, NaN where it was lost; the argument is left alone."""
