@@ -21,9 +21,7 @@ from bluesky_streamrecon.beamline.run_state import JobEvent
 from bluesky_streamrecon.beamline.serving.endpoint import BeamlineEndpoint
 from bluesky_streamrecon.errors import JobError, SteeringError
 from bluesky_streamrecon.job_registration import register_job, unregister_job
-from bluesky_streamrecon.wire import messages
 from bluesky_streamrecon.wire.events import PeerInfo
-from bluesky_streamrecon.wire.messages import Status
 
 __all__ = ["AttachedJob"]
 
@@ -64,7 +62,7 @@ class AttachedJob:
         self.link: JobLink | None = None
         self._last_link: JobLink | None = None
         self._registration: Path | None = None
-        self._died: list[ProcessExit] = []  # while no run is open
+        self.died: list[ProcessExit] = []  # while no run was open
         self._news = asyncio.Event()
 
     @property
@@ -112,19 +110,19 @@ class AttachedJob:
             If it can not be started, ends, or is not linked after `timeout` seconds.
         """
         self.enter_loop()
-        self._died = []
+        self.died = []
         try:
             link = await asyncio.to_thread(JobLink, self.make_endpoint, self.launcher, self._post)
             self.link = self._last_link = link
             self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self.server_key)
             await asyncio.to_thread(link.launch, ranks)
-            if wait and not await self.wait(lambda: link.complete or self._died, lambda: timeout):
+            if wait and not await self.wait(lambda: link.complete or self.died, lambda: timeout):
                 raise JobError(
                     f"reconstruction job: not all of its processes have connected after {timeout:g} s: "
                     f"{link.peers_in_words()}"
                 )
-            if self._died:
-                raise JobError(f"reconstruction job: {self._died[0]}")
+            if self.died:
+                raise JobError(f"reconstruction job: {self.died[0]}")
         except BaseException:
             await self.stop()
             raise
@@ -182,21 +180,6 @@ class AttachedJob:
         unregister_job(self._registration)
         if link is not None:
             link.close()  # waits for whoever is closing it already
-
-    def take_deaths(self) -> list[ProcessExit]:
-        """Return the processes that died while no run was open, and forget them."""
-        died, self._died = self._died, []
-        return died
-
-    def note(self, event: JobEvent, *, in_run: bool) -> None:
-        """Log that kernels are compiled, and processes that died; remember those that died while no run was open."""
-        match event:
-            case Status(state=messages.COMPILING, rank=0):
-                logger.warning("kernels are compiled, once on this computer: the first image is about a minute later")
-            case ProcessExit():
-                logger.error("%s", event)
-                if not in_run:
-                    self._died.append(event)
 
     def _post(self, event: JobEvent, sender: PeerInfo | None = None) -> None:
         """Bring an event from another thread to the loop; when that is gone, nobody is interested."""

@@ -32,8 +32,9 @@ from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import Ledger, RunRecord
 from bluesky_streamrecon.settings import TOMOGRAPHY
+from bluesky_streamrecon.wire import messages
 from bluesky_streamrecon.wire.events import PeerInfo
-from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec
+from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Status, VolumeDone
 from bluesky_streamrecon.wire.operator_messages import Answer, Ask, Judged, Order, RunStatus
 
 __all__ = ["JobOptions", "JobRuns"]
@@ -156,8 +157,9 @@ class JobRuns:
             heard_at=self._clock(),
             problems=problems,
         )
-        for died in self.job.take_deaths():
-            self.take_event(died)
+        died, self.job.died = self.job.died, []
+        for event in died:
+            self.take_event(event)
         self._show(self.open)
 
     def append(self, frame: QueuedFrame) -> None:
@@ -246,8 +248,7 @@ class JobRuns:
         self._signals.lag.set(0)
         if self.last.finishing and not run.lost and self.job.link is not None:
             self._volume_deaths = Supervision(self._options.restarts, self._options.backoff)
-            if (done := self.volumes.add(self.last, self._clock())) is not None:
-                self._volume_done(done)
+            self._volume_done(self.volumes.add(self.last, self._clock()))
             self._signals.volume.set(self.volumes.text)
         return self.last
 
@@ -262,7 +263,7 @@ class JobRuns:
         for record in self.volumes.give_up(why):
             self._volume_done(record)
 
-    def _take_volume(self, event: JobEvent) -> None:
+    def _take_volume(self, event: ProcessExit | RestartFailed | Status | VolumeDone) -> None:
         """Take what the job reports of a run that is over, or of itself while it finishes one."""
         link = self.job.link
         if isinstance(event, ProcessExit) and event.role != "controller" and self.open is None and self.volumes:
@@ -273,11 +274,13 @@ class JobRuns:
                 link.restart(RestartProcess(event, delay))
         elif isinstance(event, RestartFailed) and self.open is None:
             self.give_up_volumes(str(event))
-        elif (record := self.volumes.take(event, self._clock())) is not None:
-            self._volume_done(record)
+        elif isinstance(event, Status | VolumeDone):
+            self._volume_done(self.volumes.take(event, self._clock()))
         self._signals.volume.set(self.volumes.text)
 
-    def _volume_done(self, record: RunRecord) -> None:
+    def _volume_done(self, record: RunRecord | None) -> None:
+        if record is None:
+            return
         if self.last is not None and self.last.run_uid == record.run_uid:
             self.last = record
         if record.volume is None:
@@ -303,14 +306,19 @@ class JobRuns:
     def take_event(self, event: JobEvent, sender: PeerInfo | None = None) -> None:
         """Take what the job reports."""
         run = self.open
-        restarted = run is not None or (bool(self.volumes) and getattr(event, "role", "") != "controller")
-        self.job.note(event, in_run=restarted)
-        self._take_volume(event)
         match event:
+            case Status(state=messages.COMPILING, rank=0):
+                logger.warning("kernels are compiled, once on this computer: the first image is about a minute later")
+            case ProcessExit(role=role):
+                logger.error("%s", event)
+                if run is None and (role == "controller" or not self.volumes):
+                    self.job.died.append(event)  # else it is started again
             case Ask() if self.job.link is not None and sender is not None:
                 self.job.endpoint.answer(sender, self.answer(event))
             case AllRanksReady(size):
                 self._signals.ranks.set(size)
+        if isinstance(event, ProcessExit | RestartFailed | Status | VolumeDone):
+            self._take_volume(event)
         if run is not None:
             known = len(run.problems)
             self._do(run.handle(event, sender, self._clock(), time.time()))

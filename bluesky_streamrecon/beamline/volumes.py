@@ -45,12 +45,10 @@ class Volumes:
         self.heard_at = now
         self.text = f"of {record.run_uid[:8]} is being finished"
         early, self._early = self._early, None
-        return self.take(early, now)
+        return None if early is None else self.take(early, now)
 
-    def take(self, event: object, now: float) -> RunRecord | None:
+    def take(self, event: Status | VolumeDone, now: float) -> RunRecord | None:
         """Take in an event; return the record of a run whose volume is there, or will never be."""
-        if not isinstance(event, Status | VolumeDone):
-            return None
         if event.run_uid not in self._pending:
             # A small volume is finished before the last verdict has come, and with it the run's record.
             self._early = event if isinstance(event, VolumeDone) else self._early

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 
 import bluesky.plan_stubs as bps
@@ -214,6 +215,16 @@ def test_nothing_can_be_sent_before_it_is_staged():
     with pytest.raises(JobError, match="not staged"):
         job.runs.append(QueuedFrame("flat", 1, pixels=np.zeros((2, 2))))
     assert (job.address, job.runs.ledger(), job.runs.open) == (None, {}, None)
+    job.close()
+
+
+def test_kernels_that_are_compiled_are_announced_in_one_line(caplog):
+    job = ReconJob("job", local=False)
+    with caplog.at_level(logging.WARNING):
+        for rank in range(3):
+            for state in ("loading kernels", "compiling kernels"):
+                job.runs.take_event(Status(run_uid="run", rank=rank, state=state))
+    assert caplog.messages == ["kernels are compiled, once on this computer: the first image is about a minute later"]
     job.close()
 
 
