@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 
 import msgspec
 import numpy as np
@@ -184,6 +185,17 @@ def test_inline_frames_are_not_copied(publisher, sink):
     pixels = np.arange(ROWS * COLUMNS, dtype="<u2").reshape(ROWS, COLUMNS)
     run.event(1, 0.0, det=pixels)
     assert np.shares_memory(sink.items[0].pixels, pixels)
+
+
+def test_inline_frames_that_are_reduced_let_their_pixels_go_once_they_were_read(publisher, sink):
+    run = Run(publisher, block=MONITORED | {"recon": {"bin": 2}})
+    run.describe(shape=(ROWS, COLUMNS))
+    pixels = np.zeros((ROWS, COLUMNS), "<u2")
+    known = weakref.ref(pixels)
+    run.event(1, 0.0, det=pixels)
+    del pixels
+    assert sink.items[0].read().shape == (ROWS // 2, COLUMNS // 2)
+    assert known() is None
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,13 @@ class Shelf:
 
     spilled = 0
 
-    def get(self, seq: int) -> np.ndarray:
-        return pixels_of(seq)
+    def get(self, frame: QueuedFrame) -> np.ndarray:
+        return pixels_of(frame.seq)
 
     def add(self, seq: int, frame: QueuedFrame) -> None:
-        """There already."""
+        frame.seq = seq
 
-    def prefetch(self, seq: int) -> None:
+    def prefetch(self, frame: QueuedFrame) -> None:
         """There already."""
 
     def failures(self) -> list[str]:

@@ -6,6 +6,7 @@ import gc
 import statistics
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,26 @@ def test_inline_frames_above_the_memory_limit_reach_a_late_job(wires: Any, spec:
     wires.seen.wait(RunFinished)
     assert beamline.ledger()[0].spilled >= 50
     assert beamline.ledger()[0].balanced
+
+
+def test_run_that_is_over_keeps_no_pixels(wires: Any, spec: Spec) -> None:
+    beamline = wires.beamline()
+    rank = wires.rank(beamline)
+    beamline.open_run(spec())
+    known = []
+    for index in (1, 2, 3):
+        pixels = wires.frame(index)
+        known.append(weakref.ref(pixels))
+        beamline.append(QueuedFrame("projection", index, 0.1 * index, pixels))
+    del pixels
+    beamline.close_run()
+    assert wires.follow(rank) == [1, 2, 3]
+    wires.seen.wait(RunFinished)
+    limit = time.monotonic() + 20  # the socket has copies of its own for a moment
+    while any(each() is not None for each in known):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    assert beamline.memory() == 0
 
 
 def test_append_takes_far_less_than_a_millisecond(wires: Any, spec: Spec) -> None:

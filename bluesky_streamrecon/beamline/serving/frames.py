@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 import numpy as np
@@ -30,9 +30,16 @@ MOST_CAUSES: Final = 64
 END, LOAD, SPILL = range(3)  # what the store's thread has to do; for a load somebody waits
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The frame can not be had any more, and why."""
+
+    why: str
+
+
 @dataclass(slots=True)
 class QueuedFrame:
-    """A flat, dark or projection of the open run, with the numbers that belong to it.
+    """A flat, dark or projection of the open run, with the numbers that belong to it, and where its pixels are.
 
     Parameters
     ----------
@@ -43,11 +50,11 @@ class QueuedFrame:
     angle : float
         Radians; 0 for flats and darks.
     pixels : ndarray, shape (rows, columns), or None
-        Not to be changed any more, and gone from here when the store has them. None: a subclass reads them.
+        Not to be changed any more; None while they are elsewhere, or are still to be read by a subclass.
     monitor : float
         Positive reading that light is normalised by; 1: no monitor.
     in_file : bool
-        `read` may be called again and again, so that the pixels need not be kept in memory or spilled.
+        `read` may be called again and again, so that the pixels need not be kept in memory or spilled; else once.
     """
 
     kind: ItemKind
@@ -57,6 +64,18 @@ class QueuedFrame:
     monitor: float = 1.0
     in_file: bool = False
 
+    # What the store knows of it.
+    seq: int = field(default=0, init=False)  # in its run
+    offset: int | None = field(default=None, init=False)  # in the temporary file
+    gone: Gone | None = field(default=None, init=False)
+    busy: bool = field(default=False, init=False)  # the store's thread is at it
+    wanted: bool = field(default=False, init=False)  # loaded on request, not taken yet
+
+    @property
+    def readable(self) -> bool:
+        """The pixels can be had again when they are not in memory any more."""
+        return self.offset is not None or self.in_file
+
     def read(self) -> Frame:
         """Return the pixels, once angle and monitor are known; may wait until they are written.
 
@@ -65,29 +84,8 @@ class QueuedFrame:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The frame can not be had any more, and why."""
-
-    why: str
-
-
-@dataclass(slots=True)
-class _Slot:
-    source: QueuedFrame | None
-    frame: Frame | None = None
-    offset: int | None = None  # in the temporary file
-    gone: Gone | None = None
-    busy: bool = False  # the store's thread is at it
-    wanted: bool = False  # loaded on request, not taken yet
-
-    @property
-    def readable(self) -> bool:
-        return self.offset is not None or (self.source is not None and self.source.in_file)
-
-
 class FrameStore:
-    """Frames by sequence number.
+    """What keeps the pixels of a run's frames, or has them read.
 
     Parameters
     ----------
@@ -118,9 +116,8 @@ class FrameStore:
         self._notify = notify
         self._name = name
         self._bytes = shape[0] * shape[1] * dtype.itemsize
-        self._slots: dict[int, _Slot] = {}
-        self._held: OrderedDict[int, None] = OrderedDict()  # numbers with a frame in memory, oldest use first
-        self._tasks: queue.PriorityQueue[tuple[int, int]] = queue.PriorityQueue()
+        self._held: OrderedDict[int, QueuedFrame] = OrderedDict()  # by number, in memory, oldest use first
+        self._tasks: queue.PriorityQueue[tuple[int, int, QueuedFrame | None]] = queue.PriorityQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._file: IO[bytes] | None = None
@@ -135,42 +132,40 @@ class FrameStore:
         """Bytes of frames in memory now."""
         return len(self._held) * self._bytes
 
-    def add(self, seq: int, queued: QueuedFrame) -> None:
-        """Keep the pixels of a frame, or what reads them."""
-        pixels, queued.pixels = queued.pixels, None
+    def add(self, seq: int, frame: QueuedFrame) -> None:
+        """Keep a frame, number `seq` of its run."""
+        frame.seq = seq
         with self._lock:
             if self._closed:
-                return
-            if pixels is not None:
-                self._slots[seq] = _Slot(None, frame=self._normal(pixels))
-                self._held[seq] = None
+                frame.pixels = None
+            elif frame.pixels is not None:
+                frame.pixels = self._normal(frame.pixels)
+                self._held[seq] = frame
                 self._shrink()
-            else:
-                self._slots[seq] = _Slot(queued)
 
-    def get(self, seq: int) -> Frame | Gone | None:
-        """Return a frame, or None after asking the store's thread for it (`notify` tells when it has come)."""
+    def get(self, frame: QueuedFrame) -> Frame | Gone | None:
+        """Return its pixels, or None after asking the store's thread for them (`notify` tells when they have come)."""
         with self._lock:
-            slot = self._slots.get(seq)
-            if slot is None or slot.gone is not None:
-                return Gone("the run is over") if slot is None else slot.gone
-            frame = slot.frame
-            if frame is None:
-                self._request(seq, slot)
+            if self._closed:
+                return Gone("the run is over")
+            if frame.gone is not None:
+                return frame.gone
+            pixels = frame.pixels
+            if pixels is None:
+                self._request(frame)
                 return None
-            self._held.move_to_end(seq)
-            if slot.wanted:
-                slot.wanted = False
+            self._held.move_to_end(frame.seq)
+            if frame.wanted:
+                frame.wanted = False
                 self._shrink()
-            return frame
+            return pixels
 
-    def prefetch(self, seq: int) -> None:
+    def prefetch(self, frame: QueuedFrame) -> None:
         """Ask for a frame that will be wanted soon, if there is room for it."""
         with self._lock:
-            slot = self._slots.get(seq)
             room = self.memory + (self._tasks.qsize() + 1) * self._bytes <= self._limit
-            if room and slot is not None and slot.frame is None and slot.gone is None:
-                self._request(seq, slot)
+            if room and not self._closed and frame.pixels is None and frame.gone is None:
+                self._request(frame)
 
     def failures(self) -> list[str]:
         """Take what went wrong since the last call; each cause comes once, with the first frame that it was of."""
@@ -187,9 +182,8 @@ class FrameStore:
         """Drop everything and have the thread delete the temporary file and end; does not wait; idempotent."""
         with self._lock:
             self._closed = True
-            self._slots.clear()
             self._held.clear()
-            self._tasks.put((END, 0))
+            self._tasks.put((END, 0, None))
 
     def join(self, timeout: float) -> None:
         """Wait for the thread; one that waits in a `QueuedFrame` for longer is left to end by itself."""
@@ -200,10 +194,10 @@ class FrameStore:
     def _normal(self, frame: Frame) -> Frame:
         return np.ascontiguousarray(frame, dtype=self._dtype)
 
-    def _request(self, seq: int, slot: _Slot) -> None:
-        if not slot.busy:
-            slot.busy = slot.wanted = True
-            self._tasks.put((LOAD, seq))
+    def _request(self, frame: QueuedFrame) -> None:
+        if not frame.busy:
+            frame.busy = frame.wanted = True
+            self._tasks.put((LOAD, frame.seq, frame))
 
     def _shrink(self) -> None:
         """Bring memory under the limit.
@@ -214,55 +208,50 @@ class FrameStore:
         surplus = -(-(self.memory - self._limit) // self._bytes)
         if surplus <= 0:
             return
-        readable = [seq for seq in self._held if self._slots[seq].readable]
-        idle = [seq for seq in readable if not self._slots[seq].wanted]
-        wanted = [seq for seq in readable if self._slots[seq].wanted]
-        kept = [seq for seq in self._held if not self._slots[seq].readable]
-        for seq in [*idle, *kept, *wanted[:-WANTED_KEPT]][:surplus]:
-            slot = self._slots[seq]
-            if slot.readable:
-                slot.frame, slot.wanted = None, False
-                del self._held[seq]
-            elif not slot.busy:
-                slot.busy = True
-                self._tasks.put((SPILL, seq))
+        held = self._held.values()
+        idle = [frame for frame in held if frame.readable and not frame.wanted]
+        wanted = [frame for frame in held if frame.readable and frame.wanted]
+        kept = [frame for frame in held if not frame.readable]
+        for frame in [*idle, *kept, *wanted[:-WANTED_KEPT]][:surplus]:
+            if frame.readable:
+                frame.pixels, frame.wanted = None, False
+                del self._held[frame.seq]
+            elif not frame.busy:
+                frame.busy = True
+                self._tasks.put((SPILL, frame.seq, frame))
 
-    def _fail(self, seq: int, slot: _Slot, why: str) -> None:
-        slot.frame, slot.gone = None, Gone(f"frame {seq} of run {self._name[:8]} {why}")
-        self._held.pop(seq, None)
+    def _fail(self, frame: QueuedFrame, why: str) -> None:
+        frame.pixels, frame.gone = None, Gone(f"frame {frame.seq} of run {self._name[:8]} {why}")
+        self._held.pop(frame.seq, None)
         if why not in self._causes and len(self._causes) < MOST_CAUSES:
             self._causes.add(why)
-            self._failures.append(slot.gone.why)
+            self._failures.append(frame.gone.why)
 
     # ------------------------------------------------------------------ the store's thread
 
     def _work(self) -> None:
         try:
             while True:
-                task, seq = self._tasks.get()
+                task, seq, frame = self._tasks.get()
+                if frame is None:
+                    return
+                pixels, why = frame.pixels, ""
+                try:
+                    if task == LOAD:
+                        pixels = self._load(frame)
+                    elif pixels is not None:
+                        frame.offset = self._spill(pixels)
+                except Exception as error:  # noqa: BLE001 - whatever a frame raises, the scan must go on
+                    why = f"could not be read: {type(error).__name__}: {error}" if task == LOAD else str(error)
                 with self._lock:
                     if self._closed:
                         return
-                    slot = self._slots[seq]
-                frame, why = slot.frame, ""
-                try:
-                    if task == LOAD:
-                        frame = self._load(slot.offset, slot.source)
-                    elif frame is not None:
-                        slot.offset = self._spill(frame)
-                except Exception as error:  # noqa: BLE001 - whatever a source raises, the scan must go on
-                    why = f"could not be read: {type(error).__name__}: {error}" if task == LOAD else str(error)
-                with self._lock:
-                    if seq not in self._slots:
-                        continue  # stopped meanwhile
-                    slot.busy = False
+                    frame.busy = False
                     if why:
-                        self._fail(seq, slot, why)
+                        self._fail(frame, why)
                     elif task == LOAD:
-                        if slot.source is not None and not slot.source.in_file:
-                            slot.source = None  # it holds the pixels as they came; from now on the frame is kept
-                        slot.frame = frame
-                        self._held[seq] = None
+                        frame.pixels = pixels
+                        self._held[seq] = frame
                     self._shrink()
                 self._notify()
         finally:
@@ -286,20 +275,18 @@ class FrameStore:
         self.spilled += 1
         return at - self._bytes
 
-    def _load(self, offset: int | None, source: QueuedFrame | None) -> Frame:
-        """Read a frame from the temporary file or its source."""
-        if offset is not None and self._file is not None:
+    def _load(self, frame: QueuedFrame) -> Frame:
+        """Read a frame from the temporary file, or from where it is."""
+        if frame.offset is not None and self._file is not None:
             flat = np.empty(self._bytes, dtype=np.uint8)
-            got = os.preadv(self._file.fileno(), [flat.data], offset)
+            got = os.preadv(self._file.fileno(), [flat.data], frame.offset)
             if got != self._bytes:
                 raise OSError(f"got {got} bytes of the temporary file, expected {self._bytes}")
             return flat.view(self._dtype).reshape(self._shape)
-        if source is None:
-            raise LookupError("it is neither kept nor to be read again")
-        frame = np.asarray(source.read())
-        if frame.shape != self._shape or frame.dtype.newbyteorder("=") != self._dtype.newbyteorder("="):
+        pixels = np.asarray(frame.read())
+        if pixels.shape != self._shape or pixels.dtype.newbyteorder("=") != self._dtype.newbyteorder("="):
             raise ValueError(
-                f"got {frame.dtype.str} {frame.shape}, expected {self._dtype.str} {self._shape}; was the detector ROI "
-                "changed after the run was opened?"
+                f"got {pixels.dtype.str} {pixels.shape}, expected {self._dtype.str} {self._shape}; was the detector "
+                "ROI changed after the run was opened?"
             )
-        return self._normal(frame)
+        return self._normal(pixels)

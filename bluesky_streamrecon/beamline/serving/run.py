@@ -77,9 +77,10 @@ class _ItemSender(Sender):
         entry = run.log[seq - 1]
         if not isinstance(entry, QueuedFrame):
             return entry
-        frame = run.frames.get(seq)
-        for ahead in range(seq + 1, min(seq + LOOK_AHEAD, len(run.log)) + 1):
-            run.frames.prefetch(ahead)
+        frame = run.frames.get(entry)
+        for ahead in run.log[seq : seq + LOOK_AHEAD]:
+            if isinstance(ahead, QueuedFrame):
+                run.frames.prefetch(ahead)
         if frame is None:
             return None
         about: dict[str, Any] = {
@@ -181,6 +182,8 @@ class Run:
         """Forget the frames: nobody is sent any more of them."""
         self.finished = True
         self.frames.stop()
+        # The log still says what there was.
+        self.log = [QueuedFrame(e.kind, e.index) if isinstance(e, QueuedFrame) else e for e in self.log]
 
     @property
     def abandoned(self) -> bool:
