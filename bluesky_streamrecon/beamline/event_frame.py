@@ -60,8 +60,9 @@ class EventFrame(QueuedFrame):
     ) -> None:
         super().__init__(layout.kind, index, in_file=layout.in_file)
         self._layout, self._dtype, self._where, self._angles = layout, dtype, where, angles
-        self._numbers = {key: parts[key] for key in (*layout.in_events, *layout.in_files)}  # not taken yet
-        if layout.angle_key in layout.in_events:
+        keys = layout.angle_key, layout.monitor_key
+        self._numbers = {key: parts[key] for key in keys if key is not None}  # not taken yet
+        if layout.angle_key not in layout.in_files:
             self._take(layout.angle_key)
         image = self._image = parts[layout.image_key]
         shape = layout.reduction.shape
