@@ -24,18 +24,11 @@ from bluesky_streamrecon.recon.parent_watch import Interrupted, ShutdownMonitor
 from bluesky_streamrecon.recon.rank_run import RankRun
 from bluesky_streamrecon.registry import format_error
 from bluesky_streamrecon.wire import (
-    AbandonRun,
-    ChangeRun,
     ClientSecurity,
-    CloseRun,
-    Item,
-    ItemGone,
     OpenRun,
     Problem,
     RankEndpoint,
-    RankEvent,
     Refused,
-    ShowCuts,
     Shutdown,
     VolumeDone,
 )
@@ -193,7 +186,6 @@ class _Job:
         self._run: RankRun | None = None
         self._next: OpenRun | None = None
         self._dropping = False
-        self._abandoned = False
         self._shutdown: str | None = None
         self._image_seconds = _AT_ONCE_SECONDS  # that the last image took
 
@@ -219,7 +211,7 @@ class _Job:
                 return 0
             if not agreed.same_run:
                 # One of us has not heard yet that a run was abandoned, or that the next one began.
-                if self._abandoned:
+                if self._run is not None and self._run.superseded:
                     self._leave()
                 self._hear(_IDLE_WAIT)
                 agreed = _State()
@@ -324,7 +316,7 @@ class _Job:
             corrections=len(run.axes),
             closed=int(run.closed is not None),
             shutdown=-int(self._shutdown is not None),
-            abandoned=-int(self._abandoned),
+            abandoned=-int(run.superseded),
             failed=-int(run.failure is not None),
             cuts=run.cuts.due(),
             images=max(1, int((_WATCHED_SECONDS if run.cuts.done else _AT_ONCE_SECONDS) / self._image_seconds)),
@@ -336,7 +328,7 @@ class _Job:
         run = self._run
         if run is None:
             return bool(self._finishing)
-        if self._abandoned or run.failure is not None:
+        if run.superseded or run.failure is not None:
             return True
         more = run.prepared > agreed.prepared or len(run.axes) > agreed.corrections
         return more or (run.closed is not None) > agreed.closed or run.cuts.due() > run.cuts.done
@@ -352,44 +344,26 @@ class _Job:
         heard = False
         while (event := self._endpoint.next(0.0 if heard else timeout)) is not None:
             heard = True
-            self._take(event)
-            if isinstance(event, OpenRun):
-                break
-        return heard
-
-    def _take(self, event: RankEvent) -> None:
-        run = self._run
-        match event:
-            case OpenRun():
-                if run is None:
-                    self._open(event)
-                else:
-                    self._next = event
-                    self._abandoned = run.superseded = True
-            case Item() | ItemGone():
-                if run is not None and event.run_uid == run.run.run_uid:
+            run = self._run
+            match event:
+                case OpenRun():
+                    if run is None:
+                        self._open(event)
+                    else:
+                        self._next = event
+                        run.superseded = True
+                    break
+                case Shutdown(reason=reason):
+                    self._shutdown = reason or "the beamline asked for it"
+                case Refused(text=text):
+                    raise Interrupted(f"the beamline refuses this rank: {text}", 1)
+                case _ if run is not None:
                     run.take(event)
-            case ChangeRun(axis=float(axis)):
-                if run is not None and event.run_uid == run.run.run_uid:
-                    run.axes.append(axis)
-            case ShowCuts():
-                if run is not None:
-                    run.cuts.want(event)
-            case CloseRun():
-                if run is not None and event.run_uid == run.run.run_uid:
-                    run.close(event)
-            case AbandonRun(run_uid=uid):
-                if run is not None and uid == run.run.run_uid:
-                    self._abandoned = run.superseded = True
-            case Shutdown(reason=reason):
-                self._shutdown = reason or "the beamline asked for it"
-            case Refused(text=text):
-                raise Interrupted(f"the beamline refuses this rank: {text}", 1)
+        return heard
 
     def _open(self, run: OpenRun) -> None:
         set_run(run.run_uid)
         log.info("rows %d to %d of %s", *run.rows, run.detector_shape)
-        self._abandoned = False
         saved, self._saved = self._saved, None
         self._run = RankRun(
             run,
@@ -403,7 +377,7 @@ class _Job:
     def _drop_rest(self) -> None:
         """Take the rest of a run that can not be reconstructed, and report it when it is over."""
         run = self._run
-        if run is None or self._abandoned or self._shutdown is not None:
+        if run is None or run.superseded or self._shutdown is not None:
             self._leave()
         elif run.closed is not None:
             self._report(run)
@@ -426,7 +400,6 @@ class _Job:
         """Forget the run; begin the next one if it has already been opened."""
         self._run = None
         self._dropping = False
-        self._abandoned = False
         following, self._next = self._next, None
         if following is not None:
             self._open(following)

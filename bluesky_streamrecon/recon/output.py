@@ -14,14 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.communicator import Communicator
+from bluesky_streamrecon.wire import CloseRun, OpenRun
 
-__all__ = ["DATASET", "VOLUME", "Attribute", "result_path", "write_result"]
+__all__ = ["DATASET", "VOLUME", "Attribute", "result_path", "run_attributes", "write_result"]
 
 DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 """The live images, and the finished ones."""
@@ -41,6 +43,27 @@ def result_path(directory: str | Path, recon_uid: str) -> Path:
     """
     safe = "".join(character if character.isalnum() or character in "-_." else "_" for character in recon_uid)
     return Path(directory) / f"recon_{safe}.h5"
+
+
+def run_attributes(
+    run: OpenRun, closed: CloseRun | None, projections: int, image_number: int, counts: Mapping[str, int]
+) -> dict[str, Attribute]:
+    """Return the attributes that every file has: of which run it is, how that was closed, and what came of it."""
+    from bluesky_streamrecon import __version__
+
+    return {
+        "raw_run_uid": run.run_uid,
+        "recon_uid": run.recon_uid,
+        "analysis": run.recon.analysis,
+        "projections": projections,
+        "image_number": image_number,
+        "settings": msgspec.json.encode(run.recon).decode(),
+        "metadata": msgspec.json.encode(run.metadata).decode(),
+        "counts": msgspec.json.encode(counts).decode(),
+        "exit_status": "" if closed is None else closed.exit_status,
+        "reason": "" if closed is None else closed.reason,
+        "software": f"bluesky-streamrecon {__version__}",
+    }
 
 
 def write_result(

@@ -26,9 +26,11 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView
 from bluesky_streamrecon.recon.finishing import Compare, Finishing
-from bluesky_streamrecon.recon.output import Attribute, result_path, write_result
+from bluesky_streamrecon.recon.output import result_path, run_attributes, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
 from bluesky_streamrecon.wire import (
+    AbandonRun,
+    ChangeRun,
     CloseRun,
     Item,
     ItemGone,
@@ -36,7 +38,9 @@ from bluesky_streamrecon.wire import (
     Preview,
     Problem,
     RankEndpoint,
+    RankEvent,
     RunDone,
+    ShowCuts,
     Status,
 )
 from bluesky_streamrecon.wire.messages import COMPILING
@@ -154,8 +158,24 @@ class RankRun:
         if here:  # at once, not at the end: people see it while the scan runs
             self._send_problem("reconstruction", text)
 
-    def take(self, item: Item | ItemGone) -> None:
-        """Take the next item, or what stands in the place of a lost one; a projection is prepared."""
+    def take(self, event: RankEvent) -> None:
+        """Take what comes of this run; what is of another one is passed over."""
+        if getattr(event, "run_uid", self.run.run_uid) != self.run.run_uid:
+            return
+        match event:
+            case Item() | ItemGone():
+                self._prepare(event)
+            case ChangeRun(axis=float(axis)):
+                self.axes.append(axis)
+            case ShowCuts():
+                self.cuts.want(event)
+            case CloseRun():
+                self._close(event)
+            case AbandonRun():
+                self.superseded = True
+
+    def _prepare(self, item: Item | ItemGone) -> None:
+        """Prepare the next item, or what stands in the place of a lost one."""
         self._seq = item.seq
         if isinstance(item, ItemGone):
             self._lost.append(item.seq)
@@ -168,8 +188,7 @@ class RankRun:
                 self.fail(f"{item.kind} {item.index}: {error}")
         self._acknowledge()
 
-    def close(self, closed: CloseRun) -> None:
-        """Note that no items follow."""
+    def _close(self, closed: CloseRun) -> None:
         self.closed = closed
         if self.failure is not None or self._analysis is None:
             return
@@ -397,6 +416,7 @@ class RankRun:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
         self._say("writing")
         path = result_path(str(self.run.output), self.run.recon_uid)
+        known = run_attributes(self.run, self.closed, self._applied, self._image_number, self._all_counts())
         good, problem = write_result(
             path,
             self._communicator,
@@ -404,28 +424,10 @@ class RankRun:
             analysis.images,
             shape=(self.run.detector_shape[0], *analysis.shape),
             datasets=analysis.datasets(),
-            attributes={**self._attributes(self._all_counts()), **analysis.attributes()},
+            attributes={**known, **analysis.attributes()},
             more_to_come=finishing,
         )
         return (str(path), "", "") if good else (None, problem or "another rank could not write the result", problem)
-
-    def _attributes(self, counts: dict[str, int]) -> dict[str, Attribute]:
-        from bluesky_streamrecon import __version__
-
-        run, closed = self.run, self.closed
-        return {
-            "raw_run_uid": run.run_uid,
-            "recon_uid": run.recon_uid,
-            "analysis": run.recon.analysis,
-            "projections": self._applied,
-            "image_number": self._image_number,
-            "settings": msgspec.json.encode(run.recon).decode(),
-            "metadata": msgspec.json.encode(run.metadata).decode(),
-            "counts": msgspec.json.encode(counts).decode(),
-            "exit_status": "" if closed is None else closed.exit_status,
-            "reason": "" if closed is None else closed.reason,
-            "software": f"bluesky-streamrecon {__version__}",
-        }
 
     def _counts(self) -> dict[str, int]:
         return {

@@ -114,7 +114,7 @@ def test_wishes_are_heard_between_images_however_many_images_wait():
     run = SimpleNamespace(
         advance=lambda *_: len(made) < 5 and not made.append("image"),
         cuts=SimpleNamespace(advance=lambda _: cut_after.append(len(made)), due=lambda: 0, done=0),
-        broken=False, prepared=5, axes=[], closed=None, failure=None,
+        broken=False, superseded=False, prepared=5, axes=[], closed=None, failure=None,
     )  # fmt: skip
     job = _Job(Communicator(), None, SimpleNamespace(check=lambda: None), "job", 1, None, None, None)
     job._run, agreed = run, _State(prepared=5, images=2)

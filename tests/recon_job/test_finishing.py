@@ -258,7 +258,7 @@ def test_run_that_begins_while_ranks_agree_interrupts_only_when_all_of_them_know
             return Late(values)
 
     class Run:
-        prepared, axes, closed, failure, broken = 1, (), None, None, False
+        prepared, axes, closed, failure, broken, superseded = 1, (), None, None, False, False
         cuts = SimpleNamespace(done=0, due=lambda: 0, advance=lambda agreed: None)
 
         def __init__(self, run, *_, **__):
