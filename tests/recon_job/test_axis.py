@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import h5py
@@ -10,11 +11,17 @@ import pytest
 
 from bluesky_streamrecon.errors import DataError, GeometryError
 from bluesky_streamrecon.ordering import fixed, golden_angle, interleaved, optimized_interleaved
+from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.axis import AxisFinder, axis_checkpoint, axis_rows, find_axis, locate_axis
-from bluesky_streamrecon.recon.axis_estimate import AxisEstimate
+from bluesky_streamrecon.recon.axis_estimate import WEDGE, AxisEstimate
+from bluesky_streamrecon.recon.axis_search import AxisSearch
+from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.double_wedge import locate_by_wedge, wedge_evidence
 from bluesky_streamrecon.recon.opposite import locate_by_opposite, opposite_evidence, opposite_pairs
+from bluesky_streamrecon.recon.view import View
+from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.sim_devices import Discs, Exposure, Foam, FrameKind, Noise, SimulatedCamera
+from bluesky_streamrecon.wire import OpenRun
 
 ROWS = slice(0, 2), slice(2, 5), slice(5, 5)
 QUIET = {"readout": 0.0, "dark": 0.0, "stripes": 0.0, "gain": 0.0, "dead": 0.0, "hot": 0.0}
@@ -336,6 +343,28 @@ def test_axis_is_looked_for_at_fixed_numbers_and_at_the_last():
 def test_tall_detectors_are_sampled_by_rows_that_do_not_depend_on_ranks():
     assert len(axis_rows(2160)) <= 128
     assert list(axis_rows(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("other", [None, (WEDGE, 31.0)])
+def test_projections_are_let_go_when_nothing_is_looked_for_any_more(other):
+    block, settings = RowBlock(0, 2, 0, 0, 1), ReconSettings()
+    run = OpenRun(
+        run_uid="run", recon_uid="recon", planned=90, detector_shape=(2, 64), dtype="<f4", recon=settings, block=block
+    )
+    search = AxisSearch(run, Communicator(), [])
+    views = [View(seq, np.zeros((2, 64), np.float32), 0.1 * seq, {}) for seq in range(1, 9)]
+    known = [weakref.ref(view.pixels) for view in views]
+    assert not search.begin(views, closed=False)
+    del views
+    assert all(each() is not None for each in known)
+    certain = AxisEstimate(31.5, 0.01, 20.0, 8, other=other)
+    search.take(certain, final=True)
+    if other is None:
+        search.take(certain, final=True)  # a person has set it: nothing confirms that
+    else:
+        search.look([], 8)
+    assert not any(each() is not None for each in known)
+    assert search.column == 31.5
 
 
 def test_shapes_that_do_not_fit_are_refused():
