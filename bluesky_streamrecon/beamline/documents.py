@@ -31,6 +31,7 @@ __all__ = [
     "StreamLayout",
     "carried",
     "image_key",
+    "is_classic",
     "read_block",
     "read_descriptor",
     "shortened",
@@ -87,8 +88,15 @@ class RunBlock:
     angles: tuple[float, ...] = ()
 
 
+def is_classic(name: str, doc: Mapping[str, Any]) -> bool:
+    """Return whether a document is one that only classic ophyd's detectors have."""
+    if name == "descriptor":
+        return any(key.get("external", "STREAM:") != "STREAM:" for key in doc["data_keys"].values())
+    return name in ("resource", "datum", "datum_page")
+
+
 class StreamDocuments:
-    """Pass documents on, those of classic ophyd's detectors (resource, datum) as StreamResource and StreamDatum.
+    """Pass documents of a run on, those of classic detectors (resource, datum) as StreamResource and StreamDatum.
 
     Parameters
     ----------
@@ -97,10 +105,13 @@ class StreamDocuments:
     """
 
     def __init__(self, callback: Callable[[str, Mapping[str, Any]], object]) -> None:
+        from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
+
         self._callback = callback
-        self._normalizer: Any = None
         self._normalized: set[str] = set()  # descriptors
         self._event: Mapping[str, Any] = {}
+        self._normalizer = RunNormalizer(patches={"datum": _numbered})
+        self._normalizer.subscribe(self._emitted)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document.
@@ -110,22 +121,12 @@ class StreamDocuments:
         Exception
             What the callback raises, or bluesky_tiled_plugins for documents that contradict each other.
         """
-        if name == "start":
-            self._normalizer = None
-            self._normalized.clear()
-        if name == "descriptor" and any(
-            key.get("external", "STREAM:") != "STREAM:" for key in doc["data_keys"].values()
-        ):
-            self._normalized.add(doc["uid"])
-        legacy = name in ("resource", "datum", "datum_page")
-        if not legacy and doc.get("uid" if name == "descriptor" else "descriptor") not in self._normalized:
+        if is_classic(name, doc):
+            if name == "descriptor":
+                self._normalized.add(doc["uid"])
+        elif doc.get("descriptor") not in self._normalized:
             self._callback(name, doc)
             return
-        if self._normalizer is None:
-            from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
-
-            self._normalizer = RunNormalizer(patches={"datum": _numbered})
-            self._normalizer.subscribe(self._emitted)
         for each in unpack_event_page(cast(Any, doc)) if name == "event_page" else (doc,):
             self._event = each
             getattr(self._normalizer, "event" if name == "event_page" else name)(each)

@@ -27,6 +27,7 @@ from bluesky_streamrecon.beamline.documents import (
     StreamDocuments,
     StreamLayout,
     carried,
+    is_classic,
     read_block,
     read_descriptor,
     shortened,
@@ -109,12 +110,14 @@ class Publisher:
         self._sink = sink
         self._on_problem = on_problem
         self._run: _Run | None = None
-        self._documents = StreamDocuments(self._take)
+        self._classic: StreamDocuments | None = None  # in a run with such a detector
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; never raises."""
         try:
-            self._documents(name, doc)
+            if self._classic is None and is_classic(name, doc):
+                self._classic = StreamDocuments(self._take)
+            (self._classic or self._take)(name, doc)
         except Exception as error:  # noqa: BLE001 - the scan must go on, whatever it is
             self._fail(error)
 
@@ -191,6 +194,7 @@ class Publisher:
             handler(doc)
 
     def _start(self, doc: Mapping[str, Any]) -> None:
+        self._classic = None
         if self._run is not None:
             return
         known = carried(doc)
