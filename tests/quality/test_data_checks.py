@@ -43,10 +43,12 @@ def test_every_fault_has_its_own_words(simulate, faults, said):
     assert re.match(f".*{said}", find_fault(simulate(faults=faults).lines))
 
 
-@pytest.mark.parametrize("rule", ["ms-ssim", "ms-ssim|predicted-gain"])
+@pytest.mark.parametrize("rule", ["ms-ssim", "ms-ssim|predicted-gain", "measurement", "resolution"])
 @pytest.mark.parametrize("faults", [faults for faults, _ in FAULTS.values()], ids=FAULTS)
 def test_no_fault_ends_as_success_under_any_policy(simulate, drive, faults, rule, stand_in):
-    scores, enough = drive(simulate(faults=faults), policy=rule, reconstructor=stand_in, minimum_projections=75)
+    options = {"measurement": {"measure": "porosity", "within": 0.5}, "resolution": {"least_share": 0.5}}
+    asked = {"policy": rule, "options": options.get(rule, {}), "minimum_projections": 75}
+    scores, enough = drive(simulate(faults=faults), reconstructor=stand_in, **asked)
     assert enough is None
     assert scores[-1].verdict == "invalid"
     assert scores[-1].text.startswith("not judged at 120 of 120 projections: ")
