@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.wire.messages import OpenRunSpec, RunDone, Score
 from bluesky_streamrecon.wire.operator_messages import Check, Order
 
@@ -155,14 +155,14 @@ class RunRecord:
         return next((done.axis for done in self.results if done.axis is not None), None)
 
     @property
-    def region_by(self) -> Order | None:
-        """Who has set the part of the slices that counted in the end; None: nobody since the run began."""
+    def selected_by(self) -> Order | None:
+        """Who has set what counted in the end; None: nobody since the run began."""
         return next((order for order in reversed(self.orders) if order.action == "region"), None)
 
     @property
-    def region(self) -> Region | None:
-        """That part; None: all of it."""
-        return self.spec.steering.region if self.region_by is None else self.region_by.region
+    def selection(self) -> Selection:
+        """What counted in the end."""
+        return Selection(self.spec.steering.region) if self.selected_by is None else self.selected_by.selection
 
     @property
     def result(self) -> str | None:

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from bluesky_streamrecon.deadlines import parsed
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.selection import Region, check_region
 
 __all__ = [
     "BACKENDS",
@@ -31,9 +32,7 @@ __all__ = [
     "PixelValues",
     "ReconSettings",
     "SteeringSettings",
-    "check_region",
     "data_directory",
-    "region_in_words",
     "settings_from",
 ]
 
@@ -60,12 +59,6 @@ WINDOW_POLICIES = ("newest", "spread")
 
 FINAL_AUTO, FINAL_NONE = "auto", "none"
 """How a volume is finished: by the recipe that the default policy predicts for; not at all."""
-
-LEAST_REGION = 32
-"""Pixels of a region in each direction: MS-SSIM compares 11 of them at once, of the coarsest level a few."""
-
-Region = tuple[int, int, int, int]
-"""Rectangle of the slices: left, top, right and bottom in pixels from the top left corner, the last two excluded."""
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -352,37 +345,6 @@ class SteeringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def least_score(self) -> float:
         """Threshold of ``"ms-ssim"``: the one asked for, else the paper's 0.95."""
         return 0.95 if self.threshold is None else self.threshold
-
-
-def check_region(region: Region, side: int = 0) -> None:
-    """Refuse a region that is too small to be judged, or not within slices of `side` pixels (0: not known).
-
-    Raises
-    ------
-    ConfigError
-        If it is.
-    """
-    left, top, right, bottom = region
-    if min(left, top) < 0 or min(right - left, bottom - top) < LEAST_REGION:
-        raise ConfigError(
-            f"region: got {region}, expected (left, top, right, bottom) in pixels of the slice, from 0 on "
-            f"and at least {LEAST_REGION} of them in both directions"
-        )
-    if 0 < side < max(right, bottom):
-        raise ConfigError(f"region: got {region}, expected a part of slices of {side} x {side} pixels")
-
-
-def region_in_words(region: Region | None) -> str:
-    """Return which part of the slices a region is.
-
-    Examples
-    --------
-    >>> region_in_words((20, 30, 75, 70)), region_in_words(None)
-    ('x 20 to 74, y 30 to 69', 'the whole view')
-    """
-    return "the whole view" if region is None else "x {0} to {2}, y {1} to {3}".format(
-        *region[:2], *(end - 1 for end in region[2:])
-    )  # fmt: skip
 
 
 def settings_from(kind: type[T], values: Mapping[str, Any], *, beside: Path | None = None) -> T:

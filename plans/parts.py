@@ -17,7 +17,8 @@ from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.geometry import widest_image
 from bluesky_streamrecon.preparation_steps import check_steps
 from bluesky_streamrecon.reduction import Reduction
-from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings, check_region
+from bluesky_streamrecon.selection import check_region
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, ReconSettings, SteeringSettings
 
 __all__ = [
     "UnansweredError",

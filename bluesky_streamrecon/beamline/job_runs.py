@@ -31,6 +31,7 @@ from bluesky_streamrecon.beamline.volumes import Volumes
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.logs import set_run
 from bluesky_streamrecon.run_record import Ledger, RunRecord
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.wire import messages
 from bluesky_streamrecon.wire.events import PeerInfo
@@ -152,7 +153,7 @@ class JobRuns:
                 planned=spec.planned,
                 lengthens=self.lengthens,
                 columns=spec.detector_shape[1] if spec.recon.analysis == TOMOGRAPHY else 0,
-                region=spec.steering.region,
+                selection=Selection(spec.steering.region),
             ),
             heard_at=self._clock(),
             problems=problems,

@@ -22,7 +22,7 @@ from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Region
 from bluesky_streamrecon.wire import Cuts, Judged, RunStatus
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class LiveReconstruction(QtAwareCallback):
             self.figure.canvas.draw_idle()
 
     def _wished(self, status: RunStatus, volume: Volume) -> list[Cut]:
-        rows = status.preview_rows or (volume[0] // 2,)
+        rows = status.selection.rows or status.preview_rows or (volume[0] // 2,)
         number = len(rows) // 2 if self._slice_number is None else min(self._slice_number, len(rows) - 1)
         return [slice_of(min(rows[number], volume[0] - 1), volume)]
 
@@ -192,7 +192,7 @@ class LiveReconstruction(QtAwareCallback):
             self._shown, self._next = (now, cuts), time.monotonic() + PAUSE_SECONDS
             picture, score, gain = self._panels
             if cuts is not None and cuts.run_uid == self._run_uid:
-                _draw_slice(picture, cuts, now.status.region)
+                _draw_slice(picture, cuts, now.status.selection.region)
             if now.status.run_uid == self._run_uid:
                 _draw_score(score, now)
                 _draw_gain(gain, now)

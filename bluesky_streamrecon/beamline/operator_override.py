@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from bluesky_streamrecon.errors import ConfigError, SteeringError
 from bluesky_streamrecon.geometry import widest_image
-from bluesky_streamrecon.settings import TOMOGRAPHY, Region, check_region, region_in_words
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection, check_region
+from bluesky_streamrecon.settings import TOMOGRAPHY
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order
 
-__all__ = ["OperatorOverride", "check_counts"]
+__all__ = ["OperatorOverride", "checked_selection"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +32,10 @@ class OperatorOverride:
         Of the detector, where images are about a rotation axis; 0: there is none.
     axis : float or None
         Rotation axis that an operator has set, detector column.
-    region : tuple of int or None
-        Part of the slices that counts; None: all of it.
-    held, finish, region_by : Order or None
-        Who holds the run, who has asked to end it, and who has set the region.
+    selection : Selection
+        What counts.
+    held, finish, selected_by : Order or None
+        Who holds the run, who has asked to end it, and who has set what counts.
     added : int
         Projections added to the plan.
     least : int
@@ -58,10 +59,10 @@ class OperatorOverride:
     lengthens: bool = False
     columns: int = 0
     axis: float | None = None
-    region: Region | None = None
+    selection: Selection = WHOLE_VIEW
     held: Order | None = None
     finish: Order | None = None
-    region_by: Order | None = None
+    selected_by: Order | None = None
     added: int = 0
     least: int = 0
     allowed: int | None = None
@@ -151,10 +152,10 @@ class OperatorOverride:
         return replace(self, axis=axis), f"images are made anew about detector column {axis:g}, and scores begin anew"
 
     def _region(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:  # noqa: ARG002
-        where = region_in_words(order.region)
-        if order.region == self.region:
-            return self, f"{where} counts already"
-        return replace(self, region=order.region, region_by=order), f"{where} counts, and scores begin anew"
+        if order.selection == self.selection:
+            return self, f"judged by {order.selection} already"
+        words = f"judged by {order.selection} from now on, and scores begin anew"
+        return replace(self, selection=order.selection, selected_by=order), words
 
     def _extend(self, order: Order, taken: int) -> tuple[OperatorOverride, str]:
         if not 1 <= order.count <= MOST_EXTRA:
@@ -176,13 +177,13 @@ class OperatorOverride:
         return replace(self, least=max(self.least, least), added=self.added + missing), words
 
 
-def check_counts(region: Region | None, spec: OpenRunSpec, newest: Score | None, unjudged: str) -> None:
-    """Refuse a region of a run's slices that could not count.
+def checked_selection(selection: Selection, spec: OpenRunSpec, newest: Score | None, unjudged: str) -> Selection:
+    """Return what is to count of a run: rows once each in their order, or none where they are those of the beginning.
 
     Parameters
     ----------
-    region : tuple of int or None
-        None: all of them.
+    selection : Selection
+        As a person has given it.
     spec : OpenRunSpec
         Of the run.
     newest : Score or None
@@ -193,15 +194,19 @@ def check_counts(region: Region | None, spec: OpenRunSpec, newest: Score | None,
     Raises
     ------
     SteeringError
-        If it is too small, or not within the slices, or nothing is judged.
+        If the region is too small, or not within the slices, rows are not the detector's, or nothing is judged.
     """
     if unjudged:
         raise SteeringError(f"region: this run is not judged, so none can count: {unjudged}")
     side = 0 if newest is None else newest.size
     if not side and spec.recon.analysis == TOMOGRAPHY:
         side = spec.recon.size or widest_image(spec.detector_shape[1])
-    if region is not None:
+    if selection.region is not None:
         try:
-            check_region(region, side)
+            check_region(selection.region, side)
         except ConfigError as error:
             raise SteeringError(str(error)) from None
+    rows = tuple(sorted(set(selection.rows)))
+    if beyond := [row for row in rows if not 0 <= row < spec.detector_shape[0]]:
+        raise SteeringError(f"rows: got {beyond[0]}, expected 0 to {spec.detector_shape[0] - 1}, rows of the detector")
+    return Selection(selection.region, () if rows == tuple(sorted(set(spec.preview_rows))) else rows)

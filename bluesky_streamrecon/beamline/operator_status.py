@@ -77,8 +77,8 @@ def run_status(
         return msgspec.structs.replace(
             status,
             last_run=shown.run_uid,
-            region=shown.region,
-            region_by=shown.region_by,
+            selection=shown.selection,
+            selected_by=shown.selected_by,
             ended=how_it_ended(shown.exit_status, shown.reason)[:4096],
             volume=volume[:4096],
             result=shown.volume or shown.result or "",
@@ -101,8 +101,8 @@ def run_status(
         finalize=shown.finalize_requested,
         can_extend=override.lengthens and not override.complete,
         held=override.held,
-        region=override.region,
-        region_by=override.region_by,
+        selection=override.selection,
+        selected_by=override.selected_by,
         finish=override.finish,
         least=override.least,
         allowed=override.allowed,
@@ -138,7 +138,7 @@ def as_judged(score: Score) -> Judged:
         value=_finite(metrics.get(value)),
         value_low=_finite(metrics.get(f"{value}-low")),
         value_high=_finite(metrics.get(f"{value}-high")),
-        region=score.region,
+        selection=score.selection,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.job_registration import own_name
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Region, Selection
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction
 
 __all__ = ["PromptOrders"]
@@ -88,9 +89,15 @@ class PromptOrders(ABC):
         return self._order("axis", reason, who, run_uid, axis=axis)
 
     def set_region(
-        self, region: Region | None, reason: str = "", *, who: str | None = None, run_uid: str | None = None
+        self,
+        region: Region | None,
+        reason: str = "",
+        *,
+        rows: Sequence[int] = (),
+        who: str | None = None,
+        run_uid: str | None = None,
     ) -> str:
-        """Let only a part of the slices count from now on, or all again: scores and predictions begin anew.
+        """Let only a part of some slices count from now on, or all again: scores and predictions begin anew.
 
         Parameters
         ----------
@@ -98,19 +105,26 @@ class PromptOrders(ABC):
             Left, top, right and bottom in pixels of the slice, the last two excluded; None: the whole view.
         reason, who, run_uid
             As for `finish_now`.
+        rows : sequence of int, optional
+            Detector rows that count; by default the preview rows that the run began with.
 
         Raises
         ------
         SteeringError
-            As `finish_now`; or if the region is too small, not within the slices, or the run is not judged.
+            As `finish_now`; or if the region is too small, not within the slices, or a row is not the detector's, or
+            the run is not judged.
         """
         try:
             corners = None if region is None else tuple(map(operator.index, region))
+            selected = tuple(map(operator.index, rows))
         except TypeError:
-            corners = ()
+            corners, selected = (), ()
         if corners is not None and len(corners) != 4:
-            raise SteeringError(f"region: got {region!r}, expected (left, top, right, bottom) in pixels, or None")
-        return self._order("region", reason, who, run_uid, region=corners)
+            raise SteeringError(
+                f"region: got {region!r}, expected (left, top, right, bottom) in pixels, or None; rows: got {rows!r}, "
+                "expected whole numbers"
+            )
+        return self._order("region", reason, who, run_uid, selection=Selection(corners, selected))
 
     def _order(self, action: OrderAction, reason: str, who: str | None, run_uid: str | None, **what: Any) -> str:
         order = Order(

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bluesky_streamrecon.beamline.job_state import Change, JobState, next_state
-from bluesky_streamrecon.beamline.operator_override import OperatorOverride, check_counts
+from bluesky_streamrecon.beamline.operator_override import OperatorOverride, checked_selection
 from bluesky_streamrecon.beamline.processes import ProcessExit
 from bluesky_streamrecon.beamline.serving.events import (
     Acked,
@@ -194,7 +194,7 @@ class RunState:
         self.decisions.append(Decision.of(score, wall))
         self.first_image_at = self.first_image_at or now
         outdated = self.override.axis is not None and score.axis != self.override.axis
-        outdated |= score.region != self.override.region
+        outdated |= score.selection != self.override.selection
         if score.verdict == "enough" and self.exit_status is None and not self.stopping and not outdated:
             self.enough = score
             self._stop_by_quality(wall)
@@ -268,10 +268,12 @@ class RunState:
             raise SteeringError(
                 f"{order.action}: run {self.spec.run_uid} is about to end" + (f": {why}" if why else "")
             )
-        if order.action == "region":
-            check_counts(order.region, self.spec, self.newest, "; ".join(self.problems) if self.unjudged else "")
         taken, before = self.taken, self.override
         order = msgspec.structs.replace(order, time=wall, projections=taken)
+        if order.action == "region":
+            why = "; ".join(self.problems) if self.unjudged else ""
+            wanted = checked_selection(order.selection, self.spec, self.newest, why)
+            order = msgspec.structs.replace(order, selection=wanted)
         self.override, answer = before.after(order, taken=taken)
         if self.override is before:
             return answer, []
@@ -280,9 +282,9 @@ class RunState:
         if self.override.axis != before.axis and self.override.axis is not None:
             self.stopping, self.enough = False, None  # what was judged so far is about another axis
             return answer, [ChangeRun(run_uid=self.spec.run_uid, axis=self.override.axis)]
-        if self.override.region != before.region:
-            self.stopping, self.enough = False, None  # ... of another part of the slices
-            return answer, [ChangeRun(run_uid=self.spec.run_uid, region=self.override.region)]
+        if self.override.selection != before.selection:
+            self.stopping, self.enough = False, None  # ... of other rows, or another part of the slices
+            return answer, [ChangeRun(run_uid=self.spec.run_uid, selection=self.override.selection)]
         if self.stopping and self.override.against_stop(taken):
             self.stopping = False  # it was to end at the next checkpoint
             self._note_no_stop(wall)

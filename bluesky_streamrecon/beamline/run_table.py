@@ -18,7 +18,8 @@ from event_model import DocumentRouter
 
 from bluesky_streamrecon.beamline.documents import BLOCK
 from bluesky_streamrecon.beamline.steering import BUDGET
-from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, SteeringSettings, region_in_words
+from bluesky_streamrecon.selection import Selection
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, SteeringSettings
 
 __all__ = ["RunTable", "as_minutes"]
 
@@ -99,7 +100,7 @@ class RunTable(DocumentRouter):
         if "predicted-gain" in rule and "tolerance" in steering:
             limit += f", tolerance {steering['tolerance']:g}"
         if steering.get("region"):
-            limit += f", in {region_in_words(tuple(steering['region']))}"
+            limit += f", in {Selection(tuple(steering['region']))}"
         self._turns = int(recon.get("turns", 1))
         if "budget" in block:
             order += f" ({block['budget']})"

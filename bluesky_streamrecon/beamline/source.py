@@ -80,8 +80,8 @@ class Snapshot:
 
     @property
     def counted(self) -> tuple[Judged, ...]:
-        """Verdicts about the part of the slices that counts by now."""
-        return tuple(each for each in self.judged if each.region == self.status.region)
+        """Verdicts about what counts by now."""
+        return tuple(each for each in self.judged if each.selection == self.status.selection)
 
     @property
     def seconds_left(self) -> float | None:

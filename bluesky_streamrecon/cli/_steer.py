@@ -143,15 +143,24 @@ def region(
     corners: Annotated[
         list[int] | None, typer.Argument(metavar="[LEFT TOP RIGHT BOTTOM]", help="Pixels of the slice; the whole view.")
     ] = None,
+    row: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0, metavar="ROW", help="Detector row that counts, each by a --row; default: those of the beginning."
+        ),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> dict[str, Any]:
-    """Let only a part of the slices count, or all again: scores and predictions begin anew.
+    """Let only a part of some slices count, or all again: scores and predictions begin anew.
 
-    Example: `streamrecon steer region 200 150 500 450 --reason "the crack"`
+    Example: `streamrecon steer region 200 150 500 450 --row 431 --reason "the crack"`
     """
+    from bluesky_streamrecon.selection import Selection
+
     if corners and len(corners) != 4:
         raise typer.BadParameter(f"got {len(corners)} numbers, expected LEFT TOP RIGHT BOTTOM, or none")
-    return {"region": tuple(corners) if corners else None, "reason": reason}
+    region: Any = tuple(corners) if corners else None
+    return {"selection": Selection(region, tuple(row or ())), "reason": reason}
 
 
 def open_operator(

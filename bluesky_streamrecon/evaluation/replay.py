@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bluesky_streamrecon.acquisition import with_found_options
 from bluesky_streamrecon.beamline.slices import grey_range
 from bluesky_streamrecon.data_keys import FrameLayout
-from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.evaluation.figures import draw_verdicts, new_figure, show_slice
 from bluesky_streamrecon.evaluation.images import finish
 from bluesky_streamrecon.evaluation.offline import Judgement, judge_offline
@@ -32,8 +32,9 @@ from bluesky_streamrecon.quality.patches import patches_that_differ
 from bluesky_streamrecon.quality.policy import PREDICTED_GAIN
 from bluesky_streamrecon.quality.trials import region_slices, view_width
 from bluesky_streamrecon.reduction import Reduction
-from bluesky_streamrecon.settings import ROTATIONS, ReconSettings, Region, SteeringSettings, settings_from
-from bluesky_streamrecon.storage import TomoScan, find_run, open_storage, read_scan
+from bluesky_streamrecon.selection import Region, Selection
+from bluesky_streamrecon.settings import ROTATIONS, ReconSettings, SteeringSettings, settings_from
+from bluesky_streamrecon.storage import TomoScan, find_reconstruction, find_run, open_storage, read_scan
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
 from bluesky_streamrecon.storage.runs import as_live, scan_of
@@ -139,8 +140,21 @@ def recorded_run(
         span = _range_of(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
         recon = settings_from(ReconSettings, block.get("recon", {}))
         recon, _ = with_found_options(recon, start, list(configurations(run)))
-        steering = settings_from(SteeringSettings, block.get("steering", {}))
+        steering = _as_selected(settings_from(SteeringSettings, block.get("steering", {})), storage.catalog, uid)
         yield Recorded(uid, frames, planned, span, recon, steering)
+
+
+def _as_selected(steering: SteeringSettings, catalog: Any, uid: str) -> SteeringSettings:
+    """Return the settings of a stored run with the rows and the region that counted in the end."""
+    try:
+        about = find_reconstruction(catalog, uid).metadata["start"].get(BLOCK, {})
+    except StorageError:  # none was stored
+        return steering
+    if about.get("selected_by") is None:
+        return steering
+    selection = msgspec.convert(about["selection"], Selection)
+    rows = selection.rows or steering.preview_rows
+    return msgspec.structs.replace(steering, region=selection.region, preview_rows=rows)
 
 
 def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:

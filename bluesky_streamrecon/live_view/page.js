@@ -1,9 +1,8 @@
 "use strict";
 // What the page does: it draws what the server sends, and sends what a person orders. No library, nothing from elsewhere.
 const $ = id => document.getElementById(id);
-const BUTTONS = ["finish", "hold", "release", "extend", "axis", "region"];
-// asked: what is ordered once a reason was given; open: whether orders are taken; counts: the region that does.
-let run = null, axis = null, size = null, asked = null, open = false, counts = null;
+// asked: what is ordered once a reason was given; looking: cuts are fetched; counts: boxes of what does, where that is not all; null: to the volume's end.
+let run = null, axis = null, size = null, asked = null, looking = false, counts = [];
 
 function words(parent, tag, text) {
   return parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
@@ -21,14 +20,12 @@ function take(data) {
   $("to-do").replaceChildren();
   for (const [state, text] of data.to_do) words($("to-do"), "p", text).className = state;
   showChecks(data.checks);
-  open = Boolean(run) && !data.link && !data.finishing;
-  counts = data.region;
+  counts = data.boxes;
   if (view.volume) ALL.forEach(lines);
-  offer();
-  $("finish").disabled = $("extend").disabled = $("axis").disabled = !open;
+  $("orders").disabled = !run || data.link || data.finishing;
   if (data.axis !== axis && document.activeElement !== $("column")) $("column").value = (axis = data.axis) === null ? "" : axis.toFixed(2);
-  $("hold").disabled = !open || data.held;
-  $("release").disabled = !open || !data.held;
+  $("hold").disabled = data.held;
+  $("release").disabled = !data.held;
   Object.assign($("progress"), { max: Math.max(1, data.total, data.taken), value: data.taken });
   $("lines").replaceChildren();
   for (const [name, text] of data.lines) { words($("lines"), "dt", name); words($("lines"), "dd", text); }
@@ -63,7 +60,6 @@ const NAMES = ["row", "y", "x"], ALL = ["row", "front", "side", "oblique"], view
 const view = { newest: "", volume: null, side: 1, zoom: 1, cross: [0, 0, 0], centre: [0, 0, 0], down: [0, 0, 0], across: [0, 0, 0], offset: 0, low: 0, high: 1 };
 const solid = { canvas: Object.assign(document.createElement("canvas"), { hidden: true }), gl: null, set: null };
 const panels = {}, drawn = {}, stale = new Set(); // drawn: the newest values of each panel, with their shape and what they show
-let looking = false;
 
 const plus = (a, b, k = 1) => a.map((x, i) => x + k * b[i]), times = (a, k) => a.map(x => x * k);
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0), unit = a => times(a, 1 / Math.hypot(...a)), along = i => [0, 1, 2].map(j => Number(i === j));
@@ -88,8 +84,8 @@ function begin(volume) {
   view.centre = middle();
   view.cross = middle().map(Math.round);
   for (const name of ALL) {
-    const shown = UPRIGHT[name], range = shown ? [0, volume[shown.normal] - 1] : [-view.side / 2, view.side / 2];
-    [panels[name].slider.min, panels[name].slider.max] = range;
+    const { slider } = panels[name], shown = UPRIGHT[name];
+    [slider.min, slider.max] = shown ? [0, volume[shown.normal] - 1] : [-view.side / 2, view.side / 2];
   }
   turn(0, 0);
   look(ALL);
@@ -202,7 +198,9 @@ function lines(name) {
     const n = normal(), at = dot(n, plus(middle(), n, view.offset)) - dot(n, area.corner), a = n[across] * side, b = n[down] * side; // a x + b y = at
     if (Math.abs(a) > Math.abs(b)) add("trace", at / a, 0, (at - b) / a, 1);
     else if (Math.abs(b) > 1e-9) add("trace", 0, at / b, 1, (at - a) / b);
-    if (counts) parts.push(frame("counts", area, [-.5, counts[1] - .5, counts[0] - .5], [view.volume[0] - .5, counts[3] - .5, counts[2] - .5]));
+    for (const [from, to] of counts) {
+      if (shown || from[0] < view.cross[0] && view.cross[0] < to[0]) parts.push(frame("counts", area, from, to.map((v, i) => v ?? view.volume[i] - .5)));
+    }
     text.textContent = NAMES[shown] + " " + Math.round(view.cross[shown]);
     slider.value = view.cross[shown];
   }
@@ -308,8 +306,7 @@ function point(name, across, down) {
 
 function limits() {
   $("locked").checked = true;
-  view.low = $("low").valueAsNumber;
-  view.high = $("high").valueAsNumber;
+  Object.assign(view, { low: $("low").valueAsNumber, high: $("high").valueAsNumber });
   ALL.forEach(paint);
 }
 
@@ -384,12 +381,12 @@ const pixel = () => $("pixel").valueAsNumber > 0 ? $("pixel").valueAsNumber : nu
 const long = n => !pixel() ? number(n) + " pixels" : n * pixel() < 1000 ? number(n * pixel()) + " µm" : number(n * pixel() / 1000) + " mm";
 const attenuation = (...v) => v.map(number).join(" ± ") + " per pixel" + (pixel() ? ", " + v.map(x => number(1e4 * x / pixel())).join(" ± ") + " per cm" : "");
 const placeAt = ({ corner, across, down }, x, y) => plus(plus(corner, across, x), down, y);
-const unmark = () => { mark = null; ALL.forEach(lines); measure(); offer(); };
+const unmark = () => { mark = null; ALL.forEach(lines); measure(); };
 const share = ({ corner, across, down }, place) => [across, down].map(edge => dot(plus(place, corner, -1), edge) / dot(edge, edge));
 
 function draft(name, at, anew) { // the end of a mark, or of a new one, in shares of the panel's sides
   const place = placeAt(rectangle(name), ...at.map(v => Math.min(1, Math.max(0, v)))), tool = $("tool").value;
-  if (tool !== "cross") { mark = { name, tool, from: anew ? place : mark.from, to: place }; ALL.forEach(lines); offer(); }
+  if (tool !== "cross") { mark = { name, tool, from: anew ? place : mark.from, to: place }; ALL.forEach(lines); }
   measure();
 }
 
@@ -426,8 +423,6 @@ function region() {
   return [...a.map(v => Math.max(0, Math.ceil(v))), ...b.map((v, i) => Math.min(view.volume[2 - i], Math.floor(v) + 1))];
 }
 
-// The button is to judge by what is drawn, or else by the whole view again.
-const offer = () => Object.assign($("region"), { textContent: region() || !counts ? "Judge by drawn region …" : "Judge by whole view …", disabled: !open || !(region() || counts) });
 
 function measure() {
   const svg = $("graph"), width = svg.clientWidth, height = svg.clientHeight, raw = drawn[mark?.name ?? large()], shown = raw && { ...raw, values: onShow(raw) }, parts = [];
@@ -573,12 +568,15 @@ function ask(title, about, button, action, more) {
   asked = { action, more };
   for (const [id, text] of [["wanted", title], ["about", about + " Why? This is stored with the run."], ["really", button]]) $(id).textContent = text;
   $("reason").value = $("why").returnValue = "";
+  $("alone").checked = false;
+  $("rows").hidden = action !== "region";
   $("why").showModal();
 }
 
 $("why").onclose = () => {
   const { action, more } = asked, reason = $("reason").value.trim();
   asked = null;
+  if ($("alone").checked) more.selection.rows = [Number($("this").textContent)];
   if ($("why").returnValue === "really" && reason) order(action, { reason, ...more });
 };
 $("finish").onclick = () => ask("Finish now", "The run ends as a success at the next projection.", "Finish the run", "finish", {});
@@ -588,8 +586,10 @@ $("axis").onclick = () => {
   ask("Correct the rotation axis", "All images are made anew about detector column " + column + ", and scores begin anew.", "Correct the axis", "axis", { axis: column });
 };
 $("region").onclick = () => {
-  const wanted = region(), where = wanted ? `x ${wanted[0]} to ${wanted[2] - 1}, y ${wanted[1]} to ${wanted[3] - 1} alone` : "the whole view again";
-  ask("Judge by " + (wanted ? "this region" : "the whole view"), `Scores and predictions count in ${where}, and begin anew.`, "Judge by it", "region", { region: wanted });
+  const drawn = region(), where = drawn ? `x ${drawn[0]} to ${drawn[2] - 1}, y ${drawn[1]} to ${drawn[3] - 1}` : "the whole view";
+  $("this").textContent = Math.round((drawn ? mark.from : view.cross)[0]);
+  ask("Judge by " + (drawn ? "this region" : "the whole view"), `Scores and predictions count in ${where} alone, and begin anew.`, "Judge by it", "region",
+    { selection: { region: drawn, rows: [] } });
 };
 for (const id of ["hold", "release"]) $(id).onclick = () => order(id, {});
 $("extend").onclick = () => order("extend", { count: Number($("count").value) });
@@ -597,4 +597,4 @@ if (new URLSearchParams(location.search).get("kiosk") === "1") document.body.cla
 
 const events = new EventSource("events?token=" + encodeURIComponent(token));
 events.onmessage = event => take(JSON.parse(event.data));
-events.onerror = () => { $("link").textContent = "the live view's server does not answer"; for (const id of BUTTONS) $(id).disabled = true; };
+events.onerror = () => { $("link").textContent = "the live view's server does not answer"; $("orders").disabled = true; };

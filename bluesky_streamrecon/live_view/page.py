@@ -21,6 +21,7 @@ from bluesky_streamrecon.beamline.source import CLOSED, Snapshot
 from bluesky_streamrecon.cuts import Space
 from bluesky_streamrecon.live_view.curves import draw_curves
 from bluesky_streamrecon.live_view.images import Images
+from bluesky_streamrecon.selection import WHOLE_VIEW
 from bluesky_streamrecon.wire import CHECKS, Check, Cuts, RunStatus
 
 __all__ = ["MEASURED", "about", "change", "checks", "draw_measured", "expected_stop", "headline", "render", "to_do"]
@@ -78,12 +79,21 @@ def change(snapshot: Snapshot, images: Images) -> dict[str, Any]:
         "earlier": images.earlier(snapshot),
         "held": status.held is not None,
         "finishing": status.finish is not None,
-        "region": status.region,
-        "counts": f"Green frame, what counts: {status.region_text}" if status.region else "",
+        "boxes": _boxes(status),
+        "counts": "" if status.selection == WHOLE_VIEW else f"Green frame, what counts: {status.selection_text}",
         "axis": status.axis,
         "pixel_size": status.pixel_size,
         "directions": _circle(images.directions),
     }
+
+
+def _boxes(status: RunStatus) -> list[Any]:
+    """Return corners (row, y, x) of what counts, voxels, where that is not all; None: the end of the volume."""
+    region, rows = status.selection.region, status.selection.rows
+    left, top, right, bottom = region or (0, 0, None, None)
+    spans = [(row, row + 1) for row in rows] if rows else [(0, status.detector_shape[0])] * (region is not None)
+    boxes = [((first, top, left), (end, bottom, right)) for first, end in spans]
+    return [[[None if edge is None else edge - 0.5 for edge in corner] for corner in box] for box in boxes]
 
 
 def _circle(directions: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut
 from bluesky_streamrecon.errors import ConfigError, StreamReconError
 from bluesky_streamrecon.live_view.images import NEWEST, Images, Shown
 from bluesky_streamrecon.live_view.page import MEASURED, change, draw_measured, render
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.wire.fields import Text
 from bluesky_streamrecon.wire.operator_messages import MOST_EXTRA, Order, OrderAction
 
@@ -51,7 +51,7 @@ class _OrderBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Text = ""
     count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
     axis: float | None = None
-    region: Region | None = None
+    selection: Selection = WHOLE_VIEW
 
 
 class _CutsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

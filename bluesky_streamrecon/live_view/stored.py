@@ -18,7 +18,7 @@ from bluesky_streamrecon.hdf5 import find_dataset, open_hdf5
 from bluesky_streamrecon.hdf5.results import mapped
 from bluesky_streamrecon.live_view.images import Images, Kept
 from bluesky_streamrecon.run_record import how_it_ended
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.storage import (
     find_reconstruction,
     finished_images,
@@ -90,8 +90,8 @@ def _status(raw: Any, about: Mapping[str, Any], judged: Sequence[Judged], finish
         score=newest.score if newest else None,
         tolerance=steering.get("tolerance") if "predicted-gain" in rule else None,
         axis=about.get("axis"),
-        region=_region(about.get("region", steering.get("region"))),
-        region_by=msgspec.convert(about.get("region_by"), Order | None),
+        selection=msgspec.convert(about.get("selection", {"region": steering.get("region")}), Selection),
+        selected_by=msgspec.convert(about.get("selected_by"), Order | None),
         checks=tuple(Check(**check) for check in about.get("checks", ())),
         **described(carried(start)),
         pixel_size=None if pixel is None else pixel * about.get("recon", {}).get("bin", 1),
@@ -119,15 +119,16 @@ def _judged(scores: Mapping[str, NDArray[Any]]) -> tuple[Judged, ...]:
             gain_high=number(row, "gain_high"),
             gain_at=None if (at := number(row, "gain_at")) is None else int(at),
             verdict=str(row["verdict"]),
-            region=_region(str(row.get("region", "")).split()),
+            selection=_selection(str(row.get("region", "")), str(row.get("rows", ""))),
         )
         for row in rows
     )
 
 
-def _region(corners: Sequence[Any] | None) -> Region | None:
-    """Return a region as it was stored; nothing stands for the whole view."""
-    return tuple(map(int, corners)) if corners else None  # type: ignore[return-value]
+def _selection(region: str, rows: str) -> Selection:
+    """Return what was judged, as it was stored; no region stands for the whole view."""
+    corners, selected = (tuple(map(int, words.split())) for words in (region, rows))
+    return Selection(corners or None, selected)  # type: ignore[arg-type]
 
 
 def _stored(run: RunStreams, uid: str) -> dict[str, NDArray[np.float32]]:

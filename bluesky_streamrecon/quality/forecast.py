@@ -25,7 +25,7 @@ from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.metrics import TrialMetric, measured
 from bluesky_streamrecon.quality.sharp_views import find_sharp_views
 from bluesky_streamrecon.quality.trials import Reconstructor, TrialReconstruction
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Region
 from bluesky_streamrecon.wire import Check
 
 __all__ = ["Forecast", "Forecaster", "fewest_views", "why_none"]

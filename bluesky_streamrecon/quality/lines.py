@@ -133,7 +133,8 @@ class _Sample:
 class _Block:
     """Rows that come from one rank."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, rows: tuple[int, ...], most: int) -> None:
+        self.rows = rows
         self.views = ProjectionStore(most)
         self.sample = _Sample(most)
         self.axis = 0.0
@@ -167,6 +168,8 @@ class LineStore:
 
     Attributes
     ----------
+    rows : tuple of int
+        Detector rows that are asked for; those of ranks that have none of them are left aside.
     planned, allowed : int
         Projections planned, and those that the run's budget allows; 0: not known.
     over : AngularRange
@@ -174,21 +177,27 @@ class LineStore:
     """
 
     def __init__(self, run: OpenRun) -> None:
-        self._rows = tuple(dict.fromkeys(run.preview_rows))
+        self.rows = tuple(dict.fromkeys(run.preview_rows))
         self._columns = run.detector_shape[1]
         self.planned, self.allowed = run.planned, 0
         self.over = AngularRange.from_metadata(run.metadata)
         self._still = run.recon.turns == 1
         self._mirrored = run.recon.rotation != ROTATIONS[0]
         self._most = most_views(self._columns)
-        self._blocks: dict[tuple[int, ...], _Block] = {}
+        self._of_ranks: dict[int, _Block] = {}
+
+    @property
+    def _blocks(self) -> list[_Block]:
+        """Those with rows that are asked for."""
+        return [block for block in self._of_ranks.values() if not set(self.rows).isdisjoint(block.rows)]
 
     @property
     def projections(self) -> int:
         """Projections whose line integrals are here for all rows."""
-        if {row for rows in self._blocks for row in rows} < set(self._rows) or not self._blocks:
+        blocks = self._blocks
+        if not set(self.rows).issubset(row for block in blocks for row in block.rows):
             return 0
-        return min(block.views.taken for block in self._blocks.values())
+        return min(block.views.taken for block in blocks)
 
     def add(self, preview: Preview) -> None:
         """Add what came with a preview; what is here already is left aside.
@@ -208,7 +217,9 @@ class LineStore:
                 f"{where}: got {lines.shape[2]} columns and axis {preview.axis}, expected {self._columns} columns and "
                 "an axis"
             )
-        block = self._blocks.setdefault(preview.rows, _Block(self._most))
+        block = self._of_ranks.get(preview.rank)
+        if block is None or block.rows != preview.rows:  # others are shown from now on, with all that is known of them
+            block = self._of_ranks[preview.rank] = _Block(preview.rows, self._most)
         have = block.views.taken
         if preview.lines_first > have:
             raise DataError(
@@ -224,7 +235,7 @@ class LineStore:
 
     def turn_about(self, axis: float) -> None:
         """Take over another rotation axis, detector column, for all that is here."""
-        for block in self._blocks.values():
+        for block in self._of_ranks.values():
             block.axis = axis
 
     def scan(self) -> ScanLines | None:
@@ -232,16 +243,16 @@ class LineStore:
         count = self.projections
         if not count:
             return None
-        blocks = list(self._blocks.values())
+        blocks = self._blocks
         exact = all(block.views.exact for block in blocks)
         parts = [block.views.views() for block in blocks] if exact else aligned([block.views for block in blocks])
         views = count if exact else len(parts[0].angles)
-        lead = next(place for place, rows in enumerate(self._blocks) if self._rows[0] in rows)
+        lead = next(place for place, block in enumerate(blocks) if self.rows[0] in block.rows)
         return ScanLines(
-            self._in_rows([part.values[:views] for part in parts]),
+            self._in_rows(blocks, [part.values[:views] for part in parts]),
             parts[lead].angles[:views],
             blocks[lead].axis,
-            self._rows,
+            self.rows,
             self.planned,
             self.over.around(blocks[lead].axis, self._columns),
             0 if exact else count,
@@ -262,22 +273,22 @@ class LineStore:
         ]
         kept = [
             np.array([block.sample.kept[number][0] for number in numbers], np.float32).reshape(
-                len(numbers), len(rows), self._columns
+                len(numbers), len(block.rows), self._columns
             )
-            for rows, block in self._blocks.items()
+            for block in blocks
         ]
         return ScanLines(
-            self._in_rows(kept),
+            self._in_rows(blocks, kept),
             np.array([blocks[lead].sample.kept[number][1] for number in numbers], np.float64),
             blocks[lead].axis,
-            self._rows,
+            self.rows,
             self.planned,
             self.over.around(blocks[lead].axis, self._columns),
             numbers=np.array(numbers, np.int64) + 1,
             still=self._still,
         )
 
-    def _in_rows(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return line integrals of all rows, shape (n, rows, C), in the order of the run, from those of each rank."""
-        of = {row: part[:, i] for rows, part in zip(self._blocks, parts, strict=True) for i, row in enumerate(rows)}
-        return np.stack([of[row] for row in self._rows], axis=1)
+    def _in_rows(self, blocks: Sequence[_Block], parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return line integrals of all rows, shape (n, rows, C), in the order asked for, from those of each rank."""
+        of = {row: part[:, i] for each, part in zip(blocks, parts, strict=True) for i, row in enumerate(each.rows)}
+        return np.stack([of[row] for row in self.rows], axis=1)

@@ -1,6 +1,6 @@
 """Judges the images of one run, without sockets and clocks: previews in, scores out.
 
-Slices of one image come from several ranks and are put together here. Images are judged in the order of their
+Images are judged in the order of their
 numbers; where judging is slower than the job, images are left out of judging, but stay available to be compared with.
 """
 
@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from bluesky_streamrecon.coverage import largest_gap
 from bluesky_streamrecon.errors import ConfigError, DataError
+from bluesky_streamrecon.quality.assembly import ImageAssembly
 from bluesky_streamrecon.quality.changes import ChangeDetector
 from bluesky_streamrecon.quality.checks import RankReports, inspect_scan
 from bluesky_streamrecon.quality.data_checks import FEWEST, too_early
@@ -47,15 +45,13 @@ from bluesky_streamrecon.quality.policy import (
 )
 from bluesky_streamrecon.quality.trials import Reconstructor, region_slices
 from bluesky_streamrecon.reduction import of_reduced_frames
-from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY, Region, region_in_words
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
+from bluesky_streamrecon.settings import CHANGE, TOMOGRAPHY
 from bluesky_streamrecon.wire import ChangeRun, Check, OpenRun, Preview, Score
 
 __all__ = ["SteeringSession"]
 
 logger = logging.getLogger(__name__)
-
-INCOMPLETE = 64
-"""Images that may wait for the slices of a slow rank before the oldest is given up."""
 
 FORECAST_SHARE = 0.05
 """Share of the planned projections between two forecasts; half of it near the stop."""
@@ -68,15 +64,6 @@ FORECAST_STEP = 12
 
 LONGEST_TEXT = 2000
 """Characters; the wire takes no text of more than 4096."""
-
-
-@dataclass(slots=True)
-class _Pieces:
-    """The slices of one image that have come so far."""
-
-    projections: int
-    shape: tuple[int, int]
-    slices: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class SteeringSession:
@@ -114,7 +101,8 @@ class SteeringSession:
         if not run.preview_rows:
             raise ConfigError(f"run {run.run_uid}: got no preview rows, expected at least one to judge the image by")
         self.run = run
-        self._rows = tuple(dict.fromkeys(run.preview_rows))
+        self._assembly = ImageAssembly(tuple(dict.fromkeys(run.preview_rows)))
+        self._selection = Selection(run.steering.region)
         self._compare_to = comparison_distance(run.recon, run.steering)
         steering = of_reduced_frames(run.steering, run.recon.bin)
         self._policy: Policy = get_policy(steering.rule)(steering)
@@ -139,16 +127,15 @@ class SteeringSession:
         self._next_forecast = FEWEST
         self._checked: tuple[int, str | None, tuple[Check, ...]] = (0, None, ())
         self._side = 0  # of the images, pixels
-        self._counts_since = 0  # projections from which on the region counts
+        self._counts_since = 0  # projections from which on the selection counts
         self._ranks = RankReports(math.prod(run.detector_shape))
         self._checks: tuple[Check, ...] = ()  # the newest, until they are reported
         self._axis: float | None = None
         self._axis_since = 0  # number of the first image about this axis
-        self._forecast_of: tuple[float | None, Region | None] = None, None  # axis and region of the one begun last
+        self._forecast_of: tuple[float | None, Selection] = None, self._selection  # axis and what counted at its begin
         self._lines_failed = False
         self._reach = max((metric.reach for metric in self._metrics), default=self._compare_to)
         self._memory_limit, self._backlog = memory_limit, backlog
-        self._pieces: dict[int, _Pieces] = {}
         self._history = ImageHistory()
         self._waiting: deque[PreviewImage] = deque()
         self._left_out = 0
@@ -173,8 +160,8 @@ class SteeringSession:
             self._lengthen(change.planned)
         if change.allowed is not None:
             self._lines.allowed = change.allowed
-        if not isinstance(change.region, msgspec.UnsetType):
-            self._judge_in(change.region)
+        if change.selection is not None:
+            self._judge_by(change.selection)
 
     def _lengthen(self, planned: int) -> None:
         """Take over a longer plan: predictions for the shorter one are not used any more."""
@@ -184,13 +171,17 @@ class SteeringSession:
         self._step = _forecast_step(planned)
         self._next_forecast = FEWEST
 
-    def _judge_in(self, region: Region | None) -> None:
-        """Let another part of the slices count: scores and predictions begin anew."""
-        steering = msgspec.structs.replace(self.run.steering, region=region)
-        self.run = msgspec.structs.replace(self.run, steering=steering)
-        self._forecaster.region = region
+    def _judge_by(self, selection: Selection) -> None:
+        """Let other rows, or another part of the slices, count: scores and predictions begin anew."""
+        self._selection, self._forecaster.region = selection, selection.region
         self._counts_since = max(self._lines.projections, self._newest.projections if self._newest else 0)
         self._begin_anew()
+        rows = selection.rows or tuple(dict.fromkeys(self.run.preview_rows))
+        if rows != self._lines.rows:
+            self._lines.rows, self._assembly = rows, ImageAssembly(rows)
+            self._forget_images()
+            if self._changes is not None:
+                self._changes = ChangeDetector(msgspec.structs.replace(self.run, preview_rows=rows))
 
     def accept(self, preview: Preview) -> None:
         """Take one rank's slices of one image, and the line integrals that came with them.
@@ -203,10 +194,10 @@ class SteeringSession:
             If they do not fit the run, or what other ranks sent of the same image; they are left aside, too.
         """
         number = preview.image_number
-        where = f"preview of image {number} from rank {preview.rank}"
         pixels, shape = preview.pixels, (len(preview.rows), *preview.shape)
         if pixels is None or pixels.shape != shape:
-            raise DataError(f"{where}: got pixels {None if pixels is None else pixels.shape}, expected {shape}")
+            got = None if pixels is None else pixels.shape
+            raise DataError(f"preview of image {number} from rank {preview.rank}: got pixels {got}, expected {shape}")
         if self._ranks.add(preview) and preview.axis != self._axis:
             self._forget_predictions(preview.axis, number)
         self._angles.update(round(angle % math.pi, 9) for angle in preview.angles_used)
@@ -214,21 +205,9 @@ class SteeringSession:
             self._take_lines(preview)
         if len(self._history) and number <= self._history.newest.image_number:
             return
-        pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.shape))
-        if (preview.projections, preview.shape) != (pieces.projections, pieces.shape):
-            raise DataError(
-                f"{where}: got {preview.projections} projections and shape {preview.shape}, expected "
-                f"{pieces.projections} and {pieces.shape} as from the other ranks; are they of one job?"
-            )
-        for row, piece in zip(preview.rows, pixels, strict=True):
-            if row in self._rows:
-                pieces.slices[row] = piece
-        if len(pieces.slices) == len(self._rows):
-            self._complete(number, pieces)
-        elif len(self._pieces) > INCOMPLETE:
-            oldest = min(self._pieces)
-            missing = sorted(set(self._rows) - set(self._pieces.pop(oldest).slices))
-            logger.warning("image %d is given up: rows %s have not come; is a rank stuck?", oldest, missing)
+        image = self._assembly.add(preview)
+        if image is not None:
+            self._complete(image)
 
     def judge(self) -> Score | None:
         """Judge the next image that waits; None if there is none."""
@@ -255,7 +234,7 @@ class SteeringSession:
             score=_finite(verdict.score),
             metrics={name: _finite(value) for name, value in values.items()},
             axis=self._axis if image.image_number >= self._axis_since else None,
-            region=self.run.steering.region,
+            selection=self._selection,
             size=self._side,
             verdict=verdict.verdict,
             policy=self.run.steering.rule,
@@ -267,11 +246,12 @@ class SteeringSession:
         return score
 
     def _counted(self) -> str:
-        """Return what part of the slices was judged, in words; nothing where that has always been the whole view."""
-        region, since = self.run.steering.region, self._counts_since
+        """Return what was judged, in words; nothing where that has always been the whole view."""
+        selection, since = self._selection, self._counts_since
+        whole = selection == WHOLE_VIEW
         if not since:
-            return "" if region is None else f"; judged by {region_in_words(region)} alone"
-        where = f"{region_in_words(region)} again" if region is None else f"{region_in_words(region)} alone"
+            return "" if whole else f"; judged by {selection} alone"
+        where = f"{selection} {'again' if whole else 'alone'}"
         return f"; judged by {where} since {since} projections: what was predicted before does not count"
 
     def last_score(self) -> Score | None:
@@ -307,14 +287,14 @@ class SteeringSession:
             self._next_forecast = lines.projections + self._step
             if lines.projections < self._forecaster.fewest:  # the first prediction is made as soon as it can be
                 self._next_forecast = min(self._next_forecast, self._forecaster.fewest)
-            self._forecast_of = lines.axis, self.run.steering.region
+            self._forecast_of = lines.axis, self._selection
             self._forecaster.begin(lines, self._ranks)
             self._take_forecasts()
 
     def _take_forecasts(self) -> None:
         made = self._forecaster.take()
         self._checks = made[-1].checks if made else self._checks
-        self._forecasts += made if self._forecast_of == (self._axis, self.run.steering.region) else []
+        self._forecasts += made if self._forecast_of == (self._axis, self._selection) else []
         if any(each.gain is not None and each.gain.upper < NEAR * self.run.steering.tolerance for each in made):
             self._next_forecast = min(self._next_forecast, made[-1].projections + math.ceil(self._step / 2))
 
@@ -334,7 +314,7 @@ class SteeringSession:
     @property
     def _region(self) -> tuple[tuple[slice, slice] | None, str]:
         """Part of the images that counts (None: all of it), and why there is no such part."""
-        region = self.run.steering.region
+        region = self._selection.region
         if region is None or not self._side:
             return None, ""
         try:
@@ -368,19 +348,19 @@ class SteeringSession:
             self._checked = lines.projections, fault, self._checks
         return self._checked[1:]
 
-    def _complete(self, number: int, pieces: _Pieces) -> None:
-        stack = np.stack([pieces.slices[row] for row in self._rows]).astype(np.float32, copy=False)
-        # Each rank sends in order: what is missing of an earlier image by now will not come any more.
-        self._pieces = {other: kept for other, kept in self._pieces.items() if other > number}
-        image = PreviewImage(number, pieces.projections, self._rows, stack)
-        if self._side not in (0, stack.shape[1]):
+    def _complete(self, image: PreviewImage) -> None:
+        if self._side not in (0, image.stack.shape[1]):
             # About another axis the view, and so the image, may have another width: the two can not be compared.
-            self._history = ImageHistory()
-            self._waiting.clear()
-        self._side = stack.shape[1]
+            self._forget_images()
+        self._side = image.stack.shape[1]
         self._history = self._history.appended(image)
         self._waiting.append(image)
         self._trim()
+
+    def _forget_images(self) -> None:
+        """Forget images that later ones can not be compared with."""
+        self._history = ImageHistory()
+        self._waiting.clear()
 
     def _trim(self) -> None:
         oldest = self._waiting[0] if self._waiting else self._history.newest

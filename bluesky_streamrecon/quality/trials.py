@@ -20,7 +20,7 @@ from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import image_size
 from bluesky_streamrecon.quality.lines import ScanLines
 from bluesky_streamrecon.quality.msssim import WEIGHTS, deepest_pyramid, ms_ssim_terms
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import Region
 
 __all__ = [
     "Reconstructor",
@@ -133,8 +133,13 @@ class TrialReconstruction:
         self._all = np.arange(len(self.angles))
         self._reconstructor = reconstructor
         self._earlier = None
-        if before is not None and (before.rows, before.axis, before.size) == (self.rows, self.axis, self.size):
+        if before is not None and before._shown == self._shown:
             self._earlier = (before.lines.projections, before.full)
+
+    @property
+    def _shown(self) -> tuple[object, ...]:
+        """What the images are of: another trial of the same can be compared with them."""
+        return tuple(self.lines.rows[row] for row in self.rows), self.axis, self.size
 
     def _placed(self, region: Region) -> tuple[slice, slice]:
         """Return where a region of the run's image is in these, which show all that the detector sees."""

@@ -199,6 +199,9 @@ class Analysis(Protocol[F]):
         """
         return None
 
+    def show(self, rows: Sequence[int]) -> None:
+        """Note that previews are of these rows from now on, counted within this rank's block; the next may tell all."""
+
     def annotate(self, report: Report) -> Report:
         """Return a preview, or the report on the run's end, with what else it can tell."""
         return report

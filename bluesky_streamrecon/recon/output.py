@@ -23,7 +23,7 @@ from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import CloseRun, OpenRun
 
-__all__ = ["DATASET", "VOLUME", "Attribute", "result_path", "run_attributes", "write_result"]
+__all__ = ["DATASET", "VOLUME", "Attribute", "add_up", "result_path", "run_attributes", "write_result"]
 
 DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 """The live images, and the finished ones."""
@@ -64,6 +64,15 @@ def run_attributes(
         "reason": "" if closed is None else closed.reason,
         "software": f"bluesky-streamrecon {__version__}",
     }
+
+
+def add_up(counts: Mapping[str, int], communicator: Communicator, block: RowBlock) -> dict[str, int]:
+    """Return a rank's counts, those of pixels added up over all rows."""
+    pixels = [name for name in counts if name.endswith(("_pixels", "_values"))]
+    share = 1.0 if block.member == 0 else 0.0
+    total = np.array([counts[name] * share for name in pixels], dtype=np.float64)
+    communicator.sum(total)
+    return {**counts, **{name: int(value) for name, value in zip(pixels, total, strict=True)}}
 
 
 def write_result(

@@ -26,7 +26,7 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView
 from bluesky_streamrecon.recon.finishing import Compare, Finishing
-from bluesky_streamrecon.recon.output import result_path, run_attributes, write_result
+from bluesky_streamrecon.recon.output import add_up, result_path, run_attributes, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
 from bluesky_streamrecon.wire import (
     AbandonRun,
@@ -165,8 +165,8 @@ class RankRun:
         match event:
             case Item() | ItemGone():
                 self._prepare(event)
-            case ChangeRun(axis=float(axis)):
-                self.axes.append(axis)
+            case ChangeRun():
+                self._change(event)
             case ShowCuts():
                 self.cuts.want(event)
             case CloseRun():
@@ -187,6 +187,16 @@ class RankRun:
             except DataError as error:
                 self.fail(f"{item.kind} {item.index}: {error}")
         self._acknowledge()
+
+    def _change(self, change: ChangeRun) -> None:
+        """Note a corrected axis; show other rows from the next image on, with all that is known of them."""
+        if change.axis is not None:
+            self.axes.append(change.axis)
+        if change.selection is not None and self._analysis is not None:
+            shown = shown_rows(self.run, change.selection.rows)
+            if shown != self._shown:
+                self._shown = shown
+                self._analysis.show([row - self.run.block.first for row in shown])
 
     def _close(self, closed: CloseRun) -> None:
         self.closed = closed
@@ -416,7 +426,13 @@ class RankRun:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
         self._say("writing")
         path = result_path(str(self.run.output), self.run.recon_uid)
-        known = run_attributes(self.run, self.closed, self._applied, self._image_number, self._all_counts())
+        known = run_attributes(
+            self.run,
+            self.closed,
+            self._applied,
+            self._image_number,
+            add_up(self._counts(), self._communicator, self.run.block),
+        )
         good, problem = write_result(
             path,
             self._communicator,
@@ -437,12 +453,3 @@ class RankRun:
             "coalesced_steps": self._coalesced,
             "previews_dropped": self._endpoint.previews_dropped,
         }
-
-    def _all_counts(self) -> dict[str, int]:
-        """Return the counts, those of pixels added up over all rows, the rest this rank's."""
-        counts = self._counts()
-        pixels = [name for name in counts if name.endswith(("_pixels", "_values"))]
-        share = 1.0 if self.run.block.member == 0 else 0.0
-        total = np.array([counts[name] * share for name in pixels], dtype=np.float64)
-        self._communicator.sum(total)
-        return counts | {name: int(value) for name, value in zip(pixels, total, strict=True)}

@@ -45,8 +45,8 @@ def step_size(pending: int, *, step: int, window: int | None, coalesce: bool, cl
     return step
 
 
-def shown_rows(run: OpenRun) -> tuple[int, ...]:
-    """Return the detector rows that this rank shows; of ranks that share rows the first one does."""
+def shown_rows(run: OpenRun, selected: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Return the detector rows that this rank shows, those of the run by default; of ranks that share rows one does."""
     block = run.block
-    shown = run.preview_rows or choose_preview_rows(run.detector_shape[0])
+    shown = selected or run.preview_rows or choose_preview_rows(run.detector_shape[0])
     return tuple(row for row in shown if block.first <= row < block.stop and block.member == 0)

@@ -218,6 +218,15 @@ class Tomography(Analysis[View]):
         if self._shown:
             self._unsent.append(lines[self._shown], angle)
 
+    def show(self, rows: Sequence[int]) -> None:
+        """Let the next preview bring the line integrals of these rows from all projections so far."""
+        self._shown, self._unsent = list(rows), ProjectionStore(most_views(self._columns))
+        if self._archive.problem:
+            self._warn(f"preview rows: nothing is predicted of others than before: {self._archive.problem}")
+            return
+        for pixels, angle in chain.from_iterable(self._steps.second_part_again(self._archive.steps())):
+            self._keep_shown(pixels, angle)
+
     def remake(self, axis: float) -> None:
         """Make all images so far anew, about an axis that is certain: the last is that of a run that began with it."""
         self._axis.take(AxisEstimate(axis, 0.0, math.inf, len(self._angles), method=GIVEN), final=True)

@@ -130,7 +130,8 @@ def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
     scores = [
         {name: getattr(verdict, name) for name in _VERDICT_COLUMNS}
         | {name: verdict.metrics.get(name) for name in metrics}
-        | {"region": " ".join(map(str, verdict.region or ()))}
+        | {"region": " ".join(map(str, verdict.selection.region or ()))}
+        | {"rows": " ".join(map(str, verdict.selection.rows))}
         for verdict in record.verdicts
     ]
     ledgers = {str(rank): msgspec.to_builtins(ledger) for rank, ledger in record.ledger.items()}
@@ -151,8 +152,8 @@ def compose_reconstruction(record: RunRecord) -> Iterator[Document]:
                 "planned": record.spec.planned,
                 "used": record.used,
                 "axis": record.axis,
-                "region": None if record.region is None else list(record.region),
-                "region_by": msgspec.to_builtins(record.region_by),
+                "selection": msgspec.to_builtins(record.selection),
+                "selected_by": msgspec.to_builtins(record.selected_by),
                 "checks": [msgspec.structs.asdict(check) for check in newest_checks(record.verdicts)],
                 "ledger": ledgers,
                 "raw_exit_status": record.exit_status,

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from bluesky_streamrecon.settings import Region
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.wire.fields import (
     Address,
     Checked,
@@ -218,8 +218,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
 
     `score` is None before there is anything to compare with. `metrics` holds everything that was measured, and `axis`
     is the rotation axis that the image is about, a detector column. The first verdict of ``"enough"`` asks that the run
-    be ended as a success, and `text` says why. `region` is the part of the slices (`size` x `size` pixels) that was
-    judged, None: all of it. One of ``"invalid"`` says that the data are not a scan of one still
+    be ended as a success, and `text` says why. `selection` is what was judged, of slices of
+    `size` x `size` pixels. One of ``"invalid"`` says that the data are not a scan of one still
     sample, so that no score means anything. `checks` of the data come with the first score after they were made.
     """
 
@@ -230,7 +230,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     score: float | None = None
     metrics: Metrics = {}
     axis: Finite | None = None
-    region: Region | None = None
+    selection: Selection = WHOLE_VIEW
     size: Count = 0
     verdict: Literal["continue", "enough", "invalid"] = "continue"
     policy: Name = ""

@@ -16,7 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, MOST_CUTS, Cut
-from bluesky_streamrecon.settings import Region, region_in_words
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.wire.fields import Checked, Count, Finite, Name, Number, PreviewRows, Shape2, Side, Text, Uid
 
 __all__ = [
@@ -59,8 +59,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Projections to be added.
     axis : float or None
         Detector column about which images are to be made anew.
-    region : tuple of int or None
-        Part of the slices that is to count from now on; None: all of it.
+    selection : Selection
+        For a region: what is to count from now on.
     projections : int
         How many had been taken then.
     uid : str
@@ -74,7 +74,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     reason: Text = ""
     count: Annotated[int, Meta(ge=0, le=MOST_EXTRA)] = 0
     axis: float | None = None
-    region: Region | None = None
+    selection: Selection = WHOLE_VIEW
     projections: Count = 0
     uid: Annotated[str, Meta(max_length=128)] = ""
 
@@ -135,7 +135,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One image's verdict in numbers: score, and the predicted gain with its band (None: not known).
 
     `gain_at` projections is what the prediction was made from; it may be older than the image. `value` is what a policy
-    has measured in the image, and `value_low` and `value_high` how it will come out in the end. All are of `region`.
+    has measured in the image, and `value_low` and `value_high` how it will come out in the end. All are of `selection`.
     """
 
     image_number: Count
@@ -149,7 +149,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     value: float | None = None
     value_low: float | None = None
     value_high: float | None = None
-    region: Region | None = None
+    selection: Selection = WHOLE_VIEW
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,9 +197,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         No automatic stop before so many projections.
     allowed : int or None
         Projections that the budget allows; None: there is none, or that is not known yet.
-    region : tuple of int or None
-        Part of the slices that score and predictions count in; None: all of it.
-    region_by : Order or None
+    selection : Selection
+        What score and predictions count in.
+    selected_by : Order or None
         Who has set it; None: nobody since the run began.
     axis : float or None
         Detector column of the rotation axis.
@@ -208,7 +208,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     detector_shape : (int, int)
         Rows and columns of a projection.
     preview_rows : tuple of int
-        Detector rows that the score is taken from.
+        Detector rows that the score was taken from when the run began.
     angles : (float, float, float)
         Start, stop and turn of the `AngularRange` that the scan is going to visit, radians.
     ranks : int
@@ -254,8 +254,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     finish: Order | None = None
     least: Count = 0
     allowed: Count | None = None
-    region: Region | None = None
-    region_by: Order | None = None
+    selection: Selection = WHOLE_VIEW
+    selected_by: Order | None = None
     axis: float | None = None
     pixel_size: float | None = None
     detector_shape: Shape2 = (1, 1)
@@ -287,10 +287,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
         return _by_whom(self.held)
 
     @property
-    def region_text(self) -> str:
-        """What part of the slices counts, and who has said so, when and why."""
-        by = "" if self.region_by is None else f", {_by_whom(self.region_by)}"
-        return region_in_words(self.region) + by
+    def selection_text(self) -> str:
+        """What counts, and who has said so, when and why."""
+        return str(self.selection) + ("" if self.selected_by is None else f", {_by_whom(self.selected_by)}")
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return what there is to show, as pairs of a heading and words."""
@@ -315,8 +314,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
             shown.append(("extended", f"no automatic stop before {self.least} projections"))
         if self.finish is not None:
             shown.append(("finishing", f"asked for by {self.finish.who}: {self.finish.reason}"))
-        if self.region is not None or self.region_by is not None:
-            shown.append(("counts", self.region_text))
+        if self.selection != WHOLE_VIEW or self.selected_by is not None:
+            shown.append(("counts", self.selection_text))
         if self.axis is not None:
             shown.append(("axis", f"detector column {self.axis:.2f}"))
         parts = f"{self.ranks} part{'s' * (self.ranks != 1)}"

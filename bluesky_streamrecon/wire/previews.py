@@ -46,8 +46,13 @@ class PreviewSender(Sender):
         self._before_first = 0
 
     def send(self, preview: m.Preview) -> int:
-        """Keep one more preview, let go the oldest if there are too many, and return its number."""
+        """Keep one more preview, let go the oldest if there are too many, and return its number.
+
+        The first one of other rows brings the line integrals of all projections: those before it are of no use then.
+        """
         size = _size(preview)
+        if any(kept.rows != preview.rows for kept in self._kept.values()):
+            self._kept, self._kept_bytes, self._before = {}, 0, None
         seq = self.append(size)
         self._kept[seq] = msgspec.structs.replace(preview, seq=seq)
         self._kept_bytes += size

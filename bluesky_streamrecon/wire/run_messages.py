@@ -14,7 +14,8 @@ from msgspec import Meta
 from bluesky_streamrecon.cuts import MAXIMUM_SIDE
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.projection_sets import ProjectionSet
-from bluesky_streamrecon.settings import ReconSettings, Region, SteeringSettings
+from bluesky_streamrecon.selection import Selection
+from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.fields import (
     ArrayFrame,
     Checked,
@@ -182,8 +183,8 @@ class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
         Projections that the run is going to take by now; the controller predicts for so many.
     allowed : int or None
         Projections that the run's budget allows; the controller predicts how good the image will be then.
-    region : tuple of int, None or unset
-        Part of the slices that the controller judges by from now on; None: all of it; unset: as before.
+    selection : Selection or None
+        What counts from now on: the ranks show these rows, and the controller judges by them; None: as before.
     """
 
     run_uid: Uid
@@ -191,7 +192,7 @@ class ChangeRun(msgspec.Struct, frozen=True, kw_only=True, tag="change-run"):
     axis: Finite | None = None
     planned: Count | None = None
     allowed: Count | None = None
-    region: Region | msgspec.UnsetType | None = msgspec.UNSET
+    selection: Selection | None = None
 
 
 class CloseRun(msgspec.Struct, frozen=True, kw_only=True, tag="close-run"):

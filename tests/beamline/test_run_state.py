@@ -20,6 +20,7 @@ from bluesky_streamrecon.beamline.run_state import DetachStream
 from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerLost, RunFinished
 from bluesky_streamrecon.beamline.supervision import RestartFailed, RestartProcess, Supervision
 from bluesky_streamrecon.errors import ConfigError, SteeringError
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire.events import PeerInfo
 from bluesky_streamrecon.wire.messages import ChangeRun, OpenRunSpec, Problem, RunDone, Score, Status
@@ -164,28 +165,42 @@ def test_region_that_is_set_goes_to_the_controller_with_who_and_why_and_revokes_
     assert run.finalize_requested
     region = (0, 0, 40, 36)
     run.spec = msgspec.structs.replace(run.spec, recon=ReconSettings(size=48))
-    answer, effects = order(run, "region", region=region, reason="the crack")
-    assert (effects, run.finalize_requested) == ([ChangeRun(run_uid=UID, region=region)], False)
-    assert answer == "x 0 to 39, y 0 to 35 counts, and scores begin anew"
+    answer, effects = order(run, "region", selection=Selection(region), reason="the crack")
+    assert (effects, run.finalize_requested) == ([ChangeRun(run_uid=UID, selection=Selection(region))], False)
+    assert answer == "judged by x 0 to 39, y 0 to 35 from now on, and scores begin anew"
     decision = run.decisions[-1]
     assert (decision.verdict, decision.who, decision.text) == ("region", "anna", f"the crack: {answer}")
     take(run, score(4, "enough"))  # judged before the controller heard of it
     assert not run.finalize_requested
-    assert order(run, "region", region=region) == ("x 0 to 39, y 0 to 35 counts already", [])
+    assert order(run, "region", selection=Selection(region)) == ("judged by x 0 to 39, y 0 to 35 already", [])
     status = run_status(run, {}, state="running", problem="", ranks=2)
-    assert (status.region, status.region_by.who) == (region, "anna")
+    assert (status.selection, status.selected_by.who) == (Selection(region), "anna")
     assert re.fullmatch(r"x 0 to 39, y 0 to 35, by anna since [\d:]{8}: the crack", dict(status.lines())["counts"])
-    answer, effects = order(run, "region", region=None)
+    answer, effects = order(run, "region")
     assert (answer, effects) == (
-        "the whole view counts, and scores begin anew",
-        [ChangeRun(run_uid=UID, region=None)],
+        "judged by the whole view from now on, and scores begin anew",
+        [ChangeRun(run_uid=UID, selection=WHOLE_VIEW)],
     )
-    order(run, "region", region=region, reason="after all")
-    take(run, msgspec.structs.replace(score(5, "enough"), region=region))
+    order(run, "region", selection=Selection(region), reason="after all")
+    take(run, msgspec.structs.replace(score(5, "enough"), selection=Selection(region)))
     assert run.finalize_requested
     record = run.record({}, 2, 5.0)
-    assert (record.region, record.region_by.reason) == (region, "after all")
-    assert [each.region for each in record.orders] == [region, None, region]
+    assert (record.selection, record.selected_by.reason) == (Selection(region), "after all")
+    assert [each.selection.region for each in record.orders] == [region, None, region]
+
+
+def test_rows_that_are_set_are_those_of_the_detector_and_are_taken_back_as_the_ones_of_the_beginning(run):
+    run.spec = msgspec.structs.replace(run.spec, preview_rows=(2, 1))
+    answer, effects = order(run, "region", selection=Selection(rows=(3, 0, 3)))
+    assert answer == "judged by rows 0, 3 from now on, and scores begin anew"
+    assert effects == [ChangeRun(run_uid=UID, selection=Selection(rows=(0, 3)))]
+    take(run, score(3, "enough"))  # of the rows before
+    assert not run.finalize_requested
+    assert run_status(run, {}, state="running", problem="", ranks=2).preview_rows == (2, 1)
+    assert order(run, "region", selection=Selection(rows=(1, 2)))[1] == [ChangeRun(run_uid=UID, selection=WHOLE_VIEW)]
+    for row in (-1, 4):
+        with pytest.raises(SteeringError, match=f"rows: got {row}, expected 0 to 3, rows of the detector"):
+            order(run, "region", selection=Selection(rows=(1, row)))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +215,7 @@ def test_region_that_is_set_goes_to_the_controller_with_who_and_why_and_revokes_
 def test_region_that_can_not_count_is_refused(run, region, said):
     take(run, msgspec.structs.replace(score(3), size=56))
     with pytest.raises(SteeringError, match=said):
-        order(run, "region", region=region)
+        order(run, "region", selection=Selection(region))
     assert (len(run.decisions), run.override.orders) == (1, ())
 
 
@@ -208,7 +223,7 @@ def test_region_of_a_run_that_nobody_judges_is_refused_with_the_reason(run):
     take(run, ProcessExit("controller", 1, Path("/nowhere/control.log"), ""))
     take(run, RestartFailed(ProcessExit("controller", 1, Path("/nowhere/control.log"), ""), "no more cores"))
     with pytest.raises(SteeringError, match=r"region: this run is not judged, so none can count: .*no more cores"):
-        order(run, "region", region=(0, 0, 40, 40))
+        order(run, "region", selection=Selection((0, 0, 40, 40)))
 
 
 @given(st.tuples(*[st.integers(-5, 60)] * 4), st.integers(0, 60))
@@ -221,10 +236,12 @@ def test_region_counts_if_and_only_if_it_could_be_given_at_the_start_and_lies_wi
     except ConfigError:
         good = False
     if good:
-        assert order(run, "region", region=region)[1] == [ChangeRun(run_uid=UID, region=region)]
+        assert order(run, "region", selection=Selection(region))[1] == [
+            ChangeRun(run_uid=UID, selection=Selection(region))
+        ]
     else:
         with pytest.raises(SteeringError, match="region: got"):
-            order(run, "region", region=region)
+            order(run, "region", selection=Selection(region))
 
 
 @pytest.mark.parametrize("reason", ["", "  "])

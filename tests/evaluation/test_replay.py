@@ -63,6 +63,23 @@ def test_replay_tells_where_each_policy_would_have_stopped_and_what_would_have_b
     assert (never["stopped_at"], never["lost"]) == (None, 0.0)
 
 
+OPTIONS = {"measurement": {"measure": "mean-attenuation", "within": "5%"}, "resolution": {"least_share": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("predicted-gain", "are predicted to improve"), ("measurement", "mean-attenuation"), ("resolution", "resolution")],
+)
+def test_replay_says_in_the_words_of_each_policy_where_it_would_have_stopped(frames, policy, said):
+    steering = SteeringSettings(policy=policy, tolerance=0.2, minimum_projections=24, options=OPTIONS.get(policy, {}))
+    found = replay(recorded(frames), steering).fields
+    assert found["policy"] == policy
+    assert 24 <= found["stopped_at"] < 60
+    assert 0 < found["lost"] < 0.2
+    last = next(row for row in found["verdicts"] if row["verdict"] == "enough")
+    assert (last["projections"], said in last["text"]) == (found["stopped_at"], True)
+
+
 def test_replay_takes_the_settings_of_the_run_unless_told_otherwise(frames):
     steering = SteeringSettings(policy="ms-ssim", preview_rows=(1,), minimum_projections=55)
     assert replay(recorded(frames, steering=steering)).fields["stopped_at"] == 55
@@ -295,6 +312,25 @@ def test_stored_run_is_replayed_from_its_catalogue(frames, tmp_path):
     assert closed == [True]
 
 
+@pytest.mark.parametrize(
+    ("rows", "stored", "expected"),
+    [([2], {"who": "anna"}, (2,)), ([], {"who": "anna"}, (0, 1)), ([2], None, (0, 1))],
+)
+def test_stored_run_is_judged_by_what_counted_in_the_end(frames, monkeypatch, rows, stored, expected):
+    from bluesky_streamrecon.evaluation import replay as module
+
+    steering = {"region": [0, 0, 40, 40], "preview_rows": [0, 1]}
+    run = MagicMock(metadata={"start": {"streamrecon": {"recon_uid": "abcd", "steering": steering}}})
+    selection = {"region": [1, 2, 40, 50], "rows": rows}
+    made = MagicMock(metadata={"start": {"streamrecon": {"selection": selection, "selected_by": stored}}})
+    catalog = SimpleNamespace(catalog={"1234": run, "abcd": made})
+    monkeypatch.setattr(module, "open_storage", lambda *_, **__: nullcontext(catalog))
+    monkeypatch.setattr(module, "scan_of", lambda *_, **__: frames)
+    with module.recorded_run("1234") as found:
+        region = (1, 2, 40, 50) if stored else (0, 0, 40, 40)
+        assert (found.steering.region, found.steering.preview_rows) == (region, expected)
+
+
 def test_stored_run_is_judged_with_the_flats_and_darks_that_its_images_were_made_with(frames, monkeypatch):
     """Of later ones, taken in another beam, live images know nothing."""
     from bluesky_streamrecon.evaluation import replay as module
@@ -346,12 +382,11 @@ def off_centre(axis, turn, num=72):
 
 
 @pytest.mark.parametrize("axis", [30.0, 40.0, 26.5])
-@pytest.mark.parametrize("policy", ["ms-ssim", "predicted-gain"])
+@pytest.mark.parametrize("policy", ["ms-ssim", "predicted-gain", "measurement", "resolution"])
 def test_replay_never_has_enough_of_a_scan_whose_axis_nobody_knows_and_says_why(axis, policy):
     scan = off_centre(axis, 180, num=36)  # too few for the double wedge to confirm what opposite views find
-    found = replay(
-        recorded(scan, planned=36, recon=ReconSettings()), SteeringSettings(policy=policy, minimum_coverage=0)
-    ).fields
+    steering = SteeringSettings(policy=policy, minimum_coverage=0, options=OPTIONS.get(policy, {}))
+    found = replay(recorded(scan, planned=36, recon=ReconSettings()), steering).fields
     assert found["stopped_at"] is None
     problem, view = found["problems"]
     assert view.startswith("field of view: the sample reaches out of view at ")

@@ -17,6 +17,7 @@ from bluesky.utils import Msg
 
 from bluesky_streamrecon.errors import SteeringError
 from bluesky_streamrecon.plans import streaming_wrapper
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("no_orphans"), pytest.mark.timeout(240)]
@@ -152,7 +153,7 @@ def test_scan_is_stopped_by_the_gain_that_is_left_in_the_region_that_a_person_ha
         with pytest.raises(SteeringError, match=r"got \(1, 2\), expected \(left, top, right, bottom\)"):
             kept_job.set_region((1, 2))
         kept_job.set_region(np.array([0, 0, 40, 40]), "a first try", who="anna")
-        seen.append(steer("region", *region, "--reason", "the crack", "--as", "ben"))
+        seen.append(steer("region", *region, "--row", 0, "--reason", "the crack", "--as", "ben"))
 
     def as_a_detector_takes_them(plan):
         """Leave the job a moment for each projection, unless it wants the run to end."""
@@ -174,16 +175,19 @@ def test_scan_is_stopped_by_the_gain_that_is_left_in_the_region_that_a_person_ha
 
     overruled(speak, at=6, through=as_a_detector_takes_them, num=60, policy="predicted-gain", tolerance=0.3)
     record, stop = kept_job.last_run, of(documents, "stop")[0]
-    assert (tuple(seen[0]["region"]), seen[0]["region_by"]["who"]) == (region, "ben")
+    assert (seen[0]["selection"], seen[0]["selected_by"]["who"]) == ({"region": list(region), "rows": [0]}, "ben")
     assert stop["exit_status"] == "success"
     assert stop["num_events"]["primary"] < 60
     assert "(tolerance 0.3)" in stop["reason"]
-    assert "judged by x 16 to 47, y 16 to 47 alone" in stop["reason"]
+    assert "judged by x 16 to 47, y 16 to 47 of row 0 alone" in stop["reason"]
     enough = next(verdict for verdict in record.verdicts if verdict.verdict == "enough")
-    assert (enough.region, enough.size) == (region, 64)
+    assert (enough.selection, enough.size) == (Selection(region, (0,)), 64)
     assert enough.metrics["predicted-gain-high"] < 0.3
-    assert [(order.who, order.region) for order in record.orders] == [("anna", (0, 0, 40, 40)), ("ben", region)]
-    told = "the crack: x 16 to 47, y 16 to 47 counts, and scores begin anew"
+    assert [(order.who, order.selection) for order in record.orders] == [
+        ("anna", Selection((0, 0, 40, 40))),
+        ("ben", enough.selection),
+    ]
+    told = "the crack: judged by x 16 to 47, y 16 to 47 of row 0 from now on, and scores begin anew"
     assert by_people(documents)[1] == ("region", "ben", "command line", told)
 
 

@@ -16,6 +16,7 @@ from pretended_beamline import BOUND
 from bluesky_streamrecon.beamline.live_figure import LiveReconstruction, _shown, show_job
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.live_view import Source
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.wire import Judged
 
 
@@ -132,12 +133,15 @@ def test_job_without_display_and_notebook_says_where_to_look(beamline, monkeypat
         show_job(SimpleJob(beamline))
 
 
-def test_figure_frames_the_region_that_counts_and_draws_what_was_judged_in_it(live, beamline, source):
+def test_figure_shows_the_row_and_frames_the_region_that_count_and_draws_what_was_judged_in_them(
+    live, beamline, source
+):
     figure, wait = live
+    whole, selection = Selection(), Selection((2, 3, 9, 8), (10,))
     beamline.judged = tuple(
-        Judged(image_number=n, projections=n, score=n / 4, region=(2, 3, 9, 8) if n > 1 else None) for n in (1, 2, 3)
+        Judged(image_number=n, projections=n, score=n / 4, selection=selection if n > 1 else whole) for n in (1, 2, 3)
     )
-    beamline.status = msgspec.structs.replace(beamline.status, region=(2, 3, 9, 8))
+    beamline.status = msgspec.structs.replace(beamline.status, selection=selection)
     figure.start({"uid": "run-1", "scan_id": 7})
     beamline.show(1)
     wait(1)
@@ -145,4 +149,5 @@ def test_figure_frames_the_region_that_counts_and_draws_what_was_judged_in_it(li
     figure.stop({"exit_status": "success"})
     picture, score, _ = figure.figure.axes
     assert [frame.get_bbox().extents.tolist() for frame in picture.patches] == [[2, 3, 9, 8]]
+    assert picture.get_title().startswith("row 10 from ")
     assert list(score.lines[0].get_xdata()) == [2, 3]

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from browsing import apart
 
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.wire import CHECKS, Check, Judged, Order
 
 ROW = 6  # in the middle, where the page begins
@@ -78,7 +79,6 @@ def test_region_that_is_drawn_is_judged_by_and_shown_with_who_set_it_and_is_take
     beamline.begin_cuts()
     window.locator("#cut-note", has_text="Image 1").wait_for()
     window.locator("#scores", has_text="0.3333 at 3").wait_for()
-    assert window.is_disabled("#region")
     window.select_option("#tool", "region")
     drag(window, (1.6, 2.6), (5.4, 7.4))  # the centres of x 2 to 5 and y 3 to 7 are inside
     window.click("#region")
@@ -88,9 +88,9 @@ def test_region_that_is_drawn_is_judged_by_and_shown_with_who_set_it_and_is_take
     window.locator("#said", has_text="region done").wait_for()
     (order,) = beamline.orders
     assert (order.action, order.who, order.place) == ("region", "anna@here", "live view")
-    assert (order.region, order.reason) == ((2, 3, 6, 8), "the crack")
+    assert (order.selection, order.reason) == (Selection((2, 3, 6, 8)), "the crack")
     assert window.locator(".mark").count() == 0  # it is shown as what counts, once it does
-    beamline.status = msgspec.structs.replace(beamline.status, region=order.region, region_by=order)
+    beamline.status = msgspec.structs.replace(beamline.status, selection=order.selection, selected_by=order)
     window.locator("#counts", has_text="x 2 to 5, y 3 to 7, by anna@here since").wait_for()
     window.locator("#scores", has_text="nothing yet").wait_for()  # those before were of the whole view
     frames = {name: window.locator(f"#cut-{name} .counts").get_attribute("d") for name in ("row", "front", "side")}
@@ -101,11 +101,61 @@ def test_region_that_is_drawn_is_judged_by_and_shown_with_who_set_it_and_is_take
     assert np.allclose(16 * np.array(corners["side"])[[0, 2]], [3, 8])
     if shots := os.environ.get("VIEW_SCREENSHOTS"):
         window.screenshot(path=f"{shots}/region-counts.png")
-    window.locator("#region", has_text="Judge by whole view").click()
+    window.click("#region")
+    window.locator("#wanted", has_text="Judge by the whole view").wait_for()
     window.fill("#reason", "all of it again")
     window.click("#really")
     window.locator("#said", has_text="region done").wait_for()
-    assert (beamline.orders[-1].region, beamline.orders[-1].reason) == (None, "all of it again")
+    assert (beamline.orders[-1].selection, beamline.orders[-1].reason) == (WHOLE_VIEW, "all of it again")
+
+
+def test_row_that_is_looked_at_is_judged_by_alone_as_a_whole_or_in_the_region_that_is_drawn_in_it(window, beamline):
+    beamline.begin_cuts()
+    window.locator("#cut-note", has_text="Image 1").wait_for()
+    window.focus("#cut-row")
+    window.keyboard.press("PageDown")
+    window.click("#region")
+    window.locator(
+        "#about", has_text="Scores and predictions count in the whole view alone, and begin anew."
+    ).wait_for()
+    window.locator("#rows", has_text=f"in row {ROW + 1} alone").wait_for()
+    window.check("#alone")
+    window.fill("#reason", "the crack")
+    window.click("#really")
+    window.locator("#said", has_text="region done").wait_for()
+    (order,) = beamline.orders
+    assert order.selection == Selection(rows=(ROW + 1,))
+    beamline.status = msgspec.structs.replace(beamline.status, selection=order.selection, selected_by=order)
+    window.locator("#counts", has_text=f"what counts: row {ROW + 1}, by anna@here since").wait_for()
+    corners = [float(v) for v in re.findall(r"[-\d.]+", window.locator("#cut-front .counts").get_attribute("d"))]
+    assert np.allclose(16 * np.array(corners[:4]), [0, 2 + ROW + 1, 16, 2 + ROW + 2])  # 12 rows in the middle of 16
+    window.select_option("#tool", "region")
+    drag(window, (1.6, 2.6), (5.4, 7.4))
+    window.focus("#cut-row")
+    window.keyboard.press("PageDown")  # the region stays in the row that it was drawn in
+    window.click("#region")
+    window.locator("#about", has_text="Scores and predictions count in x 2 to 5, y 3 to 7 alone").wait_for()
+    window.locator("#rows", has_text=f"in row {ROW + 1} alone").wait_for()
+    assert not window.is_checked("#alone")
+    window.check("#alone")
+    if shots := os.environ.get("VIEW_SCREENSHOTS"):
+        window.screenshot(path=f"{shots}/row-asked.png")
+    window.fill("#reason", "its tip")
+    window.click("#really")
+    window.locator("#said", has_text="region done").wait_for()
+    order = beamline.orders[-1]
+    assert order.selection == Selection((2, 3, 6, 8), (ROW + 1,))
+    beamline.status = msgspec.structs.replace(beamline.status, selection=order.selection, selected_by=order)
+    window.locator("#counts", has_text=f"what counts: x 2 to 5, y 3 to 7 of row {ROW + 1}, by").wait_for()
+    assert window.locator("#cut-row .counts").count() == 0  # the next row is on show
+    window.focus("#cut-row")
+    window.keyboard.press("PageUp")
+    window.locator("#cut-row .counts").wait_for(state="attached")
+    if shots := os.environ.get("VIEW_SCREENSHOTS"):
+        window.screenshot(path=f"{shots}/row-counts.png")
+    window.click("#finish")
+    window.locator("#wanted", has_text="Finish now").wait_for()
+    assert window.is_hidden("#rows")
 
 
 def test_controls_stay_where_they_are_whatever_is_said(window, beamline):

@@ -13,6 +13,7 @@ import pytest
 from bluesky_streamrecon.quality import Verdict, policy
 from bluesky_streamrecon.quality.controller import EARLY_PREVIEWS, Controller
 from bluesky_streamrecon.quality.metrics import metrics
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.wire import (
     AbandonRun,
     ChangeRun,
@@ -94,14 +95,15 @@ def test_next_run_is_judged_by_itself(open_run, previews):
 
 
 def test_controller_that_is_started_again_hears_what_the_budget_allows_and_which_region_counts(open_run, previews):
-    changes = [ChangeRun(run_uid="run-1", seq=1, allowed=90), ChangeRun(run_uid="run-1", seq=2, region=(2, 0, 40, 36))]
+    selection = Selection((2, 0, 40, 36))
+    changes = [ChangeRun(run_uid="run-1", seq=1, allowed=90), ChangeRun(run_uid="run-1", seq=2, selection=selection)]
     for _ in range(2):
         controller = Controller(link := ScriptedLink())
         for event in (open_run(), *changes, *previews(1)):  # the beamline keeps them for it
             controller.handle(event)
         controller.judge_next()
         assert controller.session._lines.allowed == 90
-        assert [score.region for score in link.scores] == [(2, 0, 40, 36)]
+        assert [score.selection for score in link.scores] == [selection]
 
 
 def test_images_after_close_are_scored(open_run, previews):

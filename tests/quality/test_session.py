@@ -18,6 +18,7 @@ from bluesky_streamrecon.quality import Verdict, ms_ssim, policy
 from bluesky_streamrecon.quality.forecast import Forecast
 from bluesky_streamrecon.quality.gain import Gain
 from bluesky_streamrecon.quality.session import SteeringSession
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import ChangeRun, OpenRun, Preview, Score
 
@@ -65,7 +66,7 @@ def test_region_that_is_set_meanwhile_counts_from_the_next_image_on_and_is_taken
     scores = []
     for number in range(1, 16):
         if number in (6, 11):
-            session.change(ChangeRun(run_uid="run-1", region=REGION if number == 6 else None))
+            session.change(ChangeRun(run_uid="run-1", selection=Selection(REGION if number == 6 else None)))
         pixels = image(number, noise=9.0)
         pixels[:, :, 41:] += number
         for each in (session, inside, whole):
@@ -73,7 +74,7 @@ def test_region_that_is_set_meanwhile_counts_from_the_next_image_on_and_is_taken
         scores.append([score for each in (session, inside, whole) for score in judge_all(each)])
     for number, (found, of_region, of_whole) in enumerate(scores, 1):
         expected = of_region if 6 <= number < 11 else of_whole
-        assert (found.score, found.region, found.size) == (expected.score, expected.region, SIDE)
+        assert (found.score, found.selection, found.size) == (expected.score, expected.selection, SIDE)
     assert scores[4][0].text == scores[4][2].text
     before = "what was predicted before does not count"
     assert scores[5][0].text.endswith(f"; judged by x 6 to 39, y 4 to 37 alone since 5 projections: {before}")
@@ -86,7 +87,7 @@ def test_images_in_a_row_are_counted_anew_when_another_region_counts(open_run, p
     verdicts = []
     for number in range(1, 7):
         if number == 4:
-            session.change(ChangeRun(run_uid="run-1", region=REGION))
+            session.change(ChangeRun(run_uid="run-1", selection=Selection(REGION)))
         session.accept(preview(number, pixels=image(number, noise=0.1)))
         verdicts += [score.verdict for score in judge_all(session)]
     assert verdicts == ["continue"] * 5 + ["enough"]
@@ -96,10 +97,62 @@ def test_prediction_of_another_region_does_not_count_even_if_it_was_being_made(o
     session = SteeringSession(open_run(policy="predicted-gain"))
     made = [Forecast(60, gain=Gain(0.0, 0.0, 0.0, 60, 180, 0.5, 0.0, 0.0, 0.0))]
     session._forecaster.take = lambda: [made.pop()] if made else []
-    session.change(ChangeRun(run_uid="run-1", region=REGION))
+    session.change(ChangeRun(run_uid="run-1", selection=Selection(REGION)))
     session.accept(preview(60, pixels=image(60)))
     (score,) = judge_all(session)
     assert (score.verdict, "no prediction" in score.text) == ("continue", True)
+
+
+def of_rows(rows, numbers, preview, image, *, rank=0, first=None):
+    """Previews of these rows, each with the line integrals of its projection, or the first of them with all so far."""
+    for number in numbers:
+        have = number - 1 if number > numbers[0] or first is None else first
+        shown = preview(number, rank=rank, rows=rows, pixels=image(number, len(rows)), angles=[0.1] * (number - have))
+        lines = np.full((number - have, len(rows), SIDE), np.array(rows, np.float32)[:, None] / 10, np.float32)
+        yield msgspec.structs.replace(shown, columns=SIDE, lines=lines, lines_first=have, axis=21.5)
+
+
+def test_other_rows_are_judged_once_a_person_wants_them_and_scores_begin_anew(open_run, preview, image):
+    session = SteeringSession(open_run(compare_to=2))
+    for each in of_rows((3, 7), range(1, 5), preview, image):
+        session.accept(each)
+    assert [score.score is not None for score in judge_all(session)] == [False, False, True, True]
+    early, *later = of_rows((5,), range(5, 9), preview, image, rank=1, first=0)
+    session.accept(early)  # the rank has heard of it before we have
+    assert judge_all(session) == []
+    session.change(ChangeRun(run_uid="run-1", selection=Selection(rows=(5,))))
+    late = list(of_rows((3, 7), range(5, 7), preview, image))  # and another one after us
+    scores = []
+    for each in (*late, *later):
+        session.accept(each)
+        scores += judge_all(session)
+    assert [(score.image_number, score.score is None) for score in scores] == [(6, True), (7, True), (8, False)]
+    assert {score.selection for score in scores} == {Selection(rows=(5,))}
+    assert scores[1].text.endswith(
+        "; judged by row 5 alone since 4 projections: what was predicted before does not count"
+    )
+    scan = session._lines.scan()
+    assert (scan.rows, scan.projections, np.unique(scan.values).tolist()) == ((5,), 8, [0.5])
+    session.change(ChangeRun(run_uid="run-1", selection=WHOLE_VIEW))
+    for each in of_rows((3, 7), range(9, 11), preview, image, first=0):
+        session.accept(each)
+    assert [score.selection for score in judge_all(session)] == [WHOLE_VIEW] * 2
+    assert (session._lines.scan().rows, session._lines.projections) == ((3, 7), 10)
+
+
+def test_rows_of_several_ranks_are_put_together_whichever_rank_had_others_before(open_run, preview, image):
+    session = SteeringSession(open_run(rows=(1, 3, 7), compare_to=1))
+    for rank, rows in enumerate([(1, 3), (7,)]):
+        for each in of_rows(rows, range(1, 3), preview, image, rank=rank):
+            session.accept(each)
+    session.change(ChangeRun(run_uid="run-1", selection=Selection(rows=(3, 7))))
+    assert (session._lines.scan().rows, session._lines.projections) == ((3, 7), 2)  # these are here already
+    judge_all(session)
+    for rank, rows in enumerate([(3,), (7,)]):
+        for each in of_rows(rows, range(3, 5), preview, image, rank=rank, first=0 if rank == 0 else None):
+            session.accept(each)
+    assert [score.image_number for score in judge_all(session)] == [3, 4]
+    assert session._lines.projections == 4
 
 
 def test_region_outside_the_image_never_ends_a_scan_and_says_so(open_run, preview, image):
@@ -274,7 +327,7 @@ def test_slices_of_a_rank_that_is_alone_do_not_pile_up(open_run, preview, image,
     session = SteeringSession(open_run())
     for number in range(1, 200):
         session.accept(preview(number, rank=0, rows=(3,), pixels=image(1)[:1]))
-    assert len(session._pieces) <= 64
+    assert len(session._assembly._pieces) <= 64
     assert "image 1 is given up: rows [7] have not come; is a rank stuck?" in caplog.text
 
 

@@ -157,10 +157,10 @@ def opened_later(beamline, storage, write, watcher):
     block = {"recon_uid": recon_uid, "projections": 12}
     scan = event_model.compose_run(uid=uid, metadata={"streamrecon": block, "plan_name": "scan"})
     scores = [{"image_number": n, "projections": 3 * n, "score": 0.5, "verdict": "continue"} for n in (1, 2)]
-    scores = [{**row, "region": region} for row, region in zip(scores, ("", "0 0 40 33"), strict=True)]
+    scores = [{**row, "region": region, "rows": ""} for row, region in zip(scores, ("", "0 0 40 33"), strict=True)]
     told = {"used": 9, "axis": 3.5, "steering": {"policy": "predicted-gain", "tolerance": 0.02}}
     check, anna = Check(name="beam", state="look", text="faint"), Order(action="region", who="anna", time=1.0)
-    told |= {"region": [0, 0, 40, 33], "region_by": msgspec.to_builtins(anna)}
+    told |= {"selection": {"region": [0, 0, 40, 33], "rows": []}, "selected_by": msgspec.to_builtins(anna)}
     about = {"streamrecon": told | {"checks": [msgspec.structs.asdict(check)]}}
     ended = scan.compose_stop(exit_status="success", reason="quality: good enough")
     stored = reconstruction_documents(recon_uid, uid, file, shape, volume=True, scores=scores, metadata=about)
@@ -180,7 +180,7 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
         (6, 0.5, None),
     ]
     assert [each.projections for each in run.snapshot.counted] == [6]
-    assert status.region_text.startswith("x 0 to 39, y 0 to 32, by anna since ")
+    assert status.selection_text.startswith("x 0 to 39, y 0 to 32, by anna since ")
     assert [(check.name, check.state, check.text) for check in checks(run.snapshot)] == [("beam", "look", "faint")]
     assert images.newest(run.snapshot) == "volume"
     names = [(1, "projection 1 of 12"), (2, "projection 2 of 12"), (-1, "last live image")]

@@ -12,6 +12,7 @@ import pytest
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.run_record import Ledger
+from bluesky_streamrecon.selection import Selection
 from bluesky_streamrecon.storage import compose_reconstruction, reconstruction_documents
 from bluesky_streamrecon.wire.messages import OpenRunSpec, Score
 from bluesky_streamrecon.wire.operator_messages import Check, Order
@@ -66,7 +67,8 @@ def test_reconstruction_that_does_not_fit_together_is_refused(tmp_path):
 
 
 CHECK = Check(name="axis", state="look", number="7", text="off")
-ANNA = Order(action="region", who="anna", region=(0, 1, 33, 40))
+SELECTED = Selection((0, 1, 33, 40), (1,))
+ANNA = Order(action="region", who="anna", selection=SELECTED)
 
 
 def record(tmp_path, **more) -> SimpleNamespace:
@@ -74,11 +76,11 @@ def record(tmp_path, **more) -> SimpleNamespace:
     verdicts = [
         Score(run_uid="raw", image_number=1, projections=5),
         Score(run_uid="raw", image_number=2, projections=6, score=0.9, metrics={"residual": 0.1}, checks=(CHECK,)),
-        Score(run_uid="raw", image_number=3, projections=6, verdict="enough", region=(0, 1, 33, 40)),
+        Score(run_uid="raw", image_number=3, projections=6, verdict="enough", selection=SELECTED),
     ]
     values = {"run_uid": "raw", "recon_uid": UID, "exit_status": "success", "reason": "quality: 0.9", "used": 6}
     values |= {"axis": 1.5, "ledger": {0: Ledger(items=6)}, "verdicts": verdicts, "spec": spec}
-    values |= {"finishing": False, "region": (0, 1, 33, 40), "region_by": ANNA}
+    values |= {"finishing": False, "selection": SELECTED, "selected_by": ANNA}
     return SimpleNamespace(**(values | {"result": str(tmp_path / "recon.h5")} | more))
 
 
@@ -90,13 +92,13 @@ def test_finished_run_becomes_documents(tmp_path):
     assert start["streamrecon"]["recon"]["algorithm"] == "mlem"
     assert start["streamrecon"]["ledger"]["0"]["items"] == 6
     assert start["streamrecon"]["checks"] == [{"name": "axis", "state": "look", "number": "7", "text": "off"}]
-    assert start["streamrecon"]["region"] == [0, 1, 33, 40]
-    assert start["streamrecon"]["region_by"]["who"] == "anna"
+    assert start["streamrecon"]["selection"] == {"region": (0, 1, 33, 40), "rows": (1,)}
+    assert start["streamrecon"]["selected_by"]["who"] == "anna"
     (scores,) = (doc for name, doc in documents if name == "descriptor" and doc["name"] == "scores")
-    names = {"image_number", "projections", "score", "verdict", "policy", "text", "residual", "region"}
+    names = {"image_number", "projections", "score", "verdict", "policy", "text", "residual", "region", "rows"}
     assert set(scores["data_keys"]) == names
     rows = [doc["data"] for name, doc in documents if name == "event" and "residual" in doc["data"]]
-    assert [row["region"] for row in rows] == ["", "", "0 1 33 40"]
+    assert [(row["region"], row["rows"]) for row in rows] == [("", ""), ("", ""), ("0 1 33 40", "1")]
     for name, doc in documents:
         event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
 

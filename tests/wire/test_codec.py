@@ -12,6 +12,7 @@ from bluesky_streamrecon.cuts import MOST_CUT_PIXELS, Cut
 from bluesky_streamrecon.errors import LocalProtocolError, RemoteProtocolError
 from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.projection_sets import ProjectionSet
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.settings import ReconSettings, SteeringSettings
 from bluesky_streamrecon.wire import Judged, Order, RunStatus
 from bluesky_streamrecon.wire import messages as m
@@ -57,7 +58,7 @@ UP = [
     m.Status(run_uid="run", rank=0, state="busy"),
     m.Score(seq=1, run_uid="run", image_number=1, projections=2, score=0.5, metrics={"x": 1.0}, axis=3.5),
     o.Ask(seq=2, order=o.Order(action="axis", who="anna", axis=3.5)),
-    o.Ask(seq=3, order=o.Order(action="region", who="anna", region=(0, 4, 40, 60))),
+    o.Ask(seq=3, order=o.Order(action="region", who="anna", selection=Selection((0, 4, 40, 60), (3, 7)))),
     m.RunDone(
         seq=2,
         run_uid="run",
@@ -75,8 +76,8 @@ DOWN = [
     m.ChangeRun(run_uid="run", seq=1, planned=20),
     m.ChangeRun(run_uid="run", seq=3, axis=511.5),
     m.ChangeRun(run_uid="run", seq=4, allowed=15),
-    m.ChangeRun(run_uid="run", seq=5, region=(0, 4, 40, 60)),
-    m.ChangeRun(run_uid="run", seq=6, region=None),
+    m.ChangeRun(run_uid="run", seq=5, selection=Selection((0, 4, 40, 60), (3, 7))),
+    m.ChangeRun(run_uid="run", seq=6, selection=WHOLE_VIEW),
     OPEN,
     m.ItemGone(run_uid="run", seq=1, kind="dark", index=1, angle=0.0, why="disk"),
     m.CloseRun(run_uid="run", seq=4, projections=1, flats=1, darks=1, exit_status="success"),

@@ -16,6 +16,7 @@ import pytest
 
 from bluesky_streamrecon.beamline.serving import Acked, AllRanksReady, PeerJoined, PeerLost, QueuedFrame, RunFinished
 from bluesky_streamrecon.errors import ConfigError, LocalProtocolError
+from bluesky_streamrecon.selection import WHOLE_VIEW, Selection
 from bluesky_streamrecon.settings import ReconSettings
 from bluesky_streamrecon.wire import (
     AbandonRun,
@@ -171,6 +172,21 @@ def test_controller_is_told_that_a_run_gets_longer_now_and_when_it_comes_back(wi
     wires.take(again, CloseRun)
     assert wires.take(rank, OpenRun).planned == 10  # what was begun with decides when the axis is looked for
     assert [wires.take(rank, Item).seq for _ in range(2)] == [1, 2]
+
+
+def test_rank_that_is_started_again_begins_with_the_rows_that_count_by_now(wires: Any, spec: Spec) -> None:
+    beamline = wires.beamline()
+    rank, controller = wires.rank(beamline), wires.controller(beamline)
+    beamline.open_run(spec(preview_rows=(1,)))
+    wires.fill(beamline, 1, 2)
+    assert [wires.take(each, OpenRun).preview_rows for each in (rank, controller)] == [(1,)] * 2
+    for selection, begins_with in ((Selection(rows=(0,)), (0,)), (WHOLE_VIEW, (1,))):
+        beamline.change_run(ChangeRun(run_uid="run-1", selection=selection))
+        rank.close(0)
+        wires.seen.wait(PeerLost, lambda e: e.peer.role == "rank")
+        rank = wires.rank(beamline, resume=("run-1", 2))
+        assert wires.take(rank, OpenRun).preview_rows == begins_with
+        assert wires.take(controller, ChangeRun).selection == selection
 
 
 def test_correction_of_the_axis_reaches_every_rank_in_its_place_and_again_after_a_restart(

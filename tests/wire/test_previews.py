@@ -46,6 +46,23 @@ def lines_of(seq: int) -> np.ndarray:
     return np.repeat(np.array([2 * seq - 1, 2 * seq], np.float32), 3).reshape(2, 1, 3)
 
 
+def test_first_preview_of_other_rows_brings_all_and_none_before_it_is_sent_any_more():
+    sender = PreviewSender("run", most=RETAIN)
+    for number in range(1, RETAIN + 3):
+        sender.send(preview(number))
+    last = RETAIN + 3
+    lines = np.concatenate([lines_of(number) for number in range(1, last + 1)])
+    other = msgspec.structs.replace(
+        preview(last), rows=(2,), lines=lines, lines_first=0, angles_used=tuple(map(float, range(1, 2 * last + 1)))
+    )
+    sender.send(other)
+    assert (sender.first, sender.message(last)) == (last, msgspec.structs.replace(other, seq=last))
+    for number in range(last + 1, last + RETAIN + 1):  # it is let go, and its line integrals are not
+        sender.send(msgspec.structs.replace(preview(number), rows=(2,)))
+    oldest = sender.message(last + 1)
+    assert (oldest.lines_first, oldest.lines[:, 0, 0].tolist()) == (0, list(range(1, 2 * last + 3)))
+
+
 class Pair:
     """A rank's and the controller's end, and the network between them."""
 

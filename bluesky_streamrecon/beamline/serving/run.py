@@ -141,7 +141,7 @@ class Run:
     """
 
     def __init__(self, spec: m.OpenRunSpec, frames: FrameStore, **sending: Any) -> None:
-        self.spec = spec
+        self.spec, self._preview_rows = spec, spec.preview_rows
         self.uid = spec.run_uid
         self.frames = frames
         self.log: list[QueuedFrame | Mark] = []
@@ -199,6 +199,10 @@ class Run:
 
     def mark(self, mark: Mark) -> None:
         """Add what is no item after the items so far, and send it to the controller as well."""
+        if (
+            isinstance(mark, m.ChangeRun) and mark.selection is not None
+        ):  # a rank that is started again begins with them
+            self.spec = msgspec.structs.replace(self.spec, preview_rows=mark.selection.rows or self._preview_rows)
         if not self.finished:
             self._append(msgspec.structs.replace(mark, seq=len(self.log) + 1), self._projections[-1])
             self._controller.send(mark)
