@@ -23,7 +23,7 @@ from bluesky_streamrecon.partition import RowBlock
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.wire import CloseRun, OpenRun
 
-__all__ = ["DATASET", "VOLUME", "Attribute", "add_up", "result_path", "run_attributes", "write_result"]
+__all__ = ["DATASET", "VOLUME", "Attribute", "result_path", "run_attributes", "write_result"]
 
 DATASET, VOLUME = "/exchange/data", "/exchange/volume"
 """The live images, and the finished ones."""
@@ -46,16 +46,24 @@ def result_path(directory: str | Path, recon_uid: str) -> Path:
 
 
 def run_attributes(
-    run: OpenRun, closed: CloseRun | None, projections: int, image_number: int, counts: Mapping[str, int]
+    run: OpenRun, closed: CloseRun | None, image_number: int, counts: Mapping[str, int], communicator: Communicator
 ) -> dict[str, Attribute]:
-    """Return the attributes that every file has: of which run it is, how that was closed, and what came of it."""
+    """Return the attributes that every file has: of which run it is, how that was closed, and what came of it.
+
+    All ranks call it: counts of pixels are added up over all rows.
+    """
     from bluesky_streamrecon import __version__
 
+    pixels = [name for name in counts if name.endswith(("_pixels", "_values"))]
+    share = 1.0 if run.block.member == 0 else 0.0
+    total = np.array([counts[name] * share for name in pixels], dtype=np.float64)
+    communicator.sum(total)
+    counts = {**counts, **{name: int(value) for name, value in zip(pixels, total, strict=True)}}
     return {
         "raw_run_uid": run.run_uid,
         "recon_uid": run.recon_uid,
         "analysis": run.recon.analysis,
-        "projections": projections,
+        "projections": counts["projections"],
         "image_number": image_number,
         "settings": msgspec.json.encode(run.recon).decode(),
         "metadata": msgspec.json.encode(run.metadata).decode(),
@@ -64,15 +72,6 @@ def run_attributes(
         "reason": "" if closed is None else closed.reason,
         "software": f"bluesky-streamrecon {__version__}",
     }
-
-
-def add_up(counts: Mapping[str, int], communicator: Communicator, block: RowBlock) -> dict[str, int]:
-    """Return a rank's counts, those of pixels added up over all rows."""
-    pixels = [name for name in counts if name.endswith(("_pixels", "_values"))]
-    share = 1.0 if block.member == 0 else 0.0
-    total = np.array([counts[name] * share for name in pixels], dtype=np.float64)
-    communicator.sum(total)
-    return {**counts, **{name: int(value) for name, value in zip(pixels, total, strict=True)}}
 
 
 def write_result(

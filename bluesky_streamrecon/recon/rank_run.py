@@ -26,7 +26,7 @@ from bluesky_streamrecon.recon.checkpoint import Checkpoint, CheckpointStore
 from bluesky_streamrecon.recon.communicator import Communicator
 from bluesky_streamrecon.recon.cuts import CutView
 from bluesky_streamrecon.recon.finishing import Compare, Finishing
-from bluesky_streamrecon.recon.output import add_up, result_path, run_attributes, write_result
+from bluesky_streamrecon.recon.output import result_path, run_attributes, write_result
 from bluesky_streamrecon.recon.stepping import USUAL_WINDOW, shown_rows, step_size
 from bluesky_streamrecon.wire import (
     AbandonRun,
@@ -426,13 +426,7 @@ class RankRun:
         """Write the image with all ranks; return the path, why there is none, and what went wrong here."""
         self._say("writing")
         path = result_path(str(self.run.output), self.run.recon_uid)
-        known = run_attributes(
-            self.run,
-            self.closed,
-            self._applied,
-            self._image_number,
-            add_up(self._counts(), self._communicator, self.run.block),
-        )
+        known = run_attributes(self.run, self.closed, self._image_number, self._counts(), self._communicator)
         good, problem = write_result(
             path,
             self._communicator,
