@@ -10,15 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
+from bluesky import utils as bluesky_utils
 from hypothesis import HealthCheck, settings
 from pretended_job import BOUND, Script, pretended_job
 from tiled_tables import tables_once
@@ -58,6 +62,25 @@ FIRST = [
 
 
 gc.disable()  # what is imported and collected stays: looking through it takes seconds
+
+# In case a part of a plan is never iterated, Bluesky writes down the whole stack of each: a quarter of a scan's time.
+bluesky_utils.traceback = SimpleNamespace(format_stack=partial(traceback.format_stack, limit=4))  # type: ignore[attr-defined]
+
+
+class OnlyExamples:
+    """Leaves modules without an example out of the search for doctests, which imports each and looks through it."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collect_file(self, file_path: Path) -> Iterator[Any]:
+        found: list[pytest.Collector] = yield
+        if found and file_path.suffix == ".py" and ">>>" not in file_path.read_text(encoding="utf-8"):
+            return [each for each in found if type(each).__name__ != "DoctestModule"]
+        return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look for doctests everywhere below, also beside this folder."""
+    config.pluginmanager.register(OnlyExamples())
 
 
 def pytest_collection_finish() -> None:

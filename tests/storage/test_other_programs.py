@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from nxtomo.application.nxtomo import NXtomo
-from nxtomomill.converter.dxfile.dxfileconverter import from_dx_config_to_nx
-from nxtomomill.models.dx2nx import DX2nxModel
-from silx.io import get_data
 
 from bluesky_streamrecon.storage import ScanDetails, read_nxtomo, volume_files, write_dxfile, write_nxtomo
 from bluesky_streamrecon.storage.volume_files import _write_dxfile, _write_tiff
@@ -17,6 +13,8 @@ DETAILS = ScanDetails(sample="a stone", pixel_size_um=0.65, energy_kev=25.0, dis
 
 
 def read_by_nxtomo(path, entry):
+    from nxtomo.application.nxtomo import NXtomo  # which takes long to import, as the others here do
+
     read = NXtomo().load(str(path), entry, detector_data_as="as_numpy_array")
     detector = read.instrument.detector
     keys = np.array([key.value for key in detector.image_key_control])
@@ -31,6 +29,9 @@ def assert_frames(frames, scan):
 @pytest.mark.parametrize("copies", [True, False])
 def test_dxfile_that_nxtomomill_converts_has_our_frames_and_the_size_of_their_pixels(tmp_path, scan, copies):
     """It makes angles up from the range that it is told, and looks for energy and distance in places of its own."""
+    from nxtomomill.converter.dxfile.dxfileconverter import from_dx_config_to_nx
+    from nxtomomill.models.dx2nx import DX2nxModel
+
     write_dxfile(tmp_path / "scan.h5", scan, details=DETAILS)
     model = DX2nxModel(
         input_file=str(tmp_path / "scan.h5"), output_file=str(tmp_path / "scan.nx"), copy_data=copies,
@@ -59,6 +60,8 @@ def test_nxtomo_is_read_with_all_that_it_says(tmp_path, scan):
 
 
 def test_volume_as_dxfile_is_read_with_its_coordinates(tmp_path):
+    from silx.io import get_data
+
     volume = np.random.default_rng(0).random((3, 8, 8), np.float32)
     assert _write_dxfile(tmp_path / "stone.h5", volume, 1.5, "stone", {"image": "volume"}) == 1
     read = {name: get_data(f"silx:{tmp_path}/stone.h5?/exchange/{name}") for name in ("data", "z", "y", "x")}

@@ -13,7 +13,6 @@ import pytest
 import tifffile
 import zarr
 from event_model import compose_run
-from ome_zarr_models import open_ome_zarr
 
 from bluesky_streamrecon.errors import ConfigError, DataError, StorageError
 from bluesky_streamrecon.evaluation.replay import recorded_run
@@ -182,6 +181,8 @@ def test_file_says_how_the_scan_was_taken_from_plan_devices_or_what_is_given(sto
 
 
 def test_volume_as_ome_zarr_validates_with_its_pyramid_and_the_size_of_its_pixels(storage, stored, tmp_path):
+    from ome_zarr_models import open_ome_zarr
+
     uid, recon, image = stored
     done = export_volume(storage.catalog, uid, tmp_path / "stone.ome.zarr", pixel_size_um=1.5)
     assert (done.recon_uid, done.image, done.shape, done.levels) == (recon, "volume", (3, 8, 8), 1)
