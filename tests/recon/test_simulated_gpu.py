@@ -44,12 +44,11 @@ def simulated(*tests, **environment):
 @pytest.mark.parametrize(
     ("chosen", "card"),
     [
-        ("not test_drawn_runs", "new"),
-        ("test_drawn_runs and not again", "new"),
+        ("not again", "new"),
         pytest.param("test_drawn_runs and again", "new", marks=pytest.mark.nightly),
         ("two_tiles or (each_algorithm and pml-quadratic)", "old"),
     ],
-    ids=["all", "drawn runs", "more drawn runs", "tiles of older cards"],
+    ids=["all", "more drawn runs", "tiles of older cards"],
 )
 def test_gpu_is_right_in_the_simulator(chosen, card):
     done = simulated(str(Path(__file__).parent / "cuda"), "-k", chosen, STREAMRECON_SIMULATED_GPU=card)

@@ -66,12 +66,16 @@ def test_images_of_a_drawn_run_are_those_of_the_cpu(algorithm, seed, simulated):
             assert_allclose(found, kept)
 
 
-def test_more_angles_rows_and_columns_than_a_block_takes_make_the_image_of_the_cpu():
-    angles = 0.1 + np.arange(33) * np.pi / 33
-    data = np.random.default_rng(11).random((33, 17, 130), np.float32) * np.float32(4)
+@pytest.mark.parametrize(("count", "rows", "columns"), [(33, 17, 9), (33, 1, 130), (3, 17, 130)])
+def test_more_angles_rows_and_columns_than_a_block_takes_make_the_image_of_the_cpu(count, rows, columns):
+    """Any two of them together: all three take the simulator twice as long."""
+    angles = 0.1 + np.arange(count) * np.pi / count
+    data = np.random.default_rng(11).random((count, rows, columns), np.float32) * np.float32(4)
     found = {}
     for backend in ("cpu", "cuda"):
-        with Engine(TomoGeometry(130, 61.3, 9), 17, algorithm="sirt", window=None, backend=backend) as engine:
+        geometry = TomoGeometry(columns, columns - 4.2, 9)  # so that the last columns see the image
+        settings = {"algorithm": "sirt", "options": {"initial": 0.3}, "window": None, "backend": backend}
+        with Engine(geometry, rows, **settings) as engine:
             for projection, angle in zip(data, angles, strict=True):
                 engine.append(projection, float(angle))
             engine.update()
