@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -27,12 +28,14 @@ def tables_once() -> None:
         if not isinstance(command, list) or command[1:6] != ["-m", "tiled", "catalog", "init", "--if-not-exists"]:
             return start(command, *arguments, **options)
         path = Path(command[6].partition(":///")[2])
-        if not made.exists():
-            done = start(command, *arguments, **options)
-            copy = made.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(path, copy)
-            copy.replace(made)
-            return done
+        with made.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers that begin with a catalogue, one makes the tables
+            if not made.exists():
+                done = start(command, *arguments, **options)
+                copy = made.with_suffix(f".{os.getpid()}")
+                shutil.copyfile(path, copy)
+                copy.replace(made)
+                return done
         if not path.exists():
             shutil.copyfile(made, path)
         return subprocess.CompletedProcess(command, 0, b"", b"")
