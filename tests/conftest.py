@@ -49,8 +49,8 @@ settings.register_profile("short", max_examples=60, deadline=None, suppress_heal
 settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
-# First the kernels are compiled, by one worker while the other one is in a catalogue; then come the modules that take
-# longest, and many short ones are left for the end, where one worker would else wait for the other.
+# First the kernels are compiled, by one worker while another one is in catalogues; then come the modules that take
+# longest, and many short ones are left for the end, where one worker would else wait for the others.
 FIRST = [
     f"test_{name}.py"
     for name in (
@@ -59,6 +59,15 @@ FIRST = [
         *("studies", "axis", "kernel_cache"),
     )
 ]
+
+# What opens catalogues goes to one worker: Tiled's server takes a process five seconds of CPU before its first request.
+CATALOGUES = (
+    "tests/storage/",
+    "tests/cli/test_check.py",
+    "tests/evaluation/test_demo_ends.py",
+    *(f"tests/integration/test_{name}.py" for name in ("demo", "follow", "live_images")),
+    *(f"tests/plans/test_{name}.py" for name in ("references", "stream_tomo_fly_plan")),
+)
 
 
 gc.disable()  # what is imported and collected stays: looking through it takes seconds
@@ -97,6 +106,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules of `FIRST`."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to workers, and all of `CATALOGUES` to one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "catalogues" if nodeid.startswith(CATALOGUES) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from bluesky.callbacks.zmq import Publisher
-from bluesky_tiled_plugins import TiledWriter
 from follower_program import Program
 from pace import held_back
 
@@ -149,6 +148,8 @@ def test_follower_by_0mq_finds_the_verdict_of_the_attached_job_at_the_same_proje
 def test_follower_by_tiled_that_is_killed_in_mid_run_and_started_again_finds_the_verdict_of_the_attached_job(
     follow, configure, scan, run_engine, documents, kept_job, tmp_path
 ):
+    from bluesky_tiled_plugins import TiledWriter
+
     configure(axis=sim_beamline(rows=4, columns=64, instant=True).axis)
     with open_storage(directory=tmp_path / "catalogue", readable=[tmp_path]) as storage:
         run_engine.subscribe(TiledWriter(storage.catalog, batch_size=1))

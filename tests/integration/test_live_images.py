@@ -5,7 +5,6 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from tiled.client import from_uri
 from tiled_server import WATCHING, Watcher
 
 from bluesky_streamrecon.config_file import ConfigFile, StorageSection
@@ -21,6 +20,8 @@ pytestmark = [
 
 
 def test_subscribed_client_has_the_image_of_a_scan_while_it_goes_on(overruled, kept_job, tmp_path):
+    from tiled.client import from_uri
+
     seen = []
     with open_storage(directory=tmp_path / "catalogue") as storage:
         client = from_uri(storage.uri)

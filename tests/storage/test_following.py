@@ -8,7 +8,6 @@ import queue
 import bluesky.plans as bp
 import numpy as np
 import pytest
-from bluesky_tiled_plugins import TiledWriter
 
 from bluesky_streamrecon.beamline.follower import Follower
 from bluesky_streamrecon.config_file import FollowSection
@@ -82,6 +81,8 @@ def found(pretend_job, script):
 def test_follower_that_is_closed_and_started_in_mid_run_finds_what_the_documents_themselves_say(
     run, listen, found, storage, batch_size
 ):
+    from bluesky_tiled_plugins import TiledWriter
+
     uid, middle = run[0][1]["uid"], [each[0] for each in run].index("event") + 5
     writer = TiledWriter(storage.catalog, batch_size=batch_size)
     for each in run[:middle]:
@@ -107,6 +108,8 @@ def test_follower_that_is_closed_and_started_in_mid_run_finds_what_the_documents
 
 
 def test_run_that_was_over_before_is_not_passed_on_and_the_one_that_begins_next_is(run, listen, storage, run_engine):
+    from bluesky_tiled_plugins import TiledWriter
+
     over, writer = run[:], TiledWriter(storage.catalog, batch_size=1)
     for each in over:
         writer(*each)

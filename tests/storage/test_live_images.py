@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from browsing import CHROMIUM, in_chromium, live_view
 from pretended_beamline import BOUND, pretended_beamline
-from tiled.client import from_uri
-from tiled.client import utils as tiled_retries
 from tiled_server import WATCHING, Server, Watcher
 
 from bluesky_streamrecon.cuts import Cut
@@ -58,6 +56,8 @@ def storage(tmp_path_factory):
 @pytest.fixture
 def client(storage):
     """A client that knows nothing of us."""
+    from tiled.client import from_uri
+
     opened = from_uri(storage.uri)
     yield opened
     opened.context.close()
@@ -204,7 +204,9 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
 
 
 def test_server_that_is_killed_costs_one_line_and_the_next_run_is_tried_again(beamline, write, tmp_path, monkeypatch):
-    monkeypatch.setattr(tiled_retries, "TILED_RETRY_ATTEMPTS", 2)
+    from tiled.client import from_uri
+
+    monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 2)
     reported = queue.Queue()
     monkeypatch.setattr(tiled_images.log, "warning", lambda text, *values: reported.put(text % values))
     server = Server(tmp_path / "served", tmp_path / "frames")

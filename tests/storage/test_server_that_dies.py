@@ -15,8 +15,6 @@ from uuid import uuid4
 import bluesky.plans as bp
 import numpy as np
 import pytest
-from bluesky_tiled_plugins import TiledWriter
-from tiled.client import utils as tiled_retries
 from tiled_server import KEY, Server
 
 from bluesky_streamrecon.errors import StorageError
@@ -40,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_server_that_is_killed_in_mid_scan_holds_nothing_up_and_is_given_its_runs_when_it_is_back(
     server, run_engine, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(tiled_retries, "TILED_RETRY_ATTEMPTS", 2)  # of its client, in the writer's thread
+    monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 2)  # of its client, in the writer's thread
     beamline = sim_beamline(rows=3, columns=16, directory=tmp_path / "frames", instant=True)
     devices = ([beamline.detector], beamline.stage, [0, 1, 2, 3])
     with open_storage(server.uri, directory=tmp_path / "data") as storage:
@@ -84,6 +82,8 @@ def test_key_that_is_wrong_is_reported_without_it(storage, monkeypatch):
 
 
 def test_run_that_is_there_in_part_is_replaced_and_the_frames_are_left_alone(run_engine, documents, storage, tmp_path):
+    from bluesky_tiled_plugins import TiledWriter
+
     beamline = sim_beamline(rows=3, columns=16, directory=storage.detector_directory, instant=True)
     (uid,) = run_engine(bp.list_scan([beamline.detector], beamline.stage, [0, 1, 2, 3])).run_start_uids
     writer = TiledWriter(storage.catalog, batch_size=1)
