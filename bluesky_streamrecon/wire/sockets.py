@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import zmq
-import zmq.utils.monitor
 import zmq.utils.z85
 
 from bluesky_streamrecon.errors import ConfigError
@@ -278,9 +277,11 @@ class Transport:
             self._refusals.add(f"{address.decode('latin-1')}, {text}")
 
     def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
+        from zmq.utils.monitor import recv_monitor_message  # and asyncio, which no rank needs
+
         with contextlib.suppress(zmq.Again):
             while True:
-                event = zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
+                event = recv_monitor_message(monitor, zmq.NOBLOCK)
                 self._handshakes.add(f"{event['endpoint'].decode('latin-1')}, error {event['value']:#x}")
 
 
