@@ -1,14 +1,16 @@
 """Numba's CUDA simulator with its threads run in turn, from barrier to barrier, by greenlets: ten times faster.
 
-Import it before a kernel is launched. A block whose threads do not all meet at each barrier is an error here. Which
-thread comes first is drawn anew between any two barriers, so a barrier that is missing shows in the image.
+Threads of a kernel without barriers are calls, one after the other. Import it before a kernel is launched. A block
+whose threads do not all meet at each barrier is an error here. Which thread comes first is drawn anew between any two
+barriers, so a barrier that is missing shows in the image.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from types import SimpleNamespace
+from functools import cache
+from types import FunctionType, SimpleNamespace
 
 import greenlet
 import numpy as np
@@ -28,6 +30,26 @@ class _Thread:
         self.syncthreads = greenlet.getcurrent().switch
 
 
+class _Alone:
+    """One thread of a block without barriers."""
+
+    def __init__(self, block_idx, thread_idx, number):
+        self.blockIdx = block_idx
+        self.threadIdx = thread_idx
+        self.thread_id = number
+
+    def syncthreads(self):
+        raise AssertionError("a barrier in a kernel that was taken for one without")
+
+
+@cache
+def _has_barriers(function):
+    """Return whether a kernel, or a function that it names, names barriers."""
+    names = function.__code__.co_names
+    known = (getattr(function.__globals__.get(name), "fn", function.__globals__.get(name)) for name in names)
+    return "syncthreads" in names or any(_has_barriers(each) for each in known if isinstance(each, FunctionType))
+
+
 class _Block:
     """Runs all threads of a block."""
 
@@ -40,11 +62,18 @@ class _Block:
     def run(self, grid_point, *args):
         block_idx = kernelapi.Dim3(*grid_point)
         points = [kernelapi.Dim3(*point) for point in np.ndindex(*self._block_dim)]
+        given = [arg._item._ary if isinstance(arg, FakeWithinKernelCUDAArray) else arg for arg in args]
+        if not _has_barriers(self._function):
+            alone = [_Alone(block_idx, point, number) for number, point in enumerate(points)]
+            _order.shuffle(alone)
+            for thread in alone:
+                _Block.current = thread
+                self._function(*given)
+            return
         alive = [
             (_Thread(block_idx, point, number), greenlet.greenlet(self._function))
             for number, point in enumerate(points)
         ]
-        given = [arg._item._ary if isinstance(arg, FakeWithinKernelCUDAArray) else arg for arg in args]
         while alive:
             _order.shuffle(alive)
             for thread, coroutine in alive:
