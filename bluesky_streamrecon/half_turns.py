@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,8 +20,8 @@ from bluesky_streamrecon.settings import TOMOGRAPHY, ReconSettings, settings_fro
 from bluesky_streamrecon.storage import find_reconstruction, load_run
 from bluesky_streamrecon.storage.details import configurations
 from bluesky_streamrecon.storage.run_streams import RunStreams
-from bluesky_streamrecon.storage.runs import find_raw_run, first_references, scan_of
-from bluesky_streamrecon.storage.scan import Frames
+from bluesky_streamrecon.storage.runs import find_raw_run, first_references, recorded_angles, scan_of
+from bluesky_streamrecon.storage.scan import Frames, TomoScan
 from bluesky_streamrecon.wire import OpenRunSpec
 from bluesky_streamrecon.wire.messages import ItemKind
 
@@ -49,8 +48,13 @@ def projections_of(catalog: Any, uid: str, volume: int) -> tuple[int, int]:
     run = find_raw_run(catalog, uid)
     taken = ((run.metadata.get("stop") or {}).get("num_events") or {}).get("primary")
     if taken is None:
-        taken = len(load_run(catalog, run.metadata["start"]["uid"]).angles_deg)
+        taken = _taken(load_run(catalog, run.metadata["start"]["uid"]))
     return _part(run.metadata["start"], uid, volume, taken)
+
+
+def _taken(scan: TomoScan) -> int:
+    """Return how many projections a run has; those that were lost among them count, too."""
+    return max(scan.places, default=-1) + 1
 
 
 def _part(start: Mapping[str, Any], uid: str, volume: int, taken: int) -> tuple[int, int]:
@@ -91,7 +95,7 @@ def finished_half_turn(catalog: Any, uid: str, volume: int) -> NDArray[np.float3
     run = RunStreams(find_raw_run(catalog, uid))
     start: Mapping[str, Any] = run.metadata["start"]
     scan = scan_of(run, catalog, start["uid"])
-    first, stop = _part(start, uid, volume, len(scan.angles_deg))
+    first, stop = _part(start, uid, volume, _taken(scan))
     block = start[BLOCK]
     recon = settings_from(ReconSettings, block.get("recon", {}))
     if recon.analysis != TOMOGRAPHY:
@@ -114,18 +118,24 @@ def finished_half_turn(catalog: Any, uid: str, volume: int) -> NDArray[np.float3
     )
     flats, darks = first_references(run, scan)
 
+    places, angles = scan.places, np.radians(recorded_angles(run, uid)[0])
+
     def reduced(kind: ItemKind, frames: Frames, numbers: range, readings: Any) -> Iterator[PastFrame]:
         for number in numbers:
-            frame = reduction.of_event(np.asarray(frames[number]), dtype, f"run {uid}, {kind} {number + 1}")
-            angle = math.radians(scan.angles_deg[number]) if kind == "projection" else 0.0
-            yield kind, number + 1, frame, angle, 1.0 if readings is None else float(readings[number])
+            angle = float(angles[number]) if kind == "projection" else 0.0
+            place = places.get(number) if kind == "projection" else number
+            if place is None:
+                yield kind, number + 1, None, angle, 1.0
+                continue
+            frame = reduction.of_event(np.asarray(frames[place]), dtype, f"run {uid}, {kind} {number + 1}")
+            yield kind, number + 1, frame, angle, 1.0 if readings is None else float(readings[place])
 
     def taken() -> Iterator[PastFrame]:
         yield from reduced("dark", scan.darks, range(darks), None)
         yield from reduced("flat", scan.flats, range(flats), scan.flat_monitor)
         yield from reduced("projection", scan.projections, range(first, stop), scan.monitor)
-        if stop < len(scan.angles_deg):  # what follows has come after all of them
-            yield "projection", len(scan.angles_deg), None, 0.0, 1.0
+        if stop < _taken(scan):  # what follows has come after all of them
+            yield "projection", _taken(scan), None, 0.0, 1.0
         yield from reduced("dark", scan.darks, range(darks, len(scan.darks)), None)
         yield from reduced("flat", scan.flats, range(flats, len(scan.flats)), scan.flat_monitor)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.hdf5.gaps import NotWrittenError, find_gaps
+from bluesky_streamrecon.hdf5.gaps import GAPS_ARE_FINAL, NotWrittenError, find_gaps
 from bluesky_streamrecon.hdf5.opening import HDF5_ERRORS, find_dataset, open_hdf5, require_filters
 from bluesky_streamrecon.pixels import exactly, mean_dtype, plain_dtype
 
@@ -67,8 +67,10 @@ def _is_fill(values: NDArray[Any], dataset: h5py.Dataset) -> NDArray[np.bool_]:
     return found
 
 
-def usable_frames(path: Path, name: str, *, may_be_dark: NDArray[np.bool_] | bool = False) -> int:
-    """Count the frames of a dataset before those at its end that were never written.
+def usable_frames(
+    path: Path, name: str, *, may_be_dark: NDArray[np.bool_] | bool = False, may_be_lost: bool = False
+) -> NDArray[np.intp]:
+    """Return which frames of a dataset can be used: those before its end, where some were never written.
 
     Frames at the end all of whose pixels have the fill value count as never written, too: detectors allocate a file
     for all frames that are planned, and a scan that is aborted leaves the rest as it was.
@@ -81,11 +83,13 @@ def usable_frames(path: Path, name: str, *, may_be_dark: NDArray[np.bool_] | boo
         Of the dataset in it.
     may_be_dark : bool or ndarray of bool, optional
         All frames, or those where it is True, may be empty although they were written.
+    may_be_lost : bool, optional
+        Leave out frames that the file itself says were lost on their way to it.
 
     Returns
     -------
-    int
-        Frames that can be used, from the first.
+    ndarray of int
+        Their numbers, ascending; without gaps unless frames may be lost.
 
     Raises
     ------
@@ -106,15 +110,15 @@ def usable_frames(path: Path, name: str, *, may_be_dark: NDArray[np.bool_] | boo
             raise gaps.error(source)
         while count and gaps.missing[count - 1]:
             count -= 1
-        if gaps.missing[:count].any():
+        if gaps.missing[:count].any() and not (may_be_lost and source.attrs.get(GAPS_ARE_FINAL)):
             gaps.missing[count:] = False
             raise gaps.error(source)
         dark = np.broadcast_to(may_be_dark, gaps.missing.shape)
-        while count and not dark[count - 1]:
-            if not _is_fill(read_checked(source, count - 1), source).all():
+        while count and (gaps.missing[count - 1] or not dark[count - 1]):
+            if not gaps.missing[count - 1] and not _is_fill(read_checked(source, count - 1), source).all():
                 break
             count -= 1
-    return count
+    return np.flatnonzero(~gaps.missing[:count])
 
 
 def read_numbers(file: h5py.File, name: str, *, missing: float = np.nan) -> NDArray[Any]:

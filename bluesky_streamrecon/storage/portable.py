@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.hdf5 import open_hdf5
@@ -154,7 +155,7 @@ def export_run(
     StorageError
         If there is no such run, the file exists, or can not be written.
     DataError
-        If the run is no scan.
+        If the run is no scan, or a time series in which frames were lost, and all of it is asked for.
     """
     path = Path(path)
     layout = chosen_layout(path, layout, LAYOUTS)
@@ -172,6 +173,11 @@ def export_run(
     details = replace(scan_details(raw, reconstruction), **(known or {}))
     if projections is not None:
         scan = scan.part(*projections)
+    elif start.get("streamrecon", {}).get("per_volume") and len(scan.places) <= max(scan.places, default=-1):
+        raise DataError(
+            f"run {uid}: some frames of this time series were lost, so that in a file nobody could tell which "
+            "projection is of which volume; export its volumes one by one (--volume)"
+        )
 
     def more(file: h5py.File) -> None:
         group = file.create_group(GROUP)
@@ -179,7 +185,8 @@ def export_run(
         group.attrs["detector"], group.attrs["angle"] = keys.detector, keys.angle
         if layout == "nxtomo":
             group.attrs["NX_class"] = "NXcollection"
-        _write_run(group.create_group("run"), raw, without=(keys.detector, keys.angle), more=readings)
+        without = keys.detector, keys.angle
+        _write_run(group.create_group("run"), raw, without=without, more=readings, primary=scan.numbers)
         if reconstruction is not None:
             below = group.create_group("reconstruction")
             _write_run(below, reconstruction, without=IMAGES)
@@ -263,9 +270,17 @@ def described(path: Path, layout: str, scan: TomoScan, run_uid: str, recon_uid: 
 
 
 def _write_run(
-    group: h5py.Group, run: RunStreams, *, without: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None
+    group: h5py.Group,
+    run: RunStreams,
+    *,
+    without: Sequence[str],
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    primary: NDArray[np.intp] | None = None,
 ) -> None:
-    """Write documents and columns; `more` are columns of numbers, by stream, wherever they were."""
+    """Write documents and columns.
+
+    `more` are columns of numbers, by stream, wherever they were; of the stream ``primary`` only some events are wanted.
+    """
     group["start"] = _as_json(run.metadata["start"])
     group["stop"] = _as_json(run.metadata.get("stop") or {})
     streams = group.create_group("streams")
@@ -283,7 +298,8 @@ def _write_run(
                 for key, value in about["data_keys"].items()
                 if key not in without and key not in found and not value.get("external")
             }
-            found |= run[name].columns({*internal, "time"}.__contains__)
+            chosen = primary if name == "primary" and primary is not None else slice(None)
+            found |= {key: each[chosen] for key, each in run[name].columns({*internal, "time"}.__contains__).items()}
             keys |= {key: value for key, value in internal.items() if key in found}
         below = streams.create_group(name)
         for part in ("configuration", "hints"):

@@ -113,14 +113,15 @@ def load_references(catalog: Any, wanted: str, detector: str, *, monitor: str | 
         key = maybe
     uid = str(run.metadata["start"]["uid"])
     problems: list[str] = []
-    flats = np.asarray(stored_frames(run, "flat", key, uid, problems))
+    frames, numbers = stored_frames(run, "flat", key, uid, problems)
+    flats = np.asarray(frames)
     if not len(flats):
         raise StorageError(f"references: run {uid} has a stream 'flat' without frames; {'; '.join(problems)}")
     has_darks = "dark" in run and key in run["dark"]
-    darks = np.asarray(stored_frames(run, "dark", key, uid, problems)) if has_darks else flats[:0]
+    darks = np.asarray(stored_frames(run, "dark", key, uid, problems)[0]) if has_darks else flats[:0]
     readings = {}
     if monitor is not None:
-        found_readings = stored_readings(run, "flat", monitor, uid, len(flats))
+        found_readings = stored_readings(run, "flat", monitor, uid, numbers)
         if found_readings is None:
             raise StorageError(
                 f"references: run {uid} has flats without readings of the monitor {monitor!r}; take new ones with "

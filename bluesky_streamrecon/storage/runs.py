@@ -48,6 +48,7 @@ __all__ = [
     "load_reconstruction",
     "load_run",
     "load_scores",
+    "recorded_angles",
     "run_keys",
     "scan_of",
     "stored_dataset",
@@ -153,28 +154,25 @@ def load_run(catalog: Any, uid: str, *, angle_units: str | None = None) -> TomoS
 
 def scan_of(run: RunStreams, catalog: Any, uid: str, *, angle_units: str | None = None) -> TomoScan:
     """Read a raw run as a scan; see `load_run`."""
-    keys = run_keys(run, uid)
-    detector, primary = keys.detector, run["primary"]
+    detector, primary = run_keys(run, uid).detector, run["primary"]
     problems = [str(text) for text in run.metadata["start"].get("problems", ())]
-    raw = _numbers(primary, keys.angle, uid, "angles")
-    units = primary.metadata["data_keys"].get(keys.angle, {}).get("units")
-    angles, doubts = angles_in_degrees(raw, units, f"run {uid}, {keys.angle}", angle_units=angle_units)
+    angles, doubts = recorded_angles(run, uid, angle_units=angle_units)
     problems.extend(doubts)
-    projections = stored_frames(run, "primary", detector, uid, problems, stop=angles.size)
+    projections, numbers = stored_frames(run, "primary", detector, uid, problems, stop=angles.size)
     borrowed = run.metadata["start"].get("streamrecon", {}).get("references", {}).get("uid")
     if "flat" in run:  # as in one that was exported with them
         borrowed = None
     source = run if borrowed is None else RunStreams(find_run(catalog, borrowed))
 
-    def references(stream: str) -> Frames:
+    def references(stream: str) -> tuple[Frames, NDArray[np.intp]]:
         if stream in source and detector in source[stream]:
             return stored_frames(source, stream, detector, borrowed or uid, problems)
-        return empty_frames(projections)
+        return empty_frames(projections), numbers[:0]
 
-    flats, darks = references("flat"), references("dark")
+    (flats, of_flats), (darks, _) = references("flat"), references("dark")
     monitor = run.metadata["start"].get("streamrecon", {}).get("recon", {}).get("monitor")
-    readings = stored_readings(run, "primary", monitor, uid, len(projections))
-    with_flats = stored_readings(source, "flat", monitor, borrowed or uid, len(flats))
+    readings = stored_readings(run, "primary", monitor, uid, numbers)
+    with_flats = stored_readings(source, "flat", monitor, borrowed or uid, of_flats)
     if monitor is not None and (readings is None or with_flats is None):
         stream = "primary" if readings is None else "flat"
         problems.append(
@@ -183,18 +181,28 @@ def scan_of(run: RunStreams, catalog: Any, uid: str, *, angle_units: str | None 
         readings = with_flats = None
     distinct = tuple(dict.fromkeys(problems))
     level = saturation_of(primary.metadata, detector)
-    return TomoScan(projections, flats, darks, angles[: len(projections)], distinct, readings, with_flats, level)
+    return TomoScan(projections, flats, darks, angles[numbers], distinct, readings, with_flats, level, numbers)
+
+
+def recorded_angles(
+    run: RunStreams, uid: str, *, angle_units: str | None = None
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the angles of all projections of a run, also of those without a frame, and what is doubtful about them."""
+    key = run_keys(run, uid).angle
+    units = run["primary"].metadata["data_keys"].get(key, {}).get("units")
+    raw = _numbers(run["primary"], key, uid, "angles")
+    return angles_in_degrees(raw, units, f"run {uid}, {key}", angle_units=angle_units)
 
 
 def stored_readings(
-    run: RunStreams, stream: str, monitor: str | None, uid: str, count: int
+    run: RunStreams, stream: str, monitor: str | None, uid: str, numbers: NDArray[np.intp]
 ) -> NDArray[np.float64] | None:
-    """Return what a monitor has read with each of `count` frames of a stream; None where it has not."""
+    """Return what a monitor has read with frames of a stream, by their numbers from 0; None where it has not."""
     if monitor is None or stream not in run:
         return None
     keys = number_keys(dict(run[stream].metadata), monitor)
     values = _numbers(run[stream], keys[0], uid, "readings") if keys and keys[0] in run[stream] else None
-    return None if values is None or len(values) < count else values[:count]
+    return None if values is None or len(values) <= numbers.max(initial=-1) else values[numbers]
 
 
 def first_references(run: RunStreams, scan: TomoScan) -> tuple[int, int]:
@@ -216,8 +224,8 @@ def as_live(run: RunStreams, scan: TomoScan) -> TomoScan:
 
 def stored_frames(
     run: RunStreams, stream: str, key: str, uid: str, problems: list[str], *, stop: int | None = None
-) -> Frames:
-    """Return the frames of a stream, from their file where that is on this computer; at most `stop`.
+) -> tuple[Frames, NDArray[np.intp]]:
+    """Return the frames of a stream, from their file where that is on this computer, and their numbers, below `stop`.
 
     Raises
     ------
@@ -236,7 +244,8 @@ def stored_frames(
                 "were never written can not be distinguished from zeros there"
             )
         _require_as_many(int(array.shape[0]), stop, uid)
-        return CatalogFrames(array, name, stop)
+        frames = CatalogFrames(array, name, stop)
+        return frames, np.arange(len(frames))
     path, dataset = source
     events = int(array.shape[0]) if stop is None else min(stop, int(array.shape[0]))
     with open_hdf5(path) as file:
@@ -257,14 +266,20 @@ def stored_frames(
             f"{name}: {path}: {dataset} has {shape[0]} frames, the run names {events * layout.exposures}: the first "
             "are taken; was an exposure repeated?"
         )
-    frames = usable_frames(path, dataset, may_be_dark=stream == "dark") // layout.exposures
     count = min(events, shape[0] // layout.exposures)
     _require_as_many(count, stop, uid)
-    if frames < count:
-        problems.append(
-            f"{name}: the last {count - frames} of {count} frames in {path}: {dataset} were never written: left out"
-        )
-    return ChosenFrames(LazyFrames(path, dataset, exposures=layout.exposures), np.arange(min(count, frames)))
+    there = np.zeros(count * layout.exposures, bool)
+    usable = usable_frames(path, dataset, may_be_dark=stream == "dark", may_be_lost=True)
+    there[usable[usable < there.size]] = True
+    numbers = np.flatnonzero(there.reshape(count, layout.exposures).all(axis=1))
+    last = int(numbers[-1]) + 1 if numbers.size else 0
+    for left_out, what in (
+        (count - last, f"the last {count - last} of {count} frames in {path}: {dataset} were never written"),
+        (last - numbers.size, f"{last - numbers.size} of {count} frames were lost on their way to {path}: {dataset}"),
+    ):
+        if left_out:
+            problems.append(f"{name}: {what}: left out")
+    return ChosenFrames(LazyFrames(path, dataset, exposures=layout.exposures), numbers), numbers
 
 
 def _require_as_many(count: int, angles: int | None, uid: str) -> None:

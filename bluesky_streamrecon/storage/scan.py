@@ -54,6 +54,8 @@ class TomoScan:
         What a monitor of the beam has read with each projection and each flat; both or none.
     saturation : float, optional
         Counts from which the detector's pixels are saturated, where its configuration says so.
+    numbers : ndarray of int, shape (A,), optional
+        Which projection of its run each is, from 0; None: all are there, in order.
 
     Raises
     ------
@@ -69,22 +71,32 @@ class TomoScan:
     monitor: NDArray[np.float64] | None = None
     flat_monitor: NDArray[np.float64] | None = None
     saturation: float | None = None
+    numbers: NDArray[np.intp] | None = None
 
     @property
     def angles(self) -> NDArray[np.float64]:
         """Angles in radians, as reconstruction takes them, shape (A,)."""
         return np.deg2rad(self.angles_deg)
 
+    @property
+    def places(self) -> dict[int, int]:
+        """Where each projection of the run is, by its number; one that was left out is not there."""
+        numbers = range(len(self.projections)) if self.numbers is None else self.numbers.tolist()
+        return {number: place for place, number in enumerate(numbers)}
+
     def part(self, first: int, stop: int) -> TomoScan:
-        """Return the scan with the projections ``[first, stop)`` alone, which stay where they are."""
-        return self.in_order(range(first, stop))
+        """Return the scan with the projections ``[first, stop)`` of its run alone, which stay where they are."""
+        places = self.places
+        return self.in_order([places[number] for number in range(first, stop) if number in places])
 
     def in_order(self, chosen: Sequence[int]) -> TomoScan:
         """Return the scan with these projections, in this order; frames stay where they are."""
         places = np.asarray(chosen, np.intp)
         readings = None if self.monitor is None else self.monitor[places]
+        numbers = None if self.numbers is None else self.numbers[places]
         frames = ChosenFrames(self.projections, places)
-        return replace(self, projections=frames, angles_deg=self.angles_deg[places], monitor=readings)
+        angles = self.angles_deg[places]
+        return replace(self, projections=frames, angles_deg=angles, monitor=readings, numbers=numbers)
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("projections", "flats", "darks")}

@@ -36,15 +36,15 @@ def usable(
     path: Path, name: str, problems: list[str], *, may_be_dark: NDArray[np.bool_] | bool = False
 ) -> NDArray[np.intp]:
     """Return the frames of a dataset that were written, and note how many at its end were not; errors of the reader."""
-    count = usable_frames(path, name, may_be_dark=may_be_dark)
+    index = usable_frames(path, name, may_be_dark=may_be_dark)
     with open_hdf5(path) as file:
         stored = int(find_dataset(file, name).shape[0])
-    if count < stored:
+    if index.size < stored:
         problems.append(
-            f"{path}: the last {stored - count} of {stored} frames in {name} were never written: left out; was the "
-            "scan cut short?"
+            f"{path}: the last {stored - index.size} of {stored} frames in {name} were never written: left out; was "
+            "the scan cut short?"
         )
-    return np.arange(count)
+    return index
 
 
 def read_angles(
