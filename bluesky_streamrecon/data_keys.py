@@ -9,7 +9,7 @@ from typing import Any
 
 from bluesky_streamrecon.errors import DataError
 
-__all__ = ["FrameLayout", "frame_layout", "is_number", "number_keys", "saturation_of"]
+__all__ = ["FrameLayout", "frame_layout", "image_key", "is_number", "number_keys", "saturation_of"]
 
 _COLOUR = {"rgb", "rgba", "color", "colour", "colors", "colours", "channel", "channels"}
 _MONO = {"mono", "monochrome", "none", ""}
@@ -94,6 +94,40 @@ def frame_layout(descriptor: Mapping[str, Any], key: str) -> FrameLayout:
 def is_number(about: Mapping[str, Any]) -> bool:
     """Return whether a data key is that of a single number, in the event or in a file."""
     return about.get("dtype") in ("number", "integer") and math.prod(about.get("shape") or [1]) == 1
+
+
+def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
+    """Return the data key of a detector's image: of several the hinted one, else the first.
+
+    Parameters
+    ----------
+    descriptor : Mapping
+        Event descriptor.
+    detector : str or None
+        Its name, or the data key; None: whichever has an image.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    keys = descriptor["data_keys"]
+    images = [
+        key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]
+    ]
+    if detector in images:
+        return str(detector)
+    if detector is not None:
+        mine = (descriptor.get("object_keys") or {}).get(detector, [])  # a catalogue may not have these
+        images = [key for key in images if key in mine or keys[key].get("object_name") == detector]
+    if not images:
+        whose, there = f"detector {detector!r}" if detector else "any detector", ", ".join(map(repr, keys)) or "(none)"
+        raise DataError(
+            f"stream {descriptor['name']!r}: no image of {whose} among the data keys {there}; expected one with two or "
+            "three dimensions; give the detector's name or its data key"
+        )
+    hinted = [field for hint in (descriptor.get("hints") or {}).values() for field in hint.get("fields", [])]
+    return str(next((key for key in images if key in hinted), images[0]))
 
 
 def number_keys(descriptor: Mapping[str, Any], name: str) -> list[str]:

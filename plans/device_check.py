@@ -18,10 +18,10 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import WritesStreamAssets
 from bluesky.utils import FailedStatus, MsgGenerator, RunEngineControlException, maybe_collect_asset_docs
 
-from bluesky_streamrecon.beamline.documents import StreamDocuments, image_key
+from bluesky_streamrecon.beamline.documents import StreamDocuments
 from bluesky_streamrecon.beamline.frames import FrameFile
 from bluesky_streamrecon.check_item import CheckItem
-from bluesky_streamrecon.data_keys import frame_layout, number_keys
+from bluesky_streamrecon.data_keys import frame_layout, image_key, number_keys
 from bluesky_streamrecon.errors import ConfigError, DataError, GeometryError
 from bluesky_streamrecon.plans.defaults import around_sample, devices_in_use
 from bluesky_streamrecon.plans.motion import rotation_of

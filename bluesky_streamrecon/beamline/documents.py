@@ -16,7 +16,7 @@ from event_model import unpack_event_page
 
 from bluesky_streamrecon.angle_units import degrees_per_unit, require_plausible_degrees
 from bluesky_streamrecon.beamline.frames import wire_dtype
-from bluesky_streamrecon.data_keys import frame_layout, number_keys
+from bluesky_streamrecon.data_keys import frame_layout, image_key, number_keys
 from bluesky_streamrecon.errors import DataError
 from bluesky_streamrecon.geometry import check_range
 from bluesky_streamrecon.reduction import Reduction
@@ -360,33 +360,6 @@ def read_descriptor(descriptor: Mapping[str, Any], block: RunBlock) -> StreamLay
         monitor_key=monitor_key,
         in_files=tuple(name for name, _ in in_files),
     )
-
-
-def image_key(descriptor: Mapping[str, Any], detector: str | None) -> str:
-    """Return the data key of a detector's image, as `read_descriptor`.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
-    keys = descriptor["data_keys"]
-    images = [
-        key for key, value in keys.items() if len(value.get("shape") or []) >= 2 and value["shape"][-2:] != [1, 1]
-    ]
-    if detector in images:
-        return str(detector)
-    if detector is not None:
-        mine = descriptor.get("object_keys", {}).get(detector, [])
-        images = [key for key in images if key in mine]
-    if not images:
-        whose = f"detector {detector!r}" if detector else "any detector"
-        raise DataError(
-            f"stream {descriptor['name']!r}: no image of {whose} among the data keys {_listed(keys)}; expected one "
-            "with two or three dimensions; give the detector's name or its data key"
-        )
-    hinted = [field for hint in descriptor.get("hints", {}).values() for field in hint.get("fields", [])]
-    return str(next((key for key in images if key in hinted), images[0]))
 
 
 def _angle_key(descriptor: Mapping[str, Any], block: RunBlock) -> tuple[str, float]:

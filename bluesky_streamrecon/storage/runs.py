@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.angle_units import angles_in_degrees
-from bluesky_streamrecon.data_keys import frame_layout, number_keys, saturation_of
+from bluesky_streamrecon.data_keys import frame_layout, image_key, number_keys, saturation_of
 from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.file_uris import file_path
 from bluesky_streamrecon.hdf5 import (
@@ -55,6 +55,13 @@ __all__ = [
     "stored_frames",
     "stored_readings",
 ]
+
+
+IN_ONE_FILE = (
+    "flats, darks and projections are in one file of the detector, and the catalogue has all in the first stream; a "
+    "plan is to stage its detector for each of its streams anew (the file itself is complete)"
+)
+"""What Tiled's writer makes of a StreamResource that several streams share."""
 
 
 class CatalogFrames(FrameStack):
@@ -108,16 +115,21 @@ class RunKeys:
 def run_keys(run: RunStreams, uid: str) -> RunKeys:
     """Find the data keys of frames and angles; errors as for `load_run`.
 
-    They are the first of ``detectors`` in the start document, and the ``angle`` of its ``streamrecon`` block (fly
-    scans: what has recorded it) or the first of ``motors``.
+    They are the ``detector`` of the start document's ``streamrecon`` block or the first of its ``detectors``, and the
+    ``angle`` of the block (fly scans: what has recorded it) or the first of ``motors``.
     """
     start, streams = run.metadata["start"], set(run)
     if "primary" not in streams:
         raise DataError(f"run {uid}: no stream 'primary', only {sorted(streams)}; was it stopped before a projection?")
     primary = set(run["primary"])
-    detector, recorded = _first(start, "detectors", uid), start.get("streamrecon", {}).get("angle")
+    block, descriptor = start.get("streamrecon", {}), run["primary"].metadata
+    detector, recorded = block.get("detector") or _first(start, "detectors", uid), block.get("angle")
+    if detector not in primary:
+        detector = image_key({**descriptor, "name": "primary"}, detector)
     stage = recorded if recorded in primary else _first(start, "motors", uid)
     missing = {detector, stage} - primary
+    if detector in missing and any(detector in run[stream] for stream in streams & {"flat", "dark"}):
+        raise DataError(f"run {uid}: stream 'primary' has no frames of {detector!r}; {IN_ONE_FILE}")
     if missing:
         raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
     return RunKeys(detector, stage)
@@ -236,6 +248,9 @@ def stored_frames(
     array, descriptor = client[key], dict(client.metadata)
     name = f"run {uid}, {stream}"
     layout = frame_layout({**descriptor, "name": stream}, key)
+    counted = ((run.metadata.get("stop") or {}).get("num_events") or {}).get(stream)
+    if counted and array.shape[0] > counted:
+        raise DataError(f"{name}: {array.shape[0]} frames of {key!r} for {counted} events; {IN_ONE_FILE}")
     source = _source(array)
     if source is None or not source[0].is_file():
         if source is not None:
