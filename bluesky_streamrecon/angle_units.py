@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from bluesky_streamrecon.errors import ConfigError, DataError
 
-__all__ = ["UNITS", "angles_in_degrees", "degrees_per_unit", "require_plausible_degrees", "require_same_direction"]
+__all__ = [
+    "UNITS",
+    "angles_in_degrees",
+    "degrees_per_unit",
+    "require_plausible_degrees",
+    "require_same_direction",
+    "require_same_wedge",
+]
 
 _DEGREES: dict[str, tuple[float, tuple[str, ...]]] = {
     "degrees": (1.0, ("deg", "degs", "deg.", "degree", "°", "angular_degree", "angular degree")),
@@ -42,6 +49,12 @@ MANY_VIEWS = 20
 
 ALIKE = 0.95
 """Mean resultant length of differences of angles that are nearly all the same."""
+
+WHOLE = 0.95 * 180
+"""Degrees from which on a scan covers all directions, so that its zero does not matter."""
+
+BESIDE = 0.05
+"""Share of a narrower range by which its angles may lie beside it."""
 
 
 def degrees_per_unit(units: object, where: str) -> float | None:
@@ -126,6 +139,38 @@ def require_same_direction(planned: Sequence[float], recorded: Mapping[int, floa
             f"{math.degrees(wanted[at]):g} degrees, and recorded at {math.degrees(found[0]):.4g} and "
             f"{math.degrees(found[at]):.4g}: they run the other way, and the image is made of what was recorded; if "
             "that is wrong it is the mirror image of the sample: has the encoder's scale the right sign?"
+        )
+
+
+def require_same_wedge(planned: Sequence[float], recorded: Mapping[int, float], span: float | None) -> None:
+    """Raise `DataError` if the angles of a scan of less than a half turn lie beside the range that was planned.
+
+    What is beside it counts as a view from its end: weights of views, and gaps between them, are then wrong.
+
+    Parameters
+    ----------
+    planned, recorded
+        See `require_same_direction`.
+    span : float or None
+        Range that was planned, degrees; None: not known.
+
+    Examples
+    --------
+    >>> require_same_wedge([0.0, 60.0, 30.0], {1: 3.15, 2: 4.19, 3: 3.67}, 90.0)
+    >>> require_same_wedge([0.0, 60.0, 30.0], {1: 0.5, 2: 1.55, 3: 1.02}, 90.0)
+    Traceback (most recent call last):
+    bluesky_streamrecon.errors.DataError: angles: projections were recorded 28.6 degrees beside ...
+    """
+    numbers = [number for number in recorded if number <= len(planned)]
+    if span is None or span >= WHOLE or not numbers:
+        return
+    turned = [recorded[number] - math.radians(planned[number - 1]) for number in numbers]
+    beside = math.degrees(float(np.angle(np.mean(np.exp(2j * np.array(turned)))))) / 2  # seen from behind is the same
+    if abs(beside) > BESIDE * span:
+        raise DataError(
+            f"angles: projections were recorded {abs(beside):.3g} degrees beside where they were planned, and a scan "
+            f"of {span:g} degrees takes what is beside its range for views from its end: the image is poorer than it "
+            "could be; set the encoder's offset, or give start and stop as the encoder counts"
         )
 
 

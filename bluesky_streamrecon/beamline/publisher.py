@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_streamrecon.acquisition import find_quantity, with_found_options
-from bluesky_streamrecon.angle_units import require_plausible_degrees, require_same_direction
+from bluesky_streamrecon.angle_units import require_plausible_degrees, require_same_direction, require_same_wedge
 from bluesky_streamrecon.beamline.documents import (
     KINDS,
     WHICH_UNITS,
@@ -155,7 +155,7 @@ class Publisher:
     def check_angles(self) -> None:
         """Report angles that can hardly be right, once; of a fly scan, call it when its frames were read.
 
-        They have no units and can hardly be degrees, or run the other way than those that were planned.
+        They have no units and can hardly be degrees, or run the other way than those that were planned, or beside them.
         """
         run = self._run
         if run is None or not run.angles:
@@ -166,6 +166,7 @@ class Publisher:
                 range_ = math.degrees(max(known.values()) - min(known.values()))
                 require_plausible_degrees(range_, len(known), "angles", WHICH_UNITS)
             require_same_direction(run.block.angles, known)
+            require_same_wedge(run.block.angles, known, run.block.span)
         except DataError as error:
             self._report(run, str(error))
 

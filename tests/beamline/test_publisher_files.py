@@ -356,3 +356,23 @@ def test_frames_that_were_never_written_are_given_up_all_at_once_when_the_run_ha
         with pytest.raises(DataError, match="has 1 frames"):
             frames.read(number, number + 1)
     assert now[0] == 10.0
+
+
+@pytest.mark.parametrize(("zero", "stop"), [(0.0, 120), (181.0, 120), (33.0, 180), (33.0, 120)])
+def test_flown_angles_beside_the_range_are_told_where_it_is_less_than_a_half_turn(
+    publisher, sink, problems, tmp_path, zero, stop
+):
+    planned = [0.0, 60.0, 30.0, 90.0, 15.0]
+    block = {"recon_uid": "r", "projections": 5, "detector": "det", "angle": "rot", "angles": planned}
+    run = FlownRun(publisher, tmp_path, block={**block, "start": 0, "stop": stop})
+    run.write(*(zero + np.array(planned)))
+    run.datum(0, 1, 5)
+    run.angle_datum(0, 1, 5)
+    publisher.end("success", "")
+    sink.frames()
+    publisher.check_angles()
+    told = ["recorded 33 degrees beside where they were planned, and a scan of 120 degrees"] * (
+        zero == 33 and stop == 120
+    )
+    assert len(problems) == len(told)
+    assert all(text in problem for text, problem in zip(told, problems, strict=True))
