@@ -12,10 +12,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 
 from bluesky_streamrecon.beamline.slices import preview_slices
-from bluesky_streamrecon.beamline.source import Source
+from bluesky_streamrecon.beamline.source import Source, Volume
+from bluesky_streamrecon.cuts import Cut
 from bluesky_streamrecon.errors import StorageError
 from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.job_registration import own_name
@@ -84,7 +86,8 @@ class LiveImageWriter:
         self._images: list[dict[str, Any]] = []
         self._changed, self._ending = threading.Event(), threading.Event()
         self._newest: Cuts | None = None
-        self._unwatch = source.watch(preview_slices, self._take)
+        self._first: tuple[str | None, Volume] = (None, (1, 1, 1))  # run, and the volume of its first image
+        self._unwatch = source.watch(self._wished, self._take)
         self._thread = threading.Thread(target=self._run, name="streamrecon-live-images", daemon=True)
         self._thread.start()
         close_at_end(self)
@@ -96,6 +99,18 @@ class LiveImageWriter:
         self._changed.set()
         self._source.close()
         self._thread.join(CLOSE_SECONDS)
+
+    def _wished(self, status: RunStatus, volume: Volume) -> list[Cut]:
+        """Return the slices, as wide as in the run's first image: an array has one size, an image that of its axis."""
+        if self._first[0] != status.run_uid:
+            self._first = status.run_uid, volume
+        _, *beyond = ((now - then) / 2 for now, then in zip(volume, self._first[1], strict=True))
+        return [
+            msgspec.structs.replace(
+                cut, corner=(cut.corner[0], *(at + by for at, by in zip(cut.corner[1:], beyond, strict=True)))
+            )
+            for cut in preview_slices(status, self._first[1])
+        ]
 
     def _take(self, cuts: Cuts) -> None:
         self._newest = cuts
@@ -143,7 +158,7 @@ class LiveImageWriter:
                         "run_uid": run_uid,
                         "units": "1/pixel",
                         "rows": rows,
-                        "volume": list(cuts.volume),
+                        "volume": list(self._first[1] if self._first[0] == run_uid else cuts.volume),
                         "images": self._images,
                     },
                     dims=["image", "slice", "y", "x"],

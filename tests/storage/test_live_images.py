@@ -127,6 +127,22 @@ def test_images_that_are_kept_are_bounded_spread_over_the_scan_and_the_last_is_t
     assert array.read()[:, 0, 0, 0].tolist() == kept
 
 
+def test_images_of_another_width_than_the_first_are_written_with_the_axis_where_it_was(
+    beamline, storage, write, watcher
+):
+    begin(beamline, "run-wider")
+    write(storage.uri)
+    y, x = np.mgrid[:16, :16].astype(np.float32)
+    for number, width in ((1, 16), (2, 20), (3, 13)):  # as the rotation axis becomes known in half acquisition
+        beamline.volume = (12, width, width)
+        beamline.show(number)
+        _, values = watcher.next()
+        beyond = (width - 16) / 2
+        expected = 300 + 10 * (y + beyond) + x + beyond
+        expected[(np.minimum(y, x) + beyond < -0.5) | (np.maximum(y, x) + beyond > width - 0.5)] = np.nan
+        np.testing.assert_allclose(values[0, 0], expected, rtol=1e-6)
+
+
 def test_images_that_a_writer_before_this_one_has_written_are_not_written_again(
     beamline, storage, write, watcher, client
 ):

@@ -56,6 +56,8 @@ class Beamline:
         """Make the first image, with the value 100 row + 10 y + x everywhere."""
         self.show(1)
 
+    volume = VOLUME
+
     def show(self, number: int, value: float | None = None) -> None:
         """Make an image from as many projections as its number, of one value; None: 100 row + 10 y + x."""
         if self._rank is None:
@@ -75,13 +77,18 @@ class Beamline:
                 continue
             self.wishes.append(event)
             number = self.status.image_number
-            about = {"run_uid": self.status.run_uid, "image_number": number, "projections": number, "volume": VOLUME}
+            about = {
+                "run_uid": self.status.run_uid,
+                "image_number": number,
+                "projections": number,
+                "volume": self.volume,
+            }
             pixels = b"".join(self._values(cut).astype("<f4").tobytes() for cut in event.cuts)
             self._rank.send(Cuts(number=event.number, cuts=event.cuts, pixels=pixels, made=1.0, angle=0.5, **about))
 
     def _values(self, cut: Cut) -> np.ndarray[Any, Any]:
         """Return the image's values; of the sinogram every other direction, of the rest nothing."""
-        points, limits = cut.points().reshape(-1, 3), np.array(VOLUME) - 0.5
+        points, limits = cut.points().reshape(-1, 3), np.array(self.volume) - 0.5
         if cut.space == "sinogram":
             directions = np.rint(points[:, 1] / np.pi * 12)
             return np.where(directions % 2, np.nan, points[:, 2])
