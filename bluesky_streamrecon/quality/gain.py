@@ -20,7 +20,7 @@ from bluesky_streamrecon.quality.trials import NOISE_OF_BINNING, TrialReconstruc
 
 __all__ = ["Gain", "band", "predict_gain", "saturation"]
 
-UPPER = 0.3
+UPPER = 0.25
 """Upper end of the 95 % band over the prediction, in the natural logarithm, while that is small."""
 
 LARGE, FURTHER = 0.02, 0.35
@@ -34,13 +34,16 @@ mattering at once, and the gain is much smaller than predicted."""
 FLOOR, LOWER_FLOOR = 0.0015, 0.004
 """What the band has above and below where little is gained, MS-SSIM."""
 
-RISING, SINGLE, WORSE = 0.2, 0.004, 0.02
+RISING, SINGLE, WORSE = 0.2, 0.004, 0.03
 """Where edges run in few directions, MS-SSIM: what the band has more above for each unit by which the mean detail of
 views may still rise, above in any case, and below, since views in other directions may make the image worse."""
 
 UNEVEN, USUAL = 2.0, 1.125
 """By how much more missing angles matter where views are uneven, in the natural logarithm per unit of `unevenness`, and
 the unevenness at which it is what the arcs tell: that of views with every other gap halved."""
+
+UNEVEN_BY_HALVES = 6.0
+"""The same above that unevenness in half acquisition, where most of the image is seen by half of the views."""
 
 FOLLOWED = 1.25
 """Noise over what the reconstruction leaves of it as residual: it follows the noise a little."""
@@ -146,7 +149,8 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     brought = doubling * saturation(doubling, between, last_variance / variance) ** share
     by_variance = float(np.mean(brought * share)) / (half_variance - variance)
     by_aliasing = float(np.mean(brought * (1 - share))) / (half_aliasing - aliasing)
-    by_aliasing *= math.exp(UNEVEN * (over.unevenness(now) - USUAL))
+    uneven = over.unevenness(now) - USUAL
+    by_aliasing *= math.exp((UNEVEN_BY_HALVES if over.turn > math.pi and uneven > 0 else UNEVEN) * uneven)
     if study.binning > 1:
         by_variance, by_aliasing = by_variance * NOISE_OF_BINNING, by_aliasing * NOISE_OF_BINNING
     gain = max(by_variance * (variance - last_variance) + by_aliasing * (aliasing - last_aliasing), 0.0)

@@ -21,11 +21,11 @@ FAULTS = {
     "step": (Faults(jump_at=50, jump=(4.0, 2.0)), r"the sample moves .* elsewhere since about projection 5\d"),
     "dimming": (Faults(dimming=0.003), "total attenuation varies .* as when the beam dims"),
     "all dark": (Faults(dark_from=0), "no light in all 120 projections"),
-    "blocked later": (Faults(dark_from=50), "no light in projections 51 to 120"),
+    "blocked later": (Faults(dark_from=40), r"no light in projections 41 to 1\d\d:"),
     "all flat": (Faults(empty_from=0), "nothing absorbs: no sample in the beam, or flat frames"),
     "sample lost": (Faults(empty_from=50), "nothing absorbs in the newest 12 frames"),
     "stuck stage": (Faults(slips_from=0), "the stage does not turn the sample"),
-    "stuck later": (Faults(slips_from=50), "newest 12 frames differ by no more than noise: is the stage stuck"),
+    "stuck later": (Faults(slips_from=40), "newest 12 frames differ by no more than noise: is the stage stuck"),
 }
 SPREAD = ("optimized-interleaved", "interleaved", "golden")
 IN_FIXED_ORDER = FAULTS | {

@@ -1,4 +1,4 @@
-"""Scans are stopped by the product's prediction, and by one for which parts of the image are small samples."""
+"""Scans are stopped by the product's prediction, by its own band or another one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bluesky_streamrecon.ordering import make_order
 from bluesky_streamrecon.quality import ScanLines, TrialReconstruction
 from bluesky_streamrecon.quality.gain import band, predict_gain
 from bluesky_streamrecon.recon.quick import QuickReconstructor
-from bluesky_streamrecon.sim_devices import Discs, Kind
+from bluesky_streamrecon.sim_devices import Kind
 
 ORDER = make_order("optimized-interleaved", num=60)
 
 
 @pytest.fixture(scope="module")
 def study():
-    return load_study("small_samples")
+    return load_study("prediction")
 
 
 def scan_of(kind, seed=5, columns=64):
@@ -35,48 +35,23 @@ def test_product_predicts_in_the_study_what_it_predicts_for_the_scan(study, monk
     point, last = study.points_of([(about, scan)])
     part = scan.first(30)
     lines = ScanLines(part.integrals, part.angles, scan.axis, (0,), planned=60)
-    assert point["today"] == predict_gain(TrialReconstruction(lines, [0], QuickReconstructor())).gain
+    assert point["gain"] == predict_gain(TrialReconstruction(lines, [0], QuickReconstructor())).gain
     assert (point["projections"], last["projections"]) == (30, 60)
-    assert "today" not in last
-    assert "tried" not in last
+    assert "gain" not in last
     assert last["similarity"] > point["similarity"]
 
 
-def test_parts_of_a_sample_whose_detail_is_of_one_size_have_less_to_gain(study, monkeypatch):
-    monkeypatch.setattr(study, "SHARES", np.array([0.5]))
-    points = study.points_of([scan_of(kind, columns=96) for kind in ("ripple", "grit")])
-    ripple, grit = (point for point in points if "tried" in point)
-    assert 0 < ripple["by_parts"] < 0.6 * grit["by_parts"]
-    assert ripple["by_arcs"] == grit["by_arcs"]  # which know nothing of the sample
-
-
-def test_noise_is_known_however_much_of_it_the_reconstruction_follows(study):
-    order = make_order("optimized-interleaved", num=180)
-    whole = simulated_scan("discs", Discs(), columns=192, order=order, counts=1e4)
-    for count, followed in ((45, 0.5), (165, 0.0)):
-        scan = whole.first(count)
-        lines = ScanLines(scan.integrals, scan.angles, scan.axis, (0,), planned=180)
-        trial = TrialReconstruction(lines, [0], QuickReconstructor())
-        values, model = trial.projections[:, 0], trial.model[:, 0]
-        noise = study._with_noise(trial, QuickReconstructor())[1][0] * study._fourth(values, model)[0]
-        assert noise == pytest.approx(1e-4, rel=0.3)
-        assert study._fourth(values - model, model)[0] < (1 - followed) * noise  # what is left of it
-
-
 def test_scan_stops_where_the_upper_end_falls_below_the_tolerance(study):
-    def point(projections, loss, **gains):
+    def point(projections, loss, gain=None):
         about = {"kind": "made up", "seed": 0, "case": 0, "noise": None, "columns": 64, "planned": 100}
-        return about | {"projections": projections, "similarity": 1 - loss} | gains
+        return about | {"projections": projections, "similarity": 1 - loss, "gain": gain, "single": 0.0}
 
-    points = [
-        point(20, 0.05, today=0.05, tried=0.02),
-        point(40, 0.025, today=0.03, tried=0.012),
-        point(60, 0.01, today=0.011, tried=0.004),
-        point(80, 0.005, today=0.005, tried=0.001),
-        point(100, 0.0),
-    ]
-    choices = study.Choice("today", 0.43), study.Choice("tried", 0.3)
-    careful, early = (study.judge(points, choice) for choice in choices)
+    def scan(*gains):
+        losses = (0.05, 0.025, 0.01, 0.005)
+        return [*map(point, (20, 40, 60, 80), losses, gains), point(100, 0.0)]
+
+    careful = study.judge(scan(0.05, 0.03, 0.011, 0.005), 0.43)
+    early = study.judge(scan(0.02, 0.012, 0.004, 0.001), 0.3)
     assert early["stopped_at"] == pytest.approx(35)  # from 0.0285 at 20 and 0.0177 at 40
     assert early["loss"] == pytest.approx(0.03125)
     assert early["in_band"] == 0 < early["decisions"]
@@ -87,13 +62,13 @@ def test_scan_stops_where_the_upper_end_falls_below_the_tolerance(study):
     assert (found["scans"], found["false_stops"]) == (2, 1)
     assert found["share"] == found["mean_share"] == 1.0  # 40 and 65 for 52.5
     assert found["worst_loss"] == pytest.approx(0.03125, abs=1e-4)
-    never = study.judge([point(40, 0.03), point(60, 0.01, today=0.001), point(100, 0.0)], study.Choice("today"))
+    never = study.judge([point(40, 0.03), point(60, 0.01, 0.001), point(100, 0.0)])
     assert (never["stopped_at"], never["loss"], never["decisions"]) == (100, 0.0, 0)
 
 
 @pytest.mark.parametrize("gain", [0.001, 0.012, 0.02, 0.1])
 def test_band_with_the_constants_of_the_product_is_that_of_the_product(study, gain):
-    assert study.Choice("today").band(gain) == pytest.approx(band(gain))
+    assert study.ends_of(gain) == pytest.approx(band(gain))
 
 
 def test_points_are_judged_again_from_their_file(study, monkeypatch, tmp_path):
@@ -102,8 +77,7 @@ def test_points_are_judged_again_from_their_file(study, monkeypatch, tmp_path):
     assert [point["single"] > 0 for point in points if "single" in point] == [False, True, False, True]
     Report({}, data={"points": points}).write(tmp_path)
     read = study.read_points(tmp_path / "points.csv")
-    choices = [study.Choice("today"), study.Choice("tried", 0.3, 0.0125)]
-    first, again = (study.evaluate_small_samples(some, choices).data["cases"] for some in (points, read))
+    first, again = (study.evaluate_prediction(some, [0.2, 0.43]).data["cases"] for some in (points, read))
     for one, other in zip(first, again, strict=True):
         numbers = [name for name, value in one.items() if not isinstance(value, str)]
         assert [other[name] for name in numbers] == pytest.approx([one[name] for name in numbers], rel=1e-4, abs=2e-6)
