@@ -294,9 +294,11 @@ def test_memory_of_a_spread_window_is_what_is_documented():
         run(engine, *scan(16, count=4))
         tracemalloc.start()
         run(engine, *scan(16, count=300))
-        grown, _ = tracemalloc.get_traced_memory()
+        window = tracemalloc.Filter(True, "*/recon/store.py")  # tables of angles are kept for all engines
+        grown = sum(each.size for each in tracemalloc.take_snapshot().filter_traces([window]).statistics("filename"))
         tracemalloc.stop()
-        assert grown <= 4 * 16 * COLUMNS * (math.pi / 2 * COLUMNS + 1) + 2**16
+        documented = 4 * 16 * COLUMNS * (math.pi / 2 * COLUMNS + 1)
+        assert 0.9 * documented < grown <= documented
 
 
 def test_initial_image_has_the_mass_of_the_first_window():
