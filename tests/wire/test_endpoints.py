@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import statistics
 import threading
 import time
@@ -307,19 +308,16 @@ def test_run_that_is_over_keeps_no_pixels(wires: Any, spec: Spec) -> None:
     beamline = wires.beamline()
     rank = wires.rank(beamline)
     beamline.open_run(spec())
-    known = []
+    gone: queue.Queue[int] = queue.Queue()
     for index in (1, 2, 3):
         pixels = wires.frame(index)
-        known.append(weakref.ref(pixels))
+        weakref.finalize(pixels, gone.put, index)
         beamline.append(QueuedFrame("projection", index, 0.1 * index, pixels))
     del pixels
     beamline.close_run()
     assert wires.follow(rank) == [1, 2, 3]
     wires.seen.wait(RunFinished)
-    limit = time.monotonic() + 20  # the socket has copies of its own for a moment
-    while any(each() is not None for each in known):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    assert {gone.get(timeout=20) for _ in range(3)} == {1, 2, 3}  # the socket has copies of its own for a moment
     assert beamline.memory() == 0
 
 

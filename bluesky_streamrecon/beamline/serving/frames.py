@@ -81,7 +81,7 @@ class QueuedFrame:
 
         It is called from one thread at a time, never the RunEngine's.
         """
-        raise NotImplementedError
+        raise LookupError("its pixels are neither kept nor to be read again")
 
 
 class FrameStore:
