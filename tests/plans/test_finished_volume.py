@@ -13,7 +13,6 @@ from pace import held_back
 from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
-from bluesky_streamrecon.wire import Status
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
 
@@ -104,20 +103,19 @@ def test_next_scan_does_not_wait_for_the_volume_and_the_job_ends_when_both_are_t
 
 def test_job_that_is_killed_while_it_finishes_is_started_again_and_makes_the_same_volume(scan, own_job, monkeypatch):
     own_job.options.keep_alive = True
-    chosen = {"final": "sirt", "final_iterations": 100}
+    chosen = {"final": "sirt", "final_iterations": 500}
     scan(own_job, **chosen)
     expected = volume_of(own_job.last_run)
     killed = []
-    take = own_job.runs.volumes.take
+    add = own_job.runs.volumes.add
 
-    def kill(event, now):
-        if isinstance(event, Status) and event.state == "finishing" and not killed:
-            ranks = [peer.pid for peer in own_job.job.endpoint.peers() if peer.role == "rank"]
-            os.kill(ranks[0], signal.SIGKILL)
-            killed.append(ranks[0])
-        return take(event, now)
+    def kill(record, now):
+        ranks = [peer.pid for peer in own_job.job.endpoint.peers() if peer.role == "rank"]
+        os.kill(ranks[0], signal.SIGKILL)
+        killed.append(ranks[0])
+        return add(record, now)
 
-    monkeypatch.setattr(own_job.runs.volumes, "take", kill)
+    monkeypatch.setattr(own_job.runs.volumes, "add", kill)
     scan(own_job, **chosen)
     assert killed
     record = own_job.last_run
