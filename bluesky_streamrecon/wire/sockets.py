@@ -118,6 +118,8 @@ class Transport:
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             router.setsockopt(zmq.RCVHWM, SERVER_HIGH_WATER)
             router.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+            # Refuses protocols before ZMTP 3, of which a greeting that comes while a ROUTER closes aborts the process.
+            router.setsockopt(zmq.ZAP_DOMAIN, b"streamrecon")
             if security is not None:
                 self._check_handshakes(router, security)
             router.bind(address)

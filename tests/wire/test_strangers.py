@@ -57,6 +57,23 @@ def is_closed(far: socket.socket) -> bool:
     return True
 
 
+# An anonymous peer with one message of the letter x.
+OLDER = {
+    "unversioned": b"\x01\x00" + b"\x02\x00x",
+    "ZMTP 1": b"\xff\0\0\0\0\0\0\0\x01\x7f" + b"\x00\x05" + b"\x01\x00" + b"\x02\x00x",
+    "ZMTP 2": b"\xff\0\0\0\0\0\0\0\x01\x7f" + b"\x01\x05" + b"\x00\x00" + b"\x00\x01x",
+}
+
+
+@pytest.mark.parametrize("greeting", OLDER.values(), ids=OLDER)
+def test_older_protocols_of_zeromq_are_refused_as_one_that_greets_a_closing_port_would_end_the_process(
+    wires: Any, greeting: bytes
+) -> None:
+    with connect(wires.beamline().address) as stranger:
+        stranger.sendall(greeting)
+        assert is_closed(stranger)
+
+
 @needs_proc
 @pytest.mark.parametrize("with_keys", [False, True])
 def test_silent_connections_are_closed_and_a_run_goes_on_beside_them(
