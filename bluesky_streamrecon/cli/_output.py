@@ -25,7 +25,12 @@ def console() -> Console:
     """Return what prints on stderr; a rank, which has nothing to print, does not import it."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    class OnStderr(Console):
+        def on_broken_pipe(self) -> None:
+            """Be silent where nobody reads any more; rich would end the thread that prints, a scan's for instance."""
+            self.quiet = True
+
+    return OnStderr(stderr=True)
 
 
 def print_json(value: Any) -> None:

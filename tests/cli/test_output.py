@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -38,3 +41,30 @@ def test_a_long_text_is_folded_between_words(monkeypatch, capsys):
 def test_a_table_without_rows_shows_its_columns(capsys):
     print_table("Orders", ["angle", "score"], [])
     assert "angle" in capsys.readouterr().out
+
+
+def test_who_reads_progress_may_go_away_and_the_work_goes_on_in_every_thread():
+    work = """
+import logging, threading
+from bluesky_streamrecon.cli._output import console, print_json, show_progress
+
+def tell():
+    for text in ("read by nobody", "nor this"):
+        logging.getLogger("bluesky_streamrecon.evaluation").info(text)
+    done.append("told")
+
+show_progress()
+done = []
+thread = threading.Thread(target=tell)
+thread.start()
+thread.join()
+console().print("nor this")
+print_json(done)
+"""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run([sys.executable, "-c", work], stdout=subprocess.PIPE, stderr=write, check=False)
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stdout) == (0, b'["told"]\n')
