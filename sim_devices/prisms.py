@@ -51,24 +51,20 @@ class Polygons:
         """Return line integrals: a polygon's is linear between its corners, so corners alone say what each pixel sees.
 
         Its second derivative is a sum of peaks, one at each corner. Integrated thrice, from moments of the corners
-        before each pixel's edge, it is exact.
+        before each pixel's edge, it is exact. An edge along the rays is a jump, which is integrated once.
         """
         along, across = (np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)]))
         starts = np.concatenate(self.corners)
         ends = np.concatenate([np.roll(corners, -1, axis=0) for corners in self.corners])
         values = np.repeat(self.values, [len(corners) for corners in self.corners])
         s, step, rise = starts @ along, (ends - starts) @ along, (ends - starts) @ across
-        slope = -values * np.clip(rise / np.where(step == 0, 1e-300, step), -STEEPEST, STEEPEST)
-        places, peaks = np.concatenate([s, s + step]), np.concatenate([slope, -slope])
-        edges = np.arange(columns + 1) - 0.5 - axis
-        order = np.argsort(places)
-        places, peaks = places[order], peaks[order]
-        before = np.searchsorted(places, edges)
-        zeroth, first, second = (
-            np.concatenate([[0.0], np.cumsum(peaks * places**power)])[before] for power in range(3)
-        )
+        jumps = np.abs(rise) > STEEPEST * np.abs(step)
+        slope = -values * rise / np.where(jumps | (step == 0), np.inf, step)
+        edges = np.arange(columns + 1, dtype=np.float64) - 0.5 - axis
+        zeroth, first, second = _moments(np.concatenate([s, s + step]), np.concatenate([slope, -slope]), edges, 3)
         integral = (edges**2 * zeroth - 2 * edges * first + second) / 2
-        return np.asarray(np.diff(integral), np.float32)
+        zeroth, first = _moments((s + step / 2)[jumps], (-values * rise)[jumps], edges, 2)
+        return np.asarray(np.diff(integral + edges * zeroth - first), np.float32)
 
     def image(self, size: int) -> NDArray[np.float32]:
         """Return the mean attenuation of each pixel."""
@@ -118,6 +114,14 @@ class Field:
         for along in (0, 1):  # what splines make of their coefficients
             values = convolve1d(values, [1 / 6, 4 / 6, 1 / 6], axis=along, mode="constant")
         return _binned(_cropped(values, size * FINER), FINER)
+
+
+def _moments(places: Floats, weights: Floats, edges: Floats, number: int) -> list[Floats]:
+    """Return the first so many moments of all weights whose places are before each edge."""
+    order = np.argsort(places)
+    places, weights = places[order], weights[order]
+    before = np.searchsorted(places, edges)
+    return [np.concatenate([[0.0], np.cumsum(weights * places**power)])[before] for power in range(number)]
 
 
 def _binned(fine: Floats, by: int) -> NDArray[np.float32]:

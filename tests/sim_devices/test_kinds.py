@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bluesky_streamrecon.sim_devices import KINDS, Exposure, FrameKind, Kind, Noise, sim_beamline
+from bluesky_streamrecon.sim_devices.prisms import Polygons
 from bluesky_streamrecon.sim_devices.samples import crack
 
 QUIET = Noise(poisson=False, readout=0, dark=0, stripes=0, gain=0, dead=0, hot=0)
@@ -22,6 +23,18 @@ def test_line_integrals_of_a_kind_are_those_of_its_image(kind):
     at = (np.arange(64) - 31.5) @ image.sum(axis=0), (np.arange(64) - 31.5) @ image.sum(axis=1)
     turned = (np.arange(64) - 31.5) @ body.projection(0.5, 64, 31.5)[0]
     assert turned == pytest.approx(at[0] * np.cos(0.5) + at[1] * np.sin(0.5), abs=0.02 * image.sum())
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-12, 1e-7, -1e-6])
+@pytest.mark.parametrize("turn", range(4))
+def test_edges_along_the_rays_count_as_the_others_do(turn, off):
+    left, right, low, high = -5.25, 7.5, -3.4, 4.1
+    box = np.array([(left, low), (right, low), (right, high), (left, high)])
+    seen = Polygons((box,), (0.5,)).projection(turn * np.pi / 2 + off, 32, 15.5)
+    across, (first, stop) = (high - low, (left, right)) if turn % 2 == 0 else (right - left, (low, high))
+    first, stop = (first, stop) if turn in (0, 1) else (-stop, -first)
+    edges = np.clip(np.arange(33) - 16.0, first, stop)
+    np.testing.assert_allclose(seen, 0.5 * across * np.diff(edges), atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["grains", "porous"])
