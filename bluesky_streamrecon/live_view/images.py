@@ -90,11 +90,16 @@ class Kept:
         row = min(self.rows, key=lambda each: abs(each - cut.corner[0]))
         return msgspec.structs.replace(cut, corner=(float(row), *cut.corner[1:]))
 
-    def cut(self, cut: Cut) -> NDArray[np.float32]:
-        """Return the values of a cut, NaN where there is nothing."""
-        row = round(cut.corner[0])
-        if _along_row(cut) and row in self.rows:
-            return cut_volume(self.slices[self.rows.index(row)][None], [cut], self.volume)[0]
+    def cut(self, cut: Cut, volume: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the values of a cut through this volume, NaN where there is nothing.
+
+        An image of another width, as before the axis was corrected, has the rotation axis in its middle, too.
+        """
+        row, y, x = cut.corner
+        down, across = ((own - other) / 2 for own, other in zip(self.volume[1:], volume[1:], strict=True))
+        cut = msgspec.structs.replace(cut, corner=(row, y + down, x + across))
+        if _along_row(cut) and round(row) in self.rows:
+            return cut_volume(self.slices[self.rows.index(round(row))][None], [cut], self.volume)[0]
         return (
             np.full(cut.size, np.nan, np.float32) if self.box is None else cut_volume(self.box, [cut], self.volume)[0]
         )
@@ -211,9 +216,9 @@ class Images:
         chosen = last = kept[-1]
         if image != NEWEST:
             chosen = min(kept, key=lambda each: abs(each.image_number - image))
+        volume = next((each.shape for each in stored.values()), last.volume)
         placed = tuple(chosen.placed(cut) for cut in cuts)
-        values, compared = ([each.cut(cut) for cut in placed] for each in (chosen, last))
-        volume = next((each.shape for each in stored.values()), chosen.volume)
+        values, compared = ([each.cut(cut, volume) for cut in placed] for each in (chosen, last))
         return Shown(chosen.run_uid, chosen.text, volume, placed, values, [] if chosen is last else compared)
 
     def _take(self, cuts: Cuts) -> None:

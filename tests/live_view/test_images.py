@@ -10,8 +10,10 @@ import numpy as np
 from browsing import CHROMIUM, apart, in_chromium, until
 from pretended_beamline import VOLUME
 
+from bluesky_streamrecon.beamline.source import Snapshot, Source
 from bluesky_streamrecon.cuts import Cut
-from bluesky_streamrecon.live_view.images import Kept, thinned
+from bluesky_streamrecon.live_view.images import Images, Kept, thinned
+from bluesky_streamrecon.wire import RunStatus
 
 ROW = {"corner": [4.4, -0.5, -0.5], "down": [0, 16, 0], "across": [0, 0, 16], "shape": [16, 16]}
 FRONT = {"corner": [-0.5, 8, -0.5], "down": [12, 0, 0], "across": [0, 0, 16], "shape": [12, 16]}
@@ -71,14 +73,42 @@ def test_images_are_thinned_evenly_and_stay_within_bounds():
 def test_kept_image_is_coarse_but_in_its_rows_which_alone_are_seen_where_there_is_no_more():
     made = image(1)
     row, front = (Cut(**each) for each in (ROW, FRONT))
-    assert (made.cut(msgspec.structs.replace(row, corner=(3, -0.5, -0.5)))[:12, :12] == 7).all()
+    assert (made.cut(msgspec.structs.replace(row, corner=(3, -0.5, -0.5)), made.volume)[:12, :12] == 7).all()
     middle = Cut(corner=(1.5, 1.5, 1.5), down=(0, 8, 0), across=(0, 0, 8), shape=(8, 8))
-    np.testing.assert_allclose(made.cut(middle), middle.points() @ [100, 10, 1], rtol=1e-5)
+    np.testing.assert_allclose(made.cut(middle, made.volume), middle.points() @ [100, 10, 1], rtol=1e-5)
     assert made.placed(front) == front
     alone = image(1, box=None)
     assert alone.placed(row).corner[0] == 3
-    assert np.isnan(alone.cut(front)).all()
+    assert np.isnan(alone.cut(front, alone.volume)).all()
     assert "rows 3 only" in alone.text
+
+
+def test_images_of_unlike_width_are_compared_about_the_axis_in_their_middle():
+    """As where the axis was corrected in the middle of a run of half acquisition."""
+
+    def about_middle(number, side):
+        y, x = np.indices((side, side)) - (side - 1) / 2
+        slices = (10 * y + x).astype(np.float32)[None]
+        return Kept("run", number, number, (8, side, side), rows=(3,), slices=slices, box=np.repeat(slices, 8, axis=0))
+
+    status = RunStatus(run_uid="run")
+    for sides in ((12, 17), (17, 12)):
+        kept = [about_middle(number, side) for number, side in enumerate(sides, 1)]
+        stored = {"image": np.repeat(kept[1].slices, 8, axis=0)}
+        for snapshot, given in ((Snapshot(unlinked="", status=status), {}), (Snapshot(status=status), stored)):
+            images = Images(Source(None, snapshot=snapshot), kept, given)
+            for row in (3.0, 5.0):
+                whole = Cut(
+                    corner=(row, -0.5, -0.5), down=(0, sides[1], 0), across=(0, 0, sides[1]), shape=(sides[1],) * 2
+                )
+                shown = images.cut(1, [whole])
+                assert shown.volume == (8, sides[1], sides[1])
+                (earlier,), (newest,) = shown.values, shown.newest
+                np.testing.assert_allclose(newest, kept[1].slices[0], atol=1e-4)
+                inside = np.abs(np.arange(sides[1]) - (sides[1] - 1) / 2) <= (sides[0] - 1) / 2
+                seen = np.ix_(inside, inside)
+                np.testing.assert_allclose(earlier[seen], newest[seen], atol=1e-4)
+                assert np.isnan(earlier[:, 0]).all() == (sides[0] < sides[1])
 
 
 def test_earlier_image_is_cut_in_any_direction_beside_the_newest(server, page, beamline):
