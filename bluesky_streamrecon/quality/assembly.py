@@ -26,6 +26,7 @@ class _Pieces:
 
     projections: int
     shape: tuple[int, int]
+    axis: float | None
     slices: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
@@ -48,21 +49,25 @@ class ImageAssembly:
         Raises
         ------
         DataError
-            If they do not fit what other ranks sent of the same image; they are left aside.
+            If they do not fit what other ranks sent of the same image, which is forgotten: a job that was started
+            again after the axis was corrected numbers its images otherwise.
         """
         if preview.pixels is None or set(self._rows).isdisjoint(preview.rows):
             return None
         number = preview.image_number
-        pieces = self._pieces.setdefault(number, _Pieces(preview.projections, preview.shape))
-        if (preview.projections, preview.shape) != (pieces.projections, pieces.shape):
-            raise DataError(
-                f"preview of image {number} from rank {preview.rank}: got {preview.projections} projections and shape "
-                f"{preview.shape}, expected {pieces.projections} and {pieces.shape} as from the other ranks; are they "
-                "of one job?"
-            )
+        of = preview.projections, preview.shape, preview.axis
+        before = self._pieces.get(number)
+        fits = before is not None and (before.projections, before.shape, before.axis) == of
+        pieces = self._pieces[number] = before if before is not None and fits else _Pieces(*of)
         for row, piece in zip(preview.rows, preview.pixels, strict=True):
             if row in self._rows:
                 pieces.slices[row] = piece
+        if before is not None and not fits:
+            raise DataError(
+                f"preview of image {number} from rank {preview.rank}: got {preview.projections} projections in shape "
+                f"{preview.shape} about axis {preview.axis}, expected {before.projections} in {before.shape} about "
+                f"{before.axis} as from the other ranks; was the job started again, or are they not of one job?"
+            )
         if len(pieces.slices) < len(self._rows):
             self._give_up_oldest()
             return None

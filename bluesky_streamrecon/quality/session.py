@@ -191,7 +191,7 @@ class SteeringSession:
         Raises
         ------
         DataError
-            If they do not fit the run, or what other ranks sent of the same image; they are left aside, too.
+            If they do not fit the run, and are left aside, or what other ranks sent of the same image.
         """
         number = preview.image_number
         pixels, shape = preview.pixels, (len(preview.rows), *preview.shape)

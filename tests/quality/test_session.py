@@ -531,3 +531,24 @@ def test_scores_are_in_order_whatever_the_interleaving(data):
     assert judged_numbers == sorted(set(judged_numbers))
     left_out = [re.search(r"\((\d+) images before it were not judged", score.text) for score in scores]
     assert len(scores) + sum(int(found[1]) for found in left_out if found) == len(numbers)
+
+
+@pytest.mark.parametrize("projections", [8, 7], ids=["as many projections", "one less"])
+def test_no_image_is_put_together_from_before_and_after_a_restart_that_changed_the_axis(
+    open_run, preview, image, projections
+):
+    """A job that is started again makes no image of its own for a correction, so those after it have other numbers."""
+    session = SteeringSession(open_run())
+
+    def sent(rank, row, axis, of, value):
+        pixels = np.full((1, SIDE, SIDE), value, np.float32)
+        session.accept(msgspec.structs.replace(preview(8, of, rank=rank, rows=(row,), pixels=pixels), axis=axis))
+
+    sent(0, 3, 20.0, projections, 1)
+    with pytest.raises(DataError, match=r"axis 22.0, expected . in .* about 20.0 .* started again"):
+        sent(1, 7, 22.0, 8, 2)
+    assert judge_all(session) == []
+    sent(0, 3, 22.0, 8, 2)
+    (score,) = judge_all(session)
+    assert (score.projections, score.axis) == (8, 22.0)
+    assert (session._history.newest.stack == 2).all()
