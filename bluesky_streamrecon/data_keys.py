@@ -9,7 +9,7 @@ from typing import Any
 
 from bluesky_streamrecon.errors import DataError
 
-__all__ = ["FrameLayout", "frame_layout", "image_key", "is_number", "number_keys", "saturation_of"]
+__all__ = ["FrameLayout", "frame_layout", "image_key", "is_number", "number_keys", "owner_of", "saturation_of"]
 
 _COLOUR = {"rgb", "rgba", "color", "colour", "colors", "colours", "channel", "channels"}
 _MONO = {"mono", "monochrome", "none", ""}
@@ -146,6 +146,12 @@ def number_keys(descriptor: Mapping[str, Any], name: str) -> list[str]:
     return sorted((key for key in mine if is_number(keys[key])), key=lambda key: key not in hinted)
 
 
+def owner_of(descriptor: Mapping[str, Any], key: str) -> str | None:
+    """Return the name of the device that has a data key; None where that is not known."""
+    about, owners = descriptor["data_keys"][key], descriptor.get("object_keys") or {}  # a catalogue may not have these
+    return about.get("object_name") or next((name for name, keys in owners.items() if key in keys), None)
+
+
 def saturation_of(descriptor: Mapping[str, Any], key: str) -> float | None:
     """Return the counts at which the detector of an image saturates; None where its configuration does not say.
 
@@ -155,9 +161,7 @@ def saturation_of(descriptor: Mapping[str, Any], key: str) -> float | None:
     >>> saturation_of({**configured, "data_keys": {"cam": {}}}, "cam")
     4095.0
     """
-    about, owners = descriptor["data_keys"][key], descriptor.get("object_keys") or {}  # a catalogue may not have these
-    owner = about.get("object_name") or next((name for name, keys in owners.items() if key in keys), None)
-    for name, value in _configuration(descriptor, {"object_name": owner}):
+    for name, value in _configuration(descriptor, {"object_name": owner_of(descriptor, key)}):
         number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         if number and name.endswith("saturation"):
             return float(value)

@@ -22,10 +22,10 @@ from ophyd_async.core import DetectorTrigger, FlyMotorInfo, TriggerInfo
 from bluesky_streamrecon.beamline import QualityReached
 from bluesky_streamrecon.errors import DataError, MotionError
 from bluesky_streamrecon.ordering import AngleOrder, Sweep
-from bluesky_streamrecon.plans.motion import time_limit
+from bluesky_streamrecon.plans.motion import move, time_limit, value_of
 from bluesky_streamrecon.plans.parts import answer, wait_for_all
 
-__all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps", "repeated"]
+__all__ = ["PROGRESS", "Flyers", "Pace", "come_to_rest", "fly_sweeps", "repeated", "set_exposure"]
 
 PROGRESS = "progress"
 """Stream of how far a flight has come; the frames themselves are in ``primary``, which has no events."""
@@ -176,6 +176,20 @@ def repeated(order: AngleOrder, turns: int) -> tuple[AngleOrder, tuple[Sweep, ..
         return order.again(turns), sweeps * turns
     goes_on = Sweep(sweeps[0].first, sweeps[0].step, len(order) * turns)
     return AngleOrder(order.name, tuple(goes_on), order.start, order.stop), (goes_on,)
+
+
+def set_exposure(detectors: Sequence[Any], seconds: float) -> MsgGenerator[None]:
+    """Plan stub: set the exposure time of detectors now, where they have one and it is another.
+
+    Preparing a flight sets it as well, but by then flats and darks have been taken, which are to be exposed as long.
+    """
+    for detector in detectors:
+        driver = getattr(detector, "driver", None)
+        for signal in (getattr(detector, "exposure_time", None), getattr(driver, "acquire_time", None)):
+            if hasattr(signal, "set"):
+                if (yield from answer(partial(value_of, signal), unanswered=seconds)) != seconds:
+                    yield from move(signal, seconds)
+                break
 
 
 def come_to_rest(flyers: Flyers) -> MsgGenerator[None]:

@@ -20,7 +20,7 @@ from bluesky_streamrecon.beamline import ReconJob
 from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.ordering import Sweep
 from bluesky_streamrecon.plans.budget import exposure_of
-from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated
+from bluesky_streamrecon.plans.flight import PROGRESS, Flyers, Pace, come_to_rest, fly_sweeps, repeated, set_exposure
 from bluesky_streamrecon.plans.motion import move, rotation_of
 from bluesky_streamrecon.plans.parts import answer
 from bluesky_streamrecon.plans.reference_frames import Detectors, Positioner
@@ -93,7 +93,8 @@ def stream_tomo_fly_plan(
         Degrees per second. By default the highest at which exposures do not overlap, the sample turns by no more than
         one `num`-th of the range in an exposure, and that the stage has (its ``max_velocity``).
     exposure : float, optional
-        Seconds; the detector's own by default (its ``exposure_time``, or ``driver.acquire_time``).
+        Seconds; the detector's own by default (its ``exposure_time``, or ``driver.acquire_time``). Flats and darks are
+        exposed as long, and it stays set.
     deadtime : float, optional
         Seconds that the detector needs from the end of an exposure to the next; what it says itself by default.
     flush_period : float, optional
@@ -163,6 +164,7 @@ def stream_tomo_fly_plan(
             yield from rotation.within_limits([max(ends) + grid])
         except ConfigError:
             lengthens = False
+    yield from set_exposure(scan.devices, pace.exposure)
 
     def flown() -> Iterator[Sweep]:
         yield from sweeps

@@ -35,7 +35,7 @@ from bluesky_streamrecon.beamline.documents import (
 from bluesky_streamrecon.beamline.event_frame import EventFrame
 from bluesky_streamrecon.beamline.frames import FrameFile, wire_dtype
 from bluesky_streamrecon.beamline.serving.frames import QueuedFrame
-from bluesky_streamrecon.data_keys import saturation_of
+from bluesky_streamrecon.data_keys import owner_of, saturation_of
 from bluesky_streamrecon.errors import ConfigError, DataError
 from bluesky_streamrecon.partition import choose_preview_rows
 from bluesky_streamrecon.pixels import common_dtype, exactly
@@ -46,6 +46,9 @@ from bluesky_streamrecon.wire.messages import ItemKind, OpenRunSpec
 __all__ = ["Publisher", "Sink"]
 
 logger = logging.getLogger(__name__)
+
+UNLIKE_EXPOSURE = 0.01
+"""Relative difference of two exposure times that is reported."""
 
 NO_BLOCK = RunBlock(
     recon_uid="", planned=0, detector=None, angle=None, recon=ReconSettings(), steering=SteeringSettings()
@@ -81,6 +84,7 @@ class _Run:
     files: dict[str, tuple[str, FrameFile]] = field(default_factory=dict)  # data key and file, by resource uid
     waiting: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # by stream and event; by data key
     sent: dict[ItemKind, set[int]] = field(default_factory=lambda: {kind: set() for kind in KINDS.values()})  # events
+    exposures: dict[ItemKind, float] = field(default_factory=dict)  # seconds, where the detector says that
     format: tuple[tuple[int, int], str] | None = None  # shape and pixel type, once the run is open
     angles: dict[int, float] = field(default_factory=dict)  # by number of the projection, radians, once known
     unitless: bool = False  # their data key has no units
@@ -216,9 +220,28 @@ class Publisher:
         run.flown |= layout is not None and layout.angle_key in layout.in_files
         if layout is not None and (level := saturation_of(doc, layout.image_key)) is not None:
             run.metadata.setdefault("saturation", f"{level:.12g}")
+        if layout is not None:
+            self._compare_exposures(run, layout, doc)
         # Frames in events show their type themselves: the run is opened by the first of them.
         if layout is not None and layout.in_file and layout.dtype is not None:
             self._open(run, layout.reduction.shape, layout.dtype)
+
+    def _compare_exposures(self, run: _Run, layout: StreamLayout, doc: Mapping[str, Any]) -> None:
+        """Report flats, darks and projections of unlike exposure times, unless a monitor may have counted with them."""
+        owner, recon = owner_of(doc, layout.image_key), run.block.recon
+        found = find_quantity("exposure", {}, [{str(owner): (doc.get("configuration") or {}).get(owner, {})}])
+        if found is None or recon.pixel_values != "counts" or recon.monitor is not None:
+            return
+        for kind, seconds in run.exposures.items():
+            if abs(found.value - seconds) > UNLIKE_EXPOSURE * seconds:
+                self._report(
+                    run,
+                    f"exposure: {layout.kind}s are exposed for {found.value:g} s ({found.source}), {kind}s for "
+                    f"{seconds:g} s, expected the same: attenuation comes out wrong; set the exposure time before "
+                    "flats and darks are taken",
+                )
+                break
+        run.exposures.setdefault(layout.kind, found.value)
 
     def _stream_resource(self, doc: Mapping[str, Any]) -> None:
         run = self._run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import weakref
 
@@ -69,6 +70,30 @@ def test_steps_get_what_the_run_says_and_a_run_that_does_not_say_it_is_not_strea
     (problem,) = problems
     assert "got no energy and no pixel_size; expected energy (keV), pixel_size (µm) as an option" in problem
     assert "not understood: det has det-pixel_size = 1.5 without units" in problem
+
+
+@pytest.mark.parametrize(
+    ("exposed", "recon", "said"),
+    [
+        ({"dark": 0.1, "flat": 0.1, "primary": 0.1004}, {}, ""),
+        ({"dark": 0.1, "flat": 0.1, "primary": 0.05}, {}, "projections are exposed for 0.05 s .*, darks for 0.1 s"),
+        ({"dark": None, "flat": 0.2, "primary": 0.1}, {}, "projections are exposed for 0.1 s .*, flats for 0.2 s"),
+        ({"dark": 0.1, "flat": 0.2, "primary": 0.1}, {}, "flats are exposed for 0.2 s .*, darks for 0.1 s"),
+        ({"flat": 0.2, "primary": 0.1}, {"monitor": "i0"}, ""),
+        ({"flat": 0.2, "primary": 0.1}, {"pixel_values": "transmission"}, ""),
+    ],
+)
+def test_flats_that_were_not_exposed_as_the_projections_are_reported(
+    publisher, tmp_path, problems, exposed, recon, said
+):
+    block = {"recon_uid": "r1", "projections": 4, "detector": "det", "angle": "rot", "recon": recon}
+    run = Run(publisher, tmp_path, block=block)
+    more = {"i0": {"source": "z", "dtype": "number", "shape": [], "object_name": "i0"}}
+    for stream, seconds in exposed.items():
+        configured = None if seconds is None else {"det-driver-acquire_time": seconds}
+        run.describe(stream, angle=stream == "primary", keys=more, configured=configured)
+    assert bool(problems) == bool(said)
+    assert not said or re.search(said, problems[0])
 
 
 def test_event_and_datum_are_paired_by_number_whichever_comes_first(publisher, sink, written, tmp_path):

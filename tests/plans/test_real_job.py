@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import datetime
 
 import h5py
@@ -123,6 +124,34 @@ def fly(beamline, job):
         )
 
     return plan
+
+
+class Timed:
+    """A camera whose counts are as many as its detector is exposed for."""
+
+    def __init__(self, camera, detector):
+        self.shape, self.dtype, self._camera, self._detector = camera.shape, camera.dtype, camera, detector
+
+    def frame(self, exposure):
+        seconds = self._detector.exposure_time._connector.backend.reading["value"]
+        return (self._camera.frame(exposure) * (seconds / 0.05)).astype(self.dtype)
+
+
+def test_flats_and_darks_of_a_flight_are_exposed_as_long_as_its_projections(run_engine, fly, job, tmp_path, documents):
+    beamline = sim_beamline(SheppLogan(), rows=4, columns=64, directory=tmp_path, instant=True, counts=2e4)
+    acquire = beamline.detector._acquire_logic
+    acquire.scene = replace(acquire.scene, camera=Timed(beamline.camera, beamline.detector))
+    assert run_engine(fly(beamline, exposure=0.02, threshold=1.0, axis=beamline.axis)).exit_status == "success"
+    assert job.last_run.problems == ()
+    with h5py.File(job.last_run.result) as file:
+        volume = file["/exchange/volume"][:]
+    assert volume.mean() == pytest.approx(beamline.camera.sample.image(64).mean(), rel=0.03)
+    exposed = {
+        doc["name"]: doc["configuration"]["detector"]["data"]["detector-exposure_time"]
+        for name, doc in documents
+        if name == "descriptor" and "detector" in doc["configuration"]
+    }
+    assert exposed == {"dark": 0.02, "flat": 0.02, "primary": 0.02}
 
 
 def test_flight_is_reconstructed_by_two_ranks_from_the_angles_that_were_recorded(
