@@ -64,6 +64,9 @@ AXIS_MISFIT = 1.0
 AT_THE_EDGE = 0.05
 """Attenuation at the detector's edge, relative to the strongest, from which on the sample may reach out of view."""
 
+BRIGHTER = 0.1
+"""Line integral below zero at the detector's edge, relative to the strongest, that makes all others doubtful, too."""
+
 UNREAD = "their frames could not be read or sent (the run's problems say which)"
 """Frames that were lost have no values either; which of the two it was is known on the beamline's computer."""
 
@@ -279,6 +282,14 @@ class RowStatistics:
         if usual <= 0:
             return Fault(
                 "nothing absorbs: projections are brighter than the flats; were flats and projections swapped?", "beam"
+            )
+        edge = min(float(self.row[:, :3].mean()), float(self.row[:, -3:].mean()))
+        by_chance = 2 * math.sqrt(self.noise / 3)  # noise of a single flat, in three columns
+        if edge < -BRIGHTER * float(np.percentile(self.row.mean(axis=0), 95)) - by_chance:
+            return Fault(
+                f"projections are brighter than the flats: line integrals at the detector's edge are {edge:.2f}, "
+                "expected 0, and all others are too low as well; were the flats exposed as long, in the same beam?",
+                "beam",
             )
         spread = float(np.std(mass))
         if spread <= MASS_SPREAD * usual + 3 * noise:

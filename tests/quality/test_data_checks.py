@@ -199,6 +199,16 @@ def test_beam_that_dims_slowly_or_fast_is_no_sample_that_reaches_out_of_view(sim
     assert re.search("total attenuation varies .* as when the beam dims", find_fault(scan.lines))
 
 
+@pytest.mark.parametrize("counts", [1e3, 2e4])
+def test_flats_that_are_darker_than_the_open_beam_of_the_projections_are_named(simulate, counts):
+    """As where they were not exposed as long: all attenuation is then too low, and looks right."""
+    lines = simulate(counts=counts).lines
+    by = 0.12 * float(np.percentile(np.nanmean(lines.values, axis=0), 95)) + 0.06
+    fault = find_fault(replace(lines, values=lines.values - np.float32(by)))
+    assert fault.startswith("projections are brighter than the flats: line integrals at the detector's edge are -0.")
+    assert find_fault(replace(lines, values=lines.values - np.float32(by / 4))) is None
+
+
 def test_row_above_the_sample_does_not_make_a_scan_faulty(simulate):
     scan, air = simulate(), simulate(faults=Faults(empty_from=0))
     values = np.stack([scan.lines.values[:, 0], air.lines.values[:, 1]], axis=1)
