@@ -330,6 +330,12 @@ class Preparation:
                 "flats: hardly anywhere brighter than the darks, so there is no image; was the shutter closed for the "
                 "flats or open for the darks, or were they swapped?"
             )
+        if (Gaps(dead).longer_than(_LONGEST_GAP) & ~dead.all(axis=1, keepdims=True)).any():
+            self.warnings.append(
+                f"flats: no brighter than the darks in more than {_LONGEST_GAP} pixels side by side, whose values are "
+                "taken from beside them, and the image is wrong there and around; does the beam fill the detector's "
+                "width, and was the shutter closed for the darks?"
+            )
         # Where a few pixels are saturated in the flats, their neighbours know better.
         dead |= means.saturated & ~Gaps(means.saturated).longer_than(_LONGEST_GAP)
         gain[dead] = 1.0

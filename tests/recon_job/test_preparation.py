@@ -122,6 +122,23 @@ def test_detector_may_saturate_below_its_largest_number():
     assert preparation.counts["saturated_values"] == 1
 
 
+@pytest.mark.parametrize(
+    ("dead", "said"),
+    [(np.s_[1, 20:36], False), (np.s_[1, 20:37], True), (np.s_[:, :20], True), (np.s_[1], False)],
+    ids=["16 pixels", "17 pixels of a row", "a side", "a whole row"],
+)
+def test_gap_that_is_too_wide_to_be_bridged_is_reported(dead, said):
+    """A row that measures nothing at all is none, and has no image."""
+    preparation = Preparation(*SHAPE)
+    dark = np.full(SHAPE, 100.0)
+    dark[dead] = 1500.0
+    preparation.add_reference("dark", dark)
+    preparation.add_reference("flat", np.full(SHAPE, 1000.0))
+    preparation.prepare(np.full(SHAPE, 550.0))
+    found = [text for text in preparation.warnings if "in more than 16 pixels side by side" in text]
+    assert len(found) == said
+
+
 def test_dead_column_is_filled_from_its_neighbours_and_counted_once_per_pixel():
     preparation = Preparation(*SHAPE)
     flat = np.full(SHAPE, 1000.0)
