@@ -116,7 +116,7 @@ def finished_half_turn(catalog: Any, uid: str, volume: int) -> NDArray[np.float3
         preview_rows=(0,),
         metadata=metadata,
     )
-    flats, darks = first_references(run, scan)
+    flats, darks = first_references(start, scan)
 
     places, angles = scan.places, np.radians(recorded_angles(run, uid)[0])
 

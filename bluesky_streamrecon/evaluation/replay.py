@@ -93,10 +93,13 @@ def recorded_file(path: Path, *, order: str | None = None, angle_units: str | No
     StorageError, DataError
         If it can not be read.
     """
-    frames = read_scan(path, angle_units=angle_units).frames
+    scan = read_scan(path, angle_units=angle_units)
+    start, streams = ({}, {}) if scan.run is None else (scan.run.start, scan.run.streams)
+    frames = as_live(start, scan.frames)
     if order is not None:
         frames = frames.in_order(places_in_order(order, frames.angles_deg))
-    return Recorded(path.stem, frames, len(frames.angles_deg), _range_of(frames.angles_deg))
+    about = {} if scan.reconstruction is None else scan.reconstruction.start.get(BLOCK, {})
+    return _as_taken(path.stem, frames, start, [stream.configuration for stream in streams.values()], about)
 
 
 @contextmanager
@@ -132,29 +135,33 @@ def recorded_run(
     """
     with open_storage(uri, directory=directory, readable=readable) as storage:
         run = RunStreams(find_run(storage.catalog, uid))
-        frames = as_live(run, scan_of(run, storage.catalog, uid, angle_units=angle_units))
         start: Mapping[str, Any] = run.metadata["start"]
-        block: Mapping[str, Any] = start.get(BLOCK, {})
-        planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
-        ends = block.get("start"), block.get("stop")
-        span = _range_of(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
-        recon = settings_from(ReconSettings, block.get("recon", {}))
-        recon, _ = with_found_options(recon, start, list(configurations(run)))
-        steering = _as_selected(settings_from(SteeringSettings, block.get("steering", {})), storage.catalog, uid)
-        yield Recorded(uid, frames, planned, span, recon, steering)
+        frames = as_live(start, scan_of(run, storage.catalog, uid, angle_units=angle_units))
+        try:
+            about = find_reconstruction(storage.catalog, uid).metadata["start"].get(BLOCK, {})
+        except StorageError:  # none was stored
+            about = {}
+        yield _as_taken(uid, frames, start, list(configurations(run)), about)
 
 
-def _as_selected(steering: SteeringSettings, catalog: Any, uid: str) -> SteeringSettings:
-    """Return the settings of a stored run with the rows and the region that counted in the end."""
-    try:
-        about = find_reconstruction(catalog, uid).metadata["start"].get(BLOCK, {})
-    except StorageError:  # none was stored
-        return steering
-    if about.get("selected_by") is None:
-        return steering
-    selection = msgspec.convert(about["selection"], Selection)
-    rows = selection.rows or steering.preview_rows
-    return msgspec.structs.replace(steering, region=selection.region, preview_rows=rows)
+def _as_taken(
+    name: str, frames: TomoScan, start: Mapping[str, Any], configured: Sequence[Any], about: Mapping[str, Any]
+) -> Recorded:
+    """Return a run with its settings, with the rows and the region that counted in the end.
+
+    `about` is the ``streamrecon`` block of its reconstruction, `configured` what its devices were configured to.
+    """
+    block: Mapping[str, Any] = start.get(BLOCK, {})
+    planned = max(int(block.get("projections") or 0), len(frames.angles_deg))  # it may have been extended
+    ends = block.get("start"), block.get("stop")
+    span = _range_of(frames.angles_deg) if None in ends else (float(ends[0]), float(ends[1]))  # type: ignore[arg-type]
+    recon, _ = with_found_options(settings_from(ReconSettings, block.get("recon", {})), start, configured)
+    steering = settings_from(SteeringSettings, block.get("steering", {}))
+    if about.get("selected_by") is not None:
+        selection = msgspec.convert(about["selection"], Selection)
+        rows = selection.rows or steering.preview_rows
+        steering = msgspec.structs.replace(steering, region=selection.region, preview_rows=rows)
+    return Recorded(name, frames, planned, span, recon, steering)
 
 
 def replay(recorded: Recorded, steering: SteeringSettings | None = None, *, threads: int = 1) -> Report:

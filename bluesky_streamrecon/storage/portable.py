@@ -249,6 +249,10 @@ def read_scan(path: str | Path, *, angle_units: str | None = None) -> PortableSc
             images = {name: below[name].name for name in IMAGES if below is not None and name in below}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: group {GROUP!r} can not be read ({error}); was it changed by hand?") from error
+    monitor = run.start.get("streamrecon", {}).get("recon", {}).get("monitor")
+    with_each = [run.streams[name].columns.get(monitor) for name in ("primary", "flat") if name in run.streams]
+    if len(with_each) == 2 and all(readings is not None for readings in with_each):
+        frames = replace(frames, monitor=with_each[0], flat_monitor=with_each[1])
     return PortableScan(layout, frames, run, reconstruction, keys, images)
 
 

@@ -217,19 +217,19 @@ def stored_readings(
     return None if values is None or len(values) <= numbers.max(initial=-1) else values[numbers]
 
 
-def first_references(run: RunStreams, scan: TomoScan) -> tuple[int, int]:
+def first_references(start: Mapping[str, Any], scan: TomoScan) -> tuple[int, int]:
     """Return how many of a run's flats and darks are of before its first projection: live images know no others.
 
     The run says 0 where they are borrowed, and nothing if a plan of one's own took them: then all are.
     """
-    block = run.metadata["start"].get("streamrecon") or {}
+    block = start.get("streamrecon") or {}
     flats, darks = (int(block.get(name) or len(had)) for name, had in (("flats", scan.flats), ("darks", scan.darks)))
     return min(flats, len(scan.flats)), min(darks, len(scan.darks))
 
 
-def as_live(run: RunStreams, scan: TomoScan) -> TomoScan:
+def as_live(start: Mapping[str, Any], scan: TomoScan) -> TomoScan:
     """Return a run's scan with the flats and darks that its live images were made with."""
-    flats, darks = first_references(run, scan)
+    flats, darks = first_references(start, scan)
     readings = None if scan.flat_monitor is None else scan.flat_monitor[:flats]
     return replace(scan, flats=scan.flats[:flats], darks=scan.darks[:darks], flat_monitor=readings)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bluesky_streamrecon import half_turns
 from bluesky_streamrecon.errors import DataError
-from bluesky_streamrecon.evaluation.replay import recorded_run, replay
+from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run, replay
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.sim_devices.detector import FileDataLogic
@@ -75,6 +75,12 @@ def test_frames_that_were_lost_are_left_out_and_the_others_keep_their_angles(sto
         np.testing.assert_allclose(again.monitor, scan.monitor)
     with recorded_run(uid, uri=storage.uri) as past:
         assert replay(past).fields["taken"] == 6
+        for name in ("a.nxs", "a.h5"):  # which are replayed by the settings of the run, too
+            read = recorded_file(tmp_path / name)
+            assert (read.recon.axis, read.recon.window, read.recon.monitor) == (24.2, 4, "monitor")
+            for of_run in ("recon", "steering", "planned", "span"):
+                assert getattr(read, of_run) == getattr(past, of_run)
+            np.testing.assert_allclose(read.frames.monitor, past.frames.monitor)
 
 
 def test_half_turn_of_a_series_is_made_of_its_own_projections_wherever_frames_were_lost(
