@@ -162,7 +162,7 @@ def _kept(uri: str, uid: str) -> list[Kept]:
         names = ("image_number", "projections", "axis")
         return [
             Kept(uid, slices=np.asarray(array[i]), rows=rows, volume=(height, *size), **{n: image[n] for n in names})
-            for i, image in enumerate(array.metadata["images"])
+            for i, image in enumerate(array.metadata["images"][: array.shape[0]])  # the last may have no pixels
         ]
     finally:
         container.context.close()

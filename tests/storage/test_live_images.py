@@ -221,6 +221,16 @@ def test_stored_run_is_opened_with_its_pictures_its_verdicts_and_its_images(stor
         shot("stored")
 
 
+def test_image_whose_pixels_never_came_is_left_out_of_a_stored_run(storage, client, opened_later):
+    """Its server was killed between what is known of it and its pixels."""
+    array = client["live"][opened_later]
+    known = array.metadata["images"]
+    images = [*known, {**known[-1], "image_number": 9, "projections": 9}]
+    array.update_metadata({"images": images}, drop_revision=True)
+    run, images = open_stored_run(opened_later, storage.uri)
+    assert [number for number, _ in images.earlier(run.snapshot)] == [1, 2, -1]
+
+
 def test_server_that_is_killed_costs_one_line_and_the_next_run_is_tried_again(beamline, write, tmp_path, monkeypatch):
     from tiled.client import from_uri
 
