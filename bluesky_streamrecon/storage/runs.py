@@ -63,6 +63,12 @@ IN_ONE_FILE = (
 )
 """What Tiled's writer makes of a StreamResource that several streams share."""
 
+NO_END = (
+    "it has no stop document: it is not over yet, or its process was killed before its events were sent; frames are in "
+    "the detector's files, and the angles that were planned in its start document"
+)
+"""Why there may be less in the catalogue than was taken: events are sent in batches."""
+
 
 class CatalogFrames(FrameStack):
     """Frames of one stream of a stored run, fetched when they are asked for; `StorageError` if the server can not.
@@ -131,7 +137,8 @@ def run_keys(run: RunStreams, uid: str) -> RunKeys:
     if detector in missing and any(detector in run[stream] for stream in streams & {"flat", "dark"}):
         raise DataError(f"run {uid}: stream 'primary' has no frames of {detector!r}; {IN_ONE_FILE}")
     if missing:
-        raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}")
+        why = "" if run.metadata.get("stop") else f"; {NO_END}"
+        raise DataError(f"run {uid}: stream 'primary' has no {sorted(missing)}, only {sorted(primary)}{why}")
     return RunKeys(detector, stage)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from tiled_server import KEY, Server
 
-from bluesky_streamrecon.errors import StorageError
+from bluesky_streamrecon.errors import DataError, StorageError
 from bluesky_streamrecon.sim_devices import sim_beamline
-from bluesky_streamrecon.storage import open_catalog, open_storage, resubmit
+from bluesky_streamrecon.storage import load_run, open_catalog, open_storage, resubmit
 from bluesky_streamrecon.storage.plain import plain
 from bluesky_streamrecon.storage.trial_run import try_catalog
 from bluesky_streamrecon.storage.writer import CatalogWriter
@@ -98,6 +98,18 @@ def test_run_that_is_there_in_part_is_replaced_and_the_frames_are_left_alone(run
     assert run["primary"]["detector"].read().shape == (4, 1, 3, 16)
     assert list(run["primary"]["stage"].read()) == [0, 1, 2, 3]
     assert resubmit(storage.catalog, [path.with_suffix(".stored")]).already_there == (uid,)
+
+
+def test_run_whose_process_was_killed_says_where_its_frames_and_angles_are(run_engine, documents, storage):
+    from bluesky_tiled_plugins import TiledWriter
+
+    beamline = sim_beamline(rows=3, columns=16, directory=storage.detector_directory, instant=True)
+    (uid,) = run_engine(bp.list_scan([beamline.detector], beamline.stage, [0, 1, 2, 3])).run_start_uids
+    writer = TiledWriter(storage.catalog, batch_size=10000)
+    for name, doc in documents[:-1]:
+        writer(name, doc)
+    with pytest.raises(DataError, match=r"has no .*no stop document: .* was killed .* in the detector's files"):
+        load_run(storage.catalog, uid)
 
 
 @pytest.fixture
