@@ -335,7 +335,8 @@ class Publisher:
                 raise DataError(
                     f"frames of shape {shape} and type {dtype or kept}, but the run was opened with {opened} and "
                     f"{kept}; was the detector's region of interest, binning or data type changed between flats, "
-                    "darks and projections?"
+                    "darks and projections? (The mean of several exposures of integers is of type <f4: with such "
+                    "projections, take flats and darks of several exposures, too)"
                 )
             return kept
         if dtype is None:

@@ -72,6 +72,18 @@ def test_steps_get_what_the_run_says_and_a_run_that_does_not_say_it_is_not_strea
     assert "not understood: det has det-pixel_size = 1.5 without units" in problem
 
 
+@pytest.mark.parametrize(("flats", "projections"), [(3, 1), (2, 3), (1, 3)])
+def test_events_of_one_exposure_can_follow_those_of_several_and_not_the_other_way_round(
+    publisher, sink, tmp_path, problems, flats, projections
+):
+    run = Run(publisher, tmp_path)
+    run.describe("flat", angle=False, shape=(flats, ROWS, COLUMNS))
+    run.describe("primary", shape=(projections, ROWS, COLUMNS))
+    (spec,) = sink.specs
+    assert spec.dtype == ("<u2" if flats == 1 else "<f4")
+    assert ["take flats and darks of several exposures" in each for each in problems] == [True] * (flats == 1)
+
+
 @pytest.mark.parametrize(
     ("exposed", "recon", "said"),
     [
