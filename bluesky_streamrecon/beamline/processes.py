@@ -95,6 +95,7 @@ class Child:
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
         self._ended = threading.Event()
+        self._owner = os.getpid()
         try:
             with self.log.open("ab" if self.append else "wb") as output:
                 self._process = subprocess.Popen(
@@ -140,7 +141,12 @@ class Child:
         return self._ended.wait(timeout)
 
     def stop(self, grace: float) -> None:
-        """End it and everything that it started: standard input closed, SIGTERM after `grace` seconds, then SIGKILL."""
+        """End it and everything that it started: standard input closed, SIGTERM after `grace` seconds, then SIGKILL.
+
+        Nothing happens in a process that was forked from ours: when that ends, the job is still wanted.
+        """
+        if os.getpid() != self._owner:
+            return
         self.release()
         if not self.wait(grace):
             _signal_session(self.pid, signal.SIGTERM)

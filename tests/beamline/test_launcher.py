@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import warnings
 
 import pytest
 
@@ -109,6 +110,20 @@ def test_ctrl_c_at_the_prompt_does_not_reach_it(child):
     ours = child(OBEDIENT)
     until("ready", ours)
     assert os.getsid(ours.pid) == ours.pid != os.getsid(0)
+
+
+def test_process_that_is_forked_from_ours_leaves_it_alone_when_it_ends(child, exits):
+    ours = child(OBEDIENT)
+    until("ready", ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads; nothing here needs one
+        forked = os.fork()
+    if forked == 0:
+        ours.stop(0.0)
+        os._exit(0)
+    assert os.waitpid(forked, 0)[1] == 0
+    assert not ours.wait(0.2)
+    assert exits.empty()
 
 
 def test_program_that_is_not_there_is_a_clear_error(tmp_path):
