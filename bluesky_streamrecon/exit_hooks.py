@@ -1,12 +1,14 @@
 """Closes what is still open when the main thread ends, and acts when the process that started this one is gone.
 
 The interpreter joins all threads before it runs ``atexit`` functions, so those come too late for whatever holds a
-thread: the process would never end. One daemon thread waits for the main thread instead.
+thread: the process would never end. One thread waits for the main thread instead. It is no daemon, which would be cut
+short in the middle of closing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -29,24 +31,28 @@ class Closable(Protocol):
         """End the threads."""
 
 
-_open: weakref.WeakSet[Closable] = weakref.WeakSet()
+_open: weakref.WeakValueDictionary[int, Closable] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 _lock = threading.Lock()
 _guard: threading.Thread | None = None
 
 
 def close_at_end(thing: Closable) -> None:
-    """Call ``thing.close()`` when the main thread ends, unless nobody holds `thing` any more by then."""
+    """Call ``thing.close()`` when the main thread ends, unless nobody holds `thing` any more by then.
+
+    What was opened last is closed first, as it may need the others for it.
+    """
     global _guard  # noqa: PLW0603 - one thread watches for all of the process
     with _lock:
-        _open.add(thing)
+        _open[next(_numbers)] = thing
         if _guard is None or not _guard.is_alive():
-            _guard = threading.Thread(target=_close_all, name=GUARD, daemon=True)
+            _guard = threading.Thread(target=_close_all, name=GUARD, daemon=False)
             _guard.start()
 
 
 def _close_all() -> None:
     threading.main_thread().join()
-    for thing in list(_open):
+    for thing in reversed(list(_open.values())):
         try:
             thing.close()
         except Exception:

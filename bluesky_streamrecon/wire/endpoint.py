@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.exit_hooks import close_at_end
 from bluesky_streamrecon.logs import set_role
 from bluesky_streamrecon.wire.codec import encode
 from bluesky_streamrecon.wire.connector import Connector, LinkState
@@ -73,6 +74,7 @@ class Endpoint(Generic[E]):
         self._events: deque[E] = deque() if events is None else events
         self._changed = threading.Condition(self.lock)  # notified after each turn
         self._thread = threading.Thread(target=self._run, name=name)
+        close_at_end(self)
 
     def next(self, timeout: float | None = None) -> E | None:
         """Take the next event; wait at most `timeout` seconds (None: for ever, 0: not at all), then return None."""
@@ -127,9 +129,7 @@ class Endpoint(Generic[E]):
             wait = self._guarded(self._once, wait)
             deadline = self._deadline
             if deadline is None:
-                if threading.main_thread().is_alive():
-                    continue
-                deadline = 0.0  # nobody is left to close us, and we must not keep the process
+                continue
             left = deadline - time.monotonic()
             if left <= 0 or (not self._commands and all(end.settled for end in self._ends.values())):
                 break
