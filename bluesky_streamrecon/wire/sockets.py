@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ CLOSED_AFTER_MS: Final = 30_000
 KEYS_REMEMBERED: Final = 128
 SERVER_HIGH_WATER: Final = 64  # messages of one connection that wait for a server
 HANDSHAKE_MS: Final = 5000  # after which libzmq closes a connection that has not completed its handshake
+DESCRIPTORS: Final = 32  # more than a context and its sockets take
 BAD_HANDSHAKES: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -66,9 +68,15 @@ class Transport:
         Longest frame that is taken in, bytes; a connection that sends a longer one is closed.
     io_threads : int
         Of libzmq, which encrypt and copy.
+
+    Raises
+    ------
+    ConfigError
+        If the process has hardly any file descriptors left.
     """
 
     def __init__(self, *, frame_limit: int, io_threads: int = 1) -> None:
+        _check_descriptors()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
         for option, value in (
             (zmq.LINGER, 0),
@@ -285,6 +293,19 @@ class Transport:
             while True:
                 event = recv_monitor_message(monitor, zmq.NOBLOCK)
                 self._handshakes.add(f"{event['endpoint'].decode('latin-1')}, error {event['value']:#x}")
+
+
+def _check_descriptors() -> None:
+    """Refuse to begin where libzmq would run out of descriptors half-way, which aborts the process."""
+    try:
+        with contextlib.ExitStack() as taken:
+            for _ in range(DESCRIPTORS):
+                taken.enter_context(Path(os.devnull).open("rb", buffering=0))
+    except OSError as error:
+        raise ConfigError(
+            f"connections need up to {DESCRIPTORS} file descriptors: {error.strerror}; what has this process opened "
+            "(ls -l /proc/PID/fd)? More are allowed by `ulimit -n 4096` before it is started"
+        ) from error
 
 
 def local_host_towards(address: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -99,3 +101,32 @@ def test_socket_without_room_says_so_and_all_that_it_took_arrives(transport):
         assert drain(transport, "beamline", down)[0] == list(range(down))
     finally:
         server.close(0.0)
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from bluesky_streamrecon.errors import ConfigError
+from bluesky_streamrecon.wire.sockets import Transport
+
+Transport(frame_limit=2**20).close(0.0)  # all is imported
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    for descriptor in taken[:int(sys.argv[1])]:
+        os.close(descriptor)
+try:
+    Transport(frame_limit=2**20)
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("left", [0, 4, 6])
+def test_process_that_has_hardly_any_descriptors_left_is_told_so_where_libzmq_would_abort_it(left):
+    words = [sys.executable, "-c", FEW_DESCRIPTORS, str(left)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Too many open files" in ended.stdout
