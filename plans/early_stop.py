@@ -69,10 +69,13 @@ class EarlyEnding:
             except Exception as raised:  # noqa: BLE001 - the plan is to handle it
                 error = raised
 
+    def begin(self) -> Steps:
+        """Note how the RunEngine is, before anything is waited for in which it may be suspended."""
+        self._found_rewindable = yield Msg("rewindable", None, None)
+
     def run(self, plan: MsgGenerator[Any]) -> Steps:
         """Install the suspender and drive a plan; return what it returns, or the run's uid where it was ended."""
         yield Msg("install_suspender", None, self.suspender)
-        self._found_rewindable = None if self.suspender.RE is None else self.suspender.RE.rewindable
         try:
             return (yield from self.drive(plan))
         except QualityReached:
@@ -97,7 +100,7 @@ class EarlyEnding:
         """Clean up where no message can be sent any more: the RunEngine was halted."""
         RE = self.suspender.RE
         if RE is not None:
-            RE.rewindable = self._found_rewindable
+            RE.rewindable = self._found_rewindable is not False
             RE.remove_suspender(self.suspender)
 
     def _handle(self, msg: Msg) -> Steps:
@@ -266,6 +269,7 @@ def stop_early_wrapper(
         when(await read_signal(signal))
 
     def body() -> Steps:
+        yield from ending.begin()
         _, error = yield from attempt(judged, unanswered=None)
         if error is not None:
             raise ConfigError(f"signal {signal.name}: can not be read and judged: {error!r}") from error

@@ -133,6 +133,7 @@ def _streamed(plan: MsgGenerator[Any], session: StreamSession) -> MsgGenerator[A
     tokens: list[int] = []
 
     def body() -> Steps:
+        yield from session.begin()
         yield from session.find_limits()
         job.prepare_run(session.asked.recon, session.asked.steering, "")
         yield from _staged(job)

@@ -388,6 +388,28 @@ def test_runengine_can_rewind_again_after_a_scan_that_was_aborted_while_it_was_s
     assert run_engine.rewindable
 
 
+def test_runengine_can_rewind_again_after_a_scan_that_was_aborted_while_it_was_suspended_before_its_run(
+    run_engine, tomo, pause_at, hold, held_beamline, in_thread, pretend_job, monkeypatch
+):
+    starting, suspended, start = hold(1), hold(1), pretend_job.job.start
+
+    async def slowly(*args, **kwargs):
+        await starting()
+        await start(*args, **kwargs)
+
+    def suspend():
+        assert starting.reached.wait(BOUND)
+        run_engine.request_suspend(suspended)
+
+    monkeypatch.setattr(pretend_job.job, "start", slowly)
+    in_thread(suspend)
+    pause_at(tomo(held_beamline()), suspended)
+    starting.release()
+    suspended.release()
+    run_engine.abort()
+    assert run_engine.rewindable
+
+
 def test_run_that_could_not_be_closed_leaves_the_next_one_its_stream(
     run_engine, documents, tomo, script, held_beamline, of, pretend_job, monkeypatch
 ):
