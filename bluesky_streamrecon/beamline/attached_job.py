@@ -64,6 +64,7 @@ class AttachedJob:
         self._registration: Path | None = None
         self.died: list[ProcessExit] = []  # while no run was open
         self._news = asyncio.Event()
+        self.turn = asyncio.Lock()  # of who begins with the job, or ends it
 
     @property
     def ranks(self) -> int:
@@ -99,10 +100,12 @@ class AttachedJob:
         """Report to the running loop from now on: a kept job may be staged by a RunEngine with a loop of its own."""
         loop = asyncio.get_running_loop()
         if loop is not self.loop:
-            self.loop, self._news = loop, asyncio.Event()
+            self.loop, self._news, self.turn = loop, asyncio.Event(), asyncio.Lock()
 
-    async def start(self, ranks: int, *, wait: bool, timeout: float) -> None:
+    async def start(self, ranks: int, *, wait: bool, timeout: float, given_up: Callable[[], bool]) -> None:
         """Start the job, or open the endpoint for one that somebody else starts, and `wait` until everyone is linked.
+
+        Once it is `given_up`, nothing is waited for any more, and who has given it up stops what there is.
 
         Raises
         ------
@@ -116,12 +119,12 @@ class AttachedJob:
             self.link = self._last_link = link
             self._registration = register_job(link.endpoint.address, link.endpoint.job_id, self.server_key)
             await asyncio.to_thread(link.launch, ranks)
-            if wait and not await self.wait(lambda: link.complete or self.died, lambda: timeout):
+            if wait and not await self.wait(lambda: link.complete or self.died or given_up(), lambda: timeout):
                 raise JobError(
                     f"reconstruction job: not all of its processes have connected after {timeout:g} s: "
                     f"{link.peers_in_words()}"
                 )
-            if self.died:
+            if self.died and not given_up():
                 raise JobError(f"reconstruction job: {self.died[0]}")
         except BaseException:
             await self.stop()

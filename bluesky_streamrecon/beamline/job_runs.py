@@ -253,10 +253,14 @@ class JobRuns:
             self._signals.volume.set(self.volumes.text)
         return self.last
 
-    async def volumes_finished(self) -> None:
+    async def volumes_finished(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """Wait until the job has finished all volumes; gives up when nothing was heard of it for `finish_timeout`."""
         limit = self._options.finish_timeout
-        if not await self.job.wait(lambda: not self.volumes, lambda: limit, lambda: self.volumes.heard_at):
+
+        def over() -> bool:
+            return not self.volumes or given_up()
+
+        if not await self.job.wait(over, lambda: limit, lambda: self.volumes.heard_at):
             self.give_up_volumes(f"no message from the job for {limit:g} s")
 
     def give_up_volumes(self, why: str) -> None:

@@ -148,6 +148,7 @@ class ReconJob(StandardReadable, PromptOrders):
         )
         self.runs.on_volume = self._end_when_finished
         self._staged = False
+        self._unstaged = 0  # times
         self._ending: asyncio.Task[None] | None = None
         self._subscribers: dict[int, DocumentCallback] = {}
         self.score, self.lag = shown.score.signal, shown.lag.signal
@@ -183,24 +184,31 @@ class ReconJob(StandardReadable, PromptOrders):
         JobError
             If the job can not be started, ends, or has not connected in time.
         """
-        await super().stage()
+        unstaged = self._unstaged
         self._staged = True
+        self.job.enter_loop()
+        async with self.job.turn:  # a RunEngine that was halted has not waited until the job was unstaged
+            await super().stage()
+            await self._attach(lambda: self._unstaged != unstaged)
+
+    async def _attach(self, given_up: Callable[[], bool]) -> None:
+        """Start or attach the job, unless that is given up meanwhile."""
+        job, options = self.job, self.options
         self.runs.staged()
         self.steering.show(Decision())
-        job, options = self.job, self.options
-        job.enter_loop()
         if options.output is not None:
             await asyncio.to_thread(_make_directory, options.output)
         if job.link is not None and job.usable and self.local and job.link.launched_ranks != self.wanted_ranks:
-            await self.runs.volumes_finished()  # a job of another size can not go on with them
+            await self.runs.volumes_finished(given_up)  # a job of another size can not go on with them
             await job.stop()
         elif job.link is not None and not job.usable:
             self.runs.give_up_volumes("the job has ended")
             await job.stop()
-        if job.link is None:
+        if job.link is None and not given_up():
             self.runs.change(Change.LAUNCHED)
+            timeout = options.start_timeout
             try:
-                await job.start(self.wanted_ranks, wait=options.wait_for_job, timeout=options.start_timeout)
+                await job.start(self.wanted_ranks, wait=options.wait_for_job, timeout=timeout, given_up=given_up)
             except BaseException:
                 self.runs.change(Change.UNSTAGED)
                 raise
@@ -213,17 +221,19 @@ class ReconJob(StandardReadable, PromptOrders):
         A job that is still finishing a volume ends when it has, unless `wait_for_volume` has us wait for it here.
         """
         self._staged = False
-        try:
-            await self.runs.end()
-            if self.options.wait_for_volume:
-                await self.runs.volumes_finished()
-        finally:
-            self.publisher.forget()
-            if not self.job.usable or not (self.options.keep_alive or self.runs.volumes):
-                self.runs.give_up_volumes("the job has ended")
-                await self.job.stop()
-            self.runs.change(Change.UNSTAGED)
-            await super().unstage()
+        self._unstaged += 1
+        async with self.job.turn:
+            try:
+                await self.runs.end()
+                if self.options.wait_for_volume:
+                    await self.runs.volumes_finished(lambda: self._staged)
+            finally:
+                self.publisher.forget()
+                if not self.job.usable or not (self.options.keep_alive or self.runs.volumes):
+                    self.runs.give_up_volumes("the job has ended")
+                    await self.job.stop()
+                self.runs.change(Change.UNSTAGED)
+                await super().unstage()
 
     def close(self) -> None:
         """End the job, from any thread but the RunEngine's; idempotent. The device can be staged again.

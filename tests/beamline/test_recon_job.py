@@ -104,6 +104,18 @@ def players():
         player.join()
 
 
+def test_staging_that_is_given_up_ends_with_it_and_not_with_its_time_when_another_scan_may_have_begun(
+    run_engine, attached
+):
+    async def given_up():
+        staged = attached.stage()
+        await asyncio.sleep(0.1)
+        await attached.unstage()
+        return staged.done and staged.exception()
+
+    assert asyncio.run_coroutine_threadsafe(given_up(), run_engine.loop).result(BOUND / 2) is None
+
+
 def when_bound(job, in_thread, then):
     """Do something as soon as the job's address is known."""
     pause = threading.Event()

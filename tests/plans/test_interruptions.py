@@ -371,6 +371,33 @@ def test_runengine_can_rewind_again_after_a_flight_that_was_halted(run_engine, f
     assert run_engine.rewindable
 
 
+def test_scan_after_one_that_was_halted_waits_until_the_job_of_that_one_has_ended(
+    run_engine, documents, tomo, pause_at, hold, held_beamline, of, pretend_job, monkeypatch, in_thread
+):
+    moving, ending, begun = hold(2), hold(1), threading.Event()
+    stop = pretend_job.job.stop
+
+    async def slowly():
+        await ending()
+        await stop()
+
+    monkeypatch.setattr(pretend_job.job, "stop", slowly)
+    pause_at(tomo(held_beamline(moving=moving)), moving)
+    moving.release()
+    run_engine.halt()
+    documents.clear()
+    run_engine.subscribe(lambda *_: begun.set(), "event")
+
+    def let_it_end():
+        assert ending.reached.wait(BOUND)
+        begun.wait(0.5)
+        ending.release()
+
+    in_thread(let_it_end)
+    run_engine(tomo(held_beamline()))
+    assert of(documents, "stop")[0]["reason"].startswith("all 6 projections taken")
+
+
 def test_runengine_can_rewind_again_after_a_scan_that_was_aborted_while_it_was_suspended(
     run_engine, tomo, pause_at, hold, held_beamline, in_thread
 ):
