@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from bluesky.utils import Msg, MsgGenerator, maybe_await
+from bluesky.utils import Msg, MsgGenerator, RequestStop, maybe_await
 
 from bluesky_streamrecon.acquisition import lacking
 from bluesky_streamrecon.beamline import (
@@ -250,7 +250,11 @@ class StreamSession(EarlyEnding):
         if exit_status == "success":
             yield from self._drop_what_is_open()
             if streamed:
-                yield from self._until(job.runs.finished)
+                try:
+                    yield from self._until(job.runs.finished)
+                except BaseException as ended:  # by people: nobody waits for the last image any more
+                    job.runs.keep_record("success" if isinstance(ended, RequestStop) else "abort", reason)
+                    raise
             yield from self._between()
             reason = self._reason(reason)
         elif streamed:

@@ -184,7 +184,8 @@ class JobRuns:
     async def finished(self) -> bool:
         """Wait for the last image, and its verdict, of a run that was closed; return whether they came.
 
-        Gives up when the job is lost, when nothing was heard of it for `finish_timeout`, and soon if no rank is there.
+        Gives up when the job is lost, when nothing was heard of it for `finish_timeout`, soon if no rank is there, and
+        when the run's record is kept without it.
         """
         run, patience = self.open, self._options.finish_timeout
         if run is None or run.exit_status is None:
@@ -197,20 +198,21 @@ class JobRuns:
 
         def judged() -> bool:
             unheard = run.unjudged or run.failed or not self.job.controller_linked
-            return unheard or run.judged >= run.image_number
+            return unheard or run.judged >= run.image_number or self.open is not run
 
-        if not await self.job.wait(lambda: run.over, limit, lambda: run.heard_at):
+        if not await self.job.wait(lambda: run.over or self.open is not run, limit, lambda: run.heard_at):
             who = self.job.link.peers_in_words() if self.job.link is not None else "the job has been closed"
             run.given_up = True
             self.report(f"no last image: no message from the job for {limit():g} s; {who}")
-        if run.results is None:
+        if run.results is None or self.open is not run:
             return False
         if not await self.wait_for_verdicts(run, judged):
             self.report(
                 f"no verdict on the last image, number {run.image_number}: none came from the controller within "
                 f"{_verdict_seconds(run):g} s, the last was on image {run.judged}; is its computer overloaded?"
             )
-        self.publisher.check_angles()
+        if self.open is run:
+            self.publisher.check_angles()
         return True
 
     async def wait_for_verdicts(self, run: RunState, done: Callable[[], bool]) -> bool:

@@ -437,6 +437,26 @@ def test_runengine_can_rewind_again_after_a_scan_that_was_aborted_while_it_was_s
     assert run_engine.rewindable
 
 
+@pytest.mark.parametrize(("end", "status"), [("abort", "abort"), ("stop", "success"), ("halt", "abort")])
+def test_last_image_is_not_waited_for_any_more_where_people_end_the_scan_that_waits_for_it(
+    run_engine, documents, tomo, script, pause_at, hold, held_beamline, of, pretend_job, monkeypatch, end, status
+):
+    script.never_done = True
+    finished, waiting = pretend_job.runs.finished, hold(2)
+
+    async def waited_for():
+        waiting.reached.set()
+        assert not waiting.passes, "waited for again"
+        waiting.passes += 1
+        return await finished()
+
+    monkeypatch.setattr(pretend_job.runs, "finished", waited_for)
+    pause_at(tomo(held_beamline()), waiting)
+    getattr(run_engine, end)()
+    assert of(documents, "stop")[0]["exit_status"] == status
+    assert pretend_job.last_run.exit_status == status
+
+
 def test_run_that_could_not_be_closed_leaves_the_next_one_its_stream(
     run_engine, documents, tomo, script, held_beamline, of, pretend_job, monkeypatch
 ):
