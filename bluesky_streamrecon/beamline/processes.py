@@ -55,7 +55,7 @@ class ProcessExit:
         return f"ended ({by})"
 
     def __str__(self) -> str:
-        output = f"its last lines:\n{self.tail}" if self.tail else "no output"
+        output = f"its last lines:\n{self.tail}" if self.tail else "no output; is the disk of the log full?"
         return f"{self.role} {self.how}; log: {self.log}; {output}"
 
 

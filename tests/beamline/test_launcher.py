@@ -76,6 +76,12 @@ def test_process_that_ends_unasked_is_told_with_status_and_last_lines(child, exi
     assert "test ended (exit status 3); log: " in str(exited)
 
 
+def test_process_that_ends_without_a_word_is_told_with_the_likely_reason(child, exits):
+    """MPI's launcher ends where it can not write what its ranks say."""
+    child("raise SystemExit(255)")
+    assert str(exits.get(timeout=BOUND)).endswith("no output; is the disk of the log full?")
+
+
 def test_process_that_is_killed_is_told_with_the_signal(child, exits):
     victim = child(OBEDIENT)
     until("ready", victim)
