@@ -5,6 +5,7 @@ Without either they are skipped; `tests/recon/test_simulated_gpu.py` runs them i
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -36,6 +37,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.cuda)
             if missing:
                 item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {missing}"))
+
+
+def pytest_collection_finish():
+    """Keep what has been imported out of each search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

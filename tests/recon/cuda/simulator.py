@@ -8,6 +8,7 @@ barriers, so a barrier that is missing shows in the image.
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from functools import cache
 from types import FunctionType, SimpleNamespace
@@ -85,5 +86,21 @@ class _Block:
             alive = left
 
 
+_array_of = kernelapi.FakeCUDAShared.array
+
+
+def _shared_array(memory, shape, dtype, alignment=None):
+    """Return the array of a block that a line asks for: the simulator reads the source of all callers to name it."""
+    if shape == 0 or alignment is not None:
+        return _array_of(memory, shape, dtype, alignment)
+    caller = sys._getframe(1)
+    line = caller.f_code, caller.f_lineno
+    if line not in memory._allocations:
+        known = isinstance(dtype, kernelapi.types.Type)
+        memory._allocations[line] = np.empty(shape, kernelapi.numpy_support.as_dtype(dtype) if known else dtype)
+    return memory._allocations[line]
+
+
 kernel.BlockManager = _Block
+kernelapi.FakeCUDAShared.array = _shared_array
 kernelapi.threading = SimpleNamespace(current_thread=lambda: _Block.current, Lock=threading.Lock)
