@@ -18,6 +18,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 
 @pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Another catalogue, which runs are carried to."""
+    with open_storage(directory=tmp_path_factory.mktemp("elsewhere")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
 def scan() -> TomoScan:
     """A small scan in memory, angles in no order."""
     rng = np.random.default_rng(0)

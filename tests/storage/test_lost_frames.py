@@ -13,7 +13,7 @@ from bluesky_streamrecon.evaluation.replay import recorded_file, recorded_run, r
 from bluesky_streamrecon.plans import stream_tomo_plan
 from bluesky_streamrecon.sim_devices import sim_beamline
 from bluesky_streamrecon.sim_devices.detector import FileDataLogic
-from bluesky_streamrecon.storage import export_run, import_scan, load_run, open_storage, read_scan
+from bluesky_streamrecon.storage import export_run, import_scan, load_run, read_scan
 
 pytestmark = pytest.mark.timeout(180)  # servers are started
 
@@ -55,7 +55,7 @@ def taken(run_engine, storage, pretend_job, monkeypatch):
     return take
 
 
-def test_frames_that_were_lost_are_left_out_and_the_others_keep_their_angles(storage, taken, tmp_path):
+def test_frames_that_were_lost_are_left_out_and_the_others_keep_their_angles(storage, elsewhere, taken, tmp_path):
     uid, seen = taken({2, 5, 6}, num=9)
     kept = np.array([0, 1, 3, 4, 7, 8])
     scan = load_run(storage.catalog, uid)
@@ -64,15 +64,14 @@ def test_frames_that_were_lost_are_left_out_and_the_others_keep_their_angles(sto
     assert (len(scan.monitor), len(scan.flat_monitor)) == (6, 2)
     (problem,) = scan.problems
     assert "3 of 9 frames were lost on their way to" in problem
-    with open_storage(directory=tmp_path / "elsewhere") as elsewhere:
-        done = [export_run(storage.catalog, uid, tmp_path / name) for name in ("a.nxs", "a.h5")]
-        for each in done:
-            np.testing.assert_array_equal(read_scan(each.file).frames.projections[:], seen)
-        import_scan(elsewhere, tmp_path / "a.nxs")
-        again = load_run(elsewhere.catalog, uid)
-        np.testing.assert_array_equal(again.projections[:], seen)
-        np.testing.assert_allclose(again.angles_deg, scan.angles_deg)
-        np.testing.assert_allclose(again.monitor, scan.monitor)
+    done = [export_run(storage.catalog, uid, tmp_path / name) for name in ("a.nxs", "a.h5")]
+    for each in done:
+        np.testing.assert_array_equal(read_scan(each.file).frames.projections[:], seen)
+    import_scan(elsewhere, tmp_path / "a.nxs")
+    again = load_run(elsewhere.catalog, uid)
+    np.testing.assert_array_equal(again.projections[:], seen)
+    np.testing.assert_allclose(again.angles_deg, scan.angles_deg)
+    np.testing.assert_allclose(again.monitor, scan.monitor)
     with recorded_run(uid, uri=storage.uri) as past:
         assert replay(past).fields["taken"] == 6
         for name in ("a.nxs", "a.h5"):  # which are replayed by the settings of the run, too
@@ -103,9 +102,10 @@ def test_half_turn_of_a_series_is_made_of_its_own_projections_wherever_frames_we
         export_run(storage.catalog, uid, tmp_path / "whole.nxs")
 
 
-def test_frames_that_were_never_written_at_the_end_leave_a_run_that_can_be_carried_away(storage, taken, tmp_path):
+def test_frames_that_were_never_written_at_the_end_leave_a_run_that_can_be_carried_away(
+    storage, elsewhere, taken, tmp_path
+):
     uid, seen = taken({7, 8}, num=9)
     export_run(storage.catalog, uid, tmp_path / "a.nxs")
-    with open_storage(directory=tmp_path / "elsewhere") as elsewhere:
-        import_scan(elsewhere, tmp_path / "a.nxs")
-        np.testing.assert_array_equal(load_run(elsewhere.catalog, uid).projections[:], seen)
+    import_scan(elsewhere, tmp_path / "a.nxs")
+    np.testing.assert_array_equal(load_run(elsewhere.catalog, uid).projections[:], seen)

@@ -24,7 +24,6 @@ from bluesky_streamrecon.storage import (
     load_reconstruction,
     load_run,
     load_scores,
-    open_storage,
     read_dxfile,
     read_nxtomo,
     read_scan,
@@ -132,13 +131,6 @@ def exported(storage, stored, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     nxs = export_run(storage.catalog, uid[:9], folder / "run.nxs")
     return nxs, export_run(storage.catalog, recon, folder / "run.h5")  # its reconstruction means the run
-
-
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """Another catalogue, with nothing in it to begin with."""
-    with open_storage(directory=tmp_path_factory.mktemp("elsewhere")) as opened:
-        yield opened
 
 
 def columns(run, stream):
