@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
@@ -70,7 +71,10 @@ CATALOGUES = (
 )
 
 
-gc.disable()  # what is imported and collected stays: looking through it takes seconds
+# What is imported and collected stays: looking through it takes seconds. Not `gc.disable`, which Dask would keep.
+THRESHOLDS = gc.get_threshold()
+gc.set_threshold(0)
+atexit.register(gc.freeze)  # in the end, too
 
 # In case a part of a plan is never iterated, Bluesky writes down the whole stack of each: a quarter of a scan's time.
 bluesky_utils.traceback = SimpleNamespace(format_stack=partial(traceback.format_stack, limit=4))  # type: ignore[attr-defined]
@@ -95,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """Keep what has been imported and collected out of each search for garbage that the tests cause."""
     gc.freeze()
-    gc.enable()
+    gc.set_threshold(*THRESHOLDS)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

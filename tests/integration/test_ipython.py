@@ -1,5 +1,6 @@
 """The installed profile at a real IPython prompt, driven as a person would."""
 
+import gc
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 PROMPT = re.compile(r"In \[\d+\]: ")
 OURS = "bluesky_streamrecon"
 # What is imported until the first prompt stays: looking through it for garbage takes about a second.
-WITHOUT_GC = "import gc; gc.disable(); from IPython import start_ipython; start_ipython()"
+WITHOUT_GC = "import gc; gc.set_threshold(0); from IPython import start_ipython; start_ipython()"
 
 
 def job_processes(session: str) -> dict[int, str]:
@@ -67,7 +68,7 @@ def ipython(tmp_path_factory):
         child.ptyproc.delayafterterminate = 2.0  # a busy computer needs more than the tenth of a second to end it
         try:
             child.expect(PROMPT)
-            say(child, "import gc; gc.freeze(); gc.enable()")
+            say(child, f"import gc; gc.freeze(); gc.set_threshold(*{gc.get_threshold()})")
             yield child, mark
         finally:
             child.close(force=True)
@@ -207,5 +208,6 @@ def test_abort_after_a_pause_leaves_no_process_the_next_run_works_and_ipython_en
     printed = say(child, f"result = RE(stream_tomo_fly_plan({flight}))")
     assert "Traceback" not in printed
     assert "success" in say(child, "print(catalog[result[0]].metadata['stop']['exit_status'])")
+    say(child, "gc.freeze()")
     child.sendline("exit()")
     child.expect(pexpect.EOF)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 PROMPT = re.compile(r"In \[\d+\]: ")
 
 SESSION = """
-import asyncio, json, os, signal, sys
+import asyncio, gc, json, os, signal, sys
 from pathlib import Path
 import bluesky.plan_stubs as bps, bluesky.preprocessors as bpp
 from bluesky import RunEngine
@@ -68,7 +68,11 @@ def hold():
         print("HOLDING", flush=True)
         await asyncio.Event().wait()
     yield from bps.wait_for([for_ever])
+
+gc.freeze()
 """
+# What is imported stays: to look through it for garbage, and once more in the end, takes half as long as all else.
+WITHOUT_GC = "import gc; gc.set_threshold(0); from IPython import start_ipython; start_ipython()"
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def prompt(tmp_path: Path) -> Iterator[pexpect.spawn]:
     (tmp_path / "session.py").write_text(SESSION)
     child = pexpect.spawn(
         sys.executable,
-        ["-m", "IPython", "--no-banner", "--simple-prompt", "--no-confirm-exit", "-i", "session.py"],
+        ["-c", WITHOUT_GC, "--no-banner", "--simple-prompt", "--no-confirm-exit", "-i", "session.py"],
         env=os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")},
         cwd=str(tmp_path),
         encoding="utf-8",

@@ -28,12 +28,16 @@ WATCHING = [
 
 BOUND = 40.0
 SERVER = f"""
-import sys
+import gc, sys
+thresholds = gc.get_threshold()
+gc.set_threshold(0)  # while all of Tiled is imported
 sys.path.append({str(Path(__file__).parent)!r})
 from tiled_tables import tables_once
 tables_once()
 from tiled.server import SimpleTiledServer
 server = SimpleTiledServer(sys.argv[1], api_key=sys.argv[4], port=int(sys.argv[2]), readable_storage=[sys.argv[3]])
+gc.freeze()
+gc.set_threshold(*thresholds)
 print("ready", flush=True)
 sys.stdin.read()
 server.close()
