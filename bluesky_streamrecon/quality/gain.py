@@ -152,7 +152,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     uneven = over.unevenness(now) - USUAL
     by_aliasing *= math.exp((UNEVEN_BY_HALVES if over.turn > math.pi and uneven > 0 else UNEVEN) * uneven)
     if study.binning > 1:
-        by_variance, by_aliasing = by_variance * NOISE_OF_BINNING, by_aliasing * NOISE_OF_BINNING
+        by_variance *= NOISE_OF_BINNING
     gain = max(by_variance * (variance - last_variance) + by_aliasing * (aliasing - last_aliasing), 0.0)
     sharp = find_sharp_views(study)
     single = SINGLE + RISING * max(sharp.rise, 0.0) if sharp.few else 0.0

@@ -38,7 +38,7 @@ UNBINNED = 512
 """Widest detector, columns, that is studied pixel by pixel; above it two pixels are taken together."""
 
 NOISE_OF_BINNING = 1.2
-"""What the gain of binned data is multiplied with: the finest level, where there is most to gain, is missing."""
+"""What noise takes from the MS-SSIM of binned images times this is what it takes with the finest level, too."""
 
 LARGEST_EXPONENT = 20.0
 

@@ -25,7 +25,6 @@ from bluesky_streamrecon.evaluation.scans import LineScan, ScanStack
 from bluesky_streamrecon.quality import ScanLines, TrialReconstruction
 from bluesky_streamrecon.quality.forecast import FARTHEST, fewest_views, why_none
 from bluesky_streamrecon.quality.gain import FLOOR, FURTHER, LARGE, UPPER, band, predict_gain
-from bluesky_streamrecon.quality.trials import UNBINNED
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices import HELD_OUT_KINDS, KINDS
 
@@ -45,13 +44,12 @@ def made_scans(kinds: Sequence[str], seed: int, cases: Sequence[int]) -> list[li
     Raises
     ------
     ConfigError
-        If there is no kind of a name, or no such case, or its pixels are taken together for a prediction.
+        If there is no kind of a name, or no such case.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ConfigError(f"kinds: got {', '.join(unknown)}, expected some of {', '.join(KINDS)}")
-    narrow = [number for number, (_, columns, *_) in enumerate(OF_EACH_KIND) if columns <= UNBINNED]
-    if wrong := [case for case in cases if case not in narrow]:
-        raise ConfigError(f"cases: got {wrong}, expected some of {narrow}, those of at most {UNBINNED} columns")
+    if wrong := [case for case in cases if not 0 <= case < len(OF_EACH_KIND)]:
+        raise ConfigError(f"cases: got {wrong}, expected some of 0 to {len(OF_EACH_KIND) - 1}")
     alike: dict[tuple[bytes, int, float, int], list[tuple[Row, LineScan]]] = {}
     for kind in kinds:
         for case in cases:
@@ -81,7 +79,14 @@ def points_of(alike: Sequence[tuple[Row, LineScan]], threads: int = 1) -> list[R
             first.integrals, first.angles, whole.axis, tuple(range(whole.rows)), planned, whole.over, size=whole.size
         )
         study = TrialReconstruction(lines, range(whole.rows), reconstructor)
-        compared = stack.compare(projections, study.full)
+        image = study.full
+        if study.binning > 1:
+            weights = whole.over.view_weights(first.angles)
+            size = max(whole.size, whole.columns)
+            image = reconstructor.reconstruct(
+                np.maximum(first.integrals, 0), first.angles, weights, axis=whole.axis, size=size
+            )
+        compared = stack.compare(projections, image)
         predicted = fewest_views(planned, None) <= projections < planned
         for row, ((about, _), found) in enumerate(zip(alike, compared, strict=True)):
             point = about | {"planned": planned, "projections": projections, "similarity": found["ms_ssim"]}

@@ -10,7 +10,7 @@ from bluesky_streamrecon.errors import ConfigError
 from bluesky_streamrecon.evaluation.report import Report
 from bluesky_streamrecon.evaluation.scans import simulated_scan
 from bluesky_streamrecon.ordering import make_order
-from bluesky_streamrecon.quality import ScanLines, TrialReconstruction
+from bluesky_streamrecon.quality import ScanLines, TrialReconstruction, trials
 from bluesky_streamrecon.quality.gain import band, predict_gain
 from bluesky_streamrecon.recon.quick import QuickReconstructor
 from bluesky_streamrecon.sim_devices import Kind
@@ -39,6 +39,15 @@ def test_product_predicts_in_the_study_what_it_predicts_for_the_scan(study, monk
     assert (point["projections"], last["projections"]) == (30, 60)
     assert "gain" not in last
     assert last["similarity"] > point["similarity"]
+
+
+def test_wide_detectors_are_predicted_from_binned_images_and_judged_by_those_in_full(study, monkeypatch):
+    monkeypatch.setattr(study, "SHARES", np.array([0.5]))
+    narrow = study.points_of([scan_of("grains")])
+    monkeypatch.setattr(trials, "UNBINNED", 32)
+    wide = study.points_of([scan_of("grains")])
+    assert [point["similarity"] for point in wide] == pytest.approx([point["similarity"] for point in narrow], abs=1e-6)
+    assert wide[0]["gain"] != narrow[0]["gain"]
 
 
 def test_scan_stops_where_the_upper_end_falls_below_the_tolerance(study):
@@ -90,5 +99,5 @@ def test_points_are_judged_again_from_their_file(study, monkeypatch, tmp_path):
 def test_kinds_and_cases_that_there_are_not_are_refused(study):
     with pytest.raises(ConfigError, match="kinds: got cheese, expected some of texture"):
         study.made_scans(["cheese"], 0, [0])
-    with pytest.raises(ConfigError, match=r"cases: got \[11\], expected some of .*, those of at most 512 columns"):
-        study.made_scans(["grains"], 0, [0, 11])
+    with pytest.raises(ConfigError, match=r"cases: got \[12\], expected some of 0 to 11"):
+        study.made_scans(["grains"], 0, [0, 12])

@@ -148,6 +148,17 @@ def test_wide_detectors_are_studied_in_pairs_of_pixels(simulate, recipe, monkeyp
     assert predict_gain(study).gain == pytest.approx(whole.gain, rel=0.5)
 
 
+def test_only_noise_counts_for_more_where_binned_images_lack_the_finest_level(simulate, recipe, monkeypatch):
+    simulated = simulate(columns=193)
+    monkeypatch.setattr("bluesky_streamrecon.quality.trials.UNBINNED", 128)
+    study = TrialReconstruction(simulated.upto(60), [0], recipe)
+    found = predict_gain(study)
+    monkeypatch.setattr("bluesky_streamrecon.quality.gain.NOISE_OF_BINNING", 1.0)
+    alone = predict_gain(study)
+    assert found.by_variance == pytest.approx(1.2 * alone.by_variance)
+    assert found.by_aliasing == alone.by_aliasing > 0
+
+
 def test_scan_ends_by_the_predicted_gain_and_says_so_in_words(simulate, drive, recipe):
     scores, enough = drive(simulate(counts=1e5), reconstructor=recipe)
     assert enough is not None
