@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from uuid import uuid4
 
 import event_model
 import h5py
@@ -162,7 +163,8 @@ def test_images_that_a_writer_before_this_one_has_written_are_not_written_again(
 @pytest.fixture
 def opened_later(beamline, storage, write, watcher):
     """A stored run with pictures, verdicts, the last live image and the finished volume."""
-    uid, recon_uid, file = "run-opened-later", "recon-opened-later", storage.detector_directory / "later.h5"
+    uid, recon_uid = str(uuid4()), str(uuid4())
+    file = storage.detector_directory / f"{recon_uid}.h5"
     begin(beamline, uid)
     writer = write(storage.uri)
     for number in (1, 2, 3):
