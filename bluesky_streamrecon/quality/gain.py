@@ -68,6 +68,8 @@ class Gain:
         What the last doubling of views has brought, MS-SSIM.
     by_variance, by_aliasing : float
         Loss per `AngularRange.variance` and per `AngularRange.aliasing`.
+    size : int
+        Side of the images that it was predicted from, pixels of theirs.
     single : float
         What the upper end has more since few views hold most of the image, MS-SSIM; 0: they do not.
     """
@@ -81,21 +83,22 @@ class Gain:
     doubling: float
     by_variance: float
     by_aliasing: float
+    size: int
     single: float = 0.0
 
-    def left_at(self, count: int, over: AngularRange, size: int) -> float:
+    def left_at(self, count: int, over: AngularRange) -> float:
         """Predict, roughly, what would still be missing from the image of all projections after `count` of them."""
         views, last = over.even_part(count, self.planned), over.even(self.planned)
         left = self.by_variance * (over.variance(views) - over.variance(last))
-        left += self.by_aliasing * (over.aliasing(views, size) - over.aliasing(last, size))
+        left += self.by_aliasing * (over.aliasing(views, self.size) - over.aliasing(last, self.size))
         return max(left, 0.0)
 
-    def enough_at(self, tolerance: float, over: AngularRange, size: int) -> int | None:
+    def enough_at(self, tolerance: float, over: AngularRange) -> int | None:
         """Predict, roughly, at how many projections the upper end falls below `tolerance`; None: never."""
         low, high = self.projections, self.planned
 
         def upper(count: int) -> float:
-            return band(self.left_at(count, over, size), self.single)[1]
+            return band(self.left_at(count, over), self.single)[1]
 
         if upper(high) >= tolerance:
             return None
@@ -137,7 +140,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
     DataError
         If the images show nothing, or the views look from fewer than 4 directions.
     """
-    lines, over, size = study.lines, study.lines.over, study.size * study.binning
+    lines, over, size = study.lines, study.lines.over, study.size
     seen = len(over.directions(study.angles).gaps)
     if seen < LEAST_DIRECTIONS:
         raise DataError(f"views from {seen} directions only, repeated and opposite ones aside")
@@ -167,6 +170,7 @@ def predict_gain(study: TrialReconstruction) -> Gain:
         doubling=float(np.mean(doubling)),
         by_variance=by_variance * lines.per_view,  # so many projections have the variance of one view
         by_aliasing=by_aliasing,
+        size=size,
         single=single,
     )
 

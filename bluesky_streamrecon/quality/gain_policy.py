@@ -100,9 +100,9 @@ class PredictedGainPolicy:
     def predicted_at(self, evidence: Evidence, count: int) -> str:
         """Return how far the image will be from that of the whole scan."""
         made = _gains(evidence)
-        if not made or not evidence.columns:
+        if not made:
             return ""
-        left = made[-1].left_at(max(count, made[-1].projections), evidence.over, evidence.columns)
+        left = made[-1].left_at(max(count, made[-1].projections), evidence.over)
         return (
             f"an image predicted to be {left:.3f} MS-SSIM from that of all {made[-1].planned}, "
             f"at most {band(left, made[-1].single)[1]:.3f}"
@@ -110,7 +110,7 @@ class PredictedGainPolicy:
 
     def _stop(self, gain: Gain, evidence: Evidence) -> int:
         """Return, roughly, at how many projections the criterion will be met; all if it will not."""
-        enough = gain.enough_at(self.settings.tolerance, evidence.over, evidence.columns) if evidence.columns else None
+        enough = gain.enough_at(self.settings.tolerance, evidence.over)
         return gain.planned if enough is None else min(enough, gain.planned)
 
     def _when(self, stop: int, gain: Gain, evidence: Evidence) -> str:

@@ -96,8 +96,6 @@ class Evidence:
     forecasts : sequence of Forecast
         Results from line integrals, the oldest first, each with its number of projections. They hold more than a check
         of the data only for policies that ask for a metric of line integrals, or for ``"predicted-gain"``.
-    columns : int
-        Of the detector.
     over : AngularRange
         Angles that the scan is going to visit.
     turns : int
@@ -112,7 +110,6 @@ class Evidence:
     largest_gap: float | None = None
     settled: int = 0
     forecasts: Sequence[Forecast] = ()
-    columns: int = 0
     over: AngularRange = HALF_TURN
     turns: int = 1
     allowed: int = 0

@@ -381,7 +381,6 @@ class SteeringSession:
             largest_gap(self._angles, self._lines.over),
             settled,
             tuple(self._forecasts),
-            self.run.detector_shape[1],
             self._lines.over,
             self.run.recon.turns,
             self._lines.allowed,

@@ -144,9 +144,7 @@ def _result(case: LineScan, what: str, forecasts: Sequence[Forecast]) -> Row:
     stop: Row = {"stopped_at": planned, "predicted": None, "final": final, "in_band": None}
     decisions = right = 0
     for count, newest in enumerate(forecasts[:-1], 1):
-        evidence = Evidence(
-            [ScoredImage(count, newest.projections, {})], planned, forecasts=forecasts[:count], columns=case.columns
-        )
+        evidence = Evidence([ScoredImage(count, newest.projections, {})], planned, forecasts=forecasts[:count])
         verdict = policy.judge(evidence)
         values = {**newest.metrics, **verdict.metrics}
         predicted = values.get(f"{name}-final")

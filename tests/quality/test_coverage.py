@@ -80,8 +80,8 @@ def test_stage_that_is_a_little_off_the_opposite_angle_makes_no_uneven_scan(wobb
 
 
 def test_end_of_a_full_turn_is_predicted_from_directions():
-    made = Gain(0.02, 0.01, 0.03, 90, 360, 0.5, 0.06, by_variance=1.0, by_aliasing=0.5)
-    end = made.enough_at(0.02, TURN, 256)
+    made = Gain(0.02, 0.01, 0.03, 90, 360, 0.5, 0.06, by_variance=1.0, by_aliasing=0.5, size=256)
+    end = made.enough_at(0.02, TURN)
     assert end is not None
     assert 90 < end < 360
     assert len(TURN.directions(TURN.even_part(90, 360)).gaps) == 45

@@ -234,13 +234,13 @@ def test_prediction_for_a_shorter_plan_stops_nothing_and_counts_for_no_patience(
 
 
 def gain(projections, upper, planned=180, value=None):
-    return Gain(upper / 1.7 if value is None else value, 0.0, upper, projections, planned, 0.5, 0.05, 1.0, 0.01)
+    return Gain(upper / 1.7 if value is None else value, 0.0, upper, projections, planned, 0.5, 0.05, 1.0, 0.01, 256)
 
 
 def evidence(*forecasts, projections=None, planned=180, score=0.97, **more):
     at = projections or forecasts[-1].projections
     images = [ScoredImage(at, at, {"ms-ssim": score})]
-    return Evidence(images, planned, 24, forecasts=forecasts, columns=256, **more)
+    return Evidence(images, planned, 24, forecasts=forecasts, **more)
 
 
 def judge(given, **settings):
@@ -270,11 +270,10 @@ def test_words_of_the_policy():
 
 def test_how_good_the_image_is_when_a_budget_ends_the_scan_is_said_beforehand(simulate, recipe):
     predicted = predict_gain(TrialReconstruction(simulate().upto(60), (0, 1), recipe))
-    size = 96
-    assert predicted.left_at(60, AngularRange(), size) == pytest.approx(predicted.gain, rel=0.2)
-    assert predicted.left_at(120, AngularRange(), size) == 0
+    assert predicted.left_at(60, AngularRange()) == pytest.approx(predicted.gain, rel=0.2)
+    assert predicted.left_at(120, AngularRange()) == 0
     text = at_end_of_budget("predicted-gain", evidence(Forecast(60, gain=predicted), planned=120, allowed=90))
-    left = predicted.left_at(90, AngularRange(), 256)
+    left = predicted.left_at(90, AngularRange())
     assert 0 < left < predicted.gain
     assert f"the budget ends the scan after about 90, with an image predicted to be {left:.3f} MS-SSIM from" in text
     assert at_end_of_budget("predicted-gain", evidence(Forecast(60, gain=predicted), planned=120, allowed=120)) == ""
@@ -417,11 +416,11 @@ def test_fewest_views_to_predict_from(planned, asked, fewest):
 
 
 def test_predicted_end_is_where_the_band_falls_below_the_tolerance():
-    made = Gain(0.02, 0.01, 0.03, 60, 180, 1.0, 0.06, by_variance=0.02 / (1 / 60 - 1 / 180), by_aliasing=0.0)
-    end = made.enough_at(0.02, AngularRange(), 256)
+    made = Gain(0.02, 0.01, 0.03, 60, 180, 1.0, 0.06, by_variance=0.02 / (1 / 60 - 1 / 180), by_aliasing=0.0, size=256)
+    end = made.enough_at(0.02, AngularRange())
     left = made.by_variance * (1 / end - 1 / 180)
     assert band(left)[1] < 0.02 <= band(made.by_variance * (1 / (end - 1) - 1 / 180))[1]
-    assert made.enough_at(0.001, AngularRange(), 256) is None
+    assert made.enough_at(0.001, AngularRange()) is None
 
 
 # ------------------------------------------------------------------------------------------------- coverage

@@ -95,7 +95,7 @@ def test_images_in_a_row_are_counted_anew_when_another_region_counts(open_run, p
 
 def test_prediction_of_another_region_does_not_count_even_if_it_was_being_made(open_run, preview, image):
     session = SteeringSession(open_run(policy="predicted-gain"))
-    made = [Forecast(60, gain=Gain(0.0, 0.0, 0.0, 60, 180, 0.5, 0.0, 0.0, 0.0))]
+    made = [Forecast(60, gain=Gain(0.0, 0.0, 0.0, 60, 180, 0.5, 0.0, 0.0, 0.0, 256))]
     session._forecaster.take = lambda: [made.pop()] if made else []
     session.change(ChangeRun(run_uid="run-1", selection=Selection(REGION)))
     session.accept(preview(60, pixels=image(60)))

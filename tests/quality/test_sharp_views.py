@@ -101,7 +101,7 @@ def test_band_of_few_directions_is_wider_at_both_ends_and_in_what_is_said_of_lat
     low, high = band(0.01, 0.008)
     assert low < 0
     assert high == pytest.approx(band(0.01)[1] + 0.008)
-    made = Gain(0.02, 0.01, 0.03, 60, 180, 1.0, 0.06, by_variance=0.02 / (1 / 60 - 1 / 180), by_aliasing=0.0)
-    later = [replace(made, single=single).enough_at(0.02, HALF_TURN, 256) for single in (0.0, 0.008, 0.02)]
+    made = Gain(0.02, 0.01, 0.03, 60, 180, 1.0, 0.06, by_variance=0.02 / (1 / 60 - 1 / 180), by_aliasing=0.0, size=256)
+    later = [replace(made, single=single).enough_at(0.02, HALF_TURN) for single in (0.0, 0.008, 0.02)]
     assert later[0] < later[1] < 180
     assert later[2] is None
