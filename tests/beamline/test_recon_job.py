@@ -109,7 +109,8 @@ def test_staging_that_is_given_up_ends_with_it_and_not_with_its_time_when_anothe
 ):
     async def given_up():
         staged = attached.stage()
-        await asyncio.sleep(0.1)
+        while attached.job.link is None:
+            await asyncio.sleep(0)
         await attached.unstage()
         return staged.done and staged.exception()
 
